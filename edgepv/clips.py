@@ -1,0 +1,241 @@
+"""Video in: decode, resample in time, preprocess, and find labelled clips in a folder."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgepv.errors import UsageError
+from edgepv.optional import need
+from edgepv.types import ModelSpec
+
+SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One video file on disk. ``label`` is None where nobody labelled it.
+
+    group: clips of one group share footage, so they never stand on two sides of a split.
+    """
+
+    path: Path
+    label: str | None
+    group: str
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class Video:
+    """A decoded video: frames (H, W, 3) uint8 BGR in order, and its frame rate."""
+
+    frames: tuple[np.ndarray, ...]
+    fps: Fraction
+
+
+def read_video(path: Path) -> Video:
+    """Decode every frame.
+
+    Raises UsageError if the file is missing, has the wrong suffix, holds no frame, or ends before
+    the number of frames its header promises (a truncated upload would otherwise pass as a short clip).
+    """
+    with open_video(path) as (capture, fps, promised):
+        frames = tuple(_frames(capture))
+    if not frames:
+        raise UsageError(f"{path} holds no video frame that can be decoded. Is it a video, and whole?")
+    if promised and len(frames) < promised - 2:
+        raise UsageError(
+            f"{path} is truncated: its header promises {promised} frames, {len(frames)} could be "
+            "decoded. Copy the file again"
+        )
+    return Video(frames, fps)
+
+
+@contextlib.contextmanager
+def open_video(path: Path) -> Iterator[tuple[Any, Fraction, int]]:
+    """An open OpenCV capture, its frame rate, and the frame count its header promises (0: unknown)."""
+    if not path.is_file():
+        raise UsageError(f"{path} does not exist or is not a file. Check the path of the video")
+    if path.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"{path}: not a video suffix. Known: {', '.join(SUFFIXES)}")
+    cv2 = need("cv2", extra="cpu")
+    with _quiet_stderr():
+        capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    try:
+        if not capture.isOpened():
+            raise UsageError(f"{path} cannot be opened as a video. It may be truncated or not a video")
+        fps = Fraction(capture.get(cv2.CAP_PROP_FPS) or 10).limit_denominator(1001)
+        yield capture, fps, max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+    finally:
+        capture.release()
+
+
+def _frames(capture: Any) -> Iterator[np.ndarray]:
+    while True:
+        ok, frame = capture.read()
+        if not ok:
+            return
+        yield frame
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Hide what FFmpeg's C code prints on a broken file; the caller says it in one line."""
+    saved = os.dup(2)
+    sink = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(sink, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(sink)
+
+
+def resample(count: int, source: Fraction, wanted: Fraction) -> list[int]:
+    """Which of ``count`` frames at ``source`` fps to take so that they come at ``wanted`` fps.
+
+    The k-th taken frame is the newest one already seen at time k / wanted, so a live camera takes
+    the same frames as a file. A source slower than ``wanted`` repeats frames.
+    """
+    taken = []
+    k = 0
+    while (index := int(Fraction(k) * source / wanted)) < count:
+        taken.append(index)
+        k += 1
+    return taken
+
+
+def preprocess(frame: np.ndarray, spec: ModelSpec) -> np.ndarray:
+    """One camera frame as the model wants it.
+
+    frame: (H, W, 3) uint8 BGR. Returns (1, C, h, w) float32: the whole frame resized with area
+    interpolation (aspect is not kept), colour order and (x / 255 - mean) / std from the spec.
+    """
+    cv2 = need("cv2", extra="cpu")
+    height, width = spec.input.shape[-2:]
+    if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
+        raise UsageError(
+            f"a frame must be (H, W, 3) uint8 BGR, got {frame.shape} {frame.dtype}. Convert it first"
+        )
+    if frame.shape[:2] != (height, width):
+        frame = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
+    if spec.colour == "rgb":
+        frame = frame[:, :, ::-1]
+    scale = np.float32(1 / 255) / np.asarray(spec.std, np.float32)
+    shift = np.asarray(spec.mean, np.float32) / np.asarray(spec.std, np.float32)
+    return np.ascontiguousarray((frame * scale - shift).transpose(2, 0, 1)[None], np.float32)
+
+
+def model_frames(path: Path, spec: ModelSpec) -> np.ndarray:
+    """A clip as the model sees it: (T, C, h, w) float32 at the model's frame rate."""
+    video = read_video(path)
+    taken = resample(len(video.frames), video.fps, spec.fps)
+    return np.concatenate([preprocess(video.frames[i], spec) for i in taken])
+
+
+def find_clips(folder: Path, labels: tuple[str, ...]) -> list[Clip]:
+    """Every clip of a folder, sorted by path.
+
+    With a ``manifest.csv`` (columns path, label, split, group) its rows whose label is in
+    ``labels``. Otherwise the video files below the folder: the label is the name of the parent
+    folder when that is one of ``labels``, the split is the first of calibration, evaluation, train,
+    test on the path, the group is the file itself.
+    Raises UsageError if the folder is missing or holds no clip.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is not a folder. --clips wants a folder of video clips")
+    manifest = folder / "manifest.csv"
+    clips = _from_manifest(manifest, labels) if manifest.is_file() else _from_tree(folder, labels)
+    if not clips:
+        raise UsageError(
+            f"{folder} holds no clip for the labels {', '.join(labels)}. Put clips into one "
+            "sub-folder per label, or list them in manifest.csv"
+        )
+    return sorted(clips, key=lambda c: str(c.path))
+
+
+def _from_manifest(manifest: Path, labels: tuple[str, ...]) -> list[Clip]:
+    with manifest.open(newline="", encoding="utf-8") as f:
+        rows = list(csv.DictReader(f))
+    missing = {"path", "label", "split", "group"} - set(rows[0] if rows else {})
+    if missing:
+        raise UsageError(f"{manifest}: column '{min(missing)}' is missing. It needs path, label, split, group")
+    return [
+        Clip(manifest.parent / row["path"], row["label"], row["group"], row["split"])
+        for row in rows
+        if row["label"] in labels
+    ]
+
+
+def _from_tree(folder: Path, labels: tuple[str, ...]) -> list[Clip]:
+    clips = []
+    for path in folder.rglob("*"):
+        if path.suffix.lower() not in SUFFIXES or not path.is_file():
+            continue
+        parts = path.relative_to(folder).parts[:-1]
+        split = next((p for p in parts if p in ("calibration", "evaluation", "train", "test")), None)
+        label = path.parent.name if path.parent.name in labels else None
+        clips.append(Clip(path, label, str(path.relative_to(folder)), split))
+    return clips
+
+
+def split_clips(clips: list[Clip], *, calibration: int) -> tuple[list[Clip], list[Clip]]:
+    """(calibration clips, evaluation clips), disjoint by group, the same on every machine.
+
+    Splits the folder names are kept: calibration clips come out of calibration/train, evaluation
+    clips out of evaluation/test. Without named splits a quarter of the groups, chosen by the hash of
+    their name, calibrates. At most ``calibration`` clips calibrate, spread over labels and groups.
+    Raises UsageError if a side would be empty, or a group stands on both sides.
+    """
+    if any(c.split for c in clips):
+        train = [c for c in clips if c.split in ("calibration", "train")]
+        held = [c for c in clips if c.split in ("evaluation", "test")]
+    else:
+        train = [c for c in clips if _bucket(c.group) == 0]
+        held = [c for c in clips if _bucket(c.group) != 0]
+    shared = {(c.label, c.group) for c in train} & {(c.label, c.group) for c in held}
+    if shared:
+        raise UsageError(
+            f"group '{min(g for _, g in shared)}' is in both the calibration and the evaluation clips; "
+            "accuracy would be flattered. Put each group on one side"
+        )
+    if not train or not held:
+        side = "calibration" if not train else "evaluation"
+        raise UsageError(
+            f"no clip is left for {side} among {len(clips)}. Give more clips, or name the splits: "
+            "sub-folders calibration/ and evaluation/"
+        )
+    return _spread(train, calibration), held
+
+
+def _bucket(group: str) -> int:
+    return hashlib.sha256(group.encode()).digest()[0] % 4
+
+
+def _spread(clips: list[Clip], limit: int) -> list[Clip]:
+    """Up to ``limit`` clips, taking turns between labels, and within a label between groups."""
+    queues: dict[str | None, list[Clip]] = {}
+    for label in sorted({c.label for c in clips}, key=str):
+        mine = [c for c in clips if c.label == label]
+        seen: dict[str, int] = {}
+        turn = []
+        for clip in sorted(mine, key=lambda c: hashlib.sha256(c.path.name.encode()).digest()):
+            seen[clip.group] = seen.get(clip.group, 0) + 1
+            turn.append((seen[clip.group], len(turn), clip))
+        queues[label] = [clip for _, _, clip in sorted(turn, key=lambda t: t[:2])]
+    chosen: list[Clip] = []
+    while len(chosen) < limit and any(queues.values()):
+        for queue in queues.values():
+            if queue and len(chosen) < limit:
+                chosen.append(queue.pop(0))
+    return sorted(chosen, key=lambda c: str(c.path))

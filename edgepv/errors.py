@@ -1,0 +1,59 @@
+"""What can go wrong, and the exit code each kind ends the command with.
+
+Every message is one line: what happened, what we know, what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class EdgepvError(Exception):
+    """Base of every error meant for a person; the command line prints it without a traceback."""
+
+    exit_code = 1
+
+
+class UsageError(EdgepvError):
+    """The input or an option is wrong: a missing file, an unknown key, a truncated video."""
+
+    exit_code = 2
+
+
+class AccuracyGateError(EdgepvError):
+    """The compressed model loses more accuracy than ``--max-drop`` allows."""
+
+    exit_code = 3
+
+
+class LatencyGateError(EdgepvError):
+    """No variant answers within the asked latency."""
+
+    exit_code = 4
+
+
+class ParityError(EdgepvError):
+    """A converted artifact does not compute what the original computes."""
+
+    exit_code = 5
+
+
+class InconclusiveError(EdgepvError):
+    """There are too few clips to tell whether the gate holds."""
+
+    exit_code = 6
+
+
+class TargetUnavailableError(EdgepvError):
+    """The target or an engine it needs is not on this machine."""
+
+    exit_code = 7
+
+
+def unknown(what: str, got: str, known: Iterable[str]) -> str:
+    """One line naming a wrong name, the right ones, and the nearest of them if one is near."""
+    names = sorted(known)
+    near = difflib.get_close_matches(got, names, n=1)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return f"unknown {what} '{got}'. Known: {', '.join(names) or 'none'}.{hint}"

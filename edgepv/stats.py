@@ -1,0 +1,148 @@
+"""Intervals that say what a small test set can and cannot tell."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from edgepv.types import Accuracy, ClassScore, PairedDrop, Verdict
+
+Z95 = 1.959963984540054
+
+
+def wilson(hits: float, n: int, z: float = Z95) -> tuple[float, float]:
+    """95 % interval of a proportion, as fractions of 1.
+
+    Source: Wilson 1927; behaves at 0 and n hits, where the normal interval has no width.
+    Raises ValueError if n is 0: nothing was measured, and nothing has no interval.
+    """
+    if n <= 0:
+        raise ValueError("an interval needs at least one clip")
+    p = hits / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def paired_interval(lost: int, won: int, n: int, z: float = Z95) -> tuple[float, float]:
+    """95 % interval of (lost - won) / n for paired answers, as fractions of 1.
+
+    Source: Tango 1998, "Equivalence test and confidence interval for the difference in proportions
+    for the paired-sample design": the score interval. With no disagreement at all it is still
+    +- z^2 / (n + z^2), because n clips without a flip do not prove that the next will not flip.
+    """
+    if n <= 0:
+        raise ValueError("a paired interval needs at least one clip")
+    point = (lost - won) / n
+
+    def score(delta: float) -> float:
+        a, b = 2.0 * n, -lost - won + (2 * n - lost + won) * delta
+        c = -won * delta * (1 - delta)
+        q = (math.sqrt(max(b * b - 4 * a * c, 0.0)) - b) / (2 * a)
+        variance = n * (2 * q + delta * (1 - delta))
+        if variance <= 0:
+            return 0.0 if lost - won == n * delta else math.copysign(math.inf, lost - won - n * delta)
+        return (lost - won - n * delta) / math.sqrt(variance)
+
+    def edge(outside: float, sign: float) -> float:
+        inside = point
+        for _ in range(60):
+            middle = (inside + outside) / 2
+            if sign * score(middle) < z:
+                inside = middle
+            else:
+                outside = middle
+        return inside
+
+    return edge(-1.0, 1.0), edge(1.0, -1.0)
+
+
+def paired_drop(
+    reference_right: Sequence[bool], variant_right: Sequence[bool], *, max_drop: float
+) -> PairedDrop:
+    """Accuracy lost on the same clips, in points, and whether ``max_drop`` points are kept.
+
+    pass: the whole interval is at or below max_drop. fail: the whole interval is above it.
+    Anything else is inconclusive, and ``clips_needed`` says how many clips would settle it at the
+    disagreement seen so far.
+    """
+    if len(reference_right) != len(variant_right):
+        raise ValueError("a paired test needs the same clips on both sides")
+    n = len(reference_right)
+    lost = sum(a and not b for a, b in zip(reference_right, variant_right))
+    won = sum(b and not a for a, b in zip(reference_right, variant_right))
+    low, high = (100 * edge for edge in paired_interval(lost, won, n))
+    verdict: Verdict = "inconclusive"
+    if high <= max_drop:
+        verdict = "pass"
+    elif low > max_drop:
+        verdict = "fail"
+    needed = None if verdict != "inconclusive" else _clips_needed(lost, won, n, max_drop)
+    return PairedDrop(
+        100 * (lost - won) / n, low, high, n, lost, won, max_drop, verdict, needed
+    )
+
+
+def _clips_needed(lost: int, won: int, n: int, max_drop: float) -> int | None:
+    """Smallest clip count at which today's rates would be decided; None if never below 10^6."""
+    size = n
+    while size < 1_000_000:
+        size = math.ceil(size * 1.05) + 1
+        scale = size / n
+        low, high = paired_interval(round(lost * scale), round(won * scale), size)
+        if 100 * high <= max_drop or 100 * low > max_drop:
+            return size
+    return None
+
+
+def accuracy(truth: Sequence[int], scores: np.ndarray, labels: Sequence[str]) -> Accuracy:
+    """Top-1 with its interval, macro F1, ROC-AUC, per-class table and confusion matrix.
+
+    truth: n label indices. scores: (n, classes), larger is likelier. confusion[t][p] counts clips
+    of label t answered p. ROC-AUC is one-vs-rest, averaged over the classes that occur.
+    """
+    n, classes = scores.shape
+    answers = scores.argmax(axis=1)
+    confusion = np.zeros((classes, classes), int)
+    np.add.at(confusion, (np.asarray(truth), answers), 1)
+    hits = int(np.trace(confusion))
+    low, high = wilson(hits, n)
+    table = tuple(_class_score(confusion, i, labels[i]) for i in range(classes))
+    f1s = [row.f1 for row in table if row.f1 is not None]
+    aucs = [a for i in range(classes) if (a := roc_auc(np.asarray(truth) == i, scores[:, i]))]
+    return Accuracy(
+        value=hits / n,
+        low=low,
+        high=high,
+        n=n,
+        macro_f1=float(np.mean(f1s)) if f1s else None,
+        roc_auc=float(np.mean(aucs)) if aucs else None,
+        classes=table,
+        confusion=tuple(tuple(int(v) for v in row) for row in confusion),
+    )
+
+
+def _class_score(confusion: np.ndarray, i: int, label: str) -> ClassScore:
+    right, said, real = confusion[i, i], confusion[:, i].sum(), confusion[i].sum()
+    precision = float(right / said) if said else None
+    recall = float(right / real) if real else None
+    f1 = float(2 * right / (said + real)) if real else None
+    return ClassScore(label, precision, recall, f1, int(real))
+
+
+def roc_auc(positive: np.ndarray, score: np.ndarray) -> float | None:
+    """Chance that a positive outranks a negative (ties count half); None if one side is empty."""
+    p, n = int(positive.sum()), int((~positive).sum())
+    if not p or not n:
+        return None
+    _, inverse, counts = np.unique(score, return_inverse=True, return_counts=True)
+    rank = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    return float((rank[positive].sum() - p * (p + 1) / 2) / (p * n))
+
+
+def percentiles_ms(seconds: Sequence[float]) -> tuple[float, float, float]:
+    """p50, p95 and p99 of call times, in ms."""
+    p50, p95, p99 = np.percentile(np.asarray(seconds) * 1e3, [50, 95, 99])
+    return float(p50), float(p95), float(p99)

@@ -1,0 +1,424 @@
+"""The nouns of edgepv: frozen values that travel between the rooms, and their JSON form.
+
+Unknown is ``None`` and is printed "not measured". Shapes are written with their layout next to them.
+``encode`` and ``decode`` turn any of these into plain JSON data and back; ``decode`` refuses a key it
+does not know, so a misspelt option is an error and never a silent default.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types as pytypes
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, Literal, TypeVar
+
+from edgepv.errors import UsageError, unknown
+
+T = TypeVar("T")
+
+Layout = Literal["NCHW", "NHWC", "NCTHW", "NC"]
+Verdict = Literal["pass", "fail", "inconclusive"]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One tensor of a model: its name, static shape, dtype and the meaning of its axes."""
+
+    name: str
+    shape: tuple[int, ...]
+    layout: Layout = "NCHW"
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a model eats and answers; nothing of any target.
+
+    input: one video tensor, (1, C, H, W) for a per-frame model, (1, C, T, H, W) for a clip model.
+    frames: how many frames one answer looks back on (the window, or the clip length).
+    fps: frames per second the model was trained at; the host resamples the camera to it.
+    mean, std: per channel, in units of [0, 1] pixel values, applied as (x - mean) / std.
+    """
+
+    name: str
+    input: TensorSpec
+    labels: tuple[str, ...]
+    frames: int = 1
+    fps: Fraction = Fraction(10)
+    colour: Literal["rgb", "bgr"] = "rgb"
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    task: Literal["classification"] = "classification"
+    metric: Literal["top1"] = "top1"
+
+
+@dataclass(frozen=True)
+class StateSpec:
+    """One state of a streamed model: graph input ``name`` is fed the last value of ``output``.
+
+    shape: static, at most rank 4. init: the value every element starts with.
+    """
+
+    name: str
+    output: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    update: Literal["replace"] = "replace"
+    init: float = 0.0
+
+
+@dataclass(frozen=True)
+class StreamSpec:
+    """How a model is stepped. Before ``warmup`` frames were seen its answers are not valid.
+
+    chunk: new frames per step. delay: frames the answer is late.
+    receptive_field: frames that can influence one answer; None when it is unbounded.
+    """
+
+    states: tuple[StateSpec, ...]
+    warmup: int
+    receptive_field: int | None = None
+    chunk: int = 1
+    delay: int = 0
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of all float32 states together."""
+        total = 0
+        for state in self.states:
+            size = 4
+            for n in state.shape:
+                size *= n
+            total += size
+        return total
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One step of the line: what was done, to what, with which options and tools."""
+
+    name: str
+    options: dict[str, Any]
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+    tools: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights on disk (safetensors) and how to rebuild the module that holds them.
+
+    builder: "package.module:function" or "path/file.py:function", returns a torch module.
+    """
+
+    weights: str
+    sha256: str
+    builder: str
+    spec: ModelSpec
+    steps: tuple[StepRecord, ...] = ()
+
+
+@dataclass(frozen=True)
+class QuantScheme:
+    """Where the integers of an INT8 artifact came from."""
+
+    tool: str
+    activations: str
+    weights: str
+    calibration_digest: str
+    calibration_feeds: int
+    kept_float: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One runnable file of a model: the engine that reads it and how its tensors are named.
+
+    inputs, outputs: our tensor name -> the name inside the file (LiteRT renames them).
+    form: "step" eats one frame and explicit states; "window" eats the last T frames.
+    """
+
+    name: str
+    engine: str
+    precision: Literal["fp32", "bf16", "fp16", "int8"]
+    form: Literal["step", "window"]
+    path: str
+    sha256: str
+    spec: ModelSpec
+    stream: StreamSpec | None
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+    scheme: QuantScheme | None = None
+    options: dict[str, str] = field(default_factory=dict)
+    steps: tuple[StepRecord, ...] = ()
+
+
+@dataclass(frozen=True)
+class ConvPlan:
+    """One convolution as planned and as the engine really runs it (None: the engine hides it)."""
+
+    node: str
+    planned: str
+    executed: str | None
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Answer to "is it really INT8?" for one artifact."""
+
+    source: str
+    convolutions: tuple[ConvPlan, ...]
+
+    @property
+    def int8(self) -> int:
+        """How many convolutions run in INT8."""
+        return sum(c.executed == "int8" for c in self.convolutions)
+
+    @property
+    def silent_float(self) -> tuple[str, ...]:
+        """Convolutions planned in INT8 that stayed float."""
+        return tuple(
+            c.node
+            for c in self.convolutions
+            if c.planned == "int8" and c.executed not in ("int8", None)
+        )
+
+
+@dataclass(frozen=True)
+class PairedDrop:
+    """Accuracy lost against the original on the same clips, in points (1 point = 1 %).
+
+    lost, won: clips only the original / only this variant got right.
+    clips_needed: clips that would settle ``max_drop`` at this disagreement; None once settled.
+    """
+
+    points: float
+    low: float
+    high: float
+    n: int
+    lost: int
+    won: int
+    max_drop: float
+    verdict: Verdict
+    clips_needed: int | None = None
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """Precision, recall and F1 of one label; ``n`` clips carry it."""
+
+    label: str
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Top-1 over ``n`` clips with a 95 % Wilson interval, all as fractions of 1."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    macro_f1: float | None = None
+    roc_auc: float | None = None
+    classes: tuple[ClassScore, ...] = ()
+    confusion: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Parity:
+    """One artifact against the torch original on real frames, over every output value.
+
+    max_abs: in logits. sqnr_db: 10 log10(signal power / error power).
+    saturation: share of int8 input/output codes at an end of the range; None without int8 codes.
+    agreement: share of frames with the same top-1.
+    """
+
+    max_abs: float
+    sqnr_db: float
+    agreement: float
+    frames: int
+    min_sqnr_db: float
+    verdict: Verdict
+    saturation: float | None = None
+    first_divergence: str | None = None
+
+
+@dataclass(frozen=True)
+class DeviceFacts:
+    """The machine a figure was measured on."""
+
+    cpu: str
+    cores: int
+    arch: str
+    flags: tuple[str, ...]
+    os: str
+    python: str
+    load: float | None = None
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Time of one engine call (one new frame), in ms, after ``warmup`` calls."""
+
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    n: int
+    warmup: int
+    threads: int
+    interleaved_with: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One variant on one machine. None is "not measured"."""
+
+    variant: str
+    target: str
+    engine: str
+    precision: str
+    form: str
+    status: str
+    bytes: int | None = None
+    params: int | None = None
+    gflops_per_frame: float | None = None
+    state_bytes: int | None = None
+    latency: tuple[Latency, ...] = ()
+    misses: float | None = None
+    rss_mb: float | None = None
+    accuracy: Accuracy | None = None
+    drop: PairedDrop | None = None
+    parity: Parity | None = None
+    audit: Audit | None = None
+    device: DeviceFacts | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class Target:
+    """A device family to pack for. Names its builder and opener; imports neither.
+
+    builder: "module:function", called by the pipeline to write this target's files.
+    min_sqnr_db: the parity promise, per precision, against the torch original.
+    """
+
+    name: str
+    summary: str
+    precisions: tuple[str, ...]
+    engines: tuple[str, ...]
+    builder: str
+    min_sqnr_db: dict[str, float]
+    needs_build: tuple[tuple[str, str], ...] = ()
+    needs_run: tuple[tuple[str, str], ...] = ()
+    status: str = "measured on this host"
+
+
+@dataclass(frozen=True)
+class Report:
+    """Rows of measurements, the row the others are compared to, and what each step changed."""
+
+    title: str
+    rows: tuple[Measurement, ...]
+    baseline: str
+    steps: tuple[StepRecord, ...] = ()
+    reasons: tuple[str, ...] = ()
+
+
+def encode(value: Any) -> Any:
+    """Plain JSON data of a noun: dicts, lists, strings, numbers, None. Fractions become "n/d"."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Fraction):
+        return f"{value.numerator}/{value.denominator}"
+    if isinstance(value, Mapping):
+        return {str(k): encode(v) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        return [encode(v) for v in value]
+    return value
+
+
+def decode(kind: type[T], data: Any, *, where: str = "") -> T:
+    """Build a ``kind`` from JSON data; the inverse of ``encode``.
+
+    Raises UsageError naming the place (``where``) for an unknown or missing key or a wrong type.
+    """
+    return typing.cast(T, _decode(kind, data, where or kind.__name__))
+
+
+def _decode(kind: Any, data: Any, where: str) -> Any:
+    origin = typing.get_origin(kind)
+    if kind is Any:
+        return data
+    if origin in (typing.Union, pytypes.UnionType):
+        options = [a for a in typing.get_args(kind) if a is not type(None)]
+        return None if data is None else _decode(options[0], data, where)
+    if origin is Literal:
+        return _literal(kind, data, where)
+    if origin is tuple:
+        return _tuple(typing.get_args(kind), data, where)
+    if origin is dict:
+        _expect(isinstance(data, dict), where, "a table", data)
+        value_kind = typing.get_args(kind)[1]
+        return {str(k): _decode(value_kind, v, f"{where}.{k}") for k, v in data.items()}
+    if dataclasses.is_dataclass(kind):
+        return _dataclass(kind, data, where)
+    return _scalar(kind, data, where)
+
+
+def _dataclass(kind: Any, data: Any, where: str) -> Any:
+    _expect(isinstance(data, dict), where, "a table", data)
+    hints = typing.get_type_hints(kind)
+    fields = dataclasses.fields(kind)
+    known = {f.name for f in fields}
+    for key in data:
+        if key not in known:
+            raise UsageError(f"{where}: {unknown('key', str(key), known)}")
+    optional = (dataclasses.MISSING, dataclasses.MISSING)
+    missing = [
+        f.name
+        for f in fields
+        if f.name not in data and (f.default, f.default_factory) == optional
+    ]
+    if missing:
+        raise UsageError(f"{where}: missing key '{missing[0]}'. Add it; see docs/spec.md")
+    return kind(**{k: _decode(hints[k], v, f"{where}.{k}") for k, v in data.items()})
+
+
+def _tuple(args: tuple[Any, ...], data: Any, where: str) -> tuple[Any, ...]:
+    _expect(isinstance(data, list | tuple), where, "a list", data)
+    if len(args) == 2 and args[1] is Ellipsis:
+        return tuple(_decode(args[0], v, f"{where}[{i}]") for i, v in enumerate(data))
+    _expect(len(args) == len(data), where, f"{len(args)} values", data)
+    return tuple(_decode(a, v, f"{where}[{i}]") for i, (a, v) in enumerate(zip(args, data)))
+
+
+def _literal(kind: Any, data: Any, where: str) -> Any:
+    allowed = typing.get_args(kind)
+    if data not in allowed:
+        raise UsageError(f"{where}: {unknown('value', str(data), map(str, allowed))}")
+    return data
+
+
+def _scalar(kind: Any, data: Any, where: str) -> Any:
+    if kind is Fraction:
+        try:
+            return Fraction(str(data))
+        except (ValueError, ZeroDivisionError):
+            raise UsageError(f"{where}: expected a number or 'n/d', got {data!r}") from None
+    if kind is float and isinstance(data, int) and not isinstance(data, bool):
+        return float(data)
+    wrong_bool = kind in (int, float) and isinstance(data, bool)
+    _expect(isinstance(data, kind) and not wrong_bool, where, f"a {kind.__name__}", data)
+    return data
+
+
+def _expect(ok: bool, where: str, wanted: str, got: Any) -> None:
+    if not ok:
+        raise UsageError(f"{where}: expected {wanted}, got {got!r}")
