@@ -1,0 +1,114 @@
+"""The built-in trained models: what there is, and the checkpoint of each.
+
+    checkpoint("pv-conv-small")           the small model, trained to see fights
+    checkpoint("pv-conv-nano-handwash")   the nano model, trained on steps of hand washing
+
+Importing this module loads no heavy library. Training, scores and cards are in the sibling modules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import MappingProxyType
+
+from edgepv.errors import UsageError, unknown
+from edgepv.files import read_json, sha256
+from edgepv.types import Checkpoint, ModelSpec, TensorSpec, decode
+
+__all__ = ["INDEX", "MODELS", "TASKS", "Entry", "checkpoint", "names", "parse", "spec"]
+
+HERE = Path(__file__).resolve().parent
+INDEX = HERE / "weights" / "index.json"
+
+_STEPS = tuple(f"Step_{n}_{side}" for n in (4, 5, 6, 7) for side in ("Left", "Right"))
+
+TASKS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "fight": ("fight", "no_fight"),
+        "interact": ("handshake", "hug", "kick", "point", "punch", "push"),
+        "handwash": ("Step_1", "Step_2_Left", "Step_2_Right", "Step_3", *_STEPS),
+    }
+)
+"""Labels of every task the zoo has weights for, in the order of the model's outputs."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One architecture. builder: dotted name of a function that returns the torch module.
+
+    size: height and width of the input frames. tasks: the tasks there are weights for.
+    """
+
+    builder: str
+    summary: str
+    size: int
+    tasks: tuple[str, ...] = tuple(TASKS)
+    default_task: str = "fight"
+
+
+MODELS: Mapping[str, Entry] = MappingProxyType(
+    {
+        "pv-conv-nano": Entry(
+            "edgepv.zoo.pv_conv:nano", "causal mobile video net, 41 k parameters, 96 x 96", 96
+        ),
+        "pv-conv-small": Entry(
+            "edgepv.zoo.pv_conv:small", "causal mobile video net, 0.30 M parameters, 128 x 128", 128
+        ),
+    }
+)
+
+
+def names() -> tuple[str, ...]:
+    """Every name ``checkpoint`` takes: the short ones, then one per model and task."""
+    return (*MODELS, *(f"{m}-{t}" for m, entry in MODELS.items() for t in entry.tasks))
+
+
+def parse(name: str) -> tuple[str, str]:
+    """(model, task) of a name. Raises UsageError for a name that is not in ``names``."""
+    if name not in names():
+        raise UsageError(unknown("model", name, names()))
+    if name in MODELS:
+        return name, MODELS[name].default_task
+    model, _, task = name.rpartition("-")
+    return model, task
+
+
+def spec(model: str, task: str) -> ModelSpec:
+    """What ``model`` trained for ``task`` eats and answers: RGB frames at 10 fps, 16 per answer."""
+    size = MODELS[model].size
+    return ModelSpec(
+        name=f"{model}-{task}",
+        input=TensorSpec("frame", (1, 3, size, size), "NCHW"),
+        labels=TASKS[task],
+        frames=16,
+        fps=Fraction(10),
+        colour="rgb",
+        mean=(0.45, 0.45, 0.45),
+        std=(0.225, 0.225, 0.225),
+    )
+
+
+def checkpoint(name: str) -> Checkpoint:
+    """The trained weights shipped under ``name``.
+
+    Raises UsageError if the name is unknown, has no weights in this installation, or if the file
+    is not the one the index was written for.
+    """
+    model, task = parse(name)
+    index = read_json(INDEX)
+    full = f"{model}-{task}"
+    if full not in index:
+        raise UsageError(
+            f"{full} has no weights in this installation. Train it: "
+            f"python -m edgepv.zoo.train {model} --task {task} --data DIR"
+        )
+    row = index[full]
+    weights = HERE / row["weights"]
+    if not weights.is_file() or sha256(weights) != row["sha256"]:
+        raise UsageError(
+            f"{weights} is missing or is not the file the index describes. Install edgepv again"
+        )
+    return Checkpoint(str(weights), row["sha256"], row["builder"], decode(ModelSpec, row["spec"]))

@@ -1,0 +1,206 @@
+"""Training clips: read the manifest, hold the frames in memory, cut augmented samples out of them."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from edgepv.clips import read_video
+from edgepv.errors import UsageError
+from edgepv.optional import need
+from edgepv.zoo import TASKS
+
+SIDE = 144
+"""Height and width the frames are kept at in memory; crops come out of this square."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One labelled clip of a task. group: clips that share footage, never split over two sides."""
+
+    path: Path
+    task: str
+    label: int
+    split: str
+    group: str
+
+
+@dataclass(frozen=True)
+class Footage:
+    """Frames of one sample, (T, SIDE, SIDE, 3) uint8 RGB at the rate of the file."""
+
+    sample: Sample
+    frames: np.ndarray
+    fps: Fraction
+
+
+def read_manifest(folder: Path) -> list[Sample]:
+    """Every clip of the known tasks in ``folder``/manifest.csv, in the order of the file.
+
+    Raises UsageError if there is no manifest, or it has none of the columns needed.
+    """
+    manifest = folder / "manifest.csv"
+    if not manifest.is_file():
+        raise UsageError(f"{manifest} does not exist. --data wants the folder with manifest.csv")
+    with manifest.open(newline="", encoding="utf-8") as f:
+        rows = list(csv.DictReader(f))
+    try:
+        return [
+            Sample(
+                folder / r["path"],
+                r["task"],
+                TASKS[r["task"]].index(r["label"]),
+                r["split"],
+                r["group"],
+            )
+            for r in rows
+            if r["task"] in TASKS
+        ]
+    except (KeyError, ValueError) as e:
+        raise UsageError(f"{manifest}: column or label {e} is missing. Check the file") from e
+
+
+def load(samples: Iterable[Sample], tick: Callable[[], None] = lambda: None) -> list[Footage]:
+    """Decode every sample once. ``tick`` is called after each, to move a progress bar."""
+    footage = []
+    for sample in samples:
+        footage.append(_load_one(sample))
+        tick()
+    return footage
+
+
+def _load_one(sample: Sample) -> Footage:
+    cv2 = need("cv2", extra="cpu")
+    video = read_video(sample.path)
+    square = [cv2.resize(f, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for f in video.frames]
+    return Footage(sample, np.stack(square)[..., ::-1].copy(), video.fps)
+
+
+def carve(
+    samples: Sequence[Sample], share: float, *, seed: int = 0
+) -> tuple[list[Sample], list[Sample]]:
+    """(training, validation): whole groups are moved to validation until it has about ``share``.
+
+    A group is moved only if every label in it keeps at least 60 % of its clips for training; a label
+    filmed as a single group therefore stays out of validation. The order is the hash of the names.
+    """
+    total, left = _counts(samples), _counts(samples)
+    wanted = {task: share * n for task, n in _tasks(samples).items()}
+    held: set[tuple[str, str]] = set()
+    for key in sorted({(s.task, s.group) for s in samples}, key=lambda k: _hash(k, seed)):
+        inside = _counts([s for s in samples if (s.task, s.group) == key])
+        moved = sum(inside.values())
+        keeps = all(left[k] - n >= 0.6 * total[k] for k, n in inside.items())
+        if keeps and moved <= wanted[key[0]] * 1.2:
+            held.add(key)
+            wanted[key[0]] -= moved
+            for k, n in inside.items():
+                left[k] -= n
+    train = [s for s in samples if (s.task, s.group) not in held]
+    return train, [s for s in samples if (s.task, s.group) in held]
+
+
+def folds(samples: Sequence[Sample], count: int) -> list[set[Path]]:
+    """Disjoint sets of clips, grouped and balanced: the held-out side of a cross-validation.
+
+    Greedy: groups in order of size go, each, to the fold that has the fewest clips of its labels.
+    """
+    sides: list[list[Sample]] = [[] for _ in range(count)]
+    groups: dict[tuple[str, str], list[Sample]] = {}
+    for s in samples:
+        groups.setdefault((s.task, s.group), []).append(s)
+    for key in sorted(groups, key=lambda k: (-len(groups[k]), _hash(k, 0))):
+        inside = _counts(groups[key])
+        load = [sum(_counts(side).get(k, 0) * n for k, n in inside.items()) for side in sides]
+        sides[int(np.argmin(load))].extend(groups[key])
+    return [{s.path for s in side} for side in sides]
+
+
+def _counts(samples: Iterable[Sample]) -> dict[tuple[str, int], int]:
+    found: dict[tuple[str, int], int] = {}
+    for s in samples:
+        found[s.task, s.label] = found.get((s.task, s.label), 0) + 1
+    return found
+
+
+def _tasks(samples: Iterable[Sample]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for s in samples:
+        found[s.task] = found.get(s.task, 0) + 1
+    return found
+
+
+def _hash(key: tuple[str, str], seed: int) -> bytes:
+    return hashlib.sha256(f"{seed}/{key[0]}/{key[1]}".encode()).digest()
+
+
+def augmented(footage: Footage, rng: np.random.Generator, *, frames: int, size: int) -> np.ndarray:
+    """One random view of a clip, (frames, size, size, 3) uint8 RGB.
+
+    Random start and speed 0.8 to 1.25, one random crop and one colour change for the whole clip,
+    a mirror flip unless the labels know left from right, and sometimes a grey rectangle.
+    """
+    cv2 = need("cv2", extra="cpu")
+    index = _random_times(len(footage.frames), float(footage.fps), frames, rng)
+    top, left, height, width = _random_box(rng)
+    out = np.empty((frames, size, size, 3), np.uint8)
+    for k, i in enumerate(index):
+        part = footage.frames[i, top : top + height, left : left + width]
+        if k and i == index[k - 1]:
+            out[k] = out[k - 1]
+        else:
+            cv2.resize(part, (size, size), dst=out[k], interpolation=cv2.INTER_AREA)
+    if footage.sample.task != "handwash" and rng.random() < 0.5:
+        out = out[:, :, ::-1]
+    out = _random_colour(np.ascontiguousarray(out), rng)
+    return _cut_out(out, rng)
+
+
+def _random_times(count: int, fps: float, frames: int, rng: np.random.Generator) -> np.ndarray:
+    """Indices of ``frames`` source frames about 0.1 s apart; the last one repeats in a short clip."""
+    span = rng.uniform(0.8, 1.25) * fps / 10
+    start = rng.uniform(0, max(0.0, count - span * frames))
+    return np.minimum((start + span * np.arange(frames)).astype(int), count - 1)
+
+
+def _random_box(rng: np.random.Generator) -> tuple[int, int, int, int]:
+    area = rng.uniform(0.45, 1.0)
+    stretch = np.exp(rng.uniform(-0.25, 0.25))
+    height = min(SIDE, round(SIDE * np.sqrt(area * stretch)))
+    width = min(SIDE, round(SIDE * np.sqrt(area / stretch)))
+    return (
+        int(rng.integers(SIDE - height + 1)),
+        int(rng.integers(SIDE - width + 1)),
+        int(height),
+        int(width),
+    )
+
+
+def _random_colour(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Brightness, contrast, gamma and white balance by one table per channel; sometimes grey."""
+    cv2 = need("cv2", extra="cpu")
+    x = np.linspace(0, 1, 256)[:, None] ** np.exp(rng.uniform(-0.4, 0.4))
+    gain = np.exp(rng.uniform(-0.3, 0.3) + rng.uniform(-0.1, 0.1, 3))
+    x = (x - 0.45) * gain + 0.45 + rng.uniform(-0.15, 0.15)
+    table = np.rint(np.clip(x, 0, 1) * 255).astype(np.uint8)[None]
+    tall = frames.reshape(-1, frames.shape[2], 3)
+    tall = cv2.LUT(tall, np.ascontiguousarray(table))
+    if rng.random() < 0.15:
+        tall = cv2.cvtColor(cv2.cvtColor(tall, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    return tall.reshape(frames.shape)
+
+
+def _cut_out(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """With chance 0.4 one grey rectangle, up to 40 % of a side, at the same place in all frames."""
+    if rng.random() < 0.4:
+        size = frames.shape[1]
+        h, w = (rng.uniform(0.15, 0.4, 2) * size).astype(int)
+        y, x = rng.integers(size - h + 1), rng.integers(size - w + 1)
+        frames[:, y : y + h, x : x + w] = 115
+    return frames

@@ -1,0 +1,274 @@
+"""The training loop: seeded, resumable after any epoch, one thread is enough.
+
+One network is trained on several tasks at once: its head has the classes of all tasks side by side
+and a clip is only asked about the classes of its own task.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgepv.files import whole_file
+from edgepv.zoo.data import Footage, augmented
+from edgepv.zoo.pv_conv import PvConv
+
+Columns = Mapping[str, slice]
+"""Task -> the head's columns that hold its classes."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how hard to train.
+
+    sizes: (epochs, height and width) in order; small frames first, the final size last.
+    frames: frames per training clip; the loss is on the mean of the answers from frame 16 on.
+    average: how much of the averaged weights is kept at each step.
+    """
+
+    name: str
+    sizes: tuple[tuple[int, int], ...]
+    lr: float
+    frames: int = 16
+    batch: int = 16
+    weight_decay: float = 0.02
+    smoothing: float = 0.1
+    average: float = 0.99
+    mix: float = 0.3
+    patience: int | None = None
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs all sizes take together."""
+        return sum(n for n, _ in self.sizes)
+
+    def size(self, epoch: int) -> int:
+        """Height and width of the frames in this epoch, counted from 0."""
+        for n, size in self.sizes:
+            if epoch < n:
+                return size
+            epoch -= n
+        return self.sizes[-1][1]
+
+
+@dataclass
+class Run:
+    """What changes while training; everything a resumed run needs is in ``state`` and ``restore``."""
+
+    net: PvConv
+    average: PvConv
+    optimizer: torch.optim.Optimizer
+    epoch: int = 0
+    best: dict[str, Tensor] | None = None
+    best_loss: float = math.inf
+    best_epoch: int = -1
+
+    def state(self, log: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Plain data and tensors, as torch.save writes and ``weights_only`` reads them."""
+        return {
+            "net": self.net.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "epoch": self.epoch,
+            "best": self.best,
+            "best_loss": self.best_loss,
+            "best_epoch": self.best_epoch,
+            "log": list(log),
+        }
+
+    def restore(self, saved: dict[str, Any]) -> list[dict[str, Any]]:
+        """Continue where ``saved`` stopped. Returns its log."""
+        self.net.load_state_dict(saved["net"])
+        self.average.load_state_dict(saved["average"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.epoch = saved["epoch"]
+        self.best, self.best_loss = saved["best"], saved["best_loss"]
+        self.best_epoch = saved["best_epoch"]
+        return saved["log"]
+
+
+Judge = Callable[[PvConv], dict[str, Any]]
+"""Scores a network on validation clips; the key "loss" decides which epoch was best."""
+
+
+def fit(
+    net: PvConv,
+    footage: Sequence[Footage],
+    columns: Columns,
+    plan: Plan,
+    *,
+    seed: int = 0,
+    resume: Path | None = None,
+    judge: Judge | None = None,
+    stop_after: int | None = None,
+    tick: Callable[[dict[str, Any]], None] = lambda row: None,
+) -> tuple[PvConv, list[dict[str, Any]], int]:
+    """Train ``net`` in place. Returns (averaged network, log per epoch, best epoch).
+
+    With ``judge`` the averaged weights of the epoch with the lowest validation loss are returned and
+    ``plan.patience`` epochs without a better one end the training; without it the last ones are.
+    ``resume``: file the run is saved to after every epoch and continued from if it is there.
+    ``stop_after``: train only the first epochs of the plan (the learning rate still follows it all).
+    """
+    run = Run(net, copy.deepcopy(net), _optimizer(net, plan))
+    log = run.restore(torch.load(resume, weights_only=True)) if resume and resume.is_file() else []
+    last = plan.epochs if stop_after is None else stop_after
+    while run.epoch < last and not _out_of_patience(run, plan):
+        row = _epoch(run, footage, columns, plan, seed)
+        if judge:
+            row |= judge(run.average)
+            _keep_best(run, row)
+        run.epoch += 1
+        log.append(row)
+        if resume:
+            with whole_file(resume) as tmp:
+                torch.save(run.state(log), tmp)
+        tick(row)
+    if judge and run.best is not None:
+        run.average.load_state_dict(run.best)
+    return run.average, log, run.best_epoch if judge else run.epoch - 1
+
+
+def _keep_best(run: Run, row: dict[str, Any]) -> None:
+    if row["loss"] < run.best_loss:
+        run.best_loss, run.best_epoch = row["loss"], run.epoch
+        run.best = copy.deepcopy(run.average.state_dict())
+
+
+def _out_of_patience(run: Run, plan: Plan) -> bool:
+    return plan.patience is not None and run.epoch - run.best_epoch > plan.patience and run.epoch > 0
+
+
+def _optimizer(net: PvConv, plan: Plan) -> torch.optim.Optimizer:
+    """AdamW; only matrices and kernels decay."""
+    matrices = [p for p in net.parameters() if p.ndim > 1]
+    rest = [p for p in net.parameters() if p.ndim <= 1]
+    return torch.optim.AdamW(
+        [
+            {"params": matrices, "weight_decay": plan.weight_decay},
+            {"params": rest, "weight_decay": 0.0},
+        ],
+        lr=plan.lr,
+    )
+
+
+def _epoch(
+    run: Run, footage: Sequence[Footage], columns: Columns, plan: Plan, seed: int
+) -> dict[str, Any]:
+    """One pass over all clips. Every random number follows from (seed, epoch), so it can be redone."""
+    start = time.perf_counter()
+    rng = np.random.default_rng([seed, run.epoch])
+    torch.manual_seed(seed * 1000 + run.epoch)
+    order = rng.permutation(len(footage))
+    batches = [order[i : i + plan.batch] for i in range(0, len(order) - 1, plan.batch)]
+    batches = [b for b in batches if len(b) > 1]
+    run.net.train()
+    total = hits = 0.0
+    for i, batch in enumerate(batches):
+        share = (run.epoch + i / len(batches)) / plan.epochs
+        for group in run.optimizer.param_groups:
+            group["lr"] = plan.lr * _rate(share)
+        loss, right = _step(run, [footage[j] for j in batch], columns, plan, rng)
+        total += loss * len(batch)
+        hits += right
+    seen = sum(len(b) for b in batches)
+    return {
+        "stage": plan.name,
+        "epoch": run.epoch,
+        "size": plan.size(run.epoch),
+        "train_loss": round(total / seen, 4),
+        "train_top1": round(hits / seen, 4),
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+
+
+def _rate(share: float) -> float:
+    """Share of the full learning rate after ``share`` of the training: short rise, cosine fall."""
+    rise = 0.06
+    if share < rise:
+        return 0.1 + 0.9 * share / rise
+    return 0.5 * (1 + math.cos(math.pi * (share - rise) / (1 - rise))) + 1e-3
+
+
+def _step(
+    run: Run, batch: Sequence[Footage], columns: Columns, plan: Plan, rng: np.random.Generator
+) -> tuple[float, float]:
+    """One update. Returns (loss, clips answered right)."""
+    device = next(run.net.parameters()).device
+    size = plan.size(run.epoch)
+    x = to_input([augmented(f, rng, frames=plan.frames, size=size) for f in batch]).to(device)
+    tasks = [f.sample.task for f in batch]
+    labels = [f.sample.label for f in batch]
+    other, share = _partners(tasks, plan.mix, rng)
+    keep = torch.tensor(share, dtype=x.dtype, device=device)
+    x = x * keep.view(-1, 1, 1, 1, 1) + x[other] * (1 - keep).view(-1, 1, 1, 1, 1)
+    logits = _answer(run.net, x)
+    losses = []
+    right = 0
+    for i, task in enumerate(tasks):
+        mine = logits[i, columns[task]]
+        goal = _soft(labels[i], len(mine), plan.smoothing) * keep[i]
+        goal = goal + _soft(labels[other[i]], len(mine), plan.smoothing) * (1 - keep[i])
+        losses.append(-(goal * torch.log_softmax(mine, 0)).sum())
+        right += int(mine.argmax()) == labels[i]
+    loss = torch.stack(losses).mean()
+    run.optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(run.net.parameters(), 2.0)
+    run.optimizer.step()
+    _average(run, plan.average)
+    return float(loss.detach()), right
+
+
+def _answer(net: PvConv, x: Tensor) -> Tensor:
+    """Logits the camera would give for these clips: the mean over the valid frames."""
+    if x.shape[2] == net.warmup:
+        return net(x)
+    return net.frame_logits(x)[:, net.warmup - 1 :].mean(1)
+
+
+def to_input(clips: Sequence[np.ndarray]) -> Tensor:
+    """(N, 3, T, H, W) float32 from uint8 RGB clips (T, H, W, 3), normalised as the spec says."""
+    x = torch.from_numpy(np.stack(clips)).permute(0, 4, 1, 2, 3)
+    return x.float().mul_(1 / 255 / 0.225).sub_(0.45 / 0.225)
+
+
+def _partners(
+    tasks: Sequence[str], chance: float, rng: np.random.Generator
+) -> tuple[list[int], list[float]]:
+    """Mixup partners inside a task: (index of the other clip, share of the clip itself)."""
+    other = list(range(len(tasks)))
+    for task in set(tasks):
+        mine = [i for i, t in enumerate(tasks) if t == task]
+        for i, j in zip(mine, rng.permutation(mine), strict=True):
+            other[i] = int(j)
+    mixed = rng.random(len(tasks)) < chance
+    share = np.where(mixed, np.maximum(b := rng.beta(0.4, 0.4, len(tasks)), 1 - b), 1.0)
+    return other, [float(s) for s in share]
+
+
+def _soft(label: int, classes: int, smoothing: float) -> Tensor:
+    goal = torch.full((classes,), smoothing / classes)
+    goal[label] += 1 - smoothing
+    return goal
+
+
+@torch.no_grad()
+def _average(run: Run, keep: float) -> None:
+    """Move the averaged network a little towards the trained one; counters are copied."""
+    keep = min(keep, 1 - 1 / (2 + run.epoch * 4))
+    new = run.net.state_dict()
+    for name, old in run.average.state_dict().items():
+        if old.is_floating_point():
+            old.lerp_(new[name], 1 - keep)
+        else:
+            old.copy_(new[name])

@@ -1,0 +1,54 @@
+"""Accuracy of a zoo network by the protocol of a camera: every frame, in order, at the model's rate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from edgepv.clips import clip_scores, hold_last, model_frames
+from edgepv.types import ModelSpec
+from edgepv.zoo.pv_conv import PvConv
+
+
+def frames_of(path: Path, spec: ModelSpec) -> np.ndarray:
+    """A clip as the model sees it, (T, 3, H, W) float32, at least ``spec.frames`` long."""
+    return hold_last(model_frames(path, spec), spec.frames)
+
+
+@torch.no_grad()
+def clip_answer(net: PvConv, frames: np.ndarray) -> np.ndarray:
+    """Scores (classes,) of one clip, (T, 3, H, W): what streaming it frame by frame would answer."""
+    device = next(net.parameters()).device
+    x = torch.from_numpy(frames).to(device).transpose(0, 1)[None]
+    return clip_scores(net.frame_logits(x)[0].cpu().numpy(), net.warmup)
+
+
+def scores(
+    net: PvConv,
+    clips: Sequence[np.ndarray],
+    tick: Callable[[], None] = lambda: None,
+) -> np.ndarray:
+    """(n, classes) scores of clips given as (T, 3, H, W) frames."""
+    net.eval()
+    rows = []
+    for frames in clips:
+        rows.append(clip_answer(net, frames))
+        tick()
+    return np.stack(rows)
+
+
+def cross_entropy(scores: np.ndarray, truth: Sequence[int]) -> float:
+    """Mean -log p of the right label, in nats."""
+    shifted = scores - scores.max(1, keepdims=True)
+    log_p = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    return float(-log_p[np.arange(len(truth)), list(truth)].mean())
+
+
+def verdict(scores: np.ndarray, truth: Sequence[int]) -> dict[str, Any]:
+    """Validation row of a training log: loss in nats, top-1 as a fraction, n clips."""
+    top1 = float((scores.argmax(1) == np.asarray(truth)).mean())
+    return {"loss": round(cross_entropy(scores, truth), 4), "top1": round(top1, 4), "n": len(truth)}
