@@ -108,7 +108,5 @@ def checkpoint(name: str) -> Checkpoint:
     row = index[full]
     weights = HERE / row["weights"]
     if not weights.is_file() or sha256(weights) != row["sha256"]:
-        raise UsageError(
-            f"{weights} is missing or is not the file the index describes. Install edgepv again"
-        )
+        raise UsageError(f"{weights} is missing or is not the file the index describes. Install edgepv again")
     return Checkpoint(str(weights), row["sha256"], row["builder"], decode(ModelSpec, row["spec"]))

@@ -82,9 +82,7 @@ def _load_one(sample: Sample) -> Footage:
     return Footage(sample, np.stack(square)[..., ::-1].copy(), video.fps)
 
 
-def carve(
-    samples: Sequence[Sample], share: float, *, seed: int = 0
-) -> tuple[list[Sample], list[Sample]]:
+def carve(samples: Sequence[Sample], share: float, *, seed: int = 0) -> tuple[list[Sample], list[Sample]]:
     """(training, validation): whole groups are moved to validation until it has about ``share``.
 
     A group is moved only if every label in it keeps at least 60 % of its clips for training; a label
@@ -140,6 +138,12 @@ def _hash(key: tuple[str, str], seed: int) -> bytes:
     return hashlib.sha256(f"{seed}/{key[0]}/{key[1]}".encode()).digest()
 
 
+def balanced(footage: Sequence[Footage]) -> list[Footage]:
+    """The clips of every task repeated until the tasks are about equally large."""
+    count = _tasks(f.sample for f in footage)
+    return [f for f in footage for _ in range(round(max(count.values()) / count[f.sample.task]))]
+
+
 def augmented(footage: Footage, rng: np.random.Generator, *, frames: int, size: int) -> np.ndarray:
     """One random view of a clip, (frames, size, size, 3) uint8 RGB.
 
@@ -170,8 +174,8 @@ def _random_times(count: int, fps: float, frames: int, rng: np.random.Generator)
 
 
 def _random_box(rng: np.random.Generator) -> tuple[int, int, int, int]:
-    area = rng.uniform(0.45, 1.0)
-    stretch = np.exp(rng.uniform(-0.25, 0.25))
+    area = rng.uniform(0.6, 1.0)
+    stretch = np.exp(rng.uniform(-0.2, 0.2))
     height = min(SIDE, round(SIDE * np.sqrt(area * stretch)))
     width = min(SIDE, round(SIDE * np.sqrt(area / stretch)))
     return (
@@ -185,20 +189,20 @@ def _random_box(rng: np.random.Generator) -> tuple[int, int, int, int]:
 def _random_colour(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Brightness, contrast, gamma and white balance by one table per channel; sometimes grey."""
     cv2 = need("cv2", extra="cpu")
-    x = np.linspace(0, 1, 256)[:, None] ** np.exp(rng.uniform(-0.4, 0.4))
-    gain = np.exp(rng.uniform(-0.3, 0.3) + rng.uniform(-0.1, 0.1, 3))
-    x = (x - 0.45) * gain + 0.45 + rng.uniform(-0.15, 0.15)
+    x = np.linspace(0, 1, 256)[:, None] ** np.exp(rng.uniform(-0.2, 0.2))
+    gain = np.exp(rng.uniform(-0.2, 0.2) + rng.uniform(-0.05, 0.05, 3))
+    x = (x - 0.45) * gain + 0.45 + rng.uniform(-0.1, 0.1)
     table = np.rint(np.clip(x, 0, 1) * 255).astype(np.uint8)[None]
     tall = frames.reshape(-1, frames.shape[2], 3)
     tall = cv2.LUT(tall, np.ascontiguousarray(table))
-    if rng.random() < 0.15:
+    if rng.random() < 0.1:
         tall = cv2.cvtColor(cv2.cvtColor(tall, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     return tall.reshape(frames.shape)
 
 
 def _cut_out(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """With chance 0.4 one grey rectangle, up to 40 % of a side, at the same place in all frames."""
-    if rng.random() < 0.4:
+    """With chance 0.25 one grey rectangle, up to 40 % of a side, at the same place in all frames."""
+    if rng.random() < 0.25:
         size = frames.shape[1]
         h, w = (rng.uniform(0.15, 0.4, 2) * size).astype(int)
         y, x = rng.integers(size - h + 1), rng.integers(size - w + 1)

@@ -39,11 +39,11 @@ class Plan:
     sizes: tuple[tuple[int, int], ...]
     lr: float
     frames: int = 16
-    batch: int = 16
+    batch: int = 8
     weight_decay: float = 0.02
     smoothing: float = 0.1
-    average: float = 0.99
-    mix: float = 0.3
+    average: float = 0.995
+    mix: float = 0.0
     patience: int | None = None
 
     @property
@@ -161,9 +161,7 @@ def _optimizer(net: PvConv, plan: Plan) -> torch.optim.Optimizer:
     )
 
 
-def _epoch(
-    run: Run, footage: Sequence[Footage], columns: Columns, plan: Plan, seed: int
-) -> dict[str, Any]:
+def _epoch(run: Run, footage: Sequence[Footage], columns: Columns, plan: Plan, seed: int) -> dict[str, Any]:
     """One pass over all clips. Every random number follows from (seed, epoch), so it can be redone."""
     start = time.perf_counter()
     rng = np.random.default_rng([seed, run.epoch])
@@ -242,9 +240,7 @@ def to_input(clips: Sequence[np.ndarray]) -> Tensor:
     return x.float().mul_(1 / 255 / 0.225).sub_(0.45 / 0.225)
 
 
-def _partners(
-    tasks: Sequence[str], chance: float, rng: np.random.Generator
-) -> tuple[list[int], list[float]]:
+def _partners(tasks: Sequence[str], chance: float, rng: np.random.Generator) -> tuple[list[int], list[float]]:
     """Mixup partners inside a task: (index of the other clip, share of the clip itself)."""
     other = list(range(len(tasks)))
     for task in set(tasks):

@@ -13,6 +13,8 @@ counts are read from the layers, so a pruned copy works without a change here.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -34,6 +36,17 @@ class Squeeze(nn.Module):
         return x * F.hardsigmoid(self.up(gate))
 
 
+@torch.no_grad()
+def _start_from_now(kernel: Tensor) -> None:
+    """First values of a temporal kernel (C, 1, k, 1): pass the newest frame on, plus a little noise.
+
+    Every third channel starts as the difference to the frame before, so motion is there to be used.
+    """
+    kernel.mul_(0.2)
+    kernel[:, 0, -1] += 1
+    kernel[::3, 0, -2] -= 1
+
+
 class Block(nn.Module):
     """Expand 1x1, space 3x3 depthwise, time k x 1 depthwise (causal), squeeze, project, residual.
 
@@ -50,6 +63,7 @@ class Block(nn.Module):
         self.space = nn.Conv2d(mid, mid, 3, stride, 1, groups=mid, bias=False)
         self.space_bn = nn.BatchNorm2d(mid)
         self.time = nn.Conv2d(mid, mid, (k, 1), groups=mid, bias=False)
+        _start_from_now(self.time.weight)
         self.time_bn = nn.BatchNorm2d(mid)
         self.squeeze = Squeeze(mid)
         self.project = nn.Conv2d(mid, cout, 1, bias=False)
@@ -120,16 +134,21 @@ class PvConv(nn.Module):
         self.head = nn.Linear(hidden, classes)
 
     @property
+    def stack(self) -> list[Block]:
+        """The blocks in order."""
+        return cast(list[Block], list(self.blocks))
+
+    @property
     def receptive_field(self) -> int:
         """Frames that can influence one answer."""
-        return WINDOW + sum(block.history for block in self.blocks)
+        return WINDOW + sum(block.history for block in self.stack)
 
     def features(self, x: Tensor) -> Tensor:
         """Pooled features of every frame. x: (N, 3, T, H, W). Returns (N, T, C)."""
         n, _, t, h, w = x.shape
         x = x.transpose(1, 2).reshape(n * t, -1, h, w)
         x = torch.relu(self.stem_bn(self.stem(x.contiguous(memory_format=torch.channels_last))))
-        for block in self.blocks:
+        for block in self.stack:
             x = block.clip(x, t)
         return x.mean((2, 3)).reshape(n, t, -1)
 
@@ -151,7 +170,7 @@ class PvConv(nn.Module):
         at = self.stem.weight
         states = {
             f"b{i}_t": at.new_zeros(1, b.time.in_channels, b.history, b.size * b.size)
-            for i, b in enumerate(self.blocks)
+            for i, b in enumerate(self.stack)
         }
         return states | {"pool": at.new_zeros(1, WINDOW - 1, self.hidden.in_features)}
 
@@ -159,16 +178,14 @@ class PvConv(nn.Module):
         """One new frame (1, 3, H, W) and the states. Returns (logits (1, classes), *new states)."""
         x = torch.relu(self.stem_bn(self.stem(frame)))
         fresh = []
-        for block, state in zip(self.blocks, states[:-1], strict=True):
+        for block, state in zip(self.stack, states[:-1], strict=True):
             x, new = block.step(x, state)
             fresh.append(new)
         seen = torch.cat([states[-1], x.mean((2, 3)).unsqueeze(1)], dim=1)
         return self.classify(seen.mean(1)), *fresh, seen[:, 1:]
 
 
-def _blocks(
-    size: int, widths: tuple[int, ...], depths: tuple[int, ...], expand: int
-) -> list[Block]:
+def _blocks(size: int, widths: tuple[int, ...], depths: tuple[int, ...], expand: int) -> list[Block]:
     """The stages in order; each opens with a stride of 2. ``size`` is what the stem leaves."""
     blocks = []
     cin = widths[0]

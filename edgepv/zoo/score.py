@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ def clip_answer(net: PvConv, frames: np.ndarray) -> np.ndarray:
 
 def scores(
     net: PvConv,
-    clips: Sequence[np.ndarray],
+    clips: Iterable[np.ndarray],
     tick: Callable[[], None] = lambda: None,
 ) -> np.ndarray:
     """(n, classes) scores of clips given as (T, 3, H, W) frames."""

@@ -25,12 +25,12 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from edgepv.errors import EdgepvError
+from edgepv.errors import EdgepvError, UsageError
 from edgepv.files import digest, read_json, sha256, whole_file, write_json
 from edgepv.stats import accuracy
 from edgepv.types import encode
 from edgepv.zoo import HERE, MODELS, TASKS, pv_conv, spec
-from edgepv.zoo.data import Footage, Sample, carve, load, read_manifest
+from edgepv.zoo.data import Footage, Sample, balanced, carve, load, read_manifest
 from edgepv.zoo.learn import Columns, Judge, Plan, fit
 from edgepv.zoo.pv_conv import PvConv
 from edgepv.zoo.score import frames_of, scores, verdict
@@ -47,12 +47,12 @@ class Recipe:
 
 RECIPES = {
     "pv-conv-small": Recipe(
-        Plan("pretrain", ((30, 64), (8, 96), (3, 128)), lr=3e-3),
-        Plan("finetune", ((4, 96), (6, 128)), lr=6e-4, frames=18, mix=0.2, patience=5),
+        Plan("pretrain", ((30, 64), (8, 96), (2, 128)), lr=2e-3),
+        Plan("finetune", ((2, 96), (4, 128)), lr=5e-4, frames=18),
     ),
     "pv-conv-nano": Recipe(
-        Plan("pretrain", ((50, 64), (12, 96)), lr=4e-3),
-        Plan("finetune", ((12, 96),), lr=1e-3, frames=18, mix=0.2, patience=5),
+        Plan("pretrain", ((32, 64), (8, 96)), lr=3e-3),
+        Plan("finetune", ((6, 96),), lr=8e-4, frames=18),
     ),
 }
 
@@ -92,7 +92,7 @@ def pretrain(
     torch.manual_seed(seed)
     net = builder(model)(max(p.stop for p in places.values())).to(device())
     resume = cache / f"{model}-{_key(plan, footage, seed)}.pt"
-    average, log, _ = fit(net, footage, places, plan, seed=seed, resume=resume, tick=tick)
+    average, log, _ = fit(net, balanced(footage), places, plan, seed=seed, resume=resume, tick=tick)
     return average, log
 
 
@@ -145,6 +145,10 @@ def finetune(
 
 def judge_of(model: str, task: str, held: Sequence[Sample]) -> Judge:
     """A judge that scores a network on validation clips, decoded once."""
+    if not held:
+        raise UsageError(
+            f"no group of the {task} training clips can be spared for validation. Give more groups"
+        )
     clips = [frames_of(s.path, spec(model, task)) for s in held]
     truth = [s.label for s in held]
     return lambda net: verdict(scores(net, clips), truth)
@@ -173,9 +177,7 @@ def train(job: Job, say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     footage = load(learning)
     paths = {s.path for s in kept}
     fitting = [f for f in footage if f.sample.path in paths]
-    joint, log = pretrain(
-        job.model, fitting, recipe.pretrain, seed=job.seed, cache=job.cache, tick=say
-    )
+    joint, log = pretrain(job.model, fitting, recipe.pretrain, seed=job.seed, cache=job.cache, tick=say)
     net, steps, best = _one_task(job, recipe, joint, footage, paths, held, say)
     test = [s for s in everything if s.split == "test" and s.task == job.task]
     result = {

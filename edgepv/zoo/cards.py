@@ -1,0 +1,253 @@
+"""Model cards, written only from committed measurements: ``python -m edgepv.zoo.cards``.
+
+For every model that has a result file (cards/NAME.json, written by training) the card NAME.md and the
+picture NAME.png of its confusion matrix. Baselines and cross-validation come from their own files; what
+is not there is printed "not measured".
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from edgepv.errors import EdgepvError, UsageError
+from edgepv.files import digest, read_json, whole_file, write_text
+from edgepv.optional import need
+from edgepv.types import Accuracy, decode
+from edgepv.zoo import HERE, MODELS, TASKS, names, parse
+
+FOLDER = HERE / "cards"
+
+WORDS = {
+    "logistic": "logistic regression on colour, edge and motion features",
+    "frame_average": "2-D network without time, averaged over frames (64 x 64)",
+    "plain_2plus1d": "plain (2+1)D network (16 frames of 64 x 64)",
+}
+
+SOURCES = {
+    "fight": (
+        "CCTV clips from the GitHub repository `seymanurakti/fight-detection-surv-dataset` (commit "
+        "`ff83b7c`), which carries an MIT licence file; its README says they were collected from "
+        'YouTube. Please cite Aktı, Tataroğlu, Ekenel, "Vision-based Fight Detection from '
+        'Surveillance Cameras", IPTA 2019. Train and test share no camera or source video (estimated '
+        "from the background)."
+    ),
+    "interact": (
+        "UT-Interaction, segmented sets 1 and 2, from the GitHub repository "
+        "`deliangWu/Video-Interaction-Recognition-and-Detection-` (commit `0b70375`). No licence file "
+        "was seen: treat the clips as research use only. Train and test share no sequence; a person "
+        "may reappear in other clothes."
+    ),
+    "handwash": (
+        "Mock hand-washing videos from the GitHub repository `huiwen99/HandWash` (commit `41787e5`). "
+        "No licence file was seen and the terms of the original set were not found: treat the clips "
+        "as research use only. One sink; train and test are different takes; whether they show "
+        "different people is not known."
+    ),
+}
+
+USES = {
+    "fight": (
+        "A first look at CCTV footage: mark stretches that a person should watch.",
+        "Not evidence, and never a reason to act on a person without a human looking first. The test "
+        "set is small and from public videos; crowds, sports, dancing, night views and cameras unlike "
+        "these were not measured.",
+    ),
+    "interact": (
+        "Comparing compression methods on two-person actions seen from the side.",
+        "Six acted actions, few actors, two backgrounds: it will not carry over to other scenes "
+        "without training on them.",
+    ),
+    "handwash": (
+        "Following the steps of hand washing above the one sink it was trained at.",
+        "One sink and one camera: another sink needs its own training clips. It tells steps apart; it "
+        'does not judge hygiene. Every frame gets one of 12 steps, there is no "none of these".',
+    ),
+}
+
+
+def card(name: str, folder: Path = FOLDER) -> str:
+    """The text of one card. Raises UsageError if the model has no result file."""
+    model, task = parse(name)
+    result = read_json(folder / f"{name}.json")
+    row = decode(Accuracy, result["test"]["accuracy"])
+    parts = [
+        f"# {name}",
+        f"{MODELS[model].summary[0].upper()}{MODELS[model].summary[1:]}. "
+        f"Task: {task} ({len(TASKS[task])} labels), 10 frames per second, one answer per frame, "
+        "16 frames per answer.",
+        "## Accuracy on the test split",
+        _headline(row, result),
+        _classes(row),
+        f"![confusion matrix]({name}.png)",
+        "## Compared with simple methods",
+        _comparison(name, model, task, row, folder),
+        "## Cross-validation",
+        _crossval(model, task, folder),
+        "## Training",
+        _training(result),
+        "## Training clips, their source and terms",
+        SOURCES[task] + _joint(task),
+        "## Intended use and limits",
+        "\n\n".join(USES[task]),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _percent(value: float | None) -> str:
+    return "not measured" if value is None else f"{100 * value:.1f} %"
+
+
+def _interval(row: Accuracy) -> str:
+    return f"{100 * row.value:.1f} % ({100 * row.low:.1f} to {100 * row.high:.1f})"
+
+
+def _headline(row: Accuracy, result: dict[str, Any]) -> str:
+    hits = sum(row.confusion[i][i] for i in range(len(row.confusion)))
+    auc = "not measured" if row.roc_auc is None else f"{row.roc_auc:.3f}"
+    f1 = "not measured" if row.macro_f1 is None else f"{row.macro_f1:.3f}"
+    return (
+        f"Top-1 **{_interval(row)}**, {hits} of {row.n} clips; 95 % Wilson interval. "
+        f"Macro F1 {f1}, ROC-AUC {auc} (one against the rest, averaged). "
+        "A clip's answer is the mean of the logits after frame 16 and every later one; the whole frame "
+        "is resized, there is no cropping. One network, seed "
+        f"{result['seed']}; the test split was scored once and chose nothing."
+    )
+
+
+def _classes(row: Accuracy) -> str:
+    lines = ["| label | precision | recall | F1 | clips |", "|---|---|---|---|---|"]
+    for c in row.classes:
+        cells = [_percent(c.precision), _percent(c.recall)]
+        f1 = "not measured" if c.f1 is None else f"{c.f1:.3f}"
+        lines.append(f"| {c.label} | {cells[0]} | {cells[1]} | {f1} | {c.n} |")
+    return "\n".join(lines)
+
+
+def _comparison(name: str, model: str, task: str, row: Accuracy, folder: Path) -> str:
+    """Every baseline on the same test clips, best first, whoever wins."""
+    rows = [(f"**{name}**", row)]
+    for other in MODELS:
+        path = folder / f"{other}-{task}.json"
+        if other != model and path.is_file():
+            rows.append((f"{other}-{task}", _measured(read_json(path)["test"])))
+    path = folder / "baselines.json"
+    table = read_json(path) if path.is_file() else {}
+    missing = []
+    for kind, words in WORDS.items():
+        if task in table.get(kind, {}):
+            rows.append((words, _measured(table[kind][task])))
+        else:
+            missing.append(f"| {words} | not measured | not measured |")
+    rows.sort(key=lambda r: -r[1].value)
+    lines = ["| method | top-1 (95 % interval) | macro F1 |", "|---|---|---|"]
+    lines += [f"| {n} | {_interval(r)} | {r.macro_f1:.3f} |" for n, r in rows]
+    return "\n".join(lines + missing) + f"\n\nAll on the same {row.n} test clips. " + _who_wins(rows)
+
+
+def _measured(data: dict[str, Any]) -> Accuracy:
+    return decode(Accuracy, data["accuracy"])
+
+
+def _who_wins(rows: Sequence[tuple[str, Accuracy]]) -> str:
+    mine = next(r for n, r in rows if n.startswith("**"))
+    better = [n for n, r in rows if r.value > mine.value]
+    if not better:
+        return "No method here is ahead of it."
+    return f"Ahead of it here: {'; '.join(better)}."
+
+
+def _crossval(model: str, task: str, folder: Path) -> str:
+    path = folder / f"crossval-{model}.json"
+    if not path.is_file():
+        return "Not measured."
+    data = read_json(path)
+    row = decode(Accuracy, data["tasks"][task]["accuracy"])
+    each = ", ".join(_percent(v) for v in data["tasks"][task]["per_fold"])
+    epochs = [sum(n for n, _ in data["recipe"][k]["sizes"]) for k in ("pretrain", "finetune")]
+    return (
+        f"Pooled top-1 **{_interval(row)}** over {row.n} clips in {data['folds']} folds ({each}), "
+        "split by group over train and test together; joint pre-training was redone inside every "
+        f"fold. The schedule was shorter than for the shipped weights ({epochs[0]} + {epochs[1]} "
+        "epochs) and fixed."
+    )
+
+
+def _training(result: dict[str, Any]) -> str:
+    clips, recipe = result["clips"], result["recipe"]
+    held = result["validation"]
+    plan = {
+        k: " then ".join(f"{n} epochs at {s} px" for n, s in recipe[k]["sizes"])
+        for k in ("pretrain", "finetune")
+    }
+    return "\n".join(
+        [
+            f"1. Pre-training on {clips['pretrain']} training clips of all three tasks together: "
+            f"{plan['pretrain']}.",
+            f"2. Fine-tuning on {clips['finetune']} clips of this task ({plan['finetune']}), judged on "
+            f"{clips['validation']} validation clips carved out of the training split by group: best "
+            f"epoch {result['best_epoch'] + 1}, validation top-1 {_percent(held['top1'])}, loss "
+            f"{held['loss']:.3f}.",
+            f"3. The same fine-tuning, stopped at that epoch, on all {clips['refit']} training clips of "
+            "the task. These are the shipped weights.",
+            "",
+            f"{result['seconds']} s on {result['trained_on']['device']} (pre-training is shared "
+            "between the tasks and counted where it ran), torch "
+            f"{result['trained_on']['torch']}. The log of every epoch is in `{result['name']}.json`.",
+        ]
+    )
+
+
+def _joint(task: str) -> str:
+    others = " and ".join(t for t in TASKS if t != task)
+    return f"\n\nPre-training also saw the training clips of {others}; their cards name those sources."
+
+
+def picture(name: str, path: Path, folder: Path = FOLDER) -> None:
+    """Confusion matrix as a small PNG. Its Description holds the digest of the numbers drawn."""
+    need("matplotlib", extra="compress")
+    from matplotlib.figure import Figure
+
+    row = _measured(read_json(folder / f"{name}.json")["test"])
+    labels, n = [c.label for c in row.classes], len(row.classes)
+    figure = Figure(figsize=(2.6 + 0.3 * n, 2.2 + 0.3 * n), dpi=80, layout="constrained")
+    axes = figure.subplots()
+    share = [[v / max(1, sum(line)) for v in line] for line in row.confusion]
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(n), labels, rotation=90, fontsize=7)
+    axes.set_yticks(range(n), labels, fontsize=7)
+    axes.set(xlabel="answered", ylabel="true", title=f"{name} (n = {row.n})")
+    axes.title.set_fontsize(8)
+    for i in range(n):
+        for j in range(n):
+            ink = "white" if share[i][j] > 0.5 else "black"
+            if row.confusion[i][j]:
+                axes.text(j, i, str(row.confusion[i][j]), ha="center", va="center", color=ink)
+    figure.savefig(path, metadata={"Description": digest(row.confusion), "Software": None})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the card and picture of every model that has a result file."""
+    parser = argparse.ArgumentParser(prog="python -m edgepv.zoo.cards", description=__doc__)
+    parser.add_argument("--out", type=Path, default=FOLDER, help="folder of results and cards")
+    folder = parser.parse_args(argv).out
+    done = [n for n in names() if n not in MODELS and (folder / f"{n}.json").is_file()]
+    try:
+        if not done:
+            raise UsageError(f"{folder} holds no result. Train first: python -m edgepv.zoo.train")
+        for name in done:
+            write_text(folder / f"{name}.md", card(name, folder))
+            with whole_file(folder / f"{name}.png") as tmp:
+                picture(name, tmp, folder)
+            print(folder / f"{name}.md")
+    except EdgepvError as e:
+        print(f"edgepv: {e}", file=sys.stderr)
+        return e.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

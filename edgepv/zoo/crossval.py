@@ -1,0 +1,137 @@
+"""Grouped cross-validation: ``python -m edgepv.zoo.crossval pv-conv-small --data DIR``.
+
+All clips of train and test together are dealt into folds by group. For each fold the whole training is
+done on the other folds only, joint pre-training included, with a shorter schedule than the shipped
+weights had and a fixed number of epochs, so nothing is selected. The answers on the held-out folds are
+pooled: every clip is scored once, by a network that never saw its group.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from edgepv.errors import EdgepvError
+from edgepv.files import digest, read_json, write_json
+from edgepv.stats import accuracy
+from edgepv.types import encode
+from edgepv.zoo import HERE, MODELS, TASKS, spec
+from edgepv.zoo.data import Sample, folds, load, read_manifest
+from edgepv.zoo.learn import Plan
+from edgepv.zoo.score import frames_of, scores
+from edgepv.zoo.train import Recipe, default_cache, finetune, line, pretrain
+
+SHORT = {
+    "pv-conv-small": Recipe(
+        Plan("pretrain", ((16, 64), (4, 96)), lr=2e-3),
+        Plan("finetune", ((2, 96), (1, 128)), lr=5e-4),
+    ),
+    "pv-conv-nano": Recipe(
+        Plan("pretrain", ((20, 64), (4, 96)), lr=3e-3),
+        Plan("finetune", ((3, 96),), lr=8e-4),
+    ),
+}
+
+
+def one_fold(
+    model: str,
+    samples: Sequence[Sample],
+    held: set[Path],
+    recipe: Recipe,
+    *,
+    seed: int,
+    cache: Path,
+) -> dict[str, list[list[float]]]:
+    """Scores of the held-out clips: task -> one row per held clip, in the order of ``samples``."""
+    footage = load(s for s in samples if s.path not in held)
+
+    def say(row: dict[str, Any]) -> None:
+        print(line(row), flush=True)
+
+    joint, _ = pretrain(model, footage, recipe.pretrain, seed=seed, cache=cache, tick=say)
+    answers = {}
+    for task in TASKS:
+        mine = [f for f in footage if f.sample.task == task]
+        net, _, _ = finetune(model, task, joint, mine, recipe.finetune, seed=seed, cache=cache, tick=say)
+        asked = [s for s in samples if s.path in held and s.task == task]
+        table = scores(net, [frames_of(s.path, spec(model, task)) for s in asked])
+        answers[task] = [[round(float(v), 4) for v in row] for row in table]
+    return answers
+
+
+def crossval(model: str, data: Path, *, count: int, seed: int, cache: Path) -> dict[str, Any]:
+    """Pooled accuracy per task; folds already scored are read from the cache."""
+    start = time.perf_counter()
+    recipe = SHORT[model]
+    samples = read_manifest(data)
+    sides = folds(samples, count)
+    rows = []
+    for i, held in enumerate(sides):
+        key = digest([model, recipe, seed, sorted(p.name for p in held)])[:12]
+        done = cache / f"{model}-fold-{key}.json"
+        if not done.is_file():
+            print(f"fold {i + 1} of {count}: {len(samples) - len(held)} clips to learn from", flush=True)
+            write_json(done, one_fold(model, samples, held, recipe, seed=seed, cache=cache))
+        rows.append(read_json(done))
+    return {
+        "model": model,
+        "folds": count,
+        "seed": seed,
+        "recipe": encode(recipe),
+        "tasks": {task: _pooled(task, samples, sides, rows) for task in TASKS},
+        "seconds": round(time.perf_counter() - start),
+    }
+
+
+def _pooled(
+    task: str,
+    samples: Sequence[Sample],
+    sides: Sequence[set[Path]],
+    rows: Sequence[dict[str, list[list[float]]]],
+) -> dict[str, Any]:
+    """Accuracy over all folds, and top-1 per fold (None where a fold holds no clip of the task)."""
+    truth = [[s.label for s in samples if s.path in held and s.task == task] for held in sides]
+    tables = [np.array(row[task]) for row in rows]
+    per_fold = [
+        float((t.argmax(1) == np.array(y)).mean()) if y else None for t, y in zip(tables, truth, strict=True)
+    ]
+    row = accuracy([y for ys in truth for y in ys], np.concatenate(tables), TASKS[task])
+    return {"accuracy": encode(row), "per_fold": per_fold}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the folds of one model and write its JSON."""
+    parser = argparse.ArgumentParser(prog="python -m edgepv.zoo.crossval", description=__doc__)
+    parser.add_argument("model", choices=sorted(MODELS), metavar="MODEL", help=", ".join(MODELS))
+    parser.add_argument("--data", type=Path, required=True, help="folder with manifest.csv and clips")
+    parser.add_argument("--out", type=Path, help="default: the cards folder of the package")
+    parser.add_argument("--cache", type=Path, default=default_cache(), help="unfinished trainings")
+    parser.add_argument("--folds", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    out = args.out or HERE / "cards" / f"crossval-{args.model}.json"
+    try:
+        result = crossval(args.model, args.data, count=args.folds, seed=args.seed, cache=args.cache)
+    except EdgepvError as e:
+        print(f"edgepv: {e}", file=sys.stderr)
+        return e.exit_code
+    write_json(out, result)
+    for task, row in result["tasks"].items():
+        a = row["accuracy"]
+        print(
+            f"{args.model} {task}: {100 * a['value']:.1f} % "
+            f"({100 * a['low']:.1f} to {100 * a['high']:.1f}), n = {a['n']}"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""Cards hold what the result files hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgepv import zoo
+from edgepv.errors import UsageError
+from edgepv.files import digest, read_json, write_json
+from edgepv.zoo import cards
+
+NAMES = [n for n in zoo.names() if n not in zoo.MODELS]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_card_is_exactly_what_its_results_give(name: str) -> None:
+    assert (cards.FOLDER / f"{name}.md").read_text(encoding="utf-8") == cards.card(name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_picture_was_drawn_from_the_same_confusion_matrix(name: str) -> None:
+    image = pytest.importorskip("PIL.Image").open(cards.FOLDER / f"{name}.png")
+    matrix = read_json(cards.FOLDER / f"{name}.json")["test"]["accuracy"]["confusion"]
+    assert image.text["Description"] == digest(matrix)
+    assert (cards.FOLDER / f"{name}.png").stat().st_size < 40_000
+
+
+def test_a_changed_result_changes_the_card(tmp_path: Path) -> None:
+    result = read_json(cards.FOLDER / "pv-conv-small-fight.json")
+    result["test"]["accuracy"]["value"] = 0.5
+    write_json(tmp_path / "pv-conv-small-fight.json", result)
+    text = cards.card("pv-conv-small-fight", tmp_path)
+    assert "**50.0 %" in text
+    assert text.count("not measured") >= 3
+    assert "## Cross-validation\n\nNot measured." in text
+
+
+def test_no_results_no_cards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cards.main(["--out", str(tmp_path)]) == 2
+    assert "holds no result" in capsys.readouterr().err
+
+
+def test_a_result_without_a_file_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="does not exist"):
+        cards.card("pv-conv-nano-fight", tmp_path)
