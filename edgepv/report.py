@@ -1,0 +1,259 @@
+"""Every variant of one or more bundles side by side, as HTML, Markdown or JSON.
+
+The HTML is one file: charts are inline SVG, nothing is fetched. What was not measured says so.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from edgepv import report_charts as charts
+from edgepv import report_tables as tables
+from edgepv.errors import UsageError
+from edgepv.files import canonical, read_json
+from edgepv.optional import need
+from edgepv.report_tables import Cell, Table
+from edgepv.types import Accuracy, Latency, Measurement, Report, decode
+
+MEASURED = "measured.json"
+HEATMAP_LABELS = 25
+Rename: TypeAlias = Callable[[str, str], str]
+PICTURES = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg"}
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """A confusion matrix to draw: counts, and each row's shares for the shade; or its worst cells."""
+
+    variant: str
+    labels: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+    shares: tuple[tuple[float, ...], ...]
+    worst: tuple[str, ...] = ()
+
+
+def load(paths: Sequence[Path]) -> Report:
+    """The reports of bundles (folders or zips), folders of bundles, or .json files, as one.
+
+    Equal rows are kept once; names that clash are prefixed with their bundle's folder.
+    Raises UsageError for a path without a report, or one that does not decode.
+    """
+    if not paths:
+        raise UsageError("no path to report on. Give a bundle, a folder of bundles, or a .json file")
+    sources = {file.resolve(): file for path in paths for file in _sources(path)}
+    labels = _tails([_labelled(file) for file in sources])
+    return join(list(zip(labels, map(_read, sources.values()), strict=True)))
+
+
+def _sources(path: Path) -> list[Path]:
+    """The report files a path stands for; half-written (hidden) folders are passed over."""
+    if path.is_file():
+        return [path]
+    if (path / MEASURED).is_file():
+        return [path / MEASURED]
+    found = [
+        file
+        for file in sorted(path.rglob(MEASURED))
+        if not any(part.startswith(".") for part in file.relative_to(path).parts)
+    ]
+    if not found:
+        state = f"holds no {MEASURED}" if path.exists() else "does not exist"
+        raise UsageError(f"{path} {state}. Give a bundle that edgepv export has measured")
+    return found
+
+
+def _labelled(file: Path) -> tuple[str, ...]:
+    """The words that may name a report: its bundle's path, or the file's own without its suffix."""
+    return file.parent.parts if file.name == MEASURED else file.with_suffix("").parts
+
+
+def _tails(paths: Sequence[tuple[str, ...]]) -> list[str]:
+    """The last part of each path, with as many parents as tell all of them apart."""
+    for depth in range(1, max(map(len, paths), default=0) + 1):
+        names = ["/".join(parts[-depth:]) for parts in paths]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{parts[-1]}-{i + 1}" for i, parts in enumerate(paths)]
+
+
+def _read(file: Path) -> Report:
+    """One report. Raises UsageError if the file holds something else."""
+    if file.suffix != ".zip":
+        return decode(Report, read_json(file), where=str(file))
+    try:
+        with zipfile.ZipFile(file) as archive:
+            data = json.loads(archive.read(MEASURED))
+    except (KeyError, ValueError, zipfile.BadZipFile) as e:
+        raise UsageError(f"{file} holds no readable {MEASURED} ({e}). Export the bundle again") from e
+    return decode(Report, data, where=f"{file} {MEASURED}")
+
+
+def join(reports: Sequence[tuple[str, Report]]) -> Report:
+    """Several named reports as one; the first one's baseline is the baseline.
+
+    A row keeps its ties: names in ``interleaved_with`` are renamed with the rows they mean.
+    """
+    unique = [r for i, r in enumerate(reports) if r[1] not in [other for _, other in reports[:i]]]
+    if len(unique) == 1:
+        return unique[0][1]
+    rename = _renamer(unique)
+    rows: dict[str, Measurement] = {}
+    for label, report in unique:
+        for row in report.rows:
+            new = rename(label, row.variant)
+            rows.setdefault(new, _renamed(row, new, label, rename))
+    first_label, first = unique[0]
+    steps = [step for _, report in unique for step in report.steps]
+    return Report(
+        title=", ".join(dict.fromkeys(report.title for _, report in unique)),
+        rows=tuple(rows.values()),
+        baseline=rename(first_label, first.baseline),
+        steps=tuple(s for i, s in enumerate(steps) if s not in steps[:i]),
+        reasons=tuple(f"{label}: {why}" for label, report in unique for why in report.reasons),
+    )
+
+
+def _renamer(reports: Sequence[tuple[str, Report]]) -> Rename:
+    """(report label, row name) -> the row's name in the joined report."""
+    kept: list[tuple[str, Measurement]] = []
+    owner: dict[tuple[str, str], str] = {}
+    for label, report in reports:
+        for row in report.rows:
+            twin = next((where for where, other in kept if other == row), None)
+            owner[label, row.variant] = twin or label
+            if twin is None:
+                kept.append((label, row))
+    clash = max(Counter(row.variant for _, row in kept).values(), default=1) > 1
+
+    def rename(label: str, name: str) -> str:
+        return f"{owner.get((label, name), label)}/{name}" if clash else name
+
+    return rename
+
+
+def _renamed(row: Measurement, new: str, label: str, rename: Rename) -> Measurement:
+    def tied(latency: Latency) -> Latency:
+        names = tuple(rename(label, name) for name in latency.interleaved_with)
+        return replace(latency, interleaved_with=names)
+
+    return replace(row, variant=new, latency=tuple(tied(found) for found in row.latency))
+
+
+def to_json(report: Report) -> str:
+    """Canonical JSON; ``decode(Report, json.loads(text))`` gives an equal report."""
+    return canonical(report)
+
+
+def to_html(report: Report, *, picture: bytes | None = None) -> str:
+    """The whole report as one HTML file without any reference to the network.
+
+    picture: a PNG or JPEG shown at the top. Raises UsageError for other bytes.
+    """
+    return _render(
+        "report.html.j2",
+        report=report,
+        summary=tables.summary(report),
+        glance=tables.glance(report),
+        tables=_tables(report),
+        scatters=charts.scatters(report),
+        bars=charts.bars(report),
+        confusions=_confusions(report),
+        picture=picture and _data_uri(picture),
+    )
+
+
+def picture_of_scatter(report: Report) -> str:
+    """Accuracy over latency alone, as an SVG file: the machine with the most drawn rows.
+
+    Raises UsageError if no row has both accuracy and latency.
+    """
+    found = charts.scatters(report)
+    if not found:
+        raise UsageError("no variant has both accuracy and latency measured: nothing to draw")
+    return _render("report_scatter.svg.j2", chart=max(found, key=lambda one: len(one.points)))
+
+
+def _render(template: str, **values: Any) -> str:
+    jinja2 = need("jinja2", extra="compress")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(values)
+
+
+def _tables(report: Report) -> dict[str, Table]:
+    """The tables under the overview, by key, in reading order; empty ones are left out."""
+    every = (
+        tables.latency_table(report),
+        tables.accuracy_table(report),
+        tables.class_table(report),
+        tables.parity_table(report),
+        tables.cost_table(report),
+        tables.device_table(report),
+        tables.steps_table(report),
+    )
+    return {table.key: table for table in every if table.rows}
+
+
+def _confusions(report: Report) -> list[Confusion]:
+    return [
+        _confusion(row.variant, row.accuracy)
+        for row in report.rows
+        if row.accuracy and row.accuracy.confusion
+    ]
+
+
+def _confusion(variant: str, accuracy: Accuracy) -> Confusion:
+    counts = accuracy.confusion
+    labels = tuple(found.label for found in accuracy.classes) or tuple(map(str, range(len(counts))))
+    if len(counts) <= HEATMAP_LABELS:
+        shares = tuple(tuple(n / max(1, sum(row)) for n in row) for row in counts)
+        return Confusion(variant, labels, counts, shares)
+    wrong = [(n, t, p) for t, row in enumerate(counts) for p, n in enumerate(row) if n and t != p]
+    worst = (f"{labels[t]} answered as {labels[p]}: {n} clips" for n, t, p in sorted(wrong)[::-1])
+    return Confusion(variant, labels, (), (), tuple(worst)[:20])
+
+
+def _data_uri(picture: bytes) -> str:
+    for magic, kind in PICTURES.items():
+        if picture.startswith(magic):
+            return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
+    raise UsageError("the report's picture is neither PNG nor JPEG. Convert it first")
+
+
+def to_markdown(report: Report) -> str:
+    """The same tables as Markdown, for a README or a pull request."""
+    parts = [f"# {_plain(report.title)}", _plain(tables.summary(report))]
+    parts += ["\n".join(f"* {_plain(why)}" for why in report.reasons) or "No reasons were recorded."]
+    for table in (tables.glance(report), *_tables(report).values()):
+        parts += [f"## {table.title}", table.about, _markdown(table)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown(table: Table) -> str:
+    lines = [table.columns, tuple("---" for _ in table.columns)]
+    lines += [tuple(_markdown_cell(cell) for cell in row) for row in table.rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _markdown_cell(cell: Cell) -> str:
+    notes = [cell.note, ", ".join(cell.more)]
+    return _plain(cell.text + "".join(f" ({note})" for note in notes if note))
+
+
+def _plain(words: str) -> str:
+    """Text that Markdown shows as it is: no tags, no new columns, no emphasis, no links."""
+    escaped = html.escape(" ".join(words.split()), quote=False)
+    return "".join("\\" + c if c in "\\|*_`[]" else c for c in escaped)

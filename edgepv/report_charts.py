@@ -1,0 +1,354 @@
+"""Where the marks of a report's charts go: plain geometry in SVG units, drawn by the templates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from edgepv.report_tables import figure, machine, main_latency, percent
+from edgepv.types import DeviceFacts, Latency, Measurement, Report
+
+WIDTH = 560
+LEFT, RIGHT, TOP, HEIGHT = 52, 18, 16, 300
+CHAR = 6.3
+ENGINES = ("torch", "onnxruntime", "openvino", "litert", "tensorrt")
+COLOURS = 8
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A grid line at ``at`` SVG units with its text."""
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Point:
+    """One variant: its mark, interval bar, and where its label found room (None: nowhere)."""
+
+    name: str
+    x: float
+    y: float
+    y_low: float
+    y_high: float
+    colour: int
+    front: bool
+    tip: str
+    label: tuple[float, float, str] | None
+
+
+@dataclass(frozen=True)
+class Key:
+    """A legend entry."""
+
+    name: str
+    colour: int
+    x: float
+    y: float
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """Accuracy over latency on one machine. left_out: rows that lack one of the two figures."""
+
+    title: str
+    threads: int
+    bottom: float
+    height: float
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    points: tuple[Point, ...]
+    fronts: tuple[str, ...]
+    keys: tuple[Key, ...]
+    left_out: tuple[str, ...]
+    width: int = WIDTH
+    left: int = LEFT
+    right: int = WIDTH - RIGHT
+    top: int = TOP
+
+
+@dataclass(frozen=True)
+class Bar:
+    """The percentiles of one variant on one thread count."""
+
+    y: float
+    p50: float
+    p95: float
+    p99: float
+    text: str
+    tip: str
+    colour: int
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Latency percentiles on one machine, from zero. names: heading of each variant's bars."""
+
+    title: str
+    bottom: float
+    height: float
+    ticks: tuple[Tick, ...]
+    bars: tuple[Bar, ...]
+    names: tuple[Tick, ...]
+    keys: tuple[Key, ...]
+    width: int = WIDTH
+    left: int = 12
+    thick: int = 12
+
+
+@dataclass
+class _Panel:
+    title: str
+    rows: list[Measurement] = field(default_factory=list)
+
+
+def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Which (cost, gain) points no other point beats: no dearer and no worse, and better in one.
+
+    Returns their indices, cheapest first; equal points stand together.
+    """
+
+    def beaten(a: tuple[float, float]) -> bool:
+        return any(b[0] <= a[0] and b[1] >= a[1] and b != a for b in points)
+
+    return sorted((i for i, p in enumerate(points) if not beaten(p)), key=lambda i: points[i])
+
+
+def panels(report: Report) -> list[_Panel]:
+    """Rows by machine: charts never mix two."""
+    found: dict[DeviceFacts | None, _Panel] = {}
+    for row in report.rows:
+        device = machine(row.device)
+        title = f"{device.cpu}, {device.cores} cores" if device else "machine not measured"
+        found.setdefault(device, _Panel(title)).rows.append(row)
+    return list(found.values())
+
+
+def colours(report: Report) -> dict[str, int]:
+    """A colour index per engine; the known engines keep theirs in every report."""
+    others = sorted({row.engine for row in report.rows} - set(ENGINES))
+    return {name: i % COLOURS for i, name in enumerate((*ENGINES, *others))}
+
+
+def scatters(report: Report) -> list[Scatter]:
+    """One scatter per machine that has both figures for at least one row."""
+    palette = colours(report)
+    return [made for panel in panels(report) if (made := _scatter(panel, palette))]
+
+
+def _scatter(panel: _Panel, palette: dict[str, int]) -> Scatter | None:
+    timed = [found for row in panel.rows if (found := main_latency(row))]
+    threads = min((found.threads for found in timed), default=0)
+    pairs = [(row, found) for row in panel.rows if (found := _drawable(row, threads))]
+    if not pairs:
+        return None
+    drawn = {row.variant for row, _ in pairs}
+    keys, top = _keys([row.engine for row, _ in pairs], palette)
+    bottom = top + HEIGHT
+    low, high = _log_range([latency.p50_ms for _, latency in pairs])
+    x_ticks = tuple(Tick(_log(v, low, high), f"{v:.3g}") for v in log_ticks(low, high))
+    accuracies = [row.accuracy for row, _ in pairs if row.accuracy]
+    floor, ceiling, step = _percent_range(min(a.low for a in accuracies), max(a.high for a in accuracies))
+    y_ticks = tuple(
+        Tick(_linear(v, floor, ceiling, bottom, top), f"{v:g}") for v in _steps(floor, ceiling, step)
+    )
+    points, fronts = _points(pairs, (low, high), (floor, ceiling), (bottom, top), palette)
+    left_out = tuple(row.variant for row in panel.rows if row.variant not in drawn)
+    return Scatter(
+        panel.title,
+        threads,
+        bottom,
+        bottom + 42,
+        x_ticks,
+        y_ticks,
+        points,
+        fronts,
+        keys,
+        left_out,
+        top=top,
+    )
+
+
+def _drawable(row: Measurement, threads: int) -> Latency | None:
+    """The latency to draw: accuracy is known and the time is a finite, positive number."""
+    for latency in row.latency if row.accuracy else ():
+        if latency.threads == threads and 0 < latency.p50_ms < math.inf:
+            return latency
+    return None
+
+
+def _points(
+    pairs: Sequence[tuple[Measurement, Latency]],
+    xs: tuple[float, float],
+    ys: tuple[float, float],
+    edges: tuple[float, float],
+    palette: dict[str, int],
+) -> tuple[tuple[Point, ...], tuple[str, ...]]:
+    places = []
+    for row, latency in pairs:
+        assert row.accuracy
+        levels = (row.accuracy.value, row.accuracy.low, row.accuracy.high)
+        y, y_low, y_high = (_linear(100 * v, *ys, *edges) for v in levels)
+        places.append((_log(latency.p50_ms, *xs), y, y_low, y_high))
+    members, fronts = _fronts(pairs, places)
+    labels = _labels([row.variant for row, _ in pairs], places, edges)
+    points = tuple(
+        Point(row.variant, *place, palette[row.engine], i in members, _tip(row, latency), labels[i])
+        for i, ((row, latency), place) in enumerate(zip(pairs, places, strict=True))
+    )
+    return points, fronts
+
+
+def _tip(row: Measurement, latency: Latency) -> str:
+    assert row.accuracy
+    found = row.accuracy
+    return (
+        f"{row.variant} ({row.engine}, {row.precision}, {row.form}): top-1 {percent(found.value)}, "
+        f"95 % {percent(found.low)} to {percent(found.high)}, n = {found.n}; "
+        f"p50 {figure(latency.p50_ms)} ms, p99 {figure(latency.p99_ms)} ms, "
+        f"{threaded(latency)}"
+    )
+
+
+def threaded(latency: Latency) -> str:
+    """The thread count in words."""
+    return "1 thread" if latency.threads == 1 else f"{latency.threads} threads"
+
+
+def _fronts(
+    pairs: Sequence[tuple[Measurement, Latency]], places: Sequence[tuple[float, ...]]
+) -> tuple[set[int], tuple[str, ...]]:
+    """Pareto members and front lines, one per run: rows not timed in turns are not compared."""
+    runs: dict[frozenset[str], list[int]] = {}
+    for i, (row, latency) in enumerate(pairs):
+        runs.setdefault(frozenset({row.variant, *latency.interleaved_with}), []).append(i)
+    members: set[int] = set()
+    lines = []
+    for run in runs.values():
+        points = [(pairs[i][1].p50_ms, a.value) for i in run if (a := pairs[i][0].accuracy) is not None]
+        best = [run[k] for k in pareto(points)] if len(run) > 1 else []
+        members |= set(best)
+        if len(best) > 1:
+            lines.append(" ".join(f"{places[i][0]:.1f},{places[i][1]:.1f}" for i in best))
+    return members, tuple(lines)
+
+
+def _labels(
+    names: Sequence[str], places: Sequence[tuple[float, ...]], edges: tuple[float, float]
+) -> list[tuple[float, float, str] | None]:
+    """A free spot for each name beside its mark, or None where all spots are taken."""
+    taken = [(p[0] - 7, p[1] - 7, p[0] + 7, p[1] + 7) for p in places]
+    found: list[tuple[float, float, str] | None] = []
+    for name, (x, y, *_) in zip(names, places, strict=True):
+        spot = None
+        for dx, dy, anchor in _spots():
+            box = _box(x + dx, y + dy, anchor, len(name) * CHAR)
+            if _inside(box, edges) and not any(_overlap(box, other) for other in taken):
+                taken.append(box)
+                spot = (x + dx, y + dy, anchor)
+                break
+        found.append(spot)
+    return found
+
+
+def _spots() -> Iterable[tuple[float, float, str]]:
+    for rise in (4, -8, 17, -20, 30, -33, 43):
+        yield 12, rise, "start"
+        yield -12, rise, "end"
+
+
+def _box(x: float, y: float, anchor: str, width: float) -> tuple[float, float, float, float]:
+    left = x if anchor == "start" else x - width
+    return left, y - 10, left + width, y + 3
+
+
+def _inside(box: tuple[float, float, float, float], edges: tuple[float, float]) -> bool:
+    bottom, top = edges
+    return box[0] > LEFT and box[2] < WIDTH - 2 and box[1] > top and box[3] < bottom
+
+
+def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _keys(engines: Iterable[str], palette: dict[str, int]) -> tuple[tuple[Key, ...], int]:
+    """Legend entries in rows from the left, and the height they take."""
+    x, y, keys = float(LEFT), 14, []
+    for name in sorted(set(engines), key=lambda name: palette[name]):
+        wide = 34 + len(name) * CHAR
+        if x > LEFT and x + wide > WIDTH:
+            x, y = float(LEFT), y + 20
+        keys.append(Key(name, palette[name], x + 6, y))
+        x += wide
+    return tuple(keys), y + TOP
+
+
+def _log_range(values: Sequence[float]) -> tuple[float, float]:
+    return min(values) / 1.3, max(values) * 1.6
+
+
+def _log(value: float, low: float, high: float) -> float:
+    return LEFT + (WIDTH - RIGHT - LEFT) * math.log(value / low) / math.log(high / low)
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Round values inside (low, high): 1, 2, 5 of each decade, or the decades of a wide range."""
+    steps = (1, 2, 5) if high / low < 500 else (1,)
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    found = [s * 10.0**d for d in decades for s in steps if low <= s * 10.0**d <= high]
+    return found if len(found) > 1 else [low * 1.3, high / 1.6]
+
+
+def _percent_range(low: float, high: float) -> tuple[float, float, float]:
+    """Axis ends and step in percent, on round values, inside 0 to 100."""
+    spread = max(100 * (high - low), 1.0)
+    step = round_step(spread / 5)
+    floor = max(0.0, math.floor(100 * low / step) * step)
+    ceiling = min(100.0, math.ceil(100 * high / step) * step)
+    return (floor, ceiling, step) if ceiling > floor else (floor - step, floor + step, step)
+
+
+def round_step(rough: float) -> float:
+    """The 1, 2 or 5 times a power of ten that is at least ``rough``."""
+    power = 10.0 ** math.floor(math.log10(rough))
+    return next(s * power for s in (1, 2, 5, 10) if s * power >= rough * 0.999)
+
+
+def _steps(low: float, high: float, step: float) -> list[float]:
+    return [low + i * step for i in range(int((high - low) / step + 1e-6) + 1)]
+
+
+def _linear(value: float, low: float, high: float, start: float, end: float) -> float:
+    return start + (value - low) / (high - low) * (end - start)
+
+
+def bars(report: Report) -> list[Bars]:
+    """One chart of latency percentiles per machine that timed at least one row."""
+    palette = colours(report)
+    return [_bars(panel, palette) for panel in panels(report) if any(row.latency for row in panel.rows)]
+
+
+def _bars(panel: _Panel, palette: dict[str, int]) -> Bars:
+    rows = [row for row in panel.rows if row.latency]
+    keys, y = _keys([row.engine for row in rows], palette)
+    longest = max(1e-9, *(latency.p99_ms for row in rows for latency in row.latency))
+    step = round_step(longest / 4)
+    end = 12 + (WIDTH - 12) * 0.66
+    names, made = [], []
+    top = y
+    for row in rows:
+        names.append(Tick(top + 12, row.variant))
+        top += 17
+        for latency in sorted(row.latency, key=lambda found: found.threads):
+            times = (latency.p50_ms, latency.p95_ms, latency.p99_ms)
+            p50, p95, p99 = (_linear(ms, 0, longest, 0, end - 12) for ms in times)
+            values = " / ".join(figure(ms) for ms in times)
+            words = f"{latency.threads} thr: {values}"
+            tip = f"{row.variant} on {threaded(latency)}: p50 / p95 / p99 = {values} ms"
+            made.append(Bar(top, p50, p95, p99, words, tip, palette[row.engine]))
+            top += 16
+        top += 7
+    ticks = tuple(Tick(_linear(v, 0, longest, 12, end), f"{v:.3g}") for v in _steps(0, longest, step))
+    return Bars(panel.title, top, top + 38, ticks, tuple(made), tuple(names), keys)

@@ -1,0 +1,454 @@
+"""What a report says in words and numbers: every table as plain cells, for HTML and Markdown alike."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from edgepv.types import Accuracy, Audit, DeviceFacts, Latency, Measurement, PairedDrop, Report
+
+NOT_MEASURED = "not measured"
+UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: its text, what to sort it by, a verdict's tone, a small second line, folded lines."""
+
+    text: str
+    sort: float | str | None = None
+    tone: str = ""
+    note: str = ""
+    hint: str = ""
+    more: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table. The first column names the row; ``about`` says how to read it."""
+
+    key: str
+    title: str
+    about: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+UNKNOWN = Cell(NOT_MEASURED, tone="none")
+
+
+def figure(value: float) -> str:
+    """A number with three significant digits: 0.0123, 1.23, 123, 12,300."""
+    if not math.isfinite(value):
+        return {math.inf: "infinite", -math.inf: "-infinite"}.get(value, "not a number")
+    if value and abs(value) < 1e-3:
+        return f"{value:.2e}"
+    digits = 2 - math.floor(math.log10(abs(value))) if value else 0
+    return f"{round(value, digits):,.{max(digits, 0)}f}"
+
+
+def size(count: float) -> str:
+    """Bytes as a person reads them; 1 MB is 10^6 bytes."""
+    for scale, unit in UNITS:
+        if count >= scale:
+            return f"{figure(count / scale)} {unit}"
+    return f"{count:.0f} B"
+
+
+def percent(share: float) -> str:
+    """A fraction of 1 in percent, with one decimal."""
+    return f"{100 * share:.1f} %"
+
+
+def heads(names: str) -> tuple[str, ...]:
+    """Column heads from one comma-separated line."""
+    return tuple(names.split(", "))
+
+
+def number(value: float | None, unit: str = "", note: str = "") -> Cell:
+    """A figure with its unit, or "not measured"."""
+    return UNKNOWN if value is None else Cell(f"{figure(value)} {unit}".strip(), value, note=note)
+
+
+def whole(value: int | None) -> Cell:
+    """A count, every digit of it, or "not measured"."""
+    return UNKNOWN if value is None else Cell(f"{value:,}", value)
+
+
+def share(value: float | None) -> Cell:
+    """A fraction of 1 shown in percent, or "not measured"."""
+    return UNKNOWN if value is None else Cell(percent(value), value)
+
+
+def amount(value: int | None) -> Cell:
+    """Bytes, with the exact count on hover, or "not measured"."""
+    return UNKNOWN if value is None else Cell(size(value), value, hint=f"{value:,} bytes")
+
+
+def text(value: str | None) -> Cell:
+    """Words, or "not measured"."""
+    return UNKNOWN if value is None else Cell(value, value)
+
+
+def ratio(value: float | None) -> Cell:
+    """How many times faster, or "not measured" (also when the two never ran in turns)."""
+    return UNKNOWN if value is None else Cell(f"×{value:.2f}", value)
+
+
+def verdict(value: str | None) -> Cell:
+    """pass, fail or inconclusive, in its tone, or "not measured"."""
+    return UNKNOWN if value is None else Cell(value, value, tone=value)
+
+
+def top1(accuracy: Accuracy | None) -> Cell:
+    """Top-1 with its interval and clip count below."""
+    if accuracy is None:
+        return UNKNOWN
+    low, high = 100 * accuracy.low, 100 * accuracy.high
+    note = f"{low:.1f} to {high:.1f}, n = {accuracy.n:,}"
+    return Cell(percent(accuracy.value), accuracy.value, note=note)
+
+
+def lost_points(drop: PairedDrop | None) -> Cell:
+    """Points lost against the original on the same clips, with the paired interval below."""
+    if drop is None:
+        return UNKNOWN
+    note = f"{drop.low:+.1f} to {drop.high:+.1f}"
+    return Cell(f"{drop.points:+.2f}", drop.points, note=note)
+
+
+def gate(drop: PairedDrop | None) -> Cell:
+    """Whether the allowed drop is kept, and the clips that would tell when it is open."""
+    if drop is None:
+        return UNKNOWN
+    note = f"at most {drop.max_drop:g} points"
+    if drop.verdict == "inconclusive":
+        clips = "more than 1,000,000" if drop.clips_needed is None else f"{drop.clips_needed:,}"
+        note = f"{note}; needs {clips} clips"
+    return Cell(drop.verdict, drop.verdict, tone=drop.verdict, note=note)
+
+
+def machine(device: DeviceFacts | None) -> DeviceFacts | None:
+    """The facts that make two figures comparable: all but the load of the moment."""
+    return device and replace(device, load=None)
+
+
+def together(report: Report, row: Measurement, latency: Latency) -> dict[str, Latency]:
+    """The rows timed in turns with ``latency`` in one run on one machine, itself among them."""
+    found = {row.variant: latency}
+    for other in report.rows:
+        same_machine = machine(other.device) == machine(row.device)
+        for theirs in other.latency if same_machine and other is not row else ():
+            both = other.variant in latency.interleaved_with
+            both = both and row.variant in theirs.interleaved_with
+            if both and theirs.threads == latency.threads:
+                found[other.variant] = theirs
+    return found
+
+
+def original(report: Report, row: Measurement, among: Iterable[str]) -> str | None:
+    """The name of the original that ``row`` compares to: the baseline, or its own folder's one.
+
+    Rows of joined reports are called "folder/name", so each folder brings its own original.
+    """
+    folder = row.variant.rpartition("/")[0]
+    beside = f"{folder}/{report.baseline.rpartition('/')[2]}"
+    return next((name for name in (report.baseline, beside) if name in among), None)
+
+
+def speedups(report: Report, row: Measurement, latency: Latency) -> tuple[float | None, float | None]:
+    """p50 of the original, and of the slowest row, over this p50; None if not timed in turns."""
+    found = together(report, row, latency)
+    base = original(report, row, found)
+    slowest = max(other.p50_ms for other in found.values())
+    to_base = found[base].p50_ms / latency.p50_ms if base else None
+    return to_base, slowest / latency.p50_ms if len(found) > 1 else None
+
+
+def main_latency(row: Measurement) -> Latency | None:
+    """The latency on the fewest threads: the one that is compared first."""
+    return min(row.latency, key=lambda found: found.threads, default=None)
+
+
+def name(report: Report, row: Measurement, note: str | None = None) -> Cell:
+    """The row's name; an original is marked."""
+    mark = "the original" if row.variant == original(report, row, [row.variant]) else None
+    return Cell(row.variant, row.variant, note="; ".join(filter(None, [mark, note])))
+
+
+def glance(report: Report) -> Table:
+    """Every variant side by side: what decides between them."""
+    rows = []
+    for row in report.rows:
+        fastest = main_latency(row)
+        to_base = speedups(report, row, fastest)[0] if fastest else None
+        threads = f"{fastest.threads} thr, n = {fastest.n:,}" if fastest else ""
+        rows.append(
+            (
+                name(report, row, row.note),
+                text(row.target),
+                text(row.engine),
+                text(row.precision),
+                text(row.form),
+                amount(row.bytes),
+                top1(row.accuracy),
+                lost_points(row.drop),
+                gate(row.drop),
+                verdict(row.parity.verdict if row.parity else None),
+                number(fastest.p50_ms if fastest else None, note=threads),
+                number(fastest.p99_ms if fastest else None),
+                ratio(to_base),
+                text(row.status),
+            )
+        )
+    return Table(
+        "glance",
+        "Variants side by side",
+        "Small print under a figure is its 95 % interval. Points lost are against the original on "
+        "the same clips. Speed is the original's p50 over this p50, given only where both were timed "
+        "in turns in one run.",
+        heads(
+            "variant, target, engine, precision, form, size, top-1, points lost, drop gate, parity, "
+            "p50 ms, p99 ms, speed, status"
+        ),
+        tuple(rows),
+    )
+
+
+def latency_table(report: Report) -> Table:
+    """Percentiles per thread count, ratios, memory."""
+    rows = []
+    for row in report.rows:
+        known = (share(row.misses), number(row.rss_mb, "MiB"))
+        for latency in row.latency:
+            to_base, to_slowest = speedups(report, row, latency)
+            timed = (latency.p50_ms, latency.p95_ms, latency.p99_ms)
+            rows.append(
+                (
+                    name(report, row),
+                    whole(latency.threads),
+                    *(number(ms) for ms in timed),
+                    ratio(to_base),
+                    ratio(to_slowest),
+                    whole(latency.n),
+                    whole(latency.warmup),
+                    *known,
+                )
+            )
+        if not row.latency:
+            rows.append((name(report, row), *[UNKNOWN] * 8, *known))
+    return Table(
+        "latency",
+        "Latency and memory",
+        "One engine call is one new frame. Ratios are of p50 and exist only between rows timed in "
+        "turns in one run, on one machine, with equal threads.",
+        heads(
+            "variant, threads, p50 ms, p95 ms, p99 ms, against original, against slowest, calls, "
+            "warm-up, deadline misses, peak memory"
+        ),
+        tuple(rows),
+    )
+
+
+def accuracy_table(report: Report) -> Table:
+    """Top-1, its spread, and the paired comparison with the original."""
+    rows = []
+    for row in report.rows:
+        found, drop = row.accuracy, row.drop
+        rows.append(
+            (
+                name(report, row),
+                top1(found),
+                share(found.macro_f1 if found else None),
+                number(found.roc_auc if found else None),
+                lost_points(drop),
+                whole(drop.n if drop else None),
+                whole(drop.lost if drop else None),
+                whole(drop.won if drop else None),
+                gate(drop),
+            )
+        )
+    return Table(
+        "accuracy",
+        "Accuracy",
+        "Top-1 with its 95 % Wilson interval; points lost with the 95 % paired interval. Lost and won "
+        "count the clips that only the original, or only this variant, got right.",
+        heads("variant, top-1, macro F1, ROC-AUC, points lost, paired clips, lost, won, drop gate"),
+        tuple(rows),
+    )
+
+
+def parity_table(report: Report) -> Table:
+    """Each file against the torch original on real frames."""
+    rows = []
+    for row in report.rows:
+        found = row.parity
+        if found is None:
+            rows.append((name(report, row), *[UNKNOWN] * 7))
+            continue
+        diverges = text(found.first_divergence)
+        if found.first_divergence is None and found.verdict == "pass":
+            diverges = Cell("none, parity holds")
+        codes = share(found.saturation)
+        if found.saturation is None:
+            codes = replace(codes, note="no INT8 codes")
+        rows.append(
+            (
+                name(report, row),
+                number(found.max_abs),
+                number(found.sqnr_db, "dB", note=f"promised {figure(found.min_sqnr_db)} dB"),
+                codes,
+                share(found.agreement),
+                whole(found.frames),
+                verdict(found.verdict),
+                diverges,
+            )
+        )
+    return Table(
+        "parity",
+        "Parity with the original",
+        "Every output value on real frames. SQNR is signal over error power. Saturation is the share "
+        "of INT8 input and output codes at an end of the range.",
+        heads(
+            "variant, max error (logits), SQNR, saturation, top-1 agreement, frames, verdict, "
+            "first diverging node"
+        ),
+        tuple(rows),
+    )
+
+
+def audited(audit: Audit | None) -> Cell:
+    """INT8 convolutions executed / planned; those that silently stayed float fold out."""
+    if audit is None:
+        return UNKNOWN
+    planned = sum(c.planned == "int8" for c in audit.convolutions)
+    hidden = sum(c.planned == "int8" and c.executed is None for c in audit.convolutions)
+    if planned and hidden == planned:
+        return Cell(f"{NOT_MEASURED} / {planned}", tone="none", note="the engine hides it")
+    silent = audit.silent_float
+    note = f"{len(silent)} silently in float" if silent else ""
+    note = "; ".join(filter(None, [note, f"{hidden} hidden by the engine" if hidden else ""]))
+    return Cell(f"{audit.int8} / {planned}", audit.int8, "fail" if silent else "", note, more=silent)
+
+
+def cost_table(report: Report) -> Table:
+    """What a variant weighs, and whether its INT8 is real."""
+    rows = tuple(
+        (
+            name(report, row),
+            amount(row.bytes),
+            whole(row.params),
+            number(row.gflops_per_frame),
+            amount(row.state_bytes),
+            audited(row.audit),
+            text(row.audit.source if row.audit else None),
+        )
+        for row in report.rows
+    )
+    return Table(
+        "cost",
+        "Size, arithmetic, and is it really INT8?",
+        "INT8 convolutions are counted as the engine executed them, out of those planned.",
+        heads(
+            "variant, file size, parameters, GFLOPs per frame, state, "
+            "INT8 convolutions executed / planned, read from"
+        ),
+        rows,
+    )
+
+
+def class_table(report: Report) -> Table:
+    """Precision, recall and F1 of every label under every variant."""
+    scores = [(r.variant, c) for r in report.rows if r.accuracy for c in r.accuracy.classes]
+    labels = list(dict.fromkeys(found.label for _, found in scores))
+    rows = tuple(
+        (
+            Cell(found.label, found.label),
+            Cell(variant, variant),
+            *(share(value) for value in (found.precision, found.recall, found.f1)),
+            whole(found.n),
+        )
+        for variant, found in sorted(scores, key=lambda pair: labels.index(pair[1].label))
+    )
+    return Table(
+        "classes",
+        "Per class",
+        "n clips carry the label. A label never answered has no precision.",
+        heads("label, variant, precision, recall, F1, n"),
+        rows,
+    )
+
+
+def device_table(report: Report) -> Table:
+    """The machines, and the rows measured on each."""
+    groups: dict[DeviceFacts | None, list[Measurement]] = {}
+    for row in report.rows:
+        groups.setdefault(machine(row.device), []).append(row)
+    rows = []
+    for device, members in groups.items():
+        loads = sorted(r.device.load for r in members if r.device and r.device.load is not None)
+        load = Cell(f"{loads[0]:.2f} to {loads[-1]:.2f}", loads[-1]) if loads else UNKNOWN
+        if loads and loads[0] == loads[-1]:
+            load = Cell(f"{loads[0]:.2f}", loads[0])
+        cells = [UNKNOWN] * 6 if device is None else _device_cells(device)
+        names = tuple(r.variant for r in members)
+        rows.append((*cells, load, Cell(f"{len(names)}", len(names), more=names)))
+    return Table(
+        "devices",
+        "Device facts",
+        "Figures of different machines are never averaged or compared. Load is the one-minute load "
+        "average noted with the figures.",
+        heads("processor, cores, architecture, flags, system, Python, load, rows"),
+        tuple(rows),
+    )
+
+
+def _device_cells(device: DeviceFacts) -> list[Cell]:
+    flags = text(", ".join(device.flags) or "none of interest")
+    words = (text(device.arch), flags, text(device.os), text(device.python))
+    return [text(device.cpu), whole(device.cores), *words]
+
+
+def steps_table(report: Report) -> Table:
+    """What each step did, with which options and tools; digests shortened."""
+    rows = tuple(
+        (
+            Cell(step.name, step.name),
+            text(_pairs(step.options) or "none"),
+            text(_digests(step.inputs) or "none"),
+            text(_digests(step.outputs) or "none"),
+            text(_pairs(step.tools) or "none"),
+        )
+        for step in report.steps
+    )
+    return Table(
+        "steps",
+        "How it was made",
+        "One row per step of the line, in order; digests are cut to 12 digits.",
+        heads("step, options, from, to, tools"),
+        rows,
+    )
+
+
+def _pairs(options: dict) -> str:
+    plain = {k: v if isinstance(v, str) else json.dumps(v) for k, v in options.items()}
+    return ", ".join(f"{k} = {v}" for k, v in plain.items())
+
+
+def _digests(files: dict[str, str]) -> str:
+    return ", ".join(f"{k} {v[:12]}" for k, v in files.items())
+
+
+def summary(report: Report) -> str:
+    """One sentence that counts rows and drop-gate verdicts."""
+    judged = [row.drop.verdict for row in report.rows if row.drop]
+    count = f"{len(report.rows)} row" + ("" if len(report.rows) == 1 else "s")
+    gates = "accuracy lost against the original was not measured"
+    if judged:
+        gates = (
+            f"{len(judged)} judged against the original: {judged.count('pass')} kept the allowed "
+            f"drop, {judged.count('fail')} broke it, {judged.count('inconclusive')} undecided"
+        )
+    return f"{count}, {gates}. The original is {report.baseline}."

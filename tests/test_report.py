@@ -1,0 +1,421 @@
+"""The report says what was measured, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree as ET
+import zipfile
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from edgepv import report_charts as charts
+from edgepv.errors import UsageError
+from edgepv.files import write_json
+from edgepv.report import load, picture_of_scatter, to_html, to_json, to_markdown
+from edgepv.report_tables import NOT_MEASURED, figure, size, speedups
+from edgepv.types import (
+    Accuracy,
+    Audit,
+    ClassScore,
+    ConvPlan,
+    DeviceFacts,
+    Latency,
+    Measurement,
+    PairedDrop,
+    Parity,
+    Report,
+    StepRecord,
+    decode,
+)
+
+HOST = DeviceFacts("Test CPU", 2, "x86_64", ("avx2",), "Linux 6.1", "3.11.2", load=0.5)
+BOARD = DeviceFacts("Test board", 4, "aarch64", ("asimd",), "Linux 5.10", "3.11.2")
+PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 8
+
+
+def timed(p50: float, *others: str, threads: int = 1) -> Latency:
+    return Latency(p50, p50 * 2, p50 * 4, 200, 20, threads, others)
+
+
+def scored(value: float) -> Accuracy:
+    return Accuracy(
+        value,
+        value - 0.1,
+        value + 0.05,
+        40,
+        0.8,
+        0.9,
+        (ClassScore("calm", 0.75, 0.6, 0.6667, 20), ClassScore("fight", None, 0.0, 0.0, 20)),
+        ((12, 8), (4, 16)),
+    )
+
+
+def row(name: str, engine: str, *latency: Latency, value: float | None = None) -> Measurement:
+    accuracy = None if value is None else scored(value)
+    return Measurement(
+        name,
+        "cpu",
+        engine,
+        "fp32",
+        "step",
+        "measured on this host",
+        latency=latency,
+        accuracy=accuracy,
+        device=HOST,
+    )
+
+
+def example() -> Report:
+    """Three rows timed in turns, one from another run, one with nothing measured."""
+    run = ("torch-fp32", "ov-fp32", "ov-int8")
+    int8 = replace(
+        row("ov-int8", "openvino", timed(2.0, *run), timed(1.25, *run, threads=2), value=0.85),
+        bytes=2_210_000,
+        params=1_234_567,
+        gflops_per_frame=0.0912,
+        state_bytes=4096,
+        rss_mb=180.0,
+        misses=0.004,
+        precision="int8",
+        drop=PairedDrop(2.5, -1.0, 6.0, 40, 2, 1, 3.0, "inconclusive", 1240),
+        parity=Parity(0.25, 22.5, 0.96, 960, 15.0, "pass", saturation=0.013),
+        audit=Audit(
+            "openvino runtime model",
+            (
+                ConvPlan("stem", "int8", "int8"),
+                ConvPlan("head", "int8", "float"),
+                ConvPlan("side", "float", "float"),
+            ),
+        ),
+    )
+    rows = (
+        row("torch-fp32", "torch", timed(10.0, *run), value=0.9),
+        row("ov-fp32", "openvino", timed(5.0, *run), value=0.8),
+        int8,
+        row("ort-fp32", "onnxruntime", timed(4.0), value=0.9),
+        Measurement("trt-int8", "jetson", "tensorrt", "int8", "step", "host-checked"),
+    )
+    step = StepRecord("prune", {"ratio": 0.3}, {"weights": "a" * 64}, {}, {"torch": "2.13.0"})
+    return Report("one model", rows, "torch-fp32", (step,), ("cpu: ov-int8 runs: fastest",))
+
+
+class _Tables(HTMLParser):
+    """The text of every cell of every table that has a data-table name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[str, list[list[str]]] = {}
+        self._rows: list[list[str]] | None = None
+        self._open = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "table":
+            key = dict(attrs).get("data-table")
+            self._rows = None if key is None else self.found.setdefault(key, [])
+        elif tag == "tr" and self._rows is not None:
+            self._rows.append([])
+        elif tag in ("td", "th") and self._rows is not None:
+            self._rows[-1].append("")
+            self._open = True
+        elif tag in ("small", "div", "summary") and self._open and self._rows:
+            self._rows[-1][-1] += "|"
+
+    def handle_endtag(self, tag: str) -> None:
+        self._open = self._open and tag not in ("td", "th")
+
+    def handle_data(self, data: str) -> None:
+        if self._open and self._rows:
+            self._rows[-1][-1] += data.strip()
+
+
+def cells(page: str, table: str, variant: str) -> dict[str, str]:
+    """Column -> text of the first row of ``variant`` in one table of the page."""
+    parser = _Tables()
+    parser.feed(page)
+    head, *body = parser.found[table]
+    found = next(line for line in body if variant in (line[0].split("|")[0], line[1]))
+    return dict(zip(head, found, strict=True))
+
+
+def test_the_page_shows_the_measured_values() -> None:
+    page = to_html(example())
+    glance = cells(page, "glance", "ov-int8")
+    assert glance["size"] == "2.21 MB"
+    assert glance["top-1"] == "85.0 %|75.0 to 90.0, n = 40"
+    assert glance["points lost"] == "+2.50|-1.0 to +6.0"
+    assert glance["drop gate"] == "inconclusive|at most 3 points; needs 1,240 clips"
+    assert (glance["p50 ms"], glance["p99 ms"]) == ("2.00|1 thr, n = 200", "8.00")
+    assert glance["speed"] == "×5.00"
+    cost = cells(page, "cost", "ov-int8")
+    assert (cost["parameters"], cost["state"]) == ("1,234,567", "4.10 kB")
+    assert cost["GFLOPs per frame"] == "0.0912"
+    parity = cells(page, "parity", "ov-int8")
+    assert parity["SQNR"] == "22.5 dB|promised 15.0 dB"
+    assert (parity["saturation"], parity["top-1 agreement"]) == ("1.3 %", "96.0 %")
+    latency = cells(page, "latency", "ov-int8")
+    assert (latency["deadline misses"], latency["peak memory"]) == ("0.4 %", "180 MiB")
+    assert cells(page, "devices", "2")["processor"] == "Test CPU"
+    assert cells(page, "steps", "prune")["from"] == "weights aaaaaaaaaaaa"
+    assert cells(page, "classes", "ov-int8")["F1"] == "66.7 %"
+    assert "<li>cpu: ov-int8 runs: fastest</li>" in page
+
+
+def test_int8_convolutions_are_counted_as_executed_and_the_silent_one_is_named() -> None:
+    found = cells(to_html(example()), "cost", "ov-int8")
+    assert found["INT8 convolutions executed / planned"] == "|1 / 2|1 silently in float|head"
+
+
+def test_an_engine_that_hides_its_precision_is_not_counted_as_int8_or_as_float() -> None:
+    report = example()
+    hidden = Audit("none", (ConvPlan("stem", "int8", None),))
+    rows = tuple(replace(r, audit=hidden) for r in report.rows)
+    found = cells(to_html(replace(report, rows=rows)), "cost", "ov-int8")
+    assert found["INT8 convolutions executed / planned"].startswith("not measured / 1")
+
+
+def test_unknown_is_printed_not_measured_never_zero_or_blank() -> None:
+    page = to_html(example())
+    for table in ("glance", "latency", "accuracy", "parity", "cost"):
+        found = cells(page, table, "trt-int8")
+        unknown = [text for text in found.values() if text == NOT_MEASURED]
+        known = {"trt-int8", "jetson", "tensorrt", "int8", "step", "host-checked", NOT_MEASURED}
+        assert len(unknown) >= 6, table
+        assert set(found.values()) <= known, table
+
+
+def test_a_label_never_answered_has_no_precision_but_a_recall_of_zero() -> None:
+    report = replace(example(), rows=(row("only", "torch", value=0.5),))
+    found = cells(to_html(report), "classes", "fight")
+    assert (found["precision"], found["recall"]) == (NOT_MEASURED, "0.0 %")
+
+
+def test_hostile_text_stays_text() -> None:
+    report = example()
+    evil = "<script>alert(1)</script>"
+    score = replace(scored(0.9), classes=(ClassScore(evil, 1.0, 1.0, 1.0, 3),) * 2)
+    bad = replace(report.rows[0], variant=evil, accuracy=score, note=evil, engine=evil)
+    report = replace(report, title=evil, rows=(bad,), reasons=(evil,), baseline=evil)
+    page = to_html(report)
+    assert evil not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert page.count("<script") == 1, "only the page's own sorting script"
+    assert "<script" not in to_markdown(report)
+    assert "<script" not in picture_of_scatter(report)
+
+
+def test_the_page_is_one_file_that_fetches_nothing() -> None:
+    page = to_html(example(), picture=PNG)
+    assert not re.findall(r"(?:src|href)=\"(?!data:)", page)
+    assert not re.findall(r"@import|url\(", page)
+    assert 'src="data:image/png;base64,iVBORw0KGgo' in page
+    with pytest.raises(UsageError, match="neither PNG nor JPEG"):
+        to_html(example(), picture=b"GIF89a")
+
+
+def test_json_comes_back_as_an_equal_report() -> None:
+    report = example()
+    assert decode(Report, json.loads(to_json(report))) == report
+    assert to_json(report) == to_json(decode(Report, json.loads(to_json(report))))
+
+
+def test_markdown_holds_the_same_figures_and_its_tables_are_square() -> None:
+    report = example()
+    piped = replace(report.rows[2], variant="a|b")
+    text = to_markdown(replace(report, rows=(report.rows[0], piped)))
+    assert "| a\\|b | cpu | openvino | int8 | step | 2.21 MB | 85.0 % (75.0 to 90.0, n = 40) |" in text
+    tables = [part for part in text.split("\n\n") if part.startswith("|")]
+    assert len(tables) == 8
+    for table in tables:
+        widths = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}
+        assert len(widths) == 1, table
+
+
+def test_the_pareto_front_of_a_hand_example() -> None:
+    #          fast, poor   slow, good  beaten by 1  beaten by 0  equal to 0   beaten by 0
+    points = [(1.0, 0.70), (4.0, 0.90), (5.0, 0.89), (2.0, 0.70), (1.0, 0.70), (1.0, 0.60)]
+    assert charts.pareto(points) == [0, 4, 1]
+    assert charts.pareto([(1.0, 0.5), (2.0, 0.6), (3.0, 0.7)]) == [0, 1, 2]
+
+
+def test_the_front_is_drawn_only_among_rows_of_one_run() -> None:
+    (chart,) = charts.scatters(example())
+    front = {p.name for p in chart.points if p.front}
+    assert front == {"ov-int8", "torch-fp32"}, "ov-fp32 is beaten; ort-fp32 was timed alone"
+    assert chart.left_out == ()
+
+
+def test_points_lie_where_their_figures_say() -> None:
+    (chart,) = charts.scatters(example())
+    at = {p.name: p for p in chart.points}
+    assert at["ov-int8"].x < at["ort-fp32"].x < at["ov-fp32"].x < at["torch-fp32"].x
+    assert at["torch-fp32"].x - at["ov-fp32"].x == pytest.approx(at["ort-fp32"].x - at["ov-int8"].x), (
+        "10 / 5 and 4 / 2 are the same ratio, so the same distance on a log axis"
+    )
+    assert at["torch-fp32"].y == at["ort-fp32"].y < at["ov-int8"].y < at["ov-fp32"].y
+    assert at["ov-int8"].y_high < at["ov-int8"].y < at["ov-int8"].y_low
+
+
+def test_bars_are_as_long_as_their_milliseconds() -> None:
+    (chart,) = charts.bars(example())
+    first, *_, last = chart.bars
+    assert first.p99 == pytest.approx(4 * first.p50)
+    assert first.p50 == pytest.approx(2.5 * last.p50), "10 ms against 4 ms"
+    assert [name.text for name in chart.names] == ["torch-fp32", "ov-fp32", "ov-int8", "ort-fp32"]
+
+
+def test_machines_are_never_drawn_in_one_chart() -> None:
+    report = example()
+    rows = (*report.rows[:2], replace(report.rows[2], device=BOARD))
+    report = replace(report, rows=rows)
+    assert [len(chart.points) for chart in charts.scatters(report)] == [2, 1]
+    assert [chart.title for chart in charts.bars(report)] == ["Test CPU, 2 cores", "Test board, 4 cores"]
+
+
+def test_a_ratio_exists_only_where_both_were_timed_in_turns() -> None:
+    report = example()
+    _, fp32, int8, alone, _ = report.rows
+    assert speedups(report, fp32, fp32.latency[0]) == (2.0, 2.0)
+    assert speedups(report, int8, int8.latency[0]) == (5.0, 5.0)
+    assert speedups(report, int8, int8.latency[1]) == (None, None), "no other row on 2 threads"
+    assert speedups(report, alone, alone.latency[0]) == (None, None)
+    moved = replace(int8, device=BOARD)
+    rows = (*report.rows[:2], moved)
+    assert speedups(replace(report, rows=rows), moved, int8.latency[0]) == (None, None)
+    assert cells(to_html(report), "glance", "ort-fp32")["speed"] == NOT_MEASURED
+
+
+def test_one_sided_claims_of_turns_are_not_believed() -> None:
+    liar = row("liar", "litert", timed(1.0, "torch-fp32"), value=0.9)
+    report = replace(example(), rows=(example().rows[0], liar))
+    assert speedups(report, liar, liar.latency[0]) == (None, None)
+
+
+def test_a_report_without_any_figure_still_reads() -> None:
+    bare = Report("bare", (Measurement("a", "cpu", "null", "fp32", "step", "made"),), "torch-fp32")
+    page = to_html(bare)
+    assert "no variant has both figures" in page and "No reasons were recorded." in page
+    with pytest.raises(UsageError, match="nothing to draw"):
+        picture_of_scatter(bare)
+
+
+def test_the_picture_is_well_formed_and_has_one_mark_per_drawn_row() -> None:
+    root = ET.fromstring(picture_of_scatter(example()))
+    marks = [g for g in root.iter("{http://www.w3.org/2000/svg}g") if g.get("class") == "mark"]
+    assert [g.get("data-name") for g in marks] == ["torch-fp32", "ov-fp32", "ov-int8", "ort-fp32"]
+    tip = marks[2].findtext("{http://www.w3.org/2000/svg}title")
+    assert tip and "top-1 85.0 %" in tip and "p50 2.00 ms, p99 8.00 ms, 1 thread" in tip
+
+
+def test_many_labels_become_their_worst_mistakes_instead_of_a_huge_matrix() -> None:
+    labels = tuple(ClassScore(f"label{i}", 1.0, 1.0, 1.0, 9) for i in range(30))
+    counts = [[9 if t == p else 0 for p in range(30)] for t in range(30)]
+    counts[3][7] = 5
+    accuracy = Accuracy(0.9, 0.8, 0.95, 270, classes=labels, confusion=tuple(tuple(line) for line in counts))
+    report = example()
+    page = to_html(replace(report, rows=(replace(report.rows[0], accuracy=accuracy),)))
+    assert "label3 answered as label7: 5 clips" in page
+    assert "--share" not in page.split("</style>")[1]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0.0, "0"),
+        (0.00012345, "1.23e-04"),
+        (0.0123, "0.0123"),
+        (1.239, "1.24"),
+        (999.6, "1,000"),
+        (12345.0, "12,300"),
+        (-1.5, "-1.50"),
+        (float("inf"), "infinite"),
+        (float("nan"), "not a number"),
+    ],
+)
+def test_figures_have_three_significant_digits(value: float, shown: str) -> None:
+    assert figure(value) == shown
+
+
+def test_sizes_are_in_decimal_units() -> None:
+    assert [size(n) for n in (0, 999, 1000, 2_210_000)] == ["0 B", "999 B", "1.00 kB", "2.21 MB"]
+
+
+def saved(folder: Path, report: Report) -> Path:
+    folder.mkdir(parents=True)
+    write_json(folder / "measured.json", report)
+    return folder
+
+
+def test_load_reads_a_bundle_a_folder_of_bundles_a_json_file_and_a_zip(tmp_path: Path) -> None:
+    bundle = saved(tmp_path / "runs" / "deep" / "cpu", example())
+    write_json(tmp_path / "plain.json", example())
+    with zipfile.ZipFile(tmp_path / "cpu.zip", "w") as archive:
+        archive.write(bundle / "measured.json", "measured.json")
+    ways = (bundle, tmp_path / "runs", tmp_path / "plain.json", tmp_path / "cpu.zip")
+    assert [load([way]) for way in ways] == [example()] * 4
+    assert load(list(ways)) == example(), "the same report four times is one report"
+
+
+def test_load_joins_reports_without_clashes_as_they_are(tmp_path: Path) -> None:
+    report = example()
+    one = replace(report, rows=report.rows[:3])
+    two = replace(report, title="other", rows=report.rows[3:], reasons=("jetson: check",))
+    joined = load([saved(tmp_path / "a", one), saved(tmp_path / "b", two)])
+    assert joined.rows == report.rows
+    assert (joined.title, joined.baseline) == ("one model, other", "torch-fp32")
+    assert joined.reasons == ("a: cpu: ov-int8 runs: fastest", "b: jetson: check")
+    assert joined.steps == report.steps
+
+
+def test_load_prefixes_clashing_rows_and_keeps_each_folders_original(tmp_path: Path) -> None:
+    slow = example()
+    fast = replace(slow, rows=tuple(_faster(r) for r in slow.rows))
+    saved(tmp_path / "runs" / "monday", slow)
+    saved(tmp_path / "runs" / "tuesday", fast)
+    joined = load([tmp_path / "runs"])
+    names = [r.variant for r in joined.rows]
+    assert names[:2] == ["monday/torch-fp32", "monday/ov-fp32"]
+    assert names.count("monday/trt-int8") == 1 and "tuesday/trt-int8" not in names, "equal rows"
+    assert joined.baseline == "monday/torch-fp32"
+    int8 = next(r for r in joined.rows if r.variant == "tuesday/ov-int8")
+    assert int8.latency[0].interleaved_with[0] == "tuesday/torch-fp32"
+    assert int8.latency[0].p50_ms == 1.0
+    assert speedups(joined, int8, int8.latency[0]) == (5.0, 5.0), "5 ms / 1 ms, both of tuesday"
+
+
+def _faster(one: Measurement) -> Measurement:
+    return replace(one, latency=tuple(replace(la, p50_ms=la.p50_ms / 2) for la in one.latency))
+
+
+def test_folders_of_one_name_are_told_apart_by_their_parents(tmp_path: Path) -> None:
+    other = replace(example(), rows=tuple(_faster(r) for r in example().rows))
+    paths = [saved(tmp_path / "a" / "cpu", example()), saved(tmp_path / "b" / "cpu", other)]
+    assert {r.variant.split("/ov")[0] for r in load(paths).rows if "ov-int8" in r.variant} == {
+        "a/cpu",
+        "b/cpu",
+    }
+
+
+def test_half_written_folders_are_passed_over(tmp_path: Path) -> None:
+    saved(tmp_path / "runs" / "cpu", example())
+    (tmp_path / "runs" / ".cpu.x1").mkdir()
+    (tmp_path / "runs" / ".cpu.x1" / "measured.json").write_text("{")
+    assert load([tmp_path / "runs"]) == example()
+
+
+def test_load_says_what_is_wrong_with_a_path(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no path to report on"):
+        load([])
+    with pytest.raises(UsageError, match="nowhere does not exist"):
+        load([tmp_path / "nowhere"])
+    with pytest.raises(UsageError, match=r"holds no measured\.json"):
+        load([tmp_path])
+    (tmp_path / "x.json").write_text('{"title": "x", "rows": [], "baselin": "y"}')
+    with pytest.raises(UsageError, match="Did you mean 'baseline'"):
+        load([tmp_path / "x.json"])
+    (tmp_path / "broken.zip").write_bytes(b"PK")
+    with pytest.raises(UsageError, match=r"broken\.zip holds no readable"):
+        load([tmp_path / "broken.zip"])
