@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import hashlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from edgepv.console import hush_native
 from edgepv.errors import UsageError
 from edgepv.optional import need
 from edgepv.types import ModelSpec
@@ -68,7 +68,7 @@ def open_video(path: Path) -> Iterator[tuple[Any, Fraction, int]]:
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"{path}: not a video suffix. Known: {', '.join(SUFFIXES)}")
     cv2 = need("cv2", extra="cpu")
-    with _quiet_stderr():
+    with hush_native():
         capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     try:
         if not capture.isOpened():
@@ -85,20 +85,6 @@ def _frames(capture: Any) -> Iterator[np.ndarray]:
         if not ok:
             return
         yield frame
-
-
-@contextlib.contextmanager
-def _quiet_stderr() -> Iterator[None]:
-    """Hide what FFmpeg's C code prints on a broken file; the caller says it in one line."""
-    saved = os.dup(2)
-    sink = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(sink, 2)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(sink)
 
 
 def resample(count: int, source: Fraction, wanted: Fraction) -> list[int]:
@@ -169,7 +155,9 @@ def _from_manifest(manifest: Path, labels: tuple[str, ...]) -> list[Clip]:
         rows = list(csv.DictReader(f))
     missing = {"path", "label", "split", "group"} - set(rows[0] if rows else {})
     if missing:
-        raise UsageError(f"{manifest}: column '{min(missing)}' is missing. It needs path, label, split, group")
+        raise UsageError(
+            f"{manifest}: column '{min(missing)}' is missing. It needs path, label, split, group"
+        )
     return [
         Clip(manifest.parent / row["path"], row["label"], row["group"], row["split"])
         for row in rows
@@ -228,7 +216,7 @@ def _spread(clips: list[Clip], limit: int) -> list[Clip]:
     for label in sorted({c.label for c in clips}, key=str):
         mine = [c for c in clips if c.label == label]
         seen: dict[str, int] = {}
-        turn = []
+        turn: list[tuple[int, int, Clip]] = []
         for clip in sorted(mine, key=lambda c: hashlib.sha256(c.path.name.encode()).digest()):
             seen[clip.group] = seen.get(clip.group, 0) + 1
             turn.append((seen[clip.group], len(turn), clip))

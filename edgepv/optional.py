@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from types import ModuleType
+from typing import Any
 
 from edgepv.errors import TargetUnavailableError
 
@@ -28,3 +29,25 @@ def present(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:
         return False
+
+
+def litert_interpreter() -> Any:
+    """The Interpreter class of ai-edge-litert, or of tflite-runtime where only that is installed.
+
+    tflite-runtime 2.14 imports with numpy 2 and then dies when an Interpreter is built, so numpy's
+    version decides before it is tried. Raises TargetUnavailableError with the pip line.
+    """
+    if present("ai_edge_litert"):
+        from ai_edge_litert.interpreter import Interpreter
+
+        return Interpreter
+    import numpy as np
+
+    if present("tflite_runtime") and int(np.__version__.split(".")[0]) < 2:
+        from tflite_runtime.interpreter import Interpreter as OldInterpreter
+
+        return OldInterpreter
+    raise TargetUnavailableError(
+        "no LiteRT interpreter on this machine (ai-edge-litert, or tflite-runtime with numpy below 2). "
+        "Run: pip install 'edgepv[mobile]'"
+    )

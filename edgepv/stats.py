@@ -80,9 +80,7 @@ def paired_drop(
     elif low > max_drop:
         verdict = "fail"
     needed = None if verdict != "inconclusive" else _clips_needed(lost, won, n, max_drop)
-    return PairedDrop(
-        100 * (lost - won) / n, low, high, n, lost, won, max_drop, verdict, needed
-    )
+    return PairedDrop(100 * (lost - won) / n, low, high, n, lost, won, max_drop, verdict, needed)
 
 
 def _clips_needed(lost: int, won: int, n: int, max_drop: float) -> int | None:

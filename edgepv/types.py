@@ -181,9 +181,7 @@ class Audit:
     def silent_float(self) -> tuple[str, ...]:
         """Convolutions planned in INT8 that stayed float."""
         return tuple(
-            c.node
-            for c in self.convolutions
-            if c.planned == "int8" and c.executed not in ("int8", None)
+            c.node for c in self.convolutions if c.planned == "int8" and c.executed not in ("int8", None)
         )
 
 
@@ -381,11 +379,7 @@ def _dataclass(kind: Any, data: Any, where: str) -> Any:
         if key not in known:
             raise UsageError(f"{where}: {unknown('key', str(key), known)}")
     optional = (dataclasses.MISSING, dataclasses.MISSING)
-    missing = [
-        f.name
-        for f in fields
-        if f.name not in data and (f.default, f.default_factory) == optional
-    ]
+    missing = [f.name for f in fields if f.name not in data and (f.default, f.default_factory) == optional]
     if missing:
         raise UsageError(f"{where}: missing key '{missing[0]}'. Add it; see docs/spec.md")
     return kind(**{k: _decode(hints[k], v, f"{where}.{k}") for k, v in data.items()})

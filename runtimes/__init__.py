@@ -1,0 +1,8 @@
+"""The engine room: a variant's file in, answers in time out."""
+
+from __future__ import annotations
+
+from edgepv.runtimes.engine import ENGINES, Engine, open_engine
+from edgepv.runtimes.session import Answer, Session, open_session
+
+__all__ = ["ENGINES", "Answer", "Engine", "Session", "open_engine", "open_session"]

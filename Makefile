@@ -1,0 +1,27 @@
+# Two commands do all the set-up: make demo, make test.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT := demo
+
+.PHONY: demo test install clean
+
+# torch goes first and pinned: the newest torch would bring gigabytes of CUDA libraries.
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet "torch==2.13.*" "numpy<2.5"
+	$(BIN)/pip install --quiet --editable ".[all]"
+	touch $@
+
+install: $(VENV)/installed
+
+demo: install
+	@PATH="$(CURDIR)/$(BIN):$$PATH" sh benchmarks/demo.sh $(OUT)
+
+test: install
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest -q -n 2
+
+clean:
+	rm -rf $(VENV) $(OUT) build dist *.egg-info

@@ -1,0 +1,202 @@
+"""The bundle: one folder (or one zip of it) that a device can run and anyone can check.
+
+manifest.json has two parts. ``content`` is what was made: specs, variants, steps, and the digest of
+every model and golden file; equal inputs and seed give equal content, and ``digest`` is its SHA-256.
+``measured`` is what was seen on one machine: which variant runs, why, and the report's files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from edgepv.errors import UsageError, unknown
+from edgepv.files import digest, read_json, sha256, whole_file, write_json
+from edgepv.types import ModelSpec, StepRecord, StreamSpec, Variant, decode, encode
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+GOLDEN = "golden.safetensors"
+
+
+@dataclass(frozen=True)
+class Content:
+    """What was made; the part of the manifest that the bundle digest covers.
+
+    postprocessing: how logits become an answer. files: path in the bundle -> SHA-256.
+    """
+
+    name: str
+    target: str
+    spec: ModelSpec
+    stream: StreamSpec | None
+    preprocessing: str
+    postprocessing: str
+    calibration_digest: str | None
+    steps: tuple[StepRecord, ...]
+    variants: tuple[Variant, ...]
+    golden: dict[str, Any]
+    files: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was seen on the machine that made the bundle. run: the variant ``edgepv run`` uses."""
+
+    run: str
+    status: str
+    verdict: str
+    reasons: tuple[str, ...]
+    files: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle: its folder on disk and its two manifest parts."""
+
+    folder: Path
+    digest: str
+    content: Content
+    measured: Measured
+
+    def variant(self, name: str | None = None, engine: str | None = None) -> Variant:
+        """The variant called ``name``, or the chosen one; with ``engine``, one that engine can run.
+
+        A jetson bundle's Q/DQ file may be replayed on onnxruntime; nothing else changes engines.
+        Raises UsageError for a name or an engine the bundle does not have.
+        """
+        variants = {v.name: v for v in self.content.variants}
+        wanted = name or self.measured.run
+        if wanted not in variants:
+            raise UsageError(f"{self.folder}: {unknown('variant', wanted, variants)}")
+        chosen = variants[wanted]
+        if engine is None or chosen.engine == engine:
+            return chosen
+        if name is None:
+            for variant in self.content.variants:
+                if variant.engine == engine:
+                    return variant
+        if engine == "onnxruntime" and chosen.path.endswith(".onnx"):
+            return replay_variant(chosen)
+        raise UsageError(f"{self.folder}: {unknown('engine', engine, {v.engine for v in variants.values()})}")
+
+
+def replay_variant(variant: Variant) -> Variant:
+    """A TensorRT variant as ONNX Runtime runs it: the same file and numbers, not the same speed."""
+    from dataclasses import replace
+
+    return replace(variant, engine="onnxruntime")
+
+
+def write(folder: Path, content: Content, measured: Measured) -> str:
+    """Write the manifest of a finished folder; returns the bundle digest. Files must be there."""
+    write_json(
+        folder / MANIFEST,
+        {
+            "schema": SCHEMA,
+            "digest": digest(content),
+            "content": encode(content),
+            "measured": encode(measured),
+        },
+    )
+    return digest(content)
+
+
+def digests(folder: Path, names: list[str]) -> dict[str, str]:
+    """Path -> SHA-256 of the named files, sorted."""
+    return {name: sha256(folder / name) for name in sorted(names)}
+
+
+def read(folder: Path) -> Bundle:
+    """Read a bundle folder without checking its files (see ``check``).
+
+    Raises UsageError if it is no bundle, was made by a newer schema, or its content was changed.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"{folder} does not exist. Make a bundle with: edgepv export --out {folder}")
+    if not (folder / MANIFEST).is_file():
+        raise UsageError(f"{folder} is not a bundle: it has no {MANIFEST}")
+    data = read_json(folder / MANIFEST)
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        found = data.get("schema") if isinstance(data, dict) else None
+        raise UsageError(
+            f"{folder}/{MANIFEST} has schema {found}; this edgepv reads {SCHEMA}. "
+            "Export again, or update edgepv"
+        )
+    missing = {"digest", "content", "measured"} - set(data)
+    if missing:
+        raise UsageError(f"{folder}/{MANIFEST} has no '{min(missing)}'. Export again")
+    content = decode(Content, data["content"], where=f"{MANIFEST} content")
+    if digest(content) != data["digest"]:
+        raise UsageError(f"{folder}/{MANIFEST} was changed after it was written: digests differ")
+    measured = decode(Measured, data["measured"], where=f"{MANIFEST} measured")
+    for name in (*content.files, *measured.files, *(v.path for v in content.variants)):
+        _inside(name)
+    unlisted = [v.path for v in content.variants if v.path not in content.files]
+    if unlisted:
+        raise UsageError(f"{folder}/{MANIFEST}: model '{unlisted[0]}' has no digest in files")
+    return Bundle(folder, data["digest"], content, measured)
+
+
+def check(bundle: Bundle) -> int:
+    """Compare every file with its digest; returns how many. Raises UsageError naming the first fault."""
+    expected = {**bundle.content.files, **bundle.measured.files}
+    for name, wanted in expected.items():
+        path = bundle.folder / name
+        if path.is_symlink() or not path.is_file():
+            raise UsageError(f"{bundle.folder}: {name} is missing. Copy or export the bundle again")
+        if sha256(path) != wanted:
+            raise UsageError(f"{bundle.folder}: {name} was changed or is damaged: its SHA-256 differs")
+    present = {p.relative_to(bundle.folder).as_posix() for p in bundle.folder.rglob("*") if p.is_file()}
+    extra = sorted(present - set(expected) - {MANIFEST})
+    if extra:
+        raise UsageError(f"{bundle.folder}: {extra[0]} is not in the manifest. Remove it")
+    return len(expected)
+
+
+def _inside(name: str) -> None:
+    """Raise UsageError for a path that would leave the bundle."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or not path.parts:
+        raise UsageError(f"{MANIFEST}: path '{name}' leaves the bundle. Do not use this bundle")
+
+
+def zip_bundle(folder: Path, out: Path) -> None:
+    """The folder as one zip: sorted names, fixed dates, so equal folders give equal bytes."""
+    with whole_file(out) as tmp, zipfile.ZipFile(tmp, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                entry = zipfile.ZipInfo(path.relative_to(folder).as_posix(), (1980, 1, 1, 0, 0, 0))
+                entry.compress_type = zipfile.ZIP_DEFLATED
+                entry.external_attr = 0o644 << 16
+                archive.writestr(entry, path.read_bytes())
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Bundle]:
+    """A bundle from a folder, or from a zip unpacked for as long as the block lasts."""
+    if path.suffix != ".zip":
+        yield read(path)
+        return
+    if not path.is_file():
+        raise UsageError(f"{path} does not exist. Check the path of the bundle")
+    with tempfile.TemporaryDirectory(prefix="edgepv-") as scratch:
+        _unzip(path, Path(scratch))
+        yield read(Path(scratch))
+
+
+def _unzip(path: Path, into: Path) -> None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                _inside(entry.filename)
+            if sum(e.file_size for e in archive.infolist()) > 2 << 30:
+                raise UsageError(f"{path} would unpack to more than 2 GiB; no edgepv bundle is that large")
+            archive.extractall(into)
+    except (zipfile.BadZipFile, EOFError) as e:
+        raise UsageError(f"{path} is not a whole zip file ({e}). Copy it again") from e

@@ -1,0 +1,50 @@
+"""Results of finished steps, by what went into them: a second run reads instead of computing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from edgepv.files import digest, read_json, sha256, whole_folder, write_json
+
+RESULT = "result.json"
+
+
+def root() -> Path:
+    """``$EDGEPV_CACHE``, or the user's cache folder. Safe to delete at any time."""
+    chosen = os.environ.get("EDGEPV_CACHE")
+    if chosen:
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "edgepv"
+
+
+def cached(key: Any, make: Callable[[Path], Any]) -> tuple[Path, Any, bool]:
+    """(folder, result, read from the cache?) of the step described by ``key``.
+
+    key: JSON data that names the step, its options, the digests of its inputs and the tool versions.
+    make: writes files into the folder it is given and returns a JSON result. It runs only if no whole,
+    unchanged earlier result is there; a kill leaves nothing that could be taken for one.
+    """
+    folder = root() / digest(key)[:32]
+    found = _read(folder)
+    if found is not None:
+        return folder, found["result"], True
+    with whole_folder(folder, replace=True) as tmp:
+        result = make(tmp)
+        files = {p.relative_to(tmp).as_posix(): sha256(p) for p in tmp.rglob("*") if p.is_file()}
+        write_json(tmp / RESULT, {"key": key, "files": files, "result": result})
+    return folder, result, False
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
+    """The stored result if every file is as it was written, else None."""
+    if not (folder / RESULT).is_file():
+        return None
+    try:
+        stored: dict[str, Any] = read_json(folder / RESULT)
+        whole = all(sha256(folder / name) == d for name, d in stored["files"].items())
+    except Exception:  # a damaged entry is a miss, whatever the damage
+        return None
+    return stored if whole else None

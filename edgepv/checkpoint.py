@@ -1,0 +1,239 @@
+"""A trained model on disk, and the torch module rebuilt from it.
+
+A checkpoint is a builder function plus safetensors weights plus a ModelSpec: nothing to subclass, no
+pickle. Layers are resized to the weights, so one builder serves every pruned width of its model.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from edgepv.errors import EdgepvError, UsageError
+from edgepv.files import sha256, whole_file
+from edgepv.optional import need
+from edgepv.types import Checkpoint, ModelSpec, StepRecord, decode
+
+
+def read_spec(path: Path) -> ModelSpec:
+    """ModelSpec from a TOML file. Raises UsageError for bad TOML or a key nobody knows."""
+    if not path.is_file():
+        raise UsageError(f"{path} does not exist. --spec wants the TOML file that describes the model")
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise UsageError(f"{path} is not valid TOML: {e}") from e
+    spec = decode(ModelSpec, data, where=path.name)
+    check_spec(spec, path.name)
+    return spec
+
+
+def check_spec(spec: ModelSpec, where: str) -> None:
+    """Raise UsageError for a spec whose numbers contradict each other."""
+    shape, layout = spec.input.shape, spec.input.layout
+    if layout not in ("NCHW", "NCTHW") or len(shape) != len(layout) or shape[0] != 1:
+        raise UsageError(
+            f"{where}: input shape {shape} does not fit layout {layout}. Use (1, C, H, W) as NCHW for "
+            "a per-frame model, (1, C, T, H, W) as NCTHW for a clip model"
+        )
+    if min(shape) < 1 or shape[1] != 3 or len(spec.mean) != 3 or len(spec.std) != 3:
+        raise UsageError(f"{where}: the input needs 3 colour channels, with 3 means and 3 stds")
+    if min(spec.std) <= 0 or spec.fps <= 0 or spec.frames < 1:
+        raise UsageError(f"{where}: std, fps and frames must be above 0")
+    if layout == "NCTHW" and shape[2] != spec.frames:
+        raise UsageError(f"{where}: frames = {spec.frames}, but the clip input has T = {shape[2]}")
+    if len(spec.labels) < 2 or len(set(spec.labels)) != len(spec.labels):
+        raise UsageError(f"{where}: labels must be at least two different names")
+
+
+def from_files(builder: str, weights: Path, spec: ModelSpec, *, trust_pickle: bool) -> Checkpoint:
+    """Checkpoint of a user's own model. Pickled weights are turned into safetensors beside the cache.
+
+    Raises UsageError for a missing file, and for a pickle unless ``trust_pickle``.
+    """
+    if not weights.is_file():
+        raise UsageError(f"{weights} does not exist. --weights wants a .safetensors file")
+    if weights.suffix != ".safetensors" and not trust_pickle:
+        raise UsageError(
+            f"{weights} is not safetensors; a pickle can run code when it is read. Save it with "
+            "safetensors.torch.save_file, or pass --trust-pickle if you made the file yourself"
+        )
+    return Checkpoint(str(weights), sha256(weights), builder, spec)
+
+
+def build(checkpoint: Checkpoint) -> Any:
+    """The torch module in eval mode with its weights in, gradients off.
+
+    Raises UsageError if the builder cannot be imported, raises, or returns no module; if weights are
+    not finite; or if weights and module do not match, naming the first that differs.
+    """
+    torch = need("torch", extra="compress")
+    weights = read_weights(Path(checkpoint.weights))
+    module = call_builder(checkpoint.builder)
+    if not isinstance(module, torch.nn.Module):
+        raise UsageError(f"{checkpoint.builder} returned {type(module).__name__}, not a torch module")
+    fit_to_weights(module, weights)
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as e:
+        detail = str(e).splitlines()[1].strip() if "\n" in str(e) else str(e)
+        raise UsageError(
+            f"{checkpoint.weights} does not fit {checkpoint.builder}: {detail} "
+            "Give the weights that were trained with this builder"
+        ) from e
+    return module.eval().requires_grad_(False)
+
+
+def read_weights(path: Path) -> dict[str, Any]:
+    """State dict of a safetensors file (or a pickle, read with weights_only). All finite."""
+    torch = need("torch", extra="compress")
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            state: dict[str, Any] = load_file(path)
+        else:
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+            state = loaded.get("state_dict", loaded)
+    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as e:
+        raise UsageError(f"{path} cannot be read as weights ({e}). It may be truncated") from e
+    except Exception as e:  # the unpickler raises its own types
+        raise UsageError(f"{path} holds more than plain tensors; save a state dict") from e
+    for name, value in state.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise UsageError(f"{path}: weight '{name}' has values that are not finite. Train again")
+    return dict(state)
+
+
+def save(module: Any, path: Path) -> str:
+    """Write the module's weights as safetensors, whole; returns their digest."""
+    from safetensors.torch import save
+
+    state = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
+    with whole_file(path) as tmp:
+        tmp.write_bytes(save(state))
+    return sha256(path)
+
+
+def record(
+    name: str,
+    options: dict[str, Any],
+    inputs: dict[str, str],
+    outputs: dict[str, str],
+    tools: tuple[str, ...] = (),
+) -> StepRecord:
+    """A StepRecord with the versions of edgepv and of the named distributions."""
+    return StepRecord(name, options, inputs, outputs, versions(("edgepv", *tools)))
+
+
+def versions(distributions: tuple[str, ...]) -> dict[str, str]:
+    """Installed version of each distribution; those that are absent are left out."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in distributions:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def call_builder(name: str) -> Any:
+    """What the builder "package.module:function" or "path/file.py:function" returns."""
+    function = find_function(name)
+    required = [
+        p.name
+        for p in inspect.signature(function).parameters.values()
+        if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    ]
+    if required:
+        raise UsageError(f"builder {name} needs the argument '{required[0]}'; it must need none")
+    try:
+        return function()
+    except EdgepvError:
+        raise
+    except Exception as e:
+        raise UsageError(f"builder {name} raised {type(e).__name__}: {e}. Fix the builder") from e
+
+
+def find_function(name: str) -> Callable[..., Any]:
+    """Import the function behind "module:function" or "file.py:function"."""
+    place, _, attribute = name.rpartition(":")
+    if not place or not attribute:
+        raise UsageError(f"'{name}' is not file.py:function or package.module:function")
+    try:
+        module = _load_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+    except EdgepvError:
+        raise
+    except Exception as e:
+        raise UsageError(f"{place} cannot be imported: {type(e).__name__}: {e}") from e
+    if not callable(getattr(module, attribute, None)):
+        raise UsageError(f"{place} has no function '{attribute}'")
+    return getattr(module, attribute)
+
+
+def _load_file(path: Path) -> Any:
+    if not path.is_file():
+        raise UsageError(f"{path} does not exist. MODEL may be path/file.py:function")
+    key = f"edgepv_user_{path.stem}"
+    spec = importlib.util.spec_from_file_location(key, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[key] = module
+    sys.path.insert(0, str(path.resolve().parent))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(path.resolve().parent))
+    return module
+
+
+def fit_to_weights(module: Any, weights: dict[str, Any]) -> None:
+    """Replace each conv, batch norm and linear layer whose size differs from its weights.
+
+    Groups follow: a depthwise layer stays depthwise. Other parameters are left to load_state_dict,
+    which names a mismatch.
+    """
+    for name, layer in list(module.named_modules()):
+        weight = weights.get(f"{name}.weight")
+        if weight is None or getattr(layer, "weight", None) is None:
+            continue
+        if tuple(weight.shape) != tuple(layer.weight.shape):
+            resized = _resized(layer, weight)
+            if resized is not None:
+                parent, _, child = name.rpartition(".")
+                setattr(module.get_submodule(parent) if parent else module, child, resized)
+
+
+def _resized(layer: Any, weight: Any) -> Any:
+    """A layer like ``layer`` that holds ``weight``'s shape; None for a kind that has no width."""
+    from torch import nn
+
+    kind, bias = type(layer), getattr(layer, "bias", None) is not None
+    if isinstance(layer, nn.Linear):
+        return nn.Linear(weight.shape[1], weight.shape[0], bias=bias)
+    if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
+        return kind(weight.shape[0], eps=layer.eps, momentum=layer.momentum)
+    if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        depthwise = layer.groups == layer.in_channels
+        groups = weight.shape[0] if depthwise else layer.groups
+        return kind(
+            weight.shape[1] * groups,
+            weight.shape[0],
+            layer.kernel_size,
+            layer.stride,
+            layer.padding,
+            layer.dilation,
+            groups,
+            bias,
+            layer.padding_mode,
+        )
+    return None

@@ -1,0 +1,392 @@
+"""The command line. Only argparse is imported here: ``edgepv --help`` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from edgepv import __version__
+from edgepv.errors import EdgepvError, UsageError
+
+EXIT_CODES = """exit codes:
+  0 ok    1 internal error    2 wrong input or option    3 accuracy gate    4 latency gate
+  5 parity    6 inconclusive (too few clips to tell)    7 target or engine not on this machine"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Speaks in one line, like the rest of edgepv."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}. See: {self.prog} --help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code. No traceback reaches a user."""
+    try:
+        arguments = parser().parse_args(argv)
+        return int(arguments.run(arguments) or 0)
+    except EdgepvError as e:
+        return _fail(str(e), e.exit_code)
+    except KeyboardInterrupt:
+        return _fail("stopped. Nothing half-written is left; run the same command to go on", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as e:
+        what = f"{e.filename}: " if e.filename else ""
+        return _fail(f"{what}{e.strerror or e}. Free disk space or check permissions", 2)
+    except Exception as e:
+        if os.environ.get("EDGEPV_DEBUG"):
+            raise
+        return _fail(
+            f"internal error: {type(e).__name__}: {e}. EDGEPV_DEBUG=1 shows where; please report it", 1
+        )
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"edgepv: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = _Parser(
+        prog="edgepv",
+        description="Take a trained video model to an embedded camera: smaller, converted, checked.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"edgepv {__version__}")
+    commands = top.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+    _export(commands)
+    _run(commands)
+    _report(commands)
+    _verify(commands)
+    _inspect(commands)
+    for name, text, call in (
+        ("targets", "the devices edgepv packs for", targets_command),
+        ("models", "the built-in trained models", models_command),
+        ("doctor", "what is installed, and what can be built and measured here", doctor_command),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("--json", action="store_true", help="print JSON")
+        command.set_defaults(run=call)
+    return top
+
+
+def _export(commands: Any) -> None:
+    text = "compress and convert a model, prove it against the original, write a bundle"
+    c = commands.add_parser(
+        "export",
+        help=text,
+        description=text,
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    c.add_argument(
+        "model",
+        nargs="?",
+        metavar="MODEL",
+        help="built-in name (see: edgepv models), file.py:builder, package.module:builder, or "
+        "file.onnx (default: pv-conv-small)",
+    )
+    c.add_argument(
+        "--target", metavar="NAME[,NAME]", help="devices to pack for (see: edgepv targets; default: cpu)"
+    )
+    c.add_argument(
+        "--out",
+        metavar="DIR",
+        help="new folder for the bundle; an existing one is never "
+        "overwritten (default: bundle); with several targets, one sub-folder each",
+    )
+    c.add_argument("--weights", metavar="FILE", help="safetensors weights of file.py:builder")
+    c.add_argument("--spec", metavar="FILE", help="TOML description of file.py:builder or file.onnx")
+    c.add_argument(
+        "--clips",
+        metavar="DIR",
+        help="clips that train, set INT8 ranges and judge: one folder "
+        "per label, or manifest.csv; needed for INT8 of your own model, and for --prune",
+    )
+    c.add_argument(
+        "--prune",
+        type=float,
+        metavar="SHARE",
+        help="share of channels to cut, then fine-tune on the training clips of --clips (default: 0, off)",
+    )
+    c.add_argument(
+        "--precision",
+        metavar="P",
+        help="auto, fp32, bf16, fp16 or int8; auto measures all of the "
+        "target's and keeps the fastest that passes (default: auto)",
+    )
+    c.add_argument(
+        "--max-drop",
+        type=float,
+        metavar="POINTS",
+        help="accuracy that may be lost, in points; when "
+        "given, too few clips to tell is exit code 6 (default: 1, reported only)",
+    )
+    c.add_argument(
+        "--latency-ms", type=float, metavar="MS", help="largest p99 of the chosen variant on this machine"
+    )
+    c.add_argument("--seed", type=int, help="seed of fine-tuning (default: 0)")
+    c.add_argument("--config", metavar="FILE", help="TOML file with these options; the command line wins")
+    c.add_argument("--dry-run", action="store_true", help="print the resolved plan and stop")
+    c.add_argument("--json", action="store_true", help="print the result as JSON, and nothing else")
+    c.add_argument("--force", action="store_true", help="replace an existing bundle")
+    c.add_argument("--trust-pickle", action="store_true", help="read pickled weights (weights_only)")
+    c.set_defaults(run=export_command)
+
+
+def _run(commands: Any) -> None:
+    text = "run a bundle on a video: answers as JSON lines on stdout, a summary on stderr"
+    c = commands.add_parser("run", help=text, description=text)
+    c.add_argument("bundle", metavar="BUNDLE", help="bundle folder or .zip")
+    c.add_argument("--source", metavar="FILE", required=True, help="video file")
+    c.add_argument("--video", metavar="FILE", help="write the clip with label and score drawn on it (.mp4)")
+    c.add_argument("--variant", metavar="NAME", help="variant to run (default: the one the bundle chose)")
+    c.add_argument(
+        "--engine",
+        metavar="NAME",
+        help="engine to run it on; a jetson bundle's Q/DQ file can be replayed with onnxruntime",
+    )
+    c.add_argument("--threads", type=int, default=1, metavar="N", help="threads of the engine (default: 1)")
+    c.add_argument("--deadline-ms", type=float, metavar="MS", help="count answers that took longer as misses")
+    c.set_defaults(run=run_command)
+
+
+def _report(commands: Any) -> None:
+    text = "put every variant of one or more bundles side by side"
+    c = commands.add_parser("report", help=text, description=text)
+    c.add_argument("runs", nargs="+", metavar="RUN", help="bundle, folder of bundles, or measured.json")
+    c.add_argument(
+        "--html", metavar="FILE", default="report.html", help="self-contained page (default: report.html)"
+    )
+    c.add_argument("--md", metavar="FILE", help="Markdown (default: beside the page)")
+    c.add_argument("--json", metavar="FILE", help="JSON (default: beside the page)")
+    c.set_defaults(run=report_command)
+
+
+def _verify(commands: Any) -> None:
+    text = "check every digest of a bundle and replay its golden vectors"
+    c = commands.add_parser("verify", help=text, description=text)
+    c.add_argument("bundle", metavar="BUNDLE", help="bundle folder or .zip")
+    c.set_defaults(run=verify_command)
+
+
+def _inspect(commands: Any) -> None:
+    text = "print what a bundle holds, for a person"
+    c = commands.add_parser("inspect", help=text, description=text)
+    c.add_argument("bundle", metavar="BUNDLE", help="bundle folder or .zip")
+    c.add_argument("--json", action="store_true", help="print the manifest")
+    c.set_defaults(run=inspect_command)
+
+
+def export_command(a: argparse.Namespace) -> int:
+    """edgepv export"""
+    from edgepv.console import Console
+
+    options = export_options(a)
+    if a.dry_run:
+        from edgepv.pipeline import plan
+
+        found = plan(options)
+        print(json.dumps(found, indent=1) if a.json else "\n".join(f"{k:12} {v}" for k, v in found.items()))
+        return 0
+    from edgepv import pipeline, show
+
+    made = pipeline.export(options, Console(quiet=a.json))
+    if a.json:
+        print(json.dumps([show.as_data(m) for m in made], indent=1))
+    else:
+        show.exported(made)
+        _next(
+            *(
+                f"edgepv run {made[0].folder} --source clip.mp4",
+                f"edgepv inspect {made[0].folder}",
+                f"edgepv report {' '.join(str(m.folder) for m in made)} --html report.html",
+            )
+        )
+    return pipeline.exit_code(options, made)
+
+
+def export_options(a: argparse.Namespace) -> Any:
+    """Options from --config and the command line; the command line wins."""
+    from edgepv.pipeline import Options
+    from edgepv.types import decode
+
+    data: dict[str, Any] = {}
+    if a.config:
+        data = _toml(Path(a.config))
+    given = {
+        "model": a.model,
+        "out": a.out,
+        "weights": a.weights,
+        "spec": a.spec,
+        "clips": a.clips,
+        "prune": a.prune,
+        "precision": a.precision,
+        "max_drop": a.max_drop,
+        "latency_ms": a.latency_ms,
+        "seed": a.seed,
+        "force": a.force or None,
+        "trust_pickle": a.trust_pickle or None,
+        "targets": [t.strip() for t in a.target.split(",") if t.strip()] if a.target else None,
+    }
+    data |= {k: v for k, v in given.items() if v is not None}
+    if "max_drop" in data:
+        data["gate"] = True
+    options = decode(Options, data, where=a.config or "options")
+    if not options.targets or len(set(options.targets)) != len(options.targets):
+        raise UsageError("--target wants one or more different names. See: edgepv targets")
+    return options
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    import tomllib
+
+    if not path.is_file():
+        raise UsageError(f"{path} does not exist. --config wants a TOML file")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise UsageError(f"{path} is not valid TOML: {e}") from e
+
+
+def run_command(a: argparse.Namespace) -> int:
+    """edgepv run"""
+    from edgepv import show
+    from edgepv.bundle import check, opened
+    from edgepv.runtimes import play
+
+    if a.threads < 1:
+        raise UsageError(f"--threads {a.threads}: give 1 or more")
+    with opened(Path(a.bundle)) as bundle:
+        check(bundle)
+        variant = bundle.variant(a.variant, a.engine)
+        summary = play.play(
+            variant,
+            bundle.folder,
+            Path(a.source),
+            threads=a.threads,
+            deadline_ms=a.deadline_ms,
+            video=Path(a.video) if a.video else None,
+            emit=lambda event: print(json.dumps(event)),
+        )
+    print(json.dumps({"event": "summary", **summary}), flush=True)
+    show.summary(summary)
+    more = [] if a.video else [f"edgepv run {a.bundle} --source {a.source} --video out.mp4"]
+    _next(*more, f"edgepv inspect {a.bundle}")
+    return 0
+
+
+def report_command(a: argparse.Namespace) -> int:
+    """edgepv report"""
+    from edgepv import report
+    from edgepv.files import write_text
+
+    found = report.load([Path(r) for r in a.runs])
+    page = Path(a.html)
+    written = {
+        page: report.to_html(found),
+        Path(a.md) if a.md else page.with_suffix(".md"): report.to_markdown(found),
+        Path(a.json) if a.json else page.with_suffix(".json"): report.to_json(found),
+    }
+    for path, text in written.items():
+        write_text(path, text)
+    print(f"{len(found.rows)} variants: {', '.join(str(p) for p in written)}", file=sys.stderr)
+    _next(f"xdg-open {page}")
+    return 0
+
+
+def verify_command(a: argparse.Namespace) -> int:
+    """edgepv verify"""
+    from edgepv import golden
+    from edgepv.bundle import check, opened
+
+    with opened(Path(a.bundle)) as bundle:
+        files = check(bundle)
+        print(f"{files} files match their digests; bundle {bundle.digest[:16]}")
+        for one in golden.replay(bundle):
+            if one.error is None or one.limit is None:
+                print(f"  {one.variant}: not replayed: {one.skipped}")
+            else:
+                print(
+                    f"  {one.variant}: golden answers reproduced, rmse {one.error:.2g} (limit {one.limit:.2g})"
+                )
+    _next(f"edgepv run {a.bundle} --source clip.mp4")
+    return 0
+
+
+def inspect_command(a: argparse.Namespace) -> int:
+    """edgepv inspect"""
+    from edgepv import show
+    from edgepv.bundle import MANIFEST, opened
+
+    with opened(Path(a.bundle)) as bundle:
+        if a.json:
+            print((bundle.folder / MANIFEST).read_text(encoding="utf-8"), end="")
+            return 0
+        show.bundle(bundle)
+    _next(f"edgepv verify {a.bundle}", f"edgepv run {a.bundle} --source clip.mp4")
+    return 0
+
+
+def targets_command(a: argparse.Namespace) -> int:
+    """edgepv targets"""
+    from edgepv.targets import targets
+    from edgepv.types import encode
+
+    known = sorted(targets().values(), key=lambda t: t.name)
+    if a.json:
+        print(json.dumps([encode(t) for t in known], indent=1))
+        return 0
+    for t in known:
+        print(
+            f"{t.name:8} {t.summary}\n{'':8} precisions {', '.join(t.precisions)}; "
+            f"engines {', '.join(t.engines)}"
+        )
+    _next("edgepv export --target cpu", "edgepv doctor")
+    return 0
+
+
+def models_command(a: argparse.Namespace) -> int:
+    """edgepv models"""
+    from edgepv import show, zoo
+
+    rows = show.model_rows(zoo)
+    if a.json:
+        print(json.dumps(rows, indent=1))
+        return 0
+    show.models(rows)
+    _next("edgepv export pv-conv-small --target cpu")
+    return 0
+
+
+def doctor_command(a: argparse.Namespace) -> int:
+    """edgepv doctor"""
+    from edgepv import doctor
+
+    found = doctor.examine()
+    if a.json:
+        print(json.dumps(found, indent=1))
+        return 0
+    doctor.show(found)
+    _next(*(found["cures"] or ["edgepv export --target cpu"]))
+    return 0
+
+
+def _next(*commands: str) -> None:
+    """The last lines of a command: what to paste next."""
+    print("next:", file=sys.stderr)
+    for command in commands:
+        print(f"  {command}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""What a person sees while work goes on: a moving line on a terminal, plain lines in a pipe.
+
+Everything here goes to stderr; stdout belongs to results.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import sys
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
+PLAIN_EVERY_S = 10.0
+
+
+class Console:
+    """Progress and news. ``quiet`` silences it, for --json and for use as a library."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._terminal = sys.stderr.isatty()
+
+    def say(self, text: str) -> None:
+        """One line of news."""
+        if not self._quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    def track(self, items: Sequence[T], what: str) -> Iterator[T]:
+        """The items, with a bar and the time left on a terminal, a line now and then in a pipe."""
+        if self._quiet:
+            yield from items
+        elif self._terminal:
+            from rich.console import Console as RichConsole
+            from rich.progress import track
+
+            yield from track(items, what, console=RichConsole(stderr=True), transient=True)
+        else:
+            yield from self._plain(items, len(items), what)
+
+    def _plain(self, items: Iterable[T], total: int, what: str) -> Iterator[T]:
+        start = last = time.perf_counter()
+        for i, item in enumerate(items):
+            yield item
+            now = time.perf_counter()
+            if now - last > PLAIN_EVERY_S and i + 1 < total:
+                left = (now - start) / (i + 1) * (total - i - 1)
+                self.say(f"{what}: {i + 1}/{total}, about {left:.0f} s left")
+                last = now
+
+
+@contextlib.contextmanager
+def hush() -> Iterator[None]:
+    """Hide the converters' chatter: warnings, log lines and prints that are no news to a user."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+@contextlib.contextmanager
+def hush_native() -> Iterator[None]:
+    """Hide what a C library writes to stderr by itself; the caller says in one line what matters."""
+    saved = os.dup(2)
+    sink = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(sink, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(sink)

@@ -1,0 +1,89 @@
+"""What is installed here, what that allows, and the exact line that installs what is missing."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from edgepv.errors import TargetUnavailableError
+from edgepv.measure import device_facts
+from edgepv.optional import litert_interpreter, present
+from edgepv.targets import targets
+from edgepv.types import encode
+
+PACKAGES = {
+    "numpy": ("numpy", None),
+    "cv2": ("opencv-python-headless", None),
+    "onnxruntime": ("onnxruntime", "cpu"),
+    "openvino": ("openvino", "cpu"),
+    "ai_edge_litert": ("ai-edge-litert", "mobile"),
+    "torch": ("torch", "compress"),
+    "onnx": ("onnx", "compress"),
+    "nncf": ("nncf", "compress"),
+    "torch_pruning": ("torch-pruning", "compress"),
+    "litert_torch": ("litert-torch", "compress"),
+    "ai_edge_quantizer": ("ai-edge-quantizer", "compress"),
+    "tensorrt_rtx": ("tensorrt-rtx", "trt-check"),
+}
+
+
+def examine() -> dict[str, Any]:
+    """Packages, per target whether it can be built, run and measured here, and the pip lines that help."""
+    packages = {}
+    for module, (distribution, extra) in PACKAGES.items():
+        packages[distribution] = {"version": _version(distribution, module), "extra": extra}
+    found = {}
+    cures: set[str] = set()
+    for target in targets().values():
+        build = [e for m, e in target.needs_build if not present(m)]
+        run = [e for m, e in target.needs_run if not _runs(m)]
+        found[target.name] = {
+            "build": not build,
+            "run": not run and target.status != "host-checked",
+            "why": _why(target.status, build, run),
+        }
+        cures |= {f"pip install 'edgepv[{extra}]'" for extra in (*build, *run)}
+    return {
+        "device": encode(device_facts()),
+        "packages": packages,
+        "targets": found,
+        "cures": sorted(cures),
+    }
+
+
+def _version(distribution: str, module: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "installed" if present(module) else None
+
+
+def _runs(module: str) -> bool:
+    """Present, and for LiteRT an interpreter that can really be had."""
+    if module != "ai_edge_litert":
+        return present(module)
+    try:
+        return litert_interpreter() is not None
+    except TargetUnavailableError:
+        return False
+
+
+def _why(status: str, build: list[str], run: list[str]) -> str:
+    missing = sorted({*build, *run})
+    if missing:
+        return f"missing: edgepv[{','.join(missing)}]"
+    if status == "host-checked":
+        return "packs and checks here; engines are built, run and timed on the device"
+    return "builds, runs and is timed here"
+
+
+def show(found: dict[str, Any]) -> None:
+    """Print it for a person."""
+    device = found["device"]
+    print(f"{device['cpu']}, {device['cores']} cores, {device['arch']}, {' '.join(device['flags'])}")
+    for name, row in found["packages"].items():
+        cure = f"  pip install 'edgepv[{row['extra']}]'" if row["version"] is None else ""
+        print(f"  {name:24} {row['version'] or 'not installed'}{cure}")
+    for name, row in found["targets"].items():
+        words = ["yes" if row[verb] else "no" for verb in ("build", "run")]
+        print(f"{name:8} build {words[0]:3} run {words[1]:3} {row['why']}")

@@ -1,0 +1,87 @@
+"""Golden vectors: recorded frames and answers that a copy of the bundle must reproduce."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgepv.bundle import GOLDEN, Bundle, replay_variant
+from edgepv.clips import preprocess
+from edgepv.errors import ParityError, TargetUnavailableError
+from edgepv.runtimes.engine import Engine, open_engine
+from edgepv.stream import Stepper
+from edgepv.types import Variant
+
+FLOAT_TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2, "fp16": 1e-2, "int8": 5e-2}
+
+
+@dataclass(frozen=True)
+class Replay:
+    """One variant replayed. error: rmse against the recorded answer; limit: what is allowed.
+
+    Both are None with ``skipped`` saying why it was not replayed here.
+    """
+
+    variant: str
+    error: float | None
+    limit: float | None
+    skipped: str | None = None
+
+
+def play(engine: Engine, variant: Variant, frames: np.ndarray) -> np.ndarray:
+    """Logits (N, classes) after each of N camera frames (N, H, W, 3) uint8; closes the engine."""
+    stepper = Stepper(engine.infer, variant.spec, variant.stream)
+    try:
+        return np.concatenate([stepper.step(preprocess(f, variant.spec))["logits"] for f in frames])
+    finally:
+        engine.close()
+
+
+def replay(bundle: Bundle) -> list[Replay]:
+    """Replay the golden frames through every variant whose engine is here.
+
+    Raises ParityError for the first variant that does not reproduce its recorded answers.
+    """
+    from safetensors.numpy import load_file
+
+    recorded = load_file(bundle.folder / GOLDEN)
+    results = []
+    for variant in bundle.content.variants:
+        runnable = replay_variant(variant) if variant.engine == "tensorrt" else variant
+        try:
+            engine = open_engine(runnable, bundle.folder)
+        except TargetUnavailableError as e:
+            results.append(Replay(variant.name, None, None, str(e)))
+            continue
+        got = play(engine, runnable, recorded["frames"])
+        results.append(_compare(variant, got, recorded))
+    return results
+
+
+def _compare(variant: Variant, got: np.ndarray, recorded: dict[str, np.ndarray]) -> Replay:
+    wanted, original = recorded[variant.name], recorded["original"]
+    error, limit = rmse(got, wanted), tolerance(variant.precision, wanted, original)
+    if not error <= limit:  # a NaN error is not within any limit
+        raise ParityError(
+            f"{variant.name} answers otherwise here than where the bundle was made: rmse {error:.3g}, "
+            f"allowed {limit:.3g}. The engine or its version differs; export the bundle again"
+        )
+    return Replay(variant.name, error, limit)
+
+
+def tolerance(precision: str, recorded: np.ndarray, original: np.ndarray) -> float:
+    """Largest rmse a replay may have against the recorded answer, in logits.
+
+    INT8: half of what quantization itself changed. A plain 2 % tolerance is wider than the whole INT8
+    error, so a float engine would pass for an INT8 one. Other precisions: a share of the answer's size.
+    """
+    share = FLOAT_TOLERANCE[precision] * rmse(original, 0.0)
+    if precision != "int8":
+        return share
+    return 0.5 * rmse(recorded, original) or share
+
+
+def rmse(a: np.ndarray, b: np.ndarray | float) -> float:
+    """Root mean square difference."""
+    return float(np.sqrt(((np.asarray(a, np.float64) - b) ** 2).mean()))

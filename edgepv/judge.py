@@ -1,0 +1,181 @@
+"""Judge variants on held-out clips: parity, accuracy against the original, and which one runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from edgepv.errors import AccuracyGateError, LatencyGateError, ParityError
+from edgepv.export.audit import audit
+from edgepv.export.parity import by_file_names, compare, first_divergence, saturation
+from edgepv.measure import clip_logits, scores
+from edgepv.runtimes.engine import open_engine
+from edgepv.stats import accuracy, paired_drop
+from edgepv.stream import Tensors
+from edgepv.types import Accuracy, Measurement, PairedDrop, Parity, Target, Variant
+
+SAME_NUMBERS_DB = 80.0  # at this SQNR the answers are equal to four digits: no clip can tell them apart
+PROBES = 8  # inputs used to look inside a graph; more show the same
+
+
+@dataclass(frozen=True)
+class Exam:
+    """Held-out clips and what the original answers on them.
+
+    clips: (T, C, H, W) float32 each. truth: label index per clip, None where the clips carry no label.
+    original: logits per clip of the torch original; model: of the (possibly pruned) torch model that
+    was converted. feeds: inputs with rolled states from these clips, to look inside artifacts.
+    """
+
+    labels: tuple[str, ...]
+    clips: tuple[np.ndarray, ...]
+    truth: tuple[int, ...] | None
+    warmup: int
+    original: tuple[np.ndarray, ...]
+    model: tuple[np.ndarray, ...]
+    feeds: tuple[Tensors, ...]
+    max_drop: float
+
+    def accuracy(self, logits: Sequence[np.ndarray]) -> Accuracy | None:
+        """Top-1 and its table; None without labels."""
+        if self.truth is None:
+            return None
+        return accuracy(self.truth, scores(logits, self.warmup), self.labels)
+
+    def drop(self, logits: Sequence[np.ndarray], sqnr_db: float) -> PairedDrop | None:
+        """Accuracy lost against the original on the same clips; None without labels."""
+        if self.truth is None:
+            return None
+        sides = [scores(x, self.warmup).argmax(1) for x in (self.original, logits)]
+        right = [[bool(a == t) for a, t in zip(side, self.truth)] for side in sides]
+        drop = paired_drop(right[0], right[1], max_drop=self.max_drop)
+        if sqnr_db >= SAME_NUMBERS_DB and drop.lost == drop.won == 0:
+            drop = replace(drop, low=0.0, high=0.0, verdict="pass", clips_needed=None)
+        return drop
+
+
+def examine(variant: Variant, folder: Path, target: Target, exam: Exam) -> Measurement:
+    """Run one artifact on the held-out clips and compare it with the original; no timing here.
+
+    TensorRT files are run by ONNX Runtime: their numbers are checked, their speed is not measured.
+    """
+    runnable = replace(variant, engine="onnxruntime") if variant.engine == "tensorrt" else variant
+    engine = open_engine(runnable, folder)
+    try:
+        logits = clip_logits(engine.infer, runnable, exam.clips)
+    finally:
+        engine.close()
+    parity = _parity(runnable, folder, target, exam, logits)
+    against_original = exam.drop(logits, _sqnr_to_original(exam, logits))
+    return Measurement(
+        variant=variant.name,
+        target=target.name,
+        engine=variant.engine,
+        precision=variant.precision,
+        form=variant.form,
+        status=target.status,
+        bytes=_bytes(folder / variant.path),
+        state_bytes=variant.stream.state_bytes if variant.stream else None,
+        accuracy=exam.accuracy(logits),
+        drop=against_original,
+        parity=parity,
+        audit=audit(variant, folder),
+    )
+
+
+def _parity(
+    variant: Variant, folder: Path, target: Target, exam: Exam, logits: Sequence[np.ndarray]
+) -> Parity:
+    probes = by_file_names(variant, exam.feeds[:PROBES])
+    return compare(
+        np.concatenate(exam.model),
+        np.concatenate(list(logits)),
+        min_sqnr_db=target.min_sqnr_db[variant.precision],
+        saturation=saturation(folder / variant.path, probes) if variant.precision == "int8" else None,
+    )
+
+
+def localise(variant: Variant, base: Variant, folder: Path, exam: Exam, parity: Parity) -> Parity:
+    """The same parity with the first node that diverges from the float graph ``base`` named."""
+    engine = "litert" if variant.engine == "litert" else "onnxruntime"
+    node = first_divergence(
+        folder / base.path,
+        folder / variant.path,
+        engine,
+        by_file_names(variant, exam.feeds[:PROBES]),
+        min_sqnr_db=parity.min_sqnr_db,
+    )
+    return replace(parity, first_divergence=node)
+
+
+def _sqnr_to_original(exam: Exam, logits: Sequence[np.ndarray]) -> float:
+    return compare(np.concatenate(exam.original), np.concatenate(list(logits)), min_sqnr_db=0.0).sqnr_db
+
+
+def _bytes(path: Path) -> int:
+    """Size of a model file, with the .bin that belongs to an OpenVINO .xml."""
+    beside = path.with_suffix(".bin") if path.suffix == ".xml" else None
+    return path.stat().st_size + (beside.stat().st_size if beside else 0)
+
+
+def choose(rows: Sequence[Measurement], *, latency_ms: float | None) -> tuple[Measurement, str]:
+    """The row that runs, and the reason in one sentence.
+
+    Among the rows that keep parity and accuracy, the one with the lowest p50 on the first thread
+    count; where nothing is timed here, the smallest file. ``latency_ms`` is a gate on p99.
+    Raises ParityError, AccuracyGateError or LatencyGateError naming what came nearest.
+    """
+    faithful = [r for r in rows if r.parity is None or r.parity.verdict != "fail"]
+    if not faithful:
+        best = max(rows, key=lambda r: r.parity.sqnr_db if r.parity else 0.0)
+        assert best.parity
+        raise ParityError(
+            f"no artifact computes what the original does: {best.variant} reaches "
+            f"{best.parity.sqnr_db:.1f} dB of the {best.parity.min_sqnr_db:.0f} dB promised; first "
+            f"diverging node: {best.parity.first_divergence or 'not found'}. Keep that layer in float, "
+            "or use --precision fp32"
+        )
+    kept = [r for r in faithful if keeps_accuracy(r.drop)]
+    if not kept:
+        best = min(faithful, key=lambda r: r.drop.points if r.drop else 0.0)
+        assert best.drop
+        raise AccuracyGateError(
+            f"every artifact loses more than {best.drop.max_drop:g} points; the best is {best.variant} "
+            f"with {best.drop.points:.1f} ({best.drop.low:.1f} to {best.drop.high:.1f}, "
+            f"{best.drop.n} clips). Prune less, use --precision fp32, or raise --max-drop"
+        )
+    timed = [r for r in kept if r.latency]
+    if not timed:
+        best = min(kept, key=lambda r: r.bytes or 0)
+        return best, f"{best.variant} runs: the smallest file; its speed is not measured on this host"
+    best = min(timed, key=lambda r: r.latency[0].p50_ms)
+    if latency_ms is not None and best.latency[0].p99_ms > latency_ms:
+        raise LatencyGateError(
+            f"no artifact answers within {latency_ms:g} ms; the nearest is {best.variant} with p99 "
+            f"{best.latency[0].p99_ms:.2f} ms on {best.latency[0].threads} thread. Prune more, or use a "
+            "smaller model"
+        )
+    return best, _why(best, timed)
+
+
+def keeps_accuracy(drop: PairedDrop | None) -> bool:
+    """Whether a row may run: it did not fail the gate, and what it was seen to lose is within it."""
+    return drop is None or (drop.verdict != "fail" and drop.points <= drop.max_drop)
+
+
+def _why(best: Measurement, timed: Sequence[Measurement]) -> str:
+    p50 = best.latency[0].p50_ms
+    others = sorted((r for r in timed if r is not best), key=lambda r: r.latency[0].p50_ms)
+    text = (
+        f"{best.variant} runs: p50 {p50:.2f} ms on {best.latency[0].threads} thread, the fastest of "
+        f"{len(timed)} that keep parity and accuracy"
+    )
+    if others:
+        text += f"; next is {others[0].variant}, {others[0].latency[0].p50_ms / p50:.2f}x as long"
+    slower = [r for r in others if r.precision == "int8" and best.precision != "int8"]
+    if slower:
+        text += f"; INT8 is slower here ({slower[0].variant}: {slower[0].latency[0].p50_ms:.2f} ms)"
+    return text

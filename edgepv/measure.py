@@ -1,0 +1,134 @@
+"""Measure variants on this machine: answers on real clips, latency interleaved, memory, device facts."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgepv.clips import clip_scores, hold_last
+from edgepv.isolated import call
+from edgepv.runtimes.engine import Engine, open_engine
+from edgepv.stats import percentiles_ms
+from edgepv.stream import Infer, Stepper, Tensors, roll
+from edgepv.types import DeviceFacts, Latency, Variant, decode, encode
+
+CALLS = 200
+WARMUP = 20
+TELLING_FLAGS = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx_vnni",
+    "amx_int8",
+    "asimd",
+    "asimddp",
+    "i8mm",
+)
+
+
+def device_facts() -> DeviceFacts:
+    """What this machine is. Never guesses: what the system does not say is left out."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    fields = dict(line.split(":", 1) for line in lines if ":" in line)
+    fields = {k.strip(): v.strip() for k, v in fields.items()}
+    flags = set((fields.get("flags") or fields.get("Features") or "").split())
+    return DeviceFacts(
+        cpu=fields.get("model name", platform.processor() or "not known"),
+        cores=len(os.sched_getaffinity(0)),
+        arch=platform.machine(),
+        flags=tuple(f for f in TELLING_FLAGS if f in flags),
+        os=f"{platform.system()} {platform.release()}",
+        python=platform.python_version(),
+        load=round(os.getloadavg()[0], 2),
+    )
+
+
+def clip_logits(infer: Infer, variant: Variant, clips: Iterable[np.ndarray]) -> list[np.ndarray]:
+    """Logits after every frame of every clip, streamed frame by frame as a camera would.
+
+    clips: (T, C, H, W) float32 each, preprocessed; short ones are held on their last frame.
+    Returns one (T, classes) array per clip.
+    """
+    stepper = Stepper(infer, variant.spec, variant.stream)
+    return [
+        np.concatenate([out["logits"] for _, out in roll(stepper, hold_last(clip, stepper.warmup))])
+        for clip in clips
+    ]
+
+
+def scores(logits: Sequence[np.ndarray], warmup: int) -> np.ndarray:
+    """One row of scores per clip, (clips, classes): the mean of the valid frames' logits."""
+    return np.stack([clip_scores(rows, warmup) for rows in logits])
+
+
+def interleaved(
+    engines: dict[str, Engine | Any],
+    feeds: Sequence[Tensors],
+    *,
+    threads: int,
+    calls: int = CALLS,
+    warmup: int = WARMUP,
+) -> dict[str, Latency]:
+    """Time of one call of each engine, taking turns, so that all meet the same machine load.
+
+    feeds: real inputs with rolled states, used in turn; the same ones for every engine.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in engines}
+    for i in range(warmup + calls):
+        feed = feeds[i % len(feeds)]
+        for name, engine in engines.items():
+            start = time.perf_counter()
+            engine.infer(feed)
+            elapsed = time.perf_counter() - start
+            if i >= warmup:
+                seconds[name].append(elapsed)
+    names = tuple(engines)
+    return {name: Latency(*percentiles_ms(s), calls, warmup, threads, names) for name, s in seconds.items()}
+
+
+def latencies(
+    variants: Sequence[Variant],
+    folder: Path,
+    feeds: Sequence[Tensors],
+    *,
+    original: Callable[[int], Engine] | None,
+    threads: Sequence[int] = (1, 2),
+) -> dict[str, tuple[Latency, ...]]:
+    """Latency rows per variant, one per thread count. ``original`` opens the torch model as "torch-fp32"."""
+    rows: dict[str, list[Latency]] = {}
+    for count in threads:
+        engines: dict[str, Engine] = {}
+        if original:
+            engines["torch-fp32"] = original(count)
+        engines |= {v.name: open_engine(v, folder, threads=count) for v in variants}
+        for name, latency in interleaved(engines, feeds, threads=count).items():
+            rows.setdefault(name, []).append(latency)
+        for engine in engines.values():
+            engine.close()
+    return {name: tuple(found) for name, found in rows.items()}
+
+
+def peak_rss_mb(variant: Variant, folder: Path) -> float:
+    """Peak resident memory, in MiB, of a fresh process that loads the variant and steps it 20 times."""
+    return float(call("edgepv.measure:rss_of", variant=encode(variant), folder=str(folder)))
+
+
+def rss_of(variant: dict[str, Any], folder: str) -> float:
+    """Subprocess side of ``peak_rss_mb``."""
+    chosen = decode(Variant, variant)
+    engine = open_engine(chosen, Path(folder))
+    stepper = Stepper(engine.infer, chosen.spec, chosen.stream)
+    frame = np.zeros(chosen.spec.input.shape, np.float32)
+    frame = frame if chosen.stream else frame[:, :, 0]
+    for _ in range(20):
+        stepper.step(frame)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

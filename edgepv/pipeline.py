@@ -1,0 +1,716 @@
+"""The line: load -> prune -> lower -> quantize -> convert -> examine -> bundle, one straight path."""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgepv import bundle, judge, report
+from edgepv.bundle import Content, Measured
+from edgepv.cache import cached
+from edgepv.calibration import PREPROCESSING, CalibrationSet, calibration_set, rolled_feeds
+from edgepv.checkpoint import build, from_files, read_spec, record, versions
+from edgepv.clips import Clip, find_clips, hold_last, model_frames, read_video, resample, split_clips
+from edgepv.console import Console
+from edgepv.errors import InconclusiveError, TargetUnavailableError, UsageError
+from edgepv.export.job import Job, Packed
+from edgepv.files import digest, sha256, whole_folder, write_json, write_text
+from edgepv.measure import clip_logits, device_facts, latencies, peak_rss_mb
+from edgepv.optional import need, present
+from edgepv.runtimes.eager import EagerEngine
+from edgepv.runtimes.engine import Engine, open_engine
+from edgepv.stream import Stepper, Tensors, roll
+from edgepv.targets import target as find_target
+from edgepv.types import (
+    Checkpoint,
+    Measurement,
+    ModelSpec,
+    Report,
+    StepRecord,
+    Target,
+    Variant,
+    decode,
+    encode,
+)
+from edgepv.zoo import checkpoint as zoo_checkpoint
+
+ORIGINAL = "torch-fp32"
+POSTPROCESSING = "softmax of logits; a clip's answer is the mean of logits over valid frames"
+CALIBRATION_CLIPS = 24
+STRAY = "kept out of the bundle"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything `edgepv export` was asked for, resolved; the plan that --dry-run prints.
+
+    max_drop: points of top-1 that INT8 and pruning together may cost. gate: whether the user set it
+    (then too few clips to tell is an error). latency_ms: p99 limit on this machine, None for none.
+    """
+
+    model: str = "pv-conv-small"
+    targets: tuple[str, ...] = ("cpu",)
+    out: str = "bundle"
+    weights: str | None = None
+    spec: str | None = None
+    clips: str | None = None
+    prune: float = 0.0
+    precision: str = "auto"
+    max_drop: float = 1.0
+    gate: bool = False
+    latency_ms: float | None = None
+    seed: int = 0
+    force: bool = False
+    trust_pickle: bool = False
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model to export: a checkpoint, or an ONNX file (then ``checkpoint`` is None)."""
+
+    spec: ModelSpec
+    checkpoint: Checkpoint | None
+    onnx: Path | None = None
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the weights or of the ONNX file."""
+        return self.checkpoint.sha256 if self.checkpoint else sha256(self.onnx or Path())
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Clips by use; no group stands on two sides. ``origin`` says where they come from."""
+
+    train: tuple[Clip, ...]
+    calibration: tuple[Clip, ...]
+    held_out: tuple[Clip, ...]
+    origin: str
+    fits: bool = True
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One finished bundle."""
+
+    target: str
+    folder: Path
+    digest: str
+    chosen: Measurement
+    report: Report
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class Line:
+    """One run of the line: its options, its scratch folder and its console."""
+
+    options: Options
+    scratch: Path
+    console: Console = field(default_factory=Console)
+
+    def step(
+        self, name: str, key: dict[str, Any], tools: tuple[str, ...], make: Callable[[Path], Any]
+    ) -> tuple[Path, Any]:
+        """(folder, result) of one cached step; equal keys and tool versions are computed once."""
+        folder, result, hit = cached(
+            {"step": name, **key, "tools": versions(("edgepv", "numpy", *tools))}, make
+        )
+        self.console.say(f"{name}: {'read from the cache' if hit else 'done'}")
+        return folder, result
+
+
+def export(options: Options, console: Console) -> list[Exported]:
+    """Make one bundle per target below ``options.out``.
+
+    Everything is built in a scratch folder and renamed into place when it is complete. Raises
+    EdgepvError of the kind that names what went wrong; then nothing new is left behind.
+    """
+    targets = [find_target(name) for name in options.targets]
+    check_options(options, targets)
+    source = load(options)
+    clips = gather(options, source.spec)
+    console.say(f"model {source.spec.name} ({source.sha256[:12]}), clips: {clips.origin}")
+    with tempfile.TemporaryDirectory(prefix="edgepv-") as scratch:
+        line = Line(options, Path(scratch), console)
+        subject = prepare(line, source, clips)
+        made = []
+        for target in targets:
+            folder = bundle_folder(options, target.name)
+            with whole_folder(folder, replace=options.force) as tmp:
+                made.append(replace(pack(line, subject, target, tmp), folder=folder))
+            bundle.zip_bundle(folder, folder.with_name(folder.name + ".zip"))
+            console.say(f"{target.name}: {folder} ({made[-1].digest[:12]}): {made[-1].chosen.variant}")
+    return made
+
+
+def exit_code(options: Options, made: Sequence[Exported]) -> int:
+    """6 if the user asked for an accuracy gate and a chosen variant has too few clips to tell; else 0."""
+    drops = [m.chosen.drop for m in made]
+    undecided = any(d is None or d.verdict == "inconclusive" for d in drops)
+    return InconclusiveError.exit_code if options.gate and undecided else 0
+
+
+def plan(options: Options) -> dict[str, Any]:
+    """What ``export`` would do, checked as far as that is possible without doing it."""
+    targets = [find_target(name) for name in options.targets]
+    check_options(options, targets)
+    source = load(options)
+    clips = gather(options, source.spec)
+    wanted = {t.name: t.precisions if options.precision == "auto" else (options.precision,) for t in targets}
+    return {
+        "model": source.spec.name,
+        "weights": source.sha256,
+        "clips": f"{clips.origin}: {len(clips.train)} train, {len(clips.calibration)} calibration, "
+        f"{len(clips.held_out)} held out",
+        "prune": f"{options.prune:.0%}, then fine-tune" if options.prune else "off",
+        "precisions": "; ".join(f"{name}: {', '.join(p)}" for name, p in wanted.items()),
+        "gate": f"at most {options.max_drop:g} points" + ("" if options.gate else " (reported only)"),
+        "latency": f"p99 at most {options.latency_ms:g} ms" if options.latency_ms else "no limit",
+        "seed": options.seed,
+        "bundles": ", ".join(str(bundle_folder(options, t.name)) for t in targets),
+    }
+
+
+def bundle_folder(options: Options, target: str) -> Path:
+    """Where a target's bundle goes: ``out`` itself for one target, ``out/target`` for several."""
+    return Path(options.out) if len(options.targets) == 1 else Path(options.out) / target
+
+
+def check_options(options: Options, targets: Sequence[Target]) -> None:
+    """Raise for anything that can be refused before work begins."""
+    for target in targets:
+        if options.precision not in ("auto", *target.precisions):
+            raise UsageError(
+                f"{target.name} has no precision '{options.precision}'. It has auto, "
+                f"{', '.join(target.precisions)}"
+            )
+        folder = bundle_folder(options, target.name)
+        if folder.exists() and not options.force:
+            raise UsageError(f"{folder} already exists. Choose another --out, or replace it with --force")
+        if folder.exists() and not (folder / bundle.MANIFEST).is_file():
+            raise UsageError(f"{folder} exists and is not a bundle; --force replaces bundles only")
+        for module, extra in target.needs_build:
+            if not present(module):
+                raise TargetUnavailableError(
+                    f"packing for {target.name} needs {module}. Run: pip install 'edgepv[{extra}]'"
+                )
+    if options.max_drop < 0:
+        raise UsageError(f"--max-drop {options.max_drop:g}: give points of accuracy, 0 or more")
+    if options.clips and not Path(options.clips).is_dir():
+        raise UsageError(f"{options.clips} is not a folder. --clips wants a folder of video clips")
+
+
+def load(options: Options) -> Source:
+    """The model the user named. Raises UsageError if it is not whole, or its parts do not fit."""
+    name = options.model
+    if name.endswith(".onnx"):
+        if not Path(name).is_file():
+            raise UsageError(f"{name} does not exist. MODEL may be an ONNX file")
+        return Source(_spec(options, name), None, Path(name))
+    if ":" in name:
+        if not options.weights:
+            raise UsageError(f"{name} needs its weights: --weights FILE.safetensors")
+        spec = _spec(options, name)
+        return Source(
+            spec,
+            from_files(name, Path(options.weights), spec, trust_pickle=options.trust_pickle),
+        )
+    if options.weights or options.spec:
+        raise UsageError(
+            f"'{name}' is a built-in model with weights of its own; --weights and --spec go with "
+            "file.py:builder or package.module:builder"
+        )
+    checkpoint = zoo_checkpoint(name)
+    return Source(checkpoint.spec, checkpoint)
+
+
+def _spec(options: Options, name: str) -> ModelSpec:
+    if not options.spec:
+        raise UsageError(f"{name} needs its description: --spec FILE.toml (see docs/spec.md)")
+    return read_spec(Path(options.spec))
+
+
+def gather(options: Options, spec: ModelSpec) -> Clips:
+    """Calibration, training and held-out clips: the user's, else those shipped with the model.
+
+    A model whose labels the shipped clips do not carry gets them as plain video: enough to compare
+    numbers, not to set INT8 ranges or to judge accuracy.
+    """
+    import edgepv.zoo
+
+    shipped = Path(edgepv.zoo.__file__).parent / "clips"
+    if options.clips:
+        found, origin = find_clips(Path(options.clips), spec.labels), options.clips
+        calibration, held_out = split_clips(found, calibration=CALIBRATION_CLIPS)
+        train = tuple(c for c in found if c.split == "train" and c.label)
+        return Clips(train, tuple(calibration), tuple(held_out), origin)
+    found = find_clips(shipped, spec.labels)
+    calibration, held_out = split_clips(found, calibration=CALIBRATION_CLIPS)
+    fits = all(c.label for c in found)
+    origin = "shipped with edgepv" if fits else "shipped with edgepv, as plain video"
+    if not fits and options.precision == "int8":
+        raise UsageError(
+            f"INT8 for {spec.name} needs clips like those its camera will see: --clips DIR. Ranges set "
+            "on other video would silently cost accuracy"
+        )
+    return Clips((), tuple(calibration), tuple(held_out), origin, fits)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The model as the targets' builders get it, with the exam its artifacts must pass."""
+
+    source: Source
+    checkpoint: Checkpoint | None
+    base: Variant
+    base_folder: Path
+    calibration: CalibrationSet | None
+    feeds: tuple[Tensors, ...]
+    exam: judge.Exam
+    original: Callable[[int], Engine]
+    rows: tuple[Measurement, ...]
+    golden_clip: Clip
+
+
+def prepare(line: Line, source: Source, clips: Clips) -> Subject:
+    """Prune, lower, roll the calibration states, and let the original answer the held-out clips."""
+    checkpoint = prune(line, source, clips)
+    base, folder = lower(line, source, checkpoint)
+    spec = base.spec
+    original = _opener(source, source.checkpoint, base, folder)
+    model = _opener(source, checkpoint, base, folder)
+    held = tuple(model_frames(c.path, spec) for c in line.console.track(clips.held_out, "decoding"))
+    line.console.say(f"running the original on {len(held)} held-out clips")
+    answers = clip_logits(original(1).infer, base, held)
+    pruned = checkpoint is not source.checkpoint
+    model_answers = clip_logits(model(1).infer, base, held) if pruned else answers
+    labelled = all(c.label for c in clips.held_out)
+    stepper = Stepper(model(1).infer, spec, base.stream)
+    exam = judge.Exam(
+        labels=spec.labels,
+        clips=held,
+        truth=tuple(spec.labels.index(str(c.label)) for c in clips.held_out) if labelled else None,
+        warmup=stepper.warmup,
+        original=tuple(answers),
+        model=tuple(model_answers),
+        feeds=tuple(_probe_feeds(stepper, held)),
+        max_drop=line.options.max_drop,
+    )
+    calibration, feeds = None, []
+    if clips.fits and line.options.precision in ("auto", "int8"):
+        calibration = calibration_set(clips.calibration, spec)
+        feeds = rolled_feeds(stepper, calibration, spec)
+    rows = _torch_rows(source, checkpoint, base, exam, pruned)
+    return Subject(
+        source,
+        checkpoint,
+        base,
+        folder,
+        calibration,
+        tuple(feeds),
+        exam,
+        original,
+        rows,
+        clips.held_out[0],
+    )
+
+
+def _opener(
+    source: Source, checkpoint: Checkpoint | None, base: Variant, folder: Path
+) -> Callable[[int], Engine]:
+    """Opens the original: torch eager for a checkpoint, ONNX Runtime for a user's ONNX file."""
+    if checkpoint is None:
+        return lambda threads: open_engine(base, folder, threads=threads)
+    module = build(checkpoint)
+
+    def opened(threads: int) -> Engine:
+        need("torch", extra="compress").set_num_threads(threads)
+        return EagerEngine(module, base.spec.input.name, base.stream)
+
+    return opened
+
+
+def _probe_feeds(stepper: Stepper, held: Sequence[np.ndarray]) -> list[Tensors]:
+    """One input with warm states per held-out clip."""
+    probes = []
+    for clip in held[:32]:
+        *_, (feeds, _) = roll(stepper, hold_last(clip, stepper.warmup))
+        probes.append(feeds)
+    return probes
+
+
+def _torch_rows(
+    source: Source, checkpoint: Checkpoint | None, base: Variant, exam: judge.Exam, pruned: bool
+) -> tuple[Measurement, ...]:
+    """The original, and the pruned torch model if there is one, as rows of the report."""
+    if source.checkpoint is None or checkpoint is None:
+        row = Measurement(
+            ORIGINAL,
+            "host",
+            "onnxruntime",
+            "fp32",
+            base.form,
+            "the user's ONNX file",
+            accuracy=exam.accuracy(exam.original),
+        )
+        return (row,)
+    rows = [_torch_row(ORIGINAL, source.checkpoint, base, exam, exam.original)]
+    if pruned:
+        rows.append(_torch_row("torch-pruned", checkpoint, base, exam, exam.model))
+    return tuple(rows)
+
+
+def _torch_row(
+    name: str, checkpoint: Checkpoint, base: Variant, exam: judge.Exam, logits: Sequence[np.ndarray]
+) -> Measurement:
+    from edgepv.export.cost import gflops_per_frame
+
+    module = build(checkpoint)
+    return Measurement(
+        variant=name,
+        target="host",
+        engine="torch",
+        precision="fp32",
+        form=base.form,
+        status="the original" if name == ORIGINAL else "pruned and fine-tuned",
+        bytes=Path(checkpoint.weights).stat().st_size,
+        params=sum(p.numel() for p in module.parameters()),
+        gflops_per_frame=gflops_per_frame(module, checkpoint.spec),
+        state_bytes=base.stream.state_bytes if base.stream else None,
+        accuracy=exam.accuracy(logits),
+        drop=exam.drop(logits, 0.0) if name != ORIGINAL else None,
+    )
+
+
+def prune(line: Line, source: Source, clips: Clips) -> Checkpoint | None:
+    """The checkpoint with ``--prune`` applied and fine-tuned; the same one where that is off."""
+    ratio = line.options.prune
+    checkpoint = source.checkpoint
+    if not ratio:
+        return checkpoint
+    if checkpoint is None:
+        raise UsageError("an ONNX file cannot be pruned here: channels are cut in torch. Use --prune 0")
+    if not clips.train:
+        raise UsageError(
+            "--prune needs training clips to fine-tune on: --clips DIR with a train split. "
+            "A pruned model that is not fine-tuned has lost its accuracy"
+        )
+    from edgepv.quantize import finetune
+    from edgepv.quantize import prune as pruning
+
+    cut = pruning.Step(ratio)
+    tune = finetune.Step(seed=line.options.seed)
+
+    def make(folder: Path) -> Any:
+        line.console.say(f"pruning {ratio:.0%} of the channels")
+        small = cut(checkpoint, folder / "cut.safetensors")
+        frames = [
+            model_frames(c.path, checkpoint.spec)
+            for c in line.console.track(clips.train, "decoding training clips")
+        ]
+        truth = [checkpoint.spec.labels.index(str(c.label)) for c in clips.train]
+        line.console.say(f"fine-tuning on {len(frames)} clips, {tune.epochs} epochs")
+        tuned = tune(
+            small,
+            checkpoint,
+            frames,
+            truth,
+            folder / "pruned.safetensors",
+            progress=lambda epochs: line.console.track(epochs, "fine-tuning"),
+        )
+        return encode(replace(tuned, weights="pruned.safetensors"))
+
+    key = {
+        "weights": checkpoint.sha256,
+        "builder": checkpoint.builder,
+        "cut": encode_step(cut),
+        "tune": encode_step(tune),
+        "clips": digest([sha256(c.path) for c in clips.train]),
+    }
+    folder, result = line.step("prune", key, ("torch", "torch-pruning"), make)
+    found = decode(Checkpoint, result)
+    return replace(found, weights=str(folder / found.weights))
+
+
+def encode_step(step: Any) -> dict[str, Any]:
+    """A compression step's name and options, as data."""
+    return {"step": f"{type(step).__module__}", **vars(step)}
+
+
+def lower(line: Line, source: Source, checkpoint: Checkpoint | None) -> tuple[Variant, Path]:
+    """(float ONNX variant, folder it lies in)."""
+    from edgepv.export import to_onnx
+
+    if checkpoint is None:
+        assert source.onnx
+        base = to_onnx.read_onnx(source.onnx, source.spec)
+        return base, source.onnx.parent
+
+    def make(folder: Path) -> Any:
+        line.console.say("lowering to ONNX")
+        return encode(to_onnx.lower(build(checkpoint), checkpoint.spec, folder / "model.onnx"))
+
+    key = {
+        "weights": checkpoint.sha256,
+        "builder": _builder_digest(checkpoint.builder),
+        "spec": digest(checkpoint.spec),
+    }
+    folder, result = line.step("lower", key, ("torch", "onnx", "onnxscript"), make)
+    base = decode(Variant, result)
+    step = record(
+        "lower",
+        {"opset": to_onnx.OPSET},
+        {"weights": checkpoint.sha256},
+        {base.path: base.sha256},
+        ("torch", "onnx", "onnxscript"),
+    )
+    return replace(base, steps=(*checkpoint.steps, step)), folder
+
+
+def _builder_digest(builder: str) -> str:
+    """The builder's name and, for a user's file, its text: an edited builder is another model."""
+    place = builder.rpartition(":")[0]
+    return f"{builder}@{sha256(Path(place))}" if place.endswith(".py") else builder
+
+
+def pack(line: Line, subject: Subject, target: Target, folder: Path) -> Exported:
+    """Build, examine and measure every variant of one target in ``folder``, and write the bundle."""
+    models = folder / "models"
+    models.mkdir()
+    shutil.copyfile(subject.base_folder / subject.base.path, models / "model.onnx")
+    base = replace(subject.base, path="model.onnx")
+    packed = run_builder(line, subject, target, replace(subject, base=base).base, models)
+    rows = (
+        [
+            judge.examine(v, models, target, subject.exam)
+            for v in line.console.track(packed.variants, f"{target.name}: running on held-out clips")
+        ]
+        if target.min_sqnr_db
+        else [_unexamined(v, target) for v in packed.variants]
+    )
+    rows = [_localised(r, packed, base, models, subject) for r in rows]
+    rows, torch_rows = _timed(line, subject, target, packed, rows, models)
+    chosen, why = judge.choose(rows, latency_ms=line.options.latency_ms)
+    kept = [
+        v
+        for v, r in zip(packed.variants, rows)
+        if (r.parity is None or r.parity.verdict != "fail") and judge.keeps_accuracy(r.drop)
+    ]
+    reasons = (
+        f"{target.name}: {why}",
+        *(f"{r.variant} {STRAY}: {_fault(r)}" for r in rows if r.variant not in {v.name for v in kept}),
+        *(f"{name} was not made: {cause}" for name, cause in packed.failed.items()),
+        *packed.notes,
+    )
+    title = f"{subject.base.spec.name} for {target.name}"
+    found = Report(title, (*torch_rows, *rows), ORIGINAL, _all_steps(kept), reasons)
+    _sweep(models, kept, packed.files)
+    write_bundle(subject, target, folder, kept, found, chosen)
+    return Exported(target.name, folder, bundle.read(folder).digest, chosen, found, packed.notes)
+
+
+def run_builder(line: Line, subject: Subject, target: Target, base: Variant, models: Path) -> Packed:
+    """Call the target's builder with the cache and the quantization room at hand."""
+
+    def work(
+        name: str,
+        options: dict[str, Any],
+        source: Variant,
+        tools: tuple[str, ...],
+        make: Callable[[Path], Variant],
+    ) -> Variant:
+        checkpoint = subject.checkpoint
+        key = {
+            "target": target.name,
+            "options": options,
+            "source": source.sha256,
+            "weights": checkpoint.sha256 if checkpoint else None,
+            "feeds": subject.calibration.digest if subject.calibration else None,
+        }
+        folder, result = line.step(name, key, tools, lambda tmp: encode(make(tmp)))
+        made = decode(Variant, result)
+        for path in folder.glob(f"{Path(made.path).stem}.*"):
+            shutil.copyfile(path, models / path.name)
+        step = record(name, options, {source.path: source.sha256}, {made.path: made.sha256}, tools)
+        return replace(made, steps=(*source.steps, step))
+
+    def compress(step: str, options: dict[str, Any], source: Variant, file: str) -> Variant:
+        module, _, name = step.partition(":")
+        call = getattr(importlib.import_module(module), name)(**options)
+        calibration = subject.calibration
+        assert calibration
+        tools = ("onnxruntime", "openvino", "nncf", "ai-edge-quantizer", "ai-edge-litert")
+        return work(
+            f"int8 {Path(file).stem}",
+            options,
+            source,
+            tools,
+            lambda tmp: call(source, models, subject.feeds, calibration.digest, tmp / file),
+        )
+
+    module, _, name = target.builder.partition(":")
+    wanted = line.options.precision
+    job = Job(
+        base=base,
+        folder=models,
+        checkpoint=subject.checkpoint,
+        feeds=subject.feeds,
+        calibration_digest=subject.calibration.digest if subject.calibration else "",
+        precisions=target.precisions if wanted == "auto" else (wanted,),
+        work=work,
+        compress=compress,
+        say=line.console.say,
+    )
+    packed: Packed = getattr(importlib.import_module(module), name)(job)
+    if not packed.variants:
+        why = next(iter(packed.failed.values()), f"{wanted} is not possible on this machine")
+        raise UsageError(f"{target.name}: nothing could be made. {why}")
+    return packed
+
+
+def _unexamined(variant: Variant, target: Target) -> Measurement:
+    return Measurement(
+        variant.name, target.name, variant.engine, variant.precision, variant.form, target.status
+    )
+
+
+def _localised(
+    row: Measurement, packed: Packed, base: Variant, models: Path, subject: Subject
+) -> Measurement:
+    """Name the first diverging node of a row that failed parity."""
+    if row.parity is None or row.parity.verdict != "fail":
+        return row
+    variant = next(v for v in packed.variants if v.name == row.variant)
+    reference = base
+    if variant.engine == "litert":
+        reference = next((v for v in packed.variants if v.name == "litert-fp32"), variant)
+    found = judge.localise(variant, reference, models, subject.exam, row.parity)
+    return replace(row, parity=found)
+
+
+def _timed(
+    line: Line,
+    subject: Subject,
+    target: Target,
+    packed: Packed,
+    rows: Sequence[Measurement],
+    models: Path,
+) -> tuple[list[Measurement], list[Measurement]]:
+    """(rows with latency and memory, torch rows with latency). TensorRT is not timed on a host."""
+    here = [v for v in packed.variants if v.engine != "tensorrt"]
+    found: dict[str, Any] = {}
+    if here and subject.exam.feeds:
+        line.console.say(f"{target.name}: timing {len(here) + 1} variants, interleaved")
+        found = latencies(here, models, subject.exam.feeds, original=subject.original)
+    facts = device_facts()
+    params = subject.rows[-1].params
+    cost = subject.rows[-1].gflops_per_frame
+    timed = []
+    for variant, row in zip(packed.variants, rows):
+        row = replace(row, params=params, gflops_per_frame=cost, latency=found.get(row.variant, ()))
+        if variant in here:
+            row = replace(row, device=facts, rss_mb=peak_rss_mb(variant, models))
+        timed.append(row)
+    torch_rows = [
+        replace(r, latency=found.get(r.variant, ()), device=facts if r.variant in found else None)
+        for r in subject.rows
+    ]
+    return timed, torch_rows
+
+
+def _fault(row: Measurement) -> str:
+    if row.parity and row.parity.verdict == "fail":
+        return (
+            f"parity {row.parity.sqnr_db:.1f} dB is below {row.parity.min_sqnr_db:.0f} dB, first at "
+            f"{row.parity.first_divergence or 'no single node'}"
+        )
+    assert row.drop
+    return f"it loses {row.drop.points:.1f} points, more than {row.drop.max_drop:g}"
+
+
+def _all_steps(variants: Sequence[Variant]) -> tuple[StepRecord, ...]:
+    """Every step behind the variants, once, in order."""
+    steps: dict[str, StepRecord] = {}
+    for variant in variants:
+        for step in variant.steps:
+            steps.setdefault(digest(step), step)
+    return tuple(steps.values())
+
+
+def _sweep(models: Path, kept: Sequence[Variant], extra: Sequence[str]) -> None:
+    """Remove files that no kept variant and no note refers to. An .xml keeps its .bin."""
+    wanted = {*extra, *(v.path for v in kept)}
+    wanted |= {str(Path(v.path).with_suffix(".bin")) for v in kept if v.path.endswith(".xml")}
+    for path in models.iterdir():
+        if path.name not in wanted:
+            path.unlink()
+
+
+def write_bundle(
+    subject: Subject,
+    target: Target,
+    folder: Path,
+    kept: Sequence[Variant],
+    found: Report,
+    chosen: Measurement,
+) -> None:
+    """Golden vectors, report and manifest."""
+    variants = tuple(replace(v, path=f"models/{v.path}") for v in kept)
+    golden = write_golden(subject, variants, folder)
+    made = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
+    content = Content(
+        name=subject.base.spec.name,
+        target=target.name,
+        spec=subject.base.spec,
+        stream=subject.base.stream,
+        preprocessing=PREPROCESSING,
+        postprocessing=POSTPROCESSING,
+        calibration_digest=subject.calibration.digest if subject.calibration else None,
+        steps=found.steps,
+        variants=variants,
+        golden=golden,
+        files=bundle.digests(folder, made),
+    )
+    write_json(folder / "measured.json", found)
+    write_text(folder / "report.md", report.to_markdown(found))
+    write_text(folder / "report.html", report.to_html(found))
+    measured = Measured(
+        run=chosen.variant,
+        status=target.status,
+        verdict=chosen.drop.verdict if chosen.drop else "not measured",
+        reasons=found.reasons,
+        files=bundle.digests(folder, ["measured.json", "report.md", "report.html"]),
+    )
+    bundle.write(folder, content, measured)
+
+
+def write_golden(subject: Subject, variants: Sequence[Variant], folder: Path) -> dict[str, Any]:
+    """Camera frames of one held-out clip, what the original answers, and what each variant answers."""
+    from safetensors.numpy import save
+
+    from edgepv.golden import play
+
+    spec = subject.base.spec
+    video = read_video(subject.golden_clip.path)
+    taken = resample(len(video.frames), video.fps, spec.fps)[: subject.exam.warmup + 4]
+    frames = hold_last(np.stack([video.frames[i] for i in taken]), subject.exam.warmup + 2)
+    tensors = {"frames": frames, "original": play(subject.original(1), subject.base, frames)}
+    for variant in variants:
+        tensors[variant.name] = play(open_replay(variant, folder), variant, frames)
+    (folder / bundle.GOLDEN).write_bytes(save(tensors))
+    return {"file": bundle.GOLDEN, "frames": len(frames)}
+
+
+def open_replay(variant: Variant, folder: Path) -> Engine:
+    """The variant's own engine, or ONNX Runtime for a file meant for TensorRT."""
+    if variant.engine == "tensorrt":
+        variant = bundle.replay_variant(variant)
+    return open_engine(variant, folder)

@@ -1,0 +1,24 @@
+"""What one new frame costs, counted by torch itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgepv.export.to_onnx import example_inputs, step_module, stream_spec
+from edgepv.types import ModelSpec
+
+
+def gflops_per_frame(module: Any, spec: ModelSpec) -> float:
+    """10^9 floating point operations (multiply and add are two) for one new frame.
+
+    A window model computes its whole clip again for every frame, and is charged for it.
+    Source: torch.utils.flop_counter; counts convolutions and matrix products.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    target = step_module(module) if spec.input.layout == "NCHW" else module
+    values = example_inputs(spec, stream_spec(module, spec)).values()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        target(*(torch.from_numpy(v) for v in values))
+    return float(counter.get_total_flops()) / 1e9

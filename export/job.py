@@ -1,0 +1,58 @@
+"""What a target's builder is given, and what it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from edgepv.stream import Tensors
+from edgepv.types import Checkpoint, Variant
+
+
+class Work(Protocol):
+    """Runs one cached step: ``make`` writes files into a folder and describes the variant."""
+
+    def __call__(
+        self,
+        name: str,
+        options: dict[str, Any],
+        source: Variant,
+        tools: tuple[str, ...],
+        make: Callable[[Path], Variant],
+    ) -> Variant: ...
+
+
+@dataclass(frozen=True)
+class Job:
+    """One target's order.
+
+    base: the float ONNX of the model, at ``folder / base.path``. checkpoint: None if the user gave an
+    ONNX file. feeds: calibration inputs with rolled states; empty when nothing is to be quantized.
+    precisions: what may be built. work: runs a step through the cache and puts its files in ``folder``.
+    compress: calls the quantization step named by "module:Step" with its options.
+    """
+
+    base: Variant
+    folder: Path
+    checkpoint: Checkpoint | None
+    feeds: Sequence[Tensors]
+    calibration_digest: str
+    precisions: tuple[str, ...]
+    work: Work
+    compress: Callable[[str, dict[str, Any], Variant, str], Variant]
+    say: Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A builder's result: variants to run, other files for the bundle, and what a person must know.
+
+    failed: variant name -> why it could not be made. The rest of the bundle stands without it.
+    """
+
+    variants: tuple[Variant, ...]
+    files: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    failed: dict[str, str] = field(default_factory=dict)

@@ -1,0 +1,199 @@
+"""Does an artifact compute what the original computes? And if not, where does it part?"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgepv.stream import Tensors
+from edgepv.types import Parity, Variant, Verdict
+
+MIN_FRAMES = 32  # below this a ratio of powers says more about the frames than about the artifact
+SQNR_CAP_DB = 200.0  # what equal numbers are given; JSON has no infinity
+
+
+def sqnr_db(reference: np.ndarray, got: np.ndarray) -> float:
+    """Signal power over error power, 10 log10, over every element; ``SQNR_CAP_DB`` when equal."""
+    reference, got = np.asarray(reference, np.float64), np.asarray(got, np.float64)
+    if not np.isfinite(got).all():
+        return -SQNR_CAP_DB
+    error = float(((reference - got) ** 2).sum())
+    signal = float((reference**2).sum())
+    if error == 0:
+        return SQNR_CAP_DB
+    return float(np.clip(10 * np.log10(max(signal, 1e-300) / error), -SQNR_CAP_DB, SQNR_CAP_DB))
+
+
+def compare(
+    reference: np.ndarray, got: np.ndarray, *, min_sqnr_db: float, saturation: float | None = None
+) -> Parity:
+    """Parity of logits (n, classes) over the same n frames of real video.
+
+    fail: SQNR below the target's promise. inconclusive: fewer than ``MIN_FRAMES`` frames.
+    """
+    sqnr = sqnr_db(reference, got)
+    verdict: Verdict = "pass" if sqnr >= min_sqnr_db else "fail"
+    if verdict == "pass" and len(reference) < MIN_FRAMES:
+        verdict = "inconclusive"
+    return Parity(
+        max_abs=float(np.abs(reference - got).max()),
+        sqnr_db=sqnr,
+        agreement=float((reference.argmax(1) == got.argmax(1)).mean()),
+        frames=len(reference),
+        min_sqnr_db=min_sqnr_db,
+        verdict=verdict,
+        saturation=saturation,
+    )
+
+
+def first_divergence(
+    base: Path, other: Path, engine: str, feeds: Sequence[Tensors], *, min_sqnr_db: float
+) -> str | None:
+    """The first node, in graph order, whose output falls below ``min_sqnr_db`` against the float graph.
+
+    Tensors are paired by name, which the converters and quantizers keep. LiteRT renames them, so for a
+    .tflite pass the float .tflite as ``base``. None if no paired tensor diverges.
+    """
+    read = _litert_tensors if engine == "litert" else _onnx_tensors
+    if other.suffix not in (".onnx", ".tflite"):
+        return None
+    wanted, got = read(base, feeds), read(other, feeds)
+    for name, value in wanted.items():
+        found = got.get(f"{name}_DequantizeLinear_Output", got.get(name))  # a Relu may live in its Q
+        if found is not None and found.shape == value.shape:
+            ratio = sqnr_db(value, found)
+            if ratio < min_sqnr_db:
+                return f"{name} ({ratio:.1f} dB)"
+    return None
+
+
+def _onnx_tensors(path: Path, feeds: Sequence[Tensors]) -> dict[str, np.ndarray]:
+    """Every float tensor of the graph, in graph order, stacked over the feeds."""
+    import onnx
+
+    model = onnx.load(path)
+    names = [name for node in model.graph.node for name in node.output if name]
+    return run_with_outputs(model, names, feeds)
+
+
+def run_with_outputs(model: Any, names: Sequence[str], feeds: Sequence[Tensors]) -> dict[str, np.ndarray]:
+    """Run an ONNX model with extra tensors as outputs; float ones come back stacked over the feeds."""
+    import onnx
+    import onnxruntime as ort
+
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    present = {o.name for o in probe.graph.output}
+    probe.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n not in present)
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    with tempfile.NamedTemporaryFile(suffix=".onnx") as f:
+        f.write(probe.SerializeToString())
+        f.flush()
+        session = ort.InferenceSession(f.name, options, providers=["CPUExecutionProvider"])
+    rows = [session.run(list(names), feed) for feed in feeds]
+    stacked = {n: np.stack([row[i] for row in rows]) for i, n in enumerate(names)}
+    return {n: v for n, v in stacked.items() if v.dtype in (np.float32, np.float16)}
+
+
+def _litert_tensors(path: Path, feeds: Sequence[Tensors]) -> dict[str, np.ndarray]:
+    """Every tensor of a .tflite in operator order, dequantized, stacked over the feeds.
+
+    feeds are by the file's own argument names.
+    """
+    rows: dict[str, list[np.ndarray]] = {}
+    for feed in feeds:
+        for name, value, scale, zero in litert_values(path, feed):
+            real = (value.astype(np.float32) - zero) * scale if scale else value
+            rows.setdefault(name, []).append(real)
+    return {n: np.stack(v) for n, v in rows.items() if len({x.shape for x in v}) == 1}
+
+
+def litert_values(path: Path, feed: Tensors) -> list[tuple[str, np.ndarray, float, int]]:
+    """(name, raw values, scale or 0, zero point) of every operator output after one run."""
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    interpreter = Interpreter(
+        str(path),
+        num_threads=1,
+        experimental_preserve_all_tensors=True,
+        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    )
+    interpreter.allocate_tensors()
+    interpreter.get_signature_runner()(**feed)
+    details = {d["index"]: d for d in interpreter.get_tensor_details()}
+    found = []
+    for op in interpreter._get_ops_details():
+        for index in op["outputs"]:
+            d = details[index]
+            scale, zero = d["quantization"]
+            found.append((_short(d["name"]), interpreter.get_tensor(index).copy(), float(scale), int(zero)))
+    return found
+
+
+def _short(name: str) -> str:
+    """The end of a LiteRT tensor name: it strings together the scopes of everything fused into it."""
+    scopes = [part for part in name.split(";") if "/" in part or not part.isdigit()]
+    number = name.rpartition(";")[2]
+    return "/".join(scopes[-1].split("/")[-2:]) + (f";{number}" if number.isdigit() else "")
+
+
+def saturation(path: Path, feeds: Sequence[Tensors]) -> float | None:
+    """Share of activation values that fall outside the INT8 range they were given.
+
+    A value clipped by its quantizer is lost silently; a good calibration keeps this below 1 %.
+    feeds are by the file's own names. None if the file holds no activation quantizer we can read.
+    """
+    if path.suffix == ".onnx":
+        return _onnx_saturation(path, feeds)
+    if path.suffix == ".tflite":
+        return _litert_saturation(path, feeds)
+    return None
+
+
+def _onnx_saturation(path: Path, feeds: Sequence[Tensors]) -> float | None:
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(path)
+    constants = {i.name: i for i in model.graph.initializer}
+    quantizers = [
+        n for n in model.graph.node if n.op_type == "QuantizeLinear" and n.input[0] not in constants
+    ]
+    if not quantizers:
+        return None
+    values = run_with_outputs(model, sorted({n.input[0] for n in quantizers}), feeds)
+    clipped = total = 0
+    for node in quantizers:
+        scale = numpy_helper.to_array(constants[node.input[1]]).astype(np.float32)
+        zero = numpy_helper.to_array(constants[node.input[2]])
+        limits = np.iinfo(zero.dtype)
+        if scale.ndim or node.input[0] not in values:
+            continue
+        codes = np.rint(values[node.input[0]].astype(np.float32) / scale) + float(zero)
+        clipped += int(((codes < limits.min) | (codes > limits.max)).sum())
+        total += codes.size
+    return clipped / total if total else None
+
+
+def _litert_saturation(path: Path, feeds: Sequence[Tensors]) -> float | None:
+    """Codes at the top of the range, or at the bottom where the bottom is not zero."""
+    clipped = total = 0
+    for feed in feeds:
+        for _, value, scale, zero in litert_values(path, feed):
+            if value.dtype == np.int8 and scale:
+                clipped += int((value == 127).sum())
+                clipped += int((value == -128).sum()) if zero != -128 else 0
+                total += value.size
+    return clipped / total if total else None
+
+
+def by_file_names(variant: Variant, feeds: Sequence[Tensors]) -> list[Tensors]:
+    """The same feeds under the names inside the variant's file."""
+    return [{variant.inputs[n]: v for n, v in feed.items()} for feed in feeds]

@@ -1,0 +1,95 @@
+"""Convert a checkpoint to LiteRT (.tflite) with litert-torch. Called in a process of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgepv.checkpoint import build
+from edgepv.console import hush
+from edgepv.errors import UsageError
+from edgepv.export.to_onnx import example_inputs, refusal, step_module, stream_spec, tensor_names
+from edgepv.files import sha256, whole_file
+from edgepv.isolated import call
+from edgepv.types import Checkpoint, Variant, decode, encode
+
+
+def to_tflite(checkpoint: Checkpoint, base: Variant, out: Path) -> Variant:
+    """Float .tflite of the same graph as ``base``, converted in a subprocess and run once.
+
+    Raises UsageError with the converter's reason; a converter's crash is a reason too.
+    """
+    names = call("edgepv.export.to_tflite:convert", checkpoint=encode(checkpoint), out=str(out))
+    return Variant(
+        name="litert-fp32",
+        engine="litert",
+        precision="fp32",
+        form=base.form,
+        path=out.name,
+        sha256=sha256(out),
+        spec=base.spec,
+        stream=base.stream,
+        inputs=names["inputs"],
+        outputs=names["outputs"],
+        steps=base.steps,
+    )
+
+
+def convert(checkpoint: dict[str, Any], out: str) -> dict[str, dict[str, str]]:
+    """Subprocess side: write the file, run it once, return our name -> its name for both ends."""
+    import litert_torch
+
+    source = decode(Checkpoint, checkpoint)
+    module = build(source)
+    stream = stream_spec(module, source.spec)
+    example = example_inputs(source.spec, stream)
+    target = step_module(module)
+    import torch
+
+    arguments = tuple(torch.from_numpy(v) for v in example.values())
+    with whole_file(Path(out)) as tmp, hush():
+        try:
+            litert_torch.convert(target, arguments).export(str(tmp))
+        except Exception as e:
+            raise UsageError(f"litert-torch cannot convert {source.spec.name}: {refusal(e)}") from e
+        return _names(tmp, source, stream, example, target, arguments)
+
+
+def _names(
+    path: Path,
+    source: Checkpoint,
+    stream: Any,
+    example: dict[str, np.ndarray],
+    target: Any,
+    arguments: tuple[Any, ...],
+) -> dict[str, dict[str, str]]:
+    """Pair the file's tensor names with ours, proven by running it: a file that converts may not run.
+
+    Inputs come out as args_0.. and outputs as output_0.., in call order; the numbers confirm it.
+    """
+    import torch
+
+    from edgepv.optional import litert_interpreter
+
+    inputs, outputs = tensor_names(source.spec, stream)
+    interpreter = litert_interpreter()(str(path), num_threads=1)
+    interpreter.allocate_tensors()
+    runner = interpreter.get_signature_runner()
+    got = runner(**{f"args_{i}": example[name] for i, name in enumerate(inputs)})
+    with torch.no_grad():
+        wanted = target(*arguments)
+    wanted = wanted if isinstance(wanted, tuple | list) else (wanted,)
+    for i, name in enumerate(outputs):
+        value = wanted[i].numpy()
+        error = float(np.abs(got[f"output_{i}"] - value).max())
+        if error > 1e-3 * max(1.0, float(np.abs(value).max())):
+            raise UsageError(
+                f"litert-torch converted {source.spec.name}, but '{name}' differs by {error:.2g}. "
+                "Use another target, and report this model"
+            )
+    return {
+        "inputs": {name: f"args_{i}" for i, name in enumerate(inputs)},
+        "outputs": {name: f"output_{i}" for i, name in enumerate(outputs)},
+    }

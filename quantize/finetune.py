@@ -1,0 +1,106 @@
+"""A short fine-tune after pruning, with the original as the teacher (Hinton et al. 2015)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgepv.checkpoint import build, record, save
+from edgepv.errors import UsageError
+from edgepv.optional import need
+from edgepv.types import Checkpoint
+
+TEMPERATURE = 2.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """epochs over the training clips, learning rate at the start (cosine to zero), clips per batch."""
+
+    epochs: int = 6
+    learning_rate: float = 1e-3
+    batch: int = 8
+    seed: int = 0
+
+    def __call__(
+        self,
+        student: Checkpoint,
+        teacher: Checkpoint,
+        clips: Sequence[np.ndarray],
+        truth: Sequence[int],
+        out: Path,
+        *,
+        progress: Callable[[range], Iterable[int]] = iter,
+    ) -> Checkpoint:
+        """Train ``student`` to answer like ``teacher`` and like the labels; returns the new checkpoint.
+
+        clips: (T, C, H, W) float32 each, training clips only. Half of the loss is the labels' cross
+        entropy, half the teacher's softened answer. Raises UsageError if the loss stops being finite.
+        """
+        torch = need("torch", extra="compress")
+        torch.manual_seed(self.seed)
+        rng = np.random.default_rng(self.seed)
+        model, original = build(student).requires_grad_(True), build(teacher)
+        steps = self.epochs * -(-len(clips) // self.batch)
+        optimizer = torch.optim.AdamW(model.parameters(), self.learning_rate, weight_decay=1e-4)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        model.train()
+        for _ in progress(range(self.epochs)):
+            for rows in _batches(rng, len(clips), self.batch):
+                x = torch.from_numpy(_windows(rng, [clips[i] for i in rows], student.spec.frames))
+                y = torch.tensor([truth[i] for i in rows])
+                loss = _loss(model(x), original(x), y)
+                if not torch.isfinite(loss):
+                    raise UsageError("fine-tuning diverged (the loss is not finite). Lower the ratio")
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+        digest = save(model.eval(), out)
+        options = {
+            "epochs": self.epochs,
+            "learning_rate": self.learning_rate,
+            "batch": self.batch,
+            "seed": self.seed,
+            "clips": len(clips),
+            "temperature": TEMPERATURE,
+        }
+        step = record(
+            "finetune",
+            options,
+            {"weights": student.sha256, "teacher": teacher.sha256},
+            {"weights": digest},
+            ("torch",),
+        )
+        return replace(student, weights=str(out), sha256=digest, steps=(*student.steps, step))
+
+
+def _loss(logits: Any, teacher: Any, truth: Any) -> Any:
+    from torch.nn import functional as F
+
+    soft = F.kl_div(
+        F.log_softmax(logits / TEMPERATURE, 1),
+        F.softmax(teacher / TEMPERATURE, 1),
+        reduction="batchmean",
+    )
+    return 0.5 * F.cross_entropy(logits, truth) + 0.5 * TEMPERATURE * TEMPERATURE * soft
+
+
+def _batches(rng: np.random.Generator, count: int, batch: int) -> list[np.ndarray]:
+    order = rng.permutation(count)
+    return [order[i : i + batch] for i in range(0, count, batch)]
+
+
+def _windows(rng: np.random.Generator, clips: Sequence[np.ndarray], frames: int) -> np.ndarray:
+    """One random window per clip, (N, C, T, H, W); short clips are held on their last frame."""
+    rows = []
+    for clip in clips:
+        start = int(rng.integers(0, max(1, len(clip) - frames + 1)))
+        window = clip[start : start + frames]
+        missing = frames - len(window)
+        rows.append(np.concatenate([window, window[-1:].repeat(missing, 0)]) if missing else window)
+    return np.ascontiguousarray(np.stack(rows).transpose(0, 2, 1, 3, 4))

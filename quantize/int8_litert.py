@@ -1,0 +1,149 @@
+"""INT8 for LiteRT with ai-edge-quantizer, on rolled states, float at both ends.
+
+Two recipes, because neither is best everywhere (measured on video nets):
+"full" runs every operator in INT8 that has a fast integer kernel; the few that fall out of XNNPACK or
+crash in integers (FRAGILE) stay float;
+"conv" quantizes convolutions and linear layers only.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from edgepv.errors import UsageError
+from edgepv.files import sha256, whole_file
+from edgepv.optional import need
+from edgepv.quantize.int8_onnx import refuse_zero_states
+from edgepv.stream import Tensors
+from edgepv.types import QuantScheme, Variant
+
+CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D", "CONV_2D_TRANSPOSE", "FULLY_CONNECTED")
+ENDS = ("INPUT", "OUTPUT")
+FRAGILE = (
+    "HARD_SWISH",
+    "DIV",
+    "SOFTMAX",
+    "RSQRT",
+    "SQUARED_DIFFERENCE",
+    "BATCH_MATMUL",
+    "SQRT",
+    "RELU",
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """Static INT8: int8 activations (min-max ranges), int8 per-channel weights."""
+
+    recipe: Literal["conv", "full"] = "full"
+
+    def __call__(
+        self, base: Variant, folder: Path, feeds: Sequence[Tensors], calibration_digest: str, out: Path
+    ) -> Variant:
+        """Quantize ``folder / base.path`` to ``out``, and run it once.
+
+        Raises UsageError with the tool's reason if it refuses the model or the result does not run.
+        """
+        refuse_zero_states(base, feeds)
+        need("ai_edge_quantizer", extra="compress")
+        theirs = [{base.inputs[n]: v for n, v in feed.items()} for feed in feeds]
+        with whole_file(out) as tmp, tempfile.TemporaryDirectory() as scratch:
+            orders = Path(scratch) / "feeds.safetensors"
+            save_file({f"{i}|{n}": v for i, f in enumerate(theirs) for n, v in f.items()}, orders)
+            from edgepv.isolated import call
+
+            call(
+                "edgepv.quantize.int8_litert:work",
+                source=str(folder / base.path),
+                feeds=str(orders),
+                recipe=self.recipe,
+                out=str(tmp),
+            )
+        scheme = QuantScheme(
+            "ai-edge-quantizer",
+            "int8 per-tensor",
+            "int8 per-channel",
+            calibration_digest,
+            len(feeds),
+            FRAGILE if self.recipe == "full" else ("all but convolutions",),
+        )
+        return replace(
+            base,
+            name=f"litert-int8-{self.recipe}",
+            precision="int8",
+            path=out.name,
+            sha256=sha256(out),
+            scheme=scheme,
+        )
+
+
+def work(source: str, feeds: str, recipe: str, out: str) -> None:
+    """Subprocess side: calibrate, quantize, write, and run once."""
+    from ai_edge_quantizer import quantizer
+
+    rows: dict[int, dict[str, np.ndarray]] = {}
+    for key, value in load_file(feeds).items():
+        i, _, name = key.partition("|")
+        rows.setdefault(int(i), {})[name] = value
+    recipe_list = _recipe(recipe)
+    tool = quantizer.Quantizer(source, recipe_list)
+    result = tool.quantize(
+        _ranges(source, recipe_list, [rows[i] for i in sorted(rows)]),
+        enable_progress_bar=False,
+        enable_progress_report=False,
+    )
+    result.export_model(out, overwrite=True)
+    from edgepv.optional import litert_interpreter
+
+    interpreter = litert_interpreter()(out, num_threads=1)
+    interpreter.allocate_tensors()
+    answer = interpreter.get_signature_runner()(**next(iter(rows.values())))
+    if not all(np.isfinite(v).all() for v in answer.values()):
+        raise UsageError("the INT8 model answers values that are not finite")
+
+
+def _ranges(source: str, recipe: Any, rows: list[dict[str, np.ndarray]]) -> Any:
+    """True minimum and maximum of every tensor. The tool's own default is a moving average over the
+    feeds, which clipped a sixth of the logits."""
+    from ai_edge_quantizer import calibrator, recipe_manager
+    from ai_edge_quantizer.utils import qsv_utils
+
+    manager = recipe_manager.RecipeManager()
+    manager.load_quantization_recipe(recipe)
+    tool = calibrator.Calibrator(
+        Path(source).read_bytes(), num_threads=1, qsv_update_func=qsv_utils.min_max_update
+    )
+    tool.calibrate({"serving_default": rows}, manager)
+    return tool.get_model_qsvs()
+
+
+def _recipe(name: str) -> Any:
+    from ai_edge_quantizer import qtyping, recipe_manager
+    from ai_edge_quantizer.recipe import AlgorithmName
+
+    operators = qtyping.TFLOperationName
+    manager = recipe_manager.RecipeManager()
+    chosen = CONVOLUTIONS if name == "conv" else ("ALL_SUPPORTED",)
+    kept = () if name == "conv" else (*ENDS, *FRAGILE)
+    for op in chosen:
+        manager.add_static_config(
+            regex=".*",
+            operation_name=getattr(operators, op),
+            activation_num_bits=8,
+            weight_num_bits=8,
+            algorithm_key=AlgorithmName.MIN_MAX_UNIFORM_QUANT,
+        )
+    for op in kept:
+        manager.add_quantization_config(
+            regex=".*",
+            operation_name=getattr(operators, op),
+            algorithm_key=AlgorithmName.NO_QUANTIZE,
+        )
+    return manager.get_quantization_recipe()

@@ -1,0 +1,32 @@
+"""The torch original as an engine: the row every other variant is compared to. Never in a bundle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from edgepv.optional import need
+from edgepv.stream import Tensors
+from edgepv.types import StreamSpec
+
+
+class EagerEngine:
+    """Calls the module's ``step`` (or ``forward`` for a clip model) in torch eager mode."""
+
+    def __init__(self, module: Any, input_name: str, stream: StreamSpec | None) -> None:
+        self._torch = need("torch", extra="compress")
+        self._call = module.step if stream and hasattr(module, "step") else module
+        self._names = [input_name, *(s.name for s in (stream.states if stream else ()))]
+        self._outputs = ["logits", *(s.output for s in (stream.states if stream else ()))]
+
+    def infer(self, inputs: Tensors) -> Tensors:
+        """Run once on the number of threads torch was told."""
+        torch = self._torch
+        with torch.inference_mode():
+            result = self._call(*(torch.from_numpy(np.ascontiguousarray(inputs[n])) for n in self._names))
+        values = result if isinstance(result, tuple | list) else (result,)
+        return {name: value.numpy() for name, value in zip(self._outputs, values)}
+
+    def close(self) -> None:
+        """Nothing to free."""

@@ -1,0 +1,65 @@
+"""What an engine is, and the table of engines: adding one is one file and one line here."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from edgepv.errors import UsageError, unknown
+from edgepv.stream import Tensors
+from edgepv.types import Variant
+
+
+class Engine(Protocol):
+    """One loaded model. ``infer`` takes and returns tensors by the variant's own names."""
+
+    def infer(self, inputs: Tensors) -> Tensors:
+        """Run once. Raises UsageError if an input is missing or has the wrong dtype or shape."""
+
+    def close(self) -> None:
+        """Free the engine's memory."""
+
+
+ENGINES = {
+    "onnxruntime": "edgepv.runtimes.ort",
+    "openvino": "edgepv.runtimes.ov",
+    "litert": "edgepv.runtimes.litert",
+    "tensorrt": "edgepv.runtimes.trt",
+    "null": "edgepv.runtimes.null",
+}
+
+
+def open_engine(variant: Variant, folder: Path, *, threads: int = 1) -> Engine:
+    """Load ``folder / variant.path`` into the engine the variant names.
+
+    Raises TargetUnavailableError if the engine is not on this machine, UsageError if the file is not
+    readable by it.
+    """
+    if variant.engine not in ENGINES:
+        raise UsageError(unknown("engine", variant.engine, ENGINES))
+    module = importlib.import_module(ENGINES[variant.engine])
+    return module.open(variant, folder / variant.path, threads)
+
+
+def check_inputs(inputs: Tensors, expected: dict[str, tuple[tuple[int, ...], str]]) -> None:
+    """Compare names, dtypes and shapes before the engine sees them; engines report these badly."""
+    if missing := sorted(set(expected) - set(inputs)):
+        raise UsageError(f"input '{missing[0]}' is missing. The model wants {', '.join(expected)}")
+    if extra := sorted(set(inputs) - set(expected)):
+        raise UsageError(unknown("input", extra[0], expected))
+    for name, (shape, dtype) in expected.items():
+        got = inputs[name]
+        if got.shape != shape or got.dtype != np.dtype(dtype):
+            raise UsageError(f"input '{name}': expected {dtype} {shape}, got {got.dtype} {got.shape}")
+
+
+def expected_inputs(variant: Variant) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and dtype of every input of a variant, by our names."""
+    model_input = variant.spec.input
+    wanted = {model_input.name: (model_input.shape, model_input.dtype)}
+    for state in variant.stream.states if variant.stream else ():
+        wanted[state.name] = (state.shape, state.dtype)
+    return wanted

@@ -1,0 +1,46 @@
+"""LiteRT (TFLite) on the CPU with XNNPACK, through ai-edge-litert or the older tflite-runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from edgepv.console import hush_native
+from edgepv.errors import UsageError
+from edgepv.optional import litert_interpreter
+from edgepv.runtimes.engine import check_inputs, expected_inputs
+from edgepv.runtimes.ort import first_line
+from edgepv.stream import Tensors
+from edgepv.types import Variant
+
+
+class LiteRtEngine:
+    """An interpreter with its tensors allocated."""
+
+    def __init__(self, variant: Variant, interpreter: Any) -> None:
+        self.interpreter = interpreter
+        self._expected = expected_inputs(variant)
+        self._runner = interpreter.get_signature_runner()
+        self._inputs, self._outputs = variant.inputs, variant.outputs
+
+    def infer(self, inputs: Tensors) -> Tensors:
+        """Run once; tensors by our names."""
+        check_inputs(inputs, self._expected)
+        result = self._runner(**{self._inputs[name]: value for name, value in inputs.items()})
+        return {ours: result[theirs] for ours, theirs in self._outputs.items()}
+
+    def close(self) -> None:
+        """Free the interpreter."""
+        self._runner = self.interpreter = None
+
+
+def open(variant: Variant, path: Path, threads: int) -> LiteRtEngine:
+    """Load a .tflite file. Raises UsageError if LiteRT refuses it."""
+    interpreter_type = litert_interpreter()
+    try:
+        with hush_native():
+            interpreter = interpreter_type(str(path), num_threads=threads)
+            interpreter.allocate_tensors()
+    except (RuntimeError, ValueError) as e:
+        raise UsageError(f"LiteRT cannot load {path.name}: {first_line(e)}") from e
+    return LiteRtEngine(variant, interpreter)

@@ -1,0 +1,55 @@
+"""ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from edgepv.errors import UsageError
+from edgepv.optional import need
+from edgepv.runtimes.engine import check_inputs, expected_inputs
+from edgepv.stream import Tensors
+from edgepv.types import Variant
+
+
+class OrtEngine:
+    """An ONNX Runtime session with ``threads`` threads inside one operator."""
+
+    def __init__(self, variant: Variant, session: Any) -> None:
+        self._session = session
+        self._expected = expected_inputs(variant)
+        self._inputs, self._outputs = variant.inputs, variant.outputs
+        self._wanted = list(variant.outputs.values())
+
+    def infer(self, inputs: Tensors) -> Tensors:
+        """Run once; tensors by our names."""
+        check_inputs(inputs, self._expected)
+        feeds = {self._inputs[name]: value for name, value in inputs.items()}
+        return dict(zip(self._outputs, self._session.run(self._wanted, feeds)))
+
+    def close(self) -> None:
+        """Free the session."""
+        self._session = None
+
+
+def open(variant: Variant, path: Path, threads: int) -> OrtEngine:
+    """Load an ONNX file. Raises UsageError if ONNX Runtime refuses it."""
+    return OrtEngine(variant, session(path, threads, ("CPUExecutionProvider",)))
+
+
+def session(path: Path, threads: int, providers: tuple[str, ...]) -> Any:
+    """An InferenceSession that keeps to ``threads`` threads and stays quiet on warnings."""
+    ort = need("onnxruntime", extra="cpu")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        return ort.InferenceSession(str(path), options, providers=list(providers))
+    except Exception as e:  # onnxruntime raises a dozen types of its own
+        raise UsageError(f"ONNX Runtime cannot load {path.name}: {first_line(e)}") from e
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an engine's error that says something."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))

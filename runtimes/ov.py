@@ -1,0 +1,55 @@
+"""OpenVINO on the CPU. Reads ONNX (float or Q/DQ) and OpenVINO's own .xml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgepv.errors import UsageError
+from edgepv.optional import need
+from edgepv.runtimes.engine import check_inputs, expected_inputs
+from edgepv.runtimes.ort import first_line
+from edgepv.stream import Tensors
+from edgepv.types import Variant
+
+# OpenVINO's own choice on a CPU with bf16 is bf16; an honest fp32 row has to ask for f32.
+HINT = {"fp32": "f32", "int8": "f32", "bf16": "bf16", "fp16": "f16"}
+
+
+class OvEngine:
+    """A compiled OpenVINO model and one infer request."""
+
+    def __init__(self, variant: Variant, compiled: Any) -> None:
+        self.compiled = compiled
+        self._expected = expected_inputs(variant)
+        self._request = compiled.create_infer_request()
+        self._inputs = variant.inputs
+        ports = {name: port for port in compiled.outputs for name in port.get_names()}
+        self._ports = {ours: ports[theirs] for ours, theirs in variant.outputs.items()}
+
+    def infer(self, inputs: Tensors) -> Tensors:
+        """Run once; outputs are copies, because the request reuses its buffers."""
+        check_inputs(inputs, self._expected)
+        feeds = {self._inputs[name]: value for name, value in inputs.items()}
+        result = self._request.infer(feeds, share_inputs=True, share_outputs=True)
+        return {name: np.array(result[port]) for name, port in self._ports.items()}
+
+    def close(self) -> None:
+        """Free the compiled model."""
+        self._request = self.compiled = None
+
+
+def open(variant: Variant, path: Path, threads: int) -> OvEngine:
+    """Load an ONNX or .xml file. Raises UsageError if OpenVINO refuses it."""
+    ov = need("openvino", extra="cpu")
+    config = {
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "INFERENCE_PRECISION_HINT": HINT[variant.precision],
+    }
+    try:
+        return OvEngine(variant, ov.Core().compile_model(str(path), "CPU", config))
+    except RuntimeError as e:
+        raise UsageError(f"OpenVINO cannot load {path.name}: {first_line(e)}") from e

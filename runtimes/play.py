@@ -1,0 +1,162 @@
+"""Run a variant over a video file: one answer per model frame, optionally drawn into a copy."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgepv.clips import open_video
+from edgepv.errors import UsageError
+from edgepv.files import whole_file
+from edgepv.optional import need
+from edgepv.runtimes.session import Answer, open_session
+from edgepv.stats import percentiles_ms
+from edgepv.types import Variant
+
+Event = dict[str, Any]
+
+
+def play(
+    variant: Variant,
+    folder: Path,
+    source: Path,
+    *,
+    threads: int = 1,
+    deadline_ms: float | None = None,
+    video: Path | None = None,
+    emit: Callable[[Event], None] = lambda event: None,
+) -> Event:
+    """Answer every frame that is due at the model's rate; returns the summary.
+
+    A frame is due when it is the newest one at time k / fps; frames between are skipped. ``emit`` gets
+    one event per answer. Raises UsageError if the file breaks off before the frames it promises.
+    """
+    answers: list[Answer] = []
+    missed = read = 0
+    with (
+        open_session(variant, folder, threads=threads) as session,
+        open_video(source) as (capture, fps, promised),
+        _writer(video, fps) as draw,
+    ):
+        latest: Answer | None = None
+        while True:
+            ok, frame = capture.read()
+            if not ok:
+                break
+            for _ in range(due(read, fps, variant.spec.fps)):
+                latest = session.step(frame)
+                answers.append(latest)
+                missed += deadline_ms is not None and latest.pre_ms + latest.infer_ms > deadline_ms
+                emit(event(latest, read, fps))
+            if latest:
+                draw(frame, latest)
+            read += 1
+        _refuse_broken(source, read, promised)
+    return summary(variant, answers, read, threads, deadline_ms, missed)
+
+
+def due(index: int, source: Fraction, wanted: Fraction) -> int:
+    """How many answers frame ``index`` owes: those k whose newest frame at time k / wanted it is."""
+
+    def count(i: int) -> int:
+        return -(-i * wanted // source)
+
+    return int(count(index + 1) - count(index))
+
+
+def event(answer: Answer, frame: int, fps: Fraction) -> Event:
+    """One answer as plain data. time_s: of the frame in the source."""
+    return {
+        "event": "answer",
+        "frame": frame,
+        "time_s": round(float(frame / fps), 3),
+        "label": answer.label,
+        "score": round(answer.score, 4),
+        "valid": answer.valid,
+        "pre_ms": round(answer.pre_ms, 3),
+        "infer_ms": round(answer.infer_ms, 3),
+    }
+
+
+def summary(
+    variant: Variant, answers: list[Answer], read: int, threads: int, deadline_ms: float | None, missed: int
+) -> Event:
+    """What a run came to: frames, latency percentiles of preprocessing and engine, and the clip's label.
+
+    drops: frames that were due and got no answer; a file waits for its reader, so there are none.
+    """
+    p50, p95, p99 = percentiles_ms([(a.pre_ms + a.infer_ms) / 1e3 for a in answers])
+    valid = [a.scores for a in answers if a.valid]
+    mean = np.mean(valid, axis=0) if valid else None
+    return {
+        "variant": variant.name,
+        "engine": variant.engine,
+        "threads": threads,
+        "frames_read": read,
+        "frames_answered": len(answers),
+        "drops": 0,
+        "p50_ms": round(p50, 3),
+        "p95_ms": round(p95, 3),
+        "p99_ms": round(p99, 3),
+        "deadline_ms": deadline_ms,
+        "missed": missed if deadline_ms is not None else None,
+        "label": variant.spec.labels[int(mean.argmax())] if mean is not None else None,
+        "score": round(float(mean.max()), 4) if mean is not None else None,
+    }
+
+
+def _refuse_broken(source: Path, read: int, promised: int) -> None:
+    if read == 0:
+        raise UsageError(f"{source} holds no video frame that can be decoded. Is it a video, and whole?")
+    if promised and read < promised - 2:
+        raise UsageError(
+            f"{source} is truncated: its header promises {promised} frames, {read} could be decoded. "
+            "Copy the file again"
+        )
+
+
+@contextlib.contextmanager
+def _writer(out: Path | None, fps: Fraction) -> Iterator[Callable[[np.ndarray, Answer], None]]:
+    """A function that draws an answer on a frame and appends it to ``out``; nothing without ``out``."""
+    if out is None:
+        yield lambda frame, answer: None
+        return
+    if out.suffix.lower() != ".mp4":
+        raise UsageError(f"{out}: the annotated video is written as .mp4. Name it so")
+    cv2 = need("cv2", extra="cpu")
+    with whole_file(out) as tmp:
+        open_writer: list[Any] = []
+
+        def draw(frame: np.ndarray, answer: Answer) -> None:
+            picture = annotate(frame, answer)
+            if not open_writer:
+                size = (picture.shape[1], picture.shape[0])
+                codec = cv2.VideoWriter.fourcc(*"mp4v")
+                open_writer.append(cv2.VideoWriter(str(tmp), codec, float(fps), size))
+                if not open_writer[0].isOpened():
+                    raise UsageError(f"{out} cannot be written: OpenCV has no MPEG-4 encoder here")
+            open_writer[0].write(picture)
+
+        try:
+            yield draw
+        finally:
+            for writer in open_writer:
+                writer.release()
+
+
+def annotate(frame: np.ndarray, answer: Answer) -> np.ndarray:
+    """The frame, enlarged to at least 360 lines, with label, score and a bar per label under it."""
+    cv2 = need("cv2", extra="cpu")
+    factor = max(1, -(-360 // frame.shape[0]))
+    picture = cv2.resize(frame, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+    strip = np.full((44, picture.shape[1], 3), 24, np.uint8)
+    filled = round((picture.shape[1] - 20) * answer.score) if answer.valid else 0
+    cv2.rectangle(strip, (10, 32), (10 + filled, 38), (80, 200, 120), -1)
+    text = f"{answer.label} {answer.score:.0%}" if answer.valid else "warming up"
+    cv2.putText(strip, text, (10, 23), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (240, 240, 240), 1, cv2.LINE_AA)
+    return np.concatenate([picture, strip])

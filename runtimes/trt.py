@@ -1,0 +1,27 @@
+"""TensorRT on the device, through ONNX Runtime's TensorRT execution provider.
+
+The engine is built from the bundle's Q/DQ file on the device itself: TensorRT engines do not move
+between devices. Nothing here is run on a machine without an NVIDIA GPU.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgepv.errors import TargetUnavailableError
+from edgepv.optional import need
+from edgepv.runtimes.ort import OrtEngine, session
+from edgepv.types import Variant
+
+PROVIDER = "TensorrtExecutionProvider"
+
+
+def open(variant: Variant, path: Path, threads: int) -> OrtEngine:
+    """Build the engine on this device and load it. Raises TargetUnavailableError elsewhere."""
+    ort = need("onnxruntime", extra="jetson")
+    if PROVIDER not in ort.get_available_providers():
+        raise TargetUnavailableError(
+            "no TensorRT on this machine: its ONNX Runtime has no TensorRT provider. Run the bundle on "
+            "the Jetson, or replay its Q/DQ file here with --engine onnxruntime"
+        )
+    return OrtEngine(variant, session(path, threads, (PROVIDER, "CPUExecutionProvider")))
