@@ -194,8 +194,8 @@ def _training(result: dict[str, Any]) -> str:
             f"3. The same fine-tuning, stopped at that epoch, on all {clips['refit']} training clips of "
             "the task. These are the shipped weights.",
             "",
-            f"{result['seconds']} s on {result['trained_on']['device']} (pre-training is shared "
-            "between the tasks and counted where it ran), torch "
+            f"{result['seconds']} s on {result['trained_on']['device']} (all three parts; the "
+            "pre-training is shared between the tasks), torch "
             f"{result['trained_on']['torch']}. The log of every epoch is in `{result['name']}.json`.",
         ]
     )

@@ -19,6 +19,9 @@ from edgepv.zoo import TASKS
 SIDE = 144
 """Height and width the frames are kept at in memory; crops come out of this square."""
 
+MIRRORED = ("fight", "interact")
+"""Tasks whose labels stay true in a mirror, and are told by motion rather than by the place."""
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -144,26 +147,51 @@ def balanced(footage: Sequence[Footage]) -> list[Footage]:
     return [f for f in footage for _ in range(round(max(count.values()) / count[f.sample.task]))]
 
 
-def augmented(footage: Footage, rng: np.random.Generator, *, frames: int, size: int) -> np.ndarray:
+def augmented(
+    footage: Footage,
+    rng: np.random.Generator,
+    *,
+    frames: int,
+    size: int,
+    still: np.ndarray | None = None,
+    grey: float = 0.1,
+) -> np.ndarray:
     """One random view of a clip, (frames, size, size, 3) uint8 RGB.
 
     Random start and speed 0.8 to 1.25, one random crop and one colour change for the whole clip,
     a mirror flip unless the labels know left from right, and sometimes a grey rectangle.
+    still: one frame (SIDE, SIDE, 3) of another clip, shone over all frames so that only motion tells
+    the label. grey: chance that the colours are taken away.
     """
-    cv2 = need("cv2", extra="cpu")
     index = _random_times(len(footage.frames), float(footage.fps), frames, rng)
-    top, left, height, width = _random_box(rng)
-    out = np.empty((frames, size, size, 3), np.uint8)
+    out = _cropped(footage.frames, index, _random_box(rng), size)
+    if footage.sample.task in MIRRORED and rng.random() < 0.5:
+        out = np.ascontiguousarray(out[:, :, ::-1])
+    if still is not None:
+        out = _shine_over(out, still, rng)
+    out = _random_colour(out, rng, grey)
+    return _cut_out(out, rng)
+
+
+def _cropped(video: np.ndarray, index: np.ndarray, box: tuple[int, int, int, int], size: int) -> np.ndarray:
+    """The frames ``index`` of a video, cut to the box (top, left, height, width) and resized."""
+    cv2 = need("cv2", extra="cpu")
+    top, left, height, width = box
+    out = np.empty((len(index), size, size, 3), np.uint8)
     for k, i in enumerate(index):
-        part = footage.frames[i, top : top + height, left : left + width]
         if k and i == index[k - 1]:
             out[k] = out[k - 1]
         else:
+            part = video[i, top : top + height, left : left + width]
             cv2.resize(part, (size, size), dst=out[k], interpolation=cv2.INTER_AREA)
-    if footage.sample.task != "handwash" and rng.random() < 0.5:
-        out = out[:, :, ::-1]
-    out = _random_colour(np.ascontiguousarray(out), rng)
-    return _cut_out(out, rng)
+    return out
+
+
+def _shine_over(frames: np.ndarray, still: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Blend 10 to 50 % of one still picture into every frame."""
+    share = rng.uniform(0.1, 0.5)
+    layer = _cropped(still[None], np.zeros(1, int), _random_box(rng), frames.shape[1])[0]
+    return np.rint(frames * (1 - share) + layer * share).astype(np.uint8)
 
 
 def _random_times(count: int, fps: float, frames: int, rng: np.random.Generator) -> np.ndarray:
@@ -186,7 +214,7 @@ def _random_box(rng: np.random.Generator) -> tuple[int, int, int, int]:
     )
 
 
-def _random_colour(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _random_colour(frames: np.ndarray, rng: np.random.Generator, grey: float) -> np.ndarray:
     """Brightness, contrast, gamma and white balance by one table per channel; sometimes grey."""
     cv2 = need("cv2", extra="cpu")
     x = np.linspace(0, 1, 256)[:, None] ** np.exp(rng.uniform(-0.2, 0.2))
@@ -195,7 +223,7 @@ def _random_colour(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     table = np.rint(np.clip(x, 0, 1) * 255).astype(np.uint8)[None]
     tall = frames.reshape(-1, frames.shape[2], 3)
     tall = cv2.LUT(tall, np.ascontiguousarray(table))
-    if rng.random() < 0.1:
+    if rng.random() < grey:
         tall = cv2.cvtColor(cv2.cvtColor(tall, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     return tall.reshape(frames.shape)
 

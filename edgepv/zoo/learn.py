@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from edgepv.files import whole_file
-from edgepv.zoo.data import Footage, augmented
+from edgepv.zoo.data import MIRRORED, Footage, augmented
 from edgepv.zoo.pv_conv import PvConv
 
 Columns = Mapping[str, slice]
@@ -33,6 +33,8 @@ class Plan:
     sizes: (epochs, height and width) in order; small frames first, the final size last.
     frames: frames per training clip; the loss is on the mean of the answers from frame 16 on.
     average: how much of the averaged weights is kept at each step.
+    mix: chance that two clips of a task are blended, labels too. still: chance that a clip of a task
+    told by motion gets a still picture of another clip over it (and 40 % of them lose their colours).
     """
 
     name: str
@@ -44,6 +46,7 @@ class Plan:
     smoothing: float = 0.1
     average: float = 0.995
     mix: float = 0.0
+    still: float = 0.0
     patience: int | None = None
 
     @property
@@ -203,7 +206,7 @@ def _step(
     """One update. Returns (loss, clips answered right)."""
     device = next(run.net.parameters()).device
     size = plan.size(run.epoch)
-    x = to_input([augmented(f, rng, frames=plan.frames, size=size) for f in batch]).to(device)
+    x = to_input([_view(f, batch, plan, size, rng) for f in batch]).to(device)
     tasks = [f.sample.task for f in batch]
     labels = [f.sample.label for f in batch]
     other, share = _partners(tasks, plan.mix, rng)
@@ -225,6 +228,19 @@ def _step(
     run.optimizer.step()
     _average(run, plan.average)
     return float(loss.detach()), right
+
+
+def _view(
+    clip: Footage, batch: Sequence[Footage], plan: Plan, size: int, rng: np.random.Generator
+) -> np.ndarray:
+    """A random view of one clip; with ``plan.still`` maybe with a still of its batch over it."""
+    if not plan.still or clip.sample.task not in MIRRORED:
+        return augmented(clip, rng, frames=plan.frames, size=size)
+    still = None
+    if rng.random() < plan.still:
+        other = batch[int(rng.integers(len(batch)))].frames
+        still = other[int(rng.integers(len(other)))]
+    return augmented(clip, rng, frames=plan.frames, size=size, still=still, grey=0.4)
 
 
 def _answer(net: PvConv, x: Tensor) -> Tensor:

@@ -200,6 +200,14 @@ def test_hand_washing_is_never_mirrored() -> None:
     assert 8 <= left["fight"] <= 32
 
 
+def test_a_still_picture_over_a_clip_is_the_same_in_every_frame() -> None:
+    black = Footage(sample(0, "fight", 0, "g"), np.zeros((20, SIDE, SIDE, 3), np.uint8), Fraction(10))
+    still = film(0, 0)[0]
+    view = augmented(black, np.random.default_rng(0), frames=16, size=48, still=still)
+    assert view[0].std() > 1
+    assert (view == view[0]).all()
+
+
 def test_cross_entropy_of_even_scores_is_log_2() -> None:
     assert cross_entropy(np.zeros((3, 2)), [0, 1, 0]) == pytest.approx(np.log(2))
 
