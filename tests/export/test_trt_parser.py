@@ -1,0 +1,107 @@
+"""NVIDIA's parser as a witness that may be absent, refuse, hang or crash."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgepv.errors import UsageError
+from edgepv.export import trt_parser
+from edgepv.export.trt_parser import parse_with_nvidia
+from edgepv.optional import present
+
+onnx = pytest.importorskip("onnx")
+from onnx import TensorProto, helper  # noqa: E402
+
+installed = pytest.mark.skipif(not present("tensorrt_rtx"), reason="needs edgepv[trt-check]")
+
+
+def _saved(folder: Path, kind: str, **attributes: Any) -> Path:
+    """A file with one operator from "x" to "y", both (1, 4, 8, 8)."""
+    inputs = ["x"] if kind != "Col2Im" else ["x", "size", "block"]
+    sizes = [
+        helper.make_tensor(name, TensorProto.INT64, [2], [edge, edge])
+        for name, edge in (("size", 8), ("block", 2))
+        if name in inputs
+    ]
+    shape = (1, 16, 16) if kind == "Col2Im" else (1, 4, 8, 8)
+    graph = helper.make_graph(
+        [helper.make_node(kind, inputs, ["y"], "the_node", **attributes)],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, (1, 4, 8, 8))],
+        sizes,
+    )
+    path = folder / "m.onnx"
+    opset = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), path)
+    return path
+
+
+@installed
+def test_a_good_file_is_accepted_and_the_version_is_told(tmp_path: Path) -> None:
+    verdict = parse_with_nvidia(_saved(tmp_path, "Relu"))
+    assert (verdict.ran, verdict.accepted, verdict.errors) == (True, True, ())
+    assert verdict.version is not None
+    assert verdict.version[0].isdigit()
+
+
+@installed
+def test_a_refusal_brings_the_parsers_own_words_and_the_node(tmp_path: Path) -> None:
+    verdict = parse_with_nvidia(_saved(tmp_path, "Col2Im", strides=[2, 2]))
+    assert (verdict.ran, verdict.accepted, verdict.reason) == (True, False, None)
+    assert any("Col2Im" in line or "the_node" in line for line in verdict.errors)
+
+
+@installed
+def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(b"not a model")
+    verdict = parse_with_nvidia(path)
+    assert (verdict.ran, verdict.accepted) == (True, False)
+
+
+def test_a_file_that_is_not_there_is_our_error_and_not_a_verdict(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="does not exist"):
+        parse_with_nvidia(tmp_path / "m.onnx")
+
+
+def test_a_missing_package_is_no_verdict_and_names_the_cure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trt_parser, "MODULE", "tensorrt_that_nobody_has")
+    verdict = parse_with_nvidia(_saved(tmp_path, "Relu"))
+    assert (verdict.ran, verdict.accepted, verdict.version) == (False, None, None)
+    assert "pip install 'edgepv[trt-check]'" in str(verdict.reason)
+
+
+CRASH = "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"
+GOOD = """print('library chatter'); print('{"accepted": true, "version": "9", "errors": []}')"""
+
+
+@pytest.mark.parametrize(
+    ("program", "ran", "accepted", "reason"),
+    [
+        (CRASH, True, False, "parser crashed with signal 11 (SIGSEGV)"),
+        ("import time; time.sleep(60)", True, False, "parser gave no answer in 1 s"),
+        ("pass", True, False, "parser ended without an answer"),
+        ("print('half an ans')", True, False, "parser ended without an answer"),
+        ("import no_such_library", False, None, "did not run: ModuleNotFoundError: No module"),
+        (GOOD, True, True, "None"),
+    ],
+)
+def test_however_the_process_ends_there_is_a_verdict(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    program: str,
+    ran: bool,
+    accepted: bool | None,
+    reason: str,
+) -> None:
+    monkeypatch.setattr(trt_parser, "MODULE", "json")  # a module that is surely there
+    limit = 1 if "sleep" in program else 60
+    verdict = parse_with_nvidia(_saved(tmp_path, "Relu"), timeout_s=limit, program=program)
+    assert (verdict.ran, verdict.accepted) == (ran, accepted)
+    assert reason in str(verdict.reason)
