@@ -252,9 +252,11 @@ def gather(options: Options, spec: ModelSpec) -> Clips:
         calibration, held_out = split_clips(found, calibration=CALIBRATION_CLIPS)
         train = tuple(c for c in found if c.split == "train" and c.label)
         return Clips(train, tuple(calibration), tuple(held_out), origin)
-    found = find_clips(shipped, spec.labels)
+    found = find_clips(shipped, edgepv.zoo.TASKS["fight"])
+    fits = {c.label for c in found} <= set(spec.labels)
+    if not fits:
+        found = [replace(c, label=None) for c in found]
     calibration, held_out = split_clips(found, calibration=CALIBRATION_CLIPS)
-    fits = all(c.label for c in found)
     origin = "shipped with edgepv" if fits else "shipped with edgepv, as plain video"
     if not fits and options.precision == "int8":
         raise UsageError(

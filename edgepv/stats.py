@@ -109,7 +109,8 @@ def accuracy(truth: Sequence[int], scores: np.ndarray, labels: Sequence[str]) ->
     low, high = wilson(hits, n)
     table = tuple(_class_score(confusion, i, labels[i]) for i in range(classes))
     f1s = [row.f1 for row in table if row.f1 is not None]
-    aucs = [a for i in range(classes) if (a := roc_auc(np.asarray(truth) == i, scores[:, i]))]
+    by_class = [roc_auc(np.asarray(truth) == i, scores[:, i]) for i in range(classes)]
+    aucs = [auc for auc in by_class if auc is not None]
     return Accuracy(
         value=hits / n,
         low=low,

@@ -33,9 +33,9 @@ def build(job: Job) -> Packed:
     """Files, variants and the plan for one model. The engine is the device's to build."""
     variants: list[Variant] = []
     if "fp32" in job.precisions:
-        variants.append(_made(job, job.base, "tensorrt-fp32", "fp32", FILES.weak_float, _weak))
+        variants.append(_made(job, job.base, "tensorrt-fp32", "fp32", FILES.weak_float, _weak_float))
     if "fp16" in job.precisions:
-        variants.append(_made(job, job.base, "tensorrt-fp16", "fp16", FILES.strong_float, _strong))
+        variants.append(_made(job, job.base, "tensorrt-fp16", "fp16", FILES.strong_float, _strong_float))
     if "int8" in job.precisions and job.feeds:
         quantized = _quantized(job)
         variants.append(_made(job, quantized, "tensorrt-int8", "int8", FILES.weak_int8, _weak))
@@ -44,22 +44,35 @@ def build(job: Job) -> Packed:
     return Packed(tuple(variants), _plan(job, variants), notes)
 
 
-def _weak(model: Any) -> Any:
-    return trt_form.to_opset(model, 17)
+def _weak(path: Path) -> Any:
+    return trt_form.to_opset(_read(path), 17)
 
 
-def _strong(model: Any) -> Any:
-    return trt_form.to_fp16(model)
+def _strong(path: Path) -> Any:
+    return trt_form.to_fp16(_read(path))
+
+
+def _weak_float(path: Path) -> Any:
+    return trt_form.to_opset(trt_form.prepare(path), 17)
+
+
+def _strong_float(path: Path) -> Any:
+    return trt_form.to_fp16(trt_form.prepare(path))
+
+
+def _read(path: Path) -> Any:
+    import onnx
+
+    return onnx.load(path)
 
 
 def _made(
-    job: Job, source: Variant, name: str, precision: Any, file: str, form: Callable[[Any], Any]
+    job: Job, source: Variant, name: str, precision: Any, file: str, form: Callable[[Path], Any]
 ) -> Variant:
     """One file in its TensorRT form, as a cached step."""
-    import onnx
 
     def make(folder: Path) -> Variant:
-        model = form(onnx.load(job.folder / source.path))
+        model = form(job.folder / source.path)
         (folder / file).write_bytes(model.SerializeToString(deterministic=True))
         return replace(
             source, name=name, engine="tensorrt", precision=precision, path=file, sha256=sha256(folder / file)
@@ -92,12 +105,10 @@ def _quantized(job: Job) -> Variant:
 
 def _checks(job: Job, variants: Sequence[Variant]) -> tuple[str, ...]:
     """What our rules and, where it is installed, NVIDIA's own parser say; also written to checks.json."""
-    import onnx
-
     rows, notes = [], []
     for variant in variants:
         path = job.folder / variant.path
-        findings = trt_rules.check(onnx.load(path), opset_limit=OPSET_LIMIT[variant.path])
+        findings = trt_rules.check(_read(path), opset_limit=OPSET_LIMIT[variant.path])
         verdict = trt_parser.parse_with_nvidia(path)
         rows.append({"file": variant.path, "rules": [asdict(f) for f in findings], "parser": asdict(verdict)})
         errors = [f for f in findings if f.severity == "error"]
@@ -116,11 +127,9 @@ def _checks(job: Job, variants: Sequence[Variant]) -> tuple[str, ...]:
 
 def _plan(job: Job, variants: Sequence[Variant]) -> tuple[str, ...]:
     """Precision plan, calibration table and build commands, written beside the models."""
-    import onnx
-
     by_name = {v.name: v for v in variants}
     source = by_name.get("tensorrt-int8") or variants[0]
-    model = onnx.load(job.folder / source.path)
+    model = _read(job.folder / source.path)
     write_json(job.folder / "precision_plan.json", trt_plan.precision_plan(model))
     write_json(job.folder / "calibration_table.json", trt_plan.calibration_table(model))
     precision = "int8" if "tensorrt-int8" in by_name else "fp16"

@@ -167,7 +167,7 @@ def tie_states(model: ModelProto, state_pairs: Sequence[tuple[str, str]]) -> Non
     from onnx import numpy_helper
 
     inits = {init.name: init for init in model.graph.initializer}
-    for names in _state_scale_names(model, state_pairs):
+    for names in filter(None, _state_scale_names(model, state_pairs)):  # a float state has no scale
         largest = max((numpy_helper.to_array(inits[n]) for n in names), key=float)
         for name in names:
             inits[name].CopyFrom(numpy_helper.from_array(largest, name))

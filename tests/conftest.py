@@ -1,0 +1,80 @@
+"""What every test shares: a cache of its own, tiny models on disk, and one export of each kind."""
+
+from __future__ import annotations
+
+import os
+import runpy
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import CLIPS, SPEC, TINY, Tiny
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests neither read nor fill the user's cache."""
+    os.environ["EDGEPV_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+
+
+def _tiny(folder: Path, function: str, shape: list[int], layout: str, name: str) -> Tiny:
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    module = runpy.run_path(str(TINY))[function]()
+    with torch.no_grad():
+        for value in module.parameters():
+            value.mul_(2)
+    weights = folder / f"{name}.safetensors"
+    save_file(module.state_dict(), weights)
+    spec = folder / f"{name}.toml"
+    spec.write_text(SPEC.format(name=name, shape=shape, layout=layout))
+    return Tiny(f"{TINY}:{function}", weights, spec)
+
+
+@pytest.fixture(scope="session")
+def tiny_step(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    return _tiny(tmp_path_factory.mktemp("tiny"), "stepper", [1, 3, 32, 32], "NCHW", "tiny-step")
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    return _tiny(tmp_path_factory.mktemp("tiny"), "clip", [1, 3, 4, 32, 32], "NCTHW", "tiny-clip")
+
+
+@pytest.fixture(scope="session")
+def step_bundle(tiny_step: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cpu bundle of the tiny step model, made by the command line."""
+    from edgepv.cli import main
+
+    out = tmp_path_factory.mktemp("bundles") / "step"
+    assert main(["export", *tiny_step.arguments, "--target", "cpu", "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture(scope="session")
+def a_clip() -> Path:
+    """One of the shipped clips."""
+    return sorted((CLIPS / "evaluation" / "fight").glob("*.mp4"))[0]
+
+
+@pytest.fixture
+def write_video(tmp_path: Path) -> Callable[..., Path]:
+    """Writes frames of plain colours: write_video("x.mp4", [10, 20, 30], fps=10)."""
+
+    def write(name: str, greys: list[int], fps: float = 10.0, size: int = 64) -> Path:
+        import cv2
+
+        path = tmp_path / name
+        writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (size, size))
+        for grey in greys:
+            writer.write(np.full((size, size, 3), grey, np.uint8))
+        writer.release()
+        return path
+
+    return write

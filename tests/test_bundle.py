@@ -1,0 +1,151 @@
+"""A bundle is whole, unchanged, stays inside its folder, and its golden answers come back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgepv import bundle
+from edgepv.errors import ParityError, UsageError
+from edgepv.files import digest
+from edgepv.golden import replay, rmse, tolerance
+
+
+@pytest.fixture
+def copy(step_bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(step_bundle, tmp_path / "b"))
+
+
+def _edit(folder: Path, change: Callable[[Any], None], *, seal: bool) -> None:
+    path = folder / bundle.MANIFEST
+    data = json.loads(path.read_text())
+    change(data)
+    if seal:
+        data["digest"] = digest(data["content"])
+    path.write_text(json.dumps(data))
+
+
+def test_a_fresh_bundle_passes_every_check(step_bundle: Path) -> None:
+    opened = bundle.read(step_bundle)
+    assert bundle.check(opened) == len(opened.content.files) + 3
+    assert all(r.error is not None and r.error <= r.limit for r in replay(opened) if r.limit)
+
+
+def test_a_flipped_byte_is_found(copy: Path) -> None:
+    model = next((copy / "models").glob("*.onnx"))
+    data = bytearray(model.read_bytes())
+    data[len(data) // 2] ^= 1
+    model.write_bytes(data)
+    with pytest.raises(UsageError, match="was changed or is damaged"):
+        bundle.check(bundle.read(copy))
+
+
+def test_a_missing_and_an_extra_file_are_found(copy: Path) -> None:
+    (copy / "notes.txt").write_text("hi")
+    with pytest.raises(UsageError, match=r"notes.txt is not in the manifest"):
+        bundle.check(bundle.read(copy))
+    (copy / "notes.txt").unlink()
+    (copy / "report.md").unlink()
+    with pytest.raises(UsageError, match=r"report.md is missing"):
+        bundle.check(bundle.read(copy))
+
+
+def test_an_edited_manifest_is_found(copy: Path) -> None:
+    _edit(copy, lambda d: d["content"]["spec"]["labels"].reverse(), seal=False)
+    with pytest.raises(UsageError, match="changed after it was written"):
+        bundle.read(copy)
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a/../../b", "..\\up", ""])
+def test_paths_that_leave_the_bundle_are_refused(copy: Path, name: str) -> None:
+    _edit(copy, lambda d: d["content"]["files"].update({name: "0" * 64}), seal=True)
+    with pytest.raises(UsageError, match="leaves the bundle"):
+        bundle.read(copy)
+
+
+def test_a_model_outside_the_digests_is_refused(copy: Path) -> None:
+    def drop(data: Any) -> None:
+        data["content"]["files"].pop(data["content"]["variants"][0]["path"])
+
+    _edit(copy, drop, seal=True)
+    with pytest.raises(UsageError, match="has no digest"):
+        bundle.read(copy)
+
+
+def test_a_link_in_place_of_a_file_is_refused(copy: Path) -> None:
+    path = copy / "report.md"
+    path.rename(copy.parent / "elsewhere.md")
+    path.symlink_to(copy.parent / "elsewhere.md")
+    with pytest.raises(UsageError, match="missing"):
+        bundle.check(bundle.read(copy))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.update(schema=99), "has schema 99; this edgepv reads 1"),
+        (lambda d: d.pop("content"), "has no 'content'"),
+        (lambda d: d["content"].pop("spec"), "missing key 'spec'"),
+        (lambda d: d["content"].update(colour=1), "unknown key 'colour'"),
+    ],
+)
+def test_another_schema_is_named(copy: Path, change: Callable[[Any], None], message: str) -> None:
+    _edit(copy, change, seal=False)
+    with pytest.raises(UsageError, match=message):
+        bundle.read(copy)
+
+
+def test_the_zip_is_the_same_bundle_and_equal_every_time(step_bundle: Path, tmp_path: Path) -> None:
+    one, two = tmp_path / "1.zip", tmp_path / "2.zip"
+    bundle.zip_bundle(step_bundle, one)
+    bundle.zip_bundle(step_bundle, two)
+    assert one.read_bytes() == two.read_bytes()
+    with bundle.opened(one) as opened:
+        assert opened.digest == bundle.read(step_bundle).digest and bundle.check(opened)
+        inside = opened.folder
+    assert not inside.exists()
+
+
+def test_a_hostile_zip_writes_nothing_outside(tmp_path: Path) -> None:
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("../escaped.txt", "x")
+    with pytest.raises(UsageError, match="leaves the bundle"), bundle.opened(path):
+        pass
+    assert not list(tmp_path.rglob("escaped.txt"))
+
+
+def test_a_truncated_zip_is_one_line(step_bundle: Path, tmp_path: Path) -> None:
+    path = tmp_path / "x.zip"
+    bundle.zip_bundle(step_bundle, path)
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(UsageError, match="not a whole zip"), bundle.opened(path):
+        pass
+
+
+def test_golden_answers_of_another_model_are_refused(copy: Path) -> None:
+    """The digests can be made right again; the answers cannot."""
+    from safetensors.numpy import load_file, save_file
+
+    golden = copy / bundle.GOLDEN
+    tensors = load_file(golden)
+    name = bundle.read(copy).content.variants[0].name
+    tensors[name] = tensors[name] + 0.5
+    save_file(tensors, golden)
+    with pytest.raises(ParityError, match=f"{name} answers otherwise here"):
+        replay(bundle.read(copy))
+
+
+def test_a_float_engine_does_not_pass_for_an_int8_one() -> None:
+    original = np.array([1.0, -1.0, 0.5])
+    quantized = original + np.array([0.02, -0.02, 0.02])
+    limit = tolerance("int8", quantized, original)
+    assert rmse(original, quantized) > limit  # the float answers fail the self-test
+    assert rmse(quantized + 0.005, quantized) <= limit  # another CPU's rounding passes it

@@ -1,0 +1,53 @@
+"""A finished step is read again; a damaged or half-written one is made again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgepv.cache import cached, root
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEPV_CACHE", str(tmp_path))
+
+
+def _make(folder: Path) -> dict[str, int]:
+    (folder / "model.bin").write_bytes(b"12345")
+    return {"n": 5}
+
+
+def test_the_second_run_reads() -> None:
+    first = cached({"step": "x"}, _make)
+    second = cached({"step": "x"}, lambda folder: pytest.fail("computed again"))
+    assert (first[1], first[2], second[1], second[2]) == ({"n": 5}, False, {"n": 5}, True)
+
+
+def test_another_key_is_another_result() -> None:
+    cached({"step": "x", "ratio": 1}, _make)
+    assert cached({"step": "x", "ratio": 2}, _make)[2] is False
+
+
+def test_a_damaged_entry_is_made_again() -> None:
+    folder, _, _ = cached({"step": "x"}, _make)
+    (folder / "model.bin").write_bytes(b"12x45")
+    again, _, hit = cached({"step": "x"}, _make)
+    assert not hit and (again / "model.bin").read_bytes() == b"12345"
+
+
+def test_a_truncated_result_is_made_again() -> None:
+    folder, _, _ = cached({"step": "x"}, _make)
+    (folder / "result.json").write_text('{"files": ')
+    assert cached({"step": "x"}, _make)[2] is False
+
+
+def test_a_step_that_fails_leaves_no_entry() -> None:
+    def fail(folder: Path) -> None:
+        (folder / "half").write_text("x")
+        raise ValueError
+
+    with pytest.raises(ValueError):
+        cached({"step": "x"}, fail)
+    assert list(root().iterdir()) == []

@@ -1,0 +1,392 @@
+"""Bad input is one clear line with the right exit code, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import TINY, Tiny
+
+from edgepv.cli import main
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*argv: object) -> tuple[int, str, str]:
+        code = main([str(a) for a in argv])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def refused(result: tuple[int, str, str], code: int, *words: str) -> None:
+    """The command ended with ``code`` and one line on stderr that holds every word."""
+    got, out, err = result
+    lines = [line for line in err.splitlines() if line.startswith("edgepv:")]
+    assert got == code, err
+    assert len(lines) == 1 and "Traceback" not in err, err
+    for word in words:
+        assert word in lines[0], lines[0]
+
+
+def test_help_answers_at_once_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, time; start = time.perf_counter()\n"
+        "from edgepv.cli import parser; parser().format_help()\n"
+        "took = time.perf_counter() - start\n"
+        "heavy = {'torch', 'numpy', 'onnx', 'onnxruntime', 'openvino', 'nncf', 'cv2', 'rich', 'litert_torch'}\n"
+        "print(took, sorted(heavy & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip().endswith("[]")
+    assert float(out.split()[0]) < 0.2
+
+
+def test_running_a_bundle_imports_no_torch(step_bundle: Path, a_clip: Path) -> None:
+    code = (
+        "import sys; from edgepv.cli import main\n"
+        f"assert main(['run', {str(step_bundle)!r}, '--source', {str(a_clip)!r}]) == 0\n"
+        "print(sorted({'torch', 'nncf', 'litert_torch', 'onnx'} & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.splitlines()[-1] == "[]"
+
+
+def test_unknown_names_suggest_the_right_one(run: Run, tmp_path: Path) -> None:
+    refused(run("export", "--target", "jetsn"), 2, "unknown target 'jetsn'", "Did you mean 'jetson'?")
+    refused(run("export", "pv-conv-smal"), 2, "unknown model", "Did you mean 'pv-conv-small'?")
+    refused(run("exprt"), 2, "invalid choice")
+    refused(run("export", "--precision", "int4"), 2, "cpu has no precision 'int4'", "fp32")
+    refused(run("export", "--target", "cpu,cpu"), 2, "different names")
+    refused(run(), 2, "COMMAND")
+
+
+def test_missing_files_are_named(run: Run, tmp_path: Path, tiny_step: Tiny) -> None:
+    none = tmp_path / "none"
+    refused(run("run", none, "--source", "x.mp4"), 2, "does not exist")
+    refused(run("verify", none), 2, "does not exist")
+    refused(run("report", none), 2, "none")
+    refused(
+        run("export", f"{none}.py:f", "--weights", tiny_step.weights, "--spec", tiny_step.spec), 2, "none.py"
+    )
+    refused(run("export", f"{TINY}:stepper", "--weights", none, "--spec", tiny_step.spec), 2, "--weights")
+    refused(run("export", f"{TINY}:stepper", "--weights", tiny_step.weights, "--spec", none), 2, "--spec")
+    refused(run("export", f"{TINY}:stepper"), 2, "needs its weights")
+    refused(run("export", "--clips", none), 2, "not a folder")
+    refused(run("export", "--config", none), 2, "--config")
+    refused(run("export", f"{none}.onnx", "--spec", tiny_step.spec), 2, "does not exist")
+
+
+def test_a_bundle_runs_only_on_videos(run: Run, step_bundle: Path, tmp_path: Path) -> None:
+    text = tmp_path / "x.txt"
+    text.write_text("hello")
+    refused(run("run", step_bundle, "--source", text), 2, "not a video suffix")
+    junk = tmp_path / "x.mp4"
+    junk.write_bytes(b"junk" * 1000)
+    refused(run("run", step_bundle, "--source", junk), 2, "x.mp4")
+    refused(run("run", step_bundle, "--source", tmp_path / "none.mp4"), 2, "does not exist")
+
+
+def test_bad_builders_are_named(run: Run, tiny_clip: Tiny) -> None:
+    rest = ["--weights", tiny_clip.weights, "--spec", tiny_clip.spec]
+    refused(run("export", f"{TINY}:broken", *rest), 2, "raised RuntimeError: the config file is missing")
+    refused(run("export", f"{TINY}:not_a_module", *rest), 2, "returned str, not a torch module")
+    refused(run("export", f"{TINY}:nothing", *rest), 2, "has no function 'nothing'")
+    refused(run("export", "no.such.package:f", *rest), 2, "cannot be imported")
+    refused(run("export", f"{TINY}:stepper", *rest), 2, "does not fit")
+
+
+def test_bad_specs_are_named(run: Run, tiny_step: Tiny, tmp_path: Path) -> None:
+    good = tiny_step.spec.read_text()
+    for old, new, word in [
+        ("labels", "lables", "Did you mean 'labels'?"),
+        ("frames = 4", "frames = 'x'", "expected a int"),
+        ("[1, 3, 32, 32]", "[1, 3, 32]", "does not fit layout"),
+        ("[0.225, 0.225, 0.225]", "[0.0, 0.225, 0.225]", "above 0"),
+        ('["fight", "no_fight"]', '["fight"]', "two different names"),
+        ('["fight", "no_fight"]', '["a", "b", "c"]', "3 labels need (1, 3)"),
+        ("name =", "name", "not valid TOML"),
+    ]:
+        spec = tmp_path / "spec.toml"
+        spec.write_text(good.replace(old, new))
+        result = run(
+            "export", tiny_step.model, "--weights", tiny_step.weights, "--spec", spec, "--out", tmp_path / "o"
+        )
+        refused(result, 2, word)
+    assert not (tmp_path / "o").exists()
+
+
+def test_bad_weights_are_named(run: Run, tiny_step: Tiny, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    good = load_file(tiny_step.weights)
+    rest = ["--spec", tiny_step.spec, "--out", tmp_path / "o", "--weights"]
+    nan = tmp_path / "nan.safetensors"
+    save_file({**good, "head.bias": np.array([np.nan, 0], np.float32)}, nan)
+    refused(run("export", tiny_step.model, *rest, nan), 2, "'head.bias' has values that are not finite")
+    short = tmp_path / "short.safetensors"
+    short.write_bytes(tiny_step.weights.read_bytes()[:-10])
+    refused(run("export", tiny_step.model, *rest, short), 2, "cannot be read")
+    missing = tmp_path / "missing.safetensors"
+    save_file({k: v for k, v in good.items() if k != "head.bias"}, missing)
+    refused(run("export", tiny_step.model, *rest, missing), 2, "head.bias")
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_pickle_is_refused_unless_trusted(run: Run, tiny_step: Tiny, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    pickled = tmp_path / "w.pt"
+    torch.save(load_file(tiny_step.weights), pickled)
+    arguments = [
+        "export",
+        tiny_step.model,
+        "--weights",
+        pickled,
+        "--spec",
+        tiny_step.spec,
+        "--out",
+        tmp_path / "o",
+    ]
+    refused(run(*arguments), 2, "--trust-pickle")
+    code, _, err = run(*arguments, "--trust-pickle", "--precision", "fp32")
+    assert code == 0, err
+
+
+class _Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch evil",)
+
+
+def test_a_trusted_pickle_still_runs_no_code(
+    run: Run, tiny_step: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pickle
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "evil.pt").write_bytes(pickle.dumps({"x": _Evil()}))
+    result = run(
+        "export", tiny_step.model, "--weights", "evil.pt", "--spec", tiny_step.spec, "--trust-pickle"
+    )
+    refused(result, 2, "evil.pt")
+    assert not (tmp_path / "evil").exists()
+
+
+def test_an_operator_no_converter_takes_is_named(run: Run, tiny_clip: Tiny, tmp_path: Path) -> None:
+    result = run(
+        "export", f"{TINY}:fourier", "--weights", tiny_clip.weights, "--spec", tiny_clip.spec,
+        "--out", tmp_path / "o",
+    )  # fmt: skip
+    refused(result, 2, "cannot convert", "svd")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_folder_is_never_overwritten(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / "thesis.txt").write_text("years of work")
+    refused(run("export", "--out", out), 2, "already exists")
+    refused(run("export", "--out", out, "--force"), 2, "is not a bundle; --force replaces bundles only")
+    assert (out / "thesis.txt").read_text() == "years of work"
+
+
+def test_force_replaces_a_bundle(run: Run, tiny_step: Tiny, tmp_path: Path) -> None:
+    arguments = ["export", *tiny_step.arguments, "--precision", "fp32", "--out", tmp_path / "b"]
+    assert run(*arguments)[0] == 0
+    refused(run(*arguments), 2, "already exists")
+    assert run(*arguments, "--force")[0] == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["b", "b.zip"]
+
+
+def test_int8_of_ones_own_labels_needs_ones_own_clips(run: Run, tiny_step: Tiny, tmp_path: Path) -> None:
+    spec = tmp_path / "s.toml"
+    spec.write_text(tiny_step.spec.read_text().replace('"fight", "no_fight"', '"open", "shut"'))
+    arguments = [
+        "export",
+        tiny_step.model,
+        "--weights",
+        tiny_step.weights,
+        "--spec",
+        spec,
+        "--out",
+        tmp_path / "b",
+    ]
+    refused(run(*arguments, "--precision", "int8"), 2, "needs clips like those its camera will see")
+    code, out, err = run(*arguments)
+    assert code == 0, err
+    assert "-int8" not in out and "not measured" in out  # nothing was labelled, so no accuracy is claimed
+
+
+def test_pruning_without_training_clips_is_refused(run: Run, tmp_path: Path) -> None:
+    refused(run("export", "--prune", 0.25, "--out", tmp_path / "b"), 2, "--prune needs training clips")
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "word"),
+    [
+        (["--max-drop", "0.5"], 6, ""),
+        (["--latency-ms", "0.000001"], 4, "no artifact answers within"),
+        (["--max-drop", "-1"], 2, "0 or more"),
+        (["--seed", "x"], 2, "invalid int value"),
+    ],
+)
+def test_gates_end_with_their_own_exit_code(
+    run: Run, tiny_step: Tiny, tmp_path: Path, options: list[str], code: int, word: str
+) -> None:
+    """24 clips cannot resolve half a point, so an asked-for gate on INT8 is inconclusive."""
+    precision = ["--precision", "int8"] if code == 6 else ["--precision", "fp32"]
+    got, _, err = run("export", *tiny_step.arguments, *options, *precision, "--out", tmp_path / "b")
+    assert got == code, err
+    assert word in err
+    assert (tmp_path / "b").exists() == (code == 6)
+
+
+def test_a_target_whose_tools_are_missing_is_exit_7(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from edgepv import pipeline
+
+    monkeypatch.setattr(pipeline, "present", lambda module: module != "litert_torch")
+    result = run("export", "--target", "mobile", "--out", tmp_path / "b")
+    refused(result, 7, "needs litert_torch", "pip install 'edgepv[compress]'")
+
+
+def test_an_internal_error_is_one_line_too(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgepv import targets
+
+    monkeypatch.setattr(targets, "targets", lambda: 1 / 0)
+    refused(run("targets"), 1, "internal error: ZeroDivisionError", "EDGEPV_DEBUG=1")
+
+
+def test_a_dry_run_prints_the_plan_and_makes_nothing(run: Run, tiny_step: Tiny, tmp_path: Path) -> None:
+    out = tmp_path / "b"
+    code, text, _ = run(
+        "export", *tiny_step.arguments, "--dry-run", "--json", "--out", out, "--target", "cpu,mobile"
+    )
+    plan = json.loads(text)
+    assert code == 0 and plan["model"] == "tiny-step" and plan["prune"] == "off"
+    assert plan["bundles"] == f"{out}/cpu, {out}/mobile" and not out.exists()
+
+
+def test_a_config_file_gives_options_and_the_command_line_wins(run: Run, tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text('targets = ["mobile"]\nprecision = "int8"\nmax_drop = 2.0\n')
+    _, text, _ = run("export", "--config", config, "--precision", "fp32", "--dry-run", "--json")
+    plan = json.loads(text)
+    assert plan["precisions"] == "mobile: fp32" and plan["gate"] == "at most 2 points"
+    config.write_text("precison = 'int8'\n")
+    refused(run("export", "--config", config, "--dry-run"), 2, "Did you mean 'precision'?")
+
+
+def test_json_is_the_only_thing_on_stdout(run: Run, tiny_step: Tiny, tmp_path: Path) -> None:
+    code, text, _ = run(
+        "export", *tiny_step.arguments, "--precision", "fp32", "--json", "--out", tmp_path / "b"
+    )
+    found = json.loads(text)
+    assert code == 0 and found[0]["target"] == "cpu" and len(found[0]["digest"]) == 64
+
+
+def test_every_command_ends_with_what_to_paste_next(run: Run, step_bundle: Path, a_clip: Path) -> None:
+    for command in (["targets"], ["models"], ["doctor"], ["inspect", step_bundle], ["verify", step_bundle]):
+        code, _, err = run(*command)
+        assert code == 0
+        assert "next:\n  edgepv " in err or "next:\n  pip install" in err, command
+
+
+def test_run_prints_json_lines_and_a_summary(
+    run: Run, step_bundle: Path, a_clip: Path, tmp_path: Path
+) -> None:
+    code, out, err = run(
+        "run", step_bundle, "--source", a_clip, "--deadline-ms", 1000, "--video", tmp_path / "o.mp4"
+    )
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    answers, summary = lines[:-1], lines[-1]
+    assert {a["event"] for a in answers} == {"answer"} and summary["event"] == "summary"
+    assert [a["valid"] for a in answers[:4]] == [False, False, False, True]
+    assert summary["frames_answered"] == len(answers) and summary["missed"] == 0
+    assert summary["p50_ms"] <= summary["p95_ms"] <= summary["p99_ms"]
+    from edgepv.clips import read_video
+
+    assert len(read_video(tmp_path / "o.mp4").frames) == summary["frames_read"]
+
+
+def test_inspect_as_json_is_the_manifest(run: Run, step_bundle: Path) -> None:
+    code, out, _ = run("inspect", step_bundle, "--json")
+    assert code == 0 and json.loads(out)["content"]["target"] == "cpu"
+
+
+def test_unknown_variants_and_engines_of_a_bundle(run: Run, step_bundle: Path, a_clip: Path) -> None:
+    refused(run("run", step_bundle, "--source", a_clip, "--variant", "x"), 2, "unknown variant 'x'")
+    refused(run("run", step_bundle, "--source", a_clip, "--engine", "litert"), 2, "unknown engine 'litert'")
+    refused(run("run", step_bundle, "--source", a_clip, "--threads", "0"), 2, "--threads 0")
+
+
+def _start(arguments: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "edgepv.cli", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_leaves_nothing_half_written(tiny_step: Tiny, tmp_path: Path, how: signal.Signals) -> None:
+    process = _start(["export", *tiny_step.arguments, "--out", str(tmp_path / "b")])
+    assert process.stderr
+    for line in process.stderr:
+        if "lower" in line or "running" in line:
+            break
+    process.send_signal(how)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopped" in err and "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_export_goes_on_to_the_same_bundle(
+    tiny_step: Tiny, step_bundle: Path, tmp_path: Path
+) -> None:
+    from edgepv.bundle import read
+
+    arguments = ["export", *tiny_step.arguments, "--out", str(tmp_path / "b")]
+    for wait_for in ("running", "int8"):
+        process = _start(arguments)
+        assert process.stderr
+        for line in process.stderr:
+            if wait_for in line:
+                break
+        process.kill()
+        process.wait()
+        assert not (tmp_path / "b").exists()
+    assert main(arguments) == 0
+    assert read(tmp_path / "b").digest == read(step_bundle).digest
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+def test_a_full_disk_is_one_line_and_leaves_nothing(run: Run, tiny_step: Tiny, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(small)], check=False)
+    if mounted.returncode:
+        pytest.skip("this container may not mount a tmpfs")
+    try:
+        result = run("export", *tiny_step.arguments, "--precision", "fp32", "--out", small / "b")
+        refused(result, 2, "No space left on device", "Free disk space")
+        assert list(small.iterdir()) == []
+    finally:
+        time.sleep(0.1)
+        subprocess.run(["umount", str(small)], check=True)

@@ -1,0 +1,168 @@
+"""Video in: decoding, frame rates, preprocessing, and splits that do not leak."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgepv.clips import (
+    Clip,
+    clip_scores,
+    find_clips,
+    hold_last,
+    model_frames,
+    preprocess,
+    read_video,
+    resample,
+    split_clips,
+)
+from edgepv.errors import UsageError
+from edgepv.types import ModelSpec, TensorSpec
+
+SPEC = ModelSpec("m", TensorSpec("frame", (1, 3, 4, 6)), ("a", "b"), mean=(0.5,) * 3, std=(0.25,) * 3)
+
+
+@pytest.mark.parametrize(
+    ("count", "source", "wanted", "taken"),
+    [
+        (6, Fraction(10), Fraction(10), [0, 1, 2, 3, 4, 5]),
+        (6, Fraction(20), Fraction(10), [0, 2, 4]),
+        (6, Fraction(15), Fraction(10), [0, 1, 3, 4]),  # the newest frame seen at 0, 0.1, 0.2, 0.3 s
+        (3, Fraction(5), Fraction(10), [0, 0, 1, 1, 2, 2]),  # a slow camera repeats its frames
+        (0, Fraction(10), Fraction(10), []),
+    ],
+)
+def test_resampling_takes_the_newest_frame_seen(
+    count: int, source: Fraction, wanted: Fraction, taken: list[int]
+) -> None:
+    assert resample(count, source, wanted) == taken
+
+
+def test_ntsc_rates_do_not_drift() -> None:
+    taken = resample(2998, Fraction(30000, 1001), Fraction(10))
+    assert len(taken) == 1001  # 2998 frames at 29.97 fps last 100.03 s
+
+
+def test_preprocessing_by_hand() -> None:
+    frame = np.zeros((4, 6, 3), np.uint8)
+    frame[:, :, 0] = 255  # blue, in OpenCV's order
+    out = preprocess(frame, SPEC)
+    assert out.shape == (1, 3, 4, 6) and out.dtype == np.float32
+    assert np.allclose(out[0, 2], (1 - 0.5) / 0.25)  # blue is the last of RGB
+    assert np.allclose(out[0, 0], -0.5 / 0.25)
+    assert np.allclose(preprocess(frame, replace(SPEC, colour="bgr"))[0, 0], 2.0)
+
+
+@pytest.mark.parametrize("bad", [np.zeros((4, 6), np.uint8), np.zeros((4, 6, 3), np.float32)])
+def test_a_frame_of_another_kind_is_refused(bad: np.ndarray) -> None:
+    with pytest.raises(UsageError, match="uint8 BGR"):
+        preprocess(bad, SPEC)
+
+
+def test_a_written_video_comes_back(write_video: Callable[..., Path]) -> None:
+    video = read_video(write_video("x.mp4", [10, 120, 230], fps=12.5))
+    assert len(video.frames) == 3 and video.fps == Fraction(25, 2)
+    assert [int(f.mean()) for f in video.frames] == pytest.approx([10, 120, 230], abs=4)
+
+
+def test_model_frames_follow_the_models_rate(write_video: Callable[..., Path]) -> None:
+    assert model_frames(write_video("x.mp4", [50] * 8, fps=20), SPEC).shape == (4, 3, 4, 6)
+
+
+def test_bad_files_are_named(tmp_path: Path, write_video: Callable[..., Path]) -> None:
+    with pytest.raises(UsageError, match="does not exist"):
+        read_video(tmp_path / "none.mp4")
+    (tmp_path / "x.txt").write_text("hello")
+    with pytest.raises(UsageError, match="not a video suffix"):
+        read_video(tmp_path / "x.txt")
+    (tmp_path / "x.mp4").write_bytes(b"not a video at all" * 100)
+    with pytest.raises(UsageError, match="cannot be opened|no video frame"):
+        read_video(tmp_path / "x.mp4")
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    with pytest.raises(UsageError, match="cannot be opened|no video frame"):
+        read_video(tmp_path / "empty.mp4")
+
+
+def test_a_video_without_frames_is_refused(write_video: Callable[..., Path]) -> None:
+    with pytest.raises(UsageError, match="no video frame|cannot be opened"):
+        read_video(write_video("none.mp4", []))
+
+
+def test_a_truncated_video_is_refused(a_clip: Path, tmp_path: Path) -> None:
+    whole = a_clip.read_bytes()
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UsageError, match="truncated|cannot be opened|no video frame"):
+        read_video(cut)
+
+
+def test_short_clips_are_held_on_their_last_frame() -> None:
+    held = hold_last(np.arange(3)[:, None], 5)
+    assert held[:, 0].tolist() == [0, 1, 2, 2, 2] and len(hold_last(np.zeros((7, 1)), 5)) == 7
+
+
+def test_a_clips_answer_is_the_mean_of_valid_frames() -> None:
+    logits = np.array([[9.0, 0.0], [9.0, 0.0], [0.0, 1.0], [0.0, 3.0]])
+    assert clip_scores(logits, 3).tolist() == [0.0, 2.0]
+
+
+def _clips(groups: str, splits: list[str | None]) -> list[Clip]:
+    return [
+        Clip(Path(f"{i}.mp4"), "ab"[i % 2], group, split)
+        for i, (group, split) in enumerate(zip(groups, splits))
+    ]
+
+
+def test_calibration_and_evaluation_share_no_clip_and_no_group() -> None:
+    clips = _clips("ABCDEFGHIJKLMNOP", [None] * 16)
+    calibration, held = split_clips(clips, calibration=8)
+    assert calibration and held
+    assert not {c.group for c in calibration} & {c.group for c in held}
+
+
+def test_a_leaking_group_is_refused() -> None:
+    clips = _clips("AABB", ["train", "train", "test", "test"])
+    leaking = [*clips, Clip(Path("9.mp4"), "a", "A", "test")]
+    assert len(split_clips(clips, calibration=4)[0]) == 2
+    with pytest.raises(UsageError, match="group 'A' is in both"):
+        split_clips(leaking, calibration=4)
+
+
+def test_calibration_takes_turns_between_labels() -> None:
+    clips = _clips("ABCDEFGH", ["train"] * 7 + ["test"])
+    chosen, _ = split_clips(clips, calibration=4)
+    assert sorted(str(c.label) for c in chosen) == ["a", "a", "b", "b"]
+
+
+def test_an_empty_side_is_refused() -> None:
+    with pytest.raises(UsageError, match="no clip is left for evaluation"):
+        split_clips(_clips("AB", ["train", "train"]), calibration=4)
+
+
+def test_labels_come_from_folders(tmp_path: Path, write_video: Callable[..., Path]) -> None:
+    for place in ("train/a", "train/b", "test/a", "other"):
+        folder = tmp_path / "set" / place
+        folder.mkdir(parents=True)
+        write_video("x.mp4", [1, 2]).rename(folder / "x.mp4")
+    found = find_clips(tmp_path / "set", ("a", "b"))
+    assert [(c.label, c.split) for c in found] == [
+        (None, None),
+        ("a", "test"),
+        ("a", "train"),
+        ("b", "train"),
+    ]
+
+
+def test_a_folder_without_clips_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="holds no clip for the labels a, b"):
+        find_clips(tmp_path, ("a", "b"))
+    with pytest.raises(UsageError, match="not a folder"):
+        find_clips(tmp_path / "none", ("a", "b"))
+    (tmp_path / "manifest.csv").write_text("path,label\nx.mp4,a\n")
+    with pytest.raises(UsageError, match="column 'group' is missing"):
+        find_clips(tmp_path, ("a", "b"))

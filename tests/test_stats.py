@@ -1,0 +1,107 @@
+"""Intervals and verdicts, on numbers a reader can check."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgepv.stats import accuracy, paired_drop, paired_interval, percentiles_ms, roc_auc, wilson
+
+
+def test_wilson_matches_the_published_example() -> None:
+    low, high = wilson(81, 263)  # Newcombe 1998, table I: 0.2553 to 0.3662
+    assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
+
+
+def test_wilson_has_width_where_nothing_failed() -> None:
+    low, high = wilson(52, 52)
+    assert high == 1.0
+    assert low == pytest.approx(52 / (52 + 3.8415), abs=1e-4)
+
+
+def test_wilson_of_nothing_is_an_error() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        wilson(0, 0)
+
+
+def test_the_edges_of_the_paired_interval_solve_tangos_equation() -> None:
+    low, high = paired_interval(12, 2, 44)
+    for edge in (low, high):
+        assert abs(_tango_score(12, 2, 44, edge)) == pytest.approx(1.959964, abs=1e-4)
+    assert low < 10 / 44 < high
+
+
+def _tango_score(b: int, c: int, n: int, d: float) -> float:
+    """The score statistic, written out again from the paper: q solves 2n q^2 + B q + C = 0."""
+    big_b = -b - c + (2 * n - b + c) * d
+    q = (-big_b + np.sqrt(big_b**2 - 4 * 2 * n * (-c * d * (1 - d)))) / (4 * n)
+    return float((b - c - n * d) / np.sqrt(n * (2 * q + d * (1 - d))))
+
+
+def test_no_disagreement_still_leaves_doubt() -> None:
+    low, high = paired_interval(0, 0, 52)
+    assert high == pytest.approx(3.8415 / (52 + 3.8415), abs=1e-4) and low == pytest.approx(-high)
+
+
+@given(st.integers(0, 20), st.integers(0, 20), st.integers(0, 100))
+def test_the_interval_holds_the_point_and_mirrors(lost: int, won: int, same: int) -> None:
+    n = lost + won + same
+    if n == 0:
+        return
+    low, high = paired_interval(lost, won, n)
+    assert -1 <= low <= (lost - won) / n <= high <= 1
+    other_low, other_high = paired_interval(won, lost, n)
+    assert (other_low, other_high) == (pytest.approx(-high, abs=1e-9), pytest.approx(-low, abs=1e-9))
+
+
+def test_few_clips_cannot_tell_and_say_how_many_would() -> None:
+    drop = paired_drop([True] * 24, [True] * 24, max_drop=1.0)
+    assert drop.verdict == "inconclusive" and drop.points == 0.0
+    assert drop.clips_needed is not None and 380 <= drop.clips_needed <= 410  # 3.84 / 0.01 - 3.84 = 380
+
+
+def test_many_equal_answers_pass() -> None:
+    assert paired_drop([True] * 400, [True] * 400, max_drop=1.0).verdict == "pass"
+
+
+def test_a_clear_loss_fails() -> None:
+    drop = paired_drop([True] * 100, [False] * 30 + [True] * 70, max_drop=1.0)
+    assert drop.verdict == "fail" and drop.lost == 30 and drop.low > 1.0
+
+
+def test_a_clip_won_and_a_clip_lost_cancel() -> None:
+    drop = paired_drop([True, False, True], [False, True, True], max_drop=1.0)
+    assert (drop.points, drop.lost, drop.won) == (0.0, 1, 1)
+
+
+def test_accuracy_counts_by_hand() -> None:
+    scores = np.array([[2.0, 1.0], [2.0, 1.0], [0.0, 3.0], [1.0, 0.0]])
+    found = accuracy([0, 0, 1, 1], scores, ["cat", "dog"])
+    assert found.value == 0.75 and found.confusion == ((2, 0), (1, 1))
+    cat, dog = found.classes
+    assert (cat.precision, cat.recall, cat.n) == (pytest.approx(2 / 3), 1.0, 2)
+    assert (dog.precision, dog.recall, dog.f1) == (1.0, 0.5, pytest.approx(2 / 3))
+
+
+def test_a_label_no_clip_carries_is_unknown_not_zero() -> None:
+    found = accuracy([0, 0], np.array([[1.0, 0.0], [1.0, 0.0]]), ["cat", "dog"])
+    assert found.classes[1].recall is None and found.classes[1].f1 is None
+    assert found.roc_auc is None
+
+
+def test_auc_of_ties_is_a_half() -> None:
+    positive = np.array([True, False])
+    assert roc_auc(positive, np.array([1.0, 1.0])) == 0.5
+    assert roc_auc(positive, np.array([1.0, 0.0])) == 1.0
+    assert roc_auc(positive, np.array([0.0, 1.0])) == 0.0
+
+
+def test_an_auc_of_zero_is_kept_in_the_mean() -> None:
+    found = accuracy([0, 1], np.array([[0.0, 1.0], [1.0, 0.0]]), ["a", "b"])
+    assert found.roc_auc == 0.0
+
+
+def test_percentiles_are_in_ms() -> None:
+    assert percentiles_ms([0.001, 0.002, 0.003])[0] == pytest.approx(2.0)

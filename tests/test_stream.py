@@ -1,0 +1,87 @@
+"""Stepping carries states, and a window repeats its first frame until it is full."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edgepv.calibration import CalibrationSet, calibration_set, rolled_feeds
+from edgepv.clips import Clip
+from edgepv.errors import UsageError
+from edgepv.stream import Stepper, Tensors, roll
+from edgepv.types import ModelSpec, StateSpec, StreamSpec, TensorSpec
+
+STEP = ModelSpec("m", TensorSpec("frame", (1, 3, 2, 2)), ("a", "b"), frames=3)
+CLIP = ModelSpec("m", TensorSpec("clip", (1, 3, 3, 2, 2), "NCTHW"), ("a", "b"), frames=3)
+STREAM = StreamSpec((StateSpec("sum", "sum_next", (1, 1)),), warmup=3)
+
+
+def _sum(inputs: Tensors) -> Tensors:
+    total = inputs["sum"] + inputs["frame"][0, 0, 0, 0]
+    return {"logits": total.copy(), "sum_next": total}
+
+
+def _frame(value: float) -> np.ndarray:
+    return np.full((1, 3, 2, 2), value, np.float32)
+
+
+def test_states_go_from_output_to_input() -> None:
+    stepper = Stepper(_sum, STEP, STREAM)
+    assert [float(stepper.step(_frame(v))["logits"][0, 0]) for v in (1, 2, 3)] == [1, 3, 6]
+
+
+def test_answers_are_valid_after_the_warm_up_and_not_before() -> None:
+    stepper = Stepper(_sum, STEP, STREAM)
+    seen = []
+    for value in range(4):
+        stepper.step(_frame(value))
+        seen.append(stepper.valid)
+    assert seen == [False, False, True, True]
+
+
+def test_reset_forgets() -> None:
+    stepper = Stepper(_sum, STEP, STREAM)
+    stepper.step(_frame(5))
+    stepper.reset()
+    assert float(stepper.step(_frame(1))["logits"][0, 0]) == 1 and not stepper.valid
+
+
+def test_a_window_holds_the_last_frames_in_order() -> None:
+    windows = []
+
+    def infer(inputs: Tensors) -> Tensors:
+        windows.append(inputs["clip"][0, 0, :, 0, 0].tolist())
+        return {"logits": np.zeros((1, 2), np.float32)}
+
+    stepper = Stepper(infer, CLIP, None)
+    for value in (1, 2, 3, 4):
+        stepper.step(_frame(value))
+    assert windows == [[1, 1, 1], [1, 1, 2], [1, 2, 3], [2, 3, 4]]
+
+
+def test_each_clip_starts_from_a_fresh_state() -> None:
+    stepper = Stepper(_sum, STEP, STREAM)
+    for _ in range(2):
+        rolled = list(roll(stepper, [np.full((3, 2, 2), 1, np.float32)] * 2))
+        assert [float(out["logits"][0, 0]) for _, out in rolled] == [1, 2]
+
+
+def test_calibration_states_are_rolled(a_clip: object) -> None:
+    from pathlib import Path
+
+    path = Path(str(a_clip))
+    feeds = rolled_feeds(Stepper(_sum, STEP, STREAM), CalibrationSet((path,), "d"), STEP)
+    assert len(feeds) > 3 and all(feed["sum"].any() for feed in feeds)
+
+
+def test_still_pictures_do_not_calibrate(write_video: object) -> None:
+    path = write_video("still.mp4", [100] * 12)  # type: ignore[operator]
+    with pytest.raises(UsageError, match="same still picture"):
+        rolled_feeds(Stepper(_sum, STEP, STREAM), CalibrationSet((path,), "d"), STEP)
+
+
+def test_too_few_clips_do_not_calibrate(a_clip: object) -> None:
+    from pathlib import Path
+
+    with pytest.raises(UsageError, match="2 calibration clips; INT8 ranges need at least 4"):
+        calibration_set([Clip(Path(str(a_clip)), "a", "g")] * 2, STEP)

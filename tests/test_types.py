@@ -1,0 +1,76 @@
+"""The nouns survive JSON, and a key nobody knows is an error."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+
+import pytest
+
+from edgepv.errors import UsageError
+from edgepv.types import (
+    Accuracy,
+    Latency,
+    Measurement,
+    ModelSpec,
+    PairedDrop,
+    StateSpec,
+    StreamSpec,
+    TensorSpec,
+    decode,
+    encode,
+)
+
+SPEC = ModelSpec("m", TensorSpec("frame", (1, 3, 8, 8)), ("a", "b"), fps=Fraction(30000, 1001))
+
+
+def test_a_noun_comes_back_from_json_as_it_went_in() -> None:
+    assert decode(ModelSpec, json.loads(json.dumps(encode(SPEC)))) == SPEC
+
+
+def test_a_frame_rate_keeps_its_fraction() -> None:
+    assert encode(SPEC)["fps"] == "30000/1001"  # 29.97 as a float drifts, as an integer it is 3 % off
+
+
+def test_unknown_stays_none_through_json() -> None:
+    row = Measurement("v", "cpu", "onnxruntime", "fp32", "step", "ok")
+    assert decode(Measurement, json.loads(json.dumps(encode(row)))).accuracy is None
+
+
+def test_nested_nouns_come_back_too() -> None:
+    row = Measurement(
+        "v",
+        "cpu",
+        "onnxruntime",
+        "fp32",
+        "step",
+        "ok",
+        latency=(Latency(1.0, 2.0, 3.0, 200, 20, 1, ("a", "b")),),
+        accuracy=Accuracy(0.5, 0.2, 0.8, 4, confusion=((1, 1), (1, 1))),
+        drop=PairedDrop(1.0, -2.0, 4.0, 100, 2, 1, 1.0, "inconclusive", 400),
+    )
+    assert decode(Measurement, json.loads(json.dumps(encode(row)))) == row
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lables": ["a"]}, "unknown key 'lables'.*Did you mean 'labels'"),
+        ({"fps": "ten"}, "expected a number or 'n/d', got 'ten'"),
+        ({"fps": "1/0"}, "expected a number"),
+        ({"frames": "16"}, r"spec.frames: expected a int, got '16'"),
+        ({"frames": True}, "expected a int, got True"),
+        ({"labels": "ab"}, "expected a list"),
+        ({"colour": "grey"}, "unknown value 'grey'. Known: bgr, rgb"),
+        ({"input": {"name": "x"}}, "spec.input: missing key 'shape'"),
+        ({"mean": [0.1, None, 0.1]}, r"spec.mean\[1\]: expected a float"),
+    ],
+)
+def test_wrong_data_is_named_with_its_place(change: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        decode(ModelSpec, encode(SPEC) | change, where="spec")
+
+
+def test_state_bytes_count_float32_of_every_state() -> None:
+    stream = StreamSpec((StateSpec("a", "a_next", (1, 2, 3)), StateSpec("b", "b_next", (4,))), warmup=1)
+    assert stream.state_bytes == 4 * (6 + 4)
