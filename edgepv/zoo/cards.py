@@ -20,6 +20,7 @@ from edgepv.types import Accuracy, decode
 from edgepv.zoo import HERE, MODELS, TASKS, names, parse
 
 FOLDER = HERE / "cards"
+STAGES = ("pretrain", "adapt", "finetune")
 
 WORDS = {
     "logistic": "logistic regression on colour, edge and motion features",
@@ -167,26 +168,24 @@ def _crossval(model: str, task: str, folder: Path) -> str:
     data = read_json(path)
     row = decode(Accuracy, data["tasks"][task]["accuracy"])
     each = ", ".join(_percent(v) for v in data["tasks"][task]["per_fold"])
-    epochs = [sum(n for n, _ in data["recipe"][k]["sizes"]) for k in ("pretrain", "finetune")]
+    epochs = [sum(n for n, _ in data["recipe"][k]["sizes"]) for k in STAGES]
     return (
         f"Pooled top-1 **{_interval(row)}** over {row.n} clips in {data['folds']} folds ({each}), "
         "split by group over train and test together; joint pre-training was redone inside every "
         f"fold. The schedule was shorter than for the shipped weights ({epochs[0]} + {epochs[1]} "
-        "epochs) and fixed."
+        f"+ {epochs[2]} epochs) and fixed."
     )
 
 
 def _training(result: dict[str, Any]) -> str:
     clips, recipe = result["clips"], result["recipe"]
     held = result["validation"]
-    plan = {
-        k: " then ".join(f"{n} epochs at {s} px" for n, s in recipe[k]["sizes"])
-        for k in ("pretrain", "finetune")
-    }
+    plan = {k: " then ".join(f"{n} epochs at {s} px" for n, s in recipe[k]["sizes"]) for k in STAGES}
     return "\n".join(
         [
             f"1. Pre-training on {clips['pretrain']} training clips of all three tasks together: "
-            f"{plan['pretrain']}.",
+            f"{plan['pretrain']}; then, cropped to the final scale and with still pictures blended over "
+            f"the clips of fight and interact, {plan['adapt']}.",
             f"2. Fine-tuning on {clips['finetune']} clips of this task ({plan['finetune']}), judged on "
             f"{clips['validation']} validation clips carved out of the training split by group: best "
             f"epoch {result['best_epoch'] + 1}, validation top-1 {_percent(held['top1'])}, loss "
@@ -194,7 +193,7 @@ def _training(result: dict[str, Any]) -> str:
             f"3. The same fine-tuning, stopped at that epoch, on all {clips['refit']} training clips of "
             "the task. These are the shipped weights.",
             "",
-            f"{result['seconds']} s on {result['trained_on']['device']} (all three parts; the "
+            f"{result['seconds']} s on {result['trained_on']['device']} (all parts; the "
             "pre-training is shared between the tasks), torch "
             f"{result['trained_on']['torch']}. The log of every epoch is in `{result['name']}.json`.",
         ]

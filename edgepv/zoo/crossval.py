@@ -30,12 +30,14 @@ from edgepv.zoo.train import Recipe, default_cache, finetune, line, pretrain
 
 SHORT = {
     "pv-conv-small": Recipe(
-        Plan("pretrain", ((16, 64), (4, 96)), lr=2e-3),
-        Plan("finetune", ((2, 96), (1, 128)), lr=5e-4),
+        Plan("pretrain", ((14, 64),), lr=2e-3),
+        Plan("adapt", ((6, 96),), lr=1.5e-3, still=0.5, final=128),
+        Plan("finetune", ((2, 128),), lr=5e-4, still=0.5, final=128),
     ),
     "pv-conv-nano": Recipe(
-        Plan("pretrain", ((20, 64), (4, 96)), lr=3e-3),
-        Plan("finetune", ((3, 96),), lr=8e-4),
+        Plan("pretrain", ((18, 64),), lr=3e-3),
+        Plan("adapt", ((8, 96),), lr=2e-3, still=0.5, final=96),
+        Plan("finetune", ((3, 96),), lr=8e-4, still=0.5, final=96),
     ),
 }
 
@@ -55,7 +57,7 @@ def one_fold(
     def say(row: dict[str, Any]) -> None:
         print(line(row), flush=True)
 
-    joint, _ = pretrain(model, footage, recipe.pretrain, seed=seed, cache=cache, tick=say)
+    joint, _ = pretrain(model, footage, recipe, seed=seed, cache=cache, tick=say)
     answers = {}
     for task in TASKS:
         mine = [f for f in footage if f.sample.task == task]

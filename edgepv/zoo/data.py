@@ -155,16 +155,17 @@ def augmented(
     size: int,
     still: np.ndarray | None = None,
     grey: float = 0.1,
+    area: tuple[float, float] = (0.6, 1.0),
 ) -> np.ndarray:
     """One random view of a clip, (frames, size, size, 3) uint8 RGB.
 
     Random start and speed 0.8 to 1.25, one random crop and one colour change for the whole clip,
     a mirror flip unless the labels know left from right, and sometimes a grey rectangle.
     still: one frame (SIDE, SIDE, 3) of another clip, shone over all frames so that only motion tells
-    the label. grey: chance that the colours are taken away.
+    the label. grey: chance that the colours are taken away. area: share of the frame a crop covers.
     """
     index = _random_times(len(footage.frames), float(footage.fps), frames, rng)
-    out = _cropped(footage.frames, index, _random_box(rng), size)
+    out = _cropped(footage.frames, index, _random_box(rng, area), size)
     if footage.sample.task in MIRRORED and rng.random() < 0.5:
         out = np.ascontiguousarray(out[:, :, ::-1])
     if still is not None:
@@ -190,7 +191,7 @@ def _cropped(video: np.ndarray, index: np.ndarray, box: tuple[int, int, int, int
 def _shine_over(frames: np.ndarray, still: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Blend 10 to 50 % of one still picture into every frame."""
     share = rng.uniform(0.1, 0.5)
-    layer = _cropped(still[None], np.zeros(1, int), _random_box(rng), frames.shape[1])[0]
+    layer = _cropped(still[None], np.zeros(1, int), _random_box(rng, (0.6, 1.0)), frames.shape[1])[0]
     return np.rint(frames * (1 - share) + layer * share).astype(np.uint8)
 
 
@@ -201,8 +202,9 @@ def _random_times(count: int, fps: float, frames: int, rng: np.random.Generator)
     return np.minimum((start + span * np.arange(frames)).astype(int), count - 1)
 
 
-def _random_box(rng: np.random.Generator) -> tuple[int, int, int, int]:
-    area = rng.uniform(0.6, 1.0)
+def _random_box(rng: np.random.Generator, shares: tuple[float, float]) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of a crop that covers a random share of the frame."""
+    area = min(1.0, rng.uniform(*shares))
     stretch = np.exp(rng.uniform(-0.2, 0.2))
     height = min(SIDE, round(SIDE * np.sqrt(area * stretch)))
     width = min(SIDE, round(SIDE * np.sqrt(area / stretch)))

@@ -35,6 +35,8 @@ class Plan:
     average: how much of the averaged weights is kept at each step.
     mix: chance that two clips of a task are blended, labels too. still: chance that a clip of a task
     told by motion gets a still picture of another clip over it (and 40 % of them lose their colours).
+    final: height and width the network will run at. Crops are then cut so that things have the size
+    they will have there, instead of shrinking the whole frame to a small training size.
     """
 
     name: str
@@ -47,12 +49,20 @@ class Plan:
     average: float = 0.995
     mix: float = 0.0
     still: float = 0.0
+    final: int | None = None
     patience: int | None = None
 
     @property
     def epochs(self) -> int:
         """How many epochs all sizes take together."""
         return sum(n for n, _ in self.sizes)
+
+    def area(self, size: int) -> tuple[float, float]:
+        """Share of the frame that a crop of ``size`` covers, lowest and highest."""
+        if self.final is None:
+            return 0.6, 1.0
+        share = (size / self.final) ** 2
+        return 0.75 * share, 1.35 * share
 
     def size(self, epoch: int) -> int:
         """Height and width of the frames in this epoch, counted from 0."""
@@ -234,13 +244,14 @@ def _view(
     clip: Footage, batch: Sequence[Footage], plan: Plan, size: int, rng: np.random.Generator
 ) -> np.ndarray:
     """A random view of one clip; with ``plan.still`` maybe with a still of its batch over it."""
+    area = plan.area(size)
     if not plan.still or clip.sample.task not in MIRRORED:
-        return augmented(clip, rng, frames=plan.frames, size=size)
+        return augmented(clip, rng, frames=plan.frames, size=size, area=area)
     still = None
     if rng.random() < plan.still:
         other = batch[int(rng.integers(len(batch)))].frames
         still = other[int(rng.integers(len(other)))]
-    return augmented(clip, rng, frames=plan.frames, size=size, still=still, grey=0.4)
+    return augmented(clip, rng, frames=plan.frames, size=size, still=still, grey=0.4, area=area)
 
 
 def _answer(net: PvConv, x: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Train a zoo model: ``python -m edgepv.zoo.train pv-conv-small --task fight --data DIR``.
 
-Three parts. ``pretrain``: one trunk on the training clips of all tasks together. ``finetune``: one
+Four parts. ``pretrain``: one trunk on the training clips of all tasks together, on small frames.
+``adapt``: the same at the final scale, with motion made the only clue where it should be. ``finetune``: one
 task, stopped where a validation set carved out of the training split by group is best. ``refit``: the
 same fine-tuning for as many epochs as were best, now on all training clips. Then the test split is
 scored once. Nothing is ever chosen by a test score.
@@ -38,9 +39,10 @@ from edgepv.zoo.score import frames_of, scores, verdict
 
 @dataclass(frozen=True)
 class Recipe:
-    """The two plans of a model; ``share`` of the training clips validates the fine-tuning."""
+    """The plans of a model; ``share`` of the training clips validates the fine-tuning."""
 
     pretrain: Plan
+    adapt: Plan
     finetune: Plan
     share: float = 0.15
 
@@ -48,11 +50,13 @@ class Recipe:
 RECIPES = {
     "pv-conv-small": Recipe(
         Plan("pretrain", ((30, 64), (8, 96), (2, 128)), lr=2e-3),
-        Plan("finetune", ((3, 96), (4, 128)), lr=8e-4, still=0.6),
+        Plan("adapt", ((12, 96), (3, 128)), lr=1.5e-3, still=0.5, final=128),
+        Plan("finetune", ((5, 128),), lr=5e-4, still=0.5, final=128),
     ),
     "pv-conv-nano": Recipe(
-        Plan("pretrain", ((32, 64), (8, 96)), lr=3e-3),
-        Plan("finetune", ((7, 96),), lr=1e-3, still=0.6),
+        Plan("pretrain", ((24, 64),), lr=3e-3),
+        Plan("adapt", ((12, 96),), lr=2e-3, still=0.5, final=96),
+        Plan("finetune", ((5, 96),), lr=8e-4, still=0.5, final=96),
     ),
 }
 
@@ -81,19 +85,28 @@ def device() -> torch.device:
 def pretrain(
     model: str,
     footage: Sequence[Footage],
-    plan: Plan,
+    recipe: Recipe,
     *,
     seed: int,
     cache: Path,
     tick: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> tuple[PvConv, list[dict[str, Any]]]:
-    """A network with the classes of all tasks, trained on ``footage``; read from the cache if done."""
+    """A network with the classes of all tasks, trained on ``footage``; read from the cache if done.
+
+    First on whole frames shrunk to a small size, which is quick; then ``recipe.adapt`` at the scale
+    the network will see, with still pictures over the clips of the motion tasks.
+    """
     places = columns()
     torch.manual_seed(seed)
     net = builder(model)(max(p.stop for p in places.values())).to(device())
-    resume = cache / f"{model}-{_key(plan, footage, seed)}.pt"
-    average, log, _ = fit(net, balanced(footage), places, plan, seed=seed, resume=resume, tick=tick)
-    return average, log
+    rows: list[dict[str, Any]] = []
+    origin = ""
+    for plan in (recipe.pretrain, recipe.adapt):
+        resume = cache / f"{model}-{_key(plan, footage, seed, origin)}.pt"
+        net, log, _ = fit(net, balanced(footage), places, plan, seed=seed, resume=resume, tick=tick)
+        rows += log
+        origin = _fingerprint(net)
+    return net, rows
 
 
 def _key(plan: Plan, footage: Sequence[Footage], seed: int, extra: str = "") -> str:
@@ -183,7 +196,7 @@ def train(job: Job, say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     footage = load(learning)
     paths = {s.path for s in kept}
     fitting = [f for f in footage if f.sample.path in paths]
-    joint, log = pretrain(job.model, fitting, recipe.pretrain, seed=job.seed, cache=job.cache, tick=say)
+    joint, log = pretrain(job.model, fitting, recipe, seed=job.seed, cache=job.cache, tick=say)
     net, steps, best = _one_task(job, recipe, joint, footage, paths, held, say)
     test = [s for s in everything if s.split == "test" and s.task == job.task]
     result = {
@@ -333,7 +346,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     job = Job(args.model, args.task, args.data, args.out, args.cache, args.seed)
     recipe = RECIPES[args.model]
     try:
-        result = run_with_progress(job, recipe.pretrain.epochs + 2 * recipe.finetune.epochs)
+        result = run_with_progress(
+            job, recipe.pretrain.epochs + recipe.adapt.epochs + 2 * recipe.finetune.epochs
+        )
     except EdgepvError as e:
         print(f"edgepv: {e}", file=sys.stderr)
         return e.exit_code

@@ -123,18 +123,23 @@ def actions(tmp_path: Path) -> Path:
 
 
 def test_training_from_a_folder_leaves_weights_index_and_result(actions: Path, tmp_path: Path) -> None:
-    recipe = Recipe(Plan("pretrain", ((1, 32),), lr=1e-3), Plan("finetune", ((1, 32),), lr=1e-3), share=0.2)
+    recipe = Recipe(
+        Plan("pretrain", ((1, 32),), lr=1e-3),
+        Plan("adapt", ((1, 32),), lr=1e-3, still=0.5, final=64),
+        Plan("finetune", ((1, 32),), lr=1e-3),
+        share=0.2,
+    )
     job = Job("pv-conv-nano", "fight", actions, tmp_path / "out", tmp_path / "cache", 0, recipe)
     rows: list[dict[str, Any]] = []
     result = train(job, rows.append)
-    assert [r["stage"] for r in result["log"]] == ["pretrain", "finetune", "refit"]
-    assert [r["stage"] for r in rows] == ["pretrain", "finetune", "finetune"]
+    assert [r["stage"] for r in result["log"]] == ["pretrain", "adapt", "finetune", "refit"]
+    assert [r["stage"] for r in rows] == ["pretrain", "adapt", "finetune", "finetune"]
     assert (result["clips"]["refit"], result["test"]["accuracy"]["n"]) == (10, 2)
     row = read_json(job.out / "weights" / "index.json")["pv-conv-nano-fight"]
     assert sha256(job.out / row["weights"]) == row["sha256"]
     again = train(job, rows.append)
     assert again["test"] == result["test"]
-    assert len(rows) == 3, "a finished training is read from the cache"
+    assert len(rows) == 4, "a finished training is read from the cache"
 
 
 def test_a_folder_without_a_manifest_is_a_clear_error(
