@@ -150,7 +150,9 @@ def build_script(precision: str) -> str:
         commands.insert(0, trt_plan.trtexec_lines(FILES, precision="int8"))
     for version in commands[0]:
         lines.append(f"  {json.dumps(version)})")
-        lines += [f"    {each[version]} || exit 1" for each in commands]
+        for each in commands:
+            file = each[version].split("--onnx=")[1].split()[0]
+            lines.append(f"    if [ -f {file} ]; then {each[version]} || exit 1; fi")
         lines.append("    ;;")
     known = ", ".join(commands[0])
     lines += [

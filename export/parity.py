@@ -177,7 +177,9 @@ def _onnx_saturation(path: Path, feeds: Sequence[Tensors]) -> float | None:
         if scale.ndim or node.input[0] not in values:
             continue
         codes = np.rint(values[node.input[0]].astype(np.float32) / scale) + float(zero)
-        clipped += int(((codes < limits.min) | (codes > limits.max)).sum())
+        clipped += int((codes > limits.max).sum())
+        if zero > limits.min:  # else the clip at zero is the ReLU that was folded into this quantizer
+            clipped += int((codes < limits.min).sum())
         total += codes.size
     return clipped / total if total else None
 

@@ -8,6 +8,7 @@ crash in integers (FRAGILE) stay float;
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 
 from edgepv.errors import UsageError
 from edgepv.files import sha256, whole_file
-from edgepv.optional import need
+from edgepv.optional import litert_interpreter, need
 from edgepv.quantize.int8_onnx import refuse_zero_states
 from edgepv.stream import Tensors
 from edgepv.types import QuantScheme, Variant
@@ -92,7 +93,7 @@ def work(source: str, feeds: str, recipe: str, out: str) -> None:
     for key, value in load_file(feeds).items():
         i, _, name = key.partition("|")
         rows.setdefault(int(i), {})[name] = value
-    recipe_list = _recipe(recipe)
+    recipe_list = _recipe(recipe, float_scopes(source))
     tool = quantizer.Quantizer(source, recipe_list)
     result = tool.quantize(
         _ranges(source, recipe_list, [rows[i] for i in sorted(rows)]),
@@ -100,8 +101,6 @@ def work(source: str, feeds: str, recipe: str, out: str) -> None:
         enable_progress_report=False,
     )
     result.export_model(out, overwrite=True)
-    from edgepv.optional import litert_interpreter
-
     interpreter = litert_interpreter()(out, num_threads=1)
     interpreter.allocate_tensors()
     answer = interpreter.get_signature_runner()(**next(iter(rows.values())))
@@ -124,7 +123,7 @@ def _ranges(source: str, recipe: Any, rows: list[dict[str, np.ndarray]]) -> Any:
     return tool.get_model_qsvs()
 
 
-def _recipe(name: str) -> Any:
+def _recipe(name: str, floats: Sequence[str]) -> Any:
     from ai_edge_quantizer import qtyping, recipe_manager
     from ai_edge_quantizer.recipe import AlgorithmName
 
@@ -146,4 +145,24 @@ def _recipe(name: str) -> Any:
             operation_name=getattr(operators, op),
             algorithm_key=AlgorithmName.NO_QUANTIZE,
         )
+    for scope in floats:
+        manager.add_quantization_config(
+            regex=scope, operation_name=operators.ALL_SUPPORTED, algorithm_key=AlgorithmName.NO_QUANTIZE
+        )
     return manager.get_quantization_recipe()
+
+
+def float_scopes(path: str) -> list[str]:
+    """A pattern for each operator that holds one value per channel; see ``int8_onnx.float_nodes``.
+
+    LiteRT keeps channels last: (1, H, W, C).
+    """
+    interpreter = litert_interpreter()(path, num_threads=1)
+    details = {d["index"]: d for d in interpreter.get_tensor_details()}
+    patterns = []
+    for op in interpreter._get_ops_details():
+        made = [details[i] for i in op["outputs"] if i in details]
+        shapes = [tuple(d["shape"]) for d in made]
+        if made and all(len(s) < 4 or s[1:3] == (1, 1) for s in shapes):
+            patterns += [f"^{re.escape(d['name'])};" for d in made]
+    return patterns

@@ -21,6 +21,9 @@ from edgepv.stream import Tensors
 from edgepv.types import QuantScheme, Variant
 
 
+CONVOLUTIONS = ("Conv", "ConvTranspose")
+
+
 @dataclass(frozen=True)
 class Step:
     """Static post-training quantization with onnxruntime.quantization.
@@ -43,7 +46,7 @@ class Step:
         with tempfile.TemporaryDirectory() as scratch, whole_file(out) as tmp:
             clean = Path(scratch) / "clean.onnx"
             preprocess(folder / base.path, clean)
-            kept = (*self.keep_float, *float_tail(clean, base))
+            kept = (*self.keep_float, *float_nodes(clean))
             _quantize(clean, tmp, feeds, kept, state_overrides(clean, base, feeds), self.per_channel)
         scheme = QuantScheme(
             "onnxruntime", "uint8 per-tensor", "int8 per-channel", calibration_digest, len(feeds), kept
@@ -95,32 +98,36 @@ def state_overrides(
     return overrides
 
 
-def float_tail(model_path: Path, base: Variant) -> tuple[str, ...]:
-    """Nodes after the last convolution: pooling over time and the head, a millionth of the work.
+def float_nodes(model_path: Path) -> tuple[str, ...]:
+    """Nodes where eight bits cost accuracy and save nothing: they stay float.
 
-    Eight bits there cost accuracy and save nothing, so they stay float.
+    Those that hold one value per channel (squeeze-and-excite gates, the head: on a trained net INT8
+    gates alone took the logits from 15 to 5 dB), and whatever no convolution needs any more.
     """
     import onnx
 
-    nodes = list(onnx.load(model_path).graph.node)
-    heavy: set[str] = set()
-    for node in reversed(nodes):
-        feeds_conv = any(name in heavy for name in node.output)
-        if node.op_type in ("Conv", "ConvTranspose") or feeds_conv:
-            heavy |= set(node.input)
-    return tuple(
-        n.name
-        for n in nodes
-        if n.op_type not in ("Conv", "ConvTranspose")
-        and not any(name in heavy for name in n.output)
-        and not _only_fed_by_conv(n, nodes)
-    )
+    graph = onnx.load(model_path).graph
+    shapes = {
+        v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim)
+        for v in (*graph.value_info, *graph.output)
+    }
+    needed: set[str] = set()
+    for node in reversed(graph.node):
+        if node.op_type in CONVOLUTIONS or needed & set(node.output):
+            needed |= set(node.input)
+    makers = {name: n.op_type for n in graph.node for name in n.output}
+    kept = []
+    for node in graph.node:
+        folded = node.op_type in ("Relu", "Clip") and makers.get(node.input[0]) in CONVOLUTIONS
+        used = node.op_type in CONVOLUTIONS or folded or needed & set(node.output)
+        if not used or all(is_vector(shapes.get(name)) for name in node.output):
+            kept.append(node.name)
+    return tuple(kept)
 
 
-def _only_fed_by_conv(node: Any, nodes: Sequence[Any]) -> bool:
-    """An activation right behind a convolution is folded into it and must stay in integers."""
-    makers = {name: n.op_type for n in nodes for name in n.output}
-    return node.op_type in ("Relu", "Clip") and makers.get(node.input[0]) == "Conv"
+def is_vector(shape: Sequence[int] | None) -> bool:
+    """Whether a tensor has one value per channel, or no picture axes at all; False when unknown."""
+    return shape is not None and (len(shape) < 4 or all(n == 1 for n in shape[2:]))
 
 
 class _Reader:

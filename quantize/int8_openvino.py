@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from edgepv.console import hush
 from edgepv.files import sha256
 from edgepv.optional import need
-from edgepv.quantize.int8_onnx import refuse_zero_states
+from edgepv.quantize.int8_onnx import is_vector, refuse_zero_states
 from edgepv.stream import Tensors
 from edgepv.types import QuantScheme, Variant
 
@@ -27,16 +29,25 @@ class Step:
         refuse_zero_states(base, feeds)
         ov = need("openvino", extra="compress")
         nncf = need("nncf", extra="compress")
+        # NNCF's default range is a mean over the feeds; it clips what few frames show
+        estimators = importlib.import_module("nncf.quantization.range_estimator")
         model = ov.convert_model(str(folder / base.path))
+        kept = float_nodes(model)
         with hush():
             quantized = nncf.quantize(
                 model,
                 nncf.Dataset(list(feeds)),
                 subset_size=len(feeds),
                 preset=nncf.QuantizationPreset(self.preset),
+                ignored_scope=nncf.IgnoredScope(names=kept, validate=False),
+                advanced_parameters=nncf.AdvancedQuantizationParameters(
+                    activations_range_estimator_params=estimators.RangeEstimatorParametersSet.MINMAX
+                ),
             )
         ov.save_model(quantized, str(out), compress_to_fp16=False)
-        scheme = QuantScheme("nncf", "uint8/int8", "int8 per-channel", calibration_digest, len(feeds))
+        scheme = QuantScheme(
+            "nncf", "uint8/int8", "int8 per-channel", calibration_digest, len(feeds), tuple(kept)
+        )
         return replace(
             base,
             name="openvino-int8-nncf",
@@ -46,3 +57,13 @@ class Step:
             sha256=sha256(out),
             scheme=scheme,
         )
+
+
+def float_nodes(model: Any) -> list[str]:
+    """Operators that hold one value per channel; see ``int8_onnx.float_nodes``."""
+    return [
+        op.get_friendly_name()
+        for op in model.get_ordered_ops()
+        if op.get_type_name() not in ("Constant", "Parameter", "Result")
+        and all(is_vector(tuple(o.get_shape())) for o in op.outputs())
+    ]

@@ -1,0 +1,97 @@
+"""Parity finds a broken artifact and names where it broke."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from edgepv.export.parity import compare, first_divergence, saturation, sqnr_db
+
+
+def test_sqnr_by_hand() -> None:
+    signal = np.array([3.0, 4.0])  # power 25
+    assert sqnr_db(signal, signal + np.array([0.5, 0.0])) == pytest.approx(20.0)  # 25 / 0.25
+    assert sqnr_db(signal, signal) == 200.0
+    assert sqnr_db(signal, np.array([np.nan, 4.0])) == -200.0
+
+
+@pytest.mark.parametrize(
+    ("error", "frames", "verdict"), [(0.0, 100, "pass"), (1.0, 100, "fail"), (0.0, 31, "inconclusive")]
+)
+def test_the_verdict_needs_enough_frames(error: float, frames: int, verdict: str) -> None:
+    rng = np.random.default_rng(0)
+    reference = rng.standard_normal((frames, 2))
+    found = compare(reference, reference + error, min_sqnr_db=20)
+    assert found.verdict == verdict and found.frames == frames
+
+
+def test_agreement_counts_frames_with_the_same_label() -> None:
+    reference = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0]])
+    assert compare(reference, reference[[0, 1, 0, 0]], min_sqnr_db=0).agreement == 0.75
+
+
+def _export(module: nn.Module, path: Path) -> None:
+    torch.onnx.export(
+        module.eval(), (torch.ones(1, 3, 8, 8),), str(path), dynamo=True, opset_version=18,
+        external_data=False, verbose=False, input_names=["frame"], output_names=["logits"],
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("parity") / "a.onnx"
+    _export(
+        nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2)
+        ),
+        path,
+    )
+    return path
+
+
+def _feeds(n: int = 3) -> list[dict[str, np.ndarray]]:
+    rng = np.random.default_rng(1)
+    return [{"frame": rng.standard_normal((1, 3, 8, 8)).astype(np.float32)} for _ in range(n)]
+
+
+def test_the_first_diverging_node_is_the_one_that_was_broken(graph: Path, tmp_path: Path) -> None:
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(graph)
+    second = [n for n in model.graph.node if n.op_type == "Conv"][1]
+    weight = next(i for i in model.graph.initializer if i.name == second.input[1])
+    weight.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(weight), weight.name))
+    onnx.save(model, tmp_path / "b.onnx")
+    found = first_divergence(graph, tmp_path / "b.onnx", "onnxruntime", _feeds(), min_sqnr_db=40)
+    assert found is not None and found.startswith(second.output[0])
+
+
+def test_equal_graphs_do_not_diverge(graph: Path) -> None:
+    assert first_divergence(graph, graph, "onnxruntime", _feeds(), min_sqnr_db=100) is None
+
+
+def test_saturation_counts_values_outside_the_range(graph: Path, tmp_path: Path) -> None:
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+
+    class Reader(CalibrationDataReader):
+        def __init__(self, scale: float) -> None:
+            self.rows = iter([{"frame": f["frame"] * np.float32(scale)} for f in _feeds(8)])
+
+        def get_next(self) -> dict[str, np.ndarray]:
+            return next(self.rows, None)  # type: ignore[return-value]
+
+    for scale, name in ((1.0, "good"), (0.2, "narrow")):
+        quantize_static(
+            str(graph), str(tmp_path / f"{name}.onnx"), Reader(scale),
+            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+        )  # fmt: skip
+    good, narrow = (saturation(tmp_path / f"{n}.onnx", _feeds(8)) for n in ("good", "narrow"))
+    assert good is not None and narrow is not None
+    assert good < 0.001 and narrow > 0.2
+    assert saturation(graph, _feeds()) is None

@@ -1,0 +1,120 @@
+"""Lowering keeps the numbers, names every state, and writes equal bytes every time."""
+
+from __future__ import annotations
+
+import runpy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support import TINY, Tiny
+
+from edgepv.checkpoint import build, from_files, read_spec
+from edgepv.errors import UsageError
+from edgepv.export.to_onnx import example_inputs, lower, read_onnx, stream_spec
+from edgepv.runtimes import open_engine
+from edgepv.runtimes.eager import EagerEngine
+from edgepv.stream import Stepper
+from edgepv.types import Checkpoint, Variant
+
+
+def _checkpoint(tiny: Tiny) -> Checkpoint:
+    return from_files(tiny.model, tiny.weights, read_spec(tiny.spec), trust_pickle=False)
+
+
+@pytest.fixture(scope="module")
+def lowered(tiny_step: Tiny, tmp_path_factory: pytest.TempPathFactory) -> tuple[Variant, Path]:
+    folder = tmp_path_factory.mktemp("onnx")
+    source = _checkpoint(tiny_step)
+    return lower(build(source), source.spec, folder / "m.onnx"), folder
+
+
+def test_the_graph_is_opset_18_with_named_states(lowered: tuple[Variant, Path]) -> None:
+    import onnx
+
+    variant, folder = lowered
+    model = onnx.load(folder / "m.onnx")
+    assert [o.version for o in model.opset_import if o.domain == ""] == [18]
+    assert [i.name for i in model.graph.input] == ["frame", "before", "pool"]
+    assert [o.name for o in model.graph.output] == ["logits", "before_next", "pool_next"]
+    assert variant.form == "step" and variant.stream and variant.stream.warmup == 4
+    assert not list(folder.glob("*.data"))
+
+
+def test_onnx_steps_like_torch_on_changing_states(lowered: tuple[Variant, Path], tiny_step: Tiny) -> None:
+    variant, folder = lowered
+    assert variant.stream
+    steppers = [
+        Stepper(engine.infer, variant.spec, variant.stream)
+        for engine in (
+            EagerEngine(build(_checkpoint(tiny_step)), "frame", variant.stream),
+            open_engine(variant, folder),
+        )
+    ]
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        frame = rng.standard_normal((1, 3, 32, 32)).astype(np.float32)
+        a, b = (s.step(frame) for s in steppers)
+        for name in a:
+            assert np.abs(a[name] - b[name]).max() < 1e-5, name
+
+
+def test_example_states_are_distinct_and_not_zero(lowered: tuple[Variant, Path]) -> None:
+    variant, _ = lowered
+    values = list(example_inputs(variant.spec, variant.stream).values())
+    assert all(v.any() for v in values)
+    assert not any(a is b for i, a in enumerate(values) for b in values[:i])
+
+
+def test_lowering_twice_gives_equal_bytes(
+    lowered: tuple[Variant, Path], tiny_step: Tiny, tmp_path: Path
+) -> None:
+    source = _checkpoint(tiny_step)
+    again = lower(build(source), source.spec, tmp_path / "other" / "m.onnx")
+    assert again.sha256 == lowered[0].sha256
+
+
+def test_no_path_of_this_machine_is_in_the_file(lowered: tuple[Variant, Path]) -> None:
+    data = (lowered[1] / "m.onnx").read_bytes()
+    assert b"/site-packages/" not in data and str(TINY.parent).encode() not in data
+
+
+def test_a_clip_model_becomes_a_window(tiny_clip: Tiny, tmp_path: Path) -> None:
+    source = _checkpoint(tiny_clip)
+    variant = lower(build(source), source.spec, tmp_path / "m.onnx")
+    assert variant.form == "window" and variant.stream is None
+
+
+def test_a_frame_model_needs_a_step_or_one_frame(tiny_step: Tiny) -> None:
+    spec = read_spec(tiny_step.spec)
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    with pytest.raises(UsageError, match=r"needs a module with init_state\(\) and step"):
+        stream_spec(module, spec)
+    single = stream_spec(module, replace(spec, frames=1))
+    assert single and single.states == () and single.warmup == 1
+
+
+def test_a_users_onnx_file_reads_back(lowered: tuple[Variant, Path], tiny_step: Tiny) -> None:
+    variant, folder = lowered
+    read = read_onnx(folder / "m.onnx", variant.spec)
+    assert read.stream and [s.name for s in read.stream.states] == ["before", "pool"]
+    assert read.outputs == variant.outputs
+
+
+def test_a_strange_onnx_file_is_refused(lowered: tuple[Variant, Path], tmp_path: Path) -> None:
+    variant, folder = lowered
+    with pytest.raises(UsageError, match="the spec says"):
+        read_onnx(
+            folder / "m.onnx", replace(variant.spec, input=replace(variant.spec.input, shape=(1, 3, 8, 8)))
+        )
+    with pytest.raises(UsageError, match="expected one output of logits"):
+        read_onnx(folder / "m.onnx", replace(variant.spec, labels=("a", "b", "c")))
+    (tmp_path / "x.onnx").write_bytes(b"junk")
+    with pytest.raises(UsageError, match="not a whole ONNX file"):
+        read_onnx(tmp_path / "x.onnx", variant.spec)
+
+
+def test_the_tiny_file_has_what_the_tests_say() -> None:
+    assert runpy.run_path(str(TINY))["stepper"]().warmup == 4

@@ -1,0 +1,135 @@
+"""INT8 on rolled states: it runs in integers, keeps the states' scale, and does not drift."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import CLIPS, Tiny
+
+from edgepv.calibration import calibration_set, rolled_feeds
+from edgepv.checkpoint import build, from_files, read_spec
+from edgepv.clips import find_clips, model_frames, split_clips
+from edgepv.errors import UsageError
+from edgepv.export.audit import audit
+from edgepv.export.parity import sqnr_db
+from edgepv.export.to_onnx import lower
+from edgepv.export.to_tflite import to_tflite
+from edgepv.quantize import int8_litert, int8_onnx, int8_openvino
+from edgepv.runtimes import open_engine
+from edgepv.stream import Stepper, Tensors
+from edgepv.types import Variant
+
+
+class Ready:
+    """The tiny step model lowered, with rolled calibration inputs."""
+
+    def __init__(self, tiny: Tiny, folder: Path) -> None:
+        self.folder = folder
+        self.source = from_files(tiny.model, tiny.weights, read_spec(tiny.spec), trust_pickle=False)
+        self.base = lower(build(self.source), self.source.spec, folder / "model.onnx")
+        spec = self.source.spec
+        calibration, held = split_clips(find_clips(CLIPS, spec.labels), calibration=8)
+        self.held = [model_frames(c.path, spec) for c in held[:6]]
+        chosen = calibration_set(calibration, spec)
+        self.feeds = rolled_feeds(self.stepper(self.base), chosen, spec)
+
+    def stepper(self, variant: Variant) -> Stepper:
+        return Stepper(open_engine(variant, self.folder).infer, variant.spec, variant.stream)
+
+    def logits(self, variant: Variant, frames: np.ndarray) -> np.ndarray:
+        stepper = self.stepper(variant)
+        return np.concatenate([stepper.step(f[None])["logits"] for f in frames])
+
+
+@pytest.fixture(scope="module")
+def ready(tiny_step: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Ready:
+    return Ready(tiny_step, tmp_path_factory.mktemp("int8"))
+
+
+@pytest.fixture(scope="module")
+def int8(ready: Ready) -> dict[str, Variant]:
+    """The model in INT8 by every tool."""
+    float_tflite = to_tflite(ready.source, ready.base, ready.folder / "model.tflite")
+    arguments = (ready.folder, ready.feeds, "digest")
+    made = {
+        "onnx": int8_onnx.Step()(ready.base, *arguments, ready.folder / "a.onnx"),
+        "nncf": int8_openvino.Step()(ready.base, *arguments, ready.folder / "b.xml"),
+        "litert-full": int8_litert.Step("full")(float_tflite, *arguments, ready.folder / "c.tflite"),
+        "litert-conv": int8_litert.Step("conv")(float_tflite, *arguments, ready.folder / "d.tflite"),
+    }
+    return {**made, "openvino": replace(made["onnx"], engine="openvino")}
+
+
+ALL = ("onnx", "openvino", "nncf", "litert-full", "litert-conv")
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_int8_answers_like_float_on_clips_it_never_saw(
+    ready: Ready, int8: dict[str, Variant], name: str
+) -> None:
+    frames = np.concatenate(ready.held)
+    assert sqnr_db(ready.logits(ready.base, frames), ready.logits(int8[name], frames)) > 20
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_picture_convolution_runs_in_integers(
+    ready: Ready, int8: dict[str, Variant], name: str
+) -> None:
+    found = audit(int8[name], ready.folder)
+    assert len(found.convolutions) == 3 and found.int8 == 3 and not found.silent_float
+
+
+def test_a_float_file_is_not_called_int8(ready: Ready) -> None:
+    found = audit(ready.base, ready.folder)
+    assert found.int8 == 0 and {c.executed for c in found.convolutions} == {"float"}
+
+
+@pytest.mark.parametrize("name", ["onnx", "litert-full"])
+def test_the_error_does_not_grow_with_the_frames(ready: Ready, int8: dict[str, Variant], name: str) -> None:
+    frames = np.concatenate([np.concatenate(ready.held)] * 12)[:1000]
+    error = ready.logits(ready.base, frames) - ready.logits(int8[name], frames)
+    early, late = (np.sqrt((error[a:b] ** 2).mean()) for a, b in ((20, 120), (900, 1000)))
+    assert late < 2 * early
+
+
+def test_a_state_has_one_scale_on_both_sides(ready: Ready, int8: dict[str, Variant]) -> None:
+    import onnx
+    from onnx import numpy_helper
+
+    graph = onnx.load(ready.folder / int8["onnx"].path).graph
+    constants = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
+    concat = next(n for n in graph.node if n.op_type == "Concat" and len(n.input) == 2)
+    makers = {name: n for n in graph.node for name in n.output}
+    readers = [n for n in graph.node if n.op_type == "QuantizeLinear" and n.input[0] == concat.output[0]]
+    scales = {float(constants[makers[name].input[1]]) for name in concat.input}
+    scales |= {float(constants[n.input[1]]) for n in readers}
+    assert readers and len(scales) == 1
+
+
+def test_zero_states_are_refused(ready: Ready) -> None:
+    feeds: list[Tensors] = [{**f, "before": np.zeros_like(f["before"])} for f in ready.feeds]
+    with pytest.raises(UsageError, match="state 'before' is zero in every calibration input"):
+        int8_onnx.Step()(ready.base, ready.folder, feeds, "d", ready.folder / "z.onnx")
+    assert not (ready.folder / "z.onnx").exists()
+
+
+def test_the_head_and_the_pooled_state_stay_float(ready: Ready, int8: dict[str, Variant]) -> None:
+    import onnx
+
+    graph = onnx.load(ready.folder / int8["onnx"].path).graph
+    dequantized = {name for n in graph.node if n.op_type == "DequantizeLinear" for name in n.output}
+    head = [n for n in graph.node if n.op_type in ("Gemm", "MatMul")]
+    assert head and not any(name in dequantized for n in head for name in n.input)
+
+
+@pytest.mark.parametrize("name", ["onnx", "litert-full"])
+def test_quantizing_twice_gives_equal_bytes(
+    ready: Ready, int8: dict[str, Variant], name: str, tmp_path: Path
+) -> None:
+    step = int8_onnx.Step() if name == "onnx" else int8_litert.Step("full")
+    base = ready.base if name == "onnx" else replace(int8[name], path="model.tflite", precision="fp32")
+    out = tmp_path / ("x.onnx" if name == "onnx" else "x.tflite")
+    assert step(base, ready.folder, ready.feeds, "digest", out).sha256 == int8[name].sha256
