@@ -321,7 +321,7 @@ def verify_command(a: argparse.Namespace) -> int:
                 print(f"  {one.variant}: not replayed: {one.skipped}")
             else:
                 print(
-                    f"  {one.variant}: golden answers reproduced, rmse {one.error:.2g} (limit {one.limit:.2g})"
+                    f"  {one.variant}: golden answers reproduced, rmse {one.error:.2g}, limit {one.limit:.2g}"
                 )
     _next(f"edgepv run {a.bundle} --source clip.mp4")
     return 0

@@ -138,10 +138,11 @@ def choose(rows: Sequence[Measurement], *, latency_ms: float | None) -> tuple[Me
             f"diverging node: {best.parity.first_divergence or 'not found'}. Keep that layer in float, "
             "or use --precision fp32"
         )
-    kept = [r for r in faithful if keeps_accuracy(r.drop)]
+    kept = [r for r in faithful if keeps(r)]
     if not kept:
         best = min(faithful, key=lambda r: r.drop.points if r.drop else 0.0)
-        assert best.drop
+        if best.drop is None or best.drop.points <= best.drop.max_drop:
+            raise ParityError(f"{best.variant}: {fault(best)}. Use another target, or --precision fp32")
         raise AccuracyGateError(
             f"every artifact loses more than {best.drop.max_drop:g} points; the best is {best.variant} "
             f"with {best.drop.points:.1f} ({best.drop.low:.1f} to {best.drop.high:.1f}, "
@@ -161,9 +162,23 @@ def choose(rows: Sequence[Measurement], *, latency_ms: float | None) -> tuple[Me
     return best, _why(best, timed)
 
 
-def keeps_accuracy(drop: PairedDrop | None) -> bool:
-    """Whether a row may run: it did not fail the gate, and what it was seen to lose is within it."""
-    return drop is None or (drop.verdict != "fail" and drop.points <= drop.max_drop)
+def keeps(row: Measurement) -> bool:
+    """Whether a variant may be shipped; ``fault`` says why not."""
+    return fault(row) is None
+
+
+def fault(row: Measurement) -> str | None:
+    """Why a variant must not be shipped: parity, accuracy, or INT8 in name only. None if it may."""
+    parity, drop, audit = row.parity, row.drop, row.audit
+    if parity and parity.verdict == "fail":
+        where = parity.first_divergence or "no single node"
+        return f"parity {parity.sqnr_db:.1f} dB is below {parity.min_sqnr_db:.0f} dB, first at {where}"
+    if drop and (drop.verdict == "fail" or drop.points > drop.max_drop):
+        return f"it loses {drop.points:.1f} points, more than {drop.max_drop:g}"
+    hidden = audit and all(c.executed == "float" for c in audit.convolutions) and audit.convolutions
+    if row.precision == "int8" and hidden:
+        return f"INT8 in name only: all {len(hidden)} convolutions run in float"
+    return None
 
 
 def _why(best: Measurement, timed: Sequence[Measurement]) -> str:

@@ -501,14 +501,10 @@ def pack(line: Line, subject: Subject, target: Target, folder: Path) -> Exported
     rows = [_localised(r, packed, base, models, subject) for r in rows]
     rows, torch_rows = _timed(line, subject, target, packed, rows, models)
     chosen, why = judge.choose(rows, latency_ms=line.options.latency_ms)
-    kept = [
-        v
-        for v, r in zip(packed.variants, rows)
-        if (r.parity is None or r.parity.verdict != "fail") and judge.keeps_accuracy(r.drop)
-    ]
+    kept = [v for v, r in zip(packed.variants, rows) if judge.keeps(r)]
     reasons = (
         f"{target.name}: {why}",
-        *(f"{r.variant} {STRAY}: {_fault(r)}" for r in rows if r.variant not in {v.name for v in kept}),
+        *(f"{r.variant} {STRAY}: {judge.fault(r)}" for r in rows if not judge.keeps(r)),
         *(f"{name} was not made: {cause}" for name, cause in packed.failed.items()),
         *packed.notes,
     )
@@ -626,16 +622,6 @@ def _timed(
         for r in subject.rows
     ]
     return timed, torch_rows
-
-
-def _fault(row: Measurement) -> str:
-    if row.parity and row.parity.verdict == "fail":
-        return (
-            f"parity {row.parity.sqnr_db:.1f} dB is below {row.parity.min_sqnr_db:.0f} dB, first at "
-            f"{row.parity.first_divergence or 'no single node'}"
-        )
-    assert row.drop
-    return f"it loses {row.drop.points:.1f} points, more than {row.drop.max_drop:g}"
 
 
 def _all_steps(variants: Sequence[Variant]) -> tuple[StepRecord, ...]:

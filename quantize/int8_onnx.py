@@ -20,7 +20,6 @@ from edgepv.optional import need
 from edgepv.stream import Tensors
 from edgepv.types import QuantScheme, Variant
 
-
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 
 

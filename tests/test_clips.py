@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -111,7 +111,7 @@ def test_a_clips_answer_is_the_mean_of_valid_frames() -> None:
     assert clip_scores(logits, 3).tolist() == [0.0, 2.0]
 
 
-def _clips(groups: str, splits: list[str | None]) -> list[Clip]:
+def _clips(groups: str, splits: Sequence[str | None]) -> list[Clip]:
     return [
         Clip(Path(f"{i}.mp4"), "ab"[i % 2], group, split)
         for i, (group, split) in enumerate(zip(groups, splits))

@@ -18,10 +18,11 @@ from edgepv.errors import UsageError, unknown
 from edgepv.files import read_json, sha256
 from edgepv.types import Checkpoint, ModelSpec, TensorSpec, decode
 
-__all__ = ["INDEX", "MODELS", "TASKS", "Entry", "checkpoint", "names", "parse", "spec"]
+__all__ = ["DEMO_CLIP", "INDEX", "MODELS", "TASKS", "Entry", "checkpoint", "names", "parse", "spec"]
 
 HERE = Path(__file__).resolve().parent
 INDEX = HERE / "weights" / "index.json"
+DEMO_CLIP = HERE / "clips" / "evaluation" / "fight" / "fs_fi080.mp4"
 
 _STEPS = tuple(f"Step_{n}_{side}" for n in (4, 5, 6, 7) for side in ("Left", "Right"))
 

@@ -83,8 +83,8 @@ def test_saturation_counts_values_outside_the_range(graph: Path, tmp_path: Path)
         def __init__(self, scale: float) -> None:
             self.rows = iter([{"frame": f["frame"] * np.float32(scale)} for f in _feeds(8)])
 
-        def get_next(self) -> dict[str, np.ndarray]:
-            return next(self.rows, None)  # type: ignore[return-value]
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(self.rows, None)
 
     for scale, name in ((1.0, "good"), (0.2, "narrow")):
         quantize_static(

@@ -1,0 +1,112 @@
+"""The wheel holds edgepv and nothing else; the rooms import in one direction; no trace of this machine."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+from support import ROOT
+
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def _tracked() -> list[Path]:
+    done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip("not a git checkout")
+    return [ROOT / name for name in done.stdout.split("\0") if name]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """File names in the wheel, built from the tracked files alone."""
+    import shutil
+
+    source = tmp_path_factory.mktemp("source")
+    for path in _tracked():
+        target = source / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_symlink():
+            target.symlink_to(path.readlink())
+        elif path.is_file():
+            shutil.copyfile(path, target)
+    out = tmp_path_factory.mktemp("wheel")
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(source)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    with zipfile.ZipFile(next(out.glob("*.whl"))) as archive:
+        return archive.namelist()
+
+
+def test_the_wheel_holds_edgepv_and_nothing_else(wheel: list[str]) -> None:
+    tops = {name.split("/")[0] for name in wheel}
+    assert {t for t in tops if not t.endswith(".dist-info")} == {"edgepv"}
+
+
+def test_every_module_of_the_rooms_is_in_the_wheel(wheel: list[str]) -> None:
+    rooms = {
+        "edgepv": "edgepv",
+        "export": "edgepv/export",
+        "quantize": "edgepv/quantize",
+        "runtimes": "edgepv/runtimes",
+    }
+    missing = []
+    for path in _tracked():
+        parts = path.relative_to(ROOT).parts
+        if parts[0] in rooms and not path.is_symlink():
+            name = "/".join([rooms[parts[0]], *parts[1:]])
+            missing += [name] if name not in wheel else []
+    assert missing == []
+
+
+def test_every_package_is_listed() -> None:
+    listed = set(PYPROJECT["tool"]["setuptools"]["packages"])
+    found = {"edgepv"} | {f"edgepv.{p.parent.name}" for p in (ROOT / "edgepv").glob("*/__init__.py")}
+    assert listed == found
+
+
+def test_the_core_and_the_device_extras_stay_free_of_torch() -> None:
+    project = PYPROJECT["project"]
+    extras = project["optional-dependencies"]
+    device = [*project["dependencies"], *extras["cpu"], *extras["mobile"], *extras["jetson"]]
+    heavy = ("torch", "nncf", "litert-torch", "onnx=", "jax")
+    assert not [d for d in device if d.startswith(heavy)]
+    assert "torch==2.13.*" in extras["compress"]
+
+
+def test_imports_go_down_only() -> None:
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("lint-imports"))],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_the_rooms_are_linked_into_the_package() -> None:
+    for room in ("export", "quantize", "runtimes"):
+        assert (ROOT / "edgepv" / room).readlink() == Path("..") / room
+
+
+def test_shipped_data_stays_small() -> None:
+    zoo = ROOT / "edgepv" / "zoo"
+    assert sum(p.stat().st_size for p in zoo.glob("weights/*.safetensors")) < 6e6
+    assert sum(p.stat().st_size for p in zoo.rglob("*.mp4")) < 3e6
+
+
+def test_no_file_speaks_of_this_machine() -> None:
+    words = ["/" + "work/", "/" + "root/", "pypi" + ".org", "files.python" + "hosted"]
+    found = []
+    for path in _tracked():
+        if path.is_symlink() or path.suffix in {".mp4", ".png", ".safetensors"}:
+            continue
+        text = path.read_text(encoding="utf-8", errors="replace")
+        found += [f"{path.relative_to(ROOT)}: {word}" for word in words if word in text]
+    assert found == []

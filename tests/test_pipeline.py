@@ -1,0 +1,244 @@
+"""The whole line on the built-in model and real video: what a bundle holds, and that it is repeatable."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from support import ROOT, Tiny
+
+import edgepv
+from edgepv import bundle, judge
+from edgepv.cli import main
+from edgepv.errors import AccuracyGateError, LatencyGateError, ParityError
+from edgepv.golden import replay
+from edgepv.types import Audit, ConvPlan, Latency, Measurement, PairedDrop, Parity, Report, decode
+
+SHARED = ROOT.parent / "shared" / "data" / "actions"
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built-in nano model for all three targets."""
+    out = tmp_path_factory.mktemp("exported") / "b"
+    assert main(["export", "pv-conv-nano", "--target", "cpu,mobile,jetson", "--out", str(out)]) == 0
+    return out
+
+
+@pytest.mark.parametrize("target", ["cpu", "mobile", "jetson"])
+def test_every_bundle_checks_and_replays(exported: Path, target: str) -> None:
+    opened = bundle.read(exported / target)
+    assert bundle.check(opened) > 5
+    results = replay(opened)
+    assert results and all(r.skipped is None for r in results)
+    assert (exported / f"{target}.zip").is_file()
+
+
+@pytest.mark.parametrize("target", ["cpu", "mobile", "jetson"])
+def test_float_artifacts_compute_what_torch_computes(exported: Path, target: str) -> None:
+    rows = _report(exported / target).rows
+    floats = [r for r in rows if r.precision == "fp32" and r.parity]
+    assert floats and all(r.parity and r.parity.sqnr_db > 80 and r.parity.agreement == 1.0 for r in floats)
+
+
+@pytest.mark.parametrize("target", ["cpu", "mobile"])
+def test_int8_convolutions_run_in_integers(exported: Path, target: str) -> None:
+    rows = [r for r in _report(exported / target).rows if r.precision == "int8"]
+    assert rows
+    for row in rows:
+        assert row.audit and row.audit.int8 > 20, row.variant
+
+
+def test_what_runs_is_the_fastest_that_may(exported: Path) -> None:
+    for target in ("cpu", "mobile"):
+        opened = bundle.read(exported / target)
+        rows = [r for r in _report(exported / target).rows if r.target == target and judge.keeps(r)]
+        best = min(rows, key=lambda r: r.latency[0].p50_ms)
+        assert opened.measured.run == best.variant
+        assert best.variant in opened.measured.reasons[0]
+
+
+def test_every_timing_was_interleaved_with_torch(exported: Path) -> None:
+    for row in _report(exported / "cpu").rows:
+        assert [latency.threads for latency in row.latency] == [1, 2]
+        assert all("torch-fp32" in latency.interleaved_with for latency in row.latency)
+        assert row.device is not None
+
+
+def test_no_jetson_speed_is_printed(exported: Path) -> None:
+    opened = bundle.read(exported / "jetson")
+    rows = [r for r in _report(exported / "jetson").rows if r.target == "jetson"]
+    assert opened.measured.status == "host-checked"
+    assert rows and all(r.latency == () and r.rss_mb is None for r in rows)
+    assert all(c.executed is None for r in rows if r.audit for c in r.audit.convolutions)
+
+
+def test_the_jetson_bundle_holds_what_a_device_needs(exported: Path) -> None:
+    models = exported / "jetson" / "models"
+    names = {p.name for p in models.iterdir()}
+    assert {"build.sh", "checks.json", "precision_plan.json", "calibration_table.json"} <= names
+    script = (models / "build.sh").read_text()
+    for version in ("8.5", "8.6", "10.3", "10.12", "11"):
+        assert f'"{version}")' in script
+    checks = json.loads((models / "checks.json").read_text())
+    assert all(not [f for f in row["rules"] if f["severity"] == "error"] for row in checks)
+    assert all(row["parser"]["accepted"] in (True, None) for row in checks)
+
+
+def test_the_manifest_says_how_it_was_made(exported: Path) -> None:
+    content = bundle.read(exported / "cpu").content
+    names = [s.name for s in content.steps]
+    assert names[0] == "lower" and any(n.startswith("int8") for n in names)
+    assert all(s.tools and s.outputs for s in content.steps)
+    assert content.stream and content.stream.warmup == 16 and content.stream.receptive_field
+    assert content.calibration_digest and content.postprocessing.startswith("softmax")
+    text = (exported / "cpu" / bundle.MANIFEST).read_text()
+    assert str(ROOT) not in text and str(exported) not in text
+
+
+def test_a_cold_cache_gives_the_same_bundle(
+    step_bundle: Path, tiny_step: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEPV_CACHE", str(tmp_path / "cold"))
+    assert main(["export", *tiny_step.arguments, "--out", str(tmp_path / "b")]) == 0
+    assert bundle.read(tmp_path / "b").digest == bundle.read(step_bundle).digest
+
+
+def test_a_clip_model_runs_as_a_window(tiny_clip: Tiny, tmp_path: Path, a_clip: Path) -> None:
+    out = tmp_path / "b"
+    assert main(["export", *tiny_clip.arguments, "--target", "cpu", "--out", str(out)]) == 0
+    opened = bundle.read(out)
+    assert opened.content.stream is None and {v.form for v in opened.content.variants} == {"window"}
+    assert main(["run", str(out), "--source", str(a_clip)]) == 0
+
+
+def test_an_onnx_file_is_exported_too(step_bundle: Path, tiny_step: Tiny, tmp_path: Path) -> None:
+    source = step_bundle / "models" / "model.onnx"
+    out = tmp_path / "b"
+    model = ["export", str(source), "--spec", str(tiny_step.spec)]
+    assert main([*model, "--target", "cpu,jetson", "--precision", "fp32", "--out", str(out)]) == 0
+    assert bundle.read(out / "cpu").content.stream is not None
+    code = main(
+        [
+            "export",
+            str(source),
+            "--spec",
+            str(tiny_step.spec),
+            "--target",
+            "mobile",
+            "--out",
+            str(tmp_path / "m"),
+        ]
+    )
+    assert code == 2 and not (tmp_path / "m").exists()
+
+
+def test_the_null_target_walks_the_whole_line(tiny_step: Tiny, tmp_path: Path, a_clip: Path) -> None:
+    out = tmp_path / "b"
+    assert (
+        main(["export", *tiny_step.arguments, "--target", "null", "--precision", "fp32", "--out", str(out)])
+        == 0
+    )
+    assert main(["run", str(out), "--source", str(a_clip)]) == 0
+
+
+def test_the_python_door(step_bundle: Path, a_clip: Path) -> None:
+    capture = cv2.VideoCapture(str(a_clip))
+    with edgepv.open(step_bundle) as session:
+        for _ in range(6):
+            _, frame = capture.read()
+            answer = session.step(frame)
+    assert answer.valid and answer.label in ("fight", "no_fight") and 0.5 <= answer.score <= 1
+
+
+def _report(folder: Path) -> Report:
+    return decode(Report, json.loads((folder / "measured.json").read_text()))
+
+
+def _row(name: str, p50: float | None = None, **changes: object) -> Measurement:
+    values: dict[str, object] = {
+        "variant": name, "target": "cpu", "engine": "onnxruntime", "precision": "fp32", "form": "step",
+        "status": "x", "bytes": 100,
+        "parity": Parity(0.0, 100.0, 1.0, 100, 80.0, "pass"),
+        "latency": (Latency(p50, p50, p50 * 2, 200, 20, 1),) if p50 else (),
+        **changes,
+    }  # fmt: skip
+    return Measurement(**values)  # type: ignore[arg-type]
+
+
+def _drop(points: float, verdict: str) -> PairedDrop:
+    return PairedDrop(points, points - 1, points + 1, 100, 1, 0, 1.0, verdict)  # type: ignore[arg-type]
+
+
+def test_a_faster_variant_that_loses_accuracy_does_not_run() -> None:
+    rows = [_row("slow", 2.0), _row("fast", 1.0, drop=_drop(5.0, "fail"))]
+    assert judge.choose(rows, latency_ms=None)[0].variant == "slow"
+
+
+def test_an_undecided_variant_runs_only_if_what_it_lost_is_within_the_gate() -> None:
+    rows = [_row("slow", 2.0), _row("fast", 1.0, drop=_drop(0.5, "inconclusive"))]
+    assert judge.choose(rows, latency_ms=None)[0].variant == "fast"
+    rows[1] = _row("fast", 1.0, drop=_drop(1.5, "inconclusive"))
+    assert judge.choose(rows, latency_ms=None)[0].variant == "slow"
+
+
+def test_slower_int8_is_not_chosen_and_the_reason_says_so() -> None:
+    rows = [_row("float", 1.0), _row("small", 1.3, precision="int8")]
+    chosen, why = judge.choose(rows, latency_ms=None)
+    assert chosen.variant == "float" and "INT8 is slower here (small: 1.30 ms)" in why
+
+
+def test_int8_in_name_only_is_not_chosen() -> None:
+    audit = Audit("x", (ConvPlan("conv", "int8", "float"),))
+    rows = [_row("float", 2.0), _row("fake", 1.0, precision="int8", audit=audit)]
+    assert judge.choose(rows, latency_ms=None)[0].variant == "float"
+    assert "INT8 in name only: all 1 convolutions" in str(judge.fault(rows[1]))
+
+
+def test_each_gate_raises_its_own_error() -> None:
+    bad = Parity(9.0, 3.0, 0.5, 100, 80.0, "fail", first_divergence="conv_3 (1.0 dB)")
+    with pytest.raises(ParityError, match=r"3.0 dB of the 80 dB promised; first diverging node: conv_3"):
+        judge.choose([_row("a", 1.0, parity=bad)], latency_ms=None)
+    with pytest.raises(AccuracyGateError, match=r"loses more than 1 points; the best is a with 5.0"):
+        judge.choose(
+            [_row("a", 1.0, drop=_drop(5.0, "fail")), _row("b", 1.0, drop=_drop(9.0, "fail"))],
+            latency_ms=None,
+        )
+    with pytest.raises(LatencyGateError, match=r"within 1 ms; the nearest is a with p99 2.00 ms"):
+        judge.choose([_row("a", 1.0)], latency_ms=1.0)
+
+
+def test_equal_numbers_settle_the_gate_and_unequal_ones_do_not() -> None:
+    rng = np.random.default_rng(0)
+    logits = tuple(rng.standard_normal((20, 2)) for _ in range(24))
+    exam = judge.Exam(("a", "b"), (), (0, 1) * 12, 16, logits, logits, (), 1.0)
+    same, close = exam.drop(logits, 100.0), exam.drop(logits, 40.0)
+    assert same and close
+    assert (same.verdict, same.high) == ("pass", 0.0)
+    assert close.verdict == "inconclusive" and close.high > 10 and close.clips_needed
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the labelled clips are not on this machine")
+def test_the_whole_test_split_is_judged_where_it_is_present(tmp_path: Path) -> None:
+    out = tmp_path / "b"
+    code = main(
+        [
+            "export",
+            "pv-conv-nano",
+            "--target",
+            "cpu",
+            "--precision",
+            "int8",
+            "--clips",
+            str(SHARED),
+            "--out",
+            str(out),
+        ]
+    )
+    assert code == 0
+    rows = [r for r in _report(out).rows if r.precision == "int8"]
+    assert rows and all(r.accuracy and r.accuracy.n == 52 for r in rows)
+    assert all(r.drop and r.drop.points <= 4 for r in rows if judge.keeps(r))

@@ -1,0 +1,68 @@
+"""README commands are run, in order, as a reader would paste them."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import ROOT
+
+README = ROOT / "README.md"
+BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
+MAKE = ("make demo", "make test", "pip install", "git clone", "cd ")
+
+
+def commands() -> list[str]:
+    """Every command line of the sh blocks, but those that set up what runs this test."""
+    lines = [
+        line.split("  #")[0].strip()
+        for block in BLOCK.findall(README.read_text())
+        for line in block.splitlines()
+    ]
+    return [line for line in lines if line and not line.startswith(("#", *MAKE))]
+
+
+def test_the_readme_names_the_two_commands() -> None:
+    text = README.read_text()
+    assert "make demo" in text and "make test" in text and len(commands()) >= 6
+
+
+def test_readme_commands_run_as_written(tmp_path: Path) -> None:
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    for command in commands():
+        done = subprocess.run(
+            ["bash", "-c", command],
+            cwd=tmp_path,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout[-1500:]}\n{done.stderr[-1500:]}"
+
+
+@pytest.mark.parametrize("page", sorted([README, *ROOT.glob("docs/*.md"), ROOT / "CONTRIBUTING.md"]), ids=str)
+def test_links_to_files_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+        assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize("command", ["", "export", "run", "report", "verify", "inspect"])
+def test_docs_name_only_flags_that_exist(command: str) -> None:
+    """Every --flag that a docs line gives to a command is in that command's --help."""
+    from edgepv.cli import parser
+
+    texts = [p.read_text() for p in (README, *ROOT.glob("docs/*.md"))]
+    sub = next(a for a in parser()._actions if hasattr(a, "choices") and a.choices)
+    assert sub.choices
+    known = parser().format_help() if not command else sub.choices[command].format_help()  # type: ignore[index]
+    for text in texts:
+        for line in re.findall(rf"^\s*edgepv {command}\b.*$", text, re.MULTILINE) if command else []:
+            for flag in re.findall(r"(--[a-z-]+)", line):
+                assert flag in known, line
