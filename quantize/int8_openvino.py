@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,6 +45,7 @@ class Step:
                     activations_range_estimator_params=estimators.RangeEstimatorParametersSet.MINMAX
                 ),
             )
+        _settle_names(quantized)
         ov.save_model(quantized, str(out), compress_to_fp16=False)
         scheme = QuantScheme(
             "nncf", "uint8/int8", "int8 per-channel", calibration_digest, len(feeds), tuple(kept)
@@ -67,3 +69,10 @@ def float_nodes(model: Any) -> list[str]:
         if op.get_type_name() not in ("Constant", "Parameter", "Result")
         and all(is_vector(tuple(o.get_shape())) for o in op.outputs())
     ]
+
+
+def _settle_names(model: Any) -> None:
+    """Number the operators that OpenVINO named by a counter of this process: equal models, equal bytes."""
+    for i, op in enumerate(model.get_ordered_ops()):
+        if re.fullmatch(r"[A-Z][A-Za-z]*_\d+", op.get_friendly_name()):
+            op.set_friendly_name(f"{op.get_type_name()}_{i}")

@@ -180,12 +180,19 @@ def _crossval(model: str, task: str, folder: Path) -> str:
 def _training(result: dict[str, Any]) -> str:
     clips, recipe = result["clips"], result["recipe"]
     held = result["validation"]
-    plan = {k: " then ".join(f"{n} epochs at {s} px" for n, s in recipe[k]["sizes"]) for k in STAGES}
+    plan = {
+        k: " then ".join(f"{n} epochs at {s} px" for n, s in recipe[k]["sizes"]) for k in STAGES if recipe[k]
+    }
+    adapted = (
+        "; then, cropped to the final scale and with still pictures blended over the clips of fight "
+        f"and interact, {plan['adapt']}"
+        if "adapt" in plan
+        else ""
+    )
     return "\n".join(
         [
             f"1. Pre-training on {clips['pretrain']} training clips of all three tasks together: "
-            f"{plan['pretrain']}; then, cropped to the final scale and with still pictures blended over "
-            f"the clips of fight and interact, {plan['adapt']}.",
+            f"{plan['pretrain']}{adapted}.",
             f"2. Fine-tuning on {clips['finetune']} clips of this task ({plan['finetune']}), judged on "
             f"{clips['validation']} validation clips carved out of the training split by group: best "
             f"epoch {result['best_epoch'] + 1}, validation top-1 {_percent(held['top1'])}, loss "

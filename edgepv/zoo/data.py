@@ -174,7 +174,12 @@ def augmented(
     return _cut_out(out, rng)
 
 
-def _cropped(video: np.ndarray, index: np.ndarray, box: tuple[int, int, int, int], size: int) -> np.ndarray:
+def _cropped(
+    video: np.ndarray,
+    index: np.ndarray,
+    box: tuple[int, int, int, int],
+    size: int,
+) -> np.ndarray:
     """The frames ``index`` of a video, cut to the box (top, left, height, width) and resized."""
     cv2 = need("cv2", extra="cpu")
     top, left, height, width = box
