@@ -65,7 +65,9 @@ USES = {
     "handwash": (
         "Following the steps of hand washing above the one sink it was trained at.",
         "One sink and one camera: another sink needs its own training clips. It tells steps apart; it "
-        'does not judge hygiene. Every frame gets one of 12 steps, there is no "none of these".',
+        'does not judge hygiene. Every frame gets one of 12 steps, there is no "none of these". Most '
+        "labels have one or two takes in the test split, and clips of a take tend to be right or wrong "
+        "together, so the true uncertainty is larger than the interval above.",
     ),
 }
 
@@ -115,7 +117,8 @@ def _headline(row: Accuracy, result: dict[str, Any]) -> str:
         f"Macro F1 {f1}, ROC-AUC {auc} (one against the rest, averaged). "
         "A clip's answer is the mean of the logits after frame 16 and every later one; the whole frame "
         "is resized, there is no cropping. One network, seed "
-        f"{result['seed']}; the test split was scored once and chose nothing."
+        f"{result['seed']}. Recipes were compared by validation loss, never by this number; what was "
+        "tried is in TRIED.md."
     )
 
 
