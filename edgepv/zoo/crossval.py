@@ -59,7 +59,7 @@ def one_fold(
 
     joint, _ = pretrain(model, footage, recipe, seed=seed, cache=cache, tick=say)
     answers = {}
-    for task in TASKS:
+    for task in _present(samples):
         mine = [f for f in footage if f.sample.task == task]
         net, _, _ = finetune(model, task, joint, mine, recipe.finetune, seed=seed, cache=cache, tick=say)
         asked = [s for s in samples if s.path in held and s.task == task]
@@ -87,9 +87,14 @@ def crossval(model: str, data: Path, *, count: int, seed: int, cache: Path) -> d
         "folds": count,
         "seed": seed,
         "recipe": encode(recipe),
-        "tasks": {task: _pooled(task, samples, sides, rows) for task in TASKS},
+        "tasks": {task: _pooled(task, samples, sides, rows) for task in _present(samples)},
         "seconds": round(time.perf_counter() - start),
     }
+
+
+def _present(samples: Sequence[Sample]) -> list[str]:
+    """The tasks that have clips, in the order of the zoo."""
+    return [task for task in TASKS if any(s.task == task for s in samples)]
 
 
 def _pooled(
@@ -100,7 +105,7 @@ def _pooled(
 ) -> dict[str, Any]:
     """Accuracy over all folds, and top-1 per fold (None where a fold holds no clip of the task)."""
     truth = [[s.label for s in samples if s.path in held and s.task == task] for held in sides]
-    tables = [np.array(row[task]) for row in rows]
+    tables = [np.array(row[task]).reshape(-1, len(TASKS[task])) for row in rows]
     per_fold = [
         float((t.argmax(1) == np.array(y)).mean()) if y else None for t, y in zip(tables, truth, strict=True)
     ]

@@ -17,7 +17,7 @@ import torch
 from edgepv import zoo
 from edgepv.errors import UsageError
 from edgepv.files import read_json, sha256
-from edgepv.zoo import pv_conv
+from edgepv.zoo import crossval, pv_conv
 from edgepv.zoo.baselines import PlainNet, features
 from edgepv.zoo.data import (
     SIDE,
@@ -140,6 +140,20 @@ def test_training_from_a_folder_leaves_weights_index_and_result(actions: Path, t
     again = train(job, rows.append)
     assert again["test"] == result["test"]
     assert len(rows) == 4, "a finished training is read from the cache"
+
+
+def test_cross_validation_scores_every_clip_once_and_reuses_finished_folds(
+    actions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = Plan("tiny", ((1, 32),), lr=1e-3)
+    monkeypatch.setitem(crossval.SHORT, "pv-conv-nano", Recipe(tiny, None, tiny))
+    options: dict[str, Any] = {"count": 3, "seed": 0, "cache": tmp_path / "cache"}
+    result = crossval.crossval("pv-conv-nano", actions, **options)
+    row = result["tasks"]["fight"]
+    assert list(result["tasks"]) == ["fight"]
+    assert (row["accuracy"]["n"], len(row["per_fold"])) == (12, 3)
+    monkeypatch.setattr(crossval, "one_fold", None)
+    assert crossval.crossval("pv-conv-nano", actions, **options)["tasks"] == result["tasks"]
 
 
 def test_a_folder_without_a_manifest_is_a_clear_error(
