@@ -121,13 +121,13 @@ def latencies(
     return {name: tuple(found) for name, found in rows.items()}
 
 
-def peak_rss_mb(variant: Variant, folder: Path) -> float:
+def peak_rss_mib(variant: Variant, folder: Path) -> float:
     """Peak resident memory, in MiB, of a fresh process that loads the variant and steps it 20 times."""
     return float(call("edgepv.measure:rss_of", variant=encode(variant), folder=str(folder)))
 
 
 def rss_of(variant: dict[str, Any], folder: str) -> float:
-    """Subprocess side of ``peak_rss_mb``."""
+    """Subprocess side of ``peak_rss_mib``."""
     chosen = decode(Variant, variant)
     engine = open_engine(chosen, Path(folder))
     stepper = Stepper(engine.infer, chosen.spec, chosen.stream)

@@ -22,7 +22,7 @@ from edgepv.console import Console
 from edgepv.errors import InconclusiveError, TargetUnavailableError, UsageError
 from edgepv.export.job import Job, Packed
 from edgepv.files import digest, sha256, whole_folder, write_json, write_text
-from edgepv.measure import clip_logits, device_facts, latencies, peak_rss_mb
+from edgepv.measure import clip_logits, device_facts, latencies, peak_rss_mib
 from edgepv.optional import need, present
 from edgepv.runtimes.eager import EagerEngine
 from edgepv.runtimes.engine import Engine, open_engine
@@ -615,7 +615,7 @@ def _timed(
     for variant, row in zip(packed.variants, rows):
         row = replace(row, params=params, gflops_per_frame=cost, latency=found.get(row.variant, ()))
         if variant in here:
-            row = replace(row, device=facts, rss_mb=peak_rss_mb(variant, models))
+            row = replace(row, device=facts, rss_mib=peak_rss_mib(variant, models))
         timed.append(row)
     torch_rows = [
         replace(r, latency=found.get(r.variant, ()), device=facts if r.variant in found else None)

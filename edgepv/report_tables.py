@@ -221,7 +221,7 @@ def latency_table(report: Report) -> Table:
     """Percentiles per thread count, ratios, memory."""
     rows = []
     for row in report.rows:
-        known = (share(row.misses), number(row.rss_mb, "MiB"))
+        known = (share(row.misses), number(row.rss_mib, "MiB"))
         for latency in row.latency:
             to_base, to_slowest = speedups(report, row, latency)
             timed = (latency.p50_ms, latency.p95_ms, latency.p99_ms)

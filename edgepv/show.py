@@ -136,16 +136,23 @@ def bundle(b: Bundle) -> None:
 
 
 def model_rows(zoo: Any) -> list[dict[str, Any]]:
-    """Every shipped checkpoint with its card's figures."""
+    """Every shipped checkpoint: its name, labels, and top-1 on the test split as its card has it."""
     from edgepv.files import read_json
 
     index = read_json(zoo.INDEX)
     return [
-        {"name": name, **{k: v for k, v in row.items() if k != "spec"}, "labels": row["spec"]["labels"]}
+        {"name": name, "labels": row["spec"]["labels"], "test": row["metrics"]["test"]}
         for name, row in sorted(index.items())
     ]
 
 
 def models(rows: Sequence[dict[str, Any]]) -> None:
     """The shipped checkpoints as a table."""
-    table(("model", "labels", "weights"), [(r["name"], ", ".join(r["labels"]), r["weights"]) for r in rows])
+    table(
+        ("model", "top-1 on the test split (95 %)", "labels"),
+        [(r["name"], _interval(r["test"]), ", ".join(r["labels"])) for r in rows],
+    )
+
+
+def _interval(test: dict[str, Any]) -> str:
+    return f"{test['value']:.1%} ({test['low']:.1%} to {test['high']:.1%}, n {test['n']})"

@@ -190,7 +190,8 @@ class PairedDrop:
     """Accuracy lost against the original on the same clips, in points (1 point = 1 %).
 
     lost, won: clips only the original / only this variant got right.
-    clips_needed: clips that would settle ``max_drop`` at this disagreement; None once settled.
+    clips_needed: clips that would settle ``max_drop`` at this disagreement; None once settled, or if
+    not even a million would.
     """
 
     points: float
@@ -235,7 +236,7 @@ class Parity:
 
     max_abs: in logits. sqnr_db: 10 log10(signal power / error power).
     saturation: share of int8 input/output codes at an end of the range; None without int8 codes.
-    agreement: share of frames with the same top-1.
+    agreement: share of frames with the same top-1. first_divergence: looked for on "fail" only.
     """
 
     max_abs: float
@@ -276,7 +277,11 @@ class Latency:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One variant on one machine. None is "not measured"."""
+    """One variant on one machine. None is "not measured".
+
+    bytes: of the model file. gflops_per_frame: 10^9 operations for one new frame. misses: share of
+    answers that came after the deadline. rss_mib: peak memory of a process that only runs this variant.
+    """
 
     variant: str
     target: str
@@ -290,7 +295,7 @@ class Measurement:
     state_bytes: int | None = None
     latency: tuple[Latency, ...] = ()
     misses: float | None = None
-    rss_mb: float | None = None
+    rss_mib: float | None = None
     accuracy: Accuracy | None = None
     drop: PairedDrop | None = None
     parity: Parity | None = None

@@ -7,21 +7,13 @@ and only a build on the device shows what TensorRT made of it.
 from __future__ import annotations
 
 import shlex
-import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from edgepv.errors import UsageError, unknown
 from edgepv.export.trt_form import float_reason, quantize_nodes, weighted_nodes
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
-
-CACHE_HEADERS = {
-    "8.5": "TRT-8502-EntropyCalibration2",
-    "8.6": "TRT-8602-EntropyCalibration2",
-}
-"""First line of a calibration cache; a TensorRT refuses the line of another version."""
 
 
 Flags = dict[str, tuple[str, ...]]
@@ -143,25 +135,6 @@ def calibration_table(model: ModelProto) -> dict[str, float]:
         node.input[0]: float(numpy_helper.to_array(inits[node.input[1]]))
         for node in sorted(quantize_nodes(model, weights=False), key=lambda n: n.input[0])
     }
-
-
-def calibration_cache(table: dict[str, float], *, tensorrt: str) -> str:
-    """The table as the cache that TensorRT 8's INT8 calibrator reads, for the file without Q/DQ.
-
-    It serves builds with no Q/DQ only: ``trtexec --onnx=FLOAT --int8 --fp16 --calib=CACHE``, where
-    tensors missing here stay in float. Q/DQ files need none and TensorRT 11 has no calibrator.
-    Format as seen in published caches, one ``name: float32 bits in hex`` per line; no TensorRT has
-    read one of ours yet. Raises UsageError for a version whose header we do not know, and for a
-    name with a line break or ": " in it.
-    """
-    if tensorrt not in CACHE_HEADERS:
-        raise UsageError(unknown("calibration cache version", tensorrt, CACHE_HEADERS))
-    lines = [CACHE_HEADERS[tensorrt]]
-    for name, scale in table.items():
-        if "\n" in name or ": " in name:
-            raise UsageError(f"tensor name {name!r} cannot be written to a cache. Rename it")
-        lines.append(f"{name}: {struct.pack('>f', scale).hex()}")
-    return "\n".join(lines) + "\n"
 
 
 def _why(model: ModelProto, node: NodeProto, quantized: bool) -> str:

@@ -72,7 +72,7 @@ def test_no_jetson_speed_is_printed(exported: Path) -> None:
     opened = bundle.read(exported / "jetson")
     rows = [r for r in _report(exported / "jetson").rows if r.target == "jetson"]
     assert opened.measured.status == "host-checked"
-    assert rows and all(r.latency == () and r.rss_mb is None for r in rows)
+    assert rows and all(r.latency == () and r.rss_mib is None for r in rows)
     assert all(c.executed is None for r in rows if r.audit for c in r.audit.convolutions)
 
 

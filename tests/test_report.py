@@ -78,7 +78,7 @@ def example() -> Report:
         params=1_234_567,
         gflops_per_frame=0.0912,
         state_bytes=4096,
-        rss_mb=180.0,
+        rss_mib=180.0,
         misses=0.004,
         precision="int8",
         drop=PairedDrop(2.5, -1.0, 6.0, 40, 2, 1, 3.0, "inconclusive", 1240),

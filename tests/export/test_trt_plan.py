@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import shlex
-import struct
 from typing import Any
 
 import numpy as np
 import pytest
 
-from edgepv.errors import UsageError
 from edgepv.export import trt_plan as plan
 
 onnx = pytest.importorskip("onnx")
@@ -82,26 +80,6 @@ def test_a_float_file_has_no_int8_in_its_plan() -> None:
 def test_the_calibration_table_lists_activations_and_no_weights() -> None:
     assert plan.calibration_table(_model()) == {"x": 0.5}
     assert plan.calibration_table(_model(quantized=False)) == {}
-
-
-def test_a_cache_line_is_the_scale_in_big_endian_hex() -> None:
-    text = plan.calibration_cache({"x": 1.0, "out": 2.0, "third": 1 / 127}, tensorrt="8.5")
-    assert text == ("TRT-8502-EntropyCalibration2\nx: 3f800000\nout: 40000000\nthird: 3c010204\n")
-    assert struct.unpack(">f", bytes.fromhex("3c010204"))[0] == pytest.approx(1 / 127)
-
-
-@pytest.mark.parametrize(
-    ("table", "version", "message"),
-    [
-        ({"x": 1.0}, "11", "unknown calibration cache version '11'. Known: 8.5, 8.6"),
-        ({"a: b": 1.0}, "8.6", "cannot be written to a cache"),
-    ],
-)
-def test_a_cache_that_would_be_misread_is_not_written(
-    table: dict[str, float], version: str, message: str
-) -> None:
-    with pytest.raises(UsageError, match=message):
-        plan.calibration_cache(table, tensorrt=version)
 
 
 @pytest.mark.parametrize(
