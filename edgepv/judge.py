@@ -124,8 +124,9 @@ def _bytes(path: Path) -> int:
 def choose(rows: Sequence[Measurement], *, latency_ms: float | None) -> tuple[Measurement, str]:
     """The row that runs, and the reason in one sentence.
 
-    Among the rows that keep parity and accuracy, the one with the lowest p50 on the first thread
-    count; where nothing is timed here, the smallest file. ``latency_ms`` is a gate on p99.
+    Among the rows without a fault that were not seen to lose more than the gate, the one with the
+    lowest p50 on the first thread count; where nothing is timed here, the smallest file. A row that
+    lost more on too few clips to tell is shipped, and does not run by itself. ``latency_ms``: p99 gate.
     Raises ParityError, AccuracyGateError or LatencyGateError naming what came nearest.
     """
     faithful = [r for r in rows if r.parity is None or r.parity.verdict != "fail"]
@@ -141,13 +142,12 @@ def choose(rows: Sequence[Measurement], *, latency_ms: float | None) -> tuple[Me
     kept = [r for r in faithful if keeps(r)]
     if not kept:
         best = min(faithful, key=lambda r: r.drop.points if r.drop else 0.0)
-        if best.drop is None or best.drop.points <= best.drop.max_drop:
-            raise ParityError(f"{best.variant}: {fault(best)}. Use another target, or --precision fp32")
         raise AccuracyGateError(
-            f"every artifact loses more than {best.drop.max_drop:g} points; the best is {best.variant} "
-            f"with {best.drop.points:.1f} ({best.drop.low:.1f} to {best.drop.high:.1f}, "
-            f"{best.drop.n} clips). Prune less, use --precision fp32, or raise --max-drop"
+            f"no artifact may be shipped; the best is {best.variant}: {fault(best)}. Prune less, use "
+            "--precision fp32, or raise --max-drop"
         )
+    within = [r for r in kept if r.drop is None or r.drop.points <= r.drop.max_drop]
+    kept = within or [min(kept, key=lambda r: r.drop.points if r.drop else 0.0)]
     timed = [r for r in kept if r.latency]
     if not timed:
         best = min(kept, key=lambda r: r.bytes or 0)
@@ -173,12 +173,26 @@ def fault(row: Measurement) -> str | None:
     if parity and parity.verdict == "fail":
         where = parity.first_divergence or "no single node"
         return f"parity {parity.sqnr_db:.1f} dB is below {parity.min_sqnr_db:.0f} dB, first at {where}"
-    if drop and (drop.verdict == "fail" or drop.points > drop.max_drop):
-        return f"it loses {drop.points:.1f} points, more than {drop.max_drop:g}"
+    if drop and drop.verdict == "fail":
+        return (
+            f"it loses {drop.points:.1f} points ({drop.low:.1f} to {drop.high:.1f}, {drop.n} clips), "
+            f"more than {drop.max_drop:g}"
+        )
     hidden = audit and all(c.executed == "float" for c in audit.convolutions) and audit.convolutions
     if row.precision == "int8" and hidden:
         return f"INT8 in name only: all {len(hidden)} convolutions run in float"
     return None
+
+
+def doubt(row: Measurement) -> str | None:
+    """Why a shipped variant does not run by itself: it lost more than the gate, on too few clips to tell."""
+    drop = row.drop
+    if not keeps(row) or drop is None or drop.points <= drop.max_drop:
+        return None
+    return (
+        f"{row.variant} is in the bundle and does not run by itself: it lost {drop.points:.1f} points on "
+        f"{drop.n} clips ({drop.low:.1f} to {drop.high:.1f}), too few to tell"
+    )
 
 
 def _why(best: Measurement, timed: Sequence[Measurement]) -> str:

@@ -505,6 +505,7 @@ def pack(line: Line, subject: Subject, target: Target, folder: Path) -> Exported
     reasons = (
         f"{target.name}: {why}",
         *(f"{r.variant} {STRAY}: {judge.fault(r)}" for r in rows if not judge.keeps(r)),
+        *filter(None, map(judge.doubt, rows)),
         *(f"{name} was not made: {cause}" for name, cause in packed.failed.items()),
         *packed.notes,
     )
