@@ -503,7 +503,7 @@ def pack(line: Line, subject: Subject, target: Target, folder: Path) -> Exported
     chosen, why = judge.choose(rows, latency_ms=line.options.latency_ms)
     kept = [v for v, r in zip(packed.variants, rows) if judge.keeps(r)]
     reasons = (
-        f"{target.name}: {why}",
+        why,
         *(f"{r.variant} {STRAY}: {judge.fault(r)}" for r in rows if not judge.keeps(r)),
         *filter(None, map(judge.doubt, rows)),
         *(f"{name} was not made: {cause}" for name, cause in packed.failed.items()),

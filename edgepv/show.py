@@ -42,11 +42,11 @@ def exported(made: Sequence[Exported]) -> None:
             rows.setdefault((row.variant, row.target), _cells(row, row.variant == one.chosen.variant))
     table(header, list(rows.values()))
     for one in made:
-        print()
+        print(f"\n{one.target}")
         for reason in one.report.reasons:
-            print(reason)
-        print(f"bundle {one.folder} ({one.folder}.zip), digest {one.digest[:16]}")
-        print(f"report {one.folder}/report.html")
+            print(f"  {reason}")
+        print(f"  bundle {one.folder} ({one.folder}.zip), digest {one.digest[:16]}")
+        print(f"  report {one.folder}/report.html")
 
 
 def _cells(row: Measurement, chosen: bool) -> list[str]:

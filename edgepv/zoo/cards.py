@@ -182,7 +182,6 @@ def _crossval(model: str, task: str, folder: Path) -> str:
 
 def _training(result: dict[str, Any]) -> str:
     clips, recipe = result["clips"], result["recipe"]
-    held = result["validation"]
     plan = {
         k: " then ".join(f"{n} epochs at {s} px" for n, s in recipe[k]["sizes"]) for k in STAGES if recipe[k]
     }
@@ -196,18 +195,31 @@ def _training(result: dict[str, Any]) -> str:
         [
             f"1. Pre-training on {clips['pretrain']} training clips of all three tasks together: "
             f"{plan['pretrain']}{adapted}.",
-            f"2. Fine-tuning on {clips['finetune']} clips of this task ({plan['finetune']}), judged on "
-            f"{clips['validation']} validation clips carved out of the training split by group: best "
-            f"epoch {result['best_epoch'] + 1}, validation top-1 {_percent(held['top1'])}, loss "
-            f"{held['loss']:.3f}.",
-            f"3. The same fine-tuning, stopped at that epoch, on all {clips['refit']} training clips of "
-            "the task. These are the shipped weights.",
+            *_tuning(result, plan["finetune"]),
             "",
             f"{result['seconds']} s on {result['trained_on']['device']} (all parts; the "
             "pre-training is shared between the tasks), torch "
             f"{result['trained_on']['torch']}. The log of every epoch is in `{result['name']}.json`.",
         ]
     )
+
+
+def _tuning(result: dict[str, Any], plan: str) -> list[str]:
+    """How the trunk was tuned to the task: with validation clips, or for a fixed number of epochs."""
+    clips, held = result["clips"], result["validation"]
+    if held is None:
+        return [
+            f"2. Fine-tuning on all {clips['refit']} training clips of this task: {plan}, a number fixed "
+            "beforehand. No validation: a dozen groups would choose by noise."
+        ]
+    return [
+        f"2. Fine-tuning on {clips['finetune']} clips of this task ({plan}), judged on "
+        f"{clips['validation']} validation clips carved out of the training split by group: best "
+        f"epoch {result['best_epoch'] + 1}, validation top-1 {_percent(held['top1'])}, loss "
+        f"{held['loss']:.3f}.",
+        f"3. The same fine-tuning, stopped at that epoch, on all {clips['refit']} training clips of "
+        "the task. These are the shipped weights.",
+    ]
 
 
 def _joint(task: str) -> str:

@@ -37,14 +37,22 @@ from edgepv.zoo.pv_conv import PvConv
 from edgepv.zoo.score import frames_of, scores, verdict
 
 
+SHARE = 0.15
+"""Share of the training clips that pre-training leaves for validation."""
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """The plans of a model; ``share`` of the training clips validates the fine-tuning."""
+    """The plans of a model; ``share`` of the training clips validates the fine-tuning.
+
+    share 0: no validation. The number of epochs is fixed beforehand and all training clips are used;
+    a validation set of a dozen groups chooses by noise.
+    """
 
     pretrain: Plan
     adapt: Plan | None
     finetune: Plan
-    share: float = 0.15
+    share: float = SHARE
 
 
 EPOCH_CLIPS = 160
@@ -220,7 +228,7 @@ def train(job: Job, say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     recipe = job.recipe or recipe_of(job.model, job.task)
     everything = read_manifest(job.data)
     learning = [s for s in everything if s.split == "train"]
-    kept, held = carve(learning, recipe.share)
+    kept, held = carve(learning, recipe.share or SHARE)
     footage = load(learning)
     paths = {s.path for s in kept}
     fitting = [f for f in footage if f.sample.path in paths]
@@ -239,7 +247,7 @@ def train(job: Job, say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
             "test": len(test),
         },
         "best_epoch": best,
-        "validation": next(r for r in steps if r["stage"] == "finetune" and r["epoch"] == best),
+        "validation": next((r for r in steps if r["epoch"] == best and "loss" in r), None),
         "test": test_result(job.model, job.task, net, test),
         "seconds": round(sum(row["seconds"] for row in log + steps)),
         "trained_on": {"torch": torch.__version__, "device": str(device()), "threads": 1},
@@ -260,6 +268,10 @@ def _one_task(
 ) -> tuple[PvConv, list[dict[str, Any]], int]:
     """Find the best number of epochs on the validation clips, then refit on all training clips."""
     mine = [f for f in footage if f.sample.task == job.task]
+    if not recipe.share:
+        return finetune(
+            job.model, job.task, joint, mine, recipe.finetune, seed=job.seed, cache=job.cache, tick=say
+        )
     fitting = [f for f in mine if f.sample.path in kept]
     judge = judge_of(job.model, job.task, [s for s in held if s.task == job.task])
     args = (job.model, job.task, joint)
