@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,14 @@ def root() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "edgepv"
 
 
+@functools.cache
+def code_digest() -> str:
+    """Digest of edgepv's own source: a changed step is another step, also between releases."""
+    package = Path(__file__).parent
+    files = sorted([*package.glob("*.py"), *package.glob("*/*.py")])
+    return digest({p.relative_to(package).as_posix(): sha256(p) for p in files})
+
+
 def cached(key: Any, make: Callable[[Path], Any]) -> tuple[Path, Any, bool]:
     """(folder, result, read from the cache?) of the step described by ``key``.
 
@@ -27,7 +36,7 @@ def cached(key: Any, make: Callable[[Path], Any]) -> tuple[Path, Any, bool]:
     make: writes files into the folder it is given and returns a JSON result. It runs only if no whole,
     unchanged earlier result is there; a kill leaves nothing that could be taken for one.
     """
-    folder = root() / digest(key)[:32]
+    folder = root() / digest([key, code_digest()])[:32]
     found = _read(folder)
     if found is not None:
         return folder, found["result"], True

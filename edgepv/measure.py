@@ -94,9 +94,7 @@ def interleaved(
             if i >= WARMUP:
                 seconds[name].append(elapsed)
     names = tuple(engines)
-    return {
-        name: Latency(*percentiles_ms(s), len(s), WARMUP, threads, names) for name, s in seconds.items()
-    }
+    return {name: Latency(*percentiles_ms(s), len(s), WARMUP, threads, names) for name, s in seconds.items()}
 
 
 def latencies(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import importlib
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -108,13 +107,12 @@ class Exported:
     notes: tuple[str, ...] = ()
 
 
-@dataclass
+@dataclass(frozen=True)
 class Line:
-    """One run of the line: its options, its scratch folder and its console."""
+    """One run of the line: its options and its console."""
 
     options: Options
-    scratch: Path
-    console: Console = field(default_factory=Console)
+    console: Console
 
     def step(
         self, name: str, key: dict[str, Any], tools: tuple[str, ...], make: Callable[[Path], Any]
@@ -130,7 +128,7 @@ class Line:
 def export(options: Options, console: Console) -> list[Exported]:
     """Make one bundle per target below ``options.out``.
 
-    Everything is built in a scratch folder and renamed into place when it is complete. Raises
+    Each is built under a temporary name and renamed into place when it is complete. Raises
     EdgepvError of the kind that names what went wrong; then nothing new is left behind.
     """
     targets = [find_target(name) for name in options.targets]
@@ -138,16 +136,15 @@ def export(options: Options, console: Console) -> list[Exported]:
     source = load(options)
     clips = gather(options, source.spec)
     console.say(f"model {source.spec.name} ({source.sha256[:12]}), clips: {clips.origin}")
-    with tempfile.TemporaryDirectory(prefix="edgepv-") as scratch:
-        line = Line(options, Path(scratch), console)
-        subject = prepare(line, source, clips)
-        made = []
-        for target in targets:
-            folder = bundle_folder(options, target.name)
-            with whole_folder(folder, replace=options.force) as tmp:
-                made.append(replace(pack(line, subject, target, tmp), folder=folder))
-            bundle.zip_bundle(folder, folder.with_name(folder.name + ".zip"))
-            console.say(f"{target.name}: {folder} ({made[-1].digest[:12]}): {made[-1].chosen.variant}")
+    line = Line(options, console)
+    subject = prepare(line, source, clips)
+    made = []
+    for target in targets:
+        folder = bundle_folder(options, target.name)
+        with whole_folder(folder, replace=options.force) as tmp:
+            made.append(replace(pack(line, subject, target, tmp), folder=folder))
+        bundle.zip_bundle(folder, folder.with_name(folder.name + ".zip"))
+        console.say(f"{target.name}: {folder} ({made[-1].digest[:12]}): {made[-1].chosen.variant}")
     return made
 
 
@@ -193,8 +190,9 @@ def check_options(options: Options, targets: Sequence[Target]) -> None:
                 f"{', '.join(target.precisions)}"
             )
         folder = bundle_folder(options, target.name)
-        if folder.exists() and not options.force:
-            raise UsageError(f"{folder} already exists. Choose another --out, or replace it with --force")
+        for path in (folder, folder.with_name(folder.name + ".zip")):
+            if path.exists() and not options.force:
+                raise UsageError(f"{path} already exists. Choose another --out, or replace it with --force")
         if folder.exists() and not (folder / bundle.MANIFEST).is_file():
             raise UsageError(f"{folder} exists and is not a bundle; --force replaces bundles only")
         for module, extra in target.needs_build:
@@ -489,7 +487,7 @@ def pack(line: Line, subject: Subject, target: Target, folder: Path) -> Exported
     models.mkdir()
     shutil.copyfile(subject.base_folder / subject.base.path, models / "model.onnx")
     base = replace(subject.base, path="model.onnx")
-    packed = run_builder(line, subject, target, replace(subject, base=base).base, models)
+    packed = run_builder(line, subject, target, base, models)
     rows = (
         [
             judge.examine(v, models, target, subject.exam)

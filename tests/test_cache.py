@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from edgepv import cache
 from edgepv.cache import cached, root
 
 
@@ -51,3 +52,21 @@ def test_a_step_that_fails_leaves_no_entry() -> None:
     with pytest.raises(ValueError):
         cached({"step": "x"}, fail)
     assert list(root().iterdir()) == []
+
+
+def test_changed_code_is_another_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    cached({"step": "x"}, _make)
+    monkeypatch.setattr(cache, "code_digest", lambda: "edited")
+    assert cached({"step": "x"}, _make)[2] is False
+
+
+def test_the_code_digest_covers_every_room() -> None:
+    package = Path(cache.__file__).parent
+    names = {p.relative_to(package).as_posix() for p in [*package.glob("*.py"), *package.glob("*/*.py")]}
+    assert {
+        "cache.py",
+        "quantize/prune.py",
+        "export/to_onnx.py",
+        "runtimes/ort.py",
+        "zoo/pv_conv.py",
+    } <= names

@@ -200,6 +200,8 @@ def test_an_existing_folder_is_never_overwritten(run: Run, tmp_path: Path) -> No
     refused(run("export", "--out", out), 2, "already exists")
     refused(run("export", "--out", out, "--force"), 2, "is not a bundle; --force replaces bundles only")
     assert (out / "thesis.txt").read_text() == "years of work"
+    (tmp_path / "b.zip").write_text("precious")
+    refused(run("export", "--out", tmp_path / "b"), 2, "b.zip already exists")
 
 
 def test_force_replaces_a_bundle(run: Run, tiny_step: Tiny, tmp_path: Path) -> None:

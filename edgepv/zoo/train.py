@@ -36,7 +36,6 @@ from edgepv.zoo.learn import Columns, Judge, Plan, fit
 from edgepv.zoo.pv_conv import PvConv
 from edgepv.zoo.score import frames_of, scores, verdict
 
-
 SHARE = 0.15
 """Share of the training clips that pre-training leaves for validation."""
 
