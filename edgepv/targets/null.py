@@ -9,5 +9,6 @@ TARGET = Target(
     engines=("null",),
     builder="edgepv.export.for_null:build",
     min_sqnr_db={},
+    needs_build=(("torch", "compress"), ("onnx", "compress")),
     status="no hardware",
 )
