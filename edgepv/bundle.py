@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from edgepv.checkpoint import check_spec
 from edgepv.errors import UsageError, unknown
 from edgepv.files import digest, read_json, sha256, whole_file, write_json
 from edgepv.types import ModelSpec, StepRecord, StreamSpec, Variant, decode, encode
@@ -117,6 +119,8 @@ def read(folder: Path) -> Bundle:
 
     Raises UsageError if it is no bundle, was made by a newer schema, or its content was changed.
     """
+    if folder.is_file():
+        raise UsageError(f"{folder} is a file, not a bundle folder. A zip runs with edgepv run, or unpack it")
     if not folder.is_dir():
         raise UsageError(f"{folder} does not exist. Make a bundle with: edgepv export --out {folder}")
     if not (folder / MANIFEST).is_file():
@@ -137,6 +141,10 @@ def read(folder: Path) -> Bundle:
     measured = decode(Measured, data["measured"], where=f"{MANIFEST} measured")
     for name in (*content.files, *measured.files, *(v.path for v in content.variants)):
         _inside(name)
+    twice = sorted(set(content.files) & set(measured.files))
+    if twice:
+        raise UsageError(f"{folder}/{MANIFEST} lists '{twice[0]}' twice. Do not use this bundle")
+    check_spec(content.spec, str(folder / MANIFEST))
     unlisted = [v.path for v in content.variants if v.path not in content.files]
     if unlisted:
         raise UsageError(f"{folder}/{MANIFEST}: model '{unlisted[0]}' has no digest in files")
@@ -145,10 +153,15 @@ def read(folder: Path) -> Bundle:
 
 def check(bundle: Bundle) -> int:
     """Compare every file with its digest; returns how many. Raises UsageError naming the first fault."""
-    expected = {**bundle.content.files, **bundle.measured.files}
+    expected = {**bundle.measured.files, **bundle.content.files}
+    for path in bundle.folder.rglob("*"):
+        if path.is_symlink() or not (path.is_dir() or path.is_file()):
+            raise UsageError(
+                f"{bundle.folder}: {path.name} is a link or no plain file. Do not use this bundle"
+            )
     for name, wanted in expected.items():
         path = bundle.folder / name
-        if path.is_symlink() or not path.is_file():
+        if not path.is_file():
             raise UsageError(f"{bundle.folder}: {name} is missing. Copy or export the bundle again")
         if sha256(path) != wanted:
             raise UsageError(f"{bundle.folder}: {name} was changed or is damaged: its SHA-256 differs")
@@ -164,6 +177,13 @@ def _inside(name: str) -> None:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or not path.parts:
         raise UsageError(f"{MANIFEST}: path '{name}' leaves the bundle. Do not use this bundle")
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether a folder or a zip looks like one of our bundles: only such may be replaced."""
+    if path.is_dir():
+        return (path / MANIFEST).is_file()
+    return zipfile.is_zipfile(path) and MANIFEST in zipfile.ZipFile(path).namelist()
 
 
 def zip_bundle(folder: Path, out: Path) -> None:
@@ -198,5 +218,5 @@ def _unzip(path: Path, into: Path) -> None:
             if sum(e.file_size for e in archive.infolist()) > 2 << 30:
                 raise UsageError(f"{path} would unpack to more than 2 GiB; no edgepv bundle is that large")
             archive.extractall(into)
-    except (zipfile.BadZipFile, EOFError) as e:
+    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError, zlib.error) as e:
         raise UsageError(f"{path} is not a whole zip file ({e}). Copy it again") from e

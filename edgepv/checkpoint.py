@@ -102,6 +102,10 @@ def read_weights(path: Path) -> dict[str, Any]:
         else:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
             state = loaded.get("state_dict", loaded)
+            if not all(isinstance(v, torch.Tensor) for v in state.values()):
+                raise UsageError(f"{path} is a whole training state. Save model.state_dict() alone")
+    except UsageError:
+        raise
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as e:
         raise UsageError(f"{path} cannot be read as weights ({e}). It may be truncated") from e
     except Exception as e:  # the unpickler raises its own types
@@ -223,7 +227,7 @@ def _resized(layer: Any, weight: Any) -> Any:
     if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
         return kind(weight.shape[0], eps=layer.eps, momentum=layer.momentum)
     if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-        depthwise = layer.groups == layer.in_channels
+        depthwise = layer.groups == layer.in_channels > 1
         groups = weight.shape[0] if depthwise else layer.groups
         return kind(
             weight.shape[1] * groups,

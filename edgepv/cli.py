@@ -132,8 +132,8 @@ def _export(commands: Any) -> None:
         "--max-drop",
         type=float,
         metavar="POINTS",
-        help="accuracy that may be lost, in points; when "
-        "given, too few clips to tell is exit code 6 (default: 1, reported only)",
+        help="accuracy that may be lost, in points; a loss that is sure is exit code 3; when "
+        "given, too few clips to tell is exit code 6 (default: 1)",
     )
     c.add_argument(
         "--latency-ms", type=float, metavar="MS", help="largest p99 of the chosen variant on this machine"
@@ -292,6 +292,7 @@ def run_command(a: argparse.Namespace) -> int:
 def report_command(a: argparse.Namespace) -> int:
     """edgepv report"""
     from edgepv import report
+    from edgepv.bundle import MANIFEST
     from edgepv.files import write_text
 
     found = report.load([Path(r) for r in a.runs])
@@ -301,6 +302,11 @@ def report_command(a: argparse.Namespace) -> int:
         Path(a.md) if a.md else page.with_suffix(".md"): report.to_markdown(found),
         Path(a.json) if a.json else page.with_suffix(".json"): report.to_json(found),
     }
+    if len(written) < 3:
+        raise UsageError("--html, --md and --json must name three different files")
+    for path in written:
+        if path.resolve() in {Path(r).resolve() for r in a.runs} or (path.parent / MANIFEST).is_file():
+            raise UsageError(f"{path} would change a bundle or an input. Write the report somewhere else")
     for path, text in written.items():
         write_text(path, text)
     print(f"{len(found.rows)} variants: {', '.join(str(p) for p in written)}", file=sys.stderr)

@@ -191,10 +191,10 @@ def split_clips(clips: list[Clip], *, calibration: int) -> tuple[list[Clip], lis
     else:
         train = [c for c in clips if _bucket(c.group) == 0]
         held = [c for c in clips if _bucket(c.group) != 0]
-    shared = {(c.label, c.group) for c in train} & {(c.label, c.group) for c in held}
+    shared = {c.group for c in train} & {c.group for c in held}
     if shared:
         raise UsageError(
-            f"group '{min(g for _, g in shared)}' is in both the calibration and the evaluation clips; "
+            f"group '{min(shared)}' is in both the calibration and the evaluation clips; "
             "accuracy would be flattered. Put each group on one side"
         )
     if not train or not held:

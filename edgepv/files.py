@@ -49,7 +49,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist. Check the path") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as e:
+    except (ValueError, RecursionError) as e:
         raise UsageError(f"{path} is not valid JSON ({e}). It may be truncated; make it again") from e
 
 
@@ -62,6 +62,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     tmp = Path(name)
     try:
         yield tmp
+        _sync_file(tmp)
         tmp.chmod(0o666 & ~_umask())
         tmp.replace(path)
     finally:
@@ -75,29 +76,54 @@ def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     Raises UsageError if ``path`` exists, unless ``replace``; then the old one goes only after the
     new one is complete.
     """
-    if path.exists() and not replace:
-        raise UsageError(f"{path} already exists. Choose another --out, or replace it with --force")
+    _refuse_existing(path, replace)
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
         yield tmp
         tmp.chmod(0o777 & ~_umask())
-        if path.exists():
-            old = tmp.with_name(tmp.name + ".old")
-            path.rename(old)
-            tmp.rename(path)
-            _remove(old)
-        else:
-            tmp.rename(path)
+        _refuse_existing(path, replace)  # it may have appeared while we worked
+        _swap(tmp, path)
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
+def _refuse_existing(path: Path, replace: bool) -> None:
+    if path.is_symlink():
+        raise UsageError(f"{path} is a link. Give the folder itself")
+    if path.exists() and not replace:
+        raise UsageError(f"{path} already exists. Choose another --out, or replace it with --force")
+
+
+def _swap(new: Path, path: Path) -> None:
+    """Put the folder ``new`` at ``path``; what was there goes last, and comes back if that fails."""
+    _sync(new)
+    if not path.exists():
+        new.rename(path)
+        return
+    old = new.with_name(new.name + ".old")
+    path.rename(old)
+    try:
+        new.rename(path)
+    except BaseException:
+        old.rename(path)
+        raise
+    shutil.rmtree(old)
+
+
+def _sync(folder: Path) -> None:
+    """Have the disk hold every file before the rename makes them visible."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            _sync_file(path)
+
+
+def _sync_file(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _umask() -> int:

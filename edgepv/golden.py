@@ -60,7 +60,7 @@ def replay(bundle: Bundle) -> list[Replay]:
 
 
 def _compare(variant: Variant, got: np.ndarray, recorded: dict[str, np.ndarray]) -> Replay:
-    wanted, original = recorded[variant.name], recorded["original"]
+    wanted, original = recorded[variant.name], recorded["torch"]
     error, limit = rmse(got, wanted), tolerance(variant.precision, wanted, original)
     if not error <= limit:  # a NaN error is not within any limit
         raise ParityError(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgepv.errors import AccuracyGateError, LatencyGateError, ParityError
+from edgepv.errors import AccuracyGateError, LatencyGateError, ParityError, UsageError
 from edgepv.export.audit import audit
 from edgepv.export.parity import by_file_names, compare, first_divergence, saturation
 from edgepv.measure import clip_logits, scores
@@ -149,17 +149,21 @@ def choose(rows: Sequence[Measurement], *, latency_ms: float | None) -> tuple[Me
     within = [r for r in kept if r.drop is None or r.drop.points <= r.drop.max_drop]
     kept = within or [min(kept, key=lambda r: r.drop.points if r.drop else 0.0)]
     timed = [r for r in kept if r.latency]
+    if not timed and latency_ms is not None:
+        raise UsageError(f"--latency-ms: {rows[0].target} is not timed on this host. Measure on the device")
     if not timed:
         best = min(kept, key=lambda r: r.bytes or 0)
         return best, f"{best.variant} runs: the smallest file; its speed is not measured on this host"
-    best = min(timed, key=lambda r: r.latency[0].p50_ms)
-    if latency_ms is not None and best.latency[0].p99_ms > latency_ms:
+    in_time = [r for r in timed if latency_ms is None or r.latency[0].p99_ms <= latency_ms]
+    if latency_ms is not None and not in_time:
+        best = min(timed, key=lambda r: r.latency[0].p99_ms)
         raise LatencyGateError(
             f"no artifact answers within {latency_ms:g} ms; the nearest is {best.variant} with p99 "
             f"{best.latency[0].p99_ms:.2f} ms on {best.latency[0].threads} thread. Prune more, or use a "
             "smaller model"
         )
-    return best, _why(best, timed)
+    best = min(in_time, key=lambda r: r.latency[0].p50_ms)
+    return best, _why(best, in_time)
 
 
 def keeps(row: Measurement) -> bool:

@@ -6,7 +6,7 @@ import os
 import platform
 import resource
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +73,11 @@ def scores(logits: Sequence[np.ndarray], warmup: int) -> np.ndarray:
 
 
 def interleaved(
-    engines: dict[str, Engine | Any], feeds: Sequence[Tensors], *, threads: int, calls: int = CALLS
+    engines: Mapping[str, tuple[Engine | Any, Sequence[Tensors]]], *, threads: int, calls: int = CALLS
 ) -> dict[str, Latency]:
     """Time of one call of each engine, taking turns, so that all meet the same machine load.
 
-    feeds: real inputs with rolled states, used in turn; the same ones for every engine. On a busy
+    engines: name -> (engine, real inputs with rolled states, used in turn). On a busy
     machine, where an eager framework can take a hundred times longer on two threads, the turns end
     after ``BUDGET_S`` seconds with fewer than ``calls``; ``Latency.n`` says how many there were.
     """
@@ -86,8 +86,8 @@ def interleaved(
     for i in range(WARMUP + calls):
         if i >= WARMUP + MIN_CALLS and time.perf_counter() - begun > BUDGET_S:
             break
-        feed = feeds[i % len(feeds)]
-        for name, engine in engines.items():
+        for name, (engine, feeds) in engines.items():
+            feed = feeds[i % len(feeds)]
             start = time.perf_counter()
             engine.infer(feed)
             elapsed = time.perf_counter() - start
@@ -102,19 +102,22 @@ def latencies(
     folder: Path,
     feeds: Sequence[Tensors],
     *,
-    original: Callable[[int], Engine] | None,
+    original: tuple[Callable[[int], Engine], Sequence[Tensors]] | None,
     threads: Sequence[int] = (1, 2),
 ) -> dict[str, tuple[Latency, ...]]:
-    """Latency rows per variant, one per thread count. ``original`` opens the torch model as "torch-fp32"."""
+    """Latency rows per variant, one per thread count.
+
+    original: opens the torch model, and the inputs it takes; its row is "torch-fp32".
+    """
     rows: dict[str, list[Latency]] = {}
     for count in threads:
-        engines: dict[str, Engine] = {}
+        engines: dict[str, tuple[Engine, Sequence[Tensors]]] = {}
         if original:
-            engines["torch-fp32"] = original(count)
-        engines |= {v.name: open_engine(v, folder, threads=count) for v in variants}
-        for name, latency in interleaved(engines, feeds, threads=count).items():
+            engines["torch-fp32"] = (original[0](count), original[1])
+        engines |= {v.name: (open_engine(v, folder, threads=count), feeds) for v in variants}
+        for name, latency in interleaved(engines, threads=count).items():
             rows.setdefault(name, []).append(latency)
-        for engine in engines.values():
+        for engine, _ in engines.values():
             engine.close()
     return {name: tuple(found) for name, found in rows.items()}
 

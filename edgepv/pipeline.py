@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import importlib.util
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +23,7 @@ from edgepv.clips import Clip, find_clips, hold_last, model_frames, read_video, 
 from edgepv.console import Console
 from edgepv.errors import InconclusiveError, TargetUnavailableError, UsageError
 from edgepv.export.job import Job, Packed
-from edgepv.files import digest, sha256, whole_folder, write_json, write_text
+from edgepv.files import digest, sha256, whole_file, whole_folder, write_json, write_text
 from edgepv.measure import clip_logits, device_facts, latencies, peak_rss_mib
 from edgepv.optional import need, present
 from edgepv.runtimes.eager import EagerEngine
@@ -139,13 +142,19 @@ def export(options: Options, console: Console) -> list[Exported]:
     line = Line(options, console)
     subject = prepare(line, source, clips)
     made = []
-    for target in targets:
-        folder = bundle_folder(options, target.name)
-        with whole_folder(folder, replace=options.force) as tmp:
+    with contextlib.ExitStack() as stack:  # every bundle and zip appears when all are whole, or none does
+        for target in targets:
+            folder = bundle_folder(options, target.name)
+            archive = stack.enter_context(whole_file(_zip_of(folder)))
+            tmp = stack.enter_context(whole_folder(folder, replace=options.force))
             made.append(replace(pack(line, subject, target, tmp), folder=folder))
-        bundle.zip_bundle(folder, folder.with_name(folder.name + ".zip"))
-        console.say(f"{target.name}: {folder} ({made[-1].digest[:12]}): {made[-1].chosen.variant}")
+            bundle.zip_bundle(tmp, archive)
+            console.say(f"{target.name}: {made[-1].chosen.variant} ({made[-1].digest[:12]})")
     return made
+
+
+def _zip_of(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".zip")
 
 
 def exit_code(options: Options, made: Sequence[Exported]) -> int:
@@ -169,7 +178,8 @@ def plan(options: Options) -> dict[str, Any]:
         f"{len(clips.held_out)} held out",
         "prune": f"{options.prune:.0%}, then fine-tune" if options.prune else "off",
         "precisions": "; ".join(f"{name}: {', '.join(p)}" for name, p in wanted.items()),
-        "gate": f"at most {options.max_drop:g} points" + ("" if options.gate else " (reported only)"),
+        "gate": f"at most {options.max_drop:g} points; too few clips to tell is "
+        + ("exit code 6" if options.gate else "reported only"),
         "latency": f"p99 at most {options.latency_ms:g} ms" if options.latency_ms else "no limit",
         "seed": options.seed,
         "bundles": ", ".join(str(bundle_folder(options, t.name)) for t in targets),
@@ -178,7 +188,13 @@ def plan(options: Options) -> dict[str, Any]:
 
 def bundle_folder(options: Options, target: str) -> Path:
     """Where a target's bundle goes: ``out`` itself for one target, ``out/target`` for several."""
-    return Path(options.out) if len(options.targets) == 1 else Path(options.out) / target
+    out = Path(os.path.normpath(Path.cwd() / options.out))
+    folder = out if len(options.targets) == 1 else out / target
+    return (
+        folder.relative_to(Path.cwd())
+        if folder.is_relative_to(Path.cwd()) and folder != Path.cwd()
+        else folder
+    )
 
 
 def check_options(options: Options, targets: Sequence[Target]) -> None:
@@ -190,18 +206,22 @@ def check_options(options: Options, targets: Sequence[Target]) -> None:
                 f"{', '.join(target.precisions)}"
             )
         folder = bundle_folder(options, target.name)
-        for path in (folder, folder.with_name(folder.name + ".zip")):
+        for path in (folder, _zip_of(folder)):
             if path.exists() and not options.force:
                 raise UsageError(f"{path} already exists. Choose another --out, or replace it with --force")
-        if folder.exists() and not (folder / bundle.MANIFEST).is_file():
-            raise UsageError(f"{folder} exists and is not a bundle; --force replaces bundles only")
+            if path.exists() and not bundle.is_bundle(path):
+                raise UsageError(f"{path} exists and is not a bundle; --force replaces bundles only")
         for module, extra in target.needs_build:
             if not present(module):
                 raise TargetUnavailableError(
                     f"packing for {target.name} needs {module}. Run: pip install 'edgepv[{extra}]'"
                 )
-    if options.max_drop < 0:
+    if not 0 <= options.max_drop <= 100:
         raise UsageError(f"--max-drop {options.max_drop:g}: give points of accuracy, 0 or more")
+    if not 0 <= options.prune < 1:
+        raise UsageError(f"--prune {options.prune:g}: give the share of channels to remove, like 0.25")
+    if options.latency_ms is not None and not options.latency_ms > 0:
+        raise UsageError(f"--latency-ms {options.latency_ms:g}: give a time above 0")
     if options.clips and not Path(options.clips).is_dir():
         raise UsageError(f"{options.clips} is not a folder. --clips wants a folder of video clips")
 
@@ -266,7 +286,10 @@ def gather(options: Options, spec: ModelSpec) -> Clips:
 
 @dataclass(frozen=True)
 class Subject:
-    """The model as the targets' builders get it, with the exam its artifacts must pass."""
+    """The model as the targets' builders get it, with the exam its artifacts must pass.
+
+    original: opens the torch model before pruning, and inputs for it; model: opens what was converted.
+    """
 
     source: Source
     checkpoint: Checkpoint | None
@@ -275,7 +298,8 @@ class Subject:
     calibration: CalibrationSet | None
     feeds: tuple[Tensors, ...]
     exam: judge.Exam
-    original: Callable[[int], Engine]
+    original: tuple[Callable[[int], Engine], tuple[Tensors, ...]]
+    model: Callable[[int], Engine]
     rows: tuple[Measurement, ...]
     golden_clip: Clip
 
@@ -285,14 +309,14 @@ def prepare(line: Line, source: Source, clips: Clips) -> Subject:
     checkpoint = prune(line, source, clips)
     base, folder = lower(line, source, checkpoint)
     spec = base.spec
-    original = _opener(source, source.checkpoint, base, folder)
-    model = _opener(source, checkpoint, base, folder)
+    pruned = checkpoint is not source.checkpoint
+    original, first = _opener(source.checkpoint, base, folder)
+    model, _ = _opener(checkpoint, base, folder)
     held = tuple(model_frames(c.path, spec) for c in line.console.track(clips.held_out, "decoding"))
     line.console.say(f"running the original on {len(held)} held-out clips")
-    answers = clip_logits(original(1).infer, base, held)
-    pruned = checkpoint is not source.checkpoint
+    answers = clip_logits(original(1).infer, first, held)
     model_answers = clip_logits(model(1).infer, base, held) if pruned else answers
-    labelled = all(c.label for c in clips.held_out)
+    labelled = _all_labelled(clips.held_out, spec.labels)
     stepper = Stepper(model(1).infer, spec, base.stream)
     exam = judge.Exam(
         labels=spec.labels,
@@ -317,25 +341,43 @@ def prepare(line: Line, source: Source, clips: Clips) -> Subject:
         calibration,
         tuple(feeds),
         exam,
-        original,
+        (original, tuple(_probe_feeds(Stepper(original(1).infer, spec, first.stream), held))),
+        model,
         rows,
         clips.held_out[0],
     )
 
 
+def _all_labelled(clips: Sequence[Clip], labels: Sequence[str]) -> bool:
+    """Whether every held-out clip has a label. Raises UsageError if only some have: a typing error."""
+    bare = [c for c in clips if not c.label]
+    if bare and len(bare) < len(clips):
+        raise UsageError(
+            f"{bare[0].path} has no label, other clips have. Put it into a folder named after its label "
+            f"({', '.join(labels)}), or take it out"
+        )
+    return not bare
+
+
 def _opener(
-    source: Source, checkpoint: Checkpoint | None, base: Variant, folder: Path
-) -> Callable[[int], Engine]:
-    """Opens the original: torch eager for a checkpoint, ONNX Runtime for a user's ONNX file."""
+    checkpoint: Checkpoint | None, base: Variant, folder: Path
+) -> tuple[Callable[[int], Engine], Variant]:
+    """Opens torch eager for a checkpoint, ONNX Runtime for a user's ONNX file; and how it is stepped.
+
+    An original that was pruned later has larger states than ``base``.
+    """
+    from edgepv.export.to_onnx import stream_spec
+
     if checkpoint is None:
-        return lambda threads: open_engine(base, folder, threads=threads)
+        return lambda threads: open_engine(base, folder, threads=threads), base
     module = build(checkpoint)
+    stream = stream_spec(module, base.spec)
 
     def opened(threads: int) -> Engine:
         need("torch", extra="compress").set_num_threads(threads)
-        return EagerEngine(module, base.spec.input.name, base.stream)
+        return EagerEngine(module, base.spec.input.name, stream)
 
-    return opened
+    return opened, replace(base, stream=stream)
 
 
 def _probe_feeds(stepper: Stepper, held: Sequence[np.ndarray]) -> list[Tensors]:
@@ -430,10 +472,11 @@ def prune(line: Line, source: Source, clips: Clips) -> Checkpoint | None:
 
     key = {
         "weights": checkpoint.sha256,
-        "builder": checkpoint.builder,
+        "builder": _builder_digest(checkpoint.builder),
+        "spec": digest(checkpoint.spec),
         "cut": encode_step(cut),
         "tune": encode_step(tune),
-        "clips": digest([sha256(c.path) for c in clips.train]),
+        "clips": digest([(sha256(c.path), c.label) for c in clips.train]),
     }
     folder, result = line.step("prune", key, ("torch", "torch-pruning"), make)
     found = decode(Checkpoint, result)
@@ -478,7 +521,10 @@ def lower(line: Line, source: Source, checkpoint: Checkpoint | None) -> tuple[Va
 def _builder_digest(builder: str) -> str:
     """The builder's name and, for a user's file, its text: an edited builder is another model."""
     place = builder.rpartition(":")[0]
-    return f"{builder}@{sha256(Path(place))}" if place.endswith(".py") else builder
+    if place.endswith(".py"):
+        return f"{builder}@{sha256(Path(place))}"
+    found = importlib.util.find_spec(place)
+    return f"{builder}@{sha256(Path(found.origin))}" if found and found.origin else builder
 
 
 def pack(line: Line, subject: Subject, target: Target, folder: Path) -> Exported:
@@ -528,7 +574,7 @@ def run_builder(line: Line, subject: Subject, target: Target, base: Variant, mod
         key = {
             "target": target.name,
             "options": options,
-            "source": source.sha256,
+            "source": digest(source),
             "weights": checkpoint.sha256 if checkpoint else None,
             "feeds": subject.calibration.digest if subject.calibration else None,
         }
@@ -680,7 +726,7 @@ def write_bundle(
 
 
 def write_golden(subject: Subject, variants: Sequence[Variant], folder: Path) -> dict[str, Any]:
-    """Camera frames of one held-out clip, what the original answers, and what each variant answers."""
+    """Camera frames of one held-out clip, and what the converted torch model and each variant answer."""
     from safetensors.numpy import save
 
     from edgepv.golden import play
@@ -689,7 +735,7 @@ def write_golden(subject: Subject, variants: Sequence[Variant], folder: Path) ->
     video = read_video(subject.golden_clip.path)
     taken = resample(len(video.frames), video.fps, spec.fps)[: subject.exam.warmup + 4]
     frames = hold_last(np.stack([video.frames[i] for i in taken]), subject.exam.warmup + 2)
-    tensors = {"frames": frames, "original": play(subject.original(1), subject.base, frames)}
+    tensors = {"frames": frames, "torch": play(subject.model(1), subject.base, frames)}
     for variant in variants:
         tensors[variant.name] = play(open_replay(variant, folder), variant, frames)
     (folder / bundle.GOLDEN).write_bytes(save(tensors))

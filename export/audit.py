@@ -97,7 +97,7 @@ def _litert(variant: Variant, path: Path) -> Audit:
     rows = []
     for i, op in enumerate(interpreter._get_ops_details()):
         if "CONV" in op["op_name"]:
-            kind = types[op["inputs"][-1 if "TRANSPOSE" in op["op_name"] else 0]]
+            kind = types[op["inputs"][2 if op["op_name"] == "TRANSPOSE_CONV" else 0]]
             rows.append(ConvPlan(f"{op['op_name']}_{i}", wanted, "int8" if kind == "int8" else "float"))
     return Audit("LiteRT's operators and tensor types", tuple(rows))
 
@@ -110,7 +110,9 @@ def _pair(planned: dict[str, str], executed: list[tuple[str, str]]) -> tuple[Con
         match = (
             node
             if node in left
-            else next((name for name in left if name.startswith((f"{node}_", f"{node}/", f"{node}."))), None)
+            else next(
+                (name for name in left if name.startswith((f"{node}_quant", f"{node}/", f"{node}."))), None
+            )
         )
         rows.append(ConvPlan(node, plan, left.pop(match) if match else None))
     unknown = [r for r in rows if r.executed is None]

@@ -141,10 +141,11 @@ def build_script(precision: str) -> str:
     """A shell script for the device: pick the line of its TensorRT and build."""
     lines = [
         "#!/bin/sh",
-        "# Builds the engine on the Jetson: sh build.sh 10.3   (see: dpkg -l | grep tensorrt)",
+        "# Builds the engine on the Jetson: sh build.sh 10.3 OUT_DIR   (see: dpkg -l | grep tensorrt)",
         "",
     ]
-    lines += ['cd "$(dirname "$0")" || exit 1', 'case "$1" in']
+    lines += ['out=$(realpath "${2:?build.sh VERSION OUT_DIR}") || exit 1', 'cd "$(dirname "$0")" || exit 1']
+    lines += ["built=0", 'case "$1" in']
     commands = [trt_plan.trtexec_lines(FILES, precision="fp16")]
     if precision == "int8":
         commands.insert(0, trt_plan.trtexec_lines(FILES, precision="int8"))
@@ -152,12 +153,14 @@ def build_script(precision: str) -> str:
         lines.append(f"  {json.dumps(version)})")
         for each in commands:
             file = each[version].split("--onnx=")[1].split()[0]
-            lines.append(f"    if [ -f {file} ]; then {each[version]} || exit 1; fi")
+            command = each[version].replace("--saveEngine=", '--saveEngine="$out"/')
+            lines.append(f"    if [ -f {file} ]; then {command} || exit 1; built=1; fi")
         lines.append("    ;;")
     known = ", ".join(commands[0])
     lines += [
         f"  *) echo \"build.sh: TensorRT version '$1' is not one of: {known}\" >&2; exit 2 ;;",
         "esac",
+        '[ "$built" = 1 ] || { echo "build.sh: this bundle has no file for TensorRT $1" >&2; exit 1; }',
         "",
     ]
     return "\n".join(lines)

@@ -36,15 +36,24 @@ def stream_spec(module: Any, spec: ModelSpec) -> StreamSpec | None:
             f"{spec.name}: a per-frame input (NCHW) needs a module with init_state() and step(frame, "
             "*states). For a clip model give the input as (1, C, T, H, W) with layout NCTHW"
         )
-    states = tuple(
-        StateSpec(name, f"{name}_next", tuple(value.shape), str(value.dtype).removeprefix("torch."))
-        for name, value in module.init_state().items()
-    )
+    states = tuple(_state_spec(name, value) for name, value in module.init_state().items())
     return StreamSpec(
         states,
         warmup=int(getattr(module, "warmup", spec.frames)),
         receptive_field=getattr(module, "receptive_field", None),
     )
+
+
+def _state_spec(name: str, value: Any) -> StateSpec:
+    """A state as ``init_state`` gives it. Raises UsageError if its start is not one number throughout."""
+    start = float(value.flatten()[0])
+    if not bool((value == start).all()):
+        raise UsageError(
+            f"state '{name}' starts with different values; a state starts with one number everywhere. "
+            "Add the pattern inside step()"
+        )
+    dtype = str(value.dtype).removeprefix("torch.")
+    return StateSpec(name, f"{name}_next", tuple(value.shape), dtype, init=start)
 
 
 def lower(module: Any, spec: ModelSpec, out: Path) -> Variant:
@@ -59,7 +68,7 @@ def lower(module: Any, spec: ModelSpec, out: Path) -> Variant:
     stream = stream_spec(module, spec)
     inputs, outputs = tensor_names(spec, stream)
     example = tuple(torch.from_numpy(v) for v in example_inputs(spec, stream).values())
-    target = step_module(module)
+    target = step_module(module) if stream else module
     _check_logits(target, example, spec)
     with whole_file(out) as tmp, hush():
         try:
@@ -114,6 +123,8 @@ def read_onnx(path: Path, spec: ModelSpec) -> Variant:
         onnx.checker.check_model(model)
     except Exception as e:
         raise UsageError(f"{path} is not a whole ONNX file: {refusal(e)}") from e
+    if any(i.data_location == onnx.TensorProto.EXTERNAL for i in model.graph.initializer):
+        raise UsageError(f"{path} keeps its weights in another file. Save it as one: external_data=False")
     constants = {i.name for i in model.graph.initializer}
     inputs = {i.name: _shape(i) for i in model.graph.input if i.name not in constants}
     outputs = {o.name: _shape(o) for o in model.graph.output}

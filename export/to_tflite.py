@@ -45,7 +45,7 @@ def convert(checkpoint: dict[str, Any], out: str) -> dict[str, dict[str, str]]:
     module = build(source)
     stream = stream_spec(module, source.spec)
     example = example_inputs(source.spec, stream)
-    target = step_module(module)
+    target = step_module(module) if stream else module
     import torch
 
     arguments = tuple(torch.from_numpy(v) for v in example.values())

@@ -46,7 +46,8 @@ class Step:
             clean = Path(scratch) / "clean.onnx"
             preprocess(folder / base.path, clean)
             kept = (*self.keep_float, *float_nodes(clean))
-            _quantize(clean, tmp, feeds, kept, state_overrides(clean, base, feeds), self.per_channel)
+            theirs = [{base.inputs[n]: v for n, v in feed.items()} for feed in feeds]
+            _quantize(clean, tmp, theirs, kept, state_overrides(clean, base, feeds), self.per_channel)
         scheme = QuantScheme(
             "onnxruntime", "uint8 per-tensor", "int8 per-channel", calibration_digest, len(feeds), kept
         )

@@ -37,7 +37,7 @@ class Step:
         with hush():
             quantized = nncf.quantize(
                 model,
-                nncf.Dataset(list(feeds)),
+                nncf.Dataset([{base.inputs[n]: v for n, v in feed.items()} for feed in feeds]),
                 subset_size=len(feeds),
                 preset=nncf.QuantizationPreset(self.preset),
                 ignored_scope=nncf.IgnoredScope(names=kept, validate=False),

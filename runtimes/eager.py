@@ -24,9 +24,9 @@ class EagerEngine:
         """Run once on the number of threads torch was told."""
         torch = self._torch
         with torch.inference_mode():
-            result = self._call(*(torch.from_numpy(np.ascontiguousarray(inputs[n])) for n in self._names))
+            result = self._call(*(torch.from_numpy(np.array(inputs[n])) for n in self._names))
         values = result if isinstance(result, tuple | list) else (result,)
-        return {name: value.numpy() for name, value in zip(self._outputs, values)}
+        return {name: np.array(value.numpy()) for name, value in zip(self._outputs, values)}
 
     def close(self) -> None:
         """Nothing to free."""

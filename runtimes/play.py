@@ -36,6 +36,8 @@ def play(
     A frame is due when it is the newest one at time k / fps; frames between are skipped. ``emit`` gets
     one event per answer. Raises UsageError if the file breaks off before the frames it promises.
     """
+    if video and video.exists() and source.exists() and video.samefile(source):
+        raise UsageError(f"--video {video} is the source itself. Name another file")
     answers: list[Answer] = []
     missed = read = 0
     with (

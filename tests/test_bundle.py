@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import zipfile
@@ -14,7 +15,7 @@ import pytest
 
 from edgepv import bundle
 from edgepv.errors import ParityError, UsageError
-from edgepv.files import digest
+from edgepv.files import digest, sha256
 from edgepv.golden import replay, rmse, tolerance
 
 
@@ -83,7 +84,7 @@ def test_a_link_in_place_of_a_file_is_refused(copy: Path) -> None:
     path = copy / "report.md"
     path.rename(copy.parent / "elsewhere.md")
     path.symlink_to(copy.parent / "elsewhere.md")
-    with pytest.raises(UsageError, match="missing"):
+    with pytest.raises(UsageError, match="is a link"):
         bundle.check(bundle.read(copy))
 
 
@@ -149,3 +150,29 @@ def test_a_float_engine_does_not_pass_for_an_int8_one() -> None:
     limit = tolerance("int8", quantized, original)
     assert rmse(original, quantized) > limit  # the float answers fail the self-test
     assert rmse(quantized + 0.005, quantized) <= limit  # another CPU's rounding passes it
+
+
+def test_measured_files_cannot_cover_for_changed_content(copy: Path) -> None:
+    model = next((copy / "models").glob("*.onnx"))
+    name = model.relative_to(copy).as_posix()
+    model.write_bytes(model.read_bytes() + b" ")
+    _edit(copy, lambda d: d["measured"]["files"].update({name: sha256(model)}), seal=False)
+    with pytest.raises(UsageError, match="twice"):
+        bundle.read(copy)
+
+
+def test_a_linked_folder_is_refused(copy: Path) -> None:
+    (copy / "models").rename(copy.parent / "elsewhere")
+    (copy / "models").symlink_to(copy.parent / "elsewhere")
+    with pytest.raises(UsageError, match="is a link"):
+        bundle.check(bundle.read(copy))
+
+
+def test_a_damaged_zip_is_one_line_wherever_the_damage_is(step_bundle: Path, tmp_path: Path) -> None:
+    path = tmp_path / "x.zip"
+    bundle.zip_bundle(step_bundle, path)
+    whole = path.read_bytes()
+    for place in range(40, len(whole), len(whole) // 25):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        with contextlib.suppress(UsageError), bundle.opened(path) as opened:
+            bundle.check(opened)

@@ -325,6 +325,20 @@ def test_run_prints_json_lines_and_a_summary(
     assert len(read_video(tmp_path / "o.mp4").frames) == summary["frames_read"]
 
 
+def test_nothing_is_written_over_an_input(run: Run, step_bundle: Path, a_clip: Path, tmp_path: Path) -> None:
+    import shutil
+
+    clip = Path(shutil.copy(a_clip, tmp_path / "c.mp4"))
+    refused(run("run", step_bundle, "--source", clip, "--video", clip), 2, "is the source itself")
+    assert clip.read_bytes() == a_clip.read_bytes()
+    refused(run("report", step_bundle, "--html", step_bundle / "report.html"), 2, "would change a bundle")
+    measured = Path(shutil.copy(step_bundle / "measured.json", tmp_path / "measured.json"))
+    refused(
+        run("report", measured, "--html", tmp_path / "measured.html"), 2, "would change a bundle or an input"
+    )
+    refused(run("report", step_bundle, "--html", tmp_path / "x.md"), 2, "three different files")
+
+
 def test_inspect_as_json_is_the_manifest(run: Run, step_bundle: Path) -> None:
     code, out, _ = run("inspect", step_bundle, "--json")
     assert code == 0 and json.loads(out)["content"]["target"] == "cpu"

@@ -133,6 +133,12 @@ def test_a_leaking_group_is_refused() -> None:
         split_clips(leaking, calibration=4)
 
 
+def test_a_group_leaks_across_labels_too() -> None:
+    clips = [Clip(Path("1.mp4"), "a", "cam1", "train"), Clip(Path("2.mp4"), "b", "cam1", "test")]
+    with pytest.raises(UsageError, match="group 'cam1' is in both"):
+        split_clips(clips, calibration=4)
+
+
 def test_calibration_takes_turns_between_labels() -> None:
     clips = _clips("ABCDEFGH", ["train"] * 7 + ["test"])
     chosen, _ = split_clips(clips, calibration=4)

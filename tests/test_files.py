@@ -60,3 +60,31 @@ def test_broken_json_is_one_line(tmp_path: Path) -> None:
         read_json(path)
     with pytest.raises(UsageError, match="does not exist"):
         read_json(tmp_path / "y.json")
+
+
+def test_a_folder_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(UsageError, match="already exists"), whole_folder(out):
+        out.mkdir()
+        (out / "mine").write_text("precious")
+    assert (out / "mine").read_text() == "precious" and list(tmp_path.iterdir()) == [out]
+
+
+def test_a_stop_between_the_renames_brings_the_old_folder_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "old").write_text("old")
+    rename, calls = Path.rename, []
+
+    def stop_at_second(self: Path, target: Path) -> Path:
+        calls.append(target)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", stop_at_second)
+    with pytest.raises(KeyboardInterrupt), whole_folder(out, replace=True) as tmp:
+        (tmp / "new").write_text("new")
+    assert [p.name for p in out.iterdir()] == ["old"] and list(tmp_path.iterdir()) == [out]

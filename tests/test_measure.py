@@ -32,7 +32,9 @@ FEEDS: list[Tensors] = [{"x": np.zeros(1)}]
 def test_engines_take_turns_and_the_slow_one_is_slower() -> None:
     log: list[str] = []
     found = measure.interleaved(
-        {"fast": Sleeper("fast", 1, log), "slow": Sleeper("slow", 6, log)}, FEEDS, threads=1, calls=40
+        {"fast": (Sleeper("fast", 1, log), FEEDS), "slow": (Sleeper("slow", 6, log), FEEDS)},
+        threads=1,
+        calls=40,
     )
     assert log[:4] == ["fast", "slow", "fast", "slow"] and len(log) == 2 * (40 + measure.WARMUP)
     assert found["slow"].p50_ms > 2 * found["fast"].p50_ms > 1
@@ -42,7 +44,7 @@ def test_engines_take_turns_and_the_slow_one_is_slower() -> None:
 
 def test_a_busy_machine_gets_fewer_calls_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "BUDGET_S", 0.0)
-    found = measure.interleaved({"a": Sleeper("a", 1, [])}, FEEDS, threads=1, calls=200)
+    found = measure.interleaved({"a": (Sleeper("a", 1, []), FEEDS)}, threads=1, calls=200)
     assert found["a"].n == measure.MIN_CALLS
 
 

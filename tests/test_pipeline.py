@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from support import ROOT, Tiny
+from support import CLIPS, ROOT, Tiny
 
 import edgepv
 from edgepv import bundle, judge
@@ -156,6 +156,35 @@ def test_the_python_door(step_bundle: Path, a_clip: Path) -> None:
             _, frame = capture.read()
             answer = session.step(frame)
     assert answer.valid and answer.label in ("fight", "no_fight") and 0.5 <= answer.score <= 1
+
+
+def test_a_pruned_model_goes_down_the_whole_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its states are smaller than the original's, and both are run, timed and compared."""
+    from edgepv.quantize import finetune
+
+    monkeypatch.setattr(finetune.Step, "epochs", 1)
+    monkeypatch.setattr(finetune.Step.__init__, "__defaults__", (1, 1e-3, 8, 0))
+    clips = tmp_path / "clips"
+    for split, source in (("train", "calibration"), ("test", "evaluation")):
+        for label in ("fight", "no_fight"):
+            folder = clips / split / label
+            folder.mkdir(parents=True)
+            for path in sorted((CLIPS / source / label).glob("*.mp4"))[:4]:
+                (folder / path.name).symlink_to(path)
+    out = tmp_path / "b"
+    model = ["export", "pv-conv-nano", "--prune", "0.4", "--clips", str(clips), "--max-drop", "100"]
+    assert main([*model, "--precision", "fp32", "--out", str(out)]) in (0, 6)
+    original, pruned = _report(out).rows[:2]
+    assert (original.variant, pruned.variant) == ("torch-fp32", "torch-pruned")
+    assert pruned.params and original.params and pruned.params < 0.8 * original.params
+    assert original.latency and [s.name for s in bundle.read(out).content.steps][:2] == ["prune", "finetune"]
+
+
+def test_a_gate_on_latency_takes_the_variant_that_fits() -> None:
+    steady = Latency(5.5, 6.0, 7.0, 200, 10, 1)
+    rows = [_row("jumpy", 5.0), _row("steady", latency=(steady,))]
+    assert judge.choose(rows, latency_ms=8.0)[0].variant == "steady"  # jumpy: p50 5, p99 10
+    assert judge.choose(rows, latency_ms=None)[0].variant == "jumpy"
 
 
 def _report(folder: Path) -> Report:

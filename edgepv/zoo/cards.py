@@ -171,12 +171,12 @@ def _crossval(model: str, task: str, folder: Path) -> str:
     data = read_json(path)
     row = decode(Accuracy, data["tasks"][task]["accuracy"])
     each = ", ".join(_percent(v) for v in data["tasks"][task]["per_fold"])
-    epochs = [sum(n for n, _ in data["recipe"][k]["sizes"]) for k in STAGES]
+    recipe = data["recipe"]
+    epochs = " + ".join(str(sum(n for n, _ in recipe[k]["sizes"])) for k in STAGES if recipe[k])
     return (
         f"Pooled top-1 **{_interval(row)}** over {row.n} clips in {data['folds']} folds ({each}), "
         "split by group over train and test together; joint pre-training was redone inside every "
-        f"fold. The schedule was shorter than for the shipped weights ({epochs[0]} + {epochs[1]} "
-        f"+ {epochs[2]} epochs) and fixed."
+        f"fold. The schedule was shorter than for the shipped weights ({epochs} epochs) and fixed."
     )
 
 

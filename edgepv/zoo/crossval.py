@@ -30,14 +30,16 @@ from edgepv.zoo.train import Recipe, default_cache, finetune, line, pretrain
 
 SHORT = {
     "pv-conv-small": Recipe(
-        Plan("pretrain", ((14, 64),), lr=2e-3),
-        Plan("adapt", ((6, 96),), lr=1.5e-3, still=0.5, final=128),
-        Plan("finetune", ((2, 128),), lr=5e-4, still=0.5, final=128),
+        Plan("pretrain", ((12, 64),), lr=2e-3),
+        None,
+        Plan("finetune", ((6, 128),), lr=2e-3, weight_decay=0.05, mix=0.2, still=0.5),
+        share=0,
     ),
     "pv-conv-nano": Recipe(
         Plan("pretrain", ((18, 64),), lr=3e-3),
-        Plan("adapt", ((8, 96),), lr=2e-3, still=0.5, final=96),
-        Plan("finetune", ((3, 96),), lr=8e-4, still=0.5, final=96),
+        None,
+        Plan("finetune", ((12, 96),), lr=2e-3, weight_decay=0.05, mix=0.2, still=0.5),
+        share=0,
     ),
 }
 

@@ -118,3 +118,15 @@ def test_a_strange_onnx_file_is_refused(lowered: tuple[Variant, Path], tmp_path:
 
 def test_the_tiny_file_has_what_the_tests_say() -> None:
     assert runpy.run_path(str(TINY))["stepper"]().warmup == 4
+
+
+def test_a_state_starts_where_the_module_says(tiny_step: Tiny, tmp_path: Path) -> None:
+    source = _checkpoint(tiny_step)
+    module = build(source)
+    zeros = module.init_state()
+    module.init_state = lambda: {n: torch.full_like(v, -10.0) for n, v in zeros.items()}
+    variant = lower(module, source.spec, tmp_path / "m.onnx")
+    assert variant.stream and [s.init for s in variant.stream.states] == [-10.0, -10.0]
+    module.init_state = lambda: {n: torch.randn_like(v) for n, v in zeros.items()}
+    with pytest.raises(UsageError, match="starts with different values"):
+        lower(module, source.spec, tmp_path / "n.onnx")
