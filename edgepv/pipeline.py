@@ -523,7 +523,7 @@ def _builder_digest(builder: str) -> str:
     place = builder.rpartition(":")[0]
     if place.endswith(".py"):
         return f"{builder}@{sha256(Path(place))}"
-    found = importlib.util.find_spec(place)
+    found = importlib.util.find_spec(place) if present(place) else None
     return f"{builder}@{sha256(Path(found.origin))}" if found and found.origin else builder
 
 

@@ -22,7 +22,7 @@ __all__ = ["DEMO_CLIP", "INDEX", "MODELS", "TASKS", "Entry", "checkpoint", "name
 
 HERE = Path(__file__).resolve().parent
 INDEX = HERE / "weights" / "index.json"
-DEMO_CLIP = HERE / "clips" / "evaluation" / "fight" / "fs_fi080.mp4"
+DEMO_CLIP = HERE / "clips" / "evaluation" / "fight" / "fs_fi045.mp4"
 
 _STEPS = tuple(f"Step_{n}_{side}" for n in (4, 5, 6, 7) for side in ("Left", "Right"))
 
