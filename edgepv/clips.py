@@ -50,14 +50,19 @@ def read_video(path: Path) -> Video:
     """
     with open_video(path) as (capture, fps, promised):
         frames = tuple(_frames(capture))
-    if not frames:
-        raise UsageError(f"{path} holds no video frame that can be decoded. Is it a video, and whole?")
-    if promised and len(frames) < promised - 2:
-        raise UsageError(
-            f"{path} is truncated: its header promises {promised} frames, {len(frames)} could be "
-            "decoded. Copy the file again"
-        )
+    refuse_broken(path, len(frames), promised)
     return Video(frames, fps)
+
+
+def refuse_broken(path: Path, read: int, promised: int) -> None:
+    """Raise UsageError if ``read`` frames are none, or fewer than the header ``promised`` (0: unknown)."""
+    if read == 0:
+        raise UsageError(f"{path} holds no video frame that can be decoded. Is it a video, and whole?")
+    if promised and read < promised - 2:
+        raise UsageError(
+            f"{path} is truncated: its header promises {promised} frames, {read} could be decoded. "
+            "Copy the file again"
+        )
 
 
 @contextlib.contextmanager

@@ -10,11 +10,11 @@ import numpy as np
 
 from edgepv.errors import AccuracyGateError, LatencyGateError, ParityError, UsageError
 from edgepv.export.audit import audit
-from edgepv.export.parity import by_file_names, compare, first_divergence, saturation
+from edgepv.export.parity import compare, first_divergence, saturation
 from edgepv.measure import clip_logits, scores
 from edgepv.runtimes.engine import open_engine
 from edgepv.stats import accuracy, paired_drop
-from edgepv.stream import Tensors
+from edgepv.stream import Tensors, by_file_names
 from edgepv.types import Accuracy, Measurement, PairedDrop, Parity, Target, Variant
 
 SAME_NUMBERS_DB = 80.0  # at this SQNR the answers are equal to four digits: no clip can tell them apart

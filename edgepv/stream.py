@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from edgepv.types import ModelSpec, StreamSpec
+from edgepv.types import ModelSpec, StreamSpec, Variant
 
 Tensors: TypeAlias = dict[str, np.ndarray]
 Infer: TypeAlias = Callable[[Tensors], Tensors]
@@ -71,3 +71,8 @@ def roll(stepper: Stepper, frames: Iterable[np.ndarray]) -> Iterator[tuple[Tenso
     for frame in frames:
         feeds = stepper.feeds(frame[None])
         yield feeds, stepper.run(feeds)
+
+
+def by_file_names(variant: Variant, feeds: Iterable[Tensors]) -> list[Tensors]:
+    """The same feeds under the names inside the variant's file."""
+    return [{variant.inputs[name]: value for name, value in feed.items()} for feed in feeds]

@@ -17,6 +17,7 @@ from typing import Any
 from edgepv.export import trt_form, trt_parser, trt_plan, trt_rules
 from edgepv.export.job import Job, Packed
 from edgepv.files import sha256, write_json, write_text
+from edgepv.stream import by_file_names
 from edgepv.types import QuantScheme, Variant
 
 FILES = trt_plan.Files(
@@ -86,7 +87,7 @@ def _quantized(job: Job) -> Variant:
     base = job.base
     states = base.stream.states if base.stream else ()
     pairs = [(base.inputs[s.name], base.outputs[s.output]) for s in states]
-    feeds = [{base.inputs[n]: v for n, v in feed.items()} for feed in job.feeds]
+    feeds = by_file_names(base, job.feeds)
 
     def make(folder: Path) -> Variant:
         out = folder / "qdq.onnx"

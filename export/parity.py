@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgepv.stream import Tensors
-from edgepv.types import Parity, Variant, Verdict
+from edgepv.types import Parity, Verdict
 
 MIN_FRAMES = 32  # below this a ratio of powers says more about the frames than about the artifact
 SQNR_CAP_DB = 200.0  # what equal numbers are given; JSON has no infinity
@@ -194,8 +194,3 @@ def _litert_saturation(path: Path, feeds: Sequence[Tensors]) -> float | None:
                 clipped += int((value == -128).sum()) if zero != -128 else 0
                 total += value.size
     return clipped / total if total else None
-
-
-def by_file_names(variant: Variant, feeds: Sequence[Tensors]) -> list[Tensors]:
-    """The same feeds under the names inside the variant's file."""
-    return [{variant.inputs[n]: v for n, v in feed.items()} for feed in feeds]

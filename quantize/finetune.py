@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgepv.checkpoint import build, record, save
+from edgepv.clips import hold_last
 from edgepv.errors import UsageError
 from edgepv.optional import need
 from edgepv.types import Checkpoint
@@ -100,7 +101,5 @@ def _windows(rng: np.random.Generator, clips: Sequence[np.ndarray], frames: int)
     rows = []
     for clip in clips:
         start = int(rng.integers(0, max(1, len(clip) - frames + 1)))
-        window = clip[start : start + frames]
-        missing = frames - len(window)
-        rows.append(np.concatenate([window, window[-1:].repeat(missing, 0)]) if missing else window)
+        rows.append(hold_last(clip[start : start + frames], frames))
     return np.ascontiguousarray(np.stack(rows).transpose(0, 2, 1, 3, 4))

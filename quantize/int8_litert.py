@@ -22,7 +22,7 @@ from edgepv.errors import UsageError
 from edgepv.files import sha256, whole_file
 from edgepv.optional import litert_interpreter, need
 from edgepv.quantize.int8_onnx import refuse_zero_states
-from edgepv.stream import Tensors
+from edgepv.stream import Tensors, by_file_names
 from edgepv.types import QuantScheme, Variant
 
 CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D", "CONV_2D_TRANSPOSE", "FULLY_CONNECTED")
@@ -54,7 +54,7 @@ class Step:
         """
         refuse_zero_states(base, feeds)
         need("ai_edge_quantizer", extra="compress")
-        theirs = [{base.inputs[n]: v for n, v in feed.items()} for feed in feeds]
+        theirs = by_file_names(base, feeds)
         with whole_file(out) as tmp, tempfile.TemporaryDirectory() as scratch:
             orders = Path(scratch) / "feeds.safetensors"
             save_file({f"{i}|{n}": v for i, f in enumerate(theirs) for n, v in f.items()}, orders)

@@ -17,7 +17,7 @@ import numpy as np
 from edgepv.errors import UsageError
 from edgepv.files import sha256, whole_file
 from edgepv.optional import need
-from edgepv.stream import Tensors
+from edgepv.stream import Tensors, by_file_names
 from edgepv.types import QuantScheme, Variant
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
@@ -46,7 +46,7 @@ class Step:
             clean = Path(scratch) / "clean.onnx"
             preprocess(folder / base.path, clean)
             kept = (*self.keep_float, *float_nodes(clean))
-            theirs = [{base.inputs[n]: v for n, v in feed.items()} for feed in feeds]
+            theirs = by_file_names(base, feeds)
             _quantize(clean, tmp, theirs, kept, state_overrides(clean, base, feeds), self.per_channel)
         scheme = QuantScheme(
             "onnxruntime", "uint8 per-tensor", "int8 per-channel", calibration_digest, len(feeds), kept

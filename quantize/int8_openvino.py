@@ -13,7 +13,7 @@ from edgepv.console import hush
 from edgepv.files import sha256
 from edgepv.optional import need
 from edgepv.quantize.int8_onnx import is_vector, refuse_zero_states
-from edgepv.stream import Tensors
+from edgepv.stream import Tensors, by_file_names
 from edgepv.types import QuantScheme, Variant
 
 
@@ -37,7 +37,7 @@ class Step:
         with hush():
             quantized = nncf.quantize(
                 model,
-                nncf.Dataset([{base.inputs[n]: v for n, v in feed.items()} for feed in feeds]),
+                nncf.Dataset(by_file_names(base, feeds)),
                 subset_size=len(feeds),
                 preset=nncf.QuantizationPreset(self.preset),
                 ignored_scope=nncf.IgnoredScope(names=kept, validate=False),

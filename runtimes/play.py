@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edgepv.clips import open_video
+from edgepv.clips import open_video, refuse_broken
 from edgepv.errors import UsageError
 from edgepv.files import whole_file
 from edgepv.optional import need
@@ -58,7 +58,7 @@ def play(
             if latest:
                 draw(frame, latest)
             read += 1
-        _refuse_broken(source, read, promised)
+        refuse_broken(source, read, promised)
     return summary(variant, answers, read, threads, deadline_ms, missed)
 
 
@@ -110,16 +110,6 @@ def summary(
         "label": variant.spec.labels[int(mean.argmax())] if mean is not None else None,
         "score": round(float(mean.max()), 4) if mean is not None else None,
     }
-
-
-def _refuse_broken(source: Path, read: int, promised: int) -> None:
-    if read == 0:
-        raise UsageError(f"{source} holds no video frame that can be decoded. Is it a video, and whole?")
-    if promised and read < promised - 2:
-        raise UsageError(
-            f"{source} is truncated: its header promises {promised} frames, {read} could be decoded. "
-            "Copy the file again"
-        )
 
 
 @contextlib.contextmanager
