@@ -8,6 +8,7 @@ does not know, so a misspelt option is an error and never a silent default.
 from __future__ import annotations
 
 import dataclasses
+import math
 import types as pytypes
 import typing
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ T = TypeVar("T")
 
 Layout = Literal["NCHW", "NHWC", "NCTHW", "NC"]
 Verdict = Literal["pass", "fail", "inconclusive"]
+_ITEM_BYTES = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1, "int32": 4, "int64": 8}
 
 
 @dataclass(frozen=True)
@@ -57,17 +59,28 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class StateSpec:
-    """One state of a streamed model: graph input ``name`` is fed the last value of ``output``.
+    """One state of a streamed model: graph input ``name`` is fed from what ``output`` was before.
 
-    shape: static, at most rank 4. init: the value every element starts with.
+    ``output`` names a graph output, or the model's own input (then the host keeps the frames it fed).
+    update "replace": the value of ``period`` steps ago. update "shift": the last ``shape[0]`` rows,
+    oldest first; with a period, those of ``period``, 2 * ``period``, ... steps ago.
+    shape: static, at most rank 4. init: the value every element starts with. first: the first step
+    whose output counts; what a recurrent layer makes of frames that are not there yet is ignored.
     """
 
     name: str
     output: str
     shape: tuple[int, ...]
     dtype: str = "float32"
-    update: Literal["replace"] = "replace"
+    update: Literal["replace", "shift"] = "replace"
     init: float = 0.0
+    period: int = 1
+    first: int = 0
+
+    @property
+    def bytes(self) -> int:
+        """What the host keeps for it."""
+        return math.prod(self.shape) * _ITEM_BYTES[self.dtype] * self.period
 
 
 @dataclass(frozen=True)
@@ -76,6 +89,10 @@ class StreamSpec:
 
     chunk: new frames per step. delay: frames the answer is late.
     receptive_field: frames that can influence one answer; None when it is unbounded.
+    exactness: against the clip model it was made from, None for a model that brought its own step.
+    because: operators that make it approximate. edges: operators through which the clip model sees the
+    ends of its clips (padding, a recurrent start); a stream has real frames there, so it is exact
+    against the clip model away from those ends.
     """
 
     states: tuple[StateSpec, ...]
@@ -83,17 +100,14 @@ class StreamSpec:
     receptive_field: int | None = None
     chunk: int = 1
     delay: int = 0
+    exactness: Literal["exact", "delayed", "approximate"] | None = None
+    because: tuple[str, ...] = ()
+    edges: tuple[str, ...] = ()
 
     @property
     def state_bytes(self) -> int:
-        """Bytes of all float32 states together."""
-        total = 0
-        for state in self.states:
-            size = 4
-            for n in state.shape:
-                size *= n
-            total += size
-        return total
+        """Bytes of all states together."""
+        return sum(state.bytes for state in self.states)
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ class Entry:
     """One architecture. builder: dotted name of a function that returns the torch module.
 
     size: height and width of the input frames. tasks: the tasks there are weights for.
+    clip: whether it eats whole clips of 16 frames and knows no step of its own.
     """
 
     builder: str
@@ -48,6 +49,7 @@ class Entry:
     size: int
     tasks: tuple[str, ...] = tuple(TASKS)
     default_task: str = "fight"
+    clip: bool = False
 
 
 MODELS: Mapping[str, Entry] = MappingProxyType(
@@ -57,6 +59,14 @@ MODELS: Mapping[str, Entry] = MappingProxyType(
         ),
         "pv-conv-small": Entry(
             "edgepv.zoo.pv_conv:small", "causal mobile video net, 0.30 M parameters, 128 x 128", 128
+        ),
+        "pv-c3d": Entry(
+            "edgepv.zoo.pv_c3d:small",
+            "classic Conv3D clip net, 3.8 M parameters, 16 frames of 112 x 112",
+            112,
+            ("handwash",),
+            "handwash",
+            clip=True,
         ),
     }
 )
@@ -79,10 +89,11 @@ def parse(name: str) -> tuple[str, str]:
 
 def spec(model: str, task: str) -> ModelSpec:
     """What ``model`` trained for ``task`` eats and answers: RGB frames at 10 fps, 16 per answer."""
-    size = MODELS[model].size
+    size, clip = MODELS[model].size, MODELS[model].clip
+    frame = TensorSpec("frame", (1, 3, size, size), "NCHW")
     return ModelSpec(
         name=f"{model}-{task}",
-        input=TensorSpec("frame", (1, 3, size, size), "NCHW"),
+        input=TensorSpec("clip", (1, 3, 16, size, size), "NCTHW") if clip else frame,
         labels=TASKS[task],
         frames=16,
         fps=Fraction(10),

@@ -25,12 +25,13 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from edgepv.checkpoint import find_function
 from edgepv.clips import find_clips
 from edgepv.errors import EdgepvError, UsageError
 from edgepv.files import digest, read_json, sha256, whole_file, write_json
 from edgepv.stats import accuracy
 from edgepv.types import encode
-from edgepv.zoo import HERE, MODELS, TASKS, pv_conv, spec
+from edgepv.zoo import HERE, MODELS, TASKS, spec
 from edgepv.zoo.data import Footage, Sample, balanced, carve, load, read_manifest
 from edgepv.zoo.learn import Columns, Judge, Plan, fit
 from edgepv.zoo.pv_conv import PvConv
@@ -60,6 +61,7 @@ EPOCH_CLIPS = 160
 PRETRAIN = {
     "pv-conv-small": Plan("pretrain", ((30, 64), (8, 96), (2, 128)), lr=2e-3),
     "pv-conv-nano": Plan("pretrain", ((24, 64),), lr=3e-3),
+    "pv-c3d": Plan("pretrain", ((20, 64),), lr=1e-3),
 }
 
 
@@ -88,6 +90,9 @@ def recipe_of(model: str, task: str) -> Recipe:
     are filmed by few cameras, where a long training at the final size pays.
     """
     size = MODELS[model].size
+    if model == "pv-c3d":
+        plan = Plan("finetune", ((36, size),), lr=1e-3, weight_decay=0.05, mix=0.2, average=0.99)
+        return Recipe(PRETRAIN[model], None, plan, share=0)
     if task == "fight":
         return Recipe(PRETRAIN[model], None, _calm(size))
     return Recipe(PRETRAIN[model], None, _long(size), share=0)
@@ -105,8 +110,7 @@ def columns() -> dict[str, slice]:
 
 def builder(model: str) -> Callable[[int], PvConv]:
     """The function that builds ``model`` for a number of classes."""
-    name = MODELS[model].builder.rpartition(":")[2]
-    return getattr(pv_conv, name)
+    return find_function(MODELS[model].builder)
 
 
 def device() -> torch.device:

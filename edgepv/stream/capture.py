@@ -1,0 +1,143 @@
+"""A torch module as a flat list of ATen operators, with the reasons why some modules cannot be one."""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgepv.console import hush
+from edgepv.stream.values import RefusedError
+
+BATCH_NORM = "aten::_native_batch_norm_legit_no_training"
+
+
+@dataclass(frozen=True)
+class Captured:
+    """nodes: in order; the input is ``input``, the answer ``output``. constants: by placeholder name.
+
+    affine: batch norm folded into the convolution before it: convolution node -> (scale, shift) per
+    channel; the folded batch norm nodes are in ``folded`` and pass their input on.
+    """
+
+    nodes: tuple[torch.fx.Node, ...]
+    constants: dict[str, Tensor]
+    input: torch.fx.Node
+    output: torch.fx.Node
+    affine: dict[str, tuple[Tensor, Tensor]]
+    folded: frozenset[str]
+
+
+def capture(module: nn.Module, example: Tensor) -> Captured:
+    """Trace ``module`` on one example input with torch.export.
+
+    Raises RefusedError for a module in training mode, with data-dependent control flow, with state
+    hidden in buffers, or with more than one input or output.
+    """
+    if module.training:
+        raise RefusedError("is in training mode", "call eval() first")
+    program = _export(module, example)
+    signature = program.graph_signature
+    if changed := list(signature.buffers_to_mutate.values()):
+        raise RefusedError(
+            f"keeps state in its buffer '{changed[0]}' and changes it in forward()",
+            "pass the state as an input and return the new one: init_state() and step(frame, *states)",
+        )
+    if len(signature.user_inputs) != 1 or len(signature.user_outputs) != 1:
+        raise RefusedError("has several inputs or outputs", "wrap it: one video in, one tensor out")
+    held = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    held |= signature.inputs_to_lifted_tensor_constants
+    everything = {**program.state_dict, **program.constants}
+    program.graph.eliminate_dead_code()
+    nodes = tuple(program.graph.nodes)
+    constants = {n.name: everything[held[n.name]].detach() for n in nodes if n.name in held}
+    (start,) = (n for n in nodes if n.op == "placeholder" and n.name not in held)
+    end = nodes[-1].args[0][0]
+    if not isinstance(end, torch.fx.Node):
+        raise RefusedError("answers a constant")
+    affine, folded = _fold_batch_norms(nodes, constants)
+    return Captured(nodes, constants, start, end, affine, folded)
+
+
+def _export(module: nn.Module, example: Tensor) -> Any:
+    try:
+        with warnings.catch_warnings(), hush():
+            warnings.simplefilter("ignore")
+            return torch.export.export(module, (example,), strict=False).run_decompositions({})
+    except Exception as e:
+        text = str(e)
+        if "data-dependent" in text or "DataDependent" in type(e).__name__ or ".item()" in text:
+            raise RefusedError(
+                "decides by the content of its tensors (data-dependent control flow)",
+                "use torch.where instead of if, and a fixed number of rounds in loops",
+            ) from e
+        line = next((x.strip() for x in text.splitlines() if x.strip()), type(e).__name__)
+        raise RefusedError(f"cannot be captured by torch.export: {type(e).__name__}: {line[:200]}") from e
+
+
+def _fold_batch_norms(
+    nodes: tuple[torch.fx.Node, ...], constants: dict[str, Tensor]
+) -> tuple[dict[str, tuple[Tensor, Tensor]], frozenset[str]]:
+    """Scale and shift of every batch norm that stands directly behind a convolution."""
+    affine: dict[str, tuple[Tensor, Tensor]] = {}
+    known: dict[Any, tuple[Tensor, Tensor]] = {}  # one layer called twice is one pair
+    folded = set()
+    for node in nodes:
+        if kind(node) != BATCH_NORM:
+            continue
+        source = node.args[0]
+        plain = all(not isinstance(a, torch.fx.Node) or a.name in constants for a in node.args[1:5])
+        if plain and kind(source).startswith("aten::conv") and len(source.users) == 1:
+            rest = [constants[a.name] if isinstance(a, torch.fx.Node) else a for a in node.args[1:]]
+            key = tuple(str(a) for a in node.args[1:])
+            affine[source.name] = known.setdefault(key, scale_and_shift(*rest))
+            folded.add(node.name)
+    return affine, frozenset(folded)
+
+
+def scale_and_shift(
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    variance: Tensor,
+    momentum: float,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """Batch norm in eval mode as x * scale + shift, per channel."""
+    scale = torch.rsqrt(variance + eps) * (1.0 if weight is None else weight)
+    return scale, (0.0 if bias is None else bias) - mean * scale
+
+
+def kind(node: Any) -> str:
+    """Name of the operator a node calls, like "aten::conv3d"; "" for what is no operator."""
+    target = getattr(node, "target", None)
+    if target is operator.getitem:
+        return "getitem"
+    schema = getattr(target, "_schema", None)
+    return schema.name if schema else ""
+
+
+def place(node: torch.fx.Node) -> str:
+    """Source line of the model that made this operator: "net.py:31", or "" when it is not known."""
+    found = ""
+    for line in (node.meta.get("stack_trace") or "").splitlines():
+        line = line.strip()
+        if line.startswith('File "') and "/torch/" not in line:
+            file, number = line[6:].split('", line ')
+            found = f"{Path(file).name}:{number.split(',')[0]}"
+    return found
+
+
+def layer(node: torch.fx.Node) -> str:
+    """The module path of an operator and its own name: "layer1.0.conv1", "layer1.0.add_2"."""
+    stack = node.meta.get("nn_module_stack") or {}
+    path, owner = next(reversed(stack.values()), ("", "")) if stack else ("", "")
+    owner = owner if isinstance(owner, str) else owner.__name__
+    if ".nn.modules." in owner and path:
+        return str(path)
+    return f"{path}.{node.name}" if path else node.name

@@ -1,0 +1,39 @@
+"""Floating point operations of the original's operators, from the shapes they were captured with."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+
+def flops(node: torch.fx.Node, name: str, args: list[Any]) -> float:
+    """Operations for one clip, a multiply and an add being two; 0 for what is no product of matrices."""
+    made = node.meta["val"]
+    out = math.prod(made.shape) if isinstance(made, torch.Tensor) else 0
+    if name.startswith("aten::conv"):
+        per_output = math.prod(args[1].shape[1:])
+        if "transpose" in name:
+            return 2.0 * math.prod(_shape(node, 0)) * per_output
+        return 2.0 * out * per_output
+    if name in ("aten::linear", "aten::matmul", "aten::mm", "aten::bmm"):
+        return 2.0 * out * _shape(node, 0)[-1]
+    if name == "aten::addmm":
+        return 2.0 * out * _shape(node, 1)[-1]
+    if name == "aten::scaled_dot_product_attention":
+        q, k = _shape(node, 0), _shape(node, 1)
+        return 4.0 * math.prod(q) * k[-2]
+    if name in ("aten::gru", "aten::lstm"):
+        steps = math.prod(_shape(node, 0)[:-1])
+        weights = [w for w in args[2] if w.ndim == 2]
+        return 2.0 * steps * sum(w.numel() for w in weights)
+    if name in ("aten::gru_cell", "aten::lstm_cell"):
+        return 2.0 * _shape(node, 0)[0] * sum(w.numel() for w in args[2:4])
+    return 0.0
+
+
+def _shape(node: torch.fx.Node, index: int) -> tuple[int, ...]:
+    argument = node.args[index]
+    assert isinstance(argument, torch.fx.Node)
+    return tuple(argument.meta["val"].shape)

@@ -1,0 +1,265 @@
+"""Turn a clip model into a step model, or into a clip model without Conv3D."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgepv.errors import UsageError
+from edgepv.stream import rules_memory, rules_shape, rules_window  # noqa: F401  (they register the rules)
+from edgepv.stream.capture import Captured, capture
+from edgepv.stream.times import Clip, StatePlan, Stream
+from edgepv.stream.values import MAX_RANK, RefusedError, Value
+from edgepv.stream.walk import Folded, Layer, Walk
+from edgepv.types import ModelSpec, StateSpec, StreamSpec
+
+POOLS = ("window", "running", "ema")
+
+class NotStreamableError(UsageError):
+    """A model that stays a clip model. why: operator, source line and reason. cure: what to change."""
+
+    def __init__(self, name: str, error: RefusedError) -> None:
+        self.why, self.cure = error.why, error.cure
+        super().__init__(f"{name}: {error.why}." + (f" To stream it, {error.cure}" if error.cure else ""))
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What a conversion did. layers: every operator that computes or remembers, in order.
+
+    flops_clip: of the original for one clip. flops_frame: of the stream for one new frame, by the
+    formula: each layer's cost per position, as often as it runs. strides: clip frames between two
+    positions of each layer.
+    """
+
+    layers: tuple[Layer, ...]
+    flops_clip: float
+    flops_frame: float
+    stride: int
+
+
+class Rewritten(nn.Module):
+    """A captured graph that runs in another layout of time. Weights are folded once, here."""
+
+    def __init__(self, graph: Captured, folded: Folded, pool: str) -> None:
+        super().__init__()
+        self._graph, self._pool = graph, pool
+        self._names = {}
+        for kind, tensors in (("folded", folded), ("weight", graph.constants)):
+            for i, (key, value) in enumerate(tensors.items()):
+                self._names[kind, key] = f"{kind}_{i}"
+                self.register_buffer(f"{kind}_{i}", value)
+
+    def _walk(self, time: Any) -> Walk:
+        """A walk over this module's own tensors, so that exporters see them as its weights."""
+
+        def mine(kind: str) -> dict[str, Tensor]:
+            return {key: getattr(self, name) for (k, key), name in self._names.items() if k == kind}
+
+        return Walk(replace(self._graph, constants=mine("weight")), time, Folded(mine("folded")), self._pool)
+
+
+class FlatModel(Rewritten):
+    """A clip model whose tensors have at most four dimensions: (1, C, T, H, W) in, as the original."""
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """The original's answer."""
+        value = self._walk(Clip()).run(_rows_of_clip(clip))
+        return _as_original(value)
+
+
+class StreamModel(Rewritten):
+    """A clip model as ``step(frames, *states) -> (answer, *fresh)``.
+
+    frames: (chunk, C, H, W), oldest first. The i-th fresh tensor belongs to the states whose
+    ``output`` is the i-th of ``outputs``. ``spec`` has one step's frames as its input, ``stream`` says
+    how the states are carried, ``explanation`` what was done.
+    """
+
+    def __init__(
+        self,
+        graph: Captured,
+        folded: Folded,
+        pool: str,
+        *,
+        spec: ModelSpec,
+        stream: StreamSpec,
+        origin: int,
+        explanation: Explanation,
+    ) -> None:
+        super().__init__(graph, folded, pool)
+        self.spec, self.stream, self.explanation = spec, stream, explanation
+        self._origin = origin
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the fresh tensors, in the order ``step`` gives them."""
+        names = dict.fromkeys(s.output for s in self.stream.states)
+        return tuple(n for n in names if n != self.spec.input.name)
+
+    def init_state(self) -> dict[str, Tensor]:
+        """The states before the first frame, by name."""
+        return {s.name: torch.full(s.shape, s.init) for s in self.stream.states}
+
+    def step(self, frames: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        """Answer to ``frames`` and what the states need of this step."""
+        time = Stream(self.stream.chunk, self._origin, list(states), input=frames)
+        value = self._walk(time).run(frames)
+        return _as_original(replace_rows(value, value.rows[-1:])), *time.fresh
+
+    def forward(self, frames: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        """Same as ``step``."""
+        return self.step(frames, *states)
+
+
+def replace_rows(v: Value, rows: Tensor) -> Value:
+    """The same value with other rows."""
+    return replace(v, rows=rows)
+
+
+def _rows_of_clip(clip: Tensor) -> Tensor:
+    return clip[0].transpose(0, 1)
+
+
+def _as_original(v: Value) -> Tensor:
+    """Rows in the shape the original answers in. An answer per position keeps its positions in front."""
+    if v.axis is None:
+        return v.rows.reshape(v.dims)
+    return v.rows
+
+
+def convert(
+    module: nn.Module, spec: ModelSpec, *, every: int = 1, pool: str = "window"
+) -> StreamModel:
+    """Rewrite a clip model into a per-frame stream model with the same weights.
+
+    spec: of the clip model, input (1, C, T, H, W). every: frames per step and per answer; 1 answers
+    every frame, the clip's stride costs least. pool: what a mean over the clip becomes, "window" (exact),
+    "running" or "ema".
+
+    Raises NotStreamableError naming the operator, its source line and the cure when the model cannot be
+    streamed, UsageError for an ``every`` that does not fit the model's strides.
+    """
+    if pool not in POOLS:
+        raise UsageError(f"unknown pool '{pool}'. Known: {', '.join(POOLS)}")
+    if spec.input.layout != "NCTHW":
+        raise UsageError(f"{spec.name} eats single frames already (layout {spec.input.layout})")
+    try:
+        with torch.no_grad():
+            return _convert(capture(module, _example(spec)), spec, every, pool)
+    except RefusedError as e:
+        raise NotStreamableError(spec.name, e) from e
+
+
+def flatten(module: nn.Module, spec: ModelSpec) -> FlatModel:
+    """Rewrite a clip model without Conv3D and without a tensor of more than four dimensions.
+
+    The answer is the original's, edges included. Raises NotStreamableError like ``convert``.
+    """
+    try:
+        with torch.no_grad():
+            graph, folded = capture(module, _example(spec)), Folded()
+            walk = Walk(graph, Clip(), folded)
+            walk.run(_rows_of_clip(_example(spec)))
+            _check_ranks(walk)
+            return FlatModel(graph, folded, "window").eval()
+    except RefusedError as e:
+        raise NotStreamableError(spec.name, e) from e
+
+
+def _example(spec: ModelSpec) -> Tensor:
+    return torch.randn(spec.input.shape, generator=torch.Generator().manual_seed(0))
+
+
+def _convert(graph: Captured, spec: ModelSpec, every: int, pool: str) -> StreamModel:
+    """Plan twice: the first pass says when the answer is due, the second starts clips to suit."""
+    _, c, frames, h, w = spec.input.shape
+    if every < 1:
+        raise UsageError(f"--every {every}: give a number of frames above 0")
+    x = torch.randn((every, c, h, w), generator=torch.Generator().manual_seed(1))
+    folded = Folded()
+    _, answer, _ = _plan(graph, folded, x, every, 0, pool)
+    origin = every - 1 - answer.clock.ready
+    walk, answer, time = _plan(graph, folded, x, every, origin, pool)
+    _check_ranks(walk)
+    if answer.axis is not None and answer.n > 1:
+        raise RefusedError("answers once per frame of the clip, not once per clip", "average over time first")
+    stream = _stream_spec(walk, answer, time, spec)
+    cost = Explanation(
+        tuple(walk.layers),
+        sum(layer.flops_clip for layer in walk.layers),
+        sum(layer.flops_frame for layer in walk.layers),
+        max([layer.clock.period for layer in walk.layers], default=1),
+    )
+    per_step = replace(spec.input, name=spec.input.name, shape=(every, c, h, w), layout="NCHW")
+    return StreamModel(
+        graph,
+        folded,
+        pool,
+        spec=replace(spec, input=per_step),
+        stream=stream,
+        origin=origin,
+        explanation=cost,
+    ).eval()
+
+
+def _plan(
+    graph: Captured, folded: Folded, x: Tensor, every: int, origin: int, pool: str
+) -> tuple[Walk, Value, Stream]:
+    time = Stream(every, origin, input=x)
+    walk = Walk(graph, time, folded, pool)
+    return walk, walk.run(x), time
+
+
+def _check_ranks(walk: Walk) -> None:
+    """Raise RefusedError for a tensor of more than four dimensions."""
+    for value in walk.values.values():
+        if isinstance(value, Value) and value.rows.ndim > MAX_RANK:
+            raise RefusedError(f"holds a tensor of {value.rows.ndim} dimensions, shape {tuple(value.rows.shape)}")
+
+
+def _stream_spec(walk: Walk, answer: Value, time: Stream, spec: ModelSpec) -> StreamSpec:
+    names = _unique([p.name for p in time.plans])
+    fresh = {p.source: f"{name}_next" for p, name in reversed(list(zip(time.plans, names)))}
+    fresh[-1] = spec.input.name
+    states = tuple(
+        _state(p, name, fresh[p.source], time.every) for p, name in zip(time.plans, names)
+    )
+    clock, last = answer.clock, spec.frames - 1
+    field = None if clock.endless else clock.ready - clock.oldest + 1
+    delay = max(0, clock.ready - last)
+    exact = "approximate" if walk.approximations else "delayed" if delay else "exact"
+    return StreamSpec(
+        states=states,
+        warmup=field or spec.frames + delay,
+        receptive_field=field,
+        chunk=time.every,
+        delay=delay,
+        exactness=exact,  # type: ignore[arg-type]
+        because=tuple(f"{op}: {why}" for op, why in walk.approximations.items()),
+        edges=tuple(f"{name} ({where})" if where else name for name, where in walk.edges.items())
+        if clock.clean[0] > clock.clean[1] or clock.endless
+        else (),
+    )
+
+
+def _state(plan: StatePlan, name: str, output: str, every: int) -> StateSpec:
+    return StateSpec(
+        name, output, plan.shape, update=plan.update, period=plan.period, first=plan.first  # type: ignore[arg-type]
+    )
+
+
+def _unique(names: list[str]) -> list[str]:
+    """Names with a number where one comes twice."""
+    found: list[str] = []
+    for name in names:
+        n, base = 1, name or "state"
+        name = base
+        while name in found:
+            n += 1
+            name = f"{base}_{n}"
+        found.append(name)
+    return found

@@ -1,0 +1,276 @@
+"""Operators that remember by themselves: attention over time with a ring of keys, recurrent layers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from edgepv.stream.capture import layer, place
+from edgepv.stream.rules_shape import common_axis
+from edgepv.stream.times import Clip
+from edgepv.stream.values import Axis, Clock, RefusedError, Value, kept, physical, shaped, spread_dims
+from edgepv.stream.walk import Walk, rule
+
+
+@rule("scaled_dot_product_attention")
+def attention(
+    walk: Walk,
+    q: Value,
+    k: Any,
+    v: Any,
+    mask: Tensor | None = None,
+    dropout: float = 0.0,
+    causal: bool = False,
+    scale: float | None = None,
+    **_: Any,
+) -> Value:
+    """Attention: inside every frame, or over time with a mask that only depends on the distance."""
+    if not (isinstance(k, Value) and isinstance(v, Value)):
+        raise RefusedError("attends to constants")
+    rank = len(q.dims)
+    over_time = [x.axis is not None and x.axis.at == len(x.dims) - 2 and x.n > 1 for x in (q, k, v)]
+    if not any(over_time):
+        return _inside_frames(walk, (q, k, v), mask, causal, scale)
+    if not all(over_time) or any(x.axis != Axis(rank - 2) for x in (q, k, v)):
+        raise RefusedError("attends to frames and to parts of them at once (joint space-time attention)")
+    if isinstance(walk.time, Clip):
+        return _over_clip(q, k, v, mask, causal, scale)
+    return _over_ring(walk, q, k, v, _reach(q.n, mask, causal), scale)
+
+
+def _inside_frames(
+    walk: Walk, values: Sequence[Value], mask: Tensor | None, causal: bool, scale: float | None
+) -> Value:
+    rank = max(len(x.dims) for x in values)
+    lead = spread_dims(*(x.dims[:-2] for x in values))
+    dims = (*lead, values[0].dims[-2], values[2].dims[-1])
+    axis, n = common_axis(values, rank)
+    if axis and n > 1 and axis.at >= rank - 2:
+        raise RefusedError("attends to frames and to parts of them at once (joint space-time attention)")
+    if mask is not None and mask.ndim > 2:
+        mask = mask.reshape(mask.shape[-2:]) if mask.numel() == math.prod(mask.shape[-2:]) else mask
+        if mask.ndim > 2:
+            raise RefusedError("attends with a mask per head or frame")
+    rows, clock = walk.align(values)
+    order = [d for d in kept(dims, axis) if d < len(lead)]
+    parts = []
+    for x, r in zip(values, rows):
+        sizes = [*(1,) * (rank - len(x.dims)), *x.sizes]
+        parts.append(shaped(r, [*(sizes[d] for d in order), *x.dims[-2:]]))
+    made = F.scaled_dot_product_attention(*parts, attn_mask=mask, is_causal=causal, scale=scale)
+    return Value(shaped(made, physical(dims, axis)), dims, axis, n, clock)
+
+
+def _over_clip(
+    q: Value, k: Value, v: Value, mask: Tensor | None, causal: bool, scale: float | None
+) -> Value:
+    """All positions at once: time goes back to where attention wants it."""
+    parts = [x.rows.reshape(x.n, -1, x.dims[-1]).transpose(0, 1) for x in (q, k, v)]
+    flat = mask.reshape(mask.shape[-2:]) if mask is not None else None
+    made = F.scaled_dot_product_attention(*parts, attn_mask=flat, is_causal=causal, scale=scale)
+    dims = (*q.dims[:-1], v.dims[-1])
+    return Value(
+        made.transpose(0, 1).reshape(q.n, *physical(dims, q.axis)), dims, q.axis, q.n, q.clock
+    )
+
+
+def _reach(n: int, mask: Tensor | None, causal: bool) -> tuple[int, int]:
+    """(frames back, frames ahead) that every frame attends to."""
+    if mask is None:
+        if not causal:
+            raise RefusedError(
+                "lets every frame of the clip see every other one (attention over all of the clip)",
+                "use a causal mask, best one that looks back a fixed number of frames",
+            )
+        return n - 1, 0
+    if mask.numel() != n * n:
+        raise RefusedError("attends over time with a mask per head")
+    open_ = mask.reshape(n, n) if mask.dtype == torch.bool else mask.reshape(n, n) == 0
+    closed = ~open_ if mask.dtype == torch.bool else torch.isneginf(mask.reshape(n, n))
+    if not bool((open_ | closed).all()):
+        raise RefusedError("weighs frames by their place in the clip (a mask that is not 0 or -inf)")
+    back = [d for d in range(n) if bool(open_.diagonal(-d).all())]
+    ahead = [d for d in range(1, n) if bool(open_.diagonal(d).all())]
+    band = torch.zeros(n, n, dtype=torch.bool)
+    for d in (*(-b for b in back), *ahead):
+        band |= torch.diag(torch.ones(n - abs(d), dtype=torch.bool), d)
+    if not torch.equal(band, open_) or back != list(range(len(back))) or ahead != list(range(1, len(ahead) + 1)):
+        raise RefusedError("attends over time with a mask that is not a band")
+    return len(back) - 1, len(ahead)
+
+
+def _over_ring(
+    walk: Walk, q: Value, k: Value, v: Value, reach: tuple[int, int], scale: float | None
+) -> Value:
+    """The newest frame's query against a ring of keys and values."""
+    back, ahead = reach
+    offsets = range(-back, ahead + 1)
+    taps = [walk.gather(x, offsets, n=q.n) for x in (k, v)]
+    seen_k, seen_v = (t.stacked() for t in taps)
+    rows = walk.gather(q, [ahead], n=q.n).each()[0]
+    size = q.dims[-1]
+    parts = []
+    for i in range(len(rows)):
+        query = rows[i].reshape(-1, 1, size)
+        keys, values = (x[i].reshape(len(offsets), -1, x.shape[-1]).transpose(0, 1) for x in (seen_k, seen_v))
+        weights = torch.softmax(query @ keys.transpose(1, 2) * (scale or size**-0.5), -1)
+        parts.append(weights @ values)
+    dims = (*q.dims[:-1], v.dims[-1])
+    made = torch.cat([p.reshape(1, *physical(dims, q.axis)) for p in parts])
+    return Value(made, dims, q.axis, q.n, taps[0].clock)
+
+
+@dataclass(frozen=True, eq=False)
+class Recurrent(Value):
+    """The hidden state of a cell that is called frame by frame in a loop. cell: what was called."""
+
+    cell: Any = None
+    source: Any = None
+
+
+def _endless(walk: Walk, clock: Clock, n: int) -> Clock:
+    """Clock behind a recurrence: it starts anew with every clip, in a stream only with a reset."""
+    walk.edges.setdefault(layer(walk.node), place(walk.node))
+    return replace(clock, clean=(n, -1), endless=True)
+
+
+def _zero_start(start: Any) -> None:
+    if not isinstance(start, Tensor) or bool(start.any()):
+        raise RefusedError("starts its recurrence from something else than zeros", "start from zeros")
+
+
+@rule("gru", "lstm", "rnn_tanh", "rnn_relu")
+def recurrent(
+    walk: Walk,
+    x: Value,
+    start: Any,
+    weights: Sequence[Tensor],
+    has_bias: bool,
+    layers: int,
+    dropout: float,
+    train: bool,
+    both_ways: bool,
+    batch_first: bool,
+) -> tuple[Value, ...]:
+    """nn.GRU, nn.LSTM and nn.RNN over time, one cell step per frame."""
+    kind = walk.node.target._schema.name[6:]
+    if both_ways:
+        raise RefusedError("reads the clip backwards as well (bidirectional)", "use a forward one")
+    if x.axis is None or x.axis.at != (1 if batch_first else 0) or len(x.dims) != 3:
+        raise RefusedError("runs over something else than time")
+    for s in start if isinstance(start, list | tuple) else [start]:
+        _zero_start(s)
+    per_layer = 4 if has_bias else 2
+    if len(weights) != per_layer * layers:
+        raise RefusedError("has a projection (proj_size)")
+    clock = _endless(walk, x.clock, x.n)
+    batch = x.sizes[0 if batch_first else 1]
+    rows = x.rows.reshape(len(x.rows) * batch, -1).split(batch)
+    states = []
+    for i in range(layers):
+        mine = [*weights[i * per_layer : (i + 1) * per_layer], None, None][:4]
+        hidden = mine[1].shape[1]
+        held = [walk.time.hold(x.rows, (batch, hidden), x.clock) for _ in range(2 if kind == "lstm" else 1)]
+        made = []
+        for row in rows:
+            held = CELLS[kind](row, held, *mine)
+            made.append(held[0])
+        for h in held:
+            walk.time.keep(h)
+        rows, _ = tuple(made), states.append(held)
+    dims = (*x.dims[:2], rows[0].shape[1])
+    out = Value(torch.cat(rows).reshape(-1, *physical(dims, x.axis)), dims, x.axis, x.n, clock)
+    last = replace(clock, ready=clock.ready + clock.period * (x.n - 1), clean=(1, 0))
+    ends = [_last(states, j, batch, last) for j in range(len(states[0]))]
+    return (out, *ends)
+
+
+def _last(states: Sequence[Sequence[Tensor]], j: int, batch: int, clock: Clock) -> Value:
+    """The final hidden (or cell) state of all layers, (layers, batch, hidden)."""
+    parts = [layer[j] for layer in states]
+    dims = (len(parts), batch, parts[0].shape[1])
+    rows = torch.stack(parts)[None]
+    return Value(shaped(rows, physical(dims, None)), dims, None, 1, clock)
+
+
+@rule("gru_cell", "lstm_cell", "rnn_tanh_cell", "rnn_relu_cell")
+def cell(walk: Walk, x: Value, start: Any, *weights: Tensor | None) -> Any:
+    """A cell called in a loop over the frames: the loop is rolled up into one state."""
+    kind = walk.node.target._schema.name[6:-5]
+    begins = list(start) if isinstance(start, list | tuple) else [start]
+    if isinstance(walk.time, Clip):
+        held = [b.rows if isinstance(b, Value) else b for b in begins]
+        made = CELLS[kind](x.rows, held, *weights)
+        found = [Value(m, tuple(m.shape), None, 1, x.clock) for m in made]
+        return found if len(found) > 1 else found[0]
+    mark = tuple(id(w) for w in weights)
+    if all(isinstance(b, Recurrent) and b.cell == mark and b.source is x.rows for b in begins):
+        gap = x.clock.ready - begins[0].clock.ready
+        if gap != x.clock.period:
+            raise RefusedError("leaves out frames in its recurrence")
+        later = [replace(b, clock=b.clock.later(gap)) for b in begins]
+        return later if len(later) > 1 else later[0]
+    for b in begins:
+        _zero_start(b)
+    return _first_cell(walk, x, CELLS[kind], [b.shape[-1] for b in begins], weights, mark)
+
+
+def _first_cell(
+    walk: Walk, x: Value, step: Any, sizes: Sequence[int], weights: Sequence[Any], mark: Any
+) -> Any:
+    """The first round of a loop over frames; the later rounds are the same rows, later."""
+    clock = _endless(walk, x.clock, 1)
+    batch = x.sizes[0]
+    held = [walk.time.hold(x.rows, (batch, size), x.clock) for size in sizes]
+    made: list[list[Tensor]] = []
+    for row in x.rows.reshape(len(x.rows) * batch, -1).split(batch):
+        held = step(row, held, *weights)
+        made.append(held)
+    for h in held:
+        walk.time.keep(h)
+    found = []
+    for j, h in enumerate(held):
+        dims = (batch, h.shape[1])
+        rows = torch.cat([m[j] for m in made]).reshape(len(made), *physical(dims, None))
+        found.append(Recurrent(rows, dims, None, 1, clock, mark, x.rows))
+    return found if len(found) > 1 else found[0]
+
+
+def _gates(x: Tensor, h: Tensor, w_x: Tensor, w_h: Tensor, b_x: Any, b_h: Any) -> tuple[Tensor, Tensor]:
+    return F.linear(x, w_x, b_x), F.linear(h, w_h, b_h)
+
+
+def _gru(x: Tensor, held: list[Tensor], *weights: Any) -> list[Tensor]:
+    """Source: torch.nn.GRUCell's documentation."""
+    (h,) = held
+    of_x, of_h = _gates(x, h, *weights)
+    (r_x, z_x, n_x), (r_h, z_h, n_h) = of_x.chunk(3, 1), of_h.chunk(3, 1)
+    r, z = torch.sigmoid(r_x + r_h), torch.sigmoid(z_x + z_h)
+    n = torch.tanh(n_x + r * n_h)
+    return [n + z * (h - n)]
+
+
+def _lstm(x: Tensor, held: list[Tensor], *weights: Any) -> list[Tensor]:
+    """Source: torch.nn.LSTMCell's documentation."""
+    h, c = held
+    of_x, of_h = _gates(x, h, *weights)
+    i, f, g, o = (of_x + of_h).chunk(4, 1)
+    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+    return [torch.sigmoid(o) * torch.tanh(c), c]
+
+
+def _plain(function: Any) -> Any:
+    def step(x: Tensor, held: list[Tensor], *weights: Any) -> list[Tensor]:
+        of_x, of_h = _gates(x, held[0], *weights)
+        return [function(of_x + of_h)]
+
+    return step
+
+
+CELLS = {"gru": _gru, "lstm": _lstm, "rnn_tanh": _plain(torch.tanh), "rnn_relu": _plain(torch.relu)}

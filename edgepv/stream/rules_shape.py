@@ -1,0 +1,453 @@
+"""Operators that move, cut, join or map values one by one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from edgepv.stream.capture import BATCH_NORM, scale_and_shift
+from edgepv.stream.times import Clip
+from edgepv.stream.values import (
+    MAX_RANK,
+    Axis,
+    RefusedError,
+    Value,
+    broadcast_rows,
+    constant_rows,
+    fitted,
+    kept,
+    permute,
+    shaped,
+    spread_dims,
+)
+from edgepv.stream.walk import Walk, rule
+
+
+@rule("clone", "contiguous", "alias", "detach", "dropout", "lift_fresh_copy", "feature_dropout")
+def same(walk: Walk, x: Value, *_: Any, **__: Any) -> Value:
+    """What changes nothing in eval mode."""
+    return x
+
+
+@rule("zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "new_empty")
+def constant_like(walk: Walk, x: Value, *args: Any, **kwargs: Any) -> Tensor:
+    """A constant with the shape of a value. What is left empty is overwritten: zeros will do."""
+    made = walk.node.meta["val"]
+    name = walk.node.target._schema.name
+    fill = 1.0 if "ones" in name else float(args[-1]) if "full" in name else 0.0
+    return walk.constant("", lambda: torch.full(tuple(made.shape), fill, dtype=made.dtype))
+
+
+@rule("view", "_unsafe_view", "reshape", "squeeze", "unsqueeze", "flatten", "unflatten", "view_copy")
+def reshaped(walk: Walk, x: Value, *_: Any, **__: Any) -> Value:
+    """Any change of shape that keeps the order of elements."""
+    return walk.reshaped(x)
+
+
+@rule("permute")
+def permuted(walk: Walk, x: Value, order: Sequence[int]) -> Value:
+    """Reordered dimensions."""
+    return permute(x, order)
+
+
+@rule("transpose", "swapaxes")
+def transposed(walk: Walk, x: Value, a: int, b: int) -> Value:
+    """Two dimensions exchanged."""
+    order = list(range(len(x.dims)))
+    order[a], order[b] = order[b], order[a]
+    return permute(x, order)
+
+
+@rule("t")
+def matrix_transposed(walk: Walk, x: Value) -> Value:
+    """A matrix transposed."""
+    return permute(x, list(reversed(range(len(x.dims)))))
+
+
+@rule("expand")
+def expanded(walk: Walk, x: Value, size: Sequence[int], **_: Any) -> Value:
+    """Repeated along dimensions of size one, not along time."""
+    dims = tuple(walk.node.meta["val"].shape)
+    axis = _at_end(x.axis, len(x.dims), len(dims))
+    n = x.n if axis and dims[axis.at] == x.dims[x.axis.at if x.axis else 0] else 1
+    if n != x.n or (x.axis is None and dims == x.dims):
+        if dims == x.dims:
+            return x
+        raise RefusedError("repeats one value for all frames of the clip")
+    rows = broadcast_rows(x, dims, axis)
+    sizes = list(dims)
+    if axis:
+        sizes[axis.at] = axis.outer * axis.inner
+    return Value(
+        rows.expand(len(rows), *(sizes[i] for i in kept(dims, axis))), dims, axis, x.n, x.clock
+    )
+
+
+def _at_end(axis: Axis | None, rank: int, wanted: int) -> Axis | None:
+    """The axis of a value of ``rank`` dimensions when others are put in front up to ``wanted``."""
+    return axis._replace(at=axis.at + wanted - rank) if axis else None
+
+
+@rule("pointwise")
+def pointwise(walk: Walk, *args: Any, **kwargs: Any) -> Value:
+    """Any operator that works element by element, broadcasting included."""
+    flat = [*args, *kwargs.values()]
+    values = [a for a in flat if isinstance(a, Value)]
+    shapes = [getattr(a, "dims", None) or tuple(a.shape) for a in flat if isinstance(a, Value | Tensor)]
+    dims = spread_dims(*shapes)
+    axis, n = common_axis(values, len(dims))
+    rows, clock = walk.align(values)
+    ready = {id(v): broadcast_rows(_with(v, r), dims, axis) for v, r in zip(values, rows)}
+
+    def place(i: int, a: Any) -> Any:
+        if isinstance(a, Value):
+            return ready[id(a)]
+        return constant(walk, a, dims, axis, n, f"_c{i}") if isinstance(a, Tensor) and a.ndim else a
+
+    placed = [place(i, a) for i, a in enumerate(args)]
+    named = {k: place(len(args) + i, a) for i, (k, a) in enumerate(kwargs.items())}
+    return Value(walk.node.target(*placed, **named), dims, axis, n, clock)
+
+
+def _with(v: Value, rows: Tensor) -> Value:
+    return Value(rows, v.dims, v.axis, v.n, v.clock)
+
+
+def common_axis(values: Sequence[Value], rank: int) -> tuple[Axis | None, int]:
+    """Where time stands in the result of joining ``values``, and how many positions it has."""
+    moving = [v for v in values if v.n > 1]
+    chosen = moving or [v for v in values if v.axis] or list(values)
+    axes = {_at_end(v.axis, len(v.dims), rank) for v in chosen}
+    if len(axes) > 1 and moving:
+        raise RefusedError("joins values whose frames stand in different dimensions")
+    if len({v.n for v in moving}) > 1:
+        raise RefusedError("joins values with different numbers of frames")
+    return (next(iter(axes)) if len(axes) == 1 else None), chosen[0].n
+
+
+def constant(walk: Walk, c: Tensor, dims: Sequence[int], axis: Axis | None, n: int, suffix: str) -> Tensor:
+    """A constant beside rows. In a stream it may not depend on the position in the clip."""
+    rows = walk.constant(suffix, lambda: constant_rows(c, dims, axis, n))
+    if len(rows) > 1 and not isinstance(walk.time, Clip):
+        raise RefusedError(
+            "uses another constant for every position in the clip (a positional embedding)",
+            "make it relative to the newest frame, or let the model see time by convolution or recurrence",
+        )
+    return rows
+
+
+@rule(BATCH_NORM[6:])
+def batch_norm(walk: Walk, x: Value, *args: Any) -> tuple[Value]:
+    """A batch norm that no convolution took in: one multiply and one add per channel."""
+    shape = (-1, *(1,) * (len(x.dims) - 2))
+    scale = walk.constant("_scale", lambda: scale_and_shift(*args)[0].reshape(shape))
+    shift = walk.constant("_shift", lambda: scale_and_shift(*args)[1].reshape(shape))
+    by = constant(walk, scale, x.dims, x.axis, x.n, "_scale_rows")
+    plus = constant(walk, shift, x.dims, x.axis, x.n, "_shift_rows")
+    return (_with(x, x.rows * by + plus),)
+
+
+@rule("_native_batch_norm_legit", "native_batch_norm", "_native_batch_norm_legit_functional", "batch_norm")
+def clip_statistics(walk: Walk, x: Value, *_: Any) -> Value:
+    """Batch norm on the statistics of the clip itself."""
+    raise RefusedError(
+        "normalises with the statistics of each clip (batch norm in training mode)",
+        "train with track_running_stats=True, then call eval()",
+    )
+
+
+@rule("slice", "narrow_copy")
+def sliced(
+    walk: Walk, x: Value, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+) -> Value:
+    """A range of one dimension; of time it is only another name for the same rows."""
+    dim %= len(x.dims)
+    a, b, step = slice(start, end, step).indices(x.dims[dim])
+    return cut(walk, x, dim, a, b, step)
+
+
+def cut(walk: Walk, x: Value, dim: int, start: int, end: int, step: int = 1) -> Value:
+    """Elements start, start + step, ... below end of dimension ``dim``."""
+    count = len(range(start, end, step))
+    if count == x.dims[dim]:
+        return x
+    if x.axis and dim == x.axis.at:
+        if x.axis.outer * x.axis.inner > 1:
+            raise RefusedError("cuts a dimension that holds frames and something else")
+        return walk.time.relabel(x, start, step, count)
+    dims = (*x.dims[:dim], count, *x.dims[dim + 1 :])
+    order = kept_with(x.dims, x.axis, dim)
+    at = order.index(dim)
+    sizes = [x.sizes[d] for d in order]
+    if len(sizes) < MAX_RANK:
+        rows = shaped(x.rows, sizes)[(slice(None),) * (at + 1) + (slice(start, end, step),)]
+    else:
+        flat = x.rows.reshape(-1, sizes[at], math.prod(sizes[at + 1 :]))
+        rows = flat[:, start:end:step].reshape(len(x.rows), -1)
+    return Value(fitted(rows, dims, x.axis), dims, x.axis, x.n, x.clock)
+
+
+def kept_with(dims: Sequence[int], axis: Axis | None, dim: int) -> list[int]:
+    """``kept``, and ``dim`` in any case."""
+    return sorted({*kept(dims, axis), dim})
+
+
+def _full(rows: Tensor, sizes: Sequence[int], axis: Axis | None, dim: int) -> Tensor:
+    """Rows with dimension ``dim`` present even if it is a batch of one."""
+    dims = list(sizes)
+    return shaped(rows, [dims[i] for i in kept_with(dims, axis, dim)])
+
+
+@rule("select", "select_copy")
+def selected(walk: Walk, x: Value, dim: int, index: int) -> Value:
+    """One element of a dimension, which is dropped."""
+    dim %= len(x.dims)
+    index %= x.dims[dim]
+    return without(cut(walk, x, dim, index, index + 1), dim)
+
+
+def without(x: Value, dim: int) -> Value:
+    """Drop a dimension of size one."""
+    dims = (*x.dims[:dim], *x.dims[dim + 1 :])
+    axis = x.axis
+    if axis and axis.at == dim:
+        axis = None
+    elif axis and axis.at > dim:
+        axis = axis._replace(at=axis.at - 1)
+    return Value(fitted(x.rows, dims, axis), dims, axis, x.n, x.clock)
+
+
+@rule("split", "split_with_sizes", "chunk", "unsafe_split", "unbind", "split_copy", "unbind_copy")
+def pieces(walk: Walk, x: Value, *_: Any, **__: Any) -> list[Value]:
+    """Consecutive ranges of one dimension."""
+    shapes = [tuple(v.shape) for v in walk.node.meta["val"]]
+    unbound = len(shapes[0]) < len(x.dims)
+    arguments = [*walk.node.args[1:], *walk.node.kwargs.values()]
+    dim = (arguments[0] if arguments else 0) if unbound else (arguments[1] if len(arguments) > 1 else 0)
+    dim = int(dim) % len(x.dims)
+    found, at = [], 0
+    for shape in shapes:
+        size = 1 if unbound else shape[dim]
+        part = cut(walk, x, dim, at, at + size)
+        found.append(without(part, dim) if unbound else part)
+        at += size
+    return found
+
+
+@rule("cat", "concat", "concatenate")
+def joined(walk: Walk, parts: Sequence[Any], dim: int = 0) -> Any:
+    """Values side by side in one dimension."""
+    parts = [p for p in parts if not (isinstance(p, Tensor) and p.numel() == 0)]
+    rank = len(parts[0].dims if isinstance(parts[0], Value) else parts[0].shape)
+    dim %= rank
+    values = [p for p in parts if isinstance(p, Value)]
+    if any(v.axis and v.axis.at == dim and v.n > 1 for v in values):
+        return _in_time(walk, parts, dim)
+    if len(values) == len(parts) > 1 and (series := _series(walk, values, dim)):
+        return series
+    axis, n = common_axis(values, rank)
+    rows, clock = walk.align(values)
+    sizes = [list(p.sizes) if isinstance(p, Value) else list(p.shape) for p in parts]
+    dims = list(next(v for v in values if v.n == n).dims)
+    dims[dim] = sum(s[dim] for s in sizes)
+    order = kept_with(dims, axis, dim) if dims[dim] > 1 or dim else kept(dims, axis)
+    aligned = iter(rows)
+    laid = []
+    for i, part in enumerate(parts):
+        if isinstance(part, Value):
+            laid.append(shaped(next(aligned), [sizes[i][d] for d in order]))
+        else:
+            shape = [*dims[:dim], sizes[i][dim], *dims[dim + 1 :]]
+            c = constant(walk, part, shape, axis, n, f"_c{i}")
+            laid.append(shaped(c, [shape[d] for d in order]).expand(max(len(r) for r in rows), *[-1] * len(order)))
+    made = torch.cat(laid, order.index(dim) + 1)
+    return Value(made, tuple(dims), axis, n, clock)
+
+
+@rule("stack")
+def stacked(walk: Walk, parts: Sequence[Any], dim: int = 0) -> Any:
+    """Values side by side in a new dimension."""
+    rank = len(parts[0].dims if isinstance(parts[0], Value) else parts[0].shape) + 1
+    dim %= rank
+    return joined(walk, [_with_one(p, dim) for p in parts], dim)
+
+
+def _with_one(x: Any, dim: int) -> Any:
+    if isinstance(x, Tensor):
+        return x.unsqueeze(dim)
+    dims = (*x.dims[:dim], 1, *x.dims[dim:])
+    axis = x.axis._replace(at=x.axis.at + (x.axis.at >= dim)) if x.axis else None
+    return Value(fitted(x.rows, dims, axis), dims, axis, x.n, x.clock)
+
+
+def _series(walk: Walk, parts: Sequence[Value], dim: int) -> Value | None:
+    """The frames of a loop put together again: one value, each part a constant time after the last."""
+    first = parts[0]
+    gaps = {b.clock.ready - a.clock.ready for a, b in pairwise(parts)}
+    alike = all(p.n == 1 and p.dims == first.dims for p in parts)
+    if not alike or len(gaps) != 1 or min(gaps) <= 0:
+        return None
+    if isinstance(walk.time, Clip):
+        rows = torch.cat([p.rows for p in parts])
+    elif all(p.rows is first.rows or _view_of_same(p.rows, first.rows) for p in parts):
+        rows = first.rows
+    else:
+        return None
+    n = len(parts)
+    clean = [i for i, p in enumerate(parts) if p.clock.clean[0] <= p.clock.clean[1]]
+    clock = replace(first.clock, period=gaps.pop(), clean=(clean[0], clean[-1]) if clean else (n, -1))
+    dims = (*first.dims[:dim], n * first.dims[dim], *first.dims[dim + 1 :])
+    axis = Axis(dim, 1, first.dims[dim])
+    return Value(fitted(rows, dims, axis), dims, axis, n, clock)
+
+
+def _view_of_same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and a.data_ptr() == b.data_ptr() and a.stride() == b.stride()
+
+
+def _in_time(walk: Walk, parts: Sequence[Any], dim: int) -> Value:
+    """Parts one after the other in time: the longest gives the law, the others stand at the clip's ends."""
+    lengths = [p.n if isinstance(p, Value) else p.shape[dim] for p in parts]
+    main = max(range(len(parts)), key=lambda i: (isinstance(parts[i], Value), lengths[i]))
+    v, total = parts[main], sum(lengths)
+    if 2 * lengths[main] < total or v.axis.outer * v.axis.inner > 1:
+        raise RefusedError("puts frames of different origin one after the other")
+    start = sum(lengths[:main])
+    if not isinstance(walk.time, Clip):
+        return v.with_rows(*_after(walk, v, start, total), total)
+    dims = (*v.dims[:dim], 1, *v.dims[dim + 1 :])
+    rows = [
+        p.rows if isinstance(p, Value) else _every(constant_rows(p, dims, v.axis, size), size)
+        for p, size in zip(parts, lengths)
+    ]
+    made = v.with_rows(*_after(walk, v, start, total), total)
+    return _with(made, torch.cat(rows))
+
+
+def _after(walk: Walk, v: Value, start: int, total: int) -> tuple[Tensor, Any]:
+    taps = walk.gather(v, [0], n=total, first=-start)
+    return taps.each()[0], taps.clock
+
+
+def _every(rows: Tensor, n: int) -> Tensor:
+    return rows.expand(n, *rows.shape[1:])
+
+
+@rule("slice_scatter")
+def overwritten(
+    walk: Walk, x: Any, part: Any, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+) -> Any:
+    """``x`` with a range of one dimension replaced: what slice assignment becomes."""
+    dims = tuple(walk.node.meta["val"].shape)
+    dim %= len(dims)
+    a, b, step = slice(start, end, step).indices(dims[dim])
+    if step != 1:
+        raise RefusedError("assigns to every second element")
+    if b - a == dims[dim]:
+        return part
+    before = [_range(walk, x, dim, 0, a)] if a else []
+    after = [_range(walk, x, dim, b, dims[dim])] if b < dims[dim] else []
+    return joined(walk, [*before, part, *after], dim)
+
+
+def _range(walk: Walk, x: Any, dim: int, start: int, end: int) -> Any:
+    if isinstance(x, Tensor):
+        return walk.constant(f"_{start}", lambda: x.narrow(dim, start, end - start))
+    return cut(walk, x, dim, start, end)
+
+
+@rule("select_scatter")
+def overwritten_one(walk: Walk, x: Any, part: Any, dim: int, index: int) -> Any:
+    """``x`` with one element of a dimension replaced."""
+    rank = len(walk.node.meta["val"].shape)
+    index %= walk.node.meta["val"].shape[dim]
+    return overwritten(walk, x, _with_one(part, dim % rank), dim, index, index + 1)
+
+
+@rule("copy")
+def copied(walk: Walk, x: Any, source: Any, *_: Any) -> Any:
+    """The right-hand side of an assignment."""
+    dims = tuple(walk.node.meta["val"].shape)
+    if isinstance(source, Tensor):
+        return walk.constant("", lambda: source.expand(dims))
+    if source.dims != dims:
+        raise RefusedError("assigns a value of another shape")
+    return source
+
+
+@rule("constant_pad_nd", "pad")
+def padded(walk: Walk, x: Value, pads: Sequence[int], *rest: Any) -> Value:
+    """Padding with a constant; of time it is only another name for the same rows (in a stream)."""
+    mode = next((r for r in rest if isinstance(r, str)), "constant")
+    value = next((float(r) for r in rest if isinstance(r, int | float)), 0.0)
+    pairs = {len(x.dims) - 1 - i: (pads[2 * i], pads[2 * i + 1]) for i in range(len(pads) // 2)}
+    if x.axis and any(pairs.get(x.axis.at, (0, 0))):
+        left, right = pairs[x.axis.at]
+        if mode != "constant" or min(left, right) < 0 or x.axis.outer * x.axis.inner > 1:
+            raise RefusedError("pads time with something else than a constant", "pad with zeros")
+        taps = walk.gather(x, [0], n=x.n + left + right, first=-left, fill=value)
+        x = x.with_rows(taps.each()[0], taps.clock, x.n + left + right)
+    rest_pads = {d: p for d, p in pairs.items() if any(p) and not (x.axis and d == x.axis.at)}
+    if not rest_pads:
+        return x
+    lowest = min(rest_pads)
+    order = kept_with(x.dims, x.axis, lowest)
+    flat: list[int] = []
+    for d in reversed([d for d in order if d >= lowest]):
+        flat += rest_pads.get(d, (0, 0))
+    rows = F.pad(_full(x.rows, x.sizes, x.axis, lowest), flat, mode, value if mode == "constant" else None)
+    dims = tuple(s + sum(rest_pads.get(d, (0, 0))) for d, s in enumerate(x.dims))
+    return Value(rows, dims, x.axis, x.n, x.clock)
+
+
+@rule("roll")
+def rolled(walk: Walk, x: Value, shifts: Sequence[int], dims: Sequence[int] = ()) -> Value:
+    """Rolled along dimensions. Along time, what comes in at one end of a clip is its other end."""
+    for shift, dim in zip(shifts, dims):
+        dim %= len(x.dims)
+        at = -shift % x.dims[dim]
+        if at:
+            x = joined(walk, [cut(walk, x, dim, at, x.dims[dim]), cut(walk, x, dim, 0, at)], dim)
+    return x
+
+
+@rule("index_select")
+def picked(walk: Walk, x: Value, dim: int, index: Tensor) -> Value:
+    """Evenly spaced elements of a dimension."""
+    places = [int(i) for i in index]
+    gaps = {b - a for a, b in pairwise(places)} or {1}
+    if len(gaps) > 1 or min(gaps) < 1:
+        raise RefusedError("picks frames that are not evenly spaced")
+    return cut(walk, x, dim % len(x.dims), places[0], places[-1] + 1, gaps.pop())
+
+
+@rule("repeat")
+def repeated(walk: Walk, x: Value, times: Sequence[int]) -> Value:
+    """Repeated along dimensions other than time."""
+    for dim, count in enumerate(times):
+        if count > 1:
+            if len(times) != len(x.dims) or (x.axis and dim == x.axis.at):
+                raise RefusedError("repeats along time or new dimensions")
+            x = joined(walk, [x] * count, dim)
+    return x
+
+
+@rule("_to_copy", "to")
+def converted(walk: Walk, x: Value, *args: Any, **kwargs: Any) -> Value:
+    """Another dtype."""
+    dtype = walk.node.meta["val"].dtype
+    return x if x.rows.dtype == dtype else _with(x, x.rows.to(dtype))
+
+
+for _name in (
+    "relu", "relu6", "silu", "gelu", "hardswish", "hardsigmoid", "hardtanh", "leaky_relu", "elu", "selu",
+    "celu", "mish", "softplus", "sigmoid", "tanh", "log_sigmoid", "softsign", "prelu", "_prelu_kernel",
+):  # fmt: skip
+    rule(_name)(pointwise)

@@ -1,0 +1,568 @@
+"""Operators that look at a neighbourhood: convolution, pooling, reduction, products of matrices, norms."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from edgepv.stream.rules_shape import common_axis, constant
+from edgepv.stream.times import Clip
+from edgepv.stream.values import (
+    Axis,
+    RefusedError,
+    Value,
+    kept,
+    physical,
+    retail,
+    shaped,
+    spread_dims,
+    trailing,
+)
+from edgepv.stream.walk import Walk, rule
+
+CONVOLVE: tuple[Callable[..., Tensor] | None, ...] = (None, F.conv1d, F.conv2d)
+
+
+def _each(value: int | Sequence[int], count: int) -> list[int]:
+    found = [value] if isinstance(value, int) else list(value)
+    return found * count if len(found) == 1 else found
+
+
+@rule("conv1d", "conv2d", "conv3d", "convolution")
+def convolution(
+    walk: Walk,
+    x: Value,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | str | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> Value:
+    """A convolution: plain per row, or over time as a 2-D convolution of the rows its kernel spans.
+
+    Source: a k x h x w kernel on C channels equals an h x w kernel on k * C channels.
+    """
+    count = weight.ndim - 2
+    stride, dilation = _each(stride, count), _each(dilation, count)
+    kernel = list(weight.shape[2:])
+    pads = _pads(padding, kernel, dilation)
+    if len(x.dims) != count + 2:
+        raise RefusedError("convolves a tensor without a batch dimension")
+    weight, bias = _with_norm(walk, weight, bias)
+    channel = len(x.dims) - count - 1
+    at = x.axis.at if x.axis else -1
+    if at == channel and x.n > 1:
+        return _time_in_channels(walk, x, weight, bias, stride, pads, dilation, groups)
+    if at > channel:
+        return _over_time(walk, x, weight, bias, (stride, pads, dilation, groups), at - channel - 1)
+    if count > 2:
+        raise RefusedError("convolves a volume without time")
+    convolve = CONVOLVE[count]
+    assert convolve
+    rows = trailing(x, count + 1)
+    made = convolve(_padded_sides(rows, pads), weight, bias, stride, _common(pads), dilation, groups)
+    return retail(x, made, made.shape[1:], count + 1)
+
+
+def _pads(padding: Any, kernel: Sequence[int], dilation: Sequence[int]) -> list[tuple[int, int]]:
+    """(before, after) per dimension; "same" puts the odd one after, as torch does."""
+    if padding == "valid":
+        return [(0, 0)] * len(kernel)
+    if padding == "same":
+        totals = [d * (k - 1) for d, k in zip(dilation, kernel)]
+        return [(t // 2, t - t // 2) for t in totals]
+    return [(p, p) for p in _each(padding, len(kernel))]
+
+
+def _common(pads: Sequence[tuple[int, int]]) -> list[int]:
+    return [min(p) for p in pads]
+
+
+def _padded_sides(rows: Tensor, pads: Sequence[tuple[int, int]]) -> Tensor:
+    extra = [side - min(p) for p in reversed(pads) for side in p]
+    return F.pad(rows, extra) if any(extra) else rows
+
+
+def _with_norm(walk: Walk, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Weights with the batch norm behind this convolution folded in."""
+    affine = walk.graph.affine.get(walk.node.name)
+    if affine is None:
+        return weight, bias
+    scale, shift = affine
+    folded = walk.constant("_weight", lambda: weight * scale.reshape(-1, *(1,) * (weight.ndim - 1)))
+    return folded, walk.constant("_bias", lambda: shift + (0.0 if bias is None else bias * scale))
+
+
+def _over_time(
+    walk: Walk, x: Value, weight: Tensor, bias: Tensor | None, how: tuple[Any, ...], t: int
+) -> Value:
+    """The kernel's dimension ``t`` runs over time, the others over what is left."""
+    stride, pads, dilation, groups = how
+    if math.prod(physical(x.dims, x.axis)) != math.prod(x.sizes[1:]) or x.axis != Axis(t + 2):
+        raise RefusedError("convolves frames that share a dimension with something else")
+    dims = tuple(walk.node.meta["val"].shape)
+    taps = walk.gather(
+        x,
+        [dilation[t] * j for j in range(weight.shape[2 + t])],
+        n=dims[2 + t],
+        stride=stride[t],
+        first=-pads[t][0],
+    )
+    rest = [[v for i, v in enumerate(vs) if i != t] for vs in (stride, pads, dilation)]
+    made = _in_space(walk, taps, weight.movedim(2 + t, 2), bias, rest, groups)
+    return Value(made, dims, x.axis, dims[2 + t], taps.clock)
+
+
+def _in_space(
+    walk: Walk, taps: Any, weight: Tensor, bias: Tensor | None, rest: Sequence[Any], groups: int
+) -> Tensor:
+    """weight: (O, I / groups, k, *space). Dense: taps become channels. Grouped: one convolution a tap."""
+    stride, pads, dilation = rest
+    k = weight.shape[2]
+    if groups > 1 and k > 1:
+        parts = [
+            _one(tap, walk.constant(f"_tap{j}", lambda j=j: weight[:, :, j]), None, rest, groups)  # type: ignore[misc]
+            for j, tap in enumerate(taps.each()[:-1])
+        ]
+        last = walk.constant("_last", lambda: weight[:, :, -1])
+        made = _one(taps.each()[-1], last, bias, rest, groups)
+        for part in parts:
+            made = made + part
+        return made
+    if k == 1:
+        flat = walk.constant("_flat", lambda: weight[:, :, 0])
+        return _one(taps.each()[0], flat, bias, rest, groups)
+    flat = walk.constant("_flat", lambda: weight.transpose(1, 2).flatten(1, 2))
+    seen = taps.stacked()
+    return _one(seen.reshape(len(seen), -1, *seen.shape[3:]), flat, bias, rest, 1)
+
+
+def _one(rows: Tensor, weight: Tensor, bias: Tensor | None, rest: Sequence[Any], groups: int) -> Tensor:
+    """One convolution over the dimensions that are not time; none of them left is a linear layer."""
+    stride, pads, dilation = rest
+    convolve = CONVOLVE[weight.ndim - 2]
+    if convolve:
+        return convolve(_padded_sides(rows, pads), weight, bias, stride, _common(pads), dilation, groups)
+    if groups == 1:
+        return F.linear(rows, weight, bias)
+    if weight.shape[1] > 1 or len(weight) != rows.shape[1]:
+        raise RefusedError("convolves time alone in groups")
+    made = rows * weight[:, 0]
+    return made if bias is None else made + bias
+
+
+def _time_in_channels(
+    walk: Walk, x: Value, weight: Tensor, bias: Tensor | None, stride: Any, pads: Any, dilation: Any, groups: int
+) -> Value:
+    """A 2-D convolution whose channels are all frames of the clip: a window over them."""
+    if groups > 1 or len(stride) > 2:
+        raise RefusedError("convolves frames stacked into channels, in groups")
+    assert x.axis
+    _, outer, inner = x.axis
+    taps = walk.gather(x, range(x.n), n=1)
+    seen = taps.stacked()  # (m, n, outer * inner, *space)
+    seen = seen.reshape(len(seen), -1, *x.sizes[x.axis.at + 1 :])
+    flat = walk.constant(
+        "_flat",
+        lambda: weight.reshape(len(weight), outer, x.n, inner, *weight.shape[2:]).transpose(1, 2).flatten(1, 3),
+    )
+    made = _one(seen, flat, bias, (stride, pads, dilation), 1)
+    return Value(made, tuple(walk.node.meta["val"].shape), None, 1, taps.clock)
+
+
+@rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+def transposed_convolution(
+    walk: Walk,
+    x: Value,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    output_padding: int | Sequence[int] = 0,
+    groups: int = 1,
+    dilation: int | Sequence[int] = 1,
+) -> Value:
+    """Transposed convolution in space; a kernel of one over time is allowed."""
+    count = weight.ndim - 2
+    stride, padding, extra, dilation = (_each(v, count) for v in (stride, padding, output_padding, dilation))
+    weight, bias = _transposed_norm(walk, weight, bias, groups)
+    if count == 3:
+        if x.axis != Axis(2) or (weight.shape[2], stride[0], padding[0], extra[0]) != (1, 1, 0, 0):
+            raise RefusedError("makes new frames in between", "enlarge in space only")
+        flat = walk.constant("_flat", lambda: weight[:, :, 0])
+        made = F.conv_transpose2d(
+            x.rows, flat, bias, stride[1:], padding[1:], extra[1:], groups, dilation[1:]
+        )
+        return Value(made, tuple(walk.node.meta["val"].shape), x.axis, x.n, x.clock)
+    enlarge = F.conv_transpose1d if count == 1 else F.conv_transpose2d
+    made = enlarge(trailing(x, count + 1), weight, bias, stride, padding, extra, groups, dilation)
+    return retail(x, made, made.shape[1:], count + 1)
+
+
+def _transposed_norm(
+    walk: Walk, weight: Tensor, bias: Tensor | None, groups: int
+) -> tuple[Tensor, Tensor | None]:
+    affine = walk.graph.affine.get(walk.node.name)
+    if affine is None:
+        return weight, bias
+    scale, shift = affine
+    shape = (groups, 1, -1, *(1,) * (weight.ndim - 2))
+    folded = walk.constant(
+        "_weight",
+        lambda: (weight.unflatten(0, (groups, -1)) * scale.reshape(shape)).flatten(0, 1),
+    )
+    return folded, walk.constant("_bias", lambda: shift + (0.0 if bias is None else bias * scale))
+
+
+@rule("linear")
+def linear(walk: Walk, x: Value, weight: Tensor, bias: Tensor | None = None) -> Value:
+    """A linear layer; over a dimension that holds frames it is a window over them."""
+    last = len(x.dims) - 1
+    if x.axis and x.axis.at == last and x.n > 1:
+        return _linear_over_time(walk, x, weight, bias)
+    dims = (*x.dims[:last], len(weight))
+    rows = shaped(x.rows, [x.sizes[i] for i in sorted({*kept(x.dims, x.axis), last})])
+    return Value(F.linear(rows, weight, bias), dims, _before(x.axis, last), x.n, x.clock)
+
+
+def _before(axis: Axis | None, dim: int) -> Axis | None:
+    return axis if axis and axis.at < dim else None
+
+
+def _linear_over_time(walk: Walk, x: Value, weight: Tensor, bias: Tensor | None) -> Value:
+    assert x.axis
+    at, outer, inner = x.axis
+    taps = walk.gather(x, range(x.n), n=1)
+    seen = taps.stacked()  # (m, n, ..., outer * inner)
+    flat = walk.constant(
+        "_flat", lambda: weight.reshape(len(weight), outer, x.n, inner).transpose(1, 2).flatten(1)
+    )
+    seen = seen.movedim(1, -2)
+    seen = seen.reshape(*seen.shape[:-2], -1)
+    return Value(F.linear(seen, flat, bias), (*x.dims[:at], len(weight)), None, 1, taps.clock)
+
+
+@rule("addmm")
+def addmm(walk: Walk, bias: Tensor, x: Value, weight: Tensor, **_: Any) -> Value:
+    """A linear layer in its older form."""
+    return linear(walk, x, walk.constant("_t", lambda: weight.t()), bias)
+
+
+@rule("matmul", "mm", "bmm")
+def product(walk: Walk, a: Any, b: Any) -> Value:
+    """Products of matrices, frame by frame."""
+    for v in (a, b):
+        if isinstance(v, Value) and v.axis and v.n > 1 and v.axis.at >= len(v.dims) - 2:
+            if v is a and isinstance(b, Tensor) and b.ndim == 2 and v.axis.at == len(v.dims) - 2:
+                continue
+            raise RefusedError(
+                "multiplies frames with frames (attention over time, spelled out)",
+                "write it with torch.nn.functional.scaled_dot_product_attention",
+            )
+    if isinstance(a, Value) and isinstance(b, Tensor) and b.ndim == 2:
+        return linear(walk, a, walk.constant("_t", lambda: b.t()))
+    return _paired(walk, a, b, torch.matmul)
+
+
+def _paired(walk: Walk, a: Any, b: Any, function: Callable[..., Tensor]) -> Value:
+    """``function`` of two tensors whose last two dimensions are matrices."""
+    values = [v for v in (a, b) if isinstance(v, Value)]
+    shapes = [v.dims if isinstance(v, Value) else tuple(v.shape) for v in (a, b)]
+    lead = spread_dims(*(s[:-2] for s in shapes)) if max(map(len, shapes)) > 2 else ()
+    dims = (*lead, shapes[0][-2], shapes[1][-1])
+    axis, n = common_axis(values, len(dims))
+    rows, clock = walk.align(values)
+    given = iter(rows)
+    parts = []
+    for i, v in enumerate((a, b)):
+        tail = shapes[i][-2:]
+        if isinstance(v, Tensor):
+            sizes = [*(1,) * (len(dims) - v.ndim), *v.shape]
+            c = constant(walk, v, sizes, axis, n, f"_c{i}")
+            order = [d for d in kept(dims, axis) if d < len(lead)]
+            parts.append(c.reshape(len(c), *(sizes[d] for d in order), *tail))
+            continue
+        sizes = [*(1,) * (len(dims) - len(v.dims)), *v.sizes]
+        order = [d for d in kept(dims, axis) if d < len(lead)]
+        parts.append(shaped(next(given), [*(sizes[d] for d in order), *tail]))
+    made = function(*parts)
+    return Value(shaped(made, physical(dims, axis)), dims, axis, n, clock)
+
+
+@rule("softmax", "_softmax", "log_softmax", "_log_softmax", "cumsum")
+def along_one(walk: Walk, x: Value, dim: int, *args: Any) -> Value:
+    """Operators along one dimension that is not time."""
+    dim %= len(x.dims)
+    made = walk.node.target(trailing(x, len(x.dims) - dim), 1, *args)
+    return retail(x, made, x.dims[dim:], len(x.dims) - dim)
+
+
+@rule("layer_norm", "native_layer_norm")
+def layer_norm(
+    walk: Walk, x: Value, shape: Sequence[int], weight: Any = None, bias: Any = None, eps: float = 1e-5, *_: Any
+) -> Any:
+    """Layer norm over dimensions that do not hold frames."""
+    try:
+        rows = trailing(x, len(shape))
+    except RefusedError as e:
+        raise RefusedError("normalises over all frames of the clip", "normalise every frame by itself") from e
+    made = retail(x, F.layer_norm(rows, list(shape), weight, bias, eps), shape, len(shape))
+    return (made,) if walk.node.target._schema.name == "aten::native_layer_norm" else made
+
+
+@rule("group_norm")
+def group_norm(
+    walk: Walk, x: Value, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, *_: Any
+) -> Value:
+    """Group norm of every frame by itself."""
+    try:
+        rows = trailing(x, len(x.dims) - 1)
+    except RefusedError as e:
+        raise RefusedError("normalises over all frames of the clip", "normalise every frame by itself") from e
+    return retail(x, F.group_norm(rows, groups, weight, bias, eps), x.dims[1:], len(x.dims) - 1)
+
+
+@rule("pixel_shuffle", "pixel_unshuffle", "upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d")
+def picture(walk: Walk, x: Value, *args: Any) -> Value:
+    """Operators on the last three dimensions, a picture (C, H, W)."""
+    made = walk.node.target(trailing(x, 3), *args)
+    return retail(x, made, made.shape[1:], 3)
+
+
+@rule("upsample_nearest3d", "upsample_trilinear3d")
+def volume(walk: Walk, x: Value, *args: Any) -> Value:
+    """Interpolation in space and time; in time for a whole clip only."""
+    dims = tuple(walk.node.meta["val"].shape)
+    mode = "nearest" if "nearest" in walk.node.target._schema.name else "bilinear"
+    corners = bool(args[1]) if mode == "bilinear" else None
+    if x.axis != Axis(2):
+        raise RefusedError("enlarges a volume without time")
+    rows = F.interpolate(x.rows, dims[3:], mode=mode, align_corners=corners) if dims[3:] != x.dims[3:] else x.rows
+    if dims[2] != x.n and not isinstance(walk.time, Clip):
+        raise RefusedError("makes new frames in between", "enlarge in space only")
+    if dims[2] != x.n:
+        flat = rows.flatten(1).t()[None]
+        flat = F.interpolate(flat, dims[2], mode="nearest" if mode == "nearest" else "linear", align_corners=corners)
+        rows = flat[0].t().reshape(dims[2], *rows.shape[1:])
+    return Value(rows, dims, x.axis, dims[2], x.clock)
+
+
+def _count(walk: Walk) -> int:
+    """How many dimensions an operator pools: the digit in its name."""
+    found = re.search(r"(\d)d", walk.node.target._schema.name)
+    assert found
+    return int(found[1])
+
+
+def _shape(walk: Walk) -> tuple[int, ...]:
+    """Shape of the (first) result in the original."""
+    made = walk.node.meta["val"]
+    return tuple((made[0] if isinstance(made, tuple | list) else made).shape)
+
+
+POOLS: tuple[Any, ...] = (None, F.avg_pool1d, F.avg_pool2d), (None, F.max_pool1d, F.max_pool2d)
+
+
+@rule("avg_pool1d", "avg_pool2d", "avg_pool3d")
+def average_pool(
+    walk: Walk,
+    x: Value,
+    kernel: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    include_pad: bool = True,
+    divisor: int | None = None,
+) -> Value:
+    """Mean over a window in space, then in time."""
+    if ceil_mode or divisor:
+        raise RefusedError("averages with ceil_mode or a divisor of its own")
+
+    def space(rows: Tensor, k: list[int], s: list[int], p: list[int]) -> Tensor:
+        return POOLS[0][len(k)](rows, k, s, p, False, include_pad)
+
+    return _pooled(walk, x, (kernel, stride, padding, 1), space, lambda taps: taps.mean(1), 0.0, include_pad)
+
+
+@rule("max_pool1d", "max_pool2d", "max_pool3d")
+def max_pool(
+    walk: Walk, x: Value, kernel: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
+) -> Value:
+    """Maximum over a window in space, then in time."""
+
+    def space(rows: Tensor, k: list[int], s: list[int], p: list[int]) -> Tensor:
+        return POOLS[1][len(k)](rows, k, s, p, _each(dilation, len(k))[-1], ceil_mode)
+
+    return _pooled(walk, x, (kernel, stride, padding, dilation), space, lambda taps: taps.amax(1), -math.inf, True)
+
+
+@rule("max_pool3d_with_indices", "max_pool2d_with_indices", "max_pool1d_with_indices")
+def max_pool_first(walk: Walk, *args: Any) -> tuple[Value]:
+    """Maximum with indices nobody looks at."""
+    return (max_pool(walk, *args),)
+
+
+def _pooled(
+    walk: Walk,
+    x: Value,
+    how: tuple[Any, ...],
+    space: Callable[..., Tensor],
+    over: Callable[[Tensor], Tensor],
+    fill: float,
+    padded_ok: bool,
+) -> Value:
+    count, dims = _count(walk), _shape(walk)
+    kernel = _each(how[0], count)
+    stride = _each(how[1], count) if how[1] not in (None, []) else kernel
+    padding, dilation = _each(how[2], count), _each(how[3], count)
+    first = len(x.dims) - count
+    if x.axis is None or x.axis.at < first:
+        if count > 2:
+            raise RefusedError("pools a volume without time")
+        made = space(trailing(x, count + 1), kernel, stride, padding)
+        return retail(x, made, made.shape[1:], count + 1)
+    if x.axis.outer * x.axis.inner > 1:
+        raise RefusedError("pools frames that share a dimension with something else")
+    t = x.axis.at - first
+    flat = [[v for i, v in enumerate(vs) if i != t] for vs in (kernel, stride, padding)]
+    rows = x.rows
+    if flat[0] and any(k > 1 or s > 1 for k, s in zip(flat[0], flat[1])):
+        rows = space(rows, *flat)
+    x = Value(rows, (*dims[: x.axis.at], x.n, *dims[x.axis.at + 1 :]), x.axis, x.n, x.clock)
+    if padding[t] and not padded_ok:
+        raise RefusedError("averages over time without counting the padding")
+    n = dims[x.axis.at] if x.axis else 1
+    offsets = [dilation[t] * j for j in range(kernel[t])]
+    taps = walk.gather(x, offsets, n=n, stride=stride[t], first=-padding[t], fill=fill)
+    made = over(taps.stacked()) if kernel[t] > 1 else taps.each()[0]
+    return x.with_rows(made, taps.clock, n)
+
+
+@rule("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "_adaptive_avg_pool3d")
+def adaptive_average(walk: Walk, x: Value, size: Sequence[int]) -> Value:
+    """Mean to a given size; of time to one position, or a whole fraction."""
+    return _adaptive(walk, x, F.adaptive_avg_pool2d, lambda taps: taps.mean(1))
+
+
+@rule("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d")
+def adaptive_max(walk: Walk, x: Value, size: Sequence[int]) -> tuple[Value]:
+    """Maximum to a given size."""
+    return (_adaptive(walk, x, F.adaptive_max_pool2d, lambda taps: taps.amax(1)),)
+
+
+def _adaptive(walk: Walk, x: Value, space: Callable[..., Tensor], over: Callable[[Tensor], Tensor]) -> Value:
+    count, dims = _count(walk), _shape(walk)
+    first = len(dims) - count
+    timed = x.axis is not None and x.axis.at >= first
+    if not timed and count == 3:
+        raise RefusedError("pools a volume without time")
+    plain = [d for d in range(first, len(dims)) if not (timed and x.axis and d == x.axis.at)]
+    rows = x.rows if timed else trailing(x, count + 1)
+    rows = _shrunk(rows, [dims[d] for d in plain], space)
+    if not timed:
+        return retail(x, rows, rows.shape[1:], count + 1)
+    assert x.axis
+    n = dims[x.axis.at]
+    if x.n % n:
+        raise RefusedError(f"pools {x.n} frames to {n}, windows of different length", "pool to one")
+    k = x.n // n
+    x = Value(rows, (*dims[: x.axis.at], x.n, *dims[x.axis.at + 1 :]), x.axis, x.n, x.clock)
+    if k == 1:
+        return x
+    if n == 1:
+        return _consumed(walk, x, over)
+    taps = walk.gather(x, range(k), n=n, stride=k)
+    return x.with_rows(over(taps.stacked()), taps.clock, n)
+
+
+def _shrunk(rows: Tensor, size: list[int], space: Callable[..., Tensor]) -> Tensor:
+    """Adaptive pooling of the last dimensions; to one element it is a plain reduction."""
+    old = list(rows.shape[len(rows.shape) - len(size) :])
+    if old == size or not size:
+        return rows
+    if all(s == 1 for s in size):
+        axes = list(range(rows.ndim - len(size), rows.ndim))
+        return rows.mean(axes, keepdim=True) if space is F.adaptive_avg_pool2d else rows.amax(axes, keepdim=True)
+    if len(size) == 1:
+        return space(rows.unsqueeze(-1), (size[0], 1)).squeeze(-1)
+    return space(rows, size)
+
+
+REDUCE: dict[str, Callable[..., Tensor]] = {
+    "aten::mean": torch.mean,
+    "aten::sum": torch.sum,
+    "aten::amax": torch.amax,
+    "aten::amin": torch.amin,
+}
+
+
+@rule("mean", "sum", "amax", "amin")
+def reduced(walk: Walk, x: Value, dim: Any = None, keepdim: bool = False, **_: Any) -> Value:
+    """Mean, sum or extreme over dimensions; over time it is a window as long as the clip."""
+    reduce = REDUCE[walk.node.target._schema.name]
+    rank = len(x.dims)
+    dims = sorted(d % rank for d in (range(rank) if dim in (None, []) else _each(dim, 1)))
+    timed = x.axis is not None and x.axis.at in dims
+    sizes = list(x.sizes)
+    order = sorted({*kept(x.dims, x.axis), *(d for d in dims if sizes[d] > 1)})
+    places = [i + 1 for i, d in enumerate(order) if d in dims]
+    rows = shaped(x.rows, [sizes[d] for d in order])
+    rows = reduce(rows, places, keepdim=True) if places else rows
+    whole = tuple(1 if d in dims and not (x.axis and d == x.axis.at) else s for d, s in enumerate(x.dims))
+    axis = x.axis
+    if timed and axis:
+        whole = (*whole[: axis.at], x.n, *whole[axis.at + 1 :])
+        axis = Axis(axis.at)
+    x = Value(shaped(rows, physical(whole, axis)), whole, axis, x.n, x.clock)
+    if timed and x.n > 1:
+        x = _consumed(walk, x, lambda taps: reduce(taps, 1))
+    if keepdim:
+        return x
+    return _dropped(x, dims)
+
+
+def _dropped(x: Value, gone: Sequence[int]) -> Value:
+    dims = tuple(s for d, s in enumerate(x.dims) if d not in gone)
+    axis = x.axis
+    if axis and axis.at in gone:
+        axis = None
+    elif axis:
+        axis = axis._replace(at=axis.at - sum(d < axis.at for d in gone))
+    return Value(shaped(x.rows, physical(dims, axis)), dims, axis, x.n, x.clock)
+
+
+def _consumed(walk: Walk, x: Value, over: Callable[[Tensor], Tensor]) -> Value:
+    """All positions of the clip become one: over a window as long as the clip, or what was asked for."""
+    averages = walk.pool != "window" and walk.node.target._schema.name.find("max") < 0
+    if averages and not isinstance(walk.time, Clip):
+        return _running(walk, x)
+    taps = walk.gather(x, range(x.n), n=1)
+    return x.with_rows(over(taps.stacked()), taps.clock, 1)
+
+
+def _running(walk: Walk, x: Value) -> Value:
+    """Mean of all frames since the reset, or an exponential mean as long as the clip."""
+    walk.approximate(f"a mean over the clip became a {walk.pool} mean")
+    clock = replace(x.clock, ready=x.clock.ready + x.clock.period * (x.n - 1), endless=True)
+    shape = tuple(x.rows.shape[1:])
+    mean = walk.time.hold(x.rows, (1, *shape), x.clock)
+    if walk.pool == "ema":
+        for row in x.rows.split(1):
+            mean = mean + (row - mean) * (2.0 / (x.n + 1))
+        walk.time.keep(mean)
+        return x.with_rows(mean, clock, 1)
+    seen = walk.time.hold(x.rows, (1, *(1,) * len(shape)), x.clock)
+    for row in x.rows.split(1):
+        seen = seen + 1.0
+        mean = mean + (row - mean) / seen
+    walk.time.keep(mean)
+    walk.time.keep(seen)
+    return x.with_rows(mean, clock, 1)

@@ -1,0 +1,232 @@
+"""One pass over a captured graph, operator by operator, in one of the two layouts of time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edgepv.stream.capture import BATCH_NORM, Captured, kind, layer, place
+from edgepv.stream.times import Stream, Taps, Time
+from edgepv.stream.values import Axis, Clock, RefusedError, Value, reshape, static
+
+Rule = Callable[..., Any]
+RULES: dict[str, Rule] = {}
+"""Operator name -> its rule: called with the walk and the operator's own arguments."""
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Register a rule for the operators "aten::NAME"."""
+
+    def register(function: Rule) -> Rule:
+        RULES.update({f"aten::{name}": function for name in names})
+        return function
+
+    return register
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One operator that computes, as the explanation shows it.
+
+    flops_clip: of the original for one clip; flops_frame: of the stream for one new frame.
+    """
+
+    name: str
+    operator: str
+    place: str
+    positions: int
+    clock: Clock
+    flops_clip: float
+    flops_frame: float
+    states: tuple[str, ...]
+
+
+class Folded(dict[str, Tensor]):
+    """Constants made once while planning, by name: reordered weights, masks, norms."""
+
+
+@dataclass
+class Walk:
+    """Runs every operator's rule on real tensors.
+
+    folded: constants, filled by the first walk. pool: what a mean over time becomes. edges: operators
+    that show the ends of a clip to the model. approximations: reasons why the result is not exact.
+    """
+
+    graph: Captured
+    time: Time
+    folded: Folded
+    pool: str = "window"
+    edges: dict[str, str] = field(default_factory=dict)
+    approximations: dict[str, str] = field(default_factory=dict)
+    layers: list[Layer] = field(default_factory=list)
+    values: dict[str, Any] = field(default_factory=dict)
+    node: Any = None
+    _memo: dict[Any, Any] = field(default_factory=dict)
+
+    def run(self, x: Tensor) -> Value:
+        """The answer for rows of input frames ``x``, (m, C, H, W). Raises RefusedError at an operator
+        that cannot be rewritten, with its name and source line."""
+        for node in self.graph.nodes:
+            if node.op in ("placeholder", "call_function"):
+                self.node = node
+                try:
+                    self.values[node.name] = self._value(node, x)
+                except RefusedError as e:
+                    if node.op == "placeholder":
+                        raise
+                    raise RefusedError(f"{describe(node)} {e.why}", e.cure) from e
+        result = self.values[self.graph.output.name]
+        if not isinstance(result, Value):
+            raise RefusedError("answers the same whatever the video shows")
+        return result
+
+    def _value(self, node: torch.fx.Node, x: Tensor) -> Any:
+        if node is self.graph.input:
+            dims = tuple(node.meta["val"].shape)
+            return Value(x, dims, Axis(2), dims[2], Clock(1, 0, 0, (0, dims[2] - 1)))
+        if node.op == "placeholder":
+            return self.graph.constants[node.name]
+        if node.name in self.graph.folded:
+            return self._resolve(node.args[0])
+        args = [self._resolve(a) for a in node.args]
+        kwargs = {k: self._resolve(v) for k, v in node.kwargs.items()}
+        name = kind(node)
+        if name == "getitem":
+            return args[0][args[1]]
+        if static(args) and static(list(kwargs.values())):
+            return self.constant("", lambda: node.target(*args, **kwargs))
+        return self._once(name, args, kwargs)
+
+    def _resolve(self, argument: Any) -> Any:
+        if isinstance(argument, torch.fx.Node):
+            return (
+                (self.values[argument.name],)
+                if kind(argument) == BATCH_NORM and argument.name in self.graph.folded
+                else self.values[argument.name]
+            )
+        if isinstance(argument, list | tuple):
+            return type(argument)(self._resolve(a) for a in argument)
+        return argument
+
+    def _once(self, name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        """The rule's result. The same operator on the same rows at another time is not computed again:
+        a loop over frames costs one frame."""
+        function = RULES.get(name) or _pointwise(self.node)
+        if function is None:
+            raise RefusedError("has no rule that keeps it exact frame by frame")
+        begin = _first_ready([args, kwargs])
+        norm = id(self.graph.affine.get(self.node.name))
+        key = (name, norm, _key(args, begin), _key(kwargs, begin))
+        if key in self._memo:
+            then, result = self._memo[key]
+            return _moved(result, begin - then)
+        if isinstance(self.time, Stream):
+            self.time.label = state_name(self.node)
+            known = len(self.time.plans)
+        result = function(self, *args, **kwargs)
+        self._memo[key] = (begin, result)
+        states = self.time.plans[known:] if isinstance(self.time, Stream) else []
+        self._note(name, args, result, tuple(p.name for p in states))
+        return result
+
+    def _note(self, name: str, args: list[Any], result: Any, states: tuple[str, ...]) -> None:
+        from edgepv.stream.cost import flops
+
+        cost = flops(self.node, name, args)
+        out = result[0] if isinstance(result, tuple | list) and result else result
+        if not isinstance(out, Value) or not (cost or states):
+            return
+        rows = out.rows.shape[0] / self.time.every if isinstance(self.time, Stream) else 1.0
+        per_frame = cost / out.n * rows
+        title = layer(self.node)
+        self.layers.append(
+            Layer(title, name[6:], place(self.node), out.n, out.clock, cost, per_frame, states)
+        )
+
+    def constant(self, suffix: str, make: Callable[[], Any]) -> Any:
+        """A constant of this node, made by the first walk and kept."""
+        key = f"{self.node.name}{suffix}"
+        if key not in self.folded:
+            made = make()
+            if not isinstance(made, Tensor):
+                return made
+            self.folded[key] = made.detach().contiguous()
+        return self.folded[key]
+
+    def gather(
+        self, v: Value, offsets: Sequence[int], *, n: int, stride: int = 1, first: int = 0, fill: float = 0.0
+    ) -> Taps:
+        """``time.gather``, noting whether it looks beyond the ends of the clip."""
+        if first + min(offsets) < 0 or (n - 1) * stride + first + max(offsets) > v.n - 1:
+            self.edges.setdefault(layer(self.node), place(self.node))
+        return self.time.gather(v, offsets, n=n, stride=stride, first=first, fill=fill)
+
+    def align(self, values: Sequence[Value]) -> tuple[list[Tensor], Clock]:
+        """``time.align``. What was pooled over the clip and goes back to its frames is not exact."""
+        if len({v.n == 1 for v in values}) > 1:
+            self.approximate("joins frames with a mean over the clip; a stream takes the clip that ends now")
+        return self.time.align(values)
+
+    def approximate(self, why: str) -> None:
+        """Declare that what this node becomes is not what the clip model computes."""
+        if isinstance(self.time, Stream):
+            self.approximations.setdefault(describe(self.node), why)
+
+    def reshaped(self, v: Value) -> Value:
+        """``v`` in the shape that the original's tensor has after this node."""
+        return reshape(v, tuple(self.node.meta["val"].shape))
+
+
+def describe(node: torch.fx.Node) -> str:
+    """An operator for a person: "aten.flip (net.py:31)"."""
+    where = place(node)
+    return f"{kind(node).replace('::', '.')}" + (f" ({where})" if where else "")
+
+
+def state_name(node: torch.fx.Node) -> str:
+    """A name for a state made at ``node``, as graphs like it: letters, digits, underscores."""
+    return "".join(c if c.isalnum() else "_" for c in layer(node))
+
+
+def _pointwise(node: torch.fx.Node) -> Rule | None:
+    tags = getattr(node.target, "tags", ())
+    return RULES["aten::pointwise"] if torch.Tag.pointwise in tags else None
+
+
+def _first_ready(arguments: Any) -> int:
+    found = [v.clock.ready for v in _values(arguments)]
+    return found[0] if found else 0
+
+
+def _values(x: Any) -> list[Value]:
+    if isinstance(x, Value):
+        return [x]
+    if isinstance(x, dict):
+        x = list(x.values())
+    return [v for y in x for v in _values(y)] if isinstance(x, list | tuple) else []
+
+
+def _key(x: Any, begin: int) -> Any:
+    if isinstance(x, Value):
+        c = x.clock
+        return ("v", id(x.rows), x.dims, x.axis, x.n, c.period, c.ready - begin, c.oldest - begin, c.clean)
+    if isinstance(x, Tensor):
+        return ("t", id(x))
+    if isinstance(x, dict):
+        return tuple((k, _key(v, begin)) for k, v in x.items())
+    if isinstance(x, list | tuple):
+        return tuple(_key(y, begin) for y in x)
+    return repr(x)
+
+
+def _moved(x: Any, frames: int) -> Any:
+    if isinstance(x, Value):
+        return replace(x, clock=x.clock.later(frames)) if frames else x
+    if isinstance(x, list | tuple):
+        return type(x)(_moved(y, frames) for y in x)
+    return x
