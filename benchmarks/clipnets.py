@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -182,7 +183,9 @@ class Basic(nn.Module):
 class VideoResNet(nn.Module):
     """Tran et al. 2018, "A Closer Look at Spatiotemporal Convolutions": R3D, MC3 and R(2+1)D, 18 layers."""
 
-    def __init__(self, width: float, convs: Sequence[Callable[..., nn.Module]], *, split_stem: bool = False) -> None:
+    def __init__(
+        self, width: float, convs: Sequence[Callable[..., nn.Module]], *, split_stem: bool = False
+    ) -> None:
         super().__init__()
         w = [wide(c, width) for c in (64, 64, 128, 256, 512)]
         mid = wide(45, width)
@@ -251,7 +254,10 @@ class X3D(nn.Module):
         mid = wide(432, width)
         self.conv5, self.bn5 = nn.Conv3d(w[-1], mid, 1, bias=False), nn.BatchNorm3d(mid)
         self.pool = nn.AdaptiveAvgPool3d(1)
-        self.lin5, self.fc = nn.Conv3d(mid, wide(2048, width), 1, bias=False), nn.Linear(wide(2048, width), CLASSES)
+        self.lin5, self.fc = (
+            nn.Conv3d(mid, wide(2048, width), 1, bias=False),
+            nn.Linear(wide(2048, width), CLASSES),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.stem_bn(self.stem_t(self.stem_xy(x))))
@@ -291,7 +297,10 @@ class SlowFast(nn.Module):
             return F.relu(self.bn(self.xy(F.relu(self.t_bn(self.t(x))))) + self.down(x))
 
     def forward(self, x: Tensor) -> Tensor:
-        slow, fast = F.relu(self.slow_bn(self.slow_stem(x[:, :, ::4]))), F.relu(self.fast_bn(self.fast_stem(x)))
+        slow, fast = (
+            F.relu(self.slow_bn(self.slow_stem(x[:, :, ::4]))),
+            F.relu(self.fast_bn(self.fast_stem(x))),
+        )
         slow, fast = (F.max_pool3d(v, (1, 3, 3), (1, 2, 2), (0, 1, 1)) for v in (slow, fast))
         for lateral, s, f in zip(self.lateral, self.slow, self.fast):
             slow, fast = s(torch.cat([slow, lateral(fast)], 1)), f(fast)
@@ -378,7 +387,10 @@ class CausalNet(nn.Module):
     def __init__(self, width: float) -> None:
         super().__init__()
         w = [wide(c, width) for c in (16, 24, 48, 88, 144)]
-        self.stem, self.bn = nn.Conv3d(3, w[0], (1, 3, 3), (1, 2, 2), (0, 1, 1), bias=False), nn.BatchNorm3d(w[0])
+        self.stem, self.bn = (
+            nn.Conv3d(3, w[0], (1, 3, 3), (1, 2, 2), (0, 1, 1), bias=False),
+            nn.BatchNorm3d(w[0]),
+        )
         blocks = []
         for i, (k, depth) in enumerate(zip((5, 3, 3, 5), (1, 2, 3, 2))):
             for j in range(depth):
@@ -400,7 +412,7 @@ class CnnLstm(nn.Module):
         super().__init__()
         w = [3, *(wide(c, width) for c in (32, 64, 128, 256))]
         self.cnn = nn.Sequential(
-            *(m for a, b in zip(w, w[1:]) for m in (nn.Conv2d(a, b, 3, 2, 1), nn.BatchNorm2d(b), nn.ReLU()))
+            *(m for a, b in pairwise(w) for m in (nn.Conv2d(a, b, 3, 2, 1), nn.BatchNorm2d(b), nn.ReLU()))
         )
         self.lstm = nn.LSTM(w[-1], wide(256, width), batch_first=True)
         self.fc = nn.Linear(wide(256, width), CLASSES)

@@ -90,10 +90,12 @@ def _fold_batch_norms(
     for node in nodes:
         if kind(node) != BATCH_NORM:
             continue
-        source = node.args[0]
+        source: Any = node.args[0]
         plain = all(not isinstance(a, torch.fx.Node) or a.name in constants for a in node.args[1:5])
         if plain and kind(source).startswith("aten::conv") and len(source.users) == 1:
-            rest = [constants[a.name] if isinstance(a, torch.fx.Node) else a for a in node.args[1:]]
+            rest: list[Any] = [
+                constants[a.name] if isinstance(a, torch.fx.Node) else a for a in node.args[1:]
+            ]
             key = tuple(str(a) for a in node.args[1:])
             affine[source.name] = known.setdefault(key, scale_and_shift(*rest))
             folded.add(node.name)

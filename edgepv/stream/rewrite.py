@@ -9,14 +9,20 @@ import torch
 from torch import Tensor, nn
 
 from edgepv.errors import UsageError
-from edgepv.stream import rules_memory, rules_shape, rules_window  # noqa: F401  (they register the rules)
+from edgepv.stream import (  # noqa: F401  (they register the rules)
+    rules_assign,
+    rules_memory,
+    rules_shape,
+    rules_window,
+)
 from edgepv.stream.capture import Captured, capture
-from edgepv.stream.times import Clip, StatePlan, Stream
+from edgepv.stream.times import Clip, Stream
 from edgepv.stream.values import MAX_RANK, RefusedError, Value
 from edgepv.stream.walk import Folded, Layer, Walk
 from edgepv.types import ModelSpec, StateSpec, StreamSpec
 
 POOLS = ("window", "running", "ema")
+
 
 class NotStreamableError(UsageError):
     """A model that stays a clip model. why: operator, source line and reason. cure: what to change."""
@@ -47,19 +53,21 @@ class Rewritten(nn.Module):
     def __init__(self, graph: Captured, folded: Folded, pool: str) -> None:
         super().__init__()
         self._graph, self._pool = graph, pool
+        self._facts: dict[Any, Any] = {}
         self._names = {}
         for kind, tensors in (("folded", folded), ("weight", graph.constants)):
             for i, (key, value) in enumerate(tensors.items()):
                 self._names[kind, key] = f"{kind}_{i}"
                 self.register_buffer(f"{kind}_{i}", value)
 
-    def _walk(self, time: Any) -> Walk:
+    def walk(self, time: Any) -> Walk:
         """A walk over this module's own tensors, so that exporters see them as its weights."""
 
         def mine(kind: str) -> dict[str, Tensor]:
             return {key: getattr(self, name) for (k, key), name in self._names.items() if k == kind}
 
-        return Walk(replace(self._graph, constants=mine("weight")), time, Folded(mine("folded")), self._pool)
+        graph = replace(self._graph, constants=mine("weight"))
+        return Walk(graph, time, Folded(mine("folded")), self._pool, self._facts)
 
 
 class FlatModel(Rewritten):
@@ -67,7 +75,7 @@ class FlatModel(Rewritten):
 
     def forward(self, clip: Tensor) -> Tensor:
         """The original's answer."""
-        value = self._walk(Clip()).run(_rows_of_clip(clip))
+        value = self.walk(Clip()).run(_rows_of_clip(clip))
         return _as_original(value)
 
 
@@ -88,11 +96,12 @@ class StreamModel(Rewritten):
         spec: ModelSpec,
         stream: StreamSpec,
         origin: int,
+        due: int,
         explanation: Explanation,
     ) -> None:
         super().__init__(graph, folded, pool)
         self.spec, self.stream, self.explanation = spec, stream, explanation
-        self._origin = origin
+        self.origin, self.due = origin, due  # in frames of the clip: see Stream and Clock.ready
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -106,18 +115,16 @@ class StreamModel(Rewritten):
 
     def step(self, frames: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
         """Answer to ``frames`` and what the states need of this step."""
-        time = Stream(self.stream.chunk, self._origin, list(states), input=frames)
-        value = self._walk(time).run(frames)
-        return _as_original(replace_rows(value, value.rows[-1:])), *time.fresh
+        time = Stream(self.stream.chunk, self.origin, list(states), input=frames)
+        return self.answer(self.walk(time).run(frames)), *time.fresh
+
+    def answer(self, value: Value) -> Tensor:
+        """The newest row, in the shape of the original's answer (with one frame where that has T)."""
+        return value.rows[-1:].reshape(value.with_rows(value.rows, value.clock, 1).dims)
 
     def forward(self, frames: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
         """Same as ``step``."""
         return self.step(frames, *states)
-
-
-def replace_rows(v: Value, rows: Tensor) -> Value:
-    """The same value with other rows."""
-    return replace(v, rows=rows)
 
 
 def _rows_of_clip(clip: Tensor) -> Tensor:
@@ -125,15 +132,15 @@ def _rows_of_clip(clip: Tensor) -> Tensor:
 
 
 def _as_original(v: Value) -> Tensor:
-    """Rows in the shape the original answers in. An answer per position keeps its positions in front."""
+    """The rows of a whole clip in the shape the original answers in."""
     if v.axis is None:
         return v.rows.reshape(v.dims)
-    return v.rows
+    at, outer, inner = v.axis
+    split = v.rows.reshape(v.n, *v.dims[:at], outer, inner, *v.dims[at + 1 :])
+    return split.movedim(0, at + 1).reshape(v.dims)
 
 
-def convert(
-    module: nn.Module, spec: ModelSpec, *, every: int = 1, pool: str = "window"
-) -> StreamModel:
+def convert(module: nn.Module, spec: ModelSpec, *, every: int = 1, pool: str = "window") -> StreamModel:
     """Rewrite a clip model into a per-frame stream model with the same weights.
 
     spec: of the clip model, input (1, C, T, H, W). every: frames per step and per answer; 1 answers
@@ -176,7 +183,7 @@ def _example(spec: ModelSpec) -> Tensor:
 
 def _convert(graph: Captured, spec: ModelSpec, every: int, pool: str) -> StreamModel:
     """Plan twice: the first pass says when the answer is due, the second starts clips to suit."""
-    _, c, frames, h, w = spec.input.shape
+    _, c, _, h, w = spec.input.shape
     if every < 1:
         raise UsageError(f"--every {every}: give a number of frames above 0")
     x = torch.randn((every, c, h, w), generator=torch.Generator().manual_seed(1))
@@ -185,12 +192,10 @@ def _convert(graph: Captured, spec: ModelSpec, every: int, pool: str) -> StreamM
     origin = every - 1 - answer.clock.ready
     walk, answer, time = _plan(graph, folded, x, every, origin, pool)
     _check_ranks(walk)
-    if answer.axis is not None and answer.n > 1:
-        raise RefusedError("answers once per frame of the clip, not once per clip", "average over time first")
     stream = _stream_spec(walk, answer, time, spec)
     cost = Explanation(
         tuple(walk.layers),
-        sum(layer.flops_clip for layer in walk.layers),
+        walk.flops_clip,
         sum(layer.flops_frame for layer in walk.layers),
         max([layer.clock.period for layer in walk.layers], default=1),
     )
@@ -202,6 +207,7 @@ def _convert(graph: Captured, spec: ModelSpec, every: int, pool: str) -> StreamM
         spec=replace(spec, input=per_step),
         stream=stream,
         origin=origin,
+        due=answer.clock.ready,
         explanation=cost,
     ).eval()
 
@@ -218,27 +224,30 @@ def _check_ranks(walk: Walk) -> None:
     """Raise RefusedError for a tensor of more than four dimensions."""
     for value in walk.values.values():
         if isinstance(value, Value) and value.rows.ndim > MAX_RANK:
-            raise RefusedError(f"holds a tensor of {value.rows.ndim} dimensions, shape {tuple(value.rows.shape)}")
+            raise RefusedError(
+                f"holds a tensor of {value.rows.ndim} dimensions, shape {tuple(value.rows.shape)}"
+            )
 
 
 def _stream_spec(walk: Walk, answer: Value, time: Stream, spec: ModelSpec) -> StreamSpec:
-    names = _unique([p.name for p in time.plans])
+    names = _unique([p.name for p in time.plans], taken=(spec.input.name, "logits"))
     fresh = {p.source: f"{name}_next" for p, name in reversed(list(zip(time.plans, names)))}
     fresh[-1] = spec.input.name
     states = tuple(
-        _state(p, name, fresh[p.source], time.every) for p, name in zip(time.plans, names)
+        StateSpec(name, fresh[p.source], p.shape, update=p.update, period=p.period, first=p.first)
+        for p, name in zip(time.plans, names)
     )
-    clock, last = answer.clock, spec.frames - 1
+    clock, last = answer.clock, answer.clock.period - 1 if answer.n > 1 else spec.frames - 1
     field = None if clock.endless else clock.ready - clock.oldest + 1
     delay = max(0, clock.ready - last)
-    exact = "approximate" if walk.approximations else "delayed" if delay else "exact"
+    exact: Any = "approximate" if walk.approximations else "delayed" if delay else "exact"
     return StreamSpec(
         states=states,
         warmup=field or spec.frames + delay,
         receptive_field=field,
         chunk=time.every,
         delay=delay,
-        exactness=exact,  # type: ignore[arg-type]
+        exactness=exact,
         because=tuple(f"{op}: {why}" for op, why in walk.approximations.items()),
         edges=tuple(f"{name} ({where})" if where else name for name, where in walk.edges.items())
         if clock.clean[0] > clock.clean[1] or clock.endless
@@ -246,19 +255,13 @@ def _stream_spec(walk: Walk, answer: Value, time: Stream, spec: ModelSpec) -> St
     )
 
 
-def _state(plan: StatePlan, name: str, output: str, every: int) -> StateSpec:
-    return StateSpec(
-        name, output, plan.shape, update=plan.update, period=plan.period, first=plan.first  # type: ignore[arg-type]
-    )
-
-
-def _unique(names: list[str]) -> list[str]:
-    """Names with a number where one comes twice."""
+def _unique(names: list[str], taken: tuple[str, ...]) -> list[str]:
+    """Names with a number where one comes twice or is taken."""
     found: list[str] = []
     for name in names:
         n, base = 1, name or "state"
         name = base
-        while name in found:
+        while name in found or name in taken:
             n += 1
             name = f"{base}_{n}"
         found.append(name)

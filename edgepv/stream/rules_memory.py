@@ -59,25 +59,23 @@ def _inside_frames(
             raise RefusedError("attends with a mask per head or frame")
     rows, clock = walk.align(values)
     order = [d for d in kept(dims, axis) if d < len(lead)]
-    parts = []
-    for x, r in zip(values, rows):
+
+    def laid(x: Value, rows: Tensor) -> Tensor:
         sizes = [*(1,) * (rank - len(x.dims)), *x.sizes]
-        parts.append(shaped(r, [*(sizes[d] for d in order), *x.dims[-2:]]))
-    made = F.scaled_dot_product_attention(*parts, attn_mask=mask, is_causal=causal, scale=scale)
+        return shaped(rows, [*(sizes[d] for d in order), *x.dims[-2:]])
+
+    q, k, v = map(laid, values, rows)
+    made = F.scaled_dot_product_attention(q, k, v, mask, 0.0, causal, scale=scale)
     return Value(shaped(made, physical(dims, axis)), dims, axis, n, clock)
 
 
-def _over_clip(
-    q: Value, k: Value, v: Value, mask: Tensor | None, causal: bool, scale: float | None
-) -> Value:
+def _over_clip(q: Value, k: Value, v: Value, mask: Tensor | None, causal: bool, scale: float | None) -> Value:
     """All positions at once: time goes back to where attention wants it."""
-    parts = [x.rows.reshape(x.n, -1, x.dims[-1]).transpose(0, 1) for x in (q, k, v)]
+    a, b, c = (x.rows.reshape(x.n, -1, x.dims[-1]).transpose(0, 1) for x in (q, k, v))
     flat = mask.reshape(mask.shape[-2:]) if mask is not None else None
-    made = F.scaled_dot_product_attention(*parts, attn_mask=flat, is_causal=causal, scale=scale)
+    made = F.scaled_dot_product_attention(a, b, c, flat, 0.0, causal, scale=scale)
     dims = (*q.dims[:-1], v.dims[-1])
-    return Value(
-        made.transpose(0, 1).reshape(q.n, *physical(dims, q.axis)), dims, q.axis, q.n, q.clock
-    )
+    return Value(made.transpose(0, 1).reshape(q.n, *physical(dims, q.axis)), dims, q.axis, q.n, q.clock)
 
 
 def _reach(n: int, mask: Tensor | None, causal: bool) -> tuple[int, int]:
@@ -100,7 +98,11 @@ def _reach(n: int, mask: Tensor | None, causal: bool) -> tuple[int, int]:
     band = torch.zeros(n, n, dtype=torch.bool)
     for d in (*(-b for b in back), *ahead):
         band |= torch.diag(torch.ones(n - abs(d), dtype=torch.bool), d)
-    if not torch.equal(band, open_) or back != list(range(len(back))) or ahead != list(range(1, len(ahead) + 1)):
+    if (
+        not torch.equal(band, open_)
+        or back != list(range(len(back)))
+        or ahead != list(range(1, len(ahead) + 1))
+    ):
         raise RefusedError("attends over time with a mask that is not a band")
     return len(back) - 1, len(ahead)
 
@@ -119,8 +121,10 @@ def _over_ring(
     for i in range(len(rows)):
         query = rows[i].reshape(-1, 1, size)
         keys, values = (x[i].reshape(len(offsets), -1, x.shape[-1]).transpose(0, 1) for x in (seen_k, seen_v))
-        weights = torch.softmax(query @ keys.transpose(1, 2) * (scale or size**-0.5), -1)
-        parts.append(weights @ values)
+        scores = query @ keys.transpose(1, 2) * (scale or size**-0.5)
+        if beyond := [j for row, j in taps[0].hidden if row == i]:
+            scores[..., beyond] = -torch.inf
+        parts.append(torch.softmax(scores, -1) @ values)
     dims = (*q.dims[:-1], v.dims[-1])
     made = torch.cat([p.reshape(1, *physical(dims, q.axis)) for p in parts])
     return Value(made, dims, q.axis, q.n, taps[0].clock)
@@ -174,8 +178,9 @@ def recurrent(
     rows = x.rows.reshape(len(x.rows) * batch, -1).split(batch)
     states = []
     for i in range(layers):
-        mine = [*weights[i * per_layer : (i + 1) * per_layer], None, None][:4]
-        hidden = mine[1].shape[1]
+        of_x, of_h, *biases = weights[i * per_layer : (i + 1) * per_layer]
+        mine = (of_x, of_h, *(biases or (None, None)))
+        hidden = of_h.shape[1]
         held = [walk.time.hold(x.rows, (batch, hidden), x.clock) for _ in range(2 if kind == "lstm" else 1)]
         made = []
         for row in rows:
@@ -183,7 +188,8 @@ def recurrent(
             made.append(held[0])
         for h in held:
             walk.time.keep(h)
-        rows, _ = tuple(made), states.append(held)
+        rows = tuple(made)
+        states.append(held)
     dims = (*x.dims[:2], rows[0].shape[1])
     out = Value(torch.cat(rows).reshape(-1, *physical(dims, x.axis)), dims, x.axis, x.n, clock)
     last = replace(clock, ready=clock.ready + clock.period * (x.n - 1), clean=(1, 0))

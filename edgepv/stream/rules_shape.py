@@ -85,9 +85,7 @@ def expanded(walk: Walk, x: Value, size: Sequence[int], **_: Any) -> Value:
     sizes = list(dims)
     if axis:
         sizes[axis.at] = axis.outer * axis.inner
-    return Value(
-        rows.expand(len(rows), *(sizes[i] for i in kept(dims, axis))), dims, axis, x.n, x.clock
-    )
+    return Value(rows.expand(len(rows), *(sizes[i] for i in kept(dims, axis))), dims, axis, x.n, x.clock)
 
 
 def _at_end(axis: Axis | None, rank: int, wanted: int) -> Axis | None:
@@ -100,7 +98,7 @@ def pointwise(walk: Walk, *args: Any, **kwargs: Any) -> Value:
     """Any operator that works element by element, broadcasting included."""
     flat = [*args, *kwargs.values()]
     values = [a for a in flat if isinstance(a, Value)]
-    shapes = [getattr(a, "dims", None) or tuple(a.shape) for a in flat if isinstance(a, Value | Tensor)]
+    shapes = [shape_of(a) for a in flat if isinstance(a, Value | Tensor)]
     dims = spread_dims(*shapes)
     axis, n = common_axis(values, len(dims))
     rows, clock = walk.align(values)
@@ -114,6 +112,11 @@ def pointwise(walk: Walk, *args: Any, **kwargs: Any) -> Value:
     placed = [place(i, a) for i, a in enumerate(args)]
     named = {k: place(len(args) + i, a) for i, (k, a) in enumerate(kwargs.items())}
     return Value(walk.node.target(*placed, **named), dims, axis, n, clock)
+
+
+def shape_of(x: Value | Tensor) -> tuple[int, ...]:
+    """Shape in the original."""
+    return x.dims if isinstance(x, Value) else tuple(x.shape)
 
 
 def _with(v: Value, rows: Tensor) -> Value:
@@ -163,7 +166,6 @@ def clip_statistics(walk: Walk, x: Value, *_: Any) -> Value:
     )
 
 
-@rule("slice", "narrow_copy")
 def sliced(
     walk: Walk, x: Value, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
 ) -> Value:
@@ -266,7 +268,9 @@ def joined(walk: Walk, parts: Sequence[Any], dim: int = 0) -> Any:
         else:
             shape = [*dims[:dim], sizes[i][dim], *dims[dim + 1 :]]
             c = constant(walk, part, shape, axis, n, f"_c{i}")
-            laid.append(shaped(c, [shape[d] for d in order]).expand(max(len(r) for r in rows), *[-1] * len(order)))
+            laid.append(
+                shaped(c, [shape[d] for d in order]).expand(max(len(r) for r in rows), *[-1] * len(order))
+            )
     made = torch.cat(laid, order.index(dim) + 1)
     return Value(made, tuple(dims), axis, n, clock)
 
@@ -276,10 +280,11 @@ def stacked(walk: Walk, parts: Sequence[Any], dim: int = 0) -> Any:
     """Values side by side in a new dimension."""
     rank = len(parts[0].dims if isinstance(parts[0], Value) else parts[0].shape) + 1
     dim %= rank
-    return joined(walk, [_with_one(p, dim) for p in parts], dim)
+    return joined(walk, [with_one(p, dim) for p in parts], dim)
 
 
-def _with_one(x: Any, dim: int) -> Any:
+def with_one(x: Any, dim: int) -> Any:
+    """``x`` with a dimension of size one put in."""
     if isinstance(x, Tensor):
         return x.unsqueeze(dim)
     dims = (*x.dims[:dim], 1, *x.dims[dim:])
@@ -317,69 +322,26 @@ def _in_time(walk: Walk, parts: Sequence[Any], dim: int) -> Value:
     lengths = [p.n if isinstance(p, Value) else p.shape[dim] for p in parts]
     main = max(range(len(parts)), key=lambda i: (isinstance(parts[i], Value), lengths[i]))
     v, total = parts[main], sum(lengths)
-    if 2 * lengths[main] < total or v.axis.outer * v.axis.inner > 1:
-        raise RefusedError("puts frames of different origin one after the other")
     start = sum(lengths[:main])
+    taps = walk.gather(v, [0], n=total, first=-start)
     if not isinstance(walk.time, Clip):
-        return v.with_rows(*_after(walk, v, start, total), total)
+        others = [p for i, p in enumerate(parts) if i != main]
+        if (
+            walk.fact("tail", lambda: any(isinstance(p, Value) or bool(p.any()) for p in others))
+            or v.axis.outer * v.axis.inner > 1
+        ):
+            raise RefusedError("puts frames of different origin one after the other", "pad time with zeros")
+        return v.with_rows(taps.each()[0], taps.clock, total)
     dims = (*v.dims[:dim], 1, *v.dims[dim + 1 :])
     rows = [
         p.rows if isinstance(p, Value) else _every(constant_rows(p, dims, v.axis, size), size)
         for p, size in zip(parts, lengths)
     ]
-    made = v.with_rows(*_after(walk, v, start, total), total)
-    return _with(made, torch.cat(rows))
-
-
-def _after(walk: Walk, v: Value, start: int, total: int) -> tuple[Tensor, Any]:
-    taps = walk.gather(v, [0], n=total, first=-start)
-    return taps.each()[0], taps.clock
+    return v.with_rows(torch.cat(rows), taps.clock, total)
 
 
 def _every(rows: Tensor, n: int) -> Tensor:
     return rows.expand(n, *rows.shape[1:])
-
-
-@rule("slice_scatter")
-def overwritten(
-    walk: Walk, x: Any, part: Any, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
-) -> Any:
-    """``x`` with a range of one dimension replaced: what slice assignment becomes."""
-    dims = tuple(walk.node.meta["val"].shape)
-    dim %= len(dims)
-    a, b, step = slice(start, end, step).indices(dims[dim])
-    if step != 1:
-        raise RefusedError("assigns to every second element")
-    if b - a == dims[dim]:
-        return part
-    before = [_range(walk, x, dim, 0, a)] if a else []
-    after = [_range(walk, x, dim, b, dims[dim])] if b < dims[dim] else []
-    return joined(walk, [*before, part, *after], dim)
-
-
-def _range(walk: Walk, x: Any, dim: int, start: int, end: int) -> Any:
-    if isinstance(x, Tensor):
-        return walk.constant(f"_{start}", lambda: x.narrow(dim, start, end - start))
-    return cut(walk, x, dim, start, end)
-
-
-@rule("select_scatter")
-def overwritten_one(walk: Walk, x: Any, part: Any, dim: int, index: int) -> Any:
-    """``x`` with one element of a dimension replaced."""
-    rank = len(walk.node.meta["val"].shape)
-    index %= walk.node.meta["val"].shape[dim]
-    return overwritten(walk, x, _with_one(part, dim % rank), dim, index, index + 1)
-
-
-@rule("copy")
-def copied(walk: Walk, x: Any, source: Any, *_: Any) -> Any:
-    """The right-hand side of an assignment."""
-    dims = tuple(walk.node.meta["val"].shape)
-    if isinstance(source, Tensor):
-        return walk.constant("", lambda: source.expand(dims))
-    if source.dims != dims:
-        raise RefusedError("assigns a value of another shape")
-    return source
 
 
 @rule("constant_pad_nd", "pad")

@@ -125,7 +125,6 @@ def _in_space(
     walk: Walk, taps: Any, weight: Tensor, bias: Tensor | None, rest: Sequence[Any], groups: int
 ) -> Tensor:
     """weight: (O, I / groups, k, *space). Dense: taps become channels. Grouped: one convolution a tap."""
-    stride, pads, dilation = rest
     k = weight.shape[2]
     if groups > 1 and k > 1:
         parts = [
@@ -160,7 +159,14 @@ def _one(rows: Tensor, weight: Tensor, bias: Tensor | None, rest: Sequence[Any],
 
 
 def _time_in_channels(
-    walk: Walk, x: Value, weight: Tensor, bias: Tensor | None, stride: Any, pads: Any, dilation: Any, groups: int
+    walk: Walk,
+    x: Value,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Any,
+    pads: Any,
+    dilation: Any,
+    groups: int,
 ) -> Value:
     """A 2-D convolution whose channels are all frames of the clip: a window over them."""
     if groups > 1 or len(stride) > 2:
@@ -172,7 +178,9 @@ def _time_in_channels(
     seen = seen.reshape(len(seen), -1, *x.sizes[x.axis.at + 1 :])
     flat = walk.constant(
         "_flat",
-        lambda: weight.reshape(len(weight), outer, x.n, inner, *weight.shape[2:]).transpose(1, 2).flatten(1, 3),
+        lambda: (
+            weight.reshape(len(weight), outer, x.n, inner, *weight.shape[2:]).transpose(1, 2).flatten(1, 3)
+        ),
     )
     made = _one(seen, flat, bias, (stride, pads, dilation), 1)
     return Value(made, tuple(walk.node.meta["val"].shape), None, 1, taps.clock)
@@ -307,7 +315,13 @@ def along_one(walk: Walk, x: Value, dim: int, *args: Any) -> Value:
 
 @rule("layer_norm", "native_layer_norm")
 def layer_norm(
-    walk: Walk, x: Value, shape: Sequence[int], weight: Any = None, bias: Any = None, eps: float = 1e-5, *_: Any
+    walk: Walk,
+    x: Value,
+    shape: Sequence[int],
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
+    *_: Any,
 ) -> Any:
     """Layer norm over dimensions that do not hold frames."""
     try:
@@ -345,12 +359,18 @@ def volume(walk: Walk, x: Value, *args: Any) -> Value:
     corners = bool(args[1]) if mode == "bilinear" else None
     if x.axis != Axis(2):
         raise RefusedError("enlarges a volume without time")
-    rows = F.interpolate(x.rows, dims[3:], mode=mode, align_corners=corners) if dims[3:] != x.dims[3:] else x.rows
+    rows = (
+        F.interpolate(x.rows, dims[3:], mode=mode, align_corners=corners)
+        if dims[3:] != x.dims[3:]
+        else x.rows
+    )
     if dims[2] != x.n and not isinstance(walk.time, Clip):
         raise RefusedError("makes new frames in between", "enlarge in space only")
     if dims[2] != x.n:
         flat = rows.flatten(1).t()[None]
-        flat = F.interpolate(flat, dims[2], mode="nearest" if mode == "nearest" else "linear", align_corners=corners)
+        flat = F.interpolate(
+            flat, dims[2], mode="nearest" if mode == "nearest" else "linear", align_corners=corners
+        )
         rows = flat[0].t().reshape(dims[2], *rows.shape[1:])
     return Value(rows, dims, x.axis, dims[2], x.clock)
 
@@ -394,14 +414,22 @@ def average_pool(
 
 @rule("max_pool1d", "max_pool2d", "max_pool3d")
 def max_pool(
-    walk: Walk, x: Value, kernel: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
+    walk: Walk,
+    x: Value,
+    kernel: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
 ) -> Value:
     """Maximum over a window in space, then in time."""
 
     def space(rows: Tensor, k: list[int], s: list[int], p: list[int]) -> Tensor:
         return POOLS[1][len(k)](rows, k, s, p, _each(dilation, len(k))[-1], ceil_mode)
 
-    return _pooled(walk, x, (kernel, stride, padding, dilation), space, lambda taps: taps.amax(1), -math.inf, True)
+    return _pooled(
+        walk, x, (kernel, stride, padding, dilation), space, lambda taps: taps.amax(1), -math.inf, True
+    )
 
 
 @rule("max_pool3d_with_indices", "max_pool2d_with_indices", "max_pool1d_with_indices")
@@ -490,7 +518,9 @@ def _shrunk(rows: Tensor, size: list[int], space: Callable[..., Tensor]) -> Tens
         return rows
     if all(s == 1 for s in size):
         axes = list(range(rows.ndim - len(size), rows.ndim))
-        return rows.mean(axes, keepdim=True) if space is F.adaptive_avg_pool2d else rows.amax(axes, keepdim=True)
+        return (
+            rows.mean(axes, keepdim=True) if space is F.adaptive_avg_pool2d else rows.amax(axes, keepdim=True)
+        )
     if len(size) == 1:
         return space(rows.unsqueeze(-1), (size[0], 1)).squeeze(-1)
     return space(rows, size)

@@ -51,7 +51,9 @@ class Memory:
         depth, count = self.spec.shape[0], len(fresh)
         at, held = self._at[lane], self._lanes[lane]
         if at + depth + count > len(held):
-            longer = np.empty((2 * depth + count, *held.shape[1:]), held.dtype) if len(held) == depth else held
+            longer = (
+                np.empty((2 * depth + count, *held.shape[1:]), held.dtype) if len(held) == depth else held
+            )
             longer[:depth] = held[at : at + depth].copy() if longer is held else held[at : at + depth]
             self._lanes[lane], at, held = longer, 0, longer
         held[at + depth : at + depth + count] = fresh
@@ -126,9 +128,7 @@ class Stepper:
         return outputs
 
 
-def roll(
-    stepper: Stepper, frames: Iterable[np.ndarray]
-) -> Iterator[tuple[Tensors | None, Tensors]]:
+def roll(stepper: Stepper, frames: Iterable[np.ndarray]) -> Iterator[tuple[Tensors | None, Tensors]]:
     """(feeds, outputs) of every frame of one clip, from a fresh state. frames: (C, H, W) each.
 
     Feeds are views into the states (see ``Stepper.feeds``): copy what is to be kept.

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -20,26 +20,30 @@ from edgepv.stream.values import Clock, RefusedError, Value
 
 
 class Taps(NamedTuple):
-    """Rows that an operator sees through its window: tap j is ``joined[starts[j]::step][:count]``."""
+    """Rows that an operator sees through its window: tap j is ``joined[starts[j]::step][:height]``.
+
+    hidden: (row, tap) pairs that lie beyond the clip, known while verifying only.
+    """
 
     joined: Tensor
     starts: tuple[int, ...]
     step: int
-    count: int
+    height: int
     clock: Clock
+    hidden: frozenset[tuple[int, int]] = frozenset()
 
     def each(self) -> list[Tensor]:
-        """One tensor (count, ...) per tap, oldest first."""
-        if len(self.joined) == self.count and self.starts == (0,) and self.step == 1:
+        """One tensor (height, ...) per tap, oldest first."""
+        if len(self.joined) == self.height and self.starts == (0,) and self.step == 1:
             return [self.joined]
-        ends = ((s, s + self.step * (self.count - 1) + 1) for s in self.starts)
+        ends = ((s, s + self.step * (self.height - 1) + 1) for s in self.starts)
         return [self.joined[a : b : self.step] for a, b in ends]
 
     def stacked(self) -> Tensor:
-        """All taps, (count, taps, ...); no copy where one step sees all of ``joined`` in order."""
+        """All taps, (height, taps, ...); no copy where one step sees all of ``joined`` in order."""
         k = len(self.starts)
         in_order = all(b - a == 1 for a, b in pairwise(self.starts))
-        if self.count == 1 and in_order:
+        if self.height == 1 and in_order:
             whole = len(self.joined) == k
             return (self.joined if whole else self.joined[self.starts[0] :][:k]).unsqueeze(0)
         return torch.stack(self.each(), 1)
@@ -125,7 +129,7 @@ class StatePlan:
 
     name: str
     shape: tuple[int, ...]
-    update: str
+    update: Literal["replace", "shift"]
     source: int
     period: int = 1
     first: int = 0
@@ -217,7 +221,8 @@ class Stream:
         return self.given[len(self.plans) - 1]
 
     def relabel(self, v: Value, start: int, step: int, n: int) -> Value:
-        return v.with_rows(v.rows, clock_of(v, [0], step, start, n), n) if n != v.n or start or step > 1 else v
+        clock = clock_of(v, [0], step, start, n)
+        return v.with_rows(self._at(v, clock, [0]).each()[0], clock, n)
 
     def align(self, values: Sequence[Value]) -> tuple[list[Tensor], Clock]:
         moving = [v for v in values if v.n > 1] or list(values)

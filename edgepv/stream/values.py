@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-
 MAX_RANK = 4
 """Camera NPUs and mobile GPU delegates take tensors of four dimensions."""
 
@@ -222,8 +221,6 @@ def constant_rows(c: Tensor, dims: Sequence[int], axis: Axis | None, n: int) -> 
 
 def static(x: Any) -> bool:
     """Whether ``x`` does not depend on the video."""
-    if isinstance(x, Value):
-        return False
     if isinstance(x, list | tuple):
         return all(static(y) for y in x)
-    return True
+    return not hasattr(x, "dims")

@@ -10,12 +10,16 @@ import torch
 from torch import Tensor
 
 from edgepv.stream.capture import BATCH_NORM, Captured, kind, layer, place
+from edgepv.stream.cost import flops
 from edgepv.stream.times import Stream, Taps, Time
 from edgepv.stream.values import Axis, Clock, RefusedError, Value, reshape, static
 
 Rule = Callable[..., Any]
 RULES: dict[str, Rule] = {}
 """Operator name -> its rule: called with the walk and the operator's own arguments."""
+
+
+ASSIGNMENTS = ("aten::slice", "aten::slice_scatter", "aten::select_scatter", "aten::copy")
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
@@ -53,7 +57,8 @@ class Folded(dict[str, Tensor]):
 class Walk:
     """Runs every operator's rule on real tensors.
 
-    folded: constants, filled by the first walk. pool: what a mean over time becomes. edges: operators
+    folded: constants, filled by the first walk; facts: what was found out about constants, likewise.
+    pool: what a mean over time becomes. edges: operators
     that show the ends of a clip to the model. approximations: reasons why the result is not exact.
     """
 
@@ -61,9 +66,11 @@ class Walk:
     time: Time
     folded: Folded
     pool: str = "window"
+    facts: dict[Any, Any] = field(default_factory=dict)
     edges: dict[str, str] = field(default_factory=dict)
     approximations: dict[str, str] = field(default_factory=dict)
     layers: list[Layer] = field(default_factory=list)
+    flops_clip: float = 0.0
     values: dict[str, Any] = field(default_factory=dict)
     node: Any = None
     _memo: dict[Any, Any] = field(default_factory=dict)
@@ -99,7 +106,7 @@ class Walk:
         if name == "getitem":
             return args[0][args[1]]
         if static(args) and static(list(kwargs.values())):
-            return self.constant("", lambda: node.target(*args, **kwargs))
+            return self.constant("", lambda: operator(node)(*args, **kwargs))
         return self._once(name, args, kwargs)
 
     def _resolve(self, argument: Any) -> Any:
@@ -119,9 +126,13 @@ class Walk:
         function = RULES.get(name) or _pointwise(self.node)
         if function is None:
             raise RefusedError("has no rule that keeps it exact frame by frame")
+        if name not in ASSIGNMENTS:
+            args, kwargs = self._painted(args), {k: self._painted(v) for k, v in kwargs.items()}
         begin = _first_ready([args, kwargs])
         norm = id(self.graph.affine.get(self.node.name))
         key = (name, norm, _key(args, begin), _key(kwargs, begin))
+        cost = flops(self.node, name, args)
+        self.flops_clip += cost
         if key in self._memo:
             then, result = self._memo[key]
             return _moved(result, begin - then)
@@ -131,13 +142,18 @@ class Walk:
         result = function(self, *args, **kwargs)
         self._memo[key] = (begin, result)
         states = self.time.plans[known:] if isinstance(self.time, Stream) else []
-        self._note(name, args, result, tuple(p.name for p in states))
+        self._note(name, cost, result, tuple(p.name for p in states))
         return result
 
-    def _note(self, name: str, args: list[Any], result: Any, states: tuple[str, ...]) -> None:
-        from edgepv.stream.cost import flops
+    def _painted(self, x: Any) -> Any:
+        """What was assigned to piece by piece, read."""
+        from edgepv.stream.rules_assign import Canvas, resolved
 
-        cost = flops(self.node, name, args)
+        if isinstance(x, Canvas):
+            return resolved(self, x)
+        return type(x)(self._painted(y) for y in x) if isinstance(x, list | tuple) else x
+
+    def _note(self, name: str, cost: float, result: Any, states: tuple[str, ...]) -> None:
         out = result[0] if isinstance(result, tuple | list) and result else result
         if not isinstance(out, Value) or not (cost or states):
             return
@@ -157,6 +173,13 @@ class Walk:
                 return made
             self.folded[key] = made.detach().contiguous()
         return self.folded[key]
+
+    def fact(self, name: str, find: Callable[[], Any]) -> Any:
+        """Something about a constant of this node, found out by the first walk only."""
+        key = (self.node.name, name)
+        if key not in self.facts:
+            self.facts[key] = find()
+        return self.facts[key]
 
     def gather(
         self, v: Value, offsets: Sequence[int], *, n: int, stride: int = 1, first: int = 0, fill: float = 0.0
@@ -180,6 +203,12 @@ class Walk:
     def reshaped(self, v: Value) -> Value:
         """``v`` in the shape that the original's tensor has after this node."""
         return reshape(v, tuple(self.node.meta["val"].shape))
+
+
+def operator(node: torch.fx.Node) -> Callable[..., Any]:
+    """The function a call node calls."""
+    assert callable(node.target)
+    return node.target
 
 
 def describe(node: torch.fx.Node) -> str:
@@ -221,7 +250,7 @@ def _key(x: Any, begin: int) -> Any:
         return tuple((k, _key(v, begin)) for k, v in x.items())
     if isinstance(x, list | tuple):
         return tuple(_key(y, begin) for y in x)
-    return repr(x)
+    return ("o", id(x)) if hasattr(x, "dims") else repr(x)
 
 
 def _moved(x: Any, frames: int) -> Any:
