@@ -125,7 +125,10 @@ class Clip:
 
 @dataclass
 class StatePlan:
-    """One state as the planning pass met it. source: index among the fresh tensors; -1: the input."""
+    """One state as the planning pass met it. source: index among the fresh tensors; -1: the input.
+
+    ages: frames from the newest of a step back to each row it holds.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -133,6 +136,7 @@ class StatePlan:
     source: int
     period: int = 1
     first: int = 0
+    ages: tuple[int, ...] = ()
 
 
 @dataclass
@@ -165,6 +169,11 @@ class Stream:
             )
         return g, (self.origin + clock.ready) % g
 
+    def ages(self, clock: Clock, places: Sequence[int]) -> tuple[int, ...]:
+        """Frames from the newest of a step back to rows of a value; row 0 is the first of the step."""
+        g, at = self.grid(clock)
+        return tuple(self.every - 1 - at - g * i for i in places)
+
     def gather(
         self, v: Value, offsets: Sequence[int], *, n: int, stride: int = 1, first: int = 0, fill: float = 0.0
     ) -> Taps:
@@ -182,7 +191,7 @@ class Stream:
         if len(v.rows) == 1:
             return self._steps_ago(v, clock, [-p for p in places], fill)
         back = max(0, -min(places))
-        joined = torch.cat([self._past(v.rows, back, 1, fill), v.rows]) if back else v.rows
+        joined = torch.cat([self._past(v, back, 1, fill), v.rows]) if back else v.rows
         return Taps(joined, tuple(p + back for p in places), step, count, clock)
 
     def _steps_ago(self, v: Value, clock: Clock, ago: list[int], fill: float) -> Taps:
@@ -191,18 +200,19 @@ class Stream:
             return Taps(v.rows, (0,) * len(ago), 1, 1, clock)
         period = math.gcd(*ago)
         depth = max(ago) // period
-        joined = self._past(v.rows, depth, period, fill)
+        joined = self._past(v, depth, period, fill)
         if 0 in ago:
             joined = torch.cat([joined, v.rows])
         return Taps(joined, tuple(depth - a // period for a in ago), 1, 1, clock)
 
-    def _past(self, rows: Tensor, depth: int, period: int, fill: float) -> Tensor:
-        """State of ``depth`` rows before ``rows``; asked twice, it is one state."""
-        key = (id(rows), depth, period)
+    def _past(self, v: Value, depth: int, period: int, fill: float) -> Tensor:
+        """State of ``depth`` rows before those of ``v``; asked twice, it is one state."""
+        key = (id(v.rows), depth, period)
         if key not in self._known:
-            shape = (depth, *rows.shape[1:])
-            plan = StatePlan(self.label, shape, "shift", self._source(rows), period)
-            self._known[key] = self._state(plan, rows)
+            shape = (depth, *v.rows.shape[1:])
+            ages = self.ages(v.clock, [-period * k for k in range(1, depth + 1)])
+            plan = StatePlan(self.label, shape, "shift", self._source(v.rows), period, ages=ages)
+            self._known[key] = self._state(plan, v.rows)
         return self._known[key]
 
     def _source(self, rows: Tensor) -> int:
@@ -243,7 +253,8 @@ class Stream:
         self._held.append(len(self.fresh))
         self.fresh.append(like)  # a place, taken by keep
         period = clock.period // self.grid(clock)[0] if self.every < clock.period else 1
-        return self._state(StatePlan(self.label, shape, "replace", self._held[-1], period, first), like)
+        ages = self.ages(clock, [-period])
+        return self._state(StatePlan(self.label, shape, "replace", self._held[-1], period, first, ages), like)
 
     def keep(self, fresh: Tensor) -> None:
         self.fresh[self._held.pop(0)] = fresh

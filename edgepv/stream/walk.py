@@ -36,7 +36,9 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 class Layer:
     """One operator that computes, as the explanation shows it.
 
-    flops_clip: of the original for one clip; flops_frame: of the stream for one new frame.
+    flops_clip: of the original for one clip; flops_frame: of the stream for one new frame. states: their
+    numbers in StreamSpec.states. rows, held: what a step computes and what those states hold, as frames
+    from the newest back to each row.
     """
 
     name: str
@@ -46,7 +48,9 @@ class Layer:
     clock: Clock
     flops_clip: float
     flops_frame: float
-    states: tuple[str, ...]
+    states: tuple[int, ...] = ()
+    rows: tuple[int, ...] = ()
+    held: tuple[int, ...] = ()
 
 
 class Folded(dict[str, Tensor]):
@@ -126,6 +130,7 @@ class Walk:
         function = RULES.get(name) or _pointwise(self.node)
         if function is None:
             raise RefusedError("has no rule that keeps it exact frame by frame")
+        known = len(self.time.plans) if isinstance(self.time, Stream) else 0
         if name not in ASSIGNMENTS:
             args, kwargs = self._painted(args), {k: self._painted(v) for k, v in kwargs.items()}
         begin = _first_ready([args, kwargs])
@@ -134,15 +139,16 @@ class Walk:
         cost = flops(self.node, name, args)
         self.flops_clip += cost
         if key in self._memo:
-            then, result = self._memo[key]
+            then, result, noted = self._memo[key]
+            for i in noted:
+                self.layers[i] = replace(self.layers[i], flops_clip=self.layers[i].flops_clip + cost)
             return _moved(result, begin - then)
         if isinstance(self.time, Stream):
             self.time.label = state_name(self.node)
-            known = len(self.time.plans)
         result = function(self, *args, **kwargs)
-        self._memo[key] = (begin, result)
-        states = self.time.plans[known:] if isinstance(self.time, Stream) else []
-        self._note(name, cost, result, tuple(p.name for p in states))
+        first = len(self.layers)
+        self._note(name, cost, result, known)
+        self._memo[key] = (begin, result, range(first, len(self.layers)))
         return result
 
     def _painted(self, x: Any) -> Any:
@@ -153,16 +159,24 @@ class Walk:
             return resolved(self, x)
         return type(x)(self._painted(y) for y in x) if isinstance(x, list | tuple) else x
 
-    def _note(self, name: str, cost: float, result: Any, states: tuple[str, ...]) -> None:
+    def _note(self, name: str, cost: float, result: Any, known: int) -> None:
+        """Record a layer if it computes or remembers; ``known`` states were there before it."""
         out = result[0] if isinstance(result, tuple | list) and result else result
-        if not isinstance(out, Value) or not (cost or states):
+        time = self.time
+        plans = time.plans[known:] if isinstance(time, Stream) else []
+        if not isinstance(out, Value) or not (cost or plans):
             return
-        rows = out.rows.shape[0] / self.time.every if isinstance(self.time, Stream) else 1.0
-        per_frame = cost / out.n * rows
-        title = layer(self.node)
-        self.layers.append(
-            Layer(title, name[6:], place(self.node), out.n, out.clock, cost, per_frame, states)
-        )
+        height = len(out.rows)
+        each = cost / out.n * height / (time.every if isinstance(time, Stream) else 1)
+        made = Layer(layer(self.node), name[6:], place(self.node), out.n, out.clock, cost, each)
+        if isinstance(time, Stream):
+            made = replace(
+                made,
+                states=tuple(range(known, len(time.plans))),
+                rows=time.ages(out.clock, range(height)),
+                held=tuple(sorted({age for plan in plans for age in plan.ages})),
+            )
+        self.layers.append(made)
 
     def constant(self, suffix: str, make: Callable[[], Any]) -> Any:
         """A constant of this node, made by the first walk and kept."""
