@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from edgepv.checkpoint import check_spec
+from edgepv.checkpoint import check_spec, check_stream
 from edgepv.errors import UsageError, unknown
 from edgepv.files import digest, read_json, sha256, whole_file, write_json
 from edgepv.types import ModelSpec, StepRecord, StreamSpec, Variant, decode, encode
@@ -144,7 +144,9 @@ def read(folder: Path) -> Bundle:
     twice = sorted(set(content.files) & set(measured.files))
     if twice:
         raise UsageError(f"{folder}/{MANIFEST} lists '{twice[0]}' twice. Do not use this bundle")
-    check_spec(content.spec, str(folder / MANIFEST))
+    for spec, stream in ((content.spec, content.stream), *((v.spec, v.stream) for v in content.variants)):
+        check_spec(spec, str(folder / MANIFEST), chunk=stream.chunk if stream else 1)
+        check_stream(spec, stream, str(folder / MANIFEST))
     unlisted = [v.path for v in content.variants if v.path not in content.files]
     if unlisted:
         raise UsageError(f"{folder}/{MANIFEST}: model '{unlisted[0]}' has no digest in files")

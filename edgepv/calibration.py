@@ -11,7 +11,7 @@ import numpy as np
 from edgepv.clips import Clip, model_frames
 from edgepv.errors import UsageError
 from edgepv.files import digest, sha256
-from edgepv.stream import Stepper, Tensors, roll
+from edgepv.stream import Stepper, Tensors, copied, roll
 from edgepv.types import ModelSpec
 
 PREPROCESSING = "resize-area/normalise/1"
@@ -58,8 +58,9 @@ def rolled_feeds(
     feeds: list[Tensors] = []
     for path in chosen.clips:
         frames = model_frames(path, spec)
-        rolled = [f for f, _ in roll(stepper, frames)]
-        feeds += rolled[min(stepper.warmup, len(rolled)) // 2 :: every]
+        start = min(stepper.warmup, len(frames)) // 2
+        rolled = ((i, f) for i, (f, _) in enumerate(roll(stepper, frames)) if f is not None and i >= start)
+        feeds += [copied(f) for i, f in rolled if (i - start) // stepper.chunk % every == 0]
     feeds = feeds[:: -(-len(feeds) // limit)]
     if all(np.array_equal(f[spec.input.name], feeds[0][spec.input.name]) for f in feeds):
         raise UsageError("every calibration clip shows the same still picture. Give clips that move")

@@ -12,13 +12,17 @@ import inspect
 import sys
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from edgepv.errors import EdgepvError, UsageError
 from edgepv.files import sha256, whole_file
 from edgepv.optional import need
-from edgepv.types import Checkpoint, ModelSpec, StepRecord, decode
+from edgepv.types import Checkpoint, ModelSpec, StepRecord, StreamSpec, decode
+
+
+MAX_STATE_BYTES = 1 << 31
 
 
 def read_spec(path: Path) -> ModelSpec:
@@ -34,10 +38,10 @@ def read_spec(path: Path) -> ModelSpec:
     return spec
 
 
-def check_spec(spec: ModelSpec, where: str) -> None:
-    """Raise UsageError for a spec whose numbers contradict each other."""
+def check_spec(spec: ModelSpec, where: str, *, chunk: int = 1) -> None:
+    """Raise UsageError for a spec whose numbers contradict each other. chunk: frames of one step."""
     shape, layout = spec.input.shape, spec.input.layout
-    if layout not in ("NCHW", "NCTHW") or len(shape) != len(layout) or shape[0] != 1:
+    if layout not in ("NCHW", "NCTHW") or len(shape) != len(layout) or shape[0] != chunk:
         raise UsageError(
             f"{where}: input shape {shape} does not fit layout {layout}. Use (1, C, H, W) as NCHW for "
             "a per-frame model, (1, C, T, H, W) as NCTHW for a clip model"
@@ -50,6 +54,22 @@ def check_spec(spec: ModelSpec, where: str) -> None:
         raise UsageError(f"{where}: frames = {spec.frames}, but the clip input has T = {shape[2]}")
     if len(spec.labels) < 2 or len(set(spec.labels)) != len(spec.labels):
         raise UsageError(f"{where}: labels must be at least two different names")
+
+
+def check_stream(spec: ModelSpec, stream: StreamSpec | None, where: str) -> None:
+    """Raise UsageError for states that no host can carry."""
+    if stream is None:
+        return
+    names = [s.name for s in stream.states]
+    if len(set(names)) != len(names) or spec.input.name in names:
+        raise UsageError(f"{where}: two states have one name, or a state has the input's")
+    counts = (
+        stream.chunk,
+        stream.warmup,
+        *(n for s in stream.states for n in (*s.shape, s.period, s.first + 1)),
+    )
+    if min(counts) < 1 or stream.delay < 0 or stream.state_bytes > MAX_STATE_BYTES:
+        raise UsageError(f"{where}: the states' shapes, periods or frame counts make no sense")
 
 
 def from_files(builder: str, weights: Path, spec: ModelSpec, *, trust_pickle: bool) -> Checkpoint:
@@ -68,7 +88,7 @@ def from_files(builder: str, weights: Path, spec: ModelSpec, *, trust_pickle: bo
 
 
 def build(checkpoint: Checkpoint) -> Any:
-    """The torch module in eval mode with its weights in, gradients off.
+    """The torch module in eval mode with its weights in, gradients off, rewritten if the checkpoint says so.
 
     Raises UsageError if the builder cannot be imported, raises, or returns no module; if weights are
     not finite; or if weights and module do not match, naming the first that differs.
@@ -87,7 +107,20 @@ def build(checkpoint: Checkpoint) -> Any:
             f"{checkpoint.weights} does not fit {checkpoint.builder}: {detail} "
             "Give the weights that were trained with this builder"
         ) from e
-    return module.eval().requires_grad_(False)
+    return rewritten(module.eval().requires_grad_(False), checkpoint)
+
+
+def rewritten(module: Any, checkpoint: Checkpoint) -> Any:
+    """``module`` laid out as the checkpoint says: as a step, as a flat clip model, or as it is."""
+    rewrite = checkpoint.rewrite
+    if rewrite is None:
+        return module
+    from edgepv import stream
+
+    spec = replace(checkpoint.spec, input=rewrite.clip)
+    if rewrite.kind == "flat":
+        return stream.flatten(module, spec)
+    return stream.convert(module, spec, every=rewrite.every, pool=rewrite.pool)
 
 
 def read_weights(path: Path) -> dict[str, Any]:

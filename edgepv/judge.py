@@ -26,6 +26,8 @@ class Exam:
     """Held-out clips and what the original answers on them.
 
     clips: (T, C, H, W) float32 each. truth: label index per clip, None where the clips carry no label.
+    warmup, original_warmup: frames before an answer of the converted model and of the original counts.
+    delay: frames the converted model answers later than the original.
     original: logits per clip of the torch original; model: of the (possibly pruned) torch model that
     was converted. feeds: inputs with rolled states from these clips, to look inside artifacts.
     """
@@ -38,19 +40,22 @@ class Exam:
     model: tuple[np.ndarray, ...]
     feeds: tuple[Tensors, ...]
     max_drop: float
+    original_warmup: int
+    delay: int = 0
 
     def accuracy(self, logits: Sequence[np.ndarray]) -> Accuracy | None:
         """Top-1 and its table; None without labels."""
         if self.truth is None:
             return None
-        return accuracy(self.truth, scores(logits, self.warmup), self.labels)
+        warmup = self.original_warmup if logits is self.original else self.warmup
+        return accuracy(self.truth, scores(logits, warmup), self.labels)
 
     def drop(self, logits: Sequence[np.ndarray], sqnr_db: float) -> PairedDrop | None:
         """Accuracy lost against the original on the same clips; None without labels."""
         if self.truth is None:
             return None
-        sides = [scores(x, self.warmup).argmax(1) for x in (self.original, logits)]
-        right = [[bool(a == t) for a, t in zip(side, self.truth)] for side in sides]
+        sides = [scores(self.original, self.original_warmup), scores(logits, self.warmup)]
+        right = [[bool(a == t) for a, t in zip(side.argmax(1), self.truth)] for side in sides]
         drop = paired_drop(right[0], right[1], max_drop=self.max_drop)
         if sqnr_db >= SAME_NUMBERS_DB and drop.lost == drop.won == 0:
             drop = replace(drop, low=0.0, high=0.0, verdict="pass", clips_needed=None)
@@ -112,7 +117,14 @@ def localise(variant: Variant, base: Variant, folder: Path, exam: Exam, parity: 
 
 
 def _sqnr_to_original(exam: Exam, logits: Sequence[np.ndarray]) -> float:
-    return compare(np.concatenate(exam.original), np.concatenate(list(logits)), min_sqnr_db=0.0).sqnr_db
+    """Over the frames for which both have seen enough; 0 dB where a clip has no such frame."""
+    first = max(exam.original_warmup, exam.warmup - exam.delay) - 1
+    pairs = [(a[first : len(b) - exam.delay], b[first + exam.delay :]) for a, b in zip(exam.original, logits)]
+    same = [(a[: len(b)], b[: len(a)]) for a, b in pairs]
+    if not all(len(a) for a, _ in same):
+        return 0.0
+    wanted, got = (np.concatenate(side) for side in zip(*same))
+    return compare(wanted, got, min_sqnr_db=0.0).sqnr_db
 
 
 def _bytes(path: Path) -> int:

@@ -133,7 +133,7 @@ def rss_of(variant: dict[str, Any], folder: str) -> float:
     engine = open_engine(chosen, Path(folder))
     stepper = Stepper(engine.infer, chosen.spec, chosen.stream)
     frame = np.zeros(chosen.spec.input.shape, np.float32)
-    frame = frame if chosen.stream else frame[:, :, 0]
+    frame = frame[:1] if chosen.stream else frame[:, :, 0]
     for _ in range(20):
         stepper.step(frame)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

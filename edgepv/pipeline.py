@@ -21,21 +21,23 @@ from edgepv.calibration import PREPROCESSING, CalibrationSet, calibration_set, r
 from edgepv.checkpoint import build, from_files, read_spec, record, versions
 from edgepv.clips import Clip, find_clips, hold_last, model_frames, read_video, resample, split_clips
 from edgepv.console import Console
-from edgepv.errors import InconclusiveError, TargetUnavailableError, UsageError
+from edgepv.errors import InconclusiveError, TargetUnavailableError, UsageError, unknown
 from edgepv.export.job import Job, Packed
 from edgepv.files import digest, sha256, whole_file, whole_folder, write_json, write_text
 from edgepv.measure import clip_logits, device_facts, latencies, peak_rss_mib
 from edgepv.optional import need, present
 from edgepv.runtimes.eager import EagerEngine
 from edgepv.runtimes.engine import Engine, open_engine
-from edgepv.stream import Stepper, Tensors, roll
+from edgepv.stream import NotStreamableError, Stepper, Tensors, convert, copied, roll
 from edgepv.targets import target as find_target
 from edgepv.types import (
     Checkpoint,
     Measurement,
     ModelSpec,
     Report,
+    Rewrite,
     StepRecord,
+    StreamSpec,
     Target,
     Variant,
     decode,
@@ -47,12 +49,17 @@ ORIGINAL = "torch-fp32"
 POSTPROCESSING = "softmax of logits; a clip's answer is the mean of logits over valid frames"
 CALIBRATION_CLIPS = 24
 STRAY = "kept out of the bundle"
+STREAM = ("auto", "window", "off")
+CHANGES = {"prune": "pruned and fine-tuned", "stream": "made to step"}
 
 
 @dataclass(frozen=True)
 class Options:
     """Everything `edgepv export` was asked for, resolved; the plan that --dry-run prints.
 
+    stream: "auto" turns a clip model into a step where that is exact (or its approximation is known),
+    "window" keeps the clip model and lets the host hold its frames, "off" also leaves its graph as it is.
+    every: new frames per step.
     max_drop: points of top-1 that INT8 and pruning together may cost. gate: whether the user set it
     (then too few clips to tell is an error). latency_ms: p99 limit on this machine, None for none.
     """
@@ -64,6 +71,8 @@ class Options:
     spec: str | None = None
     clips: str | None = None
     prune: float = 0.0
+    stream: str = "auto"
+    every: int = 1
     precision: str = "auto"
     max_drop: float = 1.0
     gate: bool = False
@@ -177,6 +186,7 @@ def plan(options: Options) -> dict[str, Any]:
         "clips": f"{clips.origin}: {len(clips.train)} train, {len(clips.calibration)} calibration, "
         f"{len(clips.held_out)} held out",
         "prune": f"{options.prune:.0%}, then fine-tune" if options.prune else "off",
+        "stream": _stream_plan(options, source.spec),
         "precisions": "; ".join(f"{name}: {', '.join(p)}" for name, p in wanted.items()),
         "gate": f"at most {options.max_drop:g} points; too few clips to tell is "
         + ("exit code 6" if options.gate else "reported only"),
@@ -184,6 +194,14 @@ def plan(options: Options) -> dict[str, Any]:
         "seed": options.seed,
         "bundles": ", ".join(str(bundle_folder(options, t.name)) for t in targets),
     }
+
+
+def _stream_plan(options: Options, spec: ModelSpec) -> str:
+    if spec.input.layout != "NCTHW":
+        return "not needed: the model eats single frames"
+    if options.stream == "auto":
+        return f"a step over {options.every} new frames if every operator allows it, else a window"
+    return {"window": "off: the host keeps a window", "off": "off: the graph stays as it is"}[options.stream]
 
 
 def bundle_folder(options: Options, target: str) -> Path:
@@ -220,6 +238,10 @@ def check_options(options: Options, targets: Sequence[Target]) -> None:
         raise UsageError(f"--max-drop {options.max_drop:g}: give points of accuracy, 0 or more")
     if not 0 <= options.prune < 1:
         raise UsageError(f"--prune {options.prune:g}: give the share of channels to remove, like 0.25")
+    if options.stream not in STREAM:
+        raise UsageError(unknown("--stream", options.stream, STREAM))
+    if options.every < 1:
+        raise UsageError(f"--every {options.every}: give a number of frames above 0")
     if options.latency_ms is not None and not options.latency_ms > 0:
         raise UsageError(f"--latency-ms {options.latency_ms:g}: give a time above 0")
     if options.clips and not Path(options.clips).is_dir():
@@ -289,12 +311,15 @@ class Subject:
     """The model as the targets' builders get it, with the exam its artifacts must pass.
 
     original: opens the torch model before pruning, and inputs for it; model: opens what was converted.
+    flat: a clip model once more without Conv3D, for the engines that want it so; None for a step.
     """
 
     source: Source
     checkpoint: Checkpoint | None
     base: Variant
     base_folder: Path
+    flat: Checkpoint | None
+    notes: tuple[str, ...]
     calibration: CalibrationSet | None
     feeds: tuple[Tensors, ...]
     exam: judge.Exam
@@ -305,19 +330,21 @@ class Subject:
 
 
 def prepare(line: Line, source: Source, clips: Clips) -> Subject:
-    """Prune, lower, roll the calibration states, and let the original answer the held-out clips."""
+    """Prune, stream, lower, roll the calibration states, and let the original answer the held-out clips."""
     checkpoint = prune(line, source, clips)
+    checkpoint, flat, notes = streamed(line, checkpoint, clips)
     base, folder = lower(line, source, checkpoint)
     spec = base.spec
-    pruned = checkpoint is not source.checkpoint
+    changed = checkpoint is not source.checkpoint
     original, first = _opener(source.checkpoint, base, folder)
     model, _ = _opener(checkpoint, base, folder)
     held = tuple(model_frames(c.path, spec) for c in line.console.track(clips.held_out, "decoding"))
     line.console.say(f"running the original on {len(held)} held-out clips")
     answers = clip_logits(original(1).infer, first, held)
-    model_answers = clip_logits(model(1).infer, base, held) if pruned else answers
+    model_answers = clip_logits(model(1).infer, base, held) if changed else answers
     labelled = _all_labelled(clips.held_out, spec.labels)
     stepper = Stepper(model(1).infer, spec, base.stream)
+    before = Stepper(original(1).infer, first.spec, first.stream)
     exam = judge.Exam(
         labels=spec.labels,
         clips=held,
@@ -327,21 +354,25 @@ def prepare(line: Line, source: Source, clips: Clips) -> Subject:
         model=tuple(model_answers),
         feeds=tuple(_probe_feeds(stepper, held)),
         max_drop=line.options.max_drop,
+        original_warmup=before.warmup,
+        delay=base.stream.delay if base.stream else 0,
     )
     calibration, feeds = None, []
     if clips.fits and line.options.precision in ("auto", "int8"):
         calibration = calibration_set(clips.calibration, spec)
         feeds = rolled_feeds(stepper, calibration, spec)
-    rows = _torch_rows(source, checkpoint, base, exam, pruned)
+    rows = _torch_rows(source, checkpoint, base, first, exam)
     return Subject(
         source,
         checkpoint,
         base,
         folder,
+        flat,
+        notes,
         calibration,
         tuple(feeds),
         exam,
-        (original, tuple(_probe_feeds(Stepper(original(1).infer, spec, first.stream), held))),
+        (original, tuple(_probe_feeds(before, held))),
         model,
         rows,
         clips.held_out[0],
@@ -364,35 +395,37 @@ def _opener(
 ) -> tuple[Callable[[int], Engine], Variant]:
     """Opens torch eager for a checkpoint, ONNX Runtime for a user's ONNX file; and how it is stepped.
 
-    An original that was pruned later has larger states than ``base``.
+    An original that was pruned later has larger states than ``base``, one that was streamed has none.
     """
     from edgepv.export.to_onnx import stream_spec
 
     if checkpoint is None:
         return lambda threads: open_engine(base, folder, threads=threads), base
-    module = build(checkpoint)
-    stream = stream_spec(module, base.spec)
+    module, spec = build(checkpoint), checkpoint.spec
+    stream = stream_spec(module, spec)
 
     def opened(threads: int) -> Engine:
         need("torch", extra="compress").set_num_threads(threads)
-        return EagerEngine(module, base.spec.input.name, stream)
+        return EagerEngine(module, spec.input.name, stream)
 
-    return opened, replace(base, stream=stream)
+    return opened, replace(base, spec=spec, stream=stream, form="step" if stream else "window")
 
 
 def _probe_feeds(stepper: Stepper, held: Sequence[np.ndarray]) -> list[Tensors]:
     """One input with warm states per held-out clip."""
     probes = []
     for clip in held[:32]:
-        *_, (feeds, _) = roll(stepper, hold_last(clip, stepper.warmup))
-        probes.append(feeds)
+        steps = [
+            feeds for feeds, _ in roll(stepper, hold_last(clip, stepper.warmup + stepper.chunk)) if feeds
+        ]
+        probes.append(copied(steps[-1]))
     return probes
 
 
 def _torch_rows(
-    source: Source, checkpoint: Checkpoint | None, base: Variant, exam: judge.Exam, pruned: bool
+    source: Source, checkpoint: Checkpoint | None, base: Variant, first: Variant, exam: judge.Exam
 ) -> tuple[Measurement, ...]:
-    """The original, and the pruned torch model if there is one, as rows of the report."""
+    """The original, and the torch model that was made of it if it was changed, as rows of the report."""
     if source.checkpoint is None or checkpoint is None:
         row = Measurement(
             ORIGINAL,
@@ -404,14 +437,21 @@ def _torch_rows(
             accuracy=exam.accuracy(exam.original),
         )
         return (row,)
-    rows = [_torch_row(ORIGINAL, source.checkpoint, base, exam, exam.original)]
-    if pruned:
-        rows.append(_torch_row("torch-pruned", checkpoint, base, exam, exam.model))
+    rows = [_torch_row(ORIGINAL, "the original", source.checkpoint, first, exam, exam.original)]
+    if checkpoint is not source.checkpoint:
+        done = [s.name for s in checkpoint.steps if s.name in CHANGES]
+        status = " and ".join(CHANGES[name] for name in done)
+        rows.append(_torch_row("torch-" + "-".join(done), status, checkpoint, base, exam, exam.model))
     return tuple(rows)
 
 
 def _torch_row(
-    name: str, checkpoint: Checkpoint, base: Variant, exam: judge.Exam, logits: Sequence[np.ndarray]
+    name: str,
+    status: str,
+    checkpoint: Checkpoint,
+    how: Variant,
+    exam: judge.Exam,
+    logits: Sequence[np.ndarray],
 ) -> Measurement:
     from edgepv.export.cost import gflops_per_frame
 
@@ -421,15 +461,20 @@ def _torch_row(
         target="host",
         engine="torch",
         precision="fp32",
-        form=base.form,
-        status="the original" if name == ORIGINAL else "pruned and fine-tuned",
+        form=how.form,
+        status=status,
         bytes=Path(checkpoint.weights).stat().st_size,
-        params=sum(p.numel() for p in module.parameters()),
+        params=_weights_of(checkpoint),
         gflops_per_frame=gflops_per_frame(module, checkpoint.spec),
-        state_bytes=base.stream.state_bytes if base.stream else None,
+        state_bytes=how.stream.state_bytes if how.stream else None,
         accuracy=exam.accuracy(logits),
         drop=exam.drop(logits, 0.0) if name != ORIGINAL else None,
     )
+
+
+def _weights_of(checkpoint: Checkpoint) -> int:
+    """Parameters of the module as trained, before any rewriting."""
+    return sum(p.numel() for p in build(replace(checkpoint, rewrite=None)).parameters())
 
 
 def prune(line: Line, source: Source, clips: Clips) -> Checkpoint | None:
@@ -483,6 +528,66 @@ def prune(line: Line, source: Source, clips: Clips) -> Checkpoint | None:
     return replace(found, weights=str(folder / found.weights))
 
 
+def streamed(
+    line: Line, checkpoint: Checkpoint | None, clips: Clips
+) -> tuple[Checkpoint | None, Checkpoint | None, tuple[str, ...]]:
+    """(the checkpoint to convert, its flat twin, notes): the stream tiers.
+
+    A clip model becomes a step where its operators allow it, proven on held-out video against the clip
+    model. Otherwise it stays a window, and a note names the operator that forced it and what it costs.
+    """
+    options = line.options
+    if checkpoint is None or checkpoint.spec.input.layout != "NCTHW" or options.stream == "off":
+        return checkpoint, None, ()
+    spec = checkpoint.spec
+    key = _checkpoint_key(checkpoint)
+    flat = replace(checkpoint, rewrite=Rewrite("flat", spec.input))
+
+    def make(folder: Path) -> Any:
+        from edgepv.stream.verify import verify
+
+        line.console.say("rewriting the clip model as a step")
+        module = build(checkpoint)
+        model = convert(module, spec, every=options.every)
+        held = [_first_frames(c.path, spec) for c in clips.held_out[:2]]
+        return {
+            "error": verify(module, model, held),
+            "spec": encode(model.spec),
+            "stream": encode(model.stream),
+        }
+
+    if options.stream == "auto":
+        try:
+            _, made = line.step("stream", {**key, "every": options.every}, ("torch",), make)
+        except NotStreamableError as e:
+            cost = f"a window: all {spec.frames} frames are computed again for every answer"
+            return checkpoint, flat, (f"{e} It stays {cost}",)
+        stream = decode(StreamSpec, made["stream"])
+        done = record(
+            "stream",
+            {"every": options.every, "difference": made["error"], **_kind(stream)},
+            {},
+            {},
+            ("torch",),
+        )
+        step = replace(
+            checkpoint,
+            spec=decode(ModelSpec, made["spec"]),
+            rewrite=Rewrite("stream", spec.input, options.every),
+        )
+        return replace(step, steps=(*checkpoint.steps, done)), None, ()
+    return checkpoint, flat, ()
+
+
+def _kind(stream: StreamSpec) -> dict[str, Any]:
+    return {"exactness": stream.exactness, "delay": stream.delay, "receptive_field": stream.receptive_field}
+
+
+def _first_frames(path: Path, spec: ModelSpec) -> np.ndarray:
+    """The first clip of a video, (C, T, H, W)."""
+    return hold_last(model_frames(path, spec), spec.frames)[: spec.frames].transpose(1, 0, 2, 3)
+
+
 def encode_step(step: Any) -> dict[str, Any]:
     """A compression step's name and options, as data."""
     return {"step": f"{type(step).__module__}", **vars(step)}
@@ -501,11 +606,7 @@ def lower(line: Line, source: Source, checkpoint: Checkpoint | None) -> tuple[Va
         line.console.say("lowering to ONNX")
         return encode(to_onnx.lower(build(checkpoint), checkpoint.spec, folder / "model.onnx"))
 
-    key = {
-        "weights": checkpoint.sha256,
-        "builder": _builder_digest(checkpoint.builder),
-        "spec": digest(checkpoint.spec),
-    }
+    key = _checkpoint_key(checkpoint)
     folder, result = line.step("lower", key, ("torch", "onnx", "onnxscript"), make)
     base = decode(Variant, result)
     step = record(
@@ -516,6 +617,16 @@ def lower(line: Line, source: Source, checkpoint: Checkpoint | None) -> tuple[Va
         ("torch", "onnx", "onnxscript"),
     )
     return replace(base, steps=(*checkpoint.steps, step)), folder
+
+
+def _checkpoint_key(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What a module built from a checkpoint depends on, for the cache."""
+    return {
+        "weights": checkpoint.sha256,
+        "builder": _builder_digest(checkpoint.builder),
+        "spec": digest(checkpoint.spec),
+        "rewrite": digest(checkpoint.rewrite) if checkpoint.rewrite else None,
+    }
 
 
 def _builder_digest(builder: str) -> str:
@@ -551,13 +662,24 @@ def pack(line: Line, subject: Subject, target: Target, folder: Path) -> Exported
         *(f"{r.variant} {STRAY}: {judge.fault(r)}" for r in rows if not judge.keeps(r)),
         *filter(None, map(judge.doubt, rows)),
         *(f"{name} was not made: {cause}" for name, cause in packed.failed.items()),
+        *subject.notes,
         *packed.notes,
     )
     title = f"{subject.base.spec.name} for {target.name}"
-    found = Report(title, (*torch_rows, *rows), ORIGINAL, _all_steps(kept), reasons)
+    found = Report(
+        title,
+        (*torch_rows, *rows),
+        ORIGINAL,
+        _all_steps(kept),
+        reasons,
+        subject.base.stream,
+        subject.source.spec.frames,
+    )
     _sweep(models, kept, packed.files)
     write_bundle(subject, target, folder, kept, found, chosen)
-    return Exported(target.name, folder, bundle.read(folder).digest, chosen, found, packed.notes)
+    return Exported(
+        target.name, folder, bundle.read(folder).digest, chosen, found, (*subject.notes, *packed.notes)
+    )
 
 
 def run_builder(line: Line, subject: Subject, target: Target, base: Variant, models: Path) -> Packed:
@@ -576,6 +698,7 @@ def run_builder(line: Line, subject: Subject, target: Target, base: Variant, mod
             "options": options,
             "source": digest(source),
             "weights": checkpoint.sha256 if checkpoint else None,
+            "rewrite": digest(checkpoint.rewrite) if checkpoint and checkpoint.rewrite else None,
             "feeds": subject.calibration.digest if subject.calibration else None,
         }
         folder, result = line.step(name, key, tools, lambda tmp: encode(make(tmp)))
@@ -603,8 +726,10 @@ def run_builder(line: Line, subject: Subject, target: Target, base: Variant, mod
     wanted = line.options.precision
     job = Job(
         base=base,
+        flat=_flat_base(line, subject, models),
         folder=models,
         checkpoint=subject.checkpoint,
+        flat_checkpoint=subject.flat,
         feeds=subject.feeds,
         calibration_digest=subject.calibration.digest if subject.calibration else "",
         precisions=target.precisions if wanted == "auto" else (wanted,),
@@ -617,6 +742,19 @@ def run_builder(line: Line, subject: Subject, target: Target, base: Variant, mod
         why = next(iter(packed.failed.values()), f"{wanted} is not possible on this machine")
         raise UsageError(f"{target.name}: nothing could be made. {why}")
     return packed
+
+
+def _flat_base(line: Line, subject: Subject, models: Path) -> Variant | None:
+    """The flat form of a clip model, lowered beside the other; None for a step, and where it has none."""
+    if subject.flat is None:
+        return None
+    try:
+        flat, folder = lower(line, subject.source, subject.flat)
+    except NotStreamableError as e:
+        line.console.say(f"no flat form: {e}")
+        return None
+    shutil.copyfile(folder / flat.path, models / "model-r4.onnx")
+    return replace(flat, path="model-r4.onnx")
 
 
 def _unexamined(variant: Variant, target: Target) -> Measurement:

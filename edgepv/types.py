@@ -71,7 +71,7 @@ class StateSpec:
     name: str
     output: str
     shape: tuple[int, ...]
-    dtype: str = "float32"
+    dtype: Literal["float32", "float16", "int8", "uint8", "int32", "int64"] = "float32"
     update: Literal["replace", "shift"] = "replace"
     init: float = 0.0
     period: int = 1
@@ -122,10 +122,25 @@ class StepRecord:
 
 
 @dataclass(frozen=True)
+class Rewrite:
+    """How a clip model is laid out anew once its weights are in (see edgepv.stream).
+
+    clip: the input of the clip model, (1, C, T, H, W). "stream": a step over ``every`` new frames, in
+    which a mean over the clip becomes ``pool``. "flat": the same clip model without Conv3D.
+    """
+
+    kind: Literal["stream", "flat"]
+    clip: TensorSpec
+    every: int = 1
+    pool: Literal["window", "running", "ema"] = "window"
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """Weights on disk (safetensors) and how to rebuild the module that holds them.
 
     builder: "package.module:function" or "path/file.py:function", returns a torch module.
+    spec: of the module after ``rewrite``.
     """
 
     weights: str
@@ -133,6 +148,7 @@ class Checkpoint:
     builder: str
     spec: ModelSpec
     steps: tuple[StepRecord, ...] = ()
+    rewrite: Rewrite | None = None
 
 
 @dataclass(frozen=True)
@@ -339,13 +355,18 @@ class Target:
 
 @dataclass(frozen=True)
 class Report:
-    """Rows of measurements, the row the others are compared to, and what each step changed."""
+    """Rows of measurements, the row the others are compared to, and what each step changed.
+
+    stream: how the model was made to step, None for a window. frames: the window of the original.
+    """
 
     title: str
     rows: tuple[Measurement, ...]
     baseline: str
     steps: tuple[StepRecord, ...] = ()
     reasons: tuple[str, ...] = ()
+    stream: StreamSpec | None = None
+    frames: int = 1
 
 
 def encode(value: Any) -> Any:

@@ -17,8 +17,9 @@ def gflops_per_frame(module: Any, spec: ModelSpec) -> float:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    target = step_module(module) if spec.input.layout == "NCHW" else module
-    values = example_inputs(spec, stream_spec(module, spec)).values()
+    stream = stream_spec(module, spec)
+    target = step_module(module) if stream else module
+    values = example_inputs(spec, stream).values()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         target(*(torch.from_numpy(v) for v in values))
-    return float(counter.get_total_flops()) / 1e9
+    return float(counter.get_total_flops()) / 1e9 / (stream.chunk if stream else 1)

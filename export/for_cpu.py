@@ -5,40 +5,50 @@ from __future__ import annotations
 from dataclasses import replace
 
 from edgepv.errors import UsageError
-from edgepv.export.job import Job, Packed
+from edgepv.export.job import FLAT, Job, Packed
 from edgepv.optional import need
 from edgepv.types import Variant
 
 INT8_STEPS = (
-    ("edgepv.quantize.int8_onnx:Step", "model-int8.onnx"),
-    ("edgepv.quantize.int8_openvino:Step", "model-int8-nncf.xml"),
+    ("edgepv.quantize.int8_onnx:Step", "model-int8{}.onnx"),
+    ("edgepv.quantize.int8_openvino:Step", "model-int8-nncf{}.xml"),
 )
 
 
 def build(job: Job) -> Packed:
-    """Every variant worth measuring on a CPU; the pipeline measures them and keeps the fastest."""
+    """Every variant worth measuring on a CPU; the pipeline measures them and keeps the fastest.
+
+    A clip model comes in two forms: OpenVINO prefers the five-dimensional graph, ONNX Runtime's INT8 the
+    flat one.
+    """
     variants: list[Variant] = []
     failed: dict[str, str] = {}
-    if "fp32" in job.precisions:
-        variants += _both_engines(job.base, "fp32")
-    if "bf16" in job.precisions and cpu_has_bf16():
-        variants.append(replace(job.base, name="openvino-bf16", engine="openvino", precision="bf16"))
-    if "int8" in job.precisions and job.feeds:
-        for step, file in INT8_STEPS:
+    for base in job.bases:
+        form = FLAT if base is job.flat else ""
+        if "fp32" in job.precisions:
+            variants += _both_engines(base, f"fp32{form}")
+        if "bf16" in job.precisions and cpu_has_bf16():
+            name = f"openvino-bf16{form}"
+            variants.append(replace(base, name=name, engine="openvino", precision="bf16"))
+        for step, pattern in INT8_STEPS if "int8" in job.precisions and job.feeds else ():
+            file = pattern.format(form)
             try:
-                made = job.compress(step, {}, job.base, file)
+                made = job.compress(step, {}, base, file)
             except UsageError as e:
                 failed[file] = str(e)
                 continue
-            variants += _both_engines(made, "int8") if file.endswith(".onnx") else [made]
+            both = file.endswith(".onnx")
+            variants += _both_engines(made, f"int8{form}") if both else [_named(made, form)]
     return Packed(tuple(variants), failed=failed)
 
 
-def _both_engines(variant: Variant, precision: str) -> list[Variant]:
-    return [
-        replace(variant, name=f"{engine}-{precision}", engine=engine)
-        for engine in ("onnxruntime", "openvino")
-    ]
+def _both_engines(variant: Variant, ending: str) -> list[Variant]:
+    engines = ("onnxruntime", "openvino")
+    return [replace(variant, name=f"{engine}-{ending}", engine=engine) for engine in engines]
+
+
+def _named(variant: Variant, form: str) -> Variant:
+    return replace(variant, name=variant.name + form)
 
 
 def cpu_has_bf16() -> bool:

@@ -86,7 +86,7 @@ def _quantized(job: Job) -> Variant:
     """The float model with explicit Q/DQ in TensorRT's placement, at its own opset."""
     base = job.base
     states = base.stream.states if base.stream else ()
-    pairs = [(base.inputs[s.name], base.outputs[s.output]) for s in states]
+    pairs = [(base.inputs[s.name], {**base.inputs, **base.outputs}[s.output]) for s in states]
     feeds = by_file_names(base, job.feeds)
 
     def make(folder: Path) -> Variant:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from edgepv.errors import UsageError
-from edgepv.export.job import Job, Packed
+from edgepv.export.job import FLAT, Job, Packed
 from edgepv.export.to_tflite import to_tflite
+from edgepv.types import Checkpoint, Variant
 
 TOOLS = ("torch", "litert-torch", "litert-converter", "ai-edge-litert")
 
 
 def build(job: Job) -> Packed:
-    """Convert once, quantize twice; the pipeline measures the results and keeps the fastest.
+    """Convert each form once, quantize it twice; the pipeline measures the results and keeps the fastest.
 
     Raises UsageError for a model given as an ONNX file: litert-torch starts from torch.
     """
@@ -22,22 +23,37 @@ def build(job: Job) -> Packed:
             "the mobile target converts from torch, and this model is an ONNX file. Give the builder "
             "and its weights: file.py:builder --weights w.safetensors --spec spec.toml"
         )
-    job.say("converting to LiteRT (10 to 30 s)")
+    variants: list[Variant] = []
+    failed: dict[str, str] = {}
+    for source, form in ((checkpoint, ""), (job.flat_checkpoint, FLAT)):
+        if source is not None:
+            try:
+                variants += _of_form(job, source, form, failed)
+            except UsageError as e:
+                if job.flat_checkpoint is None:
+                    raise
+                failed[f"model{form}.tflite"] = str(e)
+    return Packed(tuple(variants), failed=failed)
+
+
+def _of_form(job: Job, checkpoint: Checkpoint, form: str, failed: dict[str, str]) -> list[Variant]:
+    """Float and INT8 files of one form of the model; what cannot be quantized is noted in ``failed``."""
+    job.say(f"converting to LiteRT{form} (10 to 30 s)")
     base = job.work(
-        "to-tflite",
+        f"to-tflite{form}",
         {},
         job.base,
         TOOLS,
-        lambda folder: to_tflite(checkpoint, job.base, folder / "model.tflite"),
+        lambda folder: to_tflite(checkpoint, job.base, folder / f"model{form}.tflite"),
     )
+    base = replace(base, name=base.name + form)
     variants = [base] if "fp32" in job.precisions else []
-    failed: dict[str, str] = {}
     for recipe in ("full", "conv") if "int8" in job.precisions and job.feeds else ():
-        file = f"model-int8-{recipe}.tflite"
+        file = f"model-int8-{recipe}{form}.tflite"
         try:
             made = job.compress("edgepv.quantize.int8_litert:Step", {"recipe": recipe}, base, file)
         except UsageError as e:
             failed[file] = str(e)
             continue
-        variants.append(replace(made, name=f"litert-int8-{recipe}"))
-    return Packed(tuple(variants), failed=failed)
+        variants.append(replace(made, name=f"litert-int8-{recipe}{form}"))
+    return variants

@@ -28,21 +28,33 @@ class Work(Protocol):
 class Job:
     """One target's order.
 
-    base: the float ONNX of the model, at ``folder / base.path``. checkpoint: None if the user gave an
-    ONNX file. feeds: calibration inputs with rolled states; empty when nothing is to be quantized.
+    base: the float ONNX of the model, at ``folder / base.path``. flat, flat_checkpoint: a clip model once
+    more without Conv3D and with four dimensions at most; some engines are faster or only run with it.
+    checkpoint: None if the user gave an ONNX file. feeds: calibration inputs with rolled states; empty when nothing is to be quantized.
     precisions: what may be built. work: runs a step through the cache and puts its files in ``folder``.
     compress: calls the quantization step named by "module:Step" with its options.
     """
 
     base: Variant
+    flat: Variant | None
     folder: Path
     checkpoint: Checkpoint | None
+    flat_checkpoint: Checkpoint | None
     feeds: Sequence[Tensors]
     calibration_digest: str
     precisions: tuple[str, ...]
     work: Work
     compress: Callable[[str, dict[str, Any], Variant, str], Variant]
     say: Callable[[str], None]
+
+    @property
+    def bases(self) -> tuple[Variant, ...]:
+        """Every float ONNX there is to choose from; the flat one has FLAT in its names."""
+        return (self.base, self.flat) if self.flat else (self.base,)
+
+
+FLAT = "-r4"
+"""Ends the names of what was made from the flat clip model (rank 4)."""
 
 
 @dataclass(frozen=True)

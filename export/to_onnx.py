@@ -23,12 +23,14 @@ def has_step(module: Any) -> bool:
 
 
 def stream_spec(module: Any, spec: ModelSpec) -> StreamSpec | None:
-    """States of a module that streams by itself (none for a frame-by-frame model); None for a clip model.
+    """States of a module that steps, by itself or converted; None for a clip model.
 
     Raises UsageError if the spec's input layout contradicts what the module offers.
     """
     if spec.input.layout == "NCTHW":
         return None
+    if isinstance(getattr(module, "stream", None), StreamSpec):
+        return module.stream
     if not has_step(module) and spec.frames == 1:
         return StreamSpec((), warmup=1, receptive_field=1)
     if not has_step(module):
@@ -52,7 +54,7 @@ def _state_spec(name: str, value: Any) -> StateSpec:
             f"state '{name}' starts with different values; a state starts with one number everywhere. "
             "Add the pattern inside step()"
         )
-    dtype = str(value.dtype).removeprefix("torch.")
+    dtype: Any = str(value.dtype).removeprefix("torch.")
     return StateSpec(name, f"{name}_next", tuple(value.shape), dtype, init=start)
 
 
@@ -154,7 +156,8 @@ def _shape(value: Any) -> tuple[int, ...]:
 def tensor_names(spec: ModelSpec, stream: StreamSpec | None) -> tuple[list[str], list[str]]:
     """(input names, output names) of the graph, in order."""
     states = stream.states if stream else ()
-    return [spec.input.name, *(s.name for s in states)], [LOGITS, *(s.output for s in states)]
+    fresh = dict.fromkeys(s.output for s in states if s.output != spec.input.name)
+    return [spec.input.name, *(s.name for s in states)], [LOGITS, *fresh]
 
 
 def example_inputs(spec: ModelSpec, stream: StreamSpec | None, seed: int = 0) -> dict[str, np.ndarray]:

@@ -18,7 +18,7 @@ from edgepv.errors import UsageError
 from edgepv.files import sha256, whole_file
 from edgepv.optional import need
 from edgepv.stream import Tensors, by_file_names
-from edgepv.types import QuantScheme, Variant
+from edgepv.types import QuantScheme, StateSpec, Variant
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 
@@ -77,22 +77,26 @@ def preprocess(source: Path, out: Path) -> None:
 def state_overrides(
     model_path: Path, base: Variant, feeds: Sequence[Tensors]
 ) -> dict[str, list[dict[str, Any]]]:
-    """One range for a state's input, its output, and the concat between them.
+    """One range for a state's input, the tensor it is fed from, and the concat between them.
 
     With equal scales on both sides a value that stays in the state is requantized to itself, so an
-    error cannot grow from frame to frame.
+    error cannot grow from frame to frame. States fed from one tensor share its range.
     """
     import onnx
 
-    model = onnx.load(model_path)
-    overrides: dict[str, list[dict[str, Any]]] = {}
+    joins = [n for n in onnx.load(model_path).graph.node if n.op_type == "Concat"]
+    groups: dict[str, list[StateSpec]] = {}
     for state in base.stream.states if base.stream else ():
-        low = min(float(feed[state.name].min()) for feed in feeds)
-        high = max(float(feed[state.name].max()) for feed in feeds)
+        groups.setdefault(state.output, []).append(state)
+    overrides: dict[str, list[dict[str, Any]]] = {}
+    for source, states in groups.items():
+        low = min(float(feed[s.name].min()) for feed in feeds for s in states)
+        high = max(float(feed[s.name].max()) for feed in feeds for s in states)
         entry = {"rmin": np.float32(min(low, 0.0)), "rmax": np.float32(max(high, 0.0))}
-        names = {base.inputs[state.name], base.outputs[state.output]}
-        for node in model.graph.node:
-            if node.op_type == "Concat" and base.inputs[state.name] in node.input:
+        inputs = {base.inputs[s.name] for s in states}
+        names = {*inputs, base.outputs[source] if source in base.outputs else base.inputs[source]}
+        for node in joins:
+            if inputs & set(node.input):
                 names |= {*node.input, *node.output}
         overrides |= {name: [dict(entry)] for name in names}
     return overrides

@@ -17,8 +17,9 @@ class EagerEngine:
     def __init__(self, module: Any, input_name: str, stream: StreamSpec | None) -> None:
         self._torch = need("torch", extra="compress")
         self._call = module.step if stream and hasattr(module, "step") else module
-        self._names = [input_name, *(s.name for s in (stream.states if stream else ()))]
-        self._outputs = ["logits", *(s.output for s in (stream.states if stream else ()))]
+        states = stream.states if stream else ()
+        self._names = [input_name, *(s.name for s in states)]
+        self._outputs = ["logits", *dict.fromkeys(s.output for s in states if s.output != input_name)]
 
     def infer(self, inputs: Tensors) -> Tensors:
         """Run once on the number of threads torch was told."""

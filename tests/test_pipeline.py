@@ -13,6 +13,7 @@ from support import CLIPS, ROOT, Tiny
 import edgepv
 from edgepv import bundle, judge
 from edgepv.cli import main
+from edgepv.clips import read_video
 from edgepv.errors import AccuracyGateError, LatencyGateError, ParityError
 from edgepv.golden import replay
 from edgepv.types import Audit, ConvPlan, Latency, Measurement, PairedDrop, Parity, Report, decode
@@ -111,12 +112,43 @@ def test_a_cold_cache_gives_the_same_bundle(
     assert bundle.read(tmp_path / "b").digest == bundle.read(step_bundle).digest
 
 
-def test_a_clip_model_runs_as_a_window(tiny_clip: Tiny, tmp_path: Path, a_clip: Path) -> None:
+def test_a_clip_model_becomes_a_step(tiny_clip: Tiny, tmp_path: Path, a_clip: Path) -> None:
     out = tmp_path / "b"
     assert main(["export", *tiny_clip.arguments, "--target", "cpu", "--out", str(out)]) == 0
     opened = bundle.read(out)
-    assert opened.content.stream is None and {v.form for v in opened.content.variants} == {"window"}
+    stream = opened.content.stream
+    assert stream and (stream.exactness, stream.delay, stream.receptive_field) == ("delayed", 1, 6)
+    assert {v.form for v in opened.content.variants} == {"step"}
+    rows = {r.variant: r for r in _report(out).rows}
+    assert rows["torch-stream"].status == "made to step"
+    clip, step = rows["torch-fp32"].gflops_per_frame, rows["torch-stream"].gflops_per_frame
+    assert clip and step and 3.9 < clip / step < 4.1
     assert main(["run", str(out), "--source", str(a_clip)]) == 0
+    assert main(["verify", str(out)]) == 0
+
+
+def test_a_step_may_take_several_frames(tiny_clip: Tiny, tmp_path: Path, a_clip: Path) -> None:
+    out = tmp_path / "b"
+    model = [*tiny_clip.arguments, "--target", "cpu", "--precision", "fp32"]
+    assert main(["export", *model, "--every", "2", "--out", str(out)]) == 0
+    opened = bundle.read(out).content
+    assert opened.stream and opened.stream.chunk == 2 and opened.spec.input.shape[0] == 2
+    with edgepv.open(out) as session:
+        answers = [session.step(frame) for frame in read_video(a_clip).frames[:12]]
+    assert [a.valid for a in answers] == [i >= 5 for i in range(12)]
+    assert [a.scores == b.scores for a, b in zip(answers[5:], answers[6:])] == [True, False] * 3
+
+
+def test_a_clip_model_may_stay_a_window_in_both_forms(tiny_clip: Tiny, tmp_path: Path, a_clip: Path) -> None:
+    out = tmp_path / "b"
+    model = [*tiny_clip.arguments, "--target", "cpu", "--precision", "fp32"]
+    assert main(["export", *model, "--stream", "window", "--out", str(out)]) == 0
+    opened = bundle.read(out)
+    assert opened.content.stream is None and {v.form for v in opened.content.variants} == {"window"}
+    assert {v.name for v in opened.content.variants} >= {"onnxruntime-fp32", "onnxruntime-fp32-r4"}
+    assert main(["run", str(out), "--source", str(a_clip)]) == 0
+    assert main(["export", *model, "--stream", "off", "--out", str(tmp_path / "c")]) == 0
+    assert not any("r4" in v.name for v in bundle.read(tmp_path / "c").content.variants)
 
 
 def test_an_onnx_file_is_exported_too(step_bundle: Path, tiny_step: Tiny, tmp_path: Path) -> None:
@@ -249,7 +281,7 @@ def test_each_gate_raises_its_own_error() -> None:
 def test_equal_numbers_settle_the_gate_and_unequal_ones_do_not() -> None:
     rng = np.random.default_rng(0)
     logits = tuple(rng.standard_normal((20, 2)) for _ in range(24))
-    exam = judge.Exam(("a", "b"), (), (0, 1) * 12, 16, logits, logits, (), 1.0)
+    exam = judge.Exam(("a", "b"), (), (0, 1) * 12, 16, logits, logits, (), 1.0, 16)
     same, close = exam.drop(logits, 100.0), exam.drop(logits, 40.0)
     assert same and close
     assert (same.verdict, same.high) == ("pass", 0.0)

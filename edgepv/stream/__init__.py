@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from edgepv.stream.step import Infer, Stepper, Tensors, by_file_names, roll
+from edgepv.stream.step import Infer, Memory, Stepper, Tensors, by_file_names, copied, roll
 
 if TYPE_CHECKING:
     from edgepv.stream.rewrite import FlatModel, NotStreamableError, StreamModel, convert, flatten
@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 __all__ = [
     "FlatModel",
     "Infer",
+    "Memory",
     "NotStreamableError",
     "Stepper",
     "StreamModel",
     "Tensors",
     "by_file_names",
     "convert",
+    "copied",
     "flatten",
     "roll",
 ]

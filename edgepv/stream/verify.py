@@ -215,6 +215,6 @@ def verify(
         where = first_divergence(module, model, clips[0], tolerance) or "none found by itself: the states"
         raise ParityError(
             f"{model.spec.name}: the stream differs from the clip model by {error:.2g} of its largest "
-            f"answer, allowed {tolerance:g}. First to differ: {where}. Use --stream window, and report this model"
+            f"answer, allowed {tolerance:g}. First to differ: {where}. Use --stream window, and report it"
         )
     return error

@@ -7,6 +7,7 @@ either side, zeros stand beyond the ends of the clip, and the features are avera
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import cast
 
 import torch
@@ -44,7 +45,7 @@ class PvC3d(nn.Module):
         self.stem = nn.Conv3d(3, widths[0], (3, 5, 5), (1, 2, 2), (1, 2, 2), bias=False)
         self.stem_bn = nn.BatchNorm3d(widths[0])
         self.pool = nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1))
-        pairs = zip(widths, widths[1:], strict=False)
+        pairs = pairwise(widths)
         blocks = (Block(a, b, stride=1 if i == 0 else 2) for i, (a, b) in enumerate(pairs))
         self.blocks = nn.Sequential(*blocks)
         self.dropout = nn.Dropout(dropout)
