@@ -21,7 +21,6 @@ from edgepv.files import sha256, whole_file
 from edgepv.optional import need
 from edgepv.types import Checkpoint, ModelSpec, StepRecord, StreamSpec, decode
 
-
 MAX_STATE_BYTES = 1 << 31
 
 
@@ -88,12 +87,15 @@ def from_files(builder: str, weights: Path, spec: ModelSpec, *, trust_pickle: bo
 
 
 def build(checkpoint: Checkpoint) -> Any:
-    """The torch module in eval mode with its weights in, gradients off, rewritten if the checkpoint says so.
+    """The torch module in eval mode, its weights in, gradients off, rewritten if the checkpoint says so.
 
-    Raises UsageError if the builder cannot be imported, raises, or returns no module; if weights are
-    not finite; or if weights and module do not match, naming the first that differs.
+    Raises UsageError if the weights changed since the checkpoint was made; if the builder cannot be
+    imported, raises, or returns no module; if weights are not finite; or if weights and module do not
+    match, naming the first that differs.
     """
     torch = need("torch", extra="compress")
+    if sha256(Path(checkpoint.weights)) != checkpoint.sha256:
+        raise UsageError(f"{checkpoint.weights} is not the file this run began with. Start again")
     weights = read_weights(Path(checkpoint.weights))
     module = call_builder(checkpoint.builder)
     if not isinstance(module, torch.nn.Module):

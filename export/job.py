@@ -30,7 +30,8 @@ class Job:
 
     base: the float ONNX of the model, at ``folder / base.path``. flat, flat_checkpoint: a clip model once
     more without Conv3D and with four dimensions at most; some engines are faster or only run with it.
-    checkpoint: None if the user gave an ONNX file. feeds: calibration inputs with rolled states; empty when nothing is to be quantized.
+    checkpoint: None if the user gave an ONNX file. feeds: calibration inputs with rolled states; empty
+    when nothing is to be quantized.
     precisions: what may be built. work: runs a step through the cache and puts its files in ``folder``.
     compress: calls the quantization step named by "module:Step" with its options.
     """

@@ -8,6 +8,7 @@ crash in integers (FRAGILE) stay float;
 
 from __future__ import annotations
 
+import functools
 import re
 import tempfile
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from edgepv.types import QuantScheme, Variant
 
 CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D", "CONV_2D_TRANSPOSE", "FULLY_CONNECTED")
 ENDS = ("INPUT", "OUTPUT")
+MOVES = ("RESHAPE", "TRANSPOSE", "PAD", "PADV2", "MAX_POOL_2D", "SLICE", "STRIDED_SLICE", "SPLIT")
 FRAGILE = (
     "HARD_SWISH",
     "DIV",
@@ -55,6 +57,7 @@ class Step:
         refuse_zero_states(base, feeds)
         need("ai_edge_quantizer", extra="compress")
         theirs = by_file_names(base, feeds)
+        states, ends = base.stream.states if base.stream else (), {**base.inputs, **base.outputs}
         with whole_file(out) as tmp, tempfile.TemporaryDirectory() as scratch:
             orders = Path(scratch) / "feeds.safetensors"
             save_file({f"{i}|{n}": v for i, f in enumerate(theirs) for n, v in f.items()}, orders)
@@ -66,6 +69,7 @@ class Step:
                 feeds=str(orders),
                 recipe=self.recipe,
                 out=str(tmp),
+                states=[(base.inputs[s.name], ends[s.output]) for s in states],
             )
         scheme = QuantScheme(
             "ai-edge-quantizer",
@@ -85,8 +89,11 @@ class Step:
         )
 
 
-def work(source: str, feeds: str, recipe: str, out: str) -> None:
-    """Subprocess side: calibrate, quantize, write, and run once."""
+def work(source: str, feeds: str, recipe: str, out: str, states: Sequence[tuple[str, str]]) -> None:
+    """Subprocess side: calibrate, quantize, write, and run once.
+
+    states: (input, what it is fed from) of every state, by the names of the file's signature.
+    """
     from ai_edge_quantizer import quantizer
 
     rows: dict[int, dict[str, np.ndarray]] = {}
@@ -96,7 +103,7 @@ def work(source: str, feeds: str, recipe: str, out: str) -> None:
     recipe_list = _recipe(recipe, float_scopes(source))
     tool = quantizer.Quantizer(source, recipe_list)
     result = tool.quantize(
-        _ranges(source, recipe_list, [rows[i] for i in sorted(rows)]),
+        _ranges(source, recipe_list, [rows[i] for i in sorted(rows)], states),
         enable_progress_bar=False,
         enable_progress_report=False,
     )
@@ -108,7 +115,9 @@ def work(source: str, feeds: str, recipe: str, out: str) -> None:
         raise UsageError("the INT8 model answers values that are not finite")
 
 
-def _ranges(source: str, recipe: Any, rows: list[dict[str, np.ndarray]]) -> Any:
+def _ranges(
+    source: str, recipe: Any, rows: list[dict[str, np.ndarray]], states: Sequence[tuple[str, str]]
+) -> Any:
     """True minimum and maximum of every tensor. The tool's own default is a moving average over the
     feeds, which clipped a sixth of the logits."""
     from ai_edge_quantizer import calibrator, recipe_manager
@@ -120,7 +129,53 @@ def _ranges(source: str, recipe: Any, rows: list[dict[str, np.ndarray]]) -> Any:
         Path(source).read_bytes(), num_threads=1, qsv_update_func=qsv_utils.min_max_update
     )
     tool.calibrate({"serving_default": rows}, manager)
-    return tool.get_model_qsvs()
+    return _one_range_per_state(source, tool.get_model_qsvs(), states)
+
+
+def _one_range_per_state(source: str, ranges: Any, states: Sequence[tuple[str, str]]) -> Any:
+    """Give a state's input, the tensor it is fed from, and their concatenation one range.
+
+    Then a value that stays in the state is requantized to itself. Where they differ, the tool puts a
+    requantization between them and hands that out as the model's output, without data. Operators that
+    only move values carry the range along.
+    """
+    interpreter = litert_interpreter()(source, num_threads=1)
+    names = {d["index"]: d["name"] for d in interpreter.get_tensor_details()}
+    runner = interpreter.get_signature_runner()
+    ends = {n: d["index"] for n, d in runner.get_input_details().items()}
+    fed = {n: d["index"] for n, d in runner.get_output_details().items()}
+    links = [(ends[a], {**ends, **fed}[b]) for a, b in states]
+    for op in interpreter._get_ops_details():
+        first, *rest = (int(i) for i in op["inputs"] if i in names)
+        out = int(op["outputs"][0])
+        if op["op_name"] == "CONCATENATION":
+            links += [(i, out) for i in (first, *rest)]
+        elif op["op_name"] in MOVES:
+            links.append((first, out))
+    for group in _groups(links, {ends[a] for a, _ in states}):
+        joint = [ranges[names[i]] for i in group if "min" in ranges.get(names[i], {})]
+        for edge, pick in (("min", np.minimum), ("max", np.maximum)) if joint else ():
+            value = functools.reduce(pick, [r[edge] for r in joint])
+            for r in joint:
+                r[edge] = value
+    return ranges
+
+
+def _groups(links: Sequence[tuple[int, int]], seeds: set[int]) -> list[set[int]]:
+    """Tensors that hang together by ``links``, for every group that holds one of ``seeds``."""
+    found: list[set[int]] = []
+    for seed in sorted(seeds):
+        if any(seed in group for group in found):
+            continue
+        group, more = {seed}, True
+        while more:
+            more = False
+            for a, b in links:
+                if (a in group) != (b in group):
+                    group |= {a, b}
+                    more = True
+        found.append(group)
+    return found
 
 
 def _recipe(name: str, floats: Sequence[str]) -> Any:

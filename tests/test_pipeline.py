@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -136,7 +137,7 @@ def test_a_step_may_take_several_frames(tiny_clip: Tiny, tmp_path: Path, a_clip:
     with edgepv.open(out) as session:
         answers = [session.step(frame) for frame in read_video(a_clip).frames[:12]]
     assert [a.valid for a in answers] == [i >= 5 for i in range(12)]
-    assert [a.scores == b.scores for a, b in zip(answers[5:], answers[6:])] == [True, False] * 3
+    assert [a.scores == b.scores for a, b in pairwise(answers[5:])] == [True, False] * 3
 
 
 def test_a_clip_model_may_stay_a_window_in_both_forms(tiny_clip: Tiny, tmp_path: Path, a_clip: Path) -> None:

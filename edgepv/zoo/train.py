@@ -234,6 +234,8 @@ def train(job: Job, say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     fitting = [f for f in footage if f.sample.path in paths]
     joint, log = pretrain(job.model, fitting, recipe, seed=job.seed, cache=job.cache, tick=say)
     net, steps, best = _one_task(job, recipe, joint, footage, paths, held, say)
+    if MODELS[job.model].clip:
+        halve(net)
     test = [s for s in everything if s.split == "test" and s.task == job.task]
     result = {
         "name": f"{job.model}-{job.task}",
@@ -305,12 +307,26 @@ def test_result(model: str, task: str, net: PvConv, test: Sequence[Sample]) -> d
     }
 
 
+def halve(net: torch.nn.Module) -> None:
+    """Round kernels and matrices to half precision, which is how a large network is stored."""
+    for weight in net.parameters():
+        if weight.ndim > 1:
+            weight.data = weight.data.half().float()
+
+
+def stored(job: Job, net: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Weights as they are written."""
+    state = {k: v.cpu().contiguous() for k, v in net.state_dict().items()}
+    half = MODELS[job.model].clip
+    return {k: v.half() if half and v.ndim > 1 else v for k, v in state.items()}
+
+
 def publish(job: Job, net: PvConv, result: dict[str, Any]) -> None:
     """Write the weights, their row in the index, and the result next to the card."""
     name = result["name"]
     weights = job.out / "weights" / f"{name}.safetensors"
     with whole_file(weights) as tmp:
-        save_file({k: v.cpu().contiguous() for k, v in net.state_dict().items()}, tmp)
+        save_file(stored(job, net), tmp)
     index_file = job.out / "weights" / "index.json"
     index = read_json(index_file) if index_file.is_file() else {}
     index[name] = {

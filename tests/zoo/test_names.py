@@ -53,7 +53,8 @@ def test_a_checkpoint_says_what_its_model_eats(name: str) -> None:
     found = zoo.checkpoint(name)
     size = zoo.MODELS[model].size
     assert found.spec == zoo.spec(model, task)
-    assert found.spec.input.shape == (1, 3, size, size)
+    shape = (1, 3, 16, size, size) if zoo.MODELS[model].clip else (1, 3, size, size)
+    assert found.spec.input.shape == shape
     assert found.spec.labels == zoo.TASKS[task]
     assert Path(found.weights).is_file()
 
