@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 CLASSES = 8
+WIDTH = 0.25
+"""Channels of the nets unless asked otherwise: a proof then takes minutes on a CPU, not hours."""
 
 
 @dataclass(frozen=True)
@@ -478,55 +480,55 @@ class TimeSformer(nn.Module):
         return self.fc(x.mean(0, keepdim=True))
 
 
-def c3d(width: float = 1.0, size: int = 112) -> nn.Module:
+def c3d(width: float = WIDTH, size: int = 112) -> nn.Module:
     return settled(C3D(width, size))
 
 
-def i3d(width: float = 1.0, modules: int = 9) -> nn.Module:
+def i3d(width: float = WIDTH, modules: int = 9) -> nn.Module:
     return settled(I3D(width, modules))
 
 
-def r3d_18(width: float = 1.0) -> nn.Module:
+def r3d_18(width: float = WIDTH) -> nn.Module:
     return settled(VideoResNet(width, [conv3] * 4))
 
 
-def r2plus1d_18(width: float = 1.0) -> nn.Module:
+def r2plus1d_18(width: float = WIDTH) -> nn.Module:
     return settled(VideoResNet(width, [Conv2Plus1D] * 4, split_stem=True))
 
 
-def mc3_18(width: float = 1.0) -> nn.Module:
+def mc3_18(width: float = WIDTH) -> nn.Module:
     return settled(VideoResNet(width, [conv3, conv2, conv2, conv2]))
 
 
-def x3d_s(width: float = 1.0, depths: Sequence[int] = (3, 5, 11, 7)) -> nn.Module:
+def x3d_s(width: float = WIDTH, depths: Sequence[int] = (3, 5, 11, 7)) -> nn.Module:
     return settled(X3D(width, depths))
 
 
-def slowfast(width: float = 1.0) -> nn.Module:
+def slowfast(width: float = WIDTH) -> nn.Module:
     return settled(SlowFast(width))
 
 
-def tsm(width: float = 1.0, frames: int = 8) -> nn.Module:
+def tsm(width: float = WIDTH, frames: int = 8) -> nn.Module:
     return settled(TSM(width, frames, both_ways=True))
 
 
-def tsm_online(width: float = 1.0, frames: int = 8) -> nn.Module:
+def tsm_online(width: float = WIDTH, frames: int = 8) -> nn.Module:
     return settled(TSM(width, frames, both_ways=False))
 
 
-def causal(width: float = 1.0) -> nn.Module:
+def causal(width: float = WIDTH) -> nn.Module:
     return settled(CausalNet(width))
 
 
-def cnn_lstm(width: float = 1.0) -> nn.Module:
+def cnn_lstm(width: float = WIDTH) -> nn.Module:
     return settled(CnnLstm(width))
 
 
-def timesformer(width: float = 1.0, frames: int = 8, size: int = 112, depth: int = 4) -> nn.Module:
+def timesformer(width: float = WIDTH, frames: int = 8, size: int = 112, depth: int = 4) -> nn.Module:
     return settled(TimeSformer(width, frames, size, depth, None))
 
 
-def timesformer_banded(width: float = 1.0, frames: int = 16, size: int = 112, depth: int = 3) -> nn.Module:
+def timesformer_banded(width: float = WIDTH, frames: int = 16, size: int = 112, depth: int = 3) -> nn.Module:
     return settled(TimeSformer(width, frames, size, depth, look_back=4))
 
 

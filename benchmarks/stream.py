@@ -1,0 +1,327 @@
+"""Sliding clip, flat clip and stream, side by side: ``python benchmarks/stream.py [--nets NAME,...]``.
+
+For every net of clipnets.py (quarter width, random weights) and for the trained pv-c3d: time per new frame
+of three forms in three engines, float and INT8, taking turns in one process on two threads; the largest
+difference from the clip model over 300 frames; state bytes; exactness. The clips are the ones shipped with
+the package. Writes stream.json after every net (a run that is stopped goes on there) and stream.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from edgepv import zoo
+from edgepv.checkpoint import build, save, versions
+from edgepv.clips import find_clips, model_frames
+from edgepv.console import hush
+from edgepv.errors import EdgepvError
+from edgepv.export.audit import audit
+from edgepv.export.parity import sqnr_db
+from edgepv.export.to_onnx import lower
+from edgepv.export.to_tflite import to_tflite
+from edgepv.files import read_json, write_json, write_text
+from edgepv.measure import device_facts, interleaved
+from edgepv.quantize import int8_litert, int8_onnx
+from edgepv.runtimes.eager import EagerEngine
+from edgepv.runtimes.engine import Engine, open_engine
+from edgepv.stream import NotStreamableError, Stepper, StreamModel, Tensors, convert, copied, roll
+from edgepv.stream.verify import against_chunk, against_clip, steps
+from edgepv.types import Checkpoint, ModelSpec, Rewrite, TensorSpec, Variant, encode
+
+HERE = Path(__file__).resolve().parent
+THREADS = 2
+FRAMES = 300
+FORMS = ("clip", "flat", "stream")
+ENGINES = ("onnxruntime", "openvino", "litert")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One net: its clip checkpoint, its forms as checkpoints, and what the stream is."""
+
+    name: str
+    paper: str
+    forms: dict[str, Checkpoint]
+    stream: StreamModel | None
+    refused: str | None
+
+
+def subjects(names: Sequence[str], folder: Path) -> list[Callable[[], Subject]]:
+    """One function per net; called late, so that one net at a time is in memory."""
+    sys.path.insert(0, str(HERE))
+    import clipnets
+
+    makers: dict[str, Callable[[], Subject]] = {}
+    for net in clipnets.NETS:
+        makers[net.name] = lambda net=net: _untrained(net, folder)  # type: ignore[misc]
+    makers["pv-c3d"] = lambda: _subject("pv-c3d", "trained on handwash clips", zoo.checkpoint("pv-c3d"))
+    return [makers[name] for name in (names or makers)]
+
+
+def _untrained(net: Any, folder: Path) -> Subject:
+    weights = folder / f"{net.name}.safetensors"
+    digest = save(net.build(), weights)
+    builder = f"{HERE / 'clipnets.py'}:{net.build.__name__}"
+    spec = ModelSpec(
+        net.name,
+        TensorSpec("clip", (1, 3, net.frames, net.size, net.size), "NCTHW"),
+        tuple(f"class {i}" for i in range(8)),
+        frames=net.frames,
+        mean=(0.45,) * 3,
+        std=(0.225,) * 3,
+    )
+    return _subject(net.name, net.paper, Checkpoint(str(weights), digest, builder, spec))
+
+
+def _subject(name: str, paper: str, clip: Checkpoint) -> Subject:
+    spec = clip.spec
+    forms = {"clip": clip, "flat": replace(clip, rewrite=Rewrite("flat", spec.input))}
+    try:
+        model = convert(build(clip), spec)
+    except NotStreamableError as e:
+        return Subject(name, paper, forms, None, e.why)
+    forms["stream"] = replace(clip, spec=model.spec, rewrite=Rewrite("stream", spec.input))
+    return Subject(name, paper, forms, model, None)
+
+
+def videos(spec: ModelSpec) -> tuple[list[np.ndarray], np.ndarray]:
+    """(calibration clips (T, C, H, W), one long video of evaluation clips joined)."""
+    found = find_clips(zoo.HERE / "clips", zoo.TASKS["fight"])
+    sides: dict[str, list[np.ndarray]] = {"calibration": [], "evaluation": []}
+    for clip in found:
+        sides[clip.split or "calibration"].append(model_frames(clip.path, spec))
+    return sides["calibration"][:12], np.concatenate(sides["evaluation"])[: FRAMES + 40]
+
+
+def measure(subject: Subject, folder: Path) -> dict[str, Any]:
+    """Everything about one net."""
+    clip = subject.forms["clip"]
+    module = build(clip)
+    calibration, video = videos(clip.spec)
+    engines: dict[str, tuple[Any, Sequence[Tensors]]] = {}
+    rows: dict[str, dict[str, Any]] = {}
+    eager = EagerEngine(module, clip.spec.input.name, None)
+    engines["torch fp32 clip"] = (eager, _feeds(eager, clip.spec, None, [video[:40]])[-8:])
+    for form, checkpoint in subject.forms.items():
+        for name, engine, feeds, row in _artifacts(subject, form, checkpoint, calibration, video, folder):
+            engines[name], rows[name] = (engine, feeds), row
+    latencies = interleaved(engines, threads=THREADS, calls=60)
+    for name, latency in latencies.items():
+        rows.setdefault(name, {"form": "clip", "engine": "torch", "precision": "fp32"})
+        rows[name]["latency"] = encode(replace(latency, interleaved_with=()))
+    made = _facts(subject, module, clip.spec, video)
+    made["rows"] = rows
+    return made
+
+
+def _facts(subject: Subject, module: Any, spec: ModelSpec, video: np.ndarray) -> dict[str, Any]:
+    facts: dict[str, Any] = {"paper": subject.paper, "frames": spec.frames, "size": spec.input.shape[-1]}
+    facts["parameters"] = sum(p.numel() for p in module.parameters())
+    model = subject.stream
+    if model is None:
+        return facts | {"refused": subject.refused}
+    clips = [video[i : i + spec.frames].transpose(1, 0, 2, 3) for i in (0, 150)]
+    stream, cost = model.stream, model.explanation
+    return facts | {
+        "exactness": stream.exactness,
+        "because": list(stream.because),
+        "delay": stream.delay,
+        "receptive_field": stream.receptive_field,
+        "state_bytes": stream.state_bytes,
+        "gflops_clip": cost.flops_clip / 1e9,
+        "gflops_frame": cost.flops_frame / 1e9,
+        "stride": cost.stride,
+        "torch_against_clip": against_clip(module, model, clips),
+        "torch_against_chunk": against_chunk(model, steps(model), video[:FRAMES]),
+    }
+
+
+def _artifacts(
+    subject: Subject,
+    form: str,
+    checkpoint: Checkpoint,
+    calibration: list[np.ndarray],
+    video: np.ndarray,
+    folder: Path,
+) -> list[tuple[str, Engine, list[Tensors], dict[str, Any]]]:
+    """(name, engine, inputs for timing, row) of every artifact of one form that can be made."""
+    module = build(checkpoint)
+    base = lower(module, checkpoint.spec, folder / f"{form}.onnx")
+    eager = EagerEngine(module, base.spec.input.name, base.stream)
+    quiet = _feeds(eager, base.spec, base.stream, calibration)
+    quiet = quiet[:: max(1, len(quiet) // 60)]
+    probe = _feeds(eager, base.spec, base.stream, [video[:60]])[-12:]
+    wanted = [eager.infer(f)["logits"] for f in probe]
+    variants: list[Variant | tuple[str, str]] = [base, replace(base, engine="openvino")]
+    quantized = _tried(lambda: int8_onnx.Step()(base, folder, quiet, "", folder / f"{form}-int8.onnx"))
+    variants += [quantized, replace(quantized, engine="openvino")] if isinstance(quantized, Variant) else []
+    lite = _tried(lambda: to_tflite(checkpoint, base, folder / f"{form}.tflite"))
+    if isinstance(lite, Variant):
+        variants.append(lite)
+        out = folder / f"{form}-int8.tflite"
+        small = _tried(lambda: int8_litert.Step("full")(lite, folder, quiet, "", out))
+        if not isinstance(small, Variant):
+            small = _tried(lambda: int8_litert.Step("conv")(lite, folder, quiet, "", out))
+        variants.append(small if isinstance(small, Variant) else ("litert int8", small))
+    else:
+        variants.append(("litert fp32", lite))
+    found = []
+    for variant in variants:
+        if isinstance(variant, tuple):
+            print(f"  {form} {variant[0]} not made: {variant[1]}", flush=True)
+            continue
+        engine = open_engine(variant, folder, threads=THREADS)
+        row = _row(subject, form, variant, folder, engine, probe, wanted, video)
+        name = f"{variant.engine} {variant.precision} {form}"
+        found.append((name, engine, probe, row))
+        print(f"  {name}: error {row['max_error']:.1e}, {row['sqnr_db']:.1f} dB", flush=True)
+    return found
+
+
+def _tried(make: Callable[[], Variant]) -> Variant | str:
+    try:
+        with hush():
+            return make()
+    except EdgepvError as e:
+        return str(e)
+
+
+def _row(
+    subject: Subject,
+    form: str,
+    variant: Variant,
+    folder: Path,
+    engine: Engine,
+    probe: list[Tensors],
+    wanted: list[np.ndarray],
+    video: np.ndarray,
+) -> dict[str, Any]:
+    """max_error: share of the largest answer; a stream's over 300 frames against one long step."""
+    got = [engine.infer(f)["logits"] for f in probe]
+    scale = max(1.0, max(float(np.abs(w).max()) for w in wanted))
+    error = max(float(np.abs(a - b).max()) for a, b in zip(got, wanted)) / scale
+    if form == "stream" and subject.stream:
+        error = against_chunk(subject.stream, engine.infer, video[:FRAMES])
+    found = audit(variant, folder)
+    return {
+        "form": form,
+        "engine": variant.engine,
+        "precision": variant.precision,
+        "bytes": (folder / variant.path).stat().st_size,
+        "max_error": error,
+        "sqnr_db": sqnr_db(np.concatenate(wanted), np.concatenate(got)),
+        "convolutions": len(found.convolutions),
+        "convolutions_int8": found.int8,
+    }
+
+
+def _feeds(engine: Engine, spec: ModelSpec, stream: Any, clips: list[np.ndarray]) -> list[Tensors]:
+    """Inputs met while playing ``clips``, states and all, from the moment a window is full."""
+    stepper = Stepper(engine.infer, spec, stream)
+    found = []
+    for clip in clips:
+        for feeds, _ in roll(stepper, clip):
+            if feeds is not None and stepper.seen >= min(spec.frames, len(clip) - 2):
+                found.append(copied(feeds))
+    return found
+
+
+def table(results: dict[str, Any]) -> str:
+    """The result as Markdown."""
+    facts = results["device"]
+    lines = [
+        "# Sliding clip, flat clip, stream",
+        "",
+        f"Written by `python benchmarks/stream.py` on {facts['cpu']}, {THREADS} threads, all variants of a net "
+        "taking turns. Times are p50 per new frame; a sliding clip computes its whole clip again for each. Nets "
+        "are at a quarter of their papers' width with random weights; pv-c3d is trained.",
+        "",
+        "| net | class | delay | state | GFLOP clip / frame | torch clip, ms | best clip fp32 | best stream fp32 | "
+        "sliding / stream, fp32 | 0.8 T | best stream INT8 | torch / INT8 stream | error over 300 frames |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, net in results["nets"].items():
+        lines.append(_line(name, net))
+    lines += [
+        "",
+        "## Every variant",
+        "",
+        "| net | variant | p50 ms | p99 ms | n | max error | SQNR dB | INT8 convs |",
+    ]
+    lines.append("|---|---|---|---|---|---|---|---|")
+    for name, net in results["nets"].items():
+        for variant, row in net["rows"].items():
+            at = row["latency"]
+            error = f"{row['max_error']:.1e}" if "max_error" in row else "the reference"
+            noise = f"{row['sqnr_db']:.0f}" if "sqnr_db" in row else ""
+            convs = f"{row['convolutions_int8']}/{row['convolutions']}" if "convolutions" in row else ""
+            lines.append(
+                f"| {name} | {variant} | {at['p50_ms']:.2f} | {at['p99_ms']:.2f} | {at['n']} | {error} | {noise} | {convs} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def best(net: dict[str, Any], precision: str, forms: tuple[str, ...]) -> tuple[float, str] | None:
+    """(p50 in ms, engine and form) of the fastest variant, torch left out."""
+    found = [
+        (row["latency"]["p50_ms"], f"{row['engine']} {row['form']}")
+        for row in net["rows"].values()
+        if row["precision"] == precision and row["form"] in forms and row["engine"] != "torch"
+    ]
+    return min(found) if found else None
+
+
+def _line(name: str, net: dict[str, Any]) -> str:
+    clip, torch_ms = best(net, "fp32", ("clip", "flat")), net["rows"]["torch fp32 clip"]["latency"]["p50_ms"]
+    stream, small = best(net, "fp32", ("stream",)), best(net, "int8", ("stream",))
+    if "refused" in net or clip is None or stream is None or small is None:
+        return (
+            f"| {name} | window: {net.get('refused')} |  |  |  | {torch_ms:.1f} | {clip and clip[0]:.2f} |"
+            + " |" * 6
+        )
+    errors = [
+        r["max_error"] for r in net["rows"].values() if r["form"] == "stream" and r["precision"] == "fp32"
+    ]
+    worst = max([*errors, net["torch_against_chunk"]])
+    return (
+        f"| {name} | {net['exactness']} | {net['delay']} | {net['state_bytes'] / 1e6:.2f} MB | "
+        f"{net['gflops_clip']:.3f} / {net['gflops_frame']:.4f} | {torch_ms:.1f} | {clip[0]:.2f} ({clip[1]}) | "
+        f"{stream[0]:.2f} ({stream[1].split()[0]}) | x{clip[0] / stream[0]:.1f} | {0.8 * net['frames']:.1f} | "
+        f"{small[0]:.2f} ({small[1].split()[0]}) | x{torch_ms / small[0]:.0f} | {worst:.1e} |"
+    )
+
+
+def main() -> int:
+    """Command line of the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--nets", default="", help="comma-separated; default: all")
+    parser.add_argument("--out", type=Path, default=HERE / "stream.json")
+    args = parser.parse_args()
+    torch.set_num_threads(THREADS)
+    tools = versions(("torch", "onnxruntime", "openvino", "ai-edge-litert", "edgepv"))
+    results = read_json(args.out) if args.out.is_file() else {"nets": {}}
+    results |= {"device": encode(device_facts()), "tools": tools, "threads": THREADS}
+    with tempfile.TemporaryDirectory() as scratch:
+        for make in subjects([n for n in args.nets.split(",") if n], Path(scratch)):
+            with torch.no_grad():
+                subject = make()
+                if not args.nets and subject.name in results["nets"]:
+                    continue
+                print(subject.name, flush=True)
+                results["nets"][subject.name] = measure(subject, Path(scratch))
+            write_json(args.out, results)
+            write_text(args.out.with_suffix(".md"), table(results))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
