@@ -68,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"edgepv {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
     _export(commands)
+    _stream(commands)
     _run(commands)
     _report(commands)
     _verify(commands)
@@ -123,6 +124,18 @@ def _export(commands: Any) -> None:
         help="share of channels to cut, then fine-tune on the training clips of --clips (default: 0, off)",
     )
     c.add_argument(
+        "--stream",
+        metavar="HOW",
+        help="a clip model as: auto, a step over new frames where its operators allow it, else a window; "
+        "window, the host holds the frames; off, a window and the graph as it is (default: auto)",
+    )
+    c.add_argument(
+        "--every",
+        type=int,
+        metavar="N",
+        help="new frames per step of a streamed model, and per answer (default: 1)",
+    )
+    c.add_argument(
         "--precision",
         metavar="P",
         help="auto, fp32, bf16, fp16 or int8; auto measures all of the "
@@ -145,6 +158,34 @@ def _export(commands: Any) -> None:
     c.add_argument("--force", action="store_true", help="replace an existing bundle")
     c.add_argument("--trust-pickle", action="store_true", help="read pickled weights (weights_only)")
     c.set_defaults(run=export_command)
+
+
+def _stream(commands: Any) -> None:
+    text = "explain how a clip model becomes a per-frame stream: layers, delay, states, saving"
+    c = commands.add_parser("stream", help=text, description=text)
+    c.add_argument(
+        "model",
+        metavar="MODEL",
+        help="built-in name (see: edgepv models), file.py:builder, or package.module:builder",
+    )
+    c.add_argument(
+        "--weights", metavar="FILE", help="weights of your own builder, .safetensors (default: random)"
+    )
+    c.add_argument("--spec", metavar="FILE", help="TOML that describes your own model (see docs/spec.md)")
+    c.add_argument("--clip", metavar="FRAMESxSIZE", help="instead of --spec: the clips it eats, like 16x112")
+    c.add_argument(
+        "--every", type=int, metavar="N", help="frames per result (default: 1, and the stride of the model)"
+    )
+    c.add_argument(
+        "--pool",
+        choices=("window", "running", "ema"),
+        default="window",
+        help="what a mean over the clip becomes (default: window, which is exact)",
+    )
+    c.add_argument("--picture", metavar="FILE", help="draw the time axis of the graph (.png or .svg)")
+    c.add_argument("--json", action="store_true", help="print JSON")
+    c.add_argument("--trust-pickle", action="store_true", help="read pickled weights (weights only)")
+    c.set_defaults(run=stream_command)
 
 
 def _run(commands: Any) -> None:
@@ -234,6 +275,8 @@ def export_options(a: argparse.Namespace) -> Any:
         "spec": a.spec,
         "clips": a.clips,
         "prune": a.prune,
+        "stream": a.stream,
+        "every": a.every,
         "precision": a.precision,
         "max_drop": a.max_drop,
         "latency_ms": a.latency_ms,
@@ -262,6 +305,108 @@ def _toml(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} is not valid TOML: {e}") from e
 
 
+def stream_command(a: argparse.Namespace) -> int:
+    """edgepv stream"""
+    from edgepv import show
+    from edgepv.stream import explain
+    from edgepv.types import encode
+
+    picture = Path(a.picture) if a.picture else None
+    if picture:
+        explain.check_picture(picture)
+    if a.every is not None and a.every < 1:
+        raise UsageError(f"--every {a.every}: give a number of frames above 0")
+    account = _account(a)
+    if a.json:
+        print(json.dumps(encode(account), indent=1))
+    else:
+        show.stream(account)
+    if picture and account.streams:
+        explain.picture(account, picture)
+        print(f"picture: {picture}", file=sys.stderr)
+    elif picture:
+        print(f"no picture: {account.model} was not converted", file=sys.stderr)
+    if not a.json:
+        own = " --weights w.safetensors --spec spec.toml" if ":" in a.model else ""
+        _next(f"edgepv export {a.model}{own} --target cpu")
+    return 0
+
+
+def _account(a: argparse.Namespace) -> Any:
+    """What there is to tell about the model: it steps, it was converted, or why it cannot be."""
+    from edgepv.export.to_onnx import stream_spec
+    from edgepv.stream import NotStreamableError, convert, explain
+
+    module, spec = _stream_model(a)
+    fps = None if a.clip else spec.fps
+    own = stream_spec(module, spec)
+    if own:
+        return explain.of_step(spec, own, _gflops(module, spec), fps)
+    try:
+        made = convert(module, spec, every=a.every or 1, pool=a.pool)
+    except NotStreamableError as e:
+        return explain.of_window(spec, e.why, e.cure, _gflops(module, spec))
+    told = [explain.told(made.explanation, made.stream, spec)]
+    if not a.every and told[0].stride > 1:
+        made = convert(module, spec, every=told[0].stride, pool=a.pool)
+        told.append(explain.told(made.explanation, made.stream, spec))
+    return explain.of_streams(told, spec, fps)
+
+
+def _stream_model(a: argparse.Namespace) -> tuple[Any, Any]:
+    """The torch module and its spec; without --weights as the builder initialises it."""
+    from edgepv.checkpoint import build, call_builder, from_files, read_spec
+    from edgepv.optional import need
+
+    if a.model.endswith(".onnx"):
+        raise UsageError(f"{a.model}: an ONNX file is not converted. Give the builder: file.py:builder")
+    if ":" not in a.model:
+        from edgepv.pipeline import Options, load
+
+        if a.clip:
+            raise UsageError(f"'{a.model}' is a built-in model that says itself what it eats; drop --clip")
+        checkpoint = load(Options(a.model, weights=a.weights, spec=a.spec)).checkpoint
+        assert checkpoint
+        return build(checkpoint), checkpoint.spec
+    if bool(a.spec) == bool(a.clip):
+        raise UsageError(f"say what {a.model} eats: --spec FILE.toml, or --clip FRAMESxSIZE, like 16x112")
+    spec = read_spec(Path(a.spec)) if a.spec else _clip_spec(a.model, a.clip)
+    if a.weights:
+        files = from_files(a.model, Path(a.weights), spec, trust_pickle=a.trust_pickle)
+        return build(files), spec
+    module = call_builder(a.model)
+    if not isinstance(module, need("torch", extra="compress").nn.Module):
+        raise UsageError(f"{a.model} returned {type(module).__name__}, not a torch module")
+    return module.eval().requires_grad_(False), spec
+
+
+def _clip_spec(model: str, clip: str) -> Any:
+    """A spec for clips of FRAMESxSIZE; it has no labels, since explaining needs none."""
+    from edgepv.types import ModelSpec, TensorSpec
+
+    numbers = clip.split("x")
+    if len(numbers) != 2 or not all(n.isdecimal() and int(n) for n in numbers):
+        raise UsageError(f"--clip {clip}: give frames and size, like 16x112")
+    frames, size = map(int, numbers)
+    shape = TensorSpec("clip", (1, 3, frames, size, size), "NCTHW")
+    return ModelSpec(model.rpartition(":")[2], shape, (), frames=frames)
+
+
+def _gflops(module: Any, spec: Any) -> float:
+    """10^9 operations of one call. Raises UsageError if the module does not run on its own input."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    from edgepv.export.cost import gflops_per_frame
+
+    try:
+        with sdpa_kernel(SDPBackend.MATH):  # torch counts attention only as its two products
+            return gflops_per_frame(module, spec)
+    except Exception as e:
+        raise UsageError(
+            f"{spec.name} does not run on an input of shape {spec.input.shape}: {type(e).__name__}: {e}"
+        ) from e
+
+
 def run_command(a: argparse.Namespace) -> int:
     """edgepv run"""
     from edgepv import show
@@ -280,6 +425,7 @@ def run_command(a: argparse.Namespace) -> int:
             threads=a.threads,
             deadline_ms=a.deadline_ms,
             video=Path(a.video) if a.video else None,
+            cuts=a.on_cut == "reset",
             emit=lambda event: print(json.dumps(event)),
         )
     print(json.dumps({"event": "summary", **summary}), flush=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from edgepv.types import Measurement, encode
 
 if TYPE_CHECKING:
     from edgepv.pipeline import Exported
+    from edgepv.stream.explain import Account, Row, Told
 
 UNKNOWN = "not measured"
 
@@ -156,3 +158,75 @@ def models(rows: Sequence[dict[str, Any]]) -> None:
 
 def _interval(test: dict[str, Any]) -> str:
     return f"{test['value']:.1%} ({test['low']:.1%} to {test['high']:.1%}, n {test['n']})"
+
+
+KINDS = {
+    "step": "steps by itself: nothing to convert",
+    "stream": "a clip model, converted to a stream",
+    "window": "a clip model that cannot be streamed: it runs as a window",
+}
+
+
+def stream(account: Account) -> None:
+    """What became of a model: its layers, what a result costs, and what that means."""
+    print(f"{account.model}: {KINDS[account.tier]}\n")
+    if account.streams:
+        _layers(account.streams)
+        print("\nrate: frames between two rows of a layer. delay: frames that a row is late.")
+        print("GFLOPs: 10^9 operations of convolutions and matrix products; a multiply and an add are two.\n")
+    if account.savings:
+        _savings(account)
+        print()
+    for about, text in account.says.items():
+        print(textwrap.fill(f"{about:8} {text}", 110, subsequent_indent=" " * 9, break_long_words=False))
+
+
+def _layers(streams: Sequence[Told]) -> None:
+    """Every layer of the first conversion, and what it costs in each of them."""
+    from edgepv.stream.explain import keys, kilobytes
+
+    costs = [dict(zip(keys(s.layers), s.layers)) for s in streams]
+    header = ["layer", "operator", "source", "rate", "delay", "states", "host keeps", "GFLOPs/clip"]
+    header += [f"GFLOPs/frame, every {s.every}" for s in streams]
+    rows = []
+    for key, row in costs[0].items():
+        kept = kilobytes(row.state_bytes) if row.states else ""
+        each = [_gflops(c[key].gflops_frame if key in c else 0.0) for c in costs]
+        what = [row.layer, row.operator, row.source, str(row.rate), str(row.delay)]
+        rows.append([*what, _states(row, streams[0]), kept, _gflops(row.gflops_clip), *each])
+    total = [_gflops(s.gflops_frame) for s in streams]
+    first = streams[0]
+    sums = [f"{len(first.stream.states)} states", kilobytes(first.state_bytes), _gflops(first.gflops_clip)]
+    rows.append(["total", *[""] * 4, *sums, *total])
+    table(header, rows)
+
+
+def _states(row: Row, one: Told) -> str:
+    """ "2 x 24x28x28": the host keeps two rows of that shape."""
+    states = [s for s in one.stream.states if s.name in row.states]
+    return " + ".join(f"{s.shape[0] * s.period} x {'x'.join(map(str, s.shape[1:]))}" for s in states)
+
+
+def _gflops(value: float) -> str:
+    return "" if not value else f"{value:.4f}" if value >= 0.0001 else "<0.0001"
+
+
+def _savings(account: Account) -> None:
+    """What a new frame costs, by how often a result is wanted."""
+    from edgepv.stream.explain import kilobytes, operations
+
+    header = ["a result every", "clip model, GFLOPs/frame"]
+    if account.streams:
+        header += ["stream", "saving", "clip length / clip stride", "host keeps"]
+    else:
+        header += ["times a frame is computed"]
+    rows = []
+    for one in account.savings:
+        row = [f"{one.every} frame{'' if one.every == 1 else 's'}", operations(one.clip)]
+        if one.stream is not None:
+            saving = f"{one.times:.1f}x" if one.times else UNKNOWN
+            row += [operations(one.stream), saving, f"{one.ideal:.3g}x", kilobytes(one.state_bytes or 0)]
+        else:
+            row += [f"{one.ideal:.3g}"]
+        rows.append(row)
+    table(header, rows)

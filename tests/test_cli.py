@@ -406,3 +406,74 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(run: Run, tiny_step: Tiny, t
     finally:
         time.sleep(0.1)
         subprocess.run(["umount", str(small)], check=True)
+
+
+def test_stream_tells_a_conversion_layer_by_layer(run: Run) -> None:
+    """A 3-frame convolution with padding and a mean over 4 frames: 4 + 2 frames, the last of them late."""
+    code, out, err = run("stream", f"{TINY}:clip", "--clip", "4x32")
+    assert code == 0, err
+    (conv,) = [line.split() for line in out.splitlines() if line.startswith("conv")]
+    assert conv[:8] == ["conv", "conv3d", conv[2], "1", "1", "2", "x", "3x32x32"]
+    assert conv[2].startswith("tiny.py:")
+    (frame,) = [line.split() for line in out.splitlines() if line.startswith("1 frame ")]
+    assert frame[4:6] == ["4.0x", "4x"]
+    words = " ".join(out.split())
+    assert "exact after a delay of 1 frame, away from the ends" in words
+    assert "not valid before 6 frames" in words and "next:" in err
+
+
+def test_stream_takes_weights_and_a_spec_and_then_knows_seconds(run: Run, tiny_clip: Tiny) -> None:
+    code, out, err = run("stream", *tiny_clip.arguments)
+    assert code == 0, err
+    words = " ".join(out.split())
+    assert "a delay of 1 frame (0.1 s)" in words and "before 6 frames (0.6 s)" in words
+
+
+def test_stream_as_json_is_the_only_thing_on_stdout(run: Run, tmp_path: Path) -> None:
+    picture = tmp_path / "time.png"
+    code, out, err = run(
+        "stream", f"{TINY}:clip", "--clip", "4x32", "--every", 4, "--json", "--picture", picture
+    )
+    found = json.loads(out)
+    assert code == 0, err
+    assert (found["tier"], [s["every"] for s in found["streams"]]) == ("stream", [4])
+    assert found["streams"][0]["layers"][0]["rows"] == [3, 2, 1, 0]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_stream_with_a_running_mean_says_that_it_is_approximate(run: Run) -> None:
+    _, out, _ = run("stream", f"{TINY}:clip", "--clip", "4x32", "--pool", "running")
+    assert "approximate, because of aten.mean (tiny.py:" in " ".join(out.split())
+
+
+def test_stream_of_a_model_that_steps_says_so(run: Run, tiny_step: Tiny) -> None:
+    """States of 1 x 8 x 1 x 256 and 1 x 3 x 8 floats."""
+    code, out, _ = run("stream", *tiny_step.arguments)
+    assert code == 0 and "nothing to convert" in out
+    assert "2 states, 8.1 KB" in out and "not valid before 4 frames" in out
+
+
+def test_stream_of_a_model_that_cannot_says_why_and_what_the_window_costs(run: Run, tmp_path: Path) -> None:
+    code, out, err = run("stream", f"{TINY}:fourier", "--clip", "4x32", "--picture", tmp_path / "x.png")
+    assert code == 0 and "aten.linalg_svd (tiny.py:" in out
+    assert "computes each frame 4 times" in " ".join(out.split())
+    assert "no picture" in err and list(tmp_path.iterdir()) == []
+
+
+def test_bad_options_of_stream_are_one_line(run: Run, tiny_clip: Tiny, tmp_path: Path) -> None:
+    clip = f"{TINY}:clip"
+    refused(run("stream"), 2, "MODEL")
+    refused(run("stream", "pv-c3"), 2, "Did you mean 'pv-c3d'?")
+    refused(run("stream", "pv-c3d", "--clip", "16x112"), 2, "drop --clip")
+    refused(run("stream", "net.onnx"), 2, "Give the builder")
+    refused(run("stream", clip), 2, "--spec FILE.toml, or --clip FRAMESxSIZE")
+    refused(run("stream", clip, "--clip", "4x32", "--spec", tiny_clip.spec), 2, "or --clip")
+    for wrong in ("16", "0x112", "ax112", "16x112x3"):
+        refused(run("stream", clip, "--clip", wrong), 2, f"--clip {wrong}: give frames and size")
+    refused(run("stream", clip, "--clip", "4x32", "--every", 0), 2, "--every 0")
+    refused(run("stream", clip, "--clip", "4x32", "--pool", "max"), 2, "invalid choice: 'max'")
+    refused(run("stream", clip, "--clip", "4x32", "--picture", tmp_path / "x.gif"), 2, ".png or .svg")
+    refused(run("stream", f"{TINY}:not_a_module", "--clip", "4x32"), 2, "not a torch module")
+    refused(run("stream", f"{TINY}:stepper", "--clip", "4x32"), 2, "does not run on an input of shape")
+    refused(run("stream", clip, "--spec", tiny_clip.spec, "--weights", tmp_path / "none"), 2, "--weights")
+    assert list(tmp_path.iterdir()) == []
