@@ -425,7 +425,6 @@ def run_command(a: argparse.Namespace) -> int:
             threads=a.threads,
             deadline_ms=a.deadline_ms,
             video=Path(a.video) if a.video else None,
-            cuts=a.on_cut == "reset",
             emit=lambda event: print(json.dumps(event)),
         )
     print(json.dumps({"event": "summary", **summary}), flush=True)
