@@ -65,7 +65,7 @@ def check_stream(spec: ModelSpec, stream: StreamSpec | None, where: str) -> None
     counts = (
         stream.chunk,
         stream.warmup,
-        *(n for s in stream.states for n in (*s.shape, s.period, s.first + 1)),
+        *(n for s in stream.states for n in (*s.shape, s.fresh, s.period, s.first + 1)),
     )
     if min(counts) < 1 or stream.delay < 0 or stream.state_bytes > MAX_STATE_BYTES:
         raise UsageError(f"{where}: the states' shapes, periods or frame counts make no sense")

@@ -202,6 +202,12 @@ def _run(commands: Any) -> None:
     )
     c.add_argument("--threads", type=int, default=1, metavar="N", help="threads of the engine (default: 1)")
     c.add_argument("--deadline-ms", type=float, metavar="MS", help="count answers that took longer as misses")
+    c.add_argument(
+        "--on-cut",
+        choices=("reset", "keep"),
+        default="reset",
+        help="at a scene cut forget what was seen, or keep it (default: reset)",
+    )
     c.set_defaults(run=run_command)
 
 
@@ -425,6 +431,7 @@ def run_command(a: argparse.Namespace) -> int:
             threads=a.threads,
             deadline_ms=a.deadline_ms,
             video=Path(a.video) if a.video else None,
+            cuts=a.on_cut == "reset",
             emit=lambda event: print(json.dumps(event)),
         )
     print(json.dumps({"event": "summary", **summary}), flush=True)

@@ -197,6 +197,7 @@ def _tables(report: Report) -> dict[str, Table]:
     """The tables under the overview, by key, in reading order; empty ones are left out."""
     every = (
         tables.latency_table(report),
+        tables.stream_table(report),
         tables.accuracy_table(report),
         tables.class_table(report),
         tables.parity_table(report),

@@ -7,7 +7,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from edgepv.types import Accuracy, Audit, DeviceFacts, Latency, Measurement, PairedDrop, Report
+from edgepv.stream.explain import exactness
+from edgepv.types import Accuracy, Audit, DeviceFacts, Latency, Measurement, PairedDrop, Report, StreamSpec
 
 NOT_MEASURED = "not measured"
 UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
@@ -357,6 +358,42 @@ def cost_table(report: Report) -> Table:
         ),
         rows,
     )
+
+
+def stream_table(report: Report) -> Table:
+    """What became of a clip model; no rows where nothing was made to step."""
+    stream = report.stream
+    facts = _stream_facts(report, stream) if stream and stream.exactness else []
+    return Table(
+        "stream",
+        "From clip to stream",
+        "The clip model computes a whole clip for every answer; a step computes what is new. Exact means "
+        "equal to rounding, proven on held-out video; away from the ends of a clip, where the clip model "
+        "sees padding.",
+        heads("what, value"),
+        tuple((Cell(what), cell) for what, cell in facts),
+    )
+
+
+def _stream_facts(report: Report, stream: StreamSpec) -> list[tuple[str, Cell]]:
+    costs = [r.gflops_per_frame for r in report.rows if r.form == "window"]
+    steps = [r.gflops_per_frame for r in report.rows if r.form == "step"]
+    window, step = (next((c for c in found if c), None) for found in (costs, steps))
+    field = stream.receptive_field
+    return [
+        ("against the clip model", Cell(exactness(stream, None), more=stream.because)),
+        (
+            "operators that show the clip model the ends of a clip",
+            Cell(f"{len(stream.edges)}", more=stream.edges, note=stream.edges[0] if stream.edges else ""),
+        ),
+        ("an answer looks back on", Cell(f"{field} frames" if field else "everything since the reset")),
+        ("valid after", Cell(f"{stream.warmup} frames")),
+        ("new frames per step", whole(stream.chunk)),
+        ("states", Cell(f"{len(stream.states)}, {size(stream.state_bytes)}", stream.state_bytes)),
+        ("GFLOPs per new frame, as a step", number(step)),
+        (f"GFLOPs per new frame, as a window of {report.frames}", number(window)),
+        ("saved", ratio(window / step if window and step else None)),
+    ]
 
 
 def class_table(report: Report) -> Table:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgepv.bundle import Bundle
+from edgepv.stream.explain import exactness
 from edgepv.types import Measurement, encode
 
 if TYPE_CHECKING:
@@ -112,6 +113,8 @@ def bundle(b: Bundle) -> None:
             f"stream     {len(stream.states)} states, {stream.state_bytes / 1024:.0f} KB; valid after "
             f"{stream.warmup} frames, looks back on {field}"
         )
+        if stream.exactness:
+            print(f"           {exactness(stream, spec.fps)}")
     else:
         print(f"stream     none: the host keeps {spec.frames} frames and computes all for each answer")
     print(f"runs       {m.run}; accuracy gate: {m.verdict}")

@@ -64,8 +64,9 @@ class StateSpec:
     ``output`` names a graph output, or the model's own input (then the host keeps the frames it fed).
     update "replace": the value of ``period`` steps ago. update "shift": the last ``shape[0]`` rows,
     oldest first; with a period, those of ``period``, 2 * ``period``, ... steps ago.
-    shape: static, at most rank 4. init: the value every element starts with. first: the first step
-    whose output counts; what a recurrent layer makes of frames that are not there yet is ignored.
+    fresh: rows that one step adds to a "shift" state. shape: static, at most rank 4. init: the value
+    every element starts with. first: the first step whose output counts; what a recurrent layer makes of
+    frames that are not there yet is ignored.
     """
 
     name: str
@@ -74,12 +75,13 @@ class StateSpec:
     dtype: Literal["float32", "float16", "int8", "uint8", "int32", "int64"] = "float32"
     update: Literal["replace", "shift"] = "replace"
     init: float = 0.0
+    fresh: int = 1
     period: int = 1
     first: int = 0
 
     @property
     def bytes(self) -> int:
-        """What the host keeps for it."""
+        """Bytes that must be kept from step to step. A host may hold more, to save copies."""
         return math.prod(self.shape) * _ITEM_BYTES[self.dtype] * self.period
 
 

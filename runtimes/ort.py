@@ -27,6 +27,23 @@ class OrtEngine:
         feeds = {self._inputs[name]: value for name, value in inputs.items()}
         return dict(zip(self._outputs, self._session.run(self._wanted, feeds)))
 
+    def infer_into(self, inputs: Tensors, into: Tensors) -> Tensors:
+        """Like ``infer``; outputs named in ``into`` are written there (contiguous, of the right shape)."""
+        check_inputs(inputs, self._expected)
+        binding = self._session.io_binding()
+        for name, value in inputs.items():
+            binding.bind_cpu_input(self._inputs[name], value)
+        for ours, theirs in self._outputs.items():
+            place = into.get(ours)
+            if place is None:
+                binding.bind_output(theirs)
+            else:
+                at = place.ctypes.data
+                binding.bind_output(theirs, "cpu", 0, place.dtype.type, place.shape, at)
+        self._session.run_with_iobinding(binding)
+        made = dict(zip(self._outputs, binding.get_outputs()))
+        return {name: into[name] if name in into else value.numpy() for name, value in made.items()}
+
     def close(self) -> None:
         """Free the session."""
         self._session = None

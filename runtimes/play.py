@@ -29,19 +29,21 @@ def play(
     threads: int = 1,
     deadline_ms: float | None = None,
     video: Path | None = None,
+    cuts: bool = True,
     emit: Callable[[Event], None] = lambda event: None,
 ) -> Event:
     """Answer every frame that is due at the model's rate; returns the summary.
 
     A frame is due when it is the newest one at time k / fps; frames between are skipped. ``emit`` gets
-    one event per answer. Raises UsageError if the file breaks off before the frames it promises.
+    one event per answer. cuts: forget the states at a scene cut.
+    Raises UsageError if the file breaks off before the frames it promises.
     """
     if video and video.exists() and source.exists() and video.samefile(source):
         raise UsageError(f"--video {video} is the source itself. Name another file")
     answers: list[Answer] = []
     missed = read = 0
     with (
-        open_session(variant, folder, threads=threads) as session,
+        open_session(variant, folder, threads=threads, cuts=cuts) as session,
         open_video(source) as (capture, fps, promised),
         _writer(video, fps) as draw,
     ):
@@ -80,6 +82,7 @@ def event(answer: Answer, frame: int, fps: Fraction) -> Event:
         "label": answer.label,
         "score": round(answer.score, 4),
         "valid": answer.valid,
+        "restarted": answer.restarted,
         "pre_ms": round(answer.pre_ms, 3),
         "infer_ms": round(answer.infer_ms, 3),
     }

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Literal
 
 import numpy as np
 
 from edgepv.clips import preprocess
 from edgepv.errors import UsageError
+from edgepv.runtimes.cuts import SceneCuts
 from edgepv.runtimes.engine import Engine, open_engine
 from edgepv.stream import Stepper
 from edgepv.types import Variant
+
+MAX_LOOK_BACK = 4096
+Gap = Literal["hold", "reset"]
 
 
 @dataclass(frozen=True)
 class Answer:
     """The model's word on one frame.
 
-    scores: softmax over the labels, sums to 1. valid: False until the model has seen a full window.
+    index: frames since the states were last forgotten. scores: softmax over the labels, sums to 1.
+    valid: False until the model has seen a full window. restarted: the states were forgotten right
+    before this frame. missed: frames that were lost within what this answer looks back on.
     pre_ms, infer_ms: time spent on preprocessing and in the engine.
     """
 
@@ -31,50 +39,133 @@ class Answer:
     valid: bool
     pre_ms: float
     infer_ms: float
+    restarted: bool = False
+    missed: int = 0
 
 
-class Session:
-    """Steps one variant frame by frame. Use as a context manager; not for several threads at once."""
+class Lane:
+    """One variant with its engine and its states."""
 
     def __init__(self, engine: Engine, variant: Variant) -> None:
-        self.variant = variant
-        self._engine = engine
-        self._stepper = Stepper(engine.infer, variant.spec, variant.stream)
+        self.variant, self._engine = variant, engine
+        into = getattr(engine, "infer_into", None)
+        self.stepper = Stepper(engine.infer, variant.spec, variant.stream, into=into)
 
-    def step(self, frame: np.ndarray) -> Answer:
-        """Answer for one camera frame, (H, W, 3) uint8 BGR of any size.
+    def step(self, frame: np.ndarray) -> tuple[np.ndarray, float, float]:
+        """(logits, ms of preprocessing, ms in the engine) for one camera frame.
 
         Raises UsageError for a frame of another kind, and if the model's answer is not finite.
         """
         start = time.perf_counter()
         tensor = preprocess(frame, self.variant.spec)
         ready = time.perf_counter()
-        logits = self._stepper.step(tensor)["logits"][0]
+        logits = self.stepper.step(tensor)["logits"][0]
         done = time.perf_counter()
         if not np.isfinite(logits).all():
             raise UsageError(
-                f"{self.variant.name} answered {logits.tolist()} at frame {self._stepper.seen - 1}. "
+                f"{self.variant.name} answered {logits.tolist()} at frame {self.stepper.seen - 1}. "
                 "The bundle or the engine is broken: run edgepv verify"
             )
-        scores = softmax(logits)
-        best = int(scores.argmax())
-        return Answer(
-            index=self._stepper.seen - 1,
-            label=self.variant.spec.labels[best],
-            score=float(scores[best]),
-            scores=tuple(float(s) for s in scores),
-            valid=self._stepper.valid,
-            pre_ms=1e3 * (ready - start),
-            infer_ms=1e3 * (done - ready),
-        )
-
-    def reset(self) -> None:
-        """Forget all frames: call it when the camera was away or the scene was cut."""
-        self._stepper.reset()
+        return logits, 1e3 * (ready - start), 1e3 * (done - ready)
 
     def close(self) -> None:
         """Free the engine."""
         self._engine.close()
+
+
+class Session:
+    """Steps one variant frame by frame. Use as a context manager; not for several threads at once.
+
+    gap: what lost frames do to the states. "hold" keeps them, as if no time had passed, until more frames
+    are lost than the model looks back on; "reset" forgets them at once. cuts: forget the states when the
+    picture becomes another one. After that answers are not valid until a window is full again.
+    """
+
+    def __init__(self, engine: Engine, variant: Variant, *, gap: Gap = "hold", cuts: bool = False) -> None:
+        self._lane = Lane(engine, variant)
+        self._gap: Gap = gap
+        self._wants_cuts = cuts
+        self._shadow: Lane | None = None
+        self._restarted = False
+        self.reset()
+        self._restarted = False
+
+    @property
+    def variant(self) -> Variant:
+        """The variant that answers."""
+        return self._lane.variant
+
+    @property
+    def switching(self) -> bool:
+        """Whether another variant is warming up."""
+        return self._shadow is not None
+
+    def step(self, frame: np.ndarray, *, missed: int = 0) -> Answer:
+        """Answer for one camera frame, (H, W, 3) uint8 BGR of any size.
+
+        missed: frames, at the model's rate, that were lost since the one before. Raises UsageError for a
+        frame of another kind, and if the model's answer is not finite.
+        """
+        cut = self._cuts is not None and self._cuts(frame)
+        if (missed and (self._gap == "reset" or missed >= self._lane.stepper.warmup)) or cut:
+            self._forget()
+            missed = 0
+        self._lost.append(missed)
+        shadow = self._shadow.step(frame) if self._shadow else None
+        logits, pre_ms, infer_ms = self._lane.step(frame)
+        if shadow and self._shadow and self._shadow.stepper.valid:
+            self._lane.close()
+            self._lane, self._shadow = self._shadow, None
+            logits, pre_ms, infer_ms = shadow
+        return self._answer(logits, pre_ms, infer_ms)
+
+    def _answer(self, logits: np.ndarray, pre_ms: float, infer_ms: float) -> Answer:
+        stepper = self._lane.stepper
+        scores = softmax(logits)
+        best = int(scores.argmax())
+        restarted, self._restarted = self._restarted, False
+        return Answer(
+            index=stepper.seen - 1,
+            label=self.variant.spec.labels[best],
+            score=float(scores[best]),
+            scores=tuple(float(s) for s in scores),
+            valid=stepper.valid,
+            pre_ms=pre_ms,
+            infer_ms=infer_ms,
+            restarted=restarted,
+            missed=sum(list(self._lost)[-stepper.warmup :]),
+        )
+
+    def switch(self, engine: Engine, variant: Variant) -> None:
+        """Let another variant take over once its states are warm; until then this one answers.
+
+        Raises UsageError if it was made for another frame rate or other labels.
+        """
+        old, new = self.variant.spec, variant.spec
+        if (old.fps, old.labels) != (new.fps, new.labels):
+            engine.close()
+            raise UsageError(
+                f"{variant.name} has another frame rate or other labels than {self.variant.name}"
+            )
+        if self._shadow:
+            self._shadow.close()
+        self._shadow = Lane(engine, variant)
+
+    def reset(self) -> None:
+        """Forget all frames: call it when the camera was away."""
+        self._cuts = SceneCuts() if self._wants_cuts else None
+        self._forget()
+
+    def _forget(self) -> None:
+        for lane in filter(None, (self._lane, self._shadow)):
+            lane.stepper.reset()
+        self._lost: deque[int] = deque(maxlen=MAX_LOOK_BACK)
+        self._restarted = True
+
+    def close(self) -> None:
+        """Free the engine."""
+        for lane in filter(None, (self._lane, self._shadow)):
+            lane.close()
 
     def __enter__(self) -> Session:
         return self
@@ -88,9 +179,11 @@ class Session:
         self.close()
 
 
-def open_session(variant: Variant, folder: Path, *, threads: int = 1) -> Session:
-    """Open one variant of a bundle folder."""
-    return Session(open_engine(variant, folder, threads=threads), variant)
+def open_session(
+    variant: Variant, folder: Path, *, threads: int = 1, gap: Gap = "hold", cuts: bool = False
+) -> Session:
+    """Open one variant of a bundle folder. gap, cuts: see Session."""
+    return Session(open_engine(variant, folder, threads=threads), variant, gap=gap, cuts=cuts)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -54,7 +54,7 @@ def capture(module: nn.Module, example: Tensor) -> Captured:
     held |= signature.inputs_to_lifted_tensor_constants
     everything = {**program.state_dict, **program.constants}
     program.graph.eliminate_dead_code()
-    nodes = tuple(program.graph.nodes)
+    nodes = tuple(n for n in program.graph.nodes if n.op != "call_function" or "val" in n.meta)
     constants = {n.name: everything[held[n.name]].detach() for n in nodes if n.name in held}
     (start,) = (n for n in nodes if n.op == "placeholder" and n.name not in held)
     end = nodes[-1].args[0][0]

@@ -18,7 +18,7 @@ from edgepv.stream import (  # noqa: F401  (they register the rules)
 from edgepv.stream.capture import Captured, capture
 from edgepv.stream.times import Clip, Stream
 from edgepv.stream.values import MAX_RANK, RefusedError, Value
-from edgepv.stream.walk import Folded, Layer, Walk
+from edgepv.stream.walk import Folded, Layer, Walk, describe
 from edgepv.types import ModelSpec, StateSpec, StreamSpec
 
 POOLS = ("window", "running", "ema")
@@ -53,7 +53,7 @@ class Rewritten(nn.Module):
     def __init__(self, graph: Captured, folded: Folded, pool: str) -> None:
         super().__init__()
         self._graph, self._pool = graph, pool
-        self._facts: dict[Any, Any] = {}
+        self._facts = folded.facts
         self._names = {}
         for kind, tensors in (("folded", folded), ("weight", graph.constants)):
             for i, (key, value) in enumerate(tensors.items()):
@@ -67,7 +67,7 @@ class Rewritten(nn.Module):
             return {key: getattr(self, name) for (k, key), name in self._names.items() if k == kind}
 
         graph = replace(self._graph, constants=mine("weight"))
-        return Walk(graph, time, Folded(mine("folded")), self._pool, self._facts)
+        return Walk(graph, time, Folded(mine("folded"), self._facts), self._pool)
 
 
 class FlatModel(Rewritten):
@@ -222,11 +222,11 @@ def _plan(
 
 def _check_ranks(walk: Walk) -> None:
     """Raise RefusedError for a tensor of more than four dimensions."""
-    for value in walk.values.values():
+    for node in walk.graph.nodes:
+        value = walk.values.get(node.name)
         if isinstance(value, Value) and value.rows.ndim > MAX_RANK:
-            raise RefusedError(
-                f"holds a tensor of {value.rows.ndim} dimensions, shape {tuple(value.rows.shape)}"
-            )
+            shape = tuple(value.rows.shape)
+            raise RefusedError(f"{describe(node)} makes a tensor of {len(shape)} dimensions, {shape}")
 
 
 def _stream_spec(walk: Walk, answer: Value, time: Stream, spec: ModelSpec) -> StreamSpec:
@@ -234,7 +234,9 @@ def _stream_spec(walk: Walk, answer: Value, time: Stream, spec: ModelSpec) -> St
     fresh = {p.source: f"{name}_next" for p, name in reversed(list(zip(time.plans, names)))}
     fresh[-1] = spec.input.name
     states = tuple(
-        StateSpec(name, fresh[p.source], p.shape, update=p.update, period=p.period, first=p.first)
+        StateSpec(
+            name, fresh[p.source], p.shape, update=p.update, fresh=p.fresh, period=p.period, first=p.first
+        )
         for p, name in zip(time.plans, names)
     )
     clock, last = answer.clock, answer.clock.period - 1 if answer.n > 1 else spec.frames - 1

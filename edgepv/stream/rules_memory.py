@@ -41,7 +41,7 @@ def attention(
         raise RefusedError("attends to frames and to parts of them at once (joint space-time attention)")
     if isinstance(walk.time, Clip):
         return _over_clip(q, k, v, mask, causal, scale)
-    return _over_ring(walk, q, k, v, _reach(q.n, mask, causal), scale)
+    return _over_ring(walk, q, k, v, walk.fact("reach", lambda: _reach(q.n, mask, causal)), scale)
 
 
 def _inside_frames(
@@ -115,12 +115,15 @@ def _over_ring(
     offsets = range(-back, ahead + 1)
     taps = [walk.gather(x, offsets, n=q.n) for x in (k, v)]
     seen_k, seen_v = (t.stacked() for t in taps)
-    rows = walk.gather(q, [ahead], n=q.n).each()[0]
+    rows = walk.gather(q, sorted({0, ahead}), n=q.n).each()[0]
     size = q.dims[-1]
     parts = []
     for i in range(len(rows)):
         query = rows[i].reshape(-1, 1, size)
-        keys, values = (x[i].reshape(len(offsets), -1, x.shape[-1]).transpose(0, 1) for x in (seen_k, seen_v))
+        keys, values = (
+            seen[i].reshape(len(offsets), -1, x.dims[-1]).transpose(0, 1)
+            for seen, x in ((seen_k, k), (seen_v, v))
+        )
         scores = query @ keys.transpose(1, 2) * (scale or size**-0.5)
         if beyond := [j for row, j in taps[0].hidden if row == i]:
             scores[..., beyond] = -torch.inf
@@ -144,8 +147,8 @@ def _endless(walk: Walk, clock: Clock, n: int) -> Clock:
     return replace(clock, clean=(n, -1), endless=True)
 
 
-def _zero_start(start: Any) -> None:
-    if not isinstance(start, Tensor) or bool(start.any()):
+def _zero_starts(walk: Walk, starts: Sequence[Any]) -> None:
+    if not walk.fact("zeros", lambda: all(isinstance(s, Tensor) and not bool(s.any()) for s in starts)):
         raise RefusedError("starts its recurrence from something else than zeros", "start from zeros")
 
 
@@ -168,8 +171,7 @@ def recurrent(
         raise RefusedError("reads the clip backwards as well (bidirectional)", "use a forward one")
     if x.axis is None or x.axis.at != (1 if batch_first else 0) or len(x.dims) != 3:
         raise RefusedError("runs over something else than time")
-    for s in start if isinstance(start, list | tuple) else [start]:
-        _zero_start(s)
+    _zero_starts(walk, start if isinstance(start, list | tuple) else [start])
     per_layer = 4 if has_bias else 2
     if len(weights) != per_layer * layers:
         raise RefusedError("has a projection (proj_size)")
@@ -183,25 +185,24 @@ def recurrent(
         hidden = of_h.shape[1]
         held = [walk.time.hold(x.rows, (batch, hidden), x.clock) for _ in range(2 if kind == "lstm" else 1)]
         made = []
-        for row in rows:
-            held = CELLS[kind](row, held, *mine)
-            made.append(held[0])
+        for j, row in enumerate(rows):
+            held = CELLS[kind](row, [walk.time.resumed(h, j, x.clock) for h in held], *mine)
+            made.append(held)
         for h in held:
             walk.time.keep(h)
-        rows = tuple(made)
-        states.append(held)
+        rows = tuple(h[0] for h in made)
+        states.append(made[-1:] if isinstance(walk.time, Clip) else made)
     dims = (*x.dims[:2], rows[0].shape[1])
     out = Value(torch.cat(rows).reshape(-1, *physical(dims, x.axis)), dims, x.axis, x.n, clock)
     last = replace(clock, ready=clock.ready + clock.period * (x.n - 1), clean=(1, 0))
-    ends = [_last(states, j, batch, last) for j in range(len(states[0]))]
+    ends = [_last([[h[j] for h in made] for made in states], batch, last) for j in range(len(held))]
     return (out, *ends)
 
 
-def _last(states: Sequence[Sequence[Tensor]], j: int, batch: int, clock: Clock) -> Value:
-    """The final hidden (or cell) state of all layers, (layers, batch, hidden)."""
-    parts = [layer[j] for layer in states]
-    dims = (len(parts), batch, parts[0].shape[1])
-    rows = torch.stack(parts)[None]
+def _last(layers: Sequence[Sequence[Tensor]], batch: int, clock: Clock) -> Value:
+    """The final hidden (or cell) state of all layers, (layers, batch, hidden), after every row."""
+    dims = (len(layers), batch, layers[0][0].shape[1])
+    rows = torch.stack([torch.cat(made) for made in layers]).unflatten(1, (-1, batch)).transpose(0, 1)
     return Value(shaped(rows, physical(dims, None)), dims, None, 1, clock)
 
 
@@ -222,8 +223,7 @@ def cell(walk: Walk, x: Value, start: Any, *weights: Tensor | None) -> Any:
             raise RefusedError("leaves out frames in its recurrence")
         later = [replace(b, clock=b.clock.later(gap)) for b in begins]
         return later if len(later) > 1 else later[0]
-    for b in begins:
-        _zero_start(b)
+    _zero_starts(walk, begins)
     return _first_cell(walk, x, CELLS[kind], [b.shape[-1] for b in begins], weights, mark)
 
 
@@ -235,8 +235,8 @@ def _first_cell(
     batch = x.sizes[0]
     held = [walk.time.hold(x.rows, (batch, size), x.clock) for size in sizes]
     made: list[list[Tensor]] = []
-    for row in x.rows.reshape(len(x.rows) * batch, -1).split(batch):
-        held = step(row, held, *weights)
+    for j, row in enumerate(x.rows.reshape(len(x.rows) * batch, -1).split(batch)):
+        held = step(row, [walk.time.resumed(h, j, x.clock) for h in held], *weights)
         made.append(held)
     for h in held:
         walk.time.keep(h)

@@ -146,6 +146,24 @@ def constant(walk: Walk, c: Tensor, dims: Sequence[int], axis: Axis | None, n: i
     return rows
 
 
+@rule("prelu")
+def prelu(walk: Walk, x: Value, weight: Tensor) -> Value:
+    """A slope per channel for what is below zero."""
+    if kept(x.dims, x.axis)[0] != 1:
+        raise RefusedError("has a slope per frame")
+    return _with(x, F.prelu(x.rows, weight))
+
+
+@rule("glu")
+def gated(walk: Walk, x: Value, dim: int = -1) -> Value:
+    """One half of a dimension, each element let through by the other half's."""
+    dim %= len(x.dims)
+    half = x.dims[dim] // 2
+    a, b = (cut(walk, x, dim, i * half, i * half + half) for i in (0, 1))
+    (a_rows, b_rows), _ = walk.align([a, b])
+    return _with(a, a_rows * torch.sigmoid(b_rows))
+
+
 @rule(BATCH_NORM[6:])
 def batch_norm(walk: Walk, x: Value, *args: Any) -> tuple[Value]:
     """A batch norm that no convolution took in: one multiply and one add per channel."""
@@ -260,19 +278,27 @@ def joined(walk: Walk, parts: Sequence[Any], dim: int = 0) -> Any:
     dims = list(next(v for v in values if v.n == n).dims)
     dims[dim] = sum(s[dim] for s in sizes)
     order = kept_with(dims, axis, dim) if dims[dim] > 1 or dim else kept(dims, axis)
+    at, height = order.index(dim), max(len(r) for r in rows)
     aligned = iter(rows)
     laid = []
     for i, part in enumerate(parts):
         if isinstance(part, Value):
-            laid.append(shaped(next(aligned), [sizes[i][d] for d in order]))
+            laid.append(_around(next(aligned), [sizes[i][d] for d in order], at))
         else:
             shape = [*dims[:dim], sizes[i][dim], *dims[dim + 1 :]]
             c = constant(walk, part, shape, axis, n, f"_c{i}")
-            laid.append(
-                shaped(c, [shape[d] for d in order]).expand(max(len(r) for r in rows), *[-1] * len(order))
-            )
-    made = torch.cat(laid, order.index(dim) + 1)
-    return Value(made, tuple(dims), axis, n, clock)
+            if axis:
+                shape[axis.at] = axis.outer * axis.inner
+            laid.append(_around(c.expand(height, *c.shape[1:]), [shape[d] for d in order], at))
+    made = torch.cat(laid, at + 1 if len(order) < MAX_RANK else 2)
+    return Value(fitted(made, dims, axis), tuple(dims), axis, n, clock)
+
+
+def _around(rows: Tensor, shape: Sequence[int], at: int) -> Tensor:
+    """Rows of that shape; where it has too many dimensions, those before ``at`` and the others joined."""
+    if len(shape) < MAX_RANK:
+        return shaped(rows, shape)
+    return rows.reshape(len(rows), math.prod(shape[:at]), math.prod(shape[at:]))
 
 
 @rule("stack")
@@ -301,7 +327,7 @@ def _series(walk: Walk, parts: Sequence[Value], dim: int) -> Value | None:
         return None
     if isinstance(walk.time, Clip):
         rows = torch.cat([p.rows for p in parts])
-    elif all(p.rows is first.rows or _view_of_same(p.rows, first.rows) for p in parts):
+    elif walk.fact("series", lambda: all(_view_of_same(p.rows, first.rows) for p in parts)):
         rows = first.rows
     else:
         return None
@@ -383,7 +409,7 @@ def rolled(walk: Walk, x: Value, shifts: Sequence[int], dims: Sequence[int] = ()
 @rule("index_select")
 def picked(walk: Walk, x: Value, dim: int, index: Tensor) -> Value:
     """Evenly spaced elements of a dimension."""
-    places = [int(i) for i in index]
+    places = walk.fact("places", index.tolist)
     gaps = {b - a for a, b in pairwise(places)} or {1}
     if len(gaps) > 1 or min(gaps) < 1:
         raise RefusedError("picks frames that are not evenly spaced")
@@ -410,6 +436,6 @@ def converted(walk: Walk, x: Value, *args: Any, **kwargs: Any) -> Value:
 
 for _name in (
     "relu", "relu6", "silu", "gelu", "hardswish", "hardsigmoid", "hardtanh", "leaky_relu", "elu", "selu",
-    "celu", "mish", "softplus", "sigmoid", "tanh", "log_sigmoid", "softsign", "prelu", "_prelu_kernel",
+    "celu", "mish", "softplus", "sigmoid", "tanh", "log_sigmoid", "softsign", "_prelu_kernel", "where",
 ):  # fmt: skip
     rule(_name)(pointwise)

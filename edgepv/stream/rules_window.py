@@ -141,7 +141,7 @@ def _in_space(
         return _one(taps.each()[0], flat, bias, rest, groups)
     flat = walk.constant("_flat", lambda: weight.transpose(1, 2).flatten(1, 2))
     seen = taps.stacked()
-    return _one(seen.reshape(len(seen), -1, *seen.shape[3:]), flat, bias, rest, 1)
+    return _one(seen.reshape(len(seen), -1, *taps.joined.shape[2:]), flat, bias, rest, 1)
 
 
 def _one(rows: Tensor, weight: Tensor, bias: Tensor | None, rest: Sequence[Any], groups: int) -> Tensor:
@@ -152,10 +152,7 @@ def _one(rows: Tensor, weight: Tensor, bias: Tensor | None, rest: Sequence[Any],
         return convolve(_padded_sides(rows, pads), weight, bias, stride, _common(pads), dilation, groups)
     if groups == 1:
         return F.linear(rows, weight, bias)
-    if weight.shape[1] > 1 or len(weight) != rows.shape[1]:
-        raise RefusedError("convolves time alone in groups")
-    made = rows * weight[:, 0]
-    return made if bias is None else made + bias
+    return F.conv1d(rows.unsqueeze(2), weight.unsqueeze(2), bias, groups=groups).squeeze(2)
 
 
 def _time_in_channels(
@@ -174,7 +171,7 @@ def _time_in_channels(
     assert x.axis
     _, outer, inner = x.axis
     taps = walk.gather(x, range(x.n), n=1)
-    seen = taps.stacked()  # (m, n, outer * inner, *space)
+    seen = taps.stacked()  # (m, n, outer * inner * space)
     seen = seen.reshape(len(seen), -1, *x.sizes[x.axis.at + 1 :])
     flat = walk.constant(
         "_flat",
@@ -248,14 +245,15 @@ def _before(axis: Axis | None, dim: int) -> Axis | None:
 def _linear_over_time(walk: Walk, x: Value, weight: Tensor, bias: Tensor | None) -> Value:
     assert x.axis
     at, outer, inner = x.axis
+    rest = math.prod(x.dims[:at])
     taps = walk.gather(x, range(x.n), n=1)
-    seen = taps.stacked()  # (m, n, ..., outer * inner)
+    seen = taps.stacked().reshape(-1, x.n, rest, outer * inner)
     flat = walk.constant(
         "_flat", lambda: weight.reshape(len(weight), outer, x.n, inner).transpose(1, 2).flatten(1)
     )
-    seen = seen.movedim(1, -2)
-    seen = seen.reshape(*seen.shape[:-2], -1)
-    return Value(F.linear(seen, flat, bias), (*x.dims[:at], len(weight)), None, 1, taps.clock)
+    made = F.linear(seen.transpose(1, 2).reshape(-1, rest, x.n * outer * inner), flat, bias)
+    dims = (*x.dims[:at], len(weight))
+    return Value(shaped(made, physical(dims, None)), dims, None, 1, taps.clock)
 
 
 @rule("addmm")
@@ -309,8 +307,11 @@ def _paired(walk: Walk, a: Any, b: Any, function: Callable[..., Tensor]) -> Valu
 def along_one(walk: Walk, x: Value, dim: int, *args: Any) -> Value:
     """Operators along one dimension that is not time."""
     dim %= len(x.dims)
-    made = walk.node.target(trailing(x, len(x.dims) - dim), 1, *args)
-    return retail(x, made, x.dims[dim:], len(x.dims) - dim)
+    if x.axis and x.axis.at == dim and x.n > 1:
+        raise RefusedError("works across the frames of the clip")
+    behind = math.prod(x.sizes[dim + 1 :])
+    rows = x.rows.reshape(-1, x.sizes[dim], *[behind][: behind > 1])
+    return Value(walk.node.target(rows, 1, *args).reshape(x.rows.shape), x.dims, x.axis, x.n, x.clock)
 
 
 @rule("layer_norm", "native_layer_norm")
@@ -406,10 +407,10 @@ def average_pool(
     if ceil_mode or divisor:
         raise RefusedError("averages with ceil_mode or a divisor of its own")
 
-    def space(rows: Tensor, k: list[int], s: list[int], p: list[int]) -> Tensor:
+    def space(rows: Tensor, k: list[int], s: list[int], p: list[int], _: list[int]) -> Tensor:
         return POOLS[0][len(k)](rows, k, s, p, False, include_pad)
 
-    return _pooled(walk, x, (kernel, stride, padding, 1), space, lambda taps: taps.mean(1), 0.0, include_pad)
+    return _pooled(walk, x, (kernel, stride, padding, 1), space, torch.mean, 0.0, include_pad)
 
 
 @rule("max_pool1d", "max_pool2d", "max_pool3d")
@@ -424,12 +425,10 @@ def max_pool(
 ) -> Value:
     """Maximum over a window in space, then in time."""
 
-    def space(rows: Tensor, k: list[int], s: list[int], p: list[int]) -> Tensor:
-        return POOLS[1][len(k)](rows, k, s, p, _each(dilation, len(k))[-1], ceil_mode)
+    def space(rows: Tensor, k: list[int], s: list[int], p: list[int], d: list[int]) -> Tensor:
+        return POOLS[1][len(k)](rows, k, s, p, d, ceil_mode)
 
-    return _pooled(
-        walk, x, (kernel, stride, padding, dilation), space, lambda taps: taps.amax(1), -math.inf, True
-    )
+    return _pooled(walk, x, (kernel, stride, padding, dilation), space, torch.amax, -math.inf, True)
 
 
 @rule("max_pool3d_with_indices", "max_pool2d_with_indices", "max_pool1d_with_indices")
@@ -443,7 +442,7 @@ def _pooled(
     x: Value,
     how: tuple[Any, ...],
     space: Callable[..., Tensor],
-    over: Callable[[Tensor], Tensor],
+    over: Callable[[Tensor, int], Tensor],
     fill: float,
     padded_ok: bool,
 ) -> Value:
@@ -455,12 +454,12 @@ def _pooled(
     if x.axis is None or x.axis.at < first:
         if count > 2:
             raise RefusedError("pools a volume without time")
-        made = space(trailing(x, count + 1), kernel, stride, padding)
+        made = space(trailing(x, count + 1), kernel, stride, padding, dilation)
         return retail(x, made, made.shape[1:], count + 1)
     if x.axis.outer * x.axis.inner > 1:
         raise RefusedError("pools frames that share a dimension with something else")
     t = x.axis.at - first
-    flat = [[v for i, v in enumerate(vs) if i != t] for vs in (kernel, stride, padding)]
+    flat = [[v for i, v in enumerate(vs) if i != t] for vs in (kernel, stride, padding, dilation)]
     rows = x.rows
     if flat[0] and any(k > 1 or s > 1 for k, s in zip(flat[0], flat[1])):
         rows = space(rows, *flat)
@@ -470,23 +469,25 @@ def _pooled(
     n = dims[x.axis.at] if x.axis else 1
     offsets = [dilation[t] * j for j in range(kernel[t])]
     taps = walk.gather(x, offsets, n=n, stride=stride[t], first=-padding[t], fill=fill)
-    made = over(taps.stacked()) if kernel[t] > 1 else taps.each()[0]
+    made = taps.reduced(over) if kernel[t] > 1 else taps.each()[0]
     return x.with_rows(made, taps.clock, n)
 
 
 @rule("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "_adaptive_avg_pool3d")
 def adaptive_average(walk: Walk, x: Value, size: Sequence[int]) -> Value:
     """Mean to a given size; of time to one position, or a whole fraction."""
-    return _adaptive(walk, x, F.adaptive_avg_pool2d, lambda taps: taps.mean(1))
+    return _adaptive(walk, x, F.adaptive_avg_pool2d, torch.mean)
 
 
 @rule("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d")
 def adaptive_max(walk: Walk, x: Value, size: Sequence[int]) -> tuple[Value]:
     """Maximum to a given size."""
-    return (_adaptive(walk, x, F.adaptive_max_pool2d, lambda taps: taps.amax(1)),)
+    return (_adaptive(walk, x, F.adaptive_max_pool2d, torch.amax),)
 
 
-def _adaptive(walk: Walk, x: Value, space: Callable[..., Tensor], over: Callable[[Tensor], Tensor]) -> Value:
+def _adaptive(
+    walk: Walk, x: Value, space: Callable[..., Tensor], over: Callable[[Tensor, int], Tensor]
+) -> Value:
     count, dims = _count(walk), _shape(walk)
     first = len(dims) - count
     timed = x.axis is not None and x.axis.at >= first
@@ -508,7 +509,7 @@ def _adaptive(walk: Walk, x: Value, space: Callable[..., Tensor], over: Callable
     if n == 1:
         return _consumed(walk, x, over)
     taps = walk.gather(x, range(k), n=n, stride=k)
-    return x.with_rows(over(taps.stacked()), taps.clock, n)
+    return x.with_rows(taps.reduced(over), taps.clock, n)
 
 
 def _shrunk(rows: Tensor, size: list[int], space: Callable[..., Tensor]) -> Tensor:
@@ -553,7 +554,7 @@ def reduced(walk: Walk, x: Value, dim: Any = None, keepdim: bool = False, **_: A
         axis = Axis(axis.at)
     x = Value(shaped(rows, physical(whole, axis)), whole, axis, x.n, x.clock)
     if timed and x.n > 1:
-        x = _consumed(walk, x, lambda taps: reduce(taps, 1))
+        x = _consumed(walk, x, reduce)
     if keepdim:
         return x
     return _dropped(x, dims)
@@ -569,29 +570,34 @@ def _dropped(x: Value, gone: Sequence[int]) -> Value:
     return Value(shaped(x.rows, physical(dims, axis)), dims, axis, x.n, x.clock)
 
 
-def _consumed(walk: Walk, x: Value, over: Callable[[Tensor], Tensor]) -> Value:
+def _consumed(walk: Walk, x: Value, over: Callable[[Tensor, int], Tensor]) -> Value:
     """All positions of the clip become one: over a window as long as the clip, or what was asked for."""
     averages = walk.pool != "window" and walk.node.target._schema.name.find("max") < 0
     if averages and not isinstance(walk.time, Clip):
         return _running(walk, x)
     taps = walk.gather(x, range(x.n), n=1)
-    return x.with_rows(over(taps.stacked()), taps.clock, 1)
+    return x.with_rows(taps.reduced(over), taps.clock, 1)
+
+
+MEANS = {"running": "a mean of everything since the reset", "ema": "an exponential mean"}
 
 
 def _running(walk: Walk, x: Value) -> Value:
     """Mean of all frames since the reset, or an exponential mean as long as the clip."""
-    walk.approximate(f"a mean over the clip became a {walk.pool} mean")
+    walk.approximate(f"a mean over the clip became {MEANS[walk.pool]}")
     clock = replace(x.clock, ready=x.clock.ready + x.clock.period * (x.n - 1), endless=True)
     shape = tuple(x.rows.shape[1:])
     mean = walk.time.hold(x.rows, (1, *shape), x.clock)
     if walk.pool == "ema":
-        for row in x.rows.split(1):
+        for j, row in enumerate(x.rows.split(1)):
+            mean = walk.time.resumed(mean, j, x.clock)
             mean = mean + (row - mean) * (2.0 / (x.n + 1))
         walk.time.keep(mean)
         return x.with_rows(mean, clock, 1)
     seen = walk.time.hold(x.rows, (1, *(1,) * len(shape)), x.clock)
-    for row in x.rows.split(1):
-        seen = seen + 1.0
+    for j, row in enumerate(x.rows.split(1)):
+        seen = walk.time.resumed(seen, j, x.clock) + 1.0
+        mean = walk.time.resumed(mean, j, x.clock)
         mean = mean + (row - mean) / seen
     walk.time.keep(mean)
     walk.time.keep(seen)

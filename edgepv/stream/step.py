@@ -12,64 +12,68 @@ from edgepv.types import ModelSpec, StateSpec, StreamSpec, Variant
 
 Tensors: TypeAlias = dict[str, np.ndarray]
 Infer: TypeAlias = Callable[[Tensors], Tensors]
+InPlace: TypeAlias = Callable[[Tensors, Tensors], Tensors]
 
 
 class Memory:
     """One state as the host keeps it. What the engine is fed is a view; nothing is rotated.
 
-    "shift": rows are written one behind the other into a buffer twice as long as needed and the view
-    moves along; only when the end is reached are the rows still needed copied to the front. A state
-    with a period is that many such buffers, used in turn.
+    Rows are written one behind the other into a buffer twice as long as needed and the view moves along;
+    only when the end is reached are the rows still needed copied to the front. A state that every step
+    replaces has two places, used in turn. A state with a period is that many such buffers. An engine that
+    can write where it is told writes into ``slot``.
     """
 
     def __init__(self, spec: StateSpec) -> None:
-        self.spec = spec
-        self._step = 0
-        self._lanes = [np.full(spec.shape, spec.init, spec.dtype) for _ in range(spec.period)]
-        self._at = [0] * spec.period
+        self.spec, self._step = spec, 0
+        depth = spec.shape[0]
+        self._fresh = depth if spec.update == "replace" else spec.fresh
+        self._whole = self._fresh >= depth
+        length = 2 * self._fresh if self._whole else 2 * depth + self._fresh
+        self._lanes = [np.full((length, *spec.shape[1:]), spec.init, spec.dtype) for _ in range(spec.period)]
+        self._at = [self._fresh - depth if self._whole else 0] * spec.period
+
+    def slot(self) -> np.ndarray:
+        """Where the rows of this step belong. Ask for it before ``view``: it may move the view."""
+        lane, depth = self._step % self.spec.period, self.spec.shape[0]
+        at, held = self._at[lane], self._lanes[lane]
+        if self._whole:
+            return held[: self._fresh] if at >= self._fresh else held[self._fresh :]
+        if at + depth + self._fresh > len(held):
+            held[:depth] = held[at : at + depth]
+            self._at[lane] = at = 0
+        return held[at + depth :][: self._fresh]
 
     def view(self) -> np.ndarray:
-        """The state for this step; valid until the step after the next."""
+        """The state for this step. Later steps overwrite it: copy what is to be kept."""
         lane = self._step % self.spec.period
-        at, depth = self._at[lane], self.spec.shape[0]
-        held = self._lanes[lane]
-        return held if len(held) == depth else held[at : at + depth]
+        return self._lanes[lane][self._at[lane] :][: self.spec.shape[0]]
 
     def push(self, fresh: np.ndarray) -> None:
-        """Take what this step emitted. It must not change afterwards."""
-        lane, depth = self._step % self.spec.period, self.spec.shape[0]
+        """Take what this step emitted: copied, unless it lies in ``slot`` already."""
         if self._step >= self.spec.first:
-            if self.spec.update == "replace" or len(fresh) == depth:
-                self._lanes[lane] = fresh
-            elif len(fresh) > depth:
-                self._lanes[lane] = fresh[-depth:]
-            else:
-                self._append(lane, fresh)
+            slot = self.slot()
+            if fresh.ctypes.data != slot.ctypes.data:
+                slot[:] = fresh
+            lane = self._step % self.spec.period
+            self._at[lane] += self._fresh if not self._whole or self._at[lane] < self._fresh else -self._fresh
         self._step += 1
-
-    def _append(self, lane: int, fresh: np.ndarray) -> None:
-        depth, count = self.spec.shape[0], len(fresh)
-        at, held = self._at[lane], self._lanes[lane]
-        if at + depth + count > len(held):
-            longer = (
-                np.empty((2 * depth + count, *held.shape[1:]), held.dtype) if len(held) == depth else held
-            )
-            longer[:depth] = held[at : at + depth].copy() if longer is held else held[at : at + depth]
-            self._lanes[lane], at, held = longer, 0, longer
-        held[at + depth : at + depth + count] = fresh
-        self._at[lane] = at + count
 
 
 class Stepper:
     """Feeds one preprocessed frame at a time to ``infer`` and carries what must be carried.
 
-    With a StreamSpec every state input is fed what its output was. A model with a chunk of several
+    With a StreamSpec every state input is fed what its output was. ``into``: an ``infer`` that writes outputs
+    where it is told, so that new states are not copied. A model with a chunk of several
     frames runs on every chunk-th frame; in between its last answer stands. Without a StreamSpec (the
     window tier) the last T frames are kept here and the clip model sees them as (1, C, T, H, W).
     """
 
-    def __init__(self, infer: Infer, spec: ModelSpec, stream: StreamSpec | None) -> None:
+    def __init__(
+        self, infer: Infer, spec: ModelSpec, stream: StreamSpec | None, *, into: InPlace | None = None
+    ) -> None:
         self._infer, self._spec, self._stream = infer, spec, stream
+        self._in_place = into
         self.reset()
 
     def reset(self) -> None:
@@ -78,6 +82,7 @@ class Stepper:
         self._ring: deque[np.ndarray] = deque(maxlen=self._spec.frames)
         self._states = [Memory(s) for s in (self._stream.states if self._stream else ())]
         self._chunk: list[np.ndarray] = []
+        self._slots: Tensors = {}
         self._last: Tensors = {"logits": np.zeros((1, len(self._spec.labels)), np.float32)}
 
     @property
@@ -98,7 +103,7 @@ class Stepper:
     def feeds(self, frame: np.ndarray) -> Tensors | None:
         """Graph inputs after this frame: (chunk, C, H, W) float32 and the states as they are now.
 
-        None while a chunk is not full. The states are views, valid until the step after the next.
+        None while a chunk is not full. The states are views, valid until the next step.
         """
         if self._stream:
             self._chunk.append(frame)
@@ -106,6 +111,7 @@ class Stepper:
                 return None
             frames = np.concatenate(self._chunk) if self.chunk > 1 else frame
             self._chunk.clear()
+            self._slots = {m.spec.output: m.slot() for m in reversed(self._states)}
             return {self._spec.input.name: frames, **{m.spec.name: m.view() for m in self._states}}
         self._ring.append(frame)
         missing = self._spec.frames - len(self._ring)
@@ -121,7 +127,7 @@ class Stepper:
         self.seen += 1
         if feeds is None:
             return self._last
-        self._last = outputs = self._infer(feeds)
+        self._last = outputs = self._in_place(feeds, self._slots) if self._in_place else self._infer(feeds)
         for memory in self._states:
             name = memory.spec.output
             memory.push(outputs[name] if name in outputs else feeds[name])

@@ -7,7 +7,7 @@ one rule per operator and it serves both rewrites.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Literal, NamedTuple, Protocol
@@ -40,13 +40,17 @@ class Taps(NamedTuple):
         return [self.joined[a : b : self.step] for a, b in ends]
 
     def stacked(self) -> Tensor:
-        """All taps, (height, taps, ...); no copy where one step sees all of ``joined`` in order."""
+        """All taps, (height, taps, elements of a row); no copy where one step sees them in order."""
         k = len(self.starts)
         in_order = all(b - a == 1 for a, b in pairwise(self.starts))
         if self.height == 1 and in_order:
             whole = len(self.joined) == k
-            return (self.joined if whole else self.joined[self.starts[0] :][:k]).unsqueeze(0)
-        return torch.stack(self.each(), 1)
+            return (self.joined if whole else self.joined[self.starts[0] :][:k]).reshape(1, k, -1)
+        return torch.stack([tap.reshape(self.height, -1) for tap in self.each()], 1)
+
+    def reduced(self, over: Callable[[Tensor, int], Tensor]) -> Tensor:
+        """``over`` (a mean, a maximum) of all taps, (height, ...)."""
+        return over(self.stacked(), 1).reshape(self.height, *self.joined.shape[1:])
 
 
 def clock_of(v: Value, offsets: Sequence[int], stride: int, first: int, n: int) -> Clock:
@@ -91,6 +95,9 @@ class Time(Protocol):
     def hold(self, like: Tensor, shape: tuple[int, ...], clock: Clock) -> Tensor:
         """A recurrent state (zeros at the start), to be handed back with ``keep``."""
 
+    def resumed(self, held: Tensor, row: int, clock: Clock) -> Tensor:
+        """A recurrent state as a row finds it: zeros again where the recurrence has to start anew."""
+
     def keep(self, fresh: Tensor) -> None:
         """The new value of the oldest state that ``hold`` gave and that was not handed back yet."""
 
@@ -119,8 +126,16 @@ class Clip:
     def hold(self, like: Tensor, shape: tuple[int, ...], clock: Clock) -> Tensor:
         return like.new_zeros(shape)
 
+    def resumed(self, held: Tensor, row: int, clock: Clock) -> Tensor:
+        return held
+
     def keep(self, fresh: Tensor) -> None:
         pass
+
+
+def first_step(clock: Clock, origin: int, every: int) -> int:
+    """The step that makes position 0 of the first clip of a stream."""
+    return max(0, (origin % every + clock.ready) // every)
 
 
 @dataclass
@@ -134,6 +149,7 @@ class StatePlan:
     shape: tuple[int, ...]
     update: Literal["replace", "shift"]
     source: int
+    fresh: int
     period: int = 1
     first: int = 0
     ages: tuple[int, ...] = ()
@@ -165,7 +181,7 @@ class Stream:
         if g not in (self.every, clock.period):
             raise UsageError(
                 f"a step of {self.every} frames does not fit layers that advance {clock.period} frames at a "
-                f"time. Use --every 1 or a multiple of {clock.period}"
+                "time. Use --every 1, or the stride that edgepv stream MODEL shows"
             )
         return g, (self.origin + clock.ready) % g
 
@@ -211,7 +227,7 @@ class Stream:
         if key not in self._known:
             shape = (depth, *v.rows.shape[1:])
             ages = self.ages(v.clock, [-period * k for k in range(1, depth + 1)])
-            plan = StatePlan(self.label, shape, "shift", self._source(v.rows), period, ages=ages)
+            plan = StatePlan(self.label, shape, "shift", self._source(v.rows), len(v.rows), period, ages=ages)
             self._known[key] = self._state(plan, v.rows)
         return self._known[key]
 
@@ -249,12 +265,16 @@ class Stream:
         return rows, clock
 
     def hold(self, like: Tensor, shape: tuple[int, ...], clock: Clock) -> Tensor:
-        first = max(0, -(-(clock.ready + self.origin + 1) // self.every) - 1)
+        first = first_step(clock, self.origin, self.every)
         self._held.append(len(self.fresh))
         self.fresh.append(like)  # a place, taken by keep
         period = clock.period // self.grid(clock)[0] if self.every < clock.period else 1
         ages = self.ages(clock, [-period])
-        return self._state(StatePlan(self.label, shape, "replace", self._held[-1], period, first, ages), like)
+        plan = StatePlan(self.label, shape, "replace", self._held[-1], 1, period, first, ages)
+        return self._state(plan, like)
+
+    def resumed(self, held: Tensor, row: int, clock: Clock) -> Tensor:
+        return held
 
     def keep(self, fresh: Tensor) -> None:
         self.fresh[self._held.pop(0)] = fresh

@@ -14,7 +14,7 @@ Two comparisons, neither of which trusts the other's means:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from edgepv.errors import ParityError
 from edgepv.stream.capture import Captured, capture
 from edgepv.stream.rewrite import StreamModel
 from edgepv.stream.step import Infer, Stepper, Tensors
-from edgepv.stream.times import Stream, Taps
+from edgepv.stream.times import Stream, Taps, first_step
 from edgepv.stream.values import Clock, Value, constant_rows
 from edgepv.stream.walk import Walk, describe, operator
 
@@ -34,9 +34,14 @@ TOLERANCE = 1e-5
 
 @dataclass
 class Masked(Stream):
-    """A step that shows operators the clip's padding. now: frame of the clip this step begins with."""
+    """A step that shows operators the clip's padding. now: frame of the clip this step begins with.
+
+    padded: rows that are others with padding shown -> those and what is shown. States hold the others, as
+    they do in a stream, where padding is only another name for the same rows.
+    """
 
     now: int = 0
+    padded: dict[int, tuple[Tensor, Value, float]] = field(default_factory=dict)
 
     def gather(
         self, v: Value, offsets: Sequence[int], *, n: int, stride: int = 1, first: int = 0, fill: float = 0.0
@@ -45,8 +50,15 @@ class Masked(Stream):
         lags = [v.clock.period * (max(offsets) - o) for o in offsets]
         return self._shown(v, taps, lags, fill)
 
+    def _at(self, v: Value, clock: Clock, lags: Sequence[int], fill: float = 0.0) -> Taps:
+        if id(v.rows) not in self.padded:
+            return super()._at(v, clock, lags, fill)
+        _, under, shown = self.padded[id(v.rows)]
+        taps = self._at(replace(v, rows=under.rows), clock, lags, fill)
+        return self._shown(under, taps, lags, shown)
+
     def _shown(self, v: Value, taps: Taps, lags: Sequence[int], fill: float) -> Taps:
-        """``taps`` with ``fill`` where they look beyond the clip."""
+        """``taps`` of ``v`` with ``fill`` where they look beyond the clip."""
         clock = taps.clock
         g, first = self.grid(clock)
         rows, hidden = [], set()
@@ -56,12 +68,28 @@ class Masked(Stream):
                 inside = late % v.clock.period == 0 and 0 <= late // v.clock.period < v.n
                 rows.append(row if inside else torch.full_like(row, fill))
                 hidden |= set() if inside else {(i, j)}
+        made = torch.cat(rows)
+        if list(lags) == [0] and len(taps.joined) == taps.height:
+            self.padded[id(made)] = made, v, fill
         starts = tuple(taps.height * j for j in range(len(lags)))
-        return Taps(torch.cat(rows), starts, 1, taps.height, clock, frozenset(hidden))
+        return Taps(made, starts, 1, taps.height, clock, frozenset(hidden))
 
-    def hold(self, like: Tensor, shape: tuple[int, ...], clock: Clock) -> Tensor:
-        held = super().hold(like, shape, clock)
-        return held if self.now + self.grid(clock)[1] > clock.ready else torch.zeros_like(held)
+    def resumed(self, held: Tensor, row: int, clock: Clock) -> Tensor:
+        g, first = self.grid(clock)
+        return held if self.now + first + g * row > clock.ready else torch.zeros_like(held)
+
+
+@dataclass
+class Long(Stream):
+    """Many steps of ``chunk`` frames as one, without carried states."""
+
+    chunk: int = 1
+
+    def resumed(self, held: Tensor, row: int, clock: Clock) -> Tensor:
+        g, first = self.grid(clock)
+        step, before = (first + g * row) // self.chunk, (first + g * (row - 1)) // self.chunk
+        counted = step == before or before >= first_step(clock, self.origin, self.chunk)
+        return held if counted else torch.zeros_like(held)
 
 
 def steps(model: StreamModel) -> Infer:
@@ -93,9 +121,10 @@ def against_clip(module: nn.Module, model: StreamModel, clips: Sequence[np.ndarr
 
 
 def _masked(model: StreamModel, clip: np.ndarray, keep: list[Any] | None = None) -> Tensor:
-    """The answer to one clip with its padding shown. Frames before and behind the clip are noise."""
+    """The answer to one clip with its padding shown. Before it all states were filled with noise."""
     chunk = model.stream.chunk
-    begin = model.origin % int(np.lcm(chunk, model.explanation.stride))
+    grid = int(np.lcm(chunk, model.explanation.stride))
+    begin = model.origin % grid + -(-model.stream.warmup // grid) * grid
     last = begin + max(model.due, clip.shape[1] - 1)
     frames = np.random.default_rng(0).standard_normal((last + 1 + -(last + 1) % chunk, *_picture(clip)))
     frames = frames.astype(np.float32)
@@ -138,7 +167,7 @@ def against_chunk(model: StreamModel, infer: Infer, video: np.ndarray) -> float:
     for phase in range(0, grid, max(1, chunk)):
         with torch.no_grad():
             frames = torch.from_numpy(np.ascontiguousarray(video))
-            time = Stream(len(video), model.origin + phase, None, input=frames)
+            time = Long(len(video), model.origin + phase, None, input=frames, chunk=chunk)
             value = model.walk(time).run(frames)
         g, first = time.grid(value.clock)
         at = np.arange(first, len(video), g)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -54,23 +54,29 @@ class Layer:
 
 
 class Folded(dict[str, Tensor]):
-    """Constants made once while planning, by name: reordered weights, masks, norms."""
+    """Constants made once while planning, by name: reordered weights, masks, norms.
+
+    facts: what was found out about constants then; exporters trace with tensors that hold no numbers.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor] | None = None, facts: dict[Any, Any] | None = None):
+        super().__init__(tensors or {})
+        self.facts = {} if facts is None else facts
 
 
 @dataclass
 class Walk:
     """Runs every operator's rule on real tensors.
 
-    folded: constants, filled by the first walk; facts: what was found out about constants, likewise.
-    pool: what a mean over time becomes. edges: operators
-    that show the ends of a clip to the model. approximations: reasons why the result is not exact.
+    folded: constants and facts about them, filled by the first walk. pool: what a mean over time becomes.
+    edges: operators that show the ends of a clip to the model. approximations: reasons why the result is
+    not exact.
     """
 
     graph: Captured
     time: Time
     folded: Folded
     pool: str = "window"
-    facts: dict[Any, Any] = field(default_factory=dict)
     edges: dict[str, str] = field(default_factory=dict)
     approximations: dict[str, str] = field(default_factory=dict)
     layers: list[Layer] = field(default_factory=list)
@@ -130,7 +136,10 @@ class Walk:
         function = RULES.get(name) or _pointwise(self.node)
         if function is None:
             raise RefusedError("has no rule that keeps it exact frame by frame")
-        known = len(self.time.plans) if isinstance(self.time, Stream) else 0
+        known = 0
+        if isinstance(self.time, Stream):
+            known = len(self.time.plans)
+            self.time.label = state_name(self.node)
         if name not in ASSIGNMENTS:
             args, kwargs = self._painted(args), {k: self._painted(v) for k, v in kwargs.items()}
         begin = _first_ready([args, kwargs])
@@ -139,16 +148,15 @@ class Walk:
         cost = flops(self.node, name, args)
         self.flops_clip += cost
         if key in self._memo:
-            then, result, noted = self._memo[key]
+            then, result, noted, _ = self._memo[key]
             for i in noted:
                 self.layers[i] = replace(self.layers[i], flops_clip=self.layers[i].flops_clip + cost)
             return _moved(result, begin - then)
-        if isinstance(self.time, Stream):
-            self.time.label = state_name(self.node)
         result = function(self, *args, **kwargs)
         first = len(self.layers)
         self._note(name, cost, result, known)
-        self._memo[key] = (begin, result, range(first, len(self.layers)))
+        inputs = (args, kwargs)  # what is held keeps its id
+        self._memo[key] = (begin, result, range(first, len(self.layers)), inputs)
         return result
 
     def _painted(self, x: Any) -> Any:
@@ -191,9 +199,9 @@ class Walk:
     def fact(self, name: str, find: Callable[[], Any]) -> Any:
         """Something about a constant of this node, found out by the first walk only."""
         key = (self.node.name, name)
-        if key not in self.facts:
-            self.facts[key] = find()
-        return self.facts[key]
+        if key not in self.folded.facts:
+            self.folded.facts[key] = find()
+        return self.folded.facts[key]
 
     def gather(
         self, v: Value, offsets: Sequence[int], *, n: int, stride: int = 1, first: int = 0, fill: float = 0.0

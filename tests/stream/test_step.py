@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from edgepv.calibration import CalibrationSet, calibration_set, rolled_feeds
 from edgepv.clips import Clip
 from edgepv.errors import UsageError
-from edgepv.stream import Stepper, Tensors, roll
+from edgepv.stream import Memory, Stepper, Tensors, roll
 from edgepv.types import ModelSpec, StateSpec, StreamSpec, TensorSpec
 
 STEP = ModelSpec("m", TensorSpec("frame", (1, 3, 2, 2)), ("a", "b"), frames=3)
@@ -85,3 +89,32 @@ def test_too_few_clips_do_not_calibrate(a_clip: object) -> None:
 
     with pytest.raises(UsageError, match="2 calibration clips; INT8 ranges need at least 4"):
         calibration_set([Clip(Path(str(a_clip)), "a", "g")] * 2, STEP)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    depth=st.integers(1, 5),
+    fresh=st.integers(1, 7),
+    period=st.integers(1, 4),
+    first=st.integers(0, 3),
+    replaced=st.booleans(),
+)
+def test_a_memory_is_the_list_of_what_was_pushed(
+    depth: int, fresh: int, period: int, first: int, replaced: bool
+) -> None:
+    update: Literal["replace", "shift"] = "replace" if replaced else "shift"
+    memory = Memory(StateSpec("s", "t", (depth, 2), update=update, fresh=fresh, period=period, first=first))
+    rows = depth if replaced else fresh
+    lanes = [[np.zeros(2, np.float32)] * depth for _ in range(period)]
+    for step in range(25):
+        pushed = np.arange(2 * rows, dtype=np.float32).reshape(rows, 2) + 100 * (step + 1)
+        slot = memory.slot()
+        assert np.array_equal(memory.view(), np.stack(lanes[step % period][-depth:]))
+        assert not np.shares_memory(slot, memory.view())
+        if step % 2:  # an engine that writes in place, and one that hands over a tensor of its own
+            slot[:] = pushed
+            memory.push(slot)
+        else:
+            memory.push(pushed.copy())
+        if step >= first:
+            lanes[step % period] += list(pushed)
