@@ -199,7 +199,7 @@ def recurrent(
     return (out, *ends)
 
 
-def _last(layers: Sequence[Sequence[Tensor]], batch: int, clock: Clock) -> Value:
+def _last(layers: Sequence[list[Tensor]], batch: int, clock: Clock) -> Value:
     """The final hidden (or cell) state of all layers, (layers, batch, hidden), after every row."""
     dims = (len(layers), batch, layers[0][0].shape[1])
     rows = torch.stack([torch.cat(made) for made in layers]).unflatten(1, (-1, batch)).transpose(0, 1)

@@ -572,8 +572,8 @@ def _dropped(x: Value, gone: Sequence[int]) -> Value:
 
 def _consumed(walk: Walk, x: Value, over: Callable[[Tensor, int], Tensor]) -> Value:
     """All positions of the clip become one: over a window as long as the clip, or what was asked for."""
-    averages = walk.pool != "window" and walk.node.target._schema.name.find("max") < 0
-    if averages and not isinstance(walk.time, Clip):
+    averages = any(word in walk.node.target._schema.name for word in ("mean", "avg"))
+    if averages and walk.pool != "window" and not isinstance(walk.time, Clip):
         return _running(walk, x)
     taps = walk.gather(x, range(x.n), n=1)
     return x.with_rows(taps.reduced(over), taps.clock, 1)
@@ -583,22 +583,19 @@ MEANS = {"running": "a mean of everything since the reset", "ema": "an exponenti
 
 
 def _running(walk: Walk, x: Value) -> Value:
-    """Mean of all frames since the reset, or an exponential mean as long as the clip."""
+    """Mean of all frames since the reset; an exponential one is the same until a clip's weight is reached."""
     walk.approximate(f"a mean over the clip became {MEANS[walk.pool]}")
     clock = replace(x.clock, ready=x.clock.ready + x.clock.period * (x.n - 1), endless=True)
     shape = tuple(x.rows.shape[1:])
     mean = walk.time.hold(x.rows, (1, *shape), x.clock)
-    if walk.pool == "ema":
-        for j, row in enumerate(x.rows.split(1)):
-            mean = walk.time.resumed(mean, j, x.clock)
-            mean = mean + (row - mean) * (2.0 / (x.n + 1))
-        walk.time.keep(mean)
-        return x.with_rows(mean, clock, 1)
     seen = walk.time.hold(x.rows, (1, *(1,) * len(shape)), x.clock)
+    least = 2.0 / (x.n + 1) if walk.pool == "ema" else 0.0
+    made = []
     for j, row in enumerate(x.rows.split(1)):
-        seen = walk.time.resumed(seen, j, x.clock) + 1.0
-        mean = walk.time.resumed(mean, j, x.clock)
-        mean = mean + (row - mean) / seen
+        mean, seen = (walk.time.resumed(held, j, x.clock) for held in (mean, seen))
+        seen = seen + 1.0
+        mean = mean + (row - mean) * (1.0 / seen).clamp(min=least)
+        made.append(mean)
     walk.time.keep(mean)
     walk.time.keep(seen)
-    return x.with_rows(mean, clock, 1)
+    return x.with_rows(torch.cat(made), clock, 1)
