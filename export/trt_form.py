@@ -98,7 +98,7 @@ def quantize_for_tensorrt(
 
     feeds: one per calibration step, graph input name -> float32 array with batch 1. States must be
     rolled ones, collected by running real clips: their ranges decide the scales.
-    state_pairs: (graph input, graph output) of each state; both ends get one scale.
+    state_pairs: (graph input, graph output or the video input itself) of each state; both get one scale.
     keep_float: names of nodes to leave in float, as ``weighted_nodes`` lists them.
     Raises UsageError for a wrong feed, an unknown name, or when nothing is left to quantize.
     """
@@ -403,7 +403,7 @@ def _check_states(model: ModelProto, state_pairs: Sequence[tuple[str, str]]) -> 
     for name, output in state_pairs:
         if name not in inputs:
             raise UsageError(unknown("state input", name, inputs))
-        if output not in outputs:
+        if output not in (*outputs, *inputs):
             raise UsageError(unknown("state output", output, outputs))
 
 
