@@ -152,6 +152,12 @@ def _zero_starts(walk: Walk, starts: Sequence[Any]) -> None:
         raise RefusedError("starts its recurrence from something else than zeros", "start from zeros")
 
 
+def _each_row(x: Value, batch: int) -> list[Tensor]:
+    """(batch, features) of every row, oldest first. One row is not split: converters refuse that."""
+    flat = x.rows.reshape(len(x.rows) * batch, -1)
+    return [flat] if len(x.rows) == 1 else list(flat.split(batch))
+
+
 @rule("gru", "lstm", "rnn_tanh", "rnn_relu")
 def recurrent(
     walk: Walk,
@@ -177,7 +183,7 @@ def recurrent(
         raise RefusedError("has a projection (proj_size)")
     clock = _endless(walk, x.clock, x.n)
     batch = x.sizes[0 if batch_first else 1]
-    rows = x.rows.reshape(len(x.rows) * batch, -1).split(batch)
+    rows = _each_row(x, batch)
     states = []
     for i in range(layers):
         of_x, of_h, *biases = weights[i * per_layer : (i + 1) * per_layer]
@@ -190,7 +196,7 @@ def recurrent(
             made.append(held)
         for h in held:
             walk.time.keep(h)
-        rows = tuple(h[0] for h in made)
+        rows = [h[0] for h in made]
         states.append(made[-1:] if isinstance(walk.time, Clip) else made)
     dims = (*x.dims[:2], rows[0].shape[1])
     out = Value(torch.cat(rows).reshape(-1, *physical(dims, x.axis)), dims, x.axis, x.n, clock)
@@ -235,7 +241,7 @@ def _first_cell(
     batch = x.sizes[0]
     held = [walk.time.hold(x.rows, (batch, size), x.clock) for size in sizes]
     made: list[list[Tensor]] = []
-    for j, row in enumerate(x.rows.reshape(len(x.rows) * batch, -1).split(batch)):
+    for j, row in enumerate(_each_row(x, batch)):
         held = step(row, [walk.time.resumed(h, j, x.clock) for h in held], *weights)
         made.append(held)
     for h in held:

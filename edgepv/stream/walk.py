@@ -240,8 +240,12 @@ def describe(node: torch.fx.Node) -> str:
 
 
 def state_name(node: torch.fx.Node) -> str:
-    """A name for a state made at ``node``, as graphs like it: letters, digits, underscores."""
-    return "".join(c if c.isalnum() else "_" for c in layer(node))
+    """A name for a state made at ``node``, as graphs like it: letters, digits, underscores.
+
+    Exporters name their own tensors after operators ("cat", "mean_1"), so a bare operator's name is not used.
+    """
+    name = layer(node)
+    return "".join(c if c.isalnum() else "_" for c in (f"top.{name}" if name == node.name else name))
 
 
 def _pointwise(node: torch.fx.Node) -> Rule | None:
