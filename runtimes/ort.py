@@ -11,7 +11,6 @@ from edgepv.runtimes.engine import check_inputs, expected_inputs
 from edgepv.stream import Tensors
 from edgepv.types import Variant
 
-
 BROKEN_OPTIMIZERS = ["WeightBiasQuantization"]
 """Graph rewrites of ONNX Runtime 1.31 that change answers: this one gives a bias the product of two float16
 scales, which float16 cannot hold (58 dB became 12 dB on a strongly typed file of a trained net)."""

@@ -53,7 +53,7 @@ def test_links_to_files_lead_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-@pytest.mark.parametrize("command", ["", "export", "run", "report", "verify", "inspect"])
+@pytest.mark.parametrize("command", ["", "export", "run", "report", "verify", "inspect", "stream"])
 def test_docs_name_only_flags_that_exist(command: str) -> None:
     """Every --flag that a docs line gives to a command is in that command's --help."""
     from edgepv.cli import parser
