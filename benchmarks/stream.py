@@ -272,8 +272,8 @@ def table(results: dict[str, Any]) -> str:
         "turns. Times are p50 per new frame; a sliding clip computes its whole clip again for each. The nets "
         "are at a quarter of their papers' width with random weights; pv-c3d is trained. A max error is a "
         "share of the largest answer: of a stream in float against one long step over 300 frames, of an "
-        "INT8 stream against torch over 1,000. Late / early: RMS error of frames 900 to 1000 over that of the first "
-        "20 valid ones."
+        "INT8 stream against torch over 1,000. Late / early: RMS error of frames 900 to 1000 over that of "
+        "the first 20 valid ones."
     )
     nets = results["nets"]
     lines = ["# Sliding clip, flat clip, stream", "", about, "", *_head(NETS_HEAD)]

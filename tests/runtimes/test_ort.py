@@ -12,7 +12,7 @@ from edgepv.runtimes.ort import session
 
 
 def _strongly_typed_convolution(path: Path) -> None:
-    """A 1x1 convolution with a bias: INT8 through Q/DQ with float16 scales whose product float16 can hardly hold."""
+    """A 1x1 convolution with a bias, in INT8, with float16 scales whose product float16 can hardly hold."""
     constants = {
         "x_scale": np.float16(2e-3),
         "w_scale": np.float16(6.2e-5),
