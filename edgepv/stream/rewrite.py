@@ -122,10 +122,6 @@ class StreamModel(Rewritten):
         """The newest row, in the shape of the original's answer (with one frame where that has T)."""
         return value.rows[-1:].reshape(value.with_rows(value.rows, value.clock, 1).dims)
 
-    def forward(self, frames: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
-        """Same as ``step``."""
-        return self.step(frames, *states)
-
 
 def _rows_of_clip(clip: Tensor) -> Tensor:
     return clip[0].transpose(0, 1)
@@ -199,7 +195,7 @@ def _convert(graph: Captured, spec: ModelSpec, every: int, pool: str) -> StreamM
         sum(layer.flops_frame for layer in walk.layers),
         max([layer.clock.period for layer in walk.layers], default=1),
     )
-    per_step = replace(spec.input, name=spec.input.name, shape=(every, c, h, w), layout="NCHW")
+    per_step = replace(spec.input, shape=(every, c, h, w), layout="NCHW")
     return StreamModel(
         graph,
         folded,

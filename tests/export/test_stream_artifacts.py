@@ -16,7 +16,7 @@ from support import ROOT
 from edgepv.checkpoint import build, save
 from edgepv.errors import UsageError
 from edgepv.export.audit import audit
-from edgepv.export.to_onnx import lower
+from edgepv.export.to_onnx import lower, step_module
 from edgepv.export.to_tflite import to_tflite
 from edgepv.quantize import int8_litert, int8_onnx, int8_openvino
 from edgepv.runtimes.engine import open_engine
@@ -210,8 +210,9 @@ def test_two_states_given_the_same_example_are_told_apart_by_the_exported_graph(
     examples[1 + a] = examples[1 + b]
     path = one.folder / "aliased.onnx"
     torch.onnx.export(
-        one.model, tuple(examples), str(path), dynamo=True, opset_version=18, external_data=False,
-        verbose=False, input_names=["clip", *names], output_names=["logits", *one.model.outputs],
+        step_module(one.model), tuple(examples), str(path), dynamo=True, opset_version=18,
+        external_data=False, verbose=False,
+        input_names=["clip", *names], output_names=["logits", *one.model.outputs],
     )  # fmt: skip
     import onnxruntime as ort
 
