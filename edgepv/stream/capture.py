@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
+import traceback
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,11 @@ from edgepv.console import hush
 from edgepv.stream.values import RefusedError
 
 BATCH_NORM = "aten::_native_batch_norm_legit_no_training"
+ONE_TENSOR = "wrap it: one video in, one tensor out"
+CLIP_STATISTICS = (
+    "normalises with the statistics of each clip (batch norm in training mode)",
+    "train with track_running_stats=True, then call eval()",
+)
 
 
 @dataclass(frozen=True)
@@ -36,30 +43,29 @@ class Captured:
 def capture(module: nn.Module, example: Tensor) -> Captured:
     """Trace ``module`` on one example input with torch.export.
 
-    Raises RefusedError for a module in training mode, with data-dependent control flow, with state
-    hidden in buffers, or with more than one input or output.
+    Raises RefusedError for a module in training mode, with data-dependent control flow or shapes, with
+    state hidden in buffers, or with more than one input or output.
     """
     if module.training:
         raise RefusedError("is in training mode", "call eval() first")
+    _check_inputs(module)
     program = _export(module, example)
+    _check_state(program)
     signature = program.graph_signature
-    if changed := list(signature.buffers_to_mutate.values()):
-        raise RefusedError(
-            f"keeps state in its buffer '{changed[0]}' and changes it in forward()",
-            "pass the state as an input and return the new one: init_state() and step(frame, *states)",
-        )
-    if len(signature.user_inputs) != 1 or len(signature.user_outputs) != 1:
-        raise RefusedError("has several inputs or outputs", "wrap it: one video in, one tensor out")
+    if len(signature.user_outputs) != 1:
+        count = len(signature.user_outputs)
+        raise RefusedError(f"has several inputs or outputs (outputs: {count})", ONE_TENSOR)
     held = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     held |= signature.inputs_to_lifted_tensor_constants
     everything = {**program.state_dict, **program.constants}
     program.graph.eliminate_dead_code()
     nodes = tuple(n for n in program.graph.nodes if n.op != "call_function" or "val" in n.meta)
+    _check_shapes(nodes)
     constants = {n.name: everything[held[n.name]].detach() for n in nodes if n.name in held}
     (start,) = (n for n in nodes if n.op == "placeholder" and n.name not in held)
     end = nodes[-1].args[0][0]
     if not isinstance(end, torch.fx.Node):
-        raise RefusedError("answers a constant")
+        raise RefusedError("answers the same whatever the video shows", "let forward() use its input")
     affine, folded = _fold_batch_norms(nodes, constants)
     return Captured(nodes, constants, start, end, affine, folded)
 
@@ -73,11 +79,53 @@ def _export(module: nn.Module, example: Tensor) -> Any:
         text = str(e)
         if "data-dependent" in text or "DataDependent" in type(e).__name__ or ".item()" in text:
             raise RefusedError(
-                "decides by the content of its tensors (data-dependent control flow)",
+                f"decides by the content of its tensors (data-dependent control flow){_raised_at(e)}",
                 "use torch.where instead of if, and a fixed number of rounds in loops",
             ) from e
         line = next((x.strip() for x in text.splitlines() if x.strip()), type(e).__name__)
-        raise RefusedError(f"cannot be captured by torch.export: {type(e).__name__}: {line[:200]}") from e
+        raise RefusedError(
+            f"cannot be captured by torch.export{_raised_at(e)}: {type(e).__name__}: {line[:200]}",
+            "make torch.export.export(module, (clip,)) work",
+        ) from e
+
+
+def _raised_at(e: Exception) -> str:
+    """The innermost line outside of torch that an exception came through: " (net.py:31)"."""
+    frames = traceback.extract_tb(e.__traceback__)
+    found = [f for f in frames if "/torch/" not in f.filename and f.filename != __file__]
+    return f" ({Path(found[-1].filename).name}:{found[-1].lineno})" if found else ""
+
+
+def _check_inputs(module: nn.Module) -> None:
+    named = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(module.forward).parameters.values()
+    wanted = [p.name for p in parameters if p.default is p.empty and p.kind in named]
+    if len(wanted) > 1:
+        raise RefusedError(f"has several inputs or outputs (inputs: {', '.join(wanted)})", ONE_TENSOR)
+
+
+def _check_state(program: Any) -> None:
+    """Raise RefusedError if forward() changes a buffer."""
+    nodes = {n.name: n for n in program.graph.nodes}
+    for node in nodes.values():
+        if kind(node) == "aten::_native_batch_norm_legit_functional":
+            raise RefusedError(f"{describe(node)} {CLIP_STATISTICS[0]}", CLIP_STATISTICS[1])
+    for made, buffer in program.graph_signature.buffers_to_mutate.items():
+        raise RefusedError(
+            f"{describe(nodes[made])} keeps state in its buffer '{buffer}' and changes it in forward()",
+            "pass the state as an input and return the new one: init_state() and step(frame, *states)",
+        )
+
+
+def _check_shapes(nodes: tuple[torch.fx.Node, ...]) -> None:
+    """Raise RefusedError for a tensor whose shape is not known before it is computed."""
+    for node in nodes:
+        made = node.meta.get("val")
+        if isinstance(made, Tensor) and not all(isinstance(size, int) for size in made.shape):
+            raise RefusedError(
+                f"{describe(node)} makes a tensor whose shape depends on what the video shows",
+                "keep shapes fixed: torch.where instead of indexing with a condition",
+            )
 
 
 def _fold_batch_norms(
@@ -143,3 +191,8 @@ def layer(node: torch.fx.Node) -> str:
     if ".nn.modules." in owner and path:
         return str(path)
     return f"{path}.{node.name}" if path else node.name
+
+
+def describe(node: torch.fx.Node) -> str:
+    """An operator for a person: "aten.flip (net.py:31)", or its layer if no line of the model is known."""
+    return f"{kind(node).replace('::', '.')} ({place(node) or layer(node)})"

@@ -15,10 +15,10 @@ from edgepv.stream import (  # noqa: F401  (they register the rules)
     rules_shape,
     rules_window,
 )
-from edgepv.stream.capture import Captured, capture
+from edgepv.stream.capture import Captured, capture, describe
 from edgepv.stream.times import Clip, Stream
 from edgepv.stream.values import MAX_RANK, RefusedError, Value
-from edgepv.stream.walk import Folded, Layer, Walk, describe
+from edgepv.stream.walk import Folded, Layer, Walk
 from edgepv.types import ModelSpec, StateSpec, StreamSpec
 
 POOLS = ("window", "running", "ema")
@@ -29,7 +29,7 @@ class NotStreamableError(UsageError):
 
     def __init__(self, name: str, error: RefusedError) -> None:
         self.why, self.cure = error.why, error.cure
-        super().__init__(f"{name}: {error.why}." + (f" To stream it, {error.cure}" if error.cure else ""))
+        super().__init__(f"{name}: {error.why}. To stream it, {error.cure}")
 
 
 @dataclass(frozen=True)
@@ -174,6 +174,8 @@ def flatten(module: nn.Module, spec: ModelSpec) -> FlatModel:
 
 
 def _example(spec: ModelSpec) -> Tensor:
+    if min(spec.input.shape) < 1:
+        raise UsageError(f"{spec.name}: input shape {spec.input.shape} leaves sizes open. Give every size")
     return torch.randn(spec.input.shape, generator=torch.Generator().manual_seed(0))
 
 

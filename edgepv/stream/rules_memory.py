@@ -17,6 +17,11 @@ from edgepv.stream.times import Clip
 from edgepv.stream.values import Axis, Clock, RefusedError, Value, kept, physical, shaped, spread_dims
 from edgepv.stream.walk import Walk, rule
 
+JOINT = (
+    "attends to frames and to parts of them at once (joint space-time attention)",
+    "divide it: attention over time with a causal mask, then over space",
+)
+
 
 @rule("scaled_dot_product_attention")
 def attention(
@@ -38,7 +43,7 @@ def attention(
     if not any(over_time):
         return _inside_frames(walk, (q, k, v), mask, causal, scale)
     if not all(over_time) or any(x.axis != Axis(rank - 2) for x in (q, k, v)):
-        raise RefusedError("attends to frames and to parts of them at once (joint space-time attention)")
+        raise RefusedError(*JOINT)
     if isinstance(walk.time, Clip):
         return _over_clip(q, k, v, mask, causal, scale)
     return _over_ring(walk, q, k, v, walk.fact("reach", lambda: _reach(q.n, mask, causal)), scale)
@@ -52,7 +57,7 @@ def _inside_frames(
     dims = (*lead, values[0].dims[-2], values[2].dims[-1])
     axis, n = common_axis(values, rank)
     if axis and n > 1 and axis.at >= rank - 2:
-        raise RefusedError("attends to frames and to parts of them at once (joint space-time attention)")
+        raise RefusedError(*JOINT)
     if mask is not None and mask.ndim > 2:
         mask = mask.reshape(mask.shape[-2:]) if mask.numel() == math.prod(mask.shape[-2:]) else mask
         if mask.ndim > 2:

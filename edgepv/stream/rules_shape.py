@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgepv.stream.capture import BATCH_NORM, scale_and_shift
+from edgepv.stream.capture import BATCH_NORM, CLIP_STATISTICS, scale_and_shift
 from edgepv.stream.times import Clip
 from edgepv.stream.values import (
     MAX_RANK,
@@ -178,10 +178,7 @@ def batch_norm(walk: Walk, x: Value, *args: Any) -> tuple[Value]:
 @rule("_native_batch_norm_legit", "native_batch_norm", "_native_batch_norm_legit_functional", "batch_norm")
 def clip_statistics(walk: Walk, x: Value, *_: Any) -> Value:
     """Batch norm on the statistics of the clip itself."""
-    raise RefusedError(
-        "normalises with the statistics of each clip (batch norm in training mode)",
-        "train with track_running_stats=True, then call eval()",
-    )
+    raise RefusedError(*CLIP_STATISTICS)
 
 
 def sliced(
@@ -273,6 +270,7 @@ def joined(walk: Walk, parts: Sequence[Any], dim: int = 0) -> Any:
     if len(values) == len(parts) > 1 and (series := _series(walk, values, dim)):
         return series
     axis, n = common_axis(values, rank)
+    axis = None if axis and axis.at == dim else axis  # pooled values: their time becomes a plain dimension
     rows, clock = walk.align(values)
     sizes = [list(p.sizes) if isinstance(p, Value) else list(p.shape) for p in parts]
     dims = list(next(v for v in values if v.n == n).dims)
@@ -393,6 +391,18 @@ def padded(walk: Walk, x: Value, pads: Sequence[int], *rest: Any) -> Value:
     rows = F.pad(_full(x.rows, x.sizes, x.axis, lowest), flat, mode, value if mode == "constant" else None)
     dims = tuple(s + sum(rest_pads.get(d, (0, 0))) for d, s in enumerate(x.dims))
     return Value(rows, dims, x.axis, x.n, x.clock)
+
+
+@rule("flip")
+def flipped(walk: Walk, x: Value, dims: Sequence[int]) -> Value:
+    """Dimensions of a frame in reverse order."""
+    rows = x.rows
+    for dim in (d % len(x.dims) for d in dims):
+        if x.axis and x.axis.at == dim and x.n > 1:
+            raise RefusedError("runs the clip backwards", "leave the order of frames as it is")
+        behind = math.prod(x.sizes[dim + 1 :])
+        rows = rows.reshape(-1, x.sizes[dim], behind).flip(1).reshape(rows.shape)
+    return _with(x, rows)
 
 
 @rule("roll")

@@ -308,7 +308,7 @@ def along_one(walk: Walk, x: Value, dim: int, *args: Any) -> Value:
     """Operators along one dimension that is not time."""
     dim %= len(x.dims)
     if x.axis and x.axis.at == dim and x.n > 1:
-        raise RefusedError("works across the frames of the clip")
+        raise RefusedError("works across the frames of the clip", "let it work inside each frame")
     behind = math.prod(x.sizes[dim + 1 :])
     rows = x.rows.reshape(-1, x.sizes[dim], *[behind][: behind > 1])
     return Value(walk.node.target(rows, 1, *args).reshape(x.rows.shape), x.dims, x.axis, x.n, x.clock)
@@ -331,6 +331,16 @@ def layer_norm(
         raise RefusedError("normalises over all frames of the clip", "normalise every frame by itself") from e
     made = retail(x, F.layer_norm(rows, list(shape), weight, bias, eps), shape, len(shape))
     return (made,) if walk.node.target._schema.name == "aten::native_layer_norm" else made
+
+
+@rule("instance_norm")
+def instance_norm(walk: Walk, x: Value, *how: Any) -> Value:
+    """Instance norm of every frame by itself."""
+    try:
+        rows = trailing(x, len(x.dims) - 1)
+    except RefusedError as e:
+        raise RefusedError("normalises over all frames of the clip", "normalise every frame by itself") from e
+    return retail(x, walk.node.target(rows, *how), x.dims[1:], len(x.dims) - 1)
 
 
 @rule("group_norm")

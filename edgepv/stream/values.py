@@ -23,7 +23,9 @@ MAX_RANK = 4
 class RefusedError(Exception):
     """An operator that cannot be rewritten. why: what stands against it. cure: what to change."""
 
-    def __init__(self, why: str, cure: str = "") -> None:
+    def __init__(
+        self, why: str, cure: str = "write this line with operators that work frame by frame"
+    ) -> None:
         super().__init__(why)
         self.why, self.cure = why, cure
 
@@ -176,7 +178,7 @@ def trailing(v: Value, count: int) -> Tensor:
     """
     first = len(v.dims) - count
     if v.axis and v.axis.at >= first and v.n > 1:
-        raise RefusedError("works across the frames of the clip")
+        raise RefusedError("works across the frames of the clip", "let it work inside each frame")
     return v.rows.reshape(-1, *v.sizes[first:]) if _lead(v, first) != () else shaped(v.rows, v.sizes[first:])
 
 

@@ -22,12 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from edgepv.errors import ParityError
-from edgepv.stream.capture import Captured, capture
+from edgepv.stream.capture import Captured, capture, describe
 from edgepv.stream.rewrite import StreamModel
 from edgepv.stream.step import Infer, Stepper, Tensors
 from edgepv.stream.times import Stream, Taps, first_step
 from edgepv.stream.values import Clock, Value, constant_rows
-from edgepv.stream.walk import Walk, describe, operator
+from edgepv.stream.walk import Walk, operator
 
 TOLERANCE = 1e-5
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgepv.stream.capture import BATCH_NORM, Captured, kind, layer, place
+from edgepv.stream.capture import BATCH_NORM, Captured, describe, kind, layer, place
 from edgepv.stream.cost import flops
 from edgepv.stream.times import Stream, Taps, Time
 from edgepv.stream.values import Axis, Clock, RefusedError, Value, reshape, static
@@ -84,6 +84,7 @@ class Walk:
     values: dict[str, Any] = field(default_factory=dict)
     node: Any = None
     _memo: dict[Any, Any] = field(default_factory=dict)
+    _looked: bool = False
 
     def run(self, x: Tensor) -> Value:
         """The answer for rows of input frames ``x``, (m, C, H, W). Raises RefusedError at an operator
@@ -99,7 +100,7 @@ class Walk:
                     raise RefusedError(f"{describe(node)} {e.why}", e.cure) from e
         result = self.values[self.graph.output.name]
         if not isinstance(result, Value):
-            raise RefusedError("answers the same whatever the video shows")
+            raise RefusedError("answers the same whatever the video shows", "let forward() use its input")
         return result
 
     def _value(self, node: torch.fx.Node, x: Tensor) -> Any:
@@ -131,8 +132,8 @@ class Walk:
         return argument
 
     def _once(self, name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
-        """The rule's result. The same operator on the same rows at another time is not computed again:
-        a loop over frames costs one frame."""
+        """The rule's result. The same operator on the same rows at another time is not computed again: a
+        loop over frames costs one frame. Not so if it looks at several frames, which have other ends then."""
         function = RULES.get(name) or _pointwise(self.node)
         if function is None:
             raise RefusedError("has no rule that keeps it exact frame by frame")
@@ -152,11 +153,13 @@ class Walk:
             for i in noted:
                 self.layers[i] = replace(self.layers[i], flops_clip=self.layers[i].flops_clip + cost)
             return _moved(result, begin - then)
+        self._looked = False
         result = function(self, *args, **kwargs)
         first = len(self.layers)
         self._note(name, cost, result, known)
-        inputs = (args, kwargs)  # what is held keeps its id
-        self._memo[key] = (begin, result, range(first, len(self.layers)), inputs)
+        if not self._looked:
+            inputs = (args, kwargs)  # what is held keeps its id
+            self._memo[key] = (begin, result, range(first, len(self.layers)), inputs)
         return result
 
     def _painted(self, x: Any) -> Any:
@@ -207,7 +210,9 @@ class Walk:
         self, v: Value, offsets: Sequence[int], *, n: int, stride: int = 1, first: int = 0, fill: float = 0.0
     ) -> Taps:
         """``time.gather``, noting whether it looks beyond the ends of the clip."""
-        if first + min(offsets) < 0 or (n - 1) * stride + first + max(offsets) > v.n - 1:
+        beyond = first + min(offsets) < 0 or (n - 1) * stride + first + max(offsets) > v.n - 1
+        self._looked |= beyond or len(offsets) > 1
+        if beyond:
             self.edges.setdefault(layer(self.node), place(self.node))
         return self.time.gather(v, offsets, n=n, stride=stride, first=first, fill=fill)
 
@@ -231,12 +236,6 @@ def operator(node: torch.fx.Node) -> Callable[..., Any]:
     """The function a call node calls."""
     assert callable(node.target)
     return node.target
-
-
-def describe(node: torch.fx.Node) -> str:
-    """An operator for a person: "aten.flip (net.py:31)"."""
-    where = place(node)
-    return f"{kind(node).replace('::', '.')}" + (f" ({where})" if where else "")
 
 
 def state_name(node: torch.fx.Node) -> str:

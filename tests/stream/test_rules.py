@@ -146,6 +146,11 @@ CONVOLUTIONS = (
     Row("conv3d no bias", conv(3, 8, 3, padding=1, bias=False), reads=(-1, 8)),
     Row("conv3d stride 2", conv(3, 8, 3, 2, 1), every=(1, 2), reads=(-1, 7)),
     Row("conv3d stride 3", conv(3, 8, 3, (3, 2, 2), 0), frames=9, every=(1, 3), reads=(0, 8)),
+    Row("conv3d stride 2 on 7 frames", conv(3, 8, 3, 2, 1), frames=7, every=(1, 2), reads=(-1, 7)),
+    Row(
+        "conv3d stride 2 on 7 frames, the last unseen", conv(3, 8, 2, 2), frames=7, every=(1, 2), reads=(0, 5)
+    ),
+    Row("conv3d stride 4 on 10 frames", conv(3, 8, 5, 4, 2), frames=10, every=(1, 2, 4), reads=(-2, 10)),
     Row(
         "conv3d stride 2 twice",
         lambda: nn.Sequential(nn.Conv3d(3, 8, 3, 2, 1), nn.Conv3d(8, 8, 3, 2, 1)),
@@ -261,6 +266,8 @@ NORMS = (
     ),
     Row("batch norm 2d", per_frame(lambda: nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3)))),
     Row("batch norm 1d over time", net(lambda x, n: n(x.mean((3, 4))), lambda: nn.BatchNorm1d(3))),
+    Row("instance norm", per_frame(lambda: nn.InstanceNorm2d(3, affine=True))),
+    Row("instance norm on statistics", per_frame(lambda: nn.InstanceNorm2d(3, track_running_stats=True))),
     Row("group norm", per_frame(lambda: nn.Sequential(nn.Conv2d(3, 8, 1), nn.GroupNorm(2, 8)))),
     Row("layer norm of channels", net(lambda x, n: n(x.movedim(1, -1)), lambda: nn.LayerNorm(3))),
     Row("layer norm of frames", per_frame(lambda: nn.LayerNorm([3, SIZE, SIZE]))),
@@ -441,6 +448,7 @@ MOVES = (
     ),
     Row("expand", net(lambda x: x.mean((3, 4), keepdim=True).expand(-1, -1, -1, 2, 2))),
     Row("repeat channels", net(lambda x: x.repeat(1, 2, 1, 1, 1))),
+    Row("flip space", net(lambda x: x.flip(1, 4))),
     Row("roll space", net(lambda x: x.roll((3, -2), (3, 4)))),
     Row(
         "chunk channels",
@@ -476,6 +484,8 @@ REDUCTIONS = (
     Row("sum over channels", net(lambda x: x.sum(1, keepdim=True))),
     Row("max over time", net(lambda x: x.amax(2))),
     Row("min over time and space", net(lambda x: x.amin((2, 3), keepdim=True))),
+    Row("means of two halves", net(lambda x: torch.cat([p.mean(2, keepdim=True) for p in x.split(4, 2)], 2))),
+    Row("mean beside maximum", net(lambda x: torch.cat([x.mean(2, True), x.amax(2, True)], 2))),
     Row("mean over folded frames", net(lambda x: frames_of(x).mean((2, 3)).reshape(1, 8, 3).mean(1))),
     Row(
         "sum of strided frames",
@@ -708,6 +718,19 @@ RECURRENT = (
     ),
     Row("gru cell over frames", net(gru_loop, CNN, lambda: nn.GRUCell(4, 5)), reads=(None, 7)),
     Row("lstm cell over frames", net(lstm_loop, lambda: nn.LSTMCell(3, 5)), reads=(None, 7)),
+    Row(
+        "windows in a loop",
+        net(
+            lambda x, m: torch.cat([m(x[:, :, t : t + 3]) for t in (0, 2, 4)], 2),
+            conv(3, 4, 3, padding=(0, 1, 1)),
+        ),
+        reads=(0, 6),
+    ),
+    Row(
+        "padded windows in a loop",
+        net(lambda x, m: torch.cat([m(x[:, :, t : t + 4]) for t in (0, 4)], 1), conv(3, 4, 3, padding=1)),
+        reads=(-1, 8),
+    ),
     Row(
         "a cnn in a loop behind a delay",
         net(
