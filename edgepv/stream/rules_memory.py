@@ -118,6 +118,7 @@ def _over_ring(
     """The newest frame's query against a ring of keys and values."""
     back, ahead = reach
     offsets = range(-back, ahead + 1)
+    walk.spends(len(offsets) / q.n)
     taps = [walk.gather(x, offsets, n=q.n) for x in (k, v)]
     seen_k, seen_v = (t.stacked() for t in taps)
     rows = walk.gather(q, sorted({0, ahead}), n=q.n).each()[0]

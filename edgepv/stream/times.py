@@ -261,6 +261,8 @@ class Stream:
             lag = clock.ready - v.clock.ready
             if v not in moving:  # pooled over time and fed back: the newest there is
                 lag %= self.grid(v.clock)[0]
+                oldest = clock.ready - lag - (v.clock.ready - v.clock.oldest)
+                clock = replace(clock, oldest=min(clock.oldest, oldest))
             rows.append(self._at(v, clock, [lag]).each()[0])
         return rows, clock
 

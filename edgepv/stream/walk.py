@@ -85,6 +85,7 @@ class Walk:
     node: Any = None
     _memo: dict[Any, Any] = field(default_factory=dict)
     _looked: bool = False
+    _share: float = 1.0
 
     def run(self, x: Tensor) -> Value:
         """The answer for rows of input frames ``x``, (m, C, H, W). Raises RefusedError at an operator
@@ -153,7 +154,7 @@ class Walk:
             for i in noted:
                 self.layers[i] = replace(self.layers[i], flops_clip=self.layers[i].flops_clip + cost)
             return _moved(result, begin - then)
-        self._looked = False
+        self._looked, self._share = False, 1.0
         result = function(self, *args, **kwargs)
         first = len(self.layers)
         self._note(name, cost, result, known)
@@ -178,7 +179,7 @@ class Walk:
         if not isinstance(out, Value) or not (cost or plans):
             return
         height = len(out.rows)
-        each = cost / out.n * height / (time.every if isinstance(time, Stream) else 1)
+        each = self._share * cost / out.n * height / (time.every if isinstance(time, Stream) else 1)
         made = Layer(layer(self.node), name[6:], place(self.node), out.n, out.clock, cost, each)
         if isinstance(time, Stream):
             made = replace(
@@ -221,6 +222,10 @@ class Walk:
         if len({v.n == 1 for v in values}) > 1:
             self.approximate("joins frames with a mean over the clip; a stream takes the clip that ends now")
         return self.time.align(values)
+
+    def spends(self, share: float) -> None:
+        """Declare that the stream does only this share of the original's operations at this node."""
+        self._share = share
 
     def approximate(self, why: str) -> None:
         """Declare that what this node becomes is not what the clip model computes."""
