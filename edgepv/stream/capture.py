@@ -195,4 +195,5 @@ def layer(node: torch.fx.Node) -> str:
 
 def describe(node: torch.fx.Node) -> str:
     """An operator for a person: "aten.flip (net.py:31)", or its layer if no line of the model is known."""
-    return f"{kind(node).replace('::', '.')} ({place(node) or layer(node)})"
+    maker = node.args[0] if kind(node) == "getitem" else node
+    return f"{kind(maker).replace('::', '.')} ({place(node) or layer(node)})"

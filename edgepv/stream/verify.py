@@ -111,13 +111,18 @@ def _named(model: StreamModel, made: Sequence[Tensor]) -> Tensors:
 def against_clip(module: nn.Module, model: StreamModel, clips: Sequence[np.ndarray]) -> float:
     """Largest difference of the stepped answer from ``module`` on clips (C, T, H, W), as a share of the
     largest answer (at least 1). For an approximate stream it says how approximate."""
-    worst = 0.0
+    errors = []
     for clip in clips:
         with torch.no_grad():
             wanted = module(torch.from_numpy(clip)[None])
         got = _masked(model, clip)
-        worst = max(worst, float((got - wanted).abs().max() / wanted.abs().max().clamp(min=1)))
-    return worst
+        errors.append(float((got - wanted).abs().max() / wanted.abs().max().clamp(min=1)))
+    return _worst(errors)
+
+
+def _worst(errors: Sequence[float]) -> float:
+    """The largest, 0 if there are none; not a number if one is not (Python's max would lose it)."""
+    return float(np.max(errors, initial=0.0))
 
 
 def _masked(model: StreamModel, clip: np.ndarray, keep: list[Any] | None = None) -> Tensor:
@@ -163,7 +168,7 @@ def against_chunk(model: StreamModel, infer: Infer, video: np.ndarray) -> float:
     video = video[: len(video) // grid * grid]
     stepper = Stepper(infer, model.spec, model.stream)
     got = np.concatenate([stepper.step(frame[None])["logits"] for frame in video])
-    worst = 0.0
+    errors = []
     for phase in range(0, grid, max(1, chunk)):
         with torch.no_grad():
             frames = torch.from_numpy(np.ascontiguousarray(video))
@@ -174,8 +179,8 @@ def against_chunk(model: StreamModel, infer: Infer, video: np.ndarray) -> float:
         keep = (at + 1) % chunk == 0
         wanted = value.rows.reshape(len(value.rows), -1).numpy()[keep]
         scale = max(1.0, float(np.abs(wanted).max()))
-        worst = max(worst, float(np.abs(wanted - got[at[keep]].reshape(len(wanted), -1)).max()) / scale)
-    return worst
+        errors.append(float(np.abs(wanted - got[at[keep]].reshape(len(wanted), -1)).max()) / scale)
+    return _worst(errors)
 
 
 def first_divergence(
@@ -191,8 +196,8 @@ def first_divergence(
         original = wanted.get(node.name)
         if not isinstance(original, Tensor) or node.name in graph.affine:
             continue
-        error = max((_difference(original, walk, node.name, now) for now, walk in kept), default=0.0)
-        if error > tolerance * max(1.0, float(original.float().abs().max())):
+        error = _worst([_difference(original, walk, node.name, now) for now, walk in kept])
+        if not error <= tolerance * max(1.0, float(original.float().abs().max())):
             return f"{describe(node)} differs by {error:.2g}"
     return None
 
@@ -221,14 +226,14 @@ def _difference(original: Tensor, walk: Walk, name: str, now: int) -> float:
         return 0.0
     rows = constant_rows(original, value.dims, value.axis, value.n)
     g, first = walk.time.grid(value.clock)
-    worst = 0.0
+    errors = []
     for j, row in enumerate(value.rows):
         due = now + first + g * j - value.clock.ready
         at = due // value.clock.period
         if due % value.clock.period == 0 and 0 <= at < value.n:
             at = min(at, len(rows) - 1)
-            worst = max(worst, float((row.flatten().float() - rows[at].flatten().float()).abs().max()))
-    return worst
+            errors.append(float((row.flatten().float() - rows[at].flatten().float()).abs().max()))
+    return _worst(errors)
 
 
 def verify(
