@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ class Net(nn.Module):
         return self.head((x + y if self.residual else y).mean((2, 3, 4)))
 
 
-def theirs(net: Net) -> nn.Module:
+def theirs(net: Net) -> Any:
     """The same layers as that library's, which turns a net's own layers into its kind."""
     inner = co.Sequential(co.Conv3d.build_from(net.b), co.forward_stepping(nn.ReLU()))
     return co.Sequential(
