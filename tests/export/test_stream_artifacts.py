@@ -169,6 +169,24 @@ def test_an_int8_stream_does_not_drift_over_1000_frames(made: Callable[[str], Ma
     assert found.int8 == len(found.convolutions) > 10 and not found.silent_float
 
 
+@pytest.mark.parametrize("tool", ["onnx", "litert"])
+def test_a_flat_int8_clip_leaves_no_convolution_in_float(made: Callable[[str], Made], tool: str) -> None:
+    one = made("mc3_18")
+    assert one.checkpoint.rewrite
+    clip = replace(one.checkpoint, spec=replace(one.model.spec, input=one.checkpoint.rewrite.clip))
+    flat = replace(clip, rewrite=Rewrite("flat", clip.spec.input))
+    base = lower(build(flat), flat.spec, one.folder / "flat.onnx")
+    frames = moving(60).transpose(1, 0, 2, 3)[None]
+    feeds = [{"clip": np.ascontiguousarray(frames[:, :, i : i + 16])} for i in range(0, 40, 4)]
+    if tool == "onnx":
+        small = int8_onnx.Step()(base, one.folder, feeds, "", one.folder / "flat-int8.onnx")
+    else:
+        lite = to_tflite(flat, base, one.folder / "flat.tflite")
+        small = int8_litert.Step("full")(lite, one.folder, feeds, "", one.folder / "flat-int8.tflite")
+    found = audit(small, one.folder)
+    assert found.int8 == len(found.convolutions) > 10 and not found.silent_float
+
+
 def test_a_state_and_what_it_is_fed_from_have_one_scale(made: Callable[[str], Made]) -> None:
     import onnx
     from onnx import numpy_helper
