@@ -50,7 +50,8 @@ POSTPROCESSING = "softmax of logits; a clip's answer is the mean of logits over 
 CALIBRATION_CLIPS = 24
 STRAY = "kept out of the bundle"
 STREAM = ("auto", "window", "off")
-CHANGES = {"prune": "pruned and fine-tuned", "stream": "made to step"}
+CHANGES = {"prune": ("pruned", "pruned and fine-tuned"), "stream": ("stream", "made to step")}
+"""Step -> (what it adds to a row's name, what the report says of it)."""
 
 
 @dataclass(frozen=True)
@@ -439,9 +440,9 @@ def _torch_rows(
         return (row,)
     rows = [_torch_row(ORIGINAL, "the original", source.checkpoint, first, exam, exam.original)]
     if checkpoint is not source.checkpoint:
-        done = [s.name for s in checkpoint.steps if s.name in CHANGES]
-        status = " and ".join(CHANGES[name] for name in done)
-        rows.append(_torch_row("torch-" + "-".join(done), status, checkpoint, base, exam, exam.model))
+        names, says = zip(*(CHANGES[s.name] for s in checkpoint.steps if s.name in CHANGES))
+        name = "-".join(("torch", *names))
+        rows.append(_torch_row(name, " and ".join(says), checkpoint, base, exam, exam.model))
     return tuple(rows)
 
 
