@@ -190,6 +190,11 @@ def _convert(graph: Captured, spec: ModelSpec, every: int, pool: str) -> StreamM
     origin = every - 1 - answer.clock.ready
     walk, answer, time = _plan(graph, folded, x, every, origin, pool)
     _check_ranks(walk)
+    if answer.n > 1 and answer.axis and answer.axis.outer * answer.axis.inner > 1:
+        raise RefusedError(
+            f"{describe(graph.output)} answers for all frames of the clip in one dimension",
+            "answer once for the clip: by a mean over time, or by the last frame",
+        )
     stream = _stream_spec(walk, answer, time, spec)
     cost = Explanation(
         tuple(walk.layers),

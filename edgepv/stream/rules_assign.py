@@ -49,10 +49,10 @@ def slice_of(walk: Walk, x: Any, dim: int = 0, start: Any = None, end: Any = Non
     """A range of one dimension, of a value or of a canvas."""
     if isinstance(x, Value):
         return sliced(walk, x, dim, start, end, step)
-    dim %= len(x.dims)
-    a, b, step = slice(start, end, step).indices(x.dims[dim])
     if step != 1:
-        raise RefusedError("assigns to every second element")
+        return sliced(walk, resolved(walk, x), dim, start, end, step)
+    dim %= len(x.dims)
+    a, b, _ = slice(start, end).indices(x.dims[dim])
     writes = []
     for box, value in x.writes:
         low, high = max(a, box[dim][0]), min(b, box[dim][1])

@@ -265,7 +265,8 @@ def joined(walk: Walk, parts: Sequence[Any], dim: int = 0) -> Any:
     rank = len(parts[0].dims if isinstance(parts[0], Value) else parts[0].shape)
     dim %= rank
     values = [p for p in parts if isinstance(p, Value)]
-    if any(v.axis and v.axis.at == dim and v.n > 1 for v in values):
+    alone = len(values) == 1 < len(parts)  # one frame between constants
+    if any(v.axis and v.axis.at == dim and (v.n > 1 or alone) for v in values):
         return _in_time(walk, parts, dim)
     if len(values) == len(parts) > 1 and (series := _series(walk, values, dim)):
         return series

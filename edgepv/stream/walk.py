@@ -96,9 +96,10 @@ class Walk:
                 try:
                     self.values[node.name] = self._value(node, x)
                 except RefusedError as e:
-                    if node.op == "placeholder":
-                        raise
                     raise RefusedError(f"{describe(node)} {e.why}", e.cure) from e
+                except (RuntimeError, ValueError, LookupError, AssertionError) as e:  # not met before
+                    why = f"is used in a way that no rule foresees ({type(e).__name__}: {str(e)[:120]})"
+                    raise RefusedError(f"{describe(node)} {why}") from e
         result = self.values[self.graph.output.name]
         if not isinstance(result, Value):
             raise RefusedError("answers the same whatever the video shows", "let forward() use its input")

@@ -288,6 +288,15 @@ REFUSALS = (
         "write this line",
     ),
     Refusal(
+        "answers for all frames in one dimension",
+        lambda x: x.mean((3, 4)).flatten(1),
+        (),
+        "aten.view",
+        "answers for all frames of the clip in one dimension",
+        "answer once for the clip",
+        flat=True,
+    ),
+    Refusal(
         "two rates added",
         lambda x: top(x[:, :, ::2] + x[:, :, :4]),
         (),

@@ -420,6 +420,13 @@ MOVES = (
         net(lambda x: torch.cat([x[:, :, 2:], x.new_zeros(1, 3, 2, SIZE, SIZE)], 2)),
         reads=(2, 9),
     ),
+    Row("shift of two frames", net(shift_assigned), frames=2, reads=(-1, 2)),
+    Row(
+        "shift, then every second frame",
+        net(lambda x: shift_assigned(x)[:, ::2]),
+        every=(1, 2),
+        reads=(-1, 7),
+    ),
     Row("shift twice", net(lambda x: shift_assigned(shift_assigned(x).transpose(1, 2))), reads=(-2, 9)),
     Row("fold time into the batch", net(lambda x: clip_of(frames_of(x).relu()))),
     Row(
@@ -887,3 +894,13 @@ def test_a_mean_over_the_clip_becomes_what_was_asked_for(pool: str, every: int, 
 def test_only_means_become_running_means() -> None:
     model = convert(Net(lambda x: x.sum((2, 3, 4)) + x.amin((2, 3, 4))).eval(), THREE, pool="ema")
     assert model.stream.exactness == "exact" and model.stream.receptive_field == 3
+
+
+@pytest.mark.parametrize(("shape", "every"), [((3, 3), 1), ((3, 3), 2), ((1, 3, 3), 1)])
+def test_a_net_may_answer_for_each_frame(shape: tuple[int, ...], every: int) -> None:
+    """(T, classes) or (1, T, classes) become one answer per step, two frames late."""
+    each = Net(lambda x, m: m(x).mean((3, 4))[0].t().reshape(shape), nn.Conv3d(3, 3, 5, padding=2)).eval()
+    model = convert(each, THREE, every=every)
+    assert (model.stream.delay, model.stream.receptive_field, model.stream.chunk) == (2, 5, every)
+    assert against_clip(each, model, [noise(3, 3, SIZE, SIZE)]) <= CLOSE
+    assert against_chunk(model, steps(model), noise(12, 3, SIZE, SIZE)) <= CLOSE
