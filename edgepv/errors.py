@@ -51,6 +51,24 @@ class TargetUnavailableError(EdgepvError):
     exit_code = 7
 
 
+class SourceLostError(EdgepvError):
+    """The camera was there and is gone; it may come back."""
+
+    exit_code = 8
+
+
+class DeadlineError(EdgepvError):
+    """No answer in time, and the caller asked for an error rather than a stale answer."""
+
+    exit_code = 4
+
+
+class SignatureError(EdgepvError):
+    """The bundle is not signed, or not by the key that was asked for."""
+
+    exit_code = 9
+
+
 def unknown(what: str, got: str, known: Iterable[str]) -> str:
     """One line naming a wrong name, the right ones, and the nearest of them if one is near."""
     names = sorted(known)
