@@ -8,6 +8,7 @@ every model and golden file; equal inputs and seed give equal content, and ``dig
 from __future__ import annotations
 
 import contextlib
+import json
 import tempfile
 import zipfile
 import zlib
@@ -18,11 +19,12 @@ from typing import Any
 
 from edgepv.checkpoint import check_spec, check_stream
 from edgepv.errors import UsageError, unknown
-from edgepv.files import digest, read_json, sha256, whole_file, write_json
+from edgepv.files import digest, sha256, whole_file, write_json
 from edgepv.types import ModelSpec, StepRecord, StreamSpec, Variant, decode, encode
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
+SIGNATURE = "manifest.sig"
 GOLDEN = "golden.safetensors"
 
 
@@ -119,13 +121,28 @@ def read(folder: Path) -> Bundle:
 
     Raises UsageError if it is no bundle, was made by a newer schema, or its content was changed.
     """
+    return parse(folder, manifest_bytes(folder))
+
+
+def manifest_bytes(folder: Path) -> bytes:
+    """The manifest as it lies in a bundle folder. Raises UsageError if the folder is no bundle."""
     if folder.is_file():
         raise UsageError(f"{folder} is a file, not a bundle folder. A zip runs with edgepv run, or unpack it")
     if not folder.is_dir():
         raise UsageError(f"{folder} does not exist. Make a bundle with: edgepv export --out {folder}")
     if not (folder / MANIFEST).is_file():
         raise UsageError(f"{folder} is not a bundle: it has no {MANIFEST}")
-    data = read_json(folder / MANIFEST)
+    return (folder / MANIFEST).read_bytes()
+
+
+def parse(folder: Path, manifest: bytes) -> Bundle:
+    """The bundle that these manifest bytes describe; like ``read`` for bytes already in hand."""
+    try:
+        data = json.loads(manifest.decode("utf-8"))
+    except (ValueError, RecursionError) as e:
+        raise UsageError(
+            f"{folder / MANIFEST} is not valid JSON ({e}). It may be truncated; make it again"
+        ) from e
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         found = data.get("schema") if isinstance(data, dict) else None
         raise UsageError(
@@ -168,7 +185,7 @@ def check(bundle: Bundle) -> int:
         if sha256(path) != wanted:
             raise UsageError(f"{bundle.folder}: {name} was changed or is damaged: its SHA-256 differs")
     present = {p.relative_to(bundle.folder).as_posix() for p in bundle.folder.rglob("*") if p.is_file()}
-    extra = sorted(present - set(expected) - {MANIFEST})
+    extra = sorted(present - set(expected) - {MANIFEST, SIGNATURE})
     if extra:
         raise UsageError(f"{bundle.folder}: {extra[0]} is not in the manifest. Remove it")
     return len(expected)

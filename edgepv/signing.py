@@ -1,0 +1,191 @@
+"""Signed bundles: Ed25519 over the very bytes of the manifest, which names every other file by digest.
+
+A valid signature together with ``bundle.check`` covers the whole bundle, what was made and what was
+measured. The device holds the public key only.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgepv import bundle
+from edgepv.errors import SignatureError, UsageError
+from edgepv.files import write_json, write_text
+from edgepv.optional import need
+from edgepv.types import decode
+
+SCHEMA = 1
+ALGORITHM = "ed25519"
+PREFIX = b"edgepv-manifest-v1\0"  # a signature made for anything else is none for a manifest
+MAX_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What manifest.sig holds. key: id of the public key. signature: base64 of 64 bytes."""
+
+    schema: int
+    algorithm: str
+    key: str
+    signature: str
+
+
+def keygen(private: Path) -> Path:
+    """Make a key pair: ``private`` (PEM, PKCS8, mode 0600), and the public key beside it; returns the latter.
+
+    Raises UsageError if either file exists: a lost private key cannot be made again.
+    """
+    ed25519, pem = _ed25519(), _serialization()
+    public = private.with_name(f"{private.stem}.pub.pem")
+    for path in (private, public):
+        if path.exists() or path.is_symlink():
+            raise UsageError(f"{path} already exists and is never overwritten. Choose another name")
+    private.parent.mkdir(parents=True, exist_ok=True)
+    key = ed25519.Ed25519PrivateKey.generate()
+    secret = key.private_bytes(pem.Encoding.PEM, pem.PrivateFormat.PKCS8, pem.NoEncryption())
+    shown = key.public_key().public_bytes(pem.Encoding.PEM, pem.PublicFormat.SubjectPublicKeyInfo)
+    fd = os.open(private, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(fd, "wb") as f:
+        f.write(secret)
+        f.flush()
+        os.fsync(fd)
+    write_text(public, shown.decode("ascii"))
+    return public
+
+
+def sign(folder: Path, private_key: Path) -> str:
+    """Write manifest.sig beside the manifest; returns the key id. An earlier signature is replaced.
+
+    Raises UsageError if the bundle is not whole (a signature would vouch for the damage), SignatureError
+    if the key cannot be used.
+    """
+    key = _private(private_key)
+    manifest = bundle.manifest_bytes(folder)
+    bundle.check(bundle.parse(folder, manifest))
+    name = key_id(key.public_key())
+    signature = base64.b64encode(key.sign(PREFIX + manifest)).decode("ascii")
+    write_json(folder / bundle.SIGNATURE, Signature(SCHEMA, ALGORITHM, name, signature))
+    return name
+
+
+def verify(folder: Path, public_key: Path) -> str:
+    """Id of the key that signed the manifest, which is the one given.
+
+    Says nothing about the other files: see ``read_signed`` and ``bundle.check``.
+    Raises SignatureError if the bundle is not signed, by another key, or was changed since.
+    """
+    return _verify(folder, bundle.manifest_bytes(folder), public_key)
+
+
+def read_signed(folder: Path, public_key: Path) -> bundle.Bundle:
+    """Read a bundle from the very manifest bytes whose signature was verified.
+
+    Raises SignatureError like ``verify``, UsageError like ``bundle.read``.
+    """
+    manifest = bundle.manifest_bytes(folder)
+    _verify(folder, manifest, public_key)
+    return bundle.parse(folder, manifest)
+
+
+def key_id(public_key: Any) -> str:
+    """Short name of a public key: the first 16 hex digits of the SHA-256 of its 32 raw bytes."""
+    pem = _serialization()
+    raw = public_key.public_bytes(pem.Encoding.Raw, pem.PublicFormat.Raw)
+    return hashlib.sha256(raw).hexdigest()[:16]
+
+
+def _verify(folder: Path, manifest: bytes, public_key: Path) -> str:
+    key = _public(public_key)
+    wanted = key_id(key)
+    found, raw = _read_signature(folder)
+    if found.key != wanted:
+        raise SignatureError(
+            f"{folder} is signed by key {found.key}, not by {wanted} ({public_key}). "
+            "Get the bundle from whoever holds that key"
+        )
+    from cryptography.exceptions import InvalidSignature
+
+    try:
+        key.verify(raw, PREFIX + manifest)
+    except InvalidSignature:
+        raise SignatureError(
+            f"{folder}: {bundle.MANIFEST} is not what key {wanted} signed; it or the signature was changed "
+            "since. Copy the bundle again"
+        ) from None
+    return wanted
+
+
+def _read_signature(folder: Path) -> tuple[Signature, bytes]:
+    """manifest.sig and the 64 bytes in it. Raises SignatureError if it is missing or malformed."""
+    path = folder / bundle.SIGNATURE
+    if not path.is_file():
+        raise SignatureError(
+            f"{folder} is not signed: it has no {bundle.SIGNATURE}. Get a signed copy, or sign it"
+        )
+    try:
+        with path.open("rb") as f:
+            text = f.read(MAX_BYTES + 1)
+        if len(text) > MAX_BYTES:
+            raise ValueError(f"it is larger than {MAX_BYTES} bytes")
+        signature = decode(Signature, json.loads(text.decode("utf-8")), where=bundle.SIGNATURE)
+        if (signature.schema, signature.algorithm) != (SCHEMA, ALGORITHM):
+            raise ValueError(f"schema {signature.schema}, algorithm '{signature.algorithm}' are not known")
+        raw = base64.b64decode(signature.signature, validate=True)
+        if len(raw) != 64:
+            raise ValueError(f"the signature has {len(raw)} bytes, not 64")
+    except (OSError, ValueError, RecursionError, binascii.Error, UsageError) as e:
+        raise SignatureError(f"{path} is no signature file ({e}). Copy the bundle again, or sign it") from e
+    return signature, raw
+
+
+def _private(path: Path) -> Any:
+    key = _load(path, "private", lambda data: _serialization().load_pem_private_key(data, password=None))
+    if not isinstance(key, _ed25519().Ed25519PrivateKey):
+        raise SignatureError(f"{path} is no Ed25519 key but {type(key).__name__}. Make one with keygen")
+    return key
+
+
+def _public(path: Path) -> Any:
+    key = _load(path, "public", _serialization().load_pem_public_key)
+    if not isinstance(key, _ed25519().Ed25519PublicKey):
+        raise SignatureError(f"{path} is no Ed25519 key but {type(key).__name__}. Use the signer's .pub.pem")
+    return key
+
+
+def _load(path: Path, kind: str, read: Any) -> Any:
+    """The key in a PEM file. Raises SignatureError if there is none of this kind, or it has a password."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+
+    try:
+        data = path.read_bytes()
+    except OSError as e:
+        raise SignatureError(f"{path} cannot be read ({e.strerror}). Give the {kind} key's PEM file") from e
+    other = b"PUBLIC KEY" if kind == "private" else b"PRIVATE KEY"
+    if other in data:
+        raise SignatureError(f"{path} is the other half of a key pair. Give the {kind} key here")
+    try:
+        return read(data)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as e:
+        reason = str(e).splitlines()[0] if str(e) else "unknown format"
+        raise SignatureError(f"{path} is no {kind} key in PEM without a password ({reason})") from e
+
+
+def _ed25519() -> Any:
+    need("cryptography", extra="live")
+    from cryptography.hazmat.primitives.asymmetric import ed25519
+
+    return ed25519
+
+
+def _serialization() -> Any:
+    need("cryptography", extra="live")
+    from cryptography.hazmat.primitives import serialization
+
+    return serialization

@@ -1,0 +1,56 @@
+"""A whole bundle without torch or device, in milliseconds: the null engine and two golden frames."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from edgepv import bundle
+from edgepv.bundle import Content, Measured
+from edgepv.files import sha256, write_text
+from edgepv.types import ModelSpec, TensorSpec, Variant
+
+
+def write_null_bundle(
+    folder: Path, *, name: str = "net", delays_ms: str = "[0.0]", golden: tuple[float, float] = (1.0, 0.0)
+) -> Path:
+    """A bundle whose engine answers "fight" after the given delays; another name is another digest.
+
+    golden: the recorded logits. The null engine always answers (1, 0), so others fail the replay.
+    """
+    from safetensors.numpy import save_file
+
+    folder.mkdir(parents=True)
+    write_text(folder / "models" / "delays.json", delays_ms)
+    logits = np.tile(np.array(golden, np.float32), (2, 1))
+    frames = np.zeros((2, 8, 8, 3), np.uint8)
+    save_file({"frames": frames, "torch": logits, "null": logits}, folder / bundle.GOLDEN)
+    spec = ModelSpec(name, TensorSpec("clip", (1, 3, 2, 8, 8), "NCTHW"), ("fight", "no_fight"), frames=2)
+    variant = Variant(
+        name="null",
+        engine="null",
+        precision="fp32",
+        form="window",
+        path="models/delays.json",
+        sha256=sha256(folder / "models" / "delays.json"),
+        spec=spec,
+        stream=None,
+        inputs={"clip": "clip"},
+        outputs={"logits": "logits"},
+    )
+    content = Content(
+        name=name,
+        target="null",
+        spec=spec,
+        stream=None,
+        preprocessing="resize",
+        postprocessing="softmax",
+        calibration_digest=None,
+        steps=(),
+        variants=(variant,),
+        golden={"frames": 2},
+        files=bundle.digests(folder, [bundle.GOLDEN, "models/delays.json"]),
+    )
+    bundle.write(folder, content, Measured("null", "no hardware", "pass", ()))
+    return folder
