@@ -356,6 +356,18 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Deadline:
+    """How long after a frame's arrival its reply must be out, and what is said when the model was too slow.
+
+    on_miss "stale": the last answer, marked stale, with its age. "drop": nothing. "raise": an error, for
+    callers that wait for the reply.
+    """
+
+    limit_ms: float
+    on_miss: Literal["stale", "drop", "raise"] = "stale"
+
+
+@dataclass(frozen=True)
 class Report:
     """Rows of measurements, the row the others are compared to, and what each step changed.
 

@@ -13,8 +13,16 @@ from edgepv.stream import Tensors
 from edgepv.types import Variant
 
 
+class CancelledError(Exception):
+    """An engine's call was ended from another thread; the states are as before the call."""
+
+
 class Engine(Protocol):
-    """One loaded model. ``infer`` takes and returns tensors by the variant's own names."""
+    """One loaded model. ``infer`` takes and returns tensors by the variant's own names.
+
+    An engine that can be stopped in the middle of a call has ``cancel()`` too: called from another thread it
+    makes the call raise CancelledError soon; between calls it does nothing.
+    """
 
     def infer(self, inputs: Tensors) -> Tensors:
         """Run once. Raises UsageError if an input is missing or has the wrong dtype or shape."""

@@ -8,32 +8,44 @@ from __future__ import annotations
 
 import itertools
 import json
-import time
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from edgepv.runtimes.engine import check_inputs, expected_inputs
+from edgepv.runtimes.engine import CancelledError, check_inputs, expected_inputs
 from edgepv.stream import Tensors
 from edgepv.types import Variant
 
 
 class NullEngine:
-    """Sleeps the next delay and answers the first label."""
+    """Waits the next delay and answers the first label. wait: how to let seconds pass, True when cancelled."""
 
-    def __init__(self, variant: Variant, delays_ms: list[float]) -> None:
+    def __init__(
+        self, variant: Variant, delays_ms: list[float], wait: Callable[[float], bool] | None = None
+    ) -> None:
         self._variant = variant
         self._delays = itertools.cycle(delays_ms or [0.0])
+        self._ended = threading.Event()
+        self._wait = wait or self._ended.wait
 
     def infer(self, inputs: Tensors) -> Tensors:
         """Run once; the states come out as they went in."""
         check_inputs(inputs, expected_inputs(self._variant))
-        time.sleep(next(self._delays) / 1e3)
+        self._ended.clear()
+        delay = next(self._delays) / 1e3
+        if delay and self._wait(delay):
+            raise CancelledError
         states = self._variant.stream.states if self._variant.stream else ()
         scores = np.zeros((1, len(self._variant.spec.labels)), np.float32)
         scores[0, 0] = 1.0
         answers = dict.fromkeys(self._variant.outputs, scores)
         return answers | {s.output: inputs[s.name] for s in states}
+
+    def cancel(self) -> None:
+        """End the delay that runs."""
+        self._ended.set()
 
     def close(self) -> None:
         """Nothing to free."""

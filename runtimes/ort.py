@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from edgepv.errors import UsageError
 from edgepv.optional import need
-from edgepv.runtimes.engine import check_inputs, expected_inputs
+from edgepv.runtimes.engine import CancelledError, check_inputs, expected_inputs
 from edgepv.stream import Tensors
 from edgepv.types import Variant
 
@@ -24,12 +26,15 @@ class OrtEngine:
         self._expected = expected_inputs(variant)
         self._inputs, self._outputs = variant.inputs, variant.outputs
         self._wanted = list(variant.outputs.values())
+        self._options = need("onnxruntime", extra="cpu").RunOptions()
 
     def infer(self, inputs: Tensors) -> Tensors:
         """Run once; tensors by our names."""
         check_inputs(inputs, self._expected)
         feeds = {self._inputs[name]: value for name, value in inputs.items()}
-        return dict(zip(self._outputs, self._session.run(self._wanted, feeds)))
+        with self._cancellable():
+            made = self._session.run(self._wanted, feeds, self._options)
+        return dict(zip(self._outputs, made))
 
     def infer_into(self, inputs: Tensors, into: Tensors) -> Tensors:
         """Like ``infer``; outputs named in ``into`` are written there (contiguous, of the right shape)."""
@@ -44,9 +49,27 @@ class OrtEngine:
             else:
                 at = place.ctypes.data
                 binding.bind_output(theirs, "cpu", 0, place.dtype.type, place.shape, at)
-        self._session.run_with_iobinding(binding)
+        with self._cancellable():
+            self._session.run_with_iobinding(binding, self._options)
         made = dict(zip(self._outputs, binding.get_outputs()))
         return {name: into[name] if name in into else value.numpy() for name, value in made.items()}
+
+    @contextlib.contextmanager
+    def _cancellable(self) -> Iterator[None]:
+        """One call that ``cancel`` can end. ONNX Runtime looks at the flag between two nodes."""
+        self._options.terminate = False
+        try:
+            yield
+        except (
+            Exception
+        ) as e:  # onnxruntime says "Exiting due to terminate flag" in a RuntimeError of its own
+            if self._options.terminate:
+                raise CancelledError from e
+            raise
+
+    def cancel(self) -> None:
+        """End the call that runs, at its next node."""
+        self._options.terminate = True
 
     def close(self) -> None:
         """Free the session."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -68,9 +69,40 @@ class Lane:
             )
         return logits, 1e3 * (ready - start), 1e3 * (done - ready)
 
+    def remember(self, frame: np.ndarray) -> None:
+        """Let the states see one more frame; no answer is wanted."""
+        self.stepper.remember(preprocess(frame, self.variant.spec))
+
+    def cancel(self) -> bool:
+        """End the call that runs in another thread; False if this engine cannot."""
+        cancel = getattr(self._engine, "cancel", None)
+        if cancel:
+            cancel()
+        return cancel is not None
+
     def close(self) -> None:
         """Free the engine."""
         self._engine.close()
+
+
+def answer_of(
+    lane: Lane, logits: np.ndarray, pre_ms: float, infer_ms: float, *, restarted: bool, lost: Sequence[int]
+) -> Answer:
+    """The answer a lane's logits give. lost: frames lost before each of the frames seen."""
+    scores = softmax(logits)
+    best = int(scores.argmax())
+    stepper = lane.stepper
+    return Answer(
+        index=stepper.seen - 1,
+        label=lane.variant.spec.labels[best],
+        score=float(scores[best]),
+        scores=tuple(float(s) for s in scores),
+        valid=stepper.valid,
+        pre_ms=pre_ms,
+        infer_ms=infer_ms,
+        restarted=restarted,
+        missed=sum(list(lost)[-stepper.warmup :]),
+    )
 
 
 class Session:
@@ -117,24 +149,8 @@ class Session:
             self._lane.close()
             self._lane, self._shadow = self._shadow, None
             logits, pre_ms, infer_ms = shadow
-        return self._answer(logits, pre_ms, infer_ms)
-
-    def _answer(self, logits: np.ndarray, pre_ms: float, infer_ms: float) -> Answer:
-        stepper = self._lane.stepper
-        scores = softmax(logits)
-        best = int(scores.argmax())
         restarted, self._restarted = self._restarted, False
-        return Answer(
-            index=stepper.seen - 1,
-            label=self.variant.spec.labels[best],
-            score=float(scores[best]),
-            scores=tuple(float(s) for s in scores),
-            valid=stepper.valid,
-            pre_ms=pre_ms,
-            infer_ms=infer_ms,
-            restarted=restarted,
-            missed=sum(list(self._lost)[-stepper.warmup :]),
-        )
+        return answer_of(self._lane, logits, pre_ms, infer_ms, restarted=restarted, lost=self._lost)
 
     def switch(self, engine: Engine, variant: Variant) -> None:
         """Let another variant take over once its states are warm; until then this one answers.

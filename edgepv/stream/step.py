@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeAlias
@@ -48,6 +49,12 @@ class Memory:
         """The state for this step. Later steps overwrite it: copy what is to be kept."""
         lane = self._step % self.spec.period
         return self._lanes[lane][self._at[lane] :][: self.spec.shape[0]]
+
+    def copy(self) -> Memory:
+        """The same state, in buffers of its own."""
+        twin = copy.copy(self)
+        twin._lanes, twin._at = [lane.copy() for lane in self._lanes], list(self._at)
+        return twin
 
     def push(self, fresh: np.ndarray) -> None:
         """Take what this step emitted: copied, unless it lies in ``slot`` already."""
@@ -123,15 +130,32 @@ class Stepper:
         return self.run(self.feeds(frame))
 
     def run(self, feeds: Tensors | None) -> Tensors:
-        """Like ``step`` for feeds already made by ``feeds``."""
+        """Like ``step`` for feeds already made by ``feeds``. A run that raises leaves the states as they were."""
+        if feeds is not None:
+            self._last = self._in_place(feeds, self._slots) if self._in_place else self._infer(feeds)
+            for memory in self._states:
+                name = memory.spec.output
+                memory.push(self._last[name] if name in self._last else feeds[name])
         self.seen += 1
-        if feeds is None:
-            return self._last
-        self._last = outputs = self._in_place(feeds, self._slots) if self._in_place else self._infer(feeds)
-        for memory in self._states:
-            name = memory.spec.output
-            memory.push(outputs[name] if name in outputs else feeds[name])
-        return outputs
+        return self._last
+
+    def remember(self, frame: np.ndarray) -> None:
+        """Take one more frame without wanting an answer; a window costs nothing to fill."""
+        if self._stream:
+            self.step(frame)
+        else:
+            self._ring.append(frame)
+            self.seen += 1
+
+    def adopt(self, other: Stepper) -> bool:
+        """Go on from where ``other`` is, if both keep the same things; else False and nothing changes."""
+        mine, theirs = self._stream, other._stream
+        if (self._spec.input, self._spec.frames, mine) != (other._spec.input, other._spec.frames, theirs):
+            return False
+        self.seen, self._last = other.seen, other._last
+        self._ring, self._chunk = other._ring.copy(), list(other._chunk)
+        self._states = [memory.copy() for memory in other._states]
+        return True
 
 
 def roll(stepper: Stepper, frames: Iterable[np.ndarray]) -> Iterator[tuple[Tensors | None, Tensors]]:

@@ -1,0 +1,148 @@
+"""Several variants of one model as one: only one answers, and another takes over once it has caught up."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+
+from edgepv.errors import UsageError
+from edgepv.optional import need
+from edgepv.runtimes.cuts import SceneCuts
+from edgepv.runtimes.engine import CancelledError
+from edgepv.runtimes.session import MAX_LOOK_BACK, Answer, Gap, Lane, answer_of
+
+
+class Ladder:
+    """Opened variants, the largest first, of which ``active`` answers.
+
+    A streamed variant that was not running knows nothing of the last frames. It takes over at once if it keeps
+    the same states as the active one (another precision of the same net); else it is shown the last frames,
+    which are kept here at the largest variant's size, until it is level with the present. That may be done
+    piece by piece, whenever there is time (``catch_up``). gap, cuts: as in ``Session``.
+    """
+
+    def __init__(self, lanes: Sequence[Lane], *, gap: Gap = "hold", cuts: bool = False) -> None:
+        _check_alike(lanes)
+        self.lanes, self._gap, self._wants_cuts = list(lanes), gap, cuts
+        self.active, self.aimed = 0, 0
+        self._size = max((lane.variant.spec.input.shape[-2:] for lane in lanes), key=np.prod)
+        self._history: deque[np.ndarray] = deque(maxlen=max(lane.stepper.warmup for lane in lanes))
+        self._todo: deque[np.ndarray] = deque()
+        self._out: set[int] = set()
+        self._restarted = False
+        self.reset()
+        self._restarted = False
+
+    @property
+    def name(self) -> str:
+        """The variant that answers."""
+        return self.lanes[self.active].variant.name
+
+    @property
+    def behind(self) -> int:
+        """Frames that the variant aimed at has yet to be shown before it can take over."""
+        return len(self._todo)
+
+    def aim(self, rung: int) -> None:
+        """Let another variant take over as soon as it can; ``aim(active)`` takes that back."""
+        if rung == self.aimed:
+            return
+        self.aimed = rung
+        self._todo.clear()
+        if rung == self.active:
+            return
+        lane = self.lanes[rung]
+        lane.stepper.reset()
+        if not self._migrate():
+            self._todo.extend(list(self._history)[-lane.stepper.warmup :])
+
+    def _migrate(self) -> bool:
+        """Hand the active variant's states to the one aimed at, if they keep the same."""
+        if self.active in self._out:
+            return False
+        return self.lanes[self.aimed].stepper.adopt(self.lanes[self.active].stepper)
+
+    def catch_up(self) -> None:
+        """Show one more of the last frames to the variant aimed at."""
+        if self._todo:
+            self.lanes[self.aimed].remember(self._todo.popleft())
+
+    def step(self, frame: np.ndarray, *, missed: int = 0, restarted: bool = False) -> Answer:
+        """Answer for one camera frame, by the variant aimed at if it has caught up. See ``Session.step``.
+
+        Raises what the engine raises; nothing is remembered of the frame then.
+        """
+        cut = self._cuts is not None and self._cuts(frame)
+        gone = missed and (self._gap == "reset" or missed >= self.lanes[self.active].stepper.warmup)
+        if restarted or gone or cut:
+            self.forget()
+            missed = 0
+        self._take_over()
+        lane = self.lanes[self.active]
+        logits, pre_ms, infer_ms = lane.step(frame)
+        if self.active in self._out:
+            raise CancelledError  # it was given up while it ran
+        self._remember(frame)
+        self._lost.append(missed)
+        restarted, self._restarted = self._restarted, False
+        return answer_of(lane, logits, pre_ms, infer_ms, restarted=restarted, lost=self._lost)
+
+    def _take_over(self) -> None:
+        while self.active in self._out and self._todo:
+            self.catch_up()
+        if self.aimed != self.active and not self._todo:
+            self._migrate()
+            self.active = self.aimed
+
+    def _remember(self, frame: np.ndarray) -> None:
+        if len(self.lanes) == 1:
+            return
+        cv2 = need("cv2", extra="cpu")
+        height, width = self._size
+        if frame.shape[:2] != (height, width):
+            frame = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
+        self._history.append(frame)
+        if self.aimed != self.active and self._todo:
+            self._todo.append(frame)
+
+    def reset(self) -> None:
+        """Forget all frames: the camera was away."""
+        self._cuts = SceneCuts() if self._wants_cuts else None
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget all frames, but not what the scene looked like."""
+        for lane in self.lanes:
+            lane.stepper.reset()
+        self._history.clear()
+        self._todo.clear()
+        self._lost: deque[int] = deque(maxlen=MAX_LOOK_BACK)
+        self._restarted = True
+
+    def leave(self, broken: int, rung: int) -> None:
+        """Never use ``broken`` again; if it is the active one, ``rung`` answers from the next frame on."""
+        self._out.add(broken)
+        if broken in (self.active, self.aimed):
+            self.aim(rung)
+
+    def cancel(self) -> bool:
+        """End the engine's call that runs in another thread, if it can; returns whether it can."""
+        return self.lanes[self.active].cancel()
+
+    def close(self) -> None:
+        """Free all engines."""
+        for lane in self.lanes:
+            lane.close()
+
+
+def _check_alike(lanes: Sequence[Lane]) -> None:
+    first = lanes[0].variant
+    for lane in lanes[1:]:
+        spec = lane.variant.spec
+        if (spec.fps, spec.labels) != (first.spec.fps, first.spec.labels):
+            raise UsageError(
+                f"{lane.variant.name} has another frame rate or other labels than {first.name}: "
+                "they cannot stand in for each other"
+            )

@@ -1,0 +1,234 @@
+"""What the deadline runner says, and when, on written-down traces in a world without real time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from simulated import FRAME, World, variant
+
+from edgepv.errors import DeadlineError, UsageError
+from edgepv.runtimes.deadline import DeadlineRunner, Ladder, Reply, profile
+from edgepv.runtimes.null import NullEngine
+from edgepv.runtimes.session import Lane
+from edgepv.types import Deadline
+
+
+def told(replies: list[Reply]) -> list[tuple[int, str, int | None]]:
+    """(frame, why or "fresh", age in whole ms) of each reply."""
+    return [(r.number, r.why or "fresh", None if r.age_ms is None else round(r.age_ms)) for r in replies]
+
+
+def test_frames_that_are_done_in_time_are_answered_when_they_are_done() -> None:
+    world = World()
+    replies = world.run([(variant("one"), [10, 20])], [0, 100], limit_ms=33)
+    assert told(replies) == [(0, "fresh", 10), (1, "fresh", 20)]
+    assert world.said_at_ms == [10, 120]
+
+
+def test_an_overrun_is_answered_at_the_deadline_with_the_last_answer_and_its_age() -> None:
+    world = World()
+    replies = world.run([(variant("one"), [10, 50])], [0, 100], limit_ms=33, stops=False)
+    assert told(replies) == [(0, "fresh", 10), (1, "overrun", 133)]
+    assert world.said_at_ms == [10, 133]
+    assert replies[1].stale and replies[1].answer == replies[0].answer
+
+
+def test_before_the_first_answer_there_is_nothing_old_to_say() -> None:
+    replies = World().run([(variant("one"), [50])], [0], limit_ms=33, stops=False)
+    assert told(replies) == [(0, "overrun", None)]
+    assert replies[0].answer is None
+
+
+def test_a_late_answer_is_the_latest_word_on_the_next_frame_with_its_true_age() -> None:
+    replies = World().run([(variant("one"), [50, 90])], [0, 100], limit_ms=33, stops=False)
+    assert told(replies) == [(0, "overrun", None), (1, "overrun", 133)]  # frame 0's answer, 133 ms old
+
+
+def test_the_newest_frame_wins_and_the_others_get_a_stale_reply_in_order() -> None:
+    world = World()
+    replies = world.run([(variant("one"), [50, 5])], [0, 10, 20, 30], limit_ms=45, stops=False)
+    assert told(replies) == [(0, "overrun", None), (1, "dropped", 55), (2, "dropped", 55), (3, "fresh", 25)]
+    assert world.said_at_ms == [45, 55, 55, 55]  # frame 1 and 2 when 3, newer than both, is answered
+    assert replies[3].wait_ms == pytest.approx(20)
+
+
+def test_a_call_that_can_be_stopped_is_stopped_at_the_deadline_so_the_next_frame_is_in_time() -> None:
+    trace = [10, 500, 10]
+    stopped = World().run([(variant("one"), trace)], [0, 100, 200], limit_ms=33, stops=True)
+    assert told(stopped) == [(0, "fresh", 10), (1, "overrun", 133), (2, "fresh", 10)]
+    assert stopped[2].answer and stopped[2].answer.missed == 0  # one-frame model: nothing to miss
+    not_stopped = World().run([(variant("one"), trace)], [0, 100, 200], limit_ms=33, stops=False)
+    assert told(not_stopped)[2] == (2, "dropped", 233)
+
+
+def test_a_stopped_frame_counts_as_missed_for_what_the_model_looks_back_on() -> None:
+    replies = World().run(
+        [(variant("one", looks_back=3), [1, 1, 500, 1, 1])], range(0, 500, 100), limit_ms=33
+    )
+    assert [r.answer.missed for r in replies if r.answer and not r.stale] == [0, 0, 1, 1]
+
+
+def test_a_variant_that_hangs_is_left_behind_and_the_next_one_answers() -> None:
+    ladder = Ladder([Lane(NullEngine(v, [0]), v) for v in (variant("large"), variant("small"))])
+    news: list[tuple[str, str]] = []
+    now = [0.0]
+    runner = DeadlineRunner(
+        ladder, [1, 1], Deadline(33), clock=lambda: now[0], status=lambda *n: news.append(n), hang_s=1.0
+    )
+    runner.offer(FRAME)
+    runner.desk.take(0.0)  # a worker took it and never came back
+    for now[0] in (0.033, 1.0, 1.034):
+        runner.watch()
+    assert news == [("variant_hung", "large has not come back for 1 s")]
+    runner.offer(FRAME)
+    assert runner.cycle() and ladder.name == "small"
+
+
+def test_a_variant_that_answers_nan_is_left_out_and_the_other_one_goes_on() -> None:
+    class Broken(NullEngine):
+        def infer(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            made = super().infer(inputs)
+            return made | {"logits": made["logits"] * np.nan}
+
+    large, small = variant("large"), variant("small")
+    news: list[str] = []
+    replies: list[Reply] = []
+    ladder = Ladder([Lane(Broken(large, [0]), large), Lane(NullEngine(small, [0]), small)])
+    runner = DeadlineRunner(
+        ladder,
+        [1, 1],
+        Deadline(1000),
+        say=replies.append,
+        status=lambda what, why: news.append(f"{what}: {why}"),
+    )
+    for _ in range(2):
+        runner.offer(FRAME)
+        runner.cycle()
+    assert [(r.why, r.variant) for r in replies] == [("failed", "large"), ("", "small")]
+    assert news[0].startswith("variant_failed: large: large answered [nan, nan] at frame 0")
+    assert runner.failed is None
+
+
+def test_the_last_variant_that_fails_is_an_error_that_says_why() -> None:
+    one = variant("one")
+    ladder = Ladder([Lane(NullEngine(one, [0]), one)])
+    runner = DeadlineRunner(ladder, [1], Deadline(1000))
+    runner.offer(np.zeros((8, 8), np.uint8))
+    runner.cycle()
+    assert "no variant is left that works" in str(runner.failed)
+
+
+def test_dropping_says_nothing_on_a_miss() -> None:
+    replies = World().run([(variant("one"), [10, 50])], [0, 100], limit_ms=33, on_miss="drop")
+    assert told(replies) == [(0, "fresh", 10)]
+
+
+def test_an_old_answer_can_be_moved_on_by_its_age() -> None:
+    from dataclasses import replace
+
+    replies = World().run(
+        [(variant("one"), [10, 50])],
+        [0, 100],
+        limit_ms=33,
+        extrapolate=lambda answer, age_ms: replace(answer, label=f"moved by {age_ms:.0f} ms"),
+    )
+    assert [r.answer.label for r in replies if r.answer] == ["fight", "moved by 133 ms"]
+
+
+def test_a_slow_spell_is_met_by_the_smaller_variant_and_left_after_it() -> None:
+    """Profiles 20 and 4 ms, deadline 33 ms; from second 2 to 6 of 20 all takes 2.5 times as long."""
+
+    def takes(profile_ms: float) -> Callable[[float], float]:
+        return lambda now_ms: profile_ms * (2.5 if 2000 <= now_ms < 6000 else 1.0)
+
+    world = World()
+    rungs = [(variant("large"), takes(20)), (variant("small"), takes(4))]
+    replies = world.run(rungs, range(0, 20000, 100), limit_ms=33)
+    assert [r.number for r in replies if r.stale] == [20]  # the first slow frame, and no other
+    names = [r.variant for r in replies]
+    assert set(names[:20]) == {"large"} and set(names[21:60]) == {"small"}
+    back = names.index("large", 61)
+    assert 60 < back < 100 and set(names[back:]) == {"large"}
+    assert [what for what, _ in world.news] == ["switched", "switched"]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    delays=st.lists(st.integers(1, 120), min_size=1, max_size=8),
+    gaps=st.lists(st.integers(1, 60), min_size=1, max_size=30),
+    stops=st.booleans(),
+)
+def test_every_frame_gets_one_reply_in_order_and_never_late(
+    delays: list[int], gaps: list[int], stops: bool
+) -> None:
+    arrivals = np.cumsum(gaps).tolist()
+    world = World()
+    replies = world.run([(variant("one"), delays)], arrivals, limit_ms=40, stops=stops)
+    assert [r.number for r in replies] == list(range(len(arrivals)))
+    assert all(r.latency_ms <= 40 + 1e-6 for r in replies)
+    for r, said in zip(replies, world.said_at_ms):
+        assert said == pytest.approx(arrivals[r.number] + r.latency_ms)
+        assert r.stale == bool(r.why)
+        assert r.age_ms is None or r.age_ms >= r.latency_ms - 1e-6
+        assert not (not r.stale and r.age_ms != pytest.approx(r.latency_ms))
+
+
+def test_in_real_threads_a_hang_costs_its_frame_and_the_next_variant_answers() -> None:
+    class Hanging(NullEngine):
+        def cancel(self) -> None:
+            """This one does not listen."""
+
+    large, small = variant("large"), variant("small")
+    ladder = Ladder([Lane(Hanging(large, [0, 60_000]), large), Lane(NullEngine(small, [0]), small)])
+    with DeadlineRunner(ladder, [1, 1], Deadline(100), hang_s=0.2) as runner:
+        assert not runner.ask(FRAME).stale
+        hung = runner.ask(FRAME)
+        assert hung.stale and hung.why == "overrun" and 95 <= hung.latency_ms < 1000
+        while runner.desk.working:
+            pass
+        assert runner.ask(FRAME).variant == "small"
+
+
+def test_asking_with_on_miss_raise_raises() -> None:
+    one = variant("one")
+    ladder = Ladder([Lane(NullEngine(one, [300]), one)])
+    with (
+        DeadlineRunner(ladder, [1], Deadline(50, "raise")) as runner,
+        pytest.raises(DeadlineError, match="frame 0 had no answer within 50 ms: overrun"),
+    ):
+        runner.ask(FRAME)
+
+
+@pytest.mark.parametrize("limit", [0, -1, float("nan")])
+def test_a_deadline_that_is_no_time_is_refused(limit: float) -> None:
+    one = variant("one")
+    with pytest.raises(UsageError, match="give a number above 0"):
+        DeadlineRunner(Ladder([Lane(NullEngine(one, [0]), one)]), [1], Deadline(limit))
+
+
+def test_a_profile_is_the_median_of_each_rung() -> None:
+    ladder = Ladder([Lane(NullEngine(v, [ms]), v) for v, ms in ((variant("a"), 8), (variant("b"), 2))])
+    slow, fast = profile(ladder, calls=5)
+    assert 8 <= slow < 30 and 2 <= fast < slow
+
+
+def test_recorded_traces_give_the_recorded_replies() -> None:
+    """traces.json: latencies of real engines under stress-ng, and what the runner made of them."""
+    path = Path(__file__).with_name("traces.json")
+    if not path.is_file():
+        pytest.skip("traces.json is not there")
+    for trace in json.loads(path.read_text()):
+        world = World()
+        rungs = [(variant(n), ms) for n, ms in trace["rungs"].items()]
+        arrivals = np.arange(trace["frames"]) * trace["period_ms"]
+        replies = world.run(
+            rungs, arrivals.tolist(), limit_ms=trace["limit_ms"], profiles_ms=trace["profiles_ms"]
+        )
+        assert sum(r.stale for r in replies) == trace["stale"], trace["name"]
+        assert sum(n[0] == "switched" for n in world.news) == trace["switches"], trace["name"]
