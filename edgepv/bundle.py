@@ -20,7 +20,7 @@ from typing import Any
 from edgepv.checkpoint import check_spec, check_stream
 from edgepv.errors import UsageError, unknown
 from edgepv.files import digest, sha256, whole_file, write_json
-from edgepv.types import ModelSpec, StepRecord, StreamSpec, Variant, decode, encode
+from edgepv.types import ModelSpec, Rung, StepRecord, StreamSpec, Variant, decode, encode
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -50,13 +50,18 @@ class Content:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was seen on the machine that made the bundle. run: the variant ``edgepv run`` uses."""
+    """What was seen on the machine that made the bundle. run: the variant ``edgepv run`` uses.
+
+    ladder: variants that may stand in for each other under a deadline, the largest first; empty: ``run``
+    alone.
+    """
 
     run: str
     status: str
     verdict: str
     reasons: tuple[str, ...]
     files: dict[str, str] = field(default_factory=dict)
+    ladder: tuple[Rung, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,11 @@ class Bundle:
         if engine == "onnxruntime" and chosen.path.endswith(".onnx"):
             return replay_variant(chosen)
         raise UsageError(f"{self.folder}: {unknown('engine', engine, {v.engine for v in variants.values()})}")
+
+
+    def ladder(self) -> tuple[Variant, ...]:
+        """The variants a deadline chooses from, the largest first."""
+        return tuple(self.variant(rung.variant) for rung in self.measured.ladder) or (self.variant(),)
 
 
 def replay_variant(variant: Variant) -> Variant:

@@ -13,6 +13,7 @@ import sys
 import tomllib
 from collections.abc import Callable
 from dataclasses import replace
+from inspect import Parameter
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,12 @@ def check_stream(spec: ModelSpec, stream: StreamSpec | None, where: str) -> None
         raise UsageError(f"{where}: the states' shapes, periods or frame counts make no sense")
 
 
+def at_size(spec: ModelSpec, size: int) -> ModelSpec:
+    """The same model for frames of ``size`` x ``size``."""
+    shape = (*spec.input.shape[:-2], size, size)
+    return replace(spec, name=f"{spec.name}-{size}", input=replace(spec.input, shape=shape))
+
+
 def from_files(builder: str, weights: Path, spec: ModelSpec, *, trust_pickle: bool) -> Checkpoint:
     """Checkpoint of a user's own model. Pickled weights are turned into safetensors beside the cache.
 
@@ -97,7 +104,7 @@ def build(checkpoint: Checkpoint) -> Any:
     if sha256(Path(checkpoint.weights)) != checkpoint.sha256:
         raise UsageError(f"{checkpoint.weights} is not the file this run began with. Start again")
     weights = read_weights(Path(checkpoint.weights))
-    module = call_builder(checkpoint.builder)
+    module = call_builder(checkpoint.builder, size=checkpoint.spec.input.shape[-1])
     if not isinstance(module, torch.nn.Module):
         raise UsageError(f"{checkpoint.builder} returned {type(module).__name__}, not a torch module")
     fit_to_weights(module, weights)
@@ -185,18 +192,25 @@ def versions(distributions: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
-def call_builder(name: str) -> Any:
-    """What the builder "package.module:function" or "path/file.py:function" returns."""
+_CALLED_WITH = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+
+
+def call_builder(name: str, *, size: int | None = None) -> Any:
+    """What the builder "package.module:function" or "path/file.py:function" returns.
+
+    size: height and width of the frames; handed to a builder that has a parameter of that name.
+    """
     function = find_function(name)
+    given = {"size": size} if size and "size" in inspect.signature(function).parameters else {}
     required = [
         p.name
         for p in inspect.signature(function).parameters.values()
-        if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        if p.default is p.empty and p.name not in given and p.kind in _CALLED_WITH
     ]
     if required:
         raise UsageError(f"builder {name} needs the argument '{required[0]}'; it must need none")
     try:
-        return function()
+        return function(**given)
     except EdgepvError:
         raise
     except Exception as e:

@@ -136,6 +136,12 @@ def _export(commands: Any) -> None:
         help="new frames per step of a streamed model, and per answer (default: 1)",
     )
     c.add_argument(
+        "--size",
+        type=int,
+        metavar="PIXELS",
+        help="height and width of the frames (default: what the model was trained on); smaller is faster",
+    )
+    c.add_argument(
         "--precision",
         metavar="P",
         help="auto, fp32, bf16, fp16 or int8; auto measures all of the "
@@ -283,6 +289,7 @@ def export_options(a: argparse.Namespace) -> Any:
         "prune": a.prune,
         "stream": a.stream,
         "every": a.every,
+        "size": a.size,
         "precision": a.precision,
         "max_drop": a.max_drop,
         "latency_ms": a.latency_ms,

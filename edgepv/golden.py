@@ -45,7 +45,7 @@ def replay(bundle: Bundle) -> list[Replay]:
     """
     from safetensors.numpy import load_file
 
-    recorded = load_file(bundle.folder / GOLDEN)
+    everything = load_file(bundle.folder / GOLDEN)
     results = []
     for variant in bundle.content.variants:
         runnable = replay_variant(variant) if variant.engine == "tensorrt" else variant
@@ -54,9 +54,19 @@ def replay(bundle: Bundle) -> list[Replay]:
         except TargetUnavailableError as e:
             results.append(Replay(variant.name, None, None, str(e)))
             continue
+        recorded = of_variant(everything, variant.name)
         got = play(engine, runnable, recorded["frames"])
         results.append(_compare(variant, got, recorded))
     return results
+
+
+def of_variant(everything: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
+    """What was recorded for one variant: "frames", the answers of "torch", and its own under ``name``.
+
+    Variants of one model share frames and original; in a ladder each has its own, under "name/frames".
+    """
+    own = {key: everything.get(f"{name}/{key}") for key in ("frames", "torch")}
+    return {name: everything[name]} | {k: everything[k] if v is None else v for k, v in own.items()}
 
 
 def _compare(variant: Variant, got: np.ndarray, recorded: dict[str, np.ndarray]) -> Replay:

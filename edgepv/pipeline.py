@@ -18,7 +18,7 @@ from edgepv import bundle, judge, report
 from edgepv.bundle import Content, Measured
 from edgepv.cache import cached
 from edgepv.calibration import PREPROCESSING, CalibrationSet, calibration_set, rolled_feeds
-from edgepv.checkpoint import build, from_files, read_spec, record, versions
+from edgepv.checkpoint import at_size, build, from_files, read_spec, record, versions
 from edgepv.clips import Clip, find_clips, hold_last, model_frames, read_video, resample, split_clips
 from edgepv.console import Console
 from edgepv.errors import InconclusiveError, TargetUnavailableError, UsageError, unknown
@@ -60,7 +60,7 @@ class Options:
 
     stream: "auto" turns a clip model into a step where that is exact (or its approximation is known),
     "window" keeps the clip model and lets the host hold its frames, "off" also leaves its graph as it is.
-    every: new frames per step.
+    every: new frames per step. size: height and width of the frames, None for what the model was trained on.
     max_drop: points of top-1 that INT8 and pruning together may cost. gate: whether the user set it
     (then too few clips to tell is an error). latency_ms: p99 limit on this machine, None for none.
     """
@@ -74,6 +74,7 @@ class Options:
     prune: float = 0.0
     stream: str = "auto"
     every: int = 1
+    size: int | None = None
     precision: str = "auto"
     max_drop: float = 1.0
     gate: bool = False
@@ -243,6 +244,8 @@ def check_options(options: Options, targets: Sequence[Target]) -> None:
         raise UsageError(unknown("--stream", options.stream, STREAM))
     if options.every < 1:
         raise UsageError(f"--every {options.every}: give a number of frames above 0")
+    if options.size is not None and (options.size < 32 or options.size % 16):
+        raise UsageError(f"--size {options.size}: give a multiple of 16 from 32 up")
     if options.latency_ms is not None and not options.latency_ms > 0:
         raise UsageError(f"--latency-ms {options.latency_ms:g}: give a time above 0")
     if options.clips and not Path(options.clips).is_dir():
@@ -251,6 +254,16 @@ def check_options(options: Options, targets: Sequence[Target]) -> None:
 
 def load(options: Options) -> Source:
     """The model the user named. Raises UsageError if it is not whole, or its parts do not fit."""
+    found = _named(options)
+    if options.size is None:
+        return found
+    if found.checkpoint is None:
+        raise UsageError(f"--size {options.size}: an ONNX file has the size it was exported with")
+    spec = at_size(found.spec, options.size)
+    return Source(spec, replace(found.checkpoint, spec=spec))
+
+
+def _named(options: Options) -> Source:
     name = options.model
     if name.endswith(".onnx"):
         if not Path(name).is_file():

@@ -356,6 +356,15 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Rung:
+    """One variant of a ladder: how long a frame takes it here, and how good it is; None is "not measured"."""
+
+    variant: str
+    p50_ms: float | None = None
+    accuracy: float | None = None
+
+
+@dataclass(frozen=True)
 class Deadline:
     """How long after a frame's arrival its reply must be out, and what is said when the model was too slow.
 

@@ -1,4 +1,4 @@
-"""A world in which time passes only when something waits: frames come, deadlines pass, engines follow a trace."""
+"""A world where time passes only when something waits: frames come, deadlines pass, engines follow traces."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class World:
         on_miss: Literal["stale", "drop"] = "stale",
         **options: Any,
     ) -> list[Reply]:
-        """Live through all arrivals; rungs: (variant, the ms its calls take, in turn or by the time). Returns the replies."""
+        """The replies to all arrivals. rungs: (variant, the ms its calls take, in turn or by the time)."""
 
         def say(reply: Reply) -> None:
             self.replies.append(reply)

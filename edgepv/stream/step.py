@@ -130,7 +130,7 @@ class Stepper:
         return self.run(self.feeds(frame))
 
     def run(self, feeds: Tensors | None) -> Tensors:
-        """Like ``step`` for feeds already made by ``feeds``. A run that raises leaves the states as they were."""
+        """Like ``step`` for feeds already made by ``feeds``. If it raises, the states stay as they were."""
         if feeds is not None:
             self._last = self._in_place(feeds, self._slots) if self._in_place else self._infer(feeds)
             for memory in self._states:

@@ -199,11 +199,11 @@ def _blocks(size: int, widths: tuple[int, ...], depths: tuple[int, ...], expand:
     return blocks
 
 
-def nano(classes: int = 2) -> PvConv:
-    """pv-conv nano: frames of 96 x 96."""
-    return PvConv(classes, size=96, widths=(12, 20, 32, 56), depths=(1, 2, 2, 1), hidden=48)
+def nano(classes: int = 2, *, size: int = 96) -> PvConv:
+    """pv-conv nano: trained on frames of 96 x 96."""
+    return PvConv(classes, size=size, widths=(12, 20, 32, 56), depths=(1, 2, 2, 1), hidden=48)
 
 
-def small(classes: int = 2) -> PvConv:
-    """pv-conv small: frames of 128 x 128."""
-    return PvConv(classes, size=128, widths=(16, 32, 64, 104), depths=(1, 2, 4, 2), hidden=96)
+def small(classes: int = 2, *, size: int = 128) -> PvConv:
+    """pv-conv small: trained on frames of 128 x 128."""
+    return PvConv(classes, size=size, widths=(16, 32, 64, 104), depths=(1, 2, 4, 2), hidden=96)

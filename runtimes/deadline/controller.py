@@ -1,4 +1,4 @@
-"""Which variant the next frame gets: the largest that will be in time, judging by how slow the machine is now."""
+"""Which variant the next frame gets: the largest that will be in time on a machine as slow as it is now."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Controller:
     """Picks a rung of a ladder of variants, rung 0 being the largest.
 
     One number describes the machine: its slow-down, time taken over time profiled, kept as an exponentially
-    weighted mean and variance over all rungs, so that a rung that is not running is judged by the one that is.
-    Down at once, to the first rung whose profile * (mean + 2 deviations) is within 95 % of the budget. Up by one
-    rung, after 12 frames in a row agreed, and not within 24 frames of a miss; misses that come again and again
-    double that. Source: the slow-down factor and its variance are from ALERT (Wan et al., USENIX ATC 2020); the
-    hysteresis is ours.
+    weighted mean and variance over all rungs, so that a rung that is not running is judged by the one that
+    is. Down at once, to the first rung whose profile * (mean + 2 deviations) is within 95 % of the budget.
+    Up by one rung, after 12 frames in a row agreed, and not within 24 frames of a miss; misses that come
+    again and again double that. Source: the slow-down factor and its variance are from ALERT (Wan et al.,
+    USENIX ATC 2020); the hysteresis is ours.
 
     profiles_ms: what one frame takes on the idle machine, preprocessing and inference, per rung.
     """

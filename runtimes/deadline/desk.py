@@ -32,11 +32,12 @@ class Task:
 class Reply:
     """What is said about one frame, at its deadline at the latest.
 
-    number, time_s: of the frame. answer: the model's latest word, None while there is none. stale: the answer
-    rests on an older frame than this one; ``why`` says what happened to this one: "dropped" (a newer frame
-    came first), "overrun" (the model was not done), "failed" (the model's answer was no number). age_ms: from the arrival of the frame the answer rests on until
-    now; None without an answer. latency_ms: from the arrival of this frame until now. wait_ms: what of it
-    passed before work began, None if it never began.
+    number, time_s: of the frame. answer: the model's latest word, None while there is none. stale: the
+    answer rests on an older frame than this one; ``why`` says what happened to this one: "dropped" (a newer
+    frame came first), "overrun" (the model was not done), "failed" (the model's answer was no number).
+    age_ms: from the arrival of the frame the answer rests on until now; None without an answer. latency_ms:
+    from the arrival of this frame until now. wait_ms: what of it passed before work began, None if it never
+    began.
     """
 
     number: int

@@ -17,10 +17,10 @@ from edgepv.runtimes.session import MAX_LOOK_BACK, Answer, Gap, Lane, answer_of
 class Ladder:
     """Opened variants, the largest first, of which ``active`` answers.
 
-    A streamed variant that was not running knows nothing of the last frames. It takes over at once if it keeps
-    the same states as the active one (another precision of the same net); else it is shown the last frames,
-    which are kept here at the largest variant's size, until it is level with the present. That may be done
-    piece by piece, whenever there is time (``catch_up``). gap, cuts: as in ``Session``.
+    A streamed variant that was not running knows nothing of the last frames. It takes over at once if it
+    keeps the same states as the active one (another precision of the same net); else it is shown the last
+    frames, which are kept here at the largest variant's size, until it is level with the present. That may
+    be done piece by piece, whenever there is time (``catch_up``). gap, cuts: as in ``Session``.
     """
 
     def __init__(self, lanes: Sequence[Lane], *, gap: Gap = "hold", cuts: bool = False) -> None:

@@ -29,18 +29,18 @@ IDLE_S = 0.5
 class DeadlineRunner:
     """Steps a ladder of variants so that every frame is answered within ``deadline.limit_ms`` of its arrival.
 
-    Two threads once started: one works, always on the newest frame; the other watches the clock and
-    says the last answer, marked stale, when time is up, so that a reply is never late by more than its own
-    wake-up. A call that overruns is stopped where the engine can, so that the next frame starts afresh. One that
-    has not ended ``hang_s`` after its deadline is left behind with its thread and its variant is not used
-    again; neither is one whose answer is no number. When no variant is left, ``failed`` says why.
+    Two threads once started: one works, always on the newest frame; the other watches the clock and says
+    the last answer, marked stale, when time is up, so that a reply is never late by more than its own
+    wake-up. A call that overruns is stopped where the engine can, so that the next frame starts afresh. One
+    that has not ended ``hang_s`` after its deadline is left behind with its thread and its variant is not
+    used again; neither is one whose answer is no number. When no variant is left, ``failed`` says why.
 
     Between two frames, the variant that is to take over catches up (see ``Ladder``).
 
-    profiles_ms: of every rung on this machine (see ``profile``). say: gets every reply in order, from either
-    thread, and must not wait. status: gets (what, why): "switched", "variant_failed", "variant_hung". keep: hold
-    on to this rung, whatever the deadline. extrapolate: makes of an old answer and its age in ms what is said
-    in its place, such as tracks moved on at their last speed.
+    profiles_ms: of every rung on this machine (see ``profile``). say: gets every reply in order, from
+    either thread, and must not wait. status: gets (what, why): "switched", "variant_failed",
+    "variant_hung". keep: hold on to this rung, whatever the deadline. extrapolate: makes of an old answer
+    and its age in ms what is said in its place, such as tracks moved on at their last speed.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class DeadlineRunner:
         return reply
 
     def cycle(self) -> bool:
-        """Work on the newest frame, or let the next variant catch up by one; False if there is nothing to do."""
+        """Work on the newest frame, or let the next variant catch up by one; False if there is neither."""
         task = self.desk.take(self._clock())
         if task is None:
             if self.ladder.behind:
@@ -244,7 +244,7 @@ class DeadlineRunner:
 
 
 def profile(ladder: Ladder, *, calls: int = 30, clock: Clock = time.perf_counter) -> tuple[float, ...]:
-    """Median ms of one frame, preprocessing and inference, per rung, taking turns; forgets all frames after."""
+    """Median ms of one frame per rung, preprocessing and inference, taking turns; then forgets all frames."""
     took: dict[int, list[float]] = {rung: [] for rung in range(len(ladder.lanes))}
     height, width = ladder.lanes[0].variant.spec.input.shape[-2:]
     frame = np.random.default_rng(0).integers(0, 255, (2 * height, 2 * width, 3)).astype(np.uint8)

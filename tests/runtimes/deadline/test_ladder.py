@@ -29,7 +29,7 @@ class Remembers:
         before = inputs["s"].reshape(3, -1)
         now = inputs["frame"].mean(dtype=np.float64)
         after = np.concatenate([before[1:], np.full((1, before.shape[1]), now)]).astype(np.float32)
-        logits = np.float32([[before[:, 0].sum() + now, 0.0]])
+        logits = np.array([[before[:, 0].sum() + now, 0.0]], np.float32)
         return {"logits": logits, "s_out": after.reshape(self.kept)}
 
     def close(self) -> None:

@@ -1,0 +1,176 @@
+"""Several bundles of one task as one: a ladder of variants from which a deadline chooses."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from edgepv import bundle, measure, report
+from edgepv.bundle import GOLDEN, Bundle, Measured
+from edgepv.console import Console
+from edgepv.errors import UsageError
+from edgepv.files import read_json, whole_folder, write_json, write_text
+from edgepv.golden import of_variant
+from edgepv.runtimes.engine import open_engine
+from edgepv.stream import Stepper, copied, roll
+from edgepv.types import Measurement, Report, Rung, Variant, decode
+
+
+@dataclass(frozen=True)
+class Part:
+    """One bundle's chosen variant, under the name it gets in the ladder."""
+
+    source: Bundle
+    variant: Variant
+    row: Measurement | None
+
+
+def combine(folders: Sequence[Path], out: Path, console: Console, *, force: bool = False) -> Bundle:
+    """Pack the chosen variant of each bundle into one at ``out``, timed here side by side.
+
+    The largest rung is the slowest. A rung that is slower than another and not more accurate is left out,
+    with a reason in the manifest. Raises UsageError if there are fewer than two bundles, or they differ in
+    labels, frame rate or target.
+    """
+    parts = [_part(folder) for folder in folders]
+    _check_alike(parts)
+    with whole_folder(out, replace=force) as tmp:
+        models = tmp / "models"
+        models.mkdir()
+        for part in parts:
+            shutil.copyfile(part.source.folder / part.source.variant().path, tmp / part.variant.path)
+        console.say(f"timing {len(parts)} variants, taking turns")
+        times = _times(parts, tmp)
+        rungs, reasons = _rungs(parts, times)
+        kept = [p for r in rungs for p in parts if p.variant.name == r.variant]
+        for part in parts:
+            if part not in kept:
+                (tmp / part.variant.path).unlink()
+        _write_golden(kept, tmp)
+        _write(kept, rungs, reasons, tmp)
+    return bundle.read(out)
+
+
+def _part(folder: Path) -> Part:
+    found = bundle.read(folder)
+    bundle.check(found)
+    chosen = found.variant()
+    size = "x".join(str(n) for n in chosen.spec.input.shape[-2:])
+    name = f"{found.content.name.removesuffix('-' + size.split('x')[0])}-{size}-{chosen.name}"
+    path = f"models/{name}{Path(chosen.path).suffix}"
+    rows = decode(Report, read_json(folder / "measured.json"), where="measured.json").rows
+    row = next((r for r in rows if r.variant == chosen.name), None)
+    return Part(found, replace(chosen, name=name, path=path), row)
+
+
+def _check_alike(parts: Sequence[Part]) -> None:
+    if len(parts) < 2:
+        raise UsageError("a ladder needs two bundles or more: edgepv ladder LARGE SMALL --out DIR")
+    first = parts[0]
+    for part in parts[1:]:
+        mine, theirs = part.source.content, first.source.content
+        for what, a, b in (
+            ("labels", mine.spec.labels, theirs.spec.labels),
+            ("frame rate", mine.spec.fps, theirs.spec.fps),
+            ("target", mine.target, theirs.target),
+        ):
+            if a != b:
+                raise UsageError(
+                    f"{part.source.folder} has another {what} than {first.source.folder}: {a}, {b}"
+                )
+    names = [p.variant.name for p in parts]
+    if len(set(names)) < len(names):
+        raise UsageError("two of the bundles hold the same variant of the same model at the same size")
+
+
+def _times(parts: Sequence[Part], folder: Path) -> dict[str, float]:
+    """p50 in ms of one call of each, one thread, interleaved."""
+    engines = {}
+    for part in parts:
+        engine = open_engine(part.variant, folder)
+        stepper = Stepper(engine.infer, part.variant.spec, part.variant.stream)
+        noise = np.random.default_rng(0).standard_normal(
+            (stepper.warmup + 2 * stepper.chunk, *_frame_shape(part.variant)), dtype=np.float32
+        )
+        feeds = [copied(f) for f, _ in roll(stepper, noise) if f is not None]
+        engines[part.variant.name] = (engine, feeds[-1:])
+    try:
+        return {name: latency.p50_ms for name, latency in measure.interleaved(engines, threads=1).items()}
+    finally:
+        for engine, _ in engines.values():
+            engine.close()
+
+
+def _frame_shape(variant: Variant) -> tuple[int, ...]:
+    return (3, *variant.spec.input.shape[-2:])
+
+
+def _rungs(parts: Sequence[Part], times: dict[str, float]) -> tuple[tuple[Rung, ...], tuple[str, ...]]:
+    """The rungs that are worth their time, and why the others are not."""
+    found = [
+        Rung(
+            p.variant.name, times[p.variant.name], p.row.accuracy.value if p.row and p.row.accuracy else None
+        )
+        for p in parts
+    ]
+    rungs, reasons = [], []
+    for rung in sorted(found, key=lambda r: -(r.p50_ms or 0)):
+        better = next((o for o in found if o is not rung and _dominates(o, rung)), None)
+        if better:
+            reasons.append(f"{rung.variant} is left out: {better.variant} is faster and not less accurate")
+        else:
+            rungs.append(rung)
+    return tuple(rungs), tuple(reasons)
+
+
+def _dominates(a: Rung, b: Rung) -> bool:
+    """Whether ``a`` is faster than ``b`` and known to be at least as accurate."""
+    if a.p50_ms is None or b.p50_ms is None or a.accuracy is None or b.accuracy is None:
+        return False
+    return a.p50_ms < b.p50_ms and a.accuracy >= b.accuracy
+
+
+def _write_golden(parts: Sequence[Part], folder: Path) -> None:
+    from safetensors.numpy import load_file, save
+
+    tensors: dict[str, np.ndarray] = {}
+    for part in parts:
+        old = part.source.variant().name
+        recorded = of_variant(load_file(part.source.folder / GOLDEN), old)
+        name = part.variant.name
+        tensors |= {
+            name: recorded[old],
+            f"{name}/frames": recorded["frames"],
+            f"{name}/torch": recorded["torch"],
+        }
+    (folder / GOLDEN).write_bytes(save(tensors))
+
+
+def _write(parts: Sequence[Part], rungs: tuple[Rung, ...], reasons: tuple[str, ...], folder: Path) -> None:
+    largest = parts[0].source.content
+    found = report.load([p.source.folder for p in parts])
+    made = [GOLDEN, *(p.variant.path for p in parts)]
+    content = replace(
+        largest,
+        name=f"{largest.name}-ladder",
+        steps=found.steps,
+        variants=tuple(p.variant for p in parts),
+        golden={"file": GOLDEN, "frames": largest.golden.get("frames")},
+        files=bundle.digests(folder, made),
+    )
+    write_json(folder / "measured.json", found)
+    write_text(folder / "report.md", report.to_markdown(found))
+    write_text(folder / "report.html", report.to_html(found))
+    measured = Measured(
+        run=rungs[0].variant,
+        status=parts[0].source.measured.status,
+        verdict=parts[0].source.measured.verdict,
+        reasons=reasons,
+        files=bundle.digests(folder, ["measured.json", "report.md", "report.html"]),
+        ladder=rungs,
+    )
+    bundle.write(folder, content, measured)
