@@ -1,0 +1,565 @@
+"""Updates that can be taken back: two slots, a trial, and a link that is switched in one step.
+
+    ROOT/slots/a, ROOT/slots/b   one bundle each
+    ROOT/current                 a link to the slot to run
+    ROOT/state.json              which slot is good, which is on trial, and what happened
+
+state.json is the truth and ``current`` follows it: the state is written first, so a power cut between the
+two is put right by the next ``started`` or ``recover``. A slot that the state names is never written to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import math
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from edgepv import bundle
+from edgepv.bundle import GOLDEN, Bundle
+from edgepv.errors import EdgepvError, LatencyGateError, ParityError, UsageError
+from edgepv.files import read_json, write_json
+from edgepv.golden import replay
+from edgepv.runtimes import open_session
+from edgepv.signing import read_signed, verify
+from edgepv.stats import percentiles_ms
+from edgepv.types import decode
+
+Slot = Literal["a", "b"]
+STATE = "state.json"
+MAX_STARTS = 3
+MAX_HISTORY = 50
+MAX_SEEN = 200
+MAX_WHY = 300
+WARMUP = 10
+CHANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One thing that happened. time: seconds since 1970 (UTC). times: how often it did, in a row.
+
+    digest: of the bundle it happened to; empty if that is not known.
+    """
+
+    time: float
+    what: Literal["installed", "trial", "committed", "rolled back", "refused", "crashed", "repaired"]
+    digest: str
+    why: str
+    times: int = 1
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How many events a bundle raised in how many frames."""
+
+    frames: int
+    events: int
+
+
+@dataclass(frozen=True)
+class State:
+    """What state.json holds.
+
+    good: the slot that was committed. trial: the slot that has yet to prove itself. previous: the slot that
+    was good before ``good``, while it still holds that bundle. starts: of the trial. running: a runner said
+    that it started, and has not said that it stopped. rate: of the good bundle. seen: digests of the bundles
+    that ran here, oldest first.
+    """
+
+    schema: Literal[1] = 1
+    good: Slot | None = None
+    trial: Slot | None = None
+    previous: Slot | None = None
+    starts: int = 0
+    running: bool = False
+    rate: Rate | None = None
+    seen: tuple[str, ...] = ()
+    history: tuple[Outcome, ...] = ()
+
+    @property
+    def active(self) -> Slot | None:
+        """The slot to run."""
+        return self.trial or self.good
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """What a bundle must do before it may be tried. p99_ms: limit for one step of the variant that will run,
+    preprocessing and engine, over ``steps`` golden frames after a warm-up; None: only measured."""
+
+    p99_ms: float | None = None
+    steps: int = 100
+    threads: int = 1
+
+
+def install(
+    root: Path, new: Path, key: Path | None = None, *, again: bool = False, test: SelfTest | None = None
+) -> State:
+    """Put a bundle (folder or zip) on trial; the first one of all is committed at once.
+
+    key: the public key that must have signed it. again: accept a bundle that ran here before.
+    Raises SignatureError, ParityError, LatencyGateError or UsageError with nothing changed but the history.
+    """
+    (root / "slots").mkdir(parents=True, exist_ok=True)
+    with _one_update(root):
+        try:
+            return _install(root, new, key, again, test or SelfTest())
+        except EdgepvError as e:
+            _note_refusal(root, str(e))
+            raise
+        except OSError as e:
+            cure = "Free some space" if e.errno == errno.ENOSPC else "Check the disk"
+            error = UsageError(f"{root}: the update could not be stored ({e.strerror or e}). {cure}")
+            _note_refusal(root, str(error))
+            raise error from e
+
+
+def started(root: Path) -> Path:
+    """The bundle folder to run; to be called at every start of the runner.
+
+    Counts the starts of a trial and takes it back when it was started MAX_STARTS times without a commit. A
+    good bundle is kept whatever happens. A start without ``stopped`` before it is written to the history.
+    Raises UsageError if there is no bundle that is whole.
+    """
+    with _locked(root):
+        state = _recovered(root)
+        if state.running:
+            why = "the runner ended without saying so: a crash or a power cut"
+            state = _noted(state, "crashed", _digest(root, state.active), why)
+        if state.trial and state.starts >= MAX_STARTS:
+            with contextlib.suppress(UsageError):  # nothing whole to go back to: the trial is all there is
+                state = _rolled_back(root, state, f"started {state.starts} times without a commit")
+        state = replace(state, running=True, starts=state.starts + 1 if state.trial else 0)
+        try:
+            _save(root, state)
+            _point(root, state)
+        except OSError:  # a full or read-only disk cannot count the starts of a trial, so none is run
+            state = replace(state, trial=None) if state.good else state
+        return _folder(root, state.active)
+
+
+def stopped(root: Path) -> None:
+    """To be called when the runner ends as it should, so that the next start is not taken for a crash."""
+    with _locked(root):
+        _save(root, replace(_read(root), running=False))
+
+
+def observed(root: Path, rate: Rate) -> None:
+    """Keep the event rate of the good bundle, to compare the next one with. Ignored during a trial."""
+    with _locked(root):
+        state = _read(root)
+        if state.trial is None:
+            _save(root, replace(state, rate=rate))
+
+
+def commit(root: Path, rate: Rate | None = None) -> State:
+    """Make the bundle on trial the good one. rate: its event rate, if known.
+
+    Raises UsageError if no bundle is on trial.
+    """
+    with _locked(root):
+        state = _read(root)
+        if state.trial is None:
+            raise UsageError(f"{root}: no bundle is on trial, so there is nothing to commit")
+        state = replace(
+            state, good=state.trial, previous=state.good, trial=None, starts=0, rate=rate
+        )  # one write: before it the trial is open, after it the trial is over
+        state = _noted(state, "committed", _digest(root, state.good), "it kept its limits")
+        _save(root, state)
+        _point(root, state)
+        return state
+
+
+def rollback(root: Path, why: str) -> State:
+    """End the trial, or without one go back to the bundle before the good one.
+
+    Raises UsageError if there is none to go back to, or it is damaged.
+    """
+    with _locked(root):
+        state = _rolled_back(root, _read(root), why)
+        _save(root, state)
+        _point(root, state)
+        return state
+
+
+def recover(root: Path) -> Path:
+    """After a power cut: clear what was half done and have ``current`` follow the state; returns its folder.
+
+    Raises UsageError if no bundle was installed or none is whole.
+    """
+    with _locked(root):
+        state = _recovered(root)
+        _point(root, state)
+        return _folder(root, state.active)
+
+
+def read_state(root: Path) -> State:
+    """What state.json says now; a state with no good slot where nothing was installed."""
+    return _read(root)
+
+
+def self_test(opened: Bundle, test: SelfTest) -> float:
+    """Replay the golden frames, then step the variant that will run; returns the p99 of a step in ms.
+
+    Raises ParityError for other answers than recorded, LatencyGateError above the limit,
+    TargetUnavailableError if the engine is not on this machine.
+    """
+    from safetensors.numpy import load_file
+
+    replay(opened)
+    frames = load_file(opened.folder / GOLDEN)["frames"]
+    with open_session(opened.variant(), opened.folder, threads=test.threads) as session:
+        answers = [session.step(frames[i % len(frames)]) for i in range(WARMUP + test.steps)]
+    p99_ms = percentiles_ms([(a.pre_ms + a.infer_ms) / 1e3 for a in answers[WARMUP:]])[2]
+    if test.p99_ms is not None and not p99_ms <= test.p99_ms:
+        raise LatencyGateError(
+            f"{opened.measured.run} takes {p99_ms:.1f} ms here at p99 of {test.steps} steps, allowed "
+            f"{test.p99_ms:g} ms. Export a faster variant, or test while the machine is idle"
+        )
+    return p99_ms
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a trial must keep. frames: how many are watched. miss_rate: share of missed deadlines.
+
+    low, high: the event rate may lie between low and high times the one of the bundle before.
+    """
+
+    frames: int = 600
+    miss_rate: float = 0.05
+    low: float = 0.2
+    high: float = 5.0
+
+    def __post_init__(self) -> None:
+        sound = self.frames >= 1 and 0 <= self.miss_rate <= 1 and 0 <= self.low <= 1 <= self.high < math.inf
+        if not sound:
+            raise UsageError(
+                f"canary limits {self} make no sense: 0 <= low <= 1 <= high, 0 <= miss_rate <= 1"
+            )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the trial is to be committed, and why."""
+
+    commit: bool
+    why: str
+
+
+class Canary:
+    """Watches a trial frame by frame. old: event rate of the bundle before; None: rates are not compared.
+
+    Rates are compared by counts: a rate is outside only if chance would make it look so in fewer than 1 of
+    1000 trials that keep the limit. A quiet camera with two events instead of none is no explosion.
+    """
+
+    def __init__(self, limits: Limits, old: Rate | None = None) -> None:
+        self._limits, self._old = limits, old
+        self._frames = self._missed = self._events = 0
+        self.verdict: Verdict | None = None
+
+    @property
+    def rate(self) -> Rate:
+        """What was seen so far."""
+        return Rate(self._frames, self._events)
+
+    def feed(self, *, missed: bool, failed: bool, events: int) -> Verdict | None:
+        """Outcome of one frame; returns the verdict once there is one.
+
+        missed: no answer in time. failed: the answer was not finite, or the engine raised. events: new ones.
+        """
+        if self.verdict is None:
+            self._frames += 1
+            self._missed += missed
+            self._events += events
+            self.verdict = self._failure(failed, events) or self._end()
+        return self.verdict
+
+    def _failure(self, failed: bool, events: int) -> Verdict | None:
+        limits = self._limits
+        if failed:
+            return Verdict(False, f"frame {self._frames} had no finite answer")
+        if self._missed > limits.miss_rate * limits.frames:
+            seen = f"{self._missed} of {self._frames} frames missed the deadline"
+            return Verdict(False, f"{seen}, allowed {limits.miss_rate:.1%} of {limits.frames}")
+        if events and self._old and self._chance(limits.high, self._old) < CHANCE:
+            return Verdict(False, f"{self._compared(self._old)}, allowed {limits.high:g} times as many")
+        return None
+
+    def _end(self) -> Verdict | None:
+        limits = self._limits
+        if self._frames < limits.frames:
+            return None
+        missed = f"{self._missed} of {self._frames} deadlines missed"
+        if self._old is None:
+            return Verdict(True, f"{missed}; event rates were not compared")
+        if limits.low > 0 and 1 - self._chance(limits.low, self._old, more_than=True) < CHANCE:
+            return Verdict(False, f"{self._compared(self._old)}, wanted {limits.low:g} times as many")
+        return Verdict(True, f"{missed}; {self._compared(self._old)}")
+
+    def _compared(self, old: Rate) -> str:
+        return f"{self._events} events in {self._frames} frames, before {old.events} in {old.frames}"
+
+    def _chance(self, factor: float, old: Rate, *, more_than: bool = False) -> float:
+        """Chance of at least (or more than) this many events if the true rate were ``factor`` times the old.
+
+        Given their sum, the counts of two Poisson streams are binomial with the ratio of their exposures.
+        Source: Przyborowski and Wilenski 1940, the exact test of two Poisson means. The whole trial counts
+        as exposure from the start, so that looking after every frame finds no more than looking once.
+        """
+        exposure = factor * self._limits.frames
+        share = exposure / (exposure + max(old.frames, 1))
+        return at_least(self._events + more_than, self._events + old.events, share)
+
+
+def at_least(k: int, n: int, p: float) -> float:
+    """Chance of k or more hits in n tries of chance p, 0 < p < 1."""
+    logs = (math.log(p), math.log1p(-p))
+    ways = (math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) for i in range(k, n + 1))
+    return min(1.0, sum(math.exp(w + i * logs[0] + (n - i) * logs[1]) for i, w in enumerate(ways, k)))
+
+
+def _install(root: Path, new: Path, key: Path | None, again: bool, test: SelfTest) -> State:
+    staging = root / "slots" / ".new"
+    try:
+        with bundle.opened(new) as source:
+            if key:
+                verify(source.folder, key)
+            bundle.check(source)
+            _refuse(root, _read(root), source.digest, again)
+            _copy(source.folder, staging)
+        fresh = read_signed(staging, key) if key else bundle.read(staging)
+        bundle.check(fresh)  # what was copied is what will run: only its own check counts
+        p99_ms = _tested(fresh, test)
+        with _locked(root):
+            _refuse(root, _read(root), fresh.digest, again)
+            return _place(root, staging, fresh.digest, f"self-test passed, p99 {p99_ms:.1f} ms")
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _tested(fresh: Bundle, test: SelfTest) -> float:
+    try:
+        return self_test(fresh, test)
+    except (EdgepvError, OSError):
+        raise
+    except Exception as e:  # engines raise their own types for a file they cannot run
+        raise ParityError(f"the self-test broke with {type(e).__name__}: {e}. Export the bundle again") from e
+
+
+def _refuse(root: Path, state: State, digest: str, again: bool) -> None:
+    if state.trial:
+        raise UsageError(f"{root}: another bundle is on trial. Commit it or roll it back first")
+    if digest == _digest(root, state.good):
+        raise UsageError(f"bundle {digest[:12]} is the one that runs already")
+    if digest in state.seen and not again:
+        last = next((o for o in reversed(state.history) if o.digest == digest), None)
+        reason = f" ({last.what}: {last.why})" if last else ""
+        raise UsageError(
+            f"bundle {digest[:12]} ran here before{reason}. To go back to it ask for it: --again"
+        )
+
+
+def _copy(source: Path, staging: Path) -> None:
+    """Copy the plain files of a bundle and have the disk hold them."""
+    if staging.exists():
+        shutil.rmtree(staging)
+    staging.mkdir()
+    for path in sorted(source.rglob("*")):
+        if path.is_file() and not path.is_symlink():
+            target = staging / path.relative_to(source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+            _sync(target)
+    for folder in (staging, *(p for p in staging.rglob("*") if p.is_dir())):
+        _sync(folder)
+
+
+def _place(root: Path, staging: Path, digest: str, why: str) -> State:
+    """Move a tested bundle into the slot that is not good, and put it on trial."""
+    state = _read(root)
+    slot: Slot = "b" if state.good == "a" else "a"
+    if state.previous:  # it lies in that slot and goes now
+        state = replace(state, previous=None)
+        _save(root, state)
+    target = root / "slots" / slot
+    if target.exists():
+        shutil.rmtree(target)
+    staging.rename(target)
+    _sync(root / "slots")
+    if state.good is None:
+        state = _noted(replace(state, good=slot), "installed", digest, f"{why}; the first one")
+    else:
+        state = _noted(replace(state, trial=slot, starts=0), "trial", digest, why)
+    seen = (*(d for d in state.seen if d != digest), digest)[-MAX_SEEN:]
+    state = replace(state, seen=seen)
+    _save(root, state)
+    _point(root, state)
+    return state
+
+
+def _rolled_back(root: Path, state: State, why: str) -> State:
+    """The state after giving up the active slot. Raises UsageError if there is no whole one to go back to."""
+    target = state.good if state.trial else state.previous
+    if target is None:
+        raise UsageError(f"{root}: there is no earlier bundle to go back to")
+    if damage := _damage(root, target):
+        raise UsageError(f"{root}: the earlier bundle is damaged, so this one is kept ({damage})")
+    noted = _noted(state, "rolled back", _digest(root, state.active), why)
+    rate = state.rate if state.trial else None
+    return replace(noted, good=target, trial=None, previous=None, starts=0, rate=rate)
+
+
+def _recovered(root: Path) -> State:
+    """The state with an active slot that is whole, and nothing left over from a power cut."""
+    _clear(root)
+    state = _read(root)
+    if state.active is None:
+        raise UsageError(f"{root}: no bundle is installed. Install one with: edgepv update install")
+    reasons = []
+    for slot in dict.fromkeys((state.trial, state.good, state.previous)):
+        if slot is None:
+            continue
+        damage = _damage(root, slot)
+        if damage is None:
+            break
+        reasons.append(damage)
+    else:
+        raise UsageError(f"{root}: no slot holds a whole bundle ({reasons[0]}). Install one again")
+    if reasons:
+        trial = slot if slot == state.trial else None
+        state = replace(state, good=state.good if trial else slot, trial=trial, previous=None, starts=0)
+        state = _noted(state, "repaired", _digest(root, slot), f"a damaged slot was left: {reasons[0]}")
+        with contextlib.suppress(OSError):
+            _save(root, state)
+    return state
+
+
+def _clear(root: Path) -> None:
+    """Remove what a power cut left half done. An install that is at work now keeps its files."""
+    for path in (*root.glob(f".{STATE}.*"), root / ".current.new"):
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+    with contextlib.suppress(UsageError, OSError), _one_update(root):
+        shutil.rmtree(root / "slots" / ".new", ignore_errors=True)
+
+
+def _damage(root: Path, slot: Slot) -> str | None:
+    """What is wrong with the bundle in a slot; None if nothing is."""
+    try:
+        bundle.check(bundle.read(root / "slots" / slot))
+    except (UsageError, OSError) as e:
+        return str(e)
+    return None
+
+
+def _digest(root: Path, slot: Slot | None) -> str:
+    """Digest of the bundle in a slot; empty if there is none that can be read."""
+    if slot is None:
+        return ""
+    try:
+        return bundle.read(root / "slots" / slot).digest
+    except (UsageError, OSError):
+        return ""
+
+
+def _folder(root: Path, slot: Slot | None) -> Path:
+    return root / "slots" / str(slot)
+
+
+def _read(root: Path) -> State:
+    """state.json; if it cannot be read, what ``current`` points at counts as good."""
+    link = root / "current"
+    if not (root / STATE).exists() and not link.is_symlink():
+        return State()
+    try:
+        return decode(State, read_json(root / STATE), where=STATE)
+    except UsageError as e:
+        name = link.readlink().name if link.is_symlink() else ""
+        good: Slot | None = "a" if name == "a" else "b" if name == "b" else None
+        digest = _digest(root, good)
+        rebuilt = State(good=good, seen=(digest,) if digest else ())
+        return _noted(rebuilt, "repaired", digest, f"{STATE} could not be read ({e})")
+
+
+def _save(root: Path, state: State) -> None:
+    """Write the state whole, and have the disk hold both the file and its name."""
+    write_json(root / STATE, state)
+    _sync(root)
+
+
+def _point(root: Path, state: State) -> None:
+    """Have ``current`` point at the active slot: a new link is renamed over the old one."""
+    link, fresh, wanted = root / "current", root / ".current.new", Path("slots") / str(state.active)
+    if link.is_symlink() and link.readlink() == wanted:
+        return
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(wanted)
+    fresh.replace(link)
+    _sync(root)
+
+
+def _noted(
+    state: State,
+    what: Literal["installed", "trial", "committed", "rolled back", "refused", "crashed", "repaired"],
+    digest: str,
+    why: str,
+) -> State:
+    """The state with one more outcome; the same outcome twice in a row is counted, not repeated."""
+    why = why[:MAX_WHY]
+    times, before = 1, state.history
+    if before and (before[-1].what, before[-1].digest, before[-1].why) == (what, digest, why):
+        times, before = before[-1].times + 1, before[:-1]
+    return replace(state, history=(*before, Outcome(time.time(), what, digest, why, times))[-MAX_HISTORY:])
+
+
+def _note_refusal(root: Path, why: str) -> None:
+    with contextlib.suppress(OSError), _locked(root):
+        _save(root, _noted(_read(root), "refused", "", why))
+
+
+@contextlib.contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    """Alone with the state for as long as the block lasts; waits for its turn, which is short."""
+    if not root.is_dir():
+        raise UsageError(f"{root} does not exist. Install a bundle with: edgepv update install")
+    with _lock(root / "lock", fcntl.LOCK_EX):
+        yield
+
+
+@contextlib.contextmanager
+def _one_update(root: Path) -> Iterator[None]:
+    """The only update at work for as long as the block lasts. Raises UsageError if there is another."""
+    try:
+        with _lock(root / "install.lock", fcntl.LOCK_EX | fcntl.LOCK_NB):
+            yield
+    except BlockingIOError:
+        raise UsageError(f"{root}: another update is at work. Wait for it to end") from None
+
+
+@contextlib.contextmanager
+def _lock(path: Path, how: int) -> Iterator[None]:
+    fd = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(fd, how)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _sync(path: Path) -> None:
+    """Have the disk hold a file's bytes, or a folder's names."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,556 @@
+"""An update is tried before it is kept, and whatever goes wrong leaves a bundle that runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from null_bundle import write_null_bundle
+
+from edgepv import bundle, update
+from edgepv.errors import LatencyGateError, ParityError, SignatureError, UsageError
+from edgepv.signing import keygen, sign
+from edgepv.update import Canary, Limits, Rate, SelfTest, State, at_least
+
+QUICK = SelfTest(steps=3)
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fsync is called on is counted below; that the disk obeys it is not ours to test."""
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A device that runs bundle "old", committed."""
+    root = tmp_path / "device"
+    update.install(root, write_null_bundle(tmp_path / "old", name="old"), test=QUICK)
+    return root
+
+
+@pytest.fixture
+def new(tmp_path: Path) -> Path:
+    return write_null_bundle(tmp_path / "new", name="new")
+
+
+def _runs(root: Path) -> str:
+    """Name of the bundle that ``current`` points at; it is whole."""
+    opened = bundle.read(root / "current")
+    bundle.check(opened)
+    return opened.content.name
+
+
+def _whats(state: State) -> list[str]:
+    return [outcome.what for outcome in state.history]
+
+
+def test_the_first_bundle_is_committed_at_once_and_the_second_is_on_trial(root: Path, new: Path) -> None:
+    assert (update.read_state(root).good, update.read_state(root).trial) == ("a", None)
+    state = update.install(root, new, test=QUICK)
+    assert (state.good, state.trial, _runs(root)) == ("a", "b", "new")
+    assert update.started(root) == root / "slots" / "b"
+    state = update.commit(root)
+    assert (state.good, state.trial, state.previous, _runs(root)) == ("b", None, "a", "new")
+    assert _whats(state) == ["installed", "trial", "committed"]
+
+
+def test_an_update_never_writes_to_the_slot_that_runs(root: Path, new: Path) -> None:
+    before = {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in (root / "slots" / "a").rglob("*")}
+    update.install(root, new, test=QUICK)
+    after = {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in (root / "slots" / "a").rglob("*")}
+    assert before == after and len(before) == 4
+
+
+def test_a_zip_is_installed_like_a_folder(root: Path, new: Path, tmp_path: Path) -> None:
+    bundle.zip_bundle(new, tmp_path / "new.zip")
+    assert update.install(root, tmp_path / "new.zip", test=QUICK).trial == "b"
+    assert _runs(root) == "new"
+
+
+def test_a_rollback_goes_back_and_says_why(root: Path, new: Path) -> None:
+    update.install(root, new, test=QUICK)
+    state = update.rollback(root, "the operator said so")
+    assert (state.good, state.trial, _runs(root)) == ("a", None, "old")
+    assert (state.history[-1].what, state.history[-1].why) == ("rolled back", "the operator said so")
+    with pytest.raises(UsageError, match="no earlier bundle"):
+        update.rollback(root, "again")
+
+
+def test_a_committed_bundle_can_be_taken_back_too(root: Path, new: Path) -> None:
+    update.install(root, new, test=QUICK)
+    update.commit(root)
+    assert update.rollback(root, "it looked good for a day").good == "a"
+    assert _runs(root) == "old"
+
+
+def test_a_bundle_that_ran_before_must_be_asked_for(root: Path, new: Path, tmp_path: Path) -> None:
+    update.install(root, new, test=QUICK)
+    update.rollback(root, "too many alarms")
+    with pytest.raises(UsageError, match=r"ran here before \(rolled back: too many alarms\)"):
+        update.install(root, new, test=QUICK)
+    with pytest.raises(UsageError, match="is the one that runs already"):
+        update.install(root, tmp_path / "old", test=QUICK, again=True)
+    assert update.install(root, new, test=QUICK, again=True).trial == "b"
+    with pytest.raises(UsageError, match="another bundle is on trial"):
+        update.install(root, write_null_bundle(tmp_path / "third", name="third"), test=QUICK)
+
+
+def _flip(folder: Path) -> None:
+    path = folder / "models" / "delays.json"
+    path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
+
+
+@pytest.mark.parametrize(
+    ("made", "damage", "limit_ms", "error", "message"),
+    [
+        pytest.param({}, _flip, None, UsageError, "was changed or is damaged", id="flipped byte"),
+        pytest.param(
+            {"golden": (0.0, 1.0)}, None, None, ParityError, "answers otherwise here", id="other answers"
+        ),
+        pytest.param(
+            {"delays_ms": "[20.0]"}, None, 5.0, LatencyGateError, r"2\d\.\d ms here at p99", id="slow"
+        ),
+        pytest.param(
+            {"delays_ms": "{"}, None, None, ParityError, "broke with JSONDecodeError", id="not read"
+        ),
+    ],
+)
+def test_a_bad_update_is_refused_before_it_touches_a_slot(
+    root: Path,
+    tmp_path: Path,
+    made: dict[str, Any],
+    damage: Callable[[Path], None] | None,
+    limit_ms: float | None,
+    error: type[Exception],
+    message: str,
+) -> None:
+    folder = write_null_bundle(tmp_path / "bad", name="bad", **made)
+    if damage:
+        damage(folder)
+    with pytest.raises(error, match=message):
+        update.install(root, folder, test=SelfTest(p99_ms=limit_ms, steps=3))
+    state = update.read_state(root)
+    assert (state.good, state.trial, _runs(root)) == ("a", None, "old")
+    assert sorted(p.name for p in (root / "slots").iterdir()) == ["a"]
+    assert _whats(state) == ["installed", "refused"]
+
+
+def test_a_key_makes_a_signature_necessary(root: Path, new: Path, tmp_path: Path) -> None:
+    pytest.importorskip("cryptography")
+    ours, theirs = keygen(tmp_path / "ours.pem"), tmp_path / "theirs.pem"
+    keygen(theirs)
+    with pytest.raises(SignatureError, match="is not signed"):
+        update.install(root, new, ours, test=QUICK)
+    sign(new, theirs)
+    with pytest.raises(SignatureError, match="is signed by key"):
+        update.install(root, new, ours, test=QUICK)
+    sign(new, tmp_path / "ours.pem")
+    assert update.install(root, new, ours, test=QUICK).trial == "b"
+    assert [o.why.split(": ")[-1][:20] for o in update.read_state(root).history][1] == "it has no manifest.s"
+
+
+def test_a_source_swapped_while_it_is_copied_does_not_get_in(
+    root: Path, new: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = shutil.copyfile
+
+    def swapping(source: Path, target: Path) -> object:
+        _flip(new) if source.name == "delays.json" else None
+        return honest(source, target)
+
+    monkeypatch.setattr(shutil, "copyfile", swapping)
+    with pytest.raises(UsageError, match="was changed or is damaged"):
+        update.install(root, new, test=QUICK)
+    assert _runs(root) == "old"
+
+
+def test_a_trial_that_never_commits_is_taken_back_at_the_fourth_start(root: Path, new: Path) -> None:
+    update.install(root, new, test=QUICK)
+    assert [update.started(root).name for _ in range(5)] == ["b", "b", "b", "a", "a"]
+    state = update.read_state(root)
+    assert state.trial is None and _runs(root) == "old"
+    assert next(o.why for o in state.history if o.what == "rolled back") == "started 3 times without a commit"
+
+
+def test_a_good_bundle_that_crashes_is_kept_and_reported(root: Path) -> None:
+    assert {update.started(root).name for _ in range(10)} == {"a"}
+    last = update.read_state(root).history[-1]
+    assert (last.what, last.times) == ("crashed", 9)  # the first start followed nothing
+    update.stopped(root)
+    update.started(root)
+    assert update.read_state(root).history[-1].times == 9
+
+
+def test_the_history_is_bounded(root: Path) -> None:
+    for n in range(update.MAX_HISTORY + 10):
+        update._note_refusal(root, f"no {n}" + "x" * 1000)
+    history = update.read_state(root).history
+    assert (len(history), len(history[-1].why)) == (update.MAX_HISTORY, update.MAX_WHY)
+    assert history[-1].why.startswith(f"no {update.MAX_HISTORY + 9}")
+
+
+def test_two_updates_at_once_are_one_update(root: Path, new: Path) -> None:
+    with (
+        update._one_update(root),
+        pytest.raises(UsageError, match="another update is at work"),
+    ):
+        update.install(root, new, test=QUICK)
+    assert update.install(root, new, test=QUICK).trial == "b"
+
+
+def test_a_runner_may_start_while_an_update_is_tested(
+    root: Path, new: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither waits for the other, and the start does not sweep away what is being tested."""
+    honest, seen = update.self_test, []
+
+    def testing(opened: bundle.Bundle, test: SelfTest) -> float:
+        seen.append(update.started(root).name)
+        return honest(opened, test)
+
+    monkeypatch.setattr(update, "self_test", testing)
+    assert update.install(root, new, test=QUICK).trial == "b"
+    assert seen == ["a"]
+
+
+def test_nothing_installed_is_one_line(tmp_path: Path) -> None:
+    for call in (update.started, update.recover, update.commit):
+        with pytest.raises(UsageError, match="does not exist"):
+            call(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match="no bundle is installed"):
+        update.started(tmp_path)
+
+
+# Damage to the disk, after the fact.
+
+
+def test_a_damaged_trial_is_not_run(root: Path, new: Path) -> None:
+    update.install(root, new, test=QUICK)
+    _flip(root / "slots" / "b")
+    assert update.started(root).name == "a"
+    state = update.read_state(root)
+    assert (state.trial, state.history[-1].what, _runs(root)) == (None, "repaired", "old")
+
+
+def test_a_damaged_good_bundle_is_replaced_by_the_one_before(root: Path, new: Path) -> None:
+    update.install(root, new, test=QUICK)
+    update.commit(root)
+    _flip(root / "slots" / "b")
+    assert (update.started(root).name, _runs(root)) == ("a", "old")
+    _flip(root / "slots" / "a")
+    with pytest.raises(UsageError, match="no slot holds a whole bundle"):
+        update.started(root)
+
+
+def test_there_is_no_rollback_to_a_damaged_bundle(root: Path, new: Path) -> None:
+    update.install(root, new, test=QUICK)
+    _flip(root / "slots" / "a")
+    with pytest.raises(UsageError, match="the earlier bundle is damaged, so this one is kept"):
+        update.rollback(root, "x")
+    assert [update.started(root).name for _ in range(5)] == ["b"] * 5
+
+
+def test_a_link_that_lags_behind_is_put_right(root: Path, new: Path) -> None:
+    update.install(root, new, test=QUICK)
+    for catch_up in (update.recover, update.started):
+        (root / "current").unlink()
+        (root / "current").symlink_to("slots/a")
+        assert catch_up(root).name == "b" and _runs(root) == "new"
+
+
+def test_what_an_install_left_half_done_does_not_get_into_the_next(root: Path, new: Path) -> None:
+    (root / "slots" / ".new").mkdir()
+    (root / "slots" / ".new" / "half.bin").write_bytes(b"x")
+    assert update.install(root, new, test=QUICK).trial == "b"
+    assert not (root / "slots" / "b" / "half.bin").exists()
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"schema": 9}', '{"good": "c"}', None])
+def test_a_lost_state_is_rebuilt_from_the_link(root: Path, text: str | None) -> None:
+    (root / "state.json").unlink()
+    if text is not None:
+        (root / "state.json").write_text(text)
+    assert update.started(root).name == "a"
+    assert "repaired" in _whats(update.read_state(root))
+    assert json.loads((root / "state.json").read_text())["good"] == "a"
+
+
+def test_a_full_disk_refuses_the_update_and_does_not_stop_the_runner(tmp_path: Path, new: Path) -> None:
+    """On a disk of 256 KiB: no room for the update, then for not even one byte more."""
+    script = tmp_path / "full.py"
+    script.write_text(FULL_DISK)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    write_null_bundle(tmp_path / "old", name="old")
+    (new / "report.md").write_bytes(os.urandom(300 << 10))
+    _list_as_measured(new, "report.md")
+    write_null_bundle(tmp_path / "small", name="small")
+    mount = f"mount -t tmpfs -o size=256k tmpfs {disk} && exec {sys.executable} {script} {tmp_path}"
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", mount], capture_output=True, text=True, check=False
+    )
+    if "unshare" in done.stderr or "mount:" in done.stderr:
+        pytest.skip("no right to mount a small disk here")
+    assert done.stdout.split("\n")[:5] == [
+        "refused (No space left on device). Free some space",
+        "slots a",
+        "trial b",
+        "full: runs a",  # the starts of a trial cannot be counted, so it is not run
+        "room again: runs b",
+    ], done.stderr
+
+
+FULL_DISK = """
+import errno, sys
+from pathlib import Path
+from edgepv import update
+from edgepv.errors import UsageError
+
+top = Path(sys.argv[1])
+root = top / "disk" / "device"
+quick = update.SelfTest(steps=3)
+update.install(root, top / "old", test=quick)
+try:
+    update.install(root, top / "new", test=quick)
+except UsageError as e:
+    print("refused", str(e)[str(e).index("(No"):])
+print("slots", *(p.name for p in (root / "slots").iterdir()))
+print("trial", update.install(root, top / "small", test=quick).trial)
+with (top / "disk" / "filler").open("wb", buffering=0) as f:
+    try:
+        while True:
+            f.write(bytes(4096))
+    except OSError as e:
+        assert e.errno == errno.ENOSPC
+print("full: runs", update.started(root).name)
+(top / "disk" / "filler").unlink()
+print("room again: runs", update.started(root).name)
+"""
+
+
+def _list_as_measured(folder: Path, name: str) -> None:
+    from dataclasses import replace
+
+    opened = bundle.read(folder)
+    files = {**opened.measured.files, **bundle.digests(folder, [name])}
+    bundle.write(folder, opened.content, replace(opened.measured, files=files))
+
+
+# Power cuts: before every operation that changes the disk, whoever does it, the process ends at once and
+# files that were not synced lose their second half.
+
+CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.symlink", "os.link", "os.truncate"}
+
+
+def _cut_power_after(operations: int, root: Path) -> None:
+    """In a child process: end it before the operation with this number."""
+    count = 0
+
+    def key(status: os.stat_result) -> tuple[int, int]:
+        return status.st_ino, status.st_mtime_ns
+
+    safe = {key(p.lstat()) for p in root.rglob("*")}
+    honest = os.fsync
+
+    def tick() -> None:
+        nonlocal count
+        if count == operations:
+            count += 1  # what follows here is the cut's own doing
+            for path in list(root.rglob("*")):
+                if path.is_file() and not path.is_symlink() and key(path.stat()) not in safe:
+                    os.truncate(path, path.stat().st_size // 2)
+            os._exit(9)
+        count += count < operations
+
+    def fsync(fd: int) -> None:
+        tick()
+        honest(fd)
+        safe.add(key(os.fstat(fd)))
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        writes = event == "open" and bool(arguments[2] & (os.O_WRONLY | os.O_RDWR))
+        if event in CHANGES or writes:
+            tick()
+
+    os.fsync = fsync  # type: ignore[assignment]
+    sys.addaudithook(watch)
+
+
+def _with_cuts(root: Path, act: Callable[[Path], object], judge: Callable[[Path, int], None]) -> int:
+    """Do ``act`` on copies of ``root``, cut before its n-th operation, for every n; returns how many."""
+    for operations in range(1000):
+        device = root.with_name(f"cut-{operations}")
+        shutil.copytree(root, device, symlinks=True)
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                _cut_power_after(operations, device)
+                act(device)
+                code = 0
+            finally:
+                os._exit(code)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert code in (0, 9)
+        judge(device, operations)
+        shutil.rmtree(device)
+        if code == 0:
+            return operations
+    raise AssertionError("it never ends")
+
+
+def _is_whole(device: Path, operations: int) -> None:
+    """What runs is one of the two, as the state says, and a next update goes through."""
+    before = _runs(device)
+    folder = update.started(device)
+    assert (device / "current").resolve() == folder.resolve(), operations
+    state = update.read_state(device)
+    assert before in ("old", "new") and _runs(device) in ("old", "new"), operations
+    assert folder.name == state.active and (state.trial is None or _runs(device) == "new"), operations
+    assert [p.name for p in device.iterdir() if p.name.startswith(".")] == [], operations
+    assert not (device / "slots" / ".new").exists(), operations
+    if state.trial:
+        state = update.commit(device)
+    third = device.with_name("third")
+    if not third.exists():
+        write_null_bundle(third, name="third")
+    assert update.install(device, third, test=QUICK).trial != state.good, operations
+
+
+def _is_whole_and_counted(device: Path, operations: int) -> None:
+    """The link never runs ahead of the state: what was never on trial is neither run nor gone back to."""
+    state = update.read_state(device)
+    assert _runs(device) == "old" or state.trial == (device / "current").readlink().name, operations
+    if state.previous:
+        assert bundle.read(device / "slots" / state.previous).content.name != "new", operations
+    _is_whole(device, operations)
+
+
+def test_a_power_cut_during_an_update_leaves_a_bundle_that_runs(root: Path, new: Path) -> None:
+    assert _with_cuts(root, lambda d: update.install(d, new, test=QUICK), _is_whole_and_counted) > 20
+
+
+def test_a_power_cut_during_an_update_over_an_older_bundle_leaves_one_that_runs(
+    root: Path, new: Path, tmp_path: Path
+) -> None:
+    """Now the other slot is full, and the state still names it as the one before."""
+    update.install(root, write_null_bundle(tmp_path / "x", name="x"), test=QUICK)
+    update.commit(root)
+    update.install(root, tmp_path / "old", test=QUICK, again=True)
+    update.commit(root)
+    assert update.read_state(root).previous == "b"
+    assert _with_cuts(root, lambda d: update.install(d, new, test=QUICK), _is_whole_and_counted) > 25
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        pytest.param(lambda d: update.rollback(d, "x"), id="rollback"),
+        pytest.param(lambda d: update.commit(d), id="commit"),
+        pytest.param(lambda d: [update.started(d) for _ in range(4)], id="boot loop"),
+    ],
+)
+def test_a_power_cut_after_the_trial_began_leaves_a_bundle_that_runs(
+    root: Path, new: Path, act: Callable[[Path], object]
+) -> None:
+    update.install(root, new, test=QUICK)
+    assert _with_cuts(root, act, _is_whole) > 3
+
+
+def test_a_power_cut_during_the_very_first_install_leaves_none_or_the_new_one(
+    tmp_path: Path, new: Path
+) -> None:
+    def judge(device: Path, operations: int) -> None:
+        try:
+            folder = update.started(device)
+        except UsageError as e:
+            assert "no bundle is installed" in str(e) or "does not exist" in str(e)
+            assert update.install(device, new, test=QUICK).good
+        else:
+            assert bundle.check(bundle.read(folder)) and _runs(device) == "new"
+
+    (tmp_path / "empty").mkdir()
+    assert _with_cuts(tmp_path / "empty", lambda d: update.install(d, new, test=QUICK), judge) > 15
+
+
+# The canary.
+
+
+def _feed(canary: Canary, frames: int, *, missed: int = 0, events: int = 0) -> update.Verdict | None:
+    """``frames`` frames, of which the first ``missed`` come late and the first ``events`` raise an event."""
+    verdict = None
+    for n in range(frames):
+        verdict = canary.feed(missed=n < missed, failed=False, events=int(n < events))
+    return verdict
+
+
+OLD = Rate(frames=10_000, events=100)  # 1 in 100 frames, so 10 are expected in 1000
+
+
+@pytest.mark.parametrize(
+    ("old", "missed", "events", "commit", "why"),
+    [
+        pytest.param(OLD, 0, 10, True, "10 events in 1000 frames, before 100", id="as before"),
+        pytest.param(OLD, 50, 10, True, "50 of 1000 deadlines missed", id="exactly 5 %"),
+        pytest.param(OLD, 51, 10, False, "51 of 51 frames missed", id="one more is too many"),
+        pytest.param(OLD, 0, 55, True, "55 events", id="5.5 times: may still be chance"),
+        pytest.param(OLD, 0, 500, False, "allowed 5 times as many", id="an explosion of events"),
+        pytest.param(OLD, 0, 0, True, "0 events", id="0 where 2 keep the limit: chance"),
+        pytest.param(Rate(1000, 100), 0, 0, False, "wanted 0.2 times as many", id="silent where 20 do"),
+        pytest.param(None, 0, 1000, True, "rates were not compared", id="nothing to compare with"),
+        pytest.param(Rate(10_000, 0), 0, 2, True, "2 events", id="quiet camera: two events are no news"),
+        pytest.param(Rate(10_000, 0), 0, 20, False, "before 0 in 10000", id="quiet camera: twenty are"),
+    ],
+)
+def test_the_canary_decides_by_limits(
+    old: Rate | None, missed: int, events: int, commit: bool, why: str
+) -> None:
+    verdict = _feed(Canary(Limits(frames=1000), old), 1000, missed=missed, events=events)
+    assert verdict is not None and verdict.commit is commit
+    assert why in verdict.why
+
+
+def test_one_answer_that_is_not_finite_ends_the_trial(root: Path, new: Path) -> None:
+    update.install(root, new, test=QUICK)
+    canary = Canary(Limits(frames=100))
+    assert canary.feed(missed=False, failed=False, events=0) is None
+    verdict = canary.feed(missed=False, failed=True, events=0)
+    assert verdict and not verdict.commit and verdict.why == "frame 2 had no finite answer"
+    update.rollback(root, verdict.why)
+    assert _runs(root) == "old"
+
+
+def test_a_verdict_is_final() -> None:
+    canary = Canary(Limits(frames=2))
+    first = _feed(canary, 2)
+    assert canary.feed(missed=True, failed=True, events=99) is first
+    assert canary.rate == Rate(2, 0)
+
+
+def test_the_rate_of_the_trial_becomes_the_rate_to_compare_with(root: Path, new: Path) -> None:
+    update.observed(root, Rate(500, 5))
+    update.install(root, new, test=QUICK)
+    update.observed(root, Rate(9, 9))  # a trial's rate is not the good one's
+    assert update.read_state(root).rate == Rate(500, 5)
+    assert update.commit(root, Rate(600, 7)).rate == Rate(600, 7)
+
+
+@pytest.mark.parametrize("bad", [{"frames": 0}, {"miss_rate": 1.5}, {"low": 2.0}, {"high": 0.5}])
+def test_limits_that_make_no_sense_are_refused(bad: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="make no sense"):
+        Limits(**bad)
+
+
+def test_the_chance_of_coin_tosses() -> None:
+    assert at_least(2, 2, 0.5) == pytest.approx(0.25)
+    assert at_least(1, 2, 0.5) == pytest.approx(0.75)
+    assert at_least(0, 3, 0.1) == pytest.approx(1.0)
+    assert at_least(3, 2, 0.5) == 0.0
