@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
+
+from edgepv.console import Console
+from edgepv.errors import UsageError, unknown
 
 Record: TypeAlias = dict[str, Any]
 """Plain JSON data. ``record["type"]`` is one of
@@ -29,7 +37,71 @@ class Sink(Protocol):
         """Take one record for delivery."""
 
     def counts(self) -> dict[str, int]:
-        """How many records were taken, delivered, are waiting, were lost ("taken", "sent", "queued", "lost")."""
+        """How many records were taken, delivered, wait, were lost ("taken", "sent", "queued", "lost")."""
 
     def close(self) -> None:
         """Deliver what can be delivered within a few seconds, keep on disk what cannot, and end."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a sink may need to know of the run.
+
+    camera: its name. spool_folder: where undelivered records wait. labels: those that may raise an event.
+    fps: answers per second. say: takes one line of news.
+    """
+
+    camera: str
+    spool_folder: Path
+    labels: tuple[str, ...]
+    fps: float
+    say: Callable[[str], None]
+
+
+SINKS = {
+    "jsonl": "edgepv.runtimes.sinks.jsonl:open_jsonl",
+    "mqtt": "edgepv.runtimes.sinks.mqtt:open_mqtt",
+    "mqtts": "edgepv.runtimes.sinks.mqtt:open_mqtt",
+    "http": "edgepv.runtimes.sinks.webhook:open_webhook",
+    "https": "edgepv.runtimes.sinks.webhook:open_webhook",
+    "video": "edgepv.runtimes.sinks.video:open_video_sink",
+}
+"""URL scheme -> "module:function"; the function takes (url, Setup) and returns the Sink."""
+
+
+def open_sink(
+    url: str,
+    *,
+    camera: str,
+    spool_folder: Path,
+    labels: Sequence[str],
+    fps: float,
+    say: Callable[[str], None] | None = None,
+) -> Sink:
+    """Open the receiver that ``url`` names, for example ``mqtt://broker/cam1`` or ``jsonl:events.jsonl``.
+
+    labels: those that may raise an event. fps: answers per second, the rate of an annotated video.
+    say: takes news, one line each; by default they go to stderr.
+    Raises UsageError for a wrong URL; a receiver that cannot be reached is no error, its records wait.
+    Raises TargetUnavailableError if the library for it is not installed.
+    """
+    scheme, colon, _ = url.partition(":")
+    if not colon or scheme.lower() not in SINKS:
+        raise UsageError(unknown("kind of receiver", scheme if colon else redacted(url), SINKS))
+    module, function = SINKS[scheme.lower()].split(":")
+    setup = Setup(camera, spool_folder, tuple(labels), fps, say or Console().say)
+    sink: Sink = getattr(importlib.import_module(module), function)(url, setup)
+    return sink
+
+
+def redacted(url: str) -> str:
+    """The URL without what may be secret: user, password and query.
+
+    Everything up to the last @ goes, since a password may itself hold / or @ by mistake.
+    """
+    return re.sub(r"\?.*", "?***", re.sub(r"//.*@", "//***@", url, flags=re.DOTALL), flags=re.DOTALL)
+
+
+def plain_name(text: str) -> str:
+    """``text`` with only letters, digits, - and _, for file names and topic levels; never empty."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", text) or "_"

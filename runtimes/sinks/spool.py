@@ -1,0 +1,326 @@
+"""A bounded queue on disk that survives a kill, and the sinks that stand on it.
+
+Delivery is at-least-once: a record leaves the queue when its receiver has acknowledged it, so a receiver may
+see a record twice and knows it by its ``uid``. A record is in memory only from ``put`` until the next write,
+which the sink's own thread begins at once; the frame loop never waits for the disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import sqlite3
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from edgepv.errors import UsageError
+from edgepv.runtimes.sinks import Record
+
+T = TypeVar("T")
+
+DURABLE = ("new", "update", "end", "status")
+DISK_LIMIT = 10_000
+MEMORY_LIMIT = 1_000
+CLOSE_S = 3.0
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_IN_USE = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+class Item(NamedTuple):
+    """One record on its way: its own name, its type, and the JSON text that is sent."""
+
+    uid: str
+    kind: str
+    body: str
+
+
+def item(record: Record) -> Item:
+    """The record as it is spooled, with a new ``uid`` in it by which a receiver knows it again."""
+    uid = uuid.uuid4().hex
+    return Item(uid, record["type"], json.dumps({**record, "uid": uid}, ensure_ascii=False))
+
+
+def pause_s(failures: int, *, longest_s: float = 30.0) -> float:
+    """Seconds to wait after that many failures in a row: doubling from 0.5, with up to half taken off."""
+    return min(longest_s, 0.5 * 2.0 ** min(failures, 20)) * random.uniform(0.5, 1.0)
+
+
+class Spool:
+    """First in, first out, on disk. Methods may be called from any thread; they wait for the disk.
+
+    limit: records kept; beyond it the oldest goes and is counted in ``dropped``. Where the disk refuses (it
+    is full, or read-only) new records wait in memory, at most MEMORY_LIMIT of them, and move to disk when it
+    takes them again. A damaged file is kept under another name and a new one is begun. Both are said once.
+    Raises UsageError if another process has the file open.
+    """
+
+    def __init__(self, path: Path, *, say: Callable[[str], None], limit: int = DISK_LIMIT) -> None:
+        self.dropped = self.waiting = 0
+        self._path, self._say, self._limit = path, say, limit
+        self._memory: deque[Item] = deque()
+        self._done: set[str] = set()  # acknowledged, and still on a disk that takes no changes
+        self._on_disk = 0
+        self._told = self._closed = False
+        self._lock = threading.Lock()
+        self._db: sqlite3.Connection | None = None
+        self._open()
+        self._attempt(lambda db: self._store(db, ()))
+        self.waiting = self._on_disk
+
+    def add(self, items: Sequence[Item]) -> None:
+        """Append the items; when this returns they are on disk, or in memory if the disk refuses."""
+        with self._lock:
+            if self._closed:
+                return
+            batch = [*self._memory, *items]
+            if self._attempt(lambda db: self._store(db, batch)) is not None:
+                self._memory.clear()
+            else:
+                keep = min(self._limit, MEMORY_LIMIT)
+                self.dropped += max(0, len(batch) - keep)
+                self._memory = deque(batch[-keep:])
+            self._count()
+
+    def peek(self, n: int) -> list[Item]:
+        """The ``n`` oldest items, or as many as there are; they stay in the queue."""
+        with self._lock:
+            if self._closed:
+                return []
+            query = "SELECT uid, kind, body FROM queue ORDER BY seq LIMIT ?"
+            rows = self._attempt(lambda db: db.execute(query, (n + len(self._done),)).fetchall())
+            stored = [Item(*row) for row in rows or () if row[0] not in self._done]
+            return [*stored, *self._memory][:n]
+
+    def ack(self, uids: Sequence[str]) -> int:
+        """Remove delivered items; returns how many of them were still in the queue."""
+        with self._lock:
+            if self._closed:
+                return 0
+            before, gone = self.waiting, set(uids)
+            in_memory = {i.uid for i in self._memory} & gone
+            self._memory = deque(i for i in self._memory if i.uid not in gone)
+            if gone - in_memory:
+                self._done |= gone - in_memory
+                self._attempt(lambda db: self._store(db, ()))
+            self._count()
+            return before - self.waiting
+
+    def close(self) -> None:
+        """Close the file; what is still in it waits for the next run. What is only in memory is lost."""
+        with self._lock:
+            self._closed = True
+            self.dropped += len(self._memory)
+            self.waiting -= len(self._memory)
+            self._memory.clear()
+            if self._db:
+                with contextlib.suppress(sqlite3.Error):
+                    self._db.close()
+
+    def _count(self) -> None:
+        self.waiting = max(0, self._on_disk - len(self._done)) + len(self._memory)
+
+    def _store(self, db: sqlite3.Connection, items: Sequence[Item]) -> bool:
+        """Delete what is done, append, and drop the oldest beyond the limit: all of it or nothing."""
+        with db:
+            db.executemany("DELETE FROM queue WHERE uid = ?", [(uid,) for uid in self._done])
+            db.executemany("INSERT OR IGNORE INTO queue (uid, kind, body) VALUES (?, ?, ?)", items)
+            held = db.execute("SELECT count(*) FROM queue").fetchone()[0]
+            over = max(0, held - self._limit)
+            if over:
+                oldest = "SELECT seq FROM queue ORDER BY seq LIMIT ?"
+                db.execute(f"DELETE FROM queue WHERE seq IN ({oldest})", (over,))
+        self._done.clear()
+        self.dropped += over
+        self._on_disk = held - over
+        return True
+
+    def _attempt(self, action: Callable[[sqlite3.Connection], T]) -> T | None:
+        """The action's result; None if the disk refuses. A damaged file is set aside and replaced first."""
+        for _ in range(2):
+            if self._db is None:
+                return None
+            try:
+                return action(self._db)
+            except sqlite3.Error as e:
+                if _code(e) not in _DAMAGED:
+                    self._tell(e)
+                    return None
+                self._set_aside(e)
+        return None
+
+    def _open(self) -> None:
+        """Open the file, or set it aside and begin a new one, or go on without one."""
+        for _ in range(2):
+            try:
+                self._db = _connect(self._path)
+                return
+            except sqlite3.Error as e:
+                if _code(e) in _IN_USE:
+                    raise UsageError(
+                        f"{self._path} is in use by another edgepv run. Give each camera its own name"
+                    ) from None
+                if _code(e) not in _DAMAGED:
+                    self._tell(e)
+                    return
+                _rename_aside(self._path, e, self._say)
+            except OSError as e:
+                self._tell(e)
+                return
+
+    def _set_aside(self, error: sqlite3.Error) -> None:
+        assert self._db is not None
+        with contextlib.suppress(sqlite3.Error):
+            self._db.close()
+        self._db = None
+        self.dropped += self._on_disk - len(self._done)
+        self._on_disk = 0
+        self._done.clear()
+        _rename_aside(self._path, error, self._say)
+        self._open()
+
+    def _tell(self, error: Exception) -> None:
+        if not self._told:
+            self._told = True
+            self._say(
+                f"{self._path} cannot be written ({error}): up to {MEMORY_LIMIT} undelivered records wait in "
+                "memory and do not survive a restart. Make room on the disk or check the folder"
+            )
+
+
+def _code(error: sqlite3.Error) -> int:
+    """SQLite's primary result code; 0 if the error came from elsewhere."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """The queue's file, checked, locked for this process alone, every commit flushed to the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(mode=0o600)
+    db = sqlite3.connect(path, timeout=1.0, check_same_thread=False)
+    try:
+        db.execute("PRAGMA locking_mode = EXCLUSIVE")
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if found != "ok":
+            broken = sqlite3.DatabaseError(found)
+            broken.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+            raise broken
+        with db:
+            db.execute(
+                "CREATE TABLE IF NOT EXISTS queue"
+                " (seq INTEGER PRIMARY KEY AUTOINCREMENT, uid TEXT UNIQUE, kind TEXT, body TEXT)"
+            )
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _rename_aside(path: Path, error: sqlite3.Error, say: Callable[[str], None]) -> None:
+    """Keep a damaged file, with its log, under the first free name ``PATH.damaged-N``."""
+    n = 1
+    while (aside := path.with_name(f"{path.name}.damaged-{n}")).exists():
+        n += 1
+    for end in ("", "-wal", "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            path.with_name(path.name + end).rename(aside.with_name(aside.name + end))
+    say(f"{path} was damaged ({error}); it is kept as {aside.name} and a new queue begins")
+
+
+class SpooledSink:
+    """A sink whose events and statuses wait in a Spool.
+
+    ``_after_write`` runs in its thread after each write.
+    """
+
+    pixels = False
+
+    def __init__(self, spool: Spool, name: str) -> None:
+        self._spool = spool
+        self._inbox: deque[Item] = deque()
+        self._moving = self._taken = self._sent = self._lost = 0
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._close_at: float | None = None
+        self._writer = threading.Thread(target=self._write, name=name, daemon=True)
+
+    def put(self, record: Record, frame: np.ndarray | None = None) -> None:
+        """Take an event or a status; its thread brings it to disk and delivers it."""
+        if record["type"] not in DURABLE:
+            return
+        taken = item(record)
+        with self._lock:
+            self._taken += 1
+            self._inbox.append(taken)
+            if len(self._inbox) > MEMORY_LIMIT:
+                self._inbox.popleft()
+                self._lost += 1
+        self._wake.set()
+
+    def counts(self) -> dict[str, int]:
+        """taken + what an earlier run left = sent + queued + lost."""
+        with self._lock:
+            queued = len(self._inbox) + self._moving + self._spool.waiting
+            return {
+                "taken": self._taken,
+                "sent": self._sent,
+                "queued": queued,
+                "lost": self._lost + self._spool.dropped,
+            }
+
+    def close(self) -> None:
+        """Deliver for up to CLOSE_S seconds; the rest stays on disk for the next run."""
+        self._close_at = time.perf_counter() + CLOSE_S
+        self._wake.set()
+        self._writer.join(CLOSE_S + 2.0)
+        self._move()
+        self._spool.close()
+
+    def _write(self) -> None:
+        while True:
+            self._wake.wait(0.1 if self._close_at else None)
+            self._wake.clear()
+            self._move()
+            self._after_write()
+            if self._close_at and (self._idle() or time.perf_counter() > self._close_at):
+                self._finish()
+                return
+
+    def _move(self) -> None:
+        """Bring the inbox to disk in one write."""
+        with self._lock:
+            batch = list(self._inbox)
+            self._inbox.clear()
+            self._moving = len(batch)
+        if batch:
+            self._spool.add(batch)
+        with self._lock:
+            self._moving = 0
+
+    def _acknowledged(self, uids: Sequence[str]) -> None:
+        """Count and forget what the receiver has."""
+        removed = self._spool.ack(uids)
+        with self._lock:
+            self._sent += removed
+
+    def _after_write(self) -> None:
+        """Send what is new, without waiting for the receiver."""
+
+    def _finish(self) -> None:
+        """Take leave of the receiver; the last thing the thread does."""
+
+    def _idle(self) -> bool:
+        """Whether everything is delivered."""
+        return self._spool.waiting == 0 and not self._inbox
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._writer.name})"

@@ -1,0 +1,194 @@
+"""The camera's picture with the answers drawn under it, into one file: ``video:out.mp4``."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgepv.errors import UsageError
+from edgepv.files import whole_file
+from edgepv.optional import need
+from edgepv.runtimes.sinks import Record, Setup
+
+WAITING = 8
+CLOSE_S = 5.0
+RESERVE_BYTES, RESERVE_BYTES_PER_FRAME = 1 << 20, 64
+"""Left free on the disk, so that the index of an .mp4, which comes last, still fits."""
+STRIP = 44
+LEAST_LINES = 360
+WHITE, GREEN, ORANGE = (240, 240, 240), (80, 200, 120), (60, 150, 250)
+
+
+class VideoFile:
+    """Draws and encodes in its own thread; frames beyond WAITING are dropped and counted, never waited for.
+
+    The file appears under its name when it is closed. All frames have the size of the first one.
+    """
+
+    pixels = True
+
+    def __init__(self, path: Path, setup: Setup) -> None:
+        self._path, self._fps, self._say = path, setup.fps, setup.say
+        self._queue: queue.Queue[tuple[Record, np.ndarray] | None] = queue.Queue(WAITING)
+        self._taken = self._sent = self._lost = 0
+        self._full = False
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name=f"video {path}", daemon=True)
+        self._thread.start()
+
+    def put(self, record: Record, frame: np.ndarray | None = None) -> None:
+        """Take an answer with its frame (H, W, 3) BGR; other records are not drawn."""
+        if record["type"] != "answer" or frame is None:
+            return
+        with self._lock:
+            self._taken += 1
+        if self._full or self._queue.full():
+            self._count(lost=1)
+            return
+        try:
+            self._queue.put_nowait((dict(record), frame.copy()))
+        except queue.Full:
+            self._count(lost=1)
+
+    def counts(self) -> dict[str, int]:
+        """taken = sent + queued + lost, in frames."""
+        with self._lock:
+            queued = self._taken - self._sent - self._lost
+            return {"taken": self._taken, "sent": self._sent, "queued": queued, "lost": self._lost}
+
+    def close(self) -> None:
+        """Encode what waits, and give the file its name."""
+        with contextlib.suppress(queue.Full):
+            self._queue.put(None, timeout=CLOSE_S)
+        self._thread.join(CLOSE_S)
+
+    def _run(self) -> None:
+        try:
+            with whole_file(self._path) as tmp:
+                self._encode(tmp)
+                if not self._sent:
+                    raise _NothingWrittenError
+        except _NothingWrittenError:
+            pass
+        except OSError as e:
+            self._stop(f"cannot be written ({e.strerror})")
+        self._full = True
+        self._discard()
+
+    def _encode(self, tmp: Path) -> None:
+        """Write frames until the end or until the disk is all but full."""
+        writer = None
+        try:
+            while (work := self._queue.get()) is not None:
+                picture = draw(work[1], work[0])
+                if writer is None:
+                    size = (picture.shape[1], picture.shape[0])
+                    writer = self._open(tmp, size)
+                if writer is None or not self._room(tmp):
+                    self._count(lost=1)
+                    return
+                writer.write(letterbox(picture, size))
+                self._count(sent=1)
+        finally:
+            if writer is not None:
+                writer.release()
+
+    def _open(self, tmp: Path, size: tuple[int, int]) -> Any:
+        cv2 = need("cv2", extra="cpu")
+        writer = cv2.VideoWriter(str(tmp), cv2.VideoWriter.fourcc(*"mp4v"), float(self._fps), size)
+        if writer.isOpened():
+            return writer
+        self._stop("cannot be written: OpenCV has no MPEG-4 encoder here")
+        return None
+
+    def _room(self, tmp: Path) -> bool:
+        left = shutil.disk_usage(tmp.parent).free
+        if left > RESERVE_BYTES + RESERVE_BYTES_PER_FRAME * self._sent:
+            return True
+        self._stop(f"ends after {self._sent} frames: the disk is full")
+        return False
+
+    def _stop(self, why: str) -> None:
+        self._full = True
+        self._say(f"{self._path} {why}; frames from here on are not recorded")
+
+    def _discard(self) -> None:
+        """Count what came too late."""
+        while True:
+            try:
+                work = self._queue.get_nowait()
+            except queue.Empty:
+                return
+            if work is not None:
+                self._count(lost=1)
+
+    def _count(self, *, sent: int = 0, lost: int = 0) -> None:
+        with self._lock:
+            self._sent += sent
+            self._lost += lost
+
+
+class _NothingWrittenError(Exception):
+    """No frame was written: no file is left."""
+
+
+def draw(frame: np.ndarray, record: Record) -> np.ndarray:
+    """The frame, enlarged to at least 360 lines, over a strip with label, score and a bar of the score.
+
+    frame: (H, W, 3) BGR, or (H, W) grey. A stale answer is orange and says its age. Sides come out even.
+    """
+    cv2 = need("cv2", extra="cpu")
+    if frame.ndim == 2:
+        frame = cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR)
+    factor = max(1, -(-LEAST_LINES // frame.shape[0]))
+    picture = cv2.resize(frame, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+    height, width = picture.shape[:2]
+    picture = cv2.copyMakeBorder(picture, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+    strip = np.full((STRIP, picture.shape[1], 3), 24, np.uint8)
+    color = ORANGE if record["stale"] else GREEN
+    filled = round((picture.shape[1] - 20) * record["score"]) if record["valid"] else 0
+    if filled:
+        cv2.rectangle(strip, (10, 32), (10 + filled, 38), color, -1)
+    text_color = ORANGE if record["stale"] else WHITE
+    cv2.putText(strip, caption(record), (10, 23), cv2.FONT_HERSHEY_SIMPLEX, 0.6, text_color, 1, cv2.LINE_AA)
+    return np.concatenate([picture, strip])
+
+
+def caption(record: Record) -> str:
+    """ "waving 87%", with ", stale 420 ms" behind it if so; "warming up" before the first window is full."""
+    if not record["valid"]:
+        return "warming up"
+    text = f"{record['label']} {record['score']:.0%}"
+    return f"{text}, stale {record['age_ms']:.0f} ms" if record["stale"] else text
+
+
+def letterbox(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The picture in ``size`` (width, height), its shape kept, black beside or above and below it."""
+    if (picture.shape[1], picture.shape[0]) == size:
+        return picture
+    cv2 = need("cv2", extra="cpu")
+    width, height = size
+    factor = min(width / picture.shape[1], height / picture.shape[0])
+    w, h = max(1, int(picture.shape[1] * factor)), max(1, int(picture.shape[0] * factor))
+    box = np.zeros((height, width, 3), np.uint8)
+    x, y = (width - w) // 2, (height - h) // 2
+    box[y : y + h, x : x + w] = cv2.resize(picture, (w, h), interpolation=cv2.INTER_AREA)
+    return box
+
+
+def open_video_sink(url: str, setup: Setup) -> VideoFile:
+    """``video:PATH.mp4``. Raises UsageError for another kind of file or a folder that cannot be written."""
+    path = Path(url.partition(":")[2])
+    if path.suffix.lower() != ".mp4":
+        raise UsageError(f"'{url}': the annotated video is written as .mp4. Write video:out.mp4")
+    need("cv2", extra="cpu")
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UsageError(f"{path} cannot be written. Check that its folder exists and is yours to write to")
+    return VideoFile(path, setup)
