@@ -1,12 +1,21 @@
-"""Where frames come from: one file per kind of camera, and what they have in common."""
+"""Where frames come from: one file per kind of camera, and what they have in common.
+
+A new kind of camera is one file with a function ``(text, on_status) -> Source`` and one line in ``KINDS``.
+"""
 
 from __future__ import annotations
 
+import importlib
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
+
+from edgepv.errors import UsageError, unknown
 
 
 @dataclass(frozen=True)
@@ -44,3 +53,79 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Let the device go. A ``read`` that waits in another thread returns soon after."""
+
+
+OnStatus: TypeAlias = Callable[[dict[str, Any]], None]
+"""Takes records like {"type": "status", "what": "camera_lost", "why": "..."}; plain JSON data."""
+
+KINDS = {
+    "rtsp": "capture:open_stream",
+    "rtsps": "capture:open_stream",
+    "http": "capture:open_stream",
+    "https": "capture:open_stream",
+    "v4l2": "capture:open_v4l2",
+    "raw": "raw:open_raw",
+    "gst": "gst:open_gst",
+}
+REOPENED = tuple(kind for kind in KINDS if kind != "raw")  # bytes on stdin come once
+FORMS = ("clip.mp4", "folder/?fps=10", "/dev/video0")
+
+
+def open_source(
+    text: str,
+    *,
+    on_status: OnStatus = lambda record: None,
+    must_open: bool = True,
+    pace: float | None = None,
+) -> Source:
+    """The source that ``text`` names: a video file, a folder of images, a device or an address.
+
+    Live sources are reopened when they die; on_status is told. must_open: a live source that is not there now
+    is an error; False: ``read`` waits until it comes. pace: replay a source that is not live as if it were a
+    camera, at that many times its speed.
+    Raises UsageError in one line, with every password hidden; TargetUnavailableError without a library.
+    """
+    from edgepv.runtimes.sources.pace import Pace
+    from edgepv.runtimes.sources.reconnect import Reconnecting
+
+    open_kind = _opener(text)
+    if _kind(text) not in REOPENED:
+        source = open_kind(text, on_status)
+        return source if pace is None else Pace(source, rate=pace)
+    if pace is not None:
+        raise UsageError("only a file can be replayed at a pace; a camera has its own")
+    return Reconnecting(lambda: open_kind(text, on_status), on_status, must_open=must_open)
+
+
+def is_live(text: str) -> bool:
+    """Whether the source that ``text`` names has a clock of its own; a file, a folder or a pipe waits."""
+    return _kind(text) in REOPENED
+
+
+def is_video_file(text: str) -> bool:
+    """Whether ``text`` is a path that is not a folder of images."""
+    return _kind(text) == "" and not _is_folder(text)
+
+
+def _is_folder(text: str) -> bool:
+    return Path(text).is_dir() or Path(text.rpartition("?")[0] or text).is_dir()
+
+
+def _kind(text: str) -> str:
+    """The scheme; "" for a path. What lies on the disk is a path, whatever its name looks like."""
+    if text.startswith("/dev/video"):
+        return "v4l2"
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):", text)
+    return "" if scheme is None or Path(text).exists() else scheme[1].lower()
+
+
+def _opener(text: str) -> Callable[[str, OnStatus], Source]:
+    kind = _kind(text)
+    if kind == "":
+        where = "images:open_images" if _is_folder(text) else "capture:open_file"
+    elif kind in KINDS:
+        where = KINDS[kind]
+    else:
+        raise UsageError(f"{unknown('kind of source', kind, KINDS)} Or a path: {', '.join(FORMS)}")
+    module, _, function = where.partition(":")
+    return getattr(importlib.import_module(f"edgepv.runtimes.sources.{module}"), function)

@@ -1,0 +1,62 @@
+"""What the text of a source says: its options, its frame rate, and what of it may be shown."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from urllib.parse import parse_qsl
+
+from edgepv.errors import UsageError, unknown
+
+_USER = re.compile(r"(//[^/\s:@]*):\S*@")
+_VALUE = re.compile(r"([\w-]*(?:pass|pwd|pw|token|secret|key|auth)[\w-]*=)[^&\s]+", re.IGNORECASE)
+_NTSC = (24, 30, 48, 60, 120)
+
+
+def without_password(text: str) -> str:
+    """The address with ``***`` for what must not be shown: //user:***@host, pwd=***.
+
+    A password with an @ or a / in it is hidden too: everything up to the last @ is.
+    """
+    return _VALUE.sub(r"\1***", _USER.sub(r"\1:***@", text))
+
+
+def frame_rate(value: float | Fraction) -> Fraction | None:
+    """Frames per second as a fraction: 29.97 is 30000/1001. None for what is no rate (0, NaN, 90000)."""
+    if not 0 < float(value) < 1000:
+        return None
+    rate = Fraction(value)
+    for whole in _NTSC:
+        exact = Fraction(whole * 1000, 1001)
+        if abs(rate - exact) < Fraction(5, 1000):
+            return exact
+    return rate.limit_denominator(1001)
+
+
+def options(text: str, defaults: dict[str, str | None]) -> tuple[str, dict[str, str]]:
+    """("folder", {"fps": "10"}) of "folder?fps=10". A default of None: the option must be given.
+
+    Raises UsageError for an unknown, empty or missing option.
+    """
+    rest, _, query = text.partition("?")
+    given = dict(parse_qsl(query, keep_blank_values=True))
+    for key in given:
+        if key not in defaults:
+            raise UsageError(f"{text}: {unknown('option', key, defaults)}")
+    values = {key: given.get(key, default) for key, default in defaults.items()}
+    found = {key: value for key, value in values.items() if value}
+    if len(found) < len(values):
+        missing = min(set(values) - set(found))
+        raise UsageError(f"{text}: the option '{missing}' is missing. Write {rest}?{missing}=...")
+    return rest, found
+
+
+def rate_option(text: str, value: str) -> Fraction:
+    """The ``fps`` option, "25", "29.97" or "30000/1001". Raises UsageError if it is no frame rate."""
+    try:
+        rate = frame_rate(Fraction(value))
+    except (ValueError, ZeroDivisionError):
+        rate = None
+    if rate is None:
+        raise UsageError(f"{text}: fps={value} is no frame rate. Write fps=25 or fps=30000/1001")
+    return rate

@@ -1,0 +1,91 @@
+"""A folder of images as a video."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from edgepv.console import hush_native
+from edgepv.errors import UsageError
+from edgepv.optional import need
+from edgepv.runtimes.sources import Frame, OnStatus
+from edgepv.runtimes.sources.address import options, rate_option
+
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+
+def open_images(text: str, on_status: OnStatus) -> Images:
+    """The images of "folder" or "folder?fps=25". Raises UsageError if it holds none."""
+    if Path(text).is_dir():
+        return Images(Path(text), Fraction(10), on_status)
+    folder, given = options(text, {"fps": "10"})
+    return Images(Path(folder), rate_option(text, given["fps"]), on_status)
+
+
+def natural(path: Path) -> list[tuple[int, str]]:
+    """Sorts 2.jpg before 10.jpg."""
+    parts = re.findall(r"\d+|\D+", path.name)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+
+
+class Images:
+    """Images in natural order, at index / fps. A damaged one is skipped, and its time passes.
+
+    Raises UsageError at the end if every image was damaged.
+    """
+
+    live = False
+
+    def __init__(self, folder: Path, rate: Fraction, on_status: OnStatus) -> None:
+        self._folder, self._rate, self._status = folder, rate, on_status
+        self.fps: Fraction | None = rate
+        self._paths = sorted((p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES), key=natural)
+        if not self._paths:
+            raise UsageError(f"{folder} holds no image. Known suffixes: {', '.join(SUFFIXES)}")
+        self._next = 0
+        self._shape: tuple[int, ...] | None = None
+
+    def read(self) -> Frame | None:
+        while self._next < len(self._paths):
+            index, path = self._next, self._paths[self._next]
+            self._next += 1
+            pixels = decode(path)
+            if pixels is not None:
+                return self._frame(pixels, index)
+            self._status({"type": "status", "what": "image_skipped", "why": f"{path} cannot be decoded"})
+        if self._shape is None and self._paths:
+            raise UsageError(
+                f"none of the {len(self._paths)} images in {self._folder} can be decoded. Are they whole?"
+            )
+        return None
+
+    def _frame(self, pixels: np.ndarray, index: int) -> Frame:
+        before, self._shape = self._shape, pixels.shape
+        why = size_change(before, pixels.shape)
+        return Frame(pixels, float(index / self._rate), time.monotonic(), bool(why), why)
+
+    def close(self) -> None:
+        self._paths = []
+
+
+def size_change(before: tuple[int, ...] | None, now: tuple[int, ...]) -> str:
+    """ "size changed from 640x480 to 320x240" for two shapes (H, W, 3); "" if they are one, or the first."""
+    if before is None or before == now:
+        return ""
+    return f"size changed from {before[1]}x{before[0]} to {now[1]}x{now[0]}"
+
+
+def decode(path: Path) -> np.ndarray | None:
+    """(H, W, 3) uint8 BGR, or None if the file is damaged. A JPEG that breaks off is damaged."""
+    cv2 = need("cv2", extra="cpu")
+    data = path.read_bytes()
+    if not data or (data.startswith(b"\xff\xd8") and b"\xff\xd9" not in data[-64:]):
+        return None
+    with hush_native(), contextlib.suppress(cv2.error):
+        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    return None

@@ -1,0 +1,106 @@
+"""Time: a file replayed as if it were a camera, and which frames of a camera a model is owed."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+from edgepv.errors import UsageError
+from edgepv.runtimes.sources import Frame, Source
+
+
+class Pace:
+    """A source handed out at its own speed times ``rate``; who comes late loses frames.
+
+    time_s stays as the source says it, so at rate 2 an hour of it passes in half an hour. lost: frames so far
+    that nobody took in time. sleep: waits for seconds; by default until ``close``.
+    """
+
+    live = True
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        rate: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Any] | None = None,
+    ) -> None:
+        if not 0 < rate < math.inf:
+            raise UsageError(f"a pace of {rate} is impossible. 1 is the speed of the camera, 2 twice that")
+        self._source, self._rate = source, rate
+        self._closed = threading.Event()
+        self._clock, self._sleep = clock, sleep or self._closed.wait
+        self._ahead: Frame | None = None
+        self._zero_s: float | None = None  # when time_s = 0 is
+        self.fps: Fraction | None = source.fps
+        self.lost = 0
+
+    def read(self) -> Frame | None:
+        if self._zero_s is None:
+            self._ahead = self._source.read()
+            first_s = self._ahead.time_s if self._ahead else 0.0
+            self._zero_s = self._clock() - first_s / self._rate
+        frame = self._newest(self._zero_s)
+        if frame is None:
+            return None
+        wait_s = self._due_s(frame, self._zero_s) - self._clock()
+        if wait_s > 0:
+            self._sleep(wait_s)
+        if self._closed.is_set():
+            return None
+        return Frame(frame.pixels, frame.time_s, self._clock(), frame.restarted, frame.why)
+
+    def _due_s(self, frame: Frame, zero_s: float) -> float:
+        return zero_s + frame.time_s / self._rate
+
+    def _newest(self, zero_s: float) -> Frame | None:
+        """The frame that a camera would give now: the last one whose time has come, or the next."""
+        frame, self._ahead = self._ahead, self._source.read() if self._ahead else None
+        while frame and self._ahead and self._due_s(self._ahead, zero_s) <= self._clock():
+            self.lost += 1
+            frame, self._ahead = self._ahead, self._source.read()
+        return frame
+
+    def close(self) -> None:
+        self._closed.set()
+        self._source.close()
+
+
+class Due:
+    """Which frames of a camera a model at ``fps`` gets, by their time stamps.
+
+    Model tick k is at k / fps after the first frame, and is owed the newest frame of that time, as in a file
+    (``clips.resample``). A frame is due unless every tick before the frame after it has been answered; a tick
+    whose frame was lost is answered by the one that comes late. camera: the camera's rate, if known (else:
+    the model's); a time stamp may be off by just under half of its period without changing anything.
+    """
+
+    def __init__(self, fps: Fraction, camera: Fraction | None = None) -> None:
+        self._camera = camera or fps
+        self._ticks_per_frame = fps / self._camera
+        self.reset()
+
+    def reset(self) -> None:
+        """The next frame is the first again: the source restarted."""
+        self._start_s: Fraction | None = None
+        self._tick = 0
+
+    def due(self, time_s: float) -> tuple[bool, int]:
+        """Whether the frame of ``time_s`` is due, and how many ticks before it got none since the last."""
+        now_s = Fraction(time_s)
+        if self._start_s is None:
+            self._start_s = now_s
+        index = round((now_s - self._start_s) * self._camera)
+        first = math.ceil(index * self._ticks_per_frame)
+        last = math.ceil((index + 1) * self._ticks_per_frame) - 1
+        if last < self._tick:
+            return False, 0
+        answered = max(self._tick, min(first, last))
+        missed = answered - self._tick
+        self._tick = answered + 1
+        return True, missed

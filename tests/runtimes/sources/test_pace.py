@@ -1,0 +1,198 @@
+"""Time: a file replayed as a camera, and which frames a model is owed."""
+
+from __future__ import annotations
+
+import math
+import random
+import threading
+import time
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgepv.clips import resample
+from edgepv.errors import UsageError
+from edgepv.runtimes.sources import Frame, open_source
+from edgepv.runtimes.sources.pace import Due, Pace
+
+
+class Film:
+    """10 frames at 10 fps whose first pixel is their number, and a clock that only sleeping moves."""
+
+    live = False
+    fps: Fraction | None = Fraction(10)
+
+    def __init__(self) -> None:
+        self.now_s = 50.0
+        self._number = -1
+
+    def read(self) -> Frame | None:
+        self._number += 1
+        if self._number == 10:
+            return None
+        return Frame(np.full((2, 2, 3), self._number, np.uint8), self._number / 10, 0.0)
+
+    def close(self) -> None:
+        pass
+
+    def pass_(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
+def paced(rate: float = 1.0) -> tuple[Pace, Film]:
+    film = Film()
+    return Pace(film, rate=rate, clock=lambda: film.now_s, sleep=film.pass_), film
+
+
+@pytest.mark.parametrize(("rate", "lasts"), [(1.0, 0.9), (2.0, 0.45), (0.5, 1.8)])
+def test_a_prompt_reader_gets_every_frame_at_its_time(rate: float, lasts: float) -> None:
+    source, film = paced(rate)
+    frames = []
+    while frame := source.read():
+        frames.append(frame)
+    assert source.live and source.fps == 10 and source.lost == 0
+    assert [f.time_s for f in frames] == [i / 10 for i in range(10)]
+    assert [f.arrived_s for f in frames] == pytest.approx([50 + i / 10 / rate for i in range(10)])
+    assert film.now_s == pytest.approx(50 + lasts)
+
+
+def test_a_late_reader_loses_the_frames_between_and_gets_the_newest() -> None:
+    source, film = paced()
+    numbers = []
+    while frame := source.read():
+        numbers.append(int(frame.pixels[0, 0, 0]))
+        film.pass_(0.25)
+    # Read at 0, 0.25, 0.5, 0.75 ... s: the newest frames of those times.
+    assert numbers == [0, 2, 5, 7, 9] and source.lost == 5
+
+
+def test_a_pace_is_above_0() -> None:
+    with pytest.raises(UsageError, match="a pace of 0 is impossible"):
+        Pace(Film(), rate=0)
+
+
+def test_a_replayed_file_takes_its_time_and_close_ends_the_wait(write_video: Callable[..., Path]) -> None:
+    source = open_source(str(write_video("x.mp4", [10, 200, 10], fps=5)), pace=2)
+    start = time.monotonic()
+    assert source.read() and source.read()
+    assert 0.09 < time.monotonic() - start < 2
+    source.close()
+    slow = open_source(str(write_video("x.mp4", [10, 200], fps=5)), pace=0.01)
+    slow.read()
+    threading.Timer(0.1, slow.close).start()
+    start = time.monotonic()
+    assert slow.read() is None and time.monotonic() - start < 1  # the next frame comes after 20 s
+
+
+def taken(due: Due, times: list[float]) -> tuple[list[int], int]:
+    """Which frames were due, and how many ticks were missed in all."""
+    answers = [due.due(time_s) for time_s in times]
+    return [i for i, (is_due, _) in enumerate(answers) if is_due], sum(missed for _, missed in answers)
+
+
+RATES = st.sampled_from(
+    [Fraction(n) for n in (1, 5, 10, 12, 15, 24, 25, 30, 50, 60)]
+    + [Fraction(15000, 1001), Fraction(30000, 1001), Fraction(60000, 1001), Fraction(25, 2)]
+)
+
+FEW_RATES = st.sampled_from([Fraction(n) for n in (5, 10, 25, 60)] + [Fraction(30000, 1001)])
+
+
+@given(camera=RATES, model=RATES, start=st.floats(0, 1e6), count=st.integers(1, 200))
+def test_a_live_camera_gives_the_frames_of_a_file(
+    camera: Fraction, model: Fraction, start: float, count: int
+) -> None:
+    times = [start + float(i / camera) for i in range(count)]
+    due, missed = taken(Due(model, camera), times)
+    assert due == sorted(set(resample(count, camera, model)))
+    assert missed == (0 if camera >= model else math.ceil((count - 1) * model / camera) + 1 - count)
+
+
+class Slow:
+    """The same rule without any shortcut: it looks at every tick of 25 frames."""
+
+    def __init__(self, model: Fraction, camera: Fraction) -> None:
+        self.model, self.camera = model, camera
+        self.answered: set[int] = set()
+        self.passed: set[int] = set()
+        self.start: Fraction | None = None
+
+    def due(self, time_s: float) -> tuple[bool, int]:
+        self.start = Fraction(time_s) if self.start is None else self.start
+        place = (Fraction(time_s) - self.start) * self.camera
+        index = min(range(math.floor(place), math.floor(place) + 2), key=lambda i: (abs(i - place), i % 2))
+        begun = [
+            k
+            for k in range(math.ceil(25 * self.model / self.camera))
+            if k / self.model < (index + 1) / self.camera
+        ]
+        own = [k for k in begun if k / self.model >= index / self.camera]
+        open_ = [k for k in begun if k not in self.answered | self.passed]
+        if not open_:
+            return False, 0
+        tick = min((k for k in own if k in open_), default=max(open_))
+        missed = {k for k in open_ if k < tick}
+        self.answered.add(tick)
+        self.passed |= missed
+        return True, len(missed)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    camera=FEW_RATES,
+    model=FEW_RATES,
+    lost=st.sets(st.integers(1, 20), max_size=12),
+    jitter=st.lists(st.floats(-0.6, 0.6), min_size=21, max_size=21),
+)
+def test_lost_and_late_frames_are_owed_as_the_slow_rule_says(
+    camera: Fraction, model: Fraction, lost: set[int], jitter: list[float]
+) -> None:
+    period = float(1 / camera)
+    times = [i * period + jitter[i] * period for i in range(21) if i not in lost]
+    fast, slow = Due(model, camera), Slow(model, camera)
+    assert [fast.due(t) for t in times] == [slow.due(t) for t in times]
+
+
+def test_ten_hours_at_29_97_fps_do_not_drift_and_jitter_of_a_third_of_a_period_costs_nothing() -> None:
+    rate = Fraction(30000, 1001)
+    dice = random.Random(0)
+    for hour in range(11):
+        due = Due(rate, rate)
+        due.due(0.0)
+        first = int(hour * 3600 * rate)
+        due.due(float(first / rate))
+        late = [float((first + i) / rate) + dice.uniform(-0.011, 0.011) for i in range(1, 300)]
+        assert [due.due(t) for t in late] == [(True, 0)] * 299
+    half = Due(rate / 2, rate)
+    assert taken(half, [float(i / rate) for i in range(1_078_000, 1_078_010)])[0] == [0, 2, 4, 6, 8]
+
+
+def test_a_camera_slower_than_the_model_is_always_due_and_the_other_ticks_are_missed() -> None:
+    due = Due(Fraction(30), Fraction(10))
+    assert [due.due(i / 10) for i in range(3)] == [(True, 0), (True, 2), (True, 2)]
+
+
+def test_a_lost_frame_is_made_up_for_by_the_next_and_a_gap_is_counted() -> None:
+    due = Due(Fraction(10), Fraction(20))
+    assert [due.due(t) for t in (0.0, 0.05)] == [(True, 0), (False, 0)]
+    assert due.due(0.15) == (True, 0)  # the frame of 0.1 s was lost
+    assert due.due(0.2) == (True, 0)
+    assert due.due(0.65) == (True, 3)  # ticks 3, 4 and 5; this frame is tick 6
+
+
+def test_a_camera_of_unknown_rate_gives_one_frame_to_a_tick() -> None:
+    due, missed = taken(Due(Fraction(10)), [i / 24 for i in range(240)])
+    assert len(due) in (100, 101) and missed == 0
+
+
+def test_a_restart_begins_at_the_first_tick() -> None:
+    due = Due(Fraction(10), Fraction(10))
+    assert due.due(500.0) == (True, 0)
+    assert due.due(3.0) == (False, 0)
+    due.reset()
+    assert [due.due(3.0), due.due(3.1)] == [(True, 0), (True, 0)]

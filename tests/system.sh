@@ -1,0 +1,28 @@
+#!/bin/sh
+# Installs the programs that live tests start, where it can: as root on Debian or Ubuntu, only what is missing.
+# Never fails: a test whose program is not there is skipped and says so.
+
+PACKAGES="mosquitto ffmpeg stress-ng python3-gi gir1.2-gstreamer-1.0 gir1.2-gst-plugins-base-1.0
+gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good"
+
+absent() {
+    for package in $PACKAGES; do
+        dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || printf '%s ' "$package"
+    done
+}
+
+if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
+    echo "no apt-get here: live tests that need a program this machine lacks will be skipped"
+    exit 0
+fi
+missing=$(absent)
+if [ -n "$missing" ] && [ "$(id -u)" = 0 ]; then
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq >/dev/null 2>&1
+    for package in $missing; do
+        apt-get install -qq -y --no-install-recommends "$package" >/dev/null 2>&1
+    done
+    missing=$(absent)
+fi
+[ -z "$missing" ] || echo "not installed: ${missing% }; live tests that need them will be skipped"
+exit 0
