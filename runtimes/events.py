@@ -1,0 +1,397 @@
+"""From scores to events: rules with hysteresis, smoothing over time, zones, and one record per change."""
+
+from __future__ import annotations
+
+import math
+import secrets
+import string
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from edgepv.errors import UsageError, unknown
+from edgepv.optional import need
+from edgepv.runtimes.sinks import Record
+from edgepv.types import decode
+
+Point: TypeAlias = tuple[float, float]
+Polygon: TypeAlias = tuple[Point, ...]
+Position: TypeAlias = tuple[float, float, float]
+Positions: TypeAlias = Mapping[str, Sequence[Position]]
+
+ANY = "*"
+ANOMALY = "anomaly"
+UPDATE_RISE = 0.05
+UPDATE_S = 1.0
+
+
+@dataclass(frozen=True)
+class Rule:
+    """When a label becomes an event. All scores are smoothed ones, 0 to 1; all times in seconds.
+
+    threshold: an event starts once the score stayed at or above it for min_s. release: it ends once the
+    score is below this; None: the threshold. smooth_s: time constant of the smoothing, 0 for none.
+    cooldown_s: from the end of one event to the start of the next. hold_s: how long a running event outlives
+    answers that are stale or not valid; longer than the time between two answers.
+    zones: where the label must be, if the answers say where it is; elsewhere it counts as 0.
+    camera: the only one the rule is for; None: every one.
+    Label "*" is the anomaly rule: its score is how unsure the model is, ``doubt`` says by which measure
+    ("entropy": of all scores, 1 where all are equal; "rest": 1 - the highest score).
+    """
+
+    label: str
+    threshold: float
+    release: float | None = None
+    smooth_s: float = 0.0
+    min_s: float = 0.0
+    cooldown_s: float = 0.0
+    hold_s: float = 2.0
+    zones: tuple[str, ...] = ()
+    camera: str | None = None
+    doubt: Literal["entropy", "rest"] = "entropy"
+
+    @property
+    def low(self) -> float:
+        """Below this score a running event ends."""
+        return self.threshold if self.release is None else self.release
+
+
+@dataclass(frozen=True)
+class Zone:
+    """A named part of the picture. polygon: corners (x, y), relative to width and height, 0 to 1."""
+
+    name: str
+    polygon: Polygon
+
+    def holds(self, x: float, y: float) -> bool:
+        """Whether a point is inside or on the edge."""
+        cv2 = need("cv2", extra="cpu")
+        return bool(cv2.pointPolygonTest(np.array(self.polygon, np.float32), (x, y), False) >= 0)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """All rules and the zones they name. Raises UsageError if a number or a name makes no sense."""
+
+    rules: tuple[Rule, ...]
+    zones: tuple[Zone, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [z.name for z in self.zones]
+        if len(set(names)) != len(names):
+            raise UsageError(f"zone '{max(names, key=names.count)}' is there twice. Give each its own name")
+        for zone in self.zones:
+            check_polygon(zone.polygon, f"zone '{zone.name}'")
+        for rule in self.rules:
+            _check_rule(rule, names)
+
+    def check_labels(self, labels: Sequence[str]) -> None:
+        """Raise UsageError if a rule is for a label the model does not have: it would never fire."""
+        for rule in self.rules:
+            if rule.label != ANY and rule.label not in labels:
+                raise UsageError(f"rule: {unknown('label', rule.label, labels)}")
+
+
+@dataclass(frozen=True)
+class LiveConfig:
+    """What a live file says.
+
+    masks: polygons hidden from everyone, the model too. redact: polygons hidden from all but the model.
+    """
+
+    camera: str
+    rules: Rules
+    masks: tuple[Polygon, ...] = ()
+    redact: tuple[Polygon, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Camera:
+    name: str
+
+
+@dataclass(frozen=True)
+class _Mask:
+    polygon: Polygon
+
+
+@dataclass(frozen=True)
+class _Redact:
+    regions: tuple[Polygon, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Document:
+    """The sections of the file, by their names in it."""
+
+    camera: _Camera
+    rule: tuple[Rule, ...]
+    zone: tuple[Zone, ...] = ()
+    mask: tuple[_Mask, ...] = ()
+    redact: _Redact = field(default_factory=_Redact)
+
+
+def read_rules(path: Path) -> LiveConfig:
+    """A live file (TOML). Raises UsageError naming the place of an unknown key or a wrong value."""
+    if not path.is_file():
+        raise UsageError(f"{path} does not exist. --rules wants a TOML file like examples/alarm.toml")
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise UsageError(f"{path} is not valid TOML: {e}") from e
+    found = decode(_Document, data, where=path.name)
+    try:
+        for n, mask in enumerate(found.mask):
+            check_polygon(mask.polygon, f"mask[{n}]")
+        for n, region in enumerate(found.redact.regions):
+            check_polygon(region, f"redact.regions[{n}]")
+        rules = Rules(found.rule, found.zone)
+    except UsageError as e:
+        raise UsageError(f"{path.name}: {e}") from e
+    return LiveConfig(found.camera.name, rules, tuple(m.polygon for m in found.mask), found.redact.regions)
+
+
+def check_polygon(polygon: Polygon, what: str) -> None:
+    """Raise UsageError unless there are 3 corners or more, within the picture, around some area."""
+    if len(polygon) < 3:
+        raise UsageError(f"{what}: a polygon has 3 corners or more, this one has {len(polygon)}")
+    for x, y in polygon:
+        if not (0 <= x <= 1 and 0 <= y <= 1):  # NaN is outside too
+            raise UsageError(f"{what}: corner ({x:g}, {y:g}) is outside the picture. Corners are 0 to 1")
+    pairs = zip(polygon, (*polygon[1:], polygon[0]))
+    if abs(sum(x0 * y1 - x1 * y0 for (x0, y0), (x1, y1) in pairs)) < 1e-9:
+        raise UsageError(f"{what}: the corners are on one line and hold no area")
+
+
+def _check_rule(rule: Rule, zones: Sequence[str]) -> None:
+    what = f"rule for '{rule.label}'"
+    if not 0 < rule.threshold <= 1:
+        raise UsageError(f"{what}: threshold {rule.threshold:g} is not above 0 and up to 1")
+    if not 0 < rule.low <= rule.threshold:
+        raise UsageError(f"{what}: release {rule.low:g} is not above 0 and up to the threshold")
+    if not rule.hold_s > 0:
+        raise UsageError(f"{what}: hold_s = {rule.hold_s:g} would end every event at the next answer")
+    for name in ("smooth_s", "min_s", "cooldown_s", "hold_s"):
+        if not 0 <= getattr(rule, name) < math.inf:
+            raise UsageError(f"{what}: {name} = {getattr(rule, name):g} is not a number of seconds")
+    for zone in rule.zones:
+        if zone not in zones:
+            raise UsageError(f"{what}: {unknown('zone', zone, zones)}")
+    if rule.label == ANY and rule.zones:
+        raise UsageError(f"{what}: doubt is about the whole picture and has no place. Remove its zones")
+
+
+class Events:
+    """Watches one camera by the rules that are for it. Not for several threads at once.
+
+    suffix: makes the part of an event's id that follows its start time.
+    """
+
+    def __init__(self, rules: Rules, camera: str, *, suffix: Callable[[], str] | None = None) -> None:
+        mine = [r for r in rules.rules if r.camera in (None, camera)]
+        self._zones = rules.zones
+        self._watches = [_Watch(rule, camera, suffix or _random) for rule in mine]
+        self._clock, self._time_s, self._wall = 0.0, math.nan, math.nan
+
+    def step(
+        self,
+        time_s: float,
+        wall_time: float,
+        scores: Mapping[str, float],
+        *,
+        valid: bool,
+        stale: bool,
+        positions: Positions | None = None,
+    ) -> list[Record]:
+        """Records of what changed with one answer.
+
+        time_s: the frame's, on the source's clock. wall_time: seconds since 1970, for the records. scores:
+        of every label, 0 to 1. positions: label -> (x, y, score) of where it was seen, relative to width and
+        height; only labels in it have places. Answers that are stale, not valid or not finite start no event.
+        Raises UsageError for a rule whose label has no score.
+        """
+        self._advance(time_s, wall_time)
+        finite = all(math.isfinite(s) for s in scores.values())
+        records = []
+        for watch in self._watches:
+            if stale or not valid or not finite:
+                records += watch.blind(self._clock, wall_time)
+                continue
+            score, zones = self._seen(watch.rule, scores, positions or {})
+            records += watch.see(self._clock, wall_time, score, zones)
+        return records
+
+    def restart(self, wall_time: float, why: str = "the camera was gone") -> list[Record]:
+        """End what is running: what comes next has nothing to do with it.
+
+        Until the next answer cooldowns go by the wall clock.
+        """
+        if wall_time > self._wall:  # not for NaN: nothing was seen yet
+            self._clock += wall_time - self._wall
+            self._wall = wall_time
+        self._time_s = math.nan
+        return [r for watch in self._watches for r in watch.end(self._clock, wall_time, why)]
+
+    def close(self, wall_time: float) -> list[Record]:
+        """End what is running because the program ends."""
+        return self.restart(wall_time, "shutdown")
+
+    def _advance(self, time_s: float, wall_time: float) -> None:
+        """Move the clock that never runs backwards, whatever the source's and the wall's do."""
+        gone = wall_time - self._wall if math.isnan(self._time_s) else time_s - self._time_s
+        if gone > 0:  # not for NaN: the very first answer
+            self._clock += gone
+        self._time_s, self._wall = time_s, wall_time
+
+    def _seen(
+        self, rule: Rule, scores: Mapping[str, float], positions: Positions
+    ) -> tuple[float, tuple[str, ...]]:
+        """The score a rule goes by, and the zones its label is in."""
+        if rule.label == ANY:
+            return _doubt(list(scores.values()), rule.doubt), ()
+        if rule.label not in scores:
+            raise UsageError(f"rule: {unknown('label', rule.label, scores)}")
+        if rule.label not in positions:
+            return scores[rule.label], ()
+        best, inside = 0.0, set()
+        for x, y, score in positions[rule.label]:
+            where = {z.name for z in self._zones if z.holds(x, y)}
+            if where.intersection(rule.zones):
+                best = max(best, score)
+            if score >= rule.low:
+                inside |= where
+        zones = tuple(
+            z.name for z in self._zones if z.name in inside and (not rule.zones or z.name in rule.zones)
+        )
+        return (best if rule.zones else scores[rule.label]), zones
+
+
+@dataclass(frozen=True)
+class _Event:
+    """One event as its records show it. Times are seconds since 1970."""
+
+    id: str
+    camera: str
+    label: str
+    score: float
+    top_score: float
+    start_time: float
+    end_time: float | None = None
+    zones: tuple[str, ...] = ()
+
+    def shown(self) -> Record:
+        return {
+            "id": self.id,
+            "camera": self.camera,
+            "label": self.label,
+            "score": self.score,
+            "top_score": self.top_score,
+            "start_time": self.start_time,
+            "end_time": self.end_time,
+            "zones": list(self.zones),
+        }
+
+
+class _Watch:
+    """One rule on one camera: waiting, above the threshold since a while, or in an event."""
+
+    def __init__(self, rule: Rule, camera: str, suffix: Callable[[], str]) -> None:
+        self.rule, self._camera, self._suffix = rule, camera, suffix
+        self._free_at = -math.inf
+        self._event: _Event | None = None
+        self._told: _Event | None = None
+        self._told_at = -math.inf
+        self._forget()
+
+    def _forget(self) -> None:
+        self._score: float | None = None
+        self._seen_at = -math.inf
+        self._above: tuple[float, float] | None = None
+
+    def see(self, now: float, wall: float, raw: float, zones: tuple[str, ...]) -> list[Record]:
+        """A good answer. now: seconds on a clock that never runs backwards."""
+        records = self._outlived(now, wall)
+        score = self._score = self._smoothed(now, raw)
+        self._seen_at = now
+        if self._event is None:
+            return records + self._wait(now, wall, score, zones)
+        entered = tuple(z for z in zones if z not in self._event.zones)
+        self._event = replace(
+            self._event,
+            score=score,
+            top_score=max(score, self._event.top_score),
+            zones=self._event.zones + entered,
+        )
+        if score < self.rule.low:
+            return records + self.end(now, wall, f"the score fell below {self.rule.low:g}")
+        return records + self._tell(now)
+
+    def blind(self, now: float, wall: float) -> list[Record]:
+        """An answer that says nothing: it starts nothing, and a running event lives for hold_s."""
+        return self._outlived(now, wall)
+
+    def end(self, now: float, wall: float, why: str) -> list[Record]:
+        """The end of the running event, if there is one; what was seen is forgotten."""
+        event, told = self._event, self._told
+        self._forget()
+        if event is None or told is None:
+            return []
+        self._event = self._told = None
+        self._free_at = now + self.rule.cooldown_s
+        ended = replace(event, end_time=max(wall, event.start_time))
+        return [_record("end", told, ended) | {"why": why}]
+
+    def _outlived(self, now: float, wall: float) -> list[Record]:
+        if now - self._seen_at <= self.rule.hold_s:
+            return []
+        return self.end(now, wall, f"no fresh and valid answer for {self.rule.hold_s:g} s")
+
+    def _smoothed(self, now: float, raw: float) -> float:
+        """Exponential smoothing over time: after smooth_s a step has come 63 % of its way."""
+        if self._score is None or self.rule.smooth_s == 0:
+            return raw
+        return self._score + (raw - self._score) * -math.expm1(-(now - self._seen_at) / self.rule.smooth_s)
+
+    def _wait(self, now: float, wall: float, score: float, zones: tuple[str, ...]) -> list[Record]:
+        if score < self.rule.threshold:
+            self._above = None
+            return []
+        since, start = self._above = self._above or (now, wall)
+        if now - since < self.rule.min_s or now < self._free_at:
+            return []
+        label = ANOMALY if self.rule.label == ANY else self.rule.label
+        name = f"{start:.6f}-{self._suffix()}"
+        self._event = self._told = _Event(name, self._camera, label, score, score, start, zones=zones)
+        self._told_at = now
+        return [_record("new", None, self._event)]
+
+    def _tell(self, now: float) -> list[Record]:
+        """An update if the event got clearly stronger or entered a zone, at most one a second."""
+        event, told = self._event, self._told
+        if event is None or told is None or now - self._told_at < UPDATE_S:
+            return []
+        if event.top_score - told.top_score < UPDATE_RISE - 1e-9 and event.zones == told.zones:
+            return []
+        self._told, self._told_at = event, now
+        return [_record("update", told, event)]
+
+
+def _record(kind: str, before: _Event | None, after: _Event) -> dict[str, Any]:
+    return {"type": kind, "before": before.shown() if before else None, "after": after.shown()}
+
+
+def _doubt(scores: Sequence[float], how: Literal["entropy", "rest"]) -> float:
+    """How unsure the model is, 0 (sure) to 1. scores: sum to 1."""
+    if how == "rest":
+        return 1.0 - max(scores)
+    if len(scores) < 2:
+        return 0.0
+    return -sum(s * math.log(s) for s in scores if s > 0) / math.log(len(scores))
+
+
+def _random() -> str:
+    return "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(6))
