@@ -94,7 +94,6 @@ class Bundle:
             return replay_variant(chosen)
         raise UsageError(f"{self.folder}: {unknown('engine', engine, {v.engine for v in variants.values()})}")
 
-
     def ladder(self) -> tuple[Variant, ...]:
         """The variants a deadline chooses from, the largest first."""
         return tuple(self.variant(rung.variant) for rung in self.measured.ladder) or (self.variant(),)

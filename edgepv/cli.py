@@ -12,12 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from edgepv import __version__
+from edgepv import __version__, cli_live
+from edgepv.console import say_next
 from edgepv.errors import EdgepvError, UsageError
 
 EXIT_CODES = """exit codes:
   0 ok    1 internal error    2 wrong input or option    3 accuracy gate    4 latency gate
-  5 parity    6 inconclusive (too few clips to tell)    7 target or engine not on this machine"""
+  5 parity    6 inconclusive (too few clips to tell)    7 target or engine not on this machine
+  8 camera lost    9 signature"""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -69,10 +71,14 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
     _export(commands)
     _stream(commands)
-    _run(commands)
+    cli_live.add_run(commands)
+    cli_live.add_bench(commands)
+    cli_live.add_ladder(commands)
     _report(commands)
     _verify(commands)
     _inspect(commands)
+    cli_live.add_signing(commands)
+    cli_live.add_update(commands)
     for name, text, call in (
         ("targets", "the devices edgepv packs for", targets_command),
         ("models", "the built-in trained models", models_command),
@@ -194,29 +200,6 @@ def _stream(commands: Any) -> None:
     c.set_defaults(run=stream_command)
 
 
-def _run(commands: Any) -> None:
-    text = "run a bundle on a video: answers as JSON lines on stdout, a summary on stderr"
-    c = commands.add_parser("run", help=text, description=text)
-    c.add_argument("bundle", metavar="BUNDLE", help="bundle folder or .zip")
-    c.add_argument("--source", metavar="FILE", required=True, help="video file")
-    c.add_argument("--video", metavar="FILE", help="write the clip with label and score drawn on it (.mp4)")
-    c.add_argument("--variant", metavar="NAME", help="variant to run (default: the one the bundle chose)")
-    c.add_argument(
-        "--engine",
-        metavar="NAME",
-        help="engine to run it on; a jetson bundle's Q/DQ file can be replayed with onnxruntime",
-    )
-    c.add_argument("--threads", type=int, default=1, metavar="N", help="threads of the engine (default: 1)")
-    c.add_argument("--deadline-ms", type=float, metavar="MS", help="count answers that took longer as misses")
-    c.add_argument(
-        "--on-cut",
-        choices=("reset", "keep"),
-        default="reset",
-        help="at a scene cut forget what was seen, or keep it (default: reset)",
-    )
-    c.set_defaults(run=run_command)
-
-
 def _report(commands: Any) -> None:
     text = "put every variant of one or more bundles side by side"
     c = commands.add_parser("report", help=text, description=text)
@@ -233,6 +216,7 @@ def _verify(commands: Any) -> None:
     text = "check every digest of a bundle and replay its golden vectors"
     c = commands.add_parser("verify", help=text, description=text)
     c.add_argument("bundle", metavar="BUNDLE", help="bundle folder or .zip")
+    c.add_argument("--key", metavar="FILE", help="public key (PEM) that must have signed it")
     c.set_defaults(run=verify_command)
 
 
@@ -262,7 +246,7 @@ def export_command(a: argparse.Namespace) -> int:
         print(json.dumps([show.as_data(m) for m in made], indent=1))
     else:
         show.exported(made)
-        _next(
+        say_next(
             *(
                 f"edgepv run {made[0].folder} --source clip.mp4",
                 f"edgepv inspect {made[0].folder}",
@@ -341,7 +325,7 @@ def stream_command(a: argparse.Namespace) -> int:
         print(f"no picture: {account.model} was not converted", file=sys.stderr)
     if not a.json:
         own = " --weights w.safetensors --spec spec.toml" if ":" in a.model else ""
-        _next(f"edgepv export {a.model}{own} --target cpu")
+        say_next(f"edgepv export {a.model}{own} --target cpu")
     return 0
 
 
@@ -420,34 +404,6 @@ def _gflops(module: Any, spec: Any) -> float:
         ) from e
 
 
-def run_command(a: argparse.Namespace) -> int:
-    """edgepv run"""
-    from edgepv import show
-    from edgepv.bundle import check, opened
-    from edgepv.runtimes import play
-
-    if a.threads < 1:
-        raise UsageError(f"--threads {a.threads}: give 1 or more")
-    with opened(Path(a.bundle)) as bundle:
-        check(bundle)
-        variant = bundle.variant(a.variant, a.engine)
-        summary = play.play(
-            variant,
-            bundle.folder,
-            Path(a.source),
-            threads=a.threads,
-            deadline_ms=a.deadline_ms,
-            video=Path(a.video) if a.video else None,
-            cuts=a.on_cut == "reset",
-            emit=lambda event: print(json.dumps(event)),
-        )
-    print(json.dumps({"event": "summary", **summary}), flush=True)
-    show.summary(summary)
-    more = [] if a.video else [f"edgepv run {a.bundle} --source {a.source} --video out.mp4"]
-    _next(*more, f"edgepv inspect {a.bundle}")
-    return 0
-
-
 def report_command(a: argparse.Namespace) -> int:
     """edgepv report"""
     from edgepv import report
@@ -469,17 +425,20 @@ def report_command(a: argparse.Namespace) -> int:
     for path, text in written.items():
         write_text(path, text)
     print(f"{len(found.rows)} variants: {', '.join(str(p) for p in written)}", file=sys.stderr)
-    _next(f"xdg-open {page}")
+    say_next(f"xdg-open {page}")
     return 0
 
 
 def verify_command(a: argparse.Namespace) -> int:
     """edgepv verify"""
-    from edgepv import golden
+    from edgepv import golden, signing
     from edgepv.bundle import check, opened
 
-    with opened(Path(a.bundle)) as bundle:
+    with opened(Path(a.bundle)) as found:
+        bundle = signing.read_signed(found.folder, Path(a.key)) if a.key else found
         files = check(bundle)
+        if a.key:
+            print(f"signed by the owner of {a.key}")
         print(f"{files} files match their digests; bundle {bundle.digest[:16]}")
         for one in golden.replay(bundle):
             if one.error is None or one.limit is None:
@@ -488,7 +447,7 @@ def verify_command(a: argparse.Namespace) -> int:
                 print(
                     f"  {one.variant}: golden answers reproduced, rmse {one.error:.2g}, limit {one.limit:.2g}"
                 )
-    _next(f"edgepv run {a.bundle} --source clip.mp4")
+    say_next(f"edgepv run {a.bundle} --source clip.mp4")
     return 0
 
 
@@ -502,7 +461,7 @@ def inspect_command(a: argparse.Namespace) -> int:
             print((bundle.folder / MANIFEST).read_text(encoding="utf-8"), end="")
             return 0
         show.bundle(bundle)
-    _next(f"edgepv verify {a.bundle}", f"edgepv run {a.bundle} --source clip.mp4")
+    say_next(f"edgepv verify {a.bundle}", f"edgepv run {a.bundle} --source clip.mp4")
     return 0
 
 
@@ -520,7 +479,7 @@ def targets_command(a: argparse.Namespace) -> int:
             f"{t.name:8} {t.summary}\n{'':8} precisions {', '.join(t.precisions)}; "
             f"engines {', '.join(t.engines)}"
         )
-    _next("edgepv export --target cpu", "edgepv doctor")
+    say_next("edgepv export --target cpu", "edgepv doctor")
     return 0
 
 
@@ -533,7 +492,7 @@ def models_command(a: argparse.Namespace) -> int:
         print(json.dumps(rows, indent=1))
         return 0
     show.models(rows)
-    _next("edgepv export pv-conv-small --target cpu")
+    say_next("edgepv export pv-conv-small --target cpu")
     return 0
 
 
@@ -546,15 +505,8 @@ def doctor_command(a: argparse.Namespace) -> int:
         print(json.dumps(found, indent=1))
         return 0
     doctor.show(found)
-    _next(*(found["cures"] or ["edgepv export --target cpu"]))
+    say_next(*(found["cures"] or ["edgepv export --target cpu"]))
     return 0
-
-
-def _next(*commands: str) -> None:
-    """The last lines of a command: what to paste next."""
-    print("next:", file=sys.stderr)
-    for command in commands:
-        print(f"  {command}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -54,6 +54,13 @@ class Console:
                 last = now
 
 
+def say_next(*commands: str) -> None:
+    """The last lines of a command, on stderr: what to paste next."""
+    print("next:", file=sys.stderr)
+    for command in commands:
+        print(f"  {command}", file=sys.stderr)
+
+
 @contextlib.contextmanager
 def hush() -> Iterator[None]:
     """Hide the converters' chatter: warnings, log lines and prints that are no news to a user."""

@@ -16,7 +16,6 @@ from edgepv.errors import UsageError
 from edgepv.files import read_json, whole_folder, write_json, write_text
 from edgepv.golden import of_variant
 from edgepv.runtimes.engine import open_engine
-from edgepv.stream import Stepper, copied, roll
 from edgepv.types import Measurement, Report, Rung, Variant, decode
 
 
@@ -92,21 +91,12 @@ def _times(parts: Sequence[Part], folder: Path) -> dict[str, float]:
     engines = {}
     for part in parts:
         engine = open_engine(part.variant, folder)
-        stepper = Stepper(engine.infer, part.variant.spec, part.variant.stream)
-        noise = np.random.default_rng(0).standard_normal(
-            (stepper.warmup + 2 * stepper.chunk, *_frame_shape(part.variant)), dtype=np.float32
-        )
-        feeds = [copied(f) for f, _ in roll(stepper, noise) if f is not None]
-        engines[part.variant.name] = (engine, feeds[-1:])
+        engines[part.variant.name] = (engine, [measure.noise_feeds(engine.infer, part.variant)])
     try:
         return {name: latency.p50_ms for name, latency in measure.interleaved(engines, threads=1).items()}
     finally:
         for engine, _ in engines.values():
             engine.close()
-
-
-def _frame_shape(variant: Variant) -> tuple[int, ...]:
-    return (3, *variant.spec.input.shape[-2:])
 
 
 def _rungs(parts: Sequence[Part], times: dict[str, float]) -> tuple[tuple[Rung, ...], tuple[str, ...]]:

@@ -16,7 +16,7 @@ from edgepv.clips import clip_scores, hold_last
 from edgepv.isolated import call
 from edgepv.runtimes.engine import Engine, open_engine
 from edgepv.stats import percentiles_ms
-from edgepv.stream import Infer, Stepper, Tensors, roll
+from edgepv.stream import Infer, Stepper, Tensors, copied, roll
 from edgepv.types import DeviceFacts, Latency, Variant, decode, encode
 
 CALLS = 200
@@ -95,6 +95,14 @@ def interleaved(
                 seconds[name].append(elapsed)
     names = tuple(engines)
     return {name: Latency(*percentiles_ms(s), len(s), WARMUP, threads, names) for name, s in seconds.items()}
+
+
+def noise_feeds(infer: Infer, variant: Variant) -> Tensors:
+    """Inputs of one call, with states as they are after a warm-up on noise."""
+    stepper = Stepper(infer, variant.spec, variant.stream)
+    shape = (stepper.warmup + 2 * stepper.chunk, 3, *variant.spec.input.shape[-2:])
+    noise = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+    return [copied(feeds) for feeds, _ in roll(stepper, noise) if feeds is not None][-1]
 
 
 def latencies(

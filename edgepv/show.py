@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgepv.bundle import Bundle
 from edgepv.stream.explain import exactness
-from edgepv.types import Measurement, encode
+from edgepv.types import Latency, Measurement, encode
 
 if TYPE_CHECKING:
     from edgepv.pipeline import Exported
+    from edgepv.replay import Replayed
     from edgepv.stream.explain import Account, Row, Told
+    from edgepv.update import State
 
 UNKNOWN = "not measured"
 
@@ -98,6 +102,64 @@ def summary(found: dict[str, Any]) -> None:
         f"{found['threads']} thread{'s' if found['threads'] > 1 else ''}{misses}",
         file=sys.stderr,
     )
+
+
+def latencies(rows: Mapping[str, Latency]) -> None:
+    """One line per variant: time of one call on this machine."""
+    header = ("variant", "p50 ms", "p95 ms", "p99 ms", "calls", "threads")
+    times = ((n, [f"{ms:.3f}" for ms in (r.p50_ms, r.p95_ms, r.p99_ms)], r) for n, r in rows.items())
+    table(header, [(n, *ms, str(r.n), str(r.threads)) for n, ms, r in times])
+
+
+def replayed(rows: Sequence[Replayed]) -> None:
+    """One line per way to run: streaming accuracy, misses, freshness, latency."""
+    header = ("runs", "right", "missed", "dropped", "age p50/p95 ms", "reply p50/p99/max ms", "switches/min")
+    table(
+        header,
+        [
+            (
+                r.name,
+                f"{r.accuracy:.1%} of {r.instants}" if r.instants else UNKNOWN,
+                f"{r.miss_rate:.1%} of {r.frames}",
+                str(r.dropped),
+                f"{r.age_ms[0]:.1f} / {r.age_ms[1]:.1f}",
+                f"{r.latency_ms[0]:.1f} / {r.latency_ms[2]:.1f} / {r.latency_ms[3]:.1f}",
+                f"{r.switches_per_minute:.1f}",
+            )
+            for r in rows
+        ],
+    )
+    first = rows[0]
+    print(f"\ndeadline {first.limit_ms:.1f} ms, a frame every {first.period_ms:.1f} ms")
+
+
+def ladder(b: Bundle) -> None:
+    """The rungs, the largest first, and what was left out."""
+    header = ("rung", "p50 ms", "top-1")
+    rows = [
+        (
+            rung.variant,
+            UNKNOWN if rung.p50_ms is None else f"{rung.p50_ms:.3f}",
+            UNKNOWN if rung.accuracy is None else f"{rung.accuracy:.1%}",
+        )
+        for rung in b.measured.ladder
+    ]
+    table(header, rows)
+    for reason in b.measured.reasons:
+        print(f"  {reason}")
+
+
+def slots(root: Path, state: State) -> None:
+    """Which slot runs, and what happened last."""
+    running = "nothing is installed" if state.active is None else f"slot {state.active} runs"
+    trial = f", on trial, started {state.starts} times" if state.trial else ""
+    print(f"{root}: {running}{trial}")
+    for one in state.history[-5:]:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(one.time))
+        print(
+            f"  {when} UTC  {one.what}  {one.digest[:12]}  {one.why}"
+            + (f" ({one.times} times)" if one.times > 1 else "")
+        )
 
 
 def bundle(b: Bundle) -> None:

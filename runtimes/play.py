@@ -76,7 +76,7 @@ def due(index: int, source: Fraction, wanted: Fraction) -> int:
 def event(answer: Answer, frame: int, fps: Fraction) -> Event:
     """One answer as plain data. time_s: of the frame in the source."""
     return {
-        "event": "answer",
+        "type": "answer",
         "frame": frame,
         "time_s": round(float(frame / fps), 3),
         "label": answer.label,

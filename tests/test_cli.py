@@ -316,7 +316,7 @@ def test_run_prints_json_lines_and_a_summary(
     lines = [json.loads(line) for line in out.splitlines()]
     assert code == 0
     answers, summary = lines[:-1], lines[-1]
-    assert {a["event"] for a in answers} == {"answer"} and summary["event"] == "summary"
+    assert {a["type"] for a in answers} == {"answer"} and summary["type"] == "summary"
     assert [a["valid"] for a in answers[:4]] == [False, False, False, True]
     assert summary["frames_answered"] == len(answers) and summary["missed"] == 0
     assert summary["p50_ms"] <= summary["p95_ms"] <= summary["p99_ms"]

@@ -131,13 +131,19 @@ class Stepper:
 
     def run(self, feeds: Tensors | None) -> Tensors:
         """Like ``step`` for feeds already made by ``feeds``. If it raises, the states stay as they were."""
-        if feeds is not None:
-            self._last = self._in_place(feeds, self._slots) if self._in_place else self._infer(feeds)
-            for memory in self._states:
-                name = memory.spec.output
-                memory.push(self._last[name] if name in self._last else feeds[name])
         self.seen += 1
-        return self._last
+        if feeds is None:
+            return self._last
+        try:
+            outputs = self._in_place(feeds, self._slots) if self._in_place else self._infer(feeds)
+        except BaseException:
+            self.seen -= 1
+            raise
+        for memory in self._states:
+            name = memory.spec.output
+            memory.push(outputs[name] if name in outputs else feeds[name])
+        self._last = outputs
+        return outputs
 
     def remember(self, frame: np.ndarray) -> None:
         """Take one more frame without wanting an answer; a window costs nothing to fill."""

@@ -121,6 +121,12 @@ class Ladder:
         self._lost: deque[int] = deque(maxlen=MAX_LOOK_BACK)
         self._restarted = True
 
+    def highest(self, rung: int) -> None:
+        """Let the rungs above go for good; to be called before the first frame."""
+        for lane in self.lanes[:rung]:
+            lane.close()
+        del self.lanes[:rung]
+
     def leave(self, broken: int, rung: int) -> None:
         """Never use ``broken`` again; if it is the active one, ``rung`` answers from the next frame on."""
         self._out.add(broken)

@@ -8,26 +8,28 @@ from collections.abc import Callable
 
 PRIORITY = 10
 NICE = -10
+GRANTED = "granted"
 MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT = 1, 2, 4
 
 
-def prioritise(cpus: tuple[int, ...] = ()) -> list[str]:
+def prioritise(cpus: tuple[int, ...] = (), *, realtime: bool = True) -> list[str]:
     """Raise the priority of this process and lock its memory; returns one line per part: done, or why not.
 
     Threads started later inherit it, so call it first. SCHED_FIFO at priority 10, or nice -10 where that is
-    not allowed; pinned to ``cpus`` if any are given; all pages, now and later, stay in memory (mlockall).
-    Needs root, or CAP_SYS_NICE and CAP_IPC_LOCK.
+    not allowed; all pages, now and later, stay in memory (mlockall). Needs root, or CAP_SYS_NICE and
+    CAP_IPC_LOCK. Pinned to ``cpus`` if any are given, with or without ``realtime``.
     """
-    fifo = _tried(
-        f"SCHED_FIFO priority {PRIORITY}",
-        lambda: os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY)),
-    )
-    said = [fifo]
-    if "not" in fifo:
-        said.append(_tried(f"nice {NICE}", lambda: os.setpriority(os.PRIO_PROCESS, 0, NICE)))
+    said = []
     if cpus:
         pinned = ", ".join(map(str, cpus))
         said.append(_tried(f"pinned to CPU {pinned}", lambda: os.sched_setaffinity(0, cpus)))
+    if not realtime:
+        return said
+    param = os.sched_param(PRIORITY)
+    fifo = _tried(f"SCHED_FIFO priority {PRIORITY}", lambda: os.sched_setscheduler(0, os.SCHED_FIFO, param))
+    said.append(fifo)
+    if not fifo.endswith(GRANTED):
+        said.append(_tried(f"nice {NICE}", lambda: os.setpriority(os.PRIO_PROCESS, 0, NICE)))
     said.append(_tried("memory locked", _lock_memory))
     return said
 
@@ -36,8 +38,8 @@ def _tried(what: str, ask: Callable[[], object]) -> str:
     try:
         ask()
     except OSError as e:
-        return f"{what}: not granted ({e.strerror or e}); run as root, or grant CAP_SYS_NICE and CAP_IPC_LOCK"
-    return f"{what}: granted"
+        return f"{what}: refused ({e.strerror or e}); run as root, or grant CAP_SYS_NICE and CAP_IPC_LOCK"
+    return f"{what}: {GRANTED}"
 
 
 def _lock_memory() -> None:

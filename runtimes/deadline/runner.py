@@ -75,15 +75,22 @@ class DeadlineRunner:
             self.desk.variant = ladder.name
 
     def offer(
-        self, frame: np.ndarray, *, time_s: float | None = None, missed: int = 0, restarted: bool = False
+        self,
+        frame: np.ndarray,
+        *,
+        time_s: float | None = None,
+        arrived_s: float | None = None,
+        missed: int = 0,
+        restarted: bool = False,
     ) -> int:
-        """Hand in a frame, (H, W, 3) uint8 BGR, that arrived now; returns its number at once.
+        """Hand in a frame, (H, W, 3) uint8 BGR; returns its number at once.
 
-        time_s: its own time, by default now. missed, restarted: see ``Session.step``.
+        arrived_s: when this program had it, by the runner's clock; the deadline counts from there. time_s:
+        its own time. Both are now by default. missed, restarted: see ``Session.step``.
         """
-        now = self._clock()
+        arrived = self._clock() if arrived_s is None else arrived_s
         return self.desk.arrive(
-            frame, now if time_s is None else time_s, now, missed=missed, restarted=restarted
+            frame, arrived if time_s is None else time_s, arrived, missed=missed, restarted=restarted
         )
 
     def ask(self, frame: np.ndarray, **about: Any) -> Reply:
@@ -222,6 +229,11 @@ class DeadlineRunner:
             coming = self.watch()
             now = self._clock()
             time.sleep(max(0.0, min(idle, coming - now)) if coming is not None else idle)
+
+    def finish(self) -> None:
+        """Wait until every frame handed in has its reply, which is a deadline at most."""
+        while self.desk.expire(self._clock()) is not None and not self.failed:
+            time.sleep(self.deadline.limit_ms / 1e4)
 
     def close(self) -> None:
         """End both threads and free the engines; frames that wait get no reply."""

@@ -37,5 +37,5 @@ def test_what_is_said_is_so() -> None:
 def test_a_user_without_rights_is_told_so_and_runs_on() -> None:
     said, scheduler, nice, _ = run("65534")
     assert scheduler == os.SCHED_OTHER and nice == 0
-    refused = [line for line in said if "not granted" in line]
+    refused = [line for line in said if "refused" in line]
     assert [line.split(":")[0] for line in refused][:2] == ["SCHED_FIFO priority 10", "nice -10"]

@@ -1,0 +1,356 @@
+"""The part of the command line that is about cameras: run, bench, ladder, sign, keygen, update."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from edgepv.console import say_next
+from edgepv.errors import UsageError
+
+DEFAULT_SPOOL = Path("~/.local/state/edgepv")
+
+
+def add_run(commands: Any) -> None:
+    """edgepv run"""
+    text = "run a bundle on a video file or on cameras: answers and events out, each before its deadline"
+    c = commands.add_parser("run", help=text, description=text)
+    c.add_argument("bundle", metavar="BUNDLE", help="bundle folder or .zip, or the root of edgepv update")
+    c.add_argument(
+        "--source",
+        metavar="[NAME=]SOURCE",
+        action="append",
+        required=True,
+        help="video file, folder of images, rtsp://..., /dev/video0, raw:-?size=640x480&fps=30, "
+        "gst:PIPELINE; several times for several cameras",
+    )
+    c.add_argument("--live", action="store_true", help="replay a video file as if it were a camera")
+    c.add_argument("--video", metavar="FILE", help="write the video with label and score drawn on it (.mp4)")
+    c.add_argument(
+        "--variant",
+        metavar="NAME",
+        help="hold on to this variant (default: what the bundle chose, or its ladder)",
+    )
+    c.add_argument(
+        "--engine",
+        metavar="NAME",
+        help="engine to run it on; a jetson bundle's Q/DQ file can be replayed with onnxruntime",
+    )
+    c.add_argument("--threads", type=int, default=1, metavar="N", help="threads of the engine (default: 1)")
+    c.add_argument(
+        "--deadline-ms",
+        type=float,
+        metavar="MS",
+        help="from a frame's arrival to its answer; live, a stale answer is marked so when time is up "
+        "(default: one frame period); on a file, later answers are counted",
+    )
+    c.add_argument(
+        "--on-miss",
+        choices=("stale", "drop"),
+        default="stale",
+        help="what is said at a missed deadline: the last answer, marked stale, or nothing (default: stale)",
+    )
+    c.add_argument(
+        "--on-cut",
+        choices=("reset", "keep"),
+        default="reset",
+        help="at a scene cut forget what was seen, or keep it (default: reset)",
+    )
+    c.add_argument(
+        "--on-gap",
+        choices=("hold", "reset"),
+        default="hold",
+        help="when frames were lost keep what was seen, or forget it (default: hold)",
+    )
+    c.add_argument(
+        "--emit",
+        metavar="URL",
+        action="append",
+        help="live: mqtt://broker/topic, https://..., jsonl:FILE, video:FILE.mp4; several times for several "
+        "receivers (default: jsonl:-, which is stdout)",
+    )
+    c.add_argument(
+        "--rules", metavar="FILE", help="live: event rules, zones, masks (see examples/alarm.toml)"
+    )
+    c.add_argument(
+        "--spool",
+        metavar="DIR",
+        help=f"where undelivered events wait on disk (default: {DEFAULT_SPOOL})",
+    )
+    c.add_argument("--metrics", metavar="[HOST:]PORT", help="live: serve /metrics (Prometheus) and /healthz")
+    c.add_argument(
+        "--realtime",
+        action="store_true",
+        help="live: SCHED_FIFO or nice, and memory locked; says what was granted",
+    )
+    c.add_argument("--cpus", metavar="LIST", help="live: pin to these CPUs, like 0,2")
+    c.add_argument("--require-signature", action="store_true", help="run only what --key's owner signed")
+    c.add_argument("--key", metavar="FILE", help="public key (PEM) of --require-signature")
+    c.set_defaults(run=run_command)
+
+
+def run_command(a: argparse.Namespace) -> int:
+    """edgepv run"""
+    if a.threads < 1:
+        raise UsageError(f"--threads {a.threads}: give 1 or more")
+    if a.require_signature != bool(a.key):
+        raise UsageError("--require-signature and --key PUBLIC.pem go together")
+    sources = _sources(a.source)
+    from edgepv.runtimes.sources import is_video_file
+
+    if len(sources) == 1 and is_video_file(next(iter(sources.values()))) and not a.live:
+        return _on_file(a, next(iter(sources.values())))
+    return _on_cameras(a, sources)
+
+
+def _sources(given: list[str]) -> dict[str, str]:
+    """Camera name -> source. One source alone needs no name; several get theirs, or cam1, cam2 ..."""
+    import re
+
+    found: dict[str, str] = {}
+    for number, text in enumerate(given, 1):
+        named = re.fullmatch(r"([A-Za-z0-9_-]+)=(.+)", text, re.DOTALL)
+        name, source = (named[1], named[2]) if named else (f"cam{number}", text)
+        if name in found:
+            raise UsageError(f"two cameras are called '{name}'. Name each: --source NAME=SOURCE")
+        found[name] = source
+    return found
+
+
+def _on_file(a: argparse.Namespace, source: str) -> int:
+    """Every frame of a file that is due, however long it takes."""
+    from edgepv import show, signing
+    from edgepv.bundle import check, opened
+    from edgepv.runtimes import play
+
+    live_only = {"--emit": a.emit, "--rules": a.rules, "--metrics": a.metrics, "--realtime": a.realtime}
+    for flag, value in live_only.items():
+        if value:
+            raise UsageError(f"{flag} is for cameras. To replay the file as one, add --live")
+    with opened(Path(a.bundle)) as found:
+        bundle = signing.read_signed(found.folder, Path(a.key)) if a.key else found
+        check(bundle)
+        variant = bundle.variant(a.variant, a.engine)
+        summary = play.play(
+            variant,
+            bundle.folder,
+            Path(source),
+            threads=a.threads,
+            deadline_ms=a.deadline_ms,
+            video=Path(a.video) if a.video else None,
+            cuts=a.on_cut == "reset",
+            emit=lambda event: print(json.dumps(event)),
+        )
+    print(json.dumps({"type": "summary", **summary}), flush=True)
+    show.summary(summary)
+    more = [] if a.video else [f"edgepv run {a.bundle} --source {source} --video out.mp4"]
+    say_next(*more, f"edgepv inspect {a.bundle}")
+    return 0
+
+
+def _on_cameras(a: argparse.Namespace, sources: dict[str, str]) -> int:
+    """Until Ctrl-C, SIGTERM, or the end of what is replayed: all three are a good end."""
+    from edgepv import camera
+    from edgepv.console import Console
+    from edgepv.runtimes.events import read_rules
+    from edgepv.types import Deadline
+
+    if a.deadline_ms is not None and not a.deadline_ms > 0:
+        raise UsageError(f"--deadline-ms {a.deadline_ms:g}: give a time above 0")
+    config = read_rules(Path(a.rules)) if a.rules else camera.NO_RULES
+    if config.camera and len(sources) == 1 and "=" not in a.source[0].partition("://")[0]:
+        sources = {config.camera: next(iter(sources.values()))}
+    emit = a.emit or ["jsonl:-"]
+    options = camera.LiveOptions(
+        bundle=Path(a.bundle),
+        sources=sources,
+        deadline=Deadline(a.deadline_ms, a.on_miss) if a.deadline_ms else None,
+        on_miss=a.on_miss,
+        emit=(*emit, *([f"video:{a.video}"] if a.video else [])),
+        config=config,
+        variant=a.variant,
+        engine=a.engine,
+        threads=a.threads,
+        gap=a.on_gap,
+        cuts=a.on_cut == "reset",
+        spool=Path(a.spool) if a.spool else DEFAULT_SPOOL.expanduser(),
+        metrics=a.metrics,
+        realtime=a.realtime,
+        cpus=_cpus(a.cpus),
+        key=Path(a.key) if a.key else None,
+    )
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    summaries = camera.run(options, Console(), stop)
+    for summary in summaries:
+        print(json.dumps({"type": "summary", **summary}), file=sys.stderr, flush=True)
+    return 0
+
+
+def _cpus(text: str | None) -> tuple[int, ...]:
+    import os
+
+    if not text:
+        return ()
+    parts = text.split(",")
+    known = sorted(os.sched_getaffinity(0))
+    if not all(p.isdecimal() and int(p) in known for p in parts):
+        raise UsageError(f"--cpus {text}: give numbers of CPUs of this machine, from {known}")
+    return tuple(int(p) for p in parts)
+
+
+def add_bench(commands: Any) -> None:
+    """edgepv bench"""
+    text = "measure a bundle here: latency of every variant, or --live, what a camera would get from it"
+    c = commands.add_parser("bench", help=text, description=text)
+    c.add_argument("bundle", metavar="BUNDLE", help="bundle folder or .zip")
+    c.add_argument(
+        "--live",
+        action="store_true",
+        help="replay labelled clips at camera rate: streaming accuracy, missed deadlines, freshness",
+    )
+    c.add_argument(
+        "--clips", metavar="DIR", help="labelled clips (default: those shipped, if their labels fit)"
+    )
+    c.add_argument(
+        "--deadline-ms", type=float, metavar="MS", help="default: twice the largest variant's p50 here"
+    )
+    c.add_argument(
+        "--rate", type=float, default=1.0, metavar="X", help="times the camera's speed (default: 1)"
+    )
+    c.add_argument("--limit", type=int, default=12, metavar="N", help="clips per variant (default: 12)")
+    c.add_argument("--seed", type=int, default=0, help="which clips, and in which order (default: 0)")
+    c.add_argument("--threads", type=int, default=1, metavar="N", help="threads of the engine (default: 1)")
+    c.add_argument("--json", action="store_true", help="print JSON")
+    c.set_defaults(run=bench_command)
+
+
+def bench_command(a: argparse.Namespace) -> int:
+    """edgepv bench"""
+    from edgepv import bench, show
+    from edgepv.bundle import check, opened
+    from edgepv.console import Console
+    from edgepv.types import encode
+
+    console = Console(quiet=a.json)
+    with opened(Path(a.bundle)) as found:
+        check(found)
+        if not a.live:
+            rows = bench.latencies(found, a.threads)
+            print(json.dumps(encode(rows), indent=1)) if a.json else show.latencies(rows)
+            return 0
+        options = bench.LiveBench(a.clips, a.deadline_ms, a.rate, a.limit, a.seed, a.threads)
+        results = bench.live(found, options, console)
+    if a.json:
+        print(json.dumps(encode(results), indent=1))
+    else:
+        show.replayed(results)
+        say_next(f"edgepv run {a.bundle} --source rtsp://... --deadline-ms {results[0].limit_ms:.0f}")
+    return 0
+
+
+def add_ladder(commands: Any) -> None:
+    """edgepv ladder"""
+    text = "pack several bundles of one task into one, from which edgepv run chooses frame by frame"
+    c = commands.add_parser("ladder", help=text, description=text)
+    c.add_argument(
+        "bundles", metavar="BUNDLE", nargs="+", help="bundle folders with equal labels and frame rate"
+    )
+    c.add_argument(
+        "--out", metavar="DIR", required=True, help="new folder; an existing one is never overwritten"
+    )
+    c.add_argument("--force", action="store_true", help="replace an existing bundle")
+    c.set_defaults(run=ladder_command)
+
+
+def ladder_command(a: argparse.Namespace) -> int:
+    """edgepv ladder"""
+    from edgepv import ladder, show
+    from edgepv.bundle import is_bundle
+    from edgepv.console import Console
+
+    out = Path(a.out)
+    if a.force and out.exists() and not is_bundle(out):
+        raise UsageError(f"{out} exists and is not a bundle; --force replaces bundles only")
+    made = ladder.combine([Path(b) for b in a.bundles], out, Console(), force=a.force)
+    show.ladder(made)
+    say_next(f"edgepv run {out} --source rtsp://... --deadline-ms 33", f"edgepv bench {out} --live")
+    return 0
+
+
+def add_signing(commands: Any) -> None:
+    """edgepv keygen, edgepv sign"""
+    text = "make an Ed25519 key pair for signing bundles"
+    c = commands.add_parser("keygen", help=text, description=text)
+    c.add_argument(
+        "private", metavar="FILE", help="the private key's file; the public one is written beside it"
+    )
+    c.set_defaults(run=keygen_command)
+    text = "sign a bundle's manifest, and with it every file of the bundle"
+    c = commands.add_parser("sign", help=text, description=text)
+    c.add_argument("bundle", metavar="BUNDLE", help="bundle folder")
+    c.add_argument("--key", metavar="FILE", required=True, help="private key (PEM), see edgepv keygen")
+    c.set_defaults(run=sign_command)
+
+
+def keygen_command(a: argparse.Namespace) -> int:
+    """edgepv keygen"""
+    from edgepv import signing
+
+    public = signing.keygen(Path(a.private))
+    print(f"private: {a.private} (keep it off the camera)\npublic:  {public}")
+    say_next(f"edgepv sign BUNDLE --key {a.private}", f"edgepv verify BUNDLE --key {public}")
+    return 0
+
+
+def sign_command(a: argparse.Namespace) -> int:
+    """edgepv sign"""
+    from edgepv import signing
+
+    name = signing.sign(Path(a.bundle), Path(a.key))
+    print(f"{a.bundle} is signed by key {name}")
+    say_next(f"edgepv verify {a.bundle} --key PUBLIC.pem")
+    return 0
+
+
+def add_update(commands: Any) -> None:
+    """edgepv update"""
+    text = "install a bundle beside the running one: verified, tested, tried, and taken back if it fails"
+    c = commands.add_parser("update", help=text, description=text)
+    c.add_argument(
+        "root", metavar="ROOT", help="folder of the two slots; edgepv run ROOT runs the current one"
+    )
+    c.add_argument("bundle", metavar="BUNDLE", nargs="?", help="the new bundle (default: show the state)")
+    c.add_argument("--key", metavar="FILE", help="public key (PEM) that must have signed the new bundle")
+    c.add_argument("--p99-ms", type=float, metavar="MS", help="largest p99 of a step in the self-test")
+    c.add_argument("--again", action="store_true", help="accept a bundle that ran here before")
+    c.add_argument("--rollback", action="store_true", help="go back to the bundle before")
+    c.add_argument("--commit", action="store_true", help="end the trial: the new bundle is good")
+    c.set_defaults(run=update_command)
+
+
+def update_command(a: argparse.Namespace) -> int:
+    """edgepv update"""
+    from edgepv import show, update
+
+    root = Path(a.root)
+    if sum((bool(a.bundle), a.rollback, a.commit)) > 1:
+        raise UsageError("give one of BUNDLE, --rollback and --commit")
+    if a.bundle:
+        key = Path(a.key) if a.key else None
+        state = update.install(root, Path(a.bundle), key, again=a.again, test=update.SelfTest(a.p99_ms))
+    elif a.rollback:
+        state = update.rollback(root, "asked for")
+    elif a.commit:
+        state = update.commit(root)
+    else:
+        state = update.read_state(root)
+    show.slots(root, state)
+    say_next(f"edgepv run {root} --source rtsp://...")
+    return 0

@@ -1,0 +1,163 @@
+"""Labelled clips replayed as a camera shows them: is the answer that is there right, fresh and in time?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import numpy as np
+
+from edgepv.clips import Clip, read_video, resample
+from edgepv.errors import UsageError
+from edgepv.runtimes.deadline import DeadlineRunner, Ladder, Reply
+from edgepv.stats import percentiles_ms
+from edgepv.types import Deadline, ModelSpec
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One clip as the model's camera shows it: frames (H, W, 3) uint8 BGR, and the number of its label."""
+
+    frames: tuple[np.ndarray, ...]
+    label: int
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What a replay came to.
+
+    frames: that were due. missed: those without a fresh answer at their deadline, dropped ones included.
+    right, instants: of the moments at which a frame came and the clip had been on long enough for an
+    answer, how many the latest answer was right at (streaming accuracy; Li, Wang and Ramanan, ECCV 2020).
+    age_ms: at those moments, since the frame on which the latest answer rests came (p50, p95, p99).
+    latency_ms: from a frame to its reply (p50, p95, p99, largest). per_clip: (right, instants) of every
+    clip, in order.
+    """
+
+    name: str
+    limit_ms: float
+    period_ms: float
+    frames: int
+    missed: int
+    dropped: int
+    right: int
+    instants: int
+    age_ms: tuple[float, float, float]
+    latency_ms: tuple[float, float, float, float]
+    switches_per_minute: float
+    seconds: float
+    per_clip: tuple[tuple[int, int], ...] = field(repr=False)
+    missed_frames: tuple[bool, ...] = field(default=(), repr=False)
+
+    @property
+    def miss_rate(self) -> float:
+        """Share of frames without a fresh answer in time."""
+        return self.missed / self.frames
+
+    @property
+    def accuracy(self) -> float:
+        """Share of moments at which the latest answer was right."""
+        return self.right / self.instants if self.instants else float("nan")
+
+
+def shots(clips: Sequence[Clip], spec: ModelSpec) -> list[Shot]:
+    """The clips at the model's frame rate, decoded. Raises UsageError for one without a label."""
+    made = []
+    for clip in clips:
+        if clip.label not in spec.labels:
+            raise UsageError(f"{clip.path} has no label of the model. A live benchmark needs labelled clips")
+        video = read_video(clip.path)
+        taken = resample(len(video.frames), video.fps, spec.fps)
+        made.append(Shot(tuple(video.frames[i] for i in taken), spec.labels.index(clip.label)))
+    return made
+
+
+class _Watcher:
+    """Keeps what was said last, and counts."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock, self._said_s = clock, 0.0
+        self.last: Reply | None = None
+        self.latency_s: list[float] = []
+        self.missed: list[bool] = []
+        self.dropped = 0
+        self.switched = 0
+
+    def say(self, reply: Reply) -> None:
+        self.last, self._said_s = reply, self._clock()
+        self.latency_s.append(reply.latency_ms / 1e3)
+        self.missed.append(reply.stale)
+        self.dropped += reply.why == "dropped"
+
+    def age_s(self, now: float) -> list[float]:
+        """Since the frame came on which the latest answer rests; nothing while there is no answer."""
+        if self.last is None or self.last.age_ms is None:
+            return []
+        return [self.last.age_ms / 1e3 + now - self._said_s]
+
+    def status(self, what: str, why: str) -> None:
+        self.switched += what == "switched"
+
+
+def replay(
+    name: str,
+    ladder: Ladder,
+    profiles_ms: Sequence[float],
+    played: Sequence[Shot],
+    deadline: Deadline,
+    *,
+    keep: int | None = None,
+    rate: Fraction = Fraction(1),
+    clock: Callable[[], float] = time.monotonic,
+) -> Replayed:
+    """Show all clips one after another, each a new scene, at the model's frame rate times ``rate``.
+
+    keep: hold on to one rung; None: the controller chooses. The ladder's engines are closed at the end.
+    """
+    spec = ladder.lanes[0].variant.spec
+    warmup = max(lane.stepper.warmup for lane in ladder.lanes)
+    period = float(1 / (spec.fps * rate))
+    watcher = _Watcher(clock)
+    runner = DeadlineRunner(ladder, profiles_ms, deadline, say=watcher.say, status=watcher.status, keep=keep)
+    ages: list[float] = []
+    per_clip: list[tuple[int, int]] = []
+    with runner:
+        begun = due = clock() + period
+        for shot in played:
+            right: list[bool] = []
+            for number, frame in enumerate((*shot.frames, None)):
+                time.sleep(max(0.0, due - clock()))
+                if number >= warmup:
+                    right.append(_right(watcher.last, shot.label))
+                    ages += watcher.age_s(clock())
+                if frame is not None:
+                    runner.offer(frame, restarted=number == 0)
+                    due += period
+            per_clip.append((sum(right), len(right)))
+        runner.finish()
+    if runner.failed:
+        raise runner.failed
+    seconds = clock() - begun
+    return Replayed(
+        name=name,
+        limit_ms=deadline.limit_ms,
+        period_ms=1e3 * period,
+        frames=len(watcher.missed),
+        missed=sum(watcher.missed),
+        dropped=watcher.dropped,
+        right=sum(r for r, _ in per_clip),
+        instants=sum(n for _, n in per_clip),
+        age_ms=percentiles_ms(ages) if ages else (float("nan"),) * 3,
+        latency_ms=(*percentiles_ms(watcher.latency_s), 1e3 * max(watcher.latency_s)),
+        switches_per_minute=60 * watcher.switched / seconds,
+        seconds=seconds,
+        per_clip=tuple(per_clip),
+        missed_frames=tuple(watcher.missed),
+    )
+
+
+def _right(reply: Reply | None, label: int) -> bool:
+    answer = reply.answer if reply else None
+    return answer is not None and answer.valid and int(np.argmax(answer.scores)) == label

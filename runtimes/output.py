@@ -1,0 +1,132 @@
+"""From answers to receivers: event rules, redaction, records, and the numbers a run is judged by."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from edgepv.runtimes.deadline import Reply
+from edgepv.runtimes.events import Events, LiveConfig
+from edgepv.runtimes.health import Health
+from edgepv.runtimes.privacy import mosaic
+from edgepv.runtimes.sinks import Record, Sink
+from edgepv.stats import percentiles_ms
+
+LATEST = 20_000
+
+
+class Output:
+    """What one camera tells the world: an answer per frame, events by the rules, and what happened to it.
+
+    Not for several threads at once, but for those that take turns, as the deadline runner's do. Frames go
+    only to sinks that want pixels, with the regions of ``config.redact`` averaged away.
+    """
+
+    def __init__(
+        self, camera: str, labels: Sequence[str], sinks: Sequence[Sink], config: LiveConfig, health: Health
+    ) -> None:
+        self.camera, self._labels, self._sinks, self._health = camera, tuple(labels), tuple(sinks), health
+        self._events = Events(config.rules, camera)
+        self._redact = config.redact
+        self.wants_pixels = any(s.pixels for s in sinks)
+        self.counts: Counter[str] = Counter()
+        self._latency_s: deque[float] = deque(maxlen=LATEST)
+        self._age_s: deque[float] = deque(maxlen=LATEST)
+
+    def reply(self, reply: Reply, wall_s: float, frame: np.ndarray | None = None) -> None:
+        """Tell one reply. wall_s: when its frame came, seconds since 1970. frame: for sinks with pixels."""
+        self._count(reply)
+        record = self._answer(reply)
+        shown = self._redacted(frame) if frame is not None else None
+        for sink in self._sinks:
+            sink.put(record, shown if sink.pixels else None)
+        answer = reply.answer
+        scores = dict(zip(self._labels, answer.scores)) if answer else {}
+        valid = answer is not None and answer.valid
+        for event in self._events.step(reply.time_s, wall_s, scores, valid=valid, stale=reply.stale):
+            self._put(event)
+
+    def _answer(self, reply: Reply) -> Record:
+        answer = reply.answer
+        known = answer and {"label": answer.label, "score": round(answer.score, 4), "valid": answer.valid}
+        return {
+            "type": "answer",
+            "camera": self.camera,
+            "frame": reply.number,
+            "time_s": round(reply.time_s, 3),
+            **(known or {"label": None, "score": None, "valid": False}),
+            "stale": reply.stale,
+            "why": reply.why,
+            "age_ms": None if reply.age_ms is None else round(reply.age_ms, 3),
+            "latency_ms": round(reply.latency_ms, 3),
+            "variant": reply.variant,
+            "restarted": bool(answer and answer.restarted and not reply.stale),
+        }
+
+    def _count(self, reply: Reply) -> None:
+        self.counts["replies"] += 1
+        self.counts[f"stale_{reply.why}" if reply.stale else "fresh"] += 1
+        self._latency_s.append(reply.latency_ms / 1e3)
+        if reply.age_ms is not None:
+            self._age_s.append(reply.age_ms / 1e3)
+        stages = {"total": reply.latency_ms}
+        if not reply.stale and reply.answer:
+            spent = reply.answer.pre_ms + reply.answer.infer_ms
+            waited = reply.wait_ms or 0.0
+            stages |= {
+                "capture": waited,
+                "pre": reply.answer.pre_ms,
+                "infer": reply.answer.infer_ms,
+                "post": max(0.0, reply.latency_ms - waited - spent),
+            }
+        self._health.answered(stages, stale=reply.why or None)
+        self._health.running(reply.variant)
+        if reply.why == "dropped":
+            self._health.dropped()
+
+    def _redacted(self, frame: np.ndarray) -> np.ndarray:
+        if not self._redact:
+            return frame
+        height, width = frame.shape[:2]
+        return mosaic(frame, [[(x * width, y * height) for x, y in region] for region in self._redact])
+
+    def status(self, what: str, why: str, **more: Any) -> None:
+        """Tell that something happened to the camera or the runner."""
+        self.counts[what] += 1
+        if what == "camera_lost":
+            self._health.camera_lost(why)
+        if what == "camera_back":
+            self._health.camera_up()
+        self._put({"type": "status", "camera": self.camera, "what": what, "why": why, **more})
+
+    def restarted(self, why: str, wall_s: float) -> None:
+        """What comes now is another scene: running events end."""
+        self._health.restarted()
+        self.status("restarted", why)
+        for event in self._events.restart(wall_s):
+            self._put(event)
+
+    def _put(self, record: Record) -> None:
+        for sink in self._sinks:
+            sink.put(record)
+
+    def summary(self) -> Record:
+        """Counts, and percentiles over the last 20,000 replies: latency, and age of what was said."""
+        latency, age = (percentiles_ms(list(s)) if s else (None,) * 3 for s in (self._latency_s, self._age_s))
+        names = ("p50", "p95", "p99")
+        return {
+            "camera": self.camera,
+            **dict(sorted(self.counts.items())),
+            **{f"latency_{n}_ms": v and round(v, 3) for n, v in zip(names, latency)},
+            **{f"age_{n}_ms": v and round(v, 3) for n, v in zip(names, age)},
+        }
+
+    def close(self, wall_s: float) -> None:
+        """End running events and close the sinks, which deliver or keep what they have."""
+        for event in self._events.close(wall_s):
+            self._put(event)
+        for sink in self._sinks:
+            sink.close()
