@@ -148,13 +148,13 @@ def started(root: Path) -> Path:
 
 def stopped(root: Path) -> None:
     """To be called when the runner ends as it should, so that the next start is not taken for a crash."""
-    with _locked(root):
+    with _locked(root), contextlib.suppress(OSError):  # a full disk is no reason to end otherwise
         _save(root, replace(_read(root), running=False))
 
 
 def observed(root: Path, rate: Rate) -> None:
     """Keep the event rate of the good bundle, to compare the next one with. Ignored during a trial."""
-    with _locked(root):
+    with _locked(root), contextlib.suppress(OSError):
         state = _read(root)
         if state.trial is None:
             _save(root, replace(state, rate=rate))
@@ -169,13 +169,27 @@ def commit(root: Path, rate: Rate | None = None) -> State:
         state = _read(root)
         if state.trial is None:
             raise UsageError(f"{root}: no bundle is on trial, so there is nothing to commit")
-        state = replace(
-            state, good=state.trial, previous=state.good, trial=None, starts=0, rate=rate
-        )  # one write: before it the trial is open, after it the trial is over
-        state = _noted(state, "committed", _digest(root, state.good), "it kept its limits")
+        state = _committed(root, state, rate)
         _save(root, state)
         _point(root, state)
         return state
+
+
+def settle(root: Path, digest: str, verdict: Verdict, rate: Rate) -> bool:
+    """Commit or roll back the bundle that a canary watched; whether that was done.
+
+    False: it is not on trial any more, because someone else has decided, and maybe installed the next one.
+    Raises UsageError like ``rollback``.
+    """
+    with _locked(root):
+        state = _read(root)
+        if state.trial is None or _digest(root, state.trial) != digest:
+            return False
+        commits = verdict.commit
+        state = _committed(root, state, rate) if commits else _rolled_back(root, state, verdict.why)
+        _save(root, state)
+        _point(root, state)
+        return True
 
 
 def rollback(root: Path, why: str) -> State:
@@ -405,6 +419,12 @@ def _place(root: Path, staging: Path, digest: str, why: str) -> State:
     _save(root, state)
     _point(root, state)
     return state
+
+
+def _committed(root: Path, state: State, rate: Rate | None) -> State:
+    """The state after the trial was good. One write: before it the trial is open, after it it is over."""
+    done = replace(state, good=state.trial, previous=state.good, trial=None, starts=0, rate=rate)
+    return _noted(done, "committed", _digest(root, done.good), "it kept its limits")
 
 
 def _rolled_back(root: Path, state: State, why: str) -> State:

@@ -331,6 +331,7 @@ with (top / "disk" / "filler").open("wb", buffering=0) as f:
     except OSError as e:
         assert e.errno == errno.ENOSPC
 print("full: runs", update.started(root).name)
+update.stopped(root)
 (top / "disk" / "filler").unlink()
 print("room again: runs", update.started(root).name)
 """
@@ -407,6 +408,11 @@ def _with_cuts(root: Path, act: Callable[[Path], object], judge: Callable[[Path,
     raise AssertionError("it never ends")
 
 
+def _settle(device: Path) -> None:
+    digest = bundle.read(device / "slots" / "b").digest
+    assert update.settle(device, digest, update.Verdict(False, "NaN"), Rate(1, 0))
+
+
 def _is_whole(device: Path, operations: int) -> None:
     """What runs is one of the two, as the state says, and a next update goes through."""
     before = _runs(device)
@@ -455,6 +461,7 @@ def test_a_power_cut_during_an_update_over_an_older_bundle_leaves_one_that_runs(
     [
         pytest.param(lambda d: update.rollback(d, "x"), id="rollback"),
         pytest.param(lambda d: update.commit(d), id="commit"),
+        pytest.param(lambda d: _settle(d), id="settle"),
         pytest.param(lambda d: [update.started(d) for _ in range(4)], id="boot loop"),
     ],
 )
@@ -526,6 +533,29 @@ def test_one_answer_that_is_not_finite_ends_the_trial(root: Path, new: Path) -> 
     assert verdict and not verdict.commit and verdict.why == "frame 2 had no finite answer"
     update.rollback(root, verdict.why)
     assert _runs(root) == "old"
+
+
+@pytest.mark.parametrize(("keep", "runs"), [(True, "new"), (False, "old")])
+def test_a_verdict_is_carried_out_once(root: Path, new: Path, keep: bool, runs: str) -> None:
+    digest, verdict = bundle.read(new).digest, update.Verdict(keep, "seen")
+    update.install(root, new, test=QUICK)
+    assert update.settle(root, digest, verdict, Rate(9, 1)) is True
+    before = update.read_state(root)
+    assert (before.trial, _runs(root), before.rate) == (None, runs, Rate(9, 1) if keep else None)
+    assert update.settle(root, digest, verdict, Rate(9, 1)) is False
+    assert update.read_state(root) == before
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_verdict_about_one_bundle_is_none_about_the_next(
+    root: Path, new: Path, tmp_path: Path, keep: bool
+) -> None:
+    """The operator ended the trial and began another, while the runner still watched the first."""
+    update.install(root, new, test=QUICK)
+    update.rollback(root, "the operator said so")
+    update.install(root, write_null_bundle(tmp_path / "third", name="third"), test=QUICK)
+    assert update.settle(root, bundle.read(new).digest, update.Verdict(keep, ""), Rate(9, 1)) is False
+    assert update.read_state(root).trial == "b" and _runs(root) == "third"
 
 
 def test_a_verdict_is_final() -> None:
