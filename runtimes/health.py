@@ -71,9 +71,9 @@ class Health:
         self._camera(why)
 
     def watch(self, name: str, sink: Sink) -> None:
-        """Report the counts of this sink. name: without passwords; it becomes a label."""
+        """Report the counts of this sink. name: without passwords; a second "mqtt" becomes "mqtt_2"."""
         if self._metrics:
-            self._metrics.sinks.append((name, sink))
+            self._metrics.watch(name, sink)
 
     def age_s(self) -> float | None:
         """Seconds since the last fresh answer; None before the first."""
@@ -162,6 +162,15 @@ class _Metrics:
                 self._switches.inc()
                 self._running.remove(self._camera, before)
             self._running.labels(self._camera, variant).set(1)
+
+    def watch(self, name: str, sink: Sink) -> None:
+        """Two series of one name would make Prometheus refuse the whole answer."""
+        with self._lock:
+            n, given = 1, name
+            while name in dict(self.sinks):
+                n += 1
+                name = f"{given}_{n}"
+            self.sinks.append((name, sink))
 
     def collect(self) -> Iterable[Any]:
         """What is read when it is asked for: age of the last fresh answer, memory, the sinks' counts."""

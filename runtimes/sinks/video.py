@@ -166,7 +166,9 @@ def caption(record: Record) -> str:
     if not record["valid"]:
         return "warming up"
     text = f"{record['label']} {record['score']:.0%}"
-    return f"{text}, stale {record['age_ms']:.0f} ms" if record["stale"] else text
+    if not record["stale"]:
+        return text
+    return f"{text}, stale" + (f" {record['age_ms']:.0f} ms" if record["age_ms"] is not None else "")
 
 
 def letterbox(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -112,6 +112,14 @@ def test_prometheus_reads_every_number(serve: Serve) -> None:
     assert samples(health.metrics().decode())["edgepv_camera_up cam1"] == 0
 
 
+def test_two_sinks_of_one_name_are_two_series() -> None:
+    health = Health("cam1")
+    for _ in range(3):
+        health.watch("mqtt", FakeSink())
+    got = samples(health.metrics().decode())
+    assert [got[f"edgepv_sink_queued {name}"] for name in ("mqtt", "mqtt_2", "mqtt_3")] == [3, 3, 3]
+
+
 def test_two_cameras_in_one_process_do_not_mix() -> None:
     one, two = Health("cam1"), Health("cam2")
     one.answered({})

@@ -91,6 +91,45 @@ def test_a_killed_broker_costs_no_event(broker: Broker, ears: Ears, sink: Open, 
     assert news[2].endswith("records waiting")
 
 
+def frozen_with_thirty(broker: Broker, out: Any) -> None:
+    """The broker reads no more; 20 of 30 events are in its socket, 10 wait behind them."""
+    until(lambda: out.counts()["queued"] == 0)
+    broker.signal(signal.SIGSTOP)
+    for n in range(30):
+        out.put(event(n))
+    until(lambda: len(out._flying) == 20)
+
+
+def test_what_a_killed_broker_had_not_read_is_sent_again(broker: Broker, ears: Ears, sink: Open) -> None:
+    heard = ears("cam1/#")
+    out = sink(f"mqtt://127.0.0.1:{broker.port}/cam1")
+    until(lambda: heard.on("cam1/available") == ["online"])
+    frozen_with_thirty(broker, out)
+    broker.kill()
+    broker.start()
+    until(lambda: out.counts() == {"taken": 30, "sent": 30, "queued": 0, "lost": 0})
+    until(lambda: len(heard.on("cam1/events")) == 30)
+    assert numbers(heard.on("cam1/events")) == list(range(30))
+
+
+@pytest.mark.usefixtures("hasty")
+def test_closing_gives_up_on_a_frozen_broker_and_keeps_the_queue(
+    broker: Broker, ears: Ears, sink: Open
+) -> None:
+    heard = ears("cam1/#")
+    out = sink(f"mqtt://127.0.0.1:{broker.port}/cam1")
+    until(lambda: heard.on("cam1/available") == ["online"])
+    frozen_with_thirty(broker, out)
+    start = time.perf_counter()
+    out.close()
+    assert time.perf_counter() - start < 3
+    assert out.counts() == {"taken": 30, "sent": 0, "queued": 30, "lost": 0}
+    broker.kill()
+    broker.start()
+    again = sink(f"mqtt://127.0.0.1:{broker.port}/cam1")
+    until(lambda: again.counts() == {"taken": 0, "sent": 30, "queued": 0, "lost": 0})
+
+
 SCRIPT = """
 import sys
 from pathlib import Path

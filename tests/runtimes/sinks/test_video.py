@@ -82,7 +82,11 @@ def test_a_letterbox_keeps_the_shape_of_the_picture() -> None:
 def test_the_caption_says_stale_and_warming_up() -> None:
     assert caption(answer("waving", 0.87)) == "waving 87%"
     assert caption(answer("waving", 0.87, stale=True)) == "waving 87%, stale 420 ms"
+    assert caption({**answer("waving", 0.87, stale=True), "age_ms": None}) == "waving 87%, stale"
     assert caption(answer("waving", 0.87, valid=False)) == "warming up"
+    nothing = {"type": "answer", "label": None, "score": None, "valid": False, "stale": True, "age_ms": None}
+    assert caption(nothing) == "warming up"
+    assert draw(grey(0), nothing).shape == (360 + STRIP, 480, 3)
 
 
 def test_the_bar_is_as_long_as_the_score_and_orange_when_stale() -> None:

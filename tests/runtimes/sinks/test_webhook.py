@@ -26,6 +26,8 @@ class Receiver:
     def __init__(self, port: int = 0) -> None:
         self.replies: list[Reply] = []
         self.got: list[tuple[float, str, str, Any, int]] = []
+        self.awake = threading.Event()
+        self.awake.set()
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -33,6 +35,7 @@ class Receiver:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 number = body["after"]["n"] if "after" in body else -1
                 receiver.got.append((time.perf_counter(), self.command, self.path, self.headers, number))
+                receiver.awake.wait(10)
                 assert body["uid"] == self.headers["Idempotency-Key"]
                 status, headers = receiver.replies.pop(0) if receiver.replies else (200, {})
                 self.send_response(status)
@@ -141,6 +144,23 @@ def test_what_the_server_missed_is_posted_by_the_next_run(sink: Open, news: list
         assert receiver.numbers() == [0, 1, 2]
     finally:
         receiver.close()
+
+
+@pytest.mark.usefixtures("hasty")
+def test_closing_gives_up_on_a_server_that_hangs_and_keeps_the_queue(receiver: Receiver, sink: Open) -> None:
+    receiver.awake.clear()
+    out = sink(f"http://127.0.0.1:{receiver.port}/")
+    out.put(event(0))
+    out.put(event(1))
+    until(lambda: len(receiver.got) == 1)
+    start = time.perf_counter()
+    out.close()
+    assert time.perf_counter() - start < 2
+    assert out.counts() == {"taken": 2, "sent": 0, "queued": 2, "lost": 0}
+    receiver.awake.set()
+    again = sink(f"http://127.0.0.1:{receiver.port}/")
+    until(lambda: again.counts() == {"taken": 0, "sent": 2, "queued": 0, "lost": 0})
+    assert receiver.numbers() == [0, 0, 1]
 
 
 @pytest.mark.parametrize(
