@@ -21,6 +21,7 @@ import torch
 
 from edgepv import zoo
 from edgepv.checkpoint import build, save, versions
+from edgepv.calibration import filling
 from edgepv.clips import find_clips, model_frames
 from edgepv.console import hush
 from edgepv.errors import EdgepvError
@@ -255,12 +256,14 @@ def _float(model: StreamModel, base: Path) -> Engine:
 
 
 def _feeds(base: Variant, folder: Path, clips: list[np.ndarray]) -> list[Tensors]:
-    """Inputs met while playing ``clips``, states and all, from the moment a window is full."""
+    """Inputs met while playing ``clips``, states and all, from the moment the states are full."""
     if base.stream is None:
         return _windows(base.spec, clips)
     stepper = Stepper(open_engine(base, folder, threads=THREADS).infer, base.spec, base.stream)
-    rolled = [(stepper.seen, copied(f), len(c)) for c in clips for f, _ in roll(stepper, c) if f]
-    return [f for seen, f, length in rolled if seen >= min(base.spec.frames, length - 2)]
+    rolled = (
+        (i, f) for c in clips for i, (f, _) in enumerate(roll(stepper, filling(c, stepper.warmup))) if f
+    )
+    return [copied(f) for i, f in rolled if i >= stepper.warmup]
 
 
 def _windows(spec: ModelSpec, clips: list[np.ndarray]) -> list[Tensors]:

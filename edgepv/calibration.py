@@ -15,6 +15,7 @@ from edgepv.stream import Stepper, Tensors, copied, roll
 from edgepv.types import ModelSpec
 
 PREPROCESSING = "resize-area/normalise/1"
+ROLLING = "to and fro/1"
 MIN_CLIPS = 4
 
 
@@ -43,7 +44,7 @@ def calibration_set(clips: Sequence[Clip], spec: ModelSpec) -> CalibrationSet:
             "or ask for --precision fp32"
         )
     paths = tuple(c.path for c in clips)
-    return CalibrationSet(paths, digest([PREPROCESSING, spec, [sha256(p) for p in paths]]))
+    return CalibrationSet(paths, digest([PREPROCESSING, ROLLING, spec, [sha256(p) for p in paths]]))
 
 
 def rolled_feeds(
@@ -52,16 +53,26 @@ def rolled_feeds(
     """Graph inputs met while stepping through the clips, states included, one in ``every``.
 
     States are what the model itself produced, never zeros: INT8 ranges set on zero states drift
-    (18 % error after 100 steps, measured on a streamed net). Raises UsageError if the clips never move
+    (18 % error after 100 steps, measured on a streamed net). A clip that is too short to fill them is
+    played to and fro until they are full. Raises UsageError if the clips never move
     the model: then no range would mean anything.
     """
     feeds: list[Tensors] = []
     for path in chosen.clips:
-        frames = model_frames(path, spec)
-        start = min(stepper.warmup, len(frames)) // 2
+        frames = filling(model_frames(path, spec), stepper.warmup)
+        start = stepper.warmup // 2
         rolled = ((i, f) for i, (f, _) in enumerate(roll(stepper, frames)) if f is not None and i >= start)
         feeds += [copied(f) for i, f in rolled if (i - start) // stepper.chunk % every == 0]
     feeds = feeds[:: -(-len(feeds) // limit)]
     if all(np.array_equal(f[spec.input.name], feeds[0][spec.input.name]) for f in feeds):
         raise UsageError("every calibration clip shows the same still picture. Give clips that move")
     return feeds
+
+
+def filling(frames: np.ndarray, warmup: int) -> np.ndarray:
+    """A clip (T, ...) that goes on past a warm-up by its own length: played to and fro if it is too short."""
+    count = len(frames)
+    if count >= 2 * warmup:
+        return frames
+    there_and_back = np.r_[0:count, count - 2 : 0 : -1] if count > 2 else np.arange(count)
+    return frames[np.resize(there_and_back, warmup + count)]

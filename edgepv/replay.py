@@ -49,7 +49,7 @@ class Replayed:
     switches_per_minute: float
     seconds: float
     per_clip: tuple[tuple[int, int], ...] = field(repr=False)
-    missed_frames: tuple[bool, ...] = field(default=(), repr=False)
+    replies: tuple[tuple[float, bool], ...] = field(default=(), repr=False)
 
     @property
     def miss_rate(self) -> float:
@@ -154,7 +154,7 @@ def replay(
         switches_per_minute=60 * watcher.switched / seconds,
         seconds=seconds,
         per_clip=tuple(per_clip),
-        missed_frames=tuple(watcher.missed),
+        replies=tuple(zip((1e3 * s for s in watcher.latency_s), watcher.missed)),
     )
 
 

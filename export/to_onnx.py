@@ -74,21 +74,38 @@ def lower(module: Any, spec: ModelSpec, out: Path) -> Variant:
     _check_logits(target, example, spec)
     with whole_file(out) as tmp, hush():
         try:
-            torch.onnx.export(
-                target,
-                example,
-                str(tmp),
-                dynamo=True,
-                opset_version=OPSET,
-                external_data=False,
-                verbose=False,
-                input_names=inputs,
-                output_names=outputs,
-            )
+            _export(target, example, tmp, inputs, outputs)
         except Exception as e:
-            raise UsageError(f"torch.onnx cannot convert {spec.name}: {refusal(e)}") from e
+            try:
+                _export(_attention_in_parts(target, example), example, tmp, inputs, outputs)
+            except Exception:
+                raise UsageError(f"torch.onnx cannot convert {spec.name}: {refusal(e)}") from e
         _strip_origin(tmp)
     return float_variant(out, spec, stream, {n: n for n in inputs}, {n: n for n in outputs})
+
+
+def _export(target: Any, example: tuple[Any, ...], out: Path, inputs: list[str], outputs: list[str]) -> None:
+    torch = need("torch", extra="compress")
+    torch.onnx.export(
+        target,
+        example,
+        str(out),
+        dynamo=True,
+        opset_version=OPSET,
+        external_data=False,
+        verbose=False,
+        input_names=inputs,
+        output_names=outputs,
+    )
+
+
+def _attention_in_parts(target: Any, example: tuple[Any, ...]) -> Any:
+    """The program with attention as two products and a softmax: torch.onnx takes it whole in 4-D only."""
+    torch = need("torch", extra="compress")
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    with sdpa_kernel(SDPBackend.MATH):
+        return torch.export.export(target, example, strict=False).run_decompositions()
 
 
 def float_variant(

@@ -17,7 +17,7 @@ from edgepv.export.to_onnx import example_inputs, lower, read_onnx, stream_spec
 from edgepv.runtimes import open_engine
 from edgepv.runtimes.eager import EagerEngine
 from edgepv.stream import Stepper
-from edgepv.types import Checkpoint, Variant
+from edgepv.types import Checkpoint, ModelSpec, TensorSpec, Variant
 
 
 def _checkpoint(tiny: Tiny) -> Checkpoint:
@@ -130,3 +130,25 @@ def test_a_state_starts_where_the_module_says(tiny_step: Tiny, tmp_path: Path) -
     module.init_state = lambda: {n: torch.randn_like(v) for n, v in zeros.items()}
     with pytest.raises(UsageError, match="starts with different values"):
         lower(module, source.spec, tmp_path / "n.onnx")
+
+
+class Attends(torch.nn.Module):
+    """Attention over (batch, tokens, channels), without an axis for heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project = torch.nn.Linear(3 * 8 * 8, 6)
+        self.head = torch.nn.Linear(2, 2)
+
+    def forward(self, clip: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.project(clip.transpose(1, 2).flatten(2)).chunk(3, -1)
+        return self.head(torch.nn.functional.scaled_dot_product_attention(q, k, v).mean(1))
+
+
+def test_attention_without_heads_is_lowered_in_parts(tmp_path: Path) -> None:
+    spec = ModelSpec("net", TensorSpec("clip", (1, 3, 4, 8, 8), "NCTHW"), ("a", "b"), frames=4)
+    module = Attends().eval()
+    variant = lower(module, spec, tmp_path / "m.onnx")
+    clip = np.random.default_rng(0).standard_normal((1, 3, 4, 8, 8), dtype=np.float32)
+    got = open_engine(variant, tmp_path).infer({"clip": clip})["logits"]
+    assert np.allclose(got, module(torch.from_numpy(clip)).detach().numpy(), atol=1e-6)
