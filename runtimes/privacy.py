@@ -38,18 +38,17 @@ class Mask:
             for i, points in enumerate(polygons)
         ]
         self._shape: tuple[int, ...] | None = None
-        self._hidden = np.zeros((0, 0), bool)
+        self._visible: np.ndarray = np.zeros((0, 0), np.uint8)  # 1 where nothing is hidden
 
     def __call__(self, frame: np.ndarray) -> np.ndarray:
         """A new (H, W, 3) uint8 array, black where the polygons are."""
         if frame.shape[:2] != self._shape:
             self._shape = frame.shape[:2]
-            self._hidden = np.zeros(self._shape, bool)
+            hidden = np.zeros(self._shape, bool)
             for polygon in self._polygons:
-                self._hidden |= _filled(polygon * (frame.shape[1], frame.shape[0]), self._shape)
-        masked = frame.copy()
-        masked[self._hidden] = 0
-        return masked
+                hidden |= _filled(polygon * (frame.shape[1], frame.shape[0]), self._shape)
+            self._visible = (~hidden).astype(np.uint8)
+        return need("cv2", extra="cpu").bitwise_and(frame, frame, mask=self._visible)
 
 
 def mosaic(frame: np.ndarray, regions: Sequence[Rectangle | Polygon], *, blocks: int = 4) -> np.ndarray:

@@ -20,7 +20,7 @@ if [ -n "$missing" ] && [ "$(id -u)" = 0 ]; then
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq >/dev/null 2>&1
     for package in $missing; do
-        apt-get install -qq -y --no-install-recommends "$package" >/dev/null 2>&1
+        apt-get install -qq -y --no-install-recommends -o DPkg::Lock::Timeout=60 "$package" >/dev/null 2>&1
     done
     missing=$(absent)
 fi

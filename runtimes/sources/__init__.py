@@ -5,6 +5,7 @@ A new kind of camera is one file with a function ``(text, on_status) -> Source``
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import re
 from collections.abc import Callable
@@ -93,7 +94,7 @@ def open_source(
         source = open_kind(text, on_status)
         return source if pace is None else Pace(source, rate=pace)
     if pace is not None:
-        raise UsageError("only a file can be replayed at a pace; a camera has its own")
+        raise UsageError("only a file can be replayed at a pace; a live source has its own")
     return Reconnecting(lambda: open_kind(text, on_status), on_status, must_open=must_open)
 
 
@@ -116,7 +117,12 @@ def _kind(text: str) -> str:
     if text.startswith("/dev/video"):
         return "v4l2"
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):", text)
-    return "" if scheme is None or Path(text).exists() else scheme[1].lower()
+    if scheme is None:
+        return ""
+    with contextlib.suppress(OSError):  # a long pipeline is too long for a file name
+        if Path(text).exists():
+            return ""
+    return scheme[1].lower()
 
 
 def _opener(text: str) -> Callable[[str, OnStatus], Source]:

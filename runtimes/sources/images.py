@@ -48,17 +48,18 @@ class Images:
         if not self._paths:
             raise UsageError(f"{folder} holds no image. Known suffixes: {', '.join(SUFFIXES)}")
         self._next = 0
+        self._closed = False
         self._shape: tuple[int, ...] | None = None
 
     def read(self) -> Frame | None:
-        while self._next < len(self._paths):
+        while self._next < len(self._paths) and not self._closed:
             index, path = self._next, self._paths[self._next]
             self._next += 1
             pixels = decode(path)
             if pixels is not None:
                 return self._frame(pixels, index)
             self._status({"type": "status", "what": "image_skipped", "why": f"{path} cannot be decoded"})
-        if self._shape is None and self._paths:
+        if self._shape is None and not self._closed:
             raise UsageError(
                 f"none of the {len(self._paths)} images in {self._folder} can be decoded. Are they whole?"
             )
@@ -70,7 +71,7 @@ class Images:
         return Frame(pixels, float(index / self._rate), time.monotonic(), bool(why), why)
 
     def close(self) -> None:
-        self._paths = []
+        self._closed = True
 
 
 def size_change(before: tuple[int, ...] | None, now: tuple[int, ...]) -> str:
@@ -81,11 +82,8 @@ def size_change(before: tuple[int, ...] | None, now: tuple[int, ...]) -> str:
 
 
 def decode(path: Path) -> np.ndarray | None:
-    """(H, W, 3) uint8 BGR, or None if the file is damaged. A JPEG that breaks off is damaged."""
+    """(H, W, 3) uint8 BGR, or None if the file is damaged."""
     cv2 = need("cv2", extra="cpu")
-    data = path.read_bytes()
-    if not data or (data.startswith(b"\xff\xd8") and b"\xff\xd9" not in data[-64:]):
-        return None
     with hush_native(), contextlib.suppress(cv2.error):
-        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        return cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
     return None

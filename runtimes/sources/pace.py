@@ -32,6 +32,8 @@ class Pace:
     ) -> None:
         if not 0 < rate < math.inf:
             raise UsageError(f"a pace of {rate} is impossible. 1 is the speed of the camera, 2 twice that")
+        if source.live:
+            raise UsageError("only a file can be replayed at a pace; a live source has its own")
         self._source, self._rate = source, rate
         self._closed = threading.Event()
         self._clock, self._sleep = clock, sleep or self._closed.wait

@@ -93,6 +93,7 @@ def test_a_fraction_of_a_pixel_is_hidden_as_a_whole_one() -> None:
     assert np.flatnonzero(changed).min() == 10 and np.flatnonzero(changed).max() == 20
 
 
+@pytest.mark.filterwarnings("error")
 def test_a_region_partly_or_wholly_outside_is_cut_off() -> None:
     far = mosaic(NOISE, [(500, 500, 600, 600), (-50, -50, -10, -10), (1e9, 0, 2e9, 5)])
     assert (far == NOISE).all()

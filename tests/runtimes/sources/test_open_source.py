@@ -86,9 +86,16 @@ def test_a_file_is_a_file_whatever_its_name_looks_like(
     assert source.read() is not None and not source.live
 
 
-def test_a_camera_has_its_own_pace() -> None:
+@pytest.mark.parametrize("text", ["rtsp://127.0.0.1:1/x", "raw:-?size=4x2&fps=10&live=1"])
+def test_a_live_source_has_its_own_pace(text: str) -> None:
     with pytest.raises(UsageError, match="only a file can be replayed at a pace"):
-        open_source("rtsp://127.0.0.1:1/x", pace=1)
+        open_source(text, pace=1)
+
+
+def test_a_pipeline_longer_than_a_file_name_is_a_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgepv.runtimes.sources.gst.present", lambda module: False)
+    with pytest.raises(TargetUnavailableError):
+        open_source("gst:videotestsrc" + " ! queue" * 100)
 
 
 def test_a_pipeline_without_the_binding_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

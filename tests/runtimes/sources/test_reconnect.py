@@ -130,12 +130,16 @@ def test_an_error_nobody_thought_of_is_a_lost_camera() -> None:
     ],
     ids=["not decoded", "no channels", "four channels", "float"],
 )
-def test_damaged_frames_are_skipped_counted_and_told_once(pixels: np.ndarray) -> None:
-    source, told, _ = kept([at(0), at(0.1, pixels=pixels), at(0.2, pixels=pixels), at(0.3)])
-    frames = read(source, 2)
-    assert [f.time_s for f in frames] == [0, 0.3] and not frames[1].restarted
-    assert source.skipped == 2
-    assert told == [{"type": "status", "what": "frames_skipped", "why": "2 damaged", "count": 2}]
+def test_damaged_frames_are_skipped_counted_and_told_once_a_burst(pixels: np.ndarray) -> None:
+    again = at(0.4, pixels=pixels)
+    source, told, _ = kept([at(0), at(0.1, pixels=pixels), at(0.2, pixels=pixels), at(0.3), again, at(0.5)])
+    frames = read(source, 3)
+    assert [f.time_s for f in frames] == [0, 0.3, 0.5] and not any(f.restarted for f in frames)
+    assert source.skipped == 3
+    assert told == [
+        {"type": "status", "what": "frames_skipped", "why": "2 damaged", "count": 2},
+        {"type": "status", "what": "frames_skipped", "why": "1 damaged", "count": 1},
+    ]
 
 
 def test_100_damaged_frames_in_a_row_are_a_lost_camera() -> None:
