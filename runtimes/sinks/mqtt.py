@@ -38,6 +38,7 @@ IN_FLIGHT = 20
 ANSWERS_WAITING = 100
 KEEPALIVE_S = 30
 LASTED_S = 10.0
+LONGEST_PAUSE_S = 10.0
 CLOSE_NETWORK_S = 2.0
 BIRTH = "homeassistant/status"
 
@@ -204,7 +205,7 @@ class Mqtt(SpooledSink):
         if self._broker.discovery:
             client.subscribe(BIRTH)
         waiting = self._spool.waiting
-        self._say(f"{self._broker.name}: connected" + (f", {waiting} records waiting" if waiting else ""))
+        self._say(f"{self._broker.name}: connected" + (f", {waiting} waiting" if waiting else ""))
 
     def _on_lost(self, client: Any, _: Any) -> None:
         if client is self._client:
@@ -245,7 +246,7 @@ class Mqtt(SpooledSink):
             try:
                 client.connect(self._broker.host, self._broker.port, KEEPALIVE_S)
             except (OSError, ValueError) as e:
-                why[0] = str(e)
+                why[0] = getattr(e, "strerror", None) or str(e)
             else:
                 client.loop_start()
                 self._gone.wait()
@@ -258,7 +259,7 @@ class Mqtt(SpooledSink):
                         f"{self._broker.name}: {why[0] or 'connection lost'}; records wait, trying again"
                     )
                 told, failures = True, 0 if lasted else failures + 1
-                self._stopping.wait(pause_s(failures))
+                self._stopping.wait(pause_s(failures, longest_s=LONGEST_PAUSE_S))
 
     def _new_client(self, gone: threading.Event, why: list[str]) -> Any:
         paho, broker = self._paho, self._broker
