@@ -65,7 +65,8 @@ class VideoFile:
 def open_stream(text: str, on_status: OnStatus) -> Camera:
     """An RTSP or HTTP stream: over TCP, with time limits, and as little buffering as FFmpeg can.
 
-    The user's OPENCV_FFMPEG_CAPTURE_OPTIONS, if set, is taken instead of ours.
+    The user's OPENCV_FFMPEG_CAPTURE_OPTIONS, if set, is taken instead of ours: rtsp_transport;udp for a camera
+    that has no TCP.
     """
     cv2 = need("cv2", extra="cpu")
     limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPEN_S * 1000, cv2.CAP_PROP_READ_TIMEOUT_MSEC, READ_S * 1000]
@@ -97,17 +98,19 @@ def open_v4l2(text: str, on_status: OnStatus) -> Camera:
 
 @contextlib.contextmanager
 def _quiet_options(cv2: Any) -> Iterator[None]:
-    """OpenCV takes these from the environment alone: set for the time of one opening, then put back."""
+    """OpenCV takes these from the environment alone: set for the time of one opening, then put back.
+
+    Its warnings ("Stream timeout triggered") stay off from here on: on_status says the same.
+    """
     wanted = {"OPENCV_FFMPEG_CAPTURE_OPTIONS": STREAM_OPTIONS, "OPENCV_FFMPEG_LOGLEVEL": "-8"}
     logs = cv2.utils.logging
     with _environment:
+        logs.setLogLevel(min(logs.getLogLevel(), logs.LOG_LEVEL_ERROR))
         ours = [name for name in wanted if name not in os.environ]
         os.environ.update({name: wanted[name] for name in ours})
-        level = logs.setLogLevel(logs.LOG_LEVEL_SILENT)
         try:
             yield
         finally:
-            logs.setLogLevel(level)
             for name in ours:
                 del os.environ[name]
 

@@ -133,7 +133,9 @@ def test_a_camera_that_may_come_later_is_waited_for(camera: Camera) -> None:
     assert source.fps == 15 and [s["what"] for s in told] == ["camera_lost", "camera_back"]
 
 
-def test_a_camera_that_hangs_is_lost_and_comes_back(camera: Camera, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_camera_that_hangs_is_lost_and_comes_back(
+    camera: Camera, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("edgepv.runtimes.sources.capture.READ_S", 1.0)
     camera.start()
     told: list[dict[str, Any]] = []
@@ -145,6 +147,7 @@ def test_a_camera_that_hangs_is_lost_and_comes_back(camera: Camera, monkeypatch:
     source.close()
     assert after.why == "reconnected" and told[0]["what"] == "camera_lost"
     assert told[0]["why"].endswith("gave no frame for 1 s")
+    assert "timeout" not in capfd.readouterr().err  # OpenCV's own words for it
 
 
 def test_close_frees_a_read_that_waits_for_a_camera_that_hangs(camera: Camera) -> None:
