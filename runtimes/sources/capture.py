@@ -65,7 +65,7 @@ class VideoFile:
 def open_stream(text: str, on_status: OnStatus) -> Camera:
     """An RTSP or HTTP stream: over TCP, with time limits, and as little buffering as FFmpeg can.
 
-    The user's OPENCV_FFMPEG_CAPTURE_OPTIONS, if set, is taken instead of ours: rtsp_transport;udp for a camera
+    The user's OPENCV_FFMPEG_CAPTURE_OPTIONS, if set, is taken instead of ours: rtsp_transport;udp for one
     that has no TCP.
     """
     cv2 = need("cv2", extra="cpu")
