@@ -19,6 +19,7 @@ demo: install
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh benchmarks/demo.sh $(OUT)
 
 test: install
+	@sh tests/system.sh
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest -q -n 2 --dist loadscope

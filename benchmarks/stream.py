@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 from edgepv import zoo
-from edgepv.checkpoint import build, save, versions
 from edgepv.calibration import filling
+from edgepv.checkpoint import build, save, versions
 from edgepv.clips import find_clips, model_frames
 from edgepv.console import hush
 from edgepv.errors import EdgepvError

@@ -8,6 +8,7 @@ every model and golden file; equal inputs and seed give equal content, and ``dig
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import tempfile
 import zipfile
@@ -246,5 +247,9 @@ def _unzip(path: Path, into: Path) -> None:
             if sum(e.file_size for e in archive.infolist()) > 2 << 30:
                 raise UsageError(f"{path} would unpack to more than 2 GiB; no edgepv bundle is that large")
             archive.extractall(into)
-    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError, zlib.error) as e:
+    except OSError as e:
+        if e.errno == errno.ENOSPC:
+            raise UsageError(f"{path} cannot be unpacked: no space left in {into.parent}. Free some") from e
+        raise UsageError(f"{path} is not a whole zip file ({e}). Copy it again") from e
+    except (zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError, zlib.error) as e:
         raise UsageError(f"{path} is not a whole zip file ({e}). Copy it again") from e

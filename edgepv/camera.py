@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from edgepv.runtimes.deadline import DeadlineRunner, Ladder, Reply, profile
 from edgepv.runtimes.deadline.admission import Demand, admit
 from edgepv.runtimes.deadline.realtime import prioritise
 from edgepv.runtimes.engine import open_engine
-from edgepv.runtimes.events import LiveConfig, Rules
+from edgepv.runtimes.events import ANOMALY, ANY, LiveConfig, Rules
 from edgepv.runtimes.health import Health, sd_notify
 from edgepv.runtimes.live import Live
 from edgepv.runtimes.output import Output
@@ -27,6 +28,9 @@ from edgepv.runtimes.sinks import open_sink
 from edgepv.runtimes.sources import is_live, open_source
 from edgepv.types import Deadline, Variant
 
+WATCH_S = 0.2
+CAMERA = "{camera}"
+OBSERVED_S = 3600.0
 NO_RULES = LiveConfig("", Rules(()))
 
 
@@ -74,44 +78,59 @@ def run(options: LiveOptions, console: Console, stop: threading.Event) -> list[d
         finally:
             sd_notify("STOPPING=1")
             if trial:
-                trial.stopped()
+                trial.observed()
 
 
 def _open_bundle(options: LiveOptions, stack: contextlib.ExitStack) -> tuple[Bundle, Trial | None]:
     """The bundle, checked against its digests and, with a key, its signature."""
-    trial = Trial(options.bundle) if (options.bundle / update.STATE).is_file() else None
-    found = stack.enter_context(bundle.opened(trial.folder if trial else options.bundle))
-    if options.key:
-        found = signing.read_signed(found.folder, options.key)
+    if not (options.bundle / update.STATE).is_file():
+        return _checked(stack.enter_context(bundle.opened(options.bundle)), options.key), None
+    folder = update.started(options.bundle)
+    stack.callback(update.stopped, options.bundle)
+    found = _checked(bundle.read(folder), options.key)
+    return found, Trial(options.bundle, found.digest)
+
+
+def _checked(found: Bundle, key: Path | None) -> Bundle:
+    found = signing.read_signed(found.folder, key) if key else found
     bundle.check(found)
-    return found, trial
+    return found
 
 
 class Trial:
-    """A bundle in an update's slots: watched while on trial, then committed, or taken back for what was seen."""
+    """A bundle in an update's slots: watched while on trial, then committed, or taken back for what was seen.
 
-    def __init__(self, root: Path) -> None:
-        self._root, self.folder = root, update.started(root)
+    The event rate of a bundle that is not on trial is kept, for the next one to be compared with.
+    """
+
+    def __init__(self, root: Path, digest: str) -> None:
+        self._root, self._digest, self._lock = root, digest, threading.Lock()
         state = update.read_state(root)
         self._canary = update.Canary(update.Limits(), state.rate) if state.trial else None
-        self.rolled_back: str | None = None
+        self._verdict: update.Verdict | None = None
+        self._frames = self._events = 0
 
     def feed(self, reply: Reply, events: int) -> None:
-        """One reply, and the events it raised."""
-        if self._canary is None or self._canary.verdict:
-            return
-        verdict = self._canary.feed(missed=reply.stale, failed=reply.why == "failed", events=events)
-        if verdict is None:
-            return
-        if verdict.commit:
-            update.commit(self._root, self._canary.rate)
-        else:
-            update.rollback(self._root, verdict.why)
-            self.rolled_back = verdict.why
+        """One reply of any camera, and the events it raised; nothing is written here."""
+        with self._lock:
+            self._frames += 1
+            self._events += events
+            if self._canary and self._verdict is None:
+                failed = reply.why == "failed"
+                self._verdict = self._canary.feed(missed=reply.stale, failed=failed, events=events)
 
-    def stopped(self) -> None:
-        """The run ended as it should."""
-        update.stopped(self._root)
+    def decide(self) -> str | None:
+        """Carry out the verdict once there is one; returns why the bundle was taken back, if it was."""
+        if self._canary is None or self._verdict is None:
+            return None
+        done = update.settle(self._root, self._digest, self._verdict, self._canary.rate)
+        self._canary = None
+        return None if self._verdict.commit or not done else self._verdict.why
+
+    def observed(self) -> None:
+        """Keep the event rate seen so far."""
+        if self._frames and self._canary is None:
+            update.observed(self._root, update.Rate(self._frames, self._events))
 
 
 class _Cameras:
@@ -122,7 +141,7 @@ class _Cameras:
         self._lives: dict[str, Live] = {}
         self._summaries: dict[str, dict[str, Any]] = {}
         self._errors: list[EdgepvError] = []
-        self._ended = threading.Event()
+        self._health: Health | None = None
 
     def run(self, stop: threading.Event) -> list[dict[str, Any]]:
         with contextlib.ExitStack() as stack:
@@ -135,18 +154,28 @@ class _Cameras:
             for thread in threads:
                 thread.start()
             try:
-                while not stop.is_set() and any(t.is_alive() for t in threads) and not self._errors:
-                    self._ended.wait(0.2)
+                self._watch(stop, threads)
             finally:
                 for live in self._lives.values():
                     live.stop()
                 for thread in threads:
                     thread.join()
-        if self._trial and self._trial.rolled_back:
-            raise UsageError(f"the new bundle was taken back: {self._trial.rolled_back}. Start again")
         if self._errors:
             raise self._errors[0]
         return list(self._summaries.values())
+
+    def _watch(self, stop: threading.Event, threads: Sequence[threading.Thread]) -> None:
+        """Until it is time to end. Raises UsageError if the bundle on trial failed."""
+        kept_s = time.monotonic()
+        while not stop.wait(WATCH_S) and any(t.is_alive() for t in threads) and not self._errors:
+            if any(live.unheard for live in self._lives.values()):
+                return
+            why = self._trial.decide() if self._trial else None
+            if why:
+                raise UsageError(f"the new bundle was taken back: {why}. Start again with the one before")
+            if self._trial and time.monotonic() - kept_s > OBSERVED_S:
+                self._trial.observed()
+                kept_s = time.monotonic()
 
     def _one(self, name: str) -> None:
         try:
@@ -155,12 +184,16 @@ class _Cameras:
             self._errors.append(e)
         except Exception as e:
             self._errors.append(EdgepvError(f"camera {name}: {type(e).__name__}: {e}"))
-        finally:
-            self._ended.set()
 
     def _open(self, stack: contextlib.ExitStack) -> None:
         """Everything that can be refused is refused before the first camera runs."""
         variants = self._variants()
+        for url in self._options.emit if len(self._options.sources) > 1 else ():
+            if url.startswith(("mqtt", "video:")) and CAMERA not in url:
+                raise UsageError(
+                    f"several cameras cannot share one {url.partition(':')[0]} address. "
+                    f"Write {CAMERA} where the camera's name belongs"
+                )
         ladders = {name: self._ladder(variants) for name in self._options.sources}
         profiles = {name: profile(ladder) for name, ladder in ladders.items()}
         top = self._admitted(variants, profiles)
@@ -192,14 +225,19 @@ class _Cameras:
         self, name: str, ladder: Ladder, profiles_ms: Sequence[float], stack: contextlib.ExitStack
     ) -> None:
         options, spec = self._options, ladder.lanes[0].variant.spec
+        options.config.rules.check_labels(spec.labels)
         deadline = options.deadline or Deadline(1e3 / float(spec.fps), options.on_miss)
-        health = Health(name)
+        health = Health(name, beside=self._health)
+        self._health = self._health or health
+        told = tuple(
+            dict.fromkeys(ANOMALY if r.label == ANY else r.label for r in options.config.rules.rules)
+        )
         sinks = [
             open_sink(
-                url,
+                url.replace(CAMERA, name),
                 camera=name,
                 spool_folder=options.spool / name,
-                labels=spec.labels,
+                labels=told,
                 fps=float(spec.fps),
                 say=self._console.say,
             )
@@ -208,7 +246,7 @@ class _Cameras:
         for url, sink in zip(options.emit, sinks):
             health.watch(url.partition(":")[0], sink)
         output = Output(name, spec.labels, sinks, options.config, health)
-        self._serve(health, stack)
+        self._serve(stack)
         source = open_source(
             options.sources[name],
             on_status=lambda record: output.status(record["what"], record["why"]),
@@ -236,21 +274,19 @@ class _Cameras:
         def feed(reply: Reply) -> None:
             events, before[0] = output.counts["new"] - before[0], output.counts["new"]
             trial.feed(reply, events)
-            if trial.rolled_back:
-                self._ended.set()
-                for live in self._lives.values():
-                    live.stop()
 
         return feed
 
-    def _serve(self, health: Health, stack: contextlib.ExitStack) -> None:
-        """Metrics, probe and heartbeat of the first camera's process; each camera has its own registry."""
-        if self._options.metrics and not self._lives:
-            server = health.serve(self._options.metrics)
+    def _serve(self, stack: contextlib.ExitStack) -> None:
+        """Metrics, probe and heartbeat, once for all cameras."""
+        if self._lives or self._health is None:
+            return
+        if self._options.metrics:
+            server = self._health.serve(self._options.metrics)
             stack.callback(server.close)
             host, port = server.address
             self._console.say(f"metrics: http://{host}:{port}/metrics and /healthz")
-        watchdog = health.watchdog() if not self._lives else None
+        watchdog = self._health.watchdog()
         if watchdog:
             stack.callback(watchdog.close)
 

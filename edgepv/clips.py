@@ -18,6 +18,7 @@ from edgepv.errors import UsageError
 from edgepv.optional import need
 from edgepv.types import ModelSpec
 
+_NTSC = (24, 30, 48, 60, 120)
 SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v")
 
 
@@ -65,6 +66,18 @@ def refuse_broken(path: Path, read: int, promised: int) -> None:
         )
 
 
+def frame_rate(value: float | Fraction) -> Fraction | None:
+    """Frames per second as a fraction: 29.97 is 30000/1001. None for what is no rate (0, NaN, 90000)."""
+    if not 0 < float(value) < 1000:
+        return None
+    rate = Fraction(value)
+    for whole in _NTSC:
+        exact = Fraction(whole * 1000, 1001)
+        if abs(rate - exact) < Fraction(5, 1000):
+            return exact
+    return rate.limit_denominator(1001)
+
+
 @contextlib.contextmanager
 def open_video(path: Path) -> Iterator[tuple[Any, Fraction, int]]:
     """An open OpenCV capture, its frame rate, and the frame count its header promises (0: unknown)."""
@@ -74,11 +87,11 @@ def open_video(path: Path) -> Iterator[tuple[Any, Fraction, int]]:
         raise UsageError(f"{path}: not a video suffix. Known: {', '.join(SUFFIXES)}")
     cv2 = need("cv2", extra="cpu")
     with hush_native():
-        capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+        capture = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG)
     try:
         if not capture.isOpened():
             raise UsageError(f"{path} cannot be opened as a video. It may be truncated or not a video")
-        fps = Fraction(capture.get(cv2.CAP_PROP_FPS) or 10).limit_denominator(1001)
+        fps = frame_rate(capture.get(cv2.CAP_PROP_FPS)) or Fraction(10)
         yield capture, fps, max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
     finally:
         capture.release()

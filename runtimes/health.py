@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -29,15 +29,21 @@ CLIENT_TIMEOUT_S = 5.0
 class Health:
     """What a live run reports about itself; its methods may be called from any thread.
 
-    fresh_within_s: without a fresh answer for longer than this the run is not well.
+    fresh_within_s: without a fresh answer for longer than this the run is not well. beside: another camera of
+    the same run; whichever of them serves, serves all.
     """
 
-    def __init__(self, camera: str, *, fresh_within_s: float = 10.0) -> None:
-        self._fresh_within_s = fresh_within_s
+    def __init__(self, camera: str, *, fresh_within_s: float = 10.0, beside: Health | None = None) -> None:
+        self._name, self._fresh_within_s = camera, fresh_within_s
+        self._all: list[Health] = beside._all if beside else []
+        self._all.append(self)
         self._lock = threading.Lock()
         self._fresh_at: float | None = None
         self._lost: str | None = None
-        self._metrics = _Metrics(camera, self.age_s) if present("prometheus_client") else None
+        self._metrics: _Metrics | None = None
+        if present("prometheus_client"):
+            series = beside._metrics.series if beside and beside._metrics else _Series()
+            self._metrics = _Metrics(series, camera, self.age_s)
 
     def answered(self, stages_ms: Mapping[str, float], *, stale: str | None = None) -> None:
         """One answer was given. stages_ms: milliseconds by STAGES. stale: why, if it was a stale one."""
@@ -84,20 +90,28 @@ class Health:
         """Why the run is not well; None if it is."""
         with self._lock:
             lost = self._lost
+        return f"camera lost: {lost}" if lost is not None else self.stuck()
+
+    def stuck(self) -> str | None:
+        """Why nothing comes out although frames come in, which starting again may cure; else None."""
+        with self._lock:
+            if self._lost is not None:
+                return None
         age = self.age_s()
-        if lost is not None:
-            return f"camera lost: {lost}"
         if age is None:
             return "no fresh answer yet"
-        if age > self._fresh_within_s:
-            return f"no fresh answer for {age:.1f} s"
-        return None
+        return f"no fresh answer for {age:.1f} s" if age > self._fresh_within_s else None
+
+    def troubles(self) -> str | None:
+        """Like ``trouble``, of every camera of the run."""
+        found = [(one._name, why) for one in self._all if (why := one.trouble())]
+        return "; ".join(f"{name}: {why}" if len(self._all) > 1 else why for name, why in found) or None
 
     def metrics(self) -> bytes:
         """Everything as Prometheus text. Raises TargetUnavailableError without prometheus_client."""
         client = need("prometheus_client", extra="live")
         assert self._metrics is not None
-        return client.generate_latest(self._metrics.registry)
+        return client.generate_latest(self._metrics.series.registry)
 
     def serve(self, address: str) -> Server:
         """Answer HTTP at ``PORT`` (of this machine only), ``HOST:PORT`` or ``[IPV6]:PORT``; port 0 picks one.
@@ -118,50 +132,79 @@ class Health:
             self._metrics.camera.set(lost is None)
 
 
-class _Metrics:
-    """The Prometheus side, in a registry of its own."""
+class _Series:
+    """The Prometheus series of a run, in a registry of their own; cameras are labels."""
 
-    def __init__(self, camera: str, age_s: Any) -> None:
+    def __init__(self) -> None:
         client = need("prometheus_client", extra="live")
         self.registry = client.CollectorRegistry()
-        self.sinks: list[tuple[str, Sink]] = []
+        self.cameras: list[_Metrics] = []
         self._core = need("prometheus_client.core", extra="live")
-        self._age_s, self._variant = age_s, ""
-        self._lock = threading.Lock()
 
         def make(kind: Any, name: str, text: str, labels: tuple[str, ...] = (), **more: Any) -> Any:
-            metric = kind(f"edgepv_{name}", text, ("camera", *labels), registry=self.registry, **more)
-            return metric if labels else metric.labels(camera)
+            return kind(f"edgepv_{name}", text, ("camera", *labels), registry=self.registry, **more)
 
-        self._camera = camera
-        self._answers = make(client.Counter, "answers", "Answers given, stale ones included")
-        self._stale = make(client.Counter, "stale_answers", "Stale answers", ("reason",))
+        self.answers = make(client.Counter, "answers", "Answers given, stale ones included")
+        self.stale = make(client.Counter, "stale_answers", "Stale answers", ("reason",))
         self.drops = make(client.Counter, "dropped_frames", "Frames that were due and got no answer")
-        self._switches = make(client.Counter, "switches", "Changes of variant")
-        self.restarts = make(
-            client.Counter, "restarts", "Times the states were forgotten or an engine restarted"
-        )
-        self._latency = make(
+        self.switches = make(client.Counter, "switches", "Changes of variant")
+        forgot = "Times the states were forgotten or an engine restarted"
+        self.restarts = make(client.Counter, "restarts", forgot)
+        self.latency = make(
             client.Histogram, "stage_seconds", "Seconds per stage", ("stage",), buckets=BUCKETS_S
         )
         self.camera = make(client.Gauge, "camera_up", "1 while frames come")
-        self._running = make(client.Gauge, "variant_running", "1 for the variant that answers", ("variant",))
+        self.running = make(client.Gauge, "variant_running", "1 for the variant that answers", ("variant",))
         self.registry.register(self)
+
+    def collect(self) -> Iterable[Any]:
+        """What is read when it is asked for: age of the last fresh answer, memory, the sinks' counts."""
+        gauge, counter = self._core.GaugeMetricFamily, self._core.CounterMetricFamily
+        age = gauge("edgepv_answer_age_seconds", "Since the last fresh answer", labels=["camera"])
+        memory = gauge("edgepv_resident_bytes", "Resident memory of the process")
+        memory.add_metric([], _resident_bytes())
+        labels = ["camera", "sink"]
+        records = counter(
+            "edgepv_sink_records", "Records by what became of them", labels=[*labels, "outcome"]
+        )
+        queued = gauge("edgepv_sink_queued", "Records that wait for delivery", labels=labels)
+        for one in self.cameras:
+            if (seconds := one.age_s()) is not None:
+                age.add_metric([one.name], seconds)
+            for name, sink in one.sinks:
+                counts = sink.counts()
+                queued.add_metric([one.name, name], counts["queued"])
+                for outcome in ("taken", "sent", "lost"):
+                    records.add_metric([one.name, name, outcome], counts[outcome])
+        return (age, memory, records, queued)
+
+
+class _Metrics:
+    """What one camera adds to the series."""
+
+    def __init__(self, series: _Series, camera: str, age_s: Callable[[], float | None]) -> None:
+        self.series, self.name, self.age_s, self._variant = series, camera, age_s, ""
+        self.sinks: list[tuple[str, Sink]] = []
+        self._lock = threading.Lock()
+        self._answers = series.answers.labels(camera)
+        self.drops, self.restarts = series.drops.labels(camera), series.restarts.labels(camera)
+        self._switches, self.camera = series.switches.labels(camera), series.camera.labels(camera)
+        series.cameras.append(self)
 
     def answered(self, stages_ms: Mapping[str, float], stale: str | None) -> None:
         self._answers.inc()
         if stale is not None:
-            self._stale.labels(self._camera, stale).inc()
+            self.series.stale.labels(self.name, stale).inc()
         for stage, ms in stages_ms.items():
-            self._latency.labels(self._camera, stage).observe(ms / 1e3)
+            self.series.latency.labels(self.name, stage).observe(ms / 1e3)
 
     def running(self, variant: str) -> None:
         with self._lock:
             before, self._variant = self._variant, variant
             if before and before != variant:
                 self._switches.inc()
-                self._running.remove(self._camera, before)
-            self._running.labels(self._camera, variant).set(1)
+                self.series.running.remove(self.name, before)
+            self.series.running.labels(self.name, variant).set(1)
 
     def watch(self, name: str, sink: Sink) -> None:
         """Two series of one name would make Prometheus refuse the whole answer."""
@@ -171,23 +214,6 @@ class _Metrics:
                 n += 1
                 name = f"{given}_{n}"
             self.sinks.append((name, sink))
-
-    def collect(self) -> Iterable[Any]:
-        """What is read when it is asked for: age of the last fresh answer, memory, the sinks' counts."""
-        gauge, counter = self._core.GaugeMetricFamily, self._core.CounterMetricFamily
-        age = gauge("edgepv_answer_age_seconds", "Since the last fresh answer", labels=["camera"])
-        if (seconds := self._age_s()) is not None:
-            age.add_metric([self._camera], seconds)
-        memory = gauge("edgepv_resident_bytes", "Resident memory of the process")
-        memory.add_metric([], _resident_bytes())
-        records = counter("edgepv_sink_records", "Records by what became of them", labels=["sink", "outcome"])
-        queued = gauge("edgepv_sink_queued", "Records that wait for delivery", labels=["sink"])
-        for name, sink in self.sinks:
-            counts = sink.counts()
-            queued.add_metric([name], counts["queued"])
-            for outcome in ("taken", "sent", "lost"):
-                records.add_metric([name, outcome], counts[outcome])
-        return (age, memory, records, queued)
 
 
 def _resident_bytes() -> int:
@@ -243,7 +269,7 @@ class _Handler(BaseHTTPRequestHandler):
         health = self.server.health
         path = self.path.partition("?")[0]
         if path == "/healthz":
-            why = health.trouble()
+            why = health.troubles()
             self._json(503 if why else 200, {"ok": why is None, "why": why, "age_s": health.age_s()})
         elif path == "/metrics":
             try:
@@ -296,7 +322,10 @@ def sd_notify(state: str) -> bool:
 
 
 class Watchdog:
-    """Sends WATCHDOG=1 while the run is well; systemd restarts it when that stops."""
+    """Sends WATCHDOG=1 while no camera is stuck; systemd restarts the run when that stops.
+
+    A camera that is lost does not count: starting again would not bring it back.
+    """
 
     def __init__(self, health: Health, every_s: float) -> None:
         self._health, self._every_s = health, every_s
@@ -311,7 +340,7 @@ class Watchdog:
 
     def _run(self) -> None:
         while True:
-            if self._health.trouble() is None:
+            if not any(one.stuck() for one in self._health._all):
                 sd_notify("WATCHDOG=1")
             if self._stopping.wait(self._every_s):
                 return

@@ -74,6 +74,11 @@ class Live:
         self._stopped.set()
         self._source.close()
 
+    @property
+    def unheard(self) -> bool:
+        """Whether the reader of a pipe has gone, as ``head`` does."""
+        return self._output.unheard
+
     def _now_s(self) -> float:
         return self._wall_s + time.monotonic()
 

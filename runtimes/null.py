@@ -20,7 +20,7 @@ from edgepv.types import Variant
 
 
 class NullEngine:
-    """Waits the next delay and answers the first label. wait: how to let seconds pass, True when cancelled."""
+    """Waits the next delay, then answers the first label. wait: lets seconds pass; True when cancelled."""
 
     def __init__(
         self, variant: Variant, delays_ms: list[float], wait: Callable[[float], bool] | None = None

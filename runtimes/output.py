@@ -113,6 +113,11 @@ class Output:
         for sink in self._sinks:
             sink.put(record)
 
+    @property
+    def unheard(self) -> bool:
+        """Whether the reader of a pipe has gone."""
+        return any(getattr(sink, "ended", False) for sink in self._sinks)
+
     def summary(self) -> Record:
         """Counts, and percentiles over the last 20,000 replies: latency, and age of what was said."""
         latency, age = (percentiles_ms(list(s)) if s else (None,) * 3 for s in (self._latency_s, self._age_s))

@@ -12,6 +12,7 @@ import pytest
 from support import CLIPS, SPEC, TINY, Tiny
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+pytest_plugins = ["live_fixtures"]
 
 
 @pytest.fixture(scope="session", autouse=True)

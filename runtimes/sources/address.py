@@ -6,11 +6,11 @@ import re
 from fractions import Fraction
 from urllib.parse import parse_qsl
 
+from edgepv.clips import frame_rate
 from edgepv.errors import UsageError, unknown
 
 _USER = re.compile(r"(//[^/\s:@]*):\S*@")
 _VALUE = re.compile(r"([\w-]*(?:pass|pwd|pw|token|secret|key|auth)[\w-]*=)[^&\s]+", re.IGNORECASE)
-_NTSC = (24, 30, 48, 60, 120)
 
 
 def without_password(text: str) -> str:
@@ -19,18 +19,6 @@ def without_password(text: str) -> str:
     A password with an @ or a / in it is hidden too: everything up to the last @ is.
     """
     return _VALUE.sub(r"\1***", _USER.sub(r"\1:***@", text))
-
-
-def frame_rate(value: float | Fraction) -> Fraction | None:
-    """Frames per second as a fraction: 29.97 is 30000/1001. None for what is no rate (0, NaN, 90000)."""
-    if not 0 < float(value) < 1000:
-        return None
-    rate = Fraction(value)
-    for whole in _NTSC:
-        exact = Fraction(whole * 1000, 1001)
-        if abs(rate - exact) < Fraction(5, 1000):
-            return exact
-    return rate.limit_denominator(1001)
 
 
 def options(text: str, defaults: dict[str, str | None]) -> tuple[str, dict[str, str]]:

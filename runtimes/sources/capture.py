@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from edgepv.clips import open_video, refuse_broken
+from edgepv.clips import frame_rate, open_video, refuse_broken
 from edgepv.errors import SourceLostError, UsageError
 from edgepv.optional import need
 from edgepv.runtimes.sources import Frame, OnStatus
-from edgepv.runtimes.sources.address import frame_rate, without_password
+from edgepv.runtimes.sources.address import without_password
 
 OPEN_S = 5.0
 READ_S = 5.0

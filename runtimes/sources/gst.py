@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from edgepv.clips import frame_rate
 from edgepv.errors import SourceLostError, TargetUnavailableError, UsageError
 from edgepv.optional import present
 from edgepv.runtimes.sources import Frame, OnStatus
-from edgepv.runtimes.sources.address import frame_rate, without_password
+from edgepv.runtimes.sources.address import without_password
 from edgepv.runtimes.sources.capture import StreamClock
 
 WAIT_S, SLICE_S = 5.0, 0.2

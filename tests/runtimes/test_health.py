@@ -98,10 +98,10 @@ def test_prometheus_reads_every_number(serve: Serve) -> None:
         "edgepv_stage_seconds_bucket cam1 0.01 infer": 0,
         "edgepv_stage_seconds_bucket cam1 0.02 infer": 3,
         "edgepv_stage_seconds_count cam1 total": 4,
-        "edgepv_sink_queued mqtt://host:1883/cam1": 3,
-        "edgepv_sink_records_total taken mqtt://host:1883/cam1": 9,
-        "edgepv_sink_records_total sent mqtt://host:1883/cam1": 5,
-        "edgepv_sink_records_total lost mqtt://host:1883/cam1": 1,
+        "edgepv_sink_queued cam1 mqtt://host:1883/cam1": 3,
+        "edgepv_sink_records_total cam1 taken mqtt://host:1883/cam1": 9,
+        "edgepv_sink_records_total cam1 sent mqtt://host:1883/cam1": 5,
+        "edgepv_sink_records_total cam1 lost mqtt://host:1883/cam1": 1,
     }.items():
         assert got[name] == value, name
     assert got["edgepv_stage_seconds_sum cam1 infer"] == pytest.approx(0.045)
@@ -117,7 +117,7 @@ def test_two_sinks_of_one_name_are_two_series() -> None:
     for _ in range(3):
         health.watch("mqtt", FakeSink())
     got = samples(health.metrics().decode())
-    assert [got[f"edgepv_sink_queued {name}"] for name in ("mqtt", "mqtt_2", "mqtt_3")] == [3, 3, 3]
+    assert [got[f"edgepv_sink_queued cam1 {name}"] for name in ("mqtt", "mqtt_2", "mqtt_3")] == [3, 3, 3]
 
 
 def test_two_cameras_in_one_process_do_not_mix() -> None:
@@ -125,6 +125,22 @@ def test_two_cameras_in_one_process_do_not_mix() -> None:
     one.answered({})
     assert samples(one.metrics().decode())["edgepv_answers_total cam1"] == 1
     assert samples(two.metrics().decode())["edgepv_answers_total cam2"] == 0
+
+
+def test_cameras_of_one_run_are_served_together(serve: Serve) -> None:
+    one = Health("cam1")
+    two = Health("cam2", beside=one)
+    for health in (one, two):
+        health.watch("mqtt", FakeSink())
+        health.answered({"total": 1.0})
+    server = serve(one)
+    assert get(server, "/healthz")[0] == 200
+    got = samples(get(server, "/metrics")[2])
+    assert [got[f"edgepv_answers_total {c}"] for c in ("cam1", "cam2")] == [1, 1]
+    assert [got[f"edgepv_sink_queued {c} mqtt"] for c in ("cam1", "cam2")] == [3, 3]
+    two.camera_lost("no route to host")
+    status, _, text = get(server, "/healthz")
+    assert status == 503 and "cam2: camera lost: no route to host" in text
 
 
 def test_counts_from_many_threads_add_up() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sinks_support import answer, event, until
+from live_support import answer, event, until
 
 from edgepv.errors import TargetUnavailableError, UsageError
 from edgepv.runtimes.sinks import SINKS, open_sink, redacted

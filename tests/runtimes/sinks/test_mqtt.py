@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sinks_support import Broker, Subscriber, answer, event, until
+from live_support import Broker, Subscriber, answer, event, until
 
 from edgepv.errors import UsageError
 from edgepv.runtimes.sinks.mqtt import _topic_names, parse_broker

@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from sinks_support import answer, event, until
+from live_support import answer, event, until
 
 from edgepv.runtimes.sinks import video
 from edgepv.runtimes.sinks.video import STRIP, caption, draw, letterbox

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from sinks_support import answer, event, free_port, until
+from live_support import answer, event, free_port, until
 
 from edgepv.errors import UsageError
 from edgepv.runtimes.sinks.webhook import _retry_after_s

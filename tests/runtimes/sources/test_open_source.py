@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from edgepv.clips import frame_rate
 from edgepv.errors import TargetUnavailableError, UsageError
 from edgepv.optional import present
 from edgepv.runtimes.sources import open_source
-from edgepv.runtimes.sources.address import frame_rate, without_password
+from edgepv.runtimes.sources.address import without_password
 
 
 @pytest.mark.parametrize(

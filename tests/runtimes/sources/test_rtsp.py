@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.server
-import os
 import shutil
 import signal
 import subprocess
@@ -15,50 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from live_support import Camera
 
 from edgepv.errors import UsageError
 from edgepv.runtimes.sources import Frame, Source, open_source
-
-SERVER = Path(__file__).parent / "rtsp_server.py"
-SYSTEM_PYTHON = "/usr/bin/python3"
-NEEDED = "import gi; gi.require_version('GstRtspServer', '1.0'); from gi.repository import GstRtspServer"
-
-
-class Camera:
-    """An RTSP server in a process of its own, always on one port."""
-
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[str] | None = None
-        self._port = "0"
-
-    @property
-    def url(self) -> str:
-        return f"rtsp://bob:hunter2@127.0.0.1:{self._port}/cam"
-
-    def start(self, size: tuple[int, int] = (96, 64)) -> None:
-        command = [SYSTEM_PYTHON, str(SERVER), self._port, *map(str, size), "15/1"]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert self._process.stdout
-        self._port = self._process.stdout.readline().split()[1]
-
-    def signal(self, number: int) -> None:
-        if self._process:
-            os.kill(self._process.pid, number)
-
-    def kill(self) -> None:
-        if self._process:
-            self._process.kill()
-            self._process.communicate()
-            self._process = None
-
-
-@pytest.fixture
-def camera() -> Iterator[Camera]:
-    if subprocess.run([SYSTEM_PYTHON, "-c", NEEDED], capture_output=True).returncode:
-        pytest.skip("needs /usr/bin/python3 with gir1.2-gst-rtsp-server-1.0 (see tests/system.sh)")
-    camera = Camera()
-    yield camera
-    camera.kill()
 
 
 def read(source: Source, count: int) -> list[Frame]:

@@ -1,4 +1,4 @@
-"""A real broker and subscriber, a disk that is soon full, and sinks that are closed afterwards."""
+"""Real things for live tests: a broker, a camera, a disk that is soon full, sinks that get closed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sinks_support import MOSQUITTO, Broker, Subscriber
+from live_support import MOSQUITTO, NEEDED, SYSTEM_PYTHON, Broker, Camera, Subscriber
 
 from edgepv.runtimes.sinks import Sink, open_sink
 
@@ -91,3 +91,12 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
     yield mount
     for folder in mounted:
         subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture
+def camera() -> Iterator[Camera]:
+    if subprocess.run([SYSTEM_PYTHON, "-c", NEEDED], capture_output=True).returncode:
+        pytest.skip("needs /usr/bin/python3 with gir1.2-gst-rtsp-server-1.0 (see tests/system.sh)")
+    camera = Camera()
+    yield camera
+    camera.kill()

@@ -116,3 +116,36 @@ class Subscriber:
     def close(self) -> None:
         self.client.disconnect()
         self.client.loop_stop()
+
+
+SERVER = Path(__file__).with_name("rtsp_server.py")
+SYSTEM_PYTHON = "/usr/bin/python3"
+NEEDED = "import gi; gi.require_version('GstRtspServer', '1.0'); from gi.repository import GstRtspServer"
+
+
+class Camera:
+    """An RTSP server in a process of its own, always on one port."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+        self._port = "0"
+
+    @property
+    def url(self) -> str:
+        return f"rtsp://bob:hunter2@127.0.0.1:{self._port}/cam"
+
+    def start(self, size: tuple[int, int] = (96, 64)) -> None:
+        command = [SYSTEM_PYTHON, str(SERVER), self._port, *map(str, size), "15/1"]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout
+        self._port = self._process.stdout.readline().split()[1]
+
+    def signal(self, number: int) -> None:
+        if self._process:
+            os.kill(self._process.pid, number)
+
+    def kill(self) -> None:
+        if self._process:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None

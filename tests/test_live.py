@@ -1,0 +1,294 @@
+"""``edgepv run`` on cameras, as a process of its own, with a real camera, a real broker and real signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from live_support import Broker, Camera, Subscriber, free_port, until
+from null_bundle import write_null_bundle
+
+from edgepv import signing, update
+
+Start = Callable[..., "Run"]
+LATE = str([0] * 33 + [100] * 7)  # the first 33 calls are the profile
+RULES = """
+[camera]
+name = "gate"
+[[rule]]
+label = "fight"
+threshold = 0.6
+"""
+
+
+class Run:
+    """One ``edgepv run``; what it wrote is in files."""
+
+    def __init__(self, folder: Path, arguments: list[str], stdin: Any = None) -> None:
+        folder.mkdir(exist_ok=True)
+        self._out, self._err = folder / "out", folder / "err"
+        command = [sys.executable, "-m", "edgepv.cli", "run", *arguments]
+        with self._out.open("wb") as out, self._err.open("wb") as err:
+            self.process = subprocess.Popen(command, stdout=out, stderr=err, stdin=stdin, cwd=folder)
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        lines = self._out.read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    @property
+    def err(self) -> str:
+        return self._err.read_text()
+
+    def of(self, *types: str) -> list[dict[str, Any]]:
+        return [r for r in self.records if r["type"] in types]
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(20)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """start(bundle, "--source", ...): a run with its own spool, killed at the end of the test."""
+    runs: list[Run] = []
+
+    def begin(bundle: Path, *arguments: str, stdin: Any = None) -> Run:
+        folder = tmp_path / f"run{len(runs)}"
+        runs.append(Run(folder, [str(bundle), "--spool", str(tmp_path / "spool"), *arguments], stdin))
+        return runs[-1]
+
+    yield begin
+    for run in runs:
+        run.process.kill()
+        run.process.wait()
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """Answers "fight", 73 %, at once; 10 frames a second, a window of two."""
+    return write_null_bundle(tmp_path / "bundle")
+
+
+@pytest.fixture
+def rules(tmp_path: Path) -> str:
+    (tmp_path / "rules.toml").write_text(RULES)
+    return str(tmp_path / "rules.toml")
+
+
+def test_camera_and_broker_die_and_come_back_and_no_event_is_lost(
+    bundle: Path, rules: str, camera: Camera, broker: Broker, ears: Callable[..., Subscriber], start: Start
+) -> None:
+    camera.start()
+    hears = ears("gate/#")
+    run = start(
+        bundle,
+        *("--source", camera.url, "--deadline-ms", "50", "--rules", rules),
+        *("--emit", f"mqtt://127.0.0.1:{broker.port}/gate", "--emit", "jsonl:-"),
+    )
+    until(lambda: hears.on("gate/events"), 30)
+    assert hears.on("gate/available")[-1] == "online"
+    broker.kill()
+    camera.kill()
+    until(lambda: [r for r in run.of("status") if r["what"] == "camera_lost"], 20)
+    camera.start()
+    until(lambda: len(run.of("new")) == 2, 30)
+    broker.start()
+    assert run.end() == 0
+    told = [r["type"] for r in run.of("new", "end")]
+    assert told == ["new", "end", "new", "end"]
+    until(lambda: len({json.loads(e)["uid"] for e in hears.on("gate/events")}) >= 4, 20)
+    heard = {e["uid"]: e["type"] for e in map(json.loads, hears.on("gate/events"))}
+    assert [t for t in heard.values() if t != "update"] == told
+    assert hears.on("gate/available")[-1] == "offline"
+    assert run.of("end")[-1]["why"] == "shutdown"
+    assert {"restarted", "camera_lost", "camera_back"} <= {r["what"] for r in run.of("status")}
+    assert "hunter2" not in run.err + json.dumps(run.records)
+
+
+def test_sigterm_ends_running_events_and_is_a_good_end(
+    bundle: Path, rules: str, a_clip: Path, start: Start
+) -> None:
+    run = start(bundle, "--source", str(a_clip), "--live", "--rules", rules)
+    until(lambda: run.of("new"), 20)
+    assert run.end() == 0
+    assert [r["type"] for r in run.of("new", "end")] == ["new", "end"]
+    assert run.of("end")[0]["after"]["camera"] == "gate"
+
+
+def test_a_kill_leaves_the_queue_for_the_next_start(
+    bundle: Path, rules: str, a_clip: Path, broker: Broker, ears: Callable[..., Subscriber], start: Start
+) -> None:
+    hears = ears("gate/#")
+    broker.signal(signal.SIGSTOP)
+    emit = ("--emit", f"mqtt://127.0.0.1:{broker.port}/gate", "--emit", "jsonl:-")
+    run = start(bundle, "--source", str(a_clip), "--live", "--rules", rules, *emit)
+    until(lambda: len(run.of("answer")) > 5 and run.of("new"), 20)
+    first = run.of("new")[0]["after"]["id"]
+    run.end(signal.SIGKILL)
+    broker.signal(signal.SIGCONT)
+    again = start(bundle, "--source", str(a_clip), "--live", "--rules", rules, *emit)
+    until(lambda: first in {json.loads(e)["after"]["id"] for e in hears.on("gate/events")}, 20)
+    again.end()
+
+
+def test_every_answer_says_whether_it_is_stale_and_how_old(
+    tmp_path: Path, a_clip: Path, start: Start
+) -> None:
+    slow = write_null_bundle(tmp_path / "slow", delays_ms=LATE)
+    run = start(slow, "--source", str(a_clip), "--live", "--deadline-ms", "60")
+    until(lambda: len([r for r in run.of("answer") if r["stale"]]) >= 2, 20)
+    stale = [r for r in run.of("answer") if r["stale"]]
+    assert {r["why"] for r in stale} <= {"overrun", "dropped"}
+    old = [r for r in stale if r["age_ms"] is not None]
+    assert old and all(r["age_ms"] > r["latency_ms"] for r in old)
+
+
+def test_raw_frames_on_stdin_are_a_camera(bundle: Path, start: Start) -> None:
+    ffmpeg = shutil.which("ffmpeg")
+    if ffmpeg is None:
+        pytest.skip("ffmpeg is not installed")
+    made = subprocess.run(
+        [
+            *(ffmpeg, "-v", "error", "-f", "lavfi", "-i", "testsrc=size=64x48:rate=20:duration=1"),
+            *("-pix_fmt", "bgr24", "-f", "rawvideo", "-"),
+        ],
+        capture_output=True,
+        check=True,
+    )
+    assert len(made.stdout) == 20 * 64 * 48 * 3
+    pipe = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    run = start(bundle, "--source", "raw:-?size=64x48&fps=20&format=bgr24", stdin=pipe.stdout)
+    assert pipe.stdin
+    pipe.stdin.write(made.stdout)
+    pipe.stdin.close()
+    assert run.process.wait(20) == 0, run.err
+    pipe.wait()
+    assert len(run.of("answer")) == 10  # 20 frames at 20 a second are 10 for a model at 10
+    assert not any(r["stale"] for r in run.of("answer")[:1])
+
+
+def test_metrics_and_health_are_served(bundle: Path, a_clip: Path, start: Start) -> None:
+    port = free_port()
+    run = start(bundle, "--source", str(a_clip), "--live", "--metrics", str(port))
+
+    def fetched(path: str) -> str:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=2) as page:
+                return str(page.read().decode())
+        except (urllib.error.URLError, OSError):
+            return ""
+
+    until(lambda: '"ok": true' in fetched("/healthz"), 20)
+    assert 'edgepv_answers_total{camera="cam1"}' in fetched("/metrics")
+    run.end()
+
+
+def test_several_cameras_share_the_machine(bundle: Path, a_clip: Path, start: Start) -> None:
+    run = start(bundle, "--source", f"left={a_clip}", "--source", f"right={a_clip}", "--live")
+    assert run.process.wait(30) == 0, run.err
+    counts = {c: len([r for r in run.of("answer") if r["camera"] == c]) for c in ("left", "right")}
+    assert counts["left"] == counts["right"] > 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--source", "nothing.mp4", "--live"], "nothing.mp4"),
+        (["--source", "rtsp://127.0.0.1:1/cam"], "rtsp://127.0.0.1:1/cam"),
+        (["--source", "ftp://x/y"], "unknown kind of source 'ftp'"),
+        (["--source", "{clip}", "--live", "--emit", "smoke:signals"], "unknown kind of receiver 'smoke'"),
+        (["--source", "{clip}", "--live", "--deadline-ms", "-3"], "--deadline-ms -3: give a time above 0"),
+        (["--source", "{clip}", "--emit", "jsonl:-"], "--emit is for cameras"),
+        (["--source", "{clip}", "--live", "--rules", "no.toml"], "no.toml does not exist"),
+        (["--source", "{clip}", "--live", "--key", "k.pem"], "--require-signature and --key"),
+        (["--source", "a={clip}", "--source", "a={clip}", "--live"], "two cameras are called 'a'"),
+        (
+            ["--source", "a={clip}", "--source", "b={clip}", "--live", "--emit", "mqtt://h/cam"],
+            "Write {camera} where the camera's name belongs",
+        ),
+        (["--source", "{clip}", "--live", "--cpus", "99999"], "--cpus 99999"),
+    ],
+)
+def test_bad_input_is_one_line(
+    bundle: Path, a_clip: Path, start: Start, arguments: list[str], says: str
+) -> None:
+    run = start(bundle, *(a.replace("{clip}", str(a_clip)) for a in arguments))
+    assert run.process.wait(30) in (2, 8)
+    lines = [line for line in run.err.splitlines() if line.startswith("edgepv:")]
+    assert len(lines) == 1 and says in lines[0] and "Traceback" not in run.err, run.err
+
+
+def test_only_a_signed_bundle_runs_when_a_signature_is_required(
+    tmp_path: Path, bundle: Path, a_clip: Path, start: Start
+) -> None:
+    private, other = tmp_path / "release.pem", tmp_path / "other.pem"
+    public, wrong = signing.keygen(private), signing.keygen(other)
+    source = ("--source", str(a_clip), "--live", "--require-signature", "--key")
+    unsigned = start(bundle, *source, str(public))
+    assert unsigned.process.wait(20) == 9 and "is not signed" in unsigned.err
+    signing.sign(bundle, private)
+    signed = start(bundle, *source, str(public))
+    assert signed.process.wait(30) == 0, signed.err
+    by_another = start(bundle, *source, str(wrong))
+    assert by_another.process.wait(20) == 9 and "is signed by key" in by_another.err
+
+
+def test_a_trial_that_answers_late_is_taken_back_while_it_runs(
+    tmp_path: Path, bundle: Path, a_clip: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "slots"
+    update.install(root, bundle)
+    slow = write_null_bundle(tmp_path / "slow", name="slow", delays_ms=LATE)
+    update.install(root, slow)
+    assert update.read_state(root).trial == "b"
+    clips = [arg for n in range(6) for arg in ("--source", f"cam{n}={a_clip}")]
+    run = start(root, *clips, "--live", "--deadline-ms", "60")
+    assert run.process.wait(60) == 2, run.err
+    assert "the new bundle was taken back" in run.err
+    state = update.read_state(root)
+    assert state.trial is None and state.active == "a" and state.history[-1].what == "rolled back"
+
+
+def test_a_file_that_is_only_a_file_is_answered_frame_by_frame(
+    bundle: Path, a_clip: Path, start: Start
+) -> None:
+    run = start(bundle, "--source", str(a_clip))
+    assert run.process.wait(20) == 0
+    assert run.of("summary")[0]["drops"] == 0 and re.search(r"next:", run.err)
+
+
+def test_the_head_of_the_answers_can_be_taken(bundle: Path, a_clip: Path) -> None:
+    command = f"{sys.executable} -m edgepv.cli run {bundle} --source {a_clip} --live | head -2"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == 2, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_systemd_is_told_when_it_is_ready_and_when_it_stops(
+    bundle: Path, a_clip: Path, tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import socket
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear:
+        ear.bind(str(tmp_path / "notify"))
+        ear.settimeout(20)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        run = start(bundle, "--source", str(a_clip), "--live")
+        assert ear.recv(64) == b"READY=1"
+        run.end()
+        assert ear.recv(64) == b"STOPPING=1"
+    assert os.environ["NOTIFY_SOCKET"]
