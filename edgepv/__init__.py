@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+    from typing import Literal
 
+    from edgepv.runtimes.deadline import DeadlineRunner, Reply
     from edgepv.runtimes.session import Gap, Session
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "open"]
+__all__ = ["__version__", "open", "runner"]
 
 
 def open(
@@ -37,3 +40,37 @@ def open(
     found = read(Path(bundle))
     check(found)
     return open_session(found.variant(variant, engine), found.folder, threads=threads, gap=gap, cuts=cuts)
+
+
+def runner(
+    bundle: str | Path,
+    *,
+    deadline_ms: float,
+    on_miss: Literal["stale", "drop", "raise"] = "stale",
+    say: Callable[[Reply], None] | None = None,
+    variant: str | None = None,
+    threads: int = 1,
+    gap: Gap = "hold",
+    cuts: bool = False,
+) -> DeadlineRunner:
+    """Open a bundle so that every frame is answered ``deadline_ms`` after it came, at the latest.
+
+    A ladder bundle (edgepv ladder) is run on the largest variant that is in time; its variants are timed
+    first, which takes a few seconds at most. say: gets every reply; without it, use ``ask``. The rest is as
+    in ``open`` and in runtimes.deadline.DeadlineRunner. Start it with ``with`` or ``start()``.
+    """
+    from pathlib import Path
+
+    from edgepv.bundle import check, read
+    from edgepv.runtimes.deadline import DeadlineRunner, Ladder, profile
+    from edgepv.runtimes.engine import open_engine
+    from edgepv.runtimes.session import Lane
+    from edgepv.types import Deadline
+
+    found = read(Path(bundle))
+    check(found)
+    variants = (found.variant(variant),) if variant else found.ladder()
+    lanes = [Lane(open_engine(v, found.folder, threads=threads), v) for v in variants]
+    ladder = Ladder(lanes, gap=gap, cuts=cuts)
+    limit = Deadline(deadline_ms, on_miss)
+    return DeadlineRunner(ladder, profile(ladder), limit, say=say or (lambda reply: None))

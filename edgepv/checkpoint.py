@@ -10,7 +10,6 @@ import importlib
 import importlib.util
 import inspect
 import sys
-import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from inspect import Parameter
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from edgepv.errors import EdgepvError, UsageError
-from edgepv.files import sha256, whole_file
+from edgepv.files import read_toml, sha256, whole_file
 from edgepv.optional import need
 from edgepv.types import Checkpoint, ModelSpec, StepRecord, StreamSpec, decode
 
@@ -27,12 +26,7 @@ MAX_STATE_BYTES = 1 << 31
 
 def read_spec(path: Path) -> ModelSpec:
     """ModelSpec from a TOML file. Raises UsageError for bad TOML or a key nobody knows."""
-    if not path.is_file():
-        raise UsageError(f"{path} does not exist. --spec wants the TOML file that describes the model")
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise UsageError(f"{path} is not valid TOML: {e}") from e
+    data = read_toml(path, wanted="--spec wants the TOML file that describes the model")
     spec = decode(ModelSpec, data, where=path.name)
     check_spec(spec, path.name)
     return spec

@@ -258,12 +258,13 @@ def export_command(a: argparse.Namespace) -> int:
 
 def export_options(a: argparse.Namespace) -> Any:
     """Options from --config and the command line; the command line wins."""
+    from edgepv.files import read_toml
     from edgepv.pipeline import Options
     from edgepv.types import decode
 
     data: dict[str, Any] = {}
     if a.config:
-        data = _toml(Path(a.config))
+        data = read_toml(Path(a.config), wanted="--config wants a TOML file")
     given = {
         "model": a.model,
         "out": a.out,
@@ -289,17 +290,6 @@ def export_options(a: argparse.Namespace) -> Any:
     if not options.targets or len(set(options.targets)) != len(options.targets):
         raise UsageError("--target wants one or more different names. See: edgepv targets")
     return options
-
-
-def _toml(path: Path) -> dict[str, Any]:
-    import tomllib
-
-    if not path.is_file():
-        raise UsageError(f"{path} does not exist. --config wants a TOML file")
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise UsageError(f"{path} is not valid TOML: {e}") from e
 
 
 def stream_command(a: argparse.Namespace) -> int:

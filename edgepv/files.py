@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,16 @@ def read_json(path: Path) -> Any:
         raise UsageError(f"{path} does not exist. Check the path") from None
     except (ValueError, RecursionError) as e:
         raise UsageError(f"{path} is not valid JSON ({e}). It may be truncated; make it again") from e
+
+
+def read_toml(path: Path, *, wanted: str) -> dict[str, Any]:
+    """Read TOML. Raises UsageError if it is not TOML, or not there; then ``wanted`` says what should be."""
+    if not path.is_file():
+        raise UsageError(f"{path} does not exist. {wanted}")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise UsageError(f"{path} is not valid TOML: {e}") from e
 
 
 @contextlib.contextmanager

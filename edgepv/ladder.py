@@ -44,7 +44,7 @@ def combine(folders: Sequence[Path], out: Path, console: Console, *, force: bool
             shutil.copyfile(part.source.folder / part.source.variant().path, tmp / part.variant.path)
         console.say(f"timing {len(parts)} variants, taking turns")
         times = _times(parts, tmp)
-        rungs, reasons = _rungs(parts, times)
+        rungs, reasons = worth_it([_rung(p, times) for p in parts])
         kept = [p for r in rungs for p in parts if p.variant.name == r.variant]
         for part in parts:
             if part not in kept:
@@ -61,9 +61,13 @@ def _part(folder: Path) -> Part:
     size = "x".join(str(n) for n in chosen.spec.input.shape[-2:])
     name = f"{found.content.name.removesuffix('-' + size.split('x')[0])}-{size}-{chosen.name}"
     path = f"models/{name}{Path(chosen.path).suffix}"
-    rows = decode(Report, read_json(folder / "measured.json"), where="measured.json").rows
-    row = next((r for r in rows if r.variant == chosen.name), None)
+    row = next((r for r in _report(folder).rows if r.variant == chosen.name), None)
     return Part(found, replace(chosen, name=name, path=path), row)
+
+
+def _report(folder: Path) -> Report:
+    path = folder / "measured.json"
+    return decode(Report, read_json(path), where=path.name) if path.is_file() else Report("", (), "")
 
 
 def _check_alike(parts: Sequence[Part]) -> None:
@@ -99,22 +103,21 @@ def _times(parts: Sequence[Part], folder: Path) -> dict[str, float]:
             engine.close()
 
 
-def _rungs(parts: Sequence[Part], times: dict[str, float]) -> tuple[tuple[Rung, ...], tuple[str, ...]]:
-    """The rungs that are worth their time, and why the others are not."""
-    found = [
-        Rung(
-            p.variant.name, times[p.variant.name], p.row.accuracy.value if p.row and p.row.accuracy else None
-        )
-        for p in parts
-    ]
-    rungs, reasons = [], []
-    for rung in sorted(found, key=lambda r: -(r.p50_ms or 0)):
-        better = next((o for o in found if o is not rung and _dominates(o, rung)), None)
+def _rung(part: Part, times: dict[str, float]) -> Rung:
+    known = part.row and part.row.accuracy
+    return Rung(part.variant.name, times[part.variant.name], known.value if known else None)
+
+
+def worth_it(rungs: Sequence[Rung]) -> tuple[tuple[Rung, ...], tuple[str, ...]]:
+    """The rungs that are worth their time, the slowest first, and why the others are not."""
+    kept, reasons = [], []
+    for rung in sorted(rungs, key=lambda r: -(r.p50_ms or 0)):
+        better = next((o for o in rungs if o is not rung and _dominates(o, rung)), None)
         if better:
             reasons.append(f"{rung.variant} is left out: {better.variant} is faster and not less accurate")
         else:
-            rungs.append(rung)
-    return tuple(rungs), tuple(reasons)
+            kept.append(rung)
+    return tuple(kept), tuple(reasons)
 
 
 def _dominates(a: Rung, b: Rung) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import secrets
 import string
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from edgepv.errors import UsageError, unknown
+from edgepv.files import read_toml
 from edgepv.optional import need
 from edgepv.runtimes.sinks import Record
 from edgepv.types import decode
@@ -137,12 +137,7 @@ class _Document:
 
 def read_rules(path: Path) -> LiveConfig:
     """A live file (TOML). Raises UsageError naming the place of an unknown key or a wrong value."""
-    if not path.is_file():
-        raise UsageError(f"{path} does not exist. --rules wants a TOML file like examples/alarm.toml")
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise UsageError(f"{path} is not valid TOML: {e}") from e
+    data = read_toml(path, wanted="--rules wants a TOML file like examples/alarm.toml")
     found = decode(_Document, data, where=path.name)
     try:
         for n, mask in enumerate(found.mask):

@@ -15,6 +15,7 @@ from edgepv.errors import UsageError
 from edgepv.files import whole_file
 from edgepv.optional import need
 from edgepv.runtimes.session import Answer, open_session
+from edgepv.runtimes.sinks.video import draw as draw_answer
 from edgepv.stats import percentiles_ms
 from edgepv.types import Variant
 
@@ -128,7 +129,7 @@ def _writer(out: Path | None, fps: Fraction) -> Iterator[Callable[[np.ndarray, A
         open_writer: list[Any] = []
 
         def draw(frame: np.ndarray, answer: Answer) -> None:
-            picture = annotate(frame, answer)
+            picture = draw_answer(frame, {**event(answer, 0, fps), "stale": False})
             if not open_writer:
                 size = (picture.shape[1], picture.shape[0])
                 codec = cv2.VideoWriter.fourcc(*"mp4v")
@@ -142,16 +143,3 @@ def _writer(out: Path | None, fps: Fraction) -> Iterator[Callable[[np.ndarray, A
         finally:
             for writer in open_writer:
                 writer.release()
-
-
-def annotate(frame: np.ndarray, answer: Answer) -> np.ndarray:
-    """The frame, enlarged to at least 360 lines, with label, score and a bar per label under it."""
-    cv2 = need("cv2", extra="cpu")
-    factor = max(1, -(-360 // frame.shape[0]))
-    picture = cv2.resize(frame, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
-    strip = np.full((44, picture.shape[1], 3), 24, np.uint8)
-    filled = round((picture.shape[1] - 20) * answer.score) if answer.valid else 0
-    cv2.rectangle(strip, (10, 32), (10 + filled, 38), (80, 200, 120), -1)
-    text = f"{answer.label} {answer.score:.0%}" if answer.valid else "warming up"
-    cv2.putText(strip, text, (10, 23), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (240, 240, 240), 1, cv2.LINE_AA)
-    return np.concatenate([picture, strip])

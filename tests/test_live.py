@@ -22,7 +22,7 @@ from null_bundle import write_null_bundle
 from edgepv import signing, update
 
 Start = Callable[..., "Run"]
-LATE = str([0] * 33 + [100] * 7)  # the first 33 calls are the profile
+LATE = str([0] * 38 + [100] * 7)  # the first 33 calls are the profile
 RULES = """
 [camera]
 name = "gate"

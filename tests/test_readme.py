@@ -13,6 +13,19 @@ from support import ROOT
 
 README = ROOT / "README.md"
 BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
+COMMANDS = (
+    "export",
+    "run",
+    "report",
+    "verify",
+    "inspect",
+    "stream",
+    "bench",
+    "ladder",
+    "keygen",
+    "sign",
+    "update",
+)
 MAKE = ("make demo", "make test", "pip install", "git clone", "cd ")
 
 
@@ -47,22 +60,41 @@ def test_readme_commands_run_as_written(tmp_path: Path) -> None:
         assert done.returncode == 0, f"{command}\n{done.stdout[-1500:]}\n{done.stderr[-1500:]}"
 
 
+def examples() -> list[str]:
+    """The Python examples of docs/live.md."""
+    return re.findall(
+        r"^```python\n(.*?)^```", (ROOT / "docs" / "live.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+
+
+@pytest.mark.parametrize("example", examples(), ids=["runner", "session"])
+def test_python_examples_run_as_written_without_torch(
+    example: str, step_bundle: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "fight-alarm").symlink_to(step_bundle)
+    check = "import sys\nassert 'torch' not in sys.modules\n"
+    done = subprocess.run(
+        [sys.executable, "-c", example + check], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0 and ("fight" in done.stdout), done.stderr
+
+
 @pytest.mark.parametrize("page", sorted([README, *ROOT.glob("docs/*.md"), ROOT / "CONTRIBUTING.md"]), ids=str)
 def test_links_to_files_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
         assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-@pytest.mark.parametrize("command", ["", "export", "run", "report", "verify", "inspect", "stream"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_docs_name_only_flags_that_exist(command: str) -> None:
-    """Every --flag that a docs line gives to a command is in that command's --help."""
+    """Every --flag that a docs line, or the lines that continue it, give to a command is in its --help."""
     from edgepv.cli import parser
 
     texts = [p.read_text() for p in (README, *ROOT.glob("docs/*.md"))]
     sub = next(a for a in parser()._actions if hasattr(a, "choices") and a.choices)
     assert sub.choices
-    known = parser().format_help() if not command else sub.choices[command].format_help()  # type: ignore[index]
+    known = sub.choices[command].format_help()  # type: ignore[index]
     for text in texts:
-        for line in re.findall(rf"^\s*edgepv {command}\b.*$", text, re.MULTILINE) if command else []:
-            for flag in re.findall(r"(--[a-z-]+)", line):
+        for line in re.findall(rf"^\s*edgepv {command}\b.*$", text.replace("\\\n", ""), re.MULTILINE):
+            for flag in re.findall(r"(?<![\w-])(--[a-z-]+)", line):
                 assert flag in known, line

@@ -1,0 +1,128 @@
+"""Several bundles as one: what is kept, what is refused, and that the result runs like its parts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from null_bundle import write_null_bundle
+from support import Tiny
+
+import edgepv
+from edgepv import bundle, ladder
+from edgepv.cli import main
+from edgepv.clips import read_video
+from edgepv.console import Console
+from edgepv.errors import UsageError
+from edgepv.types import Rung
+
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def window_bundle(tiny_clip: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The clip model as a window at 48 x 48 instead of 32 x 32."""
+    out = tmp_path_factory.mktemp("window") / "window"
+    options = [
+        "--size",
+        "48",
+        "--stream",
+        "window",
+        "--precision",
+        "fp32",
+        "--target",
+        "cpu",
+        "--out",
+        str(out),
+    ]
+    assert main(["export", *tiny_clip.arguments, *options]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def packed(step_bundle: Path, window_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("ladder") / "ladder"
+    assert main(["ladder", str(step_bundle), str(window_bundle), "--out", str(out)]) == 0
+    return out
+
+
+def test_a_smaller_size_is_in_the_spec_of_the_bundle(window_bundle: Path) -> None:
+    spec = bundle.read(window_bundle).content.spec
+    assert spec.input.shape == (1, 3, 4, 48, 48) and spec.name == "tiny-clip-48"
+
+
+def test_the_rungs_are_the_chosen_variants_the_slowest_first(
+    packed: Path, step_bundle: Path, window_bundle: Path
+) -> None:
+    found = bundle.read(packed)
+    bundle.check(found)
+    rungs = found.measured.ladder
+    assert 1 <= len(rungs) <= 2 and found.measured.run == rungs[0].variant
+    times = [r.p50_ms for r in rungs if r.p50_ms]
+    assert times == sorted(times, reverse=True) and len(times) == len(rungs)
+    parts = {bundle.read(p).variant().sha256 for p in (step_bundle, window_bundle)}
+    assert {v.sha256 for v in found.ladder()} <= parts
+
+
+def test_every_rung_replays_its_own_golden_answers(packed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", str(packed)]) == 0
+    said = capsys.readouterr().out
+    assert said.count("golden answers reproduced") == len(bundle.read(packed).ladder())
+
+
+def test_a_rung_answers_as_it_did_in_its_own_bundle(packed: Path, step_bundle: Path, a_clip: Path) -> None:
+    frames = read_video(a_clip).frames[:8]
+    chosen = bundle.read(step_bundle).variant()
+    name = next((v.name for v in bundle.read(packed).ladder() if v.sha256 == chosen.sha256), None)
+    if name is None:
+        pytest.skip("the step was slower and not better here, and left out")
+    with edgepv.open(packed, variant=name) as one, edgepv.open(step_bundle) as other:
+        assert [one.step(f).scores for f in frames] == [other.step(f).scores for f in frames]
+
+
+def test_a_runner_answers_from_a_ladder(packed: Path, a_clip: Path) -> None:
+    with edgepv.runner(packed, deadline_ms=5000) as runner:
+        replies = [runner.ask(f) for f in read_video(a_clip).frames[:8]]
+    assert [r.number for r in replies] == list(range(8)) and not any(r.stale for r in replies)
+    assert replies[-1].answer and replies[-1].answer.valid
+
+
+def test_bench_tells_every_variant_and_live_every_rung_and_the_ladder(
+    packed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", str(packed), "--json"]) == 0
+    names = {v.name for v in bundle.read(packed).content.variants}
+    assert set(json.loads(capsys.readouterr().out)) == names
+    assert main(["bench", str(packed), "--live", "--limit", "2", "--rate", "4", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {r["name"] for r in rows} - {"ladder"} == names
+    assert all(r["frames"] > 30 and r["instants"] > 0 for r in rows)
+
+
+@pytest.mark.parametrize(
+    ("rungs", "kept", "why"),
+    [
+        ([("a", 9.0, 0.9), ("b", 3.0, 0.8)], ["a", "b"], "slower but better"),
+        ([("a", 9.0, 0.8), ("b", 3.0, 0.8)], ["b"], "slower and not better"),
+        ([("a", 9.0, None), ("b", 3.0, 0.8)], ["a", "b"], "nobody knows whether it is better"),
+        ([("b", 3.0, 0.8), ("a", 9.0, 0.9)], ["a", "b"], "the order is by time, not as given"),
+    ],
+)
+def test_a_rung_stays_if_it_may_be_worth_its_time(
+    rungs: list[tuple[str, float, float | None]], kept: list[str], why: str
+) -> None:
+    chosen, reasons = ladder.worth_it([Rung(*r) for r in rungs])
+    assert [r.variant for r in chosen] == kept, why
+    assert len(reasons) == len(rungs) - len(kept)
+
+
+def test_bundles_that_are_no_ladder_are_refused(tmp_path: Path, step_bundle: Path) -> None:
+    one = write_null_bundle(tmp_path / "one")
+    with pytest.raises(UsageError, match="two bundles or more"):
+        ladder.combine([one], tmp_path / "out", QUIET)
+    with pytest.raises(UsageError, match="has another target than"):
+        ladder.combine([step_bundle, one], tmp_path / "out", QUIET)
+    with pytest.raises(UsageError, match="same variant of the same model"):
+        ladder.combine([one, one], tmp_path / "out", QUIET)
+    assert not (tmp_path / "out").exists()
