@@ -19,8 +19,9 @@ from edgepv.stats import percentiles_ms
 from edgepv.stream import Infer, Stepper, Tensors, copied, roll
 from edgepv.types import DeviceFacts, Latency, Variant, decode, encode
 
-CALLS = 200
-WARMUP = 10
+CALLS = 201
+WARMUP = 6
+TURN = 3
 MIN_CALLS = 30
 BUDGET_S = 12.0
 TELLING_FLAGS = (
@@ -77,22 +78,24 @@ def interleaved(
 ) -> dict[str, Latency]:
     """Time of one call of each engine, taking turns, so that all meet the same machine load.
 
-    engines: name -> (engine, real inputs with rolled states, used in turn). On a busy
-    machine, where an eager framework can take a hundred times longer on two threads, the turns end
-    after ``BUDGET_S`` seconds with fewer than ``calls``; ``Latency.n`` says how many there were.
+    engines: name -> (engine, real inputs with rolled states, used in turn). A turn is ``TURN`` calls after
+    one that is not timed, during which the threads of the engine before may still spin for work and its
+    data is still in the caches. On a busy machine, where an eager framework can take a hundred times longer
+    on two threads, the turns end after ``BUDGET_S`` seconds with fewer than ``calls``; ``Latency.n`` says
+    how many there were.
     """
     seconds: dict[str, list[float]] = {name: [] for name in engines}
     begun = time.perf_counter()
-    for i in range(WARMUP + calls):
-        if i >= WARMUP + MIN_CALLS and time.perf_counter() - begun > BUDGET_S:
+    for i in range(-WARMUP, calls, TURN):
+        if i >= MIN_CALLS and time.perf_counter() - begun > BUDGET_S:
             break
         for name, (engine, feeds) in engines.items():
-            feed = feeds[i % len(feeds)]
-            start = time.perf_counter()
-            engine.infer(feed)
-            elapsed = time.perf_counter() - start
-            if i >= WARMUP:
-                seconds[name].append(elapsed)
+            for n in range(i - 1, i + TURN):
+                feed = feeds[n % len(feeds)]
+                start = time.perf_counter()
+                engine.infer(feed)
+                if i >= 0 and n >= i:
+                    seconds[name].append(time.perf_counter() - start)
     names = tuple(engines)
     return {name: Latency(*percentiles_ms(s), len(s), WARMUP, threads, names) for name, s in seconds.items()}
 
