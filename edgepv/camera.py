@@ -272,7 +272,7 @@ class _Cameras:
         trial, before = self._trial, [0]
 
         def feed(reply: Reply) -> None:
-            events, before[0] = output.counts["new"] - before[0], output.counts["new"]
+            events, before[0] = output.counts["events"] - before[0], output.counts["events"]
             trial.feed(reply, events)
 
         return feed

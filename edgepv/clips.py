@@ -119,6 +119,14 @@ def resample(count: int, source: Fraction, wanted: Fraction) -> list[int]:
     return taken
 
 
+def check_frame(frame: np.ndarray) -> None:
+    """Raise UsageError unless ``frame`` is (H, W, 3) uint8 with at least one pixel."""
+    if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8 or not frame.size:
+        raise UsageError(
+            f"a frame must be (H, W, 3) uint8 BGR, got {frame.shape} {frame.dtype}. Convert it first"
+        )
+
+
 def preprocess(frame: np.ndarray, spec: ModelSpec) -> np.ndarray:
     """One camera frame as the model wants it.
 
@@ -127,10 +135,7 @@ def preprocess(frame: np.ndarray, spec: ModelSpec) -> np.ndarray:
     """
     cv2 = need("cv2", extra="cpu")
     height, width = spec.input.shape[-2:]
-    if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
-        raise UsageError(
-            f"a frame must be (H, W, 3) uint8 BGR, got {frame.shape} {frame.dtype}. Convert it first"
-        )
+    check_frame(frame)
     if frame.shape[:2] != (height, width):
         frame = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
     if spec.colour == "rgb":

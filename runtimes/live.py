@@ -85,7 +85,7 @@ class Live:
     def _take(self, frame: Frame) -> None:
         if frame.restarted:
             self._due.reset()
-            self._output.restarted(frame.why, self._wall_s + frame.arrived_s)
+            self._output.status("restarted", frame.why)
         is_due, missed = self._due.due(frame.time_s)
         if not is_due:
             return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Any
@@ -10,19 +12,20 @@ import numpy as np
 
 from edgepv.runtimes.deadline import Reply
 from edgepv.runtimes.events import Events, LiveConfig
-from edgepv.runtimes.health import Health
+from edgepv.runtimes.health import STAGES, Health
 from edgepv.runtimes.privacy import mosaic
 from edgepv.runtimes.sinks import Record, Sink
 from edgepv.stats import percentiles_ms
 
 LATEST = 20_000
+TIMES = (*STAGES, "age")
 
 
 class Output:
     """What one camera tells the world: an answer per frame, events by the rules, and what happened to it.
 
-    Not for several threads at once, but for those that take turns, as the deadline runner's do. Frames go
-    only to sinks that want pixels, with the regions of ``config.redact`` averaged away.
+    From any thread. Frames go only to sinks that want pixels, with the regions of ``config.redact`` averaged
+    away. An event ends when the camera is lost, and with the first answer about another scene.
     """
 
     def __init__(
@@ -32,22 +35,24 @@ class Output:
         self._events = Events(config.rules, camera)
         self._redact = config.redact
         self.wants_pixels = any(s.pixels for s in sinks)
+        self._lock = threading.RLock()
         self.counts: Counter[str] = Counter()
-        self._latency_s: deque[float] = deque(maxlen=LATEST)
-        self._age_s: deque[float] = deque(maxlen=LATEST)
+        self._latest: dict[str, deque[float]] = {n: deque(maxlen=LATEST) for n in TIMES}
 
     def reply(self, reply: Reply, wall_s: float, frame: np.ndarray | None = None) -> None:
         """Tell one reply. wall_s: when its frame came, seconds since 1970. frame: for sinks with pixels."""
-        self._count(reply)
-        record = self._answer(reply)
-        shown = self._redacted(frame) if frame is not None else None
-        for sink in self._sinks:
-            sink.put(record, shown if sink.pixels else None)
-        answer = reply.answer
-        scores = dict(zip(self._labels, answer.scores)) if answer else {}
-        valid = answer is not None and answer.valid
-        for event in self._events.step(reply.time_s, wall_s, scores, valid=valid, stale=reply.stale):
-            self._put(event)
+        with self._lock:
+            self._count(reply)
+            record = self._answer(reply)
+            shown = self._redacted(frame) if frame is not None else None
+            for sink in self._sinks:
+                sink.put(record, shown if sink.pixels else None)
+            answer = reply.answer
+            scores = dict(zip(self._labels, answer.scores)) if answer else {}
+            valid = answer is not None and answer.valid
+            if record["restarted"]:
+                self._put(*self._events.restart(wall_s, "another scene"))
+            self._put(*self._events.step(reply.time_s, wall_s, scores, valid=valid, stale=reply.stale))
 
     def _answer(self, reply: Reply) -> Record:
         answer = reply.answer
@@ -69,9 +74,8 @@ class Output:
     def _count(self, reply: Reply) -> None:
         self.counts["replies"] += 1
         self.counts[f"stale_{reply.why}" if reply.stale else "fresh"] += 1
-        self._latency_s.append(reply.latency_ms / 1e3)
         if reply.age_ms is not None:
-            self._age_s.append(reply.age_ms / 1e3)
+            self._latest["age"].append(reply.age_ms / 1e3)
         stages = {"total": reply.latency_ms}
         if not reply.stale and reply.answer:
             spent = reply.answer.pre_ms + reply.answer.infer_ms
@@ -82,6 +86,8 @@ class Output:
                 "infer": reply.answer.infer_ms,
                 "post": max(0.0, reply.latency_ms - waited - spent),
             }
+        for name, ms in stages.items():
+            self._latest[name].append(ms / 1e3)
         self._health.answered(stages, stale=reply.why or None)
         self._health.running(reply.variant)
         if reply.why == "dropped":
@@ -95,23 +101,22 @@ class Output:
 
     def status(self, what: str, why: str, **more: Any) -> None:
         """Tell that something happened to the camera or the runner."""
-        self.counts[what] += 1
-        if what == "camera_lost":
-            self._health.camera_lost(why)
-        if what == "camera_back":
-            self._health.camera_up()
-        self._put({"type": "status", "camera": self.camera, "what": what, "why": why, **more})
+        with self._lock:
+            self.counts[what] += 1
+            if what == "restarted":
+                self._health.restarted()
+            if what == "camera_back":
+                self._health.camera_up()
+            self._put({"type": "status", "camera": self.camera, "what": what, "why": why, **more})
+            if what == "camera_lost":
+                self._health.camera_lost(why)
+                self._put(*self._events.restart(time.time()))
 
-    def restarted(self, why: str, wall_s: float) -> None:
-        """What comes now is another scene: running events end."""
-        self._health.restarted()
-        self.status("restarted", why)
-        for event in self._events.restart(wall_s):
-            self._put(event)
-
-    def _put(self, record: Record) -> None:
-        for sink in self._sinks:
-            sink.put(record)
+    def _put(self, *records: Record) -> None:
+        for record in records:
+            self.counts["events"] += record["type"] == "new"
+            for sink in self._sinks:
+                sink.put(record)
 
     @property
     def unheard(self) -> bool:
@@ -119,19 +124,21 @@ class Output:
         return any(getattr(sink, "ended", False) for sink in self._sinks)
 
     def summary(self) -> Record:
-        """Counts, and percentiles over the last 20,000 replies: latency, and age of what was said."""
-        latency, age = (percentiles_ms(list(s)) if s else (None,) * 3 for s in (self._latency_s, self._age_s))
-        names = ("p50", "p95", "p99")
-        return {
-            "camera": self.camera,
-            **dict(sorted(self.counts.items())),
-            **{f"latency_{n}_ms": v and round(v, 3) for n, v in zip(names, latency)},
-            **{f"age_{n}_ms": v and round(v, 3) for n, v in zip(names, age)},
-        }
+        """Counts, and percentiles over the last 20,000 replies, in ms: each stage, the total, and the age."""
+        with self._lock:
+            times = {name: percentiles_ms(list(seen)) for name, seen in self._latest.items() if seen}
+            return {
+                "camera": self.camera,
+                **dict(sorted(self.counts.items())),
+                "ms": {
+                    name: {p: round(v, 3) for p, v in zip(("p50", "p95", "p99"), found)}
+                    for name, found in times.items()
+                },
+            }
 
     def close(self, wall_s: float) -> None:
         """End running events and close the sinks, which deliver or keep what they have."""
-        for event in self._events.close(wall_s):
-            self._put(event)
+        with self._lock:
+            self._put(*self._events.close(wall_s))
         for sink in self._sinks:
             sink.close()

@@ -108,6 +108,7 @@ def test_camera_and_broker_die_and_come_back_and_no_event_is_lost(
     assert run.end() == 0
     told = [r["type"] for r in run.of("new", "end")]
     assert told == ["new", "end", "new", "end"]
+    assert run.of("end")[0]["why"] == "the camera was gone"
     until(lambda: len({json.loads(e)["uid"] for e in hears.on("gate/events")}) >= 4, 20)
     heard = {e["uid"]: e["type"] for e in map(json.loads, hears.on("gate/events"))}
     assert [t for t in heard.values() if t != "update"] == told

@@ -107,7 +107,7 @@ class Desk:
         with self.lock:
             if self.working is not task:
                 return False  # given up meanwhile
-            in_time = answer is not None and now <= task.deadline_s
+            in_time = answer is not None and now <= task.deadline_s and not self.overdue
             if in_time and answer is not None:
                 while self._pending[0].number < task.number:
                     self._reply_stale(self._pending.popleft(), now, "dropped")

@@ -82,7 +82,7 @@ class Ladder:
         self._take_over()
         lane = self.lanes[self.active]
         logits, pre_ms, infer_ms = lane.step(frame)
-        if self.active in self._out:
+        if lane is not self.lanes[self.active] or self.active in self._out:
             raise CancelledError  # it was given up while it ran
         self._remember(frame)
         self._lost.append(missed)
@@ -90,9 +90,11 @@ class Ladder:
         return answer_of(lane, logits, pre_ms, infer_ms, restarted=restarted, lost=self._lost)
 
     def _take_over(self) -> None:
-        while self.active in self._out and self._todo:
-            self.catch_up()
-        if self.aimed != self.active and not self._todo:
+        if self.active in self._out:  # whoever comes next has to work now, level or not
+            self.active = self.aimed
+            while self._todo:
+                self.catch_up()
+        elif self.aimed != self.active and not self._todo:
             self._migrate()
             self.active = self.aimed
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from edgepv.clips import check_frame
 from edgepv.errors import DeadlineError, EdgepvError, UsageError
 from edgepv.runtimes.deadline.controller import Controller
 from edgepv.runtimes.deadline.desk import Desk, Reply, Task
@@ -87,8 +88,10 @@ class DeadlineRunner:
         """Hand in a frame, (H, W, 3) uint8 BGR; returns its number at once.
 
         arrived_s: when this program had it, by the runner's clock; the deadline counts from there. time_s:
-        its own time. Both are now by default. missed, restarted: see ``Session.step``.
+        its own time. Both are now by default. missed, restarted: see ``Session.step``. Raises UsageError for
+        another kind of frame.
         """
+        check_frame(frame)
         arrived = self._clock() if arrived_s is None else arrived_s
         return self.desk.arrive(
             frame, arrived if time_s is None else time_s, arrived, missed=missed, restarted=restarted
@@ -119,10 +122,7 @@ class DeadlineRunner:
         """Work on the newest frame, or let the next variant catch up by one; False if there is neither."""
         task = self.desk.take(self._clock())
         if task is None:
-            if self.ladder.behind:
-                self.ladder.catch_up()
-                return True
-            return False
+            return self._catch_up()
         self._choose(task)
         began = self._clock()
         try:
@@ -148,8 +148,22 @@ class DeadlineRunner:
         rung = self.controller.choose(left_ms)
         self.ladder.aim(rung)
         if rung > self.ladder.active:
-            while self.ladder.behind:
-                self.ladder.catch_up()
+            while self._catch_up():
+                pass
+
+    def _catch_up(self) -> bool:
+        """Let the variant that is aimed at see one more of the last frames; False if it is level."""
+        if not self.ladder.behind:
+            return False
+        try:
+            self.ladder.catch_up()
+        except CancelledError:
+            pass  # it was for the call before
+        except Exception as e:
+            with self.desk.lock:
+                name = self.ladder.lanes[self.ladder.aimed].variant.name
+                self._drop(self.ladder.aimed, "variant_failed", f"{name}: {e}")
+        return True
 
     def _note_switch(self) -> None:
         if self.desk.variant != self.ladder.name:

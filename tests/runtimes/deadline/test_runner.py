@@ -24,6 +24,24 @@ def told(replies: list[Reply]) -> list[tuple[int, str, int | None]]:
     return [(r.number, r.why or "fresh", None if r.age_ms is None else round(r.age_ms)) for r in replies]
 
 
+class Broken(NullEngine):
+    """Answers NaN from call number ``after`` on."""
+
+    after = 0
+
+    def infer(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        made = super().infer(inputs)
+        self.after -= 1
+        return made | {"logits": made["logits"] * (np.nan if self.after < 0 else 1.0)}
+
+
+class Raises(NullEngine):
+    """Cannot be called."""
+
+    def infer(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        raise RuntimeError("out of memory")
+
+
 def test_frames_that_are_done_in_time_are_answered_when_they_are_done() -> None:
     world = World()
     replies = world.run([(variant("one"), [10, 20])], [0, 100], limit_ms=33)
@@ -91,11 +109,6 @@ def test_a_variant_that_hangs_is_left_behind_and_the_next_one_answers() -> None:
 
 
 def test_a_variant_that_answers_nan_is_left_out_and_the_other_one_goes_on() -> None:
-    class Broken(NullEngine):
-        def infer(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-            made = super().infer(inputs)
-            return made | {"logits": made["logits"] * np.nan}
-
     large, small = variant("large"), variant("small")
     news: list[str] = []
     replies: list[Reply] = []
@@ -117,11 +130,39 @@ def test_a_variant_that_answers_nan_is_left_out_and_the_other_one_goes_on() -> N
 
 def test_the_last_variant_that_fails_is_an_error_that_says_why() -> None:
     one = variant("one")
-    ladder = Ladder([Lane(NullEngine(one, [0]), one)])
+    ladder = Ladder([Lane(Broken(one, [0]), one)])
     runner = DeadlineRunner(ladder, [1], Deadline(1000))
-    runner.offer(np.zeros((8, 8), np.uint8))
+    runner.offer(FRAME)
     runner.cycle()
-    assert "no variant is left that works" in str(runner.failed)
+    assert "no variant is left that works. The last: one: one answered [nan, nan]" in str(runner.failed)
+
+
+def test_a_variant_that_fails_while_it_catches_up_is_left_out_too() -> None:
+    variants = [variant(n, width=w, looks_back=2) for n, w in (("large", 1), ("middle", 2), ("small", 3))]
+    engines = [Broken(variants[0], [0]), Raises(variants[1], [0]), NullEngine(variants[2], [0])]
+    engines[0].after = 3  # type: ignore[attr-defined]
+    news: list[str] = []
+    replies: list[Reply] = []
+    runner = DeadlineRunner(
+        Ladder([Lane(e, v) for e, v in zip(engines, variants)]),
+        [1, 1, 1],
+        Deadline(1000),
+        say=replies.append,
+        status=lambda what, why: news.append(f"{what}: {why}"),
+    )
+    for _ in range(6):
+        runner.offer(FRAME)
+        runner.cycle()
+    assert [r.why or r.variant for r in replies] == ["large", "large", "large", "failed", "small", "small"]
+    assert [n.split(":")[1] for n in news[:2]] == [" large", " middle"] and "out of memory" in news[1]
+
+
+def test_a_frame_of_another_kind_is_the_callers_fault_and_costs_no_variant() -> None:
+    one = variant("one")
+    runner = DeadlineRunner(Ladder([Lane(NullEngine(one, [0]), one)]), [1], Deadline(1000))
+    with pytest.raises(UsageError, match=r"a frame must be \(H, W, 3\) uint8 BGR, got \(8, 8\) uint8"):
+        runner.offer(np.zeros((8, 8), np.uint8))
+    assert runner.failed is None and not runner.cycle()
 
 
 def test_dropping_says_nothing_on_a_miss() -> None:
