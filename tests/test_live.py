@@ -105,6 +105,7 @@ def test_camera_and_broker_die_and_come_back_and_no_event_is_lost(
     camera.start()
     until(lambda: len(run.of("new")) == 2, 30)
     broker.start()
+    until(lambda: len(set(hears.on("gate/events"))) >= 3, 30)
     assert run.end() == 0
     told = [r["type"] for r in run.of("new", "end")]
     assert told == ["new", "end", "new", "end"]

@@ -38,6 +38,7 @@ IN_FLIGHT = 20
 ANSWERS_WAITING = 100
 KEEPALIVE_S = 30
 LASTED_S = 10.0
+LAST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 10.0
 CLOSE_NETWORK_S = 2.0
 BIRTH = "homeassistant/status"
@@ -123,6 +124,7 @@ class Mqtt(SpooledSink):
         self._acked: list[str] = []
         self._answering: set[int] = set()
         self._stopping, self._gone = threading.Event(), threading.Event()
+        self._last_chance = threading.Event()
         self._network = threading.Thread(target=self._keep_connected, name=f"{broker.name} net", daemon=True)
         self._writer.start()
         self._network.start()
@@ -146,7 +148,8 @@ class Mqtt(SpooledSink):
         return {**counts, "queued": counts["queued"] + len(self._answers) + len(self._answering)}
 
     def close(self) -> None:
-        """Deliver for a few seconds, say offline, and disconnect."""
+        """Deliver for a few seconds, say offline, and disconnect. A broker that was away is tried at once."""
+        self._last_chance.set()
         super().close()
         self._stopping.set()
         self._network.join(CLOSE_NETWORK_S)
@@ -259,7 +262,8 @@ class Mqtt(SpooledSink):
                         f"{self._broker.name}: {why[0] or 'connection lost'}; records wait, trying again"
                     )
                 told, failures = True, 0 if lasted else failures + 1
-                self._stopping.wait(pause_s(failures, longest_s=LONGEST_PAUSE_S))
+                if self._last_chance.wait(pause_s(failures, longest_s=LONGEST_PAUSE_S)):
+                    self._stopping.wait(LAST_PAUSE_S)
 
     def _new_client(self, gone: threading.Event, why: list[str]) -> Any:
         paho, broker = self._paho, self._broker
