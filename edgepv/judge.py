@@ -10,7 +10,7 @@ import numpy as np
 
 from edgepv.errors import AccuracyGateError, LatencyGateError, ParityError, UsageError
 from edgepv.export.audit import audit
-from edgepv.export.parity import compare, first_divergence, saturation
+from edgepv.export.parity import compare, compare_clips, first_divergence, saturation
 from edgepv.measure import clip_logits, scores
 from edgepv.runtimes.engine import open_engine
 from edgepv.stats import accuracy, paired_drop
@@ -25,15 +25,16 @@ PROBES = 8  # inputs used to look inside a graph; more show the same
 class Exam:
     """Held-out clips and what the original answers on them.
 
-    clips: (T, C, H, W) float32 each. truth: label index per clip, None where the clips carry no label.
-    warmup, original_warmup: frames before an answer of the converted model and of the original counts.
-    delay: frames the converted model answers later than the original.
-    original: logits per clip of the torch original; model: of the (possibly pruned) torch model that
-    was converted. feeds: inputs with rolled states from these clips, to look inside artifacts.
+    clips: (T, C, H, W) float32 each. names: of the clips. truth: label index per clip, None where the clips
+    carry no label. warmup, original_warmup: frames before an answer of the converted model and of the
+    original counts. delay: frames the converted model answers later than the original. original: logits per
+    clip of the torch original; model: of the (possibly pruned) torch model that was converted. feeds:
+    inputs with rolled states from these clips, to look inside artifacts.
     """
 
     labels: tuple[str, ...]
     clips: tuple[np.ndarray, ...]
+    names: tuple[str, ...]
     truth: tuple[int, ...] | None
     warmup: int
     original: tuple[np.ndarray, ...]
@@ -95,9 +96,10 @@ def _parity(
     variant: Variant, folder: Path, target: Target, exam: Exam, logits: Sequence[np.ndarray]
 ) -> Parity:
     probes = by_file_names(variant, exam.feeds[:PROBES])
-    return compare(
-        np.concatenate(exam.model),
-        np.concatenate(list(logits)),
+    return compare_clips(
+        exam.model,
+        logits,
+        exam.names,
         min_sqnr_db=target.min_sqnr_db[variant.precision],
         saturation=saturation(folder / variant.path, probes) if variant.precision == "int8" else None,
     )

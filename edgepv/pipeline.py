@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import importlib
 import importlib.util
@@ -48,6 +49,7 @@ from edgepv.zoo import checkpoint as zoo_checkpoint
 ORIGINAL = "torch-fp32"
 POSTPROCESSING = "softmax of logits; a clip's answer is the mean of logits over valid frames"
 CALIBRATION_CLIPS = 24
+THUMBNAIL = 112
 STRAY = "kept out of the bundle"
 STREAM = ("auto", "window", "off")
 CHANGES = {"prune": ("pruned", "pruned and fine-tuned"), "stream": ("stream", "made to step")}
@@ -341,6 +343,7 @@ class Subject:
     model: Callable[[int], Engine]
     rows: tuple[Measurement, ...]
     golden_clip: Clip
+    held_out: tuple[Clip, ...]
 
 
 def prepare(line: Line, source: Source, clips: Clips) -> Subject:
@@ -362,6 +365,7 @@ def prepare(line: Line, source: Source, clips: Clips) -> Subject:
     exam = judge.Exam(
         labels=spec.labels,
         clips=held,
+        names=tuple(clip_name(c) for c in clips.held_out),
         truth=tuple(spec.labels.index(str(c.label)) for c in clips.held_out) if labelled else None,
         warmup=stepper.warmup,
         original=tuple(answers),
@@ -390,6 +394,7 @@ def prepare(line: Line, source: Source, clips: Clips) -> Subject:
         model,
         rows,
         clips.held_out[0],
+        clips.held_out,
     )
 
 
@@ -688,12 +693,33 @@ def pack(line: Line, subject: Subject, target: Target, folder: Path) -> Exported
         reasons,
         subject.base.stream,
         subject.source.spec.frames,
+        thumbnails(rows, subject.held_out),
     )
     _sweep(models, kept, packed.files)
     write_bundle(subject, target, folder, kept, found, chosen)
     return Exported(
         target.name, folder, bundle.read(folder).digest, chosen, found, (*subject.notes, *packed.notes)
     )
+
+
+def clip_name(clip: Clip) -> str:
+    """How reports call a clip: its folder, which is its label or its source, and its file."""
+    return f"{clip.path.parent.name}/{clip.path.name}"
+
+
+def thumbnails(rows: Sequence[Measurement], clips: Sequence[Clip]) -> dict[str, str]:
+    """A small JPEG, base64, of the middle frame of every clip that a row names as one of its worst."""
+    named = {w.clip for row in rows if row.parity for w in row.parity.worst if w.agreement < 1}
+    cv2 = need("cv2", extra="cpu")
+    found = {}
+    for clip in clips:
+        if clip_name(clip) in named:
+            frames = read_video(clip.path).frames
+            frame = frames[len(frames) // 2]
+            size = (THUMBNAIL, max(1, round(THUMBNAIL * frame.shape[0] / frame.shape[1])))
+            _, data = cv2.imencode(".jpg", cv2.resize(frame, size, interpolation=cv2.INTER_AREA))
+            found[clip_name(clip)] = base64.b64encode(data.tobytes()).decode("ascii")
+    return dict(sorted(found.items()))
 
 
 def run_builder(line: Line, subject: Subject, target: Target, base: Variant, models: Path) -> Packed:

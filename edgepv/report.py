@@ -118,6 +118,7 @@ def join(reports: Sequence[tuple[str, Report]]) -> Report:
         baseline=rename(first_label, first.baseline),
         steps=tuple(s for i, s in enumerate(steps) if s not in steps[:i]),
         reasons=tuple(f"{label}: {why}" for label, report in unique for why in report.reasons),
+        thumbnails={clip: data for _, report in unique for clip, data in report.thumbnails.items()},
     )
 
 
@@ -201,6 +202,7 @@ def _tables(report: Report) -> dict[str, Table]:
         tables.accuracy_table(report),
         tables.class_table(report),
         tables.parity_table(report),
+        tables.worst_table(report),
         tables.cost_table(report),
         tables.device_table(report),
         tables.steps_table(report),

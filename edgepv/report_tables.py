@@ -287,7 +287,7 @@ def parity_table(report: Report) -> Table:
     for row in report.rows:
         found = row.parity
         if found is None:
-            rows.append((name(report, row), *[UNKNOWN] * 7))
+            rows.append((name(report, row), *[UNKNOWN] * 9))
             continue
         diverges = text(found.first_divergence)
         if found.first_divergence is None and found.verdict == "pass":
@@ -301,7 +301,9 @@ def parity_table(report: Report) -> Table:
                 number(found.max_abs),
                 number(found.sqnr_db, "dB", note=f"promised {figure(found.min_sqnr_db)} dB"),
                 codes,
+                slopes(found.slope),
                 share(found.agreement),
+                flicker(found.flicker),
                 whole(found.frames),
                 verdict(found.verdict),
                 diverges,
@@ -311,11 +313,44 @@ def parity_table(report: Report) -> Table:
         "parity",
         "Parity with the original",
         "Every output value on real frames. SQNR is signal over error power. Saturation is the share "
-        "of INT8 input and output codes at an end of the range.",
+        "of INT8 input and output codes at an end of the range. Slope is the least and the largest of the "
+        "outputs over the original's: below 1 where a range clips. Flicker is the share of frames at which "
+        "the top-1 changes.",
         heads(
-            "variant, max error (logits), SQNR, saturation, top-1 agreement, frames, verdict, "
-            "first diverging node"
+            "variant, max error (logits), SQNR, saturation, slope, top-1 agreement, flicker, frames, "
+            "verdict, first diverging node"
         ),
+        tuple(rows),
+    )
+
+
+def slopes(found: tuple[float, float] | None) -> Cell:
+    """Least and largest slope over the outputs."""
+    if found is None:
+        return UNKNOWN
+    return Cell(f"{found[0]:.3f} to {found[1]:.3f}", min(found, key=lambda s: 1 - abs(1 - s)))
+
+
+def flicker(found: tuple[float, float] | None) -> Cell:
+    """Of this variant, and in small of the original."""
+    if found is None:
+        return UNKNOWN
+    return replace(share(found[1]), note=f"original {share(found[0]).text}")
+
+
+def worst_table(report: Report) -> Table:
+    """The clips on which each variant is furthest from the original."""
+    rows = [
+        (name(report, row), Cell(one.clip), share(one.agreement), number(one.sqnr_db, "dB"))
+        for row in report.rows
+        for one in (row.parity.worst if row.parity else ())
+        if one.agreement < 1
+    ]
+    return Table(
+        "worst",
+        "Where it differs most",
+        "Up to five clips per variant on which its top-1 is not the original's at every frame, worst first.",
+        heads("variant, clip, top-1 agreement, SQNR"),
         tuple(rows),
     )
 

@@ -263,12 +263,24 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
+class WorstClip:
+    """A clip on which an artifact is furthest from the original: its name, SQNR, and share of equal top-1."""
+
+    clip: str
+    sqnr_db: float
+    agreement: float
+
+
+@dataclass(frozen=True)
 class Parity:
     """One artifact against the torch original on real frames, over every output value.
 
     max_abs: in logits. sqnr_db: 10 log10(signal power / error power).
     saturation: share of int8 input/output codes at an end of the range; None without int8 codes.
     agreement: share of frames with the same top-1. first_divergence: looked for on "fail" only.
+    slope: least and largest over the outputs of the least-squares slope through their means, artifact over
+    original; 1 when right, below it when a range clips. flicker: changes of the top-1 from one frame to the
+    next, as a share of frames: (original, artifact). worst: the clips it gets least right, worst first.
     """
 
     max_abs: float
@@ -279,6 +291,9 @@ class Parity:
     verdict: Verdict
     saturation: float | None = None
     first_divergence: str | None = None
+    slope: tuple[float, float] | None = None
+    flicker: tuple[float, float] | None = None
+    worst: tuple[WorstClip, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -381,6 +396,7 @@ class Report:
     """Rows of measurements, the row the others are compared to, and what each step changed.
 
     stream: how the model was made to step, None for a window. frames: the window of the original.
+    thumbnails: clip name -> base64 of a JPEG of its middle frame, for the clips in a row's ``Parity.worst``.
     """
 
     title: str
@@ -390,6 +406,7 @@ class Report:
     reasons: tuple[str, ...] = ()
     stream: StreamSpec | None = None
     frames: int = 1
+    thumbnails: dict[str, str] = field(default_factory=dict)
 
 
 def encode(value: Any) -> Any:

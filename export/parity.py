@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgepv.stream import Tensors
-from edgepv.types import Parity, Verdict
+from edgepv.types import Parity, Verdict, WorstClip
 
+WORST = 5
 MIN_FRAMES = 32  # below this a ratio of powers says more about the frames than about the artifact
 SQNR_CAP_DB = 200.0  # what equal numbers are given; JSON has no infinity
 
@@ -48,6 +50,40 @@ def compare(
         verdict=verdict,
         saturation=saturation,
     )
+
+
+def compare_clips(
+    reference: Sequence[np.ndarray],
+    got: Sequence[np.ndarray],
+    names: Sequence[str],
+    *,
+    min_sqnr_db: float,
+    saturation: float | None = None,
+) -> Parity:
+    """Parity of logits (frames, classes) per clip: ``compare`` over all, and what only whole clips show."""
+    wanted, made = np.concatenate(list(reference)), np.concatenate(list(got))
+    whole = compare(wanted, made, min_sqnr_db=min_sqnr_db, saturation=saturation)
+    clips = [
+        WorstClip(name, sqnr_db(a, b), float((a.argmax(1) == b.argmax(1)).mean()))
+        for name, a, b in zip(names, reference, got, strict=True)
+    ]
+    worst = sorted(clips, key=lambda c: (c.agreement, c.sqnr_db))[:WORST]
+    flicker = (_flicker(reference), _flicker(got))
+    return replace(whole, slope=slope(wanted, made), flicker=flicker, worst=tuple(worst))
+
+
+def slope(reference: np.ndarray, got: np.ndarray) -> tuple[float, float] | None:
+    """Least and largest slope over the outputs that move; None if none does, or an answer is not finite."""
+    x, y = (np.asarray(v, np.float64) - np.mean(v, axis=0, dtype=np.float64) for v in (reference, got))
+    power = (x**2).sum(0)
+    moves = power > 1e-9 * max(float(power.max()), 1e-300)
+    slopes = (x * y).sum(0)[moves] / power[moves]
+    return (float(slopes.min()), float(slopes.max())) if slopes.size and np.isfinite(slopes).all() else None
+
+
+def _flicker(clips: Sequence[np.ndarray]) -> float:
+    changes = sum(int((c.argmax(1)[1:] != c.argmax(1)[:-1]).sum()) for c in clips)
+    return changes / max(1, sum(len(c) - 1 for c in clips))
 
 
 def first_divergence(

@@ -282,7 +282,7 @@ def test_each_gate_raises_its_own_error() -> None:
 def test_equal_numbers_settle_the_gate_and_unequal_ones_do_not() -> None:
     rng = np.random.default_rng(0)
     logits = tuple(rng.standard_normal((20, 2)) for _ in range(24))
-    exam = judge.Exam(("a", "b"), (), (0, 1) * 12, 16, logits, logits, (), 1.0, 16)
+    exam = judge.Exam(("a", "b"), (), (), (0, 1) * 12, 16, logits, logits, (), 1.0, 16)
     same, close = exam.drop(logits, 100.0), exam.drop(logits, 40.0)
     assert same and close
     assert (same.verdict, same.high) == ("pass", 0.0)

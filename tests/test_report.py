@@ -29,6 +29,7 @@ from edgepv.types import (
     Parity,
     Report,
     StepRecord,
+    WorstClip,
     decode,
 )
 
@@ -82,7 +83,18 @@ def example() -> Report:
         misses=0.004,
         precision="int8",
         drop=PairedDrop(2.5, -1.0, 6.0, 40, 2, 1, 3.0, "inconclusive", 1240),
-        parity=Parity(0.25, 22.5, 0.96, 960, 15.0, "pass", saturation=0.013),
+        parity=Parity(
+            0.25,
+            22.5,
+            0.96,
+            960,
+            15.0,
+            "pass",
+            saturation=0.013,
+            slope=(0.91, 1.02),
+            flicker=(0.01, 0.02),
+            worst=(WorstClip("fight/a.mp4", 9.5, 0.5), WorstClip("fight/b.mp4", 30.0, 1.0)),
+        ),
         audit=Audit(
             "openvino runtime model",
             (
@@ -156,6 +168,8 @@ def test_the_page_shows_the_measured_values() -> None:
     parity = cells(page, "parity", "ov-int8")
     assert parity["SQNR"] == "22.5 dB|promised 15.0 dB"
     assert (parity["saturation"], parity["top-1 agreement"]) == ("1.3 %", "96.0 %")
+    assert (parity["slope"], parity["flicker"]) == ("0.910 to 1.020", "2.0 %|original 1.0 %")
+    assert cells(page, "worst", "ov-int8")["clip"] == "fight/a.mp4" and "fight/b.mp4" not in page
     latency = cells(page, "latency", "ov-int8")
     assert (latency["deadline misses"], latency["peak memory"]) == ("0.4 %", "180 MiB")
     assert cells(page, "devices", "2")["processor"] == "Test CPU"
@@ -228,7 +242,7 @@ def test_markdown_holds_the_same_figures_and_its_tables_are_square() -> None:
     text = to_markdown(replace(report, rows=(report.rows[0], piped)))
     assert "| a\\|b | cpu | openvino | int8 | step | 2.21 MB | 85.0 % (75.0 to 90.0, n = 40) |" in text
     tables = [part for part in text.split("\n\n") if part.startswith("|")]
-    assert len(tables) == 8
+    assert len(tables) == 9
     for table in tables:
         widths = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}
         assert len(widths) == 1, table

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgepv.export.parity import compare, first_divergence, saturation, sqnr_db
+from edgepv.export.parity import compare, compare_clips, first_divergence, saturation, slope, sqnr_db
 
 
 def test_sqnr_by_hand() -> None:
@@ -95,3 +95,28 @@ def test_saturation_counts_values_outside_the_range(graph: Path, tmp_path: Path)
     assert good is not None and narrow is not None
     assert good < 0.001 and narrow > 0.2
     assert saturation(graph, _feeds()) is None
+
+
+def test_a_range_that_clips_shows_in_the_slope_of_its_output_alone() -> None:
+    reference = np.random.default_rng(0).standard_normal((400, 3))
+    got = reference.copy()
+    got[:, 1] *= 0.75
+    low, high = slope(reference, got) or (0.0, 0.0)
+    assert (round(low, 3), round(high, 3)) == (0.75, 1.0)
+
+
+def test_an_output_that_never_moves_has_no_slope() -> None:
+    still = np.ones((10, 2))
+    assert slope(still, still + 1) is None
+    moving = np.stack([np.ones(10), np.arange(10.0)], 1)
+    assert slope(moving, moving) == (1.0, 1.0)
+
+
+def test_flicker_and_the_worst_clips_are_told_by_name() -> None:
+    a, b = [1.0, 0.0], [0.0, 1.0]
+    reference = [np.array([a, a, a, a]), np.array([a, a, b, b])]
+    got = [np.array([a, b, a, b]), np.array([a, a, b, b])]
+    found = compare_clips(reference, got, ["one", "two"], min_sqnr_db=0.0)
+    assert found.flicker == (1 / 6, 4 / 6)  # of the six steps from a frame to the next
+    assert [(w.clip, w.agreement) for w in found.worst] == [("one", 0.5), ("two", 1.0)]
+    assert found.agreement == 0.75 and found.frames == 8
