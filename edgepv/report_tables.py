@@ -365,8 +365,27 @@ def audited(audit: Audit | None) -> Cell:
         return Cell(f"{NOT_MEASURED} / {planned}", tone="none", note="the engine hides it")
     silent = audit.silent_float
     note = f"{len(silent)} silently in float" if silent else ""
-    note = "; ".join(filter(None, [note, f"{hidden} hidden by the engine" if hidden else ""]))
-    return Cell(f"{audit.int8} / {planned}", audit.int8, "fail" if silent else "", note, more=silent)
+    hides = f"{hidden} hidden by the engine" if hidden else ""
+    note = "; ".join(filter(None, [note, hides, *_in_float(audit)]))
+    more = (
+        *silent,
+        *(f"{i.first}: {', '.join(i.operators)} in float{_of_time(i.share)}" for i in audit.islands[:5]),
+    )
+    return Cell(f"{audit.int8} / {planned}", audit.int8, "fail" if silent else "", note, more=more)
+
+
+def _in_float(audit: Audit) -> list[str]:
+    """How much of an INT8 variant is float, and how much goes into conversions."""
+    if audit.conversions is None:
+        return []
+    shares = [i.share for i in audit.islands]
+    known = sum(s for s in shares if s is not None) if any(s is not None for s in shares) else None
+    said = [f"{len(audit.islands)} float islands{_of_time(known)}"] if audit.islands else []
+    return [*said, f"{audit.conversions} conversions{_of_time(audit.conversions_share)}"]
+
+
+def _of_time(share_: float | None) -> str:
+    return "" if share_ is None else f", {percent(share_)} of the time"
 
 
 def cost_table(report: Report) -> Table:

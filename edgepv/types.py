@@ -198,11 +198,31 @@ class ConvPlan:
 
 
 @dataclass(frozen=True)
+class Island:
+    """Neighbouring operators of an INT8 artifact that the engine runs in float.
+
+    first: the name of the first of them. operators: their kinds in order. share: of the time of one call;
+    None where the engine does not tell.
+    """
+
+    first: str
+    operators: tuple[str, ...]
+    share: float | None
+
+
+@dataclass(frozen=True)
 class Audit:
-    """Answer to "is it really INT8?" for one artifact."""
+    """Answer to "is it really INT8?" for one artifact.
+
+    islands: what an INT8 artifact runs in float, the costliest first. conversions: quantize, dequantize and
+    convert operators that are executed; their share of the time of one call, None where the engine hides it.
+    """
 
     source: str
     convolutions: tuple[ConvPlan, ...]
+    islands: tuple[Island, ...] = ()
+    conversions: int | None = None
+    conversions_share: float | None = None
 
     @property
     def int8(self) -> int:

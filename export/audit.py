@@ -5,6 +5,8 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from edgepv.export import islands
+from edgepv.export.islands import Float
 from edgepv.optional import need
 from edgepv.types import Audit, ConvPlan, Variant
 
@@ -51,13 +53,14 @@ def _onnxruntime(variant: Variant, path: Path) -> Audit:
         options.optimized_model_filepath = str(optimised)
         ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         nodes = onnx.load(optimised).graph.node
+        inside = islands.of_onnxruntime(path, Path(folder)) if variant.precision == "int8" else None
     planned = _planned_onnx(path)
     executed = [
         (n.name, "int8" if n.op_type in ("QLinearConv", "ConvInteger") else "float")
         for n in nodes
         if n.op_type in CONV_OPS
     ]
-    return Audit("ONNX Runtime's optimised graph", _pair(planned, executed))
+    return _told("ONNX Runtime's optimised graph", _pair(planned, executed), inside)
 
 
 def _openvino(variant: Variant, path: Path) -> Audit:
@@ -67,8 +70,13 @@ def _openvino(variant: Variant, path: Path) -> Audit:
     compiled = ov.Core().compile_model(
         str(path),
         "CPU",
-        {"INFERENCE_PRECISION_HINT": "bf16" if variant.precision == "bf16" else "f32"},
+        {
+            "INFERENCE_PRECISION_HINT": "bf16" if variant.precision == "bf16" else "f32",
+            "INFERENCE_NUM_THREADS": 1,
+            "PERF_COUNT": True,
+        },
     )
+    inside = islands.of_openvino(compiled) if variant.precision == "int8" else None
     names = {"u8": "int8", "i8": "int8", "f32": "float", "bf16": "bf16", "f16": "fp16"}
     executed = []
     for op in compiled.get_runtime_model().get_ordered_ops():
@@ -80,7 +88,7 @@ def _openvino(variant: Variant, path: Path) -> Audit:
     if not planned:
         wanted = variant.precision if variant.precision == "int8" else "float"
         planned = {name: wanted for name, _ in executed}
-    return Audit("OpenVINO's runtime precisions", _pair(planned, executed))
+    return _told("OpenVINO's runtime precisions", _pair(planned, executed), inside)
 
 
 def _litert(variant: Variant, path: Path) -> Audit:
@@ -99,7 +107,14 @@ def _litert(variant: Variant, path: Path) -> Audit:
         if "CONV" in op["op_name"]:
             kind = types[op["inputs"][2 if op["op_name"] == "TRANSPOSE_CONV" else 0]]
             rows.append(ConvPlan(f"{op['op_name']}_{i}", wanted, "int8" if kind == "int8" else "float"))
-    return Audit("LiteRT's operators and tensor types", tuple(rows))
+    inside = islands.of_litert(interpreter) if variant.precision == "int8" else None
+    return _told("LiteRT's operators and tensor types", tuple(rows), inside)
+
+
+def _told(source: str, convolutions: tuple[ConvPlan, ...], inside: Float | None) -> Audit:
+    if inside is None:
+        return Audit(source, convolutions)
+    return Audit(source, convolutions, inside.islands, inside.conversions, inside.conversions_share)
 
 
 def _pair(planned: dict[str, str], executed: list[tuple[str, str]]) -> tuple[ConvPlan, ...]:

@@ -82,9 +82,24 @@ def test_every_picture_convolution_runs_in_integers(
     assert len(found.convolutions) == 3 and found.int8 == 3 and not found.silent_float
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_what_stays_in_float_is_told_with_its_price(
+    ready: Ready, int8: dict[str, Variant], name: str
+) -> None:
+    found = audit(int8[name], ready.folder)
+    assert found.conversions is not None and len(found.islands) <= 6
+    shares = [i.share for i in found.islands] + [found.conversions_share]
+    if int8[name].engine == "litert":
+        assert shares == [None] * len(shares)
+    else:
+        assert 0 < sum(s for s in shares if s is not None) < 0.95
+    assert not any("Conv" in kind for i in found.islands for kind in i.operators if kind != "Convert")
+
+
 def test_a_float_file_is_not_called_int8(ready: Ready) -> None:
     found = audit(ready.base, ready.folder)
     assert found.int8 == 0 and {c.executed for c in found.convolutions} == {"float"}
+    assert found.islands == () and found.conversions is None
 
 
 @pytest.mark.parametrize("name", ["onnx", "litert-full"])
