@@ -26,7 +26,6 @@ from edgepv.clips import find_clips, model_frames
 from edgepv.console import hush
 from edgepv.errors import EdgepvError
 from edgepv.export.audit import audit
-from edgepv.export.parity import sqnr_db
 from edgepv.export.to_onnx import float_variant, lower, tensor_names
 from edgepv.export.to_tflite import to_tflite
 from edgepv.files import read_json, write_json, write_text
@@ -34,6 +33,7 @@ from edgepv.measure import device_facts, interleaved
 from edgepv.quantize import int8_litert, int8_onnx
 from edgepv.runtimes.eager import EagerEngine
 from edgepv.runtimes.engine import Engine, open_engine
+from edgepv.stats import sqnr_db
 from edgepv.stream import NotStreamableError, Stepper, StreamModel, Tensors, convert, copied, roll
 from edgepv.stream.verify import against_chunk, against_clip, steps
 from edgepv.types import Checkpoint, ModelSpec, Rewrite, TensorSpec, Variant, encode

@@ -71,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
     _export(commands)
     _stream(commands)
+    _sensitivity(commands)
     cli_live.add_run(commands)
     cli_live.add_bench(commands)
     cli_live.add_ladder(commands)
@@ -163,6 +164,13 @@ def _export(commands: Any) -> None:
     c.add_argument(
         "--latency-ms", type=float, metavar="MS", help="largest p99 of the chosen variant on this machine"
     )
+    c.add_argument(
+        "--min-sqnr",
+        type=float,
+        metavar="DB",
+        help="keep the most sensitive layers of an INT8 ONNX in float until its logits are this close to the "
+        "original's (default: all in INT8; see: edgepv sensitivity)",
+    )
     c.add_argument("--seed", type=int, help="seed of fine-tuning (default: 0)")
     c.add_argument("--config", metavar="FILE", help="TOML file with these options; the command line wins")
     c.add_argument("--dry-run", action="store_true", help="print the resolved plan and stop")
@@ -198,6 +206,23 @@ def _stream(commands: Any) -> None:
     c.add_argument("--json", action="store_true", help="print JSON")
     c.add_argument("--trust-pickle", action="store_true", help="read pickled weights (weights only)")
     c.set_defaults(run=stream_command)
+
+
+def _sensitivity(commands: Any) -> None:
+    text = "what INT8 of each layer alone does to a model's answers"
+    c = commands.add_parser("sensitivity", help=text, description=text)
+    c.add_argument(
+        "model", metavar="MODEL", help="built-in name (see: edgepv models), file.py:builder, or file.onnx"
+    )
+    c.add_argument("--weights", metavar="FILE", help="safetensors weights of file.py:builder")
+    c.add_argument("--spec", metavar="FILE", help="TOML description of file.py:builder or file.onnx")
+    c.add_argument(
+        "--clips", metavar="DIR", help="clips that set the ranges and judge; needed for your own model"
+    )
+    c.add_argument("--picture", metavar="FILE", help="draw it (.png or .svg)")
+    c.add_argument("--json", action="store_true", help="print JSON")
+    c.add_argument("--trust-pickle", action="store_true", help="read pickled weights (weights_only)")
+    c.set_defaults(run=sensitivity_command)
 
 
 def _report(commands: Any) -> None:
@@ -278,6 +303,7 @@ def export_options(a: argparse.Namespace) -> Any:
         "precision": a.precision,
         "max_drop": a.max_drop,
         "latency_ms": a.latency_ms,
+        "min_sqnr": a.min_sqnr,
         "seed": a.seed,
         "force": a.force or None,
         "trust_pickle": a.trust_pickle or None,
@@ -290,6 +316,29 @@ def export_options(a: argparse.Namespace) -> Any:
     if not options.targets or len(set(options.targets)) != len(options.targets):
         raise UsageError("--target wants one or more different names. See: edgepv targets")
     return options
+
+
+def sensitivity_command(a: argparse.Namespace) -> int:
+    """edgepv sensitivity"""
+    from edgepv import pipeline, show
+    from edgepv.console import Console
+    from edgepv.stream.explain import check_picture
+    from edgepv.types import encode
+
+    if a.picture:
+        check_picture(Path(a.picture))
+    options = pipeline.Options(
+        a.model, weights=a.weights, spec=a.spec, clips=a.clips, trust_pickle=a.trust_pickle
+    )
+    found = pipeline.sensitivity(options, Console(quiet=a.json))
+    if a.json:
+        print(json.dumps(encode(found), indent=1))
+    else:
+        show.sensitivity(found)
+    if a.picture:
+        show.sensitivity_picture(a.model, found, Path(a.picture))
+        print(f"picture: {a.picture}", file=sys.stderr)
+    return 0
 
 
 def stream_command(a: argparse.Namespace) -> int:

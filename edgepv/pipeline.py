@@ -33,6 +33,7 @@ from edgepv.stream import NotStreamableError, Stepper, Tensors, convert, copied,
 from edgepv.targets import target as find_target
 from edgepv.types import (
     Checkpoint,
+    LayerSensitivity,
     Measurement,
     ModelSpec,
     Report,
@@ -65,6 +66,7 @@ class Options:
     every: new frames per step. size: height and width of the frames, None for what the model was trained on.
     max_drop: points of top-1 that INT8 and pruning together may cost. gate: whether the user set it
     (then too few clips to tell is an error). latency_ms: p99 limit on this machine, None for none.
+    min_sqnr: dB that the logits of an INT8 ONNX must reach, with its most sensitive layers in float.
     """
 
     model: str = "pv-conv-small"
@@ -81,6 +83,7 @@ class Options:
     max_drop: float = 1.0
     gate: bool = False
     latency_ms: float | None = None
+    min_sqnr: float | None = None
     seed: int = 0
     force: bool = False
     trust_pickle: bool = False
@@ -248,6 +251,8 @@ def check_options(options: Options, targets: Sequence[Target]) -> None:
         raise UsageError(f"--every {options.every}: give a number of frames above 0")
     if options.size is not None and (options.size < 32 or options.size % 16):
         raise UsageError(f"--size {options.size}: give a multiple of 16 from 32 up")
+    if options.min_sqnr is not None and not options.min_sqnr > 0:
+        raise UsageError(f"--min-sqnr {options.min_sqnr:g}: give decibels above 0, like 30")
     if options.latency_ms is not None and not options.latency_ms > 0:
         raise UsageError(f"--latency-ms {options.latency_ms:g}: give a time above 0")
     if options.clips and not Path(options.clips).is_dir():
@@ -776,6 +781,7 @@ def run_builder(line: Line, subject: Subject, target: Target, base: Variant, mod
         work=work,
         compress=compress,
         say=line.console.say,
+        min_sqnr_db=line.options.min_sqnr,
     )
     packed: Packed = getattr(importlib.import_module(module), name)(job)
     if not packed.variants:
@@ -925,3 +931,32 @@ def open_replay(variant: Variant, folder: Path) -> Engine:
     if variant.engine == "tensorrt":
         variant = bundle.replay_variant(variant)
     return open_engine(variant, folder)
+
+
+def sensitivity(options: Options, console: Console) -> tuple[LayerSensitivity, ...]:
+    """What INT8 of each layer alone costs a model, the most sensitive first; from the cache if it is known.
+
+    Ranges come from the calibration clips, answers are compared on the held-out ones. Raises UsageError if
+    there are no clips the model was made for.
+    """
+    from edgepv.quantize.sensitivity import per_layer
+
+    line = Line(options, console)
+    source = load(options)
+    clips = gather(options, source.spec)
+    if not clips.fits:
+        raise UsageError(f"{source.spec.name} needs clips like those its camera will see: --clips DIR")
+    checkpoint, _, _ = streamed(line, source.checkpoint, clips)
+    base, folder = lower(line, source, checkpoint)
+    chosen = calibration_set(clips.calibration, base.spec)
+    held = calibration_set(clips.held_out, base.spec)
+
+    def make(out: Path) -> Any:
+        stepper = Stepper(open_engine(base, folder).infer, base.spec, base.stream)
+        feeds = rolled_feeds(stepper, chosen, base.spec)
+        probes = _probe_feeds(stepper, [model_frames(c.path, base.spec) for c in clips.held_out])
+        return encode(per_layer(base, folder, feeds, probes, console.track))
+
+    key = {"model": base.sha256, "calibration": chosen.digest, "held out": held.digest}
+    _, found = line.step("sensitivity", key, ("onnx", "onnxruntime"), make)
+    return tuple(decode(LayerSensitivity, row) for row in found)

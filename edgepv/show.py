@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgepv.bundle import Bundle
+from edgepv.files import whole_file
+from edgepv.optional import need
 from edgepv.stream.explain import exactness
-from edgepv.types import Latency, Measurement, encode
+from edgepv.types import Latency, LayerSensitivity, Measurement, encode
 
 if TYPE_CHECKING:
     from edgepv.pipeline import Exported
@@ -102,6 +104,31 @@ def summary(found: dict[str, Any]) -> None:
         f"{found['threads']} thread{'s' if found['threads'] > 1 else ''}{misses}",
         file=sys.stderr,
     )
+
+
+def sensitivity(found: Sequence[LayerSensitivity]) -> None:
+    """One line per layer, the most sensitive first."""
+    header = ("layer alone in INT8", "SQNR dB", "top-1 changed")
+    table(header, [(f.layer, f"{f.sqnr_db:.1f}", f"{f.changed:.1%} of {f.n}") for f in found])
+
+
+def sensitivity_picture(model: str, found: Sequence[LayerSensitivity], out: Path) -> None:
+    """A bar per layer, the most sensitive on top."""
+    need("matplotlib", extra="compress")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 1.2 + 0.19 * len(found)), layout="constrained")
+    axes = figure.subplots()
+    colours = ["#c65d3b" if f.changed else "#4878a8" for f in found]
+    axes.barh([f.layer for f in found], [f.sqnr_db for f in found], color=colours, height=0.7)
+    axes.invert_yaxis()
+    axes.set_xlabel("SQNR of the logits in dB with this layer alone in INT8; red: an answer changed")
+    axes.set_title(f"{model}: what INT8 costs, layer by layer", loc="left", fontsize=10)
+    axes.tick_params(axis="y", labelsize=7, length=0)
+    for spine in ("top", "right", "left"):
+        axes.spines[spine].set_visible(False)
+    with whole_file(out) as tmp:
+        figure.savefig(tmp, format=out.suffix[1:], dpi=150)
 
 
 def latencies(rows: Mapping[str, Latency]) -> None:

@@ -11,6 +11,8 @@ from edgepv.types import Accuracy, ClassScore, PairedDrop, Verdict
 
 Z95 = 1.959963984540054
 
+SQNR_CAP_DB = 200.0  # what equal numbers are given; JSON has no infinity
+
 
 def wilson(hits: float, n: int, z: float = Z95) -> tuple[float, float]:
     """95 % interval of a proportion, as fractions of 1.
@@ -145,3 +147,15 @@ def percentiles_ms(seconds: Sequence[float]) -> tuple[float, float, float]:
     """p50, p95 and p99 of call times, in ms."""
     p50, p95, p99 = np.percentile(np.asarray(seconds) * 1e3, [50, 95, 99])
     return float(p50), float(p95), float(p99)
+
+
+def sqnr_db(reference: np.ndarray, got: np.ndarray) -> float:
+    """Signal power over error power, 10 log10, over every element; ``SQNR_CAP_DB`` when equal."""
+    reference, got = np.asarray(reference, np.float64), np.asarray(got, np.float64)
+    if not np.isfinite(got).all():
+        return -SQNR_CAP_DB
+    error = float(((reference - got) ** 2).sum())
+    signal = float((reference**2).sum())
+    if error == 0:
+        return SQNR_CAP_DB
+    return float(np.clip(10 * np.log10(max(signal, 1e-300) / error), -SQNR_CAP_DB, SQNR_CAP_DB))

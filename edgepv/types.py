@@ -283,6 +283,16 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
+class LayerSensitivity:
+    """One layer in INT8, all others in float: SQNR of the logits, share of ``n`` answers that changed."""
+
+    layer: str
+    sqnr_db: float
+    changed: float
+    n: int
+
+
+@dataclass(frozen=True)
 class WorstClip:
     """A clip on which an artifact is furthest from the original: its name, SQNR, and share of equal top-1."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from edgepv.errors import UsageError
+from edgepv.errors import ParityError, UsageError
 from edgepv.export.job import FLAT, Job, Packed
 from edgepv.optional import need
 from edgepv.types import Variant
@@ -33,13 +33,20 @@ def build(job: Job) -> Packed:
         for step, pattern in INT8_STEPS if "int8" in job.precisions and job.feeds else ():
             file = pattern.format(form)
             try:
-                made = job.compress(step, {}, base, file)
-            except UsageError as e:
+                made = _int8(job, step, base, file)
+            except (UsageError, ParityError) as e:
                 failed[file] = str(e)
                 continue
             both = file.endswith(".onnx")
             variants += _both_engines(made, f"int8{form}") if both else [_named(made, form)]
     return Packed(tuple(variants), failed=failed)
+
+
+def _int8(job: Job, step: str, base: Variant, file: str) -> Variant:
+    """By the step as it is, or with its most sensitive layers in float where the user set a limit."""
+    if job.min_sqnr_db is None or not file.endswith(".onnx"):
+        return job.compress(step, {}, base, file)
+    return job.compress("edgepv.quantize.mixed:Step", {"min_sqnr_db": job.min_sqnr_db}, base, file)
 
 
 def _both_engines(variant: Variant, ending: str) -> list[Variant]:

@@ -30,10 +30,11 @@ class Job:
 
     base: the float ONNX of the model, at ``folder / base.path``. flat, flat_checkpoint: a clip model once
     more without Conv3D and with four dimensions at most; some engines are faster or only run with it.
-    checkpoint: None if the user gave an ONNX file. feeds: calibration inputs with rolled states; empty
-    when nothing is to be quantized.
-    precisions: what may be built. work: runs a step through the cache and puts its files in ``folder``.
-    compress: calls the quantization step named by "module:Step" with its options.
+    checkpoint: None if the user gave an ONNX file. feeds: calibration inputs with rolled states; empty when
+    nothing is to be quantized. min_sqnr_db: what INT8 must reach by keeping its most sensitive layers in
+    float; None: whatever it reaches. precisions: what may be built. work: runs a step through the cache and
+    puts its files in ``folder``. compress: calls the quantization step named by "module:Step" with its
+    options.
     """
 
     base: Variant
@@ -47,6 +48,7 @@ class Job:
     work: Work
     compress: Callable[[str, dict[str, Any], Variant, str], Variant]
     say: Callable[[str], None]
+    min_sqnr_db: float | None = None
 
     @property
     def bases(self) -> tuple[Variant, ...]:

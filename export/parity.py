@@ -10,24 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from edgepv.stats import sqnr_db
 from edgepv.stream import Tensors
 from edgepv.types import Parity, Verdict, WorstClip
 
 WORST = 5
 MIN_FRAMES = 32  # below this a ratio of powers says more about the frames than about the artifact
-SQNR_CAP_DB = 200.0  # what equal numbers are given; JSON has no infinity
-
-
-def sqnr_db(reference: np.ndarray, got: np.ndarray) -> float:
-    """Signal power over error power, 10 log10, over every element; ``SQNR_CAP_DB`` when equal."""
-    reference, got = np.asarray(reference, np.float64), np.asarray(got, np.float64)
-    if not np.isfinite(got).all():
-        return -SQNR_CAP_DB
-    error = float(((reference - got) ** 2).sum())
-    signal = float((reference**2).sum())
-    if error == 0:
-        return SQNR_CAP_DB
-    return float(np.clip(10 * np.log10(max(signal, 1e-300) / error), -SQNR_CAP_DB, SQNR_CAP_DB))
 
 
 def compare(

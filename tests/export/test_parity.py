@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from edgepv.export.parity import compare, compare_clips, first_divergence, saturation, slope, sqnr_db
+from edgepv.export.parity import compare, compare_clips, first_divergence, saturation, slope
+from edgepv.stats import sqnr_db
 
 
 def test_sqnr_by_hand() -> None:

@@ -14,11 +14,11 @@ from edgepv.checkpoint import build, from_files, read_spec
 from edgepv.clips import find_clips, model_frames, split_clips
 from edgepv.errors import UsageError
 from edgepv.export.audit import audit
-from edgepv.export.parity import sqnr_db
 from edgepv.export.to_onnx import lower
 from edgepv.export.to_tflite import to_tflite
 from edgepv.quantize import int8_litert, int8_onnx, int8_openvino
 from edgepv.runtimes import open_engine
+from edgepv.stats import sqnr_db
 from edgepv.stream import Stepper, Tensors
 from edgepv.types import Variant
 

@@ -1,0 +1,131 @@
+"""A layer that INT8 hurts is found, and is the one that stays in float."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from support import Tiny
+
+from edgepv import bundle
+from edgepv.cli import main
+from edgepv.errors import ParityError, UsageError
+from edgepv.quantize import mixed
+from edgepv.quantize.sensitivity import logits_of, per_layer
+from edgepv.stats import sqnr_db
+from edgepv.stream import Tensors, by_file_names
+from edgepv.types import ModelSpec, TensorSpec, Variant
+
+RNG = np.random.default_rng(0)
+
+
+def quiet(items: Sequence[str], what: str) -> Iterable[str]:
+    return items
+
+
+@pytest.fixture(scope="module")
+def hurt(tmp_path_factory: pytest.TempPathFactory) -> tuple[Variant, Path]:
+    """Three convolutions; the first does not look at a channel that is a thousand times louder."""
+    folder = tmp_path_factory.mktemp("hurt")
+    first = RNG.standard_normal((4, 3, 3, 3)).astype(np.float32) * 0.2
+    first[:, 0] = 0.0
+    middle = np.eye(4, dtype=np.float32).reshape(4, 4, 1, 1)
+    last = RNG.standard_normal((4, 4, 3, 3)).astype(np.float32) * 0.2
+    weights = {"w1": first, "w2": middle, "w3": last, "w4": RNG.standard_normal((2, 4)).astype(np.float32)}
+    nodes = [
+        helper.make_node("Conv", ["frame", "w1"], ["a"], "first", pads=[1] * 4),
+        helper.make_node("Conv", ["a", "w2"], ["b"], "middle"),
+        helper.make_node("Conv", ["b", "w3"], ["c"], "last", pads=[1] * 4),
+        helper.make_node("GlobalAveragePool", ["c"], ["d"], "pool"),
+        helper.make_node("Flatten", ["d"], ["e"], "flat"),
+        helper.make_node("Gemm", ["e", "w4"], ["logits"], "head", transB=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "hurt",
+        [helper.make_tensor_value_info("frame", TensorProto.FLOAT, [1, 3, 16, 16])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 2])],
+        [numpy_helper.from_array(v, n) for n, v in weights.items()],
+    )
+    model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 18)])
+    onnx.save(model, folder / "m.onnx")
+    spec = ModelSpec("hurt", TensorSpec("frame", (1, 3, 16, 16)), ("a", "b"))
+    names = {"frame": "frame"}, {"logits": "logits"}
+    return Variant("onnx-fp32", "onnxruntime", "fp32", "window", "m.onnx", "", spec, None, *names), folder
+
+
+def frames(count: int, seed: int) -> list[Tensors]:
+    rng = np.random.default_rng(seed)
+    loud = np.array([1000, 1, 1], np.float32).reshape(1, 3, 1, 1)
+    return [{"frame": rng.standard_normal((1, 3, 16, 16), dtype=np.float32) * loud} for _ in range(count)]
+
+
+def test_the_layer_whose_input_has_a_useless_range_is_the_sensitive_one(hurt: tuple[Variant, Path]) -> None:
+    base, folder = hurt
+    found = per_layer(base, folder, frames(8, 1), frames(16, 2), quiet)
+    assert found[0].layer == "first" and {f.layer for f in found} == {"first", "middle", "last"}
+    assert found[0].sqnr_db < 10 and all(f.sqnr_db > 25 for f in found[1:])
+    assert all(f.n == 16 for f in found)
+
+
+def test_mixed_precision_keeps_the_fewest_layers_that_meet_the_target(
+    hurt: tuple[Variant, Path], tmp_path: Path
+) -> None:
+    base, folder = hurt
+    feeds, probes = frames(16, 1), frames(16, 2)
+    wanted = logits_of(folder / base.path, base, by_file_names(base, probes))
+
+    def reached(target: float) -> tuple[set[str], float]:
+        made = mixed.Step(target)(base, folder, feeds, "digest", tmp_path / "m.onnx")
+        got = logits_of(tmp_path / made.path, base, by_file_names(base, probes))
+        assert made.scheme
+        return set(made.scheme.kept_float) & {"first", "middle", "last"}, sqnr_db(wanted, got)
+
+    all_int8, low = reached(-100.0)
+    assert all_int8 == set() and low < 10
+    kept, high = reached(20.0)
+    assert kept == {"first"} and high > 20
+
+
+def test_a_target_that_no_layer_meets_is_refused(hurt: tuple[Variant, Path], tmp_path: Path) -> None:
+    base, folder = hurt
+    with pytest.raises(ParityError, match="with any layer in INT8 the logits stay below 199 dB"):
+        mixed.Step(199.0)(base, folder, frames(8, 1), "digest", tmp_path / "m.onnx")
+    assert not (tmp_path / "m.onnx").exists()
+
+
+def test_an_export_with_a_limit_reaches_it_or_says_why_not(tiny_step: Tiny, tmp_path: Path) -> None:
+    out = tmp_path / "bundle"
+    command = ["export", *tiny_step.arguments, "--precision", "int8", "--min-sqnr", "45", "--out", str(out)]
+    assert main(command) == 0
+    found = bundle.read(out)
+    step = next(s for s in found.variant("onnxruntime-int8").steps if s.name.startswith("int8"))
+    assert step.options == {"min_sqnr_db": 45.0}
+
+
+def test_the_command_prints_draws_and_remembers(
+    tiny_step: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from support import CLIPS
+
+    picture = tmp_path / "s.png"
+    command = ["sensitivity", *tiny_step.arguments, "--clips", str(CLIPS)]
+    assert main([*command, "--picture", str(picture)]) == 0
+    said = capsys.readouterr()
+    assert "layer alone in INT8" in said.out and picture.read_bytes()[:4] == b"\x89PNG"
+    assert main([*command, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert len(rows) == 3 and all(-200 <= r["sqnr_db"] <= 200 for r in rows)
+
+
+def test_a_model_without_clips_of_its_own_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="needs clips like those its camera will see"):
+        from edgepv import pipeline
+        from edgepv.console import Console
+
+        pipeline.sensitivity(pipeline.Options("pv-conv-nano-handwash"), Console(quiet=True))
