@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from edgepv.files import read_json, whole_folder, write_json, write_text
 from edgepv.golden import of_variant
 from edgepv.runtimes.engine import open_engine
 from edgepv.types import Measurement, Report, Rung, Variant, decode
+
+
+MIN_CLIPS = 30  # top-1 on fewer orders no rungs
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,8 @@ def combine(folders: Sequence[Path], out: Path, console: Console, *, force: bool
     """Pack the chosen variant of each bundle into one at ``out``, timed here side by side.
 
     The largest rung is the slowest. A rung that is slower than another and not more accurate is left out,
-    with a reason in the manifest. Raises UsageError if there are fewer than two bundles, or they differ in
-    labels, frame rate or target.
+    with a reason in the manifest; top-1 on fewer than 30 clips counts as not known. Raises UsageError if
+    there are fewer than two bundles, or they differ in labels, frame rate or target.
     """
     parts = [_part(folder) for folder in folders]
     _check_alike(parts)
@@ -41,14 +44,15 @@ def combine(folders: Sequence[Path], out: Path, console: Console, *, force: bool
         models = tmp / "models"
         models.mkdir()
         for part in parts:
-            shutil.copyfile(part.source.folder / part.source.variant().path, tmp / part.variant.path)
+            for old, new in _files(part):
+                shutil.copyfile(part.source.folder / old, tmp / new)
         console.say(f"timing {len(parts)} variants, taking turns")
         times = _times(parts, tmp)
         rungs, reasons = worth_it([_rung(p, times) for p in parts])
         kept = [p for r in rungs for p in parts if p.variant.name == r.variant]
         for part in parts:
-            if part not in kept:
-                (tmp / part.variant.path).unlink()
+            for _, new in _files(part) if part not in kept else ():
+                (tmp / new).unlink()
         _write_golden(kept, tmp)
         _write(kept, rungs, reasons, tmp)
     return bundle.read(out)
@@ -63,6 +67,15 @@ def _part(folder: Path) -> Part:
     path = f"models/{name}{Path(chosen.path).suffix}"
     row = next((r for r in _report(folder).rows if r.variant == chosen.name), None)
     return Part(found, replace(chosen, name=name, path=path), row)
+
+
+def _files(part: Part) -> list[tuple[str, str]]:
+    """Its file in its own bundle and in the ladder, and so for the weights beside an OpenVINO .xml."""
+    old, new = PurePosixPath(part.source.variant().path), PurePosixPath(part.variant.path)
+    found = [(str(old), str(new))]
+    if str(old.with_suffix(".bin")) in part.source.content.files:
+        found.append((str(old.with_suffix(".bin")), str(new.with_suffix(".bin"))))
+    return found
 
 
 def _report(folder: Path) -> Report:
@@ -104,8 +117,9 @@ def _times(parts: Sequence[Part], folder: Path) -> dict[str, float]:
 
 
 def _rung(part: Part, times: dict[str, float]) -> Rung:
-    known = part.row and part.row.accuracy
-    return Rung(part.variant.name, times[part.variant.name], known.value if known else None)
+    found = part.row.accuracy if part.row else None
+    known = found.value if found and found.n >= MIN_CLIPS else None
+    return Rung(part.variant.name, times[part.variant.name], known)
 
 
 def worth_it(rungs: Sequence[Rung]) -> tuple[tuple[Rung, ...], tuple[str, ...]]:
@@ -146,7 +160,7 @@ def _write_golden(parts: Sequence[Part], folder: Path) -> None:
 def _write(parts: Sequence[Part], rungs: tuple[Rung, ...], reasons: tuple[str, ...], folder: Path) -> None:
     largest = parts[0].source.content
     found = report.load([p.source.folder for p in parts])
-    made = [GOLDEN, *(p.variant.path for p in parts)]
+    made = [GOLDEN, *(new for part in parts for _, new in _files(part))]
     content = replace(
         largest,
         name=f"{largest.name}-ladder",
