@@ -18,7 +18,6 @@ from edgepv.golden import of_variant
 from edgepv.runtimes.engine import open_engine
 from edgepv.types import Measurement, Report, Rung, Variant, decode
 
-
 MIN_CLIPS = 30  # top-1 on fewer orders no rungs
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -86,7 +86,7 @@ class Lane:
 
 
 def answer_of(
-    lane: Lane, logits: np.ndarray, pre_ms: float, infer_ms: float, *, restarted: bool, lost: Sequence[int]
+    lane: Lane, logits: np.ndarray, pre_ms: float, infer_ms: float, *, restarted: bool, lost: deque[int]
 ) -> Answer:
     """The answer a lane's logits give. lost: frames lost before each of the frames seen."""
     scores = softmax(logits)
@@ -101,7 +101,7 @@ def answer_of(
         pre_ms=pre_ms,
         infer_ms=infer_ms,
         restarted=restarted,
-        missed=sum(list(lost)[-stepper.warmup :]),
+        missed=sum(islice(reversed(lost), stepper.warmup)),
     )
 
 

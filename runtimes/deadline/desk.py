@@ -89,7 +89,9 @@ class Desk:
         with self.lock:
             if self._waiting is None or self.working is not None:
                 return None
-            task = replace(self._waiting, missed=self._waiting.missed + self._lost)
+            task = self._waiting
+            if self._lost:
+                task = replace(task, missed=task.missed + self._lost)
             self.working, self._waiting, self._lost, self._began_s = task, None, 0, now
             return task
 

@@ -259,17 +259,27 @@ def test_a_profile_is_the_median_of_each_rung() -> None:
     assert 8 <= slow < 30 and 2 <= fast < slow
 
 
-def test_recorded_traces_give_the_recorded_replies() -> None:
-    """traces.json: latencies of real engines under stress-ng, and what the runner made of them."""
-    path = Path(__file__).with_name("traces.json")
-    if not path.is_file():
-        pytest.skip("traces.json is not there")
-    for trace in json.loads(path.read_text()):
-        world = World()
-        rungs = [(variant(n), ms) for n, ms in trace["rungs"].items()]
-        arrivals = np.arange(trace["frames"]) * trace["period_ms"]
-        replies = world.run(
-            rungs, arrivals.tolist(), limit_ms=trace["limit_ms"], profiles_ms=trace["profiles_ms"]
-        )
-        assert sum(r.stale for r in replies) == trace["stale"], trace["name"]
-        assert sum(n[0] == "switched" for n in world.news) == trace["switches"], trace["name"]
+TRACES = json.loads(Path(__file__).with_name("traces.json").read_text())
+"""ms per call of three rungs of one ladder, tick by tick, beside stress-ng; recorded by benchmarks/live.py."""
+
+
+@pytest.mark.parametrize(
+    ("name", "stale_of_the_ladder", "stale_of_the_largest", "switches"),
+    [("cpu x2", 5, 211, 9), ("cpu x4", 6, 300, 11)],
+)
+def test_recorded_latencies_give_these_replies(
+    name: str, stale_of_the_ladder: int, stale_of_the_largest: int, switches: int
+) -> None:
+    trace = next(t for t in TRACES if t["name"] == name)
+
+    def at_its_time(took: list[float]) -> Callable[[float], float]:
+        return lambda now_ms: took[min(int(now_ms / trace["period_ms"]), len(took) - 1)]
+
+    rungs = [(variant(n), at_its_time(took)) for n, took in trace["rungs"].items()]
+    frames = len(next(iter(trace["rungs"].values())))
+    arrivals = [i * trace["period_ms"] for i in range(frames)]
+    options = {"limit_ms": trace["limit_ms"], "profiles_ms": trace["profiles_ms"], "stops": False}
+    world = World()
+    assert sum(r.stale for r in world.run(rungs, arrivals, **options)) == stale_of_the_ladder
+    assert sum(what == "switched" for what, _ in world.news) == switches
+    assert sum(r.stale for r in World().run(rungs, arrivals, keep=0, **options)) == stale_of_the_largest
