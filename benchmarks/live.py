@@ -189,21 +189,20 @@ def _row(mine: list[dict[str, Any]], best: list[dict[str, Any]]) -> dict[str, An
 
 
 def overhead(found: Bundle, calls: int = 1000) -> dict[str, Any]:
-    """The runner beside the bare step of the same variant, taking turns; idle machine, smallest rung."""
+    """The runner beside the bare step of the same opened variant, taking turns; smallest rung."""
     variant = found.ladder()[-1]
-    bare = open_ladder([variant], found.folder)
     ladder = open_ladder([variant], found.folder)
     frame = np.random.default_rng(0).integers(0, 255, (128, 192, 3)).astype(np.uint8)
     times: dict[str, list[float]] = {"bare": [], "runner": [], "handed to its thread": []}
     inline = DeadlineRunner(ladder, [1.0], Deadline(1e4))
-    threaded = DeadlineRunner(open_ladder([variant], found.folder), [1.0], Deadline(1e4)).start()
+    threaded = DeadlineRunner(ladder, [1.0], Deadline(1e4)).start()
 
     def through_the_runner() -> None:
         inline.offer(frame)
         inline.cycle()
 
     calls_of = {
-        "bare": lambda: bare.lanes[0].step(frame),
+        "bare": lambda: ladder.lanes[0].step(frame),
         "runner": through_the_runner,
         "handed to its thread": lambda: threaded.ask(frame),
     }
@@ -313,7 +312,7 @@ def main() -> None:
     if "overhead" in parts:
         result["overhead"] = overhead(found)
     if "traces" in parts:
-        result["traces"] = traces(found)
+        write_text(TRACES, json.dumps(traces(found), separators=(",", ":")) + "\n")
     if "blocks" in parts:
         runs: list[dict[str, Any]] = []
         blocks(found, a.data, a.seeds, a.clips, runs)

@@ -260,7 +260,7 @@ def test_a_profile_is_the_median_of_each_rung() -> None:
 
 
 TRACES = json.loads(Path(__file__).with_name("traces.json").read_text())
-"""ms per call of three rungs of one ladder, tick by tick, beside stress-ng; recorded by benchmarks/live.py."""
+"""ms per call of three rungs of a ladder, tick by tick, beside stress-ng; made by benchmarks/live.py."""
 
 
 @pytest.mark.parametrize(
