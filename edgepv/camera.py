@@ -24,9 +24,9 @@ from edgepv.runtimes.health import Health, sd_notify
 from edgepv.runtimes.live import Live
 from edgepv.runtimes.output import Output
 from edgepv.runtimes.session import Gap, Lane
-from edgepv.runtimes.sinks import open_sink
+from edgepv.runtimes.sinks import Sink, open_sink
 from edgepv.runtimes.sources import is_live, open_source
-from edgepv.types import Deadline, Variant
+from edgepv.types import Deadline, ModelSpec, Variant
 
 WATCH_S = 0.2
 CAMERA = "{camera}"
@@ -40,8 +40,7 @@ class LiveOptions:
 
     bundle: folder, zip, or the root of an update's slots. sources: address per camera name. deadline: None:
     one frame period of the model. emit: receivers. variant: hold on to this one; None: the bundle's ladder.
-    pace: replay sources that are not live at this multiple of their speed. key: the public key that must have
-    signed the bundle.
+    key: the public key that must have signed the bundle.
     """
 
     bundle: Path
@@ -60,7 +59,6 @@ class LiveOptions:
     realtime: bool = False
     cpus: tuple[int, ...] = ()
     key: Path | None = None
-    pace: float = 1.0
 
 
 def run(options: LiveOptions, console: Console, stop: threading.Event) -> list[dict[str, Any]]:
@@ -197,9 +195,12 @@ class _Cameras:
         ladders = {name: self._ladder(variants) for name in self._options.sources}
         profiles = {name: profile(ladder) for name, ladder in ladders.items()}
         top = self._admitted(variants, profiles)
-        for name, ladder in ladders.items():
-            ladder.highest(top[name])
-            self._camera(name, ladder, profiles[name][top[name] :], stack)
+        with contextlib.ExitStack() as opened:  # closes what was opened if the next one cannot be
+            for name, ladder in ladders.items():
+                ladder.highest(top[name])
+                self._camera(name, ladder, profiles[name][top[name] :], opened)
+            self._serve(stack)
+            opened.pop_all()
 
     def _variants(self) -> tuple[Variant, ...]:
         options = self._options
@@ -222,36 +223,25 @@ class _Cameras:
         return admit(demands, len(os.sched_getaffinity(0)))
 
     def _camera(
-        self, name: str, ladder: Ladder, profiles_ms: Sequence[float], stack: contextlib.ExitStack
+        self, name: str, ladder: Ladder, profiles_ms: Sequence[float], opened: contextlib.ExitStack
     ) -> None:
         options, spec = self._options, ladder.lanes[0].variant.spec
         options.config.rules.check_labels(spec.labels)
         deadline = options.deadline or Deadline(1e3 / float(spec.fps), options.on_miss)
+        outputs: list[Output] = []
+
+        def on_status(record: dict[str, Any]) -> None:
+            for output in outputs:
+                output.status(record["what"], record["why"])
+
+        address = options.sources[name]
+        source = open_source(address, on_status=on_status, pace=None if is_live(address) else 1.0)
+        opened.callback(source.close)
         health = Health(name, beside=self._health)
         self._health = self._health or health
-        told = tuple(
-            dict.fromkeys(ANOMALY if r.label == ANY else r.label for r in options.config.rules.rules)
-        )
-        sinks = [
-            open_sink(
-                url.replace(CAMERA, name),
-                camera=name,
-                spool_folder=options.spool / name,
-                labels=told,
-                fps=float(spec.fps),
-                say=self._console.say,
-            )
-            for url in options.emit
-        ]
-        for url, sink in zip(options.emit, sinks):
-            health.watch(url.partition(":")[0], sink)
+        sinks = [self._sink(url, name, spec, health, opened) for url in options.emit]
         output = Output(name, spec.labels, sinks, options.config, health)
-        self._serve(stack)
-        source = open_source(
-            options.sources[name],
-            on_status=lambda record: output.status(record["what"], record["why"]),
-            pace=options.pace if _waits(options.sources[name]) else None,
-        )
+        outputs.append(output)
         runner = DeadlineRunner(
             ladder,
             profiles_ms,
@@ -266,6 +256,22 @@ class _Cameras:
         times = ", ".join(f"{v.variant.name} {ms:.2f} ms" for v, ms in zip(ladder.lanes, profiles_ms))
         self._console.say(f"{name}: deadline {deadline.limit_ms:g} ms; here a frame takes {times}")
 
+    def _sink(
+        self, url: str, name: str, spec: ModelSpec, health: Health, opened: contextlib.ExitStack
+    ) -> Sink:
+        labels = (ANOMALY if r.label == ANY else r.label for r in self._options.config.rules.rules)
+        sink = open_sink(
+            url.replace(CAMERA, name),
+            camera=name,
+            spool_folder=self._options.spool / name,
+            labels=tuple(dict.fromkeys(labels)),
+            fps=float(spec.fps),
+            say=self._console.say,
+        )
+        opened.callback(sink.close)
+        health.watch(url.partition(":")[0], sink)
+        return sink
+
     def _canary(self, output: Output) -> Callable[[Reply], None]:
         if self._trial is None:
             return lambda reply: None
@@ -279,7 +285,7 @@ class _Cameras:
 
     def _serve(self, stack: contextlib.ExitStack) -> None:
         """Metrics, probe and heartbeat, once for all cameras."""
-        if self._lives or self._health is None:
+        if self._health is None:
             return
         if self._options.metrics:
             server = self._health.serve(self._options.metrics)
@@ -289,8 +295,3 @@ class _Cameras:
         watchdog = self._health.watchdog()
         if watchdog:
             stack.callback(watchdog.close)
-
-
-def _waits(source: str) -> bool:
-    """Whether a source is not live by itself."""
-    return not is_live(source)

@@ -252,6 +252,16 @@ def test_bad_input_is_one_line(
     assert len(lines) == 1 and says in lines[0] and "Traceback" not in run.err, run.err
 
 
+def test_a_camera_that_is_not_there_leaves_nothing_half_written(
+    bundle: Path, a_clip: Path, tmp_path: Path, start: Start
+) -> None:
+    (tmp_path / "out").mkdir()
+    video = f"video:{tmp_path}/out/{{camera}}.mp4"
+    run = start(bundle, "--source", f"a={a_clip}", "--source", "b=no.mp4", "--live", "--emit", video)
+    assert run.process.wait(30) == 2 and "no.mp4" in run.err
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_only_a_signed_bundle_runs_when_a_signature_is_required(
     tmp_path: Path, bundle: Path, a_clip: Path, start: Start
 ) -> None:
