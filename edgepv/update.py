@@ -26,7 +26,7 @@ from edgepv import bundle
 from edgepv.bundle import GOLDEN, Bundle
 from edgepv.errors import EdgepvError, LatencyGateError, ParityError, UsageError
 from edgepv.files import read_json, write_json
-from edgepv.golden import replay
+from edgepv.golden import of_variant, replay
 from edgepv.runtimes import open_session
 from edgepv.signing import read_signed, verify
 from edgepv.stats import percentiles_ms
@@ -229,7 +229,7 @@ def self_test(opened: Bundle, test: SelfTest) -> float:
     from safetensors.numpy import load_file
 
     replay(opened)
-    frames = load_file(opened.folder / GOLDEN)["frames"]
+    frames = of_variant(load_file(opened.folder / GOLDEN), opened.variant().name)["frames"]
     with open_session(opened.variant(), opened.folder, threads=test.threads) as session:
         answers = [session.step(frames[i % len(frames)]) for i in range(WARMUP + test.steps)]
     p99_ms = percentiles_ms([(a.pre_ms + a.infer_ms) / 1e3 for a in answers[WARMUP:]])[2]

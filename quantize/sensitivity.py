@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from edgepv.errors import UsageError
+from edgepv.optional import need
 from edgepv.quantize.int8_onnx import CONVOLUTIONS, _Reader, preprocess, refuse_zero_states, state_overrides
-from edgepv.runtimes.ort import session
 from edgepv.stats import sqnr_db
 from edgepv.stream import Tensors, by_file_names
 from edgepv.types import LayerSensitivity, Variant
@@ -101,7 +101,11 @@ def _one(path: Path, out: Path, node: str, ranges: Any, overrides: dict[str, Any
 
 def logits_of(path: Path, base: Variant, feeds: Sequence[Tensors]) -> np.ndarray:
     """(n, classes) for n feeds by the file's names, by ONNX Runtime."""
-    opened = session(path, 1, ("CPUExecutionProvider",))
+    ort = need("onnxruntime", extra="compress")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    opened = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return np.concatenate([opened.run([base.outputs["logits"]], feed)[0] for feed in feeds])
 
 

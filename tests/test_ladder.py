@@ -10,7 +10,7 @@ from null_bundle import write_null_bundle
 from support import Tiny
 
 import edgepv
-from edgepv import bundle, ladder
+from edgepv import bundle, ladder, update
 from edgepv.cli import main
 from edgepv.clips import read_video
 from edgepv.console import Console
@@ -69,6 +69,11 @@ def test_every_rung_replays_its_own_golden_answers(packed: Path, capsys: pytest.
     assert main(["verify", str(packed)]) == 0
     said = capsys.readouterr().out
     assert said.count("golden answers reproduced") == len(bundle.read(packed).ladder())
+
+
+def test_a_ladder_can_be_an_update(packed: Path, tmp_path: Path) -> None:
+    state = update.install(tmp_path / "slots", packed)
+    assert state.good == "a" and state.history[-1].what in ("installed", "committed")
 
 
 def test_a_rung_answers_as_it_did_in_its_own_bundle(packed: Path, step_bundle: Path, a_clip: Path) -> None:

@@ -66,7 +66,9 @@ def test_every_module_of_the_rooms_is_in_the_wheel(wheel: list[str]) -> None:
 
 def test_every_package_is_listed() -> None:
     listed = set(PYPROJECT["tool"]["setuptools"]["packages"])
-    found = {"edgepv"} | {f"edgepv.{p.parent.name}" for p in (ROOT / "edgepv").glob("*/__init__.py")}
+    inside = ROOT / "edgepv"
+    files = [*inside.glob("*/__init__.py"), *inside.glob("*/*/__init__.py")]
+    found = {"edgepv"} | {".".join(("edgepv", *p.parent.relative_to(inside).parts)) for p in files}
     assert listed == found
 
 
