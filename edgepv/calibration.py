@@ -37,11 +37,17 @@ class CalibrationSet:
 
 
 def calibration_set(clips: Sequence[Clip], spec: ModelSpec) -> CalibrationSet:
-    """Freeze the calibration clips. Raises UsageError below ``MIN_CLIPS`` clips."""
+    """Freeze the calibration clips. Raises UsageError below ``MIN_CLIPS`` clips, or if all have one label."""
     if len(clips) < MIN_CLIPS:
         raise UsageError(
             f"{len(clips)} calibration clips; INT8 ranges need at least {MIN_CLIPS}. Give more --clips, "
             "or ask for --precision fp32"
+        )
+    labels = {c.label for c in clips}
+    if len(labels) == 1 and None not in labels and len(spec.labels) > 1:
+        raise UsageError(
+            f"all {len(clips)} calibration clips show '{labels.pop()}'; ranges set on one label are wrong "
+            "for the others. Give clips of every label"
         )
     paths = tuple(c.path for c in clips)
     return CalibrationSet(paths, digest([PREPROCESSING, ROLLING, spec, [sha256(p) for p in paths]]))

@@ -949,7 +949,6 @@ def sensitivity(options: Options, console: Console) -> tuple[LayerSensitivity, .
     checkpoint, _, _ = streamed(line, source.checkpoint, clips)
     base, folder = lower(line, source, checkpoint)
     chosen = calibration_set(clips.calibration, base.spec)
-    held = calibration_set(clips.held_out, base.spec)
 
     def make(out: Path) -> Any:
         stepper = Stepper(open_engine(base, folder).infer, base.spec, base.stream)
@@ -957,6 +956,7 @@ def sensitivity(options: Options, console: Console) -> tuple[LayerSensitivity, .
         probes = _probe_feeds(stepper, [model_frames(c.path, base.spec) for c in clips.held_out])
         return encode(per_layer(base, folder, feeds, probes, console.track))
 
-    key = {"model": base.sha256, "calibration": chosen.digest, "held out": held.digest}
+    held = digest([sha256(c.path) for c in clips.held_out])
+    key = {"model": base.sha256, "calibration": chosen.digest, "held out": held}
     _, found = line.step("sensitivity", key, ("onnx", "onnxruntime"), make)
     return tuple(decode(LayerSensitivity, row) for row in found)

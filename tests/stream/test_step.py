@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -89,6 +90,15 @@ def test_too_few_clips_do_not_calibrate(a_clip: object) -> None:
 
     with pytest.raises(UsageError, match="2 calibration clips; INT8 ranges need at least 4"):
         calibration_set([Clip(Path(str(a_clip)), "a", "g")] * 2, STEP)
+
+
+def test_clips_of_one_label_do_not_calibrate_a_model_of_several(a_clip: object) -> None:
+    from pathlib import Path
+
+    clips, two = [Clip(Path(str(a_clip)), "a", "g")] * 4, replace(STEP, labels=("a", "b"))
+    with pytest.raises(UsageError, match="all 4 calibration clips show 'a'.*Give clips of every label"):
+        calibration_set(clips, two)
+    assert calibration_set([replace(c, label=None) for c in clips], two).count == 4
 
 
 @settings(max_examples=60, deadline=None)
