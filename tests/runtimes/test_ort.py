@@ -7,8 +7,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from support import Tiny
 
-from edgepv.runtimes.ort import session
+from edgepv.checkpoint import build, from_files, read_spec
+from edgepv.export.to_onnx import lower
+from edgepv.runtimes.ort import OrtEngine, session
+from edgepv.runtimes.ort import open as open_ort
+from edgepv.stream import Stepper, convert
 
 
 def _strongly_typed_convolution(path: Path) -> None:
@@ -50,3 +55,22 @@ def test_a_bias_beside_float16_scales_is_not_lost(tmp_path: Path) -> None:
     x = np.full((1, 1, 2, 2), 0.02, np.float32)
     (y,) = session(path, 1, ("CPUExecutionProvider",)).run(None, {"x": x})
     assert np.allclose(y, 0.5 + 0.02 * 0.0062, atol=4e-3)
+
+
+def test_states_written_in_place_are_the_states_that_were_copied(tiny_clip: Tiny, tmp_path: Path) -> None:
+    """The streamed net keeps its own last frames, which the engine does not write, and what a layer made."""
+    source = from_files(tiny_clip.model, tiny_clip.weights, read_spec(tiny_clip.spec), trust_pickle=False)
+    model = convert(build(source), source.spec)
+    variant = lower(model, model.spec, tmp_path / "m.onnx")
+    assert variant.stream
+    from_the_video = [s.output == variant.spec.input.name for s in variant.stream.states]
+    assert any(from_the_video) and not all(from_the_video)
+    engine: OrtEngine = open_ort(variant, tmp_path / "m.onnx", 1)
+    copied = Stepper(engine.infer, variant.spec, variant.stream)
+    in_place = Stepper(engine.infer, variant.spec, variant.stream, into=engine.infer_into)
+    frames = np.random.default_rng(0).standard_normal((40, 1, 3, 32, 32), dtype=np.float32)
+    for i, frame in enumerate(frames):
+        if i in (15, 16, 30):
+            copied.reset()
+            in_place.reset()
+        assert np.array_equal(copied.step(frame)["logits"], in_place.step(frame)["logits"]), i
