@@ -31,12 +31,11 @@ from typing import Any
 import numpy as np
 
 from edgepv import bundle, measure, replay
-from edgepv.bench import open_ladder
 from edgepv.bundle import Bundle
 from edgepv.clips import find_clips
 from edgepv.files import write_json, write_text
 from edgepv.replay import Shot
-from edgepv.runtimes.deadline import DeadlineRunner, profile
+from edgepv.runtimes.deadline import DeadlineRunner, open_ladder, profile
 from edgepv.stats import percentiles_ms
 from edgepv.types import Deadline, encode
 
@@ -90,10 +89,7 @@ def chosen(found: Bundle, data: Path, seed: int, count: int) -> list[Shot]:
     """Test clips, the labels taking turns, drawn by the seed."""
     spec = found.content.spec
     clips = [c for c in find_clips(data, spec.labels) if c.split == "test"]
-    random.Random(seed).shuffle(clips)
-    by_label = {label: [c for c in clips if c.label == label] for label in spec.labels}
-    turns = [queue[i] for i in range(len(clips)) for queue in by_label.values() if i < len(queue)]
-    return replay.shots(turns[:count], spec)
+    return replay.shots(replay.drawn(clips, spec.labels, seed, count), spec)
 
 
 def blocks(found: Bundle, data: Path, seeds: int, clips: int, done: list[dict[str, Any]]) -> None:

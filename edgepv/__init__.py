@@ -62,15 +62,12 @@ def runner(
     from pathlib import Path
 
     from edgepv.bundle import check, read
-    from edgepv.runtimes.deadline import DeadlineRunner, Ladder, profile
-    from edgepv.runtimes.engine import open_engine
-    from edgepv.runtimes.session import Lane
+    from edgepv.runtimes.deadline import DeadlineRunner, open_ladder, profile
     from edgepv.types import Deadline
 
     found = read(Path(bundle))
     check(found)
     variants = (found.variant(variant),) if variant else found.ladder()
-    lanes = [Lane(open_engine(v, found.folder, threads=threads), v) for v in variants]
-    ladder = Ladder(lanes, gap=gap, cuts=cuts)
+    ladder = open_ladder(variants, found.folder, threads=threads, gap=gap, cuts=cuts)
     limit = Deadline(deadline_ms, on_miss)
     return DeadlineRunner(ladder, profile(ladder), limit, say=say or (lambda reply: None))

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import random
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 from edgepv import measure, replay
-from edgepv.bundle import Bundle, replay_variant
+from edgepv.bundle import Bundle, on_this_host
 from edgepv.clips import Clip, find_clips, split_clips
 from edgepv.console import Console
 from edgepv.errors import TargetUnavailableError, UsageError
 from edgepv.replay import Replayed
-from edgepv.runtimes.deadline import Ladder, profile
+from edgepv.runtimes.deadline import open_ladder, profile
 from edgepv.runtimes.engine import open_engine
-from edgepv.runtimes.session import Lane
 from edgepv.types import Deadline, Latency, Variant
 
 LADDER = "ladder"
@@ -40,21 +39,14 @@ def latencies(found: Bundle, threads: int) -> dict[str, Latency]:
 
     Raises TargetUnavailableError if no engine is here.
     """
-    engines = {}
+    opened = {}
     for variant in found.content.variants:
-        runnable = replay_variant(variant) if variant.engine == "tensorrt" else variant
-        try:
-            engine = open_engine(runnable, found.folder, threads=threads)
-        except TargetUnavailableError:
-            continue
-        engines[variant.name] = (engine, [measure.noise_feeds(engine.infer, variant)])
-    if not engines:
+        with contextlib.suppress(TargetUnavailableError):
+            engine = open_engine(on_this_host(variant), found.folder, threads=threads)
+            opened[variant.name] = (engine, variant)
+    if not opened:
         raise TargetUnavailableError(f"{found.folder}: no engine of its variants is on this machine")
-    try:
-        return measure.interleaved(engines, threads=threads)
-    finally:
-        for engine, _ in engines.values():
-            engine.close()
+    return measure.on_noise(opened, threads=threads)
 
 
 def live(found: Bundle, options: LiveBench, console: Console) -> list[Replayed]:
@@ -68,7 +60,7 @@ def live(found: Bundle, options: LiveBench, console: Console) -> list[Replayed]:
     for name in console.track(names, "replaying"):
         rungs = list(variants) if name == LADDER else [v for v in variants if v.name == name]
         profiles = times if name == LADDER else (times[[v.name for v in variants].index(name)],)
-        ladder = open_ladder(rungs, found.folder, options.threads)
+        ladder = open_ladder(rungs, found.folder, threads=options.threads)
         results.append(
             replay.replay(
                 name,
@@ -82,13 +74,8 @@ def live(found: Bundle, options: LiveBench, console: Console) -> list[Replayed]:
     return results
 
 
-def open_ladder(variants: Sequence[Variant], folder: Path, threads: int = 1) -> Ladder:
-    """The variants opened, the largest first."""
-    return Ladder([Lane(open_engine(v, folder, threads=threads), v) for v in variants])
-
-
 def _profile(variants: Sequence[Variant], found: Bundle, threads: int) -> tuple[float, ...]:
-    ladder = open_ladder(variants, found.folder, threads)
+    ladder = open_ladder(variants, found.folder, threads=threads)
     try:
         return profile(ladder)
     finally:
@@ -109,7 +96,4 @@ def _chosen_clips(found: Bundle, options: LiveBench) -> list[Clip]:
         raise UsageError("--limit and --rate want numbers above 0")
     clips = find_clips(Path(options.clips) if options.clips else shipped, labels)
     _, held = split_clips([c for c in clips if c.label], calibration=1)
-    random.Random(options.seed).shuffle(held)
-    by_label = {label: [c for c in held if c.label == label] for label in labels}
-    turns = (queue[i] for i in range(len(held)) for queue in by_label.values() if i < len(queue))
-    return [clip for clip, _ in zip(turns, range(options.limit))]
+    return replay.drawn(held, labels, options.seed, options.limit)

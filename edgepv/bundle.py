@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import tempfile
 import zipfile
 import zlib
@@ -20,7 +19,7 @@ from typing import Any
 
 from edgepv.checkpoint import check_spec, check_stream
 from edgepv.errors import UsageError, unknown
-from edgepv.files import digest, sha256, whole_file, write_json
+from edgepv.files import digest, parse_json, sha256, whole_file, write_json
 from edgepv.types import ModelSpec, Rung, StepRecord, StreamSpec, Variant, decode, encode
 
 SCHEMA = 1
@@ -107,6 +106,11 @@ def replay_variant(variant: Variant) -> Variant:
     return replace(variant, engine="onnxruntime")
 
 
+def on_this_host(variant: Variant) -> Variant:
+    """The variant as a machine without TensorRT can run it."""
+    return replay_variant(variant) if variant.engine == "tensorrt" else variant
+
+
 def write(folder: Path, content: Content, measured: Measured) -> str:
     """Write the manifest of a finished folder; returns the bundle digest. Files must be there."""
     write_json(
@@ -147,12 +151,7 @@ def manifest_bytes(folder: Path) -> bytes:
 
 def parse(folder: Path, manifest: bytes) -> Bundle:
     """The bundle that these manifest bytes describe; like ``read`` for bytes already in hand."""
-    try:
-        data = json.loads(manifest.decode("utf-8"))
-    except (ValueError, RecursionError) as e:
-        raise UsageError(
-            f"{folder / MANIFEST} is not valid JSON ({e}). It may be truncated; make it again"
-        ) from e
+    data = parse_json(manifest, folder / MANIFEST)
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         found = data.get("schema") if isinstance(data, dict) else None
         raise UsageError(
@@ -247,9 +246,7 @@ def _unzip(path: Path, into: Path) -> None:
             if sum(e.file_size for e in archive.infolist()) > 2 << 30:
                 raise UsageError(f"{path} would unpack to more than 2 GiB; no edgepv bundle is that large")
             archive.extractall(into)
-    except OSError as e:
-        if e.errno == errno.ENOSPC:
+    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError, zlib.error) as e:
+        if isinstance(e, OSError) and e.errno == errno.ENOSPC:
             raise UsageError(f"{path} cannot be unpacked: no space left in {into.parent}. Free some") from e
-        raise UsageError(f"{path} is not a whole zip file ({e}). Copy it again") from e
-    except (zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError, zlib.error) as e:
         raise UsageError(f"{path} is not a whole zip file ({e}). Copy it again") from e

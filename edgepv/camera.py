@@ -15,15 +15,14 @@ from edgepv import bundle, signing, update
 from edgepv.bundle import Bundle
 from edgepv.console import Console
 from edgepv.errors import EdgepvError, UsageError
-from edgepv.runtimes.deadline import DeadlineRunner, Ladder, Reply, profile
+from edgepv.runtimes.deadline import DeadlineRunner, Ladder, Reply, open_ladder, profile
 from edgepv.runtimes.deadline.admission import Demand, admit
 from edgepv.runtimes.deadline.realtime import prioritise
-from edgepv.runtimes.engine import open_engine
 from edgepv.runtimes.events import ANOMALY, ANY, LiveConfig, Rules
 from edgepv.runtimes.health import Health, sd_notify
 from edgepv.runtimes.live import Live
 from edgepv.runtimes.output import Output
-from edgepv.runtimes.session import Gap, Lane
+from edgepv.runtimes.session import Gap
 from edgepv.runtimes.sinks import Sink, open_sink
 from edgepv.runtimes.sources import is_live, open_source
 from edgepv.types import Deadline, ModelSpec, Variant
@@ -38,14 +37,14 @@ NO_RULES = LiveConfig("", Rules(()))
 class LiveOptions:
     """What a live run was asked for.
 
-    bundle: folder, zip, or the root of an update's slots. sources: address per camera name. deadline: None:
-    one frame period of the model. emit: receivers. variant: hold on to this one; None: the bundle's ladder.
-    key: the public key that must have signed the bundle.
+    bundle: folder, zip, or the root of an update's slots. sources: address per camera name. deadline_ms:
+    None: one frame period of the model. emit: receivers. variant: hold on to this one; None: the bundle's
+    ladder. key: the public key that must have signed the bundle.
     """
 
     bundle: Path
     sources: dict[str, str]
-    deadline: Deadline | None = None
+    deadline_ms: float | None = None
     on_miss: Literal["stale", "drop"] = "stale"
     emit: tuple[str, ...] = ("jsonl:-",)
     config: LiveConfig = NO_RULES
@@ -90,7 +89,7 @@ def _open_bundle(options: LiveOptions, stack: contextlib.ExitStack) -> tuple[Bun
 
 
 def _checked(found: Bundle, key: Path | None) -> Bundle:
-    found = signing.read_signed(found.folder, key) if key else found
+    found = signing.signed(found, key)
     bundle.check(found)
     return found
 
@@ -209,9 +208,10 @@ class _Cameras:
         return self._bundle.ladder()
 
     def _ladder(self, variants: Sequence[Variant]) -> Ladder:
-        folder, options = self._bundle.folder, self._options
-        lanes = [Lane(open_engine(v, folder, threads=options.threads), v) for v in variants]
-        return Ladder(lanes, gap=options.gap, cuts=options.cuts)
+        options = self._options
+        return open_ladder(
+            variants, self._bundle.folder, threads=options.threads, gap=options.gap, cuts=options.cuts
+        )
 
     def _admitted(
         self, variants: Sequence[Variant], profiles: dict[str, tuple[float, ...]]
@@ -227,7 +227,7 @@ class _Cameras:
     ) -> None:
         options, spec = self._options, ladder.lanes[0].variant.spec
         options.config.rules.check_labels(spec.labels)
-        deadline = options.deadline or Deadline(1e3 / float(spec.fps), options.on_miss)
+        deadline = Deadline(options.deadline_ms or 1e3 / float(spec.fps), options.on_miss)
         outputs: list[Output] = []
 
         def on_status(record: dict[str, Any]) -> None:

@@ -474,7 +474,7 @@ def verify_command(a: argparse.Namespace) -> int:
     from edgepv.bundle import check, opened
 
     with opened(Path(a.bundle)) as found:
-        bundle = signing.read_signed(found.folder, Path(a.key)) if a.key else found
+        bundle = signing.signed(found, Path(a.key) if a.key else None)
         files = check(bundle)
         if a.key:
             print(f"signed by the owner of {a.key}")

@@ -133,7 +133,7 @@ def _on_file(a: argparse.Namespace, source: str) -> int:
         if value:
             raise UsageError(f"{flag} is for cameras. To replay the file as one, add --live")
     with opened(Path(a.bundle)) as found:
-        bundle = signing.read_signed(found.folder, Path(a.key)) if a.key else found
+        bundle = signing.signed(found, Path(a.key) if a.key else None)
         check(bundle)
         variant = bundle.variant(a.variant, a.engine)
         summary = play.play(
@@ -158,7 +158,6 @@ def _on_cameras(a: argparse.Namespace, sources: dict[str, str]) -> int:
     from edgepv import camera
     from edgepv.console import Console
     from edgepv.runtimes.events import read_rules
-    from edgepv.types import Deadline
 
     if a.deadline_ms is not None and not a.deadline_ms > 0:
         raise UsageError(f"--deadline-ms {a.deadline_ms:g}: give a time above 0")
@@ -169,7 +168,7 @@ def _on_cameras(a: argparse.Namespace, sources: dict[str, str]) -> int:
     options = camera.LiveOptions(
         bundle=Path(a.bundle),
         sources=sources,
-        deadline=Deadline(a.deadline_ms, a.on_miss) if a.deadline_ms else None,
+        deadline_ms=a.deadline_ms,
         on_miss=a.on_miss,
         emit=(*emit, *([f"video:{a.video}"] if a.video else [])),
         config=config,

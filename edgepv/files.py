@@ -47,9 +47,15 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read JSON. Raises UsageError with the line if it is not JSON, or is not there."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_bytes(), path)
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist. Check the path") from None
+
+
+def parse_json(data: bytes, path: Path) -> Any:
+    """The JSON in bytes that were read from ``path``. Raises UsageError with the line if it is not JSON."""
+    try:
+        return json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as e:
         raise UsageError(f"{path} is not valid JSON ({e}). It may be truncated; make it again") from e
 

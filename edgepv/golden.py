@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgepv.bundle import GOLDEN, Bundle, replay_variant
+from edgepv.bundle import GOLDEN, Bundle, on_this_host
 from edgepv.clips import preprocess
 from edgepv.errors import ParityError, TargetUnavailableError
 from edgepv.runtimes.engine import Engine, open_engine
@@ -48,7 +48,7 @@ def replay(bundle: Bundle) -> list[Replay]:
     everything = load_file(bundle.folder / GOLDEN)
     results = []
     for variant in bundle.content.variants:
-        runnable = replay_variant(variant) if variant.engine == "tensorrt" else variant
+        runnable = on_this_host(variant)
         try:
             engine = open_engine(runnable, bundle.folder)
         except TargetUnavailableError as e:

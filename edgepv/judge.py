@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgepv.bundle import on_this_host
 from edgepv.errors import AccuracyGateError, LatencyGateError, ParityError, UsageError
 from edgepv.export.audit import audit
 from edgepv.export.parity import compare, compare_clips, first_divergence, saturation
@@ -68,7 +69,7 @@ def examine(variant: Variant, folder: Path, target: Target, exam: Exam) -> Measu
 
     TensorRT files are run by ONNX Runtime: their numbers are checked, their speed is not measured.
     """
-    runnable = replace(variant, engine="onnxruntime") if variant.engine == "tensorrt" else variant
+    runnable = on_this_host(variant)
     engine = open_engine(runnable, folder)
     try:
         logits = clip_logits(engine.infer, runnable, exam.clips)

@@ -104,15 +104,8 @@ def _check_alike(parts: Sequence[Part]) -> None:
 
 def _times(parts: Sequence[Part], folder: Path) -> dict[str, float]:
     """p50 in ms of one call of each, one thread, interleaved."""
-    engines = {}
-    for part in parts:
-        engine = open_engine(part.variant, folder)
-        engines[part.variant.name] = (engine, [measure.noise_feeds(engine.infer, part.variant)])
-    try:
-        return {name: latency.p50_ms for name, latency in measure.interleaved(engines, threads=1).items()}
-    finally:
-        for engine, _ in engines.values():
-            engine.close()
+    opened = {p.variant.name: (open_engine(p.variant, folder), p.variant) for p in parts}
+    return {name: latency.p50_ms for name, latency in measure.on_noise(opened, threads=1).items()}
 
 
 def _rung(part: Part, times: dict[str, float]) -> Rung:

@@ -100,6 +100,16 @@ def interleaved(
     return {name: Latency(*percentiles_ms(s), len(s), WARMUP, threads, names) for name, s in seconds.items()}
 
 
+def on_noise(opened: Mapping[str, tuple[Engine, Variant]], *, threads: int) -> dict[str, Latency]:
+    """Time of one call of opened variants on noise, interleaved; closes their engines."""
+    try:
+        engines = {name: (e, [noise_feeds(e.infer, variant)]) for name, (e, variant) in opened.items()}
+        return interleaved(engines, threads=threads)
+    finally:
+        for engine, _ in opened.values():
+            engine.close()
+
+
 def noise_feeds(infer: Infer, variant: Variant) -> Tensors:
     """Inputs of one call, with states as they are after a warm-up on noise."""
     stepper = Stepper(infer, variant.spec, variant.stream)

@@ -928,9 +928,7 @@ def write_golden(subject: Subject, variants: Sequence[Variant], folder: Path) ->
 
 def open_replay(variant: Variant, folder: Path) -> Engine:
     """The variant's own engine, or ONNX Runtime for a file meant for TensorRT."""
-    if variant.engine == "tensorrt":
-        variant = bundle.replay_variant(variant)
-    return open_engine(variant, folder)
+    return open_engine(bundle.on_this_host(variant), folder)
 
 
 def sensitivity(options: Options, console: Console) -> tuple[LayerSensitivity, ...]:

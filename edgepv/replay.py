@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -72,6 +73,14 @@ def shots(clips: Sequence[Clip], spec: ModelSpec) -> list[Shot]:
         taken = resample(len(video.frames), video.fps, spec.fps)
         made.append(Shot(tuple(video.frames[i] for i in taken), spec.labels.index(clip.label)))
     return made
+
+
+def drawn(clips: Sequence[Clip], labels: Sequence[str], seed: int, count: int) -> list[Clip]:
+    """Up to ``count`` clips in an order drawn by the seed, the labels taking turns."""
+    clips = list(clips)
+    random.Random(seed).shuffle(clips)
+    by_label = {label: [c for c in clips if c.label == label] for label in labels}
+    return [q[i] for i in range(len(clips)) for q in by_label.values() if i < len(q)][:count]
 
 
 class _Watcher:

@@ -94,6 +94,11 @@ def read_signed(folder: Path, public_key: Path) -> bundle.Bundle:
     return bundle.parse(folder, manifest)
 
 
+def signed(found: bundle.Bundle, public_key: Path | None) -> bundle.Bundle:
+    """An opened bundle read once more through its signature, where a key is asked for; else as it is."""
+    return read_signed(found.folder, public_key) if public_key else found
+
+
 def key_id(public_key: Any) -> str:
     """Short name of a public key: the first 16 hex digits of the SHA-256 of its 32 raw bytes."""
     pem = _serialization()

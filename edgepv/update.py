@@ -149,13 +149,13 @@ def started(root: Path) -> Path:
 def stopped(root: Path) -> None:
     """To be called when the runner ends as it should, so that the next start is not taken for a crash."""
     with _locked(root), contextlib.suppress(OSError):  # a full disk is no reason to end otherwise
-        _save(root, replace(_read(root), running=False))
+        _save(root, replace(read_state(root), running=False))
 
 
 def observed(root: Path, rate: Rate) -> None:
     """Keep the event rate of the good bundle, to compare the next one with. Ignored during a trial."""
     with _locked(root), contextlib.suppress(OSError):
-        state = _read(root)
+        state = read_state(root)
         if state.trial is None:
             _save(root, replace(state, rate=rate))
 
@@ -166,7 +166,7 @@ def commit(root: Path, rate: Rate | None = None) -> State:
     Raises UsageError if no bundle is on trial.
     """
     with _locked(root):
-        state = _read(root)
+        state = read_state(root)
         if state.trial is None:
             raise UsageError(f"{root}: no bundle is on trial, so there is nothing to commit")
         state = _committed(root, state, rate)
@@ -182,7 +182,7 @@ def settle(root: Path, digest: str, verdict: Verdict, rate: Rate) -> bool:
     Raises UsageError like ``rollback``.
     """
     with _locked(root):
-        state = _read(root)
+        state = read_state(root)
         if state.trial is None or _digest(root, state.trial) != digest:
             return False
         commits = verdict.commit
@@ -198,7 +198,7 @@ def rollback(root: Path, why: str) -> State:
     Raises UsageError if there is none to go back to, or it is damaged.
     """
     with _locked(root):
-        state = _rolled_back(root, _read(root), why)
+        state = _rolled_back(root, read_state(root), why)
         _save(root, state)
         _point(root, state)
         return state
@@ -213,11 +213,6 @@ def recover(root: Path) -> Path:
         state = _recovered(root)
         _point(root, state)
         return _folder(root, state.active)
-
-
-def read_state(root: Path) -> State:
-    """What state.json says now; a state with no good slot where nothing was installed."""
-    return _read(root)
 
 
 def self_test(opened: Bundle, test: SelfTest) -> float:
@@ -349,13 +344,13 @@ def _install(root: Path, new: Path, key: Path | None, again: bool, test: SelfTes
             if key:
                 verify(source.folder, key)
             bundle.check(source)
-            _refuse(root, _read(root), source.digest, again)
+            _refuse(root, read_state(root), source.digest, again)
             _copy(source.folder, staging)
         fresh = read_signed(staging, key) if key else bundle.read(staging)
         bundle.check(fresh)  # what was copied is what will run: only its own check counts
         p99_ms = _tested(fresh, test)
         with _locked(root):
-            _refuse(root, _read(root), fresh.digest, again)
+            _refuse(root, read_state(root), fresh.digest, again)
             return _place(root, staging, fresh.digest, f"self-test passed, p99 {p99_ms:.1f} ms")
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -400,7 +395,7 @@ def _copy(source: Path, staging: Path) -> None:
 
 def _place(root: Path, staging: Path, digest: str, why: str) -> State:
     """Move a tested bundle into the slot that is not good, and put it on trial."""
-    state = _read(root)
+    state = read_state(root)
     slot: Slot = "b" if state.good == "a" else "a"
     if state.previous:  # it lies in that slot and goes now
         state = replace(state, previous=None)
@@ -442,7 +437,7 @@ def _rolled_back(root: Path, state: State, why: str) -> State:
 def _recovered(root: Path) -> State:
     """The state with an active slot that is whole, and nothing left over from a power cut."""
     _clear(root)
-    state = _read(root)
+    state = read_state(root)
     if state.active is None:
         raise UsageError(f"{root}: no bundle is installed. Install one with: edgepv update install")
     reasons = []
@@ -496,7 +491,7 @@ def _folder(root: Path, slot: Slot | None) -> Path:
     return root / "slots" / str(slot)
 
 
-def _read(root: Path) -> State:
+def read_state(root: Path) -> State:
     """state.json; if it cannot be read, what ``current`` points at counts as good."""
     link = root / "current"
     if not (root / STATE).exists() and not link.is_symlink():
@@ -544,7 +539,7 @@ def _noted(
 
 def _note_refusal(root: Path, why: str) -> None:
     with contextlib.suppress(OSError), _locked(root):
-        _save(root, _noted(_read(root), "refused", "", why))
+        _save(root, _noted(read_state(root), "refused", "", why))
 
 
 @contextlib.contextmanager

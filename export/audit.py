@@ -43,21 +43,14 @@ def _planned_onnx(path: Path) -> dict[str, str]:
 
 def _onnxruntime(variant: Variant, path: Path) -> Audit:
     """Reads the graph ONNX Runtime made of the file: QLinearConv is integer, the others are float."""
-    import onnx
-    import onnxruntime as ort
-
+    timed = variant.precision == "int8"
     with tempfile.TemporaryDirectory() as folder:
-        optimised = Path(folder) / "optimised.onnx"
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        options.optimized_model_filepath = str(optimised)
-        ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        nodes = onnx.load(optimised).graph.node
-        inside = islands.of_onnxruntime(path, Path(folder)) if variant.precision == "int8" else None
+        graph, times = islands.optimised(path, Path(folder), timed=timed)
+    inside = islands.of_onnxruntime(graph, times) if timed else None
     planned = _planned_onnx(path)
     executed = [
         (n.name, "int8" if n.op_type in ("QLinearConv", "ConvInteger") else "float")
-        for n in nodes
+        for n in graph.node
         if n.op_type in CONV_OPS
     ]
     return _told("ONNX Runtime's optimised graph", _pair(planned, executed), inside)

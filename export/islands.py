@@ -91,18 +91,22 @@ def _runs(kind: str, integer: bool) -> Runs:
     return "int8" if integer else "float"
 
 
-def of_onnxruntime(path: Path, folder: Path) -> Float:
-    """From the graph ONNX Runtime made of the file and its own profile of ten calls on zeros."""
+def optimised(path: Path, folder: Path, *, timed: bool) -> tuple[Any, dict[str, float]]:
+    """(the graph ONNX Runtime makes of the file, microseconds of each node in a call on zeros, if timed)."""
     import onnx
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
-    options.optimized_model_filepath = str(folder / "profiled.onnx")
-    options.enable_profiling = True
+    options.optimized_model_filepath = str(folder / "optimised.onnx")
+    options.enable_profiling = timed
     options.profile_file_prefix = str(folder / "profile")
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return onnx.load(folder / "optimised.onnx").graph, _times(session) if timed else {}
+
+
+def _times(session: Any) -> dict[str, float]:
     kinds = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}
     feeds = {i.name: np.zeros(i.shape, kinds.get(i.type, np.uint8)) for i in session.get_inputs()}
     for _ in range(CALLS):
@@ -113,7 +117,11 @@ def of_onnxruntime(path: Path, folder: Path) -> Float:
         if event.get("cat") == "Node" and name.endswith("_kernel_time"):
             name = name.removesuffix("_kernel_time")
             times[name] = times.get(name, 0.0) + event["dur"] / CALLS
-    graph = onnx.load(folder / "profiled.onnx").graph
+    return times
+
+
+def of_onnxruntime(graph: Any, times: dict[str, float]) -> Float:
+    """From what ``optimised`` returns."""
     return grouped(
         [
             Node(

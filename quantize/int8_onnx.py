@@ -134,7 +134,7 @@ def is_vector(shape: Sequence[int] | None) -> bool:
     return shape is not None and (len(shape) < 4 or all(n == 1 for n in shape[2:]))
 
 
-class _Reader:
+class Reader:
     """Hands the feeds to onnxruntime's calibrator, by the names inside the file."""
 
     def __init__(self, feeds: Sequence[Tensors]) -> None:
@@ -157,7 +157,7 @@ def _quantize(
     quantize_static(
         str(clean),
         str(out),
-        _Reader(feeds),
+        Reader(feeds),
         quant_format=QuantFormat.QDQ,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,

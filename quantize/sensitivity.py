@@ -15,7 +15,7 @@ import numpy as np
 
 from edgepv.errors import UsageError
 from edgepv.optional import need
-from edgepv.quantize.int8_onnx import CONVOLUTIONS, _Reader, preprocess, refuse_zero_states, state_overrides
+from edgepv.quantize.int8_onnx import CONVOLUTIONS, Reader, preprocess, refuse_zero_states, state_overrides
 from edgepv.stats import sqnr_db
 from edgepv.stream import Tensors, by_file_names
 from edgepv.types import LayerSensitivity, Variant
@@ -71,7 +71,7 @@ def _ranges(path: Path, feeds: Sequence[Tensors]) -> Any:
             augmented_model_path=str(Path(scratch) / "augmented.onnx"),
             calibrate_method=CalibrationMethod.MinMax,
         )
-        calibrator.collect_data(_Reader(feeds))
+        calibrator.collect_data(Reader(feeds))
         return calibrator.compute_data()
 
 

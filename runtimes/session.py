@@ -85,24 +85,62 @@ class Lane:
         self._engine.close()
 
 
-def answer_of(
-    lane: Lane, logits: np.ndarray, pre_ms: float, infer_ms: float, *, restarted: bool, lost: deque[int]
-) -> Answer:
-    """The answer a lane's logits give. lost: frames lost before each of the frames seen."""
-    scores = softmax(logits)
-    best = int(scores.argmax())
-    stepper = lane.stepper
-    return Answer(
-        index=stepper.seen - 1,
-        label=lane.variant.spec.labels[best],
-        score=float(scores[best]),
-        scores=tuple(float(s) for s in scores),
-        valid=stepper.valid,
-        pre_ms=pre_ms,
-        infer_ms=infer_ms,
-        restarted=restarted,
-        missed=sum(islice(reversed(lost), stepper.warmup)),
-    )
+class Continuity:
+    """Whether a frame still belongs to what was seen before it, and what of that an answer has to say.
+
+    gap, cuts: as in ``Session``.
+    """
+
+    def __init__(self, gap: Gap, cuts: bool) -> None:
+        self._gap, self._wants_cuts = gap, cuts
+        self.reset()
+        self._restarted = False
+
+    def breaks(self, frame: np.ndarray, missed: int, warmup: int) -> bool:
+        """Whether the states are to be forgotten before this frame. warmup: what the model looks back on."""
+        cut = self._cuts is not None and self._cuts(frame)
+        return cut or (missed > 0 and (self._gap == "reset" or missed >= warmup))
+
+    def note(self, missed: int) -> None:
+        """So many frames were lost before the one that comes."""
+        self._lost.append(missed)
+
+    def forget(self) -> None:
+        """The states were forgotten."""
+        self._lost: deque[int] = deque(maxlen=MAX_LOOK_BACK)
+        self._restarted = True
+
+    def reset(self) -> None:
+        """The states were forgotten, and what the scene looked like with them."""
+        self._cuts = SceneCuts() if self._wants_cuts else None
+        self.forget()
+
+    def answer(self, lane: Lane, logits: np.ndarray, pre_ms: float, infer_ms: float) -> Answer:
+        """The answer that a lane's logits give; only the first one after a restart says so."""
+        restarted, self._restarted = self._restarted, False
+        scores = softmax(logits)
+        best = int(scores.argmax())
+        stepper = lane.stepper
+        return Answer(
+            index=stepper.seen - 1,
+            label=lane.variant.spec.labels[best],
+            score=float(scores[best]),
+            scores=tuple(float(s) for s in scores),
+            valid=stepper.valid,
+            pre_ms=pre_ms,
+            infer_ms=infer_ms,
+            restarted=restarted,
+            missed=sum(islice(reversed(self._lost), stepper.warmup)),
+        )
+
+
+def check_alike(one: Variant, other: Variant) -> None:
+    """Raise UsageError unless ``other`` may answer in the place of ``one``."""
+    if (one.spec.fps, one.spec.labels) != (other.spec.fps, other.spec.labels):
+        raise UsageError(
+            f"{other.name} has another frame rate or other labels than {one.name}: "
+            "they cannot stand in for each other"
+        )
 
 
 class Session:
@@ -115,12 +153,8 @@ class Session:
 
     def __init__(self, engine: Engine, variant: Variant, *, gap: Gap = "hold", cuts: bool = False) -> None:
         self._lane = Lane(engine, variant)
-        self._gap: Gap = gap
-        self._wants_cuts = cuts
         self._shadow: Lane | None = None
-        self._restarted = False
-        self.reset()
-        self._restarted = False
+        self._continuity = Continuity(gap, cuts)
 
     @property
     def variant(self) -> Variant:
@@ -138,45 +172,41 @@ class Session:
         missed: frames, at the model's rate, that were lost since the one before. Raises UsageError for a
         frame of another kind, and if the model's answer is not finite.
         """
-        cut = self._cuts is not None and self._cuts(frame)
-        if (missed and (self._gap == "reset" or missed >= self._lane.stepper.warmup)) or cut:
+        if self._continuity.breaks(frame, missed, self._lane.stepper.warmup):
             self._forget()
             missed = 0
-        self._lost.append(missed)
+        self._continuity.note(missed)
         shadow = self._shadow.step(frame) if self._shadow else None
         logits, pre_ms, infer_ms = self._lane.step(frame)
         if shadow and self._shadow and self._shadow.stepper.valid:
             self._lane.close()
             self._lane, self._shadow = self._shadow, None
             logits, pre_ms, infer_ms = shadow
-        restarted, self._restarted = self._restarted, False
-        return answer_of(self._lane, logits, pre_ms, infer_ms, restarted=restarted, lost=self._lost)
+        return self._continuity.answer(self._lane, logits, pre_ms, infer_ms)
 
     def switch(self, engine: Engine, variant: Variant) -> None:
         """Let another variant take over once its states are warm; until then this one answers.
 
         Raises UsageError if it was made for another frame rate or other labels.
         """
-        old, new = self.variant.spec, variant.spec
-        if (old.fps, old.labels) != (new.fps, new.labels):
+        try:
+            check_alike(self.variant, variant)
+        except UsageError:
             engine.close()
-            raise UsageError(
-                f"{variant.name} has another frame rate or other labels than {self.variant.name}"
-            )
+            raise
         if self._shadow:
             self._shadow.close()
         self._shadow = Lane(engine, variant)
 
     def reset(self) -> None:
         """Forget all frames: call it when the camera was away."""
-        self._cuts = SceneCuts() if self._wants_cuts else None
+        self._continuity.reset()
         self._forget()
 
     def _forget(self) -> None:
         for lane in filter(None, (self._lane, self._shadow)):
             lane.stepper.reset()
-        self._lost: deque[int] = deque(maxlen=MAX_LOOK_BACK)
-        self._restarted = True
+        self._continuity.forget()
 
     def close(self) -> None:
         """Free the engine."""

@@ -112,9 +112,9 @@ class Desk:
             in_time = answer is not None and now <= task.deadline_s and not self.overdue
             if in_time and answer is not None:
                 while self._pending[0].number < task.number:
-                    self._reply_stale(self._pending.popleft(), now, "dropped")
+                    self._reply(self._pending.popleft(), now, "dropped")
                 self._last = (answer, task.arrived_s)
-                self._reply(self._pending.popleft(), now, stale=False, why="")
+                self._reply(self._pending.popleft(), now, "")
             self._close(task, now, why)
             if answer is None:
                 self._lost += 1 + task.missed
@@ -126,7 +126,7 @@ class Desk:
         """Reply to all up to ``task``, of which nothing more will come, and let another be taken."""
         while self._pending and self._pending[0].number <= task.number:
             late = self._pending.popleft()
-            self._reply_stale(late, now, why if late.number == task.number else "dropped")
+            self._reply(late, now, why if late.number == task.number else "dropped")
         self.working = None
 
     def give_up(self, now: float) -> None:
@@ -142,7 +142,7 @@ class Desk:
         with self.lock:
             while self._pending and self._pending[0].deadline_s <= now:
                 late = self._pending.popleft()
-                self._reply_stale(late, now, "overrun" if self._at_work(late) else "dropped")
+                self._reply(late, now, "overrun" if self._at_work(late) else "dropped")
             return self._pending[0].deadline_s if self._pending else None
 
     @property
@@ -157,20 +157,17 @@ class Desk:
         with self.lock:
             return now - self._began_s if self.working else 0.0
 
-    def _reply_stale(self, task: Task, now: float, why: Why) -> None:
-        self._reply(task, now, stale=True, why=why)
-
     def _at_work(self, task: Task) -> bool:
         return self.working is not None and self.working.number == task.number
 
-    def _reply(self, task: Task, now: float, *, stale: bool, why: Why) -> None:
+    def _reply(self, task: Task, now: float, why: Why) -> None:
         answer, arrived = self._last or (None, None)
         self._say(
             Reply(
                 number=task.number,
                 time_s=task.time_s,
                 answer=answer,
-                stale=stale,
+                stale=bool(why),
                 why=why,
                 age_ms=None if arrived is None else 1e3 * (now - arrived),
                 latency_ms=1e3 * (now - task.arrived_s),

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
-from edgepv.errors import UsageError
 from edgepv.optional import need
-from edgepv.runtimes.cuts import SceneCuts
-from edgepv.runtimes.engine import CancelledError
-from edgepv.runtimes.session import MAX_LOOK_BACK, Answer, Gap, Lane, answer_of
+from edgepv.runtimes.engine import CancelledError, open_engine
+from edgepv.runtimes.session import Answer, Continuity, Gap, Lane, check_alike
+from edgepv.types import Variant
 
 
 class Ladder:
@@ -24,16 +24,14 @@ class Ladder:
     """
 
     def __init__(self, lanes: Sequence[Lane], *, gap: Gap = "hold", cuts: bool = False) -> None:
-        _check_alike(lanes)
-        self.lanes, self._gap, self._wants_cuts = list(lanes), gap, cuts
+        for lane in lanes[1:]:
+            check_alike(lanes[0].variant, lane.variant)
+        self.lanes, self._continuity = list(lanes), Continuity(gap, cuts)
         self.active, self.aimed = 0, 0
         self._size = max((lane.variant.spec.input.shape[-2:] for lane in lanes), key=np.prod)
         self._history: deque[np.ndarray] = deque(maxlen=max(lane.stepper.warmup for lane in lanes))
         self._todo: deque[np.ndarray] = deque()
         self._out: set[int] = set()
-        self._restarted = False
-        self.reset()
-        self._restarted = False
 
     @property
     def name(self) -> str:
@@ -74,9 +72,8 @@ class Ladder:
 
         Raises what the engine raises; nothing is remembered of the frame then.
         """
-        cut = self._cuts is not None and self._cuts(frame)
-        gone = missed and (self._gap == "reset" or missed >= self.lanes[self.active].stepper.warmup)
-        if restarted or gone or cut:
+        warmup = self.lanes[self.active].stepper.warmup
+        if self._continuity.breaks(frame, missed, warmup) or restarted:
             self.forget()
             missed = 0
         self._take_over()
@@ -85,9 +82,8 @@ class Ladder:
         if lane is not self.lanes[self.active] or self.active in self._out:
             raise CancelledError  # it was given up while it ran
         self._remember(frame)
-        self._lost.append(missed)
-        restarted, self._restarted = self._restarted, False
-        return answer_of(lane, logits, pre_ms, infer_ms, restarted=restarted, lost=self._lost)
+        self._continuity.note(missed)
+        return self._continuity.answer(lane, logits, pre_ms, infer_ms)
 
     def _take_over(self) -> None:
         if self.active in self._out:  # whoever comes next has to work now, level or not
@@ -111,7 +107,7 @@ class Ladder:
 
     def reset(self) -> None:
         """Forget all frames: the camera was away."""
-        self._cuts = SceneCuts() if self._wants_cuts else None
+        self._continuity.reset()
         self.forget()
 
     def forget(self) -> None:
@@ -120,8 +116,7 @@ class Ladder:
             lane.stepper.reset()
         self._history.clear()
         self._todo.clear()
-        self._lost: deque[int] = deque(maxlen=MAX_LOOK_BACK)
-        self._restarted = True
+        self._continuity.forget()
 
     def highest(self, rung: int) -> None:
         """Let the rungs above go for good; to be called before the first frame."""
@@ -145,12 +140,9 @@ class Ladder:
             lane.close()
 
 
-def _check_alike(lanes: Sequence[Lane]) -> None:
-    first = lanes[0].variant
-    for lane in lanes[1:]:
-        spec = lane.variant.spec
-        if (spec.fps, spec.labels) != (first.spec.fps, first.spec.labels):
-            raise UsageError(
-                f"{lane.variant.name} has another frame rate or other labels than {first.name}: "
-                "they cannot stand in for each other"
-            )
+def open_ladder(
+    variants: Sequence[Variant], folder: Path, *, threads: int = 1, gap: Gap = "hold", cuts: bool = False
+) -> Ladder:
+    """Open variants of a bundle folder, the largest first. gap, cuts: see Session."""
+    lanes = [Lane(open_engine(v, folder, threads=threads), v) for v in variants]
+    return Ladder(lanes, gap=gap, cuts=cuts)

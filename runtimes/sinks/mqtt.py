@@ -31,8 +31,9 @@ import numpy as np
 from edgepv.errors import UsageError, unknown
 from edgepv.files import digest
 from edgepv.optional import need
+from edgepv.runtimes.backoff import pause_s
 from edgepv.runtimes.sinks import Record, Setup, plain_name, redacted
-from edgepv.runtimes.sinks.spool import Spool, SpooledSink, pause_s
+from edgepv.runtimes.sinks.spool import Spool, SpooledSink
 
 IN_FLIGHT = 20
 ANSWERS_WAITING = 100

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import random
 import sqlite3
 import threading
 import time
@@ -46,11 +45,6 @@ def item(record: Record) -> Item:
     """The record as it is spooled, with a new ``uid`` in it by which a receiver knows it again."""
     uid = uuid.uuid4().hex
     return Item(uid, record["type"], json.dumps({**record, "uid": uid}, ensure_ascii=False))
-
-
-def pause_s(failures: int, *, longest_s: float = 30.0) -> float:
-    """Seconds to wait after that many failures in a row: doubling from 0.5, with up to half taken off."""
-    return min(longest_s, 0.5 * 2.0 ** min(failures, 20)) * random.uniform(0.5, 1.0)
 
 
 class Spool:

@@ -22,8 +22,9 @@ import numpy as np
 
 from edgepv.errors import UsageError
 from edgepv.files import digest
+from edgepv.runtimes.backoff import pause_s
 from edgepv.runtimes.sinks import Record, Setup, plain_name, redacted
-from edgepv.runtimes.sinks.spool import CLOSE_S, Item, Spool, SpooledSink, pause_s
+from edgepv.runtimes.sinks.spool import CLOSE_S, Item, Spool, SpooledSink
 
 TIMEOUT_S = 10.0
 LONGEST_RETRY_AFTER_S = 3600.0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import dataclasses
 import queue
-import random
 import threading
 import time
 from collections.abc import Callable
@@ -15,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from edgepv.errors import EdgepvError, SourceLostError, UsageError
+from edgepv.runtimes.backoff import pause_s
 from edgepv.runtimes.sources import Frame, OnStatus, Source
 from edgepv.runtimes.sources.images import size_change
 
-FIRST_S, LONGEST_S = 0.5, 30.0  # pause before the first and before every late attempt to reopen
 SILENT_S = 20.0  # a source that says nothing this long hangs; the sources' own limits are shorter
 END_S = 6.0  # how long the end of the program waits for a source that is still being read
 DAMAGED_IN_A_ROW = 100
@@ -107,9 +106,9 @@ class Reconnecting:
         if self._lost_s is None:
             self._lost_s = self._clock()
             self._say("camera_lost", why)
-        pause = min(LONGEST_S, FIRST_S * 2 ** min(self._tries, 16))
+        pause = pause_s(self._tries)
         self._tries += 1
-        self._sleep(pause * random.uniform(0.5, 1))
+        self._sleep(pause)
 
     def _is_damaged(self, frame: Frame) -> bool:
         fault = damage(frame.pixels)

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from edgepv.errors import UsageError
+from edgepv.runtimes.backoff import pause_s
 from edgepv.runtimes.sinks import spool as spool_module
-from edgepv.runtimes.sinks.spool import Item, Spool, item, pause_s
+from edgepv.runtimes.sinks.spool import Item, Spool, item
 
 
 def items(*numbers: int) -> list[Item]:
