@@ -51,10 +51,10 @@ class Step:
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         model.train()
         for _ in progress(range(self.epochs)):
-            for rows in _batches(rng, len(clips), self.batch):
-                x = torch.from_numpy(_windows(rng, [clips[i] for i in rows], student.spec.frames))
+            for rows in batches(rng, len(clips), self.batch):
+                x = torch.from_numpy(windows(rng, [clips[i] for i in rows], student.spec.frames))
                 y = torch.tensor([truth[i] for i in rows])
-                loss = _loss(model(x), original(x), y)
+                loss = distilled(model(x), original(x), y)
                 if not torch.isfinite(loss):
                     raise UsageError("fine-tuning diverged (the loss is not finite). Lower the ratio")
                 optimizer.zero_grad()
@@ -80,7 +80,8 @@ class Step:
         return replace(student, weights=str(out), sha256=digest, steps=(*student.steps, step))
 
 
-def _loss(logits: Any, teacher: Any, truth: Any) -> Any:
+def distilled(logits: Any, teacher: Any, truth: Any) -> Any:
+    """Half the labels' cross entropy, half the teacher's softened answer."""
     from torch.nn import functional as F
 
     soft = F.kl_div(
@@ -91,12 +92,13 @@ def _loss(logits: Any, teacher: Any, truth: Any) -> Any:
     return 0.5 * F.cross_entropy(logits, truth) + 0.5 * TEMPERATURE * TEMPERATURE * soft
 
 
-def _batches(rng: np.random.Generator, count: int, batch: int) -> list[np.ndarray]:
+def batches(rng: np.random.Generator, count: int, batch: int) -> list[np.ndarray]:
+    """Row numbers of one epoch, shuffled, in batches."""
     order = rng.permutation(count)
     return [order[i : i + batch] for i in range(0, count, batch)]
 
 
-def _windows(rng: np.random.Generator, clips: Sequence[np.ndarray], frames: int) -> np.ndarray:
+def windows(rng: np.random.Generator, clips: Sequence[np.ndarray], frames: int) -> np.ndarray:
     """One random window per clip, (N, C, T, H, W); short clips are held on their last frame."""
     rows = []
     for clip in clips:
