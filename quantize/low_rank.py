@@ -1,0 +1,152 @@
+"""Low-rank layers: one heavy convolution becomes a narrow one and a 1x1 that widens its answer again.
+
+The weight W (cout, cin * kernel) is cut to its largest singular values, W ~ U V: V is a convolution like
+the first with r channels, U a 1x1 convolution from r to cout. A 1x1 convolution and a linear layer become
+two of their kind. Exact at full rank; nothing of the layer's stride, padding or delay changes, so a split
+clip model streams like the whole one.
+
+Source: Denton et al. 2014, "Exploiting Linear Structure Within Convolutional Networks for Efficient
+Evaluation", and Zhang et al. 2016, "Accelerating Very Deep Convolutional Networks for Classification and
+Detection", section 3.1 (this form of the split), without its correction for the data: fine-tuning does that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from edgepv.checkpoint import build, put, record, save, split, splittable
+from edgepv.errors import UsageError
+from edgepv.optional import need
+from edgepv.types import Checkpoint, ModelSpec
+
+WORTH = 0.8
+"""A layer is split only if the two need at most this share of its multiplications."""
+ROUNDING = 1e-10
+"""Share of a weight's energy that float32 rounding alone leaves in singular values that are zero."""
+TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Step:
+    """energy: share of each weight's squared singular values that its rank must keep, up to 1 (exact)."""
+
+    energy: float = 0.9
+
+    def __call__(self, checkpoint: Checkpoint, out: Path) -> Checkpoint:
+        """A checkpoint at ``out`` (.safetensors) with split layers, rebuilt and run to prove it whole.
+
+        The record's options say which layers were split, and at what rank. A layer whose weight the
+        model's code reads itself stays whole: it is not found to be one when the split model is tried.
+        Raises UsageError if no layer gets a fifth cheaper.
+        """
+        if not 0 < self.energy <= 1:
+            raise UsageError(f"low-rank energy {self.energy:g}: give the share to keep, like 0.9")
+        if checkpoint.rewrite is not None:
+            raise UsageError(f"{checkpoint.spec.name} is streamed already. Split its layers before that")
+        module = build(checkpoint)
+        before = _size(module)
+        ranks = _split_layers(module, checkpoint.spec, self.energy)
+        if not ranks:
+            raise UsageError(
+                f"{checkpoint.spec.name}: no layer gets {1 - WORTH:.0%} cheaper at {self.energy:.0%} of its "
+                "energy. Ask for less energy, or prune it instead"
+            )
+        digest = save(module, out)
+        options = {"energy": self.energy, "ranks": ranks, "params": [before, _size(module)]}
+        step = record(
+            "low-rank", options, {"weights": checkpoint.sha256}, {"weights": digest}, ("torch",)
+        )
+        made = replace(checkpoint, weights=str(out), sha256=digest, steps=(*checkpoint.steps, step))
+        _same_numbers(module, build(made), checkpoint.spec)
+        return made
+
+
+def rank_for(values: Any, energy: float) -> int:
+    """How many of the singular values (falling) hold ``energy`` of their squares' sum, at least 1."""
+    torch = need("torch", extra="compress")
+    squares = values.double() ** 2
+    left = squares.sum() - torch.cumsum(squares, 0)
+    return int((left > max(1 - energy, ROUNDING) * squares.sum()).sum()) + 1
+
+
+def halves(weight: Any, energy: float) -> tuple[Any, Any]:
+    """(first, second) weights of a split: (r, cin, *kernel) and (cout, r, 1, ...).
+
+    The singular values are shared out evenly, so that both halves have the same scale for INT8.
+    """
+    torch = need("torch", extra="compress")
+    u, values, v = torch.linalg.svd(weight.detach().flatten(1).double(), full_matrices=False)
+    r = rank_for(values, energy)
+    root = values[:r].sqrt()
+    first = (root[:, None] * v[:r]).reshape(r, *weight.shape[1:])
+    second = (u[:, :r] * root).reshape(len(weight), r, *[1] * (weight.ndim - 2))
+    return first.float(), second.float()
+
+
+def _split_layers(module: Any, spec: ModelSpec, energy: float) -> dict[str, int]:
+    """Split in place every layer it pays for; name -> rank. Raises UsageError if the model does not run."""
+    try:
+        answers(module, spec)
+    except Exception as e:  # models fail in as many ways as they are written
+        raise UsageError(
+            f"{spec.name} does not run on noise: {type(e).__name__}: {str(e).splitlines()[0][:200]}"
+        ) from e
+    ranks: dict[str, int] = {}
+    for name, layer in list(module.named_modules()):
+        two = _two(layer, energy) if name and splittable(layer) else None
+        if two is None:
+            continue
+        put(module, name, two)
+        try:
+            answers(module, spec)
+        except Exception:  # it ran before: the model's code asks this layer for what two layers have not
+            put(module, name, layer)
+        else:
+            ranks[name] = len(two[0].weight)
+    return ranks
+
+
+def _two(layer: Any, energy: float) -> Any:
+    """The two layers that replace ``layer``; None if that saves too little."""
+    import torch
+
+    first, second = halves(layer.weight, energy)
+    if first.numel() + second.numel() > WORTH * layer.weight.numel():
+        return None
+    two = split(layer, first, second).eval().requires_grad_(False)
+    with torch.no_grad():
+        two[0].weight.copy_(first)
+        two[1].weight.copy_(second)
+        if layer.bias is not None:
+            two[1].bias.copy_(layer.bias)
+    return two
+
+
+def answers(module: Any, spec: ModelSpec) -> list[Any]:
+    """What every form of the module answers to noise: its step, its clip form, or both."""
+    torch = need("torch", extra="compress")
+    noise = torch.Generator().manual_seed(0)
+    shape = spec.input.shape
+    made: list[Any] = []
+    with torch.no_grad():
+        if spec.input.layout == "NCHW" and callable(getattr(module, "init_state", None)):
+            made += module.step(torch.randn(shape, generator=noise), *module.init_state().values())
+            shape = (*shape[:2], spec.frames, *shape[2:])
+        if type(module).forward is not torch.nn.Module.forward:
+            made.append(module(torch.randn(shape, generator=noise)))
+    return made
+
+
+def _same_numbers(split_module: Any, rebuilt: Any, spec: ModelSpec) -> None:
+    """The checkpoint on disk must be the module that was split, or later steps work on a stranger."""
+    import torch
+
+    pairs = zip(answers(split_module, spec), answers(rebuilt, spec), strict=True)
+    if not all(torch.allclose(a, b, atol=TOLERANCE) for a, b in pairs):
+        raise UsageError(f"{spec.name}: the split model does not rebuild from its weights")
+
+
+def _size(module: Any) -> int:
+    return sum(p.numel() for p in module.parameters())
