@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from edgepv.bundle import Bundle
 from edgepv.files import whole_file
 from edgepv.optional import need
+from edgepv.stats import SQNR_CAP_DB
 from edgepv.stream.explain import exactness
-from edgepv.types import Latency, LayerSensitivity, Measurement, encode
+from edgepv.types import Latency, LayerSensitivity, Measurement, PairedDrop, encode
 
 if TYPE_CHECKING:
     from edgepv.pipeline import Exported
@@ -108,22 +109,33 @@ def summary(found: dict[str, Any]) -> None:
 
 def sensitivity(found: Sequence[LayerSensitivity]) -> None:
     """One line per layer, the most sensitive first."""
-    header = ("layer alone in INT8", "SQNR dB", "top-1 changed")
-    table(header, [(f.layer, f"{f.sqnr_db:.1f}", f"{f.changed:.1%} of {f.n}") for f in found])
+    header = (f"layer alone {found[0].change}", "SQNR dB", "top-1 changed", "top-1 lost, points (95 %)")
+    rows = [[f.layer, f"{f.sqnr_db:.1f}", f"{f.changed:.1%} of {f.n}", _points(f.drop)] for f in found]
+    table(header, rows)
+
+
+def _points(drop: PairedDrop | None) -> str:
+    return f"{drop.points:+.1f} ({drop.low:+.1f} to {drop.high:+.1f})" if drop else UNKNOWN
 
 
 def sensitivity_picture(model: str, found: Sequence[LayerSensitivity], out: Path) -> None:
-    """A bar per layer, the most sensitive on top."""
+    """A bar per layer, the most sensitive on top, with the points of top-1 lost at its end."""
     need("matplotlib", extra="compress")
     from matplotlib.figure import Figure
 
+    change = found[0].change
     figure = Figure(figsize=(7, 1.2 + 0.19 * len(found)), layout="constrained")
     axes = figure.subplots()
     colours = ["#c65d3b" if f.changed else "#4878a8" for f in found]
-    axes.barh([f.layer for f in found], [f.sqnr_db for f in found], color=colours, height=0.7)
+    bars = axes.barh([f.layer for f in found], [f.sqnr_db for f in found], color=colours, height=0.7)
+    lost = [f"{f.drop.points:+.1f}" if f.drop and f.drop.points else "" for f in found]
+    axes.bar_label(bars, lost, padding=2, fontsize=6)
     axes.invert_yaxis()
-    axes.set_xlabel("SQNR of the logits in dB with this layer alone in INT8; red: an answer changed")
-    axes.set_title(f"{model}: what INT8 costs, layer by layer", loc="left", fontsize=10)
+    told = "red: an answer changed" + ("; beside it: points of top-1 lost" if any(lost) else "")
+    axes.set_xlabel(f"SQNR of the logits in dB with this layer alone {change}\n{told}", fontsize=9)
+    seen = [f.sqnr_db for f in found if f.sqnr_db < SQNR_CAP_DB]  # bars of equal logits run off the edge
+    axes.set_xlim(right=1.1 * max(1.0, *seen) if seen else SQNR_CAP_DB)
+    axes.set_title(f"{model}: the cost of each layer {change}", loc="left", fontsize=10)
     axes.tick_params(axis="y", labelsize=7, length=0)
     for spine in ("top", "right", "left"):
         axes.spines[spine].set_visible(False)

@@ -284,12 +284,17 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class LayerSensitivity:
-    """One layer in INT8, all others in float: SQNR of the logits, share of ``n`` answers that changed."""
+    """One layer changed, all others as they were: SQNR of the logits, share of ``n`` answers that changed.
+
+    change: what was done to it, "in INT8" or "cut by 50%". drop: top-1 lost; None without labels.
+    """
 
     layer: str
     sqnr_db: float
     changed: float
     n: int
+    change: str = "in INT8"
+    drop: PairedDrop | None = None
 
 
 @dataclass(frozen=True)

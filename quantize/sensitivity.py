@@ -1,24 +1,31 @@
-"""Which layer pays for INT8: each convolution quantized alone, everything else in float.
+"""Which layer pays: each convolution quantized alone, or each group of channels cut alone.
 
-Source of the method: the per-layer analysis of Wu et al. 2020, "Integer Quantization for Deep Learning
-Inference", section 6.1.
+Everything else stays as it was. Source of the method: the per-layer analysis of Wu et al. 2020, "Integer
+Quantization for Deep Learning Inference", section 6.1; for cutting, Li et al. 2017, "Pruning Filters for
+Efficient ConvNets", section 3.2, with the groups of Fang et al. 2023, "DepGraph".
 """
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from edgepv.checkpoint import build, splittable
+from edgepv.clips import hold_last
 from edgepv.errors import UsageError
 from edgepv.optional import need
 from edgepv.quantize.int8_onnx import CONVOLUTIONS, Reader, preprocess, refuse_zero_states, state_overrides
-from edgepv.stats import sqnr_db
+from edgepv.quantize.prune import clip_example
+from edgepv.stats import paired_drop, sqnr_db
 from edgepv.stream import Tensors, by_file_names
-from edgepv.types import LayerSensitivity, Variant
+from edgepv.types import Checkpoint, LayerSensitivity, ModelSpec, Variant
 
 Track = Callable[[Sequence[str], str], Iterable[str]]
 
@@ -29,11 +36,13 @@ def per_layer(
     feeds: Sequence[Tensors],
     probes: Sequence[Tensors],
     track: Track = lambda names, what: names,
+    truth: Sequence[int] | None = None,
 ) -> tuple[LayerSensitivity, ...]:
     """What INT8 of each convolution alone does to the logits, the most sensitive first.
 
     feeds: graph inputs with rolled states, which set the ranges once for all layers; probes: others, of clips
-    that set no range, on which logits are compared. track: shows progress over the layers' names.
+    that set no range, on which logits are compared. track: shows progress over the layers' names. truth: the
+    label of each probe's clip, for the points of top-1 that are lost.
     Raises UsageError if a state was zero in every feed, or there is no convolution.
     """
     refuse_zero_states(base, feeds)
@@ -51,7 +60,7 @@ def per_layer(
         for name in track([*names], "quantizing one layer at a time"):
             alone = Path(scratch) / "alone.onnx"
             _one(clean, alone, name, ranges, overrides)
-            found.append(_compared(name, wanted, logits_of(alone, base, theirs)))
+            found.append(_compared(name, "in INT8", wanted, logits_of(alone, base, theirs), truth))
     return tuple(sorted(found, key=lambda layer: layer.sqnr_db))
 
 
@@ -109,6 +118,113 @@ def logits_of(path: Path, base: Variant, feeds: Sequence[Tensors]) -> np.ndarray
     return np.concatenate([opened.run([base.outputs["logits"]], feed)[0] for feed in feeds])
 
 
-def _compared(name: str, wanted: np.ndarray, got: np.ndarray) -> LayerSensitivity:
-    changed = float((wanted.argmax(1) != got.argmax(1)).mean())
-    return LayerSensitivity(name, sqnr_db(wanted, got), changed, len(wanted))
+def _compared(
+    name: str, change: str, wanted: np.ndarray, got: np.ndarray, truth: Sequence[int] | None
+) -> LayerSensitivity:
+    before, after = wanted.argmax(1), got.argmax(1)
+    drop = None
+    if truth is not None:
+        right = [(answers == np.asarray(truth)).tolist() for answers in (before, after)]
+        drop = paired_drop(*right, max_drop=0.0)
+    changed = float((before != after).mean())
+    return LayerSensitivity(name, sqnr_db(wanted, got), changed, len(wanted), change, drop)
+
+
+def per_group(
+    checkpoint: Checkpoint,
+    clips: Sequence[np.ndarray],
+    truth: Sequence[int] | None = None,
+    ratio: float = 0.5,
+    track: Track = lambda names, what: names,
+) -> tuple[LayerSensitivity, ...]:
+    """What cutting ``ratio`` of the channels of one group alone does to the logits, the most sensitive first.
+
+    A group is named after the layers that lose channels together. The weakest channels go (by the norm of
+    all weights that go with them), nothing is fine-tuned, and the answers are those of the clip form to the
+    first ``frames`` frames of each clip. clips: (T, C, H, W) float32 each. truth: their labels.
+    Raises UsageError if the model cannot be traced, has no clip form, or nothing can be cut.
+    """
+    if not 0 < ratio < 1:
+        raise UsageError(f"cutting {ratio:g} of a group: give a share between 0 and 1, like 0.5")
+    module = build(checkpoint).requires_grad_(True)
+    change, spec = f"cut by {ratio:.0%}", checkpoint.spec
+    with _named_failures(spec):
+        groups = {group.name: group for group in _groups(module, spec, ratio)}
+        wanted = _clip_logits(module, spec, clips)
+    found = []
+    for name in track([*groups], "cutting one group at a time"):
+        with _named_failures(spec):
+            got = _clip_logits(_without(module, spec, groups[name]), spec, clips)
+        if got.shape == wanted.shape:  # else the group was the answer itself
+            found.append(_compared(name, change, wanted, got, truth))
+    if not found:
+        raise UsageError(f"{spec.name} has no group of channels that could be cut by {ratio:.0%}")
+    return tuple(sorted(found, key=lambda layer: layer.sqnr_db))
+
+
+@contextlib.contextmanager
+def _named_failures(spec: ModelSpec) -> Iterator[None]:
+    """The tracer fails in as many ways as models are written: one line of it."""
+    try:
+        yield
+    except Exception as e:
+        line = (str(e).splitlines() or [""])[0][:200]
+        raise UsageError(f"{spec.name} cannot be cut group by group: {type(e).__name__}: {line}") from e
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Channels that can only be cut together. indices: of the outputs of ``root``; the rest follows."""
+
+    name: str
+    root: str
+    indices: tuple[int, ...]
+
+
+def _groups(module: Any, spec: ModelSpec, ratio: float) -> Iterable[_Group]:
+    """Every group and the weakest ``ratio`` of its channels; what feeds the answer is left out."""
+    from torch import nn
+
+    tp = need("torch_pruning", extra="compress")
+    names = {m: name for name, m in module.named_modules()}
+    pruner = tp.pruner.BasePruner(
+        module,
+        (clip_example(spec),),
+        importance=tp.importance.GroupMagnitudeImportance(p=2),
+        pruning_ratio=ratio,
+        ignored_layers=[
+            m for m in module.modules() if isinstance(m, nn.Linear) and m.out_features == len(spec.labels)
+        ],
+        num_heads={},
+        pruning_ratio_dict={},
+        in_channel_groups={},
+        out_channel_groups={},
+    )
+    for group in pruner.step(interactive=True):
+        cut = {dep.target.module for dep, _ in group if pruner.DG.is_out_channel_pruning_fn(dep.handler)}
+        layers = [n for m, n in names.items() if m in cut and splittable(m)]
+        root = names[group[0].dep.target.module]
+        yield _Group(" + ".join(layers) or root, root, tuple(group[0].idxs))
+
+
+def _without(module: Any, spec: ModelSpec, group: _Group) -> Any:
+    """A copy of ``module`` without the channels of one group."""
+    tp = need("torch_pruning", extra="compress")
+    small = copy.deepcopy(module)
+    graph = tp.DependencyGraph().build_dependency(small, example_inputs=(clip_example(spec),))
+    root = small.get_submodule(group.root)
+    cut = graph.get_pruner_of_module(root).prune_out_channels
+    graph.get_pruning_group(root, cut, list(group.indices)).prune()
+    return small
+
+
+def _clip_logits(module: Any, spec: ModelSpec, clips: Sequence[np.ndarray]) -> np.ndarray:
+    """(n, classes): the clip form on the beginning of each clip; a short one holds its last frame."""
+    import torch
+
+    rows = []
+    with torch.no_grad():
+        for clip in clips:
+            window = hold_last(clip, spec.frames)[: spec.frames].transpose(1, 0, 2, 3)
+            rows.append(module(torch.from_numpy(np.ascontiguousarray(window)[None])).numpy())
+    return np.concatenate(rows)
