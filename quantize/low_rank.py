@@ -23,6 +23,8 @@ from edgepv.types import Checkpoint, ModelSpec
 
 WORTH = 0.8
 """A layer is split only if the two need at most this share of its multiplications."""
+HEAVY = 0.01
+"""A layer below this share of the model's multiplications is not worth its error: the head, gates."""
 ROUNDING = 1e-10
 """Share of a weight's energy that float32 rounding alone leaves in singular values that are zero."""
 TOLERANCE = 1e-5
@@ -38,8 +40,8 @@ class Step:
         """A checkpoint at ``out`` (.safetensors) with split layers, rebuilt and run to prove it whole.
 
         The record's options say which layers were split, and at what rank. A layer whose weight the
-        model's code reads itself stays whole: it is not found to be one when the split model is tried.
-        Raises UsageError if no layer gets a fifth cheaper.
+        model's code reads itself stays whole: the model is tried after every split.
+        Raises UsageError if no heavy layer gets a fifth cheaper.
         """
         if not 0 < self.energy <= 1:
             raise UsageError(f"low-rank energy {self.energy:g}: give the share to keep, like 0.9")
@@ -50,8 +52,8 @@ class Step:
         ranks = _split_layers(module, checkpoint.spec, self.energy)
         if not ranks:
             raise UsageError(
-                f"{checkpoint.spec.name}: no layer gets {1 - WORTH:.0%} cheaper at {self.energy:.0%} of its "
-                "energy. Ask for less energy, or prune it instead"
+                f"{checkpoint.spec.name}: no heavy layer gets {1 - WORTH:.0%} cheaper at {self.energy:.0%} "
+                "of its energy. Ask for less energy, or prune it instead"
             )
         digest = save(module, out)
         options = {"energy": self.energy, "ranks": ranks, "params": [before, _size(module)]}
@@ -86,16 +88,12 @@ def halves(weight: Any, energy: float) -> tuple[Any, Any]:
 
 
 def _split_layers(module: Any, spec: ModelSpec, energy: float) -> dict[str, int]:
-    """Split in place every layer it pays for; name -> rank. Raises UsageError if the model does not run."""
-    try:
-        answers(module, spec)
-    except Exception as e:  # models fail in as many ways as they are written
-        raise UsageError(
-            f"{spec.name} does not run on noise: {type(e).__name__}: {str(e).splitlines()[0][:200]}"
-        ) from e
+    """Split in place every layer it pays for; name -> rank."""
+    costs = _costs(module, spec)
     ranks: dict[str, int] = {}
     for name, layer in list(module.named_modules()):
-        two = _two(layer, energy) if name and splittable(layer) else None
+        heavy = costs.get(name, 0) > HEAVY * sum(costs.values())
+        two = _two(layer, energy) if heavy and splittable(layer) else None
         if two is None:
             continue
         put(module, name, two)
@@ -106,6 +104,36 @@ def _split_layers(module: Any, spec: ModelSpec, energy: float) -> dict[str, int]
         else:
             ranks[name] = len(two[0].weight)
     return ranks
+
+
+def _costs(module: Any, spec: ModelSpec) -> dict[str, int]:
+    """Multiplications of every convolution and linear layer that the module calls, by name.
+
+    Raises UsageError if the module does not run.
+    """
+    from torch import nn
+
+    kinds = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
+    costs: dict[str, int] = {}
+
+    def count(name: str) -> Any:
+        def add(layer: Any, _: Any, out: Any) -> None:
+            places = out.numel() // len(layer.weight)
+            costs[name] = costs.get(name, 0) + places * layer.weight.numel()
+
+        return add
+
+    layers = ((name, m) for name, m in module.named_modules() if isinstance(m, kinds))
+    hooks = [layer.register_forward_hook(count(name)) for name, layer in layers]
+    try:
+        answers(module, spec)
+    except Exception as e:  # models fail in as many ways as they are written
+        line = (str(e).splitlines() or [""])[0][:200]
+        raise UsageError(f"{spec.name} does not run on noise: {type(e).__name__}: {line}") from e
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return costs
 
 
 def _two(layer: Any, energy: float) -> Any:

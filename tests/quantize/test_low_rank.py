@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from edgepv.checkpoint import build, from_files, read_spec
 from edgepv.errors import UsageError
 from edgepv.files import sha256
-from edgepv.quantize import finetune, low_rank
+from edgepv.quantize import finetune, low_rank, prune
 from edgepv.stats import sqnr_db
 from edgepv.stream import convert
 from edgepv.stream.verify import verify
@@ -26,7 +26,7 @@ SPEC = ModelSpec("wide", TensorSpec("clip", (1, 3, 4, 16, 16), "NCTHW"), ("a", "
 
 
 class Wide(nn.Module):
-    """Two layers worth splitting, one that forward() computes with by itself, one too thin to be worth it."""
+    """Two layers worth splitting, one that forward() computes with by itself, a head that costs nothing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,6 +51,12 @@ def of_rank(weight: Tensor, rank: int) -> Tensor:
     return ((u[:, :rank] * s[:rank]) @ v[:rank]).reshape(weight.shape)
 
 
+def saved(net: nn.Module, builder: str, folder: Path) -> Checkpoint:
+    path = folder / "w.safetensors"
+    save_file(net.state_dict(), path)
+    return Checkpoint(str(path), sha256(path), f"{__file__}:{builder}", SPEC)
+
+
 @pytest.fixture
 def planted(tmp_path: Path) -> Checkpoint:
     """``Wide`` whose heavy, 1x1 and own layers have rank 2."""
@@ -59,9 +65,8 @@ def planted(tmp_path: Path) -> Checkpoint:
     with torch.no_grad():
         for layer in (net.heavy, net.point, net.own):
             layer.weight.copy_(3 * of_rank(layer.weight, 2))
-    path = tmp_path / "w.safetensors"
-    save_file(net.state_dict(), path)
-    return Checkpoint(str(path), sha256(path), f"{__file__}:wide", SPEC)
+        net.head.weight.copy_(of_rank(net.head.weight, 1))
+    return saved(net, "wide", tmp_path)
 
 
 def answer(checkpoint: Checkpoint, seed: int = 0) -> np.ndarray:
@@ -90,11 +95,66 @@ def test_a_layer_whose_weight_forward_reads_itself_stays_whole(planted: Checkpoi
     assert isinstance(build(made).own, nn.Linear) and "own" not in made.steps[-1].options["ranks"]
 
 
+class Recurrent(nn.Module):
+    """Frames through a convolution, a GRU and attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 32, 16)
+        self.gru = nn.GRU(32, 32, batch_first=True)
+        self.attention = nn.MultiheadAttention(32, 2, batch_first=True)
+        self.wide = nn.Linear(32, 32)
+        self.head = nn.Linear(32, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        frames = x.transpose(1, 2)
+        y = self.gru(self.conv(frames.flatten(0, 1)).reshape(*frames.shape[:2], 32))[0]
+        return self.head(self.wide(self.attention(y, y, y)[0]).mean(1))
+
+
+def recurrent() -> Recurrent:
+    return Recurrent()
+
+
+class Stuck(Wide):
+    """Wants what it has not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.get_parameter("temperature")
+
+
+def stuck() -> Stuck:
+    return Stuck()
+
+
+def test_recurrent_layers_and_attention_stay_whole(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    made = low_rank.Step(0.5)(saved(recurrent(), "recurrent", tmp_path), tmp_path / "s.safetensors")
+    assert set(made.steps[-1].options["ranks"]) == {"conv", "wide"}
+
+
+def test_a_model_that_does_not_run_is_not_taken_for_one_that_reads_its_weights(tmp_path: Path) -> None:
+    source = saved(stuck(), "stuck", tmp_path)
+    with pytest.raises(UsageError, match="wide does not run on noise: AttributeError: .*temperature"):
+        low_rank.Step(0.5)(source, tmp_path / "s.safetensors")
+
+
+def test_cutting_channels_and_splitting_go_together_in_either_order(tmp_path: Path) -> None:
+    source = zoo_checkpoint("pv-conv-nano")
+    cut, split = prune.Step(0.5), low_rank.Step(0.5)
+    one = split(cut(source, tmp_path / "1.safetensors"), tmp_path / "2.safetensors")
+    two = cut(split(source, tmp_path / "3.safetensors"), tmp_path / "4.safetensors")
+    for made in (one, two):
+        assert [s.name for s in made.steps] in (["prune", "low-rank"], ["low-rank", "prune"])
+        ranks = next(s.options["ranks"] for s in made.steps if s.name == "low-rank")
+        assert len(ranks) > 3
+        assert all(isinstance(build(made).get_submodule(name), nn.Sequential) for name in ranks)
+        assert sum(p.numel() for p in build(made).parameters()) == made.steps[-1].options["params"][1]
+
+
 def test_the_error_falls_as_more_energy_is_kept(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    path = tmp_path / "w.safetensors"
-    save_file(wide().state_dict(), path)
-    source = Checkpoint(str(path), sha256(path), f"{__file__}:wide", SPEC)
+    source = saved(wide(), "wide", tmp_path)
     made = [low_rank.Step(e)(source, tmp_path / f"{e}.safetensors") for e in (0.1, 0.3, 0.5, 0.7)]
     ranks = [m.steps[-1].options["ranks"]["heavy"] for m in made]
     assert ranks == sorted(set(ranks))
@@ -154,7 +214,7 @@ def test_an_energy_outside_its_range_is_refused(planted: Checkpoint, tmp_path: P
 
 def test_a_model_that_gains_nothing_is_named(tiny_clip: Tiny, tmp_path: Path) -> None:
     source = from_files(f"{TINY}:clip", tiny_clip.weights, read_spec(tiny_clip.spec), trust_pickle=False)
-    with pytest.raises(UsageError, match="no layer gets 20% cheaper"):
+    with pytest.raises(UsageError, match="no heavy layer gets 20% cheaper"):
         low_rank.Step(1.0)(source, tmp_path / "s.safetensors")
     assert not (tmp_path / "s.safetensors").exists()
 
