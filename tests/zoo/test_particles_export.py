@@ -1,0 +1,248 @@
+"""Every particle operator through every converter, with the numbers torch gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("onnx")
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from edgepv.checkpoint import build, from_files
+from edgepv.export.to_onnx import lower
+from edgepv.export.to_tflite import to_tflite
+from edgepv.export.trt_parser import parse_with_nvidia
+from edgepv.export.trt_rules import check
+from edgepv.optional import present
+from edgepv.runtimes import open_engine
+from edgepv.runtimes.eager import EagerEngine
+from edgepv.stream import Stepper
+from edgepv.types import Checkpoint, ModelSpec, TensorSpec, Variant
+from edgepv.zoo.particles.decompose import Frame, Patch, Pixel, Region, lattice
+from edgepv.zoo.particles.describe import (
+    ColourHistogram,
+    Fused,
+    OrientationHistogram,
+    ShapeMoments,
+    TextureEnergy,
+    WindowPool,
+)
+from edgepv.zoo.particles.interact import Attention, Force, Messages, integrate
+from edgepv.zoo.particles.reconstruct import FromFeatures, Generator
+
+SIZE, CELL, K, DIM = 32, 4, 5, 16
+SIDE = SIZE // CELL
+UNWANTED = {"Col2Im", "Einsum", "GridSample", "NonZero", "OneHot", "ScatterElements", "ScatterND"}
+
+
+class Chain(nn.Module):
+    """All operators in one streamed model: where particles are, what they do, what the next frame shows.
+
+    States: how far each particle is from its place in the lattice, its velocity, its feature, and the
+    frame that was expected. Answers with the surprise, and with the mean of the particles' features.
+    """
+
+    warmup = 1
+    home: Tensor
+    alive: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("home", lattice(K).unsqueeze(0), persistent=False)
+        self.register_buffer("alive", torch.tensor([[1.0] * (K - 1) + [0.0]]), persistent=False)
+        self.patch = Patch(3, 12, size=CELL, height=SIZE, width=SIZE)
+        self.region = Region(12, DIM, height=SIDE, width=SIDE)
+        self.pixel, self.frame = Pixel(SIDE, SIDE), Frame(SIDE, SIDE)
+        hand_made = [ColourHistogram(4, stride=CELL), TextureEnergy(stride=CELL)]
+        self.looks = nn.ModuleList([*hand_made, OrientationHistogram(4, stride=CELL)])
+        self.shape, self.window = ShapeMoments(SIDE, SIDE), WindowPool(SIDE, SIDE, sigmas=(0.1, 0.3))
+        self.fused = Fused((DIM, 12, 9, 5, ShapeMoments.SIZE, 24), DIM)
+        self.messages, self.attention, self.force = Messages(DIM, 24), Attention(DIM), Force(DIM)
+        self.paint = FromFeatures(DIM, 3, up=CELL, height=SIDE, width=SIDE)
+        self.generate = Generator(DIM, 3, widths=(8, 8), height=SIDE, width=SIDE)
+        self.head = nn.Linear(DIM + 12 + 1, 2)
+
+    def init_state(self) -> dict[str, Tensor]:
+        at = self.head.weight
+        return {
+            "offset": at.new_zeros(1, K, 2),
+            "velocity": at.new_zeros(1, K, 2),
+            "feature": at.new_zeros(1, K, DIM),
+            "expected": at.new_zeros(1, 3, SIZE, SIZE),
+        }
+
+    def step(self, frame: Tensor, offset: Tensor, velocity: Tensor, feature: Tensor, expected: Tensor) -> Any:
+        before = self.home + 0.1 * torch.tanh(offset)
+        x = self.patch(frame).feature.transpose(1, 2).reshape(1, 12, SIDE, SIDE)
+        seen, masks = self.region(x, before, feature, self.alive)
+        looks = [look(frame, masks) for look in self.looks]
+        where = [self.shape(masks, seen.position), self.window(x, seen.position)]
+        feature = self.fused(seen.feature, *looks, *where)
+        feature = self.messages(seen.position, velocity, feature, self.alive)
+        feature = self.attention(seen.position, feature, self.alive)
+        pull = 0.001 * self.force(seen.position, feature, self.alive)
+        position, velocity = integrate(seen.position, 0.5 * velocity, pull)
+        surprise = (frame - expected).abs().mean((1, 2, 3)).unsqueeze(1)
+        whole = self.frame(x)[0].feature[:, 0] + self.pixel(x).feature.mean(1)
+        answer = self.head(torch.cat([feature.mean(1), whole, surprise], 1))
+        made = torch.tanh(self.paint(masks, feature) + self.generate(masks, feature))
+        return answer, position - self.home, velocity, feature, made
+
+
+def chain() -> Chain:
+    return Chain()
+
+
+def example(net: nn.Module) -> nn.Module:
+    """The module in eval mode, with no parameter at a value of which a mistake would not show."""
+    at = torch.Generator().manual_seed(0)
+    for p in net.parameters():
+        p.data.add_(0.1 * torch.randn(p.shape, generator=at))
+    return net.eval()
+
+
+@pytest.fixture(scope="module")
+def lowered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, Variant, Path]:
+    """The chain as a user's checkpoint, and as a float ONNX file."""
+    from safetensors.torch import save_file
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("chain")
+    save_file(example(chain()).state_dict(), folder / "w.safetensors")
+    spec = ModelSpec(
+        name="chain",
+        input=TensorSpec("frame", (1, 3, SIZE, SIZE), "NCHW"),
+        labels=("usual", "unusual"),
+        frames=4,
+        fps=Fraction(10),
+    )
+    source = from_files(f"{__file__}:chain", folder / "w.safetensors", spec, trust_pickle=False)
+    return source, lower(build(source), spec, folder / "m.onnx"), folder
+
+
+def rolled(source: Checkpoint, variant: Variant, folder: Path, *, steps: int) -> float:
+    """Largest difference of any output from torch's over ``steps`` frames, each engine on its own states."""
+    assert variant.stream
+    mine, theirs = (
+        Stepper(engine.infer, variant.spec, variant.stream)
+        for engine in (
+            EagerEngine(build(source), "frame", variant.stream),
+            open_engine(variant, folder),
+        )
+    )
+    rng, worst = np.random.default_rng(0), 0.0
+    for _ in range(steps):
+        frame = rng.random((1, 3, SIZE, SIZE), dtype=np.float32)
+        a, b = mine.step(frame), theirs.step(frame)
+        worst = max(worst, *(float(np.abs(a[name] - b[name]).max()) for name in a))
+    return worst
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_the_chain_steps_like_torch(lowered: tuple[Checkpoint, Variant, Path], engine: str) -> None:
+    pytest.importorskip(engine)
+    source, variant, folder = lowered
+    assert rolled(source, replace(variant, engine=engine), folder, steps=50) < 1e-4
+
+
+def test_the_chain_steps_like_torch_on_a_phone(lowered: tuple[Checkpoint, Variant, Path]) -> None:
+    pytest.importorskip("litert_torch")
+    source, variant, folder = lowered
+    lite = to_tflite(source, variant, folder / "m.tflite")
+    assert rolled(source, lite, folder, steps=50) < 1e-4
+
+
+def test_the_chain_is_static_and_at_most_4_d(lowered: tuple[Checkpoint, Variant, Path]) -> None:
+    _, variant, folder = lowered
+    model = onnx.shape_inference.infer_shapes(onnx.load(folder / variant.path), strict_mode=True)
+    shapes = {
+        v.name: [d.dim_value for d in v.type.tensor_type.shape.dim]
+        for v in (*model.graph.value_info, *model.graph.output)
+    }
+    made = {name for node in model.graph.node for name in node.output if name}
+    assert made <= set(shapes)
+    assert all(min(shape, default=1) > 0 for shape in shapes.values())
+    assert max(len(shapes[name]) for name in made) <= 4
+    assert not {node.op_type for node in model.graph.node} & UNWANTED
+
+
+def test_the_chain_breaks_no_rule_of_tensorrt(lowered: tuple[Checkpoint, Variant, Path]) -> None:
+    _, variant, folder = lowered
+    assert check(onnx.load(folder / variant.path), opset_limit=18) == []
+
+
+@pytest.mark.skipif(not present("tensorrt_rtx"), reason="needs edgepv[trt-check]")
+def test_nvidias_parser_takes_the_chain(lowered: tuple[Checkpoint, Variant, Path]) -> None:
+    verdict = parse_with_nvidia(lowered[2] / lowered[1].path)
+    assert (verdict.accepted, verdict.errors) == (True, ())
+
+
+class Moved(nn.Module):
+    """``integrate`` as a module."""
+
+    def forward(self, position: Tensor, velocity: Tensor, acceleration: Tensor) -> tuple[Tensor, Tensor]:
+        return integrate(position, velocity, acceleration, 0.5)
+
+
+IMAGE, MAP, MASKS = (1, 3, SIZE, SIZE), (1, 12, SIDE, SIDE), (1, K, SIDE * SIDE)
+PLACE, FEATURE, ALIVE = (1, K, 2), (1, K, DIM), (1, K)
+
+OPERATORS: dict[str, tuple[Callable[[], nn.Module], list[tuple[int, ...]]]] = {
+    "pixel": (lambda: Pixel(SIDE, SIDE), [MAP]),
+    "patch": (lambda: Patch(3, 12, size=CELL, height=SIZE, width=SIZE), [IMAGE]),
+    "region": (lambda: Region(12, DIM, height=SIDE, width=SIDE), [MAP, PLACE, FEATURE, ALIVE]),
+    "frame": (lambda: Frame(SIDE, SIDE), [MAP]),
+    "colour": (lambda: ColourHistogram(4, stride=CELL), [IMAGE, MASKS]),
+    "texture": (lambda: TextureEnergy(stride=CELL), [IMAGE, MASKS]),
+    "orientation": (lambda: OrientationHistogram(4, stride=CELL), [IMAGE, MASKS]),
+    "shape": (lambda: ShapeMoments(SIDE, SIDE), [MASKS, PLACE]),
+    "window": (lambda: WindowPool(SIDE, SIDE, sigmas=(0.1, 0.3)), [MAP, PLACE]),
+    "fused": (lambda: Fused((2, DIM), DIM), [PLACE, FEATURE]),
+    "force": (lambda: Force(DIM), [PLACE, FEATURE, ALIVE]),
+    "messages": (lambda: Messages(DIM, 24), [PLACE, PLACE, FEATURE, ALIVE]),
+    "attention": (lambda: Attention(DIM), [PLACE, FEATURE, ALIVE]),
+    "integrate": (Moved, [PLACE, PLACE, PLACE]),
+    "features": (lambda: FromFeatures(DIM, 3, up=CELL, height=SIDE, width=SIDE), [MASKS, FEATURE]),
+    "generator": (lambda: Generator(DIM, 3, widths=(8,), height=SIDE, width=SIDE), [MASKS, FEATURE]),
+}
+
+
+def flat(values: Any) -> list[Tensor]:
+    """All tensors of a result that may be nested."""
+    return [values] if isinstance(values, Tensor) else [t for v in values for t in flat(v)]
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_each_operator_alone_agrees_in_two_engines(name: str, tmp_path: Path) -> None:
+    ov, ort = pytest.importorskip("openvino"), pytest.importorskip("onnxruntime")
+    make, shapes = OPERATORS[name]
+    torch.manual_seed(1)
+    net, inputs = example(make()), tuple(torch.rand(shape) for shape in shapes)
+    names = [f"x{i}" for i in range(len(inputs))]
+    path = tmp_path / "m.onnx"
+    torch.onnx.export(
+        net, inputs, str(path), dynamo=True, opset_version=18, external_data=False, verbose=False,
+        input_names=names,
+    )  # fmt: skip
+    assert check(onnx.load(path), opset_limit=18) == []
+    fresh = tuple(torch.rand(shape) for shape in shapes)
+    feed = {n: v.numpy() for n, v in zip(names, fresh, strict=True)}
+    with torch.no_grad():
+        wanted = [t.numpy() for t in flat(net(*fresh))]
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    compiled = ov.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    for got in (session.run(None, feed), list(compiled(feed).values())):
+        assert len(got) == len(wanted)
+        for a, b in zip(got, wanted, strict=True):
+            assert np.allclose(a, b, rtol=1e-4, atol=1e-4)
