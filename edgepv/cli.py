@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from edgepv import __version__, cli_live
+from edgepv import __version__, cli_live, cli_search
 from edgepv.console import say_next
 from edgepv.errors import EdgepvError, UsageError
 
@@ -72,6 +72,8 @@ def parser() -> argparse.ArgumentParser:
     _export(commands)
     _stream(commands)
     _sensitivity(commands)
+    cli_search.add_search(commands)
+    cli_search.add_widths(commands)
     cli_live.add_run(commands)
     cli_live.add_bench(commands)
     cli_live.add_ladder(commands)
@@ -126,9 +128,40 @@ def _export(commands: Any) -> None:
     )
     c.add_argument(
         "--prune",
+        type=_shares,
+        metavar="SHARE[,SHARE]",
+        help="share of channels to cut, one for all or one for each stage (resolution) of the model, then "
+        "fine-tune on the training clips of --clips (default: 0, off)",
+    )
+    c.add_argument(
+        "--importance",
+        metavar="HOW",
+        help="which channels go: magnitude of their weights, taylor (predicted loss), or group (driven to "
+        "zero by a short training first) (default: magnitude)",
+    )
+    c.add_argument(
+        "--scope",
+        metavar="WHERE",
+        help="layer cuts the same share everywhere, global ranks all channels together (default: layer)",
+    )
+    c.add_argument(
+        "--multiple",
+        type=int,
+        metavar="N",
+        help="keep widths multiples of this (default: 8; measure yours: edgepv widths)",
+    )
+    c.add_argument(
+        "--low-rank",
         type=float,
-        metavar="SHARE",
-        help="share of channels to cut, then fine-tune on the training clips of --clips (default: 0, off)",
+        metavar="ENERGY",
+        help="split heavy layers in two narrow ones that keep this share of their weights' energy, like 0.9 "
+        "(default: off)",
+    )
+    c.add_argument(
+        "--tune-epochs",
+        type=int,
+        metavar="N",
+        help="epochs of fine-tuning on the training clips (default: 6 after --prune or --low-rank, else 0)",
     )
     c.add_argument(
         "--stream",
@@ -153,6 +186,13 @@ def _export(commands: Any) -> None:
         metavar="P",
         help="auto, fp32, bf16, fp16 or int8; auto measures all of the "
         "target's and keeps the fastest that passes (default: auto)",
+    )
+    c.add_argument("--variant", metavar="NAME", help="make this one only, like openvino-int8 (default: all)")
+    c.add_argument(
+        "--keep-float",
+        type=int,
+        metavar="N",
+        help="keep the N most sensitive layers of an INT8 ONNX in float (default: 0)",
     )
     c.add_argument(
         "--max-drop",
@@ -209,7 +249,7 @@ def _stream(commands: Any) -> None:
 
 
 def _sensitivity(commands: Any) -> None:
-    text = "what INT8 of each layer alone does to a model's answers"
+    text = "what INT8 (or a cut) of each layer alone does to a model's answers"
     c = commands.add_parser("sensitivity", help=text, description=text)
     c.add_argument(
         "model", metavar="MODEL", help="built-in name (see: edgepv models), file.py:builder, or file.onnx"
@@ -218,6 +258,12 @@ def _sensitivity(commands: Any) -> None:
     c.add_argument("--spec", metavar="FILE", help="TOML description of file.py:builder or file.onnx")
     c.add_argument(
         "--clips", metavar="DIR", help="clips that set the ranges and judge; needed for your own model"
+    )
+    c.add_argument(
+        "--prune",
+        type=float,
+        metavar="SHARE",
+        help="instead of INT8: cut this share of the channels of each group of layers alone",
     )
     c.add_argument("--picture", metavar="FILE", help="draw it (.png or .svg)")
     c.add_argument("--json", action="store_true", help="print JSON")
@@ -281,10 +327,18 @@ def export_command(a: argparse.Namespace) -> int:
     return pipeline.exit_code(options, made)
 
 
+def _shares(text: str) -> list[float]:
+    """Shares of channels, like 0.25 or 0,0.25,0.5."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"--prune {text}: give the share of channels to remove, like 0.25") from None
+
+
 def export_options(a: argparse.Namespace) -> Any:
     """Options from --config and the command line; the command line wins."""
     from edgepv.files import read_toml
-    from edgepv.pipeline import Options
+    from edgepv.line import Options
     from edgepv.types import decode
 
     data: dict[str, Any] = {}
@@ -297,6 +351,13 @@ def export_options(a: argparse.Namespace) -> Any:
         "spec": a.spec,
         "clips": a.clips,
         "prune": a.prune,
+        "importance": a.importance,
+        "scope": a.scope,
+        "multiple": a.multiple,
+        "low_rank": a.low_rank,
+        "tune_epochs": a.tune_epochs,
+        "variant": a.variant,
+        "keep_float": a.keep_float,
         "stream": a.stream,
         "every": a.every,
         "size": a.size,
@@ -312,6 +373,8 @@ def export_options(a: argparse.Namespace) -> Any:
     data |= {k: v for k, v in given.items() if v is not None}
     if "max_drop" in data:
         data["gate"] = True
+    if isinstance(data.get("prune"), int | float):
+        data["prune"] = [data["prune"]]
     options = decode(Options, data, where=a.config or "options")
     if not options.targets or len(set(options.targets)) != len(options.targets):
         raise UsageError("--target wants one or more different names. See: edgepv targets")
@@ -322,15 +385,18 @@ def sensitivity_command(a: argparse.Namespace) -> int:
     """edgepv sensitivity"""
     from edgepv import pipeline, show
     from edgepv.console import Console
+    from edgepv.line import Options
     from edgepv.stream.explain import check_picture
     from edgepv.types import encode
 
     if a.picture:
         check_picture(Path(a.picture))
-    options = pipeline.Options(
+    options = Options(
         a.model, weights=a.weights, spec=a.spec, clips=a.clips, trust_pickle=a.trust_pickle
     )
-    found = pipeline.sensitivity(options, Console(quiet=a.json))
+    if a.prune is not None and not 0 < a.prune < 1:
+        raise UsageError(f"--prune {a.prune:g}: give the share of channels to cut, like 0.5")
+    found = pipeline.sensitivity(options, Console(quiet=a.json), cut=a.prune)
     if a.json:
         print(json.dumps(encode(found), indent=1))
     else:
@@ -397,7 +463,7 @@ def _stream_model(a: argparse.Namespace) -> tuple[Any, Any]:
     if a.model.endswith(".onnx"):
         raise UsageError(f"{a.model}: an ONNX file is not converted. Give the builder: file.py:builder")
     if ":" not in a.model:
-        from edgepv.pipeline import Options, load
+        from edgepv.line import Options, load
 
         if a.clip:
             raise UsageError(f"'{a.model}' is a built-in model that says itself what it eats; drop --clip")

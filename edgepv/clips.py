@@ -229,6 +229,31 @@ def split_clips(clips: list[Clip], *, calibration: int) -> tuple[list[Clip], lis
     return _spread(train, calibration), held
 
 
+def halves(clips: list[Clip]) -> tuple[list[Clip], list[Clip], tuple[str, ...]]:
+    """(one half, the other half, labels whose groups stand on both), the same on every machine.
+
+    Groups are kept together, label by label, each in turn to the side with fewer clips of that label. A label
+    filmed as a single group cannot be told apart by group: its clips are divided, and it is named.
+    """
+    sides: tuple[list[Clip], list[Clip]] = ([], [])
+    torn = []
+    for label in sorted({c.label for c in clips}, key=str):
+        mine = [c for c in clips if c.label == label]
+        groups: dict[str, list[Clip]] = {}
+        for clip in sorted(mine, key=lambda c: hashlib.sha256(c.path.name.encode()).digest()):
+            groups.setdefault(clip.group, []).append(clip)
+        if len(groups) == 1 and len(mine) > 1:
+            torn.append(str(label))
+            groups = {str(i): [clip] for i, clip in enumerate(next(iter(groups.values())))}
+        counts = [0, 0]
+        for name in sorted(groups, key=lambda g: (-len(groups[g]), hashlib.sha256(g.encode()).digest())):
+            side = counts.index(min(counts))
+            sides[side].extend(groups[name])
+            counts[side] += len(groups[name])
+    first, second = (sorted(side, key=lambda c: str(c.path)) for side in sides)
+    return first, second, tuple(torn)
+
+
 def _bucket(group: str) -> int:
     return hashlib.sha256(group.encode()).digest()[0] % 4
 

@@ -1,11 +1,9 @@
-"""The line: load -> prune -> lower -> quantize -> convert -> examine -> bundle, one straight path."""
+"""From a model to bundles: the line, the exam of every variant, and what is written."""
 
 from __future__ import annotations
 
 import base64
 import contextlib
-import importlib
-import importlib.util
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -17,19 +15,31 @@ import numpy as np
 
 from edgepv import bundle, judge, report
 from edgepv.bundle import Content, Measured
-from edgepv.cache import cached
-from edgepv.calibration import PREPROCESSING, CalibrationSet, calibration_set, rolled_feeds
-from edgepv.checkpoint import at_size, build, from_files, read_spec, record, versions
-from edgepv.clips import Clip, find_clips, hold_last, model_frames, read_video, resample, split_clips
+from edgepv.calibration import PREPROCESSING, calibration_set, rolled_feeds
+from edgepv.checkpoint import build
+from edgepv.clips import Clip, hold_last, model_frames, read_video, resample
 from edgepv.console import Console
 from edgepv.errors import InconclusiveError, TargetUnavailableError, UsageError, unknown
-from edgepv.export.job import Job, Packed
+from edgepv.export.job import Packed
 from edgepv.files import digest, sha256, whole_file, whole_folder, write_json, write_text
+from edgepv.line import (
+    STREAM,
+    Clips,
+    Line,
+    Options,
+    Ready,
+    Source,
+    gather,
+    load,
+    lowered,
+    ready,
+    run_builder,
+)
 from edgepv.measure import clip_logits, device_facts, latencies, peak_rss_mib
 from edgepv.optional import need, present
 from edgepv.runtimes.eager import EagerEngine
 from edgepv.runtimes.engine import Engine, open_engine
-from edgepv.stream import NotStreamableError, Stepper, Tensors, convert, copied, roll
+from edgepv.stream import Stepper, Tensors, copied, roll
 from edgepv.targets import target as find_target
 from edgepv.types import (
     Checkpoint,
@@ -37,81 +47,24 @@ from edgepv.types import (
     Measurement,
     ModelSpec,
     Report,
-    Rewrite,
     StepRecord,
-    StreamSpec,
     Target,
     Variant,
     decode,
     encode,
 )
-from edgepv.zoo import checkpoint as zoo_checkpoint
 
 ORIGINAL = "torch-fp32"
 POSTPROCESSING = "softmax of logits; a clip's answer is the mean of logits over valid frames"
-CALIBRATION_CLIPS = 24
 THUMBNAIL = 112
 STRAY = "kept out of the bundle"
-STREAM = ("auto", "window", "off")
-CHANGES = {"prune": ("pruned", "pruned and fine-tuned"), "stream": ("stream", "made to step")}
+CHANGES = {
+    "prune": ("pruned", "pruned"),
+    "low-rank": ("split", "split into low-rank layers"),
+    "finetune": ("tuned", "fine-tuned"),
+    "stream": ("stream", "made to step"),
+}
 """Step -> (what it adds to a row's name, what the report says of it)."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """Everything `edgepv export` was asked for, resolved; the plan that --dry-run prints.
-
-    stream: "auto" turns a clip model into a step where that is exact (or its approximation is known),
-    "window" keeps the clip model and lets the host hold its frames, "off" also leaves its graph as it is.
-    every: new frames per step. size: height and width of the frames, None for what the model was trained on.
-    max_drop: points of top-1 that INT8 and pruning together may cost. gate: whether the user set it
-    (then too few clips to tell is an error). latency_ms: p99 limit on this machine, None for none.
-    min_sqnr: dB that the logits of an INT8 ONNX must reach, with its most sensitive layers in float.
-    """
-
-    model: str = "pv-conv-small"
-    targets: tuple[str, ...] = ("cpu",)
-    out: str = "bundle"
-    weights: str | None = None
-    spec: str | None = None
-    clips: str | None = None
-    prune: float = 0.0
-    stream: str = "auto"
-    every: int = 1
-    size: int | None = None
-    precision: str = "auto"
-    max_drop: float = 1.0
-    gate: bool = False
-    latency_ms: float | None = None
-    min_sqnr: float | None = None
-    seed: int = 0
-    force: bool = False
-    trust_pickle: bool = False
-
-
-@dataclass(frozen=True)
-class Source:
-    """A model to export: a checkpoint, or an ONNX file (then ``checkpoint`` is None)."""
-
-    spec: ModelSpec
-    checkpoint: Checkpoint | None
-    onnx: Path | None = None
-
-    @property
-    def sha256(self) -> str:
-        """Digest of the weights or of the ONNX file."""
-        return self.checkpoint.sha256 if self.checkpoint else sha256(self.onnx or Path())
-
-
-@dataclass(frozen=True)
-class Clips:
-    """Clips by use; no group stands on two sides. ``origin`` says where they come from."""
-
-    train: tuple[Clip, ...]
-    calibration: tuple[Clip, ...]
-    held_out: tuple[Clip, ...]
-    origin: str
-    fits: bool = True
 
 
 @dataclass(frozen=True)
@@ -124,24 +77,6 @@ class Exported:
     chosen: Measurement
     report: Report
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Line:
-    """One run of the line: its options and its console."""
-
-    options: Options
-    console: Console
-
-    def step(
-        self, name: str, key: dict[str, Any], tools: tuple[str, ...], make: Callable[[Path], Any]
-    ) -> tuple[Path, Any]:
-        """(folder, result) of one cached step; equal keys and tool versions are computed once."""
-        folder, result, hit = cached(
-            {"step": name, **key, "tools": versions(("edgepv", "numpy", *tools))}, make
-        )
-        self.console.say(f"{name}: {'read from the cache' if hit else 'done'}")
-        return folder, result
 
 
 def export(options: Options, console: Console) -> list[Exported]:
@@ -192,7 +127,7 @@ def plan(options: Options) -> dict[str, Any]:
         "weights": source.sha256,
         "clips": f"{clips.origin}: {len(clips.train)} train, {len(clips.calibration)} calibration, "
         f"{len(clips.held_out)} held out",
-        "prune": f"{options.prune:.0%}, then fine-tune" if options.prune else "off",
+        "prune": f"{_shares(options.prune)}, then fine-tune" if any(options.prune) else "off",
         "stream": _stream_plan(options, source.spec),
         "precisions": "; ".join(f"{name}: {', '.join(p)}" for name, p in wanted.items()),
         "gate": f"at most {options.max_drop:g} points; too few clips to tell is "
@@ -201,6 +136,10 @@ def plan(options: Options) -> dict[str, Any]:
         "seed": options.seed,
         "bundles": ", ".join(str(bundle_folder(options, t.name)) for t in targets),
     }
+
+
+def _shares(prune: Sequence[float]) -> str:
+    return ",".join(f"{share:g}" for share in prune)
 
 
 def _stream_plan(options: Options, spec: ModelSpec) -> str:
@@ -243,8 +182,14 @@ def check_options(options: Options, targets: Sequence[Target]) -> None:
                 )
     if not 0 <= options.max_drop <= 100:
         raise UsageError(f"--max-drop {options.max_drop:g}: give points of accuracy, 0 or more")
-    if not 0 <= options.prune < 1:
-        raise UsageError(f"--prune {options.prune:g}: give the share of channels to remove, like 0.25")
+    if not all(0 <= share < 1 for share in options.prune):
+        raise UsageError(f"--prune {_shares(options.prune)}: give the share of channels to remove, like 0.25")
+    if options.low_rank is not None and not 0 < options.low_rank <= 1:
+        raise UsageError(f"--low-rank {options.low_rank:g}: give the share of energy to keep, like 0.9")
+    if options.multiple < 1 or (options.tune_epochs or 0) < 0:
+        raise UsageError("--multiple must be above 0, and --tune-epochs not below")
+    if options.keep_float < 0:
+        raise UsageError(f"--keep-float {options.keep_float}: give a number of layers, 0 or more")
     if options.stream not in STREAM:
         raise UsageError(unknown("--stream", options.stream, STREAM))
     if options.every < 1:
@@ -259,90 +204,13 @@ def check_options(options: Options, targets: Sequence[Target]) -> None:
         raise UsageError(f"{options.clips} is not a folder. --clips wants a folder of video clips")
 
 
-def load(options: Options) -> Source:
-    """The model the user named. Raises UsageError if it is not whole, or its parts do not fit."""
-    found = _named(options)
-    if options.size is None:
-        return found
-    if found.checkpoint is None:
-        raise UsageError(f"--size {options.size}: an ONNX file has the size it was exported with")
-    spec = at_size(found.spec, options.size)
-    return Source(spec, replace(found.checkpoint, spec=spec))
-
-
-def _named(options: Options) -> Source:
-    name = options.model
-    if name.endswith(".onnx"):
-        if not Path(name).is_file():
-            raise UsageError(f"{name} does not exist. MODEL may be an ONNX file")
-        return Source(_spec(options, name), None, Path(name))
-    if ":" in name:
-        if not options.weights:
-            raise UsageError(f"{name} needs its weights: --weights FILE.safetensors")
-        spec = _spec(options, name)
-        return Source(
-            spec,
-            from_files(name, Path(options.weights), spec, trust_pickle=options.trust_pickle),
-        )
-    if options.weights or options.spec:
-        raise UsageError(
-            f"'{name}' is a built-in model with weights of its own; --weights and --spec go with "
-            "file.py:builder or package.module:builder"
-        )
-    checkpoint = zoo_checkpoint(name)
-    return Source(checkpoint.spec, checkpoint)
-
-
-def _spec(options: Options, name: str) -> ModelSpec:
-    if not options.spec:
-        raise UsageError(f"{name} needs its description: --spec FILE.toml (see docs/spec.md)")
-    return read_spec(Path(options.spec))
-
-
-def gather(options: Options, spec: ModelSpec) -> Clips:
-    """Calibration, training and held-out clips: the user's, else those shipped with the model.
-
-    A model whose labels the shipped clips do not carry gets them as plain video: enough to compare
-    numbers, not to set INT8 ranges or to judge accuracy.
-    """
-    import edgepv.zoo
-
-    shipped = Path(edgepv.zoo.__file__).parent / "clips"
-    if options.clips:
-        found, origin = find_clips(Path(options.clips), spec.labels), options.clips
-        calibration, held_out = split_clips(found, calibration=CALIBRATION_CLIPS)
-        train = tuple(c for c in found if c.split == "train" and c.label)
-        return Clips(train, tuple(calibration), tuple(held_out), origin)
-    found = find_clips(shipped, edgepv.zoo.TASKS["fight"])
-    fits = {c.label for c in found} <= set(spec.labels)
-    if not fits:
-        found = [replace(c, label=None) for c in found]
-    calibration, held_out = split_clips(found, calibration=CALIBRATION_CLIPS)
-    origin = "shipped with edgepv" if fits else "shipped with edgepv, as plain video"
-    if not fits and options.precision == "int8":
-        raise UsageError(
-            f"INT8 for {spec.name} needs clips like those its camera will see: --clips DIR. Ranges set "
-            "on other video would silently cost accuracy"
-        )
-    return Clips((), tuple(calibration), tuple(held_out), origin, fits)
-
-
 @dataclass(frozen=True)
-class Subject:
+class Subject(Ready):
     """The model as the targets' builders get it, with the exam its artifacts must pass.
 
     original: opens the torch model before pruning, and inputs for it; model: opens what was converted.
-    flat: a clip model once more without Conv3D, for the engines that want it so; None for a step.
     """
 
-    source: Source
-    checkpoint: Checkpoint | None
-    base: Variant
-    base_folder: Path
-    flat: Checkpoint | None
-    notes: tuple[str, ...]
-    calibration: CalibrationSet | None
-    feeds: tuple[Tensors, ...]
     exam: judge.Exam
     original: tuple[Callable[[int], Engine], tuple[Tensors, ...]]
     model: Callable[[int], Engine]
@@ -352,10 +220,9 @@ class Subject:
 
 
 def prepare(line: Line, source: Source, clips: Clips) -> Subject:
-    """Prune, stream, lower, roll the calibration states, and let the original answer the held-out clips."""
-    checkpoint = prune(line, source, clips)
-    checkpoint, flat, notes = streamed(line, checkpoint, clips)
-    base, folder = lower(line, source, checkpoint)
+    """Run the line up to the targets, and let the original answer the held-out clips."""
+    found = ready(line, lowered(line, source, clips), clips)
+    checkpoint, base, folder = found.checkpoint, found.base, found.base_folder
     spec = base.spec
     changed = checkpoint is not source.checkpoint
     original, first = _opener(source.checkpoint, base, folder)
@@ -364,7 +231,7 @@ def prepare(line: Line, source: Source, clips: Clips) -> Subject:
     line.console.say(f"running the original on {len(held)} held-out clips")
     answers = clip_logits(original(1).infer, first, held)
     model_answers = clip_logits(model(1).infer, base, held) if changed else answers
-    labelled = _all_labelled(clips.held_out, spec.labels)
+    labelled = all_labelled(clips.held_out, spec.labels)
     stepper = Stepper(model(1).infer, spec, base.stream)
     before = Stepper(original(1).infer, first.spec, first.stream)
     exam = judge.Exam(
@@ -380,30 +247,18 @@ def prepare(line: Line, source: Source, clips: Clips) -> Subject:
         original_warmup=before.warmup,
         delay=base.stream.delay if base.stream else 0,
     )
-    calibration, feeds = None, []
-    if clips.fits and line.options.precision in ("auto", "int8"):
-        calibration = calibration_set(clips.calibration, spec)
-        feeds = rolled_feeds(stepper, calibration, spec)
-    rows = _torch_rows(source, checkpoint, base, first, exam)
     return Subject(
-        source,
-        checkpoint,
-        base,
-        folder,
-        flat,
-        notes,
-        calibration,
-        tuple(feeds),
-        exam,
-        (original, tuple(_probe_feeds(before, held))),
-        model,
-        rows,
-        clips.held_out[0],
-        clips.held_out,
+        **vars(found),
+        exam=exam,
+        original=(original, tuple(_probe_feeds(before, held))),
+        model=model,
+        rows=_torch_rows(source, checkpoint, base, first, exam),
+        golden_clip=clips.held_out[0],
+        held_out=clips.held_out,
     )
 
 
-def _all_labelled(clips: Sequence[Clip], labels: Sequence[str]) -> bool:
+def all_labelled(clips: Sequence[Clip], labels: Sequence[str]) -> bool:
     """Whether every held-out clip has a label. Raises UsageError if only some have: a typing error."""
     bare = [c for c in clips if not c.label]
     if bare and len(bare) < len(clips):
@@ -501,167 +356,6 @@ def _weights_of(checkpoint: Checkpoint) -> int:
     return sum(p.numel() for p in build(replace(checkpoint, rewrite=None)).parameters())
 
 
-def prune(line: Line, source: Source, clips: Clips) -> Checkpoint | None:
-    """The checkpoint with ``--prune`` applied and fine-tuned; the same one where that is off."""
-    ratio = line.options.prune
-    checkpoint = source.checkpoint
-    if not ratio:
-        return checkpoint
-    if checkpoint is None:
-        raise UsageError("an ONNX file cannot be pruned here: channels are cut in torch. Use --prune 0")
-    if not clips.train:
-        raise UsageError(
-            "--prune needs training clips to fine-tune on: --clips DIR with a train split. "
-            "A pruned model that is not fine-tuned has lost its accuracy"
-        )
-    from edgepv.quantize import finetune
-    from edgepv.quantize import prune as pruning
-
-    cut = pruning.Step(ratio)
-    tune = finetune.Step(seed=line.options.seed)
-
-    def make(folder: Path) -> Any:
-        line.console.say(f"pruning {ratio:.0%} of the channels")
-        small = cut(checkpoint, folder / "cut.safetensors")
-        frames = [
-            model_frames(c.path, checkpoint.spec)
-            for c in line.console.track(clips.train, "decoding training clips")
-        ]
-        truth = [checkpoint.spec.labels.index(str(c.label)) for c in clips.train]
-        line.console.say(f"fine-tuning on {len(frames)} clips, {tune.epochs} epochs")
-        tuned = tune(
-            small,
-            checkpoint,
-            frames,
-            truth,
-            folder / "pruned.safetensors",
-            progress=lambda epochs: line.console.track(epochs, "fine-tuning"),
-        )
-        return encode(replace(tuned, weights="pruned.safetensors"))
-
-    key = {
-        "weights": checkpoint.sha256,
-        "builder": _builder_digest(checkpoint.builder),
-        "spec": digest(checkpoint.spec),
-        "cut": encode_step(cut),
-        "tune": encode_step(tune),
-        "clips": digest([(sha256(c.path), c.label) for c in clips.train]),
-    }
-    folder, result = line.step("prune", key, ("torch", "torch-pruning"), make)
-    found = decode(Checkpoint, result)
-    return replace(found, weights=str(folder / found.weights))
-
-
-def streamed(
-    line: Line, checkpoint: Checkpoint | None, clips: Clips
-) -> tuple[Checkpoint | None, Checkpoint | None, tuple[str, ...]]:
-    """(the checkpoint to convert, its flat twin, notes): the stream tiers.
-
-    A clip model becomes a step where its operators allow it, proven on held-out video against the clip
-    model. Otherwise it stays a window, and a note names the operator that forced it and what it costs.
-    """
-    options = line.options
-    if checkpoint is None or checkpoint.spec.input.layout != "NCTHW" or options.stream == "off":
-        return checkpoint, None, ()
-    spec = checkpoint.spec
-    key = _checkpoint_key(checkpoint)
-    flat = replace(checkpoint, rewrite=Rewrite("flat", spec.input))
-
-    def make(folder: Path) -> Any:
-        from edgepv.stream.verify import verify
-
-        line.console.say("rewriting the clip model as a step")
-        module = build(checkpoint)
-        model = convert(module, spec, every=options.every)
-        held = [_first_frames(c.path, spec) for c in clips.held_out[:2]]
-        return {
-            "error": verify(module, model, held),
-            "spec": encode(model.spec),
-            "stream": encode(model.stream),
-        }
-
-    if options.stream == "auto":
-        try:
-            _, made = line.step("stream", {**key, "every": options.every}, ("torch",), make)
-        except NotStreamableError as e:
-            cost = f"a window: all {spec.frames} frames are computed again for every answer"
-            return checkpoint, flat, (f"{e} It stays {cost}",)
-        stream = decode(StreamSpec, made["stream"])
-        done = record(
-            "stream",
-            {"every": options.every, "difference": made["error"], **_kind(stream)},
-            {},
-            {},
-            ("torch",),
-        )
-        step = replace(
-            checkpoint,
-            spec=decode(ModelSpec, made["spec"]),
-            rewrite=Rewrite("stream", spec.input, options.every),
-        )
-        return replace(step, steps=(*checkpoint.steps, done)), None, ()
-    return checkpoint, flat, ()
-
-
-def _kind(stream: StreamSpec) -> dict[str, Any]:
-    return {"exactness": stream.exactness, "delay": stream.delay, "receptive_field": stream.receptive_field}
-
-
-def _first_frames(path: Path, spec: ModelSpec) -> np.ndarray:
-    """The first clip of a video, (C, T, H, W)."""
-    return hold_last(model_frames(path, spec), spec.frames)[: spec.frames].transpose(1, 0, 2, 3)
-
-
-def encode_step(step: Any) -> dict[str, Any]:
-    """A compression step's name and options, as data."""
-    return {"step": f"{type(step).__module__}", **vars(step)}
-
-
-def lower(line: Line, source: Source, checkpoint: Checkpoint | None) -> tuple[Variant, Path]:
-    """(float ONNX variant, folder it lies in)."""
-    from edgepv.export import to_onnx
-
-    if checkpoint is None:
-        assert source.onnx
-        base = to_onnx.read_onnx(source.onnx, source.spec)
-        return base, source.onnx.parent
-
-    def make(folder: Path) -> Any:
-        line.console.say("lowering to ONNX")
-        return encode(to_onnx.lower(build(checkpoint), checkpoint.spec, folder / "model.onnx"))
-
-    key = _checkpoint_key(checkpoint)
-    folder, result = line.step("lower", key, ("torch", "onnx", "onnxscript"), make)
-    base = decode(Variant, result)
-    step = record(
-        "lower",
-        {"opset": to_onnx.OPSET},
-        {"weights": checkpoint.sha256},
-        {base.path: base.sha256},
-        ("torch", "onnx", "onnxscript"),
-    )
-    return replace(base, steps=(*checkpoint.steps, step)), folder
-
-
-def _checkpoint_key(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What a module built from a checkpoint depends on, for the cache."""
-    return {
-        "weights": checkpoint.sha256,
-        "builder": _builder_digest(checkpoint.builder),
-        "spec": digest(checkpoint.spec),
-        "rewrite": digest(checkpoint.rewrite) if checkpoint.rewrite else None,
-    }
-
-
-def _builder_digest(builder: str) -> str:
-    """The builder's name and, for a user's file, its text: an edited builder is another model."""
-    place = builder.rpartition(":")[0]
-    if place.endswith(".py"):
-        return f"{builder}@{sha256(Path(place))}"
-    found = importlib.util.find_spec(place) if present(place) else None
-    return f"{builder}@{sha256(Path(found.origin))}" if found and found.origin else builder
-
-
 def pack(line: Line, subject: Subject, target: Target, folder: Path) -> Exported:
     """Build, examine and measure every variant of one target in ``folder``, and write the bundle."""
     models = folder / "models"
@@ -725,82 +419,6 @@ def thumbnails(rows: Sequence[Measurement], clips: Sequence[Clip]) -> dict[str, 
             _, data = cv2.imencode(".jpg", cv2.resize(frame, size, interpolation=cv2.INTER_AREA))
             found[clip_name(clip)] = base64.b64encode(data.tobytes()).decode("ascii")
     return dict(sorted(found.items()))
-
-
-def run_builder(line: Line, subject: Subject, target: Target, base: Variant, models: Path) -> Packed:
-    """Call the target's builder with the cache and the quantization room at hand."""
-
-    def work(
-        name: str,
-        options: dict[str, Any],
-        source: Variant,
-        tools: tuple[str, ...],
-        make: Callable[[Path], Variant],
-    ) -> Variant:
-        checkpoint = subject.checkpoint
-        key = {
-            "target": target.name,
-            "options": options,
-            "source": digest(source),
-            "weights": checkpoint.sha256 if checkpoint else None,
-            "rewrite": digest(checkpoint.rewrite) if checkpoint and checkpoint.rewrite else None,
-            "feeds": subject.calibration.digest if subject.calibration else None,
-        }
-        folder, result = line.step(name, key, tools, lambda tmp: encode(make(tmp)))
-        made = decode(Variant, result)
-        for path in folder.glob(f"{Path(made.path).stem}.*"):
-            shutil.copyfile(path, models / path.name)
-        step = record(name, options, {source.path: source.sha256}, {made.path: made.sha256}, tools)
-        return replace(made, steps=(*source.steps, step))
-
-    def compress(step: str, options: dict[str, Any], source: Variant, file: str) -> Variant:
-        module, _, name = step.partition(":")
-        call = getattr(importlib.import_module(module), name)(**options)
-        calibration = subject.calibration
-        assert calibration
-        tools = ("onnxruntime", "openvino", "nncf", "ai-edge-quantizer", "ai-edge-litert")
-        return work(
-            f"int8 {Path(file).stem}",
-            options,
-            source,
-            tools,
-            lambda tmp: call(source, models, subject.feeds, calibration.digest, tmp / file),
-        )
-
-    module, _, name = target.builder.partition(":")
-    wanted = line.options.precision
-    job = Job(
-        base=base,
-        flat=_flat_base(line, subject, models),
-        folder=models,
-        checkpoint=subject.checkpoint,
-        flat_checkpoint=subject.flat,
-        feeds=subject.feeds,
-        calibration_digest=subject.calibration.digest if subject.calibration else "",
-        precisions=target.precisions if wanted == "auto" else (wanted,),
-        work=work,
-        compress=compress,
-        say=line.console.say,
-        min_sqnr_db=line.options.min_sqnr,
-    )
-    packed: Packed = getattr(importlib.import_module(module), name)(job)
-    if not packed.variants:
-        why = next(iter(packed.failed.values()), f"{wanted} is not possible on this machine")
-        raise UsageError(f"{target.name}: nothing could be made. {why}")
-    return packed
-
-
-def _flat_base(line: Line, subject: Subject, models: Path) -> Variant | None:
-    """The flat form of a clip model, lowered beside the other; None for a step, and where it has none."""
-    if subject.flat is None:
-        return None
-    try:
-        flat, folder = lower(line, subject.source, subject.flat)
-    except NotStreamableError as e:
-        line.console.say(f"no flat form: {e}")
-        return None
-    shutil.copyfile(folder / flat.path, models / "model-r4.onnx")
-    return replace(flat, path="model-r4.onnx")
 
 
 def _unexamined(variant: Variant, target: Target) -> Measurement:
@@ -931,30 +549,66 @@ def open_replay(variant: Variant, folder: Path) -> Engine:
     return open_engine(bundle.on_this_host(variant), folder)
 
 
-def sensitivity(options: Options, console: Console) -> tuple[LayerSensitivity, ...]:
+def sensitivity(
+    options: Options, console: Console, *, cut: float | None = None
+) -> tuple[LayerSensitivity, ...]:
     """What INT8 of each layer alone costs a model, the most sensitive first; from the cache if it is known.
 
-    Ranges come from the calibration clips, answers are compared on the held-out ones. Raises UsageError if
-    there are no clips the model was made for.
+    cut: instead, what cutting this share of the channels of each group of layers alone costs, before any
+    fine-tuning. Ranges come from the calibration clips, answers are compared on the held-out ones. Raises
+    UsageError if there are no clips the model was made for.
     """
-    from edgepv.quantize.sensitivity import per_layer
-
     line = Line(options, console)
     source = load(options)
     clips = gather(options, source.spec)
     if not clips.fits:
         raise UsageError(f"{source.spec.name} needs clips like those its camera will see: --clips DIR")
-    checkpoint, _, _ = streamed(line, source.checkpoint, clips)
-    base, folder = lower(line, source, checkpoint)
+    held = clips.held_out
+    truth = None
+    if all_labelled(held, source.spec.labels):
+        truth = [source.spec.labels.index(str(c.label)) for c in held]
+    key: dict[str, Any] = {"held out": digest([(sha256(c.path), c.label) for c in held])}
+    if cut is None:
+        found = _int8_alone(line, source, clips, truth, key)
+    else:
+        found = _cut_alone(line, source, clips, truth, key, cut)
+    return tuple(decode(LayerSensitivity, row) for row in found)
+
+
+def _int8_alone(
+    line: Line, source: Source, clips: Clips, truth: list[int] | None, key: dict[str, Any]
+) -> list[Any]:
+    from edgepv.quantize.sensitivity import per_layer
+
+    model = lowered(line, source, clips)
+    base, folder = model.base, model.base_folder
     chosen = calibration_set(clips.calibration, base.spec)
 
-    def make(out: Path) -> Any:
+    def make(_: Path) -> Any:
         stepper = Stepper(open_engine(base, folder).infer, base.spec, base.stream)
         feeds = rolled_feeds(stepper, chosen, base.spec)
         probes = _probe_feeds(stepper, [model_frames(c.path, base.spec) for c in clips.held_out])
-        return encode(per_layer(base, folder, feeds, probes, console.track))
+        known = truth[: len(probes)] if truth else None
+        return encode(per_layer(base, folder, feeds, probes, line.console.track, known))
 
-    held = digest([sha256(c.path) for c in clips.held_out])
-    key = {"model": base.sha256, "calibration": chosen.digest, "held out": held}
-    _, found = line.step("sensitivity", key, ("onnx", "onnxruntime"), make)
-    return tuple(decode(LayerSensitivity, row) for row in found)
+    key |= {"model": base.sha256, "calibration": chosen.digest}
+    result: list[Any] = line.step("sensitivity", key, ("onnx", "onnxruntime"), make)[1]
+    return result
+
+
+def _cut_alone(
+    line: Line, source: Source, clips: Clips, truth: list[int] | None, key: dict[str, Any], cut: float
+) -> list[Any]:
+    from edgepv.quantize.sensitivity import per_group
+
+    checkpoint = source.checkpoint
+    if checkpoint is None:
+        raise UsageError("an ONNX file has no channels to cut here. Give the builder and its weights")
+
+    def make(_: Path) -> Any:
+        frames = [model_frames(c.path, source.spec) for c in clips.held_out]
+        return encode(per_group(checkpoint, frames, truth, cut, line.console.track))
+
+    key |= {"model": checkpoint.sha256, "cut": cut, "spec": digest(source.spec)}
+    result: list[Any] = line.step("sensitivity", key, ("torch", "torch-pruning"), make)[1]
+    return result

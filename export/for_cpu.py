@@ -9,9 +9,18 @@ from edgepv.export.job import FLAT, Job, Packed
 from edgepv.optional import need
 from edgepv.types import Variant
 
-INT8_STEPS = (
-    ("edgepv.quantize.int8_onnx:Step", "model-int8{}.onnx"),
-    ("edgepv.quantize.int8_openvino:Step", "model-int8-nncf{}.xml"),
+VARIANTS = (
+    "onnxruntime-fp32",
+    "openvino-fp32",
+    "openvino-bf16",
+    "onnxruntime-int8",
+    "openvino-int8",
+    "openvino-int8-nncf",
+)
+"""All there are; those of a flat clip model end in FLAT."""
+INT8_STEPS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("edgepv.quantize.int8_onnx:Step", "model-int8{}.onnx", ("onnxruntime-int8{}", "openvino-int8{}")),
+    ("edgepv.quantize.int8_openvino:Step", "model-int8-nncf{}.xml", ("openvino-int8-nncf{}",)),
 )
 
 
@@ -25,37 +34,31 @@ def build(job: Job) -> Packed:
     failed: dict[str, str] = {}
     for base in job.bases:
         form = FLAT if base is job.flat else ""
-        if "fp32" in job.precisions:
-            variants += _both_engines(base, f"fp32{form}")
-        if "bf16" in job.precisions and cpu_has_bf16():
-            name = f"openvino-bf16{form}"
-            variants.append(replace(base, name=name, engine="openvino", precision="bf16"))
-        for step, pattern in INT8_STEPS if "int8" in job.precisions and job.feeds else ():
-            file = pattern.format(form)
-            try:
-                made = _int8(job, step, base, file)
-            except (UsageError, ParityError) as e:
-                failed[file] = str(e)
-                continue
-            both = file.endswith(".onnx")
-            variants += _both_engines(made, f"int8{form}") if both else [_named(made, form)]
+        variants += _named(job, base, (f"onnxruntime-fp32{form}", f"openvino-fp32{form}"))
+        if job.wants(f"openvino-bf16{form}", "bf16") and cpu_has_bf16():
+            variants += _named(job, replace(base, precision="bf16"), (f"openvino-bf16{form}",))
+        for step, file, names in INT8_STEPS:
+            ours, ending = tuple(n.format(form) for n in names), file.format(form)
+            if any(job.wants(name, "int8") for name in ours):
+                try:
+                    variants += _named(job, _int8(job, step, base, ending), ours)
+                except (UsageError, ParityError) as e:
+                    failed[ending] = str(e)
     return Packed(tuple(variants), failed=failed)
 
 
 def _int8(job: Job, step: str, base: Variant, file: str) -> Variant:
-    """By the step as it is, or with its most sensitive layers in float where the user set a limit."""
-    if job.min_sqnr_db is None or not file.endswith(".onnx"):
+    """By the step as it is, or with its most sensitive layers in float where the user asked for that."""
+    if not file.endswith(".onnx") or not (job.keep_float or job.min_sqnr_db):
         return job.compress(step, {}, base, file)
-    return job.compress("edgepv.quantize.mixed:Step", {"min_sqnr_db": job.min_sqnr_db}, base, file)
+    options = {"min_sqnr_db": job.min_sqnr_db, "keep": job.keep_float}
+    return job.compress("edgepv.quantize.mixed:Step", options, base, file)
 
 
-def _both_engines(variant: Variant, ending: str) -> list[Variant]:
-    engines = ("onnxruntime", "openvino")
-    return [replace(variant, name=f"{engine}-{ending}", engine=engine) for engine in engines]
-
-
-def _named(variant: Variant, form: str) -> Variant:
-    return replace(variant, name=variant.name + form)
+def _named(job: Job, made: Variant, names: tuple[str, ...]) -> list[Variant]:
+    """One file under the name of each engine that is to run it."""
+    wanted = [name for name in names if job.wants(name, made.precision)]
+    return [replace(made, name=name, engine=name.split("-")[0]) for name in wanted]
 
 
 def cpu_has_bf16() -> bool:

@@ -9,6 +9,8 @@ from edgepv.export.job import FLAT, Job, Packed
 from edgepv.export.to_tflite import to_tflite
 from edgepv.types import Checkpoint, Variant
 
+VARIANTS = ("litert-fp32", "litert-int8-full", "litert-int8-conv")
+"""All there are; those of a flat clip model end in FLAT."""
 TOOLS = ("torch", "litert-torch", "litert-converter", "ai-edge-litert")
 
 
@@ -36,19 +38,23 @@ def build(job: Job) -> Packed:
     return Packed(tuple(variants), failed=failed)
 
 
-def _of_form(job: Job, checkpoint: Checkpoint, form: str, failed: dict[str, str]) -> list[Variant]:
+def _of_form(job: Job, source: Checkpoint, form: str, failed: dict[str, str]) -> list[Variant]:
     """Float and INT8 files of one form of the model; what cannot be quantized is noted in ``failed``."""
+    recipes = [r for r in ("full", "conv") if job.wants(f"litert-int8-{r}{form}", "int8")]
+    in_float = job.wants(f"litert-fp32{form}", "fp32")
+    if not recipes and not in_float:
+        return []
     job.say(f"converting to LiteRT{form} (10 to 30 s)")
     base = job.work(
         f"to-tflite{form}",
         {},
         job.base,
         TOOLS,
-        lambda folder: to_tflite(checkpoint, job.base, folder / f"model{form}.tflite"),
+        lambda folder: to_tflite(source, job.base, folder / f"model{form}.tflite"),
     )
     base = replace(base, name=base.name + form)
-    variants = [base] if "fp32" in job.precisions else []
-    for recipe in ("full", "conv") if "int8" in job.precisions and job.feeds else ():
+    variants = [base] if in_float else []
+    for recipe in recipes:
         file = f"model-int8-{recipe}{form}.tflite"
         try:
             made = job.compress("edgepv.quantize.int8_litert:Step", {"recipe": recipe}, base, file)

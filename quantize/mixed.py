@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgepv.cache import cached
+from edgepv.checkpoint import versions
 from edgepv.errors import ParityError, UsageError
 from edgepv.quantize import int8_onnx
 from edgepv.quantize.sensitivity import logits_of, per_layer
@@ -18,9 +20,14 @@ PROBES = 4  # one in four of the feeds, in order and so of other clips, compares
 
 @dataclass(frozen=True)
 class Step:
-    """min_sqnr_db: of the logits against the float model, with the states the float model had."""
+    """How much stays in float.
 
-    min_sqnr_db: float
+    min_sqnr_db: of the logits against the float model, with the states the float model had; the fewest
+    layers that reach it stay in float. keep: at least this many of the most sensitive layers do.
+    """
+
+    min_sqnr_db: float | None = None
+    keep: int = 0
 
     def __call__(
         self, base: Variant, folder: Path, feeds: Sequence[Tensors], calibration_digest: str, out: Path
@@ -35,15 +42,17 @@ class Step:
         ranging, probes = feeds[:cut], feeds[cut:]
         if not probes:
             raise UsageError(f"{len(feeds)} calibration inputs are too few to compare on. Give more clips")
-        order = [layer.layer for layer in per_layer(base, folder, ranging, probes)]
-        theirs = by_file_names(base, probes)
-        wanted = logits_of(folder / base.path, base, theirs)
+        order = sensitive_first(base, folder, ranging, probes, calibration_digest)
 
         def made(kept: int) -> Variant:
             step = int8_onnx.Step(keep_float=tuple(order[:kept]))
             return step(base, folder, ranging, calibration_digest, out)
 
-        few, many = 0, len(order)
+        few, many = min(self.keep, len(order) - 1), len(order)
+        if self.min_sqnr_db is None:
+            return made(few)
+        theirs = by_file_names(base, probes)
+        wanted = logits_of(folder / base.path, base, theirs)
         while few < many:
             middle = (few + many) // 2
             variant = made(middle)
@@ -56,3 +65,24 @@ class Step:
                 "Keep it in float: --precision fp32"
             )
         return made(few)
+
+
+def sensitive_first(
+    base: Variant,
+    folder: Path,
+    ranging: Sequence[Tensors],
+    probes: Sequence[Tensors],
+    calibration_digest: str,
+) -> list[str]:
+    """Names of the convolutions, the most sensitive to INT8 first; from the cache if they are known."""
+    key = {
+        "step": "sensitive first",
+        "model": base.sha256,
+        "calibration": calibration_digest,
+        "feeds": [len(ranging), len(probes)],
+        "tools": versions(("edgepv", "onnx", "onnxruntime")),
+    }
+    order: list[str] = cached(
+        key, lambda _: [layer.layer for layer in per_layer(base, folder, ranging, probes)]
+    )[1]
+    return order

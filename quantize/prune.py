@@ -2,46 +2,83 @@
 
 Torch-Pruning's dependency graph (Fang et al., "DepGraph: Towards Any Structural Pruning", CVPR 2023)
 finds which layers must lose a channel together. It is traced through the clip form, before a model is
-streamed: on a stepped model it cuts outputs while the states keep their size, without an error.
+streamed: on a stepped model it cuts outputs while the states keep their size, without an error. What was
+cut is therefore proven: the smaller net must compute what the original computes with those channels silenced.
 """
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
 
 from edgepv.checkpoint import build, record, save
 from edgepv.errors import UsageError
 from edgepv.optional import need
+from edgepv.quantize.finetune import batches, windows
 from edgepv.types import Checkpoint, ModelSpec
+
+MOST = 0.9
+"""No layer loses more than this share of its channels, whatever a global ranking says."""
+STAGES = 4
+SPARSE_EPOCHS = 2
+SPARSE_RATE = 1e-3
+SPARSITY = 1e-3
+SAME = 1e-4
 
 
 @dataclass(frozen=True)
 class Step:
-    """ratio: share of channels to remove, 0 to below 1. round_to: keep widths a multiple of this."""
+    """Which channels go.
 
-    ratio: float = 0.25
-    round_to: int = 8
+    ratio: share of channels to remove, 0 to below 1; or one share for each stage (see ``stages``).
+    importance: how channels are ranked. "magnitude": the norm of all weights that go with a channel.
+    "taylor": the change of the loss that its removal predicts, |weight * gradient| (Molchanov et al. 2019),
+    which needs labelled clips. "group": the norm after a short training that drives whole groups towards
+    zero (DepGraph's group sparsity), which needs labelled clips too.
+    scope: "layer" cuts the same share everywhere; "global" ranks the channels of all layers (of a stage)
+    together. multiple: widths are kept multiples of this; what pays is measured by ``edgepv widths``.
+    """
 
-    def __call__(self, checkpoint: Checkpoint, out: Path) -> Checkpoint:
+    ratio: float | tuple[float, ...] = 0.25
+    importance: Literal["magnitude", "taylor", "group"] = "magnitude"
+    scope: Literal["layer", "global"] = "layer"
+    multiple: int = 8
+    seed: int = 0
+
+    def __call__(
+        self, checkpoint: Checkpoint, out: Path, clips: Sequence[np.ndarray] = (), truth: Sequence[int] = ()
+    ) -> Checkpoint:
         """A smaller checkpoint at ``out`` (.safetensors), rebuilt and run once to prove it whole.
 
-        Raises UsageError if the model cannot be traced, or nothing could be removed.
+        clips: (T, C, H, W) float32 each, training clips with their labels' indices in ``truth``; for "taylor"
+        and "group" only. Raises UsageError if the model cannot be traced, addresses its channels by number,
+        or nothing could be removed.
         """
-        if not 0 < self.ratio < 1:
-            raise UsageError(f"--prune {self.ratio}: give the share of channels to remove, like 0.25")
+        self._check(checkpoint, clips)
         module = build(checkpoint).requires_grad_(True)
         before = _size(module)
-        _prune(module, checkpoint.spec, self.ratio, self.round_to)
+        try:
+            self._cut(module, checkpoint.spec, clips, truth)
+        except UsageError:
+            raise
+        except Exception as e:  # the tracer fails in as many ways as models are written
+            raise UsageError(
+                f"{checkpoint.spec.name} cannot be pruned: {type(e).__name__}: "
+                f"{(str(e).splitlines() or [''])[0][:200]}. Export it with --prune 0"
+            ) from e
         after = _size(module)
         if after >= before:
             raise UsageError(
-                f"pruning {self.ratio:.0%} removed nothing: widths rounded to {self.round_to} leave "
+                f"pruning {self.shares} removed nothing: widths kept multiples of {self.multiple} leave "
                 "every layer as it is. Ask for a larger --prune"
             )
         digest = save(module, out)
-        options = {"ratio": self.ratio, "round_to": self.round_to, "params": [before, after]}
+        options = {**vars(self), "params": [before, after]}
         step = record(
             "prune",
             options,
@@ -50,56 +87,293 @@ class Step:
             ("torch", "torch-pruning"),
         )
         pruned = replace(checkpoint, weights=str(out), sha256=digest, steps=(*checkpoint.steps, step))
-        _same_numbers(module, build(pruned), checkpoint.spec)
+        if not _alike(module, build(pruned), checkpoint.spec):
+            raise UsageError(f"{checkpoint.spec.name}: the pruned model does not rebuild from its weights")
         return pruned
 
+    @property
+    def shares(self) -> str:
+        """The ratio as a person writes it."""
+        return ", ".join(f"{r:.0%}" for r in self._ratios())
 
-def clip_example(spec: ModelSpec) -> Any:
+    def _ratios(self) -> tuple[float, ...]:
+        return self.ratio if isinstance(self.ratio, tuple) else (self.ratio,)
+
+    def _check(self, checkpoint: Checkpoint, clips: Sequence[np.ndarray]) -> None:
+        if not all(0 <= r < 1 for r in self._ratios()) or not any(self._ratios()):
+            raise UsageError(f"--prune {self.ratio}: give the share of channels to remove, like 0.25")
+        if self.multiple < 1:
+            raise UsageError(f"--multiple {self.multiple}: give a number of channels above 0")
+        if self.importance != "magnitude" and not clips:
+            raise UsageError(
+                f"--importance {self.importance} needs labelled training clips: --clips DIR with a train "
+                "split. Without them use --importance magnitude"
+            )
+        if checkpoint.rewrite is not None:
+            raise UsageError(
+                f"{checkpoint.spec.name} is already laid out as a step; channels are cut before that, or its "
+                "states would keep their old size. Prune first, then stream"
+            )
+
+    def _cut(
+        self, module: Any, spec: ModelSpec, clips: Sequence[np.ndarray], truth: Sequence[int]
+    ) -> None:
+        """Remove channels from ``module`` in place, and prove that nothing else changed."""
+        refuse_recurrent(module, spec)
+        tp = need("torch_pruning", extra="compress")
+        importance = tp.importance.GroupMagnitudeImportance(p=2)
+        if self.importance == "taylor":
+            importance = tp.importance.GroupTaylorImportance()
+            _gradients(module, spec, clips, truth, self.seed)
+        elif self.importance == "group":
+            importance = tp.importance.GroupMagnitudeImportance(p=2, normalizer="max")
+            _drive_to_zero(module, spec, clips, truth, importance, self.seed)
+        keep = _planned(module, spec, self, importance)
+        original = copy.deepcopy(module)
+        for group in _pruner(module, spec, importance, keep).step(interactive=True):
+            silence(original, module, group)
+            group.prune()
+        if not _alike(original, module, spec) and not _renormalises(module):
+            raise UsageError(
+                f"{spec.name} cannot be pruned: cutting channels changed what the others compute. It "
+                "addresses channels by number (a temporal shift, a split) or keeps a state of fixed width. "
+                "Use --prune 0"
+            )
+
+
+def refuse_recurrent(module: Any, spec: ModelSpec) -> None:
+    """Raise UsageError for a model that has a recurrent layer, or only a step and no clip form."""
+    from torch import nn
+
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.RNNBase | nn.RNNCellBase):
+            raise UsageError(
+                f"{spec.name} cannot be pruned: '{name}' is a recurrent layer ({type(layer).__name__}), "
+                "whose state keeps the old width. Use --prune 0, or prune it in training"
+            )
+    if type(module).forward is nn.Module.forward:
+        raise UsageError(
+            f"{spec.name} cannot be pruned: it has a step and no forward over clips, and a state that a cut "
+            "layer feeds would keep its size. Give it a forward (1, C, T, H, W) -> logits, or use --prune 0"
+        )
+
+
+def stages(module: Any, spec: ModelSpec) -> dict[str, int]:
+    """Stage of every convolution and linear layer, by name: layers of one resolution are one stage.
+
+    At most ``STAGES``: the largest resolutions are one stage where there are more, and what has no
+    resolution belongs to the last.
+    """
+    import torch
+
+    layers = _layers(module)
+    seen: dict[str, int] = {}
+
+    def hook(name: str) -> Any:
+        def remember(_: Any, __: Any, out: Any) -> None:
+            seen.setdefault(name, out.shape[-2] * out.shape[-1] if out.ndim > 3 else 0)
+
+        return remember
+
+    handles = [layer.register_forward_hook(hook(name)) for name, layer in layers.items()]
+    try:
+        with torch.no_grad():
+            module(clip_example(spec))
+    finally:
+        for handle in handles:
+            handle.remove()
+    pixels = sorted({p for p in seen.values() if p > 1}, reverse=True)
+    pixels = pixels[max(0, len(pixels) - STAGES) :]
+    return {
+        name: next((i for i, p in enumerate(pixels) if seen[name] >= p), max(0, len(pixels) - 1))
+        for name in layers
+        if name in seen
+    }
+
+
+def clip_example(spec: ModelSpec, seed: int = 0) -> Any:
     """A random clip (1, C, T, H, W) of the size the model's clip form takes."""
     torch = need("torch", extra="compress")
     shape = spec.input.shape
     if spec.input.layout == "NCHW":
         shape = (shape[0], shape[1], spec.frames, *shape[2:])
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def _prune(module: Any, spec: ModelSpec, ratio: float, round_to: int) -> None:
-    import torch
+def _layers(module: Any) -> dict[str, Any]:
+    from torch import nn
+
+    kinds = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
+    return {name: m for name, m in module.named_modules() if isinstance(m, kinds)}
+
+
+def _pruner(
+    module: Any, spec: ModelSpec, importance: Any, ratios: dict[Any, float], *, together: bool = False
+) -> Any:
+    """Torch-Pruning's pruner; layers without a ratio stay whole, and so does what feeds the answer."""
     from torch import nn
 
     tp = need("torch_pruning", extra="compress")
     outputs = [m for m in module.modules() if isinstance(m, nn.Linear) and m.out_features == len(spec.labels)]
-    try:
-        pruner = tp.pruner.BasePruner(
-            module,
-            (clip_example(spec),),
-            importance=tp.importance.GroupMagnitudeImportance(p=2),
-            pruning_ratio=ratio,
-            round_to=round_to,
-            ignored_layers=outputs,
-            num_heads={},
-            pruning_ratio_dict={},
-        )
-        pruner.step()
-        with torch.no_grad():
-            logits = module(clip_example(spec))
-    except Exception as e:  # the tracer fails in as many ways as models are written
+    return tp.pruner.BasePruner(
+        module,
+        (clip_example(spec),),
+        importance=importance,
+        pruning_ratio=0.0,
+        max_pruning_ratio=MOST,
+        global_pruning=together,
+        ignored_layers=outputs,
+        pruning_ratio_dict=ratios,
+        num_heads={},
+        in_channel_groups={},
+        out_channel_groups={},
+    )
+
+
+def _planned(module: Any, spec: ModelSpec, step: Step, importance: Any) -> dict[Any, float]:
+    """Layer -> share of its channels to remove, so that what stays is a multiple of ``step.multiple``."""
+    layers = _layers(module)
+    given = step._ratios()
+    where = stages(module, spec) if len(given) > 1 else dict.fromkeys(layers, 0)
+    if len(given) not in (1, max(where.values()) + 1):
         raise UsageError(
-            f"{spec.name} cannot be pruned: {type(e).__name__}: {str(e).splitlines()[0][:200]}. "
-            "Export it with --prune 0"
-        ) from e
-    if tuple(logits.shape) != (1, len(spec.labels)):
-        raise UsageError(f"pruning changed the shape of {spec.name}'s answer. Export with --prune 0")
+            f"--prune has {len(given)} shares, {spec.name} has {max(where.values()) + 1} stages "
+            "(resolutions). Give one share, or one for each stage"
+        )
+    together = step.scope == "global"
+    groups = {i: tuple(layers[n] for n, s in where.items() if s == i) for i in range(len(given))}
+    ratios: dict[Any, float] = (
+        {group: given[i] for i, group in groups.items() if group}
+        if together
+        else {layer: given[i] for i, group in groups.items() for layer in group}
+    )
+    first = _pruner(module, spec, importance, ratios, together=together)
+    planned = {}
+    for group in first.step(interactive=True):
+        root, cut = group[0].dep.target.module, len(group[0].idxs)
+        width, parts = first.DG.get_out_channels(root), first._get_channel_groups(group)
+        kept = max(step.multiple, round((width - cut) / step.multiple) * step.multiple)
+        cut = (width - min(kept, width)) // parts * parts
+        if cut:
+            planned[root] = (cut - 0.5 * parts) / width  # half a channel: the tool rounds up
+    return planned
 
 
-def _same_numbers(pruned: Any, rebuilt: Any, spec: ModelSpec) -> None:
-    """The checkpoint on disk must be the module that was pruned, or later steps work on a stranger."""
+def silence(original: Any, module: Any, group: Any) -> None:
+    """Zero in ``original`` what ``group`` is about to cut: the channels and the weights that read them."""
     import torch
 
+    names = {m: name for name, m in module.named_modules()}
     with torch.no_grad():
-        a, b = pruned.eval()(clip_example(spec)), rebuilt(clip_example(spec))
-    if not torch.allclose(a, b, atol=1e-5):
-        raise UsageError(f"{spec.name}: the pruned model does not rebuild from its weights")
+        for dep, indices in group:
+            layer = names.get(dep.target.module)
+            if layer is None or getattr(dep.target.module, "weight", None) is None:
+                continue
+            mine = original.get_submodule(layer)
+            if "in_channels" in dep.handler.__name__ and mine.weight.ndim > 1:
+                _silence_input(mine, indices)
+            else:
+                mine.weight[indices] = 0
+                if mine.bias is not None:
+                    mine.bias[indices] = 0
+
+
+def _silence_input(layer: Any, indices: Sequence[int]) -> None:
+    """Zero the weights that read these input channels; each group of a grouped layer reads its own."""
+    groups = getattr(layer, "groups", 1)
+    reads, makes = layer.weight.shape[1], layer.weight.shape[0] // groups
+    for i in indices:
+        group, column = divmod(i, reads)
+        layer.weight[group * makes : (group + 1) * makes, column] = 0
+
+
+def _renormalises(module: Any) -> bool:
+    """Whether it holds a layer that shares one statistic between channels: then a cut rescales the rest."""
+    from torch import nn
+
+    kinds = nn.LayerNorm | nn.GroupNorm | nn.MultiheadAttention
+    return any(isinstance(m, kinds) for m in module.modules())
+
+
+def _alike(one: Any, other: Any, spec: ModelSpec) -> bool:
+    """Whether two models give the same numbers, over clips and, where they have a step, over frames."""
+    import torch
+
+    one, other = one.eval(), other.eval()
+    with torch.no_grad():
+        wanted = one(clip_example(spec))
+        got = other(clip_example(spec))
+        if not _close(wanted, got):
+            return False
+        if spec.input.layout == "NCHW" and hasattr(one, "step"):
+            return all(_close(a, b) for a, b in zip(_stepped(one, spec), _stepped(other, spec)))
+    return True
+
+
+def _close(wanted: Any, got: Any) -> bool:
+    same = tuple(wanted.shape) == tuple(got.shape)
+    return same and bool((wanted - got).abs().max() <= SAME * (1 + wanted.abs().max()))
+
+
+def _stepped(module: Any, spec: ModelSpec) -> list[Any]:
+    """Logits of every frame of the example clip, states carried and of the size they began with."""
+    states = tuple(module.init_state().values())
+    shapes = [tuple(s.shape) for s in states]
+    rows = []
+    for frame in clip_example(spec).unbind(2):
+        logits, *fresh = module.step(frame, *states)
+        states = tuple(fresh)
+        if [tuple(s.shape) for s in states] != shapes:
+            raise UsageError(
+                f"{spec.name} cannot be pruned: a state keeps its old size while the layer that feeds it was "
+                "cut. Use --prune 0, or let init_state() follow the layers' widths"
+            )
+        rows.append(logits)
+    return rows
+
+
+def _gradients(
+    module: Any, spec: ModelSpec, clips: Sequence[np.ndarray], truth: Sequence[int], seed: int
+) -> None:
+    """Leave the gradient of the loss over all clips in the weights; statistics are not touched."""
+    import torch
+    from torch.nn import functional as F
+
+    rng = np.random.default_rng(seed)
+    module.eval()
+    for rows in batches(rng, len(clips), 8):
+        x = torch.from_numpy(windows(rng, [clips[i] for i in rows], spec.frames))
+        F.cross_entropy(module(x), torch.tensor([truth[i] for i in rows]), reduction="sum").backward()
+
+
+def _drive_to_zero(
+    module: Any,
+    spec: ModelSpec,
+    clips: Sequence[np.ndarray],
+    truth: Sequence[int],
+    importance: Any,
+    seed: int,
+) -> None:
+    """A short training in which groups of weak channels are pulled to zero together, before they are cut."""
+    import torch
+    from torch.nn import functional as F
+
+    tp = need("torch_pruning", extra="compress")
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    pruner = tp.pruner.GroupNormPruner(
+        module, (clip_example(spec),), importance=importance, reg=SPARSITY, pruning_ratio=0.0, num_heads={}
+    )
+    optimizer = torch.optim.SGD(module.parameters(), SPARSE_RATE, momentum=0.9)
+    module.train()
+    for _ in range(SPARSE_EPOCHS):
+        for rows in batches(rng, len(clips), 8):
+            x = torch.from_numpy(windows(rng, [clips[i] for i in rows], spec.frames))
+            optimizer.zero_grad()
+            F.cross_entropy(module(x), torch.tensor([truth[i] for i in rows])).backward()
+            pruner.regularize(module)
+            optimizer.step()
+    module.eval()
 
 
 def _size(module: Any) -> int:

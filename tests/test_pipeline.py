@@ -208,7 +208,7 @@ def test_a_pruned_model_goes_down_the_whole_line(tmp_path: Path, monkeypatch: py
     model = ["export", "pv-conv-nano", "--prune", "0.4", "--clips", str(clips), "--max-drop", "100"]
     assert main([*model, "--precision", "fp32", "--out", str(out)]) in (0, 6)
     original, pruned = _report(out).rows[:2]
-    assert (original.variant, pruned.variant) == ("torch-fp32", "torch-pruned")
+    assert (original.variant, pruned.variant) == ("torch-fp32", "torch-pruned-tuned")
     assert pruned.params and original.params and pruned.params < 0.8 * original.params
     assert original.latency and [s.name for s in bundle.read(out).content.steps][:2] == ["prune", "finetune"]
 

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support import TINY, Tiny
+from prunable import Plain
+from support import ROOT, SPEC, TINY, Tiny
 
-from edgepv.checkpoint import build, from_files, read_spec
+from edgepv.checkpoint import build, from_files, read_spec, save
 from edgepv.errors import UsageError
 from edgepv.quantize import finetune, prune
-from edgepv.types import Checkpoint
+from edgepv.types import Checkpoint, Rewrite
 from edgepv.zoo import checkpoint as zoo_checkpoint
 
 
@@ -54,7 +55,7 @@ def test_a_users_conv3d_is_cut_and_rebuilt(clip_checkpoint: Checkpoint, tmp_path
 
 def test_a_ratio_that_removes_nothing_is_named(clip_checkpoint: Checkpoint, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="removed nothing"):
-        prune.Step(0.01, round_to=16)(clip_checkpoint, tmp_path / "p.safetensors")
+        prune.Step(0.01, multiple=16)(clip_checkpoint, tmp_path / "p.safetensors")
 
 
 @pytest.mark.parametrize("ratio", [0.0, 1.0, -0.5])
@@ -99,3 +100,117 @@ def test_step_models_without_a_clip_form_are_refused(tiny_step: Tiny, tmp_path: 
     source = from_files(tiny_step.model, tiny_step.weights, read_spec(tiny_step.spec), trust_pickle=False)
     with pytest.raises(UsageError, match="cannot be pruned.*--prune 0"):
         prune.Step(0.5)(replace(source), tmp_path / "p.safetensors")
+
+
+def made(folder: Path, function: str, layout: str = "NCTHW", change: object = None) -> Checkpoint:
+    """A net of prunable.py with seeded weights; ``change`` is called with the module first."""
+    import prunable
+
+    torch.manual_seed(0)
+    module = getattr(prunable, function)()
+    if callable(change):
+        with torch.no_grad():
+            change(module)
+    save(module, folder / "w.safetensors")
+    shape = [1, 3, 4, 32, 32] if layout == "NCTHW" else [1, 3, 32, 32]
+    (folder / "s.toml").write_text(SPEC.format(name=function.replace("_", "-"), shape=shape, layout=layout))
+    builder = f"{ROOT / 'tests' / 'prunable.py'}:{function}"
+    return from_files(
+        builder, folder / "w.safetensors", read_spec(folder / "s.toml"), trust_pickle=False
+    )
+
+
+def widths(checkpoint: Checkpoint) -> list[int]:
+    module = build(checkpoint)
+    return [getattr(module, n).weight.shape[0] for n in ("a", "b", "c")]
+
+
+def test_a_temporal_shift_by_channel_number_is_refused_though_the_tool_cuts_it(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="shift cannot be pruned.*addresses channels by number"):
+        prune.Step(0.5)(made(tmp_path, "shift"), tmp_path / "p.safetensors")
+    assert not (tmp_path / "p.safetensors").exists()
+
+
+def test_a_state_of_fixed_width_is_refused_though_the_step_still_runs(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="fixed-state cannot be pruned.*state keeps its old size"):
+        prune.Step(0.5)(made(tmp_path, "fixed_state", "NCHW"), tmp_path / "p.safetensors")
+
+
+def test_a_recurrent_net_is_refused_by_the_name_of_its_layer(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"'memory' is a recurrent layer \(GRU\)"):
+        prune.Step(0.5)(made(tmp_path, "recurrent"), tmp_path / "p.safetensors")
+
+
+def test_a_model_that_is_streamed_already_is_refused(tmp_path: Path) -> None:
+    source = made(tmp_path, "plain")
+    step = replace(source, rewrite=Rewrite("stream", source.spec.input))
+    with pytest.raises(UsageError, match="Prune first, then stream"):
+        prune.Step(0.5)(step, tmp_path / "p.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("ratio", "multiple", "expected"),
+    [(0.2, 8, [24, 24, 40]), (0.3, 16, [16, 16, 32]), (0.25, 4, [24, 24, 36])],
+)
+def test_widths_are_the_nearest_multiples(
+    tmp_path: Path, ratio: float, multiple: int, expected: list[int]
+) -> None:
+    """Of 32, 32 and 48 channels."""
+    found = prune.Step(ratio, multiple=multiple)(made(tmp_path, "plain"), tmp_path / "p.safetensors")
+    assert widths(found) == expected
+
+
+def test_each_stage_has_its_own_share(tmp_path: Path) -> None:
+    source = made(tmp_path, "plain")
+    assert prune.stages(build(source), source.spec) == {"a": 0, "b": 0, "c": 1, "head": 1}
+    found = prune.Step((0.0, 0.5), multiple=8)(source, tmp_path / "p.safetensors")
+    assert widths(found) == [32, 32, 24]
+
+
+def test_too_many_shares_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="3 shares, plain has 2 stages"):
+        prune.Step((0.1, 0.2, 0.3))(made(tmp_path, "plain"), tmp_path / "p.safetensors")
+
+
+def test_a_global_ranking_cuts_where_the_weights_are_small(tmp_path: Path) -> None:
+    def weak_end(module: Plain) -> None:
+        module.c.weight.mul_(0.01)
+        module.head.weight.mul_(0.01)
+
+    source = made(tmp_path, "plain", change=weak_end)
+    even = prune.Step(0.25, multiple=4)(source, tmp_path / "e.safetensors")
+    ranked = prune.Step(0.25, multiple=4, scope="global")(source, tmp_path / "r.safetensors")
+    assert widths(even) == [24, 24, 36]
+    assert widths(ranked)[2] < 36 and widths(ranked)[0] > 24
+
+
+def test_taylor_keeps_a_small_channel_that_the_loss_needs(tmp_path: Path) -> None:
+    """Channel 7 of the last convolution alone moves the answer; it has the smallest weights of all."""
+
+    def one_that_counts(module: Plain) -> None:
+        module.head.weight.zero_()
+        module.head.weight[:, 7] = torch.tensor([3.0, -3.0])
+        module.c.weight[7] *= 0.05
+        module.head.weight[:, torch.arange(48) != 7] = 1.0  # the same for both labels: no gradient
+
+    clips, truth = _clips()
+    source = made(tmp_path, "plain", change=one_that_counts)
+    step = prune.Step((0.0, 0.5), importance="taylor")
+    found = step(source, tmp_path / "t.safetensors", clips, truth)
+    kept = build(found).head.weight
+    assert any(torch.equal(kept[:, i], torch.tensor([3.0, -3.0])) for i in range(kept.shape[1]))
+
+
+def test_taylor_without_clips_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--importance taylor needs labelled training clips"):
+        prune.Step(0.5, importance="taylor")(made(tmp_path, "plain"), tmp_path / "p.safetensors")
+
+
+def test_group_sparsity_trains_a_copy_and_is_repeatable(tmp_path: Path) -> None:
+    clips, truth = _clips()
+    source = made(tmp_path, "plain")
+    before = Path(source.weights).read_bytes()
+    step = prune.Step(0.5, importance="group")
+    one, two = (step(source, tmp_path / f"{n}.safetensors", clips, truth) for n in ("a", "b"))
+    assert one.sha256 == two.sha256 and Path(source.weights).read_bytes() == before
+    assert one.sha256 != prune.Step(0.5)(source, tmp_path / "m.safetensors").sha256

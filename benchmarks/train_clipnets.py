@@ -1,0 +1,148 @@
+"""Train R(2+1)D-18 and X3D-S of clipnets.py on hand-washing clips: ``python benchmarks/train_clipnets.py NAME``.
+
+From random weights, on the training split only, first on 64 px and then on the 112 px they run at. The
+number of epochs is fixed beforehand; the test split is scored once. Kill it anywhere and run the same
+command: it goes on after the last finished epoch. Weights (half precision), the training log and the
+test score are written to benchmarks/weights/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, cast
+
+import clipnets
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from edgepv.files import sha256, whole_file, write_json
+from edgepv.stats import accuracy
+from edgepv.types import ModelSpec, TensorSpec, encode
+from edgepv.zoo import TASKS
+from edgepv.zoo.data import load, read_manifest
+from edgepv.zoo.learn import Plan, fit
+from edgepv.zoo.score import frames_of
+from edgepv.zoo.train import default_cache, halve, line
+
+HERE = Path(__file__).resolve().parent
+WEIGHTS = HERE / "weights"
+DATA = HERE.parent.parent / "shared" / "data" / "actions"
+LABELS = TASKS["handwash"]
+FRAMES, SIZE = 16, 112
+PLANS = (
+    Plan("small frames", ((20, 64),), lr=2e-3, weight_decay=0.05),
+    Plan("final size", ((20, SIZE),), lr=1e-3, weight_decay=0.05, mix=0.2, average=0.99),
+)
+
+
+class Trainable(nn.Module):
+    """A clip net as ``edgepv.zoo.learn`` trains it: it says how many frames an answer needs."""
+
+    warmup = FRAMES
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, classes) of clips (N, 3, T, H, W)."""
+        return cast(Tensor, self.net(x))
+
+
+def r2plus1d_18() -> nn.Module:
+    """R(2+1)D-18 at a quarter of the paper's width, 12 classes."""
+    return _with_head(clipnets.r2plus1d_18())
+
+
+def x3d_s() -> nn.Module:
+    """X3D-S at the paper's width, 12 classes."""
+    return _with_head(clipnets.x3d_s(width=1.0))
+
+
+def _with_head(net: Any) -> nn.Module:
+    net.fc = nn.Linear(net.fc.in_features, len(LABELS))
+    return cast(nn.Module, net)
+
+
+BUILDERS = {"r2plus1d_18": r2plus1d_18, "x3d_s": x3d_s}
+
+
+def spec(name: str) -> ModelSpec:
+    """RGB clips of 16 frames at 10 fps, 112 px, normalised as the zoo's models are."""
+    return ModelSpec(
+        name=f"{name.replace('_', '-')}-handwash",
+        input=TensorSpec("clip", (1, 3, FRAMES, SIZE, SIZE), "NCTHW"),
+        labels=LABELS,
+        frames=FRAMES,
+        fps=Fraction(10),
+        colour="rgb",
+        mean=(0.45, 0.45, 0.45),
+        std=(0.225, 0.225, 0.225),
+    )
+
+
+def train(name: str, data: Path, cache: Path, seed: int) -> dict[str, Any]:
+    """Both plans, then one look at the test split."""
+    torch.manual_seed(seed)
+    everything = [s for s in read_manifest(data) if s.task == "handwash"]
+    footage = load(s for s in everything if s.split == "train")
+    net: Any = Trainable(BUILDERS[name]().requires_grad_(True))
+    log: list[dict[str, Any]] = []
+    for i, plan in enumerate(PLANS):
+        resume = cache / f"clipnet-{name}-{seed}-{i}.pt"
+        say = lambda row: print(f"{name} {line(row)}", flush=True)  # noqa: E731
+        net, rows, _ = fit(
+            net, footage, {"handwash": slice(0, len(LABELS))}, plan, seed=seed, resume=resume, tick=say
+        )
+        log += rows
+    halve(net)
+    test = [s for s in everything if s.split == "test"]
+    answers = torch.cat([_answer(net, s.path, name) for s in test])
+    found = accuracy([s.label for s in test], answers.numpy(), LABELS)
+    return publish(name, net.net, {"test": encode(found), "seed": seed, "plans": encode(PLANS), "log": log})
+
+
+@torch.no_grad()
+def _answer(net: nn.Module, path: Path, name: str) -> Tensor:
+    """Mean of the logits over every window of a clip, as a camera gives them, (1, classes)."""
+    frames = torch.from_numpy(frames_of(path, spec(name)))
+    windows = [frames[t : t + FRAMES] for t in range(max(1, len(frames) - FRAMES + 1))]
+    windows = [torch.cat([w, w[-1:].repeat(FRAMES - len(w), 1, 1, 1)]) for w in windows]
+    net.eval()
+    return torch.cat([net(w.permute(1, 0, 2, 3)[None]) for w in windows]).mean(0, keepdim=True)
+
+
+def publish(name: str, net: nn.Module, result: dict[str, Any]) -> dict[str, Any]:
+    """Write weights and result."""
+    WEIGHTS.mkdir(exist_ok=True)
+    state = {k: v.half() if v.ndim > 1 else v for k, v in net.state_dict().items()}
+    with whole_file(WEIGHTS / f"{name}.safetensors") as tmp:
+        save_file({k: v.contiguous() for k, v in state.items()}, tmp)
+    result |= {
+        "weights": sha256(WEIGHTS / f"{name}.safetensors"),
+        "seconds": round(sum(r["seconds"] for r in result["log"])),
+    }
+    write_json(WEIGHTS / f"{name}.json", result)
+    return result
+
+
+def main() -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", choices=sorted(BUILDERS))
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--cache", type=Path, default=default_cache())
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    found = train(args.name, args.data, args.cache, args.seed)["test"]
+    print(f"{args.name}: {100 * found['value']:.1f} % of {found['n']} test clips")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,512 @@
+"""The line up to a target's door: load -> prune -> stream -> lower -> the target's builder.
+
+Every step is cached by what went into it. ``pipeline`` packs and judges what comes out; ``search`` runs it
+for many candidates.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from edgepv.cache import cached
+from edgepv.calibration import CalibrationSet, calibration_set, rolled_feeds
+from edgepv.checkpoint import at_size, build, from_files, read_spec, record, versions
+from edgepv.clips import Clip, find_clips, hold_last, model_frames, split_clips
+from edgepv.console import Console
+from edgepv.errors import UsageError
+from edgepv.export.job import Job, Packed
+from edgepv.files import digest, sha256
+from edgepv.optional import present
+from edgepv.quantize.alive import refuse_dead_layers
+from edgepv.runtimes.engine import open_engine
+from edgepv.stream import NotStreamableError, Stepper, Tensors, convert
+from edgepv.types import (
+    Checkpoint,
+    ModelSpec,
+    Rewrite,
+    StreamSpec,
+    Target,
+    Variant,
+    decode,
+    encode,
+)
+from edgepv.zoo import checkpoint as zoo_checkpoint
+
+CALIBRATION_CLIPS = 24
+TUNE_EPOCHS = 6
+STREAM = ("auto", "window", "off")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything `edgepv export` was asked for, resolved; the plan that --dry-run prints.
+
+    stream: "auto" turns a clip model into a step where that is exact (or its approximation is known),
+    "window" keeps the clip model and lets the host hold its frames, "off" also leaves its graph as it is.
+    every: new frames per step. size: height and width of the frames, None for what the model was trained on.
+    prune: share of channels to cut, one for all layers or one for each stage; importance, scope, multiple:
+    how (see edgepv.quantize.prune). low_rank: share of the weights' energy that split layers keep, None for
+    whole layers. tune_epochs: of fine-tuning on the training clips; None: 6 after either, if there are such.
+    variant: the one variant to make, None for all there are. keep_float: how many of the most sensitive
+    layers an INT8 ONNX keeps in float.
+    max_drop: points of top-1 that INT8 and pruning together may cost. gate: whether the user set it
+    (then too few clips to tell is an error). latency_ms: p99 limit on this machine, None for none.
+    min_sqnr: dB that the logits of an INT8 ONNX must reach, with its most sensitive layers in float.
+    """
+
+    model: str = "pv-conv-small"
+    targets: tuple[str, ...] = ("cpu",)
+    out: str = "bundle"
+    weights: str | None = None
+    spec: str | None = None
+    clips: str | None = None
+    prune: tuple[float, ...] = ()
+    importance: Literal["magnitude", "taylor", "group"] = "magnitude"
+    scope: Literal["layer", "global"] = "layer"
+    multiple: int = 8
+    low_rank: float | None = None
+    tune_epochs: int | None = None
+    stream: str = "auto"
+    every: int = 1
+    size: int | None = None
+    precision: str = "auto"
+    variant: str | None = None
+    keep_float: int = 0
+    max_drop: float = 1.0
+    gate: bool = False
+    latency_ms: float | None = None
+    min_sqnr: float | None = None
+    seed: int = 0
+    force: bool = False
+    trust_pickle: bool = False
+
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model to export: a checkpoint, or an ONNX file (then ``checkpoint`` is None)."""
+
+    spec: ModelSpec
+    checkpoint: Checkpoint | None
+    onnx: Path | None = None
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the weights or of the ONNX file."""
+        return self.checkpoint.sha256 if self.checkpoint else sha256(self.onnx or Path())
+
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Clips by use; no group stands on two sides. ``origin`` says where they come from."""
+
+    train: tuple[Clip, ...]
+    calibration: tuple[Clip, ...]
+    held_out: tuple[Clip, ...]
+    origin: str
+    fits: bool = True
+
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A model before any target's door. base: its float ONNX, in ``base_folder``.
+
+    checkpoint: after pruning and streaming; None if the user gave an ONNX file. flat: a clip model once more
+    without Conv3D, for the engines that want it so; None for a step. notes: what a person must know.
+    """
+
+    source: Source
+    checkpoint: Checkpoint | None
+    base: Variant
+    base_folder: Path
+    flat: Checkpoint | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Ready(Lowered):
+    """A lowered model and what its INT8 ranges are set by. feeds: inputs with rolled states; empty: none."""
+
+    calibration: CalibrationSet | None
+    feeds: tuple[Tensors, ...]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One run of the line: its options and its console."""
+
+    options: Options
+    console: Console
+
+    def step(
+        self, name: str, key: dict[str, Any], tools: tuple[str, ...], make: Callable[[Path], Any]
+    ) -> tuple[Path, Any]:
+        """(folder, result) of one cached step; equal keys and tool versions are computed once."""
+        folder, result, hit = cached(
+            {"step": name, **key, "tools": versions(("edgepv", "numpy", *tools))}, make
+        )
+        self.console.say(f"{name}: {'read from the cache' if hit else 'done'}")
+        return folder, result
+
+
+
+def load(options: Options) -> Source:
+    """The model the user named. Raises UsageError if it is not whole, or its parts do not fit."""
+    found = _named(options)
+    if options.size is None:
+        return found
+    if found.checkpoint is None:
+        raise UsageError(f"--size {options.size}: an ONNX file has the size it was exported with")
+    spec = at_size(found.spec, options.size)
+    return Source(spec, replace(found.checkpoint, spec=spec))
+
+
+
+def _named(options: Options) -> Source:
+    name = options.model
+    if name.endswith(".onnx"):
+        if not Path(name).is_file():
+            raise UsageError(f"{name} does not exist. MODEL may be an ONNX file")
+        return Source(_spec(options, name), None, Path(name))
+    if ":" in name:
+        if not options.weights:
+            raise UsageError(f"{name} needs its weights: --weights FILE.safetensors")
+        spec = _spec(options, name)
+        return Source(
+            spec,
+            from_files(name, Path(options.weights), spec, trust_pickle=options.trust_pickle),
+        )
+    if options.weights or options.spec:
+        raise UsageError(
+            f"'{name}' is a built-in model with weights of its own; --weights and --spec go with "
+            "file.py:builder or package.module:builder"
+        )
+    checkpoint = zoo_checkpoint(name)
+    return Source(checkpoint.spec, checkpoint)
+
+
+
+def _spec(options: Options, name: str) -> ModelSpec:
+    if not options.spec:
+        raise UsageError(f"{name} needs its description: --spec FILE.toml (see docs/spec.md)")
+    return read_spec(Path(options.spec))
+
+
+
+def gather(options: Options, spec: ModelSpec) -> Clips:
+    """Calibration, training and held-out clips: the user's, else those shipped with the model.
+
+    A model whose labels the shipped clips do not carry gets them as plain video: enough to compare
+    numbers, not to set INT8 ranges or to judge accuracy.
+    """
+    import edgepv.zoo
+
+    shipped = Path(edgepv.zoo.__file__).parent / "clips"
+    if options.clips:
+        found, origin = find_clips(Path(options.clips), spec.labels), options.clips
+        calibration, held_out = split_clips(found, calibration=CALIBRATION_CLIPS)
+        train = tuple(c for c in found if c.split == "train" and c.label)
+        return Clips(train, tuple(calibration), tuple(held_out), origin)
+    found = find_clips(shipped, edgepv.zoo.TASKS["fight"])
+    fits = {c.label for c in found} <= set(spec.labels)
+    if not fits:
+        found = [replace(c, label=None) for c in found]
+    calibration, held_out = split_clips(found, calibration=CALIBRATION_CLIPS)
+    origin = "shipped with edgepv" if fits else "shipped with edgepv, as plain video"
+    if not fits and options.precision == "int8":
+        raise UsageError(
+            f"INT8 for {spec.name} needs clips like those its camera will see: --clips DIR. Ranges set "
+            "on other video would silently cost accuracy"
+        )
+    return Clips((), tuple(calibration), tuple(held_out), origin, fits)
+
+
+
+def lowered(line: Line, source: Source, clips: Clips) -> Lowered:
+    """Compress, stream and lower a model, as the options say."""
+    checkpoint = compressed(line, source, clips)
+    checkpoint, flat, notes = streamed(line, checkpoint, clips)
+    base, folder = lower(line, source, checkpoint)
+    return Lowered(source, checkpoint, base, folder, flat, notes)
+
+
+def ready(line: Line, model: Lowered, clips: Clips) -> Ready:
+    """The same model with calibration inputs, where INT8 may be made."""
+    calibration, feeds = None, []
+    if clips.fits and line.options.precision in ("auto", "int8"):
+        spec = model.base.spec
+        calibration = calibration_set(clips.calibration, spec)
+        engine = open_engine(model.base, model.base_folder)
+        feeds = rolled_feeds(Stepper(engine.infer, spec, model.base.stream), calibration, spec)
+        engine.close()
+    return Ready(**vars(model), calibration=calibration, feeds=tuple(feeds))
+
+
+def compressed(line: Line, source: Source, clips: Clips) -> Checkpoint | None:
+    """The checkpoint pruned, split into low-rank layers and fine-tuned, as asked; else the same one."""
+    options, checkpoint = line.options, source.checkpoint
+    if not any(options.prune) and options.low_rank is None and not options.tune_epochs:
+        return checkpoint
+    if checkpoint is None:
+        raise UsageError("an ONNX file is compressed by INT8 only, the rest is done in torch. Use --prune 0")
+    if not clips.train and (any(options.prune) or options.tune_epochs):
+        raise UsageError(
+            "--prune and --tune-epochs need training clips to fine-tune on: --clips DIR with a train split. "
+            "A pruned model that is not fine-tuned has lost its accuracy"
+        )
+    key = {
+        **_checkpoint_key(checkpoint),
+        "prune": [options.prune, options.importance, options.scope, options.multiple, options.seed],
+        "low rank": options.low_rank,
+        "epochs": _epochs(options, clips),
+        "clips": digest([(sha256(c.path), c.label) for c in clips.train]),
+    }
+    folder, result = line.step(
+        "compress", key, ("torch", "torch-pruning"), lambda out: _compress(line, checkpoint, clips, out)
+    )
+    found = decode(Checkpoint, result)
+    return replace(found, weights=str(folder / found.weights))
+
+
+def _epochs(options: Options, clips: Clips) -> int:
+    if options.tune_epochs is not None:
+        return options.tune_epochs
+    return TUNE_EPOCHS if clips.train else 0
+
+
+def _compress(line: Line, checkpoint: Checkpoint, clips: Clips, folder: Path) -> Any:
+    """Cut, split and tune; writes weights into ``folder`` and returns the checkpoint as data."""
+    from edgepv.quantize import finetune, low_rank, prune
+
+    options, spec = line.options, checkpoint.spec
+    epochs = _epochs(options, clips)
+    frames, truth = [], []
+    if epochs or options.importance != "magnitude":
+        shown = line.console.track(clips.train, "decoding training clips")
+        frames = [model_frames(c.path, spec) for c in shown]
+        truth = [spec.labels.index(str(c.label)) for c in clips.train]
+    small = checkpoint
+    if any(options.prune):
+        ratio = options.prune if len(options.prune) > 1 else options.prune[0]
+        cut = prune.Step(ratio, options.importance, options.scope, options.multiple, options.seed)
+        line.console.say(f"pruning {cut.shares} of the channels")
+        small = cut(small, folder / "cut.safetensors", frames, truth)
+    if options.low_rank is not None:
+        small = low_rank.Step(options.low_rank)(small, folder / "split.safetensors")
+    if epochs:
+        tune = finetune.Step(epochs, seed=options.seed)
+        line.console.say(f"fine-tuning on {len(frames)} clips, {epochs} epochs")
+        small = tune(
+            small,
+            checkpoint,
+            frames,
+            truth,
+            folder / "tuned.safetensors",
+            progress=lambda rows: line.console.track(rows, "fine-tuning"),
+        )
+    return encode(replace(small, weights=Path(small.weights).name))
+
+
+def streamed(
+    line: Line, checkpoint: Checkpoint | None, clips: Clips
+) -> tuple[Checkpoint | None, Checkpoint | None, tuple[str, ...]]:
+    """(the checkpoint to convert, its flat twin, notes): the stream tiers.
+
+    A clip model becomes a step where its operators allow it, proven on held-out video against the clip
+    model. Otherwise it stays a window, and a note names the operator that forced it and what it costs.
+    """
+    options = line.options
+    if checkpoint is None or checkpoint.spec.input.layout != "NCTHW" or options.stream == "off":
+        return checkpoint, None, ()
+    spec = checkpoint.spec
+    key = _checkpoint_key(checkpoint)
+    flat = replace(checkpoint, rewrite=Rewrite("flat", spec.input))
+
+    def make(folder: Path) -> Any:
+        from edgepv.stream.verify import verify
+
+        line.console.say("rewriting the clip model as a step")
+        module = build(checkpoint)
+        model = convert(module, spec, every=options.every)
+        held = [_first_frames(c.path, spec) for c in clips.held_out[:2]]
+        return {
+            "error": verify(module, model, held),
+            "spec": encode(model.spec),
+            "stream": encode(model.stream),
+        }
+
+    if options.stream == "auto":
+        try:
+            _, made = line.step("stream", {**key, "every": options.every}, ("torch",), make)
+        except NotStreamableError as e:
+            cost = f"a window: all {spec.frames} frames are computed again for every answer"
+            return checkpoint, flat, (f"{e} It stays {cost}",)
+        stream = decode(StreamSpec, made["stream"])
+        done = record(
+            "stream",
+            {"every": options.every, "difference": made["error"], **_kind(stream)},
+            {},
+            {},
+            ("torch",),
+        )
+        step = replace(
+            checkpoint,
+            spec=decode(ModelSpec, made["spec"]),
+            rewrite=Rewrite("stream", spec.input, options.every),
+        )
+        return replace(step, steps=(*checkpoint.steps, done)), None, ()
+    return checkpoint, flat, ()
+
+
+
+def _kind(stream: StreamSpec) -> dict[str, Any]:
+    return {"exactness": stream.exactness, "delay": stream.delay, "receptive_field": stream.receptive_field}
+
+
+
+def _first_frames(path: Path, spec: ModelSpec) -> np.ndarray:
+    """The first clip of a video, (C, T, H, W)."""
+    return hold_last(model_frames(path, spec), spec.frames)[: spec.frames].transpose(1, 0, 2, 3)
+
+
+
+def lower(line: Line, source: Source, checkpoint: Checkpoint | None) -> tuple[Variant, Path]:
+    """(float ONNX variant, folder it lies in)."""
+    from edgepv.export import to_onnx
+
+    if checkpoint is None:
+        assert source.onnx
+        base = to_onnx.read_onnx(source.onnx, source.spec)
+        return base, source.onnx.parent
+
+    def make(folder: Path) -> Any:
+        line.console.say("lowering to ONNX")
+        return encode(to_onnx.lower(build(checkpoint), checkpoint.spec, folder / "model.onnx"))
+
+    key = _checkpoint_key(checkpoint)
+    folder, result = line.step("lower", key, ("torch", "onnx", "onnxscript"), make)
+    base = decode(Variant, result)
+    step = record(
+        "lower",
+        {"opset": to_onnx.OPSET},
+        {"weights": checkpoint.sha256},
+        {base.path: base.sha256},
+        ("torch", "onnx", "onnxscript"),
+    )
+    return replace(base, steps=(*checkpoint.steps, step)), folder
+
+
+
+def _checkpoint_key(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What a module built from a checkpoint depends on, for the cache."""
+    return {
+        "weights": checkpoint.sha256,
+        "builder": _builder_digest(checkpoint.builder),
+        "spec": digest(checkpoint.spec),
+        "rewrite": digest(checkpoint.rewrite) if checkpoint.rewrite else None,
+    }
+
+
+
+def _builder_digest(builder: str) -> str:
+    """The builder's name and, for a user's file, its text: an edited builder is another model."""
+    place = builder.rpartition(":")[0]
+    if place.endswith(".py"):
+        return f"{builder}@{sha256(Path(place))}"
+    found = importlib.util.find_spec(place) if present(place) else None
+    return f"{builder}@{sha256(Path(found.origin))}" if found and found.origin else builder
+
+
+
+def run_builder(line: Line, model: Ready, target: Target, base: Variant, models: Path) -> Packed:
+    """Call the target's builder with the cache and the quantization room at hand."""
+
+    def work(
+        name: str,
+        options: dict[str, Any],
+        source: Variant,
+        tools: tuple[str, ...],
+        make: Callable[[Path], Variant],
+    ) -> Variant:
+        checkpoint = model.checkpoint
+        key = {
+            "target": target.name,
+            "options": options,
+            "source": digest(source),
+            "weights": checkpoint.sha256 if checkpoint else None,
+            "rewrite": digest(checkpoint.rewrite) if checkpoint and checkpoint.rewrite else None,
+            "feeds": model.calibration.digest if model.calibration else None,
+        }
+        folder, result = line.step(name, key, tools, lambda tmp: encode(make(tmp)))
+        made = decode(Variant, result)
+        for path in folder.glob(f"{Path(made.path).stem}.*"):
+            shutil.copyfile(path, models / path.name)
+        step = record(name, options, {source.path: source.sha256}, {made.path: made.sha256}, tools)
+        return replace(made, steps=(*source.steps, step))
+
+    def compress(step: str, options: dict[str, Any], source: Variant, file: str) -> Variant:
+        module, _, name = step.partition(":")
+        call = getattr(importlib.import_module(module), name)(**options)
+        calibration = model.calibration
+        assert calibration
+        tools = ("onnxruntime", "openvino", "nncf", "ai-edge-quantizer", "ai-edge-litert")
+
+        def make(tmp: Path) -> Variant:
+            if source.path.endswith(".onnx"):
+                refuse_dead_layers(source, models, model.feeds)
+            made: Variant = call(source, models, model.feeds, calibration.digest, tmp / file)
+            return made
+
+        return work(f"int8 {Path(file).stem}", options, source, tools, make)
+
+    module, _, name = target.builder.partition(":")
+    wanted = line.options.precision
+    job = Job(
+        base=base,
+        flat=_flat_base(line, model, models),
+        folder=models,
+        checkpoint=model.checkpoint,
+        flat_checkpoint=model.flat,
+        feeds=model.feeds,
+        calibration_digest=model.calibration.digest if model.calibration else "",
+        precisions=target.precisions if wanted == "auto" else (wanted,),
+        work=work,
+        compress=compress,
+        say=line.console.say,
+        min_sqnr_db=line.options.min_sqnr,
+        keep_float=line.options.keep_float,
+        only=line.options.variant,
+    )
+    packed: Packed = getattr(importlib.import_module(module), name)(job)
+    if not packed.variants:
+        unmade = f"{wanted} is not possible on this machine"
+        if job.only:
+            unmade = f"there is no variant '{job.only}' of this model; export without --variant lists all"
+        why = next(iter(packed.failed.values()), unmade)
+        raise UsageError(f"{target.name}: nothing could be made. {why}")
+    return packed
+
+
+
+def _flat_base(line: Line, model: Ready, models: Path) -> Variant | None:
+    """The flat form of a clip model, lowered beside the other; None for a step, and where it has none."""
+    if model.flat is None:
+        return None
+    try:
+        flat, folder = lower(line, model.source, model.flat)
+    except NotStreamableError as e:
+        line.console.say(f"no flat form: {e}")
+        return None
+    shutil.copyfile(folder / flat.path, models / "model-r4.onnx")
+    return replace(flat, path="model-r4.onnx")
+

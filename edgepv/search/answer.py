@@ -1,0 +1,224 @@
+"""``edgepv search`` and its workers: from a question to files a person can look at."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from edgepv.console import Console
+from edgepv.errors import InconclusiveError, UsageError
+from edgepv.files import whole_folder, write_json, write_text
+from edgepv.optional import need
+from edgepv.report_charts import pareto
+from edgepv.search.finals import Result, finish
+from edgepv.search.space import command
+from edgepv.search.study import Study, opened
+from edgepv.search.trial import Question, Trials
+from edgepv.types import Latency, PairedDrop, decode
+
+SHARE = 0.7
+"""Of the time budget for trials; the finalists' whole fine-tuning gets the rest."""
+
+
+def search(
+    question: Question,
+    console: Console,
+    *,
+    seconds: float,
+    trials: int | None = None,
+    storage: str | None = None,
+) -> tuple[Result, str]:
+    """(the answer, name of the study). Workers may join while it runs; a later call goes on where it stopped.
+
+    seconds: for the whole of it. Raises LatencyGateError if nothing answers in time, AccuracyGateError if
+    nothing in time keeps the accuracy.
+    """
+    ground = Trials(question, console)
+    study = Study(question, ground, storage, console)
+    console.say(
+        f"study {study.name}: {len(ground.search)} search clips, {len(ground.final)} final clips, "
+        f"{len(ground.clips.train)} training clips"
+    )
+    study.study.set_user_attr("over", False)
+    study.run(seconds=SHARE * seconds, trials=trials)
+    study.study.set_user_attr("over", True)
+    return finish(study, console), study.name
+
+
+def work(storage: str, name: str | None, clips: str | None, console: Console) -> int:
+    """Join a study until its search is over; returns how many trials this worker did.
+
+    clips: where the clips lie on this machine, None for the same place. Raises UsageError if there is no
+    such study, or this machine, model or clips differ from the searcher's.
+    """
+    optuna = need("optuna", extra="compress")
+    names = optuna.get_all_study_names(opened(storage))
+    going = [n for n in names if name in (None, n)]
+    if len(going) != 1:
+        raise UsageError(
+            f"{storage} holds {len(going)} studies to join ({', '.join(going[:5]) or 'none'}). Name one with "
+            "--study, or start the search first"
+        )
+    attrs = optuna.load_study(study_name=going[0], storage=opened(storage)).user_attrs
+    question = decode(Question, attrs["question"])
+    if clips:
+        question = replace(question, options=replace(question.options, clips=clips))
+    study = Study(question, Trials(question, console), storage, console)
+    if study.name != going[0]:
+        raise UsageError(
+            f"this machine has another model, other clips or another edgepv than study {going[0]}. Install "
+            "the same version, and give the same files"
+        )
+    before = len(study.study.trials)
+    study.run(seconds=float("inf"), trials=None, over=lambda: bool(study.study.user_attrs.get("over")))
+    return len(study.study.trials) - before
+
+
+def exit_code(result: Result) -> int:
+    """6 if the final clips are too few to tell whether the gate is kept; else 0."""
+    return InconclusiveError.exit_code if result.final_drop.verdict == "inconclusive" else 0
+
+
+def write(result: Result, question: Question, out: Path, *, force: bool) -> tuple[str, ...]:
+    """Write search.json, search.md and pareto.svg into a new folder; returns the export commands to paste."""
+    commands = exports(result, question)
+    with whole_folder(out, replace=force) as tmp:
+        write_json(tmp / "search.json", result)
+        picture(result, tmp / "pareto.svg")
+        write_text(tmp / "search.md", markdown(result, commands))
+    return commands
+
+
+def exports(result: Result, question: Question) -> tuple[str, ...]:
+    """The command line that makes the winner's bundle, then those of the other finalists."""
+    order = [result.winner, *(f for f in result.finalists if f != result.winner)]
+    found = []
+    for i, final in enumerate(order):
+        candidate = final.found.candidate
+        options = candidate.options(question.options, result.native, final.tuned)
+        found.append(command(options, f"bundle-{i + 1}"))
+    return tuple(found)
+
+
+def lost(drop: PairedDrop) -> str:
+    """Points lost, with the interval and what would settle it."""
+    text = f"{drop.points:.1f} points ({drop.low:.1f} to {drop.high:.1f}, {drop.n} clips): {drop.verdict}"
+    needed = f"; about {drop.clips_needed} clips would settle it" if drop.clips_needed else ""
+    return text + needed
+
+
+def _times(latency: Latency) -> str:
+    return f"{latency.p50_ms:.2f} / {latency.p99_ms:.2f}"
+
+
+def rows(result: Result) -> list[list[str]]:
+    """Finalists as cells: candidate, p50 / p99, against the reference, top-1, lost, levers."""
+    table = []
+    for final in result.finalists:
+        found = final.found
+        faster = result.reference.p50_ms / final.latency.p50_ms
+        name = found.candidate.name + (" (winner)" if final == result.winner else "")
+        cells = [name, _times(final.latency), f"x{faster:.2f}", f"{100 * found.top1:.1f} %"]
+        drop = f"{found.drop.points:.1f} ({found.drop.low:.1f} to {found.drop.high:.1f})"
+        table.append([*cells, drop, final.lever])
+    return table
+
+
+HEADER = ("finalist", "p50 / p99 ms", "against the reference", "top-1", "points lost", "levers")
+
+
+def markdown(result: Result, commands: tuple[str, ...]) -> str:
+    """The whole answer for a person."""
+    before, after = result.final_top1
+    lines = [
+        f"# Search: {result.model}",
+        "",
+        f"p{result.percentile} at most {result.latency_ms:g} ms, at most {result.max_drop:g} points lost. "
+        f"{len(result.trials)} candidates measured, {len(result.failures)} not, {result.seconds:.0f} s.",
+        "",
+        "![accuracy against latency](pareto.svg)",
+        "",
+        f"Finalists, timed in turns on one thread, n = {result.reference.n}; reference p50 "
+        f"{result.reference.p50_ms:.2f} ms; points lost on the {result.search_clips} search clips:",
+        "",
+        "| " + " | ".join(HEADER) + " |",
+        "|" + "---|" * len(HEADER),
+        *("| " + " | ".join(row) + " |" for row in rows(result)),
+        "",
+        f"On the final clips the winner is right on {100 * after:.1f} %, the original on "
+        f"{100 * before:.1f} %; it loses {lost(result.final_drop)}.",
+        "",
+        _looked(result.looks),
+        "",
+        *(f"    {line}" for line in commands),
+        "",
+        "| candidate | ms | top-1 | points lost |",
+        "|---|---|---|---|",
+        *(
+            f"| {row.name} | {row.ms:.2f} | {100 * row.top1:.1f} % | {row.points:.1f} |"
+            for row in sorted(result.trials, key=lambda row: row.ms)
+        ),
+        *(f"| {name} | {why} | | |" for name, why in result.failures),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _looked(looks: int) -> str:
+    if looks == 1:
+        return "No search had looked at these final clips before."
+    return (
+        f"{looks} winners have been shown these final clips by now: figures chosen among them are flattered. "
+        "Fresh clips would tell."
+    )
+
+
+def picture(result: Result, out: Path) -> None:
+    """Accuracy on the search clips against latency: every candidate, the front, the gates, the winner."""
+    need("matplotlib", extra="compress").use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 5))
+    points = [(row.ms, 100 * row.top1) for row in result.trials]
+    axes.scatter([x for x, _ in points], [y for _, y in points], 18, "#9aa5b1", label="measured", zorder=2)
+    front = [points[i] for i in pareto(points)]
+    axes.step([x for x, _ in front], [y for _, y in front], where="post", color="#2563eb", label="front")
+    winner = result.winner
+    spot = (
+        winner.latency.p99_ms if result.percentile == 99 else winner.latency.p50_ms,
+        100 * winner.found.top1,
+    )
+    axes.scatter(*spot, 180, "#dc2626", marker="*", label="winner, measured again", zorder=3)
+    axes.annotate(winner.found.candidate.name, spot, xytext=(6, -12), textcoords="offset points", fontsize=8)
+    axes.axvline(result.latency_ms, ls="--", lw=1, color="#6b7280", label=f"{result.latency_ms:g} ms")
+    axes.set(
+        xscale="log",
+        xlabel=f"p{result.percentile} of one answer, ms, one thread",
+        ylabel=f"top-1 on {result.search_clips} search clips, %",
+        title=result.model,
+    )
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(out, metadata={"Date": None} if out.suffix == ".svg" else None)
+    pyplot.close(figure)
+
+
+def as_data(result: Result, commands: tuple[str, ...], study: str) -> dict[str, Any]:
+    """What --json prints."""
+    from edgepv.types import encode
+
+    return {"study": study, "result": encode(result), "commands": list(commands)}
+
+
+def budget(text: str) -> float:
+    """Seconds of "90s", "30m", "2h" or a number of minutes. Raises UsageError for anything else."""
+    units = {"s": 1, "m": 60, "h": 3600}
+    number, unit = (text[:-1], units[text[-1]]) if text and text[-1] in units else (text, 60)
+    try:
+        seconds = float(number) * unit
+    except ValueError:
+        seconds = 0.0
+    if not seconds > 0:
+        raise UsageError(f"--budget {text}: give a time like 30m, 2h or 90s")
+    return seconds

@@ -1,0 +1,200 @@
+"""Finalists side by side: built whole, timed in turns, scored again; the winner sees the final clips."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgepv import cache
+from edgepv.checkpoint import versions
+from edgepv.console import Console
+from edgepv.errors import AccuracyGateError, LatencyGateError, UsageError
+from edgepv.files import digest, read_json, write_json
+from edgepv.measure import interleaved, noise_feeds
+from edgepv.search.space import lever
+from edgepv.search.study import Study
+from edgepv.search.trial import Found, Trials, alone, clips_digest, engines, machine
+from edgepv.stats import paired_drop
+from edgepv.types import Latency, PairedDrop, decode, encode
+
+FINALISTS = 4
+HOPE = 3.0
+"""Points that a short fine-tuning may still be short of the whole one."""
+CALLS = 201
+
+
+@dataclass(frozen=True)
+class Row:
+    """A candidate as it was tried: milliseconds of the percentile asked for, and the search clips."""
+
+    name: str
+    lever: str
+    ms: float
+    top1: float
+    points: float
+
+
+@dataclass(frozen=True)
+class Final:
+    """A finalist. latency: in turns with all others. lever: what it pulls. tuned: epochs, None for none."""
+
+    found: Found
+    latency: Latency
+    lever: str
+    tuned: int | None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a search answers.
+
+    finalists: fastest first; winner: among them, the fastest that keeps the gates on the search clips.
+    reference: the unchanged model, timed in the same turns. final_drop: on the clips nobody looked at before;
+    looks: how many winners of this model have been shown them, this one included. final_top1: of the
+    original and the winner there. failures: (candidate's name, why it was not measured). native: the size the
+    model was trained at.
+    """
+
+    model: str
+    native: int
+    latency_ms: float
+    percentile: int
+    max_drop: float
+    trials: tuple[Row, ...]
+    failures: tuple[tuple[str, str], ...]
+    finalists: tuple[Final, ...]
+    reference: Latency
+    winner: Final
+    final_drop: PairedDrop
+    final_top1: tuple[float, float]
+    looks: int
+    search_clips: int
+    seconds: float
+
+
+def finish(study: Study, console: Console) -> Result:
+    """The answer to the question. Raises LatencyGateError or AccuracyGateError naming what came nearest."""
+    begun = time.monotonic()
+    rows = study.found()
+    if not rows:
+        why = "; ".join(f"{name}: {reason}" for name, reason in study.failures()[:2])
+        raise UsageError(f"no candidate could be measured. {why or 'Give a longer --budget'}")
+    chosen = _finalists(study, rows)
+    trials, question = study.trials, study.question
+    console.say(f"{len(chosen)} finalists: building them whole")
+    whole = [trials.measure(f.candidate, question.tune_epochs) for f in console.track(chosen, "finalists")]
+    times, reference = _side_by_side(trials, whole)
+    start = trials.space.start()
+    finals = sorted(
+        (
+            Final(f, times[f.candidate.name], lever(f.candidate, start), trials.epochs(f.candidate))
+            for f in whole
+        ),
+        key=lambda f: f.latency.p50_ms,
+    )
+    winner = _winner(finals, study)
+    drop, top1, looks = _last_look(trials, winner.found)
+    return Result(
+        model=trials.source.spec.name,
+        native=trials.native,
+        latency_ms=question.latency_ms,
+        percentile=question.percentile,
+        max_drop=question.options.max_drop,
+        trials=tuple(
+            Row(f.candidate.name, lever(f.candidate, start), ms, f.top1, f.drop.points) for f, ms in rows
+        ),
+        failures=tuple(study.failures()),
+        finalists=tuple(finals),
+        reference=reference,
+        winner=winner,
+        final_drop=drop,
+        final_top1=top1,
+        looks=looks,
+        search_clips=len(trials.search),
+        seconds=round(float(study.study.user_attrs.get("spent_s", 0.0)) + time.monotonic() - begun, 1),
+    )
+
+
+def _finalists(study: Study, rows: Sequence[tuple[Found, float]]) -> list[Found]:
+    """The fastest candidates within the budget that keep the gate, or may after their whole fine-tuning."""
+    limit, most = study.question.latency_ms, study.question.options.max_drop
+    in_time = sorted((r for r in rows if r[1] <= limit), key=lambda r: r[1])
+    if not in_time:
+        found, ms = min(rows, key=lambda r: r[1])
+        raise LatencyGateError(
+            f"no candidate answers within {limit:g} ms (p{study.question.percentile}); the nearest is "
+            f"{found.candidate.name} with {ms:.2f} ms, which loses {found.drop.points:.1f} points. Allow "
+            "more time, or start from a smaller model"
+        )
+    changed = study.trials.changed
+    good = [f for f, _ in in_time if f.drop.points <= most + (HOPE if changed(f.candidate) else 0.0)]
+    safe = [f for f in good if not changed(f.candidate)]
+    kept = list({f.candidate: f for f in [*good[: FINALISTS - 1], *safe[:1]]}.values())
+    return kept or [min((f for f, _ in in_time), key=lambda f: f.drop.points)]
+
+
+def _side_by_side(trials: Trials, whole: Sequence[Found]) -> tuple[dict[str, Latency], Latency]:
+    """Latency of every finalist and of the reference, taking turns on one thread."""
+    base, base_folder = trials.reference()
+    named = {"reference": (base, base_folder)}
+    named |= {f.candidate.name: (f.variant, Path(f.folder)) for f in whole}
+    key = {
+        "step": "search finals",
+        "variants": [[name, v.sha256, v.engine, v.precision] for name, (v, _) in named.items()],
+        "machine": machine(),
+        "tools": versions(("onnxruntime", "openvino", "ai-edge-litert")),
+    }
+
+    def time_them(_: Path) -> Any:
+        with alone(), engines(*named.values()) as opened:
+            turns = {
+                name: (engine, [noise_feeds(engine.infer, variant)])
+                for (name, (variant, _)), engine in zip(named.items(), opened)
+            }
+            return encode(interleaved(turns, threads=1, calls=CALLS))
+
+    times = {name: decode(Latency, row) for name, row in cache.cached(key, time_them)[1].items()}
+    return times, times["reference"]
+
+
+def _winner(finals: Sequence[Final], study: Study) -> Final:
+    """The fastest that is in time and, by the search clips, within the gate."""
+    limit, most, p = study.question.latency_ms, study.question.options.max_drop, study.question.percentile
+    in_time = [f for f in finals if (f.latency.p99_ms if p == 99 else f.latency.p50_ms) <= limit]
+    if not in_time:
+        near = finals[0]
+        raise LatencyGateError(
+            f"measured again side by side, no finalist answers within {limit:g} ms (p{p}); the nearest is "
+            f"{near.found.candidate.name}: p50 {near.latency.p50_ms:.2f}, p99 {near.latency.p99_ms:.2f} ms"
+        )
+    good = [f for f in in_time if f.found.drop.points <= most and f.found.drop.verdict != "fail"]
+    if not good:
+        near = min(in_time, key=lambda f: f.found.drop.points)
+        drop = near.found.drop
+        raise AccuracyGateError(
+            f"no candidate within {limit:g} ms keeps {most:g} points; the nearest is "
+            f"{near.found.candidate.name}: it loses {drop.points:.1f} ({drop.low:.1f} to {drop.high:.1f}, "
+            f"{drop.n} clips). Allow more time, more points, or a longer --budget"
+        )
+    return good[0]
+
+
+def _last_look(trials: Trials, winner: Found) -> tuple[PairedDrop, tuple[float, float], int]:
+    """(drop on the final clips, top-1 of original and winner, how often these clips were looked at).
+
+    The same winner asked again is no new look: its answers are known.
+    """
+    book = cache.root() / "final-looks.json"
+    key = digest([trials.source.sha256, clips_digest(trials.final)])[:16]
+    looks = read_json(book) if book.is_file() else {}
+    seen = looks.setdefault(key, [])
+    if winner.variant.sha256 not in seen:
+        seen.append(winner.variant.sha256)
+        write_json(book, looks)
+    before = trials.original(trials.final)
+    after = trials.right(winner.variant, Path(winner.folder), trials.final)
+    drop = paired_drop(before, after, max_drop=trials.question.options.max_drop)
+    return drop, (sum(before) / len(before), sum(after) / len(after)), len(seen)

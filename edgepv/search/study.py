@@ -1,0 +1,231 @@
+"""The Optuna study: proposes candidates, remembers what was measured, survives kills, takes workers in."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from edgepv import cache
+from edgepv.console import Console, hush
+from edgepv.errors import EdgepvError, UsageError
+from edgepv.files import digest
+from edgepv.optional import need
+from edgepv.search import costs
+from edgepv.search.space import Candidate
+from edgepv.search.trial import Found, Question, Trials, machine
+from edgepv.types import PairedDrop, decode, encode
+
+SLACK = 1.5
+"""A candidate predicted to take this many times the budget, errors allowed for, is not built."""
+HEARTBEAT_S = 30
+GRACE_S = 120
+ENOUGH = 15
+"""Trials in a row that propose nothing new end the search."""
+LONGEST_WHY = 300
+
+
+class Study:
+    """One question in one storage. Trials are kept by Optuna; what is not measured has no value there."""
+
+    def __init__(self, question: Question, trials: Trials, storage: str | None, console: Console) -> None:
+        """Open the study of this question, or begin it. Raises UsageError if the storage cannot be opened."""
+        self.question, self.trials, self.console = question, trials, console
+        self.name = study_name(question, trials)
+        self._optuna = need("optuna", extra="compress")
+        self._optuna.logging.set_verbosity(self._optuna.logging.ERROR)
+        warnings.simplefilter("ignore", self._optuna.exceptions.ExperimentalWarning)
+        self.study = self._optuna.create_study(
+            study_name=self.name,
+            storage=opened(storage),
+            directions=["minimize", "minimize"],
+            load_if_exists=True,
+        )
+        if "question" not in self.study.user_attrs:
+            self.study.set_user_attr("question", encode(question))
+            self.study.set_user_attr("machine", encode(machine()))
+            for candidate in _once([*trials.space.levers(), *trials.space.joint()]):
+                self.study.enqueue_trial(trials.space.params(candidate))
+        elsewhere = self.study.user_attrs["machine"]
+        if elsewhere != encode(machine()):
+            raise UsageError(
+                f"this study was timed on {elsewhere['cpu']} ({elsewhere['cores']} cores), this machine is "
+                f"{machine()['cpu']} ({machine()['cores']} cores). Run workers on equal machines"
+            )
+
+    def run(self, *, seconds: float, trials: int | None, over: Callable[[], bool] = lambda: False) -> None:
+        """Try candidates until ``seconds`` have passed, ``trials`` are done, or nothing new is proposed.
+
+        over: asked before every trial; True ends it. Interrupted trials are tried again next time.
+        """
+        begun, spent = time.monotonic(), float(self.study.user_attrs.get("spent_s", 0.0))
+        while not over() and (trials is None or len(self._done()) < trials):
+            self._bury_dead()
+            passed = spent + time.monotonic() - begun
+            if passed >= seconds or self._nothing_new():
+                break
+            self._one(passed, seconds, trials)
+            self.study.set_user_attr("spent_s", spent + time.monotonic() - begun)
+
+    def _one(self, passed: float, seconds: float, trials: int | None) -> None:
+        """One trial; its sampler is seeded by how many came before, so that a resumed study goes on alike."""
+        done = len(self._done())
+        self.study.sampler = self._optuna.samplers.TPESampler(
+            seed=self.question.seed + done, multivariate=True, group=True, n_startup_trials=10
+        )
+        with hush():
+            self.study.optimize(self._objective, n_trials=1, catch=(Exception,))
+        last = self._done()[-1]
+        of = f"/{trials}" if trials else ""
+        left = max(0.0, seconds - passed)
+        name, text = last.user_attrs.get("name", "?"), outcome(last)
+        self.console.say(f"trial {len(self._done())}{of}, {left / 60:.0f} min left: {name}: {text}")
+
+    def _objective(self, trial: Any) -> tuple[float, float]:
+        candidate = self.trials.space.suggest(trial)
+        for key, value in (("name", candidate.name), ("host", platform.node()), ("pid", os.getpid())):
+            trial.set_user_attr(key, value)
+        try:
+            self._skip_hopeless(candidate, trial)
+            found = self.trials.measure(candidate, self.question.short_epochs)
+        except self._optuna.TrialPruned:
+            raise
+        except Exception as e:
+            why = str(e) if isinstance(e, EdgepvError) else f"{type(e).__name__}: {e}"
+            trial.set_user_attr("why", " ".join(why.split())[:LONGEST_WHY])
+            raise
+        trial.set_user_attr("found", encode(found))
+        return self.latency(found), found.drop.points
+
+    def latency(self, found: Found) -> float:
+        """Milliseconds of the percentile that is asked for.
+
+        Scaled by how fast the reference ran in the same turns against how fast it ran the first time: the
+        load of the machine cancels.
+        """
+        ms = found.latency.p99_ms if self.question.percentile == 99 else found.latency.p50_ms
+        now = found.latency.p50_ms / found.ratio
+        first = self.study.user_attrs.get("reference_ms")
+        if first is None:
+            self.study.set_user_attr("reference_ms", now)
+            return ms
+        return ms * float(first) / now
+
+    def _skip_hopeless(self, candidate: Candidate, trial: Any) -> None:
+        net = self.trials.features(candidate)
+        if net is None:
+            return
+        trial.set_user_attr("net", list(net))
+        alike = [
+            (t.user_attrs["net"], t.values[0])
+            for t in self._done()
+            if t.values and "net" in t.user_attrs and _place(t) == (candidate.variant, candidate.form)
+        ]
+        model = costs.fit([net for net, _ in alike], [ms for _, ms in alike])
+        if model is None:
+            return
+        least = model.predict(net) * max(0.0, 1 - 2 * model.error)
+        if least > SLACK * self.question.latency_ms:
+            trial.set_user_attr(
+                "skipped", f"predicted {model.predict(net):.2f} ms, give or take {100 * model.error:.0f} %"
+            )
+            raise self._optuna.TrialPruned
+
+    def found(self) -> list[tuple[Found, float]]:
+        """(what was measured, its latency in ms) of every whole trial, each candidate once."""
+        whole = [t for t in self._done() if t.values]
+        rows = [(decode(Found, t.user_attrs["found"]), float(t.values[0])) for t in whole]
+        return list({row[0].candidate: row for row in rows}.values())
+
+    def failures(self) -> list[tuple[str, str]]:
+        """(candidate, why) of the trials that measured nothing."""
+        return [(t.user_attrs.get("name", "?"), outcome(t)) for t in self._done() if not t.values]
+
+    def _done(self) -> list[Any]:
+        state = self._optuna.trial.TrialState
+        done = [t for t in self.study.get_trials(deepcopy=False) if t.state in (state.COMPLETE, state.PRUNED)]
+        done += [
+            t
+            for t in self.study.get_trials(deepcopy=False)
+            if t.state == state.FAIL and "why" in t.user_attrs
+        ]
+        return sorted(done, key=lambda t: t.number)
+
+    def _nothing_new(self) -> bool:
+        """Whether the last trials only repeated candidates that were tried before."""
+        names = [t.user_attrs.get("name") for t in self._done()]
+        return len(names) > ENOUGH and set(names[-ENOUGH:]) <= set(names[:-ENOUGH])
+
+    def _bury_dead(self) -> None:
+        """Give the trials of killed workers back: of this machine at once, of others after the heartbeat."""
+        state = self._optuna.trial.TrialState
+        self._optuna.storages.fail_stale_trials(self.study)
+        for trial in self.study.get_trials(deepcopy=False, states=(state.RUNNING,)):
+            host, pid = trial.user_attrs.get("host"), trial.user_attrs.get("pid")
+            if host == platform.node() and pid and not Path(f"/proc/{pid}").exists():
+                self.study.tell(trial.number, state=state.FAIL, skip_if_finished=True)
+                self.study.enqueue_trial(trial.params)
+                self.console.say(
+                    f"a worker (process {pid}) died in trial {trial.number}, {trial.user_attrs.get('name')}: "
+                    "nothing is recorded of it; it is tried again"
+                )
+        again = self.study.user_attrs.get("again", [])
+        for trial in self.study.get_trials(deepcopy=False, states=(state.FAIL,)):
+            cut_off = "why" not in trial.user_attrs and trial.user_attrs.get("host") == platform.node()
+            if cut_off and trial.number not in again and "pid" in trial.user_attrs and trial.params:
+                again = [*again, trial.number]
+                self.study.set_user_attr("again", again)
+                self.study.enqueue_trial(trial.params, skip_if_exists=True)
+
+
+def study_name(question: Question, trials: Trials) -> str:
+    """Model and a digest of everything that makes the question: another question is another study."""
+    options = replace(question.options, out="", force=False, clips=None)
+    names = [c.path.name for c in (*trials.search, *trials.clips.train)]
+    asked = [encode(replace(question, options=options)), trials.source.sha256, names, cache.code_digest()]
+    return f"{trials.source.spec.name}-{digest(asked)[:12]}"
+
+
+def opened(storage: str | None) -> Any:
+    """An Optuna storage; by default a file in the cache. Raises UsageError if it cannot be opened."""
+    optuna = need("optuna", extra="compress")
+    place = cache.root() / "search.db"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    url = storage or f"sqlite:///{place}"
+    try:
+        return optuna.storages.RDBStorage(
+            url,
+            heartbeat_interval=HEARTBEAT_S,
+            grace_period=GRACE_S,
+            heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=2),
+        )
+    except Exception as e:  # every database driver fails in its own way
+        raise UsageError(
+            f"--storage {url} cannot be opened: {' '.join(str(e).split())[:200]}. Give a URL such as "
+            "sqlite:///search.db or postgresql://user@host/name, with its driver installed"
+        ) from e
+
+
+def outcome(trial: Any) -> str:
+    """What came of a trial, in a few words."""
+    attrs = trial.user_attrs
+    if "skipped" in attrs:
+        return f"skipped, {attrs['skipped']}"
+    if trial.values:
+        drop = decode(PairedDrop, attrs["found"]["drop"])
+        lost = f"drop {drop.points:.1f} points ({drop.low:.1f} to {drop.high:.1f})"
+        return f"{trial.values[0]:.2f} ms, {lost}"
+    return f"not measured: {attrs.get('why', 'interrupted')}"
+
+
+def _place(trial: Any) -> tuple[str, str]:
+    return trial.params["variant"], trial.params["form"]
+
+
+def _once(candidates: Sequence[Candidate]) -> list[Candidate]:
+    return list(dict.fromkeys(candidates))

@@ -1,0 +1,313 @@
+"""Build, time and score one candidate. Everything is cached by what went into it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from edgepv import cache
+from edgepv.checkpoint import at_size, build, versions
+from edgepv.clips import Clip, halves, model_frames
+from edgepv.console import Console
+from edgepv.errors import UsageError
+from edgepv.files import digest, sha256
+from edgepv.line import Clips, Line, Options, Source, gather, load, lowered, ready, run_builder, streamed
+from edgepv.measure import clip_logits, device_facts, interleaved, noise_feeds, scores
+from edgepv.pipeline import all_labelled
+from edgepv.quantize import low_rank, prune
+from edgepv.runtimes.engine import Engine, open_engine
+from edgepv.search import costs
+from edgepv.search.space import ENERGIES, Candidate, Form, Space, sizes_for, variants_of
+from edgepv.stats import paired_drop
+from edgepv.stream import Stepper
+from edgepv.targets import target as find_target
+from edgepv.types import Latency, PairedDrop, Variant, decode, encode
+
+CALLS = 90
+TOOLS = ("torch", "torch-pruning", "onnxruntime", "openvino", "nncf", "ai-edge-litert", "ai-edge-quantizer")
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked: the model and clips in ``options``, and what the answer must keep.
+
+    latency_ms: limit of the ``percentile`` (50 or 99) of one answer on this machine, one thread.
+    options.max_drop: points of top-1 that may be lost. tune_epochs: of a finalist; short_epochs: of a trial.
+    """
+
+    options: Options
+    latency_ms: float
+    percentile: Literal[50, 99] = 99
+    tune_epochs: int = 10
+    short_epochs: int = 2
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was measured of a candidate. variant, folder: what was built. latency: of one answer, here.
+
+    ratio: its p50 over that of the reference, timed in turns with it. drop: on the search clips, against the
+    original. top1: share of the search clips it got right.
+    """
+
+    candidate: Candidate
+    variant: Variant
+    folder: str
+    latency: Latency
+    ratio: float
+    drop: PairedDrop
+    top1: float
+    bytes: int
+
+
+class Trials:
+    """One model on this machine, and the clips that judge its candidates.
+
+    Calibration clips set ranges and training clips fine-tune; the held-out clips are halved into ``search``,
+    on which candidates are compared, and ``final``, which is not touched here.
+    """
+
+    def __init__(self, question: Question, console: Console) -> None:
+        """Raises UsageError for clips that cannot judge, or a target that cannot be measured here."""
+        self.question, self.console = question, console
+        options = question.options
+        self.target = find_target(options.targets[0])
+        self.variants = variants_of(self.target, options.precision)
+        self.source: Source = load(options)
+        self.clips = _labelled(gather(options, self.source.spec), self.source)
+        first, second, torn = halves(list(self.clips.held_out))
+        self.search, self.final = tuple(first), tuple(second)
+        if torn:
+            console.say(
+                f"{', '.join(torn)}: filmed as one group each, so their clips stand in both halves: the "
+                "final figure of these labels is a little flattered"
+            )
+        self.native = self.source.spec.input.shape[-1]
+        self.space = self._space()
+        self._original: tuple[bool, ...] | None = None
+
+    def _space(self) -> Space:
+        checkpoint = self.source.checkpoint
+        forms: tuple[Form, ...] = ("stream",)
+        if checkpoint is not None and self.source.spec.input.layout == "NCTHW":
+            made, _, notes = streamed(Line(self.question.options, self.console), checkpoint, self.clips)
+            for note in notes:
+                self.console.say(note)
+            forms = ("clip", "flat") if made is checkpoint else ("clip", "flat", "stream")
+        return Space(self.variants, forms, self._sizes(), self._stages(), self._energies())
+
+    def _sizes(self) -> tuple[int, ...]:
+        """Smaller frames are searched only where the model can be fine-tuned for them."""
+        if self.source.checkpoint is None or not self.clips.train:
+            return (self.native,)
+        return sizes_for(self.native)
+
+    def _energies(self) -> tuple[float, ...]:
+        """None but whole layers for a model that has no heavy layer to split."""
+        if self.source.checkpoint is None:
+            return ENERGIES[:1]
+        try:
+            with tempfile.TemporaryDirectory() as scratch:
+                low_rank.Step(ENERGIES[-1])(self.source.checkpoint, Path(scratch) / "split.safetensors")
+        except UsageError as e:
+            self.console.say(f"layers are not split: {e}")
+            return ENERGIES[:1]
+        return ENERGIES
+
+    def _stages(self) -> int:
+        """0 for a model whose channels cannot be cut; the reason is said once."""
+        checkpoint = self.source.checkpoint
+        if checkpoint is None or not self.clips.train:
+            self.console.say("no training clips: widths and sizes stay as they are, nothing could be tuned")
+            return 0
+        try:
+            with tempfile.TemporaryDirectory() as scratch:
+                prune.Step(0.5)(checkpoint, Path(scratch) / "cut.safetensors")
+        except UsageError as e:
+            self.console.say(f"widths are left as they are: {e}")
+            return 0
+        return max(prune.stages(build(checkpoint), checkpoint.spec).values()) + 1
+
+    def changed(self, candidate: Candidate) -> bool:
+        """Whether its weights are others than the original's, so that fine-tuning is due."""
+        return any(candidate.prune) or candidate.low_rank > 0 or candidate.size != self.native
+
+    def epochs(self, candidate: Candidate, wanted: int | None = None) -> int | None:
+        """Of fine-tuning; None for weights that are the original's, or where no clips can train."""
+        if not self.changed(candidate) or not self.clips.train:
+            return None
+        return self.question.tune_epochs if wanted is None else wanted
+
+    def make(self, candidate: Candidate, epochs: int | None) -> tuple[Variant, Path]:
+        """(variant, folder it lies in) of a candidate, fine-tuned for ``epochs`` where it was changed."""
+        options = candidate.options(self.question.options, self.native, self.epochs(candidate, epochs))
+        key = {
+            "step": "search build",
+            "options": encode(replace(options, out="", max_drop=0.0, latency_ms=None, gate=False)),
+            "model": self.source.sha256,
+            "clips": clips_digest([*self.clips.train, *self.clips.calibration]),
+            "tools": versions(("edgepv", *TOOLS)),
+        }
+
+        def build_it(folder: Path) -> Any:
+            return encode(self._built(options, folder))
+
+        folder, result, _ = cache.cached(key, build_it)
+        return decode(Variant, result), folder
+
+    def _built(self, options: Options, folder: Path) -> Variant:
+        line = Line(options, Console(quiet=True))
+        source = self.source
+        if options.size is not None and source.checkpoint:
+            spec = at_size(source.spec, options.size)
+            source = Source(spec, replace(source.checkpoint, spec=spec))
+        model = ready(line, lowered(line, source, self.clips), self.clips)
+        base = replace(model.base, path="model.onnx")
+        (folder / "model.onnx").write_bytes((model.base_folder / model.base.path).read_bytes())
+        packed = run_builder(line, model, self.target, base, folder)
+        return packed.variants[0]
+
+    def measure(self, candidate: Candidate, epochs: int) -> Found:
+        """Build, time and score a candidate. Raises EdgepvError if that is not possible."""
+        variant, folder = self.make(candidate, epochs)
+        latency, ratio = self._timed(variant, folder)
+        right = self.right(variant, folder, self.search)
+        drop = paired_drop(self.original(), right, max_drop=self.question.options.max_drop)
+        size = (folder / variant.path).stat().st_size
+        return Found(candidate, variant, str(folder), latency, ratio, drop, sum(right) / len(right), size)
+
+    def reference(self) -> tuple[Variant, Path]:
+        """What latencies are compared to: the unchanged model in float, in its fastest form."""
+        return self.make(replace(self.space.start(), form=self.space.forms[-1]), None)
+
+    def _timed(self, variant: Variant, folder: Path) -> tuple[Latency, float]:
+        """(latency, p50 over the reference's) on one thread, timed in turns; cached by machine."""
+        base, base_folder = self.reference()
+        key = {
+            "step": "search time",
+            "variant": [variant.sha256, variant.engine, variant.precision, base.sha256],
+            "machine": machine(),
+            "tools": versions(("onnxruntime", "openvino", "ai-edge-litert")),
+        }
+
+        def time_it(_: Path) -> Any:
+            with alone(), engines((variant, folder), (base, base_folder)) as (mine, theirs):
+                found = interleaved(
+                    {
+                        "candidate": (mine, [noise_feeds(mine.infer, variant)]),
+                        "reference": (theirs, [noise_feeds(theirs.infer, base)]),
+                    },
+                    threads=1,
+                    calls=CALLS,
+                )
+            ratio = found["candidate"].p50_ms / found["reference"].p50_ms
+            return {"latency": encode(found["candidate"]), "ratio": ratio}
+
+        result = cache.cached(key, time_it)[1]
+        return decode(Latency, result["latency"]), float(result["ratio"])
+
+    def right(self, variant: Variant, folder: Path, clips: Sequence[Clip]) -> tuple[bool, ...]:
+        """Which clips a variant answers right. Float engines share one answer: their numbers are the same."""
+        key = {
+            "step": "search score",
+            "variant": [variant.sha256, variant.precision],
+            "engine": "any" if variant.precision == "fp32" else variant.engine,
+            "clips": clips_digest(clips),
+            "labels": variant.spec.labels,
+            "tools": versions(("edgepv", "onnxruntime", "openvino", "ai-edge-litert")),
+        }
+
+        def score(_: Path) -> Any:
+            with engines((variant, folder)) as (engine,):
+                frames = (model_frames(c.path, variant.spec) for c in clips)
+                rows = clip_logits(engine.infer, variant, frames)
+                warmup = Stepper(engine.infer, variant.spec, variant.stream).warmup
+            return [bool(a == t) for a, t in zip(scores(rows, warmup).argmax(1), self._truth(clips))]
+
+        return tuple(cache.cached(key, score)[1])
+
+    def original(self, clips: Sequence[Clip] | None = None) -> tuple[bool, ...]:
+        """Which clips (default: the search clips) the original model answers right, in its own form."""
+        start = self.space.start()
+        variant, folder = self.make(replace(start, variant=self.variants[0]), None)
+        return self.right(variant, folder, self.search if clips is None else clips)
+
+    def features(self, candidate: Candidate) -> tuple[float, ...] | None:
+        """What the latency model knows of a candidate, without building it; None for an ONNX file."""
+        checkpoint = self.source.checkpoint
+        if checkpoint is None:
+            return None
+        options = self.question.options
+        key = {
+            "step": "search layers",
+            "model": self.source.sha256,
+            "prune": [candidate.prune, candidate.low_rank],
+            "size": candidate.size,
+            "multiple": options.multiple,
+        }
+
+        def count(folder: Path) -> Any:
+            sized = replace(checkpoint, spec=at_size(checkpoint.spec, candidate.size))
+            if any(candidate.prune):
+                step = prune.Step(candidate.prune, multiple=options.multiple)
+                sized = step(sized, folder / "cut.safetensors")
+            if candidate.low_rank:
+                sized = low_rank.Step(candidate.low_rank)(sized, folder / "split.safetensors")
+            layers = costs.layers_of(build(sized), prune.clip_example(sized.spec))
+            for file in folder.glob("*.safetensors"):
+                file.unlink()
+            return costs.features(layers)
+
+        return tuple(cache.cached(key, count)[1])
+
+    def _truth(self, clips: Sequence[Clip]) -> np.ndarray:
+        return np.array([self.source.spec.labels.index(str(c.label)) for c in clips])
+
+
+def _labelled(clips: Clips, source: Source) -> Clips:
+    if not clips.fits or not all_labelled(clips.held_out, source.spec.labels):
+        raise UsageError(
+            f"the search judges by accuracy, and {source.spec.name} has no labelled clips. Give them: "
+            "--clips DIR with one folder for each label"
+        )
+    return clips
+
+
+def clips_digest(clips: Sequence[Clip]) -> str:
+    """Of the clips' bytes and labels."""
+    return digest([(sha256(c.path), c.label) for c in clips])
+
+
+def machine() -> dict[str, Any]:
+    """What a measured time belongs to."""
+    facts = device_facts()
+    return {"cpu": facts.cpu, "cores": facts.cores, "arch": facts.arch, "flags": facts.flags}
+
+
+@contextlib.contextmanager
+def engines(*opened: tuple[Variant, Path]) -> Iterator[tuple[Engine, ...]]:
+    """Open engines on one thread each, closed at the end."""
+    made = tuple(open_engine(variant, folder, threads=1) for variant, folder in opened)
+    try:
+        yield made
+    finally:
+        for engine in made:
+            engine.close()
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Only one worker of a machine measures time at a time."""
+    place = cache.root() / "timing.lock"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with place.open("w") as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        yield
