@@ -17,10 +17,13 @@ import numpy as np
 from edgepv.errors import UsageError
 from edgepv.files import sha256, whole_file
 from edgepv.optional import need
+from edgepv.quantize import ranges as spread
 from edgepv.stream import Tensors, by_file_names
 from edgepv.types import QuantScheme, StateSpec, Variant
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
+PASSING = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten")
+"""onnxruntime gives their output the scale of their input, whatever was asked for."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +31,12 @@ class Step:
     """Static post-training quantization with onnxruntime.quantization.
 
     per_channel: one weight scale per output channel. keep_float: nodes left in float.
+    ranges: how the ranges of the activations are set; see ``ranges.py``.
     """
 
     per_channel: bool = True
     keep_float: tuple[str, ...] = ()
+    ranges: spread.Method = "minmax"
 
     def __call__(
         self, base: Variant, folder: Path, feeds: Sequence[Tensors], calibration_digest: str, out: Path
@@ -41,13 +46,16 @@ class Step:
         feeds: graph inputs with rolled states (see calibration.rolled_feeds). Raises UsageError if a
         state was zero in every feed: such ranges drift, so they are refused.
         """
+        spread.check_method(self.ranges)
         refuse_zero_states(base, feeds)
         with tempfile.TemporaryDirectory() as scratch, whole_file(out) as tmp:
             clean = Path(scratch) / "clean.onnx"
             preprocess(folder / base.path, clean)
             kept = (*self.keep_float, *float_nodes(clean))
             theirs = by_file_names(base, feeds)
-            _quantize(clean, tmp, theirs, kept, state_overrides(clean, base, feeds), self.per_channel)
+            table = _table(clean, theirs, self.ranges, Path(scratch) / "ranges.json")
+            overrides = state_overrides(clean, base, feeds, self.ranges)
+            _quantize(clean, tmp, theirs, kept, overrides, self.per_channel, table)
         scheme = QuantScheme(
             "onnxruntime", "uint8 per-tensor", "int8 per-channel", calibration_digest, len(feeds), kept
         )
@@ -75,29 +83,33 @@ def preprocess(source: Path, out: Path) -> None:
 
 
 def state_overrides(
-    model_path: Path, base: Variant, feeds: Sequence[Tensors]
+    model_path: Path, base: Variant, feeds: Sequence[Tensors], ranges: spread.Method = "minmax"
 ) -> dict[str, list[dict[str, Any]]]:
     """One range for a state's input, the tensor it is fed from, and the concat between them.
 
     With equal scales on both sides a value that stays in the state is requantized to itself, so an
-    error cannot grow from frame to frame. States fed from one tensor share its range.
+    error cannot grow from frame to frame. States fed from one tensor share its range, and so does the tensor
+    before a reshape, which has no scale of its own. ranges: how the range is set.
     """
     import onnx
 
-    joins = [n for n in onnx.load(model_path).graph.node if n.op_type == "Concat"]
+    nodes = onnx.load(model_path).graph.node
+    joins = [n for n in nodes if n.op_type == "Concat"]
+    passed = {n.output[0]: n.input[0] for n in nodes if n.op_type in PASSING}
     groups: dict[str, list[StateSpec]] = {}
     for state in base.stream.states if base.stream else ():
         groups.setdefault(state.output, []).append(state)
     overrides: dict[str, list[dict[str, Any]]] = {}
     for source, states in groups.items():
-        low = min(float(feed[s.name].min()) for feed in feeds for s in states)
-        high = max(float(feed[s.name].max()) for feed in feeds for s in states)
-        entry = {"rmin": np.float32(min(low, 0.0)), "rmax": np.float32(max(high, 0.0))}
+        low, high = spread.span((feed[s.name] for feed in feeds for s in states), ranges)
+        entry = {"rmin": np.float32(low), "rmax": np.float32(high)}
         inputs = {base.inputs[s.name] for s in states}
         names = {*inputs, base.outputs[source] if source in base.outputs else base.inputs[source]}
         for node in joins:
             if inputs & set(node.input):
                 names |= {*node.input, *node.output}
+        while further := {passed[name] for name in names if name in passed} - names:
+            names |= further
         overrides |= {name: [dict(entry)] for name in names}
     return overrides
 
@@ -144,6 +156,21 @@ class Reader:
         return next(self._feeds, None)
 
 
+def _table(clean: Path, feeds: Sequence[Tensors], method: spread.Method, out: Path) -> Path | None:
+    """The ranges in a file that onnxruntime reads; None for "minmax", which its own calibrator does well.
+
+    Its others do not: they hold every activation of every feed, and what it calls entropy has one candidate.
+    """
+    if method == "minmax":
+        return None
+    from onnxruntime.quantization.calibrate import CalibrationMethod, TensorsData, save_tensors_data
+
+    found = spread.of_model(clean, feeds, method)
+    data = {name: (np.float32(low), np.float32(high)) for name, (low, high) in found.items()}
+    save_tensors_data(TensorsData(CalibrationMethod.MinMax, data), out)
+    return out
+
+
 def _quantize(
     clean: Path,
     out: Path,
@@ -151,6 +178,7 @@ def _quantize(
     kept: Sequence[str],
     overrides: dict[str, Any],
     per_channel: bool,
+    table: Path | None,
 ) -> None:
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
@@ -164,4 +192,5 @@ def _quantize(
         per_channel=per_channel,
         nodes_to_exclude=list(kept),
         extra_options={"TensorQuantOverrides": overrides},
+        calibration_cache_path=table,
     )

@@ -7,31 +7,47 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from edgepv.console import hush
+from edgepv.errors import UsageError, unknown
 from edgepv.files import sha256
 from edgepv.optional import need
+from edgepv.quantize import ranges as spread
 from edgepv.quantize.int8_onnx import is_vector, refuse_zero_states
 from edgepv.stream import Tensors, by_file_names
 from edgepv.types import QuantScheme, Variant
 
+BIASES = ("fast", "accurate", "none")
+
 
 @dataclass(frozen=True)
 class Step:
-    """NNCF on an OpenVINO model. preset: "performance" (symmetric) or "mixed" (asymmetric where signed)."""
+    """NNCF on an OpenVINO model.
+
+    preset: "performance" (symmetric) or "mixed" (asymmetric where signed). ranges: how the ranges of the
+    activations are set, see ``ranges.py``; NNCF has no "entropy", and takes "percentile" of each feed alone.
+    bias: how the mean error that rounding leaves in a channel is taken out of its bias: by the means of the
+    float model's tensors ("fast"), layer by layer on the quantized model ("accurate"), or not ("none").
+    """
 
     preset: str = "mixed"
+    ranges: spread.Method = "minmax"
+    bias: Literal["fast", "accurate", "none"] = "fast"
 
     def __call__(
         self, base: Variant, folder: Path, feeds: Sequence[Tensors], calibration_digest: str, out: Path
     ) -> Variant:
-        """Quantize ``folder / base.path`` to ``out`` (.xml, with a .bin beside it)."""
+        """Quantize ``folder / base.path`` to ``out`` (.xml, with a .bin beside it).
+
+        Raises UsageError if a state was zero in every feed, or for an option that NNCF does not have.
+        """
+        if self.bias not in BIASES:
+            raise UsageError(unknown("bias correction", self.bias, BIASES))
         refuse_zero_states(base, feeds)
         ov = need("openvino", extra="compress")
         nncf = need("nncf", extra="compress")
-        # NNCF's default range is a mean over the feeds; it clips what few frames show
-        estimators = importlib.import_module("nncf.quantization.range_estimator")
+        estimator = _estimator(self.ranges)
         model = ov.convert_model(str(folder / base.path))
         kept = float_nodes(model)
         with hush():
@@ -41,8 +57,10 @@ class Step:
                 subset_size=len(feeds),
                 preset=nncf.QuantizationPreset(self.preset),
                 ignored_scope=nncf.IgnoredScope(names=kept, validate=False),
+                fast_bias_correction=self.bias == "fast",
                 advanced_parameters=nncf.AdvancedQuantizationParameters(
-                    activations_range_estimator_params=estimators.RangeEstimatorParametersSet.MINMAX
+                    activations_range_estimator_params=estimator,
+                    disable_bias_correction=self.bias == "none",
                 ),
             )
         _settle_names(quantized)
@@ -59,6 +77,29 @@ class Step:
             sha256=sha256(out),
             scheme=scheme,
         )
+
+
+def _estimator(method: spread.Method) -> Any:
+    """NNCF's parameters for a range estimator: the extremes over the feeds, of all values or of a quantile.
+
+    Its own default is a mean over the feeds, which clips what few frames show.
+    """
+    spread.check_method(method)
+    if method == "entropy":
+        raise UsageError(
+            "NNCF sets no INT8 ranges by entropy. It has minmax, percentile and mse; entropy is there for "
+            "the ONNX Runtime INT8"
+        )
+    r = importlib.import_module("nncf.quantization.range_estimator")
+    if method != "percentile":
+        known = r.RangeEstimatorParametersSet
+        return known.MINMAX if method == "minmax" else known.HISTOGRAM
+    quantile, tail = r.StatisticsType.QUANTILE, 1 - spread.PERCENTILE / 100
+    ends = [
+        r.StatisticsCollectorParameters(quantile, over, quantile_outlier_prob=tail)
+        for over in (r.AggregatorType.MIN, r.AggregatorType.MAX)
+    ]
+    return r.RangeEstimatorParameters(*ends)
 
 
 def float_nodes(model: Any) -> list[str]:

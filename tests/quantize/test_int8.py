@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from edgepv.export.audit import audit
 from edgepv.export.to_onnx import lower
 from edgepv.export.to_tflite import to_tflite
 from edgepv.quantize import int8_litert, int8_onnx, int8_openvino
+from edgepv.quantize.ranges import Method, span
 from edgepv.runtimes import open_engine
 from edgepv.stats import sqnr_db
 from edgepv.stream import Stepper, Tensors
@@ -63,6 +65,7 @@ def int8(ready: Ready) -> dict[str, Variant]:
     return {**made, "openvino": replace(made["onnx"], engine="openvino")}
 
 
+CLIPPING: tuple[Method, ...] = ("percentile", "mse", "entropy")
 ALL = ("onnx", "openvino", "nncf", "litert-full", "litert-conv")
 
 
@@ -110,18 +113,91 @@ def test_the_error_does_not_grow_with_the_frames(ready: Ready, int8: dict[str, V
     assert late < 2 * early
 
 
-def test_a_state_has_one_scale_on_both_sides(ready: Ready, int8: dict[str, Variant]) -> None:
+def _scales(path: Path) -> dict[str, float]:
+    """Scale that every tensor is quantized with, by the name of the tensor before Q/DQ."""
     import onnx
     from onnx import numpy_helper
 
-    graph = onnx.load(ready.folder / int8["onnx"].path).graph
+    graph = onnx.load(path).graph
     constants = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
-    concat = next(n for n in graph.node if n.op_type == "Concat" and len(n.input) == 2)
-    makers = {name: n for n in graph.node for name in n.output}
-    readers = [n for n in graph.node if n.op_type == "QuantizeLinear" and n.input[0] == concat.output[0]]
-    scales = {float(constants[makers[name].input[1]]) for name in concat.input}
-    scales |= {float(constants[n.input[1]]) for n in readers}
-    assert readers and len(scales) == 1
+    return {
+        n.input[0].removesuffix("_QuantizeLinear_Input"): float(constants[n.input[1]])
+        for n in graph.node
+        if n.op_type == "QuantizeLinear"
+    }
+
+
+def _joined(ready: Ready) -> set[str]:
+    """The state, what it is fed from, and the concat between them."""
+    import onnx
+
+    concat = next(
+        n
+        for n in onnx.load(ready.folder / ready.base.path).graph.node
+        if n.op_type == "Concat" and ready.base.inputs["before"] in n.input
+    )
+    return {*concat.input, *concat.output}
+
+
+@pytest.mark.parametrize("method", ["minmax", *CLIPPING])
+def test_a_state_has_one_scale_on_both_sides(ready: Ready, method: Method, tmp_path: Path) -> None:
+    made = int8_onnx.Step(ranges=method)(ready.base, ready.folder, ready.feeds, "digest", tmp_path / "s.onnx")
+    scales = _scales(tmp_path / made.path)
+    assert len({scales[name] for name in _joined(ready)}) == 1
+
+
+@pytest.mark.parametrize("method", ["minmax", *CLIPPING])
+def test_inputs_and_states_are_spread_over_the_range_that_was_estimated(
+    ready: Ready, method: Method, tmp_path: Path
+) -> None:
+    feeds = [{k: v.copy() for k, v in f.items()} for f in ready.feeds]
+    for name in ("frame", "before"):
+        feeds[3][name].flat[7] = 100.0
+    made = int8_onnx.Step(ranges=method)(ready.base, ready.folder, feeds, "digest", tmp_path / "e.onnx")
+    scales = _scales(tmp_path / made.path)
+    for name in ("frame", "before"):
+        low, high = span((f[name] for f in feeds), method)
+        assert scales[ready.base.inputs[name]] == pytest.approx((high - low) / 255)
+        assert high == 100.0 if method == "minmax" else high < 99.0
+
+
+@pytest.mark.parametrize("method", CLIPPING)
+def test_every_estimator_leaves_every_picture_convolution_in_integers(
+    ready: Ready, method: Method, tmp_path: Path
+) -> None:
+    step, arguments = int8_onnx.Step(ranges=method), (ready.base, ready.folder, ready.feeds, "digest")
+    made, again = (step(*arguments, tmp_path / name) for name in ("e.onnx", "f.onnx"))
+    found = audit(made, tmp_path)
+    assert found.int8 == len(found.convolutions) == 3 and made.sha256 == again.sha256
+
+
+@pytest.mark.parametrize(
+    "options", [{"ranges": "percentile"}, {"ranges": "mse"}, {"bias": "accurate"}, {"bias": "none"}]
+)
+def test_every_option_of_nncf_gives_another_net_that_answers_like_float(
+    ready: Ready, int8: dict[str, Variant], options: dict[str, Any]
+) -> None:
+    out = ready.folder / f"nncf-{'-'.join(options.values())}.xml"
+    made = int8_openvino.Step(**options)(ready.base, ready.folder, ready.feeds, "digest", out)
+    other, mine = (ready.folder / Path(v.path).with_suffix(".bin") for v in (int8["nncf"], made))
+    assert made.sha256 != int8["nncf"].sha256 or mine.read_bytes() != other.read_bytes()
+    frames = np.concatenate(ready.held)
+    assert sqnr_db(ready.logits(ready.base, frames), ready.logits(made, frames)) > 15
+
+
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        (int8_onnx.Step(ranges=cast(Any, "max")), "unknown range estimator 'max'"),
+        (int8_openvino.Step(ranges=cast(Any, "max")), "unknown range estimator 'max'"),
+        (int8_openvino.Step(ranges="entropy"), "NNCF sets no INT8 ranges by entropy. It has minmax"),
+        (int8_openvino.Step(bias=cast(Any, "slow")), "unknown bias correction 'slow'"),
+    ],
+)
+def test_an_option_that_is_not_there_is_named_with_those_that_are(ready: Ready, step: Any, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        step(ready.base, ready.folder, ready.feeds, "d", ready.folder / "none.onnx")
+    assert not (ready.folder / "none.onnx").exists()
 
 
 def test_zero_states_are_refused(ready: Ready) -> None:
