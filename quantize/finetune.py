@@ -44,40 +44,58 @@ class Step:
         """
         torch = need("torch", extra="compress")
         torch.manual_seed(self.seed)
-        rng = np.random.default_rng(self.seed)
         model, original = build(student).requires_grad_(True), build(teacher)
-        steps = self.epochs * -(-len(clips) // self.batch)
-        optimizer = torch.optim.AdamW(model.parameters(), self.learning_rate, weight_decay=1e-4)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         model.train()
-        for _ in progress(range(self.epochs)):
-            for rows in batches(rng, len(clips), self.batch):
-                x = torch.from_numpy(windows(rng, [clips[i] for i in rows], student.spec.frames))
-                y = torch.tensor([truth[i] for i in rows])
-                loss = distilled(model(x), original(x), y)
-                if not torch.isfinite(loss):
-                    raise UsageError("fine-tuning diverged (the loss is not finite). Lower the ratio")
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-        digest = save(model.eval(), out)
-        options = {
-            "epochs": self.epochs,
-            "learning_rate": self.learning_rate,
-            "batch": self.batch,
-            "seed": self.seed,
-            "clips": len(clips),
-            "temperature": TEMPERATURE,
-        }
-        step = record(
-            "finetune",
-            options,
-            {"weights": student.sha256, "teacher": teacher.sha256},
-            {"weights": digest},
-            ("torch",),
-        )
-        return replace(student, weights=str(out), sha256=digest, steps=(*student.steps, step))
+        train(model, original, clips, truth, self, student.spec.frames, progress, cure="Lower the ratio")
+        return trained("finetune", model, student, teacher, self, len(clips), out)
+
+
+def train(
+    model: Any,
+    original: Any,
+    clips: Sequence[np.ndarray],
+    truth: Sequence[int],
+    how: Step,
+    frames: int,
+    progress: Callable[[range], Iterable[int]],
+    *,
+    cure: str,
+) -> None:
+    """Train ``model`` in place, in the mode it is in, on windows of ``frames`` frames.
+
+    original: the teacher, a torch module. Raises UsageError, ending in ``cure``, if the loss is not finite.
+    """
+    torch = need("torch", extra="compress")
+    rng = np.random.default_rng(how.seed)
+    steps = how.epochs * -(-len(clips) // how.batch)
+    optimizer = torch.optim.AdamW(model.parameters(), how.learning_rate, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in progress(range(how.epochs)):
+        for rows in batches(rng, len(clips), how.batch):
+            x = torch.from_numpy(windows(rng, [clips[i] for i in rows], frames))
+            y = torch.tensor([truth[i] for i in rows])
+            loss = distilled(model(x), original(x), y)
+            if not torch.isfinite(loss):
+                raise UsageError(f"fine-tuning diverged (the loss is not finite). {cure}")
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+
+
+def trained(
+    name: str, model: Any, student: Checkpoint, teacher: Checkpoint, how: Step, clips: int, out: Path
+) -> Checkpoint:
+    """Save ``model`` at ``out``: the student's new checkpoint, with a record of the step called ``name``."""
+    digest = save(model.eval(), out)
+    step = record(
+        name,
+        {**vars(how), "clips": clips, "temperature": TEMPERATURE},
+        {"weights": student.sha256, "teacher": teacher.sha256},
+        {"weights": digest},
+        ("torch",),
+    )
+    return replace(student, weights=str(out), sha256=digest, steps=(*student.steps, step))
 
 
 def distilled(logits: Any, teacher: Any, truth: Any) -> Any:
