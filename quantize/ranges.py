@@ -23,6 +23,7 @@ from edgepv.stream import Tensors
 
 Method = Literal["minmax", "percentile", "mse", "entropy"]
 METHODS: tuple[str, ...] = get_args(Method)
+Span = tuple[float, float]
 
 BINS = 4096
 LEVELS = 256
@@ -72,7 +73,7 @@ class Histogram:
             self._counts = np.bincount(places, weights=self._counts, minlength=2 * BINS)
         self._width = width
 
-    def span(self, method: Method) -> tuple[float, float]:
+    def span(self, method: Method) -> Span:
         """(least, largest) value of the range; 0 is always inside, and nothing beyond what was seen."""
         if method == "minmax" or not self._counts.any():
             return self.low, self.high
@@ -80,9 +81,6 @@ class Histogram:
         find = {"percentile": _percentile, "mse": _least_squares, "entropy": _least_divergence}[method]
         low, high = find(self._counts, edges, self.low, self.high)
         return max(min(low, 0.0), self.low), min(max(high, 0.0), self.high)
-
-
-Span = tuple[float, float]
 
 
 def _percentile(counts: np.ndarray, edges: np.ndarray, low: float, high: float) -> Span:
