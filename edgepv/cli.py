@@ -187,6 +187,17 @@ def _export(commands: Any) -> None:
         help="auto, fp32, bf16, fp16 or int8; auto measures all of the "
         "target's and keeps the fastest that passes (default: auto)",
     )
+    c.add_argument(
+        "--qat",
+        type=int,
+        metavar="N",
+        help="epochs of training under INT8 rounding, for a model that INT8 hurts (default: 0, off)",
+    )
+    c.add_argument(
+        "--ranges",
+        metavar="HOW",
+        help="INT8 ranges on cpu: minmax, percentile, mse or entropy (default: minmax, the best on ours)",
+    )
     c.add_argument("--variant", metavar="NAME", help="make this one only, like openvino-int8 (default: all)")
     c.add_argument(
         "--keep-float",
@@ -355,6 +366,8 @@ def export_options(a: argparse.Namespace) -> Any:
         "scope": a.scope,
         "multiple": a.multiple,
         "low_rank": a.low_rank,
+        "qat": a.qat,
+        "ranges": a.ranges,
         "tune_epochs": a.tune_epochs,
         "variant": a.variant,
         "keep_float": a.keep_float,

@@ -6,6 +6,7 @@ for many candidates.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import shutil
@@ -55,6 +56,7 @@ class Options:
     prune: share of channels to cut, one for all layers or one for each stage; importance, scope, multiple:
     how (see edgepv.quantize.prune). low_rank: share of the weights' energy that split layers keep, None for
     whole layers. tune_epochs: of fine-tuning on the training clips; None: 6 after either, if there are such.
+    qat: epochs of training under INT8 rounding; ranges: how INT8 ranges are set (see edgepv.quantize.ranges).
     variant: the one variant to make, None for all there are. keep_float: how many of the most sensitive
     layers an INT8 ONNX keeps in float.
     max_drop: points of top-1 that INT8 and pruning together may cost. gate: whether the user set it
@@ -74,6 +76,8 @@ class Options:
     multiple: int = 8
     low_rank: float | None = None
     tune_epochs: int | None = None
+    qat: int = 0
+    ranges: Literal["minmax", "percentile", "mse", "entropy"] = "minmax"
     stream: str = "auto"
     every: int = 1
     size: int | None = None
@@ -255,20 +259,21 @@ def ready(line: Line, model: Lowered, clips: Clips) -> Ready:
 def compressed(line: Line, source: Source, clips: Clips) -> Checkpoint | None:
     """The checkpoint pruned, split into low-rank layers and fine-tuned, as asked; else the same one."""
     options, checkpoint = line.options, source.checkpoint
-    if not any(options.prune) and options.low_rank is None and not options.tune_epochs:
+    trained = any(options.prune) or options.tune_epochs or options.qat
+    if not trained and options.low_rank is None:
         return checkpoint
     if checkpoint is None:
         raise UsageError("an ONNX file is compressed by INT8 only, the rest is done in torch. Use --prune 0")
-    if not clips.train and (any(options.prune) or options.tune_epochs):
+    if trained and not clips.train:
         raise UsageError(
-            "--prune and --tune-epochs need training clips to fine-tune on: --clips DIR with a train split. "
-            "A pruned model that is not fine-tuned has lost its accuracy"
+            "--prune, --tune-epochs and --qat need training clips to fine-tune on: --clips DIR with a train "
+            "split. A pruned model that is not fine-tuned has lost its accuracy"
         )
     key = {
         **_checkpoint_key(checkpoint),
         "prune": [options.prune, options.importance, options.scope, options.multiple, options.seed],
         "low rank": options.low_rank,
-        "epochs": _epochs(options, clips),
+        "epochs": [_epochs(options, clips), options.qat],
         "clips": digest([(sha256(c.path), c.label) for c in clips.train]),
     }
     folder, result = line.step(
@@ -281,17 +286,18 @@ def compressed(line: Line, source: Source, clips: Clips) -> Checkpoint | None:
 def _epochs(options: Options, clips: Clips) -> int:
     if options.tune_epochs is not None:
         return options.tune_epochs
-    return TUNE_EPOCHS if clips.train else 0
+    changed = any(options.prune) or options.low_rank is not None
+    return TUNE_EPOCHS if clips.train and changed else 0
 
 
 def _compress(line: Line, checkpoint: Checkpoint, clips: Clips, folder: Path) -> Any:
-    """Cut, split and tune; writes weights into ``folder`` and returns the checkpoint as data."""
-    from edgepv.quantize import finetune, low_rank, prune
+    """Cut, split, tune and train for INT8; writes weights into ``folder``, returns the checkpoint as data."""
+    from edgepv.quantize import finetune, low_rank, prune, qat
 
     options, spec = line.options, checkpoint.spec
     epochs = _epochs(options, clips)
     frames, truth = [], []
-    if epochs or options.importance != "magnitude":
+    if epochs or options.qat or options.importance != "magnitude":
         shown = line.console.track(clips.train, "decoding training clips")
         frames = [model_frames(c.path, spec) for c in shown]
         truth = [spec.labels.index(str(c.label)) for c in clips.train]
@@ -303,17 +309,17 @@ def _compress(line: Line, checkpoint: Checkpoint, clips: Clips, folder: Path) ->
         small = cut(small, folder / "cut.safetensors", frames, truth)
     if options.low_rank is not None:
         small = low_rank.Step(options.low_rank)(small, folder / "split.safetensors")
-    if epochs:
-        tune = finetune.Step(epochs, seed=options.seed)
-        line.console.say(f"fine-tuning on {len(frames)} clips, {epochs} epochs")
-        small = tune(
-            small,
-            checkpoint,
-            frames,
-            truth,
-            folder / "tuned.safetensors",
-            progress=lambda rows: line.console.track(rows, "fine-tuning"),
-        )
+    taught = (
+        (epochs, finetune.Step(epochs, seed=options.seed), "tuned", "fine-tuning"),
+        (options.qat, qat.Step(options.qat, seed=options.seed), "qat", "training for INT8"),
+    )
+    for wanted, step, name, what in taught:
+        if wanted:
+            line.console.say(f"{what} on {len(frames)} clips, {wanted} epochs")
+            show = functools.partial(line.console.track, what=what)
+            small = step(
+                small, checkpoint, frames, truth, folder / f"{name}.safetensors", progress=show
+            )
     return encode(replace(small, weights=Path(small.weights).name))
 
 
@@ -485,6 +491,7 @@ def run_builder(line: Line, model: Ready, target: Target, base: Variant, models:
         say=line.console.say,
         min_sqnr_db=line.options.min_sqnr,
         keep_float=line.options.keep_float,
+        ranges=line.options.ranges,
         only=line.options.variant,
     )
     packed: Packed = getattr(importlib.import_module(module), name)(job)

@@ -62,6 +62,7 @@ CHANGES = {
     "prune": ("pruned", "pruned"),
     "low-rank": ("split", "split into low-rank layers"),
     "finetune": ("tuned", "fine-tuned"),
+    "qat": ("qat", "trained under INT8 rounding"),
     "stream": ("stream", "made to step"),
 }
 """Step -> (what it adds to a row's name, what the report says of it)."""
@@ -186,8 +187,8 @@ def check_options(options: Options, targets: Sequence[Target]) -> None:
         raise UsageError(f"--prune {_shares(options.prune)}: give the share of channels to remove, like 0.25")
     if options.low_rank is not None and not 0 < options.low_rank <= 1:
         raise UsageError(f"--low-rank {options.low_rank:g}: give the share of energy to keep, like 0.9")
-    if options.multiple < 1 or (options.tune_epochs or 0) < 0:
-        raise UsageError("--multiple must be above 0, and --tune-epochs not below")
+    if options.multiple < 1 or min(options.tune_epochs or 0, options.qat) < 0:
+        raise UsageError("--multiple must be above 0, --tune-epochs and --qat not below")
     if options.keep_float < 0:
         raise UsageError(f"--keep-float {options.keep_float}: give a number of layers, 0 or more")
     if options.stream not in STREAM:

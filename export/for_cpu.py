@@ -50,8 +50,8 @@ def build(job: Job) -> Packed:
 def _int8(job: Job, step: str, base: Variant, file: str) -> Variant:
     """By the step as it is, or with its most sensitive layers in float where the user asked for that."""
     if not file.endswith(".onnx") or not (job.keep_float or job.min_sqnr_db):
-        return job.compress(step, {}, base, file)
-    options = {"min_sqnr_db": job.min_sqnr_db, "keep": job.keep_float}
+        return job.compress(step, {"ranges": job.ranges}, base, file)
+    options = {"min_sqnr_db": job.min_sqnr_db, "keep": job.keep_float, "ranges": job.ranges}
     return job.compress("edgepv.quantize.mixed:Step", options, base, file)
 
 

@@ -32,7 +32,8 @@ class Job:
     more without Conv3D and with four dimensions at most; some engines are faster or only run with it.
     checkpoint: None if the user gave an ONNX file. feeds: calibration inputs with rolled states; empty when
     nothing is to be quantized. min_sqnr_db: what INT8 must reach by keeping its most sensitive layers in
-    float; None: whatever it reaches; keep_float: how many of them stay in float anyhow. only: the name of the
+    float; None: whatever it reaches; keep_float: how many of them stay in float anyhow. ranges: how those of
+    activations are set, on cpu. only: the name of the
     one variant wanted, None for all. precisions: what may be built. work: runs a step through the cache and
     puts its files in ``folder``. compress: calls the quantization step named by "module:Step" with its
     options.
@@ -51,6 +52,7 @@ class Job:
     say: Callable[[str], None]
     min_sqnr_db: float | None = None
     keep_float: int = 0
+    ranges: str = "minmax"
     only: str | None = None
 
     def wants(self, name: str, precision: str) -> bool:

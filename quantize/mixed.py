@@ -10,6 +10,7 @@ from edgepv.cache import cached
 from edgepv.checkpoint import versions
 from edgepv.errors import ParityError, UsageError
 from edgepv.quantize import int8_onnx
+from edgepv.quantize.ranges import Method
 from edgepv.quantize.sensitivity import logits_of, per_layer
 from edgepv.stats import sqnr_db
 from edgepv.stream import Tensors, by_file_names
@@ -23,11 +24,13 @@ class Step:
     """How much stays in float.
 
     min_sqnr_db: of the logits against the float model, with the states the float model had; the fewest
-    layers that reach it stay in float. keep: at least this many of the most sensitive layers do.
+    layers that reach it stay in float. keep: at least this many of the most sensitive layers do. ranges: of
+    activations (see edgepv.quantize.ranges).
     """
 
     min_sqnr_db: float | None = None
     keep: int = 0
+    ranges: Method = "minmax"
 
     def __call__(
         self, base: Variant, folder: Path, feeds: Sequence[Tensors], calibration_digest: str, out: Path
@@ -45,7 +48,7 @@ class Step:
         order = sensitive_first(base, folder, ranging, probes, calibration_digest)
 
         def made(kept: int) -> Variant:
-            step = int8_onnx.Step(keep_float=tuple(order[:kept]))
+            step = int8_onnx.Step(keep_float=tuple(order[:kept]), ranges=self.ranges)
             return step(base, folder, ranging, calibration_digest, out)
 
         few, many = min(self.keep, len(order) - 1), len(order)

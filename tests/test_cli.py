@@ -232,7 +232,8 @@ def test_int8_of_ones_own_labels_needs_ones_own_clips(run: Run, tiny_step: Tiny,
 
 
 def test_pruning_without_training_clips_is_refused(run: Run, tmp_path: Path) -> None:
-    refused(run("export", "--prune", 0.25, "--out", tmp_path / "b"), 2, "--prune and --tune-epochs need training clips")
+    done = run("export", "--prune", 0.25, "--out", tmp_path / "b")
+    refused(done, 2, "--prune, --tune-epochs and --qat need training clips")
 
 
 @pytest.mark.parametrize(

@@ -172,3 +172,16 @@ def test_a_folder_without_clips_is_refused(tmp_path: Path) -> None:
     (tmp_path / "manifest.csv").write_text("path,label\nx.mp4,a\n")
     with pytest.raises(UsageError, match="column 'group' is missing"):
         find_clips(tmp_path, ("a", "b"))
+
+
+def test_halves_keep_groups_together_and_name_what_they_cannot() -> None:
+    from edgepv.clips import Clip, halves
+
+    many = [Clip(Path(f"a{i}.mp4"), "a", f"g{i // 3}") for i in range(12)]  # 4 groups of 3
+    single = [Clip(Path(f"b{i}.mp4"), "b", "g9") for i in range(5)]
+    first, second, torn = halves([*many, *single])
+    assert torn == ("b",)
+    assert not {c.group for c in first if c.label == "a"} & {c.group for c in second if c.label == "a"}
+    assert [sum(c.label == "a" for c in side) for side in (first, second)] == [6, 6]
+    assert sorted(sum(c.label == "b" for c in side) for side in (first, second)) == [2, 3]
+    assert halves([*single, *many]) == (first, second, torn)

@@ -79,13 +79,22 @@ def finish(study: Study, console: Console) -> Result:
     """The answer to the question. Raises LatencyGateError or AccuracyGateError naming what came nearest."""
     begun = time.monotonic()
     rows = study.found()
-    if not rows:
+    near = study.nearest()
+    if near is None:
         why = "; ".join(f"{name}: {reason}" for name, reason in study.failures()[:2])
         raise UsageError(f"no candidate could be measured. {why or 'Give a longer --budget'}")
+    if not any(ms <= study.question.latency_ms for _, ms in rows):
+        raise LatencyGateError(
+            f"no candidate answers within {study.question.latency_ms:g} ms (p{study.question.percentile}); "
+            f"the nearest of those tried is {near[0]} with {near[1]:.2f} ms. Allow more time, give a longer "
+            "--budget, or start from a smaller model"
+        )
     chosen = _finalists(study, rows)
     trials, question = study.trials, study.question
     console.say(f"{len(chosen)} finalists: building them whole")
-    whole = [trials.measure(f.candidate, question.tune_epochs) for f in console.track(chosen, "finalists")]
+    whole = [
+        trials.measure(f.candidate, epochs=question.tune_epochs) for f in console.track(chosen, "finalists")
+    ]
     times, reference = _side_by_side(trials, whole)
     start = trials.space.start()
     finals = sorted(
@@ -122,13 +131,6 @@ def _finalists(study: Study, rows: Sequence[tuple[Found, float]]) -> list[Found]
     """The fastest candidates within the budget that keep the gate, or may after their whole fine-tuning."""
     limit, most = study.question.latency_ms, study.question.options.max_drop
     in_time = sorted((r for r in rows if r[1] <= limit), key=lambda r: r[1])
-    if not in_time:
-        found, ms = min(rows, key=lambda r: r[1])
-        raise LatencyGateError(
-            f"no candidate answers within {limit:g} ms (p{study.question.percentile}); the nearest is "
-            f"{found.candidate.name} with {ms:.2f} ms, which loses {found.drop.points:.1f} points. Allow "
-            "more time, or start from a smaller model"
-        )
     changed = study.trials.changed
     good = [f for f, _ in in_time if f.drop.points <= most + (HOPE if changed(f.candidate) else 0.0)]
     safe = [f for f in good if not changed(f.candidate)]

@@ -138,10 +138,19 @@ class Space:
         for energy in self.energies[1:]:
             yield replace(start, low_rank=energy)
 
-    def joint(self) -> Iterator[Candidate]:
-        """Every engine and precision on every form, whole and at the native size: no training needed."""
-        for variant, form in itertools.product(self.variants, self.forms):
+    def whole(self) -> Iterator[Candidate]:
+        """Every engine and precision on every form, the last form first: nothing here needs training."""
+        for form, variant in itertools.product(reversed(self.forms), self.variants):
             yield replace(self.start(), variant=variant, form=form)
+
+    def around(self, best: Candidate) -> Iterator[Candidate]:
+        """A candidate made smaller in one way at a time, the ways that cost least first."""
+        for energy in self.energies[1:]:
+            yield replace(best, low_rank=energy)
+        for share in SHARES[1:] if self.stages else ():
+            yield replace(best, prune=(share,) * self.stages)
+        for size in self.sizes[1:]:
+            yield replace(best, size=size)
 
     def start(self) -> Candidate:
         """The model as it was written, in float, on the target's first engine."""

@@ -6,7 +6,7 @@ import os
 import platform
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,10 @@ from edgepv.optional import need
 from edgepv.search import costs
 from edgepv.search.space import Candidate
 from edgepv.search.trial import Found, Question, Trials, machine
-from edgepv.types import PairedDrop, decode, encode
+from edgepv.types import Latency, PairedDrop, decode, encode
 
 SLACK = 1.5
-"""A candidate predicted to take this many times the budget, errors allowed for, is not built."""
+"""A candidate that takes this many times the budget is not trained or scored; predicted to, not built."""
 HEARTBEAT_S = 30
 GRACE_S = 120
 ENOUGH = 15
@@ -38,8 +38,6 @@ class Study:
         self.question, self.trials, self.console = question, trials, console
         self.name = study_name(question, trials)
         self._optuna = need("optuna", extra="compress")
-        self._optuna.logging.set_verbosity(self._optuna.logging.ERROR)
-        warnings.simplefilter("ignore", self._optuna.exceptions.ExperimentalWarning)
         self.study = self._optuna.create_study(
             study_name=self.name,
             storage=opened(storage),
@@ -49,8 +47,7 @@ class Study:
         if "question" not in self.study.user_attrs:
             self.study.set_user_attr("question", encode(question))
             self.study.set_user_attr("machine", encode(machine()))
-            for candidate in _once([*trials.space.levers(), *trials.space.joint()]):
-                self.study.enqueue_trial(trials.space.params(candidate))
+            self._propose(trials.space.whole())
         elsewhere = self.study.user_attrs["machine"]
         if elsewhere != encode(machine()):
             raise UsageError(
@@ -66,11 +63,28 @@ class Study:
         begun, spent = time.monotonic(), float(self.study.user_attrs.get("spent_s", 0.0))
         while not over() and (trials is None or len(self._done()) < trials):
             self._bury_dead()
+            self._widen()
             passed = spent + time.monotonic() - begun
             if passed >= seconds or self._nothing_new():
                 break
             self._one(passed, seconds, trials)
             self.study.set_user_attr("spent_s", spent + time.monotonic() - begun)
+
+    def _propose(self, candidates: Iterable[Candidate]) -> None:
+        for candidate in candidates:
+            self.study.enqueue_trial(self.trials.space.params(candidate), skip_if_exists=True)
+
+    def _widen(self) -> None:
+        """Once all whole models are measured, propose the best of them made smaller."""
+        state = self._optuna.trial.TrialState
+        waiting = self.study.get_trials(deepcopy=False, states=(state.WAITING, state.RUNNING))
+        rows = self.found()
+        if waiting or not rows or self.study.user_attrs.get("widened"):
+            return
+        most = self.question.options.max_drop
+        good = [r for r in rows if r[0].drop.points <= most] or rows
+        self.study.set_user_attr("widened", True)
+        self._propose(self.trials.space.around(min(good, key=lambda r: r[1])[0].candidate))
 
     def _one(self, passed: float, seconds: float, trials: int | None) -> None:
         """One trial; its sampler is seeded by how many came before, so that a resumed study goes on alike."""
@@ -90,9 +104,12 @@ class Study:
         candidate = self.trials.space.suggest(trial)
         for key, value in (("name", candidate.name), ("host", platform.node()), ("pid", os.getpid())):
             trial.set_user_attr(key, value)
+        known = next((t for t in self._done() if t.user_attrs.get("name") == candidate.name), None)
+        if known:
+            return self._again(trial, known)
         try:
             self._skip_hopeless(candidate, trial)
-            found = self.trials.measure(candidate, self.question.short_epochs)
+            found = self.trials.measure(candidate, lambda at, ratio: self._time(trial, at, ratio))
         except self._optuna.TrialPruned:
             raise
         except Exception as e:
@@ -100,16 +117,36 @@ class Study:
             trial.set_user_attr("why", " ".join(why.split())[:LONGEST_WHY])
             raise
         trial.set_user_attr("found", encode(found))
-        return self.latency(found), found.drop.points
+        return self.latency(found.latency, found.ratio), found.drop.points
 
-    def latency(self, found: Found) -> float:
+    def _again(self, trial: Any, known: Any) -> tuple[float, float]:
+        """What came of the same candidate before."""
+        for key in ("found", "ms", "net", "skipped", "why"):
+            if key in known.user_attrs:
+                trial.set_user_attr(key, known.user_attrs[key])
+        if "skipped" in known.user_attrs:
+            raise self._optuna.TrialPruned
+        if not known.values:
+            raise UsageError(known.user_attrs["why"])
+        latency, drop = known.values
+        return latency, drop
+
+    def _time(self, trial: Any, latency: Latency, ratio: float) -> None:
+        """End a trial whose time alone rules it out, before it is trained and scored."""
+        ms = self.latency(latency, ratio)
+        trial.set_user_attr("ms", ms)
+        if ms > SLACK * self.question.latency_ms:
+            trial.set_user_attr("skipped", f"{ms:.2f} ms is too slow to be scored")
+            raise self._optuna.TrialPruned
+
+    def latency(self, latency: Latency, ratio: float) -> float:
         """Milliseconds of the percentile that is asked for.
 
         Scaled by how fast the reference ran in the same turns against how fast it ran the first time: the
         load of the machine cancels.
         """
-        ms = found.latency.p99_ms if self.question.percentile == 99 else found.latency.p50_ms
-        now = found.latency.p50_ms / found.ratio
+        ms = latency.p99_ms if self.question.percentile == 99 else latency.p50_ms
+        now = latency.p50_ms / ratio
         first = self.study.user_attrs.get("reference_ms")
         if first is None:
             self.study.set_user_attr("reference_ms", now)
@@ -122,9 +159,9 @@ class Study:
             return
         trial.set_user_attr("net", list(net))
         alike = [
-            (t.user_attrs["net"], t.values[0])
+            (t.user_attrs["net"], t.user_attrs["ms"])
             for t in self._done()
-            if t.values and "net" in t.user_attrs and _place(t) == (candidate.variant, candidate.form)
+            if "ms" in t.user_attrs and "net" in t.user_attrs and _place(t) == _at(candidate)
         ]
         model = costs.fit([net for net, _ in alike], [ms for _, ms in alike])
         if model is None:
@@ -141,6 +178,11 @@ class Study:
         whole = [t for t in self._done() if t.values]
         rows = [(decode(Found, t.user_attrs["found"]), float(t.values[0])) for t in whole]
         return list({row[0].candidate: row for row in rows}.values())
+
+    def nearest(self) -> tuple[str, float] | None:
+        """(name, milliseconds) of the fastest candidate that was timed, scored or not."""
+        timed = [(t.user_attrs["ms"], t.user_attrs["name"]) for t in self._done() if "ms" in t.user_attrs]
+        return (min(timed)[1], min(timed)[0]) if timed else None
 
     def failures(self) -> list[tuple[str, str]]:
         """(candidate, why) of the trials that measured nothing."""
@@ -180,7 +222,7 @@ class Study:
             if cut_off and trial.number not in again and "pid" in trial.user_attrs and trial.params:
                 again = [*again, trial.number]
                 self.study.set_user_attr("again", again)
-                self.study.enqueue_trial(trial.params, skip_if_exists=True)
+                self.study.enqueue_trial(trial.params)
 
 
 def study_name(question: Question, trials: Trials) -> str:
@@ -194,6 +236,8 @@ def study_name(question: Question, trials: Trials) -> str:
 def opened(storage: str | None) -> Any:
     """An Optuna storage; by default a file in the cache. Raises UsageError if it cannot be opened."""
     optuna = need("optuna", extra="compress")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     place = cache.root() / "search.db"
     place.parent.mkdir(parents=True, exist_ok=True)
     url = storage or f"sqlite:///{place}"
@@ -227,5 +271,5 @@ def _place(trial: Any) -> tuple[str, str]:
     return trial.params["variant"], trial.params["form"]
 
 
-def _once(candidates: Sequence[Candidate]) -> list[Candidate]:
-    return list(dict.fromkeys(candidates))
+def _at(candidate: Candidate) -> tuple[str, str]:
+    return candidate.variant, candidate.form

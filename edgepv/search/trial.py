@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,20 @@ from edgepv.clips import Clip, halves, model_frames
 from edgepv.console import Console
 from edgepv.errors import UsageError
 from edgepv.files import digest, sha256
-from edgepv.line import Clips, Line, Options, Source, gather, load, lowered, ready, run_builder, streamed
+from edgepv.line import (
+    Clips,
+    Line,
+    Lowered,
+    Options,
+    Ready,
+    Source,
+    gather,
+    load,
+    lowered,
+    ready,
+    run_builder,
+    streamed,
+)
 from edgepv.measure import clip_logits, device_facts, interleaved, noise_feeds, scores
 from edgepv.pipeline import all_labelled
 from edgepv.quantize import low_rank, prune
@@ -92,7 +105,7 @@ class Trials:
             )
         self.native = self.source.spec.input.shape[-1]
         self.space = self._space()
-        self._original: tuple[bool, ...] | None = None
+        self._inputs: Ready | None = None
 
     def _space(self) -> Space:
         checkpoint = self.source.checkpoint
@@ -146,7 +159,7 @@ class Trials:
             return None
         return self.question.tune_epochs if wanted is None else wanted
 
-    def make(self, candidate: Candidate, epochs: int | None) -> tuple[Variant, Path]:
+    def make(self, candidate: Candidate, epochs: int) -> tuple[Variant, Path]:
         """(variant, folder it lies in) of a candidate, fine-tuned for ``epochs`` where it was changed."""
         options = candidate.options(self.question.options, self.native, self.epochs(candidate, epochs))
         key = {
@@ -169,16 +182,38 @@ class Trials:
         if options.size is not None and source.checkpoint:
             spec = at_size(source.spec, options.size)
             source = Source(spec, replace(source.checkpoint, spec=spec))
-        model = ready(line, lowered(line, source, self.clips), self.clips)
+        model = self._ready(line, lowered(line, source, self.clips))
         base = replace(model.base, path="model.onnx")
         (folder / "model.onnx").write_bytes((model.base_folder / model.base.path).read_bytes())
         packed = run_builder(line, model, self.target, base, folder)
         return packed.variants[0]
 
-    def measure(self, candidate: Candidate, epochs: int) -> Found:
-        """Build, time and score a candidate. Raises EdgepvError if that is not possible."""
-        variant, folder = self.make(candidate, epochs)
-        latency, ratio = self._timed(variant, folder)
+    def _ready(self, line: Line, model: Lowered) -> Ready:
+        """With its calibration inputs, which are kept for the next candidate: often it needs the same."""
+        if line.options.precision != "int8":
+            return ready(line, model, self.clips)
+        if self._inputs is None or self._inputs.base.sha256 != model.base.sha256:
+            self._inputs = None  # free the old ones first, they are large
+            self._inputs = ready(line, model, self.clips)
+        return Ready(
+            **vars(model), calibration=self._inputs.calibration, feeds=self._inputs.feeds
+        )
+
+    def measure(
+        self,
+        candidate: Candidate,
+        timed: Callable[[Latency, float], None] = lambda latency, ratio: None,
+        *,
+        epochs: int | None = None,
+    ) -> Found:
+        """Build, time, train and score a candidate. Raises EdgepvError if that is not possible.
+
+        timed: is told latency and ratio before the candidate is trained, and may end it there by raising:
+        time does not depend on what weights hold. epochs: of fine-tuning, by default those of a trial.
+        """
+        latency, ratio = self._timed(*self.make(candidate, 0))
+        timed(latency, ratio)
+        variant, folder = self.make(candidate, self.question.short_epochs if epochs is None else epochs)
         right = self.right(variant, folder, self.search)
         drop = paired_drop(self.original(), right, max_drop=self.question.options.max_drop)
         size = (folder / variant.path).stat().st_size
@@ -186,7 +221,7 @@ class Trials:
 
     def reference(self) -> tuple[Variant, Path]:
         """What latencies are compared to: the unchanged model in float, in its fastest form."""
-        return self.make(replace(self.space.start(), form=self.space.forms[-1]), None)
+        return self.make(replace(self.space.start(), form=self.space.forms[-1]), 0)
 
     def _timed(self, variant: Variant, folder: Path) -> tuple[Latency, float]:
         """(latency, p50 over the reference's) on one thread, timed in turns; cached by machine."""
@@ -236,8 +271,7 @@ class Trials:
 
     def original(self, clips: Sequence[Clip] | None = None) -> tuple[bool, ...]:
         """Which clips (default: the search clips) the original model answers right, in its own form."""
-        start = self.space.start()
-        variant, folder = self.make(replace(start, variant=self.variants[0]), None)
+        variant, folder = self.make(self.space.start(), 0)
         return self.right(variant, folder, self.search if clips is None else clips)
 
     def features(self, candidate: Candidate) -> tuple[float, ...] | None:

@@ -105,7 +105,7 @@ def test_an_export_with_a_limit_reaches_it_or_says_why_not(tiny_step: Tiny, tmp_
     assert main(command) == 0
     found = bundle.read(out)
     step = next(s for s in found.variant("onnxruntime-int8").steps if s.name.startswith("int8"))
-    assert step.options == {"min_sqnr_db": 45.0, "keep": 0}
+    assert step.options == {"min_sqnr_db": 45.0, "keep": 0, "ranges": "minmax"}
 
 
 def test_the_command_prints_draws_and_remembers(
@@ -126,7 +126,7 @@ def test_the_command_prints_draws_and_remembers(
 def test_a_model_without_clips_of_its_own_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="needs clips like those its camera will see"):
         from edgepv import pipeline
-        from edgepv.line import Options
         from edgepv.console import Console
+        from edgepv.line import Options
 
         pipeline.sensitivity(Options("pv-conv-nano-handwash"), Console(quiet=True))

@@ -1,0 +1,102 @@
+"""A ground for studies without engines: every candidate has a programmed time and accuracy.
+
+As a program it is a worker: ``python fake_trials.py STORAGE SECONDS_PER_TRIAL TRIALS``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+from edgepv import zoo
+from edgepv.console import Console
+from edgepv.errors import UsageError
+from edgepv.line import Options
+from edgepv.search.space import Candidate, Space
+from edgepv.search.study import Study
+from edgepv.search.trial import Found, Question, Trials
+from edgepv.stats import paired_drop
+from edgepv.types import Latency, Variant
+
+SPACE = Space(("onnxruntime-fp32", "onnxruntime-int8"), ("clip", "stream"), (112, 96), 2, (0.0, 0.9))
+QUESTION = Question(Options("fake", max_drop=2.0), latency_ms=4.0, percentile=50)
+CLIPS = 100
+
+
+def time_of(candidate: Candidate) -> float:
+    """Milliseconds: 16 for the start, less with every lever."""
+    ms = 16.0 if candidate.form == "clip" else 4.0
+    ms *= 0.5 if candidate.precision == "int8" else 1.0
+    ms *= (candidate.size / 112) ** 2 * (0.8 if candidate.low_rank else 1.0)
+    return ms * (1 - 0.5 * sum(candidate.prune) / 2)
+
+
+def lost_of(candidate: Candidate) -> int:
+    """Clips of ``CLIPS`` that the original gets right and the candidate does not."""
+    lost = 1 if candidate.precision == "int8" else 0
+    lost += 3 if candidate.size < 112 else 0
+    return lost + round(4 * sum(candidate.prune)) + (1 if candidate.low_rank else 0)
+
+
+@dataclass
+class Fake:
+    """What a Study asks of its ground. broken: variants that cannot be made. pause: seconds per trial."""
+
+    broken: tuple[str, ...] = ()
+    pause: float = 0.0
+    asked: list[str] = field(default_factory=list)
+    space: Space = SPACE
+    native: int = 112
+    search: tuple[Any, ...] = ()
+    clips: Any = field(default_factory=lambda: SimpleNamespace(train=()))
+    source: Any = field(
+        default_factory=lambda: SimpleNamespace(sha256="0" * 64, spec=SimpleNamespace(name="fake"))
+    )
+
+    def features(self, candidate: Candidate) -> tuple[float, ...]:
+        """One kind of work, which the time is proportional to."""
+        work = (candidate.size / 112) ** 2 * (0.8 if candidate.low_rank else 1.0)
+        return (work * (1 - 0.5 * sum(candidate.prune) / 2), 0.0, 0.0, 0.0, 0.0, 0.0)
+
+    def measure(
+        self, candidate: Candidate, timed: Callable[[Latency, float], None] = lambda latency, ratio: None
+    ) -> Found:
+        """Programmed, after a pause."""
+        self.asked.append(candidate.name)
+        if self.pause:
+            os.write(1, f"measuring {candidate.name}\n".encode())
+        time.sleep(self.pause)
+        if candidate.variant in self.broken:
+            raise UsageError(f"{candidate.variant} does not convert")
+        ms = time_of(candidate)
+        latency = Latency(ms, ms, ms, 90, 6, 1)
+        timed(latency, ms / 16.0)
+        right = [i >= lost_of(candidate) for i in range(CLIPS)]
+        drop = paired_drop([True] * CLIPS, right, max_drop=QUESTION.options.max_drop)
+        return Found(candidate, _variant(), "", latency, ms / 16.0, drop, sum(right) / CLIPS, 1)
+
+
+def _variant() -> Variant:
+    spec = zoo.spec("pv-conv-nano", "fight")
+    return Variant("v", "onnxruntime", "fp32", "step", "m.onnx", "0", spec, None, {}, {})
+
+
+def study(
+    ground: Fake, storage: str, console: Console | None = None, question: Question = QUESTION
+) -> Study:
+    """A study over the fake ground."""
+    return Study(question, cast(Trials, ground), storage, console or Console(quiet=True))
+
+
+def seeded(seed: int) -> Question:
+    """The same question under another seed."""
+    return replace(QUESTION, seed=seed)
+
+
+if __name__ == "__main__":
+    study(Fake(pause=float(sys.argv[2])), sys.argv[1]).run(seconds=600, trials=int(sys.argv[3]))

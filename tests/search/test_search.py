@@ -1,0 +1,98 @@
+"""The whole command on real clips and real engines: answer, picture, commands that work, exit codes."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+from support import CLIPS, Tiny
+
+from edgepv import bundle
+from edgepv.cli import main
+
+LIMIT = ("--percentile", "50", "--multiple", "8", "--tune-epochs", "1", "--precision", "int8")
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five training and four test clips of each label."""
+    folder = tmp_path_factory.mktemp("clips")
+    for label in ("fight", "no_fight"):
+        found = sorted((CLIPS / "evaluation" / label).glob("*.mp4"))[:9]
+        for i, clip in enumerate(found):
+            place = folder / ("train" if i < 5 else "test") / label
+            place.mkdir(parents=True, exist_ok=True)
+            shutil.copy(clip, place)
+    return folder
+
+
+def asked(tiny: Tiny, clips: Path, out: Path, *more: str) -> list[str]:
+    return ["search", *tiny.arguments, "--clips", str(clips), "--out", str(out), *LIMIT, *more]
+
+
+def test_the_answer_can_be_read_looked_at_pasted_and_asked_for_again(
+    tiny_clip: Tiny, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, again = tmp_path / "first", tmp_path / "again"
+    command = ("--latency-ms", "100", "--max-drop", "100", "--trials", "8")
+    assert main(asked(tiny_clip, clips, first, *command)) == 0
+    said = capsys.readouterr()
+    assert "winner: " in said.out and "(winner)" in (first / "search.md").read_text()
+    assert (first / "pareto.svg").read_text().count("<path") > 5
+    answer = json.loads((first / "search.json").read_text())
+    assert answer["looks"] == 1 and answer["search_clips"] == 4 and answer["final_drop"]["n"] == 4
+    assert answer["failures"] == []
+
+    assert main(asked(tiny_clip, clips, again, *command)) == 0
+    repeated = json.loads((again / "search.json").read_text())
+    assert repeated["winner"] == answer["winner"] and repeated["looks"] == 1
+    assert "trial 1" not in capsys.readouterr().err
+
+    pasted = next(line for line in said.err.splitlines() if "edgepv export" in line).split()
+    out = tmp_path / "bundle"
+    words = shlex.split(" ".join(pasted))[1:]
+    words[words.index("--out") + 1] = str(out)
+    assert main(words) == 0
+    found = bundle.read(out)
+    assert found.variant().name.removesuffix("-r4") == answer["winner"]["found"]["candidate"]["variant"]
+
+
+def test_a_budget_nothing_meets_is_exit_4_with_the_nearest(
+    tiny_clip: Tiny, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = asked(tiny_clip, clips, tmp_path / "s", "--latency-ms", "0.0001", "--trials", "2")
+    assert main(command) == 4
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "no candidate answers within 0.0001 ms (p50); the nearest of those tried is" in said
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["pv-conv-nano-handwash", "--latency-ms", "5"], "has no labelled clips. Give them: --clips"),
+        (["pv-conv-nano"], "search wants a MODEL and --latency-ms"),
+        (["pv-conv-nano", "--latency-ms", "0"], "must be above 0"),
+        (["pv-conv-nano", "--latency-ms", "5", "--budget", "soon"], "--budget soon: give a time like 30m"),
+        (["pv-conv-nano", "--latency-ms", "5", "--target", "jetson"], "cannot measure jetson on this machine"),
+        (["--worker"], "--worker needs the --storage URL"),
+    ],
+)
+def test_bad_questions_are_named(
+    arguments: list[str],
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["search", *arguments, "--multiple", "8"]) == 2
+    assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_worker_without_a_search_to_join_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["search", "--worker", "--storage", f"sqlite:///{tmp_path / 's.db'}"]) == 2
+    assert "holds 0 studies to join (none)" in capsys.readouterr().err

@@ -1,0 +1,61 @@
+"""Candidates, levers, and the command that makes one again."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+from fake_trials import SPACE
+
+from edgepv.cli import export_options, parser
+from edgepv.errors import UsageError
+from edgepv.line import Options
+from edgepv.search.space import Candidate, command, lever, sizes_for, variants_of
+from edgepv.targets import target
+
+ASKED = Options("pv-c3d", ("cpu",), clips="my clips", multiple=16)
+SMALL = Candidate("openvino-int8", "flat", 96, (0.0, 0.25, 0.5), 0.9, 2)
+
+
+def test_a_lever_alone_changes_one_thing() -> None:
+    start = SPACE.start()
+    pulled = [lever(c, start) for c in SPACE.levers()]
+    assert pulled[0] == "none"
+    assert set(pulled) == {"none", "quant", "form", "prune", "size", "rank"}
+    assert lever(SMALL, start) == "engine+form+quant+prune+rank+size"
+
+
+@pytest.mark.parametrize("candidate", [*SPACE.levers(), *SPACE.whole(), *SPACE.around(SPACE.start())])
+def test_a_trial_of_a_candidates_parameters_proposes_that_candidate(candidate: Candidate) -> None:
+    import optuna
+
+    trial = optuna.trial.FixedTrial(SPACE.params(candidate))
+    assert SPACE.suggest(trial) == candidate
+
+
+def test_the_command_makes_the_candidate_again() -> None:
+    options = SMALL.options(ASKED, 112, 10)
+    words = shlex.split(command(options, "b"))
+    assert words[:2] == ["edgepv", "export"]
+    again = export_options(parser().parse_args(words[1:]))
+    assert again == Options(**{**vars(options), "out": "b", "precision": "auto"})
+    assert again.variant == "openvino-int8-r4" and again.stream == "window" and again.prune == SMALL.prune
+
+
+def test_the_model_as_it_was_written_needs_no_option() -> None:
+    plain = Candidate("openvino-fp32", "stream", 112).options(Options("pv-c3d"), 112, None)
+    assert command(plain, "b") == "edgepv export pv-c3d --target cpu --variant openvino-fp32 --out b"
+
+
+def test_sizes_are_multiples_of_16_the_native_one_first() -> None:
+    assert sizes_for(112) == (112, 96, 80)
+    assert sizes_for(32) == (32,)
+
+
+def test_a_target_that_is_not_here_is_refused() -> None:
+    with pytest.raises(UsageError, match="cannot measure jetson on this machine"):
+        variants_of(target("jetson"), "auto")
+
+
+def test_one_precision_may_be_asked_for() -> None:
+    assert variants_of(target("mobile"), "int8") == ("litert-int8-full", "litert-int8-conv")

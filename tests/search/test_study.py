@@ -1,0 +1,178 @@
+"""The study remembers what was measured and nothing else, survives kills, and repeats itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fake_trials import Fake, seeded, study, time_of
+from support import ROOT
+
+from edgepv.console import Console
+from edgepv.errors import UsageError
+from edgepv.search import study as studies
+from edgepv.search.space import Space
+from edgepv.search.study import Study
+from edgepv.types import Latency
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 's.db'}"
+
+
+def names(done: Study) -> list[str]:
+    return [t.user_attrs["name"] for t in done._done()]
+
+
+def best(done: Study) -> str:
+    good = [(ms, f.candidate.name) for f, ms in done.found() if f.drop.points <= 2]
+    return min(good)[1]
+
+
+def test_whole_models_come_first_the_last_form_before_the_others(storage: str) -> None:
+    done = study(Fake(), storage)
+    done.run(seconds=60, trials=4)
+    variants = done.trials.space.variants
+    assert names(done) == [f"{v} {form} 112px" for form in ("stream", "clip") for v in variants]
+
+
+def test_then_the_fastest_of_them_is_made_smaller_in_one_way_at_a_time(storage: str) -> None:
+    done = study(Fake(), storage)
+    done.run(seconds=60, trials=8)
+    best_whole = "onnxruntime-int8 stream 112px"
+    assert names(done)[4:] == [
+        f"{best_whole} rank 90 %",
+        f"{best_whole} cut 25/25",
+        f"{best_whole} cut 50/50",
+        "onnxruntime-int8 stream 96px",
+    ]
+
+
+def test_the_search_finds_what_no_lever_alone_reaches(storage: str) -> None:
+    done = study(Fake(), storage)
+    done.run(seconds=120, trials=30)
+    fastest = min(ms for f, ms in done.found() if f.drop.points <= 2)
+    alone = min(time_of(c) for c in done.trials.space.levers())
+    assert alone == 4.0 and fastest <= 2.0
+
+
+def test_the_same_seed_tries_the_same_and_finds_the_same(tmp_path: Path) -> None:
+    runs = []
+    for name in ("a", "b"):
+        done = study(Fake(), f"sqlite:///{tmp_path / name}.db")
+        done.run(seconds=120, trials=24)
+        runs.append((names(done), best(done)))
+    assert runs[0] == runs[1]
+
+
+def test_a_study_that_was_stopped_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
+    whole = study(Fake(), f"sqlite:///{tmp_path / 'whole'}.db")
+    whole.run(seconds=120, trials=24)
+    url = f"sqlite:///{tmp_path / 'parts'}.db"
+    for upto in (5, 17, 24):
+        parts = study(Fake(), url)
+        parts.run(seconds=120, trials=upto)
+    assert names(parts) == names(whole)
+
+
+def test_another_seed_is_another_study(storage: str) -> None:
+    one, two = study(Fake(), storage), study(Fake(), storage, question=seeded(1))
+    assert one.name != two.name
+
+
+def test_what_cannot_be_made_is_named_and_has_no_value(storage: str) -> None:
+    done = study(Fake(broken=("onnxruntime-int8",)), storage)
+    done.run(seconds=60, trials=4)
+    why = "not measured: onnxruntime-int8 does not convert"
+    assert ("onnxruntime-int8 clip 112px", why) in done.failures()
+    assert all(f.candidate.variant == "onnxruntime-fp32" for f, _ in done.found())
+
+
+def test_a_candidate_far_over_the_budget_is_timed_and_neither_trained_nor_scored(storage: str) -> None:
+    """In float a clip takes 16 ms, in INT8 8 ms; the limit is 4 ms."""
+    done = study(Fake(), storage)
+    done.run(seconds=60, trials=4)
+    assert ("onnxruntime-fp32 clip 112px", "skipped, 16.00 ms is too slow to be scored") in done.failures()
+    assert len(done.found()) == 2 and done.nearest() == ("onnxruntime-int8 stream 112px", 2.0)
+
+
+def test_a_candidate_predicted_to_be_hopeless_is_not_even_built(storage: str) -> None:
+    ground = Fake(space=Space(("onnxruntime-fp32",), ("clip",), (112, 96), 2, (0.0, 0.9)))
+    done = study(ground, storage)
+    done.run(seconds=300, trials=20)
+    foretold = [name for name, why in done.failures() if "predicted" in why]
+    assert foretold and not done.found()
+    assert not set(foretold) & set(ground.asked)
+
+
+def test_a_worker_killed_in_a_trial_leaves_nothing_and_its_trial_is_tried_again(
+    storage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    worker = subprocess.Popen(
+        [sys.executable, str(ROOT / "tests" / "fake_trials.py"), storage, "60", "1"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert worker.stdout and "measuring onnxruntime-fp32 stream 112px" in worker.stdout.readline()
+    worker.send_signal(signal.SIGKILL)
+    worker.wait()
+    done = study(Fake(), storage, Console())
+    done.run(seconds=60, trials=12)
+    said = capsys.readouterr().err
+    assert f"a worker (process {worker.pid}) died in trial 0, onnxruntime-fp32 stream 112px" in said
+    assert names(done).count("onnxruntime-fp32 stream 112px") >= 1
+    assert all("interrupted" not in why for _, why in done.failures())
+
+
+def test_a_trial_stopped_by_the_user_is_tried_again(storage: str) -> None:
+    class Stopped(Fake):
+        def measure(self, candidate, timed=None):  # type: ignore[no-untyped-def]
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        study(Stopped(), storage).run(seconds=60, trials=3)
+    done = study(Fake(), storage)
+    done.run(seconds=60, trials=14)
+    assert "onnxruntime-fp32 stream 112px" in names(done)
+    assert not [why for _, why in done.failures() if "skipped" not in why]
+
+
+def test_two_workers_share_one_study(storage: str) -> None:
+    command = [sys.executable, str(ROOT / "tests" / "fake_trials.py"), storage, "0.05", "16"]
+    study(Fake(), storage)
+    workers = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [w.wait(timeout=120) for w in workers] == [0, 0]
+    done = study(Fake(), storage)
+    pids = {t.user_attrs["pid"] for t in done._done()}
+    assert pids == {w.pid for w in workers} and os.getpid() not in pids
+
+
+def test_a_search_ends_when_nothing_new_is_proposed(storage: str) -> None:
+    ground = Fake(space=Space(("onnxruntime-fp32", "onnxruntime-int8"), ("stream",), (112,), 0))
+    done = study(ground, storage)
+    done.run(seconds=600, trials=None)
+    assert len(done.found()) == len(set(ground.asked)) == len(ground.asked) == 4  # INT8: 0, 2 or 4 in float
+
+
+def test_a_machine_of_another_kind_is_refused(storage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    study(Fake(), storage)
+    monkeypatch.setattr(studies, "machine", lambda: {"cpu": "another", "cores": 64})
+    with pytest.raises(UsageError, match="timed on .* this machine is another .64 cores.*equal machines"):
+        study(Fake(), storage)
+
+
+def test_a_storage_that_cannot_be_opened_is_named() -> None:
+    with pytest.raises(UsageError, match=r"--storage nonsense://x cannot be opened.*postgresql://"):
+        study(Fake(), "nonsense://x")
+
+
+def test_times_are_scaled_by_the_reference(storage: str) -> None:
+    """The reference took 10 ms at first and 20 ms on a busy machine: 8 ms then count as 4."""
+    done = study(Fake(), storage)
+    done.study.set_user_attr("reference_ms", 10.0)
+    assert done.latency(Latency(8.0, 10.0, 12.0, 90, 6, 1), 0.4) == pytest.approx(4.0)
