@@ -1,4 +1,4 @@
-"""Train R(2+1)D-18 and X3D-S of clipnets.py on hand-washing clips: ``python benchmarks/train_clipnets.py NAME``.
+"""Train R(2+1)D-18 or X3D-S on hand-washing clips: ``python benchmarks/train_clipnets.py NAME``.
 
 From random weights, on the training split only, first on 64 px and then on the 112 px they run at. The
 number of epochs is fixed beforehand; the test split is scored once. Kill it anywhere and run the same
