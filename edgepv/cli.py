@@ -276,6 +276,11 @@ def _sensitivity(commands: Any) -> None:
         metavar="SHARE",
         help="instead of INT8: cut this share of the channels of each group of layers alone",
     )
+    c.add_argument(
+        "--sparsity",
+        action="store_true",
+        help="instead: hold the weights against the 2:4 pattern that NVIDIA's sparse tensor cores skip",
+    )
     c.add_argument("--picture", metavar="FILE", help="draw it (.png or .svg)")
     c.add_argument("--json", action="store_true", help="print JSON")
     c.add_argument("--trust-pickle", action="store_true", help="read pickled weights (weights_only)")
@@ -407,6 +412,10 @@ def sensitivity_command(a: argparse.Namespace) -> int:
     options = Options(
         a.model, weights=a.weights, spec=a.spec, clips=a.clips, trust_pickle=a.trust_pickle
     )
+    if a.sparsity:
+        rows = pipeline.sparsity(options)
+        print(json.dumps(encode(rows), indent=1)) if a.json else show.sparsity(rows)
+        return 0
     if a.prune is not None and not 0 < a.prune < 1:
         raise UsageError(f"--prune {a.prune:g}: give the share of channels to cut, like 0.5")
     found = pipeline.sensitivity(options, Console(quiet=a.json), cut=a.prune)

@@ -245,7 +245,7 @@ def lowered(line: Line, source: Source, clips: Clips) -> Lowered:
 
 
 def ready(line: Line, model: Lowered, clips: Clips) -> Ready:
-    """The same model with calibration inputs, where INT8 may be made."""
+    """The same model with calibration inputs, where INT8 may be made; without, where a layer never fires."""
     calibration, feeds = None, []
     if clips.fits and line.options.precision in ("auto", "int8"):
         spec = model.base.spec
@@ -253,6 +253,12 @@ def ready(line: Line, model: Lowered, clips: Clips) -> Ready:
         engine = open_engine(model.base, model.base_folder)
         feeds = rolled_feeds(Stepper(engine.infer, spec, model.base.stream), calibration, spec)
         engine.close()
+        try:
+            refuse_dead_layers(model.base, model.base_folder, feeds)
+        except UsageError as e:
+            if line.options.precision == "int8":
+                raise
+            feeds, model = [], replace(model, notes=(*model.notes, f"no INT8: {e}"))
     return Ready(**vars(model), calibration=calibration, feeds=tuple(feeds))
 
 
@@ -467,13 +473,13 @@ def run_builder(line: Line, model: Ready, target: Target, base: Variant, models:
         assert calibration
         tools = ("onnxruntime", "openvino", "nncf", "ai-edge-quantizer", "ai-edge-litert")
 
-        def make(tmp: Path) -> Variant:
-            if source.path.endswith(".onnx"):
-                refuse_dead_layers(source, models, model.feeds)
-            made: Variant = call(source, models, model.feeds, calibration.digest, tmp / file)
-            return made
-
-        return work(f"int8 {Path(file).stem}", options, source, tools, make)
+        return work(
+            f"int8 {Path(file).stem}",
+            options,
+            source,
+            tools,
+            lambda tmp: call(source, models, model.feeds, calibration.digest, tmp / file),
+        )
 
     module, _, name = target.builder.partition(":")
     wanted = line.options.precision

@@ -37,6 +37,7 @@ from edgepv.line import (
 )
 from edgepv.measure import clip_logits, device_facts, latencies, peak_rss_mib
 from edgepv.optional import need, present
+from edgepv.quantize.sparsity import LayerSparsity
 from edgepv.runtimes.eager import EagerEngine
 from edgepv.runtimes.engine import Engine, open_engine
 from edgepv.stream import Stepper, Tensors, copied, roll
@@ -574,6 +575,16 @@ def sensitivity(
     else:
         found = _cut_alone(line, source, clips, truth, key, cut)
     return tuple(decode(LayerSensitivity, row) for row in found)
+
+
+def sparsity(options: Options) -> tuple[LayerSparsity, ...]:
+    """Every layer of a model against NVIDIA's 2:4 pattern. Raises UsageError for an ONNX file."""
+    from edgepv.quantize.sparsity import check
+
+    checkpoint = load(options).checkpoint
+    if checkpoint is None:
+        raise UsageError("the 2:4 pattern is checked on torch weights. Give the builder and its weights")
+    return check(checkpoint)
 
 
 def _int8_alone(

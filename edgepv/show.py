@@ -18,6 +18,7 @@ from edgepv.types import Latency, LayerSensitivity, Measurement, PairedDrop, enc
 
 if TYPE_CHECKING:
     from edgepv.pipeline import Exported
+    from edgepv.quantize.sparsity import LayerSparsity
     from edgepv.replay import Replayed
     from edgepv.stream.explain import Account, Row, Told
     from edgepv.update import State
@@ -116,6 +117,28 @@ def sensitivity(found: Sequence[LayerSensitivity]) -> None:
 
 def _points(drop: PairedDrop | None) -> str:
     return f"{drop.points:+.1f} ({drop.low:+.1f} to {drop.high:+.1f})" if drop else UNKNOWN
+
+
+def sparsity(found: Sequence[LayerSparsity]) -> None:
+    """A table, and in one line how far the whole model is from 2:4."""
+    rows = [
+        [
+            row.layer,
+            f"{row.weights}",
+            _pattern(row),
+            "" if row.kept is None else f"{100 * row.kept:.1f} %",
+        ]
+        for row in found
+    ]
+    table(("layer", "weights", "groups of four", "energy 2:4 would keep"), rows)
+    sparse = sum(row.weights for row in found if row.sparse)
+    print(f"\n{sparse} of {sum(row.weights for row in found)} weights lie in layers that meet 2:4")
+
+
+def _pattern(row: LayerSparsity) -> str:
+    if not row.groups:
+        return "not possible"
+    return "2:4" if row.sparse else f"{row.broken} of {row.groups} break it"
 
 
 def sensitivity_picture(model: str, found: Sequence[LayerSensitivity], out: Path) -> None:

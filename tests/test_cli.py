@@ -484,3 +484,26 @@ def test_bad_options_of_stream_are_one_line(run: Run, tiny_clip: Tiny, tmp_path:
     refused(run("stream", f"{TINY}:stepper", "--clip", "4x32"), 2, "does not run on an input of shape")
     refused(run("stream", clip, "--spec", tiny_clip.spec, "--weights", tmp_path / "none"), 2, "--weights")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_layer_that_never_fires_costs_the_int8_and_says_so(
+    run: Run, tiny_step: Tiny, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(tiny_step.weights)
+    weights["last.weight"].zero_()
+    weights["last.bias"].zero_()
+    dead = tmp_path / "dead.safetensors"
+    save_file(weights, dead)
+    model = ("export", tiny_step.model, "--weights", dead, "--spec", tiny_step.spec)
+    refused(run(*model, "--precision", "int8", "--out", tmp_path / "b"), 2, "layer", "no range for INT8")
+    assert run(*model, "--out", tmp_path / "b")[0] == 0
+    report = (tmp_path / "b" / "report.md").read_text()
+    assert "no INT8" in report and "onnxruntime-int8" not in report
+
+
+def test_the_2_4_pattern_is_told_layer_by_layer(run: Run, tiny_step: Tiny) -> None:
+    code, out, _ = run("sensitivity", *tiny_step.arguments, "--sparsity")
+    assert code == 0 and "0 of" in out.splitlines()[-1]
+    assert "stem" in out and "not possible" in out  # three colours are no group of four

@@ -139,8 +139,12 @@ class Space:
             yield replace(start, low_rank=energy)
 
     def whole(self) -> Iterator[Candidate]:
-        """Every engine and precision on every form, the last form first: nothing here needs training."""
-        for form, variant in itertools.product(reversed(self.forms), self.variants):
+        """Every engine and precision: nothing here needs training.
+
+        On the stream where there is one, since a window computes every frame many times; else on every form.
+        """
+        forms = ("stream",) if "stream" in self.forms else self.forms
+        for form, variant in itertools.product(forms, self.variants):
             yield replace(self.start(), variant=variant, form=form)
 
     def around(self, best: Candidate) -> Iterator[Candidate]:
