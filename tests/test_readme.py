@@ -29,11 +29,11 @@ COMMANDS = (
 MAKE = ("make demo", "make test", "pip install", "git clone", "cd ")
 
 
-def commands() -> list[str]:
+def commands(page: Path = README) -> list[str]:
     """Every command line of the sh blocks, but those that set up what runs this test."""
     lines = [
         line.split("  #")[0].strip()
-        for block in BLOCK.findall(README.read_text())
+        for block in BLOCK.findall(page.read_text())
         for line in block.splitlines()
     ]
     return [line for line in lines if line and not line.startswith(("#", *MAKE))]
@@ -44,20 +44,32 @@ def test_the_readme_names_the_two_commands() -> None:
     assert "make demo" in text and "make test" in text and len(commands()) >= 6
 
 
-def test_readme_commands_run_as_written(tmp_path: Path) -> None:
+def pasted(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """The command as a reader runs it, in ``folder``."""
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    return subprocess.run(
+        ["bash", "-c", command],
+        cwd=folder,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+
+def test_readme_commands_run_as_written(tmp_path: Path) -> None:
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     for command in commands():
-        done = subprocess.run(
-            ["bash", "-c", command],
-            cwd=tmp_path,
-            env=env,
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
+        done = pasted(command, tmp_path)
         assert done.returncode == 0, f"{command}\n{done.stdout[-1500:]}\n{done.stderr[-1500:]}"
+
+
+def test_the_search_of_the_docs_runs_as_written_and_cannot_tell(tmp_path: Path) -> None:
+    (command,) = commands(ROOT / "docs" / "compress.md")
+    done = pasted(command, tmp_path)
+    assert done.returncode == 6, f"{done.stdout[-1500:]}\n{done.stderr[-1500:]}"
+    assert (tmp_path / "fight-search" / "pareto.svg").is_file() and "winner: " in done.stdout
 
 
 def examples() -> list[str]:
