@@ -78,7 +78,7 @@ class Fake:
         timed(latency, ms / 16.0)
         right = [i >= lost_of(candidate) for i in range(CLIPS)]
         drop = paired_drop([True] * CLIPS, right, max_drop=QUESTION.options.max_drop)
-        return Found(candidate, _variant(), "", latency, ms / 16.0, drop, sum(right) / CLIPS, 1)
+        return Found(candidate, _variant(), "", latency, ms / 16.0, drop, sum(right) / CLIPS)
 
 
 def _variant() -> Variant:

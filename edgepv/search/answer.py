@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgepv.console import Console
-from edgepv.errors import InconclusiveError, UsageError
+from edgepv.errors import AccuracyGateError, InconclusiveError, UsageError
 from edgepv.files import whole_folder, write_json, write_text
 from edgepv.optional import need
 from edgepv.report_charts import pareto
@@ -76,8 +76,9 @@ def work(storage: str, name: str | None, clips: str | None, console: Console) ->
 
 
 def exit_code(result: Result) -> int:
-    """6 if the final clips are too few to tell whether the gate is kept; else 0."""
-    return InconclusiveError.exit_code if result.final_drop.verdict == "inconclusive" else 0
+    """3 if the winner surely loses too much on the final clips, 6 if they are too few to tell; else 0."""
+    codes = {"fail": AccuracyGateError.exit_code, "inconclusive": InconclusiveError.exit_code}
+    return codes.get(result.final_drop.verdict, 0)
 
 
 def write(result: Result, question: Question, out: Path, *, force: bool) -> tuple[str, ...]:

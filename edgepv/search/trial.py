@@ -78,7 +78,6 @@ class Found:
     ratio: float
     drop: PairedDrop
     top1: float
-    bytes: int
 
 
 class Trials:
@@ -195,9 +194,7 @@ class Trials:
         if self._inputs is None or self._inputs.base.sha256 != model.base.sha256:
             self._inputs = None  # free the old ones first, they are large
             self._inputs = ready(line, model, self.clips)
-        return Ready(
-            **vars(model), calibration=self._inputs.calibration, feeds=self._inputs.feeds
-        )
+        return Ready(**vars(model), calibration=self._inputs.calibration, feeds=self._inputs.feeds)
 
     def measure(
         self,
@@ -216,8 +213,7 @@ class Trials:
         variant, folder = self.make(candidate, self.question.short_epochs if epochs is None else epochs)
         right = self.right(variant, folder, self.search)
         drop = paired_drop(self.original(), right, max_drop=self.question.options.max_drop)
-        size = (folder / variant.path).stat().st_size
-        return Found(candidate, variant, str(folder), latency, ratio, drop, sum(right) / len(right), size)
+        return Found(candidate, variant, str(folder), latency, ratio, drop, sum(right) / len(right))
 
     def reference(self) -> tuple[Variant, Path]:
         """What latencies are compared to: the unchanged model in float, in its fastest form."""
