@@ -11,7 +11,7 @@ text, most of it from desktop GPUs, and the tests write them by hand.
   8.2's developer guide, #3737 (early 2024, names joined by "||" too), #4020 (10.1, with Metadata).
 * Layers of the graph compiler (LayerType gemm, correlation, kgen; names such as __myl_Conv_myl0_3) give a
   bare "Int8", "Half", "Float", and name their ONNX nodes in Metadata only: "[ONNX Layer: a]", one after
-  the other with U+001E or U+001F between. Described for 10 and 11 by NVIDIA's TensorRT cookbook.
+  the other with U+001E or U+001F between. Described for 10 and 11 by public forks of NVIDIA's cookbook.
 * 11 lists "I/O Tensors" for Bindings and splits "Format/DataType" (NVIDIA's migration page from 10 to 11).
   No layer of such a file was found in public, so both spellings, "DataType" and "Datatype", are read.
 """
@@ -28,7 +28,7 @@ from edgepv.export import islands
 from edgepv.files import read_json
 from edgepv.types import Audit, ConvPlan
 
-Layer = Mapping[str, Any]
+Layer = dict[str, Any]
 
 TYPES = {
     "int8": "int8",
@@ -39,11 +39,13 @@ TYPES = {
     "fp32": "float",
     "float": "float",
 }
+TYPE_KEYS = ("DataType", "Datatype", "Format/Datatype", "Format/DataType", "Format")
 TYPE = re.compile(rf"\b({'|'.join(TYPES)})\b", re.IGNORECASE)
 TACTIC = re.compile(r"_(i8i32|f16f16|f16f32|tf32f32|f32f32)_")
 """What a kernel multiplies and adds up in, as its name has it: ..._i8i8_i8i32_f32_... is INT8."""
 MULTIPLIES = {"i8i32": "int8", "f16f16": "fp16", "f16f32": "fp16", "tf32f32": "float", "f32f32": "float"}
-CONVOLVES = ("conv", "correlation", "gemm", "matmul", "matrixmultiply")
+CONVOLVES = re.compile("conv(?!ert)|correlation|gemm|matmul|matrixmultiply")
+"""In the kind of a kernel which convolves; small convolutions run as matrix products."""
 CONVERTS = frozenset(("reformat", "quantize", "dequantize", "cast"))
 MOVES = frozenset(("noop", "constant", "shuffle", "slice", "gather", "concat", "concatenation", "identity"))
 CURE = "Build again with the bundle's build.sh: it passes --profilingVerbosity=detailed to trtexec"
@@ -114,8 +116,7 @@ def _kind(row: Layer) -> str:
 
 
 def _convolves(row: Layer) -> bool:
-    kinds = _kind(row) + str(row.get("ParameterType") or "").lower()
-    return any(word in kinds for word in CONVOLVES)
+    return bool(CONVOLVES.search(f"{_kind(row)} {row.get('ParameterType') or ''}".lower()))
 
 
 def _precision(row: Layer) -> str | None:
@@ -136,8 +137,7 @@ def _types(row: Layer, side: str) -> set[str]:
 
 
 def _tensor_type(tensor: Layer) -> set[str]:
-    stated = (tensor.get(key) for key in ("DataType", "Datatype", "Format/Datatype", "Format/DataType", "Format"))
-    return next((kind for kind in map(_type, stated) if kind), set())
+    return next((kind for key in TYPE_KEYS if (kind := _type(tensor.get(key)))), set())
 
 
 def _type(text: Any) -> set[str]:
@@ -153,9 +153,7 @@ def _node(row: Layer) -> islands.Node:
     inputs, outputs = (
         tuple(str(tensor.get("Name")) for tensor in _tensors(row, side)) for side in ("Inputs", "Outputs")
     )
-    return islands.Node(
-        str(row.get("Name")), str(row.get("LayerType")), _runs(row), inputs, outputs, None
-    )
+    return islands.Node(str(row.get("Name")), str(row.get("LayerType")), _runs(row), inputs, outputs, None)
 
 
 def _runs(row: Layer) -> islands.Runs:
@@ -163,7 +161,6 @@ def _runs(row: Layer) -> islands.Runs:
     if _kind(row) in CONVERTS:
         return "convert"
     precision = _precision(row)
-    known = _types(row, "Inputs")
-    if _kind(row) in MOVES or not (precision or known):
+    if _kind(row) in MOVES or not (precision or _types(row, "Inputs")):
         return "move"
     return "int8" if precision == "int8" else "float"

@@ -87,16 +87,20 @@ def trtexec_lines(
 
     Shapes are static, so no --shapes. engine: stem of the engine file; the version is added, since
     an engine runs only on the TensorRT and the GPU that built it. Build both precisions on the
-    device and keep the faster: INT8 is not always it.
+    device and keep the faster: INT8 is not always it. What each layer became is written as JSON
+    beside the engine (``trt_layers`` reads it): trtexec has both flags since 8.4.
     """
     lines = {}
     for build in BUILDS:
         source = files.pick(strong=build.strongly_typed, precision=precision)
+        stem = f"{engine}-{precision}-trt{build.tensorrt}"
         words = [
             "trtexec",
             f"--onnx={source}",
-            f"--saveEngine={engine}-{precision}-trt{build.tensorrt}.engine",
+            f"--saveEngine={stem}.engine",
             *build.flags[precision],
+            "--profilingVerbosity=detailed",
+            f"--exportLayerInfo={stem}.layers.json",
         ]
         lines[build.tensorrt] = shlex.join(words)
     return lines

@@ -102,7 +102,8 @@ def test_the_command_of_each_tensorrt(
 ) -> None:
     words = shlex.split(plan.trtexec_lines(FILES, precision=precision)[version])
     engine = f"--saveEngine=model-{precision}-trt{version}.engine"
-    assert words == ["trtexec", f"--onnx={source}", engine, *flags], reason
+    told = ["--profilingVerbosity=detailed", f"--exportLayerInfo=model-{precision}-trt{version}.layers.json"]
+    assert words == ["trtexec", f"--onnx={source}", engine, *flags, *told], reason
 
 
 def test_every_generation_has_a_line_and_no_two_share_an_engine() -> None:
