@@ -311,6 +311,11 @@ def _inspect(commands: Any) -> None:
     text = "print what a bundle holds, for a person"
     c = commands.add_parser("inspect", help=text, description=text)
     c.add_argument("bundle", metavar="BUNDLE", help="bundle folder or .zip")
+    c.add_argument(
+        "--layers",
+        metavar="FILE",
+        help="the layers.json that build.sh wrote on the Jetson: is its engine really INT8?",
+    )
     c.add_argument("--json", action="store_true", help="print the manifest")
     c.set_defaults(run=inspect_command)
 
@@ -584,6 +589,13 @@ def inspect_command(a: argparse.Namespace) -> int:
     from edgepv.bundle import MANIFEST, opened
 
     with opened(Path(a.bundle)) as bundle:
+        if a.layers:
+            from edgepv.export.audit import of_layers
+            from edgepv.types import encode
+
+            found = of_layers(Path(a.layers), bundle.folder, bundle.content.variants)
+            print(json.dumps(encode(found), indent=1)) if a.json else show.audited(found)
+            return 0
         if a.json:
             print((bundle.folder / MANIFEST).read_text(encoding="utf-8"), end="")
             return 0

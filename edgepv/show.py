@@ -14,7 +14,7 @@ from edgepv.files import whole_file
 from edgepv.optional import need
 from edgepv.stats import SQNR_CAP_DB
 from edgepv.stream.explain import exactness
-from edgepv.types import Latency, LayerSensitivity, Measurement, PairedDrop, encode
+from edgepv.types import Audit, Latency, LayerSensitivity, Measurement, PairedDrop, encode
 
 if TYPE_CHECKING:
     from edgepv.pipeline import Exported
@@ -133,6 +133,21 @@ def sparsity(found: Sequence[LayerSparsity]) -> None:
     table(("layer", "weights", "groups of four", "energy 2:4 would keep"), rows)
     sparse = sum(row.weights for row in found if row.sparse)
     print(f"\n{sparse} of {sum(row.weights for row in found)} weights lie in layers that meet 2:4")
+
+
+def audited(found: Audit) -> None:
+    """What an engine runs each convolution in, its float islands and its conversions."""
+    rows = [(c.node, c.planned, c.executed or UNKNOWN) for c in found.convolutions]
+    table(("convolution", "planned", "runs in"), rows)
+    planned = sum(c.planned == "int8" for c in found.convolutions)
+    print(
+        f"{found.int8} of {planned} planned convolutions run in INT8; silently in float: "
+        f"{len(found.silent_float)}"
+    )
+    for island in found.islands:
+        print(f"float      {island.first}: {', '.join(island.operators)}")
+    if found.conversions is not None:
+        print(f"converts   {found.conversions} times ({found.source})")
 
 
 def _pattern(row: LayerSparsity) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
-from edgepv.export import islands
+from edgepv.errors import UsageError
+from edgepv.export import islands, trt_layers
 from edgepv.export.islands import Float
 from edgepv.optional import need
 from edgepv.types import Audit, ConvPlan, Variant
@@ -26,6 +28,21 @@ def audit(variant: Variant, folder: Path) -> Audit:
     planned = _planned_onnx(path) if path.suffix == ".onnx" else {}
     rows = tuple(ConvPlan(name, precision, None) for name, precision in planned.items())
     return Audit("planned only: the engine is not on this machine", rows)
+
+
+def of_layers(layers: Path, folder: Path, variants: Sequence[Variant]) -> Audit:
+    """Audit of an engine built on a Jetson, from the layers.json that build.sh wrote beside it.
+
+    variants: of the bundle in ``folder``. Raises UsageError for a file whose name fits none of them.
+    """
+    wanted = next((p for p in ("int8", "fp16") if f"-{p}-" in layers.name), None)
+    files = [v for v in variants if v.engine == "tensorrt" and (v.precision == "int8") == (wanted == "int8")]
+    if wanted is None or not files:
+        raise UsageError(
+            f"{layers.name} fits no TensorRT file of this bundle. Give build.sh's file under its own name, "
+            "like model-int8-trt10.3.layers.json"
+        )
+    return trt_layers.audit(layers, _planned_onnx(folder / files[0].path))
 
 
 def _planned_onnx(path: Path) -> dict[str, str]:

@@ -155,6 +155,7 @@ def build_script(precision: str) -> str:
         for each in commands:
             file = each[version].split("--onnx=")[1].split()[0]
             command = each[version].replace("--saveEngine=", '--saveEngine="$out"/')
+            command = command.replace("--exportLayerInfo=", '--exportLayerInfo="$out"/')
             lines.append(f"    if [ -f {file} ]; then {command} || exit 1; built=1; fi")
         lines.append("    ;;")
     known = ", ".join(commands[0])

@@ -16,6 +16,9 @@ from edgepv.optional import need
 from edgepv.types import Checkpoint
 
 TEMPERATURE = 2.0
+CLOSEST = 0.75
+"""Least share of a picture's height and width that a training view shows."""
+LIGHT = 0.15
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def train(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in progress(range(how.epochs)):
         for rows in batches(rng, len(clips), how.batch):
-            x = torch.from_numpy(windows(rng, [clips[i] for i in rows], frames))
+            x = views(torch.from_numpy(windows(rng, [clips[i] for i in rows], frames)), rng)
             y = torch.tensor([truth[i] for i in rows])
             loss = distilled(model(x), original(x), y)
             if not torch.isfinite(loss):
@@ -114,6 +117,28 @@ def batches(rng: np.random.Generator, count: int, batch: int) -> list[np.ndarray
     """Row numbers of one epoch, shuffled, in batches."""
     order = rng.permutation(count)
     return [order[i : i + batch] for i in range(0, count, batch)]
+
+
+def views(x: Any, rng: np.random.Generator) -> Any:
+    """Clips (N, C, T, H, W), each seen a little closer and in other light, the same over all of its frames.
+
+    Student and teacher see the same view: what the teacher says of it is right without a new label (Beyer et
+    al. 2022, "Knowledge distillation: A good teacher is patient and consistent"). Never mirrored: left and
+    right may be labels.
+    """
+    import torch
+    from torch.nn import functional as F
+
+    size = tuple(x.shape[-2:])
+    seen = []
+    for clip in x:
+        share = rng.uniform(CLOSEST, 1.0)
+        high, wide = (max(1, round(share * n)) for n in size)
+        top, left = int(rng.integers(size[0] - high + 1)), int(rng.integers(size[1] - wide + 1))
+        part = clip[:, :, top : top + high, left : left + wide].transpose(0, 1)
+        whole = F.interpolate(part, size, mode="bilinear", align_corners=False).transpose(0, 1)
+        seen.append(whole * rng.uniform(1 - LIGHT, 1 + LIGHT) + rng.uniform(-LIGHT, LIGHT))
+    return torch.stack(seen)
 
 
 def windows(rng: np.random.Generator, clips: Sequence[np.ndarray], frames: int) -> np.ndarray:

@@ -191,6 +191,34 @@ def test_the_python_door(step_bundle: Path, a_clip: Path) -> None:
     assert answer.valid and answer.label in ("fight", "no_fight") and 0.5 <= answer.score <= 1
 
 
+def test_what_a_jetson_built_is_held_against_the_plan(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As build.sh would have written it, with one convolution that TensorRT kept in half precision."""
+    capsys.readouterr()
+    row = next(r for r in _report(exported / "jetson").rows if r.target == "jetson" and r.precision == "int8")
+    assert row.audit
+    planned = [c.node for c in row.audit.convolutions if c.planned == "int8"]
+    layers = [
+        {
+            "Name": node,
+            "LayerType": "CaskConvolution",
+            "Inputs": [{"Name": "x", "Format/Datatype": "Int8" if i else "Half"}],
+            "Outputs": [{"Name": "y", "Format/Datatype": "Int8" if i else "Half"}],
+            "Metadata": f"[ONNX Layer: {node}]",
+        }
+        for i, node in enumerate(planned)
+    ]
+    file = tmp_path / "model-int8-trt10.3.layers.json"
+    file.write_text(json.dumps({"Layers": layers}))
+    assert main(["inspect", str(exported / "jetson"), "--layers", str(file)]) == 0
+    said = capsys.readouterr().out
+    told = f"{len(planned) - 1} of {len(planned)} planned convolutions run in INT8; silently in float: 1"
+    assert told in said
+    script = (exported / "jetson" / "models" / "build.sh").read_text()
+    assert '--exportLayerInfo="$out"/' in script
+
+
 def test_a_pruned_model_goes_down_the_whole_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its states are smaller than the original's, and both are run, timed and compared."""
     from edgepv.quantize import finetune
