@@ -38,7 +38,7 @@ from edgepv.types import encode
 
 HERE = Path(__file__).resolve().parent
 OUT = HERE / "compress.json"
-EPOCHS = 5
+EPOCHS = 4
 MULTIPLE = 8
 RANK = 0.9
 
@@ -281,6 +281,9 @@ def main() -> int:
     args = parser.parse_args()
     found = read_json(OUT) if OUT.is_file() else {}
     for net in nets(args.data.resolve()):
+        if net.options.weights and not Path(net.options.weights).is_file():
+            print(f"{net.name}: not measured, it has no weights (see train_clipnets.py)", flush=True)
+            continue
         if (net.name in found and net.name not in args.again) or (args.only and net.name not in args.only):
             continue
         begun = time.monotonic()

@@ -258,7 +258,7 @@ def fit_to_weights(module: Any, weights: dict[str, Any]) -> None:
         fitting = None
         if weight is not None and tuple(weight.shape) != tuple(layer.weight.shape):
             fitting = _resized(layer, weight, bias=getattr(layer, "bias", None) is not None)
-        elif weight is None and splittable(layer) and None not in halves:
+        elif weight is None and splittable(layer) and _two_of(layer, *halves):
             fitting = split(layer, *halves)
         if fitting is not None:
             put(module, name, fitting)
@@ -276,6 +276,13 @@ def splittable(layer: Any) -> bool:
 
     plain = type(layer) in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
     return plain and getattr(layer, "groups", 1) == 1
+
+
+def _two_of(layer: Any, first: Any, second: Any) -> bool:
+    """Whether two weights are what ``split`` makes of ``layer``, and not some other pair of layers."""
+    if first is None or second is None or first.ndim != layer.weight.ndim or second.ndim != first.ndim:
+        return False
+    return second.shape[1] == first.shape[0] and all(n == 1 for n in second.shape[2:])
 
 
 def split(layer: Any, first: Any, second: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,10 @@ def add_search(commands: Any) -> None:
         "--max-drop", type=float, default=1.0, metavar="POINTS", help="accuracy that may be lost (default: 1)"
     )
     c.add_argument(
-        "--budget", default="30m", metavar="TIME", help="for all of it, like 90s, 30m, 2h (default: 30m)"
+        "--budget",
+        default="30m",
+        metavar="TIME",
+        help="for trials and finalists, like 90s, 30m, 2h; what is begun is finished (default: 30m)",
     )
     c.add_argument("--trials", type=int, metavar="N", help="end after N trials (default: when time is up)")
     c.add_argument("--clips", metavar="DIR", help="labelled clips that train, set ranges and judge")
@@ -115,7 +119,7 @@ def search_command(a: argparse.Namespace) -> int:
 
 
 def _question(a: argparse.Namespace, console: Any) -> Any:
-    from edgepv.line import Options
+    from edgepv.line import Options, gather, load
     from edgepv.pipeline import check_options
     from edgepv.search import widths
     from edgepv.search.trial import Question
@@ -126,7 +130,6 @@ def _question(a: argparse.Namespace, console: Any) -> Any:
     counts = (a.tune_epochs, *(n for n in (a.trials, a.multiple) if n is not None))
     if not a.latency_ms > 0 or min(counts) < 1:
         raise UsageError("--latency-ms, --tune-epochs, --trials and --multiple must be above 0")
-    multiple = a.multiple or widths.best(a.target, console)
     options = Options(
         a.model,
         (a.target,),
@@ -136,12 +139,15 @@ def _question(a: argparse.Namespace, console: Any) -> Any:
         clips=a.clips,
         precision=a.precision,
         max_drop=a.max_drop,
-        multiple=multiple,
+        multiple=a.multiple or 1,
         seed=a.seed,
         force=True,
         trust_pickle=a.trust_pickle,
     )
     check_options(options, [target(a.target)])
+    gather(options, load(options).spec)
+    if a.multiple is None:
+        options = replace(options, multiple=widths.best(a.target, console))
     short = max(1, round(a.tune_epochs / 5))
     return Question(options, a.latency_ms, a.percentile, a.tune_epochs, short, a.seed)
 

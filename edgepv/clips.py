@@ -14,11 +14,25 @@ from typing import Any
 import numpy as np
 
 from edgepv.console import hush_native
-from edgepv.errors import UsageError
+from edgepv.errors import UsageError, unknown
 from edgepv.optional import need
 from edgepv.types import ModelSpec
 
 _NTSC = (24, 30, 48, 60, 120)
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "calibration": "calibration",
+    "calib": "calibration",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "evaluation": "evaluation",
+    "eval": "evaluation",
+    "test": "test",
+    "testing": "test",
+}
+"""What people call the parts of a data set, and what they are here."""
 SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v")
 
 
@@ -157,8 +171,8 @@ def find_clips(folder: Path, labels: tuple[str, ...]) -> list[Clip]:
 
     With a ``manifest.csv`` (columns path, label, split, group) its rows whose label is in
     ``labels``. Otherwise the video files below the folder: the label is the name of the parent
-    folder when that is one of ``labels``, the split is the first of calibration, evaluation, train,
-    test on the path, the group is the file itself.
+    folder when that is one of ``labels``, the split is the first of ``SPLITS`` on the path, the group is
+    the file itself.
     Raises UsageError if the folder is missing or holds no clip.
     """
     if not folder.is_dir():
@@ -182,10 +196,17 @@ def _from_manifest(manifest: Path, labels: tuple[str, ...]) -> list[Clip]:
             f"{manifest}: column '{min(missing)}' is missing. It needs path, label, split, group"
         )
     return [
-        Clip(manifest.parent / row["path"], row["label"], row["group"], row["split"])
+        Clip(manifest.parent / row["path"], row["label"], row["group"], _split(row["split"], manifest))
         for row in rows
         if row["label"] in labels
     ]
+
+
+def _split(name: str, manifest: Path) -> str | None:
+    """The split a manifest names, None for none. Raises UsageError for a name nobody knows."""
+    if name and name.lower() not in SPLITS:
+        raise UsageError(f"{manifest}: {unknown('split', name, sorted(SPLITS))}")
+    return SPLITS[name.lower()] if name else None
 
 
 def _from_tree(folder: Path, labels: tuple[str, ...]) -> list[Clip]:
@@ -194,7 +215,7 @@ def _from_tree(folder: Path, labels: tuple[str, ...]) -> list[Clip]:
         if path.suffix.lower() not in SUFFIXES or not path.is_file():
             continue
         parts = path.relative_to(folder).parts[:-1]
-        split = next((p for p in parts if p in ("calibration", "evaluation", "train", "test")), None)
+        split = next((SPLITS[p.lower()] for p in parts if p.lower() in SPLITS), None)
         label = path.parent.name if path.parent.name in labels else None
         clips.append(Clip(path, label, str(path.relative_to(folder)), split))
     return clips
@@ -203,14 +224,14 @@ def _from_tree(folder: Path, labels: tuple[str, ...]) -> list[Clip]:
 def split_clips(clips: list[Clip], *, calibration: int) -> tuple[list[Clip], list[Clip]]:
     """(calibration clips, evaluation clips), disjoint by group, the same on every machine.
 
-    Splits the folder names are kept: calibration clips come out of calibration/train, evaluation
-    clips out of evaluation/test. Without named splits a quarter of the groups, chosen by the hash of
-    their name, calibrates. At most ``calibration`` clips calibrate, spread over labels and groups.
+    Splits the folder names are kept: calibration clips come out of calibration/train, evaluation clips out
+    of evaluation/validation/test. Without named splits a quarter of the groups, chosen by the hash of their
+    name, calibrates. At most ``calibration`` clips calibrate, spread over labels and groups.
     Raises UsageError if a side would be empty, or a group stands on both sides.
     """
     if any(c.split for c in clips):
         train = [c for c in clips if c.split in ("calibration", "train")]
-        held = [c for c in clips if c.split in ("evaluation", "test")]
+        held = [c for c in clips if c.split in ("evaluation", "validation", "test")]
     else:
         train = [c for c in clips if _bucket(c.group) == 0]
         held = [c for c in clips if _bucket(c.group) != 0]
@@ -230,28 +251,36 @@ def split_clips(clips: list[Clip], *, calibration: int) -> tuple[list[Clip], lis
 
 
 def halves(clips: list[Clip]) -> tuple[list[Clip], list[Clip], tuple[str, ...]]:
-    """(one half, the other half, labels whose groups stand on both), the same on every machine.
+    """(one half, the other half, labels that stand on both only by tearing a group), equal on every machine.
 
-    Groups are kept together, label by label, each in turn to the side with fewer clips of that label. A label
-    filmed as a single group cannot be told apart by group: its clips are divided, and it is named.
+    Whole groups go, the largest first, to the side that has fewer clips of their labels. A label that is then
+    on one side only was filmed in one piece: its clips are divided all the same, and it is named.
     """
-    sides: tuple[list[Clip], list[Clip]] = ([], [])
+    groups: dict[str, list[Clip]] = {}
+    for clip in sorted(clips, key=_order):
+        groups.setdefault(clip.group, []).append(clip)
+    counts: tuple[dict[str | None, int], dict[str | None, int]] = ({}, {})
+    side_of: dict[Path, int] = {}
+    for name in sorted(groups, key=lambda g: (-len(groups[g]), hashlib.sha256(g.encode()).digest())):
+        cost = [sum(side.get(c.label, 0) for c in groups[name]) for side in counts]
+        least = min((cost[i], sum(counts[i].values()), i) for i in (0, 1))[-1]
+        for clip in groups[name]:
+            side_of[clip.path] = least
+            counts[least][clip.label] = counts[least].get(clip.label, 0) + 1
     torn = []
     for label in sorted({c.label for c in clips}, key=str):
-        mine = [c for c in clips if c.label == label]
-        groups: dict[str, list[Clip]] = {}
-        for clip in sorted(mine, key=lambda c: hashlib.sha256(c.path.name.encode()).digest()):
-            groups.setdefault(clip.group, []).append(clip)
-        if len(groups) == 1 and len(mine) > 1:
+        mine = sorted((c for c in clips if c.label == label), key=_order)
+        if len(mine) > 1 and len({side_of[c.path] for c in mine}) == 1:
             torn.append(str(label))
-            groups = {str(i): [clip] for i, clip in enumerate(next(iter(groups.values())))}
-        counts = [0, 0]
-        for name in sorted(groups, key=lambda g: (-len(groups[g]), hashlib.sha256(g.encode()).digest())):
-            side = counts.index(min(counts))
-            sides[side].extend(groups[name])
-            counts[side] += len(groups[name])
-    first, second = (sorted(side, key=lambda c: str(c.path)) for side in sides)
+            side_of |= {c.path: 1 - side_of[c.path] for c in mine[1::2]}
+    ordered = sorted(clips, key=lambda c: str(c.path))
+    first, second = ([c for c in ordered if side_of[c.path] == i] for i in (0, 1))
     return first, second, tuple(torn)
+
+
+def _order(clip: Clip) -> bytes:
+    """A shuffle that is the same everywhere."""
+    return hashlib.sha256(clip.path.name.encode()).digest()
 
 
 def _bucket(group: str) -> int:

@@ -419,6 +419,13 @@ def lower(line: Line, source: Source, checkpoint: Checkpoint | None) -> tuple[Va
 
 
 
+def source_key(source: Source) -> dict[str, Any]:
+    """What a model given by a user depends on, for the cache."""
+    if source.checkpoint is None:
+        return {"onnx": source.sha256, "spec": digest(source.spec)}
+    return _checkpoint_key(source.checkpoint)
+
+
 def _checkpoint_key(checkpoint: Checkpoint) -> dict[str, Any]:
     """What a module built from a checkpoint depends on, for the cache."""
     return {

@@ -53,9 +53,11 @@ class Fake:
     space: Space = SPACE
     native: int = 112
     search: tuple[Any, ...] = ()
-    clips: Any = field(default_factory=lambda: SimpleNamespace(train=()))
+    clips: Any = field(default_factory=lambda: SimpleNamespace(train=(), calibration=()))
     source: Any = field(
-        default_factory=lambda: SimpleNamespace(sha256="0" * 64, spec=SimpleNamespace(name="fake"))
+        default_factory=lambda: SimpleNamespace(
+            sha256="0" * 64, checkpoint=None, spec=replace(zoo.spec("pv-conv-nano", "fight"), name="fake")
+        )
     )
 
     def features(self, candidate: Candidate) -> tuple[float, ...]:

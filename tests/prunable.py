@@ -39,6 +39,24 @@ class Shift(nn.Module):
         return self.head(torch.relu(self.b(x)).mean((2, 3, 4)))
 
 
+class ShiftThenNorm(Shift):
+    """The same behind a norm of the colours, which no cut touches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.colours = nn.GroupNorm(1, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.colours(x))
+
+
+class SureShift(Shift):
+    """The same with an answer that is sure of itself whatever it sees."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).softmax(1)
+
+
 class FixedState(nn.Module):
     """Steps with a state that is always 32 channels wide; its clip form knows nothing of that."""
 
@@ -83,6 +101,14 @@ def plain() -> Plain:
 
 def shift() -> Shift:
     return Shift()
+
+
+def shift_then_norm() -> ShiftThenNorm:
+    return ShiftThenNorm()
+
+
+def sure_shift() -> SureShift:
+    return SureShift()
 
 
 def fixed_state() -> FixedState:

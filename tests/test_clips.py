@@ -14,6 +14,7 @@ from edgepv.clips import (
     Clip,
     clip_scores,
     find_clips,
+    halves,
     hold_last,
     model_frames,
     preprocess,
@@ -175,8 +176,6 @@ def test_a_folder_without_clips_is_refused(tmp_path: Path) -> None:
 
 
 def test_halves_keep_groups_together_and_name_what_they_cannot() -> None:
-    from edgepv.clips import Clip, halves
-
     many = [Clip(Path(f"a{i}.mp4"), "a", f"g{i // 3}") for i in range(12)]  # 4 groups of 3
     single = [Clip(Path(f"b{i}.mp4"), "b", "g9") for i in range(5)]
     first, second, torn = halves([*many, *single])
@@ -185,3 +184,26 @@ def test_halves_keep_groups_together_and_name_what_they_cannot() -> None:
     assert [sum(c.label == "a" for c in side) for side in (first, second)] == [6, 6]
     assert sorted(sum(c.label == "b" for c in side) for side in (first, second)) == [2, 3]
     assert halves([*single, *many]) == (first, second, torn)
+
+
+def test_a_recording_of_several_labels_stays_in_one_half() -> None:
+    counts = {("P1", "a"): 5, ("P2", "a"): 3, ("P3", "a"): 2, ("P1", "b"): 1, ("P2", "b"): 4, ("P3", "b"): 2}
+    clips = [Clip(Path(f"{g}{la}{i}.mp4"), la, g) for (g, la), n in counts.items() for i in range(n)]
+    first, second, torn = halves(clips)
+    assert torn == () and not {c.group for c in first} & {c.group for c in second}
+
+
+def test_common_names_of_splits_are_understood(write_video: Callable[..., Path], tmp_path: Path) -> None:
+    for split in ("training", "Validation", "test"):
+        write_video("x.mp4", [1, 2])
+        place = tmp_path / "set" / split / "fight"
+        place.mkdir(parents=True)
+        (tmp_path / "x.mp4").rename(place / f"{split}.mp4")
+    found = {c.path.stem: c.split for c in find_clips(tmp_path / "set", ("fight",))}
+    assert found == {"training": "train", "Validation": "validation", "test": "test"}
+
+
+def test_a_split_nobody_knows_is_named(tmp_path: Path) -> None:
+    (tmp_path / "manifest.csv").write_text("path,label,split,group\nx.mp4,fight,trian,g\n")
+    with pytest.raises(UsageError, match="unknown split 'trian'.*Did you mean 'train'"):
+        find_clips(tmp_path, ("fight",))

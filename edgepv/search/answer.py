@@ -41,8 +41,10 @@ def search(
         f"{len(ground.clips.train)} training clips"
     )
     study.study.set_user_attr("over", False)
-    study.run(seconds=SHARE * seconds, trials=trials)
-    study.study.set_user_attr("over", True)
+    try:
+        study.run(seconds=SHARE * seconds, trials=trials)
+    finally:
+        study.study.set_user_attr("over", True)
     return finish(study, console), study.name
 
 
@@ -54,14 +56,14 @@ def work(storage: str, name: str | None, clips: str | None, console: Console) ->
     """
     optuna = need("optuna", extra="compress")
     names = optuna.get_all_study_names(opened(storage))
-    going = [n for n in names if name in (None, n)]
+    attrs = {n: optuna.load_study(study_name=n, storage=opened(storage)).user_attrs for n in names}
+    going = [n for n in names if name in (None, n) and "question" in attrs[n] and not attrs[n].get("over")]
     if len(going) != 1:
         raise UsageError(
             f"{storage} holds {len(going)} studies to join ({', '.join(going[:5]) or 'none'}). Name one with "
             "--study, or start the search first"
         )
-    attrs = optuna.load_study(study_name=going[0], storage=opened(storage)).user_attrs
-    question = decode(Question, attrs["question"])
+    question = decode(Question, attrs[going[0]]["question"])
     if clips:
         question = replace(question, options=replace(question.options, clips=clips))
     study = Study(question, Trials(question, console), storage, console)
@@ -70,9 +72,8 @@ def work(storage: str, name: str | None, clips: str | None, console: Console) ->
             f"this machine has another model, other clips or another edgepv than study {going[0]}. Install "
             "the same version, and give the same files"
         )
-    before = len(study.study.trials)
     study.run(seconds=float("inf"), trials=None, over=lambda: bool(study.study.user_attrs.get("over")))
-    return len(study.study.trials) - before
+    return study.mine()
 
 
 def exit_code(result: Result) -> int:
@@ -105,7 +106,7 @@ def exports(result: Result, question: Question) -> tuple[str, ...]:
 def lost(drop: PairedDrop) -> str:
     """Points lost, with the interval and what would settle it."""
     text = f"{drop.points:.1f} points ({drop.low:.1f} to {drop.high:.1f}, {drop.n} clips): {drop.verdict}"
-    needed = f"; about {drop.clips_needed} clips would settle it" if drop.clips_needed else ""
+    needed = f"; about {drop.clips_needed} such clips would settle it" if drop.clips_needed else ""
     return text + needed
 
 
@@ -147,6 +148,9 @@ def markdown(result: Result, commands: tuple[str, ...]) -> str:
         "|" + "---|" * len(HEADER),
         *("| " + " | ".join(row) + " |" for row in rows(result)),
         "",
+        "These clips chose among them, so the figures are flattered a little. Intervals take clips as "
+        "independent.",
+        "",
         f"On the final clips the winner is right on {100 * after:.1f} %, the original on "
         f"{100 * before:.1f} %; it loses {lost(result.final_drop)}.",
         "",
@@ -167,7 +171,7 @@ def markdown(result: Result, commands: tuple[str, ...]) -> str:
 
 def _looked(looks: int) -> str:
     if looks == 1:
-        return "No search had looked at these final clips before."
+        return "No winner of this model had been shown these final clips before, by this machine's book."
     return (
         f"{looks} winners have been shown these final clips by now: figures chosen among them are flattered. "
         "Fresh clips would tell."

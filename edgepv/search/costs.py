@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 KINDS = ("dense", "pointwise", "depthwise", "linear")
-FEWEST = 4
+FEWEST = 7
 """Measured nets below which an engine's coefficients mean nothing."""
 
 
@@ -81,14 +81,18 @@ def features(layers: Sequence[Layer]) -> tuple[float, ...]:
 def fit(nets: Sequence[Sequence[float]], times_ms: Sequence[float]) -> LatencyModel | None:
     """Non-negative least squares on relative errors over the ``features`` of nets that were timed.
 
-    None with fewer than ``FEWEST`` different nets.
+    A net that was timed several times counts once, or it would vouch for itself. None with fewer than
+    ``FEWEST`` different nets.
     """
-    if len({tuple(net) for net in nets}) < FEWEST:
+    by_net: dict[tuple[float, ...], list[float]] = {}
+    for net, ms in zip(nets, times_ms):
+        by_net.setdefault(tuple(net), []).append(ms)
+    if len(by_net) < FEWEST:
         return None
-    table, times = np.array(nets, float), np.array(times_ms, float)
+    table, times = np.array(list(by_net)), np.array([float(np.median(t)) for t in by_net.values()])
     errors = []
-    for i in range(len(nets)):
-        rest = np.arange(len(nets)) != i
+    for i in range(len(table)):
+        rest = np.arange(len(table)) != i
         guess = table[i] @ _solve(table[rest], times[rest])
         errors.append(abs(guess / times[i] - 1))
     return LatencyModel(tuple(float(c) for c in _solve(table, times)), float(np.median(errors)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,11 +13,11 @@ from edgepv import cache
 from edgepv.checkpoint import versions
 from edgepv.console import Console
 from edgepv.errors import AccuracyGateError, LatencyGateError, UsageError
-from edgepv.files import digest, read_json, write_json
+from edgepv.files import read_json, sha256, write_json
 from edgepv.measure import interleaved, noise_feeds
 from edgepv.search.space import lever
 from edgepv.search.study import Study
-from edgepv.search.trial import Found, Trials, alone, clips_digest, engines, machine
+from edgepv.search.trial import Found, Trials, alone, engines, machine
 from edgepv.stats import paired_drop
 from edgepv.types import Latency, PairedDrop, decode, encode
 
@@ -134,7 +135,8 @@ def _finalists(study: Study, rows: Sequence[tuple[Found, float]]) -> list[Found]
     changed = study.trials.changed
     good = [f for f, _ in in_time if f.drop.points <= most + (HOPE if changed(f.candidate) else 0.0)]
     safe = [f for f in good if not changed(f.candidate)]
-    kept = list({f.candidate: f for f in [*good[: FINALISTS - 1], *safe[:1]]}.values())
+    sure = [f for f in good if f.drop.points <= most]
+    kept = list({f.candidate: f for f in [*good[: FINALISTS - 1], *sure[:1], *safe[:1]]}.values())
     return kept or [min((f for f, _ in in_time), key=lambda f: f.drop.points)]
 
 
@@ -189,14 +191,26 @@ def _last_look(trials: Trials, winner: Found) -> tuple[PairedDrop, tuple[float, 
 
     The same winner asked again is no new look: its answers are known.
     """
-    book = cache.root() / "final-looks.json"
-    key = digest([trials.source.sha256, clips_digest(trials.final)])[:16]
-    looks = read_json(book) if book.is_file() else {}
-    seen = looks.setdefault(key, [])
-    if winner.variant.sha256 not in seen:
-        seen.append(winner.variant.sha256)
-        write_json(book, looks)
+    looks = _note(trials.source.spec.name, winner.variant.sha256, [sha256(c.path) for c in trials.final])
     before = trials.original(trials.final)
     after = trials.right(winner.variant, Path(winner.folder), trials.final)
     drop = paired_drop(before, after, max_drop=trials.question.options.max_drop)
-    return drop, (sum(before) / len(before), sum(after) / len(after)), len(seen)
+    return drop, (sum(before) / len(before), sum(after) / len(after)), looks
+
+
+def _note(model: str, winner: str, clips: Sequence[str]) -> int:
+    """Write into this machine's book that a winner is shown these clips; how many they were shown to."""
+    book = cache.root() / "final-looks.json"
+    with book.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            known = read_json(book) if book.is_file() else {}
+        except UsageError:  # a damaged book must not cost a finished search
+            known = {}
+        pages = known.setdefault(model, {})
+        for clip in clips:
+            seen = pages.setdefault(clip, [])
+            if winner[:16] not in seen:
+                seen.append(winner[:16])
+        write_json(book, known)
+    return max(len(pages[clip]) for clip in clips)

@@ -7,6 +7,7 @@ import itertools
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from edgepv.errors import UsageError
@@ -79,11 +80,15 @@ class Candidate:
 def command(options: Options, out: str) -> str:
     """The command line of these options, to paste."""
     words = ["edgepv", "export", options.model, "--target", options.targets[0]]
-    plain = ("weights", "spec", "clips", "size", "multiple", "low_rank", "tune_epochs", "variant")
-    for name in (*plain, "keep_float"):
+    words[2] = str(Path(options.model).absolute()) if _is_file(options.model) else options.model
+    plain = ("size", "multiple", "low_rank", "tune_epochs", "seed", "max_drop", "precision", "variant")
+    for name in (*plain, "keep_float", "weights", "spec", "clips"):
         value = getattr(options, name)
         if value != getattr(Options, name, None):
-            words += [f"--{name.replace('_', '-')}", str(value)]
+            path = name in ("weights", "spec", "clips")
+            words += [f"--{name.replace('_', '-')}", str(Path(value).absolute() if path else value)]
+    if options.trust_pickle:
+        words.append("--trust-pickle")
     if options.prune:
         words += ["--prune", ",".join(f"{share:g}" for share in options.prune)]
     if options.stream != "auto":
@@ -91,12 +96,19 @@ def command(options: Options, out: str) -> str:
     return shlex.join([*words, "--out", out])
 
 
+def _is_file(model: str) -> bool:
+    """Whether MODEL is a path: file.onnx or file.py:builder."""
+    return Path(model.rpartition(":")[0] or model).is_file()
+
+
 @dataclass(frozen=True)
 class Space:
     """Every value each lever may take.
 
-    variants: of the target. forms: of the model, the one it was written in first. sizes: the one it was
-    trained at first. stages: of the model; 0 when it cannot be pruned here. energies: of low-rank layers.
+    variants: of the target that may be chosen. first: the target's float one on its first engine, which the
+    model as it was written is taken to be. forms: of the model, the one it was written in first. sizes: the
+    one it was trained at first. stages: of the model; 0 when it cannot be pruned here. energies: of low-rank
+    layers.
     """
 
     variants: tuple[str, ...]
@@ -104,6 +116,7 @@ class Space:
     sizes: tuple[int, ...]
     stages: int
     energies: tuple[float, ...] = (0.0,)
+    first: str = "onnxruntime-fp32"
 
     def suggest(self, trial: Any) -> Candidate:
         """The candidate an Optuna trial stands for."""
@@ -158,7 +171,7 @@ class Space:
 
     def start(self) -> Candidate:
         """The model as it was written, in float, on the target's first engine."""
-        return Candidate(self.variants[0], self.forms[0], self.sizes[0])
+        return Candidate(self.first, self.forms[0], self.sizes[0])
 
     def _keeping(self) -> tuple[str, ...]:
         """Variants made by a tool that can keep chosen layers in float."""

@@ -15,10 +15,11 @@ from edgepv import cache
 from edgepv.console import Console, hush
 from edgepv.errors import EdgepvError, UsageError
 from edgepv.files import digest
+from edgepv.line import source_key
 from edgepv.optional import need
 from edgepv.search import costs
 from edgepv.search.space import Candidate
-from edgepv.search.trial import Found, Question, Trials, machine
+from edgepv.search.trial import Found, Question, Trials, clips_digest, machine, without_paths
 from edgepv.types import Latency, PairedDrop, decode, encode
 
 SLACK = 1.5
@@ -44,10 +45,10 @@ class Study:
             directions=["minimize", "minimize"],
             load_if_exists=True,
         )
-        if "question" not in self.study.user_attrs:
-            self.study.set_user_attr("question", encode(question))
-            self.study.set_user_attr("machine", encode(machine()))
+        if "question" not in self.study.user_attrs:  # the last to be written: a kill before it begins anew
             self._propose(trials.space.whole())
+            self.study.set_user_attr("machine", encode(machine()))
+            self.study.set_user_attr("question", encode(question))
         elsewhere = self.study.user_attrs["machine"]
         if elsewhere != encode(machine()):
             raise UsageError(
@@ -55,20 +56,23 @@ class Study:
                 f"{machine()['cpu']} ({machine()['cores']} cores). Run workers on equal machines"
             )
 
-    def run(self, *, seconds: float, trials: int | None, over: Callable[[], bool] = lambda: False) -> None:
+    def run(self, *, seconds: float, trials: int | None, over: Callable[[], bool] | None = None) -> None:
         """Try candidates until ``seconds`` have passed, ``trials`` are done, or nothing new is proposed.
 
-        over: asked before every trial; True ends it. Interrupted trials are tried again next time.
+        over: a worker's: asked before every trial, True ends it; the study's clock is the searcher's.
+        Interrupted trials are tried again next time.
         """
         begun, spent = time.monotonic(), float(self.study.user_attrs.get("spent_s", 0.0))
-        while not over() and (trials is None or len(self._done()) < trials):
+        worker = over is not None
+        while not (over and over()) and (trials is None or len(self._done()) < trials):
             self._bury_dead()
             self._widen()
             passed = spent + time.monotonic() - begun
             if passed >= seconds or self._nothing_new():
                 break
             self._one(passed, seconds, trials)
-            self.study.set_user_attr("spent_s", spent + time.monotonic() - begun)
+            if not worker:
+                self.study.set_user_attr("spent_s", spent + time.monotonic() - begun)
 
     def _propose(self, candidates: Iterable[Candidate]) -> None:
         for candidate in candidates:
@@ -78,13 +82,15 @@ class Study:
         """Once all whole models are measured, propose the best of them made smaller."""
         state = self._optuna.trial.TrialState
         waiting = self.study.get_trials(deepcopy=False, states=(state.WAITING, state.RUNNING))
-        rows = self.found()
-        if waiting or not rows or self.study.user_attrs.get("widened"):
+        timed = [t for t in self._done() if "ms" in t.user_attrs]
+        if waiting or not timed or self.study.user_attrs.get("widened"):
             return
         most = self.question.options.max_drop
-        good = [r for r in rows if r[0].drop.points <= most] or rows
+        good = [t for t in timed if t.values and t.values[1] <= most] or timed
+        best = min(good, key=lambda t: t.user_attrs["ms"])
+        fastest = self.trials.space.suggest(self._optuna.trial.FixedTrial(best.params))
+        self._propose(self.trials.space.around(fastest))
         self.study.set_user_attr("widened", True)
-        self._propose(self.trials.space.around(min(good, key=lambda r: r[1])[0].candidate))
 
     def _one(self, passed: float, seconds: float, trials: int | None) -> None:
         """One trial; its sampler is seeded by how many came before, so that a resumed study goes on alike."""
@@ -104,7 +110,8 @@ class Study:
         candidate = self.trials.space.suggest(trial)
         for key, value in (("name", candidate.name), ("host", platform.node()), ("pid", os.getpid())):
             trial.set_user_attr(key, value)
-        known = next((t for t in self._done() if t.user_attrs.get("name") == candidate.name), None)
+        same = (t for t in self._done() if t.user_attrs.get("name") == candidate.name)
+        known = next((t for t in same if t.user_attrs.get("final", True)), None)
         if known:
             return self._again(trial, known)
         try:
@@ -115,6 +122,7 @@ class Study:
         except Exception as e:
             why = str(e) if isinstance(e, EdgepvError) else f"{type(e).__name__}: {e}"
             trial.set_user_attr("why", " ".join(why.split())[:LONGEST_WHY])
+            trial.set_user_attr("final", isinstance(e, EdgepvError))
             raise
         trial.set_user_attr("found", encode(found))
         return self.latency(found.latency, found.ratio), found.drop.points
@@ -133,14 +141,14 @@ class Study:
 
     def _time(self, trial: Any, latency: Latency, ratio: float) -> None:
         """End a trial whose time alone rules it out, before it is trained and scored."""
-        ms = self.latency(latency, ratio)
-        trial.set_user_attr("ms", ms)
-        if ms > SLACK * self.question.latency_ms:
-            trial.set_user_attr("skipped", f"{ms:.2f} ms is too slow to be scored")
+        trial.set_user_attr("ms", self.latency(latency, ratio))
+        typical = self.latency(replace(latency, p99_ms=latency.p50_ms), ratio)
+        if typical > SLACK * self.question.latency_ms:
+            trial.set_user_attr("skipped", f"{typical:.2f} ms is too slow to be scored")
             raise self._optuna.TrialPruned
 
     def latency(self, latency: Latency, ratio: float) -> float:
-        """Milliseconds of the percentile that is asked for.
+        """Milliseconds of the percentile that is asked for, never more than were measured.
 
         Scaled by how fast the reference ran in the same turns against how fast it ran the first time: the
         load of the machine cancels.
@@ -151,7 +159,7 @@ class Study:
         if first is None:
             self.study.set_user_attr("reference_ms", now)
             return ms
-        return ms * float(first) / now
+        return min(ms, ms * float(first) / now)
 
     def _skip_hopeless(self, candidate: Candidate, trial: Any) -> None:
         net = self.trials.features(candidate)
@@ -185,8 +193,15 @@ class Study:
         return (min(timed)[1], min(timed)[0]) if timed else None
 
     def failures(self) -> list[tuple[str, str]]:
-        """(candidate, why) of the trials that measured nothing."""
-        return [(t.user_attrs.get("name", "?"), outcome(t)) for t in self._done() if not t.values]
+        """(candidate, why) of what was tried and not measured, each once."""
+        measured = {found.candidate.name for found, _ in self.found()}
+        rows = {t.user_attrs.get("name", "?"): outcome(t) for t in self._done() if not t.values}
+        return [(name, why) for name, why in rows.items() if name not in measured]
+
+    def mine(self) -> int:
+        """How many trials this process has done."""
+        me = (platform.node(), os.getpid())
+        return sum((t.user_attrs.get("host"), t.user_attrs.get("pid")) == me for t in self._done())
 
     def _done(self) -> list[Any]:
         state = self._optuna.trial.TrialState
@@ -209,27 +224,28 @@ class Study:
         self._optuna.storages.fail_stale_trials(self.study)
         for trial in self.study.get_trials(deepcopy=False, states=(state.RUNNING,)):
             host, pid = trial.user_attrs.get("host"), trial.user_attrs.get("pid")
-            if host == platform.node() and pid and not Path(f"/proc/{pid}").exists():
+            here = host == platform.node() and Path("/proc/self").exists()
+            if here and pid and not Path(f"/proc/{pid}").exists():
                 self.study.tell(trial.number, state=state.FAIL, skip_if_finished=True)
-                self.study.enqueue_trial(trial.params)
-                self.console.say(
-                    f"a worker (process {pid}) died in trial {trial.number}, {trial.user_attrs.get('name')}: "
-                    "nothing is recorded of it; it is tried again"
-                )
-        again = self.study.user_attrs.get("again", [])
+        again = set(self.study.user_attrs.get("again", []))
         for trial in self.study.get_trials(deepcopy=False, states=(state.FAIL,)):
-            cut_off = "why" not in trial.user_attrs and trial.user_attrs.get("host") == platform.node()
-            if cut_off and trial.number not in again and "pid" in trial.user_attrs and trial.params:
-                again = [*again, trial.number]
-                self.study.set_user_attr("again", again)
-                self.study.enqueue_trial(trial.params)
+            if "why" in trial.user_attrs or trial.number in again or not trial.params:
+                continue
+            again.add(trial.number)
+            self.study.set_user_attr("again", sorted(again))
+            self.study.enqueue_trial(trial.params)
+            self.console.say(
+                f"a worker (process {trial.user_attrs.get('pid')}) ended in trial {trial.number}, "
+                f"{trial.user_attrs.get('name')}: nothing is recorded of it; it is tried again"
+            )
 
 
 def study_name(question: Question, trials: Trials) -> str:
     """Model and a digest of everything that makes the question: another question is another study."""
-    options = replace(question.options, out="", force=False, clips=None)
-    names = [c.path.name for c in (*trials.search, *trials.clips.train)]
-    asked = [encode(replace(question, options=options)), trials.source.sha256, names, cache.code_digest()]
+    options = replace(without_paths(question.options), max_drop=question.options.max_drop)
+    clips = [clips_digest(c) for c in (trials.search, trials.clips.train, trials.clips.calibration)]
+    what = encode(replace(question, options=options))
+    asked = [what, source_key(trials.source), clips, cache.code_digest()]
     return f"{trials.source.spec.name}-{digest(asked)[:12]}"
 
 
@@ -246,7 +262,6 @@ def opened(storage: str | None) -> Any:
             url,
             heartbeat_interval=HEARTBEAT_S,
             grace_period=GRACE_S,
-            heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=2),
         )
     except Exception as e:  # every database driver fails in its own way
         raise UsageError(

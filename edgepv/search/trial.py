@@ -30,6 +30,7 @@ from edgepv.line import (
     lowered,
     ready,
     run_builder,
+    source_key,
     streamed,
 )
 from edgepv.measure import clip_logits, device_facts, interleaved, noise_feeds, scores
@@ -39,12 +40,13 @@ from edgepv.runtimes.engine import Engine, open_engine
 from edgepv.search import costs
 from edgepv.search.space import ENERGIES, Candidate, Form, Space, sizes_for, variants_of
 from edgepv.stats import paired_drop
-from edgepv.stream import Stepper
+from edgepv.stream import NotStreamableError, Stepper, flatten
 from edgepv.targets import target as find_target
 from edgepv.types import Latency, PairedDrop, Variant, decode, encode
 
 CALLS = 90
-TOOLS = ("torch", "torch-pruning", "onnxruntime", "openvino", "nncf", "ai-edge-litert", "ai-edge-quantizer")
+RUNNERS = ("edgepv", "numpy", "onnxruntime", "openvino", "ai-edge-litert")
+TOOLS = (*RUNNERS, "torch", "torch-pruning", "onnx", "onnxscript", "nncf", "ai-edge-quantizer")
 
 
 @dataclass(frozen=True)
@@ -95,13 +97,7 @@ class Trials:
         self.variants = variants_of(self.target, options.precision)
         self.source: Source = load(options)
         self.clips = _labelled(gather(options, self.source.spec), self.source)
-        first, second, torn = halves(list(self.clips.held_out))
-        self.search, self.final = tuple(first), tuple(second)
-        if torn:
-            console.say(
-                f"{', '.join(torn)}: filmed as one group each, so their clips stand in both halves: the "
-                "final figure of these labels is a little flattered"
-            )
+        self.search, self.final = _judges(self.clips.held_out, console)
         self.native = self.source.spec.input.shape[-1]
         self.space = self._space()
         self._inputs: Ready | None = None
@@ -113,8 +109,12 @@ class Trials:
             made, _, notes = streamed(Line(self.question.options, self.console), checkpoint, self.clips)
             for note in notes:
                 self.console.say(note)
-            forms = ("clip", "flat") if made is checkpoint else ("clip", "flat", "stream")
-        return Space(self.variants, forms, self._sizes(), self._stages(), self._energies())
+            forms = ("clip",) if made is checkpoint else ("clip", "stream")
+            with contextlib.suppress(NotStreamableError):
+                flatten(build(checkpoint), self.source.spec)
+                forms = ("clip", "flat", *forms[1:])
+        first = variants_of(self.target, "auto")[0]
+        return Space(self.variants, forms, self._sizes(), self._stages(), self._energies(), first)
 
     def _sizes(self) -> tuple[int, ...]:
         """Smaller frames are searched only where the model can be fine-tuned for them."""
@@ -163,10 +163,10 @@ class Trials:
         options = candidate.options(self.question.options, self.native, self.epochs(candidate, epochs))
         key = {
             "step": "search build",
-            "options": encode(replace(options, out="", max_drop=0.0, latency_ms=None, gate=False)),
-            "model": self.source.sha256,
+            "options": encode(without_paths(options)),
+            "model": source_key(self.source),
             "clips": clips_digest([*self.clips.train, *self.clips.calibration]),
-            "tools": versions(("edgepv", *TOOLS)),
+            "tools": versions(TOOLS),
         }
 
         def build_it(folder: Path) -> Any:
@@ -224,9 +224,10 @@ class Trials:
         base, base_folder = self.reference()
         key = {
             "step": "search time",
-            "variant": [variant.sha256, variant.engine, variant.precision, base.sha256],
+            "variant": [variant.sha256, variant.engine, variant.precision],
+            "reference": [base.sha256, base.engine, base.precision],
             "machine": machine(),
-            "tools": versions(("onnxruntime", "openvino", "ai-edge-litert")),
+            "tools": versions(RUNNERS),
         }
 
         def time_it(_: Path) -> Any:
@@ -249,11 +250,10 @@ class Trials:
         """Which clips a variant answers right. Float engines share one answer: their numbers are the same."""
         key = {
             "step": "search score",
-            "variant": [variant.sha256, variant.precision],
+            "variant": [variant.sha256, variant.precision, digest(variant.spec), digest(variant.stream)],
             "engine": "any" if variant.precision == "fp32" else variant.engine,
             "clips": clips_digest(clips),
-            "labels": variant.spec.labels,
-            "tools": versions(("edgepv", "onnxruntime", "openvino", "ai-edge-litert")),
+            "tools": versions(RUNNERS),
         }
 
         def score(_: Path) -> Any:
@@ -278,10 +278,11 @@ class Trials:
         options = self.question.options
         key = {
             "step": "search layers",
-            "model": self.source.sha256,
+            "model": source_key(self.source),
             "prune": [candidate.prune, candidate.low_rank],
             "size": candidate.size,
             "multiple": options.multiple,
+            "tools": versions(TOOLS),
         }
 
         def count(folder: Path) -> Any:
@@ -302,6 +303,27 @@ class Trials:
         return np.array([self.source.spec.labels.index(str(c.label)) for c in clips])
 
 
+def _judges(held: Sequence[Clip], console: Console) -> tuple[tuple[Clip, ...], tuple[Clip, ...]]:
+    """(search clips, final clips): validation and test where both are named, else two halves."""
+    named = {c.split for c in held}
+    if {"validation", "test"} <= named:
+        first, second = [c for c in held if c.split != "test"], [c for c in held if c.split == "test"]
+        torn: tuple[str, ...] = ()
+    else:
+        first, second, torn = halves(list(held))
+    if not first or not second:
+        raise UsageError(
+            f"{len(held)} held-out clips cannot be halved into search and final clips. Give more labelled "
+            "clips"
+        )
+    if torn:
+        console.say(
+            f"{', '.join(torn)}: filmed in one piece each, so footage of these stands in both halves, and "
+            "their final figure is a little flattered"
+        )
+    return tuple(first), tuple(second)
+
+
 def _labelled(clips: Clips, source: Source) -> Clips:
     if not clips.fits or not all_labelled(clips.held_out, source.spec.labels):
         raise UsageError(
@@ -309,6 +331,22 @@ def _labelled(clips: Clips, source: Source) -> Clips:
             "--clips DIR with one folder for each label"
         )
     return clips
+
+
+def without_paths(options: Options) -> Options:
+    """What of the options changes a candidate: files count by what is in them, and that is told elsewhere."""
+    return replace(
+        options,
+        model="",
+        out="",
+        weights=None,
+        spec=None,
+        clips=None,
+        force=False,
+        gate=False,
+        max_drop=0.0,
+        latency_ms=None,
+    )
 
 
 def clips_digest(clips: Sequence[Clip]) -> str:

@@ -228,3 +228,18 @@ def test_weights_that_are_half_a_split_are_refused(planted: Checkpoint, tmp_path
     path = tmp_path / "half.safetensors"
     with pytest.raises(UsageError, match="does not fit .*heavy"):
         build(replace(made, weights=str(path), sha256=sha256(path)))
+
+
+def test_weights_of_another_pair_of_layers_are_no_split(tiny_clip: Tiny, tmp_path: Path) -> None:
+    """A convolution and its batch norm in a row, where the builder made a bare convolution."""
+    from safetensors.torch import load_file
+
+    weights = load_file(tiny_clip.weights)
+    weights["conv.0.weight"] = weights.pop("conv.weight")
+    weights["conv.0.bias"] = weights.pop("conv.bias")
+    weights["conv.1.weight"] = torch.ones(16)
+    save_file(weights, tmp_path / "w.safetensors")
+    spec = read_spec(tiny_clip.spec)
+    source = from_files(f"{TINY}:clip", tmp_path / "w.safetensors", spec, trust_pickle=False)
+    with pytest.raises(UsageError, match=r"does not fit .*conv"):
+        build(source)

@@ -131,6 +131,19 @@ def test_a_temporal_shift_by_channel_number_is_refused_though_the_tool_cuts_it(t
     assert not (tmp_path / "p.safetensors").exists()
 
 
+def test_a_norm_elsewhere_does_not_hide_it(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="addresses channels by number"):
+        prune.Step(0.5)(made(tmp_path, "shift_then_norm"), tmp_path / "p.safetensors")
+
+
+def test_a_saturated_answer_does_not_hide_it(tmp_path: Path) -> None:
+    def sure(module: torch.nn.Module) -> None:
+        module.get_parameter("head.bias").copy_(torch.tensor([12.0, -12.0]))
+
+    with pytest.raises(UsageError, match="addresses channels by number"):
+        prune.Step(0.5)(made(tmp_path, "sure_shift", change=sure), tmp_path / "p.safetensors")
+
+
 def test_a_state_of_fixed_width_is_refused_though_the_step_still_runs(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="fixed-state cannot be pruned.*state keeps its old size"):
         prune.Step(0.5)(made(tmp_path, "fixed_state", "NCHW"), tmp_path / "p.safetensors")

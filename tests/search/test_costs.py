@@ -45,6 +45,14 @@ def test_no_cost_is_negative_though_the_times_are_noisy() -> None:
     assert model and min(model.coefficients) >= 0 and 0 < model.error < 0.3
 
 
+def test_a_net_timed_twice_does_not_vouch_for_itself() -> None:
+    rng = np.random.default_rng(2)
+    nets = rng.uniform(1, 10, (8, 6)).tolist()
+    times = rng.uniform(1, 10, 8).tolist()
+    once, twice = fit(nets, times), fit(nets * 2, times * 2)
+    assert once and twice and twice.error == pytest.approx(once.error)
+
+
 def test_three_nets_tell_nothing() -> None:
     assert fit([[1, 0, 0, 0, 0, 0], [2, 0, 0, 0, 0, 0], [3, 0, 0, 0, 0, 0]] * 3, [1, 2, 3] * 3) is None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 
 import pytest
 from fake_trials import SPACE
@@ -13,7 +14,16 @@ from edgepv.line import Options
 from edgepv.search.space import Candidate, command, lever, sizes_for, variants_of
 from edgepv.targets import target
 
-ASKED = Options("pv-c3d", ("cpu",), clips="my clips", multiple=16)
+ASKED = Options(
+    "pv-c3d",
+    ("cpu",),
+    weights="/w.pt",
+    clips="/my clips",
+    multiple=16,
+    seed=7,
+    max_drop=5.0,
+    trust_pickle=True,
+)
 SMALL = Candidate("openvino-int8", "flat", 96, (0.0, 0.25, 0.5), 0.9, 2)
 
 
@@ -38,13 +48,25 @@ def test_the_command_makes_the_candidate_again() -> None:
     words = shlex.split(command(options, "b"))
     assert words[:2] == ["edgepv", "export"]
     again = export_options(parser().parse_args(words[1:]))
-    assert again == Options(**{**vars(options), "out": "b", "precision": "auto"})
+    assert again == Options(**{**vars(options), "out": "b", "gate": True})
     assert again.variant == "openvino-int8-r4" and again.stream == "window" and again.prune == SMALL.prune
 
 
 def test_the_model_as_it_was_written_needs_no_option() -> None:
     plain = Candidate("openvino-fp32", "stream", 112).options(Options("pv-c3d"), 112, None)
-    assert command(plain, "b") == "edgepv export pv-c3d --target cpu --variant openvino-fp32 --out b"
+    assert command(plain, "b") == (
+        "edgepv export pv-c3d --target cpu --precision fp32 --variant openvino-fp32 --out b"
+    )
+
+
+def test_paths_are_absolute_so_that_the_command_runs_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m.py").write_text("")
+    options = SPACE.start().options(Options("m.py:build", spec="s.toml", clips="c"), 112, None)
+    words = shlex.split(command(options, "b"))
+    assert f"{tmp_path}/m.py:build" in words and f"{tmp_path}/s.toml" in words and f"{tmp_path}/c" in words
 
 
 def test_sizes_are_multiples_of_16_the_native_one_first() -> None:
