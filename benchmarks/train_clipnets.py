@@ -34,8 +34,8 @@ DATA = HERE.parent.parent / "shared" / "data" / "actions"
 LABELS = TASKS["handwash"]
 FRAMES, SIZE = 16, 112
 FINAL_EPOCHS = {"r2plus1d_18": 20, "x3d_s": 12}
-"""X3D-S trains slowly on a CPU: 20 + 12 epochs (the first 6 of the last on a schedule of 20) reached 72 % of the
-training clips and 29.5 % of the test clips, so no weights of it are kept."""
+"""X3D-S trains slowly on a CPU: 20 + 12 epochs (the first 6 of the last on a schedule of 20) reached 72 % of
+the training clips and 29.5 % of the test clips, so no weights of it are kept."""
 
 
 def plans(name: str) -> tuple[Plan, Plan]:
