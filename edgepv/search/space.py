@@ -161,11 +161,11 @@ class Space:
             yield replace(self.start(), variant=variant, form=form)
 
     def around(self, best: Candidate) -> Iterator[Candidate]:
-        """A candidate made smaller in one way at a time, the ways that cost least first."""
-        for energy in self.energies[1:]:
-            yield replace(best, low_rank=energy)
+        """A candidate made smaller in one way at a time, the ways that bought most on our nets first."""
         for share in SHARES[1:] if self.stages else ():
             yield replace(best, prune=(share,) * self.stages)
+        for energy in self.energies[1:]:
+            yield replace(best, low_rank=energy)
         for size in self.sizes[1:]:
             yield replace(best, size=size)
 
