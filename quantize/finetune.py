@@ -18,7 +18,7 @@ from edgepv.types import Checkpoint
 TEMPERATURE = 2.0
 CLOSEST = 0.75
 """Least share of a picture's height and width that a training view shows."""
-LIGHT = 0.15
+CONTRAST = 0.15
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def batches(rng: np.random.Generator, count: int, batch: int) -> list[np.ndarray
 
 
 def views(x: Any, rng: np.random.Generator) -> Any:
-    """Clips (N, C, T, H, W), each seen a little closer and in other light, the same over all of its frames.
+    """Clips (N, C, T, H, W), each seen a little closer and at another contrast, the same over all of its frames.
 
     Student and teacher see the same view: what the teacher says of it is right without a new label (Beyer et
     al. 2022, "Knowledge distillation: A good teacher is patient and consistent"). Never mirrored: left and
@@ -137,7 +137,7 @@ def views(x: Any, rng: np.random.Generator) -> Any:
         top, left = int(rng.integers(size[0] - high + 1)), int(rng.integers(size[1] - wide + 1))
         part = clip[:, :, top : top + high, left : left + wide].transpose(0, 1)
         whole = F.interpolate(part, size, mode="bilinear", align_corners=False).transpose(0, 1)
-        seen.append(whole * rng.uniform(1 - LIGHT, 1 + LIGHT) + rng.uniform(-LIGHT, LIGHT))
+        seen.append(whole * rng.uniform(1 - CONTRAST, 1 + CONTRAST))
     return torch.stack(seen)
 
 

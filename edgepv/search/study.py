@@ -98,8 +98,12 @@ class Study:
         self.study.sampler = self._optuna.samplers.TPESampler(
             seed=self.question.seed + done, multivariate=True, group=True, n_startup_trials=10
         )
-        with hush():
-            self.study.optimize(self._objective, n_trials=1, catch=(Exception,))
+        try:
+            with hush():
+                self.study.optimize(self._objective, n_trials=1, catch=(Exception,))
+        except ValueError as e:  # SQLite locks no rows: two workers may be given one trial, and one is late
+            self.console.say(f"another worker was faster: {e}")
+            return
         last = self._done()[-1]
         of = f"/{trials}" if trials else ""
         left = max(0.0, seconds - passed)
