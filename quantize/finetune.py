@@ -120,7 +120,7 @@ def batches(rng: np.random.Generator, count: int, batch: int) -> list[np.ndarray
 
 
 def views(x: Any, rng: np.random.Generator) -> Any:
-    """Clips (N, C, T, H, W), each seen a little closer and at another contrast, the same over all of its frames.
+    """Clips (N, C, T, H, W), each seen a little closer and at another contrast, the same over its frames.
 
     Student and teacher see the same view: what the teacher says of it is right without a new label (Beyer et
     al. 2022, "Knowledge distillation: A good teacher is patient and consistent"). Never mirrored: left and
