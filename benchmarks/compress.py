@@ -208,6 +208,9 @@ def table(found: dict[str, Any]) -> str:
     lines = ["# What each lever buys alone, and together", "", str(__doc__).split("\n\n")[1], ""]
     for name, net in found.items():
         lines += [f"## {name}", "", *_net(net), ""]
+    missing = [net.name for net in nets(Path()) if net.name not in found]
+    if missing:
+        lines += [f"Not measured: {', '.join(missing)}.", ""]
     return "\n".join(lines) + "\n"
 
 
