@@ -34,7 +34,7 @@ from edgepv.search.finals import Result
 from edgepv.search.space import Candidate, Space, lever
 from edgepv.search.trial import Question, Trials
 from edgepv.stats import paired_drop
-from edgepv.types import encode
+from edgepv.types import Variant, decode, encode
 
 HERE = Path(__file__).resolve().parent
 OUT = HERE / "compress.json"
@@ -138,14 +138,11 @@ def row(ground: Trials, candidate: Candidate) -> dict[str, Any]:
 
 def timed(ground: Trials, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """p50 and percentiles of every row and of torch eager, in turns, one thread."""
-    from edgepv.search.trial import Candidate as Kind
-    from edgepv.types import Variant, decode
-
     turns: dict[str, Any] = {"torch": torch_eager(ground)}
     for one in rows:
         variant = decode(Variant, one.pop("variant"))
         engine = open_engine(variant, Path(one.pop("folder")), threads=1)
-        turns[decode(Kind, one["candidate"]).name] = (engine, [noise_feeds(engine.infer, variant)])
+        turns[decode(Candidate, one["candidate"]).name] = (engine, [noise_feeds(engine.infer, variant)])
     return {name: encode(latency) for name, latency in interleaved(turns, threads=1, calls=150).items()}
 
 

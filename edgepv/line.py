@@ -93,7 +93,6 @@ class Options:
     trust_pickle: bool = False
 
 
-
 @dataclass(frozen=True)
 class Source:
     """A model to export: a checkpoint, or an ONNX file (then ``checkpoint`` is None)."""
@@ -108,7 +107,6 @@ class Source:
         return self.checkpoint.sha256 if self.checkpoint else sha256(self.onnx or Path())
 
 
-
 @dataclass(frozen=True)
 class Clips:
     """Clips by use; no group stands on two sides. ``origin`` says where they come from."""
@@ -118,7 +116,6 @@ class Clips:
     held_out: tuple[Clip, ...]
     origin: str
     fits: bool = True
-
 
 
 @dataclass(frozen=True)
@@ -163,7 +160,6 @@ class Line:
         return folder, result
 
 
-
 def load(options: Options) -> Source:
     """The model the user named. Raises UsageError if it is not whole, or its parts do not fit."""
     found = _named(options)
@@ -173,7 +169,6 @@ def load(options: Options) -> Source:
         raise UsageError(f"--size {options.size}: an ONNX file has the size it was exported with")
     spec = at_size(found.spec, options.size)
     return Source(spec, replace(found.checkpoint, spec=spec))
-
 
 
 def _named(options: Options) -> Source:
@@ -199,12 +194,10 @@ def _named(options: Options) -> Source:
     return Source(checkpoint.spec, checkpoint)
 
 
-
 def _spec(options: Options, name: str) -> ModelSpec:
     if not options.spec:
         raise UsageError(f"{name} needs its description: --spec FILE.toml (see docs/spec.md)")
     return read_spec(Path(options.spec))
-
 
 
 def gather(options: Options, spec: ModelSpec) -> Clips:
@@ -233,7 +226,6 @@ def gather(options: Options, spec: ModelSpec) -> Clips:
             "on other video would silently cost accuracy"
         )
     return Clips((), tuple(calibration), tuple(held_out), origin, fits)
-
 
 
 def lowered(line: Line, source: Source, clips: Clips) -> Lowered:
@@ -380,16 +372,13 @@ def streamed(
     return checkpoint, flat, ()
 
 
-
 def _kind(stream: StreamSpec) -> dict[str, Any]:
     return {"exactness": stream.exactness, "delay": stream.delay, "receptive_field": stream.receptive_field}
-
 
 
 def _first_frames(path: Path, spec: ModelSpec) -> np.ndarray:
     """The first clip of a video, (C, T, H, W)."""
     return hold_last(model_frames(path, spec), spec.frames)[: spec.frames].transpose(1, 0, 2, 3)
-
 
 
 def lower(line: Line, source: Source, checkpoint: Checkpoint | None) -> tuple[Variant, Path]:
@@ -418,7 +407,6 @@ def lower(line: Line, source: Source, checkpoint: Checkpoint | None) -> tuple[Va
     return replace(base, steps=(*checkpoint.steps, step)), folder
 
 
-
 def source_key(source: Source) -> dict[str, Any]:
     """What a model given by a user depends on, for the cache."""
     if source.checkpoint is None:
@@ -436,7 +424,6 @@ def _checkpoint_key(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-
 def _builder_digest(builder: str) -> str:
     """The builder's name and, for a user's file, its text: an edited builder is another model."""
     place = builder.rpartition(":")[0]
@@ -444,7 +431,6 @@ def _builder_digest(builder: str) -> str:
         return f"{builder}@{sha256(Path(place))}"
     found = importlib.util.find_spec(place) if present(place) else None
     return f"{builder}@{sha256(Path(found.origin))}" if found and found.origin else builder
-
 
 
 def run_builder(line: Line, model: Ready, target: Target, base: Variant, models: Path) -> Packed:
@@ -479,7 +465,6 @@ def run_builder(line: Line, model: Ready, target: Target, base: Variant, models:
         calibration = model.calibration
         assert calibration
         tools = ("onnxruntime", "openvino", "nncf", "ai-edge-quantizer", "ai-edge-litert")
-
         return work(
             f"int8 {Path(file).stem}",
             options,
@@ -517,7 +502,6 @@ def run_builder(line: Line, model: Ready, target: Target, base: Variant, models:
     return packed
 
 
-
 def _flat_base(line: Line, model: Ready, models: Path) -> Variant | None:
     """The flat form of a clip model, lowered beside the other; None for a step, and where it has none."""
     if model.flat is None:
@@ -529,4 +513,3 @@ def _flat_base(line: Line, model: Ready, models: Path) -> Variant | None:
         return None
     shutil.copyfile(folder / flat.path, models / "model-r4.onnx")
     return replace(flat, path="model-r4.onnx")
-

@@ -100,11 +100,13 @@ def interleaved(
     return {name: Latency(*percentiles_ms(s), len(s), WARMUP, threads, names) for name, s in seconds.items()}
 
 
-def on_noise(opened: Mapping[str, tuple[Engine, Variant]], *, threads: int) -> dict[str, Latency]:
+def on_noise(
+    opened: Mapping[str, tuple[Engine, Variant]], *, threads: int, calls: int = CALLS
+) -> dict[str, Latency]:
     """Time of one call of opened variants on noise, interleaved; closes their engines."""
     try:
         engines = {name: (e, [noise_feeds(e.infer, variant)]) for name, (e, variant) in opened.items()}
-        return interleaved(engines, threads=threads)
+        return interleaved(engines, threads=threads, calls=calls)
     finally:
         for engine, _ in opened.values():
             engine.close()

@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from edgepv.errors import UsageError
-from edgepv.optional import need
-from edgepv.quantize.int8_onnx import CONVOLUTIONS, is_vector, preprocess
+from edgepv.quantize.int8_onnx import CONVOLUTIONS, is_vector, opened, preprocess
 from edgepv.stream import Tensors, by_file_names
 from edgepv.types import Variant
 
@@ -116,14 +115,10 @@ class _Seen:
 
 def _ranges(path: Path, names: list[str], feeds: Sequence[Tensors]) -> dict[str, _Seen]:
     """What the channels of the named tensors (N, C, ...) held over the feeds."""
-    ort = need("onnxruntime", extra="compress")
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    opened = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = opened(path)
     seen: dict[str, _Seen] = {}
     for feed in feeds:
-        for name, value in zip(names, opened.run(names, feed)):
+        for name, value in zip(names, session.run(names, feed)):
             rows = np.moveaxis(value, 1, 0).reshape(value.shape[1], -1)
             new = _Seen(rows.min(1), rows.max(1), rows.shape[1], is_vector(value.shape))
             seen[name] = seen[name] + new if name in seen else new

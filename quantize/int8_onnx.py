@@ -74,6 +74,15 @@ def refuse_zero_states(base: Variant, feeds: Sequence[Tensors]) -> None:
             )
 
 
+def opened(path: Path) -> Any:
+    """An ONNX Runtime session on one thread of the CPU that keeps its warnings to itself."""
+    ort = need("onnxruntime", extra="compress")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
 def preprocess(source: Path, out: Path) -> None:
     """Fold batch norm and constants, infer shapes: what every static quantizer wants first."""
     need("onnxruntime", extra="compress")

@@ -220,7 +220,7 @@ def _pruner(
         pruning_ratio=0.0,
         max_pruning_ratio=MOST,
         global_pruning=together,
-        ignored_layers=_outputs(module, spec),
+        ignored_layers=outputs(module, spec),
         pruning_ratio_dict=ratios,
         num_heads={},
         in_channel_groups={},
@@ -314,7 +314,7 @@ def _answers(module: Any, spec: ModelSpec) -> list[Any]:
     def look(layer: Any, _: Any, out: Any) -> None:
         seen.append(out if layer.bias is None else out - layer.bias)
 
-    handles = [m.register_forward_hook(look) for m in _outputs(module, spec)]
+    handles = [m.register_forward_hook(look) for m in outputs(module, spec)]
     try:
         return [module(clip_example(spec)), *seen]
     finally:
@@ -322,7 +322,7 @@ def _answers(module: Any, spec: ModelSpec) -> list[Any]:
             handle.remove()
 
 
-def _outputs(module: Any, spec: ModelSpec) -> list[Any]:
+def outputs(module: Any, spec: ModelSpec) -> list[Any]:
     """Linear layers that give one number for each label."""
     from torch import nn
 

@@ -21,8 +21,15 @@ from edgepv.checkpoint import build, splittable
 from edgepv.clips import hold_last
 from edgepv.errors import UsageError
 from edgepv.optional import need
-from edgepv.quantize.int8_onnx import CONVOLUTIONS, Reader, preprocess, refuse_zero_states, state_overrides
-from edgepv.quantize.prune import clip_example
+from edgepv.quantize.int8_onnx import (
+    CONVOLUTIONS,
+    Reader,
+    opened,
+    preprocess,
+    refuse_zero_states,
+    state_overrides,
+)
+from edgepv.quantize.prune import clip_example, outputs
 from edgepv.stats import paired_drop, sqnr_db
 from edgepv.stream import Tensors, by_file_names
 from edgepv.types import Checkpoint, LayerSensitivity, ModelSpec, Variant
@@ -110,12 +117,8 @@ def _one(path: Path, out: Path, node: str, ranges: Any, overrides: dict[str, Any
 
 def logits_of(path: Path, base: Variant, feeds: Sequence[Tensors]) -> np.ndarray:
     """(n, classes) for n feeds by the file's names, by ONNX Runtime."""
-    ort = need("onnxruntime", extra="compress")
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    opened = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return np.concatenate([opened.run([base.outputs["logits"]], feed)[0] for feed in feeds])
+    session = opened(path)
+    return np.concatenate([session.run([base.outputs["logits"]], feed)[0] for feed in feeds])
 
 
 def _compared(
@@ -183,8 +186,6 @@ class _Group:
 
 def _groups(module: Any, spec: ModelSpec, ratio: float) -> Iterable[_Group]:
     """Every group and the weakest ``ratio`` of its channels; what feeds the answer is left out."""
-    from torch import nn
-
     tp = need("torch_pruning", extra="compress")
     names = {m: name for name, m in module.named_modules()}
     pruner = tp.pruner.BasePruner(
@@ -192,9 +193,7 @@ def _groups(module: Any, spec: ModelSpec, ratio: float) -> Iterable[_Group]:
         (clip_example(spec),),
         importance=tp.importance.GroupMagnitudeImportance(p=2),
         pruning_ratio=ratio,
-        ignored_layers=[
-            m for m in module.modules() if isinstance(m, nn.Linear) and m.out_features == len(spec.labels)
-        ],
+        ignored_layers=outputs(module, spec),
         num_heads={},
         pruning_ratio_dict={},
         in_channel_groups={},

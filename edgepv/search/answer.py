@@ -14,7 +14,7 @@ from edgepv.report_charts import pareto
 from edgepv.search.finals import Result, finish
 from edgepv.search.space import command
 from edgepv.search.study import Study, opened
-from edgepv.search.trial import Question, Trials
+from edgepv.search.trial import Question, Trials, at_percentile
 from edgepv.types import Latency, PairedDrop, decode
 
 SHARE = 0.7
@@ -189,10 +189,7 @@ def picture(result: Result, out: Path) -> None:
     front = [points[i] for i in pareto(points)]
     axes.step([x for x, _ in front], [y for _, y in front], where="post", color="#2563eb", label="front")
     winner = result.winner
-    spot = (
-        winner.latency.p99_ms if result.percentile == 99 else winner.latency.p50_ms,
-        100 * winner.found.top1,
-    )
+    spot = (at_percentile(winner.latency, result.percentile), 100 * winner.found.top1)
     axes.scatter(*spot, 180, "#dc2626", marker="*", label="winner, measured again", zorder=3)
     axes.annotate(winner.found.candidate.name, spot, xytext=(6, -12), textcoords="offset points", fontsize=8)
     axes.axvline(result.latency_ms, ls="--", lw=1, color="#6b7280", label=f"{result.latency_ms:g} ms")

@@ -14,10 +14,9 @@ from edgepv.checkpoint import versions
 from edgepv.console import Console
 from edgepv.errors import AccuracyGateError, LatencyGateError, UsageError
 from edgepv.files import read_json, sha256, write_json
-from edgepv.measure import interleaved, noise_feeds
 from edgepv.search.space import lever
 from edgepv.search.study import Study
-from edgepv.search.trial import Found, Trials, alone, engines, machine
+from edgepv.search.trial import RUNNERS, Found, Trials, at_percentile, in_turns, machine
 from edgepv.stats import paired_drop
 from edgepv.types import Latency, PairedDrop, decode, encode
 
@@ -149,16 +148,11 @@ def _side_by_side(trials: Trials, whole: Sequence[Found]) -> tuple[dict[str, Lat
         "step": "search finals",
         "variants": [[name, v.sha256, v.engine, v.precision] for name, (v, _) in named.items()],
         "machine": machine(),
-        "tools": versions(("onnxruntime", "openvino", "ai-edge-litert")),
+        "tools": versions(RUNNERS),
     }
 
     def time_them(_: Path) -> Any:
-        with alone(), engines(*named.values()) as opened:
-            turns = {
-                name: (engine, [noise_feeds(engine.infer, variant)])
-                for (name, (variant, _)), engine in zip(named.items(), opened)
-            }
-            return encode(interleaved(turns, threads=1, calls=CALLS))
+        return encode(in_turns(named, calls=CALLS))
 
     times = {name: decode(Latency, row) for name, row in cache.cached(key, time_them)[1].items()}
     return times, times["reference"]
@@ -167,7 +161,7 @@ def _side_by_side(trials: Trials, whole: Sequence[Found]) -> tuple[dict[str, Lat
 def _winner(finals: Sequence[Final], study: Study) -> Final:
     """The fastest that is in time and, by the search clips, within the gate."""
     limit, most, p = study.question.latency_ms, study.question.options.max_drop, study.question.percentile
-    in_time = [f for f in finals if (f.latency.p99_ms if p == 99 else f.latency.p50_ms) <= limit]
+    in_time = [f for f in finals if at_percentile(f.latency, p) <= limit]
     if not in_time:
         near = finals[0]
         raise LatencyGateError(

@@ -19,7 +19,15 @@ from edgepv.line import source_key
 from edgepv.optional import need
 from edgepv.search import costs
 from edgepv.search.space import Candidate
-from edgepv.search.trial import Found, Question, Trials, clips_digest, machine, without_paths
+from edgepv.search.trial import (
+    Found,
+    Question,
+    Trials,
+    at_percentile,
+    clips_digest,
+    machine,
+    without_paths,
+)
 from edgepv.types import Latency, PairedDrop, decode, encode
 
 SLACK = 1.5
@@ -146,18 +154,18 @@ class Study:
     def _time(self, trial: Any, latency: Latency, ratio: float) -> None:
         """End a trial whose time alone rules it out, before it is trained and scored."""
         trial.set_user_attr("ms", self.latency(latency, ratio))
-        typical = self.latency(replace(latency, p99_ms=latency.p50_ms), ratio)
+        typical = self._scaled(latency.p50_ms, latency, ratio)
         if typical > SLACK * self.question.latency_ms:
             trial.set_user_attr("skipped", f"{typical:.2f} ms is too slow to be scored")
             raise self._optuna.TrialPruned
 
     def latency(self, latency: Latency, ratio: float) -> float:
-        """Milliseconds of the percentile that is asked for, never more than were measured.
+        """Milliseconds of the percentile that is asked for, never more than were measured."""
+        return self._scaled(at_percentile(latency, self.question.percentile), latency, ratio)
 
-        Scaled by how fast the reference ran in the same turns against how fast it ran the first time: the
-        load of the machine cancels.
-        """
-        ms = latency.p99_ms if self.question.percentile == 99 else latency.p50_ms
+    def _scaled(self, ms: float, latency: Latency, ratio: float) -> float:
+        """A time by how fast the reference ran in the same turns against how fast it ran the first time: the
+        load of the machine cancels."""
         now = latency.p50_ms / ratio
         first = self.study.user_attrs.get("reference_ms")
         if first is None:
@@ -208,14 +216,11 @@ class Study:
         return sum((t.user_attrs.get("host"), t.user_attrs.get("pid")) == me for t in self._done())
 
     def _done(self) -> list[Any]:
+        """Trials that came to an end, in order; one that was cut off has not."""
         state = self._optuna.trial.TrialState
-        done = [t for t in self.study.get_trials(deepcopy=False) if t.state in (state.COMPLETE, state.PRUNED)]
-        done += [
-            t
-            for t in self.study.get_trials(deepcopy=False)
-            if t.state == state.FAIL and "why" in t.user_attrs
-        ]
-        return sorted(done, key=lambda t: t.number)
+        ended = (state.COMPLETE, state.PRUNED, state.FAIL)
+        trials = self.study.get_trials(deepcopy=False, states=ended)
+        return [t for t in trials if t.state != state.FAIL or "why" in t.user_attrs]
 
     def _nothing_new(self) -> bool:
         """Whether the last trials only repeated candidates that were tried before."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -33,7 +33,7 @@ from edgepv.line import (
     source_key,
     streamed,
 )
-from edgepv.measure import clip_logits, device_facts, interleaved, noise_feeds, scores
+from edgepv.measure import clip_logits, device_facts, on_noise, scores
 from edgepv.pipeline import all_labelled
 from edgepv.quantize import low_rank, prune
 from edgepv.runtimes.engine import Engine, open_engine
@@ -231,15 +231,7 @@ class Trials:
         }
 
         def time_it(_: Path) -> Any:
-            with alone(), engines((variant, folder), (base, base_folder)) as (mine, theirs):
-                found = interleaved(
-                    {
-                        "candidate": (mine, [noise_feeds(mine.infer, variant)]),
-                        "reference": (theirs, [noise_feeds(theirs.infer, base)]),
-                    },
-                    threads=1,
-                    calls=CALLS,
-                )
+            found = in_turns({"candidate": (variant, folder), "reference": (base, base_folder)}, calls=CALLS)
             ratio = found["candidate"].p50_ms / found["reference"].p50_ms
             return {"latency": encode(found["candidate"]), "ratio": ratio}
 
@@ -358,6 +350,18 @@ def machine() -> dict[str, Any]:
     """What a measured time belongs to."""
     facts = device_facts()
     return {"cpu": facts.cpu, "cores": facts.cores, "arch": facts.arch, "flags": facts.flags}
+
+
+def in_turns(named: Mapping[str, tuple[Variant, Path]], *, calls: int) -> dict[str, Latency]:
+    """Latency of variants, each in its folder, on noise and one thread, while no other worker measures."""
+    with alone():
+        opened = {name: (open_engine(v, folder, threads=1), v) for name, (v, folder) in named.items()}
+        return on_noise(opened, threads=1, calls=calls)
+
+
+def at_percentile(latency: Latency, percentile: int) -> float:
+    """Milliseconds at the percentile (50 or 99) a search asks for."""
+    return latency.p99_ms if percentile == 99 else latency.p50_ms
 
 
 @contextlib.contextmanager
