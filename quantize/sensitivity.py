@@ -21,9 +21,9 @@ from edgepv.checkpoint import build, splittable
 from edgepv.clips import hold_last
 from edgepv.errors import UsageError
 from edgepv.optional import need
+from edgepv.quantize import ranges
 from edgepv.quantize.int8_onnx import (
     CONVOLUTIONS,
-    Reader,
     opened,
     preprocess,
     refuse_zero_states,
@@ -59,14 +59,14 @@ def per_layer(
         names = _convolutions(clean)
         if not names:
             raise UsageError(f"{base.spec.name} has no convolution: there is nothing to quantize")
-        ranges = _ranges(clean, by_file_names(base, feeds))
+        table = _ranges(clean, by_file_names(base, feeds))
         overrides = state_overrides(clean, base, feeds)
         theirs = by_file_names(base, probes)
         wanted = logits_of(clean, base, theirs)
         found = []
         for name in track([*names], "quantizing one layer at a time"):
             alone = Path(scratch) / "alone.onnx"
-            _one(clean, alone, name, ranges, overrides)
+            _one(clean, alone, name, table, overrides)
             found.append(_compared(name, "in INT8", wanted, logits_of(alone, base, theirs), truth))
     return tuple(sorted(found, key=lambda layer: layer.sqnr_db))
 
@@ -78,20 +78,15 @@ def _convolutions(path: Path) -> list[str]:
 
 
 def _ranges(path: Path, feeds: Sequence[Tensors]) -> Any:
-    """Least and largest value of every tensor, seen once."""
-    from onnxruntime.quantization.calibrate import CalibrationMethod, create_calibrator
+    """Least and largest value of every tensor, as the quantizer wants them."""
+    from onnxruntime.quantization.calibrate import CalibrationMethod, TensorsData
 
-    with tempfile.TemporaryDirectory() as scratch:
-        calibrator = create_calibrator(
-            path,
-            augmented_model_path=str(Path(scratch) / "augmented.onnx"),
-            calibrate_method=CalibrationMethod.MinMax,
-        )
-        calibrator.collect_data(Reader(feeds))
-        return calibrator.compute_data()
+    spans = ranges.of_model(path, feeds, "minmax")
+    table = {name: (np.float32(low), np.float32(high)) for name, (low, high) in spans.items()}
+    return TensorsData(CalibrationMethod.MinMax, table)
 
 
-def _one(path: Path, out: Path, node: str, ranges: Any, overrides: dict[str, Any]) -> None:
+def _one(path: Path, out: Path, node: str, table: Any, overrides: dict[str, Any]) -> None:
     """The model with one convolution between Q/DQ pairs."""
     import onnx
     from onnxruntime.quantization import QuantType
@@ -105,7 +100,7 @@ def _one(path: Path, out: Path, node: str, ranges: Any, overrides: dict[str, Any
         False,
         QuantType.QInt8,
         QuantType.QUInt8,
-        ranges,
+        table,
         [node],
         [],
         list(CONVOLUTIONS),
