@@ -25,8 +25,9 @@ from edgepv.types import ModelSpec, TensorSpec, encode
 from edgepv.zoo import TASKS
 from edgepv.zoo.data import load, read_manifest
 from edgepv.zoo.learn import Plan, fit
+from edgepv.zoo.publish import halve
 from edgepv.zoo.score import frames_of
-from edgepv.zoo.train import default_cache, halve, line
+from edgepv.zoo.train import default_cache, line
 
 HERE = Path(__file__).resolve().parent
 WEIGHTS = HERE / "weights"

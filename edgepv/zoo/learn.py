@@ -19,7 +19,9 @@ import torch
 from torch import Tensor
 
 from edgepv.files import whole_file
+from edgepv.zoo import parallel
 from edgepv.zoo.data import MIRRORED, Footage, augmented
+from edgepv.zoo.loop import adamw
 from edgepv.zoo.pv_conv import PvConv
 
 Columns = Mapping[str, slice]
@@ -131,8 +133,10 @@ def fit(
     ``plan.patience`` epochs without a better one end the training; without it the last ones are.
     ``resume``: file the run is saved to after every epoch and continued from if it is there.
     ``stop_after``: train only the first epochs of the plan (the learning rate still follows it all).
+    Under torchrun the batches of an epoch are shared out among the processes (see ``parallel``).
     """
-    run = Run(net, copy.deepcopy(net), _optimizer(net, plan))
+    parallel.same_start(net)
+    run = Run(net, copy.deepcopy(net), adamw(net, plan.lr, plan.weight_decay))
     log = run.restore(torch.load(resume, weights_only=True)) if resume and resume.is_file() else []
     last = plan.epochs if stop_after is None else stop_after
     while run.epoch < last and not _out_of_patience(run, plan):
@@ -142,10 +146,11 @@ def fit(
             _keep_best(run, row)
         run.epoch += 1
         log.append(row)
-        if resume:
-            with whole_file(resume) as tmp:
-                torch.save(run.state(log), tmp)
-        tick(row)
+        if parallel.place()[0] == 0:
+            if resume:
+                with whole_file(resume) as tmp:
+                    torch.save(run.state(log), tmp)
+            tick(row)
     if judge and run.best is not None:
         run.average.load_state_dict(run.best)
     return run.average, log, run.best_epoch if judge else run.epoch - 1
@@ -161,19 +166,6 @@ def _out_of_patience(run: Run, plan: Plan) -> bool:
     return plan.patience is not None and run.epoch - run.best_epoch > plan.patience and run.epoch > 0
 
 
-def _optimizer(net: PvConv, plan: Plan) -> torch.optim.Optimizer:
-    """AdamW; only matrices and kernels decay."""
-    matrices = [p for p in net.parameters() if p.ndim > 1]
-    rest = [p for p in net.parameters() if p.ndim <= 1]
-    return torch.optim.AdamW(
-        [
-            {"params": matrices, "weight_decay": plan.weight_decay},
-            {"params": rest, "weight_decay": 0.0},
-        ],
-        lr=plan.lr,
-    )
-
-
 def _epoch(run: Run, footage: Sequence[Footage], columns: Columns, plan: Plan, seed: int) -> dict[str, Any]:
     """One pass over all clips. Every random number follows from (seed, epoch), so it can be redone."""
     start = time.perf_counter()
@@ -182,6 +174,10 @@ def _epoch(run: Run, footage: Sequence[Footage], columns: Columns, plan: Plan, s
     order = rng.permutation(len(footage))
     batches = [order[i : i + plan.batch] for i in range(0, len(order) - 1, plan.batch)]
     batches = [b for b in batches if len(b) > 1]
+    process, processes = parallel.place()
+    if processes > 1:
+        rng = np.random.default_rng([seed, run.epoch, process])
+        batches = batches[: len(batches) // processes * processes][process::processes]
     run.net.train()
     total = hits = 0.0
     for i, batch in enumerate(batches):
@@ -234,6 +230,7 @@ def _step(
     loss = torch.stack(losses).mean()
     run.optimizer.zero_grad()
     loss.backward()
+    parallel.average_gradients(run.net)
     torch.nn.utils.clip_grad_norm_(run.net.parameters(), 2.0)
     run.optimizer.step()
     _average(run, plan.average)

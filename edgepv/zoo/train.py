@@ -23,17 +23,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 
 from edgepv.checkpoint import find_function
 from edgepv.clips import find_clips
 from edgepv.errors import EdgepvError, UsageError
-from edgepv.files import digest, read_json, sha256, whole_file, write_json
+from edgepv.files import digest
 from edgepv.stats import accuracy
 from edgepv.types import encode
-from edgepv.zoo import HERE, MODELS, TASKS, spec
+from edgepv.zoo import HERE, MODELS, TASKS, parallel, spec
 from edgepv.zoo.data import Footage, Sample, balanced, carve, load, read_manifest
 from edgepv.zoo.learn import Columns, Judge, Plan, fit
+from edgepv.zoo.publish import halve, publish, trained_on
 from edgepv.zoo.pv_conv import PvConv
 from edgepv.zoo.score import frames_of, scores, verdict
 
@@ -113,11 +113,6 @@ def builder(model: str) -> Callable[[int], PvConv]:
     return find_function(MODELS[model].builder)
 
 
-def device() -> torch.device:
-    """CUDA if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def pretrain(
     model: str,
     footage: Sequence[Footage],
@@ -134,7 +129,7 @@ def pretrain(
     """
     places = columns()
     torch.manual_seed(seed)
-    net = builder(model)(max(p.stop for p in places.values())).to(device())
+    net = builder(model)(max(p.stop for p in places.values())).to(parallel.start())
     rows: list[dict[str, Any]] = []
     origin = ""
     for plan in filter(None, (recipe.pretrain, recipe.adapt)):
@@ -159,7 +154,7 @@ def _fingerprint(net: PvConv) -> str:
 
 def narrowed(model: str, task: str, joint: PvConv) -> PvConv:
     """A copy of a jointly trained network that keeps only the classes of one task."""
-    net = builder(model)(len(TASKS[task])).to(device())
+    net = builder(model)(len(TASKS[task])).to(parallel.start())
     place = columns()[task]
     kept = dict(joint.state_dict())
     for name in ("head.weight", "head.bias"):
@@ -252,10 +247,19 @@ def train(job: Job, say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         "validation": next((r for r in steps if r["epoch"] == best and "loss" in r), None),
         "test": test_result(job.model, job.task, net, test),
         "seconds": round(sum(row["seconds"] for row in log + steps)),
-        "trained_on": {"torch": torch.__version__, "device": str(device()), "threads": 1},
+        "trained_on": trained_on(),
         "log": log + steps,
     }
-    publish(job, net, result)
+    publish(
+        job.out,
+        result["name"],
+        net,
+        MODELS[job.model].builder,
+        spec(job.model, job.task),
+        {"test": _headline(result["test"]["accuracy"]), "shipped": shipped(job, net)},
+        result,
+        half=MODELS[job.model].clip,
+    )
     return result
 
 
@@ -305,39 +309,6 @@ def test_result(model: str, task: str, net: PvConv, test: Sequence[Sample]) -> d
             for s, row in zip(test, table, strict=True)
         ],
     }
-
-
-def halve(net: torch.nn.Module) -> None:
-    """Round kernels and matrices to half precision, which is how a large network is stored."""
-    for weight in net.parameters():
-        if weight.ndim > 1:
-            weight.data = weight.data.half().float()
-
-
-def stored(job: Job, net: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Weights as they are written."""
-    state = {k: v.cpu().contiguous() for k, v in net.state_dict().items()}
-    half = MODELS[job.model].clip
-    return {k: v.half() if half and v.ndim > 1 else v for k, v in state.items()}
-
-
-def publish(job: Job, net: PvConv, result: dict[str, Any]) -> None:
-    """Write the weights, their row in the index, and the result next to the card."""
-    name = result["name"]
-    weights = job.out / "weights" / f"{name}.safetensors"
-    with whole_file(weights) as tmp:
-        save_file(stored(job, net), tmp)
-    index_file = job.out / "weights" / "index.json"
-    index = read_json(index_file) if index_file.is_file() else {}
-    index[name] = {
-        "weights": f"weights/{name}.safetensors",
-        "sha256": sha256(weights),
-        "builder": MODELS[job.model].builder,
-        "spec": encode(spec(job.model, job.task)),
-        "metrics": {"test": _headline(result["test"]["accuracy"]), "shipped": shipped(job, net)},
-    }
-    write_json(index_file, dict(sorted(index.items())))
-    write_json(job.out / "cards" / f"{name}.json", result)
 
 
 def _headline(row: dict[str, Any]) -> dict[str, Any]:
@@ -407,6 +378,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except EdgepvError as e:
         print(f"edgepv: {e}", file=sys.stderr)
         return e.exit_code
+    finally:
+        parallel.stop()
     row = result["test"]["accuracy"]
     print(
         f"{result['name']}: test top-1 {100 * row['value']:.1f} % "

@@ -1,0 +1,160 @@
+"""A training loop over random batches: seeded, resumable after a kill, on one device or on several.
+
+``learn`` trains classifiers over epochs of clips; this one serves what draws its batches without end, from
+a renderer or a simulator.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from edgepv.files import whole_file
+from edgepv.zoo import parallel
+
+Net = TypeVar("Net", bound=nn.Module)
+Loss = Callable[[Net, int, np.random.Generator], tuple[Tensor, dict[str, float]]]
+"""(network, step, random numbers of this step and process) -> (loss, further figures for the log)."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how hard to train.
+
+    steps: of the optimizer. lr: the highest learning rate; it rises over the first ``warm`` share of the
+    steps and falls to 0 along a cosine. clip: largest norm of the gradient. average: share of the averaged
+    weights that is kept at each step. log_every, save_every: steps between log rows and between saves.
+    """
+
+    steps: int
+    lr: float
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    average: float = 0.999
+    warm: float = 0.05
+    log_every: int = 50
+    save_every: int = 200
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step, counted from 0."""
+        warm = max(1, round(self.warm * self.steps))
+        if step < warm:
+            return self.lr * (step + 1) / warm
+        return 0.5 * self.lr * (1 + math.cos(math.pi * (step - warm) / max(1, self.steps - warm)))
+
+
+def fit(
+    net: Net,
+    loss: Loss[Net],
+    schedule: Schedule,
+    *,
+    seed: int,
+    resume: Path | None = None,
+    tick: Callable[[dict[str, Any]], None] = lambda row: None,
+) -> tuple[Net, list[dict[str, Any]]]:
+    """Train ``net`` in place with AdamW; returns (network with the averaged weights, in eval mode; log).
+
+    A log row has the mean ``loss`` and figures of the steps since the row before, "step" and "seconds".
+    resume: file the run is saved to, and continued from if it is there: the same command after a kill gives
+    the same network. ``loss`` puts its batches on the device of the network's weights. Under torchrun every
+    process draws batches of its own (see ``parallel``). Raises ArithmeticError when the loss is not finite.
+    """
+    device = parallel.start()
+    net = net.to(device)
+    parallel.same_start(net)
+    average = copy.deepcopy(net)
+    optimizer = adamw(net, schedule.lr, schedule.weight_decay)
+    log: list[dict[str, Any]] = []
+    done = 0
+    if resume and resume.is_file():
+        saved = torch.load(resume, weights_only=True, map_location=device)
+        net.load_state_dict(saved["net"])
+        average.load_state_dict(saved["average"])
+        optimizer.load_state_dict(saved["optimizer"])
+        log, done = saved["log"], saved["step"]
+    first = parallel.place()[0] == 0
+    tally = Tally()
+    net.train()
+    for step in range(done, schedule.steps):
+        tally.add(*_step(net, loss, optimizer, schedule, step, seed))
+        _average(average, net, schedule.average, step)
+        last = step + 1 == schedule.steps
+        if last or (step + 1) % schedule.log_every == 0:
+            log.append({"step": step + 1, **tally.row()})
+            if first:
+                tick(log[-1])
+        if resume and first and (last or (step + 1) % schedule.save_every == 0):
+            state = {"net": net.state_dict(), "average": average.state_dict(), "step": step + 1, "log": log}
+            with whole_file(resume) as tmp:
+                torch.save({**state, "optimizer": optimizer.state_dict()}, tmp)
+    return average.eval(), log
+
+
+def adamw(net: nn.Module, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    """AdamW; only matrices and kernels decay."""
+    matrices = [p for p in net.parameters() if p.ndim > 1]
+    rest = [p for p in net.parameters() if p.ndim <= 1]
+    return torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}], lr=lr
+    )
+
+
+def _step(
+    net: Net, loss: Loss[Net], optimizer: torch.optim.Optimizer, schedule: Schedule, step: int, seed: int
+) -> tuple[float, dict[str, float]]:
+    """One step of the optimizer; (loss, figures)."""
+    for group in optimizer.param_groups:
+        group["lr"] = schedule.rate(step)
+    rng = np.random.default_rng((seed, step, parallel.place()[0]))
+    torch.manual_seed(int(rng.integers(1 << 31)))  # for dropout and the like
+    value, figures = loss(net, step, rng)
+    if not math.isfinite(float(value.detach())):
+        raise ArithmeticError(f"the loss of step {step} is {float(value.detach())}. Lower the learning rate")
+    optimizer.zero_grad()
+    value.backward()
+    parallel.average_gradients(net)
+    nn.utils.clip_grad_norm_(net.parameters(), schedule.clip)
+    optimizer.step()
+    return float(value.detach()), figures
+
+
+class Tally:
+    """Means of what a few steps gave, and how long they took."""
+
+    def __init__(self) -> None:
+        self._rows: list[dict[str, float]] = []
+        self._begun = time.perf_counter()
+
+    def add(self, loss: float, figures: dict[str, float]) -> None:
+        """Take one step's figures."""
+        self._rows.append({"loss": loss, **figures})
+
+    def row(self) -> dict[str, float]:
+        """Means since the last call, of the steps that have the figure, and "seconds"."""
+        names = dict.fromkeys(name for row in self._rows for name in row)
+        found = {n: float(np.mean([row[n] for row in self._rows if n in row])) for n in names}
+        now = time.perf_counter()
+        seconds = now - self._begun
+        self._rows, self._begun = [], now
+        return {**{n: round(v, 5) for n, v in found.items()}, "seconds": round(seconds, 1)}
+
+
+@torch.no_grad()
+def _average(average: nn.Module, net: nn.Module, keep: float, step: int) -> None:
+    """Move the averaged network a little towards the trained one; counters are copied."""
+    keep = min(keep, 1 - 1 / (2 + step))
+    new = net.state_dict()
+    for name, old in average.state_dict().items():
+        if old.is_floating_point():
+            old.lerp_(new[name], 1 - keep)
+        else:
+            old.copy_(new[name])
