@@ -111,7 +111,7 @@ def measure(subject: Subject, folder: Path) -> dict[str, Any]:
     calibration, video = videos(clip.spec)
     engines: dict[str, tuple[Any, Sequence[Tensors]]] = {}
     rows: dict[str, dict[str, Any]] = {}
-    eager = EagerEngine(module, clip.spec.input.name, None)
+    eager = EagerEngine(module, clip.spec, None)
     engines["torch fp32 clip"] = (eager, _windows(clip.spec, [video[:40]])[-8:])
     for form, checkpoint in subject.forms.items():
         for name, engine, feeds, row in _artifacts(subject, form, checkpoint, calibration, video, folder):
@@ -158,7 +158,7 @@ def _artifacts(
     """(name, engine, inputs for timing, row) of every artifact of one form that can be made."""
     module = build(checkpoint)
     base = lower(module, checkpoint.spec, folder / f"{form}.onnx")
-    eager = EagerEngine(module, base.spec.input.name, base.stream)
+    eager = EagerEngine(module, base.spec, base.stream)
     quiet = _feeds(base, folder, calibration)
     quiet = quiet[:: max(1, len(quiet) // 40)]
     probe = _feeds(base, folder, [video[:60]])[-12:]

@@ -19,7 +19,7 @@ import numpy as np
 
 from edgepv import bundle, zoo
 from edgepv.files import read_json, write_json
-from edgepv.measure import clip_logits, scores
+from edgepv.measure import clip_answers, scores
 from edgepv.runtimes.engine import open_engine
 from edgepv.stats import paired_drop
 from edgepv.stream import Stepper
@@ -34,7 +34,7 @@ def right(variant: Variant, folder: Path, clips: Sequence[np.ndarray], truth: Se
     """Whether the variant answers each clip right."""
     engine = open_engine(variant, folder)
     warmup = Stepper(engine.infer, variant.spec, variant.stream).warmup
-    found = scores(clip_logits(engine.infer, variant, clips), warmup).argmax(1)
+    found = scores(clip_answers(engine.infer, variant, clips), warmup).argmax(1)
     engine.close()
     return [bool(a == b) for a, b in zip(found, truth)]
 

@@ -87,6 +87,8 @@ def _chosen_clips(found: Bundle, options: LiveBench) -> list[Clip]:
     import edgepv.zoo
 
     labels = found.content.spec.labels
+    if not labels:
+        raise UsageError(f"{found.folder} is for {found.content.spec.task}; bench --live counts right labels")
     shipped = Path(edgepv.zoo.__file__).parent / "clips"
     if options.clips is None and set(labels) != set(edgepv.zoo.TASKS["fight"]):
         raise UsageError(

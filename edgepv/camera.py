@@ -240,7 +240,7 @@ class _Cameras:
         health = Health(name, beside=self._health)
         self._health = self._health or health
         sinks = [self._sink(url, name, spec, health, opened) for url in options.emit]
-        output = Output(name, spec.labels, sinks, options.config, health)
+        output = Output(name, spec, sinks, options.config, health)
         outputs.append(output)
         runner = DeadlineRunner(
             ladder,

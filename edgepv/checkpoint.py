@@ -19,7 +19,7 @@ from typing import Any
 from edgepv.errors import EdgepvError, UsageError
 from edgepv.files import read_toml, sha256, whole_file
 from edgepv.optional import need
-from edgepv.types import Checkpoint, ModelSpec, StepRecord, StreamSpec, decode
+from edgepv.types import METRICS, Checkpoint, ModelSpec, StepRecord, StreamSpec, decode
 
 MAX_STATE_BYTES = 1 << 31
 
@@ -27,6 +27,8 @@ MAX_STATE_BYTES = 1 << 31
 def read_spec(path: Path) -> ModelSpec:
     """ModelSpec from a TOML file. Raises UsageError for bad TOML or a key nobody knows."""
     data = read_toml(path, wanted="--spec wants the TOML file that describes the model")
+    if "metric" not in data and data.get("task") in METRICS:
+        data["metric"] = METRICS[data["task"]]
     spec = decode(ModelSpec, data, where=path.name)
     check_spec(spec, path.name)
     return spec
@@ -46,8 +48,30 @@ def check_spec(spec: ModelSpec, where: str, *, chunk: int = 1) -> None:
         raise UsageError(f"{where}: std, fps and frames must be above 0")
     if layout == "NCTHW" and shape[2] != spec.frames:
         raise UsageError(f"{where}: frames = {spec.frames}, but the clip input has T = {shape[2]}")
-    if len(spec.labels) < 2 or len(set(spec.labels)) != len(spec.labels):
+    if spec.task == "classification" and (len(spec.labels) < 2 or len(set(spec.labels)) != len(spec.labels)):
         raise UsageError(f"{where}: labels must be at least two different names")
+    if spec.metric != METRICS[spec.task]:
+        raise UsageError(f"{where}: {spec.task} is judged by {METRICS[spec.task]}, not by {spec.metric}")
+    check_answers(spec, where)
+
+
+def check_answers(spec: ModelSpec, where: str) -> None:
+    """Raise UsageError if the outputs of a spec are not what its task answers with."""
+    shape, names = spec.answer.shape, [a.name for a in spec.answers]
+    wanted = {
+        "classification": ("logits", (1, len(spec.labels))),
+        "tracking": ("tracks", (1, spec.particles or 1, 3)),
+        "restoration": ("image", (1, 3, *shape[-2:])),
+    }[spec.task]
+    if (spec.answer.name, shape) != wanted or len(set(names)) != len(names):
+        raise UsageError(
+            f"{where}: a model for {spec.task} answers first with '{wanted[0]}' {wanted[1]}, the spec says "
+            f"'{spec.answer.name}' {shape}. Correct outputs (and particles, for a tracker); see docs/spec.md"
+        )
+    if spec.task != "classification" and spec.input.layout != "NCHW":
+        raise UsageError(f"{where}: only a per-frame model (NCHW) may be for {spec.task}")
+    if spec.task == "restoration" and spec.degrade is None:
+        raise UsageError(f"{where}: degrade says what the model undoes: 'noise-25' or 'half'")
 
 
 def check_stream(spec: ModelSpec, stream: StreamSpec | None, where: str) -> None:
@@ -70,6 +94,16 @@ def at_size(spec: ModelSpec, size: int) -> ModelSpec:
     """The same model for frames of ``size`` x ``size``."""
     shape = (*spec.input.shape[:-2], size, size)
     return replace(spec, name=f"{spec.name}-{size}", input=replace(spec.input, shape=shape))
+
+
+def with_particles(spec: ModelSpec, count: int) -> ModelSpec:
+    """The same model with ``count`` particles. Raises UsageError for a model that follows none."""
+    if spec.particles is None:
+        raise UsageError(f"{spec.name} follows no particles: leave --particles out")
+    outputs = tuple(
+        replace(out, shape=(1, count, *out.shape[2:])) if out.layout == "NKC" else out for out in spec.outputs
+    )
+    return replace(spec, name=f"{spec.name}-k{count}", particles=count, outputs=outputs)
 
 
 def from_files(builder: str, weights: Path, spec: ModelSpec, *, trust_pickle: bool) -> Checkpoint:
@@ -98,7 +132,7 @@ def build(checkpoint: Checkpoint) -> Any:
     if sha256(Path(checkpoint.weights)) != checkpoint.sha256:
         raise UsageError(f"{checkpoint.weights} is not the file this run began with. Start again")
     weights = read_weights(Path(checkpoint.weights))
-    module = call_builder(checkpoint.builder, size=checkpoint.spec.input.shape[-1])
+    module = call_builder(checkpoint.builder, checkpoint.spec)
     if not isinstance(module, torch.nn.Module):
         raise UsageError(f"{checkpoint.builder} returned {type(module).__name__}, not a torch module")
     fit_to_weights(module, weights)
@@ -189,16 +223,18 @@ def versions(distributions: tuple[str, ...]) -> dict[str, str]:
 _CALLED_WITH = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 
 
-def call_builder(name: str, *, size: int | None = None) -> Any:
+def call_builder(name: str, spec: ModelSpec | None = None) -> Any:
     """What the builder "package.module:function" or "path/file.py:function" returns.
 
-    size: height and width of the frames; handed to a builder that has a parameter of that name.
+    spec: its frames' ``height``, ``width`` and ``size`` (the width), and its ``particles`` are handed to a
+    builder that has a parameter of that name.
     """
     function = find_function(name)
-    given = {"size": size} if size and "size" in inspect.signature(function).parameters else {}
+    parameters = inspect.signature(function).parameters
+    given = {n: v for n, v in (_facts(spec) if spec else {}).items() if n in parameters and v is not None}
     required = [
         p.name
-        for p in inspect.signature(function).parameters.values()
+        for p in parameters.values()
         if p.default is p.empty and p.name not in given and p.kind in _CALLED_WITH
     ]
     if required:
@@ -209,6 +245,12 @@ def call_builder(name: str, *, size: int | None = None) -> Any:
         raise
     except Exception as e:
         raise UsageError(f"builder {name} raised {type(e).__name__}: {e}. Fix the builder") from e
+
+
+def _facts(spec: ModelSpec) -> dict[str, int | None]:
+    """What a builder may ask to be told."""
+    height, width = spec.input.shape[-2:]
+    return {"size": width, "height": height, "width": width, "particles": spec.particles}
 
 
 def find_function(name: str) -> Callable[..., Any]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from edgepv import __version__, cli_live, cli_search
+from edgepv import __version__, cli_live, cli_models, cli_search
 from edgepv.console import say_next
 from edgepv.errors import EdgepvError, UsageError
 
@@ -72,6 +72,8 @@ def parser() -> argparse.ArgumentParser:
     _export(commands)
     _stream(commands)
     _sensitivity(commands)
+    cli_models.add_finetune(commands)
+    cli_models.add_explain(commands)
     cli_search.add_search(commands)
     cli_search.add_widths(commands)
     cli_live.add_run(commands)
@@ -180,6 +182,12 @@ def _export(commands: Any) -> None:
         type=int,
         metavar="PIXELS",
         help="height and width of the frames (default: what the model was trained on); smaller is faster",
+    )
+    c.add_argument(
+        "--particles",
+        type=int,
+        metavar="K",
+        help="how many particles the model follows (default: what it was trained with); fewer are faster",
     )
     c.add_argument(
         "--precision",
@@ -384,6 +392,7 @@ def export_options(a: argparse.Namespace) -> Any:
         "stream": a.stream,
         "every": a.every,
         "size": a.size,
+        "particles": a.particles,
         "precision": a.precision,
         "max_drop": a.max_drop,
         "latency_ms": a.latency_ms,

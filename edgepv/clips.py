@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from edgepv.console import hush_native
+from edgepv.degrade import SIGMA, half, noisy, rounded
 from edgepv.errors import UsageError, unknown
 from edgepv.optional import need
 from edgepv.types import ModelSpec
@@ -159,20 +160,47 @@ def preprocess(frame: np.ndarray, spec: ModelSpec) -> np.ndarray:
     return np.ascontiguousarray((frame * scale - shift).transpose(2, 0, 1)[None], np.float32)
 
 
+def pictures(spec: ModelSpec, rows: np.ndarray) -> np.ndarray:
+    """A restorer's answers (T, 3, H, W) as pictures (T, H, W, 3), uint8 BGR."""
+    mean, std = (np.asarray(v, np.float32)[:, None, None] for v in (spec.mean, spec.std))
+    plain = np.rint(np.clip(rows * std + mean, 0, 1) * 255).astype(np.uint8).transpose(0, 2, 3, 1)
+    return plain[..., ::-1] if spec.colour == "rgb" else plain
+
+
 def model_frames(path: Path, spec: ModelSpec) -> np.ndarray:
-    """A clip as the model sees it: (T, C, h, w) float32 at the model's frame rate."""
+    """A clip as the model sees it: (T, C, h, w) float32, at its frame rate, degraded for a restorer."""
+    frames = degraded(clean_frames(path, spec), spec)
+    return np.concatenate([preprocess(frame, spec) for frame in frames])
+
+
+def clean_frames(path: Path, spec: ModelSpec) -> list[np.ndarray]:
+    """Frames (H, W, 3) uint8 BGR at the model's rate; for a restorer of the size of its answer."""
     video = read_video(path)
-    taken = resample(len(video.frames), video.fps, spec.fps)
-    return np.concatenate([preprocess(video.frames[i], spec) for i in taken])
+    frames = [video.frames[i] for i in resample(len(video.frames), video.fps, spec.fps)]
+    if spec.task != "restoration":
+        return frames
+    cv2 = need("cv2", extra="cpu")
+    height, width = spec.answer.shape[-2:]
+    return [cv2.resize(f, (width, height), interpolation=cv2.INTER_AREA) for f in frames]
+
+
+def degraded(frames: list[np.ndarray], spec: ModelSpec) -> list[np.ndarray]:
+    """Clean frames as a camera with the spec's fault would deliver them, uint8; the same at every call."""
+    if spec.degrade == "half":
+        return [half(frame) for frame in frames]
+    if spec.degrade == "noise-25":
+        rng = np.random.default_rng(0)
+        return [np.rint(255 * rounded(noisy(f, SIGMA, rng))).astype(np.uint8) for f in frames]
+    return frames
 
 
 def find_clips(folder: Path, labels: tuple[str, ...]) -> list[Clip]:
     """Every clip of a folder, sorted by path.
 
     With a ``manifest.csv`` (columns path, label, split, group) its rows whose label is in
-    ``labels``. Otherwise the video files below the folder: the label is the name of the parent
-    folder when that is one of ``labels``, the split is the first of ``SPLITS`` on the path, the group is
-    the file itself.
+    ``labels``, or all rows without labels. Otherwise the video files below the folder: the label is the name
+    of the parent folder when that is one of ``labels``, the split is the first of ``SPLITS`` on the path, the
+    group is the file itself.
     Raises UsageError if the folder is missing or holds no clip.
     """
     if not folder.is_dir():
@@ -183,6 +211,8 @@ def find_clips(folder: Path, labels: tuple[str, ...]) -> list[Clip]:
         raise UsageError(
             f"{folder} holds no clip for the labels {', '.join(labels)}. Put clips into one "
             "sub-folder per label, or list them in manifest.csv"
+            if labels
+            else f"{folder} holds no clip. It wants video files: {', '.join(SUFFIXES)}"
         )
     return sorted(clips, key=lambda c: str(c.path))
 
@@ -195,10 +225,11 @@ def _from_manifest(manifest: Path, labels: tuple[str, ...]) -> list[Clip]:
         raise UsageError(
             f"{manifest}: column '{min(missing)}' is missing. It needs path, label, split, group"
         )
+    folder = manifest.parent
     return [
-        Clip(manifest.parent / row["path"], row["label"], row["group"], _split(row["split"], manifest))
+        Clip(folder / row["path"], row["label"] or None, row["group"], _split(row["split"], manifest))
         for row in rows
-        if row["label"] in labels
+        if row["label"] in labels or not labels
     ]
 
 

@@ -13,6 +13,7 @@ from edgepv.runtimes.engine import Engine, open_engine
 from edgepv.stream import Stepper
 from edgepv.types import Variant
 
+VALUES = 4096
 FLOAT_TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2, "fp16": 1e-2, "int8": 5e-2}
 
 
@@ -30,10 +31,14 @@ class Replay:
 
 
 def play(engine: Engine, variant: Variant, frames: np.ndarray) -> np.ndarray:
-    """Logits (N, classes) after each of N camera frames (N, H, W, 3) uint8; closes the engine."""
-    stepper = Stepper(engine.infer, variant.spec, variant.stream)
+    """Answers (N, values) after each of N camera frames (N, H, W, 3) uint8; closes the engine.
+
+    Of a large answer, a picture, ``VALUES`` values spread over it.
+    """
+    stepper, name = Stepper(engine.infer, variant.spec, variant.stream), variant.spec.answer.name
     try:
-        return np.concatenate([stepper.step(preprocess(f, variant.spec))["logits"] for f in frames])
+        rows = [stepper.step(preprocess(f, variant.spec))[name].reshape(1, -1) for f in frames]
+        return np.concatenate([row[:, :: -(-row.shape[1] // VALUES)] for row in rows])
     finally:
         engine.close()
 
@@ -81,7 +86,7 @@ def _compare(variant: Variant, got: np.ndarray, recorded: dict[str, np.ndarray])
 
 
 def tolerance(precision: str, recorded: np.ndarray, original: np.ndarray) -> float:
-    """Largest rmse a replay may have against the recorded answer, in logits.
+    """Largest rmse a replay may have against the recorded answer, in the unit of the answer.
 
     INT8: half of what quantization itself changed. A plain 2 % tolerance is wider than the whole INT8
     error, so a float engine would pass for an INT8 one. Other precisions: a share of the answer's size.

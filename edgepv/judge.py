@@ -9,14 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from edgepv.bundle import on_this_host
+from edgepv.clips import pictures
 from edgepv.errors import AccuracyGateError, LatencyGateError, ParityError, UsageError
 from edgepv.export.audit import audit
-from edgepv.export.parity import compare, compare_clips, first_divergence, saturation
-from edgepv.measure import clip_logits, scores
+from edgepv.export.parity import compare_clips, first_divergence, saturation
+from edgepv.measure import clip_answers
+from edgepv.quality import Shown, distance_px, figures, lost, psnr_db, rate
 from edgepv.runtimes.engine import open_engine
-from edgepv.stats import accuracy, paired_drop
-from edgepv.stream import Tensors, by_file_names
-from edgepv.types import Accuracy, Measurement, PairedDrop, Parity, Target, Variant
+from edgepv.stats import sqnr_db
+from edgepv.stream import Infer, Tensors, by_file_names
+from edgepv.types import Accuracy, Measurement, ModelSpec, PairedDrop, Parity, Target, Variant
 
 SAME_NUMBERS_DB = 80.0  # at this SQNR the answers are equal to four digits: no clip can tell them apart
 PROBES = 8  # inputs used to look inside a graph; more show the same
@@ -26,17 +28,17 @@ PROBES = 8  # inputs used to look inside a graph; more show the same
 class Exam:
     """Held-out clips and what the original answers on them.
 
-    clips: (T, C, H, W) float32 each. names: of the clips. truth: label index per clip, None where the clips
-    carry no label. warmup, original_warmup: frames before an answer of the converted model and of the
-    original counts. delay: frames the converted model answers later than the original. original: logits per
+    spec: of the model. shown: the clips as it sees them. names: of the clips. known: whether it is known what
+    is true of every clip. warmup, original_warmup: frames before an answer of the converted model and of the
+    original counts. delay: frames the converted model answers later than the original. original: answers per
     clip of the torch original; model: of the (possibly pruned) torch model that was converted. feeds:
     inputs with rolled states from these clips, to look inside artifacts.
     """
 
-    labels: tuple[str, ...]
-    clips: tuple[np.ndarray, ...]
+    spec: ModelSpec
+    shown: tuple[Shown, ...]
     names: tuple[str, ...]
-    truth: tuple[int, ...] | None
+    known: bool
     warmup: int
     original: tuple[np.ndarray, ...]
     model: tuple[np.ndarray, ...]
@@ -45,23 +47,31 @@ class Exam:
     original_warmup: int
     delay: int = 0
 
-    def accuracy(self, logits: Sequence[np.ndarray]) -> Accuracy | None:
-        """Top-1 and its table; None without labels."""
-        if self.truth is None:
-            return None
-        warmup = self.original_warmup if logits is self.original else self.warmup
-        return accuracy(self.truth, scores(logits, warmup), self.labels)
+    def answers(self, infer: Infer, variant: Variant) -> list[np.ndarray]:
+        """What a model answers on every clip, frame by frame."""
+        return play_clips(infer, variant, self.shown)
 
-    def drop(self, logits: Sequence[np.ndarray], sqnr_db: float) -> PairedDrop | None:
-        """Accuracy lost against the original on the same clips; None without labels."""
-        if self.truth is None:
+    def accuracy(self, answers: Sequence[np.ndarray]) -> Accuracy | None:
+        """The model's metric and what goes with it; None where nobody knows what is true."""
+        if not self.known:
             return None
-        sides = [scores(self.original, self.original_warmup), scores(logits, self.warmup)]
-        right = [[bool(a == t) for a, t in zip(side.argmax(1), self.truth)] for side in sides]
-        drop = paired_drop(right[0], right[1], max_drop=self.max_drop)
+        warmup = self.original_warmup if answers is self.original else self.warmup
+        return rate(self.spec, answers, self.shown, warmup)
+
+    def drop(self, answers: Sequence[np.ndarray], sqnr_db: float) -> PairedDrop | None:
+        """What is lost against the original on the same clips; None where nobody knows what is true."""
+        if not self.known:
+            return None
+        before = figures(self.spec, self.original, self.shown, self.original_warmup)
+        drop = lost(self.spec, before, figures(self.spec, answers, self.shown, self.warmup), self.max_drop)
         if sqnr_db >= SAME_NUMBERS_DB and drop.lost == drop.won == 0:
             drop = replace(drop, low=0.0, high=0.0, verdict="pass", clips_needed=None)
         return drop
+
+
+def play_clips(infer: Infer, variant: Variant, clips: Sequence[Shown]) -> list[np.ndarray]:
+    """What a model answers on clips, each begun as it is to begin."""
+    return clip_answers(infer, variant, [c.frames for c in clips], [c.start or {} for c in clips])
 
 
 def examine(variant: Variant, folder: Path, target: Target, exam: Exam) -> Measurement:
@@ -72,11 +82,11 @@ def examine(variant: Variant, folder: Path, target: Target, exam: Exam) -> Measu
     runnable = on_this_host(variant)
     engine = open_engine(runnable, folder)
     try:
-        logits = clip_logits(engine.infer, runnable, exam.clips)
+        answers = exam.answers(engine.infer, runnable)
     finally:
         engine.close()
-    parity = _parity(runnable, folder, target, exam, logits)
-    against_original = exam.drop(logits, _sqnr_to_original(exam, logits))
+    parity = _parity(runnable, folder, target, exam, answers)
+    against_original = exam.drop(answers, _sqnr_to_original(exam, answers))
     return Measurement(
         variant=variant.name,
         target=target.name,
@@ -86,7 +96,7 @@ def examine(variant: Variant, folder: Path, target: Target, exam: Exam) -> Measu
         status=target.status,
         bytes=_bytes(folder / variant.path),
         state_bytes=variant.stream.state_bytes if variant.stream else None,
-        accuracy=exam.accuracy(logits),
+        accuracy=exam.accuracy(answers),
         drop=against_original,
         parity=parity,
         audit=audit(variant, folder),
@@ -94,16 +104,41 @@ def examine(variant: Variant, folder: Path, target: Target, exam: Exam) -> Measu
 
 
 def _parity(
-    variant: Variant, folder: Path, target: Target, exam: Exam, logits: Sequence[np.ndarray]
+    variant: Variant, folder: Path, target: Target, exam: Exam, answers: Sequence[np.ndarray]
 ) -> Parity:
     probes = by_file_names(variant, exam.feeds[:PROBES])
-    return compare_clips(
-        exam.model,
-        logits,
+    spec = exam.spec
+    found = compare_clips(
+        _rows(spec, exam.model, exam.model),
+        _rows(spec, answers, exam.model),
         exam.names,
         min_sqnr_db=target.min_sqnr_db[variant.precision],
         saturation=saturation(folder / variant.path, probes) if variant.precision == "int8" else None,
+        classes=spec.task == "classification",
     )
+    if spec.task == "tracking":
+        apart = [distance_px(spec, a, b)[:, _followed(c)] for a, b, c in zip(answers, exam.model, exam.shown)]
+        p50, p95 = np.percentile(np.concatenate([a.ravel() for a in apart]), [50, 95])
+        found = replace(found, track_px=(float(p50), float(p95)))
+    if spec.task == "restoration":
+        both = [(pictures(spec, a), pictures(spec, b)) for a, b in zip(exam.model, answers)]
+        found = replace(found, psnr_db=float(np.mean([psnr_db(a / 255.0, b / 255.0) for a, b in both])))
+    return found
+
+
+def _followed(clip: Shown) -> slice:
+    """Which places of a tracker hold a point of this clip."""
+    return slice(int((clip.start["life"] > 0).sum())) if clip.start else slice(None)
+
+
+def _rows(
+    spec: ModelSpec, answers: Sequence[np.ndarray], model: Sequence[np.ndarray]
+) -> list[np.ndarray]:
+    """Answers as (frames, values) of each clip. Of tracks, how far they moved from where ``model`` began:
+    else the places themselves would make any error look small."""
+    if spec.task == "tracking":
+        answers = [a[..., :2] - m[:1, :, :2] for a, m in zip(answers, model)]
+    return [a.reshape(len(a), -1) for a in answers]
 
 
 def localise(variant: Variant, base: Variant, folder: Path, exam: Exam, parity: Parity) -> Parity:
@@ -119,15 +154,16 @@ def localise(variant: Variant, base: Variant, folder: Path, exam: Exam, parity: 
     return replace(parity, first_divergence=node)
 
 
-def _sqnr_to_original(exam: Exam, logits: Sequence[np.ndarray]) -> float:
+def _sqnr_to_original(exam: Exam, answers: Sequence[np.ndarray]) -> float:
     """Over the frames for which both have seen enough; 0 dB where a clip has no such frame."""
     first = max(exam.original_warmup, exam.warmup - exam.delay) - 1
-    pairs = [(a[first : len(b) - exam.delay], b[first + exam.delay :]) for a, b in zip(exam.original, logits)]
+    both = zip(exam.original, answers)
+    pairs = [(a[first : len(b) - exam.delay], b[first + exam.delay :]) for a, b in both]
     same = [(a[: len(b)], b[: len(a)]) for a, b in pairs]
     if not all(len(a) for a, _ in same):
         return 0.0
     wanted, got = (np.concatenate(side) for side in zip(*same))
-    return compare(wanted, got, min_sqnr_db=0.0).sqnr_db
+    return sqnr_db(wanted, got)
 
 
 def _bytes(path: Path) -> int:
@@ -194,7 +230,7 @@ def fault(row: Measurement) -> str | None:
         return f"parity {parity.sqnr_db:.1f} dB is below {parity.min_sqnr_db:.0f} dB, first at {where}"
     if drop and drop.verdict == "fail":
         return (
-            f"it loses {drop.points:.1f} points ({drop.low:.1f} to {drop.high:.1f}, {drop.n} clips), "
+            f"it loses {drop.points:.1f} {drop.unit} ({drop.low:.1f} to {drop.high:.1f}, {drop.n} clips), "
             f"more than {drop.max_drop:g}"
         )
     hidden = audit and all(c.executed == "float" for c in audit.convolutions) and audit.convolutions
@@ -209,8 +245,8 @@ def doubt(row: Measurement) -> str | None:
     if not keeps(row) or drop is None or drop.points <= drop.max_drop:
         return None
     return (
-        f"{row.variant} is in the bundle and does not run by itself: it lost {drop.points:.1f} points on "
-        f"{drop.n} clips ({drop.low:.1f} to {drop.high:.1f}), too few to tell"
+        f"{row.variant} is in the bundle and does not run by itself: it lost {drop.points:.1f} {drop.unit} "
+        f"on {drop.n} clips ({drop.low:.1f} to {drop.high:.1f}), too few to tell"
     )
 
 

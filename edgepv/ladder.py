@@ -86,6 +86,8 @@ def _check_alike(parts: Sequence[Part]) -> None:
     if len(parts) < 2:
         raise UsageError("a ladder needs two bundles or more: edgepv ladder LARGE SMALL --out DIR")
     first = parts[0]
+    if (task := first.source.content.spec.task) != "classification":
+        raise UsageError(f"{first.source.folder} is for {task}; the variants of a ladder classify")
     for part in parts[1:]:
         mine, theirs = part.source.content, first.source.content
         for what, a, b in (

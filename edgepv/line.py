@@ -19,7 +19,7 @@ import numpy as np
 
 from edgepv.cache import cached
 from edgepv.calibration import CalibrationSet, calibration_set, rolled_feeds
-from edgepv.checkpoint import at_size, build, from_files, read_spec, record, versions
+from edgepv.checkpoint import at_size, build, from_files, read_spec, record, versions, with_particles
 from edgepv.clips import Clip, find_clips, hold_last, model_frames, split_clips
 from edgepv.console import Console
 from edgepv.errors import UsageError
@@ -53,14 +53,15 @@ class Options:
     stream: "auto" turns a clip model into a step where that is exact (or its approximation is known),
     "window" keeps the clip model and lets the host hold its frames, "off" also leaves its graph as it is.
     every: new frames per step. size: height and width of the frames, None for what the model was trained on.
+    particles: how many particles the model follows, None for what it was trained with.
     prune: share of channels to cut, one for all layers or one for each stage; importance, scope, multiple:
     how (see edgepv.quantize.prune). low_rank: share of the weights' energy that split layers keep, None for
     whole layers. tune_epochs: of fine-tuning on the training clips; None: 6 after either, if there are such.
     qat: epochs of training under INT8 rounding; ranges: how INT8 ranges are set (see edgepv.quantize.ranges).
     variant: the one variant to make, None for all there are. keep_float: how many of the most sensitive
     layers an INT8 ONNX keeps in float.
-    max_drop: points of top-1 that INT8 and pruning together may cost. gate: whether the user set it
-    (then too few clips to tell is an error). latency_ms: p99 limit on this machine, None for none.
+    max_drop: points (or dB, of a restorer) that INT8 and pruning together may cost. gate: whether the user
+    set it (then too few clips to tell is an error). latency_ms: p99 limit on this machine, None for none.
     min_sqnr: dB that the logits of an INT8 ONNX must reach, with its most sensitive layers in float.
     """
 
@@ -81,6 +82,7 @@ class Options:
     stream: str = "auto"
     every: int = 1
     size: int | None = None
+    particles: int | None = None
     precision: str = "auto"
     variant: str | None = None
     keep_float: int = 0
@@ -163,11 +165,17 @@ class Line:
 def load(options: Options) -> Source:
     """The model the user named. Raises UsageError if it is not whole, or its parts do not fit."""
     found = _named(options)
-    if options.size is None:
+    if options.size is None and options.particles is None:
         return found
     if found.checkpoint is None:
-        raise UsageError(f"--size {options.size}: an ONNX file has the size it was exported with")
-    spec = at_size(found.spec, options.size)
+        raise UsageError("--size and --particles: an ONNX file is as it was exported")
+    spec = found.spec
+    if options.size is not None:
+        if spec.task == "restoration":
+            raise UsageError(f"--size {options.size} is for square frames; give {spec.name} its own --spec")
+        spec = at_size(spec, options.size)
+    if options.particles is not None:
+        spec = with_particles(spec, options.particles)
     return Source(spec, replace(found.checkpoint, spec=spec))
 
 
@@ -201,21 +209,18 @@ def _spec(options: Options, name: str) -> ModelSpec:
 
 
 def gather(options: Options, spec: ModelSpec) -> Clips:
-    """Calibration, training and held-out clips: the user's, else those shipped with the model.
+    """Calibration, training and held-out clips: the user's, else those shipped with edgepv.
 
-    A model whose labels the shipped clips do not carry gets them as plain video: enough to compare
+    A classifier whose labels the shipped clips do not carry gets them as plain video: enough to compare
     numbers, not to set INT8 ranges or to judge accuracy.
     """
-    import edgepv.zoo
-
-    shipped = Path(edgepv.zoo.__file__).parent / "clips"
     if options.clips:
         found, origin = find_clips(Path(options.clips), spec.labels), options.clips
         calibration, held_out = split_clips(found, calibration=CALIBRATION_CLIPS)
         train = tuple(c for c in found if c.split == "train" and c.label)
         return Clips(train, tuple(calibration), tuple(held_out), origin)
-    found = find_clips(shipped, edgepv.zoo.TASKS["fight"])
-    fits = {c.label for c in found} <= set(spec.labels)
+    found = _shipped(spec)
+    fits = spec.task != "classification" or {c.label for c in found} <= set(spec.labels)
     if not fits:
         found = [replace(c, label=None) for c in found]
     calibration, held_out = split_clips(found, calibration=CALIBRATION_CLIPS)
@@ -226,6 +231,20 @@ def gather(options: Options, spec: ModelSpec) -> Clips:
             "on other video would silently cost accuracy"
         )
     return Clips((), tuple(calibration), tuple(held_out), origin, fits)
+
+
+def _shipped(spec: ModelSpec) -> list[Clip]:
+    """Clips that came with the package: of fights; film for a restorer; for a tracker film to calibrate on,
+    and clips with true points."""
+    import edgepv.zoo
+
+    here = Path(edgepv.zoo.__file__).parent
+    if spec.task == "classification":
+        return find_clips(here / "clips", edgepv.zoo.TASKS["fight"])
+    film = find_clips(here / "film", ())
+    if spec.task == "restoration":
+        return film
+    return [c for c in film if c.split == "calibration"] + find_clips(here / "points", ())
 
 
 def lowered(line: Line, source: Source, clips: Clips) -> Lowered:
@@ -262,6 +281,11 @@ def compressed(line: Line, source: Source, clips: Clips) -> Checkpoint | None:
         return checkpoint
     if checkpoint is None:
         raise UsageError("an ONNX file is compressed by INT8 only, the rest is done in torch. Use --prune 0")
+    if trained and checkpoint.spec.task != "classification":
+        raise UsageError(
+            f"--prune, --tune-epochs and --qat train classifiers; {checkpoint.spec.name} is for "
+            f"{checkpoint.spec.task}. Train it smaller, or use INT8 and --low-rank"
+        )
     if trained and not clips.train:
         raise UsageError(
             "--prune, --tune-epochs and --qat need training clips to fine-tune on: --clips DIR with a train "

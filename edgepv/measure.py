@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
 import resource
@@ -55,17 +56,21 @@ def device_facts() -> DeviceFacts:
     )
 
 
-def clip_logits(infer: Infer, variant: Variant, clips: Iterable[np.ndarray]) -> list[np.ndarray]:
-    """Logits after every frame of every clip, streamed frame by frame as a camera would.
+def clip_answers(
+    infer: Infer, variant: Variant, clips: Iterable[np.ndarray], starts: Iterable[Tensors] = ()
+) -> list[np.ndarray]:
+    """Answers after every frame of every clip, streamed frame by frame as a camera would.
 
-    clips: (T, C, H, W) float32 each, preprocessed; short ones are held on their last frame.
-    Returns one (T, classes) array per clip.
+    clips: (T, C, H, W) float32 each, preprocessed; short ones are held on their last frame. starts: states
+    that a clip begins with, one for each clip; none: all begin as the model says.
+    Returns one array per clip: (T, classes) of logits, (T, K, 3) of tracks, (T, 3, H, W) of pictures.
     """
-    stepper = Stepper(infer, variant.spec, variant.stream)
-    return [
-        np.concatenate([out["logits"] for _, out in roll(stepper, hold_last(clip, stepper.warmup))])
-        for clip in clips
-    ]
+    stepper, name = Stepper(infer, variant.spec, variant.stream), variant.spec.answer.name
+    found = []
+    for clip, start in itertools.zip_longest(clips, starts):
+        frames = hold_last(clip, stepper.warmup)
+        found.append(np.concatenate([out[name] for _, out in roll(stepper, frames, start)]))
+    return found
 
 
 def scores(logits: Sequence[np.ndarray], warmup: int) -> np.ndarray:

@@ -35,8 +35,9 @@ from edgepv.line import (
     ready,
     run_builder,
 )
-from edgepv.measure import clip_logits, device_facts, latencies, peak_rss_mib
+from edgepv.measure import device_facts, latencies, peak_rss_mib
 from edgepv.optional import need, present
+from edgepv.quality import shown
 from edgepv.quantize.sparsity import LayerSparsity
 from edgepv.runtimes.eager import EagerEngine
 from edgepv.runtimes.engine import Engine, open_engine
@@ -56,8 +57,13 @@ from edgepv.types import (
 )
 
 ORIGINAL = "torch-fp32"
-POSTPROCESSING = "softmax of logits; a clip's answer is the mean of logits over valid frames"
+POSTPROCESSING = {
+    "classification": "softmax of logits; a clip's answer is the mean of logits over valid frames",
+    "tracking": "x and y in image heights, visibility in [0, 1]",
+    "restoration": "x * std + mean, clipped to [0, 1]",
+}
 THUMBNAIL = 112
+PICTURE_DROP_DB = 0.3
 STRAY = "kept out of the bundle"
 CHANGES = {
     "prune": ("pruned", "pruned"),
@@ -132,12 +138,16 @@ def plan(options: Options) -> dict[str, Any]:
         "prune": f"{_shares(options.prune)}, then fine-tune" if any(options.prune) else "off",
         "stream": _stream_plan(options, source.spec),
         "precisions": "; ".join(f"{name}: {', '.join(p)}" for name, p in wanted.items()),
-        "gate": f"at most {options.max_drop:g} points; too few clips to tell is "
+        "gate": f"at most {max_drop(options, source.spec):g} {_unit(source.spec)}; too few clips to tell is "
         + ("exit code 6" if options.gate else "reported only"),
         "latency": f"p99 at most {options.latency_ms:g} ms" if options.latency_ms else "no limit",
         "seed": options.seed,
         "bundles": ", ".join(str(bundle_folder(options, t.name)) for t in targets),
     }
+
+
+def _unit(spec: ModelSpec) -> str:
+    return "dB" if spec.task == "restoration" else "points"
 
 
 def _shares(prune: Sequence[float]) -> str:
@@ -198,6 +208,8 @@ def check_options(options: Options, targets: Sequence[Target]) -> None:
         raise UsageError(f"--every {options.every}: give a number of frames above 0")
     if options.size is not None and (options.size < 32 or options.size % 16):
         raise UsageError(f"--size {options.size}: give a multiple of 16 from 32 up")
+    if options.particles is not None and options.particles < 1:
+        raise UsageError(f"--particles {options.particles}: give a number above 0")
     if options.min_sqnr is not None and not options.min_sqnr > 0:
         raise UsageError(f"--min-sqnr {options.min_sqnr:g}: give decibels above 0, like 30")
     if options.latency_ms is not None and not options.latency_ms > 0:
@@ -229,35 +241,41 @@ def prepare(line: Line, source: Source, clips: Clips) -> Subject:
     changed = checkpoint is not source.checkpoint
     original, first = _opener(source.checkpoint, base, folder)
     model, _ = _opener(checkpoint, base, folder)
-    held = tuple(model_frames(c.path, spec) for c in line.console.track(clips.held_out, "decoding"))
+    held = tuple(shown(c, spec) for c in line.console.track(clips.held_out, "decoding"))
     line.console.say(f"running the original on {len(held)} held-out clips")
-    answers = clip_logits(original(1).infer, first, held)
-    model_answers = clip_logits(model(1).infer, base, held) if changed else answers
-    labelled = all_labelled(clips.held_out, spec.labels)
+    answers = judge.play_clips(original(1).infer, first, held)
+    model_answers = judge.play_clips(model(1).infer, base, held) if changed else answers
+    if spec.task == "classification":
+        all_labelled(clips.held_out, spec.labels)
     stepper = Stepper(model(1).infer, spec, base.stream)
     before = Stepper(original(1).infer, first.spec, first.stream)
     exam = judge.Exam(
-        labels=spec.labels,
-        clips=held,
+        spec=spec,
+        shown=held,
         names=tuple(clip_name(c) for c in clips.held_out),
-        truth=tuple(spec.labels.index(str(c.label)) for c in clips.held_out) if labelled else None,
+        known=all(clip.truth is not None for clip in held),
         warmup=stepper.warmup,
         original=tuple(answers),
         model=tuple(model_answers),
-        feeds=tuple(_probe_feeds(stepper, held)),
-        max_drop=line.options.max_drop,
+        feeds=tuple(_probe_feeds(stepper, [clip.frames for clip in held])),
+        max_drop=max_drop(line.options, spec),
         original_warmup=before.warmup,
         delay=base.stream.delay if base.stream else 0,
     )
     return Subject(
         **vars(found),
         exam=exam,
-        original=(original, tuple(_probe_feeds(before, held))),
+        original=(original, tuple(_probe_feeds(before, [clip.frames for clip in held]))),
         model=model,
         rows=_torch_rows(source, checkpoint, base, first, exam),
         golden_clip=clips.held_out[0],
         held_out=clips.held_out,
     )
+
+
+def max_drop(options: Options, spec: ModelSpec) -> float:
+    """What a variant may lose: points of accuracy, or dB of a restorer's pictures."""
+    return options.max_drop if options.gate or spec.task != "restoration" else PICTURE_DROP_DB
 
 
 def all_labelled(clips: Sequence[Clip], labels: Sequence[str]) -> bool:
@@ -287,7 +305,7 @@ def _opener(
 
     def opened(threads: int) -> Engine:
         need("torch", extra="compress").set_num_threads(threads)
-        return EagerEngine(module, spec.input.name, stream)
+        return EagerEngine(module, spec, stream)
 
     return opened, replace(base, spec=spec, stream=stream, form="step" if stream else "window")
 
@@ -332,7 +350,7 @@ def _torch_row(
     checkpoint: Checkpoint,
     how: Variant,
     exam: judge.Exam,
-    logits: Sequence[np.ndarray],
+    answers: Sequence[np.ndarray],
 ) -> Measurement:
     from edgepv.export.cost import gflops_per_frame
 
@@ -348,8 +366,8 @@ def _torch_row(
         params=_weights_of(checkpoint),
         gflops_per_frame=gflops_per_frame(module, checkpoint.spec),
         state_bytes=how.stream.state_bytes if how.stream else None,
-        accuracy=exam.accuracy(logits),
-        drop=exam.drop(logits, 0.0) if name != ORIGINAL else None,
+        accuracy=exam.accuracy(answers),
+        drop=exam.drop(answers, 0.0) if name != ORIGINAL else None,
     )
 
 
@@ -410,7 +428,8 @@ def clip_name(clip: Clip) -> str:
 
 def thumbnails(rows: Sequence[Measurement], clips: Sequence[Clip]) -> dict[str, str]:
     """A small JPEG, base64, of the middle frame of every clip that a row names as one of its worst."""
-    named = {w.clip for row in rows if row.parity for w in row.parity.worst if w.agreement < 1}
+    worst = [one for row in rows if row.parity for one in row.parity.worst]
+    named = {one.clip for one in worst if one.agreement is None or one.agreement < 1}
     cv2 = need("cv2", extra="cpu")
     found = {}
     for clip in clips:
@@ -509,7 +528,7 @@ def write_bundle(
         spec=subject.base.spec,
         stream=subject.base.stream,
         preprocessing=PREPROCESSING,
-        postprocessing=POSTPROCESSING,
+        postprocessing=POSTPROCESSING[subject.base.spec.task],
         calibration_digest=subject.calibration.digest if subject.calibration else None,
         steps=found.steps,
         variants=variants,
@@ -567,9 +586,11 @@ def sensitivity(
         raise UsageError(f"{source.spec.name} needs clips like those its camera will see: --clips DIR")
     held = clips.held_out
     truth = None
-    if all_labelled(held, source.spec.labels):
+    if source.spec.task == "classification" and all_labelled(held, source.spec.labels):
         truth = [source.spec.labels.index(str(c.label)) for c in held]
     key: dict[str, Any] = {"held out": digest([(sha256(c.path), c.label) for c in held])}
+    if cut is not None and source.spec.task != "classification":
+        raise UsageError(f"cuts are tried on classifiers; {source.spec.name} is for {source.spec.task}")
     if cut is None:
         found = _int8_alone(line, source, clips, truth, key)
     else:

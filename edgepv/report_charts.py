@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from edgepv.report_tables import figure, machine, main_latency, percent
-from edgepv.types import DeviceFacts, Latency, Measurement, Report
+from edgepv.report_tables import figure, machine, main_latency
+from edgepv.stats import METRIC_NAMES, worded
+from edgepv.types import Accuracy, DeviceFacts, Latency, Measurement, Report
 
 WIDTH = 560
 LEFT, RIGHT, TOP, HEIGHT = 52, 18, 16, 300
@@ -51,7 +52,10 @@ class Key:
 
 @dataclass(frozen=True)
 class Scatter:
-    """Accuracy over latency on one machine. left_out: rows that lack one of the two figures."""
+    """Accuracy over latency on one machine. left_out: rows that lack one of the two figures.
+
+    metric: what the models are judged by, in words.
+    """
 
     title: str
     threads: int
@@ -67,6 +71,7 @@ class Scatter:
     left: int = LEFT
     right: int = WIDTH - RIGHT
     top: int = TOP
+    metric: str = "top-1"
 
 
 @dataclass(frozen=True)
@@ -150,7 +155,8 @@ def _scatter(panel: _Panel, palette: dict[str, int]) -> Scatter | None:
     low, high = _log_range([latency.p50_ms for _, latency in pairs])
     x_ticks = tuple(Tick(_log(v, low, high), f"{v:.3g}") for v in log_ticks(low, high))
     accuracies = [row.accuracy for row, _ in pairs if row.accuracy]
-    floor, ceiling, step = _percent_range(min(a.low for a in accuracies), max(a.high for a in accuracies))
+    heights = [_heights(found) for found in accuracies]
+    floor, ceiling, step = _percent_range(min(h[1] for h in heights), max(h[2] for h in heights))
     y_ticks = tuple(
         Tick(_linear(v, floor, ceiling, bottom, top), f"{v:g}") for v in _steps(floor, ceiling, step)
     )
@@ -168,7 +174,14 @@ def _scatter(panel: _Panel, palette: dict[str, int]) -> Scatter | None:
         keys,
         left_out,
         top=top,
+        metric=METRIC_NAMES[accuracies[0].metric],
     )
+
+
+def _heights(found: Accuracy) -> tuple[float, float, float]:
+    """(value, low, high) as shares of the chart's scale, which ends at 100 % or 100 dB."""
+    scale = 100 if found.metric == "psnr" else 1
+    return found.value / scale, found.low / scale, found.high / scale
 
 
 def _drawable(row: Measurement, threads: int) -> Latency | None:
@@ -189,8 +202,7 @@ def _points(
     places = []
     for row, latency in pairs:
         assert row.accuracy
-        levels = (row.accuracy.value, row.accuracy.low, row.accuracy.high)
-        y, y_low, y_high = (_linear(100 * v, *ys, *edges) for v in levels)
+        y, y_low, y_high = (_linear(100 * v, *ys, *edges) for v in _heights(row.accuracy))
         places.append((_log(latency.p50_ms, *xs), y, y_low, y_high))
     members, fronts = _fronts(pairs, places)
     labels = _labels([row.variant for row, _ in pairs], places, edges)
@@ -204,9 +216,10 @@ def _points(
 def _tip(row: Measurement, latency: Latency) -> str:
     assert row.accuracy
     found = row.accuracy
+    value, low, high = (worded(v, found.metric) for v in (found.value, found.low, found.high))
     return (
-        f"{row.variant} ({row.engine}, {row.precision}, {row.form}): top-1 {percent(found.value)}, "
-        f"95 % {percent(found.low)} to {percent(found.high)}, n = {found.n}; "
+        f"{row.variant} ({row.engine}, {row.precision}, {row.form}): {METRIC_NAMES[found.metric]} {value}, "
+        f"95 % {low} to {high}, n = {found.n}; "
         f"p50 {figure(latency.p50_ms)} ms, p99 {figure(latency.p99_ms)} ms, "
         f"{threaded(latency)}"
     )

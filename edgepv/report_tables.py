@@ -7,8 +7,19 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from edgepv.stats import METRIC_NAMES, worded
 from edgepv.stream.explain import exactness
-from edgepv.types import Accuracy, Audit, DeviceFacts, Latency, Measurement, PairedDrop, Report, StreamSpec
+from edgepv.types import (
+    Accuracy,
+    Audit,
+    DeviceFacts,
+    Latency,
+    Measurement,
+    PairedDrop,
+    Parity,
+    Report,
+    StreamSpec,
+)
 
 NOT_MEASURED = "not measured"
 UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
@@ -103,21 +114,37 @@ def verdict(value: str | None) -> Cell:
     return UNKNOWN if value is None else Cell(value, value, tone=value)
 
 
-def top1(accuracy: Accuracy | None) -> Cell:
-    """Top-1 with its interval and clip count below."""
+def metric(report: Report) -> str:
+    """What the models of a report are judged by, in words."""
+    known = [row.accuracy.metric for row in report.rows if row.accuracy]
+    return METRIC_NAMES[known[0]] if known else "top-1"
+
+
+def score(accuracy: Accuracy | None) -> Cell:
+    """A model's metric with its interval and clip count below."""
     if accuracy is None:
         return UNKNOWN
-    low, high = 100 * accuracy.low, 100 * accuracy.high
-    note = f"{low:.1f} to {high:.1f}, n = {accuracy.n:,}"
-    return Cell(percent(accuracy.value), accuracy.value, note=note)
+    value, low, high = (worded(v, accuracy.metric) for v in (accuracy.value, accuracy.low, accuracy.high))
+    return Cell(value, accuracy.value, note=f"{low.split()[0]} to {high.split()[0]}, n = {accuracy.n:,}")
+
+
+def likeness(parity: Parity) -> Cell:
+    """How near a variant's answers are to the original's, in what its task understands."""
+    if parity.track_px:
+        p50, p95 = parity.track_px
+        return Cell(f"{p50:.2f} px", p50, note=f"95 %: {p95:.2f}")
+    if parity.psnr_db is not None:
+        return number(parity.psnr_db, "dB")
+    return share(parity.agreement)
 
 
 def lost_points(drop: PairedDrop | None) -> Cell:
-    """Points lost against the original on the same clips, with the paired interval below."""
+    """Points (or dB) lost against the original on the same clips, with the paired interval below."""
     if drop is None:
         return UNKNOWN
     note = f"{drop.low:+.1f} to {drop.high:+.1f}"
-    return Cell(f"{drop.points:+.2f}", drop.points, note=note)
+    unit = "" if drop.unit == "points" else f" {drop.unit}"
+    return Cell(f"{drop.points:+.2f}{unit}", drop.points, note=note)
 
 
 def gate(drop: PairedDrop | None) -> Cell:
@@ -194,7 +221,7 @@ def glance(report: Report) -> Table:
                 text(row.precision),
                 text(row.form),
                 amount(row.bytes),
-                top1(row.accuracy),
+                score(row.accuracy),
                 lost_points(row.drop),
                 gate(row.drop),
                 verdict(row.parity.verdict if row.parity else None),
@@ -211,8 +238,8 @@ def glance(report: Report) -> Table:
         "the same clips. Speed is the original's p50 over this p50, given only where both were timed "
         "in turns in one run.",
         heads(
-            "variant, target, engine, precision, form, size, top-1, points lost, drop gate, parity, "
-            "p50 ms, p99 ms, speed, status"
+            f"variant, target, engine, precision, form, size, {metric(report)}, points lost, drop gate, "
+            "parity, p50 ms, p99 ms, speed, status"
         ),
         tuple(rows),
     )
@@ -261,7 +288,7 @@ def accuracy_table(report: Report) -> Table:
         rows.append(
             (
                 name(report, row),
-                top1(found),
+                score(found),
                 share(found.macro_f1 if found else None),
                 number(found.roc_auc if found else None),
                 lost_points(drop),
@@ -274,9 +301,13 @@ def accuracy_table(report: Report) -> Table:
     return Table(
         "accuracy",
         "Accuracy",
-        "Top-1 with its 95 % Wilson interval; points lost with the 95 % paired interval. Lost and won "
-        "count the clips that only the original, or only this variant, got right.",
-        heads("variant, top-1, macro F1, ROC-AUC, points lost, paired clips, lost, won, drop gate"),
+        "Top-1 with its 95 % Wilson interval; delta-avg (share of points within 1, 2, 4, 8, 16 px of the "
+        "truth on 256 x 256, averaged) and PSNR with that of a bootstrap over the clips; points lost (dB of "
+        "PSNR) with the 95 % paired interval. Lost and won count the clips that only the original, or only "
+        "this variant, got right or did better.",
+        heads(
+            f"variant, {metric(report)}, macro F1, ROC-AUC, points lost, paired clips, lost, won, drop gate"
+        ),
         tuple(rows),
     )
 
@@ -302,7 +333,7 @@ def parity_table(report: Report) -> Table:
                 number(found.sqnr_db, "dB", note=f"promised {figure(found.min_sqnr_db)} dB"),
                 codes,
                 slopes(found.slope),
-                share(found.agreement),
+                likeness(found),
                 flicker(found.flicker),
                 whole(found.frames),
                 verdict(found.verdict),
@@ -315,9 +346,10 @@ def parity_table(report: Report) -> Table:
         "Every output value on real frames. SQNR is signal over error power. Saturation is the share "
         "of INT8 input and output codes at an end of the range. Slope is the least and the largest of the "
         "outputs over the original's: below 1 where a range clips. Flicker is the share of frames at which "
-        "the top-1 changes.",
+        "the top-1 changes. Agreement is the share of frames with the same top-1, the median distance of "
+        "tracked points on 256 x 256, or the PSNR of the pictures.",
         heads(
-            "variant, max error (logits), SQNR, saturation, slope, top-1 agreement, flicker, frames, "
+            "variant, max error, SQNR, saturation, slope, agreement, flicker, frames, "
             "verdict, first diverging node"
         ),
         tuple(rows),
@@ -344,7 +376,7 @@ def worst_table(report: Report) -> Table:
         (name(report, row), Cell(one.clip), share(one.agreement), number(one.sqnr_db, "dB"))
         for row in report.rows
         for one in (row.parity.worst if row.parity else ())
-        if one.agreement < 1
+        if one.agreement is None or one.agreement < 1
     ]
     return Table(
         "worst",

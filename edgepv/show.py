@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from edgepv.bundle import Bundle
 from edgepv.files import whole_file
 from edgepv.optional import need
-from edgepv.stats import SQNR_CAP_DB
+from edgepv.stats import METRIC_NAMES, SQNR_CAP_DB, worded
 from edgepv.stream.explain import exactness
-from edgepv.types import Audit, Latency, LayerSensitivity, Measurement, PairedDrop, encode
+from edgepv.types import Accuracy, Audit, Latency, LayerSensitivity, Measurement, PairedDrop, encode
 
 if TYPE_CHECKING:
     from edgepv.pipeline import Exported
@@ -38,8 +38,8 @@ def exported(made: Sequence[Exported]) -> None:
     header = (
         "variant",
         "target",
-        "top-1 (95 %)",
-        "drop, points (95 %)",
+        f"{_metric(made)} (95 %)",
+        "drop (95 %)",
         "verdict",
         "SQNR dB",
         "INT8 convs",
@@ -60,14 +60,25 @@ def exported(made: Sequence[Exported]) -> None:
         print(f"  report {one.folder}/report.html")
 
 
+def _metric(made: Sequence[Exported]) -> str:
+    """What the models are judged by, in words."""
+    known = [row.accuracy.metric for one in made for row in one.report.rows if row.accuracy]
+    return METRIC_NAMES[known[0]] if known else METRIC_NAMES["top1"]
+
+
+def _score(found: Accuracy) -> str:
+    value, low, high = (worded(v, found.metric) for v in (found.value, found.low, found.high))
+    return f"{value} ({low.split()[0]} to {high.split()[0]}, n {found.n})"
+
+
 def _cells(row: Measurement, chosen: bool) -> list[str]:
     a, d, p, u = row.accuracy, row.drop, row.parity, row.audit
     first = row.latency[0] if row.latency else None
     return [
         row.variant + (" *" if chosen else ""),
         row.target,
-        f"{a.value:.1%} ({a.low:.1%} to {a.high:.1%}, n {a.n})" if a else UNKNOWN,
-        f"{d.points:+.1f} ({d.low:+.1f} to {d.high:+.1f})"
+        _score(a) if a else UNKNOWN,
+        _points(d)
         if d
         else "the original"
         if row.parity is None
@@ -99,8 +110,11 @@ def as_data(one: Exported) -> dict[str, Any]:
 def summary(found: dict[str, Any]) -> None:
     """A run's summary on stderr; stdout keeps the JSON lines."""
     misses = "" if found["missed"] is None else f", {found['missed']} later than {found['deadline_ms']:g} ms"
+    verdict = ""
+    if "label" in found:
+        verdict = f"{found['label'] or 'no valid answer'} ({found['score'] or 0:.0%}); "
     print(
-        f"{found['variant']}: {found['label'] or 'no valid answer'} ({found['score'] or 0:.0%}); "
+        f"{found['variant']}: {verdict}"
         f"{found['frames_answered']} answers of {found['frames_read']} frames, {found['drops']} dropped; "
         f"p50 {found['p50_ms']:.2f}, p95 {found['p95_ms']:.2f}, p99 {found['p99_ms']:.2f} ms on "
         f"{found['threads']} thread{'s' if found['threads'] > 1 else ''}{misses}",
@@ -111,12 +125,20 @@ def summary(found: dict[str, Any]) -> None:
 def sensitivity(found: Sequence[LayerSensitivity]) -> None:
     """One line per layer, the most sensitive first."""
     header = (f"layer alone {found[0].change}", "SQNR dB", "top-1 changed", "top-1 lost, points (95 %)")
-    rows = [[f.layer, f"{f.sqnr_db:.1f}", f"{f.changed:.1%} of {f.n}", _points(f.drop)] for f in found]
+    rows = [[f.layer, f"{f.sqnr_db:.1f}", _changed(f), _points(f.drop)] for f in found]
     table(header, rows)
 
 
+def _changed(found: LayerSensitivity) -> str:
+    return UNKNOWN if found.changed is None else f"{found.changed:.1%} of {found.n}"
+
+
 def _points(drop: PairedDrop | None) -> str:
-    return f"{drop.points:+.1f} ({drop.low:+.1f} to {drop.high:+.1f})" if drop else UNKNOWN
+    if drop is None:
+        return UNKNOWN
+    digits = 1 if drop.unit == "points" else 2
+    points, low, high = (f"{v:+.{digits}f}" for v in (drop.points, drop.low, drop.high))
+    return f"{points} {drop.unit} ({low} to {high})"
 
 
 def sparsity(found: Sequence[LayerSparsity]) -> None:

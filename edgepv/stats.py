@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 
-from edgepv.types import Accuracy, ClassScore, PairedDrop, Verdict
+from edgepv.types import Accuracy, ClassScore, Metric, PairedDrop, Verdict
 
 Z95 = 1.959963984540054
 
@@ -141,6 +142,62 @@ def roc_auc(positive: np.ndarray, score: np.ndarray) -> float | None:
     _, inverse, counts = np.unique(score, return_inverse=True, return_counts=True)
     rank = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
     return float((rank[positive].sum() - p * (p + 1) / 2) / (p * n))
+
+
+def mean_interval(values: np.ndarray, *, draws: int = 4000, seed: int = 0) -> tuple[float, float]:
+    """95 % interval of a mean over clips, by drawing clips again with replacement.
+
+    One clip tells nothing of another: then the interval is everything.
+    Source: Efron 1979, "Bootstrap Methods: Another Look at the Jackknife".
+    """
+    if len(values) < 2:
+        return -math.inf, math.inf
+    rng = np.random.default_rng(seed)
+    means = values[rng.integers(len(values), size=(draws, len(values)))].mean(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def mean_accuracy(values: np.ndarray, metric: Metric) -> Accuracy:
+    """Mean of one figure a clip, with its bootstrap interval; one clip alone has none but itself."""
+    mean = float(values.mean())
+    low, high = mean_interval(values) if len(values) > 1 else (mean, mean)
+    return Accuracy(mean, low, high, len(values), metric=metric)
+
+
+def mean_drop(
+    before: np.ndarray, after: np.ndarray, *, max_drop: float, unit: Literal["points", "dB"]
+) -> PairedDrop:
+    """Mean loss over the same clips, with a bootstrap interval, and whether ``max_drop`` is kept.
+
+    before, after: (n,) figures in ``unit``, larger is better. Verdicts as in ``paired_drop``.
+    """
+    loss = before - after
+    low, high = mean_interval(loss) if np.ptp(loss) > 0 or len(loss) < 2 else (float(loss[0]),) * 2
+    verdict: Verdict = "pass" if high <= max_drop else "fail" if low > max_drop else "inconclusive"
+    worse, better = int((loss > 0).sum()), int((loss < 0).sum())
+    mean = float(loss.mean())
+    needed = None if verdict != "inconclusive" else _means_needed(loss, max_drop)
+    if len(loss) < 2:
+        low = high = mean
+    return PairedDrop(mean, low, high, len(loss), worse, better, max_drop, verdict, needed, unit)
+
+
+def _means_needed(loss: np.ndarray, max_drop: float) -> int | None:
+    """Clips at which today's mean and spread would be decided; None if never below 10^6."""
+    apart = abs(max_drop - float(loss.mean()))
+    if len(loss) < 2 or apart == 0:
+        return None
+    needed = math.ceil((Z95 * float(loss.std(ddof=1)) / apart) ** 2) + 1
+    return max(needed, len(loss) + 1) if needed < 1_000_000 else None
+
+
+def worded(value: float, metric: Metric) -> str:
+    """A figure of a metric as a person reads it: "78.8 %", or "31.25 dB"."""
+    return f"{value:.2f} dB" if metric == "psnr" else f"{100 * value:.1f} %"
+
+
+METRIC_NAMES: Mapping[Metric, str] = {"top1": "top-1", "delta_avg": "delta-avg", "psnr": "PSNR"}
 
 
 def percentiles_ms(seconds: Sequence[float]) -> tuple[float, float, float]:

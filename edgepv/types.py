@@ -20,7 +20,15 @@ from edgepv.errors import UsageError, unknown
 
 T = TypeVar("T")
 
-Layout = Literal["NCHW", "NHWC", "NCTHW", "NC"]
+Layout = Literal["NCHW", "NHWC", "NCTHW", "NC", "NKC"]
+Task = Literal["classification", "tracking", "restoration"]
+Metric = Literal["top1", "delta_avg", "psnr"]
+METRICS: Mapping[Task, Metric] = {
+    "classification": "top1",
+    "tracking": "delta_avg",
+    "restoration": "psnr",
+}
+"""What a model of each task is judged by."""
 Verdict = Literal["pass", "fail", "inconclusive"]
 _ITEM_BYTES = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1, "int32": 4, "int64": 8}
 
@@ -40,21 +48,40 @@ class ModelSpec:
     """What a model eats and answers; nothing of any target.
 
     input: one video tensor, (1, C, H, W) for a per-frame model, (1, C, T, H, W) for a clip model.
+    labels: of a classifier's answers; none for other tasks.
     frames: how many frames one answer looks back on (the window, or the clip length).
     fps: frames per second the model was trained at; the host resamples the camera to it.
     mean, std: per channel, in units of [0, 1] pixel values, applied as (x - mean) / std.
+    outputs: what the model answers, the one it is judged by first; none given: "logits" (1, classes). A
+    tracker answers "tracks" (1, K, 3): x and y in image heights, visibility in [0, 1]. A restorer answers
+    "image" (1, 3, H, W), normalised as its input.
+    particles: how many particles it follows (K), for a builder with a parameter of that name.
+    degrade: what was done to clean video for a restorer to undo: Gaussian noise of 25/255, or half the size.
     """
 
     name: str
     input: TensorSpec
-    labels: tuple[str, ...]
+    labels: tuple[str, ...] = ()
     frames: int = 1
     fps: Fraction = Fraction(10)
     colour: Literal["rgb", "bgr"] = "rgb"
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
-    task: Literal["classification"] = "classification"
-    metric: Literal["top1"] = "top1"
+    task: Task = "classification"
+    metric: Metric = "top1"
+    outputs: tuple[TensorSpec, ...] = ()
+    particles: int | None = None
+    degrade: Literal["noise-25", "half"] | None = None
+
+    @property
+    def answers(self) -> tuple[TensorSpec, ...]:
+        """What the model answers, ``outputs`` or the logits of its labels."""
+        return self.outputs or (TensorSpec("logits", (1, len(self.labels)), "NC"),)
+
+    @property
+    def answer(self) -> TensorSpec:
+        """The answer that the model is judged by."""
+        return self.answers[0]
 
 
 @dataclass(frozen=True)
@@ -239,9 +266,10 @@ class Audit:
 
 @dataclass(frozen=True)
 class PairedDrop:
-    """Accuracy lost against the original on the same clips, in points (1 point = 1 %).
+    """What was lost against the original on the same clips, in ``unit``: points (1 point = 1 %), or dB.
 
-    lost, won: clips only the original / only this variant got right.
+    lost, won: clips only the original / only this variant got right; for other metrics than top-1, clips
+    that it does worse / better.
     clips_needed: clips that would settle ``max_drop`` at this disagreement; None once settled, or if
     not even a million would.
     """
@@ -255,6 +283,7 @@ class PairedDrop:
     max_drop: float
     verdict: Verdict
     clips_needed: int | None = None
+    unit: Literal["points", "dB"] = "points"
 
 
 @dataclass(frozen=True)
@@ -270,7 +299,11 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Top-1 over ``n`` clips with a 95 % Wilson interval, all as fractions of 1."""
+    """A metric over ``n`` clips with its 95 % interval.
+
+    top1, delta_avg: fractions of 1, with Wilson's interval and a bootstrap over the clips. psnr: dB, with a
+    bootstrap over the clips.
+    """
 
     value: float
     low: float
@@ -280,18 +313,20 @@ class Accuracy:
     roc_auc: float | None = None
     classes: tuple[ClassScore, ...] = ()
     confusion: tuple[tuple[int, ...], ...] = ()
+    metric: Metric = "top1"
 
 
 @dataclass(frozen=True)
 class LayerSensitivity:
-    """One layer changed, all others as they were: SQNR of the logits, share of ``n`` answers that changed.
+    """One layer changed, all others as they were: SQNR of the answers, share of ``n`` answers that changed.
 
+    changed: None for what does not classify.
     change: what was done to it, "in INT8" or "cut by 50%". drop: top-1 lost; None without labels.
     """
 
     layer: str
     sqnr_db: float
-    changed: float
+    changed: float | None
     n: int
     change: str = "in INT8"
     drop: PairedDrop | None = None
@@ -303,24 +338,28 @@ class WorstClip:
 
     clip: str
     sqnr_db: float
-    agreement: float
+    agreement: float | None
 
 
 @dataclass(frozen=True)
 class Parity:
     """One artifact against the torch original on real frames, over every output value.
 
-    max_abs: in logits. sqnr_db: 10 log10(signal power / error power).
+    max_abs: in the unit of the answer. sqnr_db: 10 log10(signal power / error power); of tracks, the signal
+    is how far they moved.
     saturation: share of int8 input/output codes at an end of the range; None without int8 codes.
-    agreement: share of frames with the same top-1. first_divergence: looked for on "fail" only.
+    agreement: share of frames with the same top-1; None for other tasks. first_divergence: looked for on
+    "fail" only.
     slope: least and largest over the outputs of the least-squares slope through their means, artifact over
     original; 1 when right, below it when a range clips. flicker: changes of the top-1 from one frame to the
     next, as a share of frames: (original, artifact). worst: the clips it gets least right, worst first.
+    track_px: of a tracker, median and 95th percentile of the distance between its points and the original's,
+    in px of a frame of 256 x 256. psnr_db: of a restorer, its pictures against the original's.
     """
 
     max_abs: float
     sqnr_db: float
-    agreement: float
+    agreement: float | None
     frames: int
     min_sqnr_db: float
     verdict: Verdict
@@ -329,6 +368,8 @@ class Parity:
     slope: tuple[float, float] | None = None
     flicker: tuple[float, float] | None = None
     worst: tuple[WorstClip, ...] = ()
+    track_px: tuple[float, float] | None = None
+    psnr_db: float | None = None
 
 
 @dataclass(frozen=True)

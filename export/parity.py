@@ -19,9 +19,14 @@ MIN_FRAMES = 32  # below this a ratio of powers says more about the frames than 
 
 
 def compare(
-    reference: np.ndarray, got: np.ndarray, *, min_sqnr_db: float, saturation: float | None = None
+    reference: np.ndarray,
+    got: np.ndarray,
+    *,
+    min_sqnr_db: float,
+    saturation: float | None = None,
+    classes: bool = True,
 ) -> Parity:
-    """Parity of logits (n, classes) over the same n frames of real video.
+    """Parity of answers (n, values) over the same n frames of real video; classes: whether they are logits.
 
     fail: SQNR below the target's promise. inconclusive: fewer than ``MIN_FRAMES`` frames.
     """
@@ -32,7 +37,7 @@ def compare(
     return Parity(
         max_abs=float(np.abs(reference - got).max()),
         sqnr_db=sqnr,
-        agreement=float((reference.argmax(1) == got.argmax(1)).mean()),
+        agreement=_agreement(reference, got) if classes else None,
         frames=len(reference),
         min_sqnr_db=min_sqnr_db,
         verdict=verdict,
@@ -47,17 +52,22 @@ def compare_clips(
     *,
     min_sqnr_db: float,
     saturation: float | None = None,
+    classes: bool = True,
 ) -> Parity:
-    """Parity of logits (frames, classes) per clip: ``compare`` over all, and what only whole clips show."""
+    """Parity of answers (frames, values) per clip: ``compare`` over all, and what only whole clips show."""
     wanted, made = np.concatenate(list(reference)), np.concatenate(list(got))
-    whole = compare(wanted, made, min_sqnr_db=min_sqnr_db, saturation=saturation)
+    whole = compare(wanted, made, min_sqnr_db=min_sqnr_db, saturation=saturation, classes=classes)
     clips = [
-        WorstClip(name, sqnr_db(a, b), float((a.argmax(1) == b.argmax(1)).mean()))
+        WorstClip(name, sqnr_db(a, b), _agreement(a, b) if classes else None)
         for name, a, b in zip(names, reference, got, strict=True)
     ]
-    worst = sorted(clips, key=lambda c: (c.agreement, c.sqnr_db))[:WORST]
-    flicker = (_flicker(reference), _flicker(got))
+    worst = sorted(clips, key=lambda c: (c.agreement or 0.0, c.sqnr_db))[:WORST]
+    flicker = (_flicker(reference), _flicker(got)) if classes else None
     return replace(whole, slope=slope(wanted, made), flicker=flicker, worst=tuple(worst))
+
+
+def _agreement(reference: np.ndarray, got: np.ndarray) -> float:
+    return float((reference.argmax(1) == got.argmax(1)).mean())
 
 
 def slope(reference: np.ndarray, got: np.ndarray) -> tuple[float, float] | None:

@@ -14,7 +14,6 @@ from edgepv.optional import need
 from edgepv.types import ModelSpec, StateSpec, StreamSpec, TensorSpec, Variant
 
 OPSET = 18  # the lowest that torch's dynamo exporter really implements
-LOGITS = "logits"
 
 
 def has_step(module: Any) -> bool:
@@ -63,15 +62,15 @@ def lower(module: Any, spec: ModelSpec, out: Path) -> Variant:
 
     A clip model with a step is lowered as its step when the spec's input is one frame.
 
-    Raises UsageError naming the operator if torch.onnx refuses the model, and if the output is not
-    one row of logits, one per label.
+    Raises UsageError naming the operator if torch.onnx refuses the model, and if it does not answer what
+    the spec says.
     """
     torch = need("torch", extra="compress")
     stream = stream_spec(module, spec)
     inputs, outputs = tensor_names(spec, stream)
     example = tuple(torch.from_numpy(v) for v in example_inputs(spec, stream).values())
     target = step_module(module) if stream else module
-    _check_logits(target, example, spec)
+    _check_answers(target, example, spec)
     with whole_file(out) as tmp, hush():
         try:
             _export(target, example, tmp, inputs, outputs)
@@ -133,8 +132,9 @@ def float_variant(
 def read_onnx(path: Path, spec: ModelSpec) -> Variant:
     """A user's own ONNX file as a Variant.
 
-    Its first input is the video; every other input NAME is a state fed from the output NAME_next; one
-    other output holds the logits. Raises UsageError for anything else, and for shapes unlike the spec.
+    Its first input is the video; every other input NAME is a state fed from the output NAME_next; the other
+    outputs are the answers, by the names of the spec; one alone may have any name. Raises UsageError for
+    anything else, and for shapes unlike the spec.
     """
     onnx = need("onnx", extra="compress")
     try:
@@ -152,9 +152,12 @@ def read_onnx(path: Path, spec: ModelSpec) -> Variant:
         raise UsageError(f"{path}: input '{video}' is {inputs[video]}, the spec says {spec.input.shape}")
     lost = [s for s in states if f"{s}_next" not in outputs]
     answers = [o for o in outputs if o.removesuffix("_next") not in states]
-    if lost or len(answers) != 1 or outputs[answers[0]] != (1, len(spec.labels)):
+    wanted = {a.name: a.shape for a in spec.answers}
+    alone = len(answers) == len(wanted) == 1
+    named = dict(zip(wanted, answers)) if alone else {name: name for name in wanted}
+    if lost or len(answers) != len(wanted) or any(outputs.get(named[n]) != s for n, s in wanted.items()):
         raise UsageError(
-            f"{path}: expected one output of logits (1, {len(spec.labels)}), and an output NAME_next "
+            f"{path}: expected the answers {_told(spec)}, and an output NAME_next "
             f"for every state input NAME; found inputs {', '.join(inputs)} and outputs {outputs}"
         )
     stream = None
@@ -162,7 +165,7 @@ def read_onnx(path: Path, spec: ModelSpec) -> Variant:
         specs = tuple(StateSpec(s, f"{s}_next", inputs[s]) for s in states)
         stream = StreamSpec(specs, warmup=spec.frames)
     names_in = {spec.input.name: video, **{s: s for s in states}}
-    names_out = {LOGITS: answers[0], **{f"{s}_next": f"{s}_next" for s in states}}
+    names_out = {**named, **{f"{s}_next": f"{s}_next" for s in states}}
     return float_variant(path, spec, stream, names_in, names_out)
 
 
@@ -174,7 +177,11 @@ def tensor_names(spec: ModelSpec, stream: StreamSpec | None) -> tuple[list[str],
     """(input names, output names) of the graph, in order."""
     states = stream.states if stream else ()
     fresh = dict.fromkeys(s.output for s in states if s.output != spec.input.name)
-    return [spec.input.name, *(s.name for s in states)], [LOGITS, *fresh]
+    return [spec.input.name, *(s.name for s in states)], [*(a.name for a in spec.answers), *fresh]
+
+
+def _told(spec: ModelSpec) -> str:
+    return ", ".join(f"{a.name} {a.shape}" for a in spec.answers)
 
 
 def example_inputs(spec: ModelSpec, stream: StreamSpec | None, seed: int = 0) -> dict[str, np.ndarray]:
@@ -209,7 +216,7 @@ def step_module(module: Any) -> Any:
     return Step().eval() if has_step(module) else module
 
 
-def _check_logits(module: Any, example: tuple[Any, ...], spec: ModelSpec) -> None:
+def _check_answers(module: Any, example: tuple[Any, ...], spec: ModelSpec) -> None:
     import torch
 
     try:
@@ -220,11 +227,12 @@ def _check_logits(module: Any, example: tuple[Any, ...], spec: ModelSpec) -> Non
         raise UsageError(
             f"{spec.name} raised {type(e).__name__} on an input of shape {shapes}: {refusal(e)}"
         ) from e
-    logits = result[0] if isinstance(result, tuple | list) else result
-    if tuple(logits.shape) != (1, len(spec.labels)):
+    values = result if isinstance(result, tuple | list) else (result,)
+    got = [tuple(value.shape) for value in values[: len(spec.answers)]]
+    if got != [a.shape for a in spec.answers]:
         raise UsageError(
-            f"{spec.name} answers shape {tuple(logits.shape)}; {len(spec.labels)} labels need "
-            f"(1, {len(spec.labels)}). Correct the labels in the spec, or the model's head"
+            f"{spec.name} answers {', '.join(map(str, got))}; the spec wants {_told(spec)}. "
+            "Correct the labels or outputs in the spec, or the model's head"
         )
 
 

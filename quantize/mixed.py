@@ -11,7 +11,7 @@ from edgepv.checkpoint import versions
 from edgepv.errors import ParityError, UsageError
 from edgepv.quantize import int8_onnx
 from edgepv.quantize.ranges import Method
-from edgepv.quantize.sensitivity import logits_of, per_layer
+from edgepv.quantize.sensitivity import answers_of, per_layer
 from edgepv.stats import sqnr_db
 from edgepv.stream import Tensors, by_file_names
 from edgepv.types import Variant
@@ -55,11 +55,11 @@ class Step:
         if self.min_sqnr_db is None:
             return made(few)
         theirs = by_file_names(base, probes)
-        wanted = logits_of(folder / base.path, base, theirs)
+        wanted = answers_of(folder / base.path, base, theirs)
         while few < many:
             middle = (few + many) // 2
             variant = made(middle)
-            enough = sqnr_db(wanted, logits_of(out, variant, theirs)) >= self.min_sqnr_db
+            enough = sqnr_db(wanted, answers_of(out, variant, theirs)) >= self.min_sqnr_db
             few, many = (few, middle) if enough else (middle + 1, many)
         if few == len(order):
             out.unlink(missing_ok=True)

@@ -45,10 +45,10 @@ def per_layer(
     track: Track = lambda names, what: names,
     truth: Sequence[int] | None = None,
 ) -> tuple[LayerSensitivity, ...]:
-    """What INT8 of each convolution alone does to the logits, the most sensitive first.
+    """What INT8 of each convolution alone does to the answers, the most sensitive first.
 
     feeds: graph inputs with rolled states, which set the ranges once for all layers; probes: others, of clips
-    that set no range, on which logits are compared. track: shows progress over the layers' names. truth: the
+    that set no range, on which answers are compared. track: shows progress over the layers' names. truth: the
     label of each probe's clip, for the points of top-1 that are lost.
     Raises UsageError if a state was zero in every feed, or there is no convolution.
     """
@@ -62,12 +62,13 @@ def per_layer(
         table = _ranges(clean, by_file_names(base, feeds))
         overrides = state_overrides(clean, base, feeds)
         theirs = by_file_names(base, probes)
-        wanted = logits_of(clean, base, theirs)
+        wanted = answers_of(clean, base, theirs)
+        classes = base.spec.task == "classification"
         found = []
         for name in track([*names], "quantizing one layer at a time"):
             alone = Path(scratch) / "alone.onnx"
             _one(clean, alone, name, table, overrides)
-            found.append(_compared(name, "in INT8", wanted, logits_of(alone, base, theirs), truth))
+            found.append(_compared(name, "in INT8", wanted, answers_of(alone, base, theirs), truth, classes))
     return tuple(sorted(found, key=lambda layer: layer.sqnr_db))
 
 
@@ -110,15 +111,23 @@ def _one(path: Path, out: Path, node: str, table: Any, overrides: dict[str, Any]
     onnx.save(quantizer.model.model, out)
 
 
-def logits_of(path: Path, base: Variant, feeds: Sequence[Tensors]) -> np.ndarray:
-    """(n, classes) for n feeds by the file's names, by ONNX Runtime."""
-    session = opened(path)
-    return np.concatenate([session.run([base.outputs["logits"]], feed)[0] for feed in feeds])
+def answers_of(path: Path, base: Variant, feeds: Sequence[Tensors]) -> np.ndarray:
+    """(n, values) for n feeds by the file's names, by ONNX Runtime; logits of a classifier."""
+    session, name = opened(path), base.outputs[base.spec.answer.name]
+    return np.concatenate([session.run([name], feed)[0].reshape(1, -1) for feed in feeds])
 
 
 def _compared(
-    name: str, change: str, wanted: np.ndarray, got: np.ndarray, truth: Sequence[int] | None
+    name: str,
+    change: str,
+    wanted: np.ndarray,
+    got: np.ndarray,
+    truth: Sequence[int] | None,
+    classes: bool = True,
 ) -> LayerSensitivity:
+    """classes: whether the answers are logits, of which the largest is the answer."""
+    if not classes:
+        return LayerSensitivity(name, sqnr_db(wanted, got), None, len(wanted), change)
     before, after = wanted.argmax(1), got.argmax(1)
     drop = None
     if truth is not None:

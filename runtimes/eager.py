@@ -8,18 +8,19 @@ import numpy as np
 
 from edgepv.optional import need
 from edgepv.stream import Tensors
-from edgepv.types import StreamSpec
+from edgepv.types import ModelSpec, StreamSpec
 
 
 class EagerEngine:
     """Calls the module's ``step`` (or ``forward`` for a clip model) in torch eager mode."""
 
-    def __init__(self, module: Any, input_name: str, stream: StreamSpec | None) -> None:
+    def __init__(self, module: Any, spec: ModelSpec, stream: StreamSpec | None) -> None:
         self._torch = need("torch", extra="compress")
         self._call = module.step if stream and hasattr(module, "step") else module
         states = stream.states if stream else ()
-        self._names = [input_name, *(s.name for s in states)]
-        self._outputs = ["logits", *dict.fromkeys(s.output for s in states if s.output != input_name)]
+        self._names = [spec.input.name, *(s.name for s in states)]
+        fresh = dict.fromkeys(s.output for s in states if s.output != spec.input.name)
+        self._outputs = [*(a.name for a in spec.answers), *fresh]
 
     def infer(self, inputs: Tensors) -> Tensors:
         """Run once on the number of threads torch was told."""

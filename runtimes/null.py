@@ -38,7 +38,7 @@ class NullEngine:
         if delay and self._wait(delay):
             raise CancelledError
         states = self._variant.stream.states if self._variant.stream else ()
-        scores = np.zeros((1, len(self._variant.spec.labels)), np.float32)
+        scores = np.zeros(self._variant.spec.answer.shape, np.float32)
         scores[0, 0] = 1.0
         answers = dict.fromkeys(self._variant.outputs, scores)
         return answers | {s.output: inputs[s.name] for s in states}

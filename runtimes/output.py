@@ -14,8 +14,10 @@ from edgepv.runtimes.deadline import Reply
 from edgepv.runtimes.events import Events, LiveConfig
 from edgepv.runtimes.health import STAGES, Health
 from edgepv.runtimes.privacy import mosaic
+from edgepv.runtimes.said import picture_of, said
 from edgepv.runtimes.sinks import Record, Sink
 from edgepv.stats import percentiles_ms
+from edgepv.types import ModelSpec
 
 LATEST = 20_000
 TIMES = (*STAGES, "age")
@@ -29,9 +31,9 @@ class Output:
     """
 
     def __init__(
-        self, camera: str, labels: Sequence[str], sinks: Sequence[Sink], config: LiveConfig, health: Health
+        self, camera: str, spec: ModelSpec, sinks: Sequence[Sink], config: LiveConfig, health: Health
     ) -> None:
-        self.camera, self._labels, self._sinks, self._health = camera, tuple(labels), tuple(sinks), health
+        self.camera, self._spec, self._sinks, self._health = camera, spec, tuple(sinks), health
         self._events = Events(config.rules, camera)
         self._redact = config.redact
         self.wants_pixels = any(s.pixels for s in sinks)
@@ -44,11 +46,12 @@ class Output:
         with self._lock:
             self._count(reply)
             record = self._answer(reply)
-            shown = self._redacted(frame) if frame is not None else None
+            restored = picture_of(reply.answer, self._spec) if reply.answer else None
+            shown = self._redacted(frame if restored is None else restored) if frame is not None else None
             for sink in self._sinks:
                 sink.put(record, shown if sink.pixels else None)
             answer = reply.answer
-            scores = dict(zip(self._labels, answer.scores)) if answer else {}
+            scores = dict(zip(self._spec.labels, answer.scores)) if answer else {}
             valid = answer is not None and answer.valid
             if record["restarted"]:
                 self._put(*self._events.restart(wall_s, "another scene"))
@@ -56,13 +59,13 @@ class Output:
 
     def _answer(self, reply: Reply) -> Record:
         answer = reply.answer
-        known = answer and {"label": answer.label, "score": round(answer.score, 4), "valid": answer.valid}
+        known = {**said(answer, self._spec), "valid": answer.valid} if answer else self._nothing()
         return {
             "type": "answer",
             "camera": self.camera,
             "frame": reply.number,
             "time_s": round(reply.time_s, 3),
-            **(known or {"label": None, "score": None, "valid": False}),
+            **known,
             "stale": reply.stale,
             "why": reply.why,
             "age_ms": None if reply.age_ms is None else round(reply.age_ms, 3),
@@ -70,6 +73,14 @@ class Output:
             "variant": reply.variant,
             "restarted": bool(answer and answer.restarted and not reply.stale),
         }
+
+    def _nothing(self) -> Record:
+        """What is said before there is an answer."""
+        kind: dict[str, Record] = {
+            "classification": {"label": None, "score": None},
+            "tracking": {"tracks": []},
+        }
+        return {**kind.get(self._spec.task, {}), "valid": False}
 
     def _count(self, reply: Reply) -> None:
         self.counts["replies"] += 1

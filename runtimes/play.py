@@ -14,10 +14,11 @@ from edgepv.clips import open_video, refuse_broken
 from edgepv.errors import UsageError
 from edgepv.files import whole_file
 from edgepv.optional import need
+from edgepv.runtimes.drawing import Painter
+from edgepv.runtimes.said import picture_of, said
 from edgepv.runtimes.session import Answer, open_session
-from edgepv.runtimes.sinks.video import draw as draw_answer
 from edgepv.stats import percentiles_ms
-from edgepv.types import Variant
+from edgepv.types import ModelSpec, Variant
 
 Event = dict[str, Any]
 
@@ -46,7 +47,7 @@ def play(
     with (
         open_session(variant, folder, threads=threads, cuts=cuts) as session,
         open_video(source) as (capture, fps, promised),
-        _writer(video, fps) as draw,
+        _writer(video, variant.spec, fps) as draw,
     ):
         latest: Answer | None = None
         while True:
@@ -57,7 +58,7 @@ def play(
                 latest = session.step(frame)
                 answers.append(latest)
                 missed += deadline_ms is not None and latest.pre_ms + latest.infer_ms > deadline_ms
-                emit(event(latest, read, fps))
+                emit(event(latest, variant.spec, read, fps))
             if latest:
                 draw(frame, latest)
             read += 1
@@ -74,14 +75,13 @@ def due(index: int, source: Fraction, wanted: Fraction) -> int:
     return int(count(index + 1) - count(index))
 
 
-def event(answer: Answer, frame: int, fps: Fraction) -> Event:
+def event(answer: Answer, spec: ModelSpec, frame: int, fps: Fraction) -> Event:
     """One answer as plain data. time_s: of the frame in the source."""
     return {
         "type": "answer",
         "frame": frame,
         "time_s": round(float(frame / fps), 3),
-        "label": answer.label,
-        "score": round(answer.score, 4),
+        **said(answer, spec),
         "valid": answer.valid,
         "restarted": answer.restarted,
         "pre_ms": round(answer.pre_ms, 3),
@@ -92,13 +92,11 @@ def event(answer: Answer, frame: int, fps: Fraction) -> Event:
 def summary(
     variant: Variant, answers: list[Answer], read: int, threads: int, deadline_ms: float | None, missed: int
 ) -> Event:
-    """What a run came to: frames, latency percentiles of preprocessing and engine, and the clip's label.
+    """What a run came to: frames, latency percentiles of preprocessing and engine, a classified clip's label.
 
     drops: frames that were due and got no answer; a file waits for its reader, so there are none.
     """
     p50, p95, p99 = percentiles_ms([(a.pre_ms + a.infer_ms) / 1e3 for a in answers])
-    valid = [a.scores for a in answers if a.valid]
-    mean = np.mean(valid, axis=0) if valid else None
     return {
         "variant": variant.name,
         "engine": variant.engine,
@@ -111,13 +109,23 @@ def summary(
         "p99_ms": round(p99, 3),
         "deadline_ms": deadline_ms,
         "missed": missed if deadline_ms is not None else None,
-        "label": variant.spec.labels[int(mean.argmax())] if mean is not None else None,
-        "score": round(float(mean.max()), 4) if mean is not None else None,
+        **(_verdict(variant, answers) if variant.spec.labels else {}),
     }
 
 
+def _verdict(variant: Variant, answers: list[Answer]) -> Event:
+    """The label of the whole clip: the mean of what was said after the warm-up."""
+    valid = [a.scores for a in answers if a.valid]
+    if not valid:
+        return {"label": None, "score": None}
+    mean = np.mean(valid, axis=0)
+    return {"label": variant.spec.labels[int(mean.argmax())], "score": round(float(mean.max()), 4)}
+
+
 @contextlib.contextmanager
-def _writer(out: Path | None, fps: Fraction) -> Iterator[Callable[[np.ndarray, Answer], None]]:
+def _writer(
+    out: Path | None, spec: ModelSpec, fps: Fraction
+) -> Iterator[Callable[[np.ndarray, Answer], None]]:
     """A function that draws an answer on a frame and appends it to ``out``; nothing without ``out``."""
     if out is None:
         yield lambda frame, answer: None
@@ -127,9 +135,12 @@ def _writer(out: Path | None, fps: Fraction) -> Iterator[Callable[[np.ndarray, A
     cv2 = need("cv2", extra="cpu")
     with whole_file(out) as tmp:
         open_writer: list[Any] = []
+        painter = Painter()
 
         def draw(frame: np.ndarray, answer: Answer) -> None:
-            picture = draw_answer(frame, {**event(answer, 0, fps), "stale": False})
+            restored = picture_of(answer, spec)
+            shown = frame if restored is None else restored
+            picture = painter.draw(shown, {**event(answer, spec, 0, fps), "stale": False})
             if not open_writer:
                 size = (picture.shape[1], picture.shape[0])
                 codec = cv2.VideoWriter.fourcc(*"mp4v")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +16,8 @@ from edgepv.clips import preprocess
 from edgepv.errors import UsageError
 from edgepv.runtimes.cuts import SceneCuts
 from edgepv.runtimes.engine import Engine, open_engine
-from edgepv.stream import Stepper
+from edgepv.runtimes.particles import Births
+from edgepv.stream import Stepper, Tensors
 from edgepv.types import Variant
 
 MAX_LOOK_BACK = 4096
@@ -27,21 +28,25 @@ Gap = Literal["hold", "reset"]
 class Answer:
     """The model's word on one frame.
 
-    index: frames since the states were last forgotten. scores: softmax over the labels, sums to 1.
+    index: frames since the states were last forgotten. label, score: of a classifier, else None. scores:
+    softmax over the labels, sums to 1. outputs: everything the model answered, by name, without the batch
+    axis. ids: of a tracker, the number of the particle in each place.
     valid: False until the model has seen a full window. restarted: the states were forgotten right
     before this frame. missed: frames that were lost within what this answer looks back on.
     pre_ms, infer_ms: time spent on preprocessing and in the engine.
     """
 
     index: int
-    label: str
-    score: float
+    label: str | None
+    score: float | None
     scores: tuple[float, ...]
     valid: bool
     pre_ms: float
     infer_ms: float
     restarted: bool = False
     missed: int = 0
+    outputs: Tensors = field(default_factory=dict, compare=False, repr=False)
+    ids: tuple[int, ...] = ()
 
 
 class Lane:
@@ -51,23 +56,37 @@ class Lane:
         self.variant, self._engine = variant, engine
         into = getattr(engine, "infer_into", None)
         self.stepper = Stepper(engine.infer, variant.spec, variant.stream, into=into)
+        self.ids: tuple[int, ...] = ()
+        self._births = _births(variant)
 
-    def step(self, frame: np.ndarray) -> tuple[np.ndarray, float, float]:
-        """(logits, ms of preprocessing, ms in the engine) for one camera frame.
+    def step(self, frame: np.ndarray) -> tuple[Tensors, float, float]:
+        """(outputs by name without batch axis, ms of preprocessing, ms in the engine) for one camera frame.
 
         Raises UsageError for a frame of another kind, and if the model's answer is not finite.
         """
         start = time.perf_counter()
         tensor = preprocess(frame, self.variant.spec)
         ready = time.perf_counter()
-        logits = self.stepper.step(tensor)["logits"][0]
+        if self._births and self.stepper.seen == 0:
+            self._births.reset()
+            self._write(self._births.update(None, frame))
+        made = self.stepper.step(tensor)
+        if self._births:
+            self.ids = tuple(self._births.ids.tolist())
+            self._write(self._births.update(made["tracks"], frame))
+        outputs = {a.name: np.array(made[a.name][0]) for a in self.variant.spec.answers}
         done = time.perf_counter()
-        if not np.isfinite(logits).all():
-            raise UsageError(
-                f"{self.variant.name} answered {logits.tolist()} at frame {self.stepper.seen - 1}. "
-                "The bundle or the engine is broken: run edgepv verify"
-            )
-        return logits, 1e3 * (ready - start), 1e3 * (done - ready)
+        for name, value in outputs.items():
+            if not np.isfinite(value).all():
+                raise UsageError(
+                    f"{self.variant.name} answered '{name}' with values that are not finite at frame "
+                    f"{self.stepper.seen - 1}. The bundle or the engine is broken: run edgepv verify"
+                )
+        return outputs, 1e3 * (ready - start), 1e3 * (done - ready)
+
+    def _write(self, states: Tensors) -> None:
+        for name, value in states.items():
+            self.stepper.write(name, value)
 
     def remember(self, frame: np.ndarray) -> None:
         """Let the states see one more frame; no answer is wanted."""
@@ -83,6 +102,16 @@ class Lane:
     def close(self) -> None:
         """Free the engine."""
         self._engine.close()
+
+
+def _births(variant: Variant) -> Births | None:
+    """Who bears and kills the particles of a tracker; None for a model that does not leave it to the host."""
+    spec, stream = variant.spec, variant.stream
+    names = {state.name for state in stream.states} if stream else set()
+    if spec.task != "tracking" or not spec.particles or not {"position", "life"} <= names:
+        return None
+    height, width = spec.input.shape[-2:]
+    return Births(spec.particles, aspect=width / height)
 
 
 class Continuity:
@@ -115,30 +144,33 @@ class Continuity:
         self._cuts = SceneCuts() if self._wants_cuts else None
         self.forget()
 
-    def answer(self, lane: Lane, logits: np.ndarray, pre_ms: float, infer_ms: float) -> Answer:
-        """The answer that a lane's logits give; only the first one after a restart says so."""
+    def answer(self, lane: Lane, outputs: Tensors, pre_ms: float, infer_ms: float) -> Answer:
+        """The answer that a lane's outputs give; only the first one after a restart says so."""
         restarted, self._restarted = self._restarted, False
-        scores = softmax(logits)
-        best = int(scores.argmax())
-        stepper = lane.stepper
+        stepper, spec = lane.stepper, lane.variant.spec
+        scores = softmax(outputs["logits"]) if spec.task == "classification" else None
+        best = int(scores.argmax()) if scores is not None else 0
         return Answer(
             index=stepper.seen - 1,
-            label=lane.variant.spec.labels[best],
-            score=float(scores[best]),
-            scores=tuple(float(s) for s in scores),
+            label=spec.labels[best] if scores is not None else None,
+            score=float(scores[best]) if scores is not None else None,
+            scores=tuple(float(s) for s in scores) if scores is not None else (),
             valid=stepper.valid,
             pre_ms=pre_ms,
             infer_ms=infer_ms,
             restarted=restarted,
             missed=sum(islice(reversed(self._lost), stepper.warmup)),
+            outputs=outputs,
+            ids=lane.ids,
         )
 
 
 def check_alike(one: Variant, other: Variant) -> None:
     """Raise UsageError unless ``other`` may answer in the place of ``one``."""
-    if (one.spec.fps, one.spec.labels) != (other.spec.fps, other.spec.labels):
+    mine, theirs = ((v.spec.fps, v.spec.labels, v.spec.task) for v in (one, other))
+    if mine != theirs or one.spec.task != "classification":
         raise UsageError(
-            f"{other.name} has another frame rate or other labels than {one.name}: "
+            f"{other.name} has another frame rate or other labels than {one.name}, or is no classifier: "
             "they cannot stand in for each other"
         )
 
@@ -177,12 +209,12 @@ class Session:
             missed = 0
         self._continuity.note(missed)
         shadow = self._shadow.step(frame) if self._shadow else None
-        logits, pre_ms, infer_ms = self._lane.step(frame)
+        outputs, pre_ms, infer_ms = self._lane.step(frame)
         if shadow and self._shadow and self._shadow.stepper.valid:
             self._lane.close()
             self._lane, self._shadow = self._shadow, None
-            logits, pre_ms, infer_ms = shadow
-        return self._continuity.answer(self._lane, logits, pre_ms, infer_ms)
+            outputs, pre_ms, infer_ms = shadow
+        return self._continuity.answer(self._lane, outputs, pre_ms, infer_ms)
 
     def switch(self, engine: Engine, variant: Variant) -> None:
         """Let another variant take over once its states are warm; until then this one answers.

@@ -176,3 +176,15 @@ def test_a_damaged_zip_is_one_line_wherever_the_damage_is(step_bundle: Path, tmp
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
         with contextlib.suppress(UsageError), bundle.opened(path) as opened:
             bundle.check(opened)
+
+
+def test_a_bundle_without_keys_that_came_later_is_still_whole(copy: Path) -> None:
+    now = bundle.read(copy).content.spec
+
+    def older(data: Any) -> None:
+        for spec in (data["content"]["spec"], *(v["spec"] for v in data["content"]["variants"])):
+            del spec["particles"], spec["degrade"], spec["outputs"]
+        data["digest"] = digest(data["content"])
+
+    _edit(copy, older, seal=False)
+    assert bundle.read(copy).content.spec == now

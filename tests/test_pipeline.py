@@ -17,7 +17,19 @@ from edgepv.cli import main
 from edgepv.clips import read_video
 from edgepv.errors import AccuracyGateError, LatencyGateError, ParityError
 from edgepv.golden import replay
-from edgepv.types import Audit, ConvPlan, Latency, Measurement, PairedDrop, Parity, Report, decode
+from edgepv.quality import Shown
+from edgepv.types import (
+    Audit,
+    ConvPlan,
+    Latency,
+    Measurement,
+    ModelSpec,
+    PairedDrop,
+    Parity,
+    Report,
+    TensorSpec,
+    decode,
+)
 
 SHARED = ROOT.parent / "shared" / "data" / "actions"
 
@@ -310,7 +322,9 @@ def test_each_gate_raises_its_own_error() -> None:
 def test_equal_numbers_settle_the_gate_and_unequal_ones_do_not() -> None:
     rng = np.random.default_rng(0)
     logits = tuple(rng.standard_normal((20, 2)) for _ in range(24))
-    exam = judge.Exam(("a", "b"), (), (), (0, 1) * 12, 16, logits, logits, (), 1.0, 16)
+    spec = ModelSpec("two", TensorSpec("frame", (1, 3, 8, 8)), ("a", "b"), frames=16)
+    clips = tuple(Shown(rows, i % 2) for i, rows in enumerate(logits))
+    exam = judge.Exam(spec, clips, (), True, 16, logits, logits, (), 1.0, 16)
     same, close = exam.drop(logits, 100.0), exam.drop(logits, 40.0)
     assert same and close
     assert (same.verdict, same.high) == ("pass", 0.0)

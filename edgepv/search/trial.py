@@ -33,7 +33,7 @@ from edgepv.line import (
     source_key,
     streamed,
 )
-from edgepv.measure import clip_logits, device_facts, on_noise, scores
+from edgepv.measure import clip_answers, device_facts, on_noise, scores
 from edgepv.pipeline import all_labelled
 from edgepv.quantize import low_rank, prune
 from edgepv.runtimes.engine import Engine, open_engine
@@ -251,7 +251,7 @@ class Trials:
         def score(_: Path) -> Any:
             with engines((variant, folder)) as (engine,):
                 frames = (model_frames(c.path, variant.spec) for c in clips)
-                rows = clip_logits(engine.infer, variant, frames)
+                rows = clip_answers(engine.infer, variant, frames)
                 warmup = Stepper(engine.infer, variant.spec, variant.stream).warmup
             return [bool(a == t) for a, t in zip(scores(rows, warmup).argmax(1), self._truth(clips))]
 
@@ -317,6 +317,8 @@ def _judges(held: Sequence[Clip], console: Console) -> tuple[tuple[Clip, ...], t
 
 
 def _labelled(clips: Clips, source: Source) -> Clips:
+    if source.spec.task != "classification":
+        raise UsageError(f"the search knows classifiers; {source.spec.name} is for {source.spec.task}. Use export")
     if not clips.fits or not all_labelled(clips.held_out, source.spec.labels):
         raise UsageError(
             f"the search judges by accuracy, and {source.spec.name} has no labelled clips. Give them: "

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from edgepv.errors import UsageError, unknown
 from edgepv.types import ModelSpec, StateSpec, StreamSpec, Variant
 
 Tensors: TypeAlias = dict[str, np.ndarray]
@@ -90,7 +91,7 @@ class Stepper:
         self._states = [Memory(s) for s in (self._stream.states if self._stream else ())]
         self._chunk: list[np.ndarray] = []
         self._slots: Tensors = {}
-        self._last: Tensors = {"logits": np.zeros((1, len(self._spec.labels)), np.float32)}
+        self._last: Tensors = {a.name: np.zeros(a.shape, np.float32) for a in self._spec.answers}
 
     @property
     def chunk(self) -> int:
@@ -145,6 +146,16 @@ class Stepper:
         self._last = outputs
         return outputs
 
+    def write(self, name: str, value: np.ndarray) -> None:
+        """Set a state before the next step. Raises UsageError for a state or a shape the model has not."""
+        states = {m.spec.name: m for m in self._states}
+        if name not in states:
+            raise UsageError(unknown("state", name, states))
+        view = states[name].view()
+        if view.shape != value.shape:
+            raise UsageError(f"state '{name}': expected {view.shape}, got {value.shape}")
+        view[:] = value
+
     def remember(self, frame: np.ndarray) -> None:
         """Take one more frame without wanting an answer; a window costs nothing to fill."""
         if self._stream:
@@ -164,12 +175,17 @@ class Stepper:
         return True
 
 
-def roll(stepper: Stepper, frames: Iterable[np.ndarray]) -> Iterator[tuple[Tensors | None, Tensors]]:
+def roll(
+    stepper: Stepper, frames: Iterable[np.ndarray], start: Tensors | None = None
+) -> Iterator[tuple[Tensors | None, Tensors]]:
     """(feeds, outputs) of every frame of one clip, from a fresh state. frames: (C, H, W) each.
 
+    start: states that begin otherwise than the model's do, by name.
     Feeds are views into the states (see ``Stepper.feeds``): copy what is to be kept.
     """
     stepper.reset()
+    for name, value in (start or {}).items():
+        stepper.write(name, value)
     for frame in frames:
         feeds = stepper.feeds(frame[None])
         yield feeds, stepper.run(feeds)

@@ -78,12 +78,12 @@ class Ladder:
             missed = 0
         self._take_over()
         lane = self.lanes[self.active]
-        logits, pre_ms, infer_ms = lane.step(frame)
+        outputs, pre_ms, infer_ms = lane.step(frame)
         if lane is not self.lanes[self.active] or self.active in self._out:
             raise CancelledError  # it was given up while it ran
         self._remember(frame)
         self._continuity.note(missed)
-        return self._continuity.answer(lane, logits, pre_ms, infer_ms)
+        return self._continuity.answer(lane, outputs, pre_ms, infer_ms)
 
     def _take_over(self) -> None:
         if self.active in self._out:  # whoever comes next has to work now, level or not

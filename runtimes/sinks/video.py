@@ -15,15 +15,13 @@ import numpy as np
 from edgepv.errors import UsageError
 from edgepv.files import whole_file
 from edgepv.optional import need
+from edgepv.runtimes.drawing import Painter
 from edgepv.runtimes.sinks import Record, Setup
 
 WAITING = 8
 CLOSE_S = 5.0
 RESERVE_BYTES, RESERVE_BYTES_PER_FRAME = 1 << 20, 64
 """Left free on the disk, so that the index of an .mp4, which comes last, still fits."""
-STRIP = 44
-LEAST_LINES = 360
-WHITE, GREEN, ORANGE = (240, 240, 240), (80, 200, 120), (60, 150, 250)
 
 
 class VideoFile:
@@ -84,10 +82,10 @@ class VideoFile:
 
     def _encode(self, tmp: Path) -> None:
         """Write frames until the end or until the disk is all but full."""
-        writer = None
+        writer, painter = None, Painter()
         try:
             while (work := self._queue.get()) is not None:
-                picture = draw(work[1], work[0])
+                picture = painter.draw(work[1], work[0])
                 if writer is None:
                     size = (picture.shape[1], picture.shape[0])
                     writer = self._open(tmp, size)
@@ -137,38 +135,6 @@ class VideoFile:
 
 class _NothingWrittenError(Exception):
     """No frame was written: no file is left."""
-
-
-def draw(frame: np.ndarray, record: Record) -> np.ndarray:
-    """The frame, enlarged to at least 360 lines, over a strip with label, score and a bar of the score.
-
-    frame: (H, W, 3) BGR, or (H, W) grey. A stale answer is orange and says its age. Sides come out even.
-    """
-    cv2 = need("cv2", extra="cpu")
-    if frame.ndim == 2:
-        frame = cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR)
-    factor = max(1, -(-LEAST_LINES // frame.shape[0]))
-    picture = cv2.resize(frame, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
-    height, width = picture.shape[:2]
-    picture = cv2.copyMakeBorder(picture, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
-    strip = np.full((STRIP, picture.shape[1], 3), 24, np.uint8)
-    color = ORANGE if record["stale"] else GREEN
-    filled = round((picture.shape[1] - 20) * record["score"]) if record["valid"] else 0
-    if filled:
-        cv2.rectangle(strip, (10, 32), (10 + filled, 38), color, -1)
-    text_color = ORANGE if record["stale"] else WHITE
-    cv2.putText(strip, caption(record), (10, 23), cv2.FONT_HERSHEY_SIMPLEX, 0.6, text_color, 1, cv2.LINE_AA)
-    return np.concatenate([picture, strip])
-
-
-def caption(record: Record) -> str:
-    """ "waving 87%", with ", stale 420 ms" behind it if so; "warming up" before the first window is full."""
-    if not record["valid"]:
-        return "warming up"
-    text = f"{record['label']} {record['score']:.0%}"
-    if not record["stale"]:
-        return text
-    return f"{text}, stale" + (f" {record['age_ms']:.0f} ms" if record["age_ms"] is not None else "")
 
 
 def letterbox(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:

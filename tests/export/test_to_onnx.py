@@ -49,7 +49,7 @@ def test_onnx_steps_like_torch_on_changing_states(lowered: tuple[Variant, Path],
     steppers = [
         Stepper(engine.infer, variant.spec, variant.stream)
         for engine in (
-            EagerEngine(build(_checkpoint(tiny_step)), "frame", variant.stream),
+            EagerEngine(build(_checkpoint(tiny_step)), variant.spec, variant.stream),
             open_engine(variant, folder),
         )
     ]

@@ -16,7 +16,7 @@ from edgepv import bundle
 from edgepv.cli import main
 from edgepv.errors import ParityError, UsageError
 from edgepv.quantize import mixed
-from edgepv.quantize.sensitivity import logits_of, per_layer
+from edgepv.quantize.sensitivity import answers_of, per_layer
 from edgepv.stats import sqnr_db
 from edgepv.stream import Tensors, by_file_names
 from edgepv.types import ModelSpec, TensorSpec, Variant
@@ -78,11 +78,11 @@ def test_mixed_precision_keeps_the_fewest_layers_that_meet_the_target(
 ) -> None:
     base, folder = hurt
     feeds, probes = frames(16, 1), frames(16, 2)
-    wanted = logits_of(folder / base.path, base, by_file_names(base, probes))
+    wanted = answers_of(folder / base.path, base, by_file_names(base, probes))
 
     def reached(target: float) -> tuple[set[str], float]:
         made = mixed.Step(target)(base, folder, feeds, "digest", tmp_path / "m.onnx")
-        got = logits_of(tmp_path / made.path, base, by_file_names(base, probes))
+        got = answers_of(tmp_path / made.path, base, by_file_names(base, probes))
         assert made.scheme
         return set(made.scheme.kept_float) & {"first", "middle", "last"}, sqnr_db(wanted, got)
 

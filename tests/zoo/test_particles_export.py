@@ -137,7 +137,7 @@ def rolled(source: Checkpoint, variant: Variant, folder: Path, *, steps: int) ->
     mine, theirs = (
         Stepper(engine.infer, variant.spec, variant.stream)
         for engine in (
-            EagerEngine(build(source), "frame", variant.stream),
+            EagerEngine(build(source), variant.spec, variant.stream),
             open_engine(variant, folder),
         )
     )

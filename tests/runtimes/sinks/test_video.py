@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from live_support import answer, event, until
 
+from edgepv.runtimes.drawing import STRIP, Painter, caption
 from edgepv.runtimes.sinks import video
-from edgepv.runtimes.sinks.video import STRIP, caption, draw, letterbox
+from edgepv.runtimes.sinks.video import letterbox
 
 Open = Callable[[str], Any]
 
@@ -86,12 +87,12 @@ def test_the_caption_says_stale_and_warming_up() -> None:
     assert caption(answer("waving", 0.87, valid=False)) == "warming up"
     nothing = {"type": "answer", "label": None, "score": None, "valid": False, "stale": True, "age_ms": None}
     assert caption(nothing) == "warming up"
-    assert draw(grey(0), nothing).shape == (360 + STRIP, 480, 3)
+    assert Painter().draw(grey(0), nothing).shape == (360 + STRIP, 480, 3)
 
 
 def test_the_bar_is_as_long_as_the_score_and_orange_when_stale() -> None:
     def bar(**how: Any) -> tuple[int, list[int]]:
-        row = draw(grey(0), answer("waving", 0.5, **how))[360 + 35].astype(int)
+        row = Painter().draw(grey(0), answer("waving", 0.5, **how))[360 + 35].astype(int)
         lit = np.flatnonzero(row.max(axis=1) > 100)
         return len(lit), row[lit[0]].tolist() if len(lit) else []
 
@@ -101,18 +102,20 @@ def test_the_bar_is_as_long_as_the_score_and_orange_when_stale() -> None:
 
 
 def test_small_odd_and_grey_frames_are_enlarged_to_even_sides() -> None:
-    assert draw(grey(9, 121, 77), answer("a")).shape == (364 + STRIP, 232, 3)
-    assert draw(np.zeros((480, 641), np.uint8), answer("a")).shape == (480 + STRIP, 642, 3)
+    assert Painter().draw(grey(9, 121, 77), answer("a")).shape == (364 + STRIP, 232, 3)
+    assert Painter().draw(np.zeros((480, 641), np.uint8), answer("a")).shape == (480 + STRIP, 642, 3)
 
 
 def test_a_slow_encoder_costs_frames_and_no_time(
     tmp_path: Path, sink: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def slow(frame: np.ndarray, record: Any) -> np.ndarray:
-        time.sleep(0.05)
-        return draw(frame, record)
+    drawn = Painter.draw
 
-    monkeypatch.setattr(video, "draw", slow)
+    def slow(painter: Painter, frame: np.ndarray, record: Any) -> np.ndarray:
+        time.sleep(0.05)
+        return drawn(painter, frame, record)
+
+    monkeypatch.setattr(Painter, "draw", slow)
     out = sink(f"video:{tmp_path}/out.mp4")
     start = time.perf_counter()
     for _ in range(50):

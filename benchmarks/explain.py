@@ -1,0 +1,122 @@
+"""Do the cells that ``edgepv explain`` ranks first matter more than cells drawn by lot? Writes explain.json.
+
+    python benchmarks/explain.py --data DATA     # about three minutes on one core
+
+Each model as float ONNX in ONNX Runtime, as it lies in a cpu bundle. Clips are drawn from the test split,
+the labels taking turns; the label explained is the model's own answer. Every clip gives one difference, AUC
+of the ranking minus the mean AUC of random orders on it; the interval is a bootstrap over clips.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgepv.clips import find_clips, model_frames
+from edgepv.console import Console
+from edgepv.explain import LONGEST, Explanation, Player, explain
+from edgepv.files import write_json
+from edgepv.line import Clips, Line, Options, load, lowered
+from edgepv.measure import device_facts
+from edgepv.replay import drawn
+from edgepv.runtimes.engine import open_engine
+from edgepv.types import encode
+
+RESULT = Path(__file__).parent / "explain.json"
+MODELS = ("pv-conv-small-fight", "pv-conv-small-interact", "pv-conv-small-handwash")
+DRAWS = 10_000
+
+
+def opened(name: str) -> Player:
+    """A zoo model in ONNX Runtime."""
+    options = Options(name, precision="fp32")
+    model = lowered(Line(options, Console(quiet=True)), load(options), Clips((), (), (), ""))
+    return Player(open_engine(model.base, model.base_folder), model.base)
+
+
+def interval(differences: list[float]) -> tuple[float, float]:
+    """95 % of the means of clips drawn anew."""
+    rng = np.random.default_rng(0)
+    values = np.array(differences)
+    means = rng.choice(values, (DRAWS, len(values))).mean(1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def row(name: str, made: Explanation, right: bool) -> dict[str, Any]:
+    """What one clip adds."""
+    found = made.cell_deletion
+    return {
+        "model": name,
+        "clip": made.source,
+        "frames": made.frames,
+        "label": made.label,
+        "right": right,
+        "chance": made.chance,
+        "auc": found.auc,
+        "random": found.random,
+        "low": found.low,
+        "high": found.high,
+        "verdict": found.verdict,
+    }
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Means over clips, and the interval of the difference."""
+    differences = [r["auc"] - r["random"] for r in rows]
+    low, high = interval(differences)
+    return {
+        "clips": len(rows),
+        "auc": statistics.fmean(r["auc"] for r in rows),
+        "random": statistics.fmean(r["random"] for r in rows),
+        "difference": statistics.fmean(differences),
+        "low": low,
+        "high": high,
+        "better_than_random": sum(r["verdict"] == "better than random" for r in rows),
+    }
+
+
+def main() -> None:
+    """Explain clips of every model and write the result."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder with manifest.csv")
+    parser.add_argument("--models", nargs="+", default=list(MODELS))
+    parser.add_argument("--clips", type=int, default=6, help="test clips per model (default: 6)")
+    parser.add_argument("--grid", type=int, default=8)
+    parser.add_argument("--out", type=Path, default=RESULT)
+    a = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    start = time.process_time()
+    for name in a.models:
+        player = opened(name)
+        spec = player.variant.spec
+        test = [c for c in find_clips(a.data, spec.labels) if c.split == "test"]
+        for clip in drawn(test, spec.labels, 0, a.clips):
+            frames = model_frames(clip.path, spec)[:LONGEST]
+            made = explain(
+                player, frames, Console(quiet=True), label=None, grid=a.grid, source=clip.path.name
+            )
+            rows.append(row(name, made, made.label == clip.label))
+            print(rows[-1], flush=True)
+    write_json(
+        a.out,
+        {
+            "grid": a.grid,
+            "cpu_minutes": (time.process_time() - start) / 60,
+            "device": encode(device_facts()),
+            "all": summary(rows),
+            "models": {name: summary([r for r in rows if r["model"] == name]) for name in a.models},
+            "clips": rows,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""How good a model's answers are, whatever its task: what is true of a clip, one figure for each clip, and
+what two models' figures on the same clips can tell.
+
+A classifier is judged by top-1. A tracker by delta-avg: the share of visible points within 1, 2, 4, 8 and
+16 px of the truth on a frame of 256 x 256, averaged over the five (Doersch et al. 2022, "TAP-Vid"). A
+restorer by the PSNR of its pictures, in dB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgepv.clips import (
+    Clip,
+    clean_frames,
+    clip_scores,
+    degraded,
+    pictures,
+    preprocess,
+    read_video,
+    resample,
+)
+from edgepv.errors import UsageError
+from edgepv.stats import accuracy, mean_accuracy, mean_drop, paired_drop
+from edgepv.stream import Tensors
+from edgepv.types import Accuracy, ModelSpec, PairedDrop
+
+SIDE = 256
+WITHIN_PX = (1, 2, 4, 8, 16)
+MOST_FRAMES = {"classification": 1 << 30, "tracking": 200, "restoration": 16}
+"""Frames of a clip that are judged: pictures are large, and a score needs only so many."""
+
+
+@dataclass(frozen=True)
+class Points:
+    """True tracks of a clip. position: (T, K, 2) in image heights of the model's frame. visible: (T, K)."""
+
+    position: np.ndarray
+    visible: np.ndarray
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A clip as the model sees it, and what is true of it.
+
+    frames: (T, C, h, w) float32. truth: index of its label, ``Points``, or clean pictures (T, H, W, 3) uint8
+    BGR; None where nobody knows. start: states that the clip begins with, such as the points to follow.
+    """
+
+    frames: np.ndarray
+    truth: int | Points | np.ndarray | None
+    start: Tensors | None = None
+
+
+def shown(clip: Clip, spec: ModelSpec) -> Shown:
+    """Decode a clip and what is known of it.
+
+    The true points of CLIP.mp4 stand in CLIP.npz beside it: ``points`` (N, T, 2) as x, y in px of the video,
+    and ``occluded`` (N, T), for each of its frames. Raises UsageError if they do not fit the video.
+    """
+    if spec.task == "tracking":
+        return _tracked(clip, spec)
+    clean = clean_frames(clip.path, spec)[: MOST_FRAMES[spec.task]]
+    frames = np.concatenate([preprocess(f, spec) for f in degraded(clean, spec)])
+    if spec.task == "restoration":
+        return Shown(frames, np.stack(clean))
+    return Shown(frames, spec.labels.index(clip.label) if clip.label else None)
+
+
+def _tracked(clip: Clip, spec: ModelSpec) -> Shown:
+    video = read_video(clip.path)
+    taken = resample(len(video.frames), video.fps, spec.fps)[: MOST_FRAMES["tracking"]]
+    frames = np.concatenate([preprocess(video.frames[i], spec) for i in taken])
+    beside = clip.path.with_suffix(".npz")
+    if not beside.is_file():
+        return Shown(frames, None)
+    points, occluded = _read_points(beside, len(video.frames))
+    known = np.flatnonzero(~occluded[:, 0])[: spec.particles]
+    if not known.size:
+        raise UsageError(f"{beside}: no point is visible in the first frame, so there is none to follow")
+    height, width = video.frames[0].shape[:2]
+    place = points[known] / [width, height] * [_aspect(spec), 1.0]
+    truth = Points(place[:, taken].transpose(1, 0, 2), ~occluded[known][:, taken].T)
+    return Shown(frames, truth, born_at(place[:, 0], spec))
+
+
+def _read_points(path: Path, frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """(points (N, T, 2), occluded (N, T)) of a file. Raises UsageError if they do not fit ``frames``."""
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            points, occluded = np.asarray(data["points"], float), np.asarray(data["occluded"], bool)
+    except (OSError, ValueError, KeyError) as e:
+        wanted = "'points' (N, T, 2) and 'occluded' (N, T)"
+        raise UsageError(f"{path} holds no points: {e}. It needs {wanted}") from e
+    if points.shape != (*occluded.shape, 2) or points.shape[1] != frames:
+        raise UsageError(
+            f"{path}: points {points.shape} and occluded {occluded.shape} do not fit a video of {frames} "
+            "frames. Give a place for every frame"
+        )
+    return points, occluded
+
+
+def born_at(places: np.ndarray, spec: ModelSpec) -> Tensors:
+    """States of a tracker whose only particles are born at ``places`` (n, 2), in image heights."""
+    count = spec.particles or 0
+    position = np.zeros((1, count, 2), np.float32)
+    life = np.full((1, count, 1), -1, np.float32)
+    position[0, : len(places)], life[0, : len(places)] = places, 2
+    return {"position": position, "life": life}
+
+
+def _aspect(spec: ModelSpec) -> float:
+    height, width = spec.input.shape[-2:]
+    return width / height
+
+
+def figures(
+    spec: ModelSpec, answers: Sequence[np.ndarray], clips: Sequence[Shown], warmup: int
+) -> np.ndarray:
+    """One figure for each clip: 1 or 0 for right or wrong, delta-avg as a fraction, or PSNR in dB."""
+    call: Any = {"classification": _right, "tracking": _delta_avg, "restoration": _psnr_db}[spec.task]
+    return np.array([call(spec, rows, clip.truth, warmup) for rows, clip in zip(answers, clips, strict=True)])
+
+
+def _right(spec: ModelSpec, rows: np.ndarray, truth: int, warmup: int) -> float:
+    return float(clip_scores(rows, warmup).argmax() == truth)
+
+
+def _delta_avg(spec: ModelSpec, rows: np.ndarray, truth: Points, warmup: int) -> float:
+    """Over all points and frames after the first, where the points were given."""
+    frames, count = truth.position.shape[:2]
+    apart = distance_px(spec, rows[:frames, :count], truth.position)
+    seen = truth.visible[1:]
+    return float(np.mean([(apart[1:][seen] <= px).mean() for px in WITHIN_PX]))
+
+
+def distance_px(spec: ModelSpec, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """How far apart two sets of places (..., K, 2 or more) are, in px of a frame of 256 x 256: (..., K)."""
+    apart = (one[..., :2] - other[..., :2]) * [SIDE / _aspect(spec), SIDE]
+    return np.sqrt((apart**2).sum(-1))
+
+
+def _psnr_db(spec: ModelSpec, rows: np.ndarray, truth: np.ndarray, warmup: int) -> float:
+    return psnr_db(truth / np.float32(255), pictures(spec, rows[: len(truth)]) / np.float32(255))
+
+
+def psnr_db(truth: np.ndarray, got: np.ndarray) -> float:
+    """PSNR in dB of pictures in [0, 1]; at most 100, which 16 bits would have."""
+    error = float(((truth - got) ** 2).mean(dtype=np.float64))
+    return min(100.0, -10 * np.log10(max(error, 1e-30)))
+
+
+def rate(spec: ModelSpec, answers: Sequence[np.ndarray], clips: Sequence[Shown], warmup: int) -> Accuracy:
+    """The model's metric over the clips, with its interval."""
+    if spec.task == "classification":
+        table = np.stack([clip_scores(rows, warmup) for rows in answers])
+        return accuracy([int(c.truth) for c in clips], table, spec.labels)  # type: ignore[arg-type]
+    return mean_accuracy(figures(spec, answers, clips, warmup), spec.metric)
+
+
+def lost(spec: ModelSpec, before: np.ndarray, after: np.ndarray, max_drop: float) -> PairedDrop:
+    """What ``after`` loses against ``before``, both from ``figures`` on the same clips."""
+    if spec.task == "classification":
+        right = [(side > 0.5).tolist() for side in (before, after)]
+        return paired_drop(right[0], right[1], max_drop=max_drop)
+    points = spec.task == "tracking"
+    scale = 100.0 if points else 1.0
+    return mean_drop(scale * before, scale * after, max_drop=max_drop, unit="points" if points else "dB")

@@ -1,0 +1,144 @@
+"""Answers drawn into the camera's picture: particles, velocities, forces, tracks, and bars of the score."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from edgepv.optional import need
+from edgepv.runtimes.sinks import Record
+
+STRIP = 44
+LEAST_LINES = 360
+TAIL = 20
+PAST = 300
+ARROW = 6.0
+"""How many frames ahead a velocity is drawn; a force is drawn as what it does to the velocity in as many."""
+WHITE, GREEN, ORANGE, BLUE, DARK = (
+    (240, 240, 240),
+    (80, 200, 120),
+    (60, 150, 250),
+    (230, 160, 60),
+    (24, 24, 24),
+)
+
+
+class Painter:
+    """Draws the records of one camera, in order; it remembers where tracks were and what scores were."""
+
+    def __init__(self) -> None:
+        self._tails: dict[int, deque[tuple[int, int]]] = {}
+        self._scores: deque[tuple[float, bool]] = deque(maxlen=PAST)
+
+    def draw(self, frame: np.ndarray, record: Record) -> np.ndarray:
+        """The frame, enlarged to at least 360 lines, with what an "answer" record says.
+
+        Tracks with their tails, particles with velocity (green) and force (orange) arrows; below it, of a
+        classifier, a strip with label, score and the scores so far. Of a restorer ``frame`` is its answer,
+        and nothing is drawn. frame: (H, W, 3) BGR, or (H, W) grey. A stale answer is orange and says its
+        age. Sides come out even.
+        """
+        if "label" not in record and "tracks" not in record:
+            return even(frame)
+        picture = enlarged(frame)
+        for x, y, vx, vy, ax, ay, visible in record.get("particles") or ():
+            if visible >= 0.5:
+                at, ahead = _at(picture, x, y), _at(picture, x + ARROW * vx, y + ARROW * vy)
+                pulled = _at(picture, x + ARROW * ARROW * ax, y + ARROW * ARROW * ay)
+                _arrow(picture, at, pulled, ORANGE)
+                _arrow(picture, at, ahead, GREEN)
+                _dot(picture, at, BLUE)
+        self._tracks(picture, record.get("tracks") or ())
+        if "label" not in record:
+            return picture
+        return np.concatenate([picture, self._strip(picture.shape[1], record)])
+
+    def _tracks(self, picture: np.ndarray, tracks: Sequence[Sequence[Any]]) -> None:
+        """A dot and a tail for each track; hollow and without a tail while it is hidden."""
+        cv2 = need("cv2", extra="cpu")
+        for name, x, y, visible in tracks:
+            at, seen = _at(picture, x, y), visible >= 0.5
+            tail = self._tails.setdefault(name, deque(maxlen=TAIL))
+            if seen:
+                tail.append(at)
+                cv2.polylines(picture, [np.array(tail, np.int32)], False, colour(name), 1, cv2.LINE_AA)
+            _dot(picture, at, colour(name), filled=seen)
+        alive = {name for name, *_ in tracks}
+        self._tails = {name: tail for name, tail in self._tails.items() if name in alive}
+
+    def _strip(self, width: int, record: Record) -> np.ndarray:
+        """Label, score as a bar, and behind them the scores of the last frames as columns."""
+        cv2 = need("cv2", extra="cpu")
+        strip = np.full((STRIP, width, 3), DARK, np.uint8)
+        known = record["valid"] and record["score"] is not None
+        self._scores.append((record["score"] if known else 0.0, bool(record["stale"])))
+        for i, (score, stale) in enumerate(reversed(self._scores)):
+            x = width - 1 - i
+            if x < 0:
+                break
+            tall = round((STRIP - 8) * score)
+            strip[STRIP - tall :, x] = np.array(ORANGE if stale else GREEN) // 3
+        filled = round((width - 20) * record["score"]) if known else 0
+        if filled:
+            cv2.rectangle(strip, (10, 32), (10 + filled, 38), ORANGE if record["stale"] else GREEN, -1)
+        text_colour = ORANGE if record["stale"] else WHITE
+        font = cv2.FONT_HERSHEY_SIMPLEX
+        cv2.putText(strip, caption(record), (10, 23), font, 0.6, text_colour, 1, cv2.LINE_AA)
+        return strip
+
+
+def caption(record: Record) -> str:
+    """ "waving 87%", with ", stale 420 ms" behind it if so; "warming up" before the first window is full."""
+    if not record["valid"] or record["label"] is None:
+        return "warming up"
+    text = f"{record['label']} {record['score']:.0%}"
+    if not record["stale"]:
+        return text
+    return f"{text}, stale" + (f" {record['age_ms']:.0f} ms" if record["age_ms"] is not None else "")
+
+
+def colour(number: int) -> tuple[int, int, int]:
+    """A bright BGR colour of its own for each number, by steps of the golden angle around the hue circle."""
+    cv2 = need("cv2", extra="cpu")
+    hue = int(number * 137.508 / 2) % 180
+    blue, green, red = cv2.cvtColor(np.array([[[hue, 200, 255]]], np.uint8), cv2.COLOR_HSV2BGR)[0, 0]
+    return int(blue), int(green), int(red)
+
+
+def enlarged(frame: np.ndarray) -> np.ndarray:
+    """A copy of a frame, (H, W, 3) BGR or (H, W) grey, in colour, with at least 360 lines and even sides."""
+    cv2 = need("cv2", extra="cpu")
+    if frame.ndim == 2:
+        frame = cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR)
+    factor = max(1, -(-LEAST_LINES // frame.shape[0]))
+    return even(cv2.resize(frame, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC))
+
+
+def even(picture: np.ndarray) -> np.ndarray:
+    """The picture with even sides, which encoders want: the last row or column repeated if need be."""
+    cv2 = need("cv2", extra="cpu")
+    height, width = picture.shape[:2]
+    made: np.ndarray = cv2.copyMakeBorder(picture, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+    return made
+
+
+def _at(picture: np.ndarray, x: float, y: float) -> tuple[int, int]:
+    """A place, as shares of the picture's width and height, in pixels."""
+    height, width = picture.shape[:2]
+    return round(x * width), round(y * height)
+
+
+def _dot(picture: np.ndarray, at: tuple[int, int], colour: tuple[int, int, int], filled: bool = True) -> None:
+    cv2 = need("cv2", extra="cpu")
+    cv2.circle(picture, at, 4, colour, -1 if filled else 1, cv2.LINE_AA)
+
+
+def _arrow(
+    picture: np.ndarray, start: tuple[int, int], end: tuple[int, int], colour: tuple[int, int, int]
+) -> None:
+    cv2 = need("cv2", extra="cpu")
+    if start != end:
+        cv2.arrowedLine(picture, start, end, colour, 1, cv2.LINE_AA, tipLength=0.3)
