@@ -15,6 +15,8 @@ STRIP = 44
 LEAST_LINES = 360
 TAIL = 20
 PAST = 300
+FAINT = 0.05
+"""Visibility below which a particle is not drawn."""
 ARROW = 6.0
 """How many frames ahead a velocity is drawn; a force is drawn as what it does to the velocity in as many."""
 WHITE, GREEN, ORANGE, BLUE, DARK = (
@@ -45,7 +47,7 @@ class Painter:
             return even(frame)
         picture = enlarged(frame)
         for x, y, vx, vy, ax, ay, visible in record.get("particles") or ():
-            if visible >= 0.5:
+            if visible > FAINT:
                 at, ahead = _at(picture, x, y), _at(picture, x + ARROW * vx, y + ARROW * vy)
                 pulled = _at(picture, x + ARROW * ARROW * ax, y + ARROW * ARROW * ay)
                 _arrow(picture, at, pulled, ORANGE)
@@ -76,11 +78,11 @@ class Painter:
         known = record["valid"] and record["score"] is not None
         self._scores.append((record["score"] if known else 0.0, bool(record["stale"])))
         for i, (score, stale) in enumerate(reversed(self._scores)):
-            x = width - 1 - i
+            x = width - 2 - 2 * i
             if x < 0:
                 break
             tall = round((STRIP - 8) * score)
-            strip[STRIP - tall :, x] = np.array(ORANGE if stale else GREEN) // 3
+            strip[STRIP - tall :, x : x + 2] = np.array(ORANGE if stale else GREEN) // 3
         filled = round((width - 20) * record["score"]) if known else 0
         if filled:
             cv2.rectangle(strip, (10, 32), (10 + filled, 38), ORANGE if record["stale"] else GREEN, -1)
