@@ -230,8 +230,10 @@ def _check_answers(module: Any, example: tuple[Any, ...], spec: ModelSpec) -> No
     values = result if isinstance(result, tuple | list) else (result,)
     got = [tuple(value.shape) for value in values[: len(spec.answers)]]
     if got != [a.shape for a in spec.answers]:
+        labels = len(spec.labels)
+        wanted = f"the spec wants {_told(spec)}" if spec.outputs else f"{labels} labels need (1, {labels})"
         raise UsageError(
-            f"{spec.name} answers {', '.join(map(str, got))}; the spec wants {_told(spec)}. "
+            f"{spec.name} answers {', '.join(map(str, got))}; {wanted}. "
             "Correct the labels or outputs in the spec, or the model's head"
         )
 

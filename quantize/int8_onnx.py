@@ -7,7 +7,7 @@ slower in ONNX Runtime on x86; TensorRT wants the signed form, which the jetson 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ class Step:
         with tempfile.TemporaryDirectory() as scratch, whole_file(out) as tmp:
             clean = Path(scratch) / "clean.onnx"
             preprocess(folder / base.path, clean)
-            kept = (*self.keep_float, *float_nodes(clean))
+            kept = (*self.keep_float, *float_nodes(clean, self.keep_float))
             theirs = by_file_names(base, feeds)
             table = _table(clean, theirs, self.ranges, Path(scratch) / "ranges.json")
             overrides = state_overrides(clean, base, feeds, self.ranges)
@@ -123,11 +123,12 @@ def state_overrides(
     return overrides
 
 
-def float_nodes(model_path: Path) -> tuple[str, ...]:
+def float_nodes(model_path: Path, chosen: Collection[str] = ()) -> tuple[str, ...]:
     """Nodes where eight bits cost accuracy and save nothing: they stay float.
 
     Those that hold one value per channel (squeeze-and-excite gates, the head: on a trained net INT8
-    gates alone took the logits from 15 to 5 dB), and whatever no convolution needs any more.
+    gates alone took the logits from 15 to 5 dB), and whatever no INT8 convolution needs any more: forces and
+    integration behind the last one, and what stands before those ``chosen`` to stay float only.
     """
     import onnx
 
@@ -136,15 +137,16 @@ def float_nodes(model_path: Path) -> tuple[str, ...]:
         v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim)
         for v in (*graph.value_info, *graph.output)
     }
+    small = {n.name for n in graph.node if n.op_type in CONVOLUTIONS and n.name not in chosen}
+    made = {name for n in graph.node if n.name in small for name in n.output}
     needed: set[str] = set()
     for node in reversed(graph.node):
-        if node.op_type in CONVOLUTIONS or needed & set(node.output):
+        if node.name in small or needed & set(node.output):
             needed |= set(node.input)
-    makers = {name: n.op_type for n in graph.node for name in n.output}
     kept = []
     for node in graph.node:
-        folded = node.op_type in ("Relu", "Clip") and makers.get(node.input[0]) in CONVOLUTIONS
-        used = node.op_type in CONVOLUTIONS or folded or needed & set(node.output)
+        folded = node.op_type in ("Relu", "Clip") and node.input[0] in made
+        used = node.name in small or folded or needed & set(node.output)
         if not used or all(is_vector(shapes.get(name)) for name in node.output):
             kept.append(node.name)
     return tuple(kept)

@@ -216,6 +216,17 @@ def test_the_head_and_the_pooled_state_stay_float(ready: Ready, int8: dict[str, 
     assert head and not any(name in dequantized for n in head for name in n.input)
 
 
+def test_what_only_float_convolutions_need_is_not_quantized_for_them(ready: Ready, tmp_path: Path) -> None:
+    import onnx
+
+    names = [n.name for n in onnx.load(ready.folder / ready.base.path).graph.node if n.op_type == "Conv"]
+    small = int8_onnx.Step(keep_float=tuple(names))(
+        ready.base, ready.folder, ready.feeds, "d", tmp_path / "float.onnx"
+    )
+    made = {n.op_type for n in onnx.load(tmp_path / small.path).graph.node}
+    assert len(names) == 3 and not made & {"QuantizeLinear", "DequantizeLinear"}
+
+
 @pytest.mark.parametrize("name", ["onnx", "litert-full"])
 def test_quantizing_twice_gives_equal_bytes(
     ready: Ready, int8: dict[str, Variant], name: str, tmp_path: Path
