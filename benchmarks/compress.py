@@ -62,8 +62,8 @@ def nets(data: Path) -> list[Net]:
 
     return [
         Net("pv-c3d", Options("pv-c3d", **shown), 1.0),
-        Net("pv-conv-small", Options("pv-conv-small-handwash", **shown), 0.8),
-        Net("R(2+1)D-18, quarter width", ours("r2plus1d_18"), 3.0),
+        Net("pv-conv-small", Options("pv-conv-small-handwash", **shown), 2.0),
+        Net("R(2+1)D-18, quarter width", ours("r2plus1d_18"), 6.0),
         Net("X3D-S", ours("x3d_s"), 6.0),
     ]
 
@@ -157,7 +157,7 @@ def torch_eager(ground: Trials) -> tuple[EagerEngine, list[dict[str, np.ndarray]
     assert checkpoint
     module, spec = build(checkpoint), checkpoint.spec
     stream = stream_spec(module, spec)
-    engine = EagerEngine(module, spec.input.name, stream)
+    engine = EagerEngine(module, spec, stream)
     rng = np.random.default_rng(0)
     feed = {spec.input.name: rng.standard_normal(spec.input.shape, np.float32)}
     feed |= {s.name: rng.standard_normal(s.shape, np.float32) for s in (stream.states if stream else ())}

@@ -43,9 +43,7 @@ def plans(name: str) -> tuple[Plan, Plan]:
     """On small frames, then on frames of the size it runs at."""
     return (
         Plan("small frames", ((20, 64),), lr=2e-3, weight_decay=0.05),
-        Plan(
-            "final size", ((FINAL_EPOCHS[name], SIZE),), lr=1e-3, weight_decay=0.05, mix=0.2, average=0.99
-        ),
+        Plan("final size", ((FINAL_EPOCHS[name], SIZE),), lr=1e-3, weight_decay=0.05, mix=0.2, average=0.99),
     )
 
 

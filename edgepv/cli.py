@@ -423,9 +423,7 @@ def sensitivity_command(a: argparse.Namespace) -> int:
 
     if a.picture:
         check_picture(Path(a.picture))
-    options = Options(
-        a.model, weights=a.weights, spec=a.spec, clips=a.clips, trust_pickle=a.trust_pickle
-    )
+    options = Options(a.model, weights=a.weights, spec=a.spec, clips=a.clips, trust_pickle=a.trust_pickle)
     if a.sparsity:
         rows = pipeline.sparsity(options)
         print(json.dumps(encode(rows), indent=1)) if a.json else show.sparsity(rows)

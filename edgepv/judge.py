@@ -131,9 +131,7 @@ def _followed(clip: Shown) -> slice:
     return slice(int((clip.start["life"] > 0).sum())) if clip.start else slice(None)
 
 
-def _rows(
-    spec: ModelSpec, answers: Sequence[np.ndarray], model: Sequence[np.ndarray]
-) -> list[np.ndarray]:
+def _rows(spec: ModelSpec, answers: Sequence[np.ndarray], model: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Answers as (frames, values) of each clip. Of tracks, how far they moved from where ``model`` began:
     else the places themselves would make any error look small."""
     if spec.task == "tracking":

@@ -339,9 +339,7 @@ def _compress(line: Line, checkpoint: Checkpoint, clips: Clips, folder: Path) ->
         if wanted:
             line.console.say(f"{what} on {len(frames)} clips, {wanted} epochs")
             show = functools.partial(line.console.track, what=what)
-            small = step(
-                small, checkpoint, frames, truth, folder / f"{name}.safetensors", progress=show
-            )
+            small = step(small, checkpoint, frames, truth, folder / f"{name}.safetensors", progress=show)
     return encode(replace(small, weights=Path(small.weights).name))
 
 

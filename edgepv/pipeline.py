@@ -19,7 +19,7 @@ from edgepv.calibration import PREPROCESSING, calibration_set, rolled_feeds
 from edgepv.checkpoint import build
 from edgepv.clips import Clip, hold_last, model_frames, read_video, resample
 from edgepv.console import Console
-from edgepv.errors import InconclusiveError, TargetUnavailableError, UsageError, unknown
+from edgepv.errors import AccuracyGateError, InconclusiveError, TargetUnavailableError, UsageError, unknown
 from edgepv.export.job import Packed
 from edgepv.files import digest, sha256, whole_file, whole_folder, write_json, write_text
 from edgepv.line import (
@@ -393,7 +393,7 @@ def pack(line: Line, subject: Subject, target: Target, folder: Path) -> Exported
     )
     rows = [_localised(r, packed, base, models, subject) for r in rows]
     rows, torch_rows = _timed(line, subject, target, packed, rows, models)
-    chosen, why = judge.choose(rows, latency_ms=line.options.latency_ms)
+    chosen, why = _choice(subject, rows, line.options)
     kept = [v for v, r in zip(packed.variants, rows) if judge.keeps(r)]
     reasons = (
         why,
@@ -419,6 +419,22 @@ def pack(line: Line, subject: Subject, target: Target, folder: Path) -> Exported
     return Exported(
         target.name, folder, bundle.read(folder).digest, chosen, found, (*subject.notes, *packed.notes)
     )
+
+
+def _choice(subject: Subject, rows: Sequence[Measurement], options: Options) -> tuple[Measurement, str]:
+    """``judge.choose``; a stream that lost its accuracy is told apart from what INT8 lost."""
+    try:
+        return judge.choose(rows, latency_ms=options.latency_ms)
+    except AccuracyGateError as e:
+        stream, frames = subject.base.stream, subject.source.spec.frames
+        streamed = subject.checkpoint is not None and subject.checkpoint.rewrite is not None
+        field = stream.receptive_field if stream and streamed else None
+        if field is None or field <= frames:
+            raise
+        raise AccuracyGateError(
+            f"{e}. As a stream it sees {field} frames where its clips of {frames} ended in padding: if that "
+            "is what costs, export with --stream window"
+        ) from e
 
 
 def clip_name(clip: Clip) -> str:

@@ -14,7 +14,7 @@ from edgepv.files import whole_file
 from edgepv.optional import need
 from edgepv.stats import METRIC_NAMES, SQNR_CAP_DB, worded
 from edgepv.stream.explain import exactness
-from edgepv.types import Accuracy, Audit, Latency, LayerSensitivity, Measurement, PairedDrop, encode
+from edgepv.types import Accuracy, Audit, Latency, LayerSensitivity, Measurement, Metric, PairedDrop, encode
 
 if TYPE_CHECKING:
     from edgepv.pipeline import Exported
@@ -78,11 +78,7 @@ def _cells(row: Measurement, chosen: bool) -> list[str]:
         row.variant + (" *" if chosen else ""),
         row.target,
         _score(a) if a else UNKNOWN,
-        _points(d)
-        if d
-        else "the original"
-        if row.parity is None
-        else UNKNOWN,
+        _points(d) if d else "the original" if row.parity is None else UNKNOWN,
         (d.verdict if d else "") + (f", needs {d.clips_needed} clips" if d and d.clips_needed else ""),
         f"{p.sqnr_db:.1f}" if p else "",
         f"{u.int8}/{len(u.convolutions)}"
@@ -302,12 +298,17 @@ def bundle(b: Bundle) -> None:
 
 
 def model_rows(zoo: Any) -> list[dict[str, Any]]:
-    """Every shipped checkpoint: its name, labels, and top-1 on the test split as its card has it."""
+    """Every shipped checkpoint: name, task, labels, and its metric on held-out data as its card has it."""
     from edgepv.files import read_json
 
     index = read_json(zoo.INDEX)
     return [
-        {"name": name, "labels": row["spec"]["labels"], "test": row["metrics"]["test"]}
+        {
+            "name": name,
+            "task": row["spec"].get("task", "classification"),
+            "labels": row["spec"]["labels"],
+            "test": row["metrics"]["test"],
+        }
         for name, row in sorted(index.items())
     ]
 
@@ -315,13 +316,15 @@ def model_rows(zoo: Any) -> list[dict[str, Any]]:
 def models(rows: Sequence[dict[str, Any]]) -> None:
     """The shipped checkpoints as a table."""
     table(
-        ("model", "top-1 on the test split (95 %)", "labels"),
-        [(r["name"], _interval(r["test"]), ", ".join(r["labels"])) for r in rows],
+        ("model", "on held-out clips (95 %)", "labels"),
+        [(r["name"], _interval(r["test"]), ", ".join(r["labels"]) or r["task"]) for r in rows],
     )
 
 
 def _interval(test: dict[str, Any]) -> str:
-    return f"{test['value']:.1%} ({test['low']:.1%} to {test['high']:.1%}, n {test['n']})"
+    metric: Metric = test.get("metric", "top1")
+    value, low, high = (worded(test[key], metric) for key in ("value", "low", "high"))
+    return f"{METRIC_NAMES[metric]} {value} ({low.split()[0]} to {high.split()[0]}, n {test['n']})"
 
 
 KINDS = {

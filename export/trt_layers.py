@@ -81,7 +81,7 @@ def _layers(path: Path) -> list[Layer]:
     rows = data.get("Layers") if isinstance(data, dict) else None
     if not isinstance(rows, list):
         raise UsageError(
-            f"{path.name} has no list \"Layers\", so it is not TensorRT's layer information. {CURE}"
+            f'{path.name} has no list "Layers", so it is not TensorRT\'s layer information. {CURE}'
         )
     detailed = [row for row in rows if isinstance(row, dict)]
     if not detailed:

@@ -57,9 +57,7 @@ class Step:
             )
         digest = save(module, out)
         options = {"energy": self.energy, "ranks": ranks, "params": [before, _size(module)]}
-        step = record(
-            "low-rank", options, {"weights": checkpoint.sha256}, {"weights": digest}, ("torch",)
-        )
+        step = record("low-rank", options, {"weights": checkpoint.sha256}, {"weights": digest}, ("torch",))
         made = replace(checkpoint, weights=str(out), sha256=digest, steps=(*checkpoint.steps, step))
         _same_numbers(module, build(made), checkpoint.spec)
         return made

@@ -115,9 +115,7 @@ class Step:
                 "states would keep their old size. Prune first, then stream"
             )
 
-    def _cut(
-        self, module: Any, spec: ModelSpec, clips: Sequence[np.ndarray], truth: Sequence[int]
-    ) -> None:
+    def _cut(self, module: Any, spec: ModelSpec, clips: Sequence[np.ndarray], truth: Sequence[int]) -> None:
         """Remove channels from ``module`` in place, and prove that nothing else changed."""
         refuse_recurrent(module, spec)
         tp = need("torch_pruning", extra="compress")

@@ -88,9 +88,7 @@ def _variant() -> Variant:
     return Variant("v", "onnxruntime", "fp32", "step", "m.onnx", "0", spec, None, {}, {})
 
 
-def study(
-    ground: Fake, storage: str, console: Console | None = None, question: Question = QUESTION
-) -> Study:
+def study(ground: Fake, storage: str, console: Console | None = None, question: Question = QUESTION) -> Study:
     """A study over the fake ground."""
     return Study(question, cast(Trials, ground), storage, console or Console(quiet=True))
 

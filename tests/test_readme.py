@@ -25,6 +25,8 @@ COMMANDS = (
     "keygen",
     "sign",
     "update",
+    "finetune",
+    "explain",
 )
 MAKE = ("make demo", "make test", "pip install", "git clone", "cd ")
 

@@ -46,7 +46,8 @@ def model(folder: Path, name: str, spec: str) -> list[str]:
     torch.manual_seed(0)
     save_file(runpy.run_path(str(BUILDERS))[name]().state_dict(), folder / "w.safetensors")
     (folder / "spec.toml").write_text(spec)
-    return [f"{BUILDERS}:{name}", "--weights", f"{folder / 'w.safetensors'}", "--spec", f"{folder / 'spec.toml'}"]
+    files = ["--weights", f"{folder / 'w.safetensors'}", "--spec", f"{folder / 'spec.toml'}"]
+    return [f"{BUILDERS}:{name}", *files]
 
 
 def square(path: Path, frames: int = 14, start: int = 4) -> Path:

@@ -1,4 +1,4 @@
-"""A tracker and a restorer as a user would bring them, so small that they know nothing and test everything."""
+"""A tracker and a restorer as a user would bring them; so small that they know nothing."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ class TinyTracker(nn.Module):
     """Each particle goes where the picture is bright around it. States: position, life."""
 
     warmup = 1
+    cells: Tensor
+    home: Tensor
 
     def __init__(self, particles: int = 4) -> None:
         super().__init__()

@@ -318,7 +318,8 @@ def _judges(held: Sequence[Clip], console: Console) -> tuple[tuple[Clip, ...], t
 
 def _labelled(clips: Clips, source: Source) -> Clips:
     if source.spec.task != "classification":
-        raise UsageError(f"the search knows classifiers; {source.spec.name} is for {source.spec.task}. Use export")
+        name, task = source.spec.name, source.spec.task
+        raise UsageError(f"the search knows classifiers; {name} is for {task}. Use edgepv export")
     if not clips.fits or not all_labelled(clips.held_out, source.spec.labels):
         raise UsageError(
             f"the search judges by accuracy, and {source.spec.name} has no labelled clips. Give them: "

@@ -136,9 +136,7 @@ def pays(p50_ms: dict[int, float]) -> int:
 
 def rows(curves: Sequence[Curve]) -> list[list[str]]:
     """Cells of a table: p50 in ms at every third width."""
-    return [
-        [c.variant, *(f"{t:.3f}" for t in c.p50_ms[::3]), str(c.multiple)] for c in curves
-    ]
+    return [[c.variant, *(f"{t:.3f}" for t in c.p50_ms[::3]), str(c.multiple)] for c in curves]
 
 
 def picture(curves: Sequence[Curve], out: Path) -> None:

@@ -18,7 +18,18 @@ from edgepv.errors import UsageError, unknown
 from edgepv.files import read_json, sha256
 from edgepv.types import Checkpoint, ModelSpec, TensorSpec, decode
 
-__all__ = ["DEMO_CLIP", "INDEX", "MODELS", "TASKS", "Entry", "checkpoint", "names", "parse", "spec"]
+__all__ = [
+    "DEMO_CLIP",
+    "INDEX",
+    "MODELS",
+    "TASKS",
+    "Entry",
+    "checkpoint",
+    "full_names",
+    "names",
+    "parse",
+    "spec",
+]
 
 HERE = Path(__file__).resolve().parent
 INDEX = HERE / "weights" / "index.json"
@@ -40,8 +51,9 @@ TASKS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 class Entry:
     """One architecture. builder: dotted name of a function that returns the torch module.
 
-    size: height and width of the input frames. tasks: the tasks there are weights for.
-    clip: whether it eats whole clips of 16 frames and knows no step of its own.
+    size: height of the input frames; a classifier's and a tracker's are square. tasks: those there are
+    weights for; none for a model that knows one only. clip: whether it eats whole clips of 16 frames and
+    knows no step of its own. trainer: the module that trains it, ``python -m TRAINER``.
     """
 
     builder: str
@@ -50,6 +62,7 @@ class Entry:
     tasks: tuple[str, ...] = tuple(TASKS)
     default_task: str = "fight"
     clip: bool = False
+    trainer: str = "edgepv.zoo.train"
 
 
 MODELS: Mapping[str, Entry] = MappingProxyType(
@@ -68,13 +81,65 @@ MODELS: Mapping[str, Entry] = MappingProxyType(
             "handwash",
             clip=True,
         ),
+        "pv-graph-nano": Entry(
+            "edgepv.zoo.pv_graph:nano",
+            "particles that interact, 16 of them, 96 x 96",
+            96,
+            ("fight", "interact"),
+            trainer="edgepv.zoo.train_graph",
+        ),
+        "pv-graph-small": Entry(
+            "edgepv.zoo.pv_graph:small",
+            "particles that interact, 16 of them, 128 x 128",
+            128,
+            ("fight", "interact"),
+            trainer="edgepv.zoo.train_graph",
+        ),
+        "pv-track-nano": Entry(
+            "edgepv.zoo.pv_track:nano",
+            "online tracker of 32 points, 128 x 128",
+            128,
+            (),
+            "",
+            trainer="edgepv.zoo.train_track",
+        ),
+        "pv-track-small": Entry(
+            "edgepv.zoo.pv_track:small",
+            "online tracker of 64 points, 192 x 192",
+            192,
+            (),
+            "",
+            trainer="edgepv.zoo.train_track",
+        ),
+        "pv-restore-nano": Entry(
+            "edgepv.zoo.pv_restore:nano",
+            "recurrent restorer of video, 320 x 180",
+            180,
+            ("denoise", "x2"),
+            "denoise",
+            trainer="edgepv.zoo.train_restore",
+        ),
+        "pv-restore-small": Entry(
+            "edgepv.zoo.pv_restore:small",
+            "recurrent restorer of video, 640 x 360 (x2: 320 x 180)",
+            360,
+            ("denoise", "x2"),
+            "denoise",
+            trainer="edgepv.zoo.train_restore",
+        ),
     }
 )
 
 
 def names() -> tuple[str, ...]:
     """Every name ``checkpoint`` takes: the short ones, then one per model and task."""
-    return (*MODELS, *(f"{m}-{t}" for m, entry in MODELS.items() for t in entry.tasks))
+    return (*MODELS, *(n for n in full_names() if n not in MODELS))
+
+
+def full_names() -> tuple[str, ...]:
+    """The names that say the task too, where a model has several: one for each file of weights."""
+    pairs = [(m, t) for m, entry in MODELS.items() for t in entry.tasks or ("",)]
+    return tuple(f"{m}-{t}" if t else m for m, t in pairs)
 
 
 def parse(name: str) -> tuple[str, str]:
@@ -88,7 +153,7 @@ def parse(name: str) -> tuple[str, str]:
 
 
 def spec(model: str, task: str) -> ModelSpec:
-    """What ``model`` trained for ``task`` eats and answers: RGB frames at 10 fps, 16 per answer."""
+    """What a classifier trained for ``task`` eats and answers: RGB at 10 fps, 16 frames per answer."""
     size, clip = MODELS[model].size, MODELS[model].clip
     frame = TensorSpec("frame", (1, 3, size, size), "NCHW")
     return ModelSpec(
@@ -111,11 +176,10 @@ def checkpoint(name: str) -> Checkpoint:
     """
     model, task = parse(name)
     index = read_json(INDEX)
-    full = f"{model}-{task}"
+    full = f"{model}-{task}" if task else model
     if full not in index:
         raise UsageError(
-            f"{full} has no weights in this installation. Train it: "
-            f"python -m edgepv.zoo.train {model} --task {task} --data DIR"
+            f"{full} has no weights in this installation. Train it: python -m {MODELS[model].trainer} --help"
         )
     row = index[full]
     weights = HERE / row["weights"]

@@ -17,7 +17,7 @@ from edgepv.errors import EdgepvError, UsageError
 from edgepv.files import digest, read_json, whole_file, write_text
 from edgepv.optional import need
 from edgepv.types import Accuracy, decode
-from edgepv.zoo import HERE, MODELS, TASKS, names, parse
+from edgepv.zoo import HERE, MODELS, TASKS, full_names, parse
 
 FOLDER = HERE / "cards"
 STAGES = ("pretrain", "adapt", "finetune")
@@ -84,7 +84,7 @@ def card(name: str, folder: Path = FOLDER) -> str:
         "16 frames per answer.",
         "## Accuracy on the test split",
         _headline(row, result),
-        _classes(row),
+        classes_table(row),
         f"![confusion matrix]({name}.png)",
         "## Compared with simple methods",
         _comparison(name, model, task, row, folder),
@@ -104,7 +104,8 @@ def _percent(value: float | None) -> str:
     return "not measured" if value is None else f"{100 * value:.1f} %"
 
 
-def _interval(row: Accuracy) -> str:
+def interval(row: Accuracy) -> str:
+    """ "78.8 % (71.5 to 84.7)"."""
     return f"{100 * row.value:.1f} % ({100 * row.low:.1f} to {100 * row.high:.1f})"
 
 
@@ -113,7 +114,7 @@ def _headline(row: Accuracy, result: dict[str, Any]) -> str:
     auc = "not measured" if row.roc_auc is None else f"{row.roc_auc:.3f}"
     f1 = "not measured" if row.macro_f1 is None else f"{row.macro_f1:.3f}"
     return (
-        f"Top-1 **{_interval(row)}**, {hits} of {row.n} clips; 95 % Wilson interval. "
+        f"Top-1 **{interval(row)}**, {hits} of {row.n} clips; 95 % Wilson interval. "
         f"Macro F1 {f1}, ROC-AUC {auc} (one against the rest, averaged). "
         "A clip's answer is the mean of the logits after frame 16 and every later one; the whole frame "
         "is resized, there is no cropping. One network, seed "
@@ -122,7 +123,8 @@ def _headline(row: Accuracy, result: dict[str, Any]) -> str:
     )
 
 
-def _classes(row: Accuracy) -> str:
+def classes_table(row: Accuracy) -> str:
+    """Precision, recall and F1 of every label."""
     lines = ["| label | precision | recall | F1 | clips |", "|---|---|---|---|---|"]
     for c in row.classes:
         cells = [_percent(c.precision), _percent(c.recall)]
@@ -148,7 +150,7 @@ def _comparison(name: str, model: str, task: str, row: Accuracy, folder: Path) -
             missing.append(f"| {words} | not measured | not measured |")
     rows.sort(key=lambda r: -r[1].value)
     lines = ["| method | top-1 (95 % interval) | macro F1 |", "|---|---|---|"]
-    lines += [f"| {n} | {_interval(r)} | {r.macro_f1:.3f} |" for n, r in rows]
+    lines += [f"| {n} | {interval(r)} | {r.macro_f1:.3f} |" for n, r in rows]
     return "\n".join(lines + missing) + f"\n\nAll on the same {row.n} test clips. " + _who_wins(rows)
 
 
@@ -174,7 +176,7 @@ def _crossval(model: str, task: str, folder: Path) -> str:
     recipe = data["recipe"]
     epochs = " + ".join(str(sum(n for n, _ in recipe[k]["sizes"])) for k in STAGES if recipe[k])
     return (
-        f"Pooled top-1 **{_interval(row)}** over {row.n} clips in {data['folds']} folds ({each}), "
+        f"Pooled top-1 **{interval(row)}** over {row.n} clips in {data['folds']} folds ({each}), "
         "split by group over train and test together; joint pre-training was redone inside every "
         f"fold. The schedule was shorter than for the shipped weights ({epochs} epochs) and fixed."
     )
@@ -197,10 +199,17 @@ def _training(result: dict[str, Any]) -> str:
             f"{plan['pretrain']}{adapted}.",
             *_tuning(result, plan["finetune"]),
             "",
-            f"{result['seconds']} s on {result['trained_on']['device']} (all parts; the "
-            "pre-training is shared between the tasks), torch "
-            f"{result['trained_on']['torch']}. The log of every epoch is in `{result['name']}.json`.",
+            who_trained(result, " (all parts; the pre-training is shared between the tasks)"),
         ]
+    )
+
+
+def who_trained(result: dict[str, Any], of: str = "") -> str:
+    """Seconds, device and version; ``of`` says what the seconds are of."""
+    on = result["trained_on"]
+    return (
+        f"{result['seconds']} s on {on['device']}{of}, torch {on['torch']}. The log of every epoch is in "
+        f"`{result['name']}.json`."
     )
 
 
@@ -250,19 +259,28 @@ def picture(name: str, path: Path, folder: Path = FOLDER) -> None:
     figure.savefig(path, metadata={"Description": digest(row.confusion), "Software": None})
 
 
+def text_of(name: str, folder: Path = FOLDER) -> str:
+    """The card of any model of the zoo."""
+    from edgepv.zoo import cards_of_particles
+
+    classified = MODELS[parse(name)[0]].trainer == "edgepv.zoo.train"
+    return card(name, folder) if classified else cards_of_particles.card(name, folder)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the card and picture of every model that has a result file."""
     parser = argparse.ArgumentParser(prog="python -m edgepv.zoo.cards", description=__doc__)
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder of results and cards")
     folder = parser.parse_args(argv).out
-    done = [n for n in names() if n not in MODELS and (folder / f"{n}.json").is_file()]
+    done = [n for n in full_names() if (folder / f"{n}.json").is_file()]
     try:
         if not done:
             raise UsageError(f"{folder} holds no result. Train first: python -m edgepv.zoo.train")
         for name in done:
-            write_text(folder / f"{name}.md", card(name, folder))
-            with whole_file(folder / f"{name}.png") as tmp:
-                picture(name, tmp, folder)
+            write_text(folder / f"{name}.md", text_of(name, folder))
+            if "accuracy" in read_json(folder / f"{name}.json")["test"]:
+                with whole_file(folder / f"{name}.png") as tmp:
+                    picture(name, tmp, folder)
             print(folder / f"{name}.md")
     except EdgepvError as e:
         print(f"edgepv: {e}", file=sys.stderr)

@@ -22,11 +22,11 @@ from edgepv.errors import EdgepvError
 from edgepv.files import digest, read_json, write_json
 from edgepv.stats import accuracy
 from edgepv.types import encode
-from edgepv.zoo import HERE, MODELS, TASKS, spec
+from edgepv.zoo import HERE, TASKS, spec
 from edgepv.zoo.data import Sample, folds, load, read_manifest
 from edgepv.zoo.learn import Plan
 from edgepv.zoo.score import frames_of, scores
-from edgepv.zoo.train import Recipe, default_cache, finetune, line, pretrain
+from edgepv.zoo.train import PRETRAIN, Recipe, default_cache, finetune, line, pretrain
 
 SHORT = {
     "pv-conv-small": Recipe(
@@ -118,7 +118,7 @@ def _pooled(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the folds of one model and write its JSON."""
     parser = argparse.ArgumentParser(prog="python -m edgepv.zoo.crossval", description=__doc__)
-    parser.add_argument("model", choices=sorted(MODELS), metavar="MODEL", help=", ".join(MODELS))
+    parser.add_argument("model", choices=sorted(PRETRAIN), metavar="MODEL", help=", ".join(PRETRAIN))
     parser.add_argument("--data", type=Path, required=True, help="folder with manifest.csv and clips")
     parser.add_argument("--out", type=Path, help="default: the cards folder of the package")
     parser.add_argument("--cache", type=Path, default=default_cache(), help="unfinished trainings")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
 from edgepv.files import read_json, sha256, whole_file, write_json
-from edgepv.types import ModelSpec, encode
+from edgepv.stats import mean_accuracy
+from edgepv.types import Metric, ModelSpec, encode
 from edgepv.zoo import parallel
 
 
@@ -55,6 +58,12 @@ def publish(
     }
     write_json(index_file, dict(sorted(index.items())))
     write_json(out / "cards" / f"{name}.json", result)
+
+
+def headline(values: Sequence[float], metric: Metric) -> dict[str, Any]:
+    """What the index repeats of a test: the mean over the clips with its bootstrap interval."""
+    row = mean_accuracy(np.asarray(values, float), metric)
+    return {"value": row.value, "low": row.low, "high": row.high, "n": row.n, "metric": metric}
 
 
 def trained_on() -> dict[str, Any]:

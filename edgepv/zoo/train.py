@@ -361,7 +361,7 @@ def run_with_progress(job: Job, total: int) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of the training script; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m edgepv.zoo.train", description=__doc__)
-    parser.add_argument("model", choices=sorted(MODELS), metavar="MODEL", help=", ".join(MODELS))
+    parser.add_argument("model", choices=sorted(PRETRAIN), metavar="MODEL", help=", ".join(PRETRAIN))
     parser.add_argument("--task", choices=list(TASKS), default="fight", help="default: fight")
     parser.add_argument("--data", type=Path, required=True, help="folder with manifest.csv and clips")
     parser.add_argument("--out", type=Path, default=HERE, help="gets weights/ and cards/")

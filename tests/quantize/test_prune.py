@@ -115,9 +115,7 @@ def made(folder: Path, function: str, layout: str = "NCTHW", change: object = No
     shape = [1, 3, 4, 32, 32] if layout == "NCTHW" else [1, 3, 32, 32]
     (folder / "s.toml").write_text(SPEC.format(name=function.replace("_", "-"), shape=shape, layout=layout))
     builder = f"{ROOT / 'tests' / 'prunable.py'}:{function}"
-    return from_files(
-        builder, folder / "w.safetensors", read_spec(folder / "s.toml"), trust_pickle=False
-    )
+    return from_files(builder, folder / "w.safetensors", read_spec(folder / "s.toml"), trust_pickle=False)
 
 
 def widths(checkpoint: Checkpoint) -> list[int]:

@@ -15,7 +15,7 @@ from edgepv.checkpoint import build, from_files, read_spec, save
 from edgepv.errors import UsageError
 from edgepv.export.to_onnx import lower
 from edgepv.quantize import finetune, int8_onnx, qat
-from edgepv.quantize.sensitivity import logits_of
+from edgepv.quantize.sensitivity import answers_of
 from edgepv.stats import sqnr_db
 from edgepv.stream import Tensors, by_file_names
 from edgepv.types import Checkpoint, ModelSpec, Rewrite, TensorSpec
@@ -68,7 +68,7 @@ def _inputs(clips: list[np.ndarray]) -> list[Tensors]:
 def _int8_logits(checkpoint: Checkpoint, feeds: list[Tensors], folder: Path) -> np.ndarray:
     base = lower(build(checkpoint), checkpoint.spec, folder / "m.onnx")
     made = int8_onnx.Step()(base, folder, _inputs(TRAINING[0]), "d", folder / "q.onnx")
-    return logits_of(folder / made.path, made, by_file_names(made, feeds))
+    return answers_of(folder / made.path, made, by_file_names(made, feeds))
 
 
 def _float_logits(checkpoint: Checkpoint, feeds: list[Tensors]) -> np.ndarray:

