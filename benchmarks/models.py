@@ -16,6 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import model_tables
+
 from edgepv import bundle, pipeline
 from edgepv.console import Console
 from edgepv.errors import EdgepvError
@@ -172,12 +174,12 @@ def missing(found: dict[str, Any]) -> list[str]:
 
 
 def baselines() -> list[str]:
-    """What the other benchmarks say, by name: their own tables."""
+    """What the other benchmarks say of named baselines, also where they win."""
     lines = ["## Named baselines", ""]
     for name in ("graph", "track", "restore"):
-        path = HERE / f"{name}.md"
+        path = HERE / f"{name}.json"
         if path.is_file():
-            lines += [path.read_text(encoding="utf-8").strip().replace("# ", "### ", 1), ""]
+            lines += getattr(model_tables, name)(read_json(path))
     return lines
 
 

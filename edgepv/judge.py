@@ -109,8 +109,8 @@ def _parity(
     probes = by_file_names(variant, exam.feeds[:PROBES])
     spec = exam.spec
     found = compare_clips(
-        _rows(spec, exam.model, exam.model),
-        _rows(spec, answers, exam.model),
+        _rows(spec, exam.model, exam),
+        _rows(spec, answers, exam),
         exam.names,
         min_sqnr_db=target.min_sqnr_db[variant.precision],
         saturation=saturation(folder / variant.path, probes) if variant.precision == "int8" else None,
@@ -131,12 +131,18 @@ def _followed(clip: Shown) -> slice:
     return slice(int((clip.start["life"] > 0).sum())) if clip.start else slice(None)
 
 
-def _rows(spec: ModelSpec, answers: Sequence[np.ndarray], model: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Answers as (frames, values) of each clip. Of tracks, how far they moved from where ``model`` began:
-    else the places themselves would make any error look small."""
-    if spec.task == "tracking":
-        answers = [a[..., :2] - m[:1, :, :2] for a, m in zip(answers, model)]
-    return [a.reshape(len(a), -1) for a in answers]
+def _rows(spec: ModelSpec, answers: Sequence[np.ndarray], exam: Exam) -> list[np.ndarray]:
+    """Answers as (frames, values) of each clip. Of tracks, how far the followed points moved from where the
+    model began, else the places themselves would make any error look small; and only while the model sees
+    them, since where a hidden point is taken to be is a guess."""
+    if spec.task != "tracking":
+        return [a.reshape(len(a), -1) for a in answers]
+    rows = []
+    for a, m, clip in zip(answers, exam.model, exam.shown, strict=True):
+        k = _followed(clip)
+        moved = (a[:, k, :2] - m[:1, k, :2]) * (m[:, k, 2:] > 0.5)
+        rows.append(moved.reshape(len(a), -1))
+    return rows
 
 
 def localise(variant: Variant, base: Variant, folder: Path, exam: Exam, parity: Parity) -> Parity:
