@@ -32,7 +32,7 @@ HERE = Path(__file__).resolve().parent
 OUT = HERE / "models.json"
 DOCS = HERE.parent / "docs"
 TARGETS = ("cpu", "mobile", "jetson")
-PICTURED = ("pv-conv-small-fight", "pv-graph-small-fight", "pv-track-small", "pv-restore-small-denoise")
+PICTURED = ("pv-graph-nano-fight", "pv-track-nano", "pv-restore-nano-denoise")
 HEIGHT = 240
 UNKNOWN = "not measured"
 

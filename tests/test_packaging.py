@@ -100,7 +100,7 @@ def test_the_rooms_are_linked_into_the_package() -> None:
 def test_shipped_data_stays_small() -> None:
     zoo = ROOT / "edgepv" / "zoo"
     assert sum(p.stat().st_size for p in zoo.glob("weights/*.safetensors")) < 14e6  # pv-c3d is 7.6 MB of it
-    assert sum(p.stat().st_size for p in zoo.rglob("*.mp4")) < 3e6
+    assert sum(p.stat().st_size for p in zoo.rglob("*.mp4")) < 4e6
 
 
 def test_no_file_speaks_of_this_machine() -> None:

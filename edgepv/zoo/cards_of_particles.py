@@ -125,6 +125,7 @@ _KINDS = {"graph": _graph, "track": _track, "restore": _restore}
 
 def _training(result: dict[str, Any]) -> str:
     """How long, on what; and the last row of each part of the log."""
+    before = result.get("went_on_from")
     last = {row.get("stage", ""): row for row in result["log"]}
     parts = []
     for stage, row in last.items():
@@ -132,5 +133,9 @@ def _training(result: dict[str, Any]) -> str:
             f"{k.replace('_', ' ')} {v:g}" for k, v in row.items() if k not in ("stage", "step", "seconds")
         )
         parts.append(f"* {stage or 'training'}: {row['step']} steps; at the end {figures}.")
+    if before:
+        steps = before["recipe"]["schedule"]["steps"]
+        told = f"* it went on from {steps} steps of an earlier run, whose recipe is in the result file."
+        parts.insert(0, told)
     parts += ["", f"Seed {result['seed']}, {who_trained(result)}"]
     return "\n".join(parts)

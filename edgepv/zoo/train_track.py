@@ -26,7 +26,7 @@ from edgepv.zoo import HERE
 from edgepv.zoo import pv_track as models
 from edgepv.zoo.loop import Schedule, fit
 from edgepv.zoo.motion import Rendered, Scene, batch, read_pictures, render
-from edgepv.zoo.publish import headline, publish, trained_on
+from edgepv.zoo.publish import halve, headline, publish, trained_on
 from edgepv.zoo.pv_track import PvTrack
 from edgepv.zoo.train import default_cache
 
@@ -280,6 +280,8 @@ def train(job: Job, say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     net, log = fit(net, objective(recipe, pictures), recipe.schedule, seed=job.seed, resume=resume, tick=say)
     final = recipe.builder(size=recipe.size, particles=recipe.particles).eval()
     final.load_state_dict(net.cpu().state_dict())
+    if large := job.name.endswith("small"):
+        halve(final)
     scene = Scene(size=recipe.size, frames=48, points=recipe.particles)
     held, each = measured(final, held_out(job.data, scene, 20))
     result = {
@@ -294,7 +296,7 @@ def train(job: Job, say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     }
     builder = f"edgepv.zoo.pv_track:{recipe.builder.__name__}"
     metrics = {"test": headline(each, "delta_avg")}
-    publish(job.out, job.name, final, builder, spec(job.name), metrics, result)
+    publish(job.out, job.name, final, builder, spec(job.name), metrics, result, half=large)
     return result
 
 

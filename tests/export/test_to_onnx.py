@@ -109,7 +109,7 @@ def test_a_strange_onnx_file_is_refused(lowered: tuple[Variant, Path], tmp_path:
         read_onnx(
             folder / "m.onnx", replace(variant.spec, input=replace(variant.spec.input, shape=(1, 3, 8, 8)))
         )
-    with pytest.raises(UsageError, match="expected one output of logits"):
+    with pytest.raises(UsageError, match="expected the answers logits"):
         read_onnx(folder / "m.onnx", replace(variant.spec, labels=("a", "b", "c")))
     (tmp_path / "x.onnx").write_bytes(b"junk")
     with pytest.raises(UsageError, match="not a whole ONNX file"):

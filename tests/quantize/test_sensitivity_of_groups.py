@@ -146,7 +146,7 @@ def test_rows_are_printed_with_and_without_labels(
     rows = per_group(source, *clips(), ratio=0.25)
     show.sensitivity(rows)
     said = capsys.readouterr().out
-    assert "layer alone cut by 25%" in said and "+50.0 (+" in said
+    assert "layer alone cut by 25%" in said and "+50.0 points (+" in said
     show.sensitivity([LayerSensitivity("conv", 30.0, 0.0, 8)])
     assert "not measured" in capsys.readouterr().out
     show.sensitivity_picture("net", rows, tmp_path / "s.png")
