@@ -17,12 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import model_tables
+import numpy as np
 
 from edgepv import bundle, pipeline
+from edgepv.clips import clean_frames, degraded, read_video
 from edgepv.console import Console
 from edgepv.errors import EdgepvError
 from edgepv.files import read_json, whole_file, write_json, write_text
 from edgepv.line import Options
+from edgepv.runtimes.play import play
+from edgepv.runtimes.said import picture_of
+from edgepv.runtimes.session import open_session
 from edgepv.stats import METRIC_NAMES, worded
 from edgepv.types import Accuracy, Measurement, PairedDrop, decode, encode
 from edgepv.zoo import HERE as ZOO
@@ -64,28 +69,37 @@ def slim(row: Measurement) -> dict[str, Any]:
 
 
 def draw(name: str, folder: Path, video: Path) -> None:
-    """docs/models/NAME.jpg: one frame of the video that `edgepv run --video` draws."""
+    """docs/models/NAME.jpg: a frame of the video that `edgepv run --video` draws; of a restorer, what it is
+    given on the left half and what it answers on the right."""
     import cv2
 
-    from edgepv.runtimes.play import play
-
-    opened = bundle.read(folder)
-    source = {
-        "pv-track": ZOO / "points" / "evaluation" / "pt3.mp4",
-        "pv-restore": ZOO / "film" / "evaluation" / "cars1.mp4",
-    }
-    clip = next((p for kind, p in source.items() if name.startswith(kind)), None)
-    clip = clip or ZOO / "clips" / "evaluation" / "fight" / "fs_fi045.mp4"
-    play(opened.variant(), folder, clip, video=video)
-    capture = cv2.VideoCapture(str(video))
-    frames = []
-    while (read := capture.read())[0]:
-        frames.append(read[1])
-    frame = frames[3 * len(frames) // 4]
+    if name.startswith("pv-restore"):
+        frame = before_and_after(folder, ZOO / "film" / "evaluation" / "cars1.mp4")
+    else:
+        points = ZOO / "points" / "evaluation" / "pt3.mp4"
+        fight = ZOO / "clips" / "evaluation" / "fight" / "fs_fi045.mp4"
+        play(bundle.read(folder).variant(), folder, points if "track" in name else fight, video=video)
+        frames = read_video(video).frames
+        frame = frames[3 * len(frames) // 4]
     width = round(HEIGHT * frame.shape[1] / frame.shape[0])
     small = cv2.resize(frame, (width, HEIGHT), interpolation=cv2.INTER_AREA)
     with whole_file(picture(name)) as tmp:
         cv2.imwrite(str(tmp), small, [cv2.IMWRITE_JPEG_QUALITY, 88])
+
+
+def before_and_after(folder: Path, clip: Path) -> np.ndarray:
+    """The last frame of a clip, its left half degraded and its right half restored, (H, W, 3) BGR."""
+    import cv2
+
+    variant = bundle.read(folder).variant()
+    with open_session(variant, folder) as session:
+        for frame in degraded(clean_frames(clip, variant.spec), variant.spec):
+            answer = session.step(frame)
+    after = picture_of(answer, variant.spec)
+    assert after is not None
+    before = cv2.resize(frame, (after.shape[1], after.shape[0]), interpolation=cv2.INTER_NEAREST)
+    half = after.shape[1] // 2
+    return np.concatenate([before[:, :half], after[:, half:]], 1)
 
 
 def picture(name: str) -> Path:
