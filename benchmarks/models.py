@@ -19,7 +19,7 @@ from typing import Any
 import model_tables
 import numpy as np
 
-from edgepv import bundle, pipeline
+from edgepv import bundle, pipeline, show
 from edgepv.clips import clean_frames, degraded, read_video
 from edgepv.console import Console
 from edgepv.errors import EdgepvError
@@ -28,7 +28,7 @@ from edgepv.line import Options
 from edgepv.runtimes.play import play
 from edgepv.runtimes.said import picture_of
 from edgepv.runtimes.session import open_session
-from edgepv.stats import METRIC_NAMES, worded
+from edgepv.stats import METRIC_NAMES
 from edgepv.types import Accuracy, Measurement, PairedDrop, decode, encode
 from edgepv.zoo import HERE as ZOO
 from edgepv.zoo import INDEX, MODELS, parse
@@ -39,7 +39,6 @@ DOCS = HERE.parent / "docs"
 TARGETS = ("cpu", "mobile", "jetson")
 PICTURED = ("pv-graph-nano-fight", "pv-track-nano", "pv-restore-nano-denoise")
 HEIGHT = 240
-UNKNOWN = "not measured"
 
 
 def measure(name: str, data: Path, console: Console) -> dict[str, Any]:
@@ -149,11 +148,11 @@ def variants(name: str, result: dict[str, Any]) -> Iterator[str]:
             runs = next((r for r in these if r.variant == chosen), None)
             best = runs or min(these, key=speed, default=None)
             if best is None:
-                yield f"| {name} | {target} | {'int8' if kind else 'float'} | {UNKNOWN} | | | |"
+                yield f"| {name} | {target} | {'int8' if kind else 'float'} | {show.UNKNOWN} | | | |"
                 continue
-            p50 = f"{best.latency[0].p50_ms:.2f}" if best.latency else UNKNOWN
+            p50 = f"{best.latency[0].p50_ms:.2f}" if best.latency else show.UNKNOWN
             star = " (runs)" if best.variant == chosen else ""
-            size = f"{(best.bytes or 0) / 1024:.0f}" if best.bytes else UNKNOWN
+            size = f"{(best.bytes or 0) / 1024:.0f}" if best.bytes else show.UNKNOWN
             yield (
                 f"| {name} | {target} | {best.variant}{star} | {score(best.accuracy)} | {loss(best.drop)} "
                 f"| {p50} | {size} |"
@@ -167,19 +166,12 @@ def speed(row: Measurement) -> float:
 
 def score(found: Accuracy | None) -> str:
     """ "top-1 78.8 % (71.5 to 84.7, n 146)"."""
-    if found is None:
-        return UNKNOWN
-    value, low, high = (worded(v, found.metric) for v in (found.value, found.low, found.high))
-    return f"{METRIC_NAMES[found.metric]} {value} ({low.split()[0]} to {high.split()[0]}, n {found.n})"
+    return f"{METRIC_NAMES[found.metric]} {show.score(found)}" if found else show.UNKNOWN
 
 
 def loss(drop: PairedDrop | None) -> str:
-    """ "+0.7 points (-2.6 to 4.1)"."""
-    if drop is None:
-        return UNKNOWN
-    digits = 1 if drop.unit == "points" else 2
-    points, low, high = (f"{v:+.{digits}f}" for v in (drop.points, drop.low, drop.high))
-    return f"{points} {drop.unit} ({low} to {high}), {drop.verdict}"
+    """ "+0.7 points (-2.6 to +4.1), inconclusive"."""
+    return f"{show.points(drop)}, {drop.verdict}" if drop else show.UNKNOWN
 
 
 def missing(found: dict[str, Any]) -> list[str]:

@@ -476,13 +476,13 @@ def window(frames: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarr
 
 def _judged(model: Any, validation: Sequence[Shot], spec: ModelSpec) -> tuple[float | None, float | None]:
     """(cross entropy, top-1) on the validation clips; (None, None) without."""
+    from edgepv.zoo.score import cross_entropy
+
     if not validation:
         return None, None
     rows = scores(model.eval(), validation, spec)
-    truth = np.array([s.label for s in validation])
-    shifted = rows - rows.max(1, keepdims=True)
-    chance = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
-    return float(-chance[np.arange(len(truth)), truth].mean()), float((rows.argmax(1) == truth).mean())
+    truth = [s.label for s in validation]
+    return cross_entropy(rows, truth), float((rows.argmax(1) == truth).mean())
 
 
 def scores(model: Any, clips: Sequence[Shot], spec: ModelSpec) -> np.ndarray:

@@ -26,6 +26,7 @@ from edgepv.errors import UsageError, unknown
 from edgepv.files import whole_file, write_json
 from edgepv.optional import need
 from edgepv.runtimes.engine import Engine, open_engine
+from edgepv.runtimes.session import softmax
 from edgepv.stream import Stepper
 from edgepv.types import ModelSpec, Variant
 
@@ -171,8 +172,7 @@ def score(logits: np.ndarray, label: int) -> float:
 
 def chance(logits: np.ndarray, label: int) -> float:
     """The label's probability."""
-    e = np.exp(logits - logits.max())
-    return float(e[label] / e.sum())
+    return float(softmax(logits)[label])
 
 
 Without = Callable[[Sequence[int]], np.ndarray]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,9 +48,10 @@ class Exam:
     original_warmup: int
     delay: int = 0
 
-    def answers(self, infer: Infer, variant: Variant) -> list[np.ndarray]:
-        """What a model answers on every clip, frame by frame."""
-        return play_clips(infer, variant, self.shown)
+    @functools.cached_property
+    def before(self) -> np.ndarray:
+        """The original's figure for each clip, which every artifact is held against."""
+        return figures(self.spec, self.original, self.shown, self.original_warmup)
 
     def accuracy(self, answers: Sequence[np.ndarray]) -> Accuracy | None:
         """The model's metric and what goes with it; None where nobody knows what is true."""
@@ -62,8 +64,8 @@ class Exam:
         """What is lost against the original on the same clips; None where nobody knows what is true."""
         if not self.known:
             return None
-        before = figures(self.spec, self.original, self.shown, self.original_warmup)
-        drop = lost(self.spec, before, figures(self.spec, answers, self.shown, self.warmup), self.max_drop)
+        after = figures(self.spec, answers, self.shown, self.warmup)
+        drop = lost(self.spec, self.before, after, self.max_drop)
         if sqnr_db >= SAME_NUMBERS_DB and drop.lost == drop.won == 0:
             drop = replace(drop, low=0.0, high=0.0, verdict="pass", clips_needed=None)
         return drop
@@ -82,7 +84,7 @@ def examine(variant: Variant, folder: Path, target: Target, exam: Exam) -> Measu
     runnable = on_this_host(variant)
     engine = open_engine(runnable, folder)
     try:
-        answers = exam.answers(engine.infer, runnable)
+        answers = play_clips(engine.infer, runnable, exam.shown)
     finally:
         engine.close()
     parity = _parity(runnable, folder, target, exam, answers)
@@ -122,7 +124,7 @@ def _parity(
         found = replace(found, track_px=(float(p50), float(p95)))
     if spec.task == "restoration":
         both = [(pictures(spec, a), pictures(spec, b)) for a, b in zip(exam.model, answers)]
-        found = replace(found, psnr_db=float(np.mean([psnr_db(a / 255.0, b / 255.0) for a, b in both])))
+        found = replace(found, psnr_db=float(np.mean([psnr_db(a, b) for a, b in both])))
     return found
 
 

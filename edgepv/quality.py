@@ -25,6 +25,7 @@ from edgepv.clips import (
     read_video,
     resample,
 )
+from edgepv.degrade import psnr
 from edgepv.errors import UsageError
 from edgepv.stats import accuracy, mean_accuracy, mean_drop, paired_drop
 from edgepv.stream import Tensors
@@ -146,13 +147,12 @@ def distance_px(spec: ModelSpec, one: np.ndarray, other: np.ndarray) -> np.ndarr
 
 
 def _psnr_db(spec: ModelSpec, rows: np.ndarray, truth: np.ndarray, warmup: int) -> float:
-    return psnr_db(truth / np.float32(255), pictures(spec, rows[: len(truth)]) / np.float32(255))
+    return psnr_db(truth, pictures(spec, rows[: len(truth)]))
 
 
 def psnr_db(truth: np.ndarray, got: np.ndarray) -> float:
-    """PSNR in dB of pictures in [0, 1]; at most 100, which 16 bits would have."""
-    error = float(((truth - got) ** 2).mean(dtype=np.float64))
-    return min(100.0, -10 * np.log10(max(error, 1e-30)))
+    """PSNR of pictures in dB; at most 100, which 16 bits would have, where JSON has no infinity."""
+    return min(100.0, psnr(truth, got))
 
 
 def rate(spec: ModelSpec, answers: Sequence[np.ndarray], clips: Sequence[Shown], warmup: int) -> Accuracy:

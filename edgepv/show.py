@@ -14,7 +14,7 @@ from edgepv.files import whole_file
 from edgepv.optional import need
 from edgepv.stats import METRIC_NAMES, SQNR_CAP_DB, worded
 from edgepv.stream.explain import exactness
-from edgepv.types import Accuracy, Audit, Latency, LayerSensitivity, Measurement, Metric, PairedDrop, encode
+from edgepv.types import Accuracy, Audit, Latency, LayerSensitivity, Measurement, PairedDrop, encode
 
 if TYPE_CHECKING:
     from edgepv.pipeline import Exported
@@ -66,7 +66,8 @@ def _metric(made: Sequence[Exported]) -> str:
     return METRIC_NAMES[known[0]] if known else METRIC_NAMES["top1"]
 
 
-def _score(found: Accuracy) -> str:
+def score(found: Accuracy) -> str:
+    """ "78.8 % (71.5 to 84.7, n 146)"."""
     value, low, high = (worded(v, found.metric) for v in (found.value, found.low, found.high))
     return f"{value} ({low.split()[0]} to {high.split()[0]}, n {found.n})"
 
@@ -77,8 +78,8 @@ def _cells(row: Measurement, chosen: bool) -> list[str]:
     return [
         row.variant + (" *" if chosen else ""),
         row.target,
-        _score(a) if a else UNKNOWN,
-        _points(d) if d else "the original" if row.parity is None else UNKNOWN,
+        score(a) if a else UNKNOWN,
+        points(d) if d else "the original" if row.parity is None else UNKNOWN,
         (d.verdict if d else "") + (f", needs {d.clips_needed} clips" if d and d.clips_needed else ""),
         f"{p.sqnr_db:.1f}" if p else "",
         f"{u.int8}/{len(u.convolutions)}"
@@ -121,7 +122,7 @@ def summary(found: dict[str, Any]) -> None:
 def sensitivity(found: Sequence[LayerSensitivity]) -> None:
     """One line per layer, the most sensitive first."""
     header = (f"layer alone {found[0].change}", "SQNR dB", "top-1 changed", "top-1 lost, points (95 %)")
-    rows = [[f.layer, f"{f.sqnr_db:.1f}", _changed(f), _points(f.drop)] for f in found]
+    rows = [[f.layer, f"{f.sqnr_db:.1f}", _changed(f), points(f.drop)] for f in found]
     table(header, rows)
 
 
@@ -129,7 +130,8 @@ def _changed(found: LayerSensitivity) -> str:
     return UNKNOWN if found.changed is None else f"{found.changed:.1%} of {found.n}"
 
 
-def _points(drop: PairedDrop | None) -> str:
+def points(drop: PairedDrop | None) -> str:
+    """ "+0.7 points (-2.6 to +4.1)", or "not measured"."""
     if drop is None:
         return UNKNOWN
     digits = 1 if drop.unit == "points" else 2
@@ -322,9 +324,9 @@ def models(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _interval(test: dict[str, Any]) -> str:
-    metric: Metric = test.get("metric", "top1")
-    value, low, high = (worded(test[key], metric) for key in ("value", "low", "high"))
-    return f"{METRIC_NAMES[metric]} {value} ({low.split()[0]} to {high.split()[0]}, n {test['n']})"
+    metric = test.get("metric", "top1")
+    found = Accuracy(test["value"], test["low"], test["high"], test["n"], metric=metric)
+    return f"{METRIC_NAMES[found.metric]} {score(found)}"
 
 
 KINDS = {

@@ -21,7 +21,7 @@ from torch import Tensor
 from edgepv.files import whole_file
 from edgepv.zoo import parallel
 from edgepv.zoo.data import MIRRORED, Footage, augmented
-from edgepv.zoo.loop import adamw
+from edgepv.zoo.loop import adamw, follow
 from edgepv.zoo.pv_conv import PvConv
 
 Columns = Mapping[str, slice]
@@ -233,7 +233,7 @@ def _step(
     parallel.average_gradients(run.net)
     torch.nn.utils.clip_grad_norm_(run.net.parameters(), 2.0)
     run.optimizer.step()
-    _average(run, plan.average)
+    follow(run.average, run.net, min(plan.average, 1 - 1 / (2 + run.epoch * 4)))
     return float(loss.detach()), right
 
 
@@ -280,15 +280,3 @@ def _soft(label: int, classes: int, smoothing: float) -> Tensor:
     goal = torch.full((classes,), smoothing / classes)
     goal[label] += 1 - smoothing
     return goal
-
-
-@torch.no_grad()
-def _average(run: Run, keep: float) -> None:
-    """Move the averaged network a little towards the trained one; counters are copied."""
-    keep = min(keep, 1 - 1 / (2 + run.epoch * 4))
-    new = run.net.state_dict()
-    for name, old in run.average.state_dict().items():
-        if old.is_floating_point():
-            old.lerp_(new[name], 1 - keep)
-        else:
-            old.copy_(new[name])

@@ -86,7 +86,7 @@ def fit(
     net.train()
     for step in range(done, schedule.steps):
         tally.add(*_step(net, loss, optimizer, schedule, step, seed))
-        _average(average, net, schedule.average, step)
+        follow(average, net, min(schedule.average, 1 - 1 / (2 + step)))
         last = step + 1 == schedule.steps
         if last or (step + 1) % schedule.log_every == 0:
             log.append({"step": step + 1, **tally.row()})
@@ -149,9 +149,8 @@ class Tally:
 
 
 @torch.no_grad()
-def _average(average: nn.Module, net: nn.Module, keep: float, step: int) -> None:
-    """Move the averaged network a little towards the trained one; counters are copied."""
-    keep = min(keep, 1 - 1 / (2 + step))
+def follow(average: nn.Module, net: nn.Module, keep: float) -> None:
+    """Move the averaged network towards the trained one, keeping the share ``keep``; counters are copied."""
     new = net.state_dict()
     for name, old in average.state_dict().items():
         if old.is_floating_point():

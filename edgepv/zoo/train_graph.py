@@ -19,9 +19,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -31,6 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edgepv import zoo
 from edgepv.errors import EdgepvError, UsageError
 from edgepv.files import digest
 from edgepv.stats import accuracy, roc_auc
@@ -43,7 +43,7 @@ from edgepv.zoo.physics import Film, World, film
 from edgepv.zoo.publish import publish, trained_on
 from edgepv.zoo.pv_graph import PACE, WINDOW, Bodies, Joints, PvGraph, Tokens, nano, small
 from edgepv.zoo.score import frames_of, scores, verdict
-from edgepv.zoo.train import default_cache
+from edgepv.zoo.train import columns, default_cache
 
 Tick = Callable[[dict[str, Any]], None]
 Rows = list[dict[str, Any]]
@@ -315,19 +315,9 @@ def build(size: str, classes: int, side: int, interact: bool) -> PvGraph:
 
 def spec(size: str, task: str, *, particles: int = 16) -> ModelSpec:
     """What pv-graph ``size`` trained for ``task`` eats and answers: RGB frames at 10 fps, 16 per answer."""
-    side = SIDES[size]
-    logits = TensorSpec("logits", (1, len(TASKS[task])), "NC")
-    return ModelSpec(
-        name=f"pv-graph-{size}-{task}",
-        input=TensorSpec("frame", (1, 3, side, side), "NCHW"),
-        labels=TASKS[task],
-        frames=WINDOW,
-        fps=Fraction(10),
-        mean=(0.45, 0.45, 0.45),
-        std=(0.225, 0.225, 0.225),
-        outputs=(logits, TensorSpec("particles", (1, particles, 7), "NKC")),
-        particles=particles,
-    )
+    plain = zoo.spec(f"pv-graph-{size}", task)
+    table = TensorSpec("particles", (1, particles, 7), "NKC")
+    return replace(plain, outputs=(plain.answer, table), particles=particles)
 
 
 class Trunk(nn.Module):
@@ -348,23 +338,13 @@ def trunk(
     size: str, footage: Sequence[Footage], recipe: Video, *, seed: int, cache: Path, tick: Tick
 ) -> tuple[Trunk, Rows]:
     """What makes tokens, trained on the clips of all tasks: every pv-graph ``size`` starts from it."""
-    places = columns(TASKS)
+    places = columns()
     torch.manual_seed(seed)
     net = Trunk(build(size, 2, 64, True).tokens, max(p.stop for p in places.values()))
     resume = cache / f"pv-graph-{size}-trunk-{_key(recipe.trunk, seed)}.pt"
     loss = _trunk_loss(footage, places, recipe.trunk)
     net, log = fit(net, loss, recipe.trunk.schedule, seed=seed, resume=resume, tick=tick)
     return net, [{"stage": "trunk", **row} for row in log]
-
-
-def columns(tasks: Iterable[str]) -> dict[str, slice]:
-    """Where the classes of each task stand in a head that has those of all ``tasks``."""
-    places: dict[str, slice] = {}
-    at = 0
-    for task in tasks:
-        places[task] = slice(at, at + len(TASKS[task]))
-        at += len(TASKS[task])
-    return places
 
 
 def one_task(
@@ -386,7 +366,7 @@ def one_task(
     net = build(size, len(TASKS[task]), stage.size, interact)
     net.tokens.load_state_dict(start.tokens.state_dict())
     net.core.load_state_dict(core.core.state_dict())
-    place = columns(TASKS)[task]
+    place = columns()[task]
     net.context.load_state_dict({name: w[place] for name, w in start.head.state_dict().items()})
     mine = [f for f in footage if f.sample.task == task]
     resume = cache / f"pv-graph-{size}-{task}-{_key(stage, seed, interact, _print(net))}.pt"
