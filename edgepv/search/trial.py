@@ -99,8 +99,9 @@ class Trials:
         self.clips = _labelled(gather(options, self.source.spec), self.source)
         self.search, self.final = _judges(self.clips.held_out, console)
         self.native = self.source.spec.input.shape[-1]
-        self.space = self._space()
         self._inputs: Ready | None = None
+        self.space = self._space()
+        self.space = replace(self.space, forms=self._sound())
 
     def _space(self) -> Space:
         checkpoint = self.source.checkpoint
@@ -115,6 +116,21 @@ class Trials:
                 forms = ("clip", "flat", *forms[1:])
         first = variants_of(self.target, "auto")[0]
         return Space(self.variants, forms, self._sizes(), self._stages(), self._energies(), first)
+
+    def _sound(self) -> tuple[Form, ...]:
+        """The forms that may win: a stream that surely loses too much in float is not tried at all."""
+        start, forms = self.space.start(), self.space.forms
+        if forms[-1] != "stream" or len(forms) == 1:
+            return forms
+        right = self.right(*self.make(replace(start, form="stream"), 0), self.search)
+        drop = paired_drop(self.original(), right, max_drop=self.question.options.max_drop)
+        if drop.verdict != "fail":
+            return forms
+        self.console.say(
+            f"not searched as a stream: that loses {drop.points:.0f} points of {drop.n} clips "
+            "before anything is compressed"
+        )
+        return forms[:-1]
 
     def _sizes(self) -> tuple[int, ...]:
         """Smaller frames are searched only where the model can be fine-tuned for them."""

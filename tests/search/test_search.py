@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,11 @@ from support import CLIPS, Tiny
 
 from edgepv import bundle
 from edgepv.cli import main
+from edgepv.clips import Clip
+from edgepv.console import Console
+from edgepv.line import Options
+from edgepv.search.trial import Question, Trials
+from edgepv.types import Variant
 
 LIMIT = ("--percentile", "50", "--multiple", "4", "--tune-epochs", "1", "--precision", "int8")
 
@@ -69,6 +75,23 @@ def test_a_budget_nothing_meets_is_exit_4_with_the_nearest(
     said = capsys.readouterr().err.splitlines()[-1]
     assert "no candidate answers within 0.0001 ms (p50); the nearest of those tried is" in said
     assert not (tmp_path / "s").exists()
+
+
+def test_a_stream_that_loses_too_much_in_float_is_left_out(
+    tiny_clip: Tiny, clips: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights, spec = str(tiny_clip.weights), str(tiny_clip.spec)
+    question = Question(
+        Options(tiny_clip.model, weights=weights, spec=spec, clips=str(clips), multiple=4), 100.0
+    )
+    assert Trials(question, Console()).space.forms == ("clip", "flat", "stream")
+
+    def answers(self: Trials, variant: Variant, folder: Path, judged: Sequence[Clip]) -> tuple[bool, ...]:
+        return (variant.stream is None,) * 200  # the streamed one is wrong about every clip
+
+    monkeypatch.setattr(Trials, "right", answers)
+    assert Trials(question, Console()).space.forms == ("clip", "flat")
+    assert "not searched as a stream: that loses 100 points of 200 clips" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
