@@ -310,6 +310,8 @@ PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "latency": latency,
     "int8": int8,
 }
+BY_SIZE = ("video", "int8")
+"""Parts with a section for each size, which replaces its own only."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -325,6 +327,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for part in args.part or PARTS:
         found = PARTS[part](args)
         rows = read_json(OUT) if OUT.is_file() else {}
+        if part in BY_SIZE:
+            found = rows.get(part, {}) | found
         write_json(OUT, {**rows, part: found})
     return 0
 

@@ -9,7 +9,7 @@
 stills of Set12, which were never compressed. ``long``: 300 frames of car-detection and vtest at half size,
 and of city played to and fro. ``drift_db``: PSNR of frames 291 to 300 of a long run, less that of the same
 frames when the net starts empty six frames before; below 0 the net gets worse the longer it runs. ``int8``:
-PSNR of frames 5 to 20 and of frames 285 to 300 of city, by what was left in float.
+PSNR of frames 5 to 20 and of frames 285 to 300 of city, with the memory's arithmetic in float and without.
 
 Compressed clips are halved before they serve as truth, which leaves some of the marks of compression in it.
 Intervals are 95 % bootstraps over clips (short; clips were not trained on) or over frames (drift; frames of
@@ -26,6 +26,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import cv2
 import numpy as np
@@ -35,7 +36,7 @@ from edgepv import degrade
 from edgepv.checkpoint import read_weights
 from edgepv.export.to_onnx import lower
 from edgepv.files import read_json, write_json
-from edgepv.quantize.int8_onnx import Step
+from edgepv.quantize import int8_onnx, int8_openvino
 from edgepv.runtimes import open_engine
 from edgepv.stream import Stepper, Tensors
 from edgepv.types import Variant
@@ -266,17 +267,6 @@ def x2(where: Where, wanted: Wanted) -> dict[str, Any]:
     }
 
 
-KEPT: dict[str, tuple[str, ...]] = {
-    "none": (),
-    "first": ("first",),
-    "last": ("last",),
-    "first and last": ("first", "last"),
-    "memory": ("memory",),
-    "memory, first and last": ("memory", "first", "last"),
-}
-"""What is left in float, by its name in ``nodes_of``."""
-
-
 def int8(where: Where, wanted: Wanted) -> dict[str, Any]:
     """PSNR of the INT8 file for CPUs, early and late in city, against the float file."""
     city = long_clips(where.data)["city.mkv to and fro"]
@@ -305,34 +295,19 @@ def feeds_source(data: Path, net: Restore) -> list[np.ndarray]:
 def int8_rows(
     net: Restore, name: str, clips: Sequence[np.ndarray], clean: np.ndarray, given: np.ndarray, folder: Path
 ) -> dict[str, Any]:
-    """One row per set of convolutions in float; the first row is all of it in float."""
+    """Float, then either tool as it is, then with the arithmetic of the memory in eight bits as well."""
     base = lower(net.requires_grad_(False), spec_of(name, net), folder / "float.onnx")
     feeds = [feed for clip in clips for feed in stepped(base, folder, clip)[1][2::3]]
-    nodes = nodes_of(folder / "float.onnx")
     rows = {"float": figures(base, folder, clean, given)}
-    for kept, parts in KEPT.items():
-        quantize = Step(keep_float=tuple(name for part in parts for name in nodes[part]))
-        variant = quantize(base, folder, feeds, "benchmark", folder / "int8.onnx")
-        rows[f"float: {kept}"] = figures(variant, folder, clean, given)
-        print(f"{name} int8, float: {kept}: {rows[f'float: {kept}']}", flush=True)
+    tools = {"onnxruntime": (int8_onnx, "q.onnx"), "nncf": (int8_openvino, "q.xml")}
+    for tool, (module, file) in tools.items():
+        eight = module.Step()(base, folder, feeds, "benchmark", folder / file)
+        rows[tool] = figures(eight, folder, clean, given)
+        with patch.object(module, "blends", lambda *_: []):
+            rounded = module.Step()(base, folder, feeds, "benchmark", folder / file)
+        rows[f"{tool}, memory too"] = figures(rounded, folder, clean, given)
+    print(f"{name} in INT8: {rows}", flush=True)
     return rows
-
-
-def nodes_of(path: Path) -> dict[str, tuple[str, ...]]:
-    """Nodes of a float ONNX file: the first learned convolution, the last one, and all around the memory.
-
-    The memory: the pixels as channels, and whatever is no convolution and comes before the residual blocks
-    or after the last convolution.
-    """
-    import onnx
-
-    nodes = onnx.load(path).graph.node
-    cells, first, _, _, mix, *_, last = (i for i, n in enumerate(nodes) if n.op_type == "Conv")
-    memory = {n.name for n in nodes if n.op_type == "Slice"} | {nodes[cells].name}
-    for i, node in enumerate(nodes):
-        if node.op_type not in ("Conv", "Relu") and (i < mix or i > last):
-            memory.add(node.name)
-    return {"first": (nodes[first].name,), "last": (nodes[last].name,), "memory": tuple(sorted(memory))}
 
 
 def stepped(variant: Variant, folder: Path, frames: np.ndarray) -> tuple[np.ndarray, list[Tensors]]:

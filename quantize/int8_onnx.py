@@ -22,6 +22,8 @@ from edgepv.stream import Tensors, by_file_names
 from edgepv.types import QuantScheme, StateSpec, Variant
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
+LAYERS = (*CONVOLUTIONS, "MatMul", "Gemm")
+ARITHMETIC = ("Add", "Sub", "Mul", "Div")
 PASSING = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten")
 """onnxruntime gives their output the scale of their input, whatever was asked for."""
 
@@ -51,7 +53,8 @@ class Step:
         with tempfile.TemporaryDirectory() as scratch, whole_file(out) as tmp:
             clean = Path(scratch) / "clean.onnx"
             preprocess(folder / base.path, clean)
-            kept = (*self.keep_float, *float_nodes(clean, self.keep_float))
+            chosen = (*self.keep_float, *(node.name for node in blends(clean, base)))
+            kept = tuple(dict.fromkeys((*chosen, *float_nodes(clean, chosen))))
             theirs = by_file_names(base, feeds)
             table = _table(clean, theirs, self.ranges, Path(scratch) / "ranges.json")
             overrides = state_overrides(clean, base, feeds, self.ranges)
@@ -150,6 +153,38 @@ def float_nodes(model_path: Path, chosen: Collection[str] = ()) -> tuple[str, ..
         if not used or all(is_vector(shapes.get(name)) for name in node.output):
             kept.append(node.name)
     return tuple(kept)
+
+
+def blends(model_path: Path, base: Variant) -> list[Any]:
+    """Nodes that mix a state with what is new by arithmetic, and those next to them: they stay float.
+
+    What is rounded there is rounded again at every frame, and a mean that moves by less than half a step of
+    eight bits does not move at all: pv-restore-nano lost 0.7 dB, and 0.05 dB with these in float. A state
+    that is only stored and joined, as in a stream made of a clip model, has none.
+    """
+    import onnx
+
+    graph = onnx.load(model_path).graph
+    nodes = [n for n in graph.node if n.op_type not in LAYERS]
+    core: list[Any] = []
+    for state in base.stream.states if base.stream else ():
+        end = base.outputs.get(state.output)
+        after, before = _reached(nodes, base.inputs[state.name]), _reached(nodes, end, back=True)
+        between = [n for n in nodes if n.name in after & before]
+        core += between if any(n.op_type in ARITHMETIC for n in between) else []
+    touched = {name for n in core for name in (*n.input, *n.output)} - {c.name for c in graph.initializer}
+    return [n for n in nodes if touched & {*n.input, *n.output}]
+
+
+def _reached(nodes: Sequence[Any], tensor: str | None, *, back: bool = False) -> set[str]:
+    """Names of the nodes (in the graph's order) that depend on a tensor; ``back``: that it depends on."""
+    tensors, found = {tensor}, set()
+    for node in reversed(nodes) if back else nodes:
+        given, made = (node.output, node.input) if back else (node.input, node.output)
+        if tensors & set(given):
+            tensors |= set(made)
+            found.add(node.name)
+    return found
 
 
 def is_vector(shape: Sequence[int] | None) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from edgepv.errors import UsageError, unknown
 from edgepv.files import sha256
 from edgepv.optional import need
 from edgepv.quantize import ranges as spread
-from edgepv.quantize.int8_onnx import is_vector, refuse_zero_states
+from edgepv.quantize.int8_onnx import blends, is_vector, refuse_zero_states
 from edgepv.stream import Tensors, by_file_names
 from edgepv.types import QuantScheme, Variant
 
@@ -49,7 +49,8 @@ class Step:
         nncf = need("nncf", extra="compress")
         estimator = _estimator(self.ranges)
         model = ov.convert_model(str(folder / base.path))
-        kept = float_nodes(model)
+        blended = {name for node in blends(folder / base.path, base) for name in node.output}
+        kept = float_nodes(model, blended)
         with hush():
             quantized = nncf.quantize(
                 model,
@@ -102,13 +103,13 @@ def _estimator(method: spread.Method) -> Any:
     return r.RangeEstimatorParameters(*ends)
 
 
-def float_nodes(model: Any) -> list[str]:
-    """Operators that hold one value per channel; see ``int8_onnx.float_nodes``."""
+def float_nodes(model: Any, blended: Set[str] = frozenset()) -> list[str]:
+    """Operators that hold one value per channel or make a ``blended`` tensor; see ``int8_onnx``."""
     return [
         op.get_friendly_name()
         for op in model.get_ordered_ops()
         if op.get_type_name() not in ("Constant", "Parameter", "Result")
-        and all(is_vector(tuple(o.get_shape())) for o in op.outputs())
+        and all(is_vector(tuple(o.get_shape())) or o.get_names() & blended for o in op.outputs())
     ]
 
 

@@ -18,7 +18,7 @@ from edgepv.zoo import parallel
 
 
 def halve(net: nn.Module) -> None:
-    """Round kernels and matrices to half precision, which is how a large network is stored."""
+    """Round kernels and matrices to half precision, which is how the zoo stores them."""
     for weight in net.parameters():
         if weight.ndim > 1:
             weight.data = weight.data.half().float()
@@ -32,21 +32,20 @@ def publish(
     spec: ModelSpec,
     metrics: dict[str, Any],
     result: dict[str, Any],
-    *,
-    half: bool = False,
 ) -> None:
     """Write weights, index row and result of ``net`` under ``name`` into the folder ``out``.
 
+    Matrices are stored in half precision: ``halve`` the network before it is measured.
     builder: "package.module:function". metrics: the figures that the index repeats. result: everything
-    that was measured, from which the card is made. half: store matrices in half precision; ``halve`` the
-    network before it is measured. Under torchrun the first process writes, the others do nothing.
+    that was measured, from which the card is made. Under torchrun the first process writes, the others do
+    nothing.
     """
     if parallel.place()[0] != 0:
         return
     weights = out / "weights" / f"{name}.safetensors"
     state = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
     with whole_file(weights) as tmp:
-        save_file({k: v.half() if half and v.ndim > 1 else v for k, v in state.items()}, tmp)
+        save_file({k: v.half() if v.ndim > 1 else v for k, v in state.items()}, tmp)
     index_file = out / "weights" / "index.json"
     index = read_json(index_file) if index_file.is_file() else {}
     index[name] = {

@@ -229,8 +229,7 @@ def train(job: Job, say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     fitting = [f for f in footage if f.sample.path in paths]
     joint, log = pretrain(job.model, fitting, recipe, seed=job.seed, cache=job.cache, tick=say)
     net, steps, best = _one_task(job, recipe, joint, footage, paths, held, say)
-    if MODELS[job.model].clip:
-        halve(net)
+    halve(net)
     test = [s for s in everything if s.split == "test" and s.task == job.task]
     result = {
         "name": f"{job.model}-{job.task}",
@@ -258,7 +257,6 @@ def train(job: Job, say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         spec(job.model, job.task),
         {"test": _headline(result["test"]["accuracy"]), "shipped": shipped(job, net)},
         result,
-        half=MODELS[job.model].clip,
     )
     return result
 

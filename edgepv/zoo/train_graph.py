@@ -40,7 +40,7 @@ from edgepv.zoo.data import MIRRORED, Footage, Sample, augmented, load, read_man
 from edgepv.zoo.learn import to_input
 from edgepv.zoo.loop import Loss, Schedule, fit
 from edgepv.zoo.physics import Film, World, film
-from edgepv.zoo.publish import publish, trained_on
+from edgepv.zoo.publish import halve, publish, trained_on
 from edgepv.zoo.pv_graph import PACE, WINDOW, Bodies, Joints, PvGraph, Tokens, nano, small
 from edgepv.zoo.score import frames_of, scores, verdict
 from edgepv.zoo.train import columns, default_cache
@@ -565,6 +565,7 @@ def release(
 
     "particles" has the accuracy of the same weights with other numbers of particles.
     """
+    halve(net)
     tests = {k: tested(net, data, size, task, particles=k) for k in COUNTS}
     test = tests[16]
     footage = decoded(data)

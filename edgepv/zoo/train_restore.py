@@ -41,7 +41,7 @@ from edgepv.types import ModelSpec, TensorSpec
 from edgepv.zoo import HERE, parallel
 from edgepv.zoo.loop import Schedule, fit
 from edgepv.zoo.particles.reconstruct import Discriminator, hinge
-from edgepv.zoo.publish import headline, publish, trained_on
+from edgepv.zoo.publish import halve, headline, publish, trained_on
 from edgepv.zoo.pv_restore import Restore
 from edgepv.zoo.train import default_cache
 
@@ -338,6 +338,7 @@ def train(job: Job, say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     before = job.out / "cards" / f"{job.name}.json"
     earlier = read_json(before) if job.recipe.more and before.is_file() else None
     net, log = learned(job, footage, say)
+    halve(net)
     result = {
         "name": job.name,
         "seed": job.seed,

@@ -280,8 +280,7 @@ def train(job: Job, say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     net, log = fit(net, objective(recipe, pictures), recipe.schedule, seed=job.seed, resume=resume, tick=say)
     final = recipe.builder(size=recipe.size, particles=recipe.particles).eval()
     final.load_state_dict(net.cpu().state_dict())
-    if large := job.name.endswith("small"):
-        halve(final)
+    halve(final)
     scene = Scene(size=recipe.size, frames=48, points=recipe.particles)
     held, each = measured(final, held_out(job.data, scene, 20))
     result = {
@@ -296,7 +295,7 @@ def train(job: Job, say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     }
     builder = f"edgepv.zoo.pv_track:{recipe.builder.__name__}"
     metrics = {"test": headline(each, "delta_avg")}
-    publish(job.out, job.name, final, builder, spec(job.name), metrics, result, half=large)
+    publish(job.out, job.name, final, builder, spec(job.name), metrics, result)
     return result
 
 
