@@ -1,6 +1,8 @@
-"""Do the cells that ``edgepv explain`` ranks first matter more than cells drawn by lot? Writes explain.json.
+"""Do the cells and particles that ``edgepv explain`` ranks first matter more than others drawn by lot?
 
-    python benchmarks/explain.py --data DATA     # about three minutes on one core
+Writes explain.json.
+
+    python benchmarks/explain.py --data DATA     # about ten minutes on one core
 
 Each model as float ONNX in ONNX Runtime, as it lies in a cpu bundle. Clips are drawn from the test split,
 the labels taking turns; the label explained is the model's own answer. Every clip gives one difference, AUC
@@ -19,7 +21,7 @@ import numpy as np
 
 from edgepv.clips import find_clips, model_frames
 from edgepv.console import Console
-from edgepv.explain import LONGEST, Explanation, Player, explain
+from edgepv.explain import LONGEST, Deletion, Explanation, Player, explain
 from edgepv.files import write_json
 from edgepv.line import Clips, Line, Options, load, lowered
 from edgepv.measure import device_facts
@@ -28,7 +30,13 @@ from edgepv.runtimes.engine import open_engine
 from edgepv.types import encode
 
 RESULT = Path(__file__).parent / "explain.json"
-MODELS = ("pv-conv-small-fight", "pv-conv-small-interact", "pv-conv-small-handwash")
+MODELS = (
+    "pv-conv-small-fight",
+    "pv-conv-small-interact",
+    "pv-conv-small-handwash",
+    "pv-graph-nano-fight",
+    "pv-graph-nano-interact",
+)
 DRAWS = 10_000
 
 
@@ -48,10 +56,10 @@ def interval(differences: list[float]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def row(name: str, made: Explanation, right: bool) -> dict[str, Any]:
-    """What one clip adds."""
-    found = made.cell_deletion
+def row(name: str, made: Explanation, right: bool, of: str, found: Deletion) -> dict[str, Any]:
+    """What one clip adds; of: "cells" or "particles"."""
     return {
+        "of": of,
         "model": name,
         "clip": made.source,
         "frames": made.frames,
@@ -81,6 +89,15 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def summaries(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of all clips, and by model."""
+    models = dict.fromkeys(r["model"] for r in rows)
+    return {
+        "all": summary(rows),
+        "models": {name: summary([r for r in rows if r["model"] == name]) for name in models},
+    }
+
+
 def main() -> None:
     """Explain clips of every model and write the result."""
     parser = argparse.ArgumentParser(
@@ -103,7 +120,10 @@ def main() -> None:
             made = explain(
                 player, frames, Console(quiet=True), label=None, grid=a.grid, source=clip.path.name
             )
-            rows.append(row(name, made, made.label == clip.label))
+            right = made.label == clip.label
+            rows.append(row(name, made, right, "cells", made.cell_deletion))
+            if made.particle_deletion:
+                rows.append(row(name, made, right, "particles", made.particle_deletion))
             print(rows[-1], flush=True)
     write_json(
         a.out,
@@ -111,8 +131,10 @@ def main() -> None:
             "grid": a.grid,
             "cpu_minutes": (time.process_time() - start) / 60,
             "device": encode(device_facts()),
-            "all": summary(rows),
-            "models": {name: summary([r for r in rows if r["model"] == name]) for name in a.models},
+            **{
+                of: summaries([r for r in rows if r["of"] == of])
+                for of in dict.fromkeys(r["of"] for r in rows)
+            },
             "clips": rows,
         },
     )
