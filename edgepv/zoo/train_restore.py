@@ -114,8 +114,8 @@ def _schedule(steps: int, lr: float) -> Schedule:
 RECIPES = {
     "pv-restore-nano-denoise": Recipe("nano", _schedule(2000, 2e-3)),
     "pv-restore-nano-x2": Recipe("nano_x2", _schedule(1500, 2e-3), crop=48),
-    "pv-restore-small-denoise": Recipe("small", _schedule(1800, 1.5e-3), frames=32, crop=48),
-    "pv-restore-small-x2": Recipe("small_x2", _schedule(1800, 1.5e-3), frames=32, crop=40),
+    "pv-restore-small-denoise": Recipe("small", _schedule(2500, 2e-3)),
+    "pv-restore-small-x2": Recipe("small_x2", _schedule(2000, 2e-3), crop=48),
 }
 
 
