@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from edgepv.measure import clip_answers
 from edgepv.quality import Shown, distance_px, figures, lost, psnr_db, rate
 from edgepv.runtimes.engine import open_engine
 from edgepv.stats import sqnr_db
-from edgepv.stream import Infer, Tensors, by_file_names
+from edgepv.stream import Infer, Tensors, by_file_names, copied
 from edgepv.types import Accuracy, Measurement, ModelSpec, PairedDrop, Parity, Target, Variant
 
 SAME_NUMBERS_DB = 80.0  # at this SQNR the answers are equal to four digits: no clip can tell them apart
@@ -33,7 +33,8 @@ class Exam:
     is true of every clip. warmup, original_warmup: frames before an answer of the converted model and of the
     original counts. delay: frames the converted model answers later than the original. original: answers per
     clip of the torch original; model: of the (possibly pruned) torch model that was converted. feeds:
-    inputs with rolled states from these clips, to look inside artifacts.
+    inputs with rolled states from these clips, to look inside artifacts. others: what ``others`` says of the
+    model.
     """
 
     spec: ModelSpec
@@ -47,6 +48,7 @@ class Exam:
     max_drop: float
     original_warmup: int
     delay: int = 0
+    others: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @functools.cached_property
     def before(self) -> np.ndarray:
@@ -76,6 +78,14 @@ def play_clips(infer: Infer, variant: Variant, clips: Sequence[Shown]) -> list[n
     return clip_answers(infer, variant, [c.frames for c in clips], [c.start or {} for c in clips])
 
 
+def others(infer: Infer, spec: ModelSpec, feeds: Sequence[Tensors]) -> dict[str, np.ndarray]:
+    """What a model says besides its answer, for the first of the feeds; nothing if it has one answer."""
+    if not spec.answers[1:]:
+        return {}
+    said = [copied(infer(feed)) for feed in feeds[:PROBES]]
+    return {one.name: np.concatenate([s[one.name] for s in said]) for one in spec.answers[1:]}
+
+
 def examine(variant: Variant, folder: Path, target: Target, exam: Exam) -> Measurement:
     """Run one artifact on the held-out clips and compare it with the original; no timing here.
 
@@ -85,9 +95,10 @@ def examine(variant: Variant, folder: Path, target: Target, exam: Exam) -> Measu
     engine = open_engine(runnable, folder)
     try:
         answers = play_clips(engine.infer, runnable, exam.shown)
+        beside = others(engine.infer, exam.spec, exam.feeds)
     finally:
         engine.close()
-    parity = _parity(runnable, folder, target, exam, answers)
+    parity = with_others(_parity(runnable, folder, target, exam, answers), exam.others, beside)
     against_original = exam.drop(answers, _sqnr_to_original(exam, answers))
     return Measurement(
         variant=variant.name,
@@ -126,6 +137,13 @@ def _parity(
         both = [(pictures(spec, a), pictures(spec, b)) for a, b in zip(exam.model, answers)]
         found = replace(found, psnr_db=float(np.mean([psnr_db(a, b) for a, b in both])))
     return found
+
+
+def with_others(parity: Parity, wanted: Mapping[str, np.ndarray], got: Mapping[str, np.ndarray]) -> Parity:
+    """The same parity with that of the other answers: one of them below the promise is a failure too."""
+    found = {name: sqnr_db(wanted[name], got[name]) for name in wanted}
+    low = any(value < parity.min_sqnr_db for value in found.values())
+    return replace(parity, others=found, verdict="fail" if low else parity.verdict)
 
 
 def _followed(clip: Shown) -> slice:
@@ -188,11 +206,12 @@ def choose(rows: Sequence[Measurement], *, latency_ms: float | None) -> tuple[Me
     """
     faithful = [r for r in rows if r.parity is None or r.parity.verdict != "fail"]
     if not faithful:
-        best = max(rows, key=lambda r: r.parity.sqnr_db if r.parity else 0.0)
+        best = max(rows, key=lambda r: r.parity.least[1] if r.parity else 0.0)
         assert best.parity
+        what, sqnr = best.parity.least
         raise ParityError(
-            f"no artifact computes what the original does: {best.variant} reaches "
-            f"{best.parity.sqnr_db:.1f} dB of the {best.parity.min_sqnr_db:.0f} dB promised; first "
+            f"no artifact computes what the original does: {what} of {best.variant} reaches "
+            f"{sqnr:.1f} dB of the {best.parity.min_sqnr_db:.0f} dB promised; first "
             f"diverging node: {best.parity.first_divergence or 'not found'}. Keep that layer in float, "
             "or use --precision fp32"
         )
@@ -232,8 +251,8 @@ def fault(row: Measurement) -> str | None:
     """Why a variant must not be shipped: parity, accuracy, or INT8 in name only. None if it may."""
     parity, drop, audit = row.parity, row.drop, row.audit
     if parity and parity.verdict == "fail":
-        where = parity.first_divergence or "no single node"
-        return f"parity {parity.sqnr_db:.1f} dB is below {parity.min_sqnr_db:.0f} dB, first at {where}"
+        where, (what, sqnr) = parity.first_divergence or "no single node", parity.least
+        return f"parity of {what}, {sqnr:.1f} dB, is below {parity.min_sqnr_db:.0f} dB, first at {where}"
     if drop and drop.verdict == "fail":
         return (
             f"it loses {drop.points:.1f} {drop.unit} ({drop.low:.1f} to {drop.high:.1f}, {drop.n} clips), "

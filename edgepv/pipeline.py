@@ -249,6 +249,7 @@ def prepare(line: Line, source: Source, clips: Clips) -> Subject:
         all_labelled(clips.held_out, spec.labels)
     stepper = Stepper(model(1).infer, spec, base.stream)
     before = Stepper(original(1).infer, first.spec, first.stream)
+    probes = tuple(_probe_feeds(stepper, [clip.frames for clip in held]))
     exam = judge.Exam(
         spec=spec,
         shown=held,
@@ -257,10 +258,11 @@ def prepare(line: Line, source: Source, clips: Clips) -> Subject:
         warmup=stepper.warmup,
         original=tuple(answers),
         model=tuple(model_answers),
-        feeds=tuple(_probe_feeds(stepper, [clip.frames for clip in held])),
+        feeds=probes,
         max_drop=max_drop(line.options, spec),
         original_warmup=before.warmup,
         delay=base.stream.delay if base.stream else 0,
+        others=judge.others(model(1).infer, spec, probes),
     )
     return Subject(
         **vars(found),

@@ -128,6 +128,12 @@ def score(accuracy: Accuracy | None) -> Cell:
     return Cell(value, accuracy.value, note=f"{low.split()[0]} to {high.split()[0]}, n = {accuracy.n:,}")
 
 
+def _beside(parity: Parity) -> str:
+    """What a parity figure is held against, and that of the other answers."""
+    others = "".join(f"; {name} {figure(db)} dB" for name, db in parity.others.items())
+    return f"promised {figure(parity.min_sqnr_db)} dB{others}"
+
+
 def likeness(parity: Parity) -> Cell:
     """How near a variant's answers are to the original's, in what its task understands."""
     if parity.track_px:
@@ -330,7 +336,7 @@ def parity_table(report: Report) -> Table:
             (
                 name(report, row),
                 number(found.max_abs),
-                number(found.sqnr_db, "dB", note=f"promised {figure(found.min_sqnr_db)} dB"),
+                number(found.sqnr_db, "dB", note=_beside(found)),
                 codes,
                 slopes(found.slope),
                 likeness(found),

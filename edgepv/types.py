@@ -354,7 +354,8 @@ class Parity:
     original; 1 when right, below it when a range clips. flicker: changes of the top-1 from one frame to the
     next, as a share of frames: (original, artifact). worst: the clips it gets least right, worst first.
     track_px: of a tracker, median and 95th percentile of the distance between its points and the original's,
-    in px of a frame of 256 x 256. psnr_db: of a restorer, its pictures against the original's.
+    in px of a frame of 256 x 256. psnr_db: of a restorer, its pictures against the original's. others: SQNR
+    in dB of every further answer, such as a classifier's particles, on inputs with equal states.
     """
 
     max_abs: float
@@ -370,6 +371,12 @@ class Parity:
     worst: tuple[WorstClip, ...] = ()
     track_px: tuple[float, float] | None = None
     psnr_db: float | None = None
+    others: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def least(self) -> tuple[str, float]:
+        """The answer that is furthest off and its SQNR in dB; "the answer" for the one that is judged."""
+        return min({"the answer": self.sqnr_db, **self.others}.items(), key=lambda one: one[1])
 
 
 @dataclass(frozen=True)

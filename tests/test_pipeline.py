@@ -18,6 +18,7 @@ from edgepv.clips import read_video
 from edgepv.errors import AccuracyGateError, LatencyGateError, ParityError
 from edgepv.golden import replay
 from edgepv.quality import Shown
+from edgepv.stream import Tensors
 from edgepv.types import (
     Audit,
     ConvPlan,
@@ -318,6 +319,26 @@ def test_each_gate_raises_its_own_error() -> None:
         )
     with pytest.raises(LatencyGateError, match=r"within 1 ms; the nearest is a with p99 2.00 ms"):
         judge.choose([_row("a", 1.0)], latency_ms=1.0)
+
+
+def test_particles_that_are_wrong_beside_right_logits_are_a_failure() -> None:
+    frame, table = TensorSpec("frame", (1, 3, 8, 8)), TensorSpec("particles", (1, 4, 2), "NKC")
+    spec = ModelSpec("seen", frame, ("a", "b"), outputs=(TensorSpec("logits", (1, 2), "NC"), table))
+    rng = np.random.default_rng(0)
+    feeds = [{"frame": rng.standard_normal((1, 3, 8, 8))} for _ in range(3)]
+    buffer = np.zeros((1, 4, 2))
+
+    def model(feed: Tensors) -> Tensors:
+        buffer[:] = feed["frame"].ravel()[:8].reshape(1, 4, 2)  # as engines do that answer into one buffer
+        return {"logits": feed["frame"].reshape(1, -1)[:, :2], "particles": buffer}
+
+    wanted = judge.others(model, spec, feeds)
+    assert list(wanted) == ["particles"] and wanted["particles"].shape == (3, 4, 2)
+    right = Parity(0.0, 100.0, 1.0, 100, 40.0, "pass")
+    assert judge.with_others(right, wanted, wanted).verdict == "pass"
+    wrong = judge.with_others(right, wanted, {"particles": wanted["particles"][::-1]})
+    assert wrong.verdict == "fail" and wrong.least[0] == "particles"
+    assert "parity of particles" in str(judge.fault(_row("a", 1.0, parity=wrong)))
 
 
 def test_equal_numbers_settle_the_gate_and_unequal_ones_do_not() -> None:
