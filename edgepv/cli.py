@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from edgepv import __version__, cli_live, cli_models, cli_search
-from edgepv.console import say_next
+from edgepv.console import own_model, say_next
 from edgepv.errors import EdgepvError, UsageError
 
 EXIT_CODES = """exit codes:
@@ -120,8 +120,7 @@ def _export(commands: Any) -> None:
         help="new folder for the bundle; an existing one is never "
         "overwritten (default: bundle); with several targets, one sub-folder each",
     )
-    c.add_argument("--weights", metavar="FILE", help="safetensors weights of file.py:builder")
-    c.add_argument("--spec", metavar="FILE", help="TOML description of file.py:builder or file.onnx")
+    own_model(c)
     c.add_argument(
         "--clips",
         metavar="DIR",
@@ -235,7 +234,6 @@ def _export(commands: Any) -> None:
     c.add_argument("--dry-run", action="store_true", help="print the resolved plan and stop")
     c.add_argument("--json", action="store_true", help="print the result as JSON, and nothing else")
     c.add_argument("--force", action="store_true", help="replace an existing bundle")
-    c.add_argument("--trust-pickle", action="store_true", help="read pickled weights (weights_only)")
     c.set_defaults(run=export_command)
 
 
@@ -247,10 +245,7 @@ def _stream(commands: Any) -> None:
         metavar="MODEL",
         help="built-in name (see: edgepv models), file.py:builder, or package.module:builder",
     )
-    c.add_argument(
-        "--weights", metavar="FILE", help="weights of your own builder, .safetensors (default: random)"
-    )
-    c.add_argument("--spec", metavar="FILE", help="TOML that describes your own model (see docs/spec.md)")
+    own_model(c)
     c.add_argument("--clip", metavar="FRAMESxSIZE", help="instead of --spec: the clips it eats, like 16x112")
     c.add_argument(
         "--every", type=int, metavar="N", help="frames per result (default: 1, and the stride of the model)"
@@ -263,7 +258,6 @@ def _stream(commands: Any) -> None:
     )
     c.add_argument("--picture", metavar="FILE", help="draw the time axis of the graph (.png or .svg)")
     c.add_argument("--json", action="store_true", help="print JSON")
-    c.add_argument("--trust-pickle", action="store_true", help="read pickled weights (weights only)")
     c.set_defaults(run=stream_command)
 
 
@@ -273,8 +267,7 @@ def _sensitivity(commands: Any) -> None:
     c.add_argument(
         "model", metavar="MODEL", help="built-in name (see: edgepv models), file.py:builder, or file.onnx"
     )
-    c.add_argument("--weights", metavar="FILE", help="safetensors weights of file.py:builder")
-    c.add_argument("--spec", metavar="FILE", help="TOML description of file.py:builder or file.onnx")
+    own_model(c)
     c.add_argument(
         "--clips", metavar="DIR", help="clips that set the ranges and judge; needed for your own model"
     )
@@ -291,7 +284,6 @@ def _sensitivity(commands: Any) -> None:
     )
     c.add_argument("--picture", metavar="FILE", help="draw it (.png or .svg)")
     c.add_argument("--json", action="store_true", help="print JSON")
-    c.add_argument("--trust-pickle", action="store_true", help="read pickled weights (weights_only)")
     c.set_defaults(run=sensitivity_command)
 
 

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from edgepv.console import say_next
+from edgepv.console import own_model, say_next
 from edgepv.errors import UsageError
 
 
@@ -45,15 +45,13 @@ def add_finetune(commands: Any) -> None:
     c.add_argument(
         "--mirror", action="store_true", help="the labels stay true in a mirror: flip half of the views"
     )
-    c.add_argument("--weights", metavar="FILE", help="safetensors weights of file.py:builder")
-    c.add_argument("--spec", metavar="FILE", help="TOML description of file.py:builder")
+    own_model(c)
     c.add_argument("--seed", type=int, default=0, help="(default: 0)")
     c.add_argument(
         "--out", metavar="DIR", default="adapted", help="new folder for the result (default: adapted)"
     )
     c.add_argument("--force", action="store_true", help="replace an earlier result")
     c.add_argument("--json", action="store_true", help="print JSON")
-    c.add_argument("--trust-pickle", action="store_true", help="read pickled weights (weights_only)")
     c.set_defaults(run=finetune_command)
 
 

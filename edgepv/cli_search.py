@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgepv.console import say_next
+from edgepv.console import own_model, say_next
 from edgepv.errors import UsageError
 
 
@@ -45,8 +45,7 @@ def add_search(commands: Any) -> None:
     )
     c.add_argument("--trials", type=int, metavar="N", help="end after N trials (default: when time is up)")
     c.add_argument("--clips", metavar="DIR", help="labelled clips that train, set ranges and judge")
-    c.add_argument("--weights", metavar="FILE", help="safetensors weights of file.py:builder")
-    c.add_argument("--spec", metavar="FILE", help="TOML description of file.py:builder or file.onnx")
+    own_model(c)
     c.add_argument("--precision", metavar="P", default="auto", help="search this one only (default: auto)")
     c.add_argument(
         "--multiple",
@@ -74,7 +73,6 @@ def add_search(commands: Any) -> None:
     c.add_argument("--worker", action="store_true", help="join a search that runs with the same --storage")
     c.add_argument("--study", metavar="NAME", help="which one to join, where the storage holds several")
     c.add_argument("--json", action="store_true", help="print JSON")
-    c.add_argument("--trust-pickle", action="store_true", help="read pickled weights (weights_only)")
     c.set_defaults(run=search_command)
 
 

@@ -1,6 +1,7 @@
 """What a person sees while work goes on: a moving line on a terminal, plain lines in a pipe.
 
-Everything here goes to stderr; stdout belongs to results.
+Everything here goes to stderr; stdout belongs to results. Also what commands say alike: their next steps,
+and their options for a model of one's own.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 PLAIN_EVERY_S = 10.0
@@ -86,3 +87,12 @@ def hush_native() -> Iterator[None]:
         os.dup2(saved, 2)
         os.close(saved)
         os.close(sink)
+
+
+def own_model(c: Any) -> None:
+    """Options of a command for a model of the user's own."""
+    c.add_argument("--weights", metavar="FILE", help="safetensors weights of file.py:builder")
+    c.add_argument(
+        "--spec", metavar="FILE", help="TOML that describes file.py:builder or file.onnx (see docs/spec.md)"
+    )
+    c.add_argument("--trust-pickle", action="store_true", help="read pickled weights (weights_only)")
