@@ -115,24 +115,37 @@ def _methods(data: Result) -> dict[str, Any]:
     return {name: row for name, row in data.items() if isinstance(row, dict)}
 
 
+SEEN = {"flicker": ".4", "sharpness": ".2"}
+"""Figures of a restorer's short clips, and how many digits they get."""
+EARLY_LATE = {"psnr_5_to_20": "frames 5 to 20", "psnr_285_to_300": "frames 285 to 300"}
+
+
 def restore(found: Result) -> list[str]:
     """Restorers on short clips and by frame index, against simple methods and a net without a memory."""
     lines = ["### pv-restore (benchmarks/restore.py)", ""]
     for part, told in (("denoise", "Noise of 25/255 taken away"), ("x2", "Twice the size")):
         data = found.get(part, {})
         rows = [
-            [n, _mean(r["psnr"], 2), _mean(r["ssim"], 3), f"{r['flicker']['mean']:.4f}", str(r["psnr"]["n"])]
+            [n, _mean(r["psnr"], 2), _mean(r["ssim"], 3), *(f"{r[k]['mean']:{d}f}" for k, d in SEEN.items())]
             for n, r in data.get("short", {}).items()
         ]
         if rows:
-            lines += [f"{told}, short clips and stills that drift:", ""]
-            lines += table(["method", "PSNR dB", "SSIM", "flicker", "clips"], rows)
+            n = next(iter(data["short"].values()))["psnr"]["n"]
+            lines += [f"{told}, {n} short clips and stills that drift; a sharpness of 1 is the truth's:", ""]
+            lines += table(["method", "PSNR dB", "SSIM", *SEEN], rows)
         long = data.get("long", {})
         if long:
             marks = list(next(iter(long.values()))["psnr"])
             rows = [[n, *(f"{r['psnr'][m]:.2f}" for m in marks)] for n, r in long.items()]
             lines += [f"{told}, mean PSNR in dB of three long clips by frame:", ""]
             lines += table(["method", *marks], rows)
+    for name, figures in found.get("int8", {}).items():
+        rows = [[n, *(f"{r[m]:.2f}" for m in EARLY_LATE)] for n, r in figures.items()]
+        lines += [
+            f"{name} in INT8 on the CPU, PSNR in dB of a long clip; memory too: its arithmetic as well.",
+            "",
+        ]
+        lines += table(["by", *EARLY_LATE.values()], rows)
     return lines
 
 
