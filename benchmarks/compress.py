@@ -63,7 +63,7 @@ def nets(data: Path) -> list[Net]:
     return [
         Net("pv-c3d", Options("pv-c3d", **shown), 1.0),
         Net("pv-conv-small", Options("pv-conv-small-handwash", **shown), 2.0),
-        Net("R(2+1)D-18, quarter width", ours("r2plus1d_18"), 6.0),
+        Net("R(2+1)D-18, quarter width", ours("r2plus1d_18"), 20.0),
         Net("X3D-S", ours("x3d_s"), 6.0),
     ]
 
