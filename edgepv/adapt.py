@@ -8,11 +8,11 @@ so what comes out is the same network with other weights.
 from __future__ import annotations
 
 import copy
-import csv
 import functools
 import json
 import math
 import re
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,10 +22,19 @@ from typing import Any, Literal
 import numpy as np
 
 from edgepv.checkpoint import build, check_spec, put, save
-from edgepv.clips import SPLITS, SUFFIXES, Clip, clean_frames, find_clips, hold_last, preprocess
+from edgepv.clips import (
+    SPLITS,
+    SUFFIXES,
+    Clip,
+    clean_frames,
+    find_clips,
+    hold_last,
+    manifest_rows,
+    preprocess,
+)
 from edgepv.console import Console
 from edgepv.errors import UsageError
-from edgepv.files import read_json, whole_folder, write_json, write_text
+from edgepv.files import read_json, refuse_out, whole_folder, write_json, write_text
 from edgepv.line import Options, load
 from edgepv.optional import need
 from edgepv.quantize.finetune import views
@@ -44,6 +53,10 @@ SMOOTHING = 0.1
 SPEED = 1.25
 WINDOWS = 4
 RESULT = "adapt.json"
+FILES = {RESULT, "weights.safetensors", "spec.toml", "adapter.safetensors", "card.md"}
+"""All that finetune writes into its folder."""
+DIVERGED = 1e3
+"""Cross entropy in nats from which on a training is lost; guessing costs the logarithm of the labels."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +175,9 @@ def _refuse(job: Job, out: Path) -> None:
         raise UsageError(f"{out} already exists. Choose another --out, or replace it with --force")
     if out.exists() and not (out / RESULT).is_file():
         raise UsageError(f"{out} exists and is no earlier finetune; --force replaces those only")
+    if out.exists() and (foreign := sorted({p.name for p in out.iterdir()} - FILES)):
+        raise UsageError(f"{out} also holds {foreign[0]}, which finetune did not write. Move it elsewhere")
+    refuse_out(out)
     if job.model.endswith(".onnx"):
         raise UsageError(
             f"{job.model}: an ONNX file cannot be trained. Give the builder it came from, file.py:builder"
@@ -190,8 +206,7 @@ def labels_of(folder: Path, wanted: Sequence[str] = ()) -> tuple[str, ...]:
         raise UsageError(f"{folder} is not a folder. --data wants one with a sub-folder of clips per label")
     manifest = folder / "manifest.csv"
     if manifest.is_file():
-        with manifest.open(newline="", encoding="utf-8") as f:
-            found = {row.get("label") or "" for row in csv.DictReader(f)} - {""}
+        found = {row["label"] for row in manifest_rows(manifest)} - {""}
     else:
         videos = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
         found = {p.parent.name for p in videos if p.parent != folder and p.parent.name.lower() not in SPLITS}
@@ -403,6 +418,7 @@ def _train(
         start = time.perf_counter()
         loss = _epoch(model, train, spec, job, rng, optimizer, schedule)
         judged = _judged(model, validation, spec)
+        _refuse_diverged(loss if judged[0] is None else judged[0])
         log.append(Epoch(epoch, loss, *judged, seconds=time.perf_counter() - start))
         console.say(_told(log[-1], job.epochs))
         if judged[0] is not None and judged[0] <= min(e.validation_loss or math.inf for e in log):
@@ -448,8 +464,7 @@ def _epoch(
             x = torch.stack([clip.flip(-1) if rng.random() < 0.5 else clip for clip in x])
         y = torch.tensor([train[i].label for i in rows])
         loss = F.cross_entropy(logits(model, x, spec), y, label_smoothing=SMOOTHING)
-        if not torch.isfinite(loss):
-            raise UsageError("training diverged (the loss is not finite). Lower --learning-rate")
+        _refuse_diverged(float(loss.detach()))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 2.0)
@@ -457,6 +472,11 @@ def _epoch(
         schedule.step()
         total += float(loss.detach()) * len(rows)
     return total / len(train)
+
+
+def _refuse_diverged(loss: float) -> None:
+    if not loss < DIVERGED:
+        raise UsageError(f"training diverged (a loss of {loss:.3g}). Lower --learning-rate")
 
 
 def _training_mode(model: Any, job: Job) -> None:
@@ -554,10 +574,8 @@ def _line(key: str, value: Any) -> str:
 def export_command(made: Adapted, job: Job) -> str:
     """What to run next."""
     out = Path(job.out)
-    return (
-        f"edgepv export {made.builder} --weights {out / 'weights.safetensors'} --spec {out / 'spec.toml'} "
-        f"--clips {job.data}"
-    )
+    files = ["--weights", str(out / "weights.safetensors"), "--spec", str(out / "spec.toml")]
+    return shlex.join(["edgepv", "export", made.builder, *files, "--clips", job.data])
 
 
 def told(value: Accuracy | None) -> str:

@@ -90,6 +90,9 @@ def check_stream(spec: ModelSpec, stream: StreamSpec | None, where: str) -> None
         raise UsageError(f"{where}: the states' shapes, periods or frame counts make no sense")
 
 
+MOST_PARTICLES = 1024
+
+
 def at_size(spec: ModelSpec, size: int) -> ModelSpec:
     """The same model for frames of ``size`` x ``size``."""
     shape = (*spec.input.shape[:-2], size, size)
@@ -97,9 +100,11 @@ def at_size(spec: ModelSpec, size: int) -> ModelSpec:
 
 
 def with_particles(spec: ModelSpec, count: int) -> ModelSpec:
-    """The same model with ``count`` particles. Raises UsageError for a model that follows none."""
+    """The same model with ``count`` particles. Raises UsageError if it follows none, or cannot so many."""
     if spec.particles is None:
         raise UsageError(f"{spec.name} follows no particles: leave --particles out")
+    if not 1 <= count <= MOST_PARTICLES:
+        raise UsageError(f"--particles {count}: give 1 to {MOST_PARTICLES}; pairs grow with the square")
     outputs = tuple(
         replace(out, shape=(1, count, *out.shape[2:])) if out.layout == "NKC" else out for out in spec.outputs
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from edgepv import __version__, cli_live, cli_models, cli_search
-from edgepv.console import own_model, say_next
+from edgepv.console import own_model, say_next, seed
 from edgepv.errors import EdgepvError, UsageError
 
 EXIT_CODES = """exit codes:
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except EdgepvError as e:
         return _fail(str(e), e.exit_code)
     except KeyboardInterrupt:
-        return _fail("stopped. Nothing half-written is left; run the same command to go on", 130)
+        return _fail("stopped. Nothing half-written is left; run the same command again", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -229,7 +229,7 @@ def _export(commands: Any) -> None:
         help="keep the most sensitive layers of an INT8 ONNX in float until its logits are this close to the "
         "original's (default: all in INT8; see: edgepv sensitivity)",
     )
-    c.add_argument("--seed", type=int, help="seed of fine-tuning (default: 0)")
+    c.add_argument("--seed", type=seed, help="seed of fine-tuning (default: 0)")
     c.add_argument("--config", metavar="FILE", help="TOML file with these options; the command line wins")
     c.add_argument("--dry-run", action="store_true", help="print the resolved plan and stop")
     c.add_argument("--json", action="store_true", help="print the result as JSON, and nothing else")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import shlex
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edgepv.console import say_next
+from edgepv.console import say_next, seed
 from edgepv.errors import UsageError
 
 DEFAULT_SPOOL = Path("~/.local/state/edgepv")
@@ -128,10 +131,12 @@ def _on_file(a: argparse.Namespace, source: str) -> int:
     from edgepv.bundle import check, opened
     from edgepv.runtimes import play
 
+    _refuse_deadline(a.deadline_ms)
     live_only = {"--emit": a.emit, "--rules": a.rules, "--metrics": a.metrics, "--realtime": a.realtime}
     for flag, value in live_only.items():
         if value:
             raise UsageError(f"{flag} is for cameras. To replay the file as one, add --live")
+    lines = _lines(on=bool(a.video))
     with opened(Path(a.bundle)) as found:
         bundle = signing.signed(found, Path(a.key) if a.key else None)
         check(bundle)
@@ -144,13 +149,33 @@ def _on_file(a: argparse.Namespace, source: str) -> int:
             deadline_ms=a.deadline_ms,
             video=Path(a.video) if a.video else None,
             cuts=a.on_cut == "reset",
-            emit=lambda event: print(json.dumps(event)),
+            emit=lines,
         )
-    print(json.dumps({"type": "summary", **summary}), flush=True)
+    lines({"type": "summary", **summary})
     show.summary(summary)
-    more = [] if a.video else [f"edgepv run {a.bundle} --source {source} --video out.mp4"]
-    say_next(*more, f"edgepv inspect {a.bundle}")
+    video = ["edgepv", "run", a.bundle, "--source", source, "--video", "out.mp4"]
+    more = [] if a.video else [shlex.join(video)]
+    say_next(*more, shlex.join(["edgepv", "inspect", a.bundle]))
     return 0
+
+
+def _refuse_deadline(ms: float | None) -> None:
+    if ms is not None and not 0 < ms < float("inf"):
+        raise UsageError(f"--deadline-ms {ms:g}: give a time above 0")
+
+
+def _lines(*, on: bool) -> Callable[[dict[str, Any]], None]:
+    """Prints records as JSON lines. ``on``: whether to go on, in silence, once nobody reads them any more."""
+
+    def emit(record: dict[str, Any]) -> None:
+        try:
+            print(json.dumps(record), flush=True)
+        except BrokenPipeError:
+            if not on:
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    return emit
 
 
 def _on_cameras(a: argparse.Namespace, sources: dict[str, str]) -> int:
@@ -159,8 +184,7 @@ def _on_cameras(a: argparse.Namespace, sources: dict[str, str]) -> int:
     from edgepv.console import Console
     from edgepv.runtimes.events import read_rules
 
-    if a.deadline_ms is not None and not a.deadline_ms > 0:
-        raise UsageError(f"--deadline-ms {a.deadline_ms:g}: give a time above 0")
+    _refuse_deadline(a.deadline_ms)
     config = read_rules(Path(a.rules)) if a.rules else camera.NO_RULES
     if config.camera and len(sources) == 1 and "=" not in a.source[0].partition("://")[0]:
         sources = {config.camera: next(iter(sources.values()))}
@@ -224,7 +248,7 @@ def add_bench(commands: Any) -> None:
         "--rate", type=float, default=1.0, metavar="X", help="times the camera's speed (default: 1)"
     )
     c.add_argument("--limit", type=int, default=12, metavar="N", help="clips per variant (default: 12)")
-    c.add_argument("--seed", type=int, default=0, help="which clips, and in which order (default: 0)")
+    c.add_argument("--seed", type=seed, default=0, help="which clips, and in which order (default: 0)")
     c.add_argument("--threads", type=int, default=1, metavar="N", help="threads of the engine (default: 1)")
     c.add_argument("--json", action="store_true", help="print JSON")
     c.set_defaults(run=bench_command)

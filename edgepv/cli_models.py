@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from edgepv.console import own_model, say_next
+from edgepv.console import own_model, say_next, seed
 from edgepv.errors import UsageError
 
 
@@ -46,7 +46,7 @@ def add_finetune(commands: Any) -> None:
         "--mirror", action="store_true", help="the labels stay true in a mirror: flip half of the views"
     )
     own_model(c)
-    c.add_argument("--seed", type=int, default=0, help="(default: 0)")
+    c.add_argument("--seed", type=seed, default=0, help="(default: 0)")
     c.add_argument(
         "--out", metavar="DIR", default="adapted", help="new folder for the result (default: adapted)"
     )

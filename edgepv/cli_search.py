@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgepv.console import own_model, say_next
+from edgepv.console import own_model, say_next, seed
 from edgepv.errors import UsageError
 
 
@@ -60,7 +60,7 @@ def add_search(commands: Any) -> None:
         metavar="N",
         help="of fine-tuning a changed finalist; a trial gets a fifth of them (default: 10)",
     )
-    c.add_argument("--seed", type=int, default=0, help="(default: 0)")
+    c.add_argument("--seed", type=seed, default=0, help="(default: 0)")
     c.add_argument(
         "--out", metavar="DIR", default="search", help="new folder for the answer (default: search)"
     )

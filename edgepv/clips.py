@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import csv
 import hashlib
+import io
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -214,21 +216,54 @@ def find_clips(folder: Path, labels: tuple[str, ...]) -> list[Clip]:
             if labels
             else f"{folder} holds no clip. It wants video files: {', '.join(SUFFIXES)}"
         )
+    for clip in clips:
+        if _surrogates(str(clip.path)):
+            raise UsageError(f"{os.fsencode(clip.path)!r}: the name is not UTF-8. Rename it")
     return sorted(clips, key=lambda c: str(c.path))
 
 
-def _from_manifest(manifest: Path, labels: tuple[str, ...]) -> list[Clip]:
-    with manifest.open(newline="", encoding="utf-8") as f:
-        rows = list(csv.DictReader(f))
-    missing = {"path", "label", "split", "group"} - set(rows[0] if rows else {})
-    if missing:
+def _surrogates(text: str) -> bool:
+    """Whether a file's name had bytes that are not UTF-8."""
+    return any("\udc80" <= letter <= "\udcff" for letter in text)
+
+
+COLUMNS = ("path", "label", "split", "group")
+
+
+def manifest_rows(manifest: Path) -> list[dict[str, str]]:
+    """The rows of a manifest.csv, ``COLUMNS`` without blanks around them; a group left out is the path.
+
+    Raises UsageError for a file that is no UTF-8 CSV, a missing column, a row without a path, and a path that
+    stands there twice: it could train and test at once.
+    """
+    try:
+        text = manifest.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise UsageError(f"{manifest} is not UTF-8 ({e.reason}). Save it as CSV in UTF-8") from None
+    table = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
+    named = [(name or "").strip() for name in table.fieldnames or ()]
+    if missing := [c for c in COLUMNS if c not in named]:
         raise UsageError(
-            f"{manifest}: column '{min(missing)}' is missing. It needs path, label, split, group"
+            f"{manifest}: column '{missing[0]}' is missing. It needs {', '.join(COLUMNS)}, with commas "
+            f"between; found: {', '.join(named) or 'nothing'}"
         )
+    table.fieldnames = named
+    rows = [{c: (row[c] or "").strip() for c in COLUMNS} for row in table]
+    seen: set[str] = set()
+    for number, row in enumerate(rows, 2):
+        path = os.path.normpath(row["path"])
+        if not row["path"] or path in seen:
+            what = f"'{row['path']}' stands there twice" if row["path"] else "no path"
+            raise UsageError(f"{manifest}, row {number}: {what}. Give every clip one row")
+        seen.add(path)
+    return [row | {"group": row["group"] or row["path"]} for row in rows]
+
+
+def _from_manifest(manifest: Path, labels: tuple[str, ...]) -> list[Clip]:
     folder = manifest.parent
     return [
         Clip(folder / row["path"], row["label"] or None, row["group"], _split(row["split"], manifest))
-        for row in rows
+        for row in manifest_rows(manifest)
         if row["label"] in labels or not labels
     ]
 

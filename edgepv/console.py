@@ -6,6 +6,7 @@ and their options for a model of one's own.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import logging
@@ -96,3 +97,10 @@ def own_model(c: Any) -> None:
         "--spec", metavar="FILE", help="TOML that describes file.py:builder or file.onnx (see docs/spec.md)"
     )
     c.add_argument("--trust-pickle", action="store_true", help="read pickled weights (weights_only)")
+
+
+def seed(text: str) -> int:
+    """A --seed: every generator here takes 0 to 2^32 - 1."""
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number from 0 to {2**32 - 1}")
+    return int(text)

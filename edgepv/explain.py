@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from edgepv.bundle import on_this_host, opened
+from edgepv.bundle import check, on_this_host, opened
 from edgepv.clips import hold_last, open_video, preprocess, refuse_broken, resample
 from edgepv.console import Console
 from edgepv.errors import UsageError, unknown
-from edgepv.files import whole_file, write_json
+from edgepv.files import refuse_out, whole_file, write_json
 from edgepv.optional import need
 from edgepv.runtimes.engine import Engine, open_engine
 from edgepv.runtimes.session import softmax
@@ -297,6 +297,7 @@ def explain_clip(
     """
     if out.suffix not in (".png", ".svg"):
         raise UsageError(f"--out {out}: give a name that ends in .png or .svg")
+    _refuse_foreign(out)
     with opened(folder) as bundle:
         chosen = on_this_host(bundle.variant(variant))
         if chosen.spec.task != "classification":
@@ -304,6 +305,7 @@ def explain_clip(
                 f"{folder} holds a model for {chosen.spec.task}; it gives no label that could be explained. "
                 "Give the bundle of a classifier"
             )
+        check(bundle)
         pictures = first_frames(source, chosen.spec)
         if len(pictures) == LONGEST:
             console.say(f"{source}: the first {LONGEST} frames are explained")
@@ -318,6 +320,16 @@ def explain_clip(
     picture(made, pictures, places, out)
     write_json(out.with_suffix(".json"), made)
     return made
+
+
+def _refuse_foreign(out: Path) -> None:
+    """Raise UsageError if ``out`` cannot be written, or the JSON beside it is no earlier explanation."""
+    refuse_out(out)
+    beside = out.with_suffix(".json")
+    if out.is_dir() or beside.is_dir():
+        raise UsageError(f"--out {out}: there is a folder of the name it or its JSON would get")
+    if beside.is_file() and b'"cell_deletion"' not in beside.read_bytes():
+        raise UsageError(f"{beside} is no earlier explanation and would be replaced. Give another --out")
 
 
 def first_frames(path: Path, spec: ModelSpec) -> list[np.ndarray]:

@@ -72,7 +72,12 @@ def read_toml(path: Path, *, wanted: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path``, renamed onto it on success and removed on failure."""
+    """A temporary path beside ``path``, renamed onto it on success and removed on failure.
+
+    Raises UsageError if ``path`` is a folder.
+    """
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder. Give the name of a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
     os.close(fd)
@@ -84,6 +89,22 @@ def whole_file(path: Path) -> Iterator[Path]:
         tmp.replace(path)
     finally:
         tmp.unlink(missing_ok=True)
+
+
+def refuse_out(path: Path, option: str = "--out") -> None:
+    """Raise UsageError if nothing can be written at ``path``: before long work, so that none is lost."""
+    above = path.absolute().parent
+    while not above.exists():
+        above = above.parent
+    try:
+        if path.is_symlink() and not path.exists():
+            raise UsageError(f"{option} {path} is a link that leads nowhere. Give another place")
+        with tempfile.TemporaryFile(dir=above):
+            pass
+    except OSError as e:
+        raise UsageError(
+            f"{option} {path}: nothing can be written into {above} ({e.strerror}). Give another place"
+        ) from None
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -20,6 +21,7 @@ from edgepv.adapt import Job
 from edgepv.checkpoint import build, from_files, put, read_spec
 from edgepv.clips import Clip, model_frames
 from edgepv.console import Console
+from edgepv.console import seed as seed_of
 from edgepv.errors import UsageError
 from edgepv.files import sha256
 from edgepv.types import ModelSpec, TensorSpec
@@ -244,7 +246,11 @@ def test_bad_input_is_one_clear_line(tiny_clip: Tiny, colours: Path, tmp_path: P
     write_clip(few / "a" / "0.mp4", (0, 0, 0), np.random.default_rng(0))
     write_clip(few / "b" / "0.mp4", (0, 0, 0), np.random.default_rng(0))
     refused("label 'a' has 1 training clips; at least 4", data=str(few))
-    refused("diverged", how="full", learning_rate=1e30, epochs=3)
+    refused("diverged", how="full", learning_rate=1e30, epochs=1, batch=64)  # seen by its validation only
+    (tmp_path / "file").touch()
+    refused("nothing can be written into", out=str(tmp_path / "file" / "x"))
+    with pytest.raises(argparse.ArgumentTypeError, match="whole number from 0"):
+        seed_of("-1")
     with pytest.raises(UsageError, match="give one of"):
         command(TINY, "--data", colours, "--adapter", "--head-only")
 
@@ -260,6 +266,16 @@ def test_only_an_earlier_result_is_replaced(tiny_clip: Tiny, colours: Path, tmp_
     job = replace(job, out=str(tmp_path / "o"))
     first = adapt.finetune(job, QUIET)
     assert adapt.finetune(replace(job, force=True), QUIET).spec == first.spec
+    (tmp_path / "o" / "notes.txt").write_text("x")
+    with pytest.raises(UsageError, match=r"also holds notes.txt"):
+        adapt.finetune(replace(job, force=True), QUIET)
+    assert (tmp_path / "o" / "notes.txt").is_file()
+
+
+def test_the_next_command_survives_blanks(tiny_clip: Tiny, colours: Path, tmp_path: Path) -> None:
+    job = job_of(tiny_clip, colours, tmp_path / "sp ace", epochs=1, how="head")
+    words = shlex.split(adapt.export_command(adapt.finetune(job, QUIET), job))
+    assert words[words.index("--weights") + 1] == str(tmp_path / "sp ace" / "weights.safetensors")
 
 
 def test_ctrl_c_leaves_nothing_half_written(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -171,7 +172,7 @@ def test_a_folder_without_clips_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not a folder"):
         find_clips(tmp_path / "none", ("a", "b"))
     (tmp_path / "manifest.csv").write_text("path,label\nx.mp4,a\n")
-    with pytest.raises(UsageError, match="column 'group' is missing"):
+    with pytest.raises(UsageError, match="column 'split' is missing"):
         find_clips(tmp_path, ("a", "b"))
 
 
@@ -206,4 +207,46 @@ def test_common_names_of_splits_are_understood(write_video: Callable[..., Path],
 def test_a_split_nobody_knows_is_named(tmp_path: Path) -> None:
     (tmp_path / "manifest.csv").write_text("path,label,split,group\nx.mp4,fight,trian,g\n")
     with pytest.raises(UsageError, match="unknown split 'trian'.*Did you mean 'train'"):
+        find_clips(tmp_path, ("fight",))
+
+
+def listed(folder: Path, text: str | bytes) -> list[Clip]:
+    data = text.encode() if isinstance(text, str) else text
+    (folder / "manifest.csv").write_bytes(data)
+    return find_clips(folder, ("fight", "no_fight"))
+
+
+def test_a_manifest_as_a_spreadsheet_saves_it_is_read(tmp_path: Path) -> None:
+    found = listed(tmp_path, "\ufeffpath, label, split ,group\r\nx.mp4, fight, train ,\r\ny.mp4,no_fight\r\n")
+    assert [(c.path.name, c.label, c.split, c.group) for c in found] == [
+        ("x.mp4", "fight", "train", "x.mp4"),  # a clip without a group is one of its own
+        ("y.mp4", "no_fight", None, "y.mp4"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "path,label,split,group\nx.mp4,fight,train,1\n./x.mp4,fight,test,2\n",
+            "row 3: './x.mp4' stands there twice",
+        ),
+        ("path,label,split,group\n,fight,train,1\n", "row 2: no path"),
+        ("path;label;split;group\nx.mp4;fight;train;1\n", "found: path;label;split;group"),
+        ("path,label,split,group\nx.mp4,schläge,train,1\n".encode("latin-1"), "is not UTF-8"),
+        ("", "found: nothing"),
+    ],
+)
+def test_a_manifest_that_would_mislead_is_refused(tmp_path: Path, text: str | bytes, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        listed(tmp_path, text)
+
+
+def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "fight").mkdir()
+    try:
+        Path(os.fsdecode(os.fsencode(tmp_path / "fight") + b"/x\xff.mp4")).touch()
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    with pytest.raises(UsageError, match="the name is not UTF-8. Rename it"):
         find_clips(tmp_path, ("fight",))

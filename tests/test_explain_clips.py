@@ -240,3 +240,18 @@ def test_bad_options_are_one_clear_line(fight_bundle: Path, a_clip: Path, tmp_pa
     refused("ends in .png or .svg", out=tmp_path / "x.gif")
     refused("does not exist", source=tmp_path / "none.mp4")
     refused("does not exist", folder=tmp_path / "none")
+
+
+def test_nothing_of_the_users_is_replaced(fight_bundle: Path, a_clip: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.json"
+    mine.write_text('{"notes": 1}')
+    with pytest.raises(UsageError, match=r"mine.json is no earlier explanation"):
+        explain.explain_clip(fight_bundle, a_clip, tmp_path / "mine.png", QUIET)
+    assert mine.read_text() == '{"notes": 1}' and not (tmp_path / "mine.png").exists()
+
+
+def test_a_damaged_bundle_is_not_explained(fight_bundle: Path, a_clip: Path, tmp_path: Path) -> None:
+    model = next(p for p in (fight_bundle / "models").iterdir())
+    model.write_bytes(model.read_bytes() + b"x")
+    with pytest.raises(UsageError, match="SHA-256 differs"):
+        explain.explain_clip(fight_bundle, a_clip, tmp_path / "x.png", QUIET)

@@ -96,6 +96,9 @@ class Trials:
         self.target = find_target(options.targets[0])
         self.variants = variants_of(self.target, options.precision)
         self.source: Source = load(options)
+        if self.source.spec.task != "classification":
+            name, task = self.source.spec.name, self.source.spec.task
+            raise UsageError(f"the search knows classifiers; {name} is for {task}. Use edgepv export")
         self.clips = _labelled(gather(options, self.source.spec), self.source)
         self.search, self.final = _judges(self.clips.held_out, console)
         self.native = self.source.spec.input.shape[-1]
@@ -333,9 +336,6 @@ def _judges(held: Sequence[Clip], console: Console) -> tuple[tuple[Clip, ...], t
 
 
 def _labelled(clips: Clips, source: Source) -> Clips:
-    if source.spec.task != "classification":
-        name, task = source.spec.name, source.spec.task
-        raise UsageError(f"the search knows classifiers; {name} is for {task}. Use edgepv export")
     if not clips.fits or not all_labelled(clips.held_out, source.spec.labels):
         raise UsageError(
             f"the search judges by accuracy, and {source.spec.name} has no labelled clips. Give them: "
