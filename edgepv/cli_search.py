@@ -98,12 +98,12 @@ def search_command(a: argparse.Namespace) -> int:
         done = answer.work(a.storage, a.study, a.clips, console)
         print(f"{done} trials done here; the search is over")
         return 0
-    question = _question(a, console)
     out = Path(a.out)
     if out.exists() and not a.force:
         raise UsageError(f"{out} already exists. Choose another --out, or replace it with --force")
     if out.exists() and not (out / "search.json").is_file():
         raise UsageError(f"{out} exists and is no earlier answer; --force replaces those only")
+    question = _question(a, console)
     result, study = answer.search(
         question, console, seconds=answer.budget(a.budget), trials=a.trials, storage=a.storage
     )
@@ -117,10 +117,10 @@ def search_command(a: argparse.Namespace) -> int:
 
 
 def _question(a: argparse.Namespace, console: Any) -> Any:
-    from edgepv.line import Options, gather, load
+    from edgepv.line import Options, gather
     from edgepv.pipeline import check_options
     from edgepv.search import widths
-    from edgepv.search.trial import Question
+    from edgepv.search.trial import Question, classifier
     from edgepv.targets import target
 
     if not a.model or a.latency_ms is None:
@@ -143,7 +143,7 @@ def _question(a: argparse.Namespace, console: Any) -> Any:
         trust_pickle=a.trust_pickle,
     )
     check_options(options, [target(a.target)])
-    gather(options, load(options).spec)
+    gather(options, classifier(options).spec)
     if a.multiple is None:
         options = replace(options, multiple=widths.best(a.target, console))
     short = max(1, round(a.tune_epochs / 5))

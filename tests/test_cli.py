@@ -16,6 +16,7 @@ import pytest
 from support import TINY, Tiny
 
 from edgepv.cli import main
+from edgepv.clips import read_video
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -321,7 +322,6 @@ def test_run_prints_json_lines_and_a_summary(
     assert [a["valid"] for a in answers[:4]] == [False, False, False, True]
     assert summary["frames_answered"] == len(answers) and summary["missed"] == 0
     assert summary["p50_ms"] <= summary["p95_ms"] <= summary["p99_ms"]
-    from edgepv.clips import read_video
 
     assert len(read_video(tmp_path / "o.mp4").frames) == summary["frames_read"]
 
@@ -397,6 +397,18 @@ def test_a_killed_export_goes_on_to_the_same_bundle(
         assert not (tmp_path / "b").exists()
     assert main(arguments) == 0
     assert read(tmp_path / "b").digest == read(step_bundle).digest
+
+
+def test_a_video_is_finished_when_nobody_reads_the_lines(
+    step_bundle: Path, a_clip: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "seen.mp4"
+    process = _start(["run", str(step_bundle), "--source", str(a_clip), "--video", str(out)])
+    assert process.stdout and process.stderr
+    process.stdout.close()
+    err = process.stderr.read()
+    assert process.wait(timeout=60) == 0 and "Traceback" not in err
+    assert len(read_video(out).frames) == len(read_video(a_clip).frames)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")

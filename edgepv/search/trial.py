@@ -95,10 +95,7 @@ class Trials:
         options = question.options
         self.target = find_target(options.targets[0])
         self.variants = variants_of(self.target, options.precision)
-        self.source: Source = load(options)
-        if self.source.spec.task != "classification":
-            name, task = self.source.spec.name, self.source.spec.task
-            raise UsageError(f"the search knows classifiers; {name} is for {task}. Use edgepv export")
+        self.source = classifier(options)
         self.clips = _labelled(gather(options, self.source.spec), self.source)
         self.search, self.final = _judges(self.clips.held_out, console)
         self.native = self.source.spec.input.shape[-1]
@@ -312,6 +309,15 @@ class Trials:
 
     def _truth(self, clips: Sequence[Clip]) -> np.ndarray:
         return np.array([self.source.spec.labels.index(str(c.label)) for c in clips])
+
+
+def classifier(options: Options) -> Source:
+    """The model of the options. Raises UsageError if it is for another task than classification."""
+    source = load(options)
+    if source.spec.task != "classification":
+        name, task = source.spec.name, source.spec.task
+        raise UsageError(f"the search knows classifiers; {name} is for {task}. Use edgepv export")
+    return source
 
 
 def _judges(held: Sequence[Clip], console: Console) -> tuple[tuple[Clip, ...], tuple[Clip, ...]]:

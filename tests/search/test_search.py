@@ -100,6 +100,10 @@ def test_a_stream_that_loses_too_much_in_float_is_left_out(
         (["pv-conv-nano-handwash", "--latency-ms", "5"], "has no labelled clips. Give them: --clips"),
         (["pv-conv-nano"], "search wants a MODEL and --latency-ms"),
         (["pv-conv-nano", "--latency-ms", "0"], "must be above 0"),
+        (
+            ["pv-track-nano", "--latency-ms", "5"],
+            "the search knows classifiers; pv-track-nano is for tracking",
+        ),
         (["pv-conv-nano", "--latency-ms", "5", "--budget", "soon"], "--budget soon: give a time like 30m"),
         (["pv-conv-nano", "--latency-ms", "5", "--target", "jetson"], "cannot measure jetson on this"),
         (["--worker"], "--worker needs the --storage URL"),
