@@ -341,6 +341,15 @@ def test_particles_that_are_wrong_beside_right_logits_are_a_failure() -> None:
     assert "parity of particles" in str(judge.fault(_row("a", 1.0, parity=wrong)))
 
 
+def test_tracks_a_hundredth_of_a_pixel_apart_are_the_same() -> None:
+    near = np.full(100, 0.001)
+    near[:3] = 5.0  # points that both have lost
+    low = Parity(0.1, 79.0, None, 100, 80.0, "fail")
+    assert judge.with_tracks(low, near).verdict == "pass"
+    apart = judge.with_tracks(low, near + 0.1)
+    assert apart.verdict == "fail" and apart.track_px and round(apart.track_px[0], 3) == 0.101
+
+
 def test_equal_numbers_settle_the_gate_and_unequal_ones_do_not() -> None:
     rng = np.random.default_rng(0)
     logits = tuple(rng.standard_normal((20, 2)) for _ in range(24))
