@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import signal
 import sys
@@ -13,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edgepv.console import say_next, seed
+from edgepv.console import nobody_reads, say_next, seed
 from edgepv.errors import UsageError
 
 DEFAULT_SPOOL = Path("~/.local/state/edgepv")
@@ -173,7 +172,7 @@ def _lines(*, on: bool) -> Callable[[dict[str, Any]], None]:
         except BrokenPipeError:
             if not on:
                 raise
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            nobody_reads()
 
     return emit
 

@@ -76,6 +76,11 @@ def hush() -> Iterator[None]:
         logging.disable(level)
 
 
+def nobody_reads() -> None:
+    """Send the rest of stdout to nowhere, after a BrokenPipeError: what is still buffered as well."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 @contextlib.contextmanager
 def hush_native() -> Iterator[None]:
     """Hide what a C library writes to stderr by itself; the caller says in one line what matters."""

@@ -35,3 +35,18 @@ class Tiny:
     @property
     def arguments(self) -> list[str]:
         return [self.model, "--weights", str(self.weights), "--spec", str(self.spec)]
+
+
+def assert_static_4_d(path: Path) -> None:
+    """Every tensor that a node of an ONNX file makes has a known shape, no empty axis, and at most four."""
+    import onnx
+
+    graph = onnx.shape_inference.infer_shapes(onnx.load(path), strict_mode=True).graph
+    shapes = {
+        v.name: [d.dim_value for d in v.type.tensor_type.shape.dim]
+        for v in (*graph.value_info, *graph.output)
+    }
+    made = {name for node in graph.node for name in node.output if name}
+    assert made <= set(shapes)
+    assert all(min(shape, default=1) > 0 for shape in shapes.values())
+    assert max(len(shape) for shape in shapes.values()) <= 4

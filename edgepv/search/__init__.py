@@ -5,6 +5,6 @@ costs.py      a per-layer latency model, fitted to what was measured, to skip ho
 trial.py      build, time and score one candidate
 study.py      the Optuna study: many workers, resumable, the same seed the same winner
 finals.py     finalists side by side, one look at the final clips
-picture.py    the Pareto picture, the table, the files
+answer.py     the Pareto picture, the table, the files
 widths.py     which multiples of channels a target rewards
 """

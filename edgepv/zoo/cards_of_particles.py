@@ -70,10 +70,9 @@ def _graph(name: str, task: str, result: dict[str, Any]) -> tuple[str, str, tupl
     counts = [f"| {k} | {interval(decode(Accuracy, v))} |" for k, v in result["particles"].items()]
     measured = "\n\n".join(
         [
-            f"Task: {task} ({len(TASKS[task])} labels). Top-1 **{interval(row)}** of {row.n} test clips; 95 "
-            f"% Wilson interval. Macro F1 {f1}. A clip's answer is the mean of the logits after frame 16 and "
-            "every "
-            "later one.",
+            f"Task: {task} ({len(TASKS[task])} labels). Top-1 **{interval(row)}** of {row.n} test clips; "
+            f"95 % Wilson interval. Macro F1 {f1}. A clip's answer is the mean of the logits after frame 16 "
+            "and every later one.",
             classes_table(row),
             f"![confusion matrix]({name}.png)",
             "The same weights with another number of particles (`edgepv export --particles K`):",

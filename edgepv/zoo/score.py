@@ -10,7 +10,9 @@ import numpy as np
 import torch
 
 from edgepv.clips import clip_scores, hold_last, model_frames
-from edgepv.types import ModelSpec
+from edgepv.stats import accuracy
+from edgepv.types import ModelSpec, encode
+from edgepv.zoo.data import Sample
 from edgepv.zoo.pv_conv import PvConv
 
 
@@ -52,3 +54,16 @@ def verdict(scores: np.ndarray, truth: Sequence[int]) -> dict[str, Any]:
     """Validation row of a training log: loss in nats, top-1 as a fraction, n clips."""
     top1 = float((scores.argmax(1) == np.asarray(truth)).mean())
     return {"loss": round(cross_entropy(scores, truth), 4), "top1": round(top1, 4), "n": len(truth)}
+
+
+def of_test(test: Sequence[Sample], table: np.ndarray, labels: Sequence[str]) -> dict[str, Any]:
+    """What a result keeps of a test: accuracy, loss, and the scores of every clip to recompute them from."""
+    truth = [s.label for s in test]
+    return {
+        "accuracy": encode(accuracy(truth, table, labels)),
+        "loss": verdict(table, truth)["loss"],
+        "clips": [
+            {"file": s.path.name, "label": s.label, "scores": [round(float(v), 4) for v in row]}
+            for s, row in zip(test, table, strict=True)
+        ],
+    }

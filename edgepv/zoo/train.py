@@ -28,14 +28,13 @@ from edgepv.checkpoint import find_function
 from edgepv.clips import find_clips
 from edgepv.errors import EdgepvError, UsageError
 from edgepv.files import digest
-from edgepv.stats import accuracy
 from edgepv.types import encode
 from edgepv.zoo import HERE, MODELS, TASKS, parallel, spec
 from edgepv.zoo.data import Footage, Sample, balanced, carve, load, read_manifest
 from edgepv.zoo.learn import Columns, Judge, Plan, fit
-from edgepv.zoo.publish import halve, publish, trained_on
+from edgepv.zoo.publish import counted, halve, publish, trained_on
 from edgepv.zoo.pv_conv import PvConv
-from edgepv.zoo.score import frames_of, scores, verdict
+from edgepv.zoo.score import frames_of, of_test, scores, verdict
 
 SHARE = 0.15
 """Share of the training clips that pre-training leaves for validation."""
@@ -255,7 +254,7 @@ def train(job: Job, say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         net,
         MODELS[job.model].builder,
         spec(job.model, job.task),
-        {"test": _headline(result["test"]["accuracy"]), "shipped": shipped(job, net)},
+        {"test": counted(result["test"]["accuracy"]), "shipped": shipped(job, net)},
         result,
     )
     return result
@@ -297,22 +296,7 @@ def _one_task(
 def test_result(model: str, task: str, net: PvConv, test: Sequence[Sample]) -> dict[str, Any]:
     """Accuracy on the test split, and the scores of every clip so that it can be recomputed."""
     clips = (frames_of(s.path, spec(model, task)) for s in test)
-    table = scores(net, clips)
-    truth = [s.label for s in test]
-    return {
-        "accuracy": encode(accuracy(truth, table, TASKS[task])),
-        "loss": verdict(table, truth)["loss"],
-        "clips": [
-            {"file": s.path.name, "label": s.label, "scores": [round(float(v), 4) for v in row]}
-            for s, row in zip(test, table, strict=True)
-        ],
-    }
-
-
-def _headline(row: dict[str, Any]) -> dict[str, Any]:
-    return {k: row[k] for k in ("value", "low", "high", "n")} | {
-        "hits": sum(row["confusion"][i][i] for i in range(len(row["confusion"])))
-    }
+    return of_test(test, scores(net, clips), TASKS[task])
 
 
 def shipped(job: Job, net: PvConv) -> dict[str, int] | None:

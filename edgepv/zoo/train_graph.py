@@ -33,16 +33,16 @@ from torch.nn import functional as F
 from edgepv import zoo
 from edgepv.errors import EdgepvError, UsageError
 from edgepv.files import digest
-from edgepv.stats import accuracy, roc_auc
+from edgepv.stats import roc_auc
 from edgepv.types import ModelSpec, TensorSpec, encode
 from edgepv.zoo import HERE, TASKS, parallel
 from edgepv.zoo.data import MIRRORED, Footage, Sample, augmented, load, read_manifest
 from edgepv.zoo.learn import to_input
 from edgepv.zoo.loop import Loss, Schedule, fit
 from edgepv.zoo.physics import Film, World, film
-from edgepv.zoo.publish import halve, publish, trained_on
+from edgepv.zoo.publish import counted, halve, publish, trained_on
 from edgepv.zoo.pv_graph import PACE, WINDOW, Bodies, Joints, PvGraph, Tokens, nano, small
-from edgepv.zoo.score import frames_of, scores, verdict
+from edgepv.zoo.score import frames_of, of_test, scores
 from edgepv.zoo.train import columns, default_cache
 
 Tick = Callable[[dict[str, Any]], None]
@@ -521,15 +521,7 @@ def tested(net: PvGraph, data: Path, size: str, task: str, *, particles: int = 1
     before, net.particles = net.particles, particles
     table = scores(cast(Any, net), clips)
     net.particles = before
-    truth = [s.label for s in found]
-    return {
-        "accuracy": encode(accuracy(truth, table, TASKS[task])),
-        "loss": verdict(table, truth)["loss"],
-        "clips": [
-            {"file": s.path.name, "label": s.label, "scores": [round(float(v), 4) for v in row]}
-            for s, row in zip(found, table, strict=True)
-        ],
-    }
+    return of_test(found, table, TASKS[task])
 
 
 def video(
@@ -584,11 +576,8 @@ def release(
         "trained_on": trained_on(),
         "log": log,
     }
-    row = test["accuracy"]
-    hits = sum(row["confusion"][i][i] for i in range(len(row["confusion"])))
-    headline = {k: row[k] for k in ("value", "low", "high", "n")} | {"hits": hits}
-    builder = f"edgepv.zoo.pv_graph:{size}"
-    publish(out, result["name"], net, builder, spec(size, task), {"test": headline, "shipped": None}, result)
+    metrics = {"test": counted(test["accuracy"]), "shipped": None}
+    publish(out, result["name"], net, f"edgepv.zoo.pv_graph:{size}", spec(size, task), metrics, result)
     return result
 
 

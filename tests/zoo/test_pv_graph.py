@@ -15,6 +15,7 @@ pytest.importorskip("onnx")
 
 import onnx
 import torch
+from support import assert_static_4_d
 
 from edgepv.checkpoint import build, from_files
 from edgepv.export.to_onnx import lower
@@ -305,15 +306,7 @@ def test_it_breaks_no_rule_of_tensorrt(lowered: tuple[Checkpoint, Variant, Path]
 
 def test_it_is_static_and_at_most_4_d(lowered: tuple[Checkpoint, Variant, Path]) -> None:
     _, variant, folder = lowered
-    model = onnx.shape_inference.infer_shapes(onnx.load(folder / variant.path), strict_mode=True)
-    shapes = {
-        v.name: [d.dim_value for d in v.type.tensor_type.shape.dim]
-        for v in (*model.graph.value_info, *model.graph.output)
-    }
-    made = {name for node in model.graph.node for name in node.output if name}
-    assert made <= set(shapes)
-    assert all(min(shape, default=1) > 0 for shape in shapes.values())
-    assert max(len(shapes[name]) for name in made) <= 4
+    assert_static_4_d(folder / variant.path)
 
 
 def test_an_answer_is_never_the_input_itself(lowered: tuple[Checkpoint, Variant, Path]) -> None:
