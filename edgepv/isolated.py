@@ -19,12 +19,13 @@ TIMEOUT_S = 900
 def call(function: str, *, timeout_s: float = TIMEOUT_S, **arguments: Any) -> Any:
     """Call "module:function" with JSON arguments in a subprocess; returns its JSON result.
 
+    The subprocess imports from where this process does: a builder finds the user's modules in both.
     Raises UsageError with the last telling line of its output if it fails, crashes or takes longer
     than ``timeout_s`` seconds. Its output never reaches the terminal.
     """
     with tempfile.TemporaryDirectory() as folder:
         order = Path(folder) / "order.json"
-        order.write_text(json.dumps({"function": function, "arguments": arguments}))
+        order.write_text(json.dumps({"function": function, "arguments": arguments, "path": sys.path}))
         env = {**os.environ, "LITERT_TORCH_SHOW_PROGRESS": "n", "TF_CPP_MIN_LOG_LEVEL": "3"}
         try:
             done = subprocess.run(
@@ -55,6 +56,7 @@ def main(order_path: str) -> None:
     import importlib
 
     order = json.loads(Path(order_path).read_text())
+    sys.path[:] = order["path"]
     module, _, name = order["function"].partition(":")
     try:
         result = getattr(importlib.import_module(module), name)(**order["arguments"])

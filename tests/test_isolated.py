@@ -1,0 +1,54 @@
+"""A converter in a process of its own sees what this one sees, and fails in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgepv.errors import UsageError
+from edgepv.isolated import call
+
+CONVERTER = """
+import os, time
+
+def double(number):
+    return 2 * number
+
+def crash():
+    os.abort()
+
+def fail():
+    raise ValueError("no such operator")
+
+def hang():
+    time.sleep(60)
+"""
+
+
+@pytest.fixture(autouse=True)
+def converter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module that only this process's import path knows."""
+    (tmp_path / "converter_of_a_user.py").write_text(CONVERTER)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+
+def test_it_imports_from_where_this_process_does() -> None:
+    assert call("converter_of_a_user:double", number=21) == 42
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        ("fail", "fail failed: ValueError: no such operator"),
+        ("crash", "crash failed: the converter crashed with SIGABRT"),
+    ],
+)
+def test_a_failure_is_one_line(function: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        call(f"converter_of_a_user:{function}")
+
+
+def test_a_converter_that_hangs_is_stopped() -> None:
+    with pytest.raises(UsageError, match="did not finish within 1 s"):
+        call("converter_of_a_user:hang", timeout_s=1)
