@@ -32,17 +32,18 @@ class Schedule:
 
     steps: of the optimizer. lr: the highest learning rate; it rises over the first ``warm`` share of the
     steps and falls to 0 along a cosine. clip: largest norm of the gradient. average: share of the averaged
-    weights that is kept at each step. log_every, save_every: steps between log rows and between saves.
+    weights that is kept at each step, so they follow about the last 1 / (1 - average) of them. log_every,
+    save_every: steps between log rows and between saves.
     """
 
     steps: int
     lr: float
     weight_decay: float = 0.01
     clip: float = 1.0
-    average: float = 0.999
+    average: float = 0.99
     warm: float = 0.05
-    log_every: int = 50
-    save_every: int = 200
+    log_every: int = 100
+    save_every: int = 100
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""

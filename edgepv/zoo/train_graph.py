@@ -76,7 +76,7 @@ class Physics:
     roll: int = 3
 
 
-PHYSICS = Physics(Schedule(steps=2500, lr=2e-3, log_every=250, save_every=250), World())
+PHYSICS = Physics(Schedule(steps=2500, lr=2e-3, average=0.999, log_every=250, save_every=250), World())
 """How the cores in the zoo learned physics."""
 
 

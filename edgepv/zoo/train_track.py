@@ -75,8 +75,8 @@ LEAN = ((0.4, 8, 4), (0.7, 16, 2), (1.0, 32, 1))
 """The same with two thirds of the frames per step."""
 
 RECIPES = {
-    "pv-track-nano": Recipe(models.nano, 128, 32, Schedule(450, 2e-3, log_every=50, save_every=50), STAGES),
-    "pv-track-small": Recipe(models.small, 192, 64, Schedule(200, 2e-3, log_every=20, save_every=20), LEAN),
+    "pv-track-nano": Recipe(models.nano, 128, 32, Schedule(6000, 2e-3), STAGES),
+    "pv-track-small": Recipe(models.small, 192, 64, Schedule(5000, 2e-3), LEAN),
 }
 
 
