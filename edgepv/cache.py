@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
+from modulefinder import ModuleFinder
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,26 @@ def root() -> Path:
 @functools.cache
 def code_digest() -> str:
     """Digest of edgepv's own source: a changed step is another step, also between releases."""
-    package = Path(__file__).parent
-    files = sorted([*package.glob("*.py"), *package.glob("*/*.py")])
-    return digest({p.relative_to(package).as_posix(): sha256(p) for p in files})
+    return digest(sources(Path(__file__).parent))
+
+
+def sources(folder: Path) -> dict[str, str]:
+    """Digest of every Python file under a folder, at any depth and behind links, by its path there."""
+    found = {}
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [n for n in folders if n.isidentifier() and n != "__pycache__"]
+        for path in (Path(place) / n for n in names if n.endswith(".py")):
+            found[path.relative_to(folder).as_posix()] = sha256(path)
+    return found
+
+
+def imported(script: Path) -> dict[str, str]:
+    """Digest of a script and of all that it imports from its own folder, by path there."""
+    folder = script.resolve().parent
+    finder = ModuleFinder(path=[str(folder)])
+    finder.run_script(str(script))
+    files = {Path(m.__file__).resolve() for m in finder.modules.values() if m.__file__}
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in files}
 
 
 def cached(key: Any, make: Callable[[Path], Any]) -> tuple[Path, Any, bool]:

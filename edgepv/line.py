@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from edgepv.cache import cached
+from edgepv.cache import cached, imported, sources
 from edgepv.calibration import CalibrationSet, calibration_set, rolled_feeds
 from edgepv.checkpoint import at_size, build, from_files, read_spec, record, versions, with_particles
 from edgepv.clips import Clip, find_clips, hold_last, model_frames, split_clips
@@ -447,12 +447,19 @@ def _checkpoint_key(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _builder_digest(builder: str) -> str:
-    """The builder's name and, for a user's file, its text: an edited builder is another model."""
+    """The builder's name and the text behind it, for an edited builder is another model.
+
+    That is a user's file with what it imports from beside it, or the whole of a package.
+    """
     place = builder.rpartition(":")[0]
     if place.endswith(".py"):
-        return f"{builder}@{sha256(Path(place))}"
-    found = importlib.util.find_spec(place) if present(place) else None
-    return f"{builder}@{sha256(Path(found.origin))}" if found and found.origin else builder
+        return f"{builder}@{digest(imported(Path(place)))}"
+    top = place.partition(".")[0]
+    found = importlib.util.find_spec(top) if present(top) else None
+    folders = (found.submodule_search_locations if found else None) or ()
+    if not folders and found and found.origin:
+        return f"{builder}@{digest(imported(Path(found.origin)))}"
+    return f"{builder}@{digest([sources(Path(folder)) for folder in folders])}"
 
 
 def run_builder(line: Line, model: Ready, target: Target, base: Variant, models: Path) -> Packed:

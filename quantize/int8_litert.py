@@ -23,6 +23,7 @@ from edgepv.errors import UsageError
 from edgepv.files import sha256, whole_file
 from edgepv.optional import litert_interpreter, need
 from edgepv.quantize.int8_onnx import refuse_zero_states
+from edgepv.quantize.ranges import linked
 from edgepv.stream import Tensors, by_file_names
 from edgepv.types import QuantScheme, Variant
 
@@ -152,30 +153,13 @@ def _one_range_per_state(source: str, ranges: Any, states: Sequence[tuple[str, s
             links += [(i, out) for i in (first, *rest)]
         elif op["op_name"] in MOVES:
             links.append((first, out))
-    for group in _groups(links, {ends[a] for a, _ in states}):
+    for group in linked(links, {ends[a] for a, _ in states}):
         joint = [ranges[names[i]] for i in group if "min" in ranges.get(names[i], {})]
         for edge, pick in (("min", np.minimum), ("max", np.maximum)) if joint else ():
             value = functools.reduce(pick, [r[edge] for r in joint])
             for r in joint:
                 r[edge] = value
     return ranges
-
-
-def _groups(links: Sequence[tuple[int, int]], seeds: set[int]) -> list[set[int]]:
-    """Tensors that hang together by ``links``, for every group that holds one of ``seeds``."""
-    found: list[set[int]] = []
-    for seed in sorted(seeds):
-        if any(seed in group for group in found):
-            continue
-        group, more = {seed}, True
-        while more:
-            more = False
-            for a, b in links:
-                if (a in group) != (b in group):
-                    group |= {a, b}
-                    more = True
-        found.append(group)
-    return found
 
 
 def _recipe(name: str, floats: Sequence[str]) -> Any:

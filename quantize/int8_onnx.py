@@ -19,7 +19,7 @@ from edgepv.files import sha256, whole_file
 from edgepv.optional import need
 from edgepv.quantize import ranges as spread
 from edgepv.stream import Tensors, by_file_names
-from edgepv.types import QuantScheme, StateSpec, Variant
+from edgepv.types import QuantScheme, Variant
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 LAYERS = (*CONVOLUTIONS, "MatMul", "Gemm")
@@ -95,34 +95,36 @@ def preprocess(source: Path, out: Path) -> None:
 
 
 def state_overrides(
-    model_path: Path, base: Variant, feeds: Sequence[Tensors], ranges: spread.Method = "minmax"
+    model_path: Path, base: Variant, feeds: Sequence[Tensors], method: spread.Method = "minmax"
 ) -> dict[str, list[dict[str, Any]]]:
-    """One range for a state's input, the tensor it is fed from, and the concat between them.
+    """One range for a state's input, the tensor it is fed from, and what it is concatenated with.
 
     With equal scales on both sides a value that stays in the state is requantized to itself, so an
-    error cannot grow from frame to frame. States fed from one tensor share its range, and so does the tensor
-    before a reshape, which has no scale of its own. ranges: how the range is set.
+    error cannot grow from frame to frame. The range holds all that it is for: what a gated cell joins to its
+    state may be louder than the state. The tensor before a reshape has no scale of its own, so it has this
+    one. method: how the ranges are set, see ``ranges.py``.
     """
     import onnx
 
     nodes = onnx.load(model_path).graph.node
-    joins = [n for n in nodes if n.op_type == "Concat"]
-    passed = {n.output[0]: n.input[0] for n in nodes if n.op_type in PASSING}
-    groups: dict[str, list[StateSpec]] = {}
-    for state in base.stream.states if base.stream else ():
-        groups.setdefault(state.output, []).append(state)
+    links = [
+        (base.inputs[s.name], {**base.inputs, **base.outputs}[s.output])
+        for s in (base.stream.states if base.stream else ())
+    ]
+    inputs = {state for state, _ in links}
+    for node in nodes:
+        if node.op_type == "Concat" and inputs & set(node.input):
+            links += [(name, node.output[0]) for name in node.input]
+        elif node.op_type in PASSING:
+            links.append((node.input[0], node.output[0]))
+    groups = spread.linked(links, inputs)
+    names = set().union(*groups)
+    known = spread.of_model(model_path, by_file_names(base, feeds), method, names) if names else {}
     overrides: dict[str, list[dict[str, Any]]] = {}
-    for source, states in groups.items():
-        low, high = spread.span((feed[s.name] for feed in feeds for s in states), ranges)
+    for group in groups:
+        low, high = (pick(known[n][end] for n in group if n in known) for end, pick in ((0, min), (1, max)))
         entry = {"rmin": np.float32(low), "rmax": np.float32(high)}
-        inputs = {base.inputs[s.name] for s in states}
-        names = {*inputs, base.outputs[source] if source in base.outputs else base.inputs[source]}
-        for node in joins:
-            if inputs & set(node.input):
-                names |= {*node.input, *node.output}
-        while further := {passed[name] for name in names if name in passed} - names:
-            names |= further
-        overrides |= {name: [dict(entry)] for name in names}
+        overrides |= {name: [dict(entry)] for name in group}
     return overrides
 
 

@@ -11,9 +11,9 @@ A histogram per tensor is kept, never the activations: a clip model's would not 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 
@@ -24,6 +24,8 @@ from edgepv.stream import Tensors
 Method = Literal["minmax", "percentile", "mse", "entropy"]
 METHODS: tuple[str, ...] = get_args(Method)
 Span = tuple[float, float]
+Tensor = TypeVar("Tensor", int, str)
+"""A tensor of a file, by number or by name."""
 
 BINS = 4096
 LEVELS = 256
@@ -47,8 +49,10 @@ class Histogram:
     holds 0 exactly, whereas after a ReLU they would outvote everything else.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, counts: bool = True) -> None:
+        """counts: False where only the ends of the range will be asked for."""
         self.low = self.high = 0.0
+        self._counting = counts
         self._width = 0.0
         self._counts: np.ndarray = np.zeros(2 * BINS)
 
@@ -58,6 +62,8 @@ class Histogram:
         if not math.isfinite(low) or not math.isfinite(high):
             raise UsageError("its values are not finite on calibration clips")
         self.low, self.high = min(self.low, low), max(self.high, high)
+        if not self._counting:
+            return
         self._widen(max(-low, high))
         seen = values[values != 0]
         if seen.size:
@@ -152,20 +158,29 @@ def _divergence(counts: np.ndarray, a: int, b: int, level: np.ndarray) -> float:
     return float(np.sum(p * np.log(p / q)))
 
 
-def span(arrays: Iterable[np.ndarray], method: Method) -> Span:
-    """One range over several arrays; see ``Histogram.span``."""
-    if method == "minmax":
-        ends = [(float(a.min(initial=0)), float(a.max(initial=0))) for a in arrays]
-        return min(low for low, _ in ends), max(high for _, high in ends)
-    seen = Histogram()
-    for array in arrays:
-        seen.add(array)
-    return seen.span(method)
+def linked(links: Sequence[tuple[Tensor, Tensor]], seeds: Collection[Tensor]) -> list[set[Tensor]]:
+    """Tensors that hang together by ``links``, one set for every group that holds one of ``seeds``."""
+    found: list[set[Tensor]] = []
+    for seed in sorted(seeds):
+        if any(seed in group for group in found):
+            continue
+        group, more = {seed}, True
+        while more:
+            more = False
+            for a, b in links:
+                if (a in group) != (b in group):
+                    group |= {a, b}
+                    more = True
+        found.append(group)
+    return found
 
 
-def of_model(path: Path, feeds: Sequence[Tensors], method: Method) -> dict[str, Span]:
+def of_model(
+    path: Path, feeds: Sequence[Tensors], method: Method, names: Collection[str] | None = None
+) -> dict[str, Span]:
     """Range of every float tensor of an ONNX model over ``feeds``, by the names inside the file.
 
+    names: of the tensors that are wanted; None for all.
     The shapes must be inferred already (``int8_onnx.preprocess``). Raises UsageError, naming the tensor, if
     one holds values that are not finite.
     """
@@ -178,7 +193,9 @@ def of_model(path: Path, feeds: Sequence[Tensors], method: Method) -> dict[str, 
     wanted = {
         v.name: v
         for v in (*graph.value_info, *graph.output)
-        if v.type.tensor_type.elem_type == onnx.TensorProto.FLOAT and v.name not in constants
+        if v.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+        and v.name not in constants
+        and (names is None or v.name in names)
     }
     known = {v.name for v in graph.output}
     graph.output.extend(v for name, v in wanted.items() if name not in known)
@@ -189,10 +206,10 @@ def of_model(path: Path, feeds: Sequence[Tensors], method: Method) -> dict[str, 
     for feed in feeds:
         values = dict(zip(wanted, session.run(list(wanted), feed)))
         for name, value in (values | feed).items():
-            if value.dtype != np.float32:
+            if value.dtype != np.float32 or not (names is None or name in names):
                 continue
             try:
-                seen.setdefault(name, Histogram()).add(value)
+                seen.setdefault(name, Histogram(counts=method != "minmax")).add(value)
             except UsageError as e:
                 raise UsageError(f"INT8 ranges: tensor '{name}': {e}. Check the weights and the clips") from e
     return {name: one.span(method) for name, one in seen.items()}

@@ -60,13 +60,26 @@ def test_changed_code_is_another_step(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cached({"step": "x"}, _make)[2] is False
 
 
-def test_the_code_digest_covers_every_room() -> None:
-    package = Path(cache.__file__).parent
-    names = {p.relative_to(package).as_posix() for p in [*package.glob("*.py"), *package.glob("*/*.py")]}
+def test_the_code_digest_covers_every_room_at_any_depth() -> None:
     assert {
         "cache.py",
         "quantize/prune.py",
         "export/to_onnx.py",
         "runtimes/ort.py",
+        "runtimes/sinks/mqtt.py",
         "zoo/pv_conv.py",
-    } <= names
+        "zoo/particles/interact.py",
+    } <= set(cache.sources(Path(cache.__file__).parent))
+
+
+def test_a_script_is_what_it_imports_from_beside_it(tmp_path: Path) -> None:
+    script, blocks, other = (tmp_path / n for n in ("model.py", "blocks.py", "train.py"))
+    script.write_text("import torch\nfrom blocks import width\n")
+    blocks.write_text("width = 1\n")
+    other.write_text("steps = 1\n")
+    before = cache.imported(script)
+    assert set(before) == {"model.py", "blocks.py"}
+    other.write_text("steps = 2\n")
+    assert cache.imported(script) == before
+    blocks.write_text("width = 2\n")
+    assert cache.imported(script) != before

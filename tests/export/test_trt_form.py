@@ -203,6 +203,24 @@ def test_a_state_that_adds_up_small_steps_is_never_rounded(tmp_path: Path) -> No
     assert np.allclose(answer, 0.1, atol=0.006)
 
 
+def test_what_computes_in_float_reads_the_frame_as_it_is(tmp_path: Path) -> None:
+    """A restorer adds what its convolution found to a picture that no code has rounded."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], "conv"),
+        helper.make_node("Mul", ["x", "x"], ["square"], "square"),
+        helper.make_node("Sub", ["square", "a"], ["y"], "sub"),
+    ]
+    path = tmp_path / "m.onnx"
+    onnx.save(_model(nodes, {"x": (1, 4, 2, 2)}, ["y"]), path)
+    feed = {"x": np.linspace(-1, 1, 16, dtype=np.float32).reshape(1, 4, 2, 2)}
+    form.quantize_for_tensorrt(path, tmp_path / "q.onnx", [feed], state_pairs=[])
+    quantized = onnx.load(tmp_path / "q.onnx")
+    makers = {out: node.op_type for node in quantized.graph.node for out in node.output}
+    ((square,), (conv,)) = (_inputs_of(quantized, kind) for kind in ("Mul", "Conv"))
+    assert list(square.input) == ["x", "x"]
+    assert makers[conv.input[0]] == "DequantizeLinear"
+
+
 def test_the_two_ends_of_a_state_get_the_larger_of_their_scales(tmp_path: Path) -> None:
     """The state is read by one convolution, written from another's input with a smaller range."""
     path = tmp_path / "m.onnx"

@@ -11,10 +11,18 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgepv.errors import UsageError
-from edgepv.quantize.ranges import METHODS, Histogram, Method, check_method, of_model, span
+from edgepv.quantize.ranges import METHODS, Histogram, Method, Span, check_method, of_model
 
 CLIPPING: tuple[Method, ...] = ("percentile", "mse", "entropy")
 COUNT = 2_000_000
+
+
+def span(arrays: list[np.ndarray], method: Method) -> Span:
+    """One range over several arrays."""
+    seen = Histogram()
+    for array in arrays:
+        seen.add(array)
+    return seen.span(method)
 
 
 def laplace() -> np.ndarray:
