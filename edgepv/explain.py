@@ -27,6 +27,7 @@ from edgepv.files import refuse_out, whole_file, write_json
 from edgepv.optional import need
 from edgepv.runtimes.engine import Engine, open_engine
 from edgepv.runtimes.session import softmax
+from edgepv.stats import mean_interval
 from edgepv.stream import Stepper
 from edgepv.types import ModelSpec, Variant
 
@@ -212,22 +213,16 @@ def deletion(
     ranked = curve(np.argsort(-worth, kind="stable"))
     drawn = np.array([curve(rng.permutation(count)) for _ in show(range(orders))])
     areas = np.trapezoid(drawn, shares, axis=1)
-    half = _t95(orders - 1) * float(areas.std(ddof=1)) / orders**0.5
-    mean = float(areas.mean())
+    low, high = mean_interval(areas)
     return Deletion(
         auc=float(np.trapezoid(ranked, shares)),
-        random=mean,
-        low=mean - half,
-        high=mean + half,
+        random=float(areas.mean()),
+        low=low,
+        high=high,
         shares=tuple(shares.tolist()),
         curve=tuple(ranked),
         random_curve=tuple(drawn.mean(0).tolist()),
     )
-
-
-def _t95(freedom: int) -> float:
-    """Half the width of a 95 % interval of a mean, in standard errors."""
-    return float(need("scipy.stats", extra="compress").t.ppf(0.975, freedom))
 
 
 def explain(

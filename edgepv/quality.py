@@ -133,11 +133,11 @@ def _right(spec: ModelSpec, rows: np.ndarray, truth: int, warmup: int) -> float:
 
 
 def _delta_avg(spec: ModelSpec, rows: np.ndarray, truth: Points, warmup: int) -> float:
-    """Over all points and frames after the first, where the points were given."""
+    """TAP-Vid's: over all points and frames after the first, where the points were given."""
     frames, count = truth.position.shape[:2]
     apart = distance_px(spec, rows[:frames, :count], truth.position)
     seen = truth.visible[1:]
-    return float(np.mean([(apart[1:][seen] <= px).mean() for px in WITHIN_PX]))
+    return float(np.mean([(apart[1:][seen] < px).mean() for px in WITHIN_PX]))
 
 
 def distance_px(spec: ModelSpec, one: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -9,11 +9,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from scipy import stats
 
 from edgepv.clips import Clip, clean_frames, degraded, model_frames, pictures
 from edgepv.errors import UsageError
 from edgepv.quality import Points, Shown, born_at, distance_px, figures, lost, rate, shown
-from edgepv.stats import mean_drop, mean_interval
+from edgepv.stats import mean_drop, mean_interval, student
 from edgepv.types import ModelSpec, TensorSpec
 
 TRACKER = ModelSpec(
@@ -123,6 +124,20 @@ def test_a_loss_in_db_passes_fails_or_needs_more_clips() -> None:
     assert worse.verdict == "fail" and worse.points == pytest.approx(1.0) and worse.lost == 4
     open_ = mean_drop(before, before - [0.0, 1.0, -0.5, 0.4], max_drop=0.3, unit="dB")
     assert open_.verdict == "inconclusive" and open_.clips_needed and open_.clips_needed > 4
+
+
+def test_four_clips_are_judged_by_students_t() -> None:
+    loss = np.array([0.2, -0.9, -0.4, -0.9])
+    low, high = mean_interval(loss)
+    wanted = stats.t.interval(0.95, 3, loss.mean(), stats.sem(loss))
+    assert (low, high) == pytest.approx(wanted, abs=1e-3)
+    drop = mean_drop(np.zeros(4), -loss, max_drop=0.2, unit="points")
+    assert drop.verdict == "inconclusive" and drop.clips_needed == 5
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 5, 30, 31, 50, 1000])
+def test_students_quantile_is_that_of_a_library(freedom: int) -> None:
+    assert student(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), abs=6e-4)
 
 
 def test_one_clip_can_tell_nothing() -> None:

@@ -223,8 +223,8 @@ def _step(
     right = 0
     for i, task in enumerate(tasks):
         mine = logits[i, columns[task]]
-        goal = _soft(labels[i], len(mine), plan.smoothing) * keep[i]
-        goal = goal + _soft(labels[other[i]], len(mine), plan.smoothing) * (1 - keep[i])
+        goal = _soft(labels[i], mine, plan.smoothing) * keep[i]
+        goal = goal + _soft(labels[other[i]], mine, plan.smoothing) * (1 - keep[i])
         losses.append(-(goal * torch.log_softmax(mine, 0)).sum())
         right += int(mine.argmax()) == labels[i]
     loss = torch.stack(losses).mean()
@@ -276,7 +276,8 @@ def _partners(tasks: Sequence[str], chance: float, rng: np.random.Generator) -> 
     return other, [float(s) for s in share]
 
 
-def _soft(label: int, classes: int, smoothing: float) -> Tensor:
-    goal = torch.full((classes,), smoothing / classes)
+def _soft(label: int, logits: Tensor, smoothing: float) -> Tensor:
+    """What ``logits`` (classes,) are to say of a label: the probability of each class."""
+    goal = torch.full_like(logits, smoothing / len(logits))
     goal[label] += 1 - smoothing
     return goal

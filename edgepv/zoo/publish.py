@@ -60,7 +60,7 @@ def publish(
 
 
 def headline(values: Sequence[float], metric: Metric) -> dict[str, Any]:
-    """What the index repeats of a test: the mean over the clips with its bootstrap interval."""
+    """What the index repeats of a test: the mean over the clips with its interval."""
     row = mean_accuracy(np.asarray(values, float), metric)
     return {"value": row.value, "low": row.low, "high": row.high, "n": row.n, "metric": metric}
 

@@ -297,12 +297,13 @@ def points(
         right = float((logits.argmax(1) == goal).float().mean())
         return F.cross_entropy(logits, goal, label_smoothing=0.1), {"top1": right}
 
-    resume = cache / f"points-{_key(schedule, batch, seed, interact)}.pt"
+    resume = cache / f"points-{_key(schedule, batch, seed, interact, data.names, data.points.shape)}.pt"
     net, log = fit(net, loss, schedule, seed=seed, resume=resume, tick=tick)
     tests = np.flatnonzero(~data.train)
     x = np.stack([sequence(data.points[i], data.length[i]) for i in tests])
     with torch.no_grad():
-        return net, net(torch.from_numpy(x).float()).numpy(), log
+        at = next(net.parameters()).device
+        return net, net(torch.from_numpy(x).float().to(at)).cpu().numpy(), log
 
 
 # video
@@ -341,7 +342,7 @@ def trunk(
     places = columns()
     torch.manual_seed(seed)
     net = Trunk(build(size, 2, 64, True).tokens, max(p.stop for p in places.values()))
-    resume = cache / f"pv-graph-{size}-trunk-{_key(recipe.trunk, seed)}.pt"
+    resume = cache / f"pv-graph-{size}-trunk-{_key(recipe.trunk, seed, _names(footage))}.pt"
     loss = _trunk_loss(footage, places, recipe.trunk)
     net, log = fit(net, loss, recipe.trunk.schedule, seed=seed, resume=resume, tick=tick)
     return net, [{"stage": "trunk", **row} for row in log]
@@ -369,7 +370,7 @@ def one_task(
     place = columns()[task]
     net.context.load_state_dict({name: w[place] for name, w in start.head.state_dict().items()})
     mine = [f for f in footage if f.sample.task == task]
-    resume = cache / f"pv-graph-{size}-{task}-{_key(stage, seed, interact, _print(net))}.pt"
+    resume = cache / f"pv-graph-{size}-{task}-{_key(stage, seed, interact, _print(net), _names(mine))}.pt"
     loss = _video_loss(mine, {task: slice(0, len(TASKS[task]))}, stage)
     net, log = fit(net, loss, stage.schedule, seed=seed, resume=resume, tick=tick)
     return net, [{"stage": task, **row} for row in log]
@@ -500,6 +501,11 @@ def _print(net: nn.Module) -> str:
 def _key(*what: Any) -> str:
     """A name that changes with everything that changes the result."""
     return digest([encode(w) if hasattr(w, "__dataclass_fields__") else repr(w) for w in what])[:12]
+
+
+def _names(footage: Sequence[Footage]) -> list[str]:
+    """Which clips a network is trained on."""
+    return sorted(f.sample.path.name for f in footage)
 
 
 @cache

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgepv.errors import EdgepvError
+from edgepv.files import digest
 from edgepv.types import ModelSpec, TensorSpec, encode
 from edgepv.zoo import HERE
 from edgepv.zoo import pv_track as models
@@ -189,7 +190,9 @@ class Score:
 
 
 def per_point(tracks: np.ndarray, points: np.ndarray, occluded: np.ndarray, birth: np.ndarray) -> np.ndarray:
-    """Figures of each of N tracks, (N, 4): delta_avg, median px, survival, occlusion; NaN where undefined.
+    """Figures of each of N tracks, (N, 5): delta_avg, median px, survival, occlusion; NaN where undefined.
+
+    The fifth is the number of visible positions.
 
     tracks: (T, N, 3). points: (N, T, 2), image heights. occluded: (N, T). birth: (N,).
     """
@@ -202,14 +205,17 @@ def per_point(tracks: np.ndarray, points: np.ndarray, occluded: np.ndarray, birt
         lasted = (lost[0] if len(lost) else len(error)) / max(1, len(error))
         found = [(error[shown] < limit).mean() for limit in THRESHOLDS] if shown.any() else [np.nan]
         median = float(np.median(error[shown])) if shown.any() else np.nan
-        rows.append((float(np.mean(found)), median, lasted, float(told.mean()) if len(told) else np.nan))
+        right = float(told.mean()) if len(told) else np.nan
+        rows.append((float(np.mean(found)), median, lasted, right, float(shown.sum())))
     return np.array(rows)
 
 
 def score(rows: np.ndarray) -> Score:
-    """Means over the points of ``per_point``; of the median errors, the median."""
+    """Means over the points of ``per_point``; delta-avg over visible positions, of the medians the median."""
+    shown = rows[:, 4]
+    found = float(np.nansum(rows[:, 0] * shown) / shown.sum()) if shown.any() else np.nan
     return Score(
-        delta_avg=round(float(np.nanmean(rows[:, 0])), 4),
+        delta_avg=round(found, 4),
         median_px=round(float(np.nanmedian(rows[:, 1])), 3),
         survival=round(float(np.nanmean(rows[:, 2])), 4),
         occlusion=round(float(np.nanmean(rows[:, 3])), 4),
@@ -276,7 +282,9 @@ def train(job: Job, say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     pictures = read_pictures(job.data, "train")
     torch.manual_seed(job.seed)
     net = recipe.builder(size=recipe.train_size, particles=recipe.train_points)
-    resume = job.cache / f"{job.name}-{job.seed}-{recipe.schedule.steps}.pt"
+    told = replace(recipe, builder=recipe.builder.__name__)
+    what = [asdict(told), SPEED, job.seed, [p.shape for p in pictures]]
+    resume = job.cache / f"{job.name}-{digest(what)[:12]}.pt"
     net, log = fit(net, objective(recipe, pictures), recipe.schedule, seed=job.seed, resume=resume, tick=say)
     final = recipe.builder(size=recipe.size, particles=recipe.particles).eval()
     final.load_state_dict(net.cpu().state_dict())

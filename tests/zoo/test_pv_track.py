@@ -17,6 +17,7 @@ from support import assert_static_4_d
 from torch import Tensor
 
 from edgepv.checkpoint import build, from_files
+from edgepv.quality import Points, Shown, figures
 from edgepv.stream import Stepper
 from edgepv.types import Checkpoint, ModelSpec, TensorSpec, Variant
 from edgepv.zoo import pv_track, train_track
@@ -234,6 +235,18 @@ def test_a_score_counts_as_tap_vid_counts() -> None:
     tracks[3:, 0, 0] = 60 / 256
     rows = per_point(tracks, points, np.zeros((1, 5), bool), np.zeros(1, int))
     assert rows[0, [0, 2]].round(6).tolist() == [0.3, 0.5]
+
+
+def test_every_visible_position_of_a_clip_weighs_the_same() -> None:
+    """One point is right in four frames, one far off in the only frame that shows it: 4 of 5 positions."""
+    points, hidden = np.zeros((2, 5, 2)), np.zeros((2, 5), bool)
+    tracks = np.ones((5, 2, 3))
+    tracks[:, 0, :2], hidden[1, 2:] = 0.0, True
+    got = score(per_point(tracks, points, hidden, np.zeros(2, int)))
+    assert got.delta_avg == 0.8
+    truth = Points(points.transpose(1, 0, 2), ~hidden.T)
+    tracker = replace(train_track.spec("pv-track-nano"), particles=2)
+    assert figures(tracker, [tracks], [Shown(tracks, truth)], 0)[0] == got.delta_avg
 
 
 @pytest.fixture(scope="module")

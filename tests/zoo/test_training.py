@@ -29,7 +29,7 @@ from edgepv.zoo.data import (
     folds,
     read_manifest,
 )
-from edgepv.zoo.learn import Plan, fit
+from edgepv.zoo.learn import Plan, _soft, fit
 from edgepv.zoo.score import cross_entropy
 from edgepv.zoo.train import Job, Recipe, main, train
 
@@ -247,3 +247,9 @@ def test_hand_made_features_tell_moving_from_standing(tmp_path: Path) -> None:
         values.append(features(tmp_path / f"{label}.mp4", "fight"))
     assert values[0].shape == (24 + 32 + 50,)
     assert values[0][-2] > 2 * values[1][-2], "mean frame difference"
+
+
+def test_what_a_class_is_to_be_stands_where_the_logits_do() -> None:
+    logits = torch.empty(3, device="meta")
+    assert _soft(1, logits, 0.1).device == logits.device
+    assert _soft(1, torch.zeros(4), 0.2).tolist() == pytest.approx([0.05, 0.85, 0.05, 0.05])
