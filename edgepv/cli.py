@@ -210,14 +210,14 @@ def _export(commands: Any) -> None:
         "--keep-float",
         type=int,
         metavar="N",
-        help="keep the N most sensitive layers of an INT8 ONNX in float (default: 0)",
+        help="on cpu: keep the N most sensitive layers of an INT8 ONNX in float (default: 0)",
     )
     c.add_argument(
         "--max-drop",
         type=float,
         metavar="POINTS",
-        help="accuracy that may be lost, in points; a loss that is sure is exit code 3; when "
-        "given, too few clips to tell is exit code 6 (default: 1)",
+        help="accuracy that may be lost, in points, of a restorer in dB; a loss that is sure is exit code 3; "
+        "when given, too few clips to tell is exit code 6 (default: 1, of a restorer 0.3)",
     )
     c.add_argument(
         "--latency-ms", type=float, metavar="MS", help="largest p99 of the chosen variant on this machine"
@@ -226,8 +226,8 @@ def _export(commands: Any) -> None:
         "--min-sqnr",
         type=float,
         metavar="DB",
-        help="keep the most sensitive layers of an INT8 ONNX in float until its logits are this close to the "
-        "original's (default: all in INT8; see: edgepv sensitivity)",
+        help="on cpu: keep the most sensitive layers of an INT8 ONNX in float until its logits are this "
+        "close to the original's (default: all in INT8; see: edgepv sensitivity)",
     )
     c.add_argument("--seed", type=seed, help="seed of fine-tuning (default: 0)")
     c.add_argument("--config", metavar="FILE", help="TOML file with these options; the command line wins")

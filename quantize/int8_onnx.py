@@ -32,11 +32,9 @@ PASSING = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten")
 class Step:
     """Static post-training quantization with onnxruntime.quantization.
 
-    per_channel: one weight scale per output channel. keep_float: nodes left in float.
-    ranges: how the ranges of the activations are set; see ``ranges.py``.
+    keep_float: nodes left in float. ranges: how the ranges of the activations are set; see ``ranges.py``.
     """
 
-    per_channel: bool = True
     keep_float: tuple[str, ...] = ()
     ranges: spread.Method = "minmax"
 
@@ -58,7 +56,7 @@ class Step:
             theirs = by_file_names(base, feeds)
             table = _table(clean, theirs, self.ranges, Path(scratch) / "ranges.json")
             overrides = state_overrides(clean, base, feeds, self.ranges)
-            _quantize(clean, tmp, theirs, kept, overrides, self.per_channel, table)
+            _quantize(clean, tmp, theirs, kept, overrides, table)
         scheme = QuantScheme(
             "onnxruntime", "uint8 per-tensor", "int8 per-channel", calibration_digest, len(feeds), kept
         )
@@ -225,7 +223,6 @@ def _quantize(
     feeds: Sequence[Tensors],
     kept: Sequence[str],
     overrides: dict[str, Any],
-    per_channel: bool,
     table: Path | None,
 ) -> None:
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
@@ -237,7 +234,7 @@ def _quantize(
         quant_format=QuantFormat.QDQ,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
-        per_channel=per_channel,
+        per_channel=True,
         nodes_to_exclude=list(kept),
         extra_options={"TensorQuantOverrides": overrides},
         calibration_cache_path=table,

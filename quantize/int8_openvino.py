@@ -25,13 +25,12 @@ BIASES = ("fast", "accurate", "none")
 class Step:
     """NNCF on an OpenVINO model.
 
-    preset: "performance" (symmetric) or "mixed" (asymmetric where signed). ranges: how the ranges of the
-    activations are set, see ``ranges.py``; NNCF has no "entropy", and takes "percentile" of each feed alone.
+    Activations are symmetric, asymmetric where signed. ranges: how their ranges are set, see ``ranges.py``;
+    NNCF has no "entropy", and takes "percentile" of each feed alone.
     bias: how the mean error that rounding leaves in a channel is taken out of its bias: by the means of the
     float model's tensors ("fast"), layer by layer on the quantized model ("accurate"), or not ("none").
     """
 
-    preset: str = "mixed"
     ranges: spread.Method = "minmax"
     bias: Literal["fast", "accurate", "none"] = "fast"
 
@@ -56,7 +55,7 @@ class Step:
                 model,
                 nncf.Dataset(by_file_names(base, feeds)),
                 subset_size=len(feeds),
-                preset=nncf.QuantizationPreset(self.preset),
+                preset=nncf.QuantizationPreset.MIXED,
                 ignored_scope=nncf.IgnoredScope(names=kept, validate=False),
                 fast_bias_correction=self.bias == "fast",
                 advanced_parameters=nncf.AdvancedQuantizationParameters(
