@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -94,7 +95,7 @@ def _chosen_clips(found: Bundle, options: LiveBench) -> list[Clip]:
         raise UsageError(
             f"{found.folder} knows {', '.join(labels)}; no such clips are shipped. Give --clips DIR"
         )
-    if options.limit < 1 or not options.rate > 0:
+    if options.limit < 1 or not 0 < options.rate < math.inf:
         raise UsageError("--limit and --rate want numbers above 0")
     clips = find_clips(Path(options.clips) if options.clips else shipped, labels)
     _, held = split_clips([c for c in clips if c.label], calibration=1)

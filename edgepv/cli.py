@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import json
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -20,6 +23,12 @@ EXIT_CODES = """exit codes:
   0 ok    1 internal error    2 wrong input or option    3 accuracy gate    4 latency gate
   5 parity    6 inconclusive (too few clips to tell)    7 target or engine not on this machine
   8 camera lost    9 signature"""
+
+
+CURES = {errno.ENOSPC: ". Free disk space", errno.EDQUOT: ". Free disk space"} | dict.fromkeys(
+    (errno.EACCES, errno.EPERM, errno.EROFS), ". Check permissions"
+)
+"""What to do about an error of the file system."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -45,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except OSError as e:
         what = f"{e.filename}: " if e.filename else ""
-        return _fail(f"{what}{e.strerror or e}. Free disk space or check permissions", 2)
+        return _fail(f"{what}{e.strerror or e}{CURES.get(e.errno or 0, '')}", 2)
     except Exception as e:
         if os.environ.get("EDGEPV_DEBUG"):
             raise
@@ -333,16 +342,17 @@ def export_command(a: argparse.Namespace) -> int:
         return 0
     from edgepv import pipeline, show
 
-    made = pipeline.export(options, Console(quiet=a.json))
+    with contextlib.redirect_stdout(sys.stderr):  # what a builder prints is no result
+        made = pipeline.export(options, Console(quiet=a.json))
     if a.json:
         print(json.dumps([show.as_data(m) for m in made], indent=1))
     else:
         show.exported(made)
         say_next(
             *(
-                f"edgepv run {made[0].folder} --source clip.mp4",
-                f"edgepv inspect {made[0].folder}",
-                f"edgepv report {' '.join(str(m.folder) for m in made)} --html report.html",
+                shlex.join(["edgepv", "run", str(made[0].folder), "--source", "clip.mp4"]),
+                shlex.join(["edgepv", "inspect", str(made[0].folder)]),
+                shlex.join(["edgepv", "report", *(str(m.folder) for m in made), "--html", "report.html"]),
             )
         )
     return pipeline.exit_code(options, made)
@@ -455,8 +465,8 @@ def stream_command(a: argparse.Namespace) -> int:
     elif picture:
         print(f"no picture: {account.model} was not converted", file=sys.stderr)
     if not a.json:
-        own = " --weights w.safetensors --spec spec.toml" if ":" in a.model else ""
-        say_next(f"edgepv export {a.model}{own} --target cpu")
+        own = ["--weights", "w.safetensors", "--spec", "spec.toml"] if ":" in a.model else []
+        say_next(shlex.join(["edgepv", "export", a.model, *own, "--target", "cpu"]))
     return 0
 
 
@@ -556,7 +566,7 @@ def report_command(a: argparse.Namespace) -> int:
     for path, text in written.items():
         write_text(path, text)
     print(f"{len(found.rows)} variants: {', '.join(str(p) for p in written)}", file=sys.stderr)
-    say_next(f"xdg-open {page}")
+    say_next(shlex.join(["xdg-open", str(page)]))
     return 0
 
 
@@ -578,7 +588,7 @@ def verify_command(a: argparse.Namespace) -> int:
                 print(
                     f"  {one.variant}: golden answers reproduced, rmse {one.error:.2g}, limit {one.limit:.2g}"
                 )
-    say_next(f"edgepv run {a.bundle} --source clip.mp4")
+    say_next(shlex.join(["edgepv", "run", a.bundle, "--source", "clip.mp4"]))
     return 0
 
 
@@ -599,7 +609,8 @@ def inspect_command(a: argparse.Namespace) -> int:
             print((bundle.folder / MANIFEST).read_text(encoding="utf-8"), end="")
             return 0
         show.bundle(bundle)
-    say_next(f"edgepv verify {a.bundle}", f"edgepv run {a.bundle} --source clip.mp4")
+    run = ["edgepv", "run", a.bundle, "--source", "clip.mp4"]
+    say_next(shlex.join(["edgepv", "verify", a.bundle]), shlex.join(run))
     return 0
 
 

@@ -15,6 +15,9 @@ from typing import Any
 from edgepv.console import nobody_reads, say_next, seed
 from edgepv.errors import UsageError
 
+MOST_THREADS = 256
+"""More would only take memory; no camera has as many cores."""
+
 DEFAULT_SPOOL = Path("~/.local/state/edgepv")
 
 
@@ -98,8 +101,7 @@ def add_run(commands: Any) -> None:
 
 def run_command(a: argparse.Namespace) -> int:
     """edgepv run"""
-    if a.threads < 1:
-        raise UsageError(f"--threads {a.threads}: give 1 or more")
+    _refuse_threads(a.threads)
     if a.require_signature != bool(a.key):
         raise UsageError("--require-signature and --key PUBLIC.pem go together")
     sources = _sources(a.source)
@@ -156,6 +158,11 @@ def _on_file(a: argparse.Namespace, source: str) -> int:
     more = [] if a.video else [shlex.join(video)]
     say_next(*more, shlex.join(["edgepv", "inspect", a.bundle]))
     return 0
+
+
+def _refuse_threads(count: int) -> None:
+    if not 1 <= count <= MOST_THREADS:
+        raise UsageError(f"--threads {count}: give a number from 1 to {MOST_THREADS}")
 
 
 def _refuse_deadline(ms: float | None) -> None:
@@ -260,6 +267,8 @@ def bench_command(a: argparse.Namespace) -> int:
     from edgepv.console import Console
     from edgepv.types import encode
 
+    _refuse_threads(a.threads)
+    _refuse_deadline(a.deadline_ms)
     console = Console(quiet=a.json)
     with opened(Path(a.bundle)) as found:
         check(found)
@@ -273,7 +282,8 @@ def bench_command(a: argparse.Namespace) -> int:
         print(json.dumps(encode(results), indent=1))
     else:
         show.replayed(results)
-        say_next(f"edgepv run {a.bundle} --source rtsp://... --deadline-ms {results[0].limit_ms:.0f}")
+        limit = f"{results[0].limit_ms:.0f}"
+        say_next(shlex.join(["edgepv", "run", a.bundle, "--source", "rtsp://...", "--deadline-ms", limit]))
     return 0
 
 
@@ -302,7 +312,8 @@ def ladder_command(a: argparse.Namespace) -> int:
         raise UsageError(f"{out} exists and is not a bundle; --force replaces bundles only")
     made = ladder.combine([Path(b) for b in a.bundles], out, Console(), force=a.force)
     show.ladder(made)
-    say_next(f"edgepv run {out} --source rtsp://... --deadline-ms 33", f"edgepv bench {out} --live")
+    run = ["edgepv", "run", str(out), "--source", "rtsp://...", "--deadline-ms", "33"]
+    say_next(shlex.join(run), shlex.join(["edgepv", "bench", str(out), "--live"]))
     return 0
 
 
@@ -327,7 +338,8 @@ def keygen_command(a: argparse.Namespace) -> int:
 
     public = signing.keygen(Path(a.private))
     print(f"private: {a.private} (keep it off the camera)\npublic:  {public}")
-    say_next(f"edgepv sign BUNDLE --key {a.private}", f"edgepv verify BUNDLE --key {public}")
+    sign = ["edgepv", "sign", "BUNDLE", "--key", str(a.private)]
+    say_next(shlex.join(sign), shlex.join(["edgepv", "verify", "BUNDLE", "--key", str(public)]))
     return 0
 
 
@@ -337,7 +349,7 @@ def sign_command(a: argparse.Namespace) -> int:
 
     name = signing.sign(Path(a.bundle), Path(a.key))
     print(f"{a.bundle} is signed by key {name}")
-    say_next(f"edgepv verify {a.bundle} --key PUBLIC.pem")
+    say_next(shlex.join(["edgepv", "verify", a.bundle, "--key", "PUBLIC.pem"]))
     return 0
 
 
@@ -374,5 +386,5 @@ def update_command(a: argparse.Namespace) -> int:
     else:
         state = update.read_state(root)
     show.slots(root, state)
-    say_next(f"edgepv run {root} --source rtsp://...")
+    say_next(shlex.join(["edgepv", "run", str(root), "--source", "rtsp://..."]))
     return 0

@@ -10,6 +10,7 @@ from typing import Any
 
 from edgepv.console import own_model, say_next, seed
 from edgepv.errors import UsageError
+from edgepv.files import refuse_out
 
 
 def add_search(commands: Any) -> None:
@@ -98,15 +99,15 @@ def search_command(a: argparse.Namespace) -> int:
         done = answer.work(a.storage, a.study, a.clips, console)
         print(f"{done} trials done here; the search is over")
         return 0
+    seconds = answer.budget(a.budget)
     out = Path(a.out)
+    refuse_out(out)
     if out.exists() and not a.force:
         raise UsageError(f"{out} already exists. Choose another --out, or replace it with --force")
     if out.exists() and not (out / "search.json").is_file():
         raise UsageError(f"{out} exists and is no earlier answer; --force replaces those only")
     question = _question(a, console)
-    result, study = answer.search(
-        question, console, seconds=answer.budget(a.budget), trials=a.trials, storage=a.storage
-    )
+    result, study = answer.search(question, console, seconds=seconds, trials=a.trials, storage=a.storage)
     commands = answer.write(result, question, out, force=a.force)
     if a.json:
         print(json.dumps(answer.as_data(result, commands, study), indent=1))

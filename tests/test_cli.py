@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -327,7 +328,6 @@ def test_run_prints_json_lines_and_a_summary(
 
 
 def test_nothing_is_written_over_an_input(run: Run, step_bundle: Path, a_clip: Path, tmp_path: Path) -> None:
-    import shutil
 
     clip = Path(shutil.copy(a_clip, tmp_path / "c.mp4"))
     refused(run("run", step_bundle, "--source", clip, "--video", clip), 2, "is the source itself")
@@ -349,6 +349,27 @@ def test_unknown_variants_and_engines_of_a_bundle(run: Run, step_bundle: Path, a
     refused(run("run", step_bundle, "--source", a_clip, "--variant", "x"), 2, "unknown variant 'x'")
     refused(run("run", step_bundle, "--source", a_clip, "--engine", "litert"), 2, "unknown engine 'litert'")
     refused(run("run", step_bundle, "--source", a_clip, "--threads", "0"), 2, "--threads 0")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--threads", "0"),
+        ("--threads", "100000"),
+        ("--deadline-ms", "0"),
+        ("--rate", "inf"),
+        ("--rate", "nan"),
+        ("--limit", "0"),
+    ],
+)
+def test_a_bench_of_nothing_is_refused(run: Run, step_bundle: Path, option: str, value: str) -> None:
+    refused(run("bench", step_bundle, "--live", option, value), 2, option)
+
+
+def test_what_is_next_can_be_pasted(run: Run, step_bundle: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(step_bundle, tmp_path / "front door")
+    _, _, err = run("inspect", copy)
+    assert f"  edgepv verify '{copy}'" in err.splitlines()
 
 
 def _start(arguments: list[str]) -> subprocess.Popen[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -221,6 +222,6 @@ def budget(text: str) -> float:
         seconds = float(number) * unit
     except ValueError:
         seconds = 0.0
-    if not seconds > 0:
+    if not 0 < seconds < math.inf:
         raise UsageError(f"--budget {text}: give a time like 30m, 2h or 90s")
     return seconds

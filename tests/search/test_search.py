@@ -105,6 +105,8 @@ def test_a_stream_that_loses_too_much_in_float_is_left_out(
             "the search knows classifiers; pv-track-nano is for tracking",
         ),
         (["pv-conv-nano", "--latency-ms", "5", "--budget", "soon"], "--budget soon: give a time like 30m"),
+        (["pv-conv-nano", "--latency-ms", "5", "--budget", "inf"], "--budget inf: give a time like 30m"),
+        (["pv-conv-nano", "--latency-ms", "5", "--out", "link"], "--out link is a link that leads nowhere"),
         (["pv-conv-nano", "--latency-ms", "5", "--target", "jetson"], "cannot measure jetson on this"),
         (["--worker"], "--worker needs the --storage URL"),
     ],
@@ -117,6 +119,7 @@ def test_bad_questions_are_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to("nowhere")
     assert main(["search", *arguments, "--multiple", "8"]) == 2
     assert said in capsys.readouterr().err.splitlines()[-1]
 
