@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,12 +25,14 @@ MIN_CLIPS = 4
 class CalibrationSet:
     """Clips that set the INT8 ranges; never a clip that is evaluated.
 
-    digest: over the clips' bytes and the preprocessing, so equal sets are equal on every machine.
+    digest: over the clips' bytes and labels and the preprocessing, so equal sets are equal on every machine.
+    labels: one for each clip, None where nobody labelled it; empty: no clip is labelled.
     """
 
     clips: tuple[Path, ...]
     digest: str
     preprocessing: str = PREPROCESSING
+    labels: tuple[str | None, ...] = ()
 
     @property
     def count(self) -> int:
@@ -49,8 +53,23 @@ def calibration_set(clips: Sequence[Clip], spec: ModelSpec) -> CalibrationSet:
             f"all {len(clips)} calibration clips show '{labels.pop()}'; ranges set on one label are wrong "
             "for the others. Give clips of every label"
         )
-    paths = tuple(c.path for c in clips)
-    return CalibrationSet(paths, digest([PREPROCESSING, ROLLING, spec, [sha256(p) for p in paths]]))
+    data = digest([PREPROCESSING, ROLLING, spec, [(sha256(c.path), c.label) for c in clips]])
+    return CalibrationSet(tuple(c.path for c in clips), data, labels=tuple(c.label for c in clips))
+
+
+def in_turns(clips: Sequence[Clip]) -> list[int]:
+    """Places of the clips in an order whose beginning, wherever it ends, is spread over labels and groups.
+
+    Labels take turns, and within a label its groups do; else clips stay in the order they came in.
+    """
+    by_group = _turns(range(len(clips)), lambda i: clips[i].group)
+    return _turns(by_group, lambda i: clips[i].label)
+
+
+def _turns(places: Iterable[int], kind: Callable[[int], str | None]) -> list[int]:
+    """The first of every kind, then the second of every kind, and so on."""
+    turn = _counters()
+    return sorted(places, key=lambda i: next(turn[kind(i)]))
 
 
 def rolled_feeds(
@@ -60,19 +79,32 @@ def rolled_feeds(
 
     States are what the model itself produced, never zeros: INT8 ranges set on zero states drift
     (18 % error after 100 steps, measured on a streamed net). A clip that is too short to fill them is
-    played to and fro until they are full. Raises UsageError if the clips never move
-    the model: then no range would mean anything.
+    played to and fro until they are full. Their order is how far into the clips of its label each was met,
+    so the last quarter of the feeds is the last quarter of every label: whole clips, where a label has
+    enough. Raises UsageError if the clips never move the model: then no range would mean anything.
     """
-    feeds: list[Tensors] = []
-    for path in chosen.clips:
+    met: list[tuple[str | None, Tensors]] = []
+    for path, label in zip(chosen.clips, chosen.labels or itertools.repeat(None)):
         frames = filling(model_frames(path, spec), stepper.warmup)
         start = stepper.warmup // 2
         rolled = ((i, f) for i, (f, _) in enumerate(roll(stepper, frames)) if f is not None and i >= start)
-        feeds += [copied(f) for i, f in rolled if (i - start) // stepper.chunk % every == 0]
-    feeds = feeds[:: -(-len(feeds) // limit)]
+        met += [(label, copied(f)) for i, f in rolled if (i - start) // stepper.chunk % every == 0]
+    feeds = _labels_abreast(met[:: -(-len(met) // limit)])
     if all(np.array_equal(f[spec.input.name], feeds[0][spec.input.name]) for f in feeds):
         raise UsageError("every calibration clip shows the same still picture. Give clips that move")
     return feeds
+
+
+def _counters() -> dict[str | None, Iterator[int]]:
+    """For each kind, 0, 1, 2 and so on."""
+    return defaultdict(itertools.count)
+
+
+def _labels_abreast(met: Sequence[tuple[str | None, Tensors]]) -> list[Tensors]:
+    """Feeds with their labels, ordered by the share of their own label's feeds that came before them."""
+    totals, turn = Counter(label for label, _ in met), _counters()
+    shares = [(next(turn[label]) + 0.5) / totals[label] for label, _ in met]
+    return [met[i][1] for i in sorted(range(len(met)), key=shares.__getitem__)]
 
 
 def filling(frames: np.ndarray, warmup: int) -> np.ndarray:

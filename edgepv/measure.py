@@ -132,16 +132,17 @@ def latencies(
     *,
     original: tuple[Callable[[int], Engine], Sequence[Tensors]] | None,
     threads: Sequence[int] = (1, 2),
+    baseline: str = "torch-fp32",
 ) -> dict[str, tuple[Latency, ...]]:
     """Latency rows per variant, one per thread count.
 
-    original: opens the torch model, and the inputs it takes; its row is "torch-fp32".
+    original: opens the model that all came from, and the inputs it takes. baseline: the name of its row.
     """
     rows: dict[str, list[Latency]] = {}
     for count in threads:
         engines: dict[str, tuple[Engine, Sequence[Tensors]]] = {}
         if original:
-            engines["torch-fp32"] = (original[0](count), original[1])
+            engines[baseline] = (original[0](count), original[1])
         engines |= {v.name: (open_engine(v, folder, threads=count), feeds) for v in variants}
         for name, latency in interleaved(engines, threads=count).items():
             rows.setdefault(name, []).append(latency)

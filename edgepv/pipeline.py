@@ -6,7 +6,7 @@ import base64
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 
 from edgepv import bundle, judge, report
 from edgepv.bundle import Content, Measured
-from edgepv.calibration import PREPROCESSING, calibration_set, rolled_feeds
+from edgepv.calibration import PREPROCESSING, calibration_set, in_turns, rolled_feeds
 from edgepv.checkpoint import build
 from edgepv.clips import Clip, hold_last, model_frames, read_video, resample
 from edgepv.console import Console
@@ -34,11 +34,13 @@ from edgepv.line import (
     lowered,
     ready,
     run_builder,
+    source_key,
 )
 from edgepv.measure import device_facts, latencies, peak_rss_mib
 from edgepv.optional import need, present
 from edgepv.quality import shown
 from edgepv.quantize.sparsity import LayerSparsity
+from edgepv.report_tables import ORIGINALS
 from edgepv.runtimes.eager import EagerEngine
 from edgepv.runtimes.engine import Engine, open_engine
 from edgepv.stream import Stepper, Tensors, copied, roll
@@ -56,13 +58,14 @@ from edgepv.types import (
     encode,
 )
 
-ORIGINAL = "torch-fp32"
 POSTPROCESSING = {
     "classification": "softmax of logits; a clip's answer is the mean of logits over valid frames",
     "tracking": "x and y in image heights, visibility in [0, 1]",
     "restoration": "x * std + mean, clipped to [0, 1]",
 }
 THUMBNAIL = 112
+PROBED = 32
+"""Held-out clips of which one input each is kept, to look inside a model and to time it."""
 PICTURE_DROP_DB = 0.3
 STRAY = "kept out of the bundle"
 CHANGES = {
@@ -222,7 +225,8 @@ def check_options(options: Options, targets: Sequence[Target]) -> None:
 class Subject(Ready):
     """The model as the targets' builders get it, with the exam its artifacts must pass.
 
-    original: opens the torch model before pruning, and inputs for it; model: opens what was converted.
+    original: opens the model before pruning, and inputs for it; model: opens what was converted. rows: of the
+    original first, then of what torch made of it.
     """
 
     exam: judge.Exam
@@ -249,7 +253,8 @@ def prepare(line: Line, source: Source, clips: Clips) -> Subject:
         all_labelled(clips.held_out, spec.labels)
     stepper = Stepper(model(1).infer, spec, base.stream)
     before = Stepper(original(1).infer, first.spec, first.stream)
-    probes = tuple(_probe_feeds(stepper, [clip.frames for clip in held]))
+    probed = [held[i].frames for i in _probed(clips.held_out)]
+    probes = tuple(_probe_feeds(stepper, probed))
     exam = judge.Exam(
         spec=spec,
         shown=held,
@@ -267,9 +272,9 @@ def prepare(line: Line, source: Source, clips: Clips) -> Subject:
     return Subject(
         **vars(found),
         exam=exam,
-        original=(original, tuple(_probe_feeds(before, [clip.frames for clip in held]))),
+        original=(original, tuple(_probe_feeds(before, probed))),
         model=model,
-        rows=_torch_rows(source, checkpoint, base, first, exam),
+        rows=_original_rows(source, checkpoint, base, first, exam),
         golden_clip=clips.held_out[0],
         held_out=clips.held_out,
     )
@@ -312,10 +317,15 @@ def _opener(
     return opened, replace(base, spec=spec, stream=stream, form="step" if stream else "window")
 
 
-def _probe_feeds(stepper: Stepper, held: Sequence[np.ndarray]) -> list[Tensors]:
-    """One input with warm states per held-out clip."""
+def _probed(held: Sequence[Clip]) -> list[int]:
+    """Places of at most ``PROBED`` clips; the first few are spread over labels and groups too."""
+    return in_turns(held)[:PROBED]
+
+
+def _probe_feeds(stepper: Stepper, clips: Iterable[np.ndarray]) -> list[Tensors]:
+    """One input with warm states for each clip, (T, C, H, W) float32."""
     probes = []
-    for clip in held[:32]:
+    for clip in clips:
         steps = [
             feeds for feeds, _ in roll(stepper, hold_last(clip, stepper.warmup + stepper.chunk)) if feeds
         ]
@@ -323,13 +333,13 @@ def _probe_feeds(stepper: Stepper, held: Sequence[np.ndarray]) -> list[Tensors]:
     return probes
 
 
-def _torch_rows(
+def _original_rows(
     source: Source, checkpoint: Checkpoint | None, base: Variant, first: Variant, exam: judge.Exam
 ) -> tuple[Measurement, ...]:
     """The original, and the torch model that was made of it if it was changed, as rows of the report."""
     if source.checkpoint is None or checkpoint is None:
         row = Measurement(
-            ORIGINAL,
+            ORIGINALS["onnxruntime"],
             "host",
             "onnxruntime",
             "fp32",
@@ -338,7 +348,7 @@ def _torch_rows(
             accuracy=exam.accuracy(exam.original),
         )
         return (row,)
-    rows = [_torch_row(ORIGINAL, "the original", source.checkpoint, first, exam, exam.original)]
+    rows = [_torch_row(ORIGINALS["torch"], "the original", source.checkpoint, first, exam, exam.original)]
     if checkpoint is not source.checkpoint:
         names, says = zip(*(CHANGES[s.name] for s in checkpoint.steps if s.name in CHANGES))
         name = "-".join(("torch", *names))
@@ -369,7 +379,7 @@ def _torch_row(
         gflops_per_frame=gflops_per_frame(module, checkpoint.spec),
         state_bytes=how.stream.state_bytes if how.stream else None,
         accuracy=exam.accuracy(answers),
-        drop=exam.drop(answers, 0.0) if name != ORIGINAL else None,
+        drop=exam.drop(answers, 0.0) if answers is not exam.original else None,
     )
 
 
@@ -409,7 +419,7 @@ def pack(line: Line, subject: Subject, target: Target, folder: Path) -> Exported
     found = Report(
         title,
         (*torch_rows, *rows),
-        ORIGINAL,
+        subject.rows[0].variant,
         _all_steps(kept),
         reasons,
         subject.base.stream,
@@ -488,12 +498,13 @@ def _timed(
     rows: Sequence[Measurement],
     models: Path,
 ) -> tuple[list[Measurement], list[Measurement]]:
-    """(rows with latency and memory, torch rows with latency). TensorRT is not timed on a host."""
+    """(rows with latency and memory, the original's rows with latency). TensorRT is not timed on a host."""
     here = [v for v in packed.variants if v.engine != "tensorrt"]
     found: dict[str, Any] = {}
     if here and subject.exam.feeds:
         line.console.say(f"{target.name}: timing {len(here) + 1} variants, interleaved")
-        found = latencies(here, models, subject.exam.feeds, original=subject.original)
+        baseline = subject.rows[0].variant
+        found = latencies(here, models, subject.exam.feeds, original=subject.original, baseline=baseline)
     facts = device_facts()
     params = subject.rows[-1].params
     cost = subject.rows[-1].gflops_per_frame
@@ -594,8 +605,9 @@ def sensitivity(
     """What INT8 of each layer alone costs a model, the most sensitive first; from the cache if it is known.
 
     cut: instead, what cutting this share of the channels of each group of layers alone costs, before any
-    fine-tuning. Ranges come from the calibration clips, answers are compared on the held-out ones. Raises
-    UsageError if there are no clips the model was made for.
+    fine-tuning. Ranges come from the calibration clips. Answers are compared on the held-out ones: of all of
+    them after a cut, of at most ``PROBED``, labels in turns, in INT8. Raises UsageError if there are no clips
+    the model was made for.
     """
     line = Line(options, console)
     source = load(options)
@@ -633,16 +645,16 @@ def _int8_alone(
 
     model = lowered(line, source, clips)
     base, folder = model.base, model.base_folder
-    chosen = calibration_set(clips.calibration, base.spec)
+    chosen, probed = calibration_set(clips.calibration, base.spec), _probed(clips.held_out)
 
     def make(_: Path) -> Any:
         stepper = Stepper(open_engine(base, folder).infer, base.spec, base.stream)
         feeds = rolled_feeds(stepper, chosen, base.spec)
-        probes = _probe_feeds(stepper, [model_frames(c.path, base.spec) for c in clips.held_out])
-        known = truth[: len(probes)] if truth else None
+        probes = _probe_feeds(stepper, (model_frames(clips.held_out[i].path, base.spec) for i in probed))
+        known = [truth[i] for i in probed] if truth else None
         return encode(per_layer(base, folder, feeds, probes, line.console.track, known))
 
-    key |= {"model": base.sha256, "calibration": chosen.digest}
+    key |= {"model": base.sha256, "calibration": chosen.digest, "probed": probed}
     result: list[Any] = line.step("sensitivity", key, ("onnx", "onnxruntime"), make)[1]
     return result
 
@@ -660,6 +672,6 @@ def _cut_alone(
         frames = [model_frames(c.path, source.spec) for c in clips.held_out]
         return encode(per_group(checkpoint, frames, truth, cut, line.console.track))
 
-    key |= {"model": checkpoint.sha256, "cut": cut, "spec": digest(source.spec)}
+    key |= {**source_key(source), "cut": cut}
     result: list[Any] = line.step("sensitivity", key, ("torch", "torch-pruning"), make)[1]
     return result

@@ -22,6 +22,8 @@ from edgepv.types import (
 )
 
 NOT_MEASURED = "not measured"
+ORIGINALS = {"torch": "torch-fp32", "onnxruntime": "onnxruntime-original"}
+"""Engine of an original -> name of its row: a torch model, a user's ONNX file."""
 UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
@@ -185,11 +187,11 @@ def together(report: Report, row: Measurement, latency: Latency) -> dict[str, La
 def original(report: Report, row: Measurement, among: Iterable[str]) -> str | None:
     """The name of the original that ``row`` compares to: the baseline, or its own folder's one.
 
-    Rows of joined reports are called "folder/name", so each folder brings its own original.
+    Rows of joined reports whose names clash are called "folder/name": each folder brings its own original.
     """
-    folder = row.variant.rpartition("/")[0]
-    beside = f"{folder}/{report.baseline.rpartition('/')[2]}"
-    return next((name for name in (report.baseline, beside) if name in among), None)
+    folder = "".join(row.variant.rpartition("/")[:2])
+    beside = (folder + one for one in (report.baseline.rpartition("/")[2], *ORIGINALS.values()))
+    return next((name for name in (report.baseline, *beside) if name in among), None)
 
 
 def speedups(report: Report, row: Measurement, latency: Latency) -> tuple[float | None, float | None]:

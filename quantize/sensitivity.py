@@ -21,7 +21,7 @@ from edgepv.checkpoint import build, splittable
 from edgepv.clips import hold_last
 from edgepv.errors import UsageError
 from edgepv.optional import need
-from edgepv.quantize import ranges
+from edgepv.quantize import ranges as spread
 from edgepv.quantize.int8_onnx import (
     CONVOLUTIONS,
     opened,
@@ -44,12 +44,13 @@ def per_layer(
     probes: Sequence[Tensors],
     track: Track = lambda names, what: names,
     truth: Sequence[int] | None = None,
+    ranges: spread.Method = "minmax",
 ) -> tuple[LayerSensitivity, ...]:
     """What INT8 of each convolution alone does to the answers, the most sensitive first.
 
-    feeds: graph inputs with rolled states, which set the ranges once for all layers; probes: others, of clips
-    that set no range, on which answers are compared. track: shows progress over the layers' names. truth: the
-    label of each probe's clip, for the points of top-1 that are lost.
+    feeds: graph inputs with rolled states, which set the ranges once for all layers, by the method
+    ``ranges``; probes: others, which set no range, on which answers are compared. track: shows progress over
+    the layers' names. truth: the label of each probe's clip, for the points of top-1 that are lost.
     Raises UsageError if a state was zero in every feed, or there is no convolution.
     """
     refuse_zero_states(base, feeds)
@@ -59,8 +60,8 @@ def per_layer(
         names = _convolutions(clean)
         if not names:
             raise UsageError(f"{base.spec.name} has no convolution: there is nothing to quantize")
-        table = _ranges(clean, by_file_names(base, feeds))
-        overrides = state_overrides(clean, base, feeds)
+        table = _ranges(clean, by_file_names(base, feeds), ranges)
+        overrides = state_overrides(clean, base, feeds, ranges)
         theirs = by_file_names(base, probes)
         wanted = answers_of(clean, base, theirs)
         classes = base.spec.task == "classification"
@@ -78,11 +79,11 @@ def _convolutions(path: Path) -> list[str]:
     return [n.name for n in onnx.load(path).graph.node if n.op_type in CONVOLUTIONS]
 
 
-def _ranges(path: Path, feeds: Sequence[Tensors]) -> Any:
+def _ranges(path: Path, feeds: Sequence[Tensors], method: spread.Method) -> Any:
     """Least and largest value of every tensor, as the quantizer wants them."""
     from onnxruntime.quantization.calibrate import CalibrationMethod, TensorsData
 
-    spans = ranges.of_model(path, feeds, "minmax")
+    spans = spread.of_model(path, feeds, method)
     table = {name: (np.float32(low), np.float32(high)) for name, (low, high) in spans.items()}
     return TensorsData(CalibrationMethod.MinMax, table)
 

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-from support import CLIPS, ROOT, Tiny
+from support import CLIPS, ROOT, TINY, Tiny
 
 import edgepv
-from edgepv import bundle, judge
+from edgepv import bundle, judge, pipeline, report
 from edgepv.cli import main
 from edgepv.clips import read_video
+from edgepv.console import Console
 from edgepv.errors import AccuracyGateError, LatencyGateError, ParityError
 from edgepv.golden import replay
+from edgepv.line import Line, Options, gather, load
 from edgepv.quality import Shown
+from edgepv.report_tables import speedups
 from edgepv.stream import Tensors
 from edgepv.types import (
     Audit,
@@ -171,6 +177,15 @@ def test_an_onnx_file_is_exported_too(step_bundle: Path, tiny_step: Tiny, tmp_pa
     model = ["export", str(source), "--spec", str(tiny_step.spec)]
     assert main([*model, "--target", "cpu,jetson", "--precision", "fp32", "--out", str(out)]) == 0
     assert bundle.read(out / "cpu").content.stream is not None
+    found = _report(out / "cpu")
+    assert (found.baseline, found.rows[0].engine) == ("onnxruntime-original", "onnxruntime")
+    assert not any("torch" in row.variant or row.engine == "torch" for row in found.rows)
+    assert all("onnxruntime-original" in la.interleaved_with for row in found.rows for la in row.latency)
+    assert _report(out / "jetson").baseline == "onnxruntime-original"
+    joined = report.join([("a", _report(step_bundle)), ("b", found)])
+    timed = [(row, la) for row in joined.rows for la in row.latency]
+    assert {row.variant for row, _ in timed} > {"a/torch-fp32", "b/onnxruntime-original"}
+    assert all(speedups(joined, row, latency)[0] for row, latency in timed)
     code = main(
         [
             "export",
@@ -253,6 +268,75 @@ def test_a_pruned_model_goes_down_the_whole_line(tmp_path: Path, monkeypatch: py
     assert (original.variant, pruned.variant) == ("torch-fp32", "torch-pruned-tuned")
     assert pruned.params and original.params and pruned.params < 0.8 * original.params
     assert original.latency and [s.name for s in bundle.read(out).content.steps][:2] == ["prune", "finetune"]
+
+
+def _many_fights(folder: Path, write_video: Callable[..., Path]) -> str:
+    """33 dark held-out clips of fights, then 2 bright ones without; and clips to calibrate on."""
+    counts = {"calibration/fight": 2, "calibration/no_fight": 2, "test/fight": 33, "test/no_fight": 2}
+    for place, count in counts.items():
+        (folder / place).mkdir(parents=True)
+        for i in range(count):
+            write_video(f"{place}/{i:02}.mp4", [(200 if "no" in place else 10) + i] * 6)
+    return str(folder)
+
+
+def _brighter(feeds: Sequence[Tensors]) -> list[bool]:
+    """Whether a feed shows a clip without a fight."""
+    return [bool(feed["frame"].mean() > 0) for feed in feeds]
+
+
+def test_layers_are_compared_on_clips_of_every_label(
+    tiny_step: Tiny, tmp_path: Path, write_video: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def per_layer(
+        base: Any, folder: Any, feeds: Any, probes: Sequence[Tensors], track: Any, truth: Any
+    ) -> tuple[()]:
+        asked.update(seen=_brighter(probes), truth=truth)
+        return ()
+
+    monkeypatch.setattr("edgepv.quantize.sensitivity.per_layer", per_layer)
+    pipeline.sensitivity(_options(tiny_step, _many_fights(tmp_path, write_video)), Console(quiet=True))
+    assert asked["truth"] == [0, 1, 0, 1] + [0] * 28
+    assert asked["seen"] == [label == 1 for label in asked["truth"]]
+
+
+def test_insides_are_looked_at_on_clips_of_every_label(
+    tiny_step: Tiny, tmp_path: Path, write_video: Callable[..., Path]
+) -> None:
+    options = _options(tiny_step, _many_fights(tmp_path, write_video))
+    source = load(options)
+    subject = pipeline.prepare(Line(options, Console(quiet=True)), source, gather(options, source.spec))
+    assert len(subject.exam.feeds) == 32
+    for feeds in (subject.exam.feeds, subject.original[-1]):
+        assert _brighter(feeds[: judge.PROBES]) == [False, True, False, True, False, False, False, False]
+
+
+def _options(tiny: Tiny, clips: str | None = None) -> Options:
+    weights, spec = str(tiny.weights), str(tiny.spec)
+    return Options(tiny.model, weights=weights, spec=spec, clips=clips, precision="fp32", stream="off")
+
+
+def test_an_edited_builder_is_cut_again(
+    tiny_clip: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[float] = []
+
+    def per_group(checkpoint: Any, clips: Any, truth: Any, ratio: float, track: Any) -> tuple[()]:
+        called.append(ratio)
+        return ()
+
+    monkeypatch.setattr("edgepv.quantize.sensitivity.per_group", per_group)
+    own = tmp_path / "model.py"
+    own.write_text(TINY.read_text())
+    options = replace(_options(tiny_clip, str(CLIPS)), model=f"{own}:clip")
+    for _ in range(2):
+        pipeline.sensitivity(options, Console(quiet=True), cut=0.5)
+    assert called == [0.5], "the second time from the cache"
+    own.write_text(TINY.read_text().replace("torch.relu", "torch.sigmoid"))
+    pipeline.sensitivity(options, Console(quiet=True), cut=0.5)
+    assert called == [0.5, 0.5]
 
 
 def test_a_gate_on_latency_takes_the_variant_that_fits() -> None:

@@ -15,7 +15,8 @@ from support import Tiny
 from edgepv import bundle
 from edgepv.cli import main
 from edgepv.errors import ParityError, UsageError
-from edgepv.quantize import mixed
+from edgepv.quantize import int8_onnx, mixed
+from edgepv.quantize.ranges import Method
 from edgepv.quantize.sensitivity import answers_of, per_layer
 from edgepv.stats import sqnr_db
 from edgepv.stream import Tensors, by_file_names
@@ -90,6 +91,46 @@ def test_mixed_precision_keeps_the_fewest_layers_that_meet_the_target(
     assert all_int8 == set() and low < 10
     kept, high = reached(20.0)
     assert kept == {"first"} and high > 20
+
+
+@pytest.mark.parametrize("step", [int8_onnx.Step(), mixed.Step(keep=2), mixed.Step(20.0)])
+def test_the_file_that_is_kept_is_made_on_all_feeds(
+    step: int8_onnx.Step | mixed.Step, hurt: tuple[Variant, Path], tmp_path: Path
+) -> None:
+    made = step(*hurt, frames(16, 1), "digest", tmp_path / "m.onnx")
+    assert made.scheme and made.scheme.calibration_feeds == 16
+
+
+def even(count: int) -> list[Tensors]:
+    """Feeds whose three channels are equally loud."""
+    return [{"frame": f["frame"] / np.float32([1000, 1, 1]).reshape(1, 3, 1, 1)} for f in frames(count, 1)]
+
+
+def test_the_limit_is_reached_by_the_file_that_is_kept_too(
+    hurt: tuple[Variant, Path], tmp_path: Path
+) -> None:
+    """Nothing is loud while layers are chosen; the last feed then makes the range of the input useless."""
+    base, folder = hurt
+    feeds = even(16)
+    feeds[-1]["frame"][0, 0, 0, 0] = 1000.0
+    made = mixed.Step(20.0)(base, folder, feeds, "loud at last", tmp_path / "m.onnx")
+    theirs = by_file_names(base, feeds[12:])
+    wanted = answers_of(folder / base.path, base, theirs)
+    assert sqnr_db(wanted, answers_of(tmp_path / made.path, made, theirs)) >= 20
+    assert made.scheme and "first" in made.scheme.kept_float
+
+
+def test_layers_are_ranked_by_the_ranges_they_will_get(hurt: tuple[Variant, Path]) -> None:
+    """One value of 12,288 is loud: all of the range lets it hurt the first layer, 99.99 % does not."""
+    feeds = even(24)
+    feeds[0]["frame"][0, 0, 0, 0] = 1000.0
+
+    def first(ranges: Method) -> str:
+        return mixed.sensitive_first(*hurt, feeds[:16], feeds[16:], "one loud value", ranges)[0]
+
+    assert first("minmax") == "first" != first("percentile")
+    with pytest.raises(UsageError, match="Did you mean 'minmax'"):
+        mixed.Step(ranges="minmix")(*hurt, feeds, "digest", Path("m.onnx"))  # type: ignore[arg-type]
 
 
 def test_a_target_that_no_layer_meets_is_refused(hurt: tuple[Variant, Path], tmp_path: Path) -> None:
