@@ -84,15 +84,17 @@ def rolled_feeds(
     enough. Raises UsageError if the clips never move the model: then no range would mean anything.
     """
     met: list[tuple[str | None, Tensors]] = []
+    moving = False
     for path, label in zip(chosen.clips, chosen.labels or itertools.repeat(None)):
-        frames = filling(model_frames(path, spec), stepper.warmup)
+        frames = model_frames(path, spec)
+        moving = moving or bool((frames != frames[0]).any())
+        frames = filling(frames, stepper.warmup)
         start = stepper.warmup // 2
         rolled = ((i, f) for i, (f, _) in enumerate(roll(stepper, frames)) if f is not None and i >= start)
         met += [(label, copied(f)) for i, f in rolled if (i - start) // stepper.chunk % every == 0]
-    feeds = _labels_abreast(met[:: -(-len(met) // limit)])
-    if all(np.array_equal(f[spec.input.name], feeds[0][spec.input.name]) for f in feeds):
-        raise UsageError("every calibration clip shows the same still picture. Give clips that move")
-    return feeds
+    if not moving:
+        raise UsageError("every calibration clip shows a still picture. Give clips that move")
+    return _labels_abreast(met[:: -(-len(met) // limit)])
 
 
 def _counters() -> dict[str | None, Iterator[int]]:

@@ -10,7 +10,7 @@ import functools
 import importlib
 import importlib.util
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -218,6 +218,7 @@ def gather(options: Options, spec: ModelSpec) -> Clips:
         found, origin = find_clips(Path(options.clips), spec.labels), options.clips
         calibration, held_out = split_clips(found, calibration=CALIBRATION_CLIPS)
         train = tuple(c for c in found if c.split == "train" and c.label)
+        _refuse_shared((*calibration, *train), held_out)
         return Clips(train, tuple(calibration), tuple(held_out), origin)
     found = _shipped(spec)
     fits = spec.task != "classification" or {c.label for c in found} <= set(spec.labels)
@@ -231,6 +232,18 @@ def gather(options: Options, spec: ModelSpec) -> Clips:
             "on other video would silently cost accuracy"
         )
     return Clips((), tuple(calibration), tuple(held_out), origin, fits)
+
+
+def _refuse_shared(seen: Sequence[Clip], held_out: Sequence[Clip]) -> None:
+    """Raise UsageError if a clip that calibrates or trains is judged too, under whatever name."""
+    known = {sha256(c.path): c.path for c in seen}
+    for clip in held_out:
+        twin = known.get(sha256(clip.path))
+        if twin:
+            raise UsageError(
+                f"{clip.path} is the same video as {twin}, which calibrates or trains, so its "
+                "score would flatter. Take one of them out"
+            )
 
 
 def _shipped(spec: ModelSpec) -> list[Clip]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from edgepv.calibration import calibration_set, in_turns, rolled_feeds
 from edgepv.clips import Clip
+from edgepv.errors import UsageError
+from edgepv.line import Options, gather
 from edgepv.stream import Stepper, Tensors
 from edgepv.types import ModelSpec, TensorSpec
 
@@ -18,8 +22,9 @@ LABELS = ("a", "a", "a", "a", "b", "b", "b", "b")
 
 
 def _made(write_video: Callable[..., Path], labels: Sequence[str]) -> list[Clip]:
-    """Clip i of the labels is a still picture of grey 20 + 25 * i."""
-    paths = [write_video(f"{i}.mp4", [20 + 25 * i] * 12) for i in range(len(labels))]
+    """Clip i of the labels flickers around a grey of 20 + 25 * i."""
+    greys = [[20 + 25 * i + 4 * (frame % 2) for frame in range(12)] for i in range(len(labels))]
+    paths = [write_video(f"{i}.mp4", grey) for i, grey in enumerate(greys)]
     return [Clip(path, label, path.name) for path, label in zip(paths, labels)]
 
 
@@ -67,3 +72,18 @@ def test_labels_take_turns_and_within_a_label_groups_do() -> None:
     clips = [Clip(Path(f"{i}.mp4"), *row) for i, row in enumerate(rows)]
     assert in_turns(clips) == [0, 3, 2, 4, 1]  # a of x, b of z, a of y, b of z, a of x
     assert in_turns([]) == []
+
+
+@pytest.mark.parametrize("how", ["copied", "linked"])
+def test_one_video_under_two_names_may_not_train_and_be_judged(
+    write_video: Callable[..., Path], tmp_path: Path, how: str
+) -> None:
+    for number, place in enumerate(("train/a", "train/b", "test/a", "test/b")):
+        (tmp_path / place).mkdir(parents=True)
+        write_video(f"{place}/clip{number}.mp4", [20 + 25 * number, 30, 40])
+    options = Options("m", clips=str(tmp_path))
+    assert len(gather(options, SPEC).held_out) == 2
+    seen, again = tmp_path / "train/a/clip0.mp4", tmp_path / "test/a/again.mp4"
+    again.symlink_to(seen) if how == "linked" else shutil.copy(seen, again)
+    with pytest.raises(UsageError, match=r"again.mp4 is the same video as .*clip0.mp4, which calibrates"):
+        gather(options, SPEC)

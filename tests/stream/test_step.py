@@ -80,9 +80,9 @@ def test_calibration_states_are_rolled(a_clip: object) -> None:
 
 
 def test_still_pictures_do_not_calibrate(write_video: object) -> None:
-    path = write_video("still.mp4", [100] * 12)  # type: ignore[operator]
-    with pytest.raises(UsageError, match="same still picture"):
-        rolled_feeds(Stepper(_sum, STEP, STREAM), CalibrationSet((path,), "d"), STEP)
+    paths = tuple(write_video(f"{grey}.mp4", [grey] * 12) for grey in (60, 100))  # type: ignore[operator]
+    with pytest.raises(UsageError, match="every calibration clip shows a still picture"):
+        rolled_feeds(Stepper(_sum, STEP, STREAM), CalibrationSet(paths, "d"), STEP)
 
 
 def test_too_few_clips_do_not_calibrate(a_clip: object) -> None:
