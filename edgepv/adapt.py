@@ -15,7 +15,7 @@ import re
 import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ from edgepv.clips import (
     SPLITS,
     SUFFIXES,
     Clip,
+    as_manifest,
     clean_frames,
     find_clips,
     hold_last,
@@ -53,8 +54,14 @@ SMOOTHING = 0.1
 SPEED = 1.25
 WINDOWS = 4
 RESULT = "adapt.json"
-FILES = {RESULT, "weights.safetensors", "spec.toml", "adapter.safetensors", "card.md"}
+MANIFEST = "manifest.csv"
+FILES = {RESULT, MANIFEST, "weights.safetensors", "spec.toml", "adapter.safetensors", "card.md"}
 """All that finetune writes into its folder."""
+UNJUDGED = (
+    "no clip is left to judge on: all of them train or choose the epoch, so `edgepv export` gets none. For "
+    "an accuracy on your clips, and for INT8, put some into a folder test/ or give them the split test"
+)
+"""What is said where no clip is of a split test."""
 DIVERGED = 1e3
 """Cross entropy in nats from which on a training is lost; guessing costs the logarithm of the labels."""
 
@@ -143,6 +150,8 @@ def finetune(job: Job, console: Console) -> Adapted:
     console.say(
         f"{spec.name}: {len(labels)} labels, {train} clips train, {validation} choose the epoch{tested}"
     )
+    if not test:
+        console.say(UNJUDGED)
     model = build(base)
     head = new_head(model, base.spec, labels, seed=job.seed)
     learning, judging = shots(parts[0], spec, console), shots(parts[1], spec, console)
@@ -165,7 +174,7 @@ def finetune(job: Job, console: Console) -> Adapted:
         base=base.sha256,
         epochs=tuple(log),
     )
-    _write(made, model, whole, head, job, out)
+    _write(made, model, whole, head, listed(parts[0], parts[2]), job, out)
     return made
 
 
@@ -200,7 +209,8 @@ def _source(job: Job) -> Checkpoint:
 def labels_of(folder: Path, wanted: Sequence[str] = ()) -> tuple[str, ...]:
     """The labels of a folder of clips, sorted: of its manifest.csv, else the folders that hold videos.
 
-    Raises UsageError if one of ``wanted`` is not there, or if there are fewer than two.
+    Raises UsageError if one of ``wanted`` is not there, if there are fewer than two, or if one begins or ends
+    with a blank, which no manifest.csv could name.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder. --data wants one with a sub-folder of clips per label")
@@ -218,6 +228,8 @@ def labels_of(folder: Path, wanted: Sequence[str] = ()) -> tuple[str, ...]:
     if missing := sorted(set(wanted) - found):
         raise UsageError(f"{folder} has no label '{missing[0]}'. It has: {', '.join(sorted(found))}")
     labels = tuple(sorted(wanted or found))
+    if blank := [label for label in labels if label != label.strip()]:
+        raise UsageError(f"{folder}: the label '{blank[0]}' begins or ends with a blank. Rename its folder")
     if len(labels) < 2 or len(set(labels)) < len(labels):
         raise UsageError(
             f"{folder}: {', '.join(labels)} is one label only. A classifier needs two; add a folder of clips "
@@ -274,6 +286,14 @@ def _carved(clips: list[Clip], labels: Sequence[str], seed: int) -> tuple[list[C
             held = [c for c in held if c.group not in back]
     apart = set(held)
     return [c for c in clips if c not in apart], held
+
+
+def listed(train: Sequence[Clip], test: Sequence[Clip]) -> str:
+    """The manifest.csv for ``edgepv export --clips``: it calibrates on training clips and judges test clips.
+
+    Validation clips chose the epoch, so they are not in it.
+    """
+    return as_manifest([replace(c, split=s) for s, side in (("train", train), ("test", test)) for c in side])
 
 
 def relabelled(spec: ModelSpec, labels: Sequence[str], name: str) -> ModelSpec:
@@ -535,7 +555,7 @@ def score(model: Any, clips: Sequence[Shot], spec: ModelSpec) -> Accuracy | None
     return accuracy([c.label for c in clips], scores(model, clips, spec), spec.labels)
 
 
-def _write(made: Adapted, model: Any, whole: Any, head: str, job: Job, out: Path) -> None:
+def _write(made: Adapted, model: Any, whole: Any, head: str, manifest: str, job: Job, out: Path) -> None:
     from edgepv.zoo import lora
 
     with whole_folder(out, replace=job.force) as tmp:
@@ -544,6 +564,7 @@ def _write(made: Adapted, model: Any, whole: Any, head: str, job: Job, out: Path
         if made.rank is not None:
             lora.save(model, tmp / "adapter.safetensors", rank=made.rank, head=head)
         write_json(tmp / RESULT, made)
+        write_text(tmp / MANIFEST, manifest)
         write_text(tmp / "card.md", card(made, job))
 
 
@@ -572,10 +593,12 @@ def _line(key: str, value: Any) -> str:
 
 
 def export_command(made: Adapted, job: Job) -> str:
-    """What to run next."""
+    """What to run next: it judges the test clips. Without those it is given no clips, and tells no accuracy
+    on any that the model has seen."""
     out = Path(job.out)
     files = ["--weights", str(out / "weights.safetensors"), "--spec", str(out / "spec.toml")]
-    return shlex.join(["edgepv", "export", made.builder, *files, "--clips", job.data])
+    clips = ["--clips", str(out)] if made.clips[2] else []
+    return shlex.join(["edgepv", "export", made.builder, *files, *clips])
 
 
 def told(value: Accuracy | None) -> str:
@@ -611,10 +634,11 @@ def card(made: Adapted, job: Job) -> str:
         note = "Validation clips chose the epoch, so their score flatters a little; test clips chose nothing."
     else:
         note = "No clip could be spared for validation, so the last epoch was kept."
+    unjudged = "" if made.test else f"{UNJUDGED[0].upper()}{UNJUDGED[1:]}.\n\n"
     return (
         f"# {made.spec.name}\n\n"
         f"Adapted from `{job.model}` (weights {made.base[:16]}) on `{Path(job.data).name}`.\n\n"
         f"| | |\n|---|---|\n{table}\n\n"
         f"{note} Intervals are 95 % Wilson intervals and take clips as independent.\n\n"
-        f"```sh\n{export_command(made, job)}\n```\n"
+        f"{unjudged}```sh\n{export_command(made, job)}\n```\n"
     )

@@ -7,7 +7,7 @@ import csv
 import hashlib
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -268,6 +268,15 @@ def _from_manifest(manifest: Path, labels: tuple[str, ...]) -> list[Clip]:
     ]
 
 
+def as_manifest(clips: Sequence[Clip]) -> str:
+    """The manifest.csv that ``find_clips`` reads as these clips; its paths are absolute, for any folder."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(COLUMNS)
+    table.writerows((c.path.absolute(), c.label, c.split, c.group) for c in clips)
+    return text.getvalue()
+
+
 def _split(name: str, manifest: Path) -> str | None:
     """The split a manifest names, None for none. Raises UsageError for a name nobody knows."""
     if name and name.lower() not in SPLITS:
@@ -291,13 +300,15 @@ def split_clips(clips: list[Clip], *, calibration: int) -> tuple[list[Clip], lis
     """(calibration clips, evaluation clips), disjoint by group, the same on every machine.
 
     Splits the folder names are kept: calibration clips come out of calibration/train, evaluation clips out
-    of evaluation/validation/test. Without named splits a quarter of the groups, chosen by the hash of their
-    name, calibrates. At most ``calibration`` clips calibrate, spread over labels and groups.
+    of evaluation/validation/test. Where only the latter are named, clips without a split calibrate. Without
+    named splits a quarter of the groups, chosen by the hash of their name, calibrates. At most
+    ``calibration`` clips calibrate, spread over labels and groups.
     Raises UsageError if a side would be empty, or a group stands on both sides.
     """
     if any(c.split for c in clips):
-        train = [c for c in clips if c.split in ("calibration", "train")]
         held = [c for c in clips if c.split in ("evaluation", "validation", "test")]
+        named = [c for c in clips if c.split in ("calibration", "train")]
+        train = named or [c for c in clips if c.split is None]
     else:
         train = [c for c in clips if _bucket(c.group) == 0]
         held = [c for c in clips if _bucket(c.group) != 0]

@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from edgepv import adapt, cli_models
 from edgepv.adapt import Job
 from edgepv.checkpoint import build, from_files, put, read_spec
-from edgepv.clips import Clip, model_frames
+from edgepv.clips import Clip, find_clips, model_frames
 from edgepv.console import Console
 from edgepv.console import seed as seed_of
 from edgepv.errors import UsageError
 from edgepv.files import sha256
+from edgepv.line import Clips, Options, gather
 from edgepv.types import ModelSpec, TensorSpec
 from edgepv.zoo import checkpoint, lora
 
@@ -242,6 +243,9 @@ def test_bad_input_is_one_clear_line(tiny_clip: Tiny, colours: Path, tmp_path: P
     refused("at least 1", epochs=0)
     refused("above 0", learning_rate=-1.0)
     refused("unknown model", model="pv-conv-smal", weights=None, spec=None)
+    (tmp_path / "blank" / "red ").mkdir(parents=True)
+    (tmp_path / "blank" / "red " / "0.mp4").touch()
+    refused("label 'red ' begins or ends with a blank", data=str(tmp_path / "blank"))
     few = tmp_path / "few"
     write_clip(few / "a" / "0.mp4", (0, 0, 0), np.random.default_rng(0))
     write_clip(few / "b" / "0.mp4", (0, 0, 0), np.random.default_rng(0))
@@ -276,6 +280,72 @@ def test_the_next_command_survives_blanks(tiny_clip: Tiny, colours: Path, tmp_pa
     job = job_of(tiny_clip, colours, tmp_path / "sp ace", epochs=1, how="head")
     words = shlex.split(adapt.export_command(adapt.finetune(job, QUIET), job))
     assert words[words.index("--weights") + 1] == str(tmp_path / "sp ace" / "weights.safetensors")
+
+
+def exported(made: adapt.Adapted, job: Job) -> Clips:
+    """The clips that the next command calibrates on and judges, run where finetune was."""
+    words = shlex.split(adapt.export_command(made, job))
+    return gather(Options(words[2], clips=words[words.index("--clips") + 1]), made.spec)
+
+
+def seen(clips: Sequence[Clip]) -> set[Path]:
+    """Which files of ``colours`` these are."""
+    return {c.path.resolve() for c in clips}
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        {"train": "train", "test": "test"},
+        {"train": "train/train", "validation": "train/val", "test": "test"},
+        {"train": ".", "test": "test"},
+    ],
+    ids=["a fifth is held back", "validation is named", "the rest trains"],
+)
+def test_export_judges_no_clip_that_trained_or_chose_the_epoch(
+    tiny_clip: Tiny,
+    colours: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    places: dict[str, str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for side, place in places.items():
+        for label in COLOURS:
+            found = sorted((colours / ("test" if side == "test" else "train") / label).iterdir())
+            chosen = found[4:] if side == "validation" else found
+            chosen = found[:4] if side == "train" and "validation" in places else chosen
+            (tmp_path / "my, clips" / place / label).mkdir(parents=True)
+            for path in chosen:
+                (tmp_path / "my, clips" / place / label / path.name).symlink_to(path)
+    job = job_of(tiny_clip, Path("my, clips"), Path("adapted"), epochs=1, how="head")
+    made = adapt.finetune(job, QUIET)
+    clips = exported(made, job)
+    assert seen(clips.held_out) == {p.resolve() for p in (colours / "test").rglob("*.mp4")}
+    assert made.clips[1] and len(clips.train) == made.clips[0] == 18 - made.clips[1]
+    assert seen(clips.calibration) <= seen(clips.train)
+    assert {c.label for c in clips.held_out} == set(COLOURS)
+
+
+def test_without_test_clips_the_next_command_judges_none_of_them(
+    tiny_clip: Tiny, colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "o"
+    assert command(*tiny_clip.arguments, "--data", colours / "train", "--epochs", 1, "--out", out) == 0
+    printed = capsys.readouterr()
+    assert "no clip is left to judge on" in printed.err and "--clips" not in printed.err
+    assert "--clips" not in (out / "card.md").read_text()
+    assert {c.split for c in find_clips(out, tuple(COLOURS))} == {"train"}
+
+
+def test_an_earlier_result_is_replaced_with_its_list_of_clips(
+    tiny_clip: Tiny, colours: Path, tmp_path: Path
+) -> None:
+    job = job_of(tiny_clip, colours, tmp_path / "o", epochs=1, how="head")
+    adapt.finetune(job, QUIET)
+    assert adapt.FILES - {"adapter.safetensors"} == {p.name for p in (tmp_path / "o").iterdir()}
+    again = replace(job, force=True, labels=("blue", "red"))
+    assert {c.label for c in exported(adapt.finetune(again, QUIET), again).held_out} == {"blue", "red"}
 
 
 def test_ctrl_c_leaves_nothing_half_written(

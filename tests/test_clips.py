@@ -13,6 +13,7 @@ import pytest
 
 from edgepv.clips import (
     Clip,
+    as_manifest,
     clip_scores,
     find_clips,
     halves,
@@ -152,6 +153,18 @@ def test_an_empty_side_is_refused() -> None:
         split_clips(_clips("AB", ["train", "train"]), calibration=4)
 
 
+@pytest.mark.parametrize("held", ["test", "evaluation", "validation"])
+def test_clips_without_a_split_calibrate_where_others_are_held_out_by_name(held: str) -> None:
+    calibration, evaluation = split_clips(_clips("ABCDEF", [None] * 4 + [held] * 2), calibration=4)
+    assert [c.group for c in calibration] == ["A", "B", "C", "D"]
+    assert [c.group for c in evaluation] == ["E", "F"]
+
+
+def test_clips_without_a_split_are_left_out_where_a_train_split_is_named() -> None:
+    calibration, held = split_clips(_clips("ABC", [None, "train", "test"]), calibration=4)
+    assert [c.group for c in (*calibration, *held)] == ["B", "C"]
+
+
 def test_labels_come_from_folders(tmp_path: Path, write_video: Callable[..., Path]) -> None:
     for place in ("train/a", "train/b", "test/a", "other"):
         folder = tmp_path / "set" / place
@@ -222,6 +235,15 @@ def test_a_manifest_as_a_spreadsheet_saves_it_is_read(tmp_path: Path) -> None:
         ("x.mp4", "fight", "train", "x.mp4"),  # a clip without a group is one of its own
         ("y.mp4", "no_fight", None, "y.mp4"),
     ]
+
+
+def test_a_manifest_that_was_written_gives_the_same_clips(tmp_path: Path) -> None:
+    films = tmp_path / "films"
+    clips = [
+        Clip(films / 'a, "b".mp4', "fight", "cam 1, left", "train"),
+        Clip(films / "läuft.mp4", "no_fight", "läuft.mp4", "test"),
+    ]
+    assert listed(tmp_path, as_manifest(clips)) == clips
 
 
 @pytest.mark.parametrize(
