@@ -352,7 +352,8 @@ def parity_table(report: Report) -> Table:
         "parity",
         "Parity with the original",
         "Every output value on real frames. SQNR is signal over error power. Saturation is the share "
-        "of INT8 input and output codes at an end of the range. Slope is the least and the largest of the "
+        "of 8-bit activation codes at an end of their range, where a value may have been clipped; an end "
+        "that means zero does not count. Slope is the least and the largest of the "
         "outputs over the original's: below 1 where a range clips. Flicker is the share of frames at which "
         "the top-1 changes. Agreement is the share of frames with the same top-1, the median distance of "
         "tracked points on 256 x 256, or the PSNR of the pictures.",

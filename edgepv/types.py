@@ -347,7 +347,8 @@ class Parity:
 
     max_abs: in the unit of the answer. sqnr_db: 10 log10(signal power / error power); of tracks, the signal
     is how far they moved.
-    saturation: share of int8 input/output codes at an end of the range; None without int8 codes.
+    saturation: share of 8-bit activation codes at an end of their range, where a value may have been
+    clipped; an end that means zero is not counted. None where no such codes can be read.
     agreement: share of frames with the same top-1; None for other tasks. first_divergence: looked for on
     "fail" only.
     slope: least and largest over the outputs of the least-squares slope through their means, artifact over

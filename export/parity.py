@@ -179,10 +179,12 @@ def _short(name: str) -> str:
 
 
 def saturation(path: Path, feeds: Sequence[Tensors]) -> float | None:
-    """Share of activation values that fall outside the INT8 range they were given.
+    """Share of 8-bit activation codes that stand at an end of their range, one measure for both engines.
 
-    A value clipped by its quantizer is lost silently; a good calibration keeps this below 1 %.
-    feeds are by the file's own names. None if the file holds no activation quantizer we can read.
+    A value beyond its range is silently moved to the end. The largest value that calibration saw stands there
+    rightly, and so does what a layer itself limits (ReLU6), so more than what was clipped. An end that means
+    zero is not counted, as that is a ReLU at rest.
+    feeds are by the file's own names. None if the file holds no activation codes we can read.
     """
     if path.suffix == ".onnx":
         return _onnx_saturation(path, feeds)
@@ -203,7 +205,7 @@ def _onnx_saturation(path: Path, feeds: Sequence[Tensors]) -> float | None:
     if not quantizers:
         return None
     values = run_with_outputs(model, sorted({n.input[0] for n in quantizers}), feeds)
-    clipped = total = 0
+    ends = total = 0
     for node in quantizers:
         scale = numpy_helper.to_array(constants[node.input[1]]).astype(np.float32)
         zero = numpy_helper.to_array(constants[node.input[2]])
@@ -211,20 +213,21 @@ def _onnx_saturation(path: Path, feeds: Sequence[Tensors]) -> float | None:
         if scale.ndim or node.input[0] not in values:
             continue
         codes = np.rint(values[node.input[0]].astype(np.float32) / scale) + float(zero)
-        clipped += int((codes > limits.max).sum())
-        if zero > limits.min:  # else the clip at zero is the ReLU that was folded into this quantizer
-            clipped += int((codes < limits.min).sum())
+        ends += _at_an_end(np.clip(codes, limits.min, limits.max), int(zero), limits)
         total += codes.size
-    return clipped / total if total else None
+    return ends / total if total else None
 
 
 def _litert_saturation(path: Path, feeds: Sequence[Tensors]) -> float | None:
-    """Codes at the top of the range, or at the bottom where the bottom is not zero."""
-    clipped = total = 0
+    ends = total = 0
     for feed in feeds:
         for _, value, scale, zero in litert_values(path, feed):
             if value.dtype == np.int8 and scale:
-                clipped += int((value == 127).sum())
-                clipped += int((value == -128).sum()) if zero != -128 else 0
+                ends += _at_an_end(value, zero, np.iinfo(np.int8))
                 total += value.size
-    return clipped / total if total else None
+    return ends / total if total else None
+
+
+def _at_an_end(codes: np.ndarray, zero: int, limits: np.iinfo[Any]) -> int:
+    """How many codes are the lowest or the highest there is, without an end that is the zero point."""
+    return sum(int((codes == end).sum()) for end in (limits.min, limits.max) if end != zero)

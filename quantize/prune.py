@@ -4,12 +4,16 @@ Torch-Pruning's dependency graph (Fang et al., "DepGraph: Towards Any Structural
 finds which layers must lose a channel together. It is traced through the clip form, before a model is
 streamed: on a stepped model it cuts outputs while the states keep their size, without an error. What was
 cut is therefore proven: the smaller net must compute what the original computes with those channels silenced.
+A norm that shares one statistic between channels is held at a constant in both meanwhile (see ``_steady``).
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -57,7 +61,7 @@ class Step:
 
         clips: (T, C, H, W) float32 each, training clips with their labels' indices in ``truth``; for "taylor"
         and "group" only. Raises UsageError if the model cannot be traced, addresses its channels by number,
-        or nothing could be removed.
+        does not rebuild at its new widths, or nothing could be removed.
         """
         self._check(checkpoint, clips)
         module = build(checkpoint).requires_grad_(True)
@@ -75,7 +79,8 @@ class Step:
         if after >= before:
             raise UsageError(
                 f"pruning {self.shares} removed nothing: widths kept multiples of {self.multiple} leave "
-                "every layer as it is. Ask for a larger --prune"
+                "every layer as it is, and what nn.MultiheadAttention reads or gives is never cut. Ask for a "
+                "larger --prune"
             )
         digest = save(module, out)
         options = {**vars(self), "params": [before, after]}
@@ -87,8 +92,7 @@ class Step:
             ("torch", "torch-pruning"),
         )
         pruned = replace(checkpoint, weights=str(out), sha256=digest, steps=(*checkpoint.steps, step))
-        if not _alike(module, build(pruned), checkpoint.spec):
-            raise UsageError(f"{checkpoint.spec.name}: the pruned model does not rebuild from its weights")
+        _check_rebuilt(module, pruned)
         return pruned
 
     @property
@@ -127,17 +131,30 @@ class Step:
             importance = tp.importance.GroupMagnitudeImportance(p=2, normalizer="max")
             _drive_to_zero(module, spec, clips, truth, importance, self.seed)
         keep = _planned(module, spec, self, importance)
-        original, touched = copy.deepcopy(module), set()
+        original = copy.deepcopy(module)
         for group in _pruner(module, spec, importance, keep).step(interactive=True):
             silence(original, module, group)
-            touched |= {dep.target.module for dep, _ in group}
             group.prune()
-        if not _alike(original, module, spec) and not _renormalise(touched):
+        if not _alike(original, module, spec, steady=True):
             raise UsageError(
                 f"{spec.name} cannot be pruned: cutting channels changed what the others compute. It "
-                "addresses channels by number (a temporal shift, a split) or keeps a state of fixed width. "
-                "Use --prune 0"
+                "addresses channels by number (a temporal shift, a split, heads of attention) or keeps a "
+                "state of fixed width. Use --prune 0"
             )
+
+
+def _check_rebuilt(module: Any, pruned: Checkpoint) -> None:
+    """Raise UsageError unless ``pruned`` builds to what ``module`` computes."""
+    why = "its answers differ"
+    try:
+        same = _alike(module, build(pruned), pruned.spec)
+    except Exception as e:  # a layer that keeps its old width fails in its own way
+        same, why = False, (str(e).splitlines() or [""])[0][:300]
+    if not same:
+        raise UsageError(
+            f"{pruned.spec.name} cannot be pruned: the cut model does not rebuild from its weights: {why}. "
+            "A layer of its builder may not follow their width. Use --prune 0"
+        )
 
 
 def refuse_recurrent(module: Any, spec: ModelSpec) -> None:
@@ -209,8 +226,15 @@ def _layers(module: Any) -> dict[str, Any]:
 def _pruner(
     module: Any, spec: ModelSpec, importance: Any, ratios: dict[Any, float], *, together: bool = False
 ) -> Any:
-    """Torch-Pruning's pruner; layers without a ratio stay whole, and so does what feeds the answer."""
+    """Torch-Pruning's pruner; layers without a ratio stay whole, and so do those that make the answer.
+
+    What nn.MultiheadAttention reads and gives stays whole too: the tool ranks its channels without regard to
+    the heads they belong to, and a narrower head weighs what it attends to differently.
+    """
+    from torch import nn
+
     tp = need("torch_pruning", extra="compress")
+    attention = [m for m in module.modules() if isinstance(m, nn.MultiheadAttention)]
     return tp.pruner.BasePruner(
         module,
         (clip_example(spec),),
@@ -218,7 +242,7 @@ def _pruner(
         pruning_ratio=0.0,
         max_pruning_ratio=MOST,
         global_pruning=together,
-        ignored_layers=outputs(module, spec),
+        ignored_layers=[*outputs(module, spec), *attention],
         pruning_ratio_dict=ratios,
         num_heads={},
         in_channel_groups={},
@@ -283,25 +307,68 @@ def _silence_input(layer: Any, indices: Sequence[int]) -> None:
         layer.weight[group * makes : (group + 1) * makes, column] = 0
 
 
-def _renormalise(layers: Iterable[Any]) -> bool:
-    """Whether a layer that was cut shares one statistic between channels: then a cut rescales the rest."""
-    from torch import nn
+def _alike(one: Any, other: Any, spec: ModelSpec, *, steady: bool = False) -> bool:
+    """Whether two models give the same numbers, over clips and, where they have a step, over frames.
 
-    return any(isinstance(m, nn.LayerNorm | nn.GroupNorm | nn.MultiheadAttention) for m in layers)
-
-
-def _alike(one: Any, other: Any, spec: ModelSpec) -> bool:
-    """Whether two models give the same numbers, over clips and, where they have a step, over frames."""
+    steady: hold their norms at the constants that ``one`` sets (see ``_steady``).
+    """
     import torch
 
     one, other = one.eval(), other.eval()
+    runs = [_answers]
+    if spec.input.layout == "NCHW" and hasattr(one, "step"):
+        runs.append(_stepped)
     with torch.no_grad():
-        wanted, got = (_answers(m, spec) for m in (one, other))
-        if not all(_close(a, b) for a, b in zip(wanted, got, strict=True)):
-            return False
-        if spec.input.layout == "NCHW" and hasattr(one, "step"):
-            return all(_close(a, b) for a, b in zip(_stepped(one, spec), _stepped(other, spec)))
-    return True
+        return all(_agree(run, one, other, spec, steady=steady) for run in runs)
+
+
+def _agree(
+    run: Callable[[Any, ModelSpec], list[Any]], one: Any, other: Any, spec: ModelSpec, *, steady: bool
+) -> bool:
+    """Whether ``run`` gives the same numbers for two models."""
+    sizes: dict[int, Any] = {}
+    with _steady(sizes) if steady else contextlib.nullcontext():
+        wanted = run(one, spec)
+    with _steady(sizes) if steady else contextlib.nullcontext():
+        got = run(other, spec)
+    return all(_close(a, b) for a, b in zip(wanted, got, strict=True))
+
+
+def _steady(sizes: dict[int, Any]) -> AbstractContextManager[Any]:
+    """While it holds, the n-th LayerNorm or GroupNorm to run divides by ``sizes[n]``, then scales as ever.
+
+    Both share a mean and a variance between channels, so fewer channels rescale those that stay, and a right
+    cut would look wrong. The first model that runs sets the sizes, the root mean square of each group of
+    channels, and the second takes the same: a channel that came into another group is still found.
+    """
+    from torch.nn import functional as F
+    from torch.overrides import TorchFunctionMode
+
+    calls = itertools.count()
+
+    def divided(x: Any, over: Sequence[int], eps: float) -> Any:
+        return x / sizes.setdefault(next(calls), (x.square().mean(over, keepdim=True) + eps).sqrt())
+
+    def layer_norm(x: Any, _: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Any:
+        return _scaled(divided(x, [*range(x.ndim)], eps), weight, bias)
+
+    def group_norm(x: Any, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Any:
+        x = x.unflatten(1, (groups, -1))
+        x = divided(x, [0, *range(2, x.ndim)], eps).flatten(1, 2)
+        return _scaled(x.movedim(1, -1), weight, bias).movedim(-1, 1)
+
+    class Steady(TorchFunctionMode):
+        def __torch_function__(self, func: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
+            stand_in = {F.layer_norm: layer_norm, F.group_norm: group_norm}.get(func, func)
+            return stand_in(*args, **(kwargs or {}))
+
+    return Steady()
+
+
+def _scaled(x: Any, weight: Any, bias: Any) -> Any:
+    """A norm's gain and bias, either of which may be None, on the last axes of ``x``."""
+    x = x if weight is None else x * weight
+    return x if bias is None else x + bias
 
 
 def _answers(module: Any, spec: ModelSpec) -> list[Any]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from edgepv.export import parity
 from edgepv.export.parity import compare, compare_clips, first_divergence, saturation, slope
 from edgepv.stats import sqnr_db
 
@@ -77,7 +78,7 @@ def test_equal_graphs_do_not_diverge(graph: Path) -> None:
     assert first_divergence(graph, graph, "onnxruntime", _feeds(), min_sqnr_db=100) is None
 
 
-def test_saturation_counts_values_outside_the_range(graph: Path, tmp_path: Path) -> None:
+def test_saturation_sees_a_range_that_is_too_narrow(graph: Path, tmp_path: Path) -> None:
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
     class Reader(CalibrationDataReader):
@@ -94,8 +95,49 @@ def test_saturation_counts_values_outside_the_range(graph: Path, tmp_path: Path)
         )  # fmt: skip
     good, narrow = (saturation(tmp_path / f"{n}.onnx", _feeds(8)) for n in ("good", "narrow"))
     assert good is not None and narrow is not None
-    assert good < 0.001 and narrow > 0.2
+    assert good < 0.01 and narrow > 0.2
     assert saturation(graph, _feeds()) is None
+
+
+def _quantizer(path: Path, zero: int) -> None:
+    """An ONNX file that rounds its six inputs to int8 codes, 0.1 of its unit each, and back."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [6]) for n in ("x", "y"))
+    constants = [
+        helper.make_tensor("scale", TensorProto.FLOAT, [], [0.1]),
+        helper.make_tensor("zero", TensorProto.INT8, [], [zero]),
+    ]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["codes"]),
+        helper.make_node("DequantizeLinear", ["codes", "scale", "zero"], ["y"]),
+    ]
+    graph = helper.make_graph(nodes, "quantizer", [x], [y], constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+
+
+@pytest.mark.parametrize(
+    ("zero", "values", "codes", "share"),
+    [
+        pytest.param(0, [-20, -12.8, 0, 5, 12.7, 20], [-128, -128, 0, 50, 127, 127], 4 / 6, id="signed"),
+        pytest.param(-128, [-3, 0, 0, 5, 25.5, 30], [-128, -128, -128, -78, 127, 127], 2 / 6, id="relu"),
+        pytest.param(-128, [0, 0, 0, 0, 0, 0], [-128] * 6, 0.0, id="a relu at rest"),
+    ],
+)
+def test_the_same_codes_are_the_same_saturation_on_both_engines(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    zero: int,
+    values: list[float],
+    codes: list[int],
+    share: float,
+) -> None:
+    feed = {"x": np.array(values, np.float32)}
+    _quantizer(tmp_path / "a.onnx", zero)
+    monkeypatch.setattr(parity, "litert_values", lambda *_: [("y", np.array(codes, np.int8), 0.1, zero)])
+    assert saturation(tmp_path / "a.onnx", [feed]) == pytest.approx(share)
+    assert saturation(tmp_path / "a.tflite", [feed]) == pytest.approx(share)
 
 
 def test_a_range_that_clips_shows_in_the_slope_of_its_output_alone() -> None:

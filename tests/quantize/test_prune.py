@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch_pruning
 from prunable import Plain
 from support import ROOT, SPEC, TINY, Tiny
+from torch import Tensor, nn
 
 from edgepv.checkpoint import build, from_files, read_spec, save
 from edgepv.errors import UsageError
@@ -102,19 +104,88 @@ def test_step_models_without_a_clip_form_are_refused(tiny_step: Tiny, tmp_path: 
         prune.Step(0.5)(replace(source), tmp_path / "p.safetensors")
 
 
+class Normed(nn.Module):
+    """A norm that shares its statistic between channels; ``shift`` moves a quarter of them in time."""
+
+    def __init__(self, norm: nn.Module, *, shift: bool = False) -> None:
+        super().__init__()
+        self.a = nn.Conv3d(3, 32, (1, 3, 3), (1, 2, 2), (0, 1, 1))
+        self.norm, self.shift = norm, shift
+        self.b = nn.Conv3d(32, 32, (1, 3, 3), 1, (0, 1, 1))
+        self.head = nn.Linear(32, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        last = isinstance(self.norm, nn.LayerNorm)
+        x = torch.relu(self.norm(x.movedim(1, -1)).movedim(-1, 1) if last else self.norm(x))
+        if self.shift:
+            mask = (torch.arange(x.shape[1]) < x.shape[1] // 4).view(1, -1, 1, 1, 1)
+            x = torch.where(mask, x.roll(1, 2), x)
+        return self.head(torch.relu(self.b(x)).mean((2, 3, 4)))
+
+
+class Attentive(nn.Module):
+    """One transformer layer over patches, its network 64 wide."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = nn.Conv3d(3, 32, (1, 8, 8), (1, 8, 8))
+        self.norm, self.attention = nn.LayerNorm(32), nn.MultiheadAttention(32, 4, batch_first=True)
+        self.up, self.down = nn.Linear(32, 64), nn.Linear(64, 32)
+        self.head = nn.Linear(32, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.patch(x).flatten(2).transpose(1, 2))
+        x = x + self.attention(x, x, x)[0]
+        return self.head((x + self.down(torch.relu(self.up(x)))).mean(1))
+
+
+def groups() -> Normed:
+    return Normed(nn.GroupNorm(2, 32))
+
+
+def groups_without_gain() -> Normed:
+    return Normed(nn.GroupNorm(2, 32, affine=False))
+
+
+def places() -> Normed:
+    return Normed(nn.LayerNorm(32))
+
+
+def places_without_gain() -> Normed:
+    return Normed(nn.LayerNorm(32, elementwise_affine=False))
+
+
+def shifted_groups() -> Normed:
+    return Normed(nn.GroupNorm(2, 32), shift=True)
+
+
+def shifted_groups_without_gain() -> Normed:
+    return Normed(nn.GroupNorm(2, 32, affine=False), shift=True)
+
+
+def shifted_places() -> Normed:
+    return Normed(nn.LayerNorm(32), shift=True)
+
+
+def attentive() -> Attentive:
+    return Attentive()
+
+
 def made(folder: Path, function: str, layout: str = "NCTHW", change: object = None) -> Checkpoint:
-    """A net of prunable.py with seeded weights; ``change`` is called with the module first."""
+    """A net of prunable.py or this file, weights seeded; ``change`` is called with the module first."""
     import prunable
 
     torch.manual_seed(0)
-    module = getattr(prunable, function)()
+    here = function in globals()
+    module = (globals()[function] if here else getattr(prunable, function))()
     if callable(change):
         with torch.no_grad():
             change(module)
     save(module, folder / "w.safetensors")
     shape = [1, 3, 4, 32, 32] if layout == "NCTHW" else [1, 3, 32, 32]
     (folder / "s.toml").write_text(SPEC.format(name=function.replace("_", "-"), shape=shape, layout=layout))
-    builder = f"{ROOT / 'tests' / 'prunable.py'}:{function}"
+    builder = f"{__file__ if here else ROOT / 'tests' / 'prunable.py'}:{function}"
     return from_files(builder, folder / "w.safetensors", read_spec(folder / "s.toml"), trust_pickle=False)
 
 
@@ -132,6 +203,50 @@ def test_a_temporal_shift_by_channel_number_is_refused_though_the_tool_cuts_it(t
 def test_a_norm_elsewhere_does_not_hide_it(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="addresses channels by number"):
         prune.Step(0.5)(made(tmp_path, "shift_then_norm"), tmp_path / "p.safetensors")
+
+
+@pytest.mark.parametrize("net", ["shifted_groups", "shifted_groups_without_gain", "shifted_places"])
+def test_a_norm_over_the_channels_that_were_cut_does_not_hide_it(tmp_path: Path, net: str) -> None:
+    with pytest.raises(UsageError, match="addresses channels by number"):
+        prune.Step(0.5)(made(tmp_path, net), tmp_path / "p.safetensors")
+
+
+@pytest.mark.parametrize("net", ["groups", "groups_without_gain", "places", "places_without_gain"])
+def test_channels_under_a_norm_that_shares_its_statistic_are_cut(tmp_path: Path, net: str) -> None:
+    source = made(tmp_path, net)
+    module = build(source).requires_grad_(True)
+    prune.Step(0.5)._cut(module, source.spec, (), ())
+    assert module.a.weight.shape[0] == module.b.weight.shape[0] == 16
+
+
+@pytest.mark.parametrize(
+    ("cut", "right"),
+    [
+        pytest.param([0, 1, 16, 17], True, id="two of each group"),
+        pytest.param([0, 1, 2, 3], False, id="channels 16 and 17 come into the first group"),
+    ],
+)
+def test_a_channel_that_comes_into_another_group_of_a_norm_is_found(
+    tmp_path: Path, cut: list[int], right: bool
+) -> None:
+    source = made(tmp_path, "groups")
+    module, original = build(source).requires_grad_(True), build(source)
+    graph = torch_pruning.DependencyGraph().build_dependency(module, (prune.clip_example(source.spec),))
+    group = graph.get_pruning_group(module.a, torch_pruning.prune_conv_out_channels, cut)
+    prune.silence(original, module, group)
+    group.prune()
+    assert prune._alike(original, module, source.spec, steady=True) is right
+
+
+def test_what_attention_reads_stays_whole_while_the_rest_is_cut(tmp_path: Path) -> None:
+    module = build(prune.Step(0.5)(made(tmp_path, "attentive"), tmp_path / "p.safetensors"))
+    assert (module.attention.embed_dim, module.patch.weight.shape[0]) == (32, 32)
+    assert (module.up.weight.shape[0], module.down.weight.shape[1]) == (32, 32)
+
+
+def test_a_layer_that_keeps_its_old_width_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"cannot be pruned: .* does not rebuild.*normalized_shape=\[32\]"):
+        prune.Step(0.5)(made(tmp_path, "places_without_gain"), tmp_path / "p.safetensors")
 
 
 def test_a_saturated_answer_does_not_hide_it(tmp_path: Path) -> None:
