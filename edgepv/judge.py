@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from edgepv.bundle import on_this_host
-from edgepv.clips import pictures
+from edgepv.clips import Clip, pictures
 from edgepv.errors import AccuracyGateError, LatencyGateError, ParityError, UsageError
 from edgepv.export.audit import audit
 from edgepv.export.parity import compare_clips, first_divergence, saturation
+from edgepv.files import digest, sha256
 from edgepv.measure import clip_answers
 from edgepv.quality import Shown, distance_px, figures, lost, psnr_db, rate
 from edgepv.runtimes.engine import open_engine
@@ -35,7 +36,7 @@ class Exam:
     original counts. delay: frames the converted model answers later than the original. original: answers per
     clip of the torch original; model: of the (possibly pruned) torch model that was converted. feeds:
     inputs with rolled states from these clips, to look inside artifacts. others: what ``others`` says of the
-    model.
+    model. clips: ``clips_digest`` of the clips; None where it was not computed.
     """
 
     spec: ModelSpec
@@ -50,6 +51,7 @@ class Exam:
     original_warmup: int
     delay: int = 0
     others: Mapping[str, np.ndarray] = field(default_factory=dict)
+    clips: str | None = None
 
     @functools.cached_property
     def before(self) -> np.ndarray:
@@ -61,7 +63,7 @@ class Exam:
         if not self.known:
             return None
         warmup = self.original_warmup if answers is self.original else self.warmup
-        return rate(self.spec, answers, self.shown, warmup)
+        return replace(rate(self.spec, answers, self.shown, warmup), clips=self.clips)
 
     def drop(self, answers: Sequence[np.ndarray], sqnr_db: float) -> PairedDrop | None:
         """What is lost against the original on the same clips; None where nobody knows what is true."""
@@ -72,6 +74,11 @@ class Exam:
         if sqnr_db >= SAME_NUMBERS_DB and drop.lost == drop.won == 0:
             drop = replace(drop, low=0.0, high=0.0, verdict="pass", clips_needed=None)
         return drop
+
+
+def clips_digest(clips: Sequence[Clip]) -> str:
+    """SHA-256 of the clips' bytes and labels, the same in any order and wherever they lie."""
+    return digest(sorted((sha256(clip.path), clip.label or "") for clip in clips))
 
 
 def play_clips(infer: Infer, variant: Variant, clips: Sequence[Shown]) -> list[np.ndarray]:
@@ -264,10 +271,8 @@ def fault(row: Measurement) -> str | None:
         where, (what, sqnr) = parity.first_divergence or "no single node", parity.least
         return f"parity of {what}, {sqnr:.1f} dB, is below {parity.min_sqnr_db:.0f} dB, first at {where}"
     if drop and drop.verdict == "fail":
-        return (
-            f"it loses {drop.points:.1f} {drop.unit} ({drop.low:.1f} to {drop.high:.1f}, {drop.n} clips), "
-            f"more than {drop.max_drop:g}"
-        )
+        loss, low, high = drop.figures()
+        return f"it loses {loss} {drop.unit} ({low} to {high}, {drop.n} clips), more than {drop.max_drop:g}"
     hidden = audit and all(c.executed == "float" for c in audit.convolutions) and audit.convolutions
     if row.precision == "int8" and hidden:
         return f"INT8 in name only: all {len(hidden)} convolutions run in float"
@@ -279,9 +284,10 @@ def doubt(row: Measurement) -> str | None:
     drop = row.drop
     if not keeps(row) or drop is None or drop.points <= drop.max_drop:
         return None
+    loss, low, high = drop.figures()
     return (
-        f"{row.variant} is in the bundle and does not run by itself: it lost {drop.points:.1f} {drop.unit} "
-        f"on {drop.n} clips ({drop.low:.1f} to {drop.high:.1f}), too few to tell"
+        f"{row.variant} is in the bundle and does not run by itself: it lost {loss} {drop.unit} "
+        f"on {drop.n} clips ({low} to {high}), too few to tell"
     )
 
 

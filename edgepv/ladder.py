@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from edgepv.errors import UsageError
 from edgepv.files import read_json, whole_folder, write_json, write_text
 from edgepv.golden import of_variant
 from edgepv.runtimes.engine import open_engine
-from edgepv.types import Measurement, Report, Rung, Variant, decode
+from edgepv.types import Accuracy, Measurement, Report, Rung, Variant, decode
 
 MIN_CLIPS = 30  # top-1 on fewer orders no rungs
 
@@ -34,7 +35,7 @@ def combine(folders: Sequence[Path], out: Path, console: Console, *, force: bool
     """Pack the chosen variant of each bundle into one at ``out``, timed here side by side.
 
     The largest rung is the slowest. A rung that is slower than another and not more accurate is left out,
-    with a reason in the manifest; top-1 on fewer than 30 clips counts as not known. Raises UsageError if
+    with a reason in the manifest; what ``comparable`` leaves out counts as not known. Raises UsageError if
     there are fewer than two bundles, or they differ in labels, frame rate or target.
     """
     parts = [_part(folder) for folder in folders]
@@ -47,7 +48,7 @@ def combine(folders: Sequence[Path], out: Path, console: Console, *, force: bool
                 shutil.copyfile(part.source.folder / old, tmp / new)
         console.say(f"timing {len(parts)} variants, taking turns")
         times = _times(parts, tmp)
-        rungs, reasons = worth_it([_rung(p, times) for p in parts])
+        rungs, reasons = _rungs(parts, times)
         kept = [p for r in rungs for p in parts if p.variant.name == r.variant]
         for part in parts:
             for _, new in _files(part) if part not in kept else ():
@@ -106,14 +107,29 @@ def _check_alike(parts: Sequence[Part]) -> None:
 
 def _times(parts: Sequence[Part], folder: Path) -> dict[str, float]:
     """p50 in ms of one call of each, one thread, interleaved."""
-    opened = {p.variant.name: (open_engine(p.variant, folder), p.variant) for p in parts}
+    variants = {p.variant.name: p.variant for p in parts}
+    openers = {name: functools.partial(open_engine, v, folder) for name, v in variants.items()}
+    opened = {name: (engine, variants[name]) for name, engine in measure.open_all(openers).items()}
     return {name: latency.p50_ms for name, latency in measure.on_noise(opened, threads=1).items()}
 
 
-def _rung(part: Part, times: dict[str, float]) -> Rung:
-    found = part.row.accuracy if part.row else None
-    known = found.value if found and found.n >= MIN_CLIPS else None
-    return Rung(part.variant.name, times[part.variant.name], known)
+def _rungs(parts: Sequence[Part], times: dict[str, float]) -> tuple[tuple[Rung, ...], tuple[str, ...]]:
+    """The rungs that are worth their time, and why others, or their top-1, are left out."""
+    found = [p.row.accuracy if p.row else None for p in parts]
+    top1 = comparable(found)
+    names = [p.variant.name for p in parts]
+    rungs, reasons = worth_it([Rung(name, times[name], value) for name, value in zip(names, top1)])
+    if any(a and a.n >= MIN_CLIPS and value is None for a, value in zip(found, top1)):
+        reasons += ("top-1 is left out: the bundles do not say that they were judged on the same clips",)
+    return rungs, reasons
+
+
+def comparable(found: Sequence[Accuracy | None]) -> list[float | None]:
+    """Top-1 of each where it can order rungs: on 30 clips or more, and all on the same clips."""
+    enough = [a if a and a.n >= MIN_CLIPS else None for a in found]
+    clips = {a.clips for a in enough if a}
+    same = len(clips) == 1 and None not in clips
+    return [a.value if a and same else None for a in enough]
 
 
 def worth_it(rungs: Sequence[Rung]) -> tuple[tuple[Rung, ...], tuple[str, ...]]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import itertools
 import os
 import platform
-import resource
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -117,6 +118,17 @@ def on_noise(
             engine.close()
 
 
+def open_all(openers: Mapping[str, Callable[[], Engine]]) -> dict[str, Engine]:
+    """Open every engine. If one cannot be opened, those before it are closed and its error is raised."""
+    engines = {}
+    with contextlib.ExitStack() as stack:
+        for name, opener in openers.items():
+            engines[name] = opener()
+            stack.callback(engines[name].close)
+        stack.pop_all()
+    return engines
+
+
 def noise_feeds(infer: Infer, variant: Variant) -> Tensors:
     """Inputs of one call, with states as they are after a warm-up on noise."""
     stepper = Stepper(infer, variant.spec, variant.stream)
@@ -139,24 +151,32 @@ def latencies(
     original: opens the model that all came from, and the inputs it takes. baseline: the name of its row.
     """
     rows: dict[str, list[Latency]] = {}
+    inputs = {baseline: original[1]} if original else {}
+    inputs |= {v.name: feeds for v in variants}
     for count in threads:
-        engines: dict[str, tuple[Engine, Sequence[Tensors]]] = {}
-        if original:
-            engines[baseline] = (original[0](count), original[1])
-        engines |= {v.name: (open_engine(v, folder, threads=count), feeds) for v in variants}
-        for name, latency in interleaved(engines, threads=count).items():
-            rows.setdefault(name, []).append(latency)
-        for engine, _ in engines.values():
-            engine.close()
+        openers = {baseline: functools.partial(original[0], count)} if original else {}
+        openers |= {v.name: functools.partial(open_engine, v, folder, threads=count) for v in variants}
+        engines = open_all(openers)
+        try:
+            turns = {name: (engine, inputs[name]) for name, engine in engines.items()}
+            for name, latency in interleaved(turns, threads=count).items():
+                rows.setdefault(name, []).append(latency)
+        finally:
+            for engine in engines.values():
+                engine.close()
     return {name: tuple(found) for name, found in rows.items()}
 
 
-def peak_rss_mib(variant: Variant, folder: Path) -> float:
-    """Peak resident memory, in MiB, of a fresh process that loads the variant and steps it 20 times."""
-    return float(call("edgepv.measure:rss_of", variant=encode(variant), folder=str(folder)))
+def peak_rss_mib(variant: Variant, folder: Path) -> float | None:
+    """Peak resident memory, in MiB, of a fresh process that loads the variant and steps it 20 times.
+
+    None where the system does not tell.
+    """
+    found: float | None = call("edgepv.measure:rss_of", variant=encode(variant), folder=str(folder))
+    return found
 
 
-def rss_of(variant: dict[str, Any], folder: str) -> float:
+def rss_of(variant: dict[str, Any], folder: str) -> float | None:
     """Subprocess side of ``peak_rss_mib``."""
     chosen = decode(Variant, variant)
     engine = open_engine(chosen, Path(folder))
@@ -165,4 +185,14 @@ def rss_of(variant: dict[str, Any], folder: str) -> float:
     frame = frame[:1] if chosen.stream else frame[:, :, 0]
     for _ in range(20):
         stepper.step(frame)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return peak_mib()
+
+
+def peak_mib(status: Path = Path("/proc/self/status")) -> float | None:
+    """Peak resident memory of this process since it began to run its program, in MiB; None if not told.
+
+    The ``ru_maxrss`` of getrusage is not it: Linux passes on the peak of the process that started this one.
+    """
+    lines = status.read_text().splitlines() if status.is_file() else []
+    told = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
+    return int(told[0]) / 1024 if told else None

@@ -268,6 +268,7 @@ def prepare(line: Line, source: Source, clips: Clips) -> Subject:
         original_warmup=before.warmup,
         delay=base.stream.delay if base.stream else 0,
         others=judge.others(model(1).infer, spec, probes),
+        clips=judge.clips_digest(clips.held_out),
     )
     return Subject(
         **vars(found),

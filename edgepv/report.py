@@ -99,7 +99,8 @@ def _read(file: Path) -> Report:
 def join(reports: Sequence[tuple[str, Report]]) -> Report:
     """Several named reports as one; the first one's baseline is the baseline.
 
-    A row keeps its ties: names in ``interleaved_with`` are renamed with the rows they mean.
+    A row keeps its ties: names in ``interleaved_with`` are renamed with the rows they mean. How the model was
+    made to step is kept if it is the same in all; else a reason says that it is not shown.
     """
     unique = [r for i, r in enumerate(reports) if r[1] not in [other for _, other in reports[:i]]]
     if len(unique) == 1:
@@ -112,12 +113,20 @@ def join(reports: Sequence[tuple[str, Report]]) -> Report:
             rows.setdefault(new, _renamed(row, new, label, rename))
     first_label, first = unique[0]
     steps = [step for _, report in unique for step in report.steps]
+    how = [(report.stream, report.frames) for _, report in unique]
+    stream, frames = how[0] if all(one == how[0] for one in how) else (None, 1)
+    told = stream is not None or not any(one and one.exactness for one, _ in how)
     return Report(
         title=", ".join(dict.fromkeys(report.title for _, report in unique)),
         rows=tuple(rows.values()),
         baseline=rename(first_label, first.baseline),
         steps=tuple(s for i, s in enumerate(steps) if s not in steps[:i]),
-        reasons=tuple(f"{label}: {why}" for label, report in unique for why in report.reasons),
+        reasons=(
+            *(f"{label}: {why}" for label, report in unique for why in report.reasons),
+            *(() if told else ("the bundles step differently: how is in the report of each",)),
+        ),
+        stream=stream,
+        frames=frames,
         thumbnails={clip: data for _, report in unique for clip, data in report.thumbnails.items()},
     )
 

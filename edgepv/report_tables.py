@@ -150,16 +150,16 @@ def lost_points(drop: PairedDrop | None) -> Cell:
     """Points (or dB) lost against the original on the same clips, with the paired interval below."""
     if drop is None:
         return UNKNOWN
-    note = f"{drop.low:+.1f} to {drop.high:+.1f}"
+    loss, low, high = drop.figures("+")
     unit = "" if drop.unit == "points" else f" {drop.unit}"
-    return Cell(f"{drop.points:+.2f}{unit}", drop.points, note=note)
+    return Cell(f"{loss}{unit}", drop.points, note=f"{low} to {high}")
 
 
 def gate(drop: PairedDrop | None) -> Cell:
     """Whether the allowed drop is kept, and the clips that would tell when it is open."""
     if drop is None:
         return UNKNOWN
-    note = f"at most {drop.max_drop:g} points"
+    note = f"at most {drop.max_drop:g} {drop.unit}"
     if drop.verdict == "inconclusive":
         clips = "more than 1,000,000" if drop.clips_needed is None else f"{drop.clips_needed:,}"
         note = f"{note}; needs {clips} clips"
@@ -242,8 +242,8 @@ def glance(report: Report) -> Table:
     return Table(
         "glance",
         "Variants side by side",
-        "Small print under a figure is its 95 % interval. Points lost are against the original on "
-        "the same clips. Speed is the original's p50 over this p50, given only where both were timed "
+        "Small print under a figure is its 95 % interval. Points lost (dB of PSNR) are against the original "
+        "on the same clips. Speed is the original's p50 over this p50, given only where both were timed "
         "in turns in one run.",
         heads(
             f"variant, target, engine, precision, form, size, {metric(report)}, points lost, drop gate, "
@@ -257,7 +257,7 @@ def latency_table(report: Report) -> Table:
     """Percentiles per thread count, ratios, memory."""
     rows = []
     for row in report.rows:
-        known = (share(row.misses), number(row.rss_mib, "MiB"))
+        memory = number(row.rss_mib, "MiB")
         for latency in row.latency:
             to_base, to_slowest = speedups(report, row, latency)
             timed = (latency.p50_ms, latency.p95_ms, latency.p99_ms)
@@ -270,11 +270,11 @@ def latency_table(report: Report) -> Table:
                     ratio(to_slowest),
                     whole(latency.n),
                     whole(latency.warmup),
-                    *known,
+                    memory,
                 )
             )
         if not row.latency:
-            rows.append((name(report, row), *[UNKNOWN] * 8, *known))
+            rows.append((name(report, row), *[UNKNOWN] * 8, memory))
     return Table(
         "latency",
         "Latency and memory",
@@ -282,7 +282,7 @@ def latency_table(report: Report) -> Table:
         "turns in one run, on one machine, with equal threads.",
         heads(
             "variant, threads, p50 ms, p95 ms, p99 ms, against original, against slowest, calls, "
-            "warm-up, deadline misses, peak memory"
+            "warm-up, peak memory"
         ),
         tuple(rows),
     )
@@ -310,7 +310,7 @@ def accuracy_table(report: Report) -> Table:
         "accuracy",
         "Accuracy",
         "Top-1 with its 95 % Wilson interval; delta-avg (share of points within 1, 2, 4, 8, 16 px of the "
-        "truth on 256 x 256, averaged) and PSNR with that of a bootstrap over the clips; points lost (dB of "
+        "truth on 256 x 256, averaged) and PSNR with Student's over the clips; points lost (dB of "
         "PSNR) with the 95 % paired interval. Lost and won count the clips that only the original, or only "
         "this variant, got right or did better.",
         heads(

@@ -134,9 +134,8 @@ def points(drop: PairedDrop | None) -> str:
     """ "+0.7 points (-2.6 to +4.1)", or "not measured"."""
     if drop is None:
         return UNKNOWN
-    digits = 1 if drop.unit == "points" else 2
-    points, low, high = (f"{v:+.{digits}f}" for v in (drop.points, drop.low, drop.high))
-    return f"{points} {drop.unit} ({low} to {high})"
+    lost, low, high = drop.figures("+")
+    return f"{lost} {drop.unit} ({low} to {high})"
 
 
 def sparsity(found: Sequence[LayerSparsity]) -> None:

@@ -285,6 +285,15 @@ class PairedDrop:
     clips_needed: int | None = None
     unit: Literal["points", "dB"] = "points"
 
+    def figures(self, sign: Literal["+", ""] = "") -> tuple[str, str, str]:
+        """The loss and the ends of its interval, in ``unit``: points with one decimal, dB with two.
+
+        sign: "+" writes it before what is not negative too.
+        """
+        digits = 1 if self.unit == "points" else 2
+        loss, low, high = (f"{value:{sign}.{digits}f}" for value in (self.points, self.low, self.high))
+        return loss, low, high
+
 
 @dataclass(frozen=True)
 class ClassScore:
@@ -301,8 +310,8 @@ class ClassScore:
 class Accuracy:
     """A metric over ``n`` clips with its 95 % interval.
 
-    top1, delta_avg: fractions of 1, with Wilson's interval and a bootstrap over the clips. psnr: dB, with a
-    bootstrap over the clips.
+    top1, delta_avg: fractions of 1, with Wilson's interval and Student's over the clips. psnr: dB, with
+    Student's over the clips. clips: SHA-256 of the clips' bytes and labels; None where nobody noted it.
     """
 
     value: float
@@ -314,6 +323,7 @@ class Accuracy:
     classes: tuple[ClassScore, ...] = ()
     confusion: tuple[tuple[int, ...], ...] = ()
     metric: Metric = "top1"
+    clips: str | None = None
 
 
 @dataclass(frozen=True)
@@ -410,8 +420,8 @@ class Latency:
 class Measurement:
     """One variant on one machine. None is "not measured".
 
-    bytes: of the model file. gflops_per_frame: 10^9 operations for one new frame. misses: share of
-    answers that came after the deadline. rss_mib: peak memory of a process that only runs this variant.
+    bytes: of the model file. gflops_per_frame: 10^9 operations for one new frame. rss_mib: peak memory of a
+    process that only runs this variant.
     """
 
     variant: str
@@ -425,7 +435,6 @@ class Measurement:
     gflops_per_frame: float | None = None
     state_bytes: int | None = None
     latency: tuple[Latency, ...] = ()
-    misses: float | None = None
     rss_mib: float | None = None
     accuracy: Accuracy | None = None
     drop: PairedDrop | None = None
@@ -456,7 +465,10 @@ class Target:
 
 @dataclass(frozen=True)
 class Rung:
-    """One variant of a ladder: how long a frame takes it here, and how good it is; None is "not measured"."""
+    """One variant of a ladder: how long a frame takes it here, and how good it is; None is "not measured".
+
+    accuracy: top-1, known only where it compares with that of the other rungs.
+    """
 
     variant: str
     p50_ms: float | None = None
@@ -493,6 +505,10 @@ class Report:
     thumbnails: dict[str, str] = field(default_factory=dict)
 
 
+RETIRED: Mapping[type, frozenset[str]] = {Measurement: frozenset({"misses"})}
+"""Keys that files of older versions have and nobody reads."""
+
+
 def encode(value: Any) -> Any:
     """Plain JSON data of a noun: dicts, lists, strings, numbers, None. Fractions become "n/d"."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -509,7 +525,8 @@ def encode(value: Any) -> Any:
 def decode(kind: type[T], data: Any, *, where: str = "") -> T:
     """Build a ``kind`` from JSON data; the inverse of ``encode``.
 
-    Raises UsageError naming the place (``where``) for an unknown or missing key or a wrong type.
+    Raises UsageError naming the place (``where``) for an unknown or missing key or a wrong type. ``RETIRED``
+    keys are passed over.
     """
     return typing.cast(T, _decode(kind, data, where or kind.__name__))
 
@@ -539,6 +556,7 @@ def _dataclass(kind: Any, data: Any, where: str) -> Any:
     hints = typing.get_type_hints(kind)
     fields = dataclasses.fields(kind)
     known = {f.name for f in fields}
+    data = {k: v for k, v in data.items() if k not in RETIRED.get(kind, ())}
     for key in data:
         if key not in known:
             raise UsageError(f"{where}: {unknown('key', str(key), known)}")

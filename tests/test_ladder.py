@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,15 @@ from null_bundle import write_null_bundle
 from support import Tiny
 
 import edgepv
-from edgepv import bundle, ladder, update
+from edgepv import bundle, judge, ladder, update
 from edgepv.cli import main
-from edgepv.clips import read_video
+from edgepv.clips import Clip, read_video
 from edgepv.console import Console
-from edgepv.errors import UsageError
-from edgepv.types import Rung
+from edgepv.errors import TargetUnavailableError, UsageError
+from edgepv.files import write_json
+from edgepv.runtimes.engine import Engine
+from edgepv.stream import Tensors
+from edgepv.types import Accuracy, Measurement, Report, Rung, Variant
 
 QUIET = Console(quiet=True)
 
@@ -120,6 +124,99 @@ def test_a_rung_stays_if_it_may_be_worth_its_time(
     chosen, reasons = ladder.worth_it([Rung(*r) for r in rungs])
     assert [r.variant for r in chosen] == kept, why
     assert len(reasons) == len(rungs) - len(kept)
+
+
+def judged(clips: str | None, n: int = 52) -> Accuracy:
+    return Accuracy(0.8, 0.7, 0.9, n, clips=clips)
+
+
+@pytest.mark.parametrize(
+    ("found", "known", "why"),
+    [
+        ([judged("x"), judged("x")], [0.8, 0.8], "on the same clips"),
+        ([judged("x"), judged("y")], [None, None], "on different clips"),
+        ([judged("x"), judged(None)], [None, None], "nobody knows on which clips"),
+        ([judged(None), judged(None)], [None, None], "nobody knows on which clips"),
+        ([judged("x"), judged("x", 29)], [0.8, None], "too few clips"),
+        ([judged("x"), judged("x"), None], [0.8, 0.8, None], "one was not judged"),
+        ([judged("x"), judged("y", 29)], [0.8, None], "one alone compares to nothing"),
+    ],
+)
+def test_top1_counts_where_it_was_measured_on_the_same_clips(
+    found: list[Accuracy | None], known: list[float | None], why: str
+) -> None:
+    assert ladder.comparable(found) == known, why
+
+
+def measured_bundle(folder: Path, delays_ms: str, accuracy: Accuracy) -> Path:
+    """A null bundle whose report gives its variant an accuracy."""
+    found = bundle.read(write_null_bundle(folder, name=folder.name, delays_ms=delays_ms))
+    row = Measurement("null", "null", "null", "fp32", "window", "no hardware", accuracy=accuracy)
+    write_json(folder / "measured.json", Report(folder.name, (row,), "null"))
+    files = bundle.digests(folder, ["measured.json"])
+    bundle.write(folder, found.content, replace(found.measured, files=files))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("clips", "rungs"), [("x", ["small-8x8-null"]), ("y", ["large-8x8-null", "small-8x8-null"])]
+)
+def test_a_rung_is_left_out_only_for_one_that_was_judged_on_its_clips(
+    clips: str, rungs: list[str], tmp_path: Path
+) -> None:
+    large = measured_bundle(tmp_path / "large", "[2.0]", judged("x"))
+    small = measured_bundle(tmp_path / "small", "[0.0]", judged(clips))
+    found = ladder.combine([large, small], tmp_path / "out", QUIET).measured
+    assert [r.variant for r in found.ladder] == rungs
+    assert any("top-1 is left out" in reason for reason in found.reasons) == (clips == "y")
+
+
+def test_an_export_notes_the_clips_whatever_the_size_of_the_model(
+    step_bundle: Path, window_bundle: Path
+) -> None:
+    found = [
+        row["accuracy"]["clips"]
+        for folder in (step_bundle, window_bundle)
+        for row in json.loads((folder / "measured.json").read_text())["rows"]
+    ]
+    assert len(set(found)) == 1 and len(found[0]) == 64
+
+
+def test_other_bytes_or_labels_are_other_clips_and_other_places_are_not(tmp_path: Path) -> None:
+    def clip(name: str, data: bytes, label: str | None) -> Clip:
+        path = tmp_path / name
+        path.write_bytes(data)
+        return Clip(path, label, name)
+
+    a, b = clip("a", b"1", "fight"), clip("b", b"2", None)
+    moved = clip("z", b"1", "fight")
+    assert judge.clips_digest([a, b]) == judge.clips_digest([b, moved])
+    others = [clip("c", b"3", "fight"), clip("d", b"1", "no_fight")]
+    assert judge.clips_digest([a, b]) not in [judge.clips_digest([other, b]) for other in others]
+
+
+def test_a_rung_whose_engine_is_not_here_leaves_none_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = []
+
+    class Closes:
+        def infer(self, inputs: Tensors) -> Tensors:
+            return inputs
+
+        def close(self) -> None:
+            closed.append(1)
+
+    def opens(variant: Variant, folder: Path) -> Engine:
+        if variant.name.startswith("small"):
+            raise TargetUnavailableError("not here")
+        return Closes()
+
+    monkeypatch.setattr(ladder, "open_engine", opens)
+    bundles = [write_null_bundle(tmp_path / name, name=name) for name in ("large", "small")]
+    with pytest.raises(TargetUnavailableError):
+        ladder.combine(bundles, tmp_path / "out", QUIET)
+    assert closed == [1]
 
 
 def test_bundles_that_are_no_ladder_are_refused(tmp_path: Path, step_bundle: Path) -> None:

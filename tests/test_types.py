@@ -52,6 +52,21 @@ def test_nested_nouns_come_back_too() -> None:
     assert decode(Measurement, json.loads(json.dumps(encode(row)))) == row
 
 
+def test_a_key_that_older_files_have_is_passed_over() -> None:
+    row = Measurement("v", "cpu", "onnxruntime", "fp32", "step", "ok")
+    assert "misses" not in encode(row)
+    assert decode(Measurement, encode(row) | {"misses": None}) == row
+    with pytest.raises(UsageError, match="unknown key 'misses'"):
+        decode(ModelSpec, encode(SPEC) | {"misses": None})
+
+
+def test_a_drop_is_written_with_the_digits_of_its_unit() -> None:
+    points = PairedDrop(1.0, -2.04, 4.0, 100, 2, 1, 1.0, "inconclusive", 400)
+    assert points.figures() == ("1.0", "-2.0", "4.0")
+    db = PairedDrop(0.34, 0.32, 0.38, 20, 20, 0, 0.3, "fail", unit="dB")
+    assert db.figures("+") == ("+0.34", "+0.32", "+0.38")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
