@@ -12,7 +12,9 @@ import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from inspect import Parameter
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,11 @@ from edgepv.optional import need
 from edgepv.types import METRICS, Checkpoint, ModelSpec, StepRecord, StreamSpec, decode
 
 MAX_STATE_BYTES = 1 << 31
+MOST_PARTICLES = 1024
+MOST_FRAMES = 4096
+MOST_SIDE = 8192  # px
+MOST_VALUES = 1 << 28  # of one input: 1 GiB as float32
+MOST_LETTERS = 200
 
 
 def read_spec(path: Path) -> ModelSpec:
@@ -35,8 +42,10 @@ def read_spec(path: Path) -> ModelSpec:
 
 
 def check_spec(spec: ModelSpec, where: str, *, chunk: int = 1) -> None:
-    """Raise UsageError for a spec whose numbers contradict each other. chunk: frames of one step."""
+    """Raise UsageError for a spec whose numbers contradict each other or that no camera and no model can
+    have. chunk: frames of one step."""
     shape, layout = spec.input.shape, spec.input.layout
+    _check_names(spec, where)
     if layout not in ("NCHW", "NCTHW") or len(shape) != len(layout) or shape[0] != chunk:
         raise UsageError(
             f"{where}: input shape {shape} does not fit layout {layout}. Use (1, C, H, W) as NCHW for "
@@ -46,13 +55,49 @@ def check_spec(spec: ModelSpec, where: str, *, chunk: int = 1) -> None:
         raise UsageError(f"{where}: the input needs 3 colour channels, with 3 means and 3 stds")
     if min(spec.std) <= 0 or spec.fps <= 0 or spec.frames < 1:
         raise UsageError(f"{where}: std, fps and frames must be above 0")
+    _check_ranges(spec, where)
     if layout == "NCTHW" and shape[2] != spec.frames:
         raise UsageError(f"{where}: frames = {spec.frames}, but the clip input has T = {shape[2]}")
+    if spec.degrade is not None and spec.task != "restoration":
+        raise UsageError(f"{where}: degrade is for restoration, the task is {spec.task}. Leave one out")
     if spec.task == "classification" and (len(spec.labels) < 2 or len(set(spec.labels)) != len(spec.labels)):
         raise UsageError(f"{where}: labels must be at least two different names")
     if spec.metric != METRICS[spec.task]:
         raise UsageError(f"{where}: {spec.task} is judged by {METRICS[spec.task]}, not by {spec.metric}")
     check_answers(spec, where)
+
+
+def _check_names(spec: ModelSpec, where: str) -> None:
+    """Raise UsageError for a name that cannot be read: empty, too long, or with control characters."""
+    named = {"name": spec.name, "input name": spec.input.name}
+    named |= {f"label {i + 1}": label for i, label in enumerate(spec.labels)}
+    named |= {f"name of output {i + 1}": out.name for i, out in enumerate(spec.outputs)}
+    for what, text in named.items():
+        if not text.strip() or not text.isprintable() or len(text) > MOST_LETTERS:
+            raise UsageError(
+                f"{where}: {what} is {text[:40]!r}; give 1 to {MOST_LETTERS} letters on one line, "
+                "without control characters"
+            )
+
+
+def _check_ranges(spec: ModelSpec, where: str) -> None:
+    """Raise UsageError for the first number of a spec beyond its sensible range, naming the range."""
+    height, width = spec.input.shape[-2:]
+    ranges: list[tuple[str, float | Fraction, float | Fraction, float | Fraction]] = [
+        *(("mean (of pixels in [0, 1])", v, -10, 10) for v in spec.mean),
+        *(("std (of pixels in [0, 1])", v, 1e-4, 10) for v in spec.std),
+        ("fps", spec.fps, Fraction(1, 1000), 1000),
+        ("frames", spec.frames, 1, MOST_FRAMES),
+        ("the input's height", height, 1, MOST_SIDE),
+        ("the input's width", width, 1, MOST_SIDE),
+        ("the number of the input's values", prod(spec.input.shape), 1, MOST_VALUES),
+    ]
+    if spec.particles is not None:
+        ranges.append(("particles", spec.particles, 1, MOST_PARTICLES))
+    for what, value, low, high in ranges:
+        if not low <= value <= high:
+            told = (f"{float(x):g}" if isinstance(x, Fraction | float) else x for x in (value, low, high))
+            raise UsageError("{}: {} is {}; give {} to {}".format(where, what, *told))
 
 
 def check_answers(spec: ModelSpec, where: str) -> None:
@@ -88,9 +133,6 @@ def check_stream(spec: ModelSpec, stream: StreamSpec | None, where: str) -> None
     )
     if min(counts) < 1 or stream.delay < 0 or stream.state_bytes > MAX_STATE_BYTES:
         raise UsageError(f"{where}: the states' shapes, periods or frame counts make no sense")
-
-
-MOST_PARTICLES = 1024
 
 
 def at_size(spec: ModelSpec, size: int) -> ModelSpec:
@@ -130,8 +172,8 @@ def build(checkpoint: Checkpoint) -> Any:
     """The torch module in eval mode, its weights in, gradients off, rewritten if the checkpoint says so.
 
     Raises UsageError if the weights changed since the checkpoint was made; if the builder cannot be
-    imported, raises, or returns no module; if weights are not finite; or if weights and module do not
-    match, naming the first that differs.
+    imported, raises, or returns no module; if weights are not finite in float32; or if weights and module do
+    not match in name, shape or kind of number, naming the first that differs.
     """
     torch = need("torch", extra="compress")
     if sha256(Path(checkpoint.weights)) != checkpoint.sha256:
@@ -141,6 +183,7 @@ def build(checkpoint: Checkpoint) -> Any:
     if not isinstance(module, torch.nn.Module):
         raise UsageError(f"{checkpoint.builder} returned {type(module).__name__}, not a torch module")
     fit_to_weights(module, weights)
+    _check_kinds(module, weights, checkpoint.weights)
     try:
         module.load_state_dict(weights)
     except RuntimeError as e:
@@ -150,6 +193,21 @@ def build(checkpoint: Checkpoint) -> Any:
             "Give the weights that were trained with this builder"
         ) from e
     return rewritten(module.eval().requires_grad_(False), checkpoint)
+
+
+def _check_kinds(module: Any, weights: dict[str, Any], where: str) -> None:
+    """Raise UsageError for a weight that holds no real numbers where the module does.
+
+    torch would cast it without a word. Counters (such as a batch norm's) may be whole numbers of any width.
+    """
+    for name, own in module.state_dict().items():
+        given = weights.get(name)
+        if given is not None and own.is_floating_point() and not given.is_floating_point():
+            kinds = [str(t.dtype).removeprefix("torch.") for t in (given, own)]
+            raise UsageError(
+                f"{where}: weight '{name}' is {kinds[0]}, the builder's is {kinds[1]}. "
+                "Save the weights as they were trained, in floating point"
+            )
 
 
 def rewritten(module: Any, checkpoint: Checkpoint) -> Any:
@@ -166,7 +224,10 @@ def rewritten(module: Any, checkpoint: Checkpoint) -> Any:
 
 
 def read_weights(path: Path) -> dict[str, Any]:
-    """State dict of a safetensors file (or a pickle, read with weights_only). All finite."""
+    """State dict of a safetensors file (or a pickle, read with weights_only). All finite in float32.
+
+    Raises UsageError for a file that is damaged or holds anything else.
+    """
     torch = need("torch", extra="compress")
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -186,8 +247,9 @@ def read_weights(path: Path) -> dict[str, Any]:
     except Exception as e:  # the unpickler raises its own types
         raise UsageError(f"{path} holds more than plain tensors; save a state dict") from e
     for name, value in state.items():
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise UsageError(f"{path}: weight '{name}' has values that are not finite. Train again")
+        if value.is_floating_point() and not bool(torch.isfinite(value.float()).all()):
+            beyond = "" if not torch.isfinite(value).all() else " in float32, where 3.4e38 is the largest"
+            raise UsageError(f"{path}: weight '{name}' has values that are not finite{beyond}. Train again")
     return dict(state)
 
 
@@ -248,8 +310,15 @@ def call_builder(name: str, spec: ModelSpec | None = None) -> Any:
         return function(**given)
     except EdgepvError:
         raise
+    except SystemExit as e:
+        raise UsageError(f"builder {name} called sys.exit; it must return a torch module") from e
     except Exception as e:
-        raise UsageError(f"builder {name} raised {type(e).__name__}: {e}. Fix the builder") from e
+        raise UsageError(f"builder {name} raised {type(e).__name__}: {_line(e)}. Fix the builder") from e
+
+
+def _line(error: Exception) -> str:
+    """The first line of what an error says."""
+    return next(iter(str(error).splitlines()), "")
 
 
 def _facts(spec: ModelSpec) -> dict[str, int | None]:
@@ -259,7 +328,10 @@ def _facts(spec: ModelSpec) -> dict[str, int | None]:
 
 
 def find_function(name: str) -> Callable[..., Any]:
-    """Import the function behind "module:function" or "file.py:function"."""
+    """Import the function behind "module:function" or "file.py:function".
+
+    Raises UsageError if there is none, or if importing raises or ends the program.
+    """
     place, _, attribute = name.rpartition(":")
     if not place or not attribute:
         raise UsageError(f"'{name}' is not file.py:function or package.module:function")
@@ -267,8 +339,13 @@ def find_function(name: str) -> Callable[..., Any]:
         module = _load_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
     except EdgepvError:
         raise
+    except SystemExit as e:
+        raise UsageError(
+            f"{place} cannot be imported: it called sys.exit. "
+            "Put what it does as a program under: if __name__ == '__main__'"
+        ) from e
     except Exception as e:
-        raise UsageError(f"{place} cannot be imported: {type(e).__name__}: {e}") from e
+        raise UsageError(f"{place} cannot be imported: {type(e).__name__}: {_line(e)}") from e
     if not callable(getattr(module, attribute, None)):
         raise UsageError(f"{place} has no function '{attribute}'")
     return getattr(module, attribute)

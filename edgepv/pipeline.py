@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
@@ -21,7 +22,7 @@ from edgepv.clips import Clip, hold_last, model_frames, read_video, resample
 from edgepv.console import Console
 from edgepv.errors import AccuracyGateError, InconclusiveError, TargetUnavailableError, UsageError, unknown
 from edgepv.export.job import Packed
-from edgepv.files import digest, sha256, whole_file, whole_folder, write_json, write_text
+from edgepv.files import digest, refuse_out, sha256, whole_file, whole_folder, write_json, write_text
 from edgepv.line import (
     STREAM,
     Clips,
@@ -67,6 +68,8 @@ THUMBNAIL = 112
 PROBED = 32
 """Held-out clips of which one input each is kept, to look inside a model and to time it."""
 PICTURE_DROP_DB = 0.3
+MOST_PIXELS = 4096
+"""Largest height and width of frames that a model may be given."""
 STRAY = "kept out of the bundle"
 CHANGES = {
     "prune": ("pruned", "pruned"),
@@ -186,6 +189,7 @@ def check_options(options: Options, targets: Sequence[Target]) -> None:
             )
         folder = bundle_folder(options, target.name)
         for path in (folder, _zip_of(folder)):
+            refuse_out(path)
             if path.exists() and not options.force:
                 raise UsageError(f"{path} already exists. Choose another --out, or replace it with --force")
             if path.exists() and not bundle.is_bundle(path):
@@ -209,16 +213,32 @@ def check_options(options: Options, targets: Sequence[Target]) -> None:
         raise UsageError(unknown("--stream", options.stream, STREAM))
     if options.every < 1:
         raise UsageError(f"--every {options.every}: give a number of frames above 0")
-    if options.size is not None and (options.size < 32 or options.size % 16):
-        raise UsageError(f"--size {options.size}: give a multiple of 16 from 32 up")
+    if options.size is not None and (not 32 <= options.size <= MOST_PIXELS or options.size % 16):
+        raise UsageError(f"--size {options.size}: give a multiple of 16 from 32 to {MOST_PIXELS}")
     if options.particles is not None and options.particles < 1:
         raise UsageError(f"--particles {options.particles}: give a number above 0")
-    if options.min_sqnr is not None and not options.min_sqnr > 0:
+    if options.min_sqnr is not None and not 0 < options.min_sqnr < math.inf:
         raise UsageError(f"--min-sqnr {options.min_sqnr:g}: give decibels above 0, like 30")
-    if options.latency_ms is not None and not options.latency_ms > 0:
+    _refuse_unheeded(options)
+    if options.latency_ms is not None and not 0 < options.latency_ms < math.inf:
         raise UsageError(f"--latency-ms {options.latency_ms:g}: give a time above 0")
     if options.clips and not Path(options.clips).is_dir():
         raise UsageError(f"{options.clips} is not a folder. --clips wants a folder of video clips")
+
+
+def _refuse_unheeded(options: Options) -> None:
+    """Raise UsageError for an option of cpu's INT8 where nothing is made for cpu."""
+    given = {
+        "--keep-float": options.keep_float > 0,
+        "--min-sqnr": options.min_sqnr is not None,
+        "--ranges": options.ranges != "minmax",
+    }
+    wanted = [name for name, there in given.items() if there]
+    if wanted and "cpu" not in options.targets:
+        raise UsageError(
+            f"{wanted[0]} is heeded by INT8 for cpu only, and --target is {','.join(options.targets)}. "
+            "Leave it out, or add cpu"
+        )
 
 
 @dataclass(frozen=True)

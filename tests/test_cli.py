@@ -258,6 +258,27 @@ def test_gates_end_with_their_own_exit_code(
     assert (tmp_path / "b").exists() == (code == 6)
 
 
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (["--min-sqnr", "30", "--target", "jetson,mobile"], "--min-sqnr is heeded by INT8 for cpu only"),
+        (["--keep-float", "2", "--target", "jetson"], "--keep-float is heeded"),
+        (["--ranges", "mse", "--target", "mobile"], "--ranges is heeded"),
+        (["--min-sqnr", "inf"], "--min-sqnr inf"),
+        (["--latency-ms", "inf"], "--latency-ms inf"),
+        (["--size", "100000"], "--size 100000"),
+        (["--out", "link"], "--out link is a link that leads nowhere"),
+    ],
+)
+def test_options_that_cannot_be_kept_are_refused_before_the_work(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], word: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("link").symlink_to("nowhere")
+    refused(run("export", "pv-conv-nano-fight", *options), 2, word)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["link"]
+
+
 def test_a_target_whose_tools_are_missing_is_exit_7(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

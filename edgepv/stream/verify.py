@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgepv.errors import ParityError
+from edgepv.errors import ParityError, UsageError
 from edgepv.stream.capture import Captured, capture, describe
 from edgepv.stream.rewrite import StreamModel
 from edgepv.stream.step import Infer, Stepper, Tensors
@@ -110,11 +110,19 @@ def _named(model: StreamModel, made: Sequence[Tensor]) -> Tensors:
 
 def against_clip(module: nn.Module, model: StreamModel, clips: Sequence[np.ndarray]) -> float:
     """Largest difference of the stepped answer from ``module`` on clips (C, T, H, W), as a share of the
-    largest answer (at least 1). For an approximate stream it says how approximate."""
+    largest answer (at least 1). For an approximate stream it says how approximate.
+
+    Raises UsageError if ``module`` itself answers what is not finite.
+    """
     errors = []
     for clip in clips:
         with torch.no_grad():
             wanted = module(torch.from_numpy(clip)[None])
+        if not bool(wanted.isfinite().all()):
+            raise UsageError(
+                f"{model.spec.name}: the original itself answers NaN or infinity, so no stream can be "
+                "compared with it. Check its weights: very large ones, or a running_var below 0"
+            )
         rows = _rows(wanted, _answer(model))
         scale = float(wanted.abs().max().clamp(min=1))
         errors += [float((got - rows[at].flatten()).abs().max()) / scale for at, got in _masked(model, clip)]
@@ -257,7 +265,8 @@ def verify(
     """Largest difference from ``module`` on ``clips`` (C, T, H, W), each as long as the model's clips.
 
     Raises ParityError naming the first diverging operator if an exact stream differs by more than
-    ``tolerance`` of the largest answer. For an approximate one the difference is only returned.
+    ``tolerance`` of the largest answer, UsageError if ``module`` itself answers NaN. For an approximate one
+    the difference is only returned.
     """
     error = against_clip(module, model, clips)
     if model.stream.exactness != "approximate" and not error <= tolerance:
