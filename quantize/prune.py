@@ -135,12 +135,17 @@ class Step:
         for group in _pruner(module, spec, importance, keep).step(interactive=True):
             silence(original, module, group)
             group.prune()
-        if not _alike(original, module, spec, steady=True):
-            raise UsageError(
-                f"{spec.name} cannot be pruned: cutting channels changed what the others compute. It "
-                "addresses channels by number (a temporal shift, a split, heads of attention) or keeps a "
-                "state of fixed width. Use --prune 0"
-            )
+        refuse_changed(original, module, spec)
+
+
+def refuse_changed(silenced: Any, cut: Any, spec: ModelSpec) -> None:
+    """Raise UsageError unless ``cut`` computes what the original with those channels silenced does."""
+    if not _alike(silenced, cut, spec, steady=True):
+        raise UsageError(
+            f"{spec.name} cannot be pruned: cutting channels changed what the others compute. It "
+            "addresses channels by number (a temporal shift, a split, heads of attention) or keeps a "
+            "state of fixed width. Use --prune 0"
+        )
 
 
 def _check_rebuilt(module: Any, pruned: Checkpoint) -> None:
@@ -226,15 +231,8 @@ def _layers(module: Any) -> dict[str, Any]:
 def _pruner(
     module: Any, spec: ModelSpec, importance: Any, ratios: dict[Any, float], *, together: bool = False
 ) -> Any:
-    """Torch-Pruning's pruner; layers without a ratio stay whole, and so do those that make the answer.
-
-    What nn.MultiheadAttention reads and gives stays whole too: the tool ranks its channels without regard to
-    the heads they belong to, and a narrower head weighs what it attends to differently.
-    """
-    from torch import nn
-
+    """Torch-Pruning's pruner; layers without a ratio stay whole, and so do those of ``never_cut``."""
     tp = need("torch_pruning", extra="compress")
-    attention = [m for m in module.modules() if isinstance(m, nn.MultiheadAttention)]
     return tp.pruner.BasePruner(
         module,
         (clip_example(spec),),
@@ -242,7 +240,7 @@ def _pruner(
         pruning_ratio=0.0,
         max_pruning_ratio=MOST,
         global_pruning=together,
-        ignored_layers=[*outputs(module, spec), *attention],
+        ignored_layers=never_cut(module, spec),
         pruning_ratio_dict=ratios,
         num_heads={},
         in_channel_groups={},
@@ -385,6 +383,17 @@ def _answers(module: Any, spec: ModelSpec) -> list[Any]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def never_cut(module: Any, spec: ModelSpec) -> list[Any]:
+    """Layers that stay whole: those that make the answer, and nn.MultiheadAttention with what it reads.
+
+    The tool ranks attention's channels without regard to the heads they belong to, and a narrower head weighs
+    what it attends to differently.
+    """
+    from torch import nn
+
+    return [*outputs(module, spec), *(m for m in module.modules() if isinstance(m, nn.MultiheadAttention))]
 
 
 def outputs(module: Any, spec: ModelSpec) -> list[Any]:

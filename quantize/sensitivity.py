@@ -29,7 +29,7 @@ from edgepv.quantize.int8_onnx import (
     refuse_zero_states,
     state_overrides,
 )
-from edgepv.quantize.prune import clip_example, outputs
+from edgepv.quantize.prune import clip_example, never_cut, refuse_changed, silence
 from edgepv.stats import paired_drop, sqnr_db
 from edgepv.stream import Tensors, by_file_names
 from edgepv.types import Checkpoint, LayerSensitivity, ModelSpec, Variant
@@ -150,7 +150,8 @@ def per_group(
     A group is named after the layers that lose channels together. The weakest channels go (by the norm of
     all weights that go with them), nothing is fine-tuned, and the answers are those of the clip form to the
     first ``frames`` frames of each clip. clips: (T, C, H, W) float32 each. truth: their labels.
-    Raises UsageError if the model cannot be traced, has no clip form, or nothing can be cut.
+    Raises UsageError if the model cannot be traced, has no clip form, addresses its channels by number, or
+    nothing can be cut.
     """
     if not 0 < ratio < 1:
         raise UsageError(f"cutting {ratio:g} of a group: give a share between 0 and 1, like 0.5")
@@ -175,6 +176,8 @@ def _named_failures(spec: ModelSpec) -> Iterator[None]:
     """The tracer fails in as many ways as models are written: one line of it."""
     try:
         yield
+    except UsageError:
+        raise
     except Exception as e:
         line = (str(e).splitlines() or [""])[0][:200]
         raise UsageError(f"{spec.name} cannot be cut group by group: {type(e).__name__}: {line}") from e
@@ -198,7 +201,7 @@ def _groups(module: Any, spec: ModelSpec, ratio: float) -> Iterable[_Group]:
         (clip_example(spec),),
         importance=tp.importance.GroupMagnitudeImportance(p=2),
         pruning_ratio=ratio,
-        ignored_layers=outputs(module, spec),
+        ignored_layers=never_cut(module, spec),
         num_heads={},
         pruning_ratio_dict={},
         in_channel_groups={},
@@ -212,13 +215,19 @@ def _groups(module: Any, spec: ModelSpec, ratio: float) -> Iterable[_Group]:
 
 
 def _without(module: Any, spec: ModelSpec, group: _Group) -> Any:
-    """A copy of ``module`` without the channels of one group."""
+    """A copy of ``module`` without the channels of one group.
+
+    Raises UsageError if that changed what the other channels compute.
+    """
     tp = need("torch_pruning", extra="compress")
-    small = copy.deepcopy(module)
+    small, silenced = copy.deepcopy(module), copy.deepcopy(module)
     graph = tp.DependencyGraph().build_dependency(small, example_inputs=(clip_example(spec),))
     root = small.get_submodule(group.root)
     cut = graph.get_pruner_of_module(root).prune_out_channels
-    graph.get_pruning_group(root, cut, list(group.indices)).prune()
+    found = graph.get_pruning_group(root, cut, list(group.indices))
+    silence(silenced, small, found)
+    found.prune()
+    refuse_changed(silenced, small, spec)
     return small
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import prunable
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
@@ -168,3 +169,12 @@ def test_progress_names_each_group(source: Checkpoint) -> None:
 
     rows = per_group(source, clips()[0], ratio=0.25, track=track)
     assert set(seen) == {row.layer for row in rows}
+
+
+def test_a_temporal_shift_by_channel_number_has_no_groups_to_cut(tmp_path: Path) -> None:
+    """Without the first channels another quarter would be shifted, and the loss be that of another net."""
+    torch.manual_seed(0)
+    save_file(prunable.shift().state_dict(), tmp_path / "w.safetensors")
+    source = from_files(f"{prunable.__file__}:shift", tmp_path / "w.safetensors", SPEC, trust_pickle=False)
+    with pytest.raises(UsageError, match=r"cutting channels changed what the others compute.*temporal shift"):
+        per_group(source, [np.ones((4, 3, 8, 8), np.float32)])
