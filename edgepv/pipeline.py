@@ -200,7 +200,7 @@ def check_options(options: Options, targets: Sequence[Target]) -> None:
                     f"packing for {target.name} needs {module}. Run: pip install 'edgepv[{extra}]'"
                 )
     if not 0 <= options.max_drop <= 100:
-        raise UsageError(f"--max-drop {options.max_drop:g}: give points of accuracy, 0 or more")
+        raise UsageError(f"--max-drop {options.max_drop:g}: give points of accuracy, or dB of a restorer, 0 or more")
     if not all(0 <= share < 1 for share in options.prune):
         raise UsageError(f"--prune {_shares(options.prune)}: give the share of channels to remove, like 0.25")
     if options.low_rank is not None and not 0 < options.low_rank <= 1:
