@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 
@@ -14,6 +19,9 @@ from edgepv.optional import need
 from edgepv.types import ModelSpec, StateSpec, StreamSpec, TensorSpec, Variant
 
 OPSET = 18  # the lowest that torch's dynamo exporter really implements
+MOST_WARMUP = 4096  # frames
+PROBED_FRAMES = 64
+STATE_DTYPES: tuple[str, ...] = get_args(get_type_hints(StateSpec)["dtype"])
 
 
 def has_step(module: Any) -> bool:
@@ -24,7 +32,8 @@ def has_step(module: Any) -> bool:
 def stream_spec(module: Any, spec: ModelSpec) -> StreamSpec | None:
     """States of a module that steps, by itself or converted; None for a clip model.
 
-    Raises UsageError if the spec's input layout contradicts what the module offers.
+    Raises UsageError if the spec's input layout contradicts what the module offers, and for states or a
+    ``warmup`` that no host can keep.
     """
     if spec.input.layout == "NCTHW":
         return None
@@ -37,23 +46,53 @@ def stream_spec(module: Any, spec: ModelSpec) -> StreamSpec | None:
             f"{spec.name}: a per-frame input (NCHW) needs a module with init_state() and step(frame, "
             "*states). For a clip model give the input as (1, C, T, H, W) with layout NCTHW"
         )
-    states = tuple(_state_spec(name, value) for name, value in module.init_state().items())
-    return StreamSpec(
-        states,
-        warmup=int(getattr(module, "warmup", spec.frames)),
-        receptive_field=getattr(module, "receptive_field", None),
-    )
+    taken = {spec.input.name, *(a.name for a in spec.answers)}
+    states = tuple(_state_spec(name, value, taken) for name, value in _first_states(module, spec).items())
+    warmup = getattr(module, "warmup", spec.frames)
+    if not isinstance(warmup, int) or not 1 <= warmup <= MOST_WARMUP:
+        raise UsageError(f"{spec.name}: its warmup is {warmup!r}; give 1 to {MOST_WARMUP} frames")
+    return StreamSpec(states, warmup=warmup, receptive_field=getattr(module, "receptive_field", None))
 
 
-def _state_spec(name: str, value: Any) -> StateSpec:
-    """A state as ``init_state`` gives it. Raises UsageError if its start is not one number throughout."""
+def _first_states(module: Any, spec: ModelSpec) -> dict[str, Any]:
+    """What ``init_state`` gives. Raises UsageError if it raises or gives no dict of named tensors."""
+    torch = need("torch", extra="compress")
+    try:
+        states = module.init_state()
+    except Exception as e:
+        raise UsageError(f"{spec.name}: init_state() raised {type(e).__name__}: {refusal(e)}") from e
+    named = isinstance(states, dict) and all(isinstance(name, str) for name in states)
+    if not named or not all(isinstance(value, torch.Tensor) for value in states.values()):
+        raise UsageError(
+            f"{spec.name}: init_state() gives no dict of named tensors but a {type(states).__name__}. "
+            'Return {"NAME": tensor, ...}, in the order that step(frame, *states) takes them'
+        )
+    return dict(states)
+
+
+def _state_spec(name: str, value: Any, taken: set[str]) -> StateSpec:
+    """A state as ``init_state`` gives it. taken: names of the graph's input and answers.
+
+    Raises UsageError if no host can keep it, or if its start is not one number throughout.
+    """
+    dtype: Any = str(value.dtype).removeprefix("torch.")
+    if name in taken:
+        raise UsageError(f"state '{name}' has the name of the input or of an answer. Rename it")
+    if not value.numel() or value.ndim > 4:
+        raise UsageError(
+            f"state '{name}' is {tuple(value.shape)}; a state has 1 to 4 axes, none of them empty"
+        )
+    if dtype not in STATE_DTYPES:
+        raise UsageError(
+            f"state '{name}' is {dtype}; a state is {', '.join(STATE_DTYPES)}. "
+            "Return it so from init_state() and from step()"
+        )
     start = float(value.flatten()[0])
     if not bool((value == start).all()):
         raise UsageError(
             f"state '{name}' starts with different values; a state starts with one number everywhere. "
             "Add the pattern inside step()"
         )
-    dtype: Any = str(value.dtype).removeprefix("torch.")
     return StateSpec(name, f"{name}_next", tuple(value.shape), dtype, init=start)
 
 
@@ -62,16 +101,19 @@ def lower(module: Any, spec: ModelSpec, out: Path) -> Variant:
 
     A clip model with a step is lowered as its step when the spec's input is one frame.
 
-    Raises UsageError naming the operator if torch.onnx refuses the model, and if it does not answer what
-    the spec says.
+    Raises UsageError naming the operator if torch.onnx refuses the model, if it does not answer what the
+    spec says, and if its answers are not finite.
     """
     torch = need("torch", extra="compress")
     stream = stream_spec(module, spec)
     inputs, outputs = tensor_names(spec, stream)
     example = tuple(torch.from_numpy(v) for v in example_inputs(spec, stream).values())
     target = step_module(module) if stream else module
-    _check_answers(target, example, spec)
-    with whole_file(out) as tmp, hush():
+    fresh = _check_answers(target, example, spec)
+    if not isinstance(getattr(module, "stream", None), StreamSpec):
+        _check_fresh(fresh, stream.states if stream else (), spec)
+        _check_finite(target, example[0], stream, spec)
+    with whole_file(out) as tmp, _silenced():
         try:
             _export(target, example, tmp, inputs, outputs)
         except Exception as e:
@@ -81,6 +123,13 @@ def lower(module: Any, spec: ModelSpec, out: Path) -> Variant:
                 raise UsageError(f"torch.onnx cannot convert {spec.name}: {refusal(e)}") from e
         _strip_origin(tmp)
     return float_variant(out, spec, stream, {n: n for n in inputs}, {n: n for n in outputs})
+
+
+@contextlib.contextmanager
+def _silenced() -> Iterator[None]:
+    """Hide what the exporter writes to both streams; what it raises says what matters."""
+    with hush(), contextlib.redirect_stderr(io.StringIO()):
+        yield
 
 
 def _export(target: Any, example: tuple[Any, ...], out: Path, inputs: list[str], outputs: list[str]) -> None:
@@ -136,41 +185,108 @@ def read_onnx(path: Path, spec: ModelSpec) -> Variant:
     outputs are the answers, by the names of the spec; one alone may have any name. Raises UsageError for
     anything else, and for shapes unlike the spec.
     """
-    onnx = need("onnx", extra="compress")
-    try:
-        model = onnx.load(path)
-        onnx.checker.check_model(model)
-    except Exception as e:
-        raise UsageError(f"{path} is not a whole ONNX file: {refusal(e)}") from e
-    if any(i.data_location == onnx.TensorProto.EXTERNAL for i in model.graph.initializer):
-        raise UsageError(f"{path} keeps its weights in another file. Save it as one: external_data=False")
-    constants = {i.name for i in model.graph.initializer}
-    inputs = {i.name: _shape(i) for i in model.graph.input if i.name not in constants}
-    outputs = {o.name: _shape(o) for o in model.graph.output}
+    graph = _whole_graph(path)
+    constants = {i.name for i in graph.initializer}
+    inputs = {i.name: Port.of(i) for i in graph.input if i.name not in constants}
+    outputs = {o.name: Port.of(o) for o in graph.output}
+    if not inputs:
+        raise UsageError(f"{path} has no input; its first is the video, float32 {spec.input.shape}")
     video, *states = inputs
-    if inputs[video] != spec.input.shape:
-        raise UsageError(f"{path}: input '{video}' is {inputs[video]}, the spec says {spec.input.shape}")
+    _check_ports(path, spec, inputs, outputs)
     lost = [s for s in states if f"{s}_next" not in outputs]
     answers = [o for o in outputs if o.removesuffix("_next") not in states]
     wanted = {a.name: a.shape for a in spec.answers}
     alone = len(answers) == len(wanted) == 1
     named = dict(zip(wanted, answers)) if alone else {name: name for name in wanted}
-    if lost or len(answers) != len(wanted) or any(outputs.get(named[n]) != s for n, s in wanted.items()):
+    if (
+        lost
+        or len(answers) != len(wanted)
+        or any(named[n] not in outputs or outputs[named[n]].shape != s for n, s in wanted.items())
+    ):
         raise UsageError(
             f"{path}: expected the answers {_told(spec)}, and an output NAME_next "
-            f"for every state input NAME; found inputs {', '.join(inputs)} and outputs {outputs}"
+            f"for every state input NAME; found inputs {', '.join(inputs)} and outputs "
+            + ", ".join(f"{name} {port}" for name, port in outputs.items())
         )
     stream = None
     if spec.input.layout == "NCHW":
-        specs = tuple(StateSpec(s, f"{s}_next", inputs[s]) for s in states)
+        specs = tuple(StateSpec(s, f"{s}_next", inputs[s].static) for s in states)
         stream = StreamSpec(specs, warmup=spec.frames)
     names_in = {spec.input.name: video, **{s: s for s in states}}
     names_out = {**named, **{f"{s}_next": f"{s}_next" for s in states}}
     return float_variant(path, spec, stream, names_in, names_out)
 
 
-def _shape(value: Any) -> tuple[int, ...]:
-    return tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
+@dataclass(frozen=True)
+class Port:
+    """An input or output of an ONNX graph. shape: a free axis has its name or "?" in place of a number."""
+
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    @classmethod
+    def of(cls, value: Any) -> Port:
+        """From a ValueInfoProto; what is no tensor has the dtype "undefined"."""
+        import onnx
+
+        tensor = value.type.tensor_type
+        kind = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+        shape = tuple(d.dim_value or d.dim_param or "?" for d in tensor.shape.dim)
+        return cls({"float": "float32", "double": "float64"}.get(kind, kind), shape)
+
+    @property
+    def static(self) -> tuple[int, ...]:
+        """The shape without its free axes."""
+        return tuple(n for n in self.shape if isinstance(n, int))
+
+    def __str__(self) -> str:
+        return f"{self.dtype} ({', '.join(map(str, self.shape))})"
+
+
+def _whole_graph(path: Path) -> Any:
+    """The graph of an ONNX file. Raises UsageError if it is damaged, refers to other files, or holds NaN."""
+    onnx = need("onnx", extra="compress")
+    try:
+        model = onnx.load(path, load_external_data=False)
+        outside = [i for i in model.graph.initializer if i.data_location == onnx.TensorProto.EXTERNAL]
+        if not outside:
+            onnx.checker.check_model(model)
+    except Exception as e:
+        raise UsageError(f"{path} is not a whole ONNX file: {refusal(e)}") from e
+    if outside:
+        raise UsageError(f"{path} keeps its weights in another file. Save it as one: external_data=False")
+    for weight in model.graph.initializer:
+        values = onnx.numpy_helper.to_array(weight)
+        if values.dtype.kind == "f" and np.isnan(values).any():
+            raise UsageError(f"{path}: weight '{weight.name}' holds NaN. Train again, or export again")
+    return model.graph
+
+
+def _check_ports(path: Path, spec: ModelSpec, inputs: dict[str, Port], outputs: dict[str, Port]) -> None:
+    """Raise UsageError naming the first input or answer of another kind than a host feeds or reads."""
+    video, *states = inputs
+    if inputs[video].shape != spec.input.shape:
+        raise UsageError(
+            f"{path}: input '{video}' is {inputs[video]}, the spec says {spec.input.shape}. "
+            "Export it with this static shape, or correct the spec"
+        )
+    for name, port in inputs.items():
+        if port.dtype != "float32":
+            what = "the video" if name == video else "a state"
+            raise UsageError(
+                f"{path}: input '{name}' is {port}, and {what} is fed as float32. "
+                "Export the model with a float32 input, and cast inside it"
+            )
+    for name in states:
+        port, fresh = inputs[name], outputs.get(f"{name}_next")
+        if fresh is not None and (fresh != port or port.static != port.shape or len(port.shape) > 4):
+            raise UsageError(
+                f"{path}: state input '{name}' is {port}, its output '{name}_next' is {fresh}. "
+                "Make both float32 of one static shape with at most 4 axes"
+            )
+    for name, port in outputs.items():
+        if port.dtype not in ("float32", "float16", "float64"):
+            raise UsageError(f"{path}: output '{name}' is {port}; answers are float32. Cast it in the model")
 
 
 def tensor_names(spec: ModelSpec, stream: StreamSpec | None) -> tuple[list[str], list[str]]:
@@ -216,7 +332,11 @@ def step_module(module: Any) -> Any:
     return Step().eval() if has_step(module) else module
 
 
-def _check_answers(module: Any, example: tuple[Any, ...], spec: ModelSpec) -> None:
+def _check_answers(module: Any, example: tuple[Any, ...], spec: ModelSpec) -> tuple[Any, ...]:
+    """What a module answers behind the answers of its spec: its new states.
+
+    Raises UsageError if it raises, and if the answers are no tensors of the shapes that the spec says.
+    """
     import torch
 
     try:
@@ -228,6 +348,9 @@ def _check_answers(module: Any, example: tuple[Any, ...], spec: ModelSpec) -> No
             f"{spec.name} raised {type(e).__name__} on an input of shape {shapes}: {refusal(e)}"
         ) from e
     values = result if isinstance(result, tuple | list) else (result,)
+    if not all(isinstance(value, torch.Tensor) for value in values):
+        kinds = ", ".join(type(value).__name__ for value in values)
+        raise UsageError(f"{spec.name} answers {kinds}; return a tensor or a tuple of tensors")
     got = [tuple(value.shape) for value in values[: len(spec.answers)]]
     if got != [a.shape for a in spec.answers]:
         labels = len(spec.labels)
@@ -235,6 +358,43 @@ def _check_answers(module: Any, example: tuple[Any, ...], spec: ModelSpec) -> No
         raise UsageError(
             f"{spec.name} answers {', '.join(map(str, got))}; {wanted}. "
             "Correct the labels or outputs in the spec, or the model's head"
+        )
+    return tuple(values[len(spec.answers) :])
+
+
+def _check_fresh(fresh: tuple[Any, ...], states: tuple[StateSpec, ...], spec: ModelSpec) -> None:
+    """Raise UsageError if what ``step`` returns behind its answers is not its states, each as it came in."""
+    wanted = [f"{s.dtype} {s.shape}" for s in states]
+    got = [f"{str(v.dtype).removeprefix('torch.')} {tuple(v.shape)}" for v in fresh]
+    if got != wanted and states:
+        raise UsageError(
+            f"{spec.name}: step returns the states {', '.join(got) or 'none'}; "
+            f"init_state has {', '.join(wanted)}. Return each as it came in, in the same order"
+        )
+
+
+def _check_finite(module: Any, frame: Any, stream: StreamSpec | None, spec: ModelSpec) -> None:
+    """Raise UsageError if a model answers NaN or infinity to noise, and so can be compared with nothing.
+
+    module: as it is lowered. frame: one input. A model that steps is stepped from its first states until its
+    answers count; one that needs more than ``PROBED_FRAMES`` is not tried.
+    """
+    torch = need("torch", extra="compress")
+    states = (
+        [torch.full(s.shape, s.init, dtype=getattr(torch, s.dtype)) for s in stream.states] if stream else []
+    )
+    warmup = stream.warmup if stream else 1
+    if warmup > PROBED_FRAMES:
+        return
+    with torch.no_grad():
+        for _ in range(warmup):
+            result = module(frame, *states)
+            values = result if isinstance(result, tuple | list) else (result,)
+            states = list(values[len(spec.answers) :])
+    if not all(bool(value.isfinite().all()) for value in values[: len(spec.answers)]):
+        raise UsageError(
+            f"{spec.name}: the original itself answers NaN or infinity. "
+            "Check its weights: very large ones, or a running_var below 0; and divisions or roots of 0"
         )
 
 
@@ -255,11 +415,26 @@ def _strip_origin(path: Path) -> None:
 
 
 def refusal(error: BaseException) -> str:
-    """The one line of a converter's error that names the operator or the cause."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    chain: BaseException | None = error.__cause__
+    """The one line of a converter's error that names the operator or the cause, without colour codes."""
+    texts = []
+    chain: BaseException | None = error
     while chain is not None:
-        lines += [line.strip() for line in str(chain).splitlines() if line.strip()]
+        texts.append(re.sub(r"\x1b\[[0-9;]*m", "", str(chain)))
         chain = chain.__cause__
+    lines = [line.strip() for text in texts for line in text.splitlines() if line.strip()]
+    depends = next((text for text in texts if "data-dependent" in text), None)
+    if depends is not None:
+        return _depends_on_data(depends)
     named = [x for x in lines if any(key in x for key in ("aten", "No ONNX function", "Unsupported", "op "))]
-    return (named or lines or [repr(error)])[0][:300]
+    roots = [text.strip().splitlines()[0].strip() for text in texts if text.strip()]
+    return (named or roots[-1:] or [repr(error)])[0][:300]
+
+
+def _depends_on_data(text: str) -> str:
+    """What torch's error about an ``if`` or a shape that depends on a tensor's values means to its author."""
+    place = re.search(r'following call raised this error:\s+File "([^"]+)", line (\d+), in \w+\s+(.*)', text)
+    where = f" ({Path(place[1]).name}:{place[2]}: {place[3].strip()[:80]})" if place else ""
+    return (
+        f"its control flow or a shape depends on data{where}. Compute both ways and choose with torch.where, "
+        "or keep the shape fixed"
+    )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import runpy
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -152,3 +154,154 @@ def test_attention_without_heads_is_lowered_in_parts(tmp_path: Path) -> None:
     clip = np.random.default_rng(0).standard_normal((1, 3, 4, 8, 8), dtype=np.float32)
     got = open_engine(variant, tmp_path).infer({"clip": clip})["logits"]
     assert np.allclose(got, module(torch.from_numpy(clip)).detach().numpy(), atol=1e-6)
+
+
+def _refusal(call: Callable[..., Any], *args: Any) -> str:
+    """The message of the UsageError that a call ends in: one line without colour codes."""
+    with pytest.raises(UsageError) as caught:
+        call(*args)
+    text = str(caught.value)
+    assert "\n" not in text and "\x1b" not in text
+    return text
+
+
+FRAME = ModelSpec("net", TensorSpec("frame", (1, 3, 8, 8)), ("a", "b", "c"))
+
+
+def _onnx_file(path: Path, *inputs: tuple[str, str, tuple[Any, ...]], **changes: Any) -> Path:
+    """A mean over the first input, which ``inputs`` name with their dtypes and shapes; states go through.
+
+    changes: ``fresh``, the shape of every NAME_next; ``scale``, what the answer is multiplied by;
+    ``external``, the weights beside the file.
+    """
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    def info(name: str, dtype: str, shape: tuple[Any, ...]) -> Any:
+        return helper.make_tensor_value_info(name, getattr(TensorProto, dtype), shape)
+
+    first = inputs[0][0] if inputs else "scale"
+    nodes = [
+        helper.make_node("Cast", [first], ["real"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["real"], ["mean"], keepdims=0),
+        helper.make_node("Mul", ["mean", "scale"], ["logits"]),
+        *(helper.make_node("Identity", [name], [f"{name}_next"]) for name, *_ in inputs[1:]),
+    ]
+    outputs = [info("logits", "FLOAT", (1, 3))]
+    outputs += [info(f"{name}_next", dtype, changes.get("fresh", shape)) for name, dtype, shape in inputs[1:]]
+    scale = numpy_helper.from_array(np.full((1, 3), changes.get("scale", 1), np.float32), "scale")
+    graph = helper.make_graph(nodes, "g", [info(*i) for i in inputs], outputs, [scale])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    outside: dict[str, Any] = {"save_as_external_data": True, "location": "w", "size_threshold": 0}
+    onnx.save(model, path, **(outside if changes.get("external") else {}))
+    return path
+
+
+VIDEO = ("x", "FLOAT", (1, 3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "changes", "says"),
+    [
+        (
+            [("x", "UINT8", (1, 3, 8, 8))],
+            {},
+            "input 'x' is uint8 (1, 3, 8, 8), and the video is fed as float32",
+        ),
+        ([("x", "FLOAT16", (1, 3, 8, 8))], {}, "input 'x' is float16 (1, 3, 8, 8), and"),
+        ([("x", "FLOAT", ("N", 3, 8, 8))], {}, "is float32 (N, 3, 8, 8), the spec says (1, 3, 8, 8). Export"),
+        ([VIDEO, ("s", "INT64", (1, 2))], {}, "input 's' is int64 (1, 2), and a state is fed as float32"),
+        (
+            [VIDEO, ("s", "FLOAT", (1, 2))],
+            {"fresh": (1, 4)},
+            "state input 's' is float32 (1, 2), its output 's_next' is float32 (1, 4). Make both",
+        ),
+        ([], {}, "has no input; its first is the video, float32 (1, 3, 8, 8)"),
+        ([VIDEO], {"external": True}, "keeps its weights in another file. Save it as one"),
+        ([VIDEO], {"scale": np.nan}, "weight 'scale' holds NaN"),
+    ],
+)
+def test_an_onnx_file_that_no_host_can_feed_is_refused(
+    tmp_path: Path, inputs: list[Any], changes: dict[str, Any], says: str
+) -> None:
+    assert says in _refusal(read_onnx, _onnx_file(tmp_path / "m.onnx", *inputs, **changes), FRAME)
+
+
+def test_a_weight_of_minus_infinity_is_a_mask_and_taken(tmp_path: Path) -> None:
+    file = _onnx_file(tmp_path / "m.onnx", VIDEO, ("s", "FLOAT", (1, 2)), scale=-np.inf)
+    read = read_onnx(file, FRAME)
+    assert read.stream and [(s.name, s.shape) for s in read.stream.states] == [("s", (1, 2))]
+
+
+class Counts(torch.nn.Module):
+    """A step whose states, warm-up and answers are as they are given; it multiplies by the last state."""
+
+    def __init__(self, states: Any, warmup: Any = 1, factor: float = 1.0) -> None:
+        super().__init__()
+        self.states, self.warmup, self.factor = states, warmup, factor
+
+    def init_state(self) -> Any:
+        return self.states
+
+    def step(self, frame: torch.Tensor, *states: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return frame.mean((2, 3)) * self.factor, *states
+
+
+@pytest.mark.parametrize(
+    ("states", "says"),
+    [
+        ({"h": torch.zeros(1, 0)}, "state 'h' is (1, 0); a state has 1 to 4 axes, none of them empty"),
+        ({"h": torch.zeros(1, 1, 1, 1, 1)}, "state 'h' is (1, 1, 1, 1, 1); a state has"),
+        ([torch.zeros(1, 2)], "init_state() gives no dict of named tensors but a list. Return"),
+        ({"h": [0.0]}, "init_state() gives no dict of named tensors"),
+        ({"h": torch.zeros(1, dtype=torch.float64)}, "state 'h' is float64; a state is float32, float16,"),
+        ({"logits": torch.zeros(1, 3)}, "state 'logits' has the name of the input or of an answer"),
+    ],
+)
+def test_states_that_no_host_can_keep_are_refused(states: Any, says: str) -> None:
+    assert says in _refusal(stream_spec, Counts(states), FRAME)
+
+
+@pytest.mark.parametrize("warmup", [-5, 0, 10**7, 2.5])
+def test_a_warm_up_that_makes_no_sense_is_refused(warmup: Any) -> None:
+    module = Counts({"h": torch.zeros(1)}, warmup)
+    assert f"its warmup is {warmup}; give 1 to 4096 frames" in _refusal(stream_spec, module, FRAME)
+
+
+class Forgets(Counts):
+    """A step that returns no states."""
+
+    def step(self, frame: torch.Tensor, *states: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (frame.mean((2, 3)),)
+
+
+def test_states_that_a_step_does_not_return_are_asked_for(tmp_path: Path) -> None:
+    said = _refusal(lower, Forgets({"h": torch.zeros(1)}), FRAME, tmp_path / "m.onnx")
+    assert "step returns the states none; init_state has float32 (1,). Return each" in said
+
+
+def test_a_model_that_answers_nan_is_named_as_such(tmp_path: Path) -> None:
+    module = Counts({"h": torch.zeros(1)}, 2, factor=float("nan"))
+    said = _refusal(lower, module, FRAME, tmp_path / "m.onnx")
+    assert "net: the original itself answers NaN or infinity. Check its weights" in said
+    assert not any(tmp_path.iterdir())
+
+
+class Chooses(torch.nn.Module):
+    """Takes one of two ways, by the values of its frame."""
+
+    def forward(self, frame: torch.Tensor) -> torch.Tensor:
+        if frame.mean() > 0:
+            return frame.mean((2, 3))
+        return -frame.mean((2, 3))
+
+
+def test_control_flow_that_depends_on_data_is_told_in_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    said = _refusal(lower, Chooses(), FRAME, tmp_path / "m.onnx")
+    assert said.startswith(
+        "torch.onnx cannot convert net: its control flow or a shape depends on data (test_to_o"
+    )
+    assert "if frame.mean() > 0:). Compute both ways and choose with torch.where" in said
+    assert capfd.readouterr() == ("", "")
