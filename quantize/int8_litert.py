@@ -28,6 +28,8 @@ from edgepv.stream import Tensors, by_file_names
 from edgepv.types import QuantScheme, Variant
 
 CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D", "CONV_2D_TRANSPOSE", "FULLY_CONNECTED")
+PICTURE_CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
+PRODUCTS = ("FULLY_CONNECTED", "BATCH_MATMUL")
 ENDS = ("INPUT", "OUTPUT")
 MOVES = ("RESHAPE", "TRANSPOSE", "PAD", "PADV2", "MAX_POOL_2D", "SLICE", "STRIDED_SLICE", "SPLIT")
 FRAGILE = (
@@ -194,14 +196,20 @@ def _recipe(name: str, floats: Sequence[str]) -> Any:
 def float_scopes(path: str) -> list[str]:
     """A pattern for each operator that holds one value per channel; see ``int8_onnx.float_nodes``.
 
-    LiteRT keeps channels last: (1, H, W, C).
+    Also for each matrix product that no convolution needs any more: a soft-argmax is one, and in eight bits
+    it cost pv-track-nano a third of its delta-avg. LiteRT keeps channels last: (1, H, W, C).
     """
     interpreter = litert_interpreter()(path, num_threads=1)
     details = {d["index"]: d for d in interpreter.get_tensor_details()}
     patterns = []
-    for op in interpreter._get_ops_details():
+    needed: set[int] = set()
+    for op in reversed(interpreter._get_ops_details()):
         made = [details[i] for i in op["outputs"] if i in details]
         shapes = [tuple(d["shape"]) for d in made]
-        if made and all(len(s) < 4 or s[1:3] == (1, 1) for s in shapes):
+        wanted = op["op_name"] in PICTURE_CONVOLUTIONS or needed & set(map(int, op["outputs"]))
+        if wanted:
+            needed |= set(map(int, op["inputs"]))
+        vector = all(len(s) < 4 or s[1:3] == (1, 1) for s in shapes)
+        if made and (vector or (not wanted and op["op_name"] in PRODUCTS)):
             patterns += [f"^{re.escape(d['name'])};" for d in made]
     return patterns

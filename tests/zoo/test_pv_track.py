@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -309,6 +310,21 @@ def test_a_phone_steps_like_torch(lowered: tuple[Checkpoint, Variant, Path]) -> 
     source, variant, folder = lowered
     lite = to_tflite(source, variant, folder / "m.tflite")
     assert worst(source, lite, folder, variant.spec) < 1e-4
+    _no_product_of_probabilities_is_int8(folder / lite.path)
+
+
+def _no_product_of_probabilities_is_int8(path: Path) -> None:
+    """Behind the encoder matrix products turn scores into places: all of them stay in float."""
+    from edgepv.optional import litert_interpreter
+    from edgepv.quantize.int8_litert import float_scopes
+
+    interpreter = litert_interpreter()(str(path), num_threads=1)
+    names = {d["index"]: d["name"] for d in interpreter.get_tensor_details()}
+    scopes = float_scopes(str(path))
+    products = [op for op in interpreter._get_ops_details() if op["op_name"] == "FULLY_CONNECTED"]
+    made = [f"{names[int(op['outputs'][0])]};" for op in products]
+    assert len(made) > 4 and all(any(re.match(scope, name) for scope in scopes) for name in made)
+    assert not any(re.match(scope, "edgepv.zoo.pv_track.Encoder_encoder") for scope in scopes)
 
 
 def test_the_step_is_static_at_most_4_d_and_breaks_no_rule_of_tensorrt(
