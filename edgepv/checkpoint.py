@@ -368,7 +368,7 @@ def _load_file(path: Path) -> Any:
 
 
 def fit_to_weights(module: Any, weights: dict[str, Any]) -> None:
-    """Replace each conv, batch norm and linear layer whose size differs from its weights.
+    """Replace each convolution, norm and linear layer whose size differs from its weights.
 
     Groups follow: a depthwise layer stays depthwise. Where the weights hold ``name.0`` and ``name.1`` for
     one layer ``name`` of the builder, it becomes the two layers of a low-rank split. Other parameters are
@@ -432,6 +432,10 @@ def _resized(layer: Any, weight: Any, *, bias: bool) -> Any:
         return nn.Linear(weight.shape[1], weight.shape[0], bias=bias)
     if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
         return kind(weight.shape[0], eps=layer.eps, momentum=layer.momentum)
+    if isinstance(layer, nn.GroupNorm):
+        return kind(layer.num_groups, weight.shape[0], layer.eps)
+    if isinstance(layer, nn.LayerNorm):
+        return kind(tuple(weight.shape), layer.eps, bias=bias)
     if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
         depthwise = layer.groups == layer.in_channels > 1
         groups = weight.shape[0] if depthwise else layer.groups

@@ -219,6 +219,12 @@ def test_channels_under_a_norm_that_shares_its_statistic_are_cut(tmp_path: Path,
     assert module.a.weight.shape[0] == module.b.weight.shape[0] == 16
 
 
+@pytest.mark.parametrize("net", ["groups", "groups_without_gain", "places"])
+def test_a_net_with_norms_is_rebuilt_at_its_new_widths(tmp_path: Path, net: str) -> None:
+    module = build(prune.Step(0.5)(made(tmp_path, net), tmp_path / "p.safetensors"))
+    assert module.a.weight.shape[0] == module.b.weight.shape[0] == 16
+
+
 @pytest.mark.parametrize(
     ("cut", "right"),
     [
