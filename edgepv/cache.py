@@ -43,7 +43,8 @@ def imported(script: Path) -> dict[str, str]:
     folder = script.resolve().parent
     finder = ModuleFinder(path=[str(folder)])
     finder.run_script(str(script))
-    files = {Path(m.__file__).resolve() for m in finder.modules.values() if m.__file__}
+    found = (getattr(module, "__file__", None) for module in finder.modules.values())
+    files = {Path(name).resolve() for name in found if name}
     return {path.relative_to(folder).as_posix(): sha256(path) for path in files}
 
 

@@ -200,7 +200,9 @@ def check_options(options: Options, targets: Sequence[Target]) -> None:
                     f"packing for {target.name} needs {module}. Run: pip install 'edgepv[{extra}]'"
                 )
     if not 0 <= options.max_drop <= 100:
-        raise UsageError(f"--max-drop {options.max_drop:g}: give points of accuracy, or dB of a restorer, 0 or more")
+        raise UsageError(
+            f"--max-drop {options.max_drop:g}: give points of accuracy, or dB of a restorer, 0 or more"
+        )
     if not all(0 <= share < 1 for share in options.prune):
         raise UsageError(f"--prune {_shares(options.prune)}: give the share of channels to remove, like 0.25")
     if options.low_rank is not None and not 0 < options.low_rank <= 1:
@@ -268,6 +270,11 @@ def prepare(line: Line, source: Source, clips: Clips) -> Subject:
     held = tuple(shown(c, spec) for c in line.console.track(clips.held_out, "decoding"))
     line.console.say(f"running the original on {len(held)} held-out clips")
     answers = judge.play_clips(original(1).infer, first, held)
+    if not all(np.isfinite(rows).all() for rows in answers):
+        raise UsageError(
+            f"{spec.name}: the original itself answers NaN or infinity on real clips, so nothing can be "
+            "compared with it. Check the weights, and mean and std of the spec"
+        )
     model_answers = judge.play_clips(model(1).infer, base, held) if changed else answers
     if spec.task == "classification":
         all_labelled(clips.held_out, spec.labels)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from support import TINY, Tiny
 
@@ -204,6 +205,25 @@ def test_an_existing_folder_is_never_overwritten(run: Run, tmp_path: Path) -> No
     assert (out / "thesis.txt").read_text() == "years of work"
     (tmp_path / "b.zip").write_text("precious")
     refused(run("export", "--out", tmp_path / "b"), 2, "b.zip already exists")
+
+
+def test_an_original_that_overflows_on_real_clips_is_named(run: Run, tiny_step: Tiny, tmp_path: Path) -> None:
+    nodes = [
+        onnx.helper.make_node("Mul", ["frame", "big"], ["loud"]),
+        onnx.helper.make_node("GlobalAveragePool", ["loud"], ["mean"]),
+        onnx.helper.make_node("Flatten", ["mean"], ["flat"]),
+        onnx.helper.make_node("MatMul", ["flat", "head"], ["logits"]),
+    ]
+    sides = {"frame": [1, 3, 32, 32], "logits": [1, 2]}
+    frame, logits = (onnx.helper.make_tensor_value_info(n, 1, shape) for n, shape in sides.items())
+    big = [np.array(1e38, np.float32), np.full((3, 2), 1e30, np.float32)]
+    weights = [onnx.numpy_helper.from_array(a, n) for a, n in zip(big, ("big", "head"))]
+    graph = onnx.helper.make_graph(nodes, "g", [frame], [logits], weights)
+    opset = [onnx.helper.make_opsetid("", 18)]
+    onnx.save(onnx.helper.make_model(graph, ir_version=9, opset_imports=opset), tmp_path / "loud.onnx")
+    arguments = ["--spec", tiny_step.spec, "--precision", "fp32", "--out", tmp_path / "b"]
+    refused(run("export", tmp_path / "loud.onnx", *arguments), 2, "the original itself answers NaN or inf")
+    assert not (tmp_path / "b").exists()
 
 
 def test_force_replaces_a_bundle(run: Run, tiny_step: Tiny, tmp_path: Path) -> None:

@@ -282,8 +282,8 @@ def train(job: Job, say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     pictures = read_pictures(job.data, "train")
     torch.manual_seed(job.seed)
     net = recipe.builder(size=recipe.train_size, particles=recipe.train_points)
-    told = replace(recipe, builder=recipe.builder.__name__)
-    what = [asdict(told), SPEED, job.seed, [p.shape for p in pictures]]
+    told = asdict(recipe) | {"builder": recipe.builder.__name__}
+    what = [told, SPEED, job.seed, [p.shape for p in pictures]]
     resume = job.cache / f"{job.name}-{digest(what)[:12]}.pt"
     net, log = fit(net, objective(recipe, pictures), recipe.schedule, seed=job.seed, resume=resume, tick=say)
     final = recipe.builder(size=recipe.size, particles=recipe.particles).eval()

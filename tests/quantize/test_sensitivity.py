@@ -103,7 +103,8 @@ def test_the_file_that_is_kept_is_made_on_all_feeds(
 
 def even(count: int) -> list[Tensors]:
     """Feeds whose three channels are equally loud."""
-    return [{"frame": f["frame"] / np.float32([1000, 1, 1]).reshape(1, 3, 1, 1)} for f in frames(count, 1)]
+    louder = np.array([1000, 1, 1], np.float32).reshape(1, 3, 1, 1)
+    return [{"frame": f["frame"] / louder} for f in frames(count, 1)]
 
 
 def test_the_limit_is_reached_by_the_file_that_is_kept_too(
