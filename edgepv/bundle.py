@@ -133,7 +133,8 @@ def digests(folder: Path, names: list[str]) -> dict[str, str]:
 def read(folder: Path) -> Bundle:
     """Read a bundle folder without checking its files (see ``check``).
 
-    Raises UsageError if it is no bundle, was made by a newer schema, or its content was changed.
+    Raises UsageError if it is no bundle, was made by a newer schema, its content was changed, or it names
+    variants that it does not hold.
     """
     return parse(folder, manifest_bytes(folder))
 
@@ -176,7 +177,23 @@ def parse(folder: Path, manifest: bytes) -> Bundle:
     unlisted = [v.path for v in content.variants if v.path not in content.files]
     if unlisted:
         raise UsageError(f"{folder}/{MANIFEST}: model '{unlisted[0]}' has no digest in files")
+    _check_names(content, measured, f"{folder}/{MANIFEST}")
     return Bundle(folder, data["digest"], content, measured)
+
+
+def _check_names(content: Content, measured: Measured, where: str) -> None:
+    """Raise UsageError unless there is a variant, each has its own name, and what runs is among them."""
+    names = [v.name for v in content.variants]
+    if not names:
+        raise UsageError(f"{where}: content.variants is empty, so there is nothing to run. Export again")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UsageError(f"{where}: content.variants holds '{twice[0]}' twice. Export again")
+    wanted = {"measured.run": measured.run}
+    wanted |= {f"measured.ladder[{i}]": rung.variant for i, rung in enumerate(measured.ladder)}
+    for field_name, name in wanted.items():
+        if name not in names:
+            raise UsageError(f"{where}: {field_name}: {unknown('variant', name, names)} Export again")
 
 
 def check(bundle: Bundle) -> int:

@@ -553,16 +553,21 @@ def report_command(a: argparse.Namespace) -> int:
 
     found = report.load([Path(r) for r in a.runs])
     page = Path(a.html)
-    written = {
-        page: report.to_html(found),
-        Path(a.md) if a.md else page.with_suffix(".md"): report.to_markdown(found),
-        Path(a.json) if a.json else page.with_suffix(".json"): report.to_json(found),
+    places = {
+        "--html": page,
+        "--md": Path(a.md) if a.md else page.with_suffix(".md"),
+        "--json": Path(a.json) if a.json else page.with_suffix(".json"),
     }
+    written = dict(
+        zip(places.values(), (report.to_html(found), report.to_markdown(found), report.to_json(found)))
+    )
     if len(written) < 3:
         raise UsageError("--html, --md and --json must name three different files")
-    for path in written:
+    for option, path in places.items():
         if path.resolve() in {Path(r).resolve() for r in a.runs} or (path.parent / MANIFEST).is_file():
             raise UsageError(f"{path} would change a bundle or an input. Write the report somewhere else")
+        if path.exists() and not report.is_report(path):
+            raise UsageError(f"{path} exists and is no report of edgepv. Name another file with {option}")
     for path, text in written.items():
         write_text(path, text)
     print(f"{len(found.rows)} variants: {', '.join(str(p) for p in written)}", file=sys.stderr)
@@ -581,13 +586,16 @@ def verify_command(a: argparse.Namespace) -> int:
         if a.key:
             print(f"signed by the owner of {a.key}")
         print(f"{files} files match their digests; bundle {bundle.digest[:16]}")
-        for one in golden.replay(bundle):
+        replayed = golden.replay(bundle)
+        for one in replayed:
             if one.error is None or one.limit is None:
                 print(f"  {one.variant}: not replayed: {one.skipped}")
             else:
                 print(
                     f"  {one.variant}: golden answers reproduced, rmse {one.error:.2g}, limit {one.limit:.2g}"
                 )
+        if all(one.error is None for one in replayed):
+            print("  only the digests were checked: none of its engines is on this machine")
     say_next(shlex.join(["edgepv", "run", a.bundle, "--source", "clip.mp4"]))
     return 0
 

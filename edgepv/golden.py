@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from edgepv.bundle import GOLDEN, Bundle, on_this_host
 from edgepv.clips import preprocess
-from edgepv.errors import ParityError, TargetUnavailableError
+from edgepv.errors import ParityError, TargetUnavailableError, UsageError
 from edgepv.runtimes.engine import Engine, open_engine
 from edgepv.stream import Stepper
 from edgepv.types import Variant
@@ -46,11 +47,10 @@ def play(engine: Engine, variant: Variant, frames: np.ndarray) -> np.ndarray:
 def replay(bundle: Bundle) -> list[Replay]:
     """Replay the golden frames through every variant whose engine is here.
 
-    Raises ParityError for the first variant that does not reproduce its recorded answers.
+    Raises ParityError for the first variant that does not reproduce its recorded answers, UsageError like
+    ``load`` and ``of_variant``.
     """
-    from safetensors.numpy import load_file
-
-    everything = load_file(bundle.folder / GOLDEN)
+    everything = load(bundle)
     results = []
     for variant in bundle.content.variants:
         runnable = on_this_host(variant)
@@ -65,19 +65,54 @@ def replay(bundle: Bundle) -> list[Replay]:
     return results
 
 
+def load(bundle: Bundle) -> dict[str, np.ndarray]:
+    """Everything that was recorded, by name. Raises UsageError if the bundle has no readable recording."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    path = bundle.folder / GOLDEN
+    if not path.is_file():
+        raise UsageError(
+            f"{bundle.folder} holds no {GOLDEN}: nothing says what it should answer. Copy or export it again"
+        )
+    try:
+        return load_file(path)
+    except (SafetensorError, ValueError, KeyError, TypeError) as e:
+        raise UsageError(f"{path} holds no golden answers ({e}). Copy or export the bundle again") from e
+
+
 def of_variant(everything: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
     """What was recorded for one variant: "frames", the answers of "torch", and its own under ``name``.
 
     Variants of one model share frames and original; in a ladder each has its own, under "name/frames".
+    Raises UsageError if one of them is missing, or the frames are no pictures (N, H, W, 3) uint8.
     """
-    own = {key: everything.get(f"{name}/{key}") for key in ("frames", "torch")}
-    return {name: everything[name]} | {k: everything[k] if v is None else v for k, v in own.items()}
+    own = {key: f"{name}/{key}" for key in ("frames", "torch")}
+    places = {name: name} | {key: place if place in everything else key for key, place in own.items()}
+    missing = [place for place in places.values() if place not in everything]
+    if missing:
+        raise UsageError(
+            f"{GOLDEN} holds no '{missing[0]}', which variant {name} needs. Export the bundle again"
+        )
+    found = {key: everything[place] for key, place in places.items()}
+    frames = found["frames"]
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not frames.size:
+        raise UsageError(
+            f"{GOLDEN}: '{places['frames']}' is {frames.dtype} {frames.shape}, not pictures (N, H, W, 3) of "
+            "uint8. Export the bundle again"
+        )
+    return found
 
 
 def _compare(variant: Variant, got: np.ndarray, recorded: dict[str, np.ndarray]) -> Replay:
     wanted, original = recorded[variant.name], recorded["torch"]
+    if not got.shape == wanted.shape == original.shape:
+        raise UsageError(
+            f"{GOLDEN}: {variant.name} answers {got.shape} here; recorded are {wanted.shape} of its own and "
+            f"{original.shape} of the original. Export the bundle again"
+        )
     error, limit = rmse(got, wanted), tolerance(variant.precision, wanted, original)
-    if not error <= limit:  # a NaN error is not within any limit
+    if not error <= limit < math.inf:  # a NaN error is not within any limit
         raise ParityError(
             f"{variant.name} answers otherwise here than where the bundle was made: rmse {error:.3g}, "
             f"allowed {limit:.3g}. The engine or its version differs; export the bundle again"

@@ -7,15 +7,15 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
-from edgepv import bundle, measure, report
+from edgepv import bundle, golden, measure, report
 from edgepv.bundle import GOLDEN, Bundle, Measured
 from edgepv.console import Console
 from edgepv.errors import UsageError
 from edgepv.files import read_json, whole_folder, write_json, write_text
-from edgepv.golden import of_variant
 from edgepv.runtimes.engine import open_engine
 from edgepv.types import Accuracy, Measurement, Report, Rung, Variant, decode
 
@@ -34,9 +34,10 @@ class Part:
 def combine(folders: Sequence[Path], out: Path, console: Console, *, force: bool = False) -> Bundle:
     """Pack the chosen variant of each bundle into one at ``out``, timed here side by side.
 
-    The largest rung is the slowest. A rung that is slower than another and not more accurate is left out,
-    with a reason in the manifest; what ``comparable`` leaves out counts as not known. Raises UsageError if
-    there are fewer than two bundles, or they differ in labels, frame rate or target.
+    The largest rung is the slowest. A rung that is slower than another and not more accurate is left out, and
+    so are the further rungs of a bundle that is a ladder itself, with a reason in the manifest; what
+    ``comparable`` leaves out counts as not known. Raises UsageError if there are fewer than two bundles, they
+    differ in labels, frame rate or target, or two run the same model.
     """
     parts = [_part(folder) for folder in folders]
     _check_alike(parts)
@@ -49,6 +50,7 @@ def combine(folders: Sequence[Path], out: Path, console: Console, *, force: bool
         console.say(f"timing {len(parts)} variants, taking turns")
         times = _times(parts, tmp)
         rungs, reasons = _rungs(parts, times)
+        reasons += _other_rungs(parts)
         kept = [p for r in rungs for p in parts if p.variant.name == r.variant]
         for part in parts:
             for _, new in _files(part) if part not in kept else ():
@@ -103,6 +105,30 @@ def _check_alike(parts: Sequence[Part]) -> None:
     names = [p.variant.name for p in parts]
     if len(set(names)) < len(names):
         raise UsageError("two of the bundles hold the same variant of the same model at the same size")
+    for i, part in enumerate(parts):
+        twin = next((other for other in parts[:i] if _runs(other) == _runs(part)), None)
+        if twin:
+            raise UsageError(
+                f"{twin.source.folder} and {part.source.folder} run the same model file, "
+                f"{part.source.variant().path}. Give each model once"
+            )
+
+
+def _runs(part: Part) -> tuple[Any, ...]:
+    """What makes a rung: its engine and options, the digests of its files, and how it sees the video."""
+    one, files = part.variant, part.source.content.files
+    digests = tuple(files[old] for old, _ in _files(part))
+    return one.engine, one.options, digests, replace(one.spec, name="")
+
+
+def _other_rungs(parts: Sequence[Part]) -> tuple[str, ...]:
+    """For each bundle that is a ladder itself: which of its rungs are left out."""
+    found = ((p.source, [v.name for v in p.source.ladder() if v != p.source.variant()]) for p in parts)
+    return tuple(
+        f"{', '.join(names)} of {source.content.name}: left out, since of a bundle only what it runs is taken"
+        for source, names in found
+        if names
+    )
 
 
 def _times(parts: Sequence[Part], folder: Path) -> dict[str, float]:
@@ -152,12 +178,12 @@ def _dominates(a: Rung, b: Rung) -> bool:
 
 
 def _write_golden(parts: Sequence[Part], folder: Path) -> None:
-    from safetensors.numpy import load_file, save
+    from safetensors.numpy import save
 
     tensors: dict[str, np.ndarray] = {}
     for part in parts:
         old = part.source.variant().name
-        recorded = of_variant(load_file(part.source.folder / GOLDEN), old)
+        recorded = golden.of_variant(golden.load(part.source), old)
         name = part.variant.name
         tensors |= {
             name: recorded[old],

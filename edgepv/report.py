@@ -6,9 +6,12 @@ The HTML is one file: charts are inline SVG, nothing is fetched. What was not me
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
-import json
+import math
+import re
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,8 +20,9 @@ from typing import Any, TypeAlias
 
 from edgepv import report_charts as charts
 from edgepv import report_tables as tables
-from edgepv.errors import UsageError
-from edgepv.files import canonical, read_json
+from edgepv.bundle import MANIFEST, parse
+from edgepv.errors import UsageError, unknown
+from edgepv.files import canonical, parse_json
 from edgepv.optional import need
 from edgepv.report_tables import Cell, Table
 from edgepv.types import Accuracy, Latency, Measurement, Report, decode
@@ -26,6 +30,9 @@ from edgepv.types import Accuracy, Latency, Measurement, Report, decode
 MEASURED = "measured.json"
 HEATMAP_LABELS = 25
 Rename: TypeAlias = Callable[[str, str], str]
+OPENING = 1 << 20  # characters; the first table of a page comes long before
+OPENINGS = (r"# [^\n]*\n\n\d+ rows?, [^\n]* The original is [^\n]*\.\n\n", r'\{"baseline":"[^\n]*"rows":\[')
+"""How our Markdown and JSON begin."""
 PICTURES = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg"}
 
 
@@ -85,15 +92,52 @@ def _tails(paths: Sequence[tuple[str, ...]]) -> list[str]:
 
 
 def _read(file: Path) -> Report:
-    """One report. Raises UsageError if the file holds something else."""
-    if file.suffix != ".zip":
-        return decode(Report, read_json(file), where=str(file))
+    """One report. Raises UsageError if the file holds something else, or not what its bundle measured."""
+    data, manifest, where = _zipped(file) if file.suffix == ".zip" else _plain_file(file)
+    if manifest is not None:
+        place = file if file.suffix == ".zip" else file.parent
+        if parse(place, manifest).measured.files.get(MEASURED) != hashlib.sha256(data).hexdigest():
+            raise UsageError(
+                f"{where} is not what the bundle was written with: its SHA-256 differs from the manifest's. "
+                f"Its figures are not shown; see: edgepv verify {place}"
+            )
+    return _sound(decode(Report, parse_json(data, Path(where)), where=where), where)
+
+
+def _plain_file(file: Path) -> tuple[bytes, bytes | None, str]:
+    """A report file's bytes, those of its bundle's manifest if it is in one, and its name for errors."""
+    beside = file.with_name(MANIFEST)
+    ours = file.name == MEASURED and beside.is_file()
+    return file.read_bytes(), beside.read_bytes() if ours else None, str(file)
+
+
+def _zipped(file: Path) -> tuple[bytes, bytes | None, str]:
+    """Like ``_plain_file``, of the report in a zip. Raises UsageError if it has none that can be read."""
     try:
         with zipfile.ZipFile(file) as archive:
-            data = json.loads(archive.read(MEASURED))
-    except (KeyError, ValueError, zipfile.BadZipFile) as e:
+            manifest = archive.read(MANIFEST) if MANIFEST in archive.namelist() else None
+            return archive.read(MEASURED), manifest, f"{file} {MEASURED}"
+    except (KeyError, ValueError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile) as e:
         raise UsageError(f"{file} holds no readable {MEASURED} ({e}). Export the bundle again") from e
-    return decode(Report, data, where=f"{file} {MEASURED}")
+
+
+def _sound(report: Report, where: str) -> Report:
+    """The same report. Raises UsageError naming the field if no row, no baseline or no time makes sense."""
+    names = [row.variant for row in report.rows]
+    if not names:
+        raise UsageError(f"{where}: rows is empty, so nothing was measured. Export the bundle again")
+    if report.baseline not in names:
+        raise UsageError(f"{where}: baseline: {unknown('row', report.baseline, names)}")
+    for i, row in enumerate(report.rows):
+        for j, latency in enumerate(row.latency):
+            for name in ("p50_ms", "p95_ms", "p99_ms"):
+                value = getattr(latency, name)
+                if not 0 < value < math.inf:
+                    raise UsageError(
+                        f"{where}: rows[{i}].latency[{j}].{name} of {row.variant} is {value:g}; a time is "
+                        "above 0 ms and finite. Measure again"
+                    )
+    return report
 
 
 def join(reports: Sequence[tuple[str, Report]]) -> Report:
@@ -160,6 +204,17 @@ def _renamed(row: Measurement, new: str, label: str, rename: Rename) -> Measurem
 def to_json(report: Report) -> str:
     """Canonical JSON; ``decode(Report, json.loads(text))`` gives an equal report."""
     return canonical(report)
+
+
+def is_report(path: Path) -> bool:
+    """Whether a file is a report as ``to_html``, ``to_markdown`` or ``to_json`` writes it, or empty."""
+    if not path.is_file():
+        return False
+    with path.open(encoding="utf-8", errors="replace") as f:
+        text = f.read(OPENING)
+    if text.startswith("<!doctype html>"):
+        return 'data-table="glance"' in text
+    return not text or any(re.match(opening, text) for opening in OPENINGS)
 
 
 def to_html(report: Report, *, picture: bytes | None = None) -> str:

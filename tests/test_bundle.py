@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from null_bundle import write_null_bundle
 
-from edgepv import bundle
-from edgepv.errors import ParityError, UsageError
+from edgepv import bundle, golden
+from edgepv.cli import main
+from edgepv.errors import ParityError, TargetUnavailableError, UsageError
 from edgepv.files import digest, sha256
 from edgepv.golden import replay, rmse, tolerance
 
@@ -188,3 +190,105 @@ def test_a_bundle_without_keys_that_came_later_is_still_whole(copy: Path) -> Non
 
     _edit(copy, older, seal=False)
     assert bundle.read(copy).content.spec == now
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d["measured"].update(run="nul"), "measured.run: unknown variant 'nul'. Known: null."),
+        (
+            lambda d: d["measured"].update(ladder=[{"variant": "null"}, {"variant": "large"}]),
+            r"measured.ladder\[1\]: unknown variant 'large'",
+        ),
+        (lambda d: d["content"].update(variants=[]), "content.variants is empty"),
+        (lambda d: d["content"].update(variants=d["content"]["variants"] * 2), "holds 'null' twice"),
+    ],
+)
+def test_what_a_bundle_says_it_runs_is_in_it(
+    change: Callable[[Any], None], message: str, tmp_path: Path
+) -> None:
+    folder = write_null_bundle(tmp_path / "b")
+    _edit(folder, change, seal=True)
+    with pytest.raises(UsageError, match=message):
+        bundle.read(folder)
+
+
+def record(folder: Path, data: bytes | None) -> bundle.Bundle:
+    """The bundle with other golden bytes, or none, and digests that fit them."""
+    path = folder / bundle.GOLDEN
+    if data is None:
+        path.unlink()
+    else:
+        path.write_bytes(data)
+
+    def seal(manifest: Any) -> None:
+        del manifest["content"]["files"][bundle.GOLDEN]
+        if data is not None:
+            manifest["content"]["files"][bundle.GOLDEN] = sha256(path)
+
+    _edit(folder, seal, seal=True)
+    opened = bundle.read(folder)
+    bundle.check(opened)
+    return opened
+
+
+FRAMES = np.zeros((2, 8, 8, 3), np.uint8)
+LOGITS = np.tile(np.array([1.0, 0.0], np.float32), (2, 1))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"frames": FRAMES, "torch": LOGITS}, "holds no 'null', which variant null needs"),
+        ({"torch": LOGITS, "null": LOGITS}, "holds no 'frames', which variant null needs"),
+        ({"frames": LOGITS, "torch": LOGITS, "null": LOGITS}, r"'frames' is float32 \(2, 2\), not pictures"),
+        ({"frames": FRAMES[:0], "torch": LOGITS, "null": LOGITS}, r"'frames' is uint8 \(0, 8, 8, 3\)"),
+        (
+            {"frames": FRAMES, "torch": LOGITS, "null": LOGITS[:1]},
+            r"null answers \(2, 2\) here; recorded are \(1, 2\) of its own and \(2, 2\) of the original",
+        ),
+    ],
+)
+def test_a_recording_that_does_not_fit_the_variant_is_one_line(
+    tensors: dict[str, np.ndarray], message: str, tmp_path: Path
+) -> None:
+    from safetensors.numpy import save
+
+    opened = record(write_null_bundle(tmp_path / "b"), save(tensors))
+    with pytest.raises(UsageError, match=message):
+        replay(opened)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [(None, "b holds no golden.safetensors"), (b"junk", "b/golden.safetensors holds no golden answers")],
+)
+def test_a_missing_and_a_junk_recording_are_one_line(
+    data: bytes | None, message: str, tmp_path: Path
+) -> None:
+    opened = record(write_null_bundle(tmp_path / "b"), data)
+    with pytest.raises(UsageError, match=message):
+        replay(opened)
+
+
+def test_an_infinite_original_does_not_allow_every_answer(tmp_path: Path) -> None:
+    from safetensors.numpy import save
+
+    infinite: np.ndarray = np.full_like(LOGITS, np.inf)
+    tensors: dict[str, np.ndarray] = {"frames": FRAMES, "torch": infinite, "null": LOGITS + 9}
+    opened = record(write_null_bundle(tmp_path / "b"), save(tensors))
+    with pytest.raises(ParityError, match="null answers otherwise here"):
+        replay(opened)
+
+
+def test_verify_says_that_only_digests_were_checked_where_no_engine_is_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def absent(*_: object) -> None:
+        raise TargetUnavailableError("not here")
+
+    folder = write_null_bundle(tmp_path / "b")
+    monkeypatch.setattr(golden, "open_engine", absent)
+    assert main(["verify", str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert "null: not replayed: not here" in said and "only the digests were checked" in said

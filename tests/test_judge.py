@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from edgepv import judge
-from edgepv.types import Measurement, PairedDrop, Verdict
+from edgepv.types import Latency, Measurement, PairedDrop, Parity, Verdict
 
 
 def restored(low: float, verdict: Verdict) -> Measurement:
@@ -20,3 +22,39 @@ def test_a_loss_in_db_is_told_finely_enough_to_see_that_it_is_above_the_gate() -
 def test_a_doubt_in_db_shows_that_the_gate_lies_inside_the_interval() -> None:
     said = judge.doubt(restored(-0.02, "inconclusive"))
     assert said and "it lost 0.34 dB on 20 clips (-0.02 to 0.38), too few to tell" in said
+
+
+PARITY = Parity(0.1, 40.0, 1.0, 9, 30.0, "pass")
+
+
+def timed(name: str, p50: float, verdict: Verdict | None, parity: Parity | None = PARITY) -> Measurement:
+    """A row that lost 0.5 points of the 1 allowed, or of which nobody knows."""
+    drop = PairedDrop(0.5, -1.0, 2.0, 40, 1, 1, 1.0, verdict) if verdict else None
+    latency = (Latency(p50, p50, p50, 9, 1, 1),)
+    return Measurement(
+        name, "cpu", "onnxruntime", "fp32", "step", "ok", latency=latency, drop=drop, parity=parity
+    )
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "said"),
+    [
+        (("pass", "pass"), "the fastest of 2 that pass parity and keep the allowed drop; next is b, 2.00x"),
+        (
+            ("pass", "inconclusive"),
+            "the fastest of 2 that pass parity, none of which surely loses more accuracy than allowed; next",
+        ),
+        ((None, None), "the fastest of 2 that pass parity and whose accuracy is not known; next"),
+    ],
+)
+def test_the_reason_claims_of_the_accuracy_only_what_was_shown(
+    verdicts: tuple[Verdict | None, ...], said: str
+) -> None:
+    rows = [timed("a", 1.0, verdicts[0]), timed("b", 2.0, verdicts[1])]
+    best, why = judge.choose(rows, latency_ms=None)
+    assert best.variant == "a" and said in why
+
+
+def test_the_reason_claims_no_parity_where_nothing_was_compared() -> None:
+    why = judge.choose([timed("a", 1.0, None, None)], latency_ms=None)[1]
+    assert why.endswith("the fastest of 1 that were not compared with the original")

@@ -213,7 +213,8 @@ def test_a_rung_whose_engine_is_not_here_leaves_none_open(
         return Closes()
 
     monkeypatch.setattr(ladder, "open_engine", opens)
-    bundles = [write_null_bundle(tmp_path / name, name=name) for name in ("large", "small")]
+    delays = {"large": "[2.0]", "small": "[0.0]"}
+    bundles = [write_null_bundle(tmp_path / name, name=name, delays_ms=ms) for name, ms in delays.items()]
     with pytest.raises(TargetUnavailableError):
         ladder.combine(bundles, tmp_path / "out", QUIET)
     assert closed == [1]
@@ -228,3 +229,24 @@ def test_bundles_that_are_no_ladder_are_refused(tmp_path: Path, step_bundle: Pat
     with pytest.raises(UsageError, match="same variant of the same model"):
         ladder.combine([one, one], tmp_path / "out", QUIET)
     assert not (tmp_path / "out").exists()
+
+
+def test_one_model_under_two_names_is_refused_before_it_is_timed(tmp_path: Path) -> None:
+    """A ladder of two, and one of the two again: its file is the same, its name is not."""
+    large = measured_bundle(tmp_path / "large", "[2.0]", judged("x"))
+    small = measured_bundle(tmp_path / "small", "[0.0]", judged("y"))
+    ladder.combine([large, small], tmp_path / "both", QUIET)
+    with pytest.raises(UsageError, match=r"both and .*large run the same model file, models/delays.json"):
+        ladder.combine([tmp_path / "both", large], tmp_path / "out", QUIET)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_rungs_of_a_ladder_that_are_not_taken_are_told(tmp_path: Path) -> None:
+    large = measured_bundle(tmp_path / "large", "[4.0]", judged("x"))
+    small = measured_bundle(tmp_path / "small", "[0.0]", judged("y"))
+    ladder.combine([large, small], tmp_path / "both", QUIET)
+    middle = measured_bundle(tmp_path / "middle", "[2.0]", judged("z"))
+    found = ladder.combine([tmp_path / "both", middle], tmp_path / "out", QUIET).measured
+    assert len(found.ladder) == 2
+    why = "small-8x8-null of large-ladder: left out, since of a bundle only what it runs is taken"
+    assert why in found.reasons

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import xml.etree.ElementTree as ET
 import zipfile
@@ -11,11 +12,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from null_bundle import write_null_bundle
 
+from edgepv import bundle
 from edgepv import report_charts as charts
+from edgepv.cli import main
 from edgepv.errors import UsageError
 from edgepv.files import write_json
-from edgepv.report import load, picture_of_scatter, to_html, to_json, to_markdown
+from edgepv.report import is_report, load, picture_of_scatter, to_html, to_json, to_markdown
 from edgepv.report_tables import NOT_MEASURED, figure, size, speedups
 from edgepv.types import (
     Accuracy,
@@ -372,11 +376,11 @@ def saved(folder: Path, report: Report) -> Path:
 
 
 def test_load_reads_a_bundle_a_folder_of_bundles_a_json_file_and_a_zip(tmp_path: Path) -> None:
-    bundle = saved(tmp_path / "runs" / "deep" / "cpu", example())
+    cpu = saved(tmp_path / "runs" / "deep" / "cpu", example())
     write_json(tmp_path / "plain.json", example())
     with zipfile.ZipFile(tmp_path / "cpu.zip", "w") as archive:
-        archive.write(bundle / "measured.json", "measured.json")
-    ways = (bundle, tmp_path / "runs", tmp_path / "plain.json", tmp_path / "cpu.zip")
+        archive.write(cpu / "measured.json", "measured.json")
+    ways = (cpu, tmp_path / "runs", tmp_path / "plain.json", tmp_path / "cpu.zip")
     assert [load([way]) for way in ways] == [example()] * 4
     assert load(list(ways)) == example(), "the same report four times is one report"
 
@@ -384,7 +388,9 @@ def test_load_reads_a_bundle_a_folder_of_bundles_a_json_file_and_a_zip(tmp_path:
 def test_load_joins_reports_without_clashes_as_they_are(tmp_path: Path) -> None:
     report = example()
     one = replace(report, rows=report.rows[:3])
-    two = replace(report, title="other", rows=report.rows[3:], reasons=("jetson: check",))
+    two = replace(
+        report, title="other", rows=report.rows[3:], baseline="ort-fp32", reasons=("jetson: check",)
+    )
     joined = load([saved(tmp_path / "a", one), saved(tmp_path / "b", two)])
     assert joined.rows == report.rows
     assert (joined.title, joined.baseline) == ("one model, other", "torch-fp32")
@@ -415,7 +421,8 @@ def stepped(report: Report, warmup: int) -> Report:
 
 def test_bundles_that_step_alike_keep_how_they_step(tmp_path: Path) -> None:
     report = stepped(example(), 16)
-    one, two = replace(report, rows=report.rows[:3]), replace(report, rows=report.rows[3:])
+    one = replace(report, rows=report.rows[:3])
+    two = replace(report, rows=report.rows[3:], baseline="ort-fp32")
     joined = load([saved(tmp_path / "a", one), saved(tmp_path / "b", two)])
     assert (joined.stream, joined.frames) == (report.stream, 16)
     assert "From clip to stream" in to_markdown(joined)
@@ -423,7 +430,7 @@ def test_bundles_that_step_alike_keep_how_they_step(tmp_path: Path) -> None:
 
 def test_bundles_that_step_differently_say_why_the_section_is_missing(tmp_path: Path) -> None:
     one = stepped(replace(example(), rows=example().rows[:3]), 16)
-    two = stepped(replace(example(), rows=example().rows[3:]), 8)
+    two = stepped(replace(example(), rows=example().rows[3:], baseline="ort-fp32"), 8)
     joined = load([saved(tmp_path / "a", one), saved(tmp_path / "b", two)])
     assert joined.stream is None and "From clip to stream" not in to_markdown(joined)
     assert joined.reasons[-1] == "the bundles step differently: how is in the report of each"
@@ -462,3 +469,60 @@ def test_load_says_what_is_wrong_with_a_path(tmp_path: Path) -> None:
     (tmp_path / "broken.zip").write_bytes(b"PK")
     with pytest.raises(UsageError, match=r"broken\.zip holds no readable"):
         load([tmp_path / "broken.zip"])
+
+
+def reported_bundle(folder: Path) -> Path:
+    """A null bundle that holds a report, with its digest in the manifest."""
+    found = bundle.read(write_null_bundle(folder))
+    write_json(folder / "measured.json", example())
+    files = bundle.digests(folder, ["measured.json"])
+    bundle.write(folder, found.content, replace(found.measured, files=files))
+    return folder
+
+
+def test_figures_that_are_not_those_of_the_bundle_are_not_shown(tmp_path: Path) -> None:
+    folder = reported_bundle(tmp_path / "b")
+    assert load([folder]) == example()
+    faster = replace(example(), rows=tuple(_faster(r) for r in example().rows))
+    write_json(folder / "measured.json", faster)
+    bundle.zip_bundle(folder, tmp_path / "b.zip")
+    for way in (folder, folder / "measured.json", tmp_path, tmp_path / "b.zip"):
+        with pytest.raises(UsageError, match=r"SHA-256 differs .* see: edgepv verify .*b"):
+            load([way])
+
+
+@pytest.mark.parametrize("p99", [math.nan, math.inf, 0.0, -1.0])
+def test_a_time_that_cannot_be_is_named_and_not_drawn(p99: float, tmp_path: Path) -> None:
+    first, *others = example().rows
+    wrong = replace(first, latency=(replace(timed(1.0), p99_ms=p99),))
+    folder = saved(tmp_path / "b", replace(example(), rows=(wrong, *others)))
+    with pytest.raises(UsageError, match=r"rows\[0\].latency\[0\].p99_ms of torch-fp32 is .* Measure again"):
+        load([folder])
+
+
+def test_a_report_without_rows_or_with_a_baseline_that_is_no_row_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="rows is empty"):
+        load([saved(tmp_path / "a", replace(example(), rows=()))])
+    with pytest.raises(UsageError, match=r"baseline: unknown row 'torch-fp23'.* Did you mean 'torch-fp32'"):
+        load([saved(tmp_path / "b", replace(example(), baseline="torch-fp23"))])
+
+
+def test_only_an_earlier_report_is_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, page, notes = saved(tmp_path / "b", example()), tmp_path / "r.html", tmp_path / "r.md"
+    call = ["report", str(folder), "--html", str(page)]
+    assert main(call) == main(call) == 0, "the same command twice"
+    notes.write_text("# My notes\n\n3 rows, none judged\n")
+    before = page.stat().st_mtime_ns
+    assert main(call) == 2 and "r.md exists and is no report of edgepv" in capsys.readouterr().err
+    assert notes.read_text().startswith("# My notes") and page.stat().st_mtime_ns == before
+
+
+def test_a_report_is_known_by_how_it_begins(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    for text in (to_html(example()), to_markdown(example()), to_json(example()), ""):
+        path.write_text(text)
+        assert is_report(path)
+    for text in ("hi\n", "<!doctype html>\n<p>mine", '{"rows": []}', "Mine\n" + to_markdown(example())):
+        path.write_text(text)
+        assert not is_report(path)
+    assert not is_report(tmp_path)
