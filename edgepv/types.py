@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 import types as pytypes
 import typing
 from collections.abc import Mapping
@@ -589,6 +590,7 @@ def _scalar(kind: Any, data: Any, where: str) -> Any:
         except (ValueError, ZeroDivisionError):
             raise UsageError(f"{where}: expected a number or 'n/d', got {data!r}") from None
     if kind is float and isinstance(data, int) and not isinstance(data, bool):
+        _expect(abs(data) <= sys.float_info.max, where, "a number of 64 bits", "a larger one")
         return float(data)
     wrong_bool = kind in (int, float) and isinstance(data, bool)
     _expect(isinstance(data, kind) and not wrong_bool, where, f"a {kind.__name__}", data)

@@ -79,6 +79,7 @@ def test_a_drop_is_written_with_the_digits_of_its_unit() -> None:
         ({"colour": "grey"}, "unknown value 'grey'. Known: bgr, rgb"),
         ({"input": {"name": "x"}}, "spec.input: missing key 'shape'"),
         ({"mean": [0.1, None, 0.1]}, r"spec.mean\[1\]: expected a float"),
+        ({"mean": [0.1, 10**400, 0.1]}, r"spec.mean\[1\]: expected a number of 64 bits"),
     ],
 )
 def test_wrong_data_is_named_with_its_place(change: dict[str, object], message: str) -> None:
