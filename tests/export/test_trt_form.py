@@ -221,6 +221,29 @@ def test_what_computes_in_float_reads_the_frame_as_it_is(tmp_path: Path) -> None
     assert makers[conv.input[0]] == "DequantizeLinear"
 
 
+@pytest.mark.parametrize(("width", "precision"), [(8, "fp16"), (256, "int8")])
+def test_a_soft_argmax_stays_float_and_a_net_of_tokens_does_not(
+    tmp_path: Path, width: int, precision: str
+) -> None:
+    """Behind the last convolution a matrix product is INT8 only where it is the net's work."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], "conv"),
+        helper.make_node("MatMul", ["a", "grid"], ["y"], "places"),
+    ]
+    model = _model(nodes, {"x": (1, 4, 64, 16)}, ["y"], (1, 4, 64, width))
+    grid = np.random.default_rng(0).standard_normal((16, width)).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(grid, "grid"))
+    eye = np.eye(4, dtype=np.float32).reshape(4, 4, 1, 1)
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.tile(eye, (1, 1, 3, 3)), "w"))
+    model.graph.node[0].attribute.append(helper.make_attribute("pads", [1, 1, 1, 1]))
+    path = tmp_path / "m.onnx"
+    onnx.save(model, path)
+    feed = {"x": np.linspace(-1, 1, 4096, dtype=np.float32).reshape(1, 4, 64, 16)}
+    form.quantize_for_tensorrt(path, tmp_path / "q.onnx", [feed], state_pairs=[])
+    plan = {row["node"]: row["precision"] for row in precision_plan(onnx.load(tmp_path / "q.onnx"))}
+    assert plan == {"conv": "int8", "places": precision}
+
+
 def test_the_two_ends_of_a_state_get_the_larger_of_their_scales(tmp_path: Path) -> None:
     """The state is read by one convolution, written from another's input with a smaller range."""
     path = tmp_path / "m.onnx"
