@@ -221,7 +221,7 @@ def test_labels_come_from_folders_or_from_a_manifest(colours: Path, tmp_path: Pa
 
 
 def test_a_spec_survives_being_written(tmp_path: Path) -> None:
-    spec = tiny_spec(labels=('quo"te\\', "läuft\tweg", "x y"), fps=Fraction(30000, 1001))
+    spec = tiny_spec(labels=('quo"te\\', "läuft weg #1", "x y"), fps=Fraction(30000, 1001))
     (tmp_path / "spec.toml").write_text(adapt.as_toml(spec))
     assert read_spec(tmp_path / "spec.toml") == spec
 

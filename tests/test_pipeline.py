@@ -276,7 +276,8 @@ def _many_fights(folder: Path, write_video: Callable[..., Path]) -> str:
     for place, count in counts.items():
         (folder / place).mkdir(parents=True)
         for i in range(count):
-            write_video(f"{place}/{i:02}.mp4", [(200 if "no" in place else 10) + i] * 6)
+            first = (200 if "no" in place else 10) + i
+            write_video(f"{place}/{i:02}.mp4", [first, first + 1 + place.startswith("test")] * 3)
     return str(folder)
 
 

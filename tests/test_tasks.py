@@ -66,10 +66,10 @@ def square(path: Path, frames: int = 14, start: int = 4) -> Path:
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("squares")
-    for side, count in (("calibration", 4), ("evaluation", 5)):
+    for side, count, first in (("calibration", 4, 8), ("evaluation", 5, 2)):
         (folder / side).mkdir()
         for i in range(count):
-            square(folder / side / f"{i}.mp4", start=2 + i)
+            square(folder / side / f"{i}.mp4", start=first + i)
     return folder
 
 
