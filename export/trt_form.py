@@ -147,15 +147,17 @@ def float_reason(model: ModelProto, node: NodeProto) -> str | None:
 def _light_tail(model: ModelProto) -> set[str]:
     """Matrix products that no convolution needs any more, where they are less than ``TAIL`` of the work.
 
-    Such a soft-argmax, force or memory is worth nothing in INT8 and costs much: pv-track-small lost 20 points
-    of delta-avg. In a net of tokens the products are the work, and stay.
+    Only what has weights counts: products of two activations are never INT8. Such a soft-argmax, force or
+    memory is worth nothing in INT8 and costs much: pv-track-small lost 20 points of delta-avg. In a net of
+    tokens the products are the work, and stay.
     """
-    known = shapes(model)
+    known, constants = shapes(model), _constants(model)
     needed: set[str] = set()
     tail: dict[str, float] = {}
     total = 0.0
     for node in reversed(model.graph.node):
-        work = _multiplications(node, known)
+        weighted = node.op_type in WEIGHTED and node.input[1] in constants
+        work = _multiplications(node, known) if weighted else 0.0
         total += work
         if node.op_type in ("Conv", "ConvTranspose") or needed.intersection(node.output):
             needed |= set(node.input)
@@ -165,9 +167,7 @@ def _light_tail(model: ModelProto) -> set[str]:
 
 
 def _multiplications(node: NodeProto, known: Mapping[str, tuple[int, ...]]) -> float:
-    """Of a convolution or matrix product whose shapes are known; 0 for all else."""
-    if node.op_type not in WEIGHTED:
-        return 0.0
+    """Of a convolution or matrix product; 0 where its shapes are not known."""
     read, weight, made = (known.get(name) for name in (*node.input[:2], node.output[0]))
     if read is None or weight is None or made is None:
         return 0.0
