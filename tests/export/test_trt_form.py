@@ -210,11 +210,7 @@ def test_what_computes_in_float_reads_the_frame_as_it_is(tmp_path: Path) -> None
         helper.make_node("Mul", ["x", "x"], ["square"], "square"),
         helper.make_node("Sub", ["square", "a"], ["y"], "sub"),
     ]
-    path = tmp_path / "m.onnx"
-    onnx.save(_model(nodes, {"x": (1, 4, 2, 2)}, ["y"]), path)
-    feed = {"x": np.linspace(-1, 1, 16, dtype=np.float32).reshape(1, 4, 2, 2)}
-    form.quantize_for_tensorrt(path, tmp_path / "q.onnx", [feed], state_pairs=[])
-    quantized = onnx.load(tmp_path / "q.onnx")
+    quantized = _quantized(_model(nodes, {"x": (1, 4, 2, 2)}, ["y"]), tmp_path)
     makers = {out: node.op_type for node in quantized.graph.node for out in node.output}
     ((square,), (conv,)) = (_inputs_of(quantized, kind) for kind in ("Mul", "Conv"))
     assert list(square.input) == ["x", "x"]
@@ -236,11 +232,7 @@ def test_a_soft_argmax_stays_float_and_a_net_of_tokens_does_not(
     eye = np.eye(4, dtype=np.float32).reshape(4, 4, 1, 1)
     model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.tile(eye, (1, 1, 3, 3)), "w"))
     model.graph.node[0].attribute.append(helper.make_attribute("pads", [1, 1, 1, 1]))
-    path = tmp_path / "m.onnx"
-    onnx.save(model, path)
-    feed = {"x": np.linspace(-1, 1, 4096, dtype=np.float32).reshape(1, 4, 64, 16)}
-    form.quantize_for_tensorrt(path, tmp_path / "q.onnx", [feed], state_pairs=[])
-    conv, places = precision_plan(onnx.load(tmp_path / "q.onnx"))
+    conv, places = precision_plan(_quantized(model, tmp_path))
     assert (conv["precision"], places["precision"]) == ("int8", precision)
     assert places["why"].startswith("it turns features into" if precision == "fp16" else "its input and its")
 
@@ -282,17 +274,22 @@ def _model(
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
+def _quantized(model: Any, folder: Path) -> Any:
+    """The INT8 form of a graph with one input ``x``, calibrated on a ramp from -1 to 1."""
+    onnx.save(model, folder / "m.onnx")
+    shape = form.shapes(model)["x"]
+    feed = {"x": np.linspace(-1, 1, int(np.prod(shape)), dtype=np.float32).reshape(shape)}
+    form.quantize_for_tensorrt(folder / "m.onnx", folder / "q.onnx", [feed], state_pairs=[])
+    return onnx.load(folder / "q.onnx")
+
+
 def test_an_add_that_cannot_fuse_has_both_its_sides_in_pairs(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["a"], "conv"),
         helper.make_node("Relu", ["a"], ["r"], "relu"),
         helper.make_node("Add", ["x", "r"], ["y"], "add"),
     ]
-    path = tmp_path / "m.onnx"
-    onnx.save(_model(nodes, {"x": (1, 4, 2, 2)}, ["y"]), path)
-    feed = {"x": np.linspace(-1, 1, 16, dtype=np.float32).reshape(1, 4, 2, 2)}
-    form.quantize_for_tensorrt(path, tmp_path / "q.onnx", [feed], state_pairs=[])
-    quantized = onnx.load(tmp_path / "q.onnx")
+    quantized = _quantized(_model(nodes, {"x": (1, 4, 2, 2)}, ["y"]), tmp_path)
     makers = {out: node.op_type for node in quantized.graph.node for out in node.output}
     (add,) = _inputs_of(quantized, "Add")
     assert [makers[name] for name in add.input] == ["DequantizeLinear"] * 2
