@@ -29,17 +29,24 @@ def open(
 
     variant: which one to run, by default the one the bundle chose. gap, cuts: what lost frames and scene
     cuts do to a streamed model's states, see runtimes.Session. Every file is checked against its
-    digest first. Raises UsageError if the bundle is damaged or has no such variant,
-    TargetUnavailableError if its engine is not on this machine.
+    digest first, and on a CPU that the bundle was not proven on its golden answers are replayed once;
+    a RuntimeWarning says it if another variant has to take the place of the bundle's own.
+    Raises UsageError if the bundle is damaged or has no such variant, TargetUnavailableError if its engine
+    is not on this machine or answers otherwise here.
     """
+    import warnings
     from pathlib import Path
 
     from edgepv.bundle import check, read
+    from edgepv.proof import proven
     from edgepv.runtimes.session import open_session
 
     found = read(Path(bundle))
     check(found)
-    return open_session(found.variant(variant, engine), found.folder, threads=threads, gap=gap, cuts=cuts)
+    fit = proven(found, (found.variant(variant, engine),), fixed=bool(variant or engine))
+    for note in fit.notes:
+        warnings.warn(note, RuntimeWarning, stacklevel=2)
+    return open_session(fit.variants[0], found.folder, threads=threads, gap=gap, cuts=cuts)
 
 
 def runner(
@@ -56,18 +63,24 @@ def runner(
     """Open a bundle so that every frame is answered ``deadline_ms`` after it came, at the latest.
 
     A ladder bundle (edgepv ladder) is run on the largest variant that is in time; its variants are timed
-    first, which takes a few seconds at most. say: gets every reply; without it, use ``ask``. The rest is as
+    first, which takes a few seconds at most; those that answer otherwise on this CPU than where they were
+    proven are left out, with a RuntimeWarning. say: gets every reply; without it, use ``ask``. The rest is as
     in ``open`` and in runtimes.deadline.DeadlineRunner. Start it with ``with`` or ``start()``.
     """
+    import warnings
     from pathlib import Path
 
     from edgepv.bundle import check, read
+    from edgepv.proof import proven
     from edgepv.runtimes.deadline import DeadlineRunner, open_ladder, profile
     from edgepv.types import Deadline
 
     found = read(Path(bundle))
     check(found)
-    variants = (found.variant(variant),) if variant else found.ladder()
-    ladder = open_ladder(variants, found.folder, threads=threads, gap=gap, cuts=cuts)
+    wanted = (found.variant(variant),) if variant else found.ladder()
+    fit = proven(found, wanted, fixed=bool(variant))
+    for note in fit.notes:
+        warnings.warn(note, RuntimeWarning, stacklevel=2)
+    ladder = open_ladder(fit.variants, found.folder, threads=threads, gap=gap, cuts=cuts)
     limit = Deadline(deadline_ms, on_miss)
     return DeadlineRunner(ladder, profile(ladder), limit, say=say or (lambda reply: None))

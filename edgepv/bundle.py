@@ -20,7 +20,7 @@ from typing import Any
 from edgepv.checkpoint import check_spec, check_stream
 from edgepv.errors import UsageError, unknown
 from edgepv.files import digest, parse_json, sha256, whole_file, write_json
-from edgepv.types import ModelSpec, Rung, StepRecord, StreamSpec, Variant, decode, encode
+from edgepv.types import ModelSpec, Proof, Rung, StepRecord, StreamSpec, Variant, decode, encode
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -53,7 +53,7 @@ class Measured:
     """What was seen on the machine that made the bundle. run: the variant ``edgepv run`` uses.
 
     ladder: variants that may stand in for each other under a deadline, the largest first; empty: ``run``
-    alone.
+    alone. proven: where the variants gave their golden answers; nothing in bundles of before it was noted.
     """
 
     run: str
@@ -62,6 +62,7 @@ class Measured:
     reasons: tuple[str, ...]
     files: dict[str, str] = field(default_factory=dict)
     ladder: tuple[Rung, ...] = ()
+    proven: dict[str, Proof] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

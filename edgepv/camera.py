@@ -15,6 +15,7 @@ from edgepv import bundle, signing, update
 from edgepv.bundle import Bundle
 from edgepv.console import Console
 from edgepv.errors import EdgepvError, UsageError
+from edgepv.proof import Proven, proven
 from edgepv.runtimes.deadline import DeadlineRunner, Ladder, Reply, open_ladder, profile
 from edgepv.runtimes.deadline.admission import Demand, admit
 from edgepv.runtimes.deadline.realtime import prioritise
@@ -139,6 +140,7 @@ class _Cameras:
         self._summaries: dict[str, dict[str, Any]] = {}
         self._errors: list[EdgepvError] = []
         self._health: Health | None = None
+        self._notes: tuple[str, ...] = ()
 
     def run(self, stop: threading.Event) -> list[dict[str, Any]]:
         with contextlib.ExitStack() as stack:
@@ -176,7 +178,7 @@ class _Cameras:
 
     def _one(self, name: str) -> None:
         try:
-            self._summaries[name] = self._lives[name].run()
+            self._summaries[name] = {**self._lives[name].run(), "notes": self._notes}
         except EdgepvError as e:
             self._errors.append(e)
         except Exception as e:
@@ -184,7 +186,11 @@ class _Cameras:
 
     def _open(self, stack: contextlib.ExitStack) -> None:
         """Everything that can be refused is refused before the first camera runs."""
-        variants = self._variants()
+        fit = self._proven()
+        variants = fit.variants
+        for note in fit.notes:
+            self._console.say(note)
+        self._notes = fit.notes
         for url in self._options.emit if len(self._options.sources) > 1 else ():
             if url.startswith(("mqtt", "video:")) and CAMERA not in url:
                 raise UsageError(
@@ -201,11 +207,13 @@ class _Cameras:
             self._serve(stack)
             opened.pop_all()
 
-    def _variants(self) -> tuple[Variant, ...]:
+    def _proven(self) -> Proven:
+        """What was asked for, or the bundle's ladder, as far as it answers here as where it was proven."""
         options = self._options
         if options.variant or options.engine:
-            return (self._bundle.variant(options.variant, options.engine),)
-        return self._bundle.ladder()
+            wanted = (self._bundle.variant(options.variant, options.engine),)
+            return proven(self._bundle, wanted, fixed=True)
+        return proven(self._bundle, self._bundle.ladder())
 
     def _ladder(self, variants: Sequence[Variant]) -> Ladder:
         options = self._options

@@ -130,6 +130,7 @@ def _on_file(a: argparse.Namespace, source: str) -> int:
     """Every frame of a file that is due, however long it takes."""
     from edgepv import show, signing
     from edgepv.bundle import check, opened
+    from edgepv.proof import proven
     from edgepv.runtimes import play
 
     _refuse_deadline(a.deadline_ms)
@@ -141,9 +142,12 @@ def _on_file(a: argparse.Namespace, source: str) -> int:
     with opened(Path(a.bundle)) as found:
         bundle = signing.signed(found, Path(a.key) if a.key else None)
         check(bundle)
-        variant = bundle.variant(a.variant, a.engine)
+        wanted = bundle.variant(a.variant, a.engine)
+        fit = proven(bundle, (wanted,), fixed=bool(a.variant or a.engine))
+        for note in fit.notes:
+            print(f"edgepv: {note}", file=sys.stderr)
         summary = play.play(
-            variant,
+            fit.variants[0],
             bundle.folder,
             Path(source),
             threads=a.threads,
@@ -152,7 +156,7 @@ def _on_file(a: argparse.Namespace, source: str) -> int:
             cuts=a.on_cut == "reset",
             emit=lines,
         )
-    lines({"type": "summary", **summary})
+    lines({"type": "summary", **summary, "notes": fit.notes})
     show.summary(summary)
     video = ["edgepv", "run", a.bundle, "--source", source, "--video", "out.mp4"]
     more = [] if a.video else [shlex.join(video)]

@@ -10,9 +10,10 @@ import numpy as np
 from edgepv.bundle import GOLDEN, Bundle, on_this_host
 from edgepv.clips import preprocess
 from edgepv.errors import ParityError, TargetUnavailableError, UsageError
+from edgepv.measure import proof
 from edgepv.runtimes.engine import Engine, open_engine
 from edgepv.stream import Stepper
-from edgepv.types import Variant
+from edgepv.types import Proof, Variant
 
 VALUES = 4096
 FLOAT_TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2, "fp16": 1e-2, "int8": 5e-2}
@@ -53,16 +54,38 @@ def replay(bundle: Bundle) -> list[Replay]:
     everything = load(bundle)
     results = []
     for variant in bundle.content.variants:
-        runnable = on_this_host(variant)
         try:
-            engine = open_engine(runnable, bundle.folder)
+            results.append(replay_one(bundle, variant, everything))
         except TargetUnavailableError as e:
             results.append(Replay(variant.name, None, None, str(e)))
-            continue
-        recorded = of_variant(everything, variant.name)
-        got = play(engine, runnable, recorded["frames"])
-        results.append(_compare(variant, got, recorded))
     return results
+
+
+def replay_one(bundle: Bundle, variant: Variant, everything: dict[str, np.ndarray]) -> Replay:
+    """Replay one variant; everything: what ``load`` gives. Raises like ``replay``, and
+    TargetUnavailableError if its engine is not on this machine."""
+    runnable = on_this_host(variant)
+    engine = open_engine(runnable, bundle.folder)
+    recorded = of_variant(everything, variant.name)
+    got = play(engine, runnable, recorded["frames"])
+    return _compare(variant, got, recorded, difference(bundle, runnable))
+
+
+def difference(bundle: Bundle, variant: Variant) -> str:
+    """What is another here than where the variant was proven, as a sentence."""
+    was, here = bundle.measured.proven.get(variant.name), proof(variant.engine)
+    if was is None:
+        return "the bundle does not say on which CPU it was proven"
+    if (was.arch, was.flags) != (here.arch, here.flags):
+        return f"it was proven on another CPU ({cpu(was)}) than this one ({cpu(here)})"
+    if was.engine != here.engine:
+        return f"it was proven with {was.engine}, and {here.engine} is here"
+    return "it was proven on such a CPU with this engine, so the bundle or the machine is damaged"
+
+
+def cpu(proof: Proof) -> str:
+    """ "x86_64 with avx2 avx512_vnni"."""
+    return f"{proof.arch} with {' '.join(proof.flags) or 'no vector extension we know'}"
 
 
 def load(bundle: Bundle) -> dict[str, np.ndarray]:
@@ -104,7 +127,7 @@ def of_variant(everything: dict[str, np.ndarray], name: str) -> dict[str, np.nda
     return found
 
 
-def _compare(variant: Variant, got: np.ndarray, recorded: dict[str, np.ndarray]) -> Replay:
+def _compare(variant: Variant, got: np.ndarray, recorded: dict[str, np.ndarray], difference: str) -> Replay:
     wanted, original = recorded[variant.name], recorded["torch"]
     if not got.shape == wanted.shape == original.shape:
         raise UsageError(
@@ -115,7 +138,7 @@ def _compare(variant: Variant, got: np.ndarray, recorded: dict[str, np.ndarray])
     if not error <= limit < math.inf:  # a NaN error is not within any limit
         raise ParityError(
             f"{variant.name} answers otherwise here than where the bundle was made: rmse {error:.3g}, "
-            f"allowed {limit:.3g}. The engine or its version differs; export the bundle again"
+            f"allowed {limit:.3g}; {difference}. Export the bundle on a machine like this one"
         )
     return Replay(variant.name, error, limit)
 

@@ -13,10 +13,11 @@ from edgepv.bundle import on_this_host
 from edgepv.clips import Clip, pictures
 from edgepv.errors import AccuracyGateError, LatencyGateError, ParityError, UsageError
 from edgepv.export.audit import audit
+from edgepv.export.job import FLAT
 from edgepv.export.parity import compare_clips, first_divergence, saturation
 from edgepv.files import digest, sha256
 from edgepv.measure import clip_answers
-from edgepv.quality import Shown, distance_px, figures, lost, psnr_db, rate
+from edgepv.quality import INT8_FLOOR_DB, Shown, distance_px, figures, lost, psnr_db, rate
 from edgepv.runtimes.engine import open_engine
 from edgepv.stats import sqnr_db
 from edgepv.stream import Infer, Tensors, by_file_names, copied
@@ -133,7 +134,7 @@ def _parity(
         _rows(spec, exam.model, exam),
         _rows(spec, answers, exam),
         exam.names,
-        min_sqnr_db=target.min_sqnr_db[variant.precision],
+        min_sqnr_db=floor_db(spec, target, variant.precision),
         saturation=saturation(folder / variant.path, probes) if variant.precision == "int8" else None,
         classes=spec.task == "classification",
     )
@@ -144,6 +145,36 @@ def _parity(
         both = [(pictures(spec, a), pictures(spec, b)) for a, b in zip(exam.model, answers)]
         found = replace(found, psnr_db=float(np.mean([psnr_db(a, b) for a, b in both])))
     return found
+
+
+def by_engine(rows: Sequence[Measurement], floats: Sequence[Measurement]) -> list[Measurement]:
+    """The rows; those in less than fp32 are blocked where the same engine fails parity in fp32.
+
+    An engine that computes the float graph wrongly (a pooling's rounding, say) may come near enough for the
+    floor of INT8, and would stand there for what quantization costs.
+    """
+    wrong = {_graph_of(f): f for f in floats if f.parity and f.parity.verdict == "fail"}
+
+    def judged(row: Measurement) -> Measurement:
+        twin = wrong.get(_graph_of(row)) if row.precision != "fp32" else None
+        if twin is None or twin.parity is None:
+            return row
+        what, reached = twin.parity.least
+        why = f"{row.engine} computes this graph wrongly in float too: {what} of {twin.variant} reaches "
+        return replace(row, blocked=f"{why}{reached:.1f} dB of {twin.parity.min_sqnr_db:.0f} dB")
+
+    return [judged(row) for row in rows]
+
+
+def _graph_of(row: Measurement) -> tuple[str, bool]:
+    """The engine that computes a graph, and whether that is the flat one."""
+    return row.engine, row.variant.endswith(FLAT)
+
+
+def floor_db(spec: ModelSpec, target: Target, precision: str) -> float:
+    """The least SQNR that an artifact must reach: the target's promise, and in INT8 what the task needs."""
+    promised = target.min_sqnr_db[precision]
+    return max(promised, INT8_FLOOR_DB[spec.task]) if precision == "int8" else promised
 
 
 def with_tracks(parity: Parity, apart: np.ndarray) -> Parity:
@@ -221,9 +252,14 @@ def choose(rows: Sequence[Measurement], *, latency_ms: float | None) -> tuple[Me
     lost more on too few clips to tell is shipped, and does not run by itself. ``latency_ms``: p99 gate.
     Raises ParityError, AccuracyGateError or LatencyGateError naming what came nearest.
     """
-    faithful = [r for r in rows if r.parity is None or r.parity.verdict != "fail"]
+    faithful = [r for r in rows if not r.blocked and (r.parity is None or r.parity.verdict != "fail")]
     if not faithful:
         best = max(rows, key=lambda r: r.parity.least[1] if r.parity else 0.0)
+        if best.blocked:
+            raise ParityError(
+                f"no artifact computes what the original does: {best.blocked}. Use another engine or target, "
+                "or change that layer in the model"
+            )
         assert best.parity
         what, sqnr = best.parity.least
         raise ParityError(
@@ -265,8 +301,10 @@ def keeps(row: Measurement) -> bool:
 
 
 def fault(row: Measurement) -> str | None:
-    """Why a variant must not be shipped: parity, accuracy, or INT8 in name only. None if it may."""
+    """Why a variant must not be shipped: its engine, parity, accuracy, INT8 in name only; None if it may."""
     parity, drop, audit = row.parity, row.drop, row.audit
+    if row.blocked:
+        return row.blocked
     if parity and parity.verdict == "fail":
         where, (what, sqnr) = parity.first_divergence or "no single node", parity.least
         return f"parity of {what}, {sqnr:.1f} dB, is below {parity.min_sqnr_db:.0f} dB, first at {where}"

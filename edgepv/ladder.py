@@ -215,5 +215,10 @@ def _write(parts: Sequence[Part], rungs: tuple[Rung, ...], reasons: tuple[str, .
         reasons=reasons,
         files=bundle.digests(folder, ["measured.json", "report.md", "report.html"]),
         ladder=rungs,
+        proven={
+            p.variant.name: p.source.measured.proven[p.source.variant().name]
+            for p in parts
+            if p.source.variant().name in p.source.measured.proven
+        },
     )
     bundle.write(folder, content, measured)

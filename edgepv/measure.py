@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from edgepv.checkpoint import versions
 from edgepv.clips import clip_scores, hold_last
 from edgepv.isolated import call
 from edgepv.runtimes.engine import Engine, open_engine
 from edgepv.stats import percentiles_ms
 from edgepv.stream import Infer, Stepper, Tensors, copied, roll
-from edgepv.types import DeviceFacts, Latency, Variant, decode, encode
+from edgepv.types import DeviceFacts, Latency, Proof, Variant, decode, encode
 
 CALLS = 201
 WARMUP = 6
@@ -38,6 +39,13 @@ TELLING_FLAGS = (
     "i8mm",
 )
 
+PACKAGES = {
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
+    "openvino": ("openvino",),
+    "litert": ("ai-edge-litert", "tflite-runtime"),
+}
+"""The packages that may bring an engine, the preferred first."""
+
 
 def device_facts() -> DeviceFacts:
     """What this machine is. Never guesses: what the system does not say is left out."""
@@ -55,6 +63,13 @@ def device_facts() -> DeviceFacts:
         python=platform.python_version(),
         load=round(os.getloadavg()[0], 2),
     )
+
+
+def proof(engine: str) -> Proof:
+    """What an answer of this engine rests on here."""
+    facts = device_facts()
+    version = next(iter(versions(PACKAGES.get(engine, ())).values()), "")
+    return Proof(facts.arch, facts.flags, f"{engine} {version}".strip())
 
 
 def clip_answers(

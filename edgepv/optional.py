@@ -9,6 +9,9 @@ from typing import Any
 
 from edgepv.errors import TargetUnavailableError
 
+SAFE_BITS = 7
+"""Weights of -64 to 64: two products of such a weight and an uint8 are below 2 ** 15 together."""
+
 
 def need(module: str, *, extra: str) -> ModuleType:
     """Import ``module`` now; ``extra`` is the pip extra of edgepv that brings it.
@@ -29,6 +32,22 @@ def present(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:
         return False
+
+
+def ort_options(threads: int = 1, *, exact_sums: bool = True) -> Any:
+    """Session options for ONNX Runtime: so many threads inside one operator, errors only on the terminal.
+
+    exact_sums: integer sums that mean the same on every CPU. Without it an x86 without VNNI adds pairs of
+    unsigned by signed products in 16 bits, where they saturate (ONNX Runtime's issues 6004 and 14642); only
+    files whose weights have ``SAFE_BITS`` bits may do without, and are faster there.
+    """
+    options = need("onnxruntime", extra="cpu").SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    if exact_sums:
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    return options
 
 
 def litert_interpreter() -> Any:

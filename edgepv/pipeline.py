@@ -37,7 +37,7 @@ from edgepv.line import (
     run_builder,
     source_key,
 )
-from edgepv.measure import device_facts, latencies, peak_rss_mib
+from edgepv.measure import device_facts, latencies, peak_rss_mib, proof
 from edgepv.optional import need, present
 from edgepv.quality import shown
 from edgepv.quantize.sparsity import LayerSparsity
@@ -423,14 +423,7 @@ def pack(line: Line, subject: Subject, target: Target, folder: Path) -> Exported
     shutil.copyfile(subject.base_folder / subject.base.path, models / "model.onnx")
     base = replace(subject.base, path="model.onnx")
     packed = run_builder(line, subject, target, base, models)
-    rows = (
-        [
-            judge.examine(v, models, target, subject.exam)
-            for v in line.console.track(packed.variants, f"{target.name}: running on held-out clips")
-        ]
-        if target.min_sqnr_db
-        else [_unexamined(v, target) for v in packed.variants]
-    )
+    rows = _examined(line, subject, target, packed, models)
     rows = [_localised(r, packed, base, models, subject) for r in rows]
     rows, torch_rows = _timed(line, subject, target, packed, rows, models)
     chosen, why = _choice(subject, rows, line.options)
@@ -459,6 +452,22 @@ def pack(line: Line, subject: Subject, target: Target, folder: Path) -> Exported
     return Exported(
         target.name, folder, bundle.read(folder).digest, chosen, found, (*subject.notes, *packed.notes)
     )
+
+
+def _examined(
+    line: Line, subject: Subject, target: Target, packed: Packed, models: Path
+) -> list[Measurement]:
+    """Every variant on the held-out clips, and the float twins of INT8 that nobody asked for."""
+    if not target.min_sqnr_db:
+        return [_unexamined(v, target) for v in packed.variants]
+    names = {v.name for v in packed.variants}
+    twins = [v for v in packed.floats if v.name not in names]
+    rows = [
+        judge.examine(v, models, target, subject.exam)
+        for v in line.console.track((*packed.variants, *twins), f"{target.name}: running on held-out clips")
+    ]
+    floats = [row for row in rows if row.precision == "fp32"]
+    return judge.by_engine(rows[: len(packed.variants)], floats)
 
 
 def _choice(subject: Subject, rows: Sequence[Measurement], options: Options) -> tuple[Measurement, str]:
@@ -601,6 +610,7 @@ def write_bundle(
         verdict=chosen.drop.verdict if chosen.drop else "not measured",
         reasons=found.reasons,
         files=bundle.digests(folder, ["measured.json", "report.md", "report.html"]),
+        proven={v.name: proof(bundle.on_this_host(v).engine) for v in variants},
     )
     bundle.write(folder, content, measured)
 

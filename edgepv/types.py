@@ -183,7 +183,10 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class QuantScheme:
-    """Where the integers of an INT8 artifact came from."""
+    """Where the integers of an INT8 artifact came from.
+
+    weight_bits: how many of the eight bits the weights use. With 7, no sum can saturate on any CPU.
+    """
 
     tool: str
     activations: str
@@ -191,6 +194,7 @@ class QuantScheme:
     calibration_digest: str
     calibration_feeds: int
     kept_float: tuple[str, ...] = ()
+    weight_bits: int = 8
 
 
 @dataclass(frozen=True)
@@ -405,6 +409,18 @@ class DeviceFacts:
 
 
 @dataclass(frozen=True)
+class Proof:
+    """Where a variant gave its golden answers: all that may change an answer of the same file.
+
+    arch, flags: of the CPU, as in ``DeviceFacts``. engine: its name and version.
+    """
+
+    arch: str
+    flags: tuple[str, ...]
+    engine: str
+
+
+@dataclass(frozen=True)
 class Latency:
     """Time of one engine call (one new frame), in ms, after ``warmup`` calls."""
 
@@ -422,7 +438,7 @@ class Measurement:
     """One variant on one machine. None is "not measured".
 
     bytes: of the model file. gflops_per_frame: 10^9 operations for one new frame. rss_mib: peak memory of a
-    process that only runs this variant.
+    process that only runs this variant. blocked: why it may not be shipped, whatever its own figures say.
     """
 
     variant: str
@@ -443,6 +459,7 @@ class Measurement:
     audit: Audit | None = None
     device: DeviceFacts | None = None
     note: str | None = None
+    blocked: str | None = None
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,14 @@
-"""Pack for a CPU: one float and one INT8 ONNX that both engines run, and NNCF's own for OpenVINO."""
+"""Pack for a CPU: a float ONNX that both engines run, an INT8 ONNX for each, and NNCF's own for OpenVINO."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from edgepv.errors import ParityError, UsageError
 from edgepv.export.job import FLAT, Job, Packed
+from edgepv.export.sums import saturating
 from edgepv.optional import need
 from edgepv.types import Variant
 
@@ -18,10 +21,13 @@ VARIANTS = (
     "openvino-int8-nncf",
 )
 """All there are; those of a flat clip model end in FLAT."""
-INT8_STEPS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("edgepv.quantize.int8_onnx:Step", "model-int8{}.onnx", ("onnxruntime-int8{}", "openvino-int8{}")),
-    ("edgepv.quantize.int8_openvino:Step", "model-int8-nncf{}.xml", ("openvino-int8-nncf{}",)),
+INT8_STEPS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
+    ("onnxruntime-int8", "model-int8{}.onnx", "edgepv.quantize.int8_onnx:Step", {"weight_bits": 8}),
+    ("openvino-int8", "model-int8-7bit{}.onnx", "edgepv.quantize.int8_onnx:Step", {"weight_bits": 7}),
+    ("openvino-int8-nncf", "model-int8-nncf{}.xml", "edgepv.quantize.int8_openvino:Step", {}),
 )
+"""Variant, its file, and how that is made. ONNX Runtime adds eight bits exactly where it is told to, OpenVINO
+only seven: see int8_onnx."""
 
 
 def build(job: Job) -> Packed:
@@ -37,21 +43,44 @@ def build(job: Job) -> Packed:
         variants += _named(job, base, (f"onnxruntime-fp32{form}", f"openvino-fp32{form}"))
         if job.wants(f"openvino-bf16{form}", "bf16") and cpu_has_bf16():
             variants += _named(job, replace(base, precision="bf16"), (f"openvino-bf16{form}",))
-        for step, file, names in INT8_STEPS:
-            ours, ending = tuple(n.format(form) for n in names), file.format(form)
-            if any(job.wants(name, "int8") for name in ours):
+        for name, file, step, options in INT8_STEPS:
+            ours, ending = name + form, file.format(form)
+            if job.wants(ours, "int8"):
                 try:
-                    variants += _named(job, _int8(job, step, base, ending), ours)
+                    variants += _named(job, _int8(job, step, options, base, ending), (ours,))
                 except (UsageError, ParityError) as e:
                     failed[ending] = str(e)
-    return Packed(tuple(variants), failed=failed)
+    failed |= _unsafe(job, variants)
+    made = tuple(v for v in variants if v.name not in failed)
+    return Packed(made, failed=failed, floats=_floats(job, made))
 
 
-def _int8(job: Job, step: str, base: Variant, file: str) -> Variant:
+def _floats(job: Job, made: Sequence[Variant]) -> tuple[Variant, ...]:
+    """The float graph in every engine and form that runs something made of it."""
+    return tuple(
+        replace(base, name=f"{engine}-fp32{form}", engine=engine)
+        for base, form in zip(job.bases, ("", FLAT))
+        for engine in dict.fromkeys(v.engine for v in made if v.name.endswith(FLAT) == bool(form))
+    )
+
+
+def _unsafe(job: Job, variants: Sequence[Variant]) -> dict[str, str]:
+    """Those that OpenVINO would compute otherwise on another CPU, and why; ONNX Runtime adds exactly."""
+    found = {v.name: saturating(job.folder / v.path) for v in variants if v.engine == "openvino"}
+    return {
+        name: f"the eight-bit weights '{weights}' make OpenVINO's sums saturate on an x86 without VNNI, so "
+        "it would answer otherwise there"
+        for name, weights in found.items()
+        if weights is not None
+    }
+
+
+def _int8(job: Job, step: str, options: dict[str, Any], base: Variant, file: str) -> Variant:
     """By the step as it is, or with its most sensitive layers in float where the user asked for that."""
+    options = {"ranges": job.ranges, **options}
     if not file.endswith(".onnx") or not (job.keep_float or job.min_sqnr_db):
-        return job.compress(step, {"ranges": job.ranges}, base, file)
-    options = {"min_sqnr_db": job.min_sqnr_db, "keep": job.keep_float, "ranges": job.ranges}
+        return job.compress(step, options, base, file)
+    options = {"min_sqnr_db": job.min_sqnr_db, "keep": job.keep_float, **options}
     return job.compress("edgepv.quantize.mixed:Step", options, base, file)
 
 

@@ -26,24 +26,29 @@ def build(job: Job) -> Packed:
             "and its weights: file.py:builder --weights w.safetensors --spec spec.toml"
         )
     variants: list[Variant] = []
+    floats: list[Variant] = []
     failed: dict[str, str] = {}
     for source, form in ((checkpoint, ""), (job.flat_checkpoint, FLAT)):
         if source is not None:
             try:
-                variants += _of_form(job, source, form, failed)
+                made, base = _of_form(job, source, form, failed)
+                variants += made
+                floats += base
             except UsageError as e:
                 if job.flat_checkpoint is None:
                     raise
                 failed[f"model{form}.tflite"] = str(e)
-    return Packed(tuple(variants), failed=failed)
+    return Packed(tuple(variants), failed=failed, floats=tuple(floats))
 
 
-def _of_form(job: Job, source: Checkpoint, form: str, failed: dict[str, str]) -> list[Variant]:
-    """Float and INT8 files of one form of the model; what cannot be quantized is noted in ``failed``."""
+def _of_form(
+    job: Job, source: Checkpoint, form: str, failed: dict[str, str]
+) -> tuple[list[Variant], list[Variant]]:
+    """(files wanted of one form of the model, its float file); what cannot be quantized is in ``failed``."""
     recipes = [r for r in ("full", "conv") if job.wants(f"litert-int8-{r}{form}", "int8")]
     in_float = job.wants(f"litert-fp32{form}", "fp32")
     if not recipes and not in_float:
-        return []
+        return [], []
     job.say(f"converting to LiteRT{form} (10 to 30 s)")
     base = job.work(
         f"to-tflite{form}",
@@ -62,4 +67,4 @@ def _of_form(job: Job, source: Checkpoint, form: str, failed: dict[str, str]) ->
             failed[file] = str(e)
             continue
         variants.append(replace(made, name=f"litert-int8-{recipe}{form}"))
-    return variants
+    return variants, [base]

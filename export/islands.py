@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from edgepv.optional import ort_options
 from edgepv.types import Island
 
 Runs: TypeAlias = Literal["int8", "float", "convert", "move"]
@@ -96,9 +97,7 @@ def optimised(path: Path, folder: Path, *, timed: bool) -> tuple[Any, dict[str, 
     import onnx
     import onnxruntime as ort
 
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1
+    options = ort_options(exact_sums=False)  # the times are of interest here, not the numbers
     options.optimized_model_filepath = str(folder / "optimised.onnx")
     options.enable_profiling = timed
     options.profile_file_prefix = str(folder / "profile")

@@ -75,10 +75,13 @@ FLAT = "-r4"
 class Packed:
     """A builder's result: variants to run, other files for the bundle, and what a person must know.
 
-    failed: variant name -> why it could not be made. The rest of the bundle stands without it.
+    failed: variant name -> why it could not be made. The rest of the bundle stands without it. floats: the
+    fp32 files that the others were made of, asked for or not: an engine that computes those wrongly computes
+    nothing rightly.
     """
 
     variants: tuple[Variant, ...]
     files: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     failed: dict[str, str] = field(default_factory=dict)
+    floats: tuple[Variant, ...] = ()

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from edgepv.optional import ort_options
 from edgepv.stats import sqnr_db
 from edgepv.stream import Tensors
 from edgepv.types import Parity, Verdict, WorstClip
@@ -123,9 +124,7 @@ def run_with_outputs(model: Any, names: Sequence[str], feeds: Sequence[Tensors])
     probe.CopyFrom(model)
     present = {o.name for o in probe.graph.output}
     probe.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n not in present)
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1
+    options = ort_options()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     with tempfile.NamedTemporaryFile(suffix=".onnx") as f:
         f.write(probe.SerializeToString())

@@ -1,7 +1,10 @@
 """INT8 for CPUs: ONNX Q/DQ with uint8 activations and int8 per-channel weights (u8s8).
 
-ONNX Runtime and OpenVINO both run this one file in integers. Signed activations are several times
-slower in ONNX Runtime on x86; TensorRT wants the signed form, which the jetson target writes itself.
+ONNX Runtime and OpenVINO both run such a file in integers. On an x86 without VNNI both add two products in
+16 bits, where eight-bit weights saturate. ONNX Runtime can be told not to (``edgepv.optional.ort_options``),
+for OpenVINO the weights have seven bits, so that either means the same on every CPU; benchmarks/sums.md has
+what each costs. Signed activations are several times slower in ONNX Runtime on x86; TensorRT wants the signed
+form, which the jetson target writes itself.
 """
 
 from __future__ import annotations
@@ -10,13 +13,13 @@ import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from edgepv.errors import UsageError
 from edgepv.files import sha256, whole_file
-from edgepv.optional import need
+from edgepv.optional import SAFE_BITS, need, ort_options
 from edgepv.quantize import ranges as spread
 from edgepv.stream import Tensors, by_file_names
 from edgepv.types import QuantScheme, Variant
@@ -33,10 +36,12 @@ class Step:
     """Static post-training quantization with onnxruntime.quantization.
 
     keep_float: nodes left in float. ranges: how the ranges of the activations are set; see ``ranges.py``.
+    weight_bits: how many of the eight bits the weights use.
     """
 
     keep_float: tuple[str, ...] = ()
     ranges: spread.Method = "minmax"
+    weight_bits: Literal[7, 8] = 8
 
     def __call__(
         self, base: Variant, folder: Path, feeds: Sequence[Tensors], calibration_digest: str, out: Path
@@ -56,9 +61,15 @@ class Step:
             theirs = by_file_names(base, feeds)
             table = _table(clean, theirs, self.ranges, Path(scratch) / "ranges.json")
             overrides = state_overrides(clean, base, feeds, self.ranges)
-            _quantize(clean, tmp, theirs, kept, overrides, table)
+            _quantize(clean, tmp, theirs, kept, overrides, table, self.weight_bits)
         scheme = QuantScheme(
-            "onnxruntime", "uint8 per-tensor", "int8 per-channel", calibration_digest, len(feeds), kept
+            tool="onnxruntime",
+            activations="uint8 per-tensor",
+            weights="int8 per-channel",
+            calibration_digest=calibration_digest,
+            calibration_feeds=len(feeds),
+            kept_float=kept,
+            weight_bits=self.weight_bits,
         )
         return replace(
             base, name="onnx-int8", precision="int8", path=out.name, sha256=sha256(out), scheme=scheme
@@ -78,10 +89,7 @@ def refuse_zero_states(base: Variant, feeds: Sequence[Tensors]) -> None:
 def opened(path: Path) -> Any:
     """An ONNX Runtime session on one thread of the CPU that keeps its warnings to itself."""
     ort = need("onnxruntime", extra="compress")
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(str(path), ort_options(), providers=["CPUExecutionProvider"])
 
 
 def preprocess(source: Path, out: Path) -> None:
@@ -224,6 +232,7 @@ def _quantize(
     kept: Sequence[str],
     overrides: dict[str, Any],
     table: Path | None,
+    weight_bits: int,
 ) -> None:
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
@@ -235,6 +244,7 @@ def _quantize(
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         per_channel=True,
+        reduce_range=weight_bits <= SAFE_BITS,
         nodes_to_exclude=list(kept),
         extra_options={"TensorQuantOverrides": overrides},
         calibration_cache_path=table,

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from edgepv.console import hush
 from edgepv.errors import UsageError, unknown
 from edgepv.files import sha256
-from edgepv.optional import need
+from edgepv.optional import SAFE_BITS, need
 from edgepv.quantize import ranges as spread
 from edgepv.quantize.int8_onnx import blends, is_vector, refuse_zero_states
 from edgepv.stream import Tensors, by_file_names
@@ -59,6 +59,7 @@ class Step:
                 ignored_scope=nncf.IgnoredScope(names=kept, validate=False),
                 fast_bias_correction=self.bias == "fast",
                 advanced_parameters=nncf.AdvancedQuantizationParameters(
+                    overflow_fix=nncf.OverflowFix.ENABLE,  # seven bits: see int8_onnx
                     activations_range_estimator_params=estimator,
                     disable_bias_correction=self.bias == "none",
                 ),
@@ -66,7 +67,13 @@ class Step:
         _settle_names(quantized)
         ov.save_model(quantized, str(out), compress_to_fp16=False)
         scheme = QuantScheme(
-            "nncf", "uint8/int8", "int8 per-channel", calibration_digest, len(feeds), tuple(kept)
+            tool="nncf",
+            activations="uint8/int8",
+            weights="int8 per-channel",
+            calibration_digest=calibration_digest,
+            calibration_feeds=len(feeds),
+            kept_float=tuple(kept),
+            weight_bits=SAFE_BITS,
         )
         return replace(
             base,

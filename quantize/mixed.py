@@ -6,6 +6,7 @@ import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from edgepv.cache import cached
 from edgepv.checkpoint import versions
@@ -26,12 +27,13 @@ class Step:
 
     min_sqnr_db: of the logits against the float model, with the states the float model had; the fewest
     layers that reach it stay in float. keep: at least this many of the most sensitive layers do. ranges: of
-    activations (see edgepv.quantize.ranges).
+    activations (see edgepv.quantize.ranges). weight_bits: see ``int8_onnx.Step``.
     """
 
     min_sqnr_db: float | None = None
     keep: int = 0
     ranges: Method = "minmax"
+    weight_bits: Literal[7, 8] = 8
 
     def __call__(
         self, base: Variant, folder: Path, feeds: Sequence[Tensors], calibration_digest: str, out: Path
@@ -52,7 +54,7 @@ class Step:
         order = sensitive_first(base, folder, ranging, probes, calibration_digest, self.ranges)
 
         def made(kept: int, feeds: Sequence[Tensors]) -> Variant:
-            step = int8_onnx.Step(keep_float=tuple(order[:kept]), ranges=self.ranges)
+            step = int8_onnx.Step(tuple(order[:kept]), self.ranges, self.weight_bits)
             return step(base, folder, feeds, calibration_digest, out)
 
         fewest = min(self.keep, len(order) - 1)

@@ -18,7 +18,7 @@ from typing import Literal, TypeVar, get_args
 import numpy as np
 
 from edgepv.errors import UsageError, unknown
-from edgepv.optional import need
+from edgepv.optional import need, ort_options
 from edgepv.stream import Tensors
 
 Method = Literal["minmax", "percentile", "mse", "entropy"]
@@ -199,9 +199,9 @@ def of_model(
     }
     known = {v.name for v in graph.output}
     graph.output.extend(v for name, v in wanted.items() if name not in known)
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(
+        model.SerializeToString(), ort_options(), providers=["CPUExecutionProvider"]
+    )
     seen: dict[str, Histogram] = {}
     for feed in feeds:
         values = dict(zip(wanted, session.run(list(wanted), feed)))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgepv.errors import UsageError
-from edgepv.optional import need
+from edgepv.optional import SAFE_BITS, need, ort_options
 from edgepv.runtimes.engine import CancelledError, check_inputs, expected_inputs
 from edgepv.stream import Tensors
 from edgepv.types import Variant
@@ -99,16 +99,17 @@ class OrtEngine:
 
 def open(variant: Variant, path: Path, threads: int) -> OrtEngine:
     """Load an ONNX file. Raises UsageError if ONNX Runtime refuses it."""
-    return OrtEngine(variant, session(path, threads, ("CPUExecutionProvider",)))
+    safe = variant.scheme is not None and variant.scheme.weight_bits <= SAFE_BITS
+    return OrtEngine(variant, session(path, threads, ("CPUExecutionProvider",), exact_sums=not safe))
 
 
-def session(path: Path, threads: int, providers: tuple[str, ...]) -> Any:
-    """An InferenceSession that keeps to ``threads`` threads and stays quiet on warnings."""
+def session(path: Path, threads: int, providers: tuple[str, ...], *, exact_sums: bool = True) -> Any:
+    """An InferenceSession that keeps to ``threads`` threads and stays quiet on warnings.
+
+    exact_sums: see ``edgepv.optional.ort_options``.
+    """
     ort = need("onnxruntime", extra="cpu")
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options = ort_options(threads, exact_sums=exact_sums)
     try:
         return ort.InferenceSession(
             str(path), options, providers=list(providers), disabled_optimizers=BROKEN_OPTIMIZERS

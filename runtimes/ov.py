@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from edgepv.errors import UsageError
+from edgepv.errors import TargetUnavailableError, UsageError
 from edgepv.optional import need
 from edgepv.runtimes.engine import check_inputs, expected_inputs
 from edgepv.runtimes.ort import first_line
@@ -42,7 +42,11 @@ class OvEngine:
 
 
 def open(variant: Variant, path: Path, threads: int) -> OvEngine:
-    """Load an ONNX or .xml file. Raises UsageError if OpenVINO refuses it."""
+    """Load an ONNX or .xml file.
+
+    Raises UsageError if OpenVINO refuses it, TargetUnavailableError for bfloat16 on a CPU that has none:
+    it would silently be float32.
+    """
     ov = need("openvino", extra="cpu")
     config = {
         "INFERENCE_NUM_THREADS": threads,
@@ -50,6 +54,13 @@ def open(variant: Variant, path: Path, threads: int) -> OvEngine:
         "INFERENCE_PRECISION_HINT": HINT[variant.precision],
     }
     try:
-        return OvEngine(variant, ov.Core().compile_model(str(path), "CPU", config))
+        compiled = ov.Core().compile_model(str(path), "CPU", config)
     except RuntimeError as e:
         raise UsageError(f"OpenVINO cannot load {path.name}: {first_line(e)}") from e
+    runs = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+    if variant.precision == "bf16" and runs != "bf16":
+        raise TargetUnavailableError(
+            f"{variant.name} is for a CPU with bfloat16, and OpenVINO would run it in {runs} here. Run "
+            "another variant of the bundle"
+        )
+    return OvEngine(variant, compiled)

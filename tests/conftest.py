@@ -49,6 +49,11 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
 
 @pytest.fixture(scope="session")
+def tiny_ceil(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    return _tiny(tmp_path_factory.mktemp("tiny"), "ceil", [1, 3, 4, 32, 32], "NCTHW", "tiny-ceil")
+
+
+@pytest.fixture(scope="session")
 def step_bundle(tiny_step: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cpu bundle of the tiny step model, made by the command line."""
     from edgepv.cli import main

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from edgepv import judge
-from edgepv.types import Latency, Measurement, PairedDrop, Parity, Verdict
+from edgepv.errors import ParityError
+from edgepv.targets import target
+from edgepv.types import Latency, Measurement, ModelSpec, PairedDrop, Parity, TensorSpec, Verdict
 
 
 def restored(low: float, verdict: Verdict) -> Measurement:
@@ -22,6 +26,43 @@ def test_a_loss_in_db_is_told_finely_enough_to_see_that_it_is_above_the_gate() -
 def test_a_doubt_in_db_shows_that_the_gate_lies_inside_the_interval() -> None:
     said = judge.doubt(restored(-0.02, "inconclusive"))
     assert said and "it lost 0.34 dB on 20 clips (-0.02 to 0.38), too few to tell" in said
+
+
+def parity(sqnr_db: float, promised: float) -> Parity:
+    return Parity(0.1, sqnr_db, 1.0, 99, promised, "pass" if sqnr_db >= promised else "fail")
+
+
+def row(name: str, precision: str, reached: float, promised: float) -> Measurement:
+    found = parity(reached, promised)
+    return Measurement(name, "cpu", name.split("-")[0], precision, "window", "ok", bytes=1, parity=found)
+
+
+def test_no_int8_of_an_engine_that_is_wrong_in_float() -> None:
+    """OpenVINO's fp32 reaches 29 of 80 dB (a pooling's edge); its INT8 would pass the floor of INT8."""
+    wrong, int8 = row("openvino-fp32", "fp32", 29.0, 80.0), row("openvino-int8", "int8", 28.0, 15.0)
+    right, other = row("onnxruntime-fp32", "fp32", 120.0, 80.0), row("onnxruntime-int8", "int8", 28.0, 15.0)
+    flat = row("openvino-int8-r4", "int8", 28.0, 15.0)
+    found = {r.variant: r for r in judge.by_engine([int8, other, flat], [wrong, right])}
+    why = "openvino computes this graph wrongly in float too: the answer of openvino-fp32 reaches 29.0 dB"
+    assert judge.fault(found["openvino-int8"]) == f"{why} of 80 dB"
+    assert judge.keeps(found["onnxruntime-int8"]) and judge.keeps(found["openvino-int8-r4"])
+    with pytest.raises(ParityError, match="what the original does: openvino computes this graph wrongly"):
+        judge.choose([found["openvino-int8"]], latency_ms=None)
+
+
+@pytest.mark.parametrize(
+    ("task", "precision", "floor"),
+    [
+        ("classification", "int8", 15.0),
+        ("tracking", "int8", 17.0),
+        ("restoration", "int8", 30.0),
+        ("restoration", "bf16", 25.0),
+        ("classification", "fp32", 80.0),
+    ],
+)
+def test_the_floor_is_that_of_the_task(task: Any, precision: str, floor: float) -> None:
+    spec = ModelSpec("m", TensorSpec("frame", (1, 3, 8, 8)), (), task=task)
+    assert judge.floor_db(spec, target("cpu"), precision) == floor
 
 
 PARITY = Parity(0.1, 40.0, 1.0, 9, 30.0, "pass")

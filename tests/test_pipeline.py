@@ -171,6 +171,18 @@ def test_a_clip_model_may_stay_a_window_in_both_forms(tiny_clip: Tiny, tmp_path:
     assert not any("r4" in v.name for v in bundle.read(tmp_path / "c").content.variants)
 
 
+def test_int8_does_not_hide_what_its_engine_gets_wrong_in_float(
+    tiny_ceil: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """OpenVINO is 20 dB away in float and in INT8 alike; the floor of INT8 alone would let that pass."""
+    only = ["--stream", "window", "--variant", "openvino-int8", "--target", "cpu"]
+    assert main(["export", *tiny_ceil.arguments, *only, "--out", str(tmp_path / "b")]) == 5
+    assert "openvino computes this graph wrongly in float too: the answer of openvino-fp32" in (
+        capsys.readouterr().err
+    )
+    assert not (tmp_path / "b").exists()
+
+
 def test_an_onnx_file_is_exported_too(step_bundle: Path, tiny_step: Tiny, tmp_path: Path) -> None:
     source = step_bundle / "models" / "model.onnx"
     out = tmp_path / "b"

@@ -1,0 +1,88 @@
+"""Opening a bundle on a machine that it was not proven on: golden answers decide before the first real one.
+
+An INT8 sum, a bfloat16 product or a newer engine may answer otherwise than the file did where it was made.
+What was found is remembered in the cache, for this bundle, CPU and engine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgepv import cache, golden, judge
+from edgepv.bundle import Bundle
+from edgepv.errors import ParityError, TargetUnavailableError, UsageError
+from edgepv.files import digest, read_json, write_json
+from edgepv.measure import proof
+from edgepv.types import Measurement, Report, Variant, decode
+
+UNPROVABLE = ("null", "tensorrt")
+"""Engines that are opened as they are: one computes nothing, one is built and tested on the device."""
+
+
+@dataclass(frozen=True)
+class Proven:
+    """What may answer here. notes: which variants may not, why, and what runs in their place."""
+
+    variants: tuple[Variant, ...]
+    notes: tuple[str, ...] = ()
+
+
+def proven(found: Bundle, wanted: Sequence[Variant], *, fixed: bool = False) -> Proven:
+    """Those of the ``wanted`` variants that answer here as they did where they were proven.
+
+    If none does, the fastest other one that does takes their place, unless they are ``fixed`` by the user.
+    Raises TargetUnavailableError if nothing is left, and UsageError if the bundle's recording is damaged.
+    """
+    notes: list[str] = []
+    kept = tuple(v for v in wanted if _stands(found, v, notes))
+    if not kept and not fixed:
+        kept = tuple(_instead(found, wanted, notes))
+    if not kept:
+        raise TargetUnavailableError(f"{found.folder}: nothing may run here. {' '.join(notes)}")
+    return Proven(kept, tuple(notes))
+
+
+def _instead(found: Bundle, wanted: Sequence[Variant], notes: list[str]) -> Iterator[Variant]:
+    """The fastest variant that stands, if one does."""
+    others = {v.name: v for v in found.content.variants if v not in wanted}
+    rows = sorted((row for row in _rows(found.folder) if row.variant in others), key=_preference)
+    ranked = [others.pop(row.variant) for row in rows] + [*others.values()]
+    for variant in ranked:
+        if _stands(found, variant, notes):
+            notes.append(f"{variant.name} runs in its place.")
+            yield variant
+            return
+
+
+def _preference(row: Measurement) -> tuple[bool, float]:
+    """Sorts rows as a bundle prefers them: what kept its accuracy first, then by the time measured where it
+    was made."""
+    return judge.doubt(row) is not None, row.latency[0].p50_ms if row.latency else math.inf
+
+
+def _rows(folder: Path) -> tuple[Measurement, ...]:
+    path = folder / "measured.json"
+    return decode(Report, read_json(path), where=path.name).rows if path.is_file() else ()
+
+
+def _stands(found: Bundle, variant: Variant, notes: list[str]) -> bool:
+    """Whether a variant was proven here, now or before; a note says why not."""
+    here = proof(variant.engine)
+    if variant.engine in UNPROVABLE or found.measured.proven.get(variant.name) == here:
+        return True
+    known = cache.root() / "proofs" / f"{digest([found.digest, variant, here])}.json"
+    if known.is_file():
+        return True
+    recorded = golden.load(found)
+    try:
+        replayed = golden.replay_one(found, variant, recorded)
+    except (ParityError, TargetUnavailableError, UsageError) as e:
+        notes.append(f"{e}.")
+        return False
+    with contextlib.suppress(OSError):  # a device that cannot remember replays at every start
+        write_json(known, {"variant": variant.name, "error": replayed.error, "limit": replayed.limit})
+    return True
