@@ -25,6 +25,7 @@ from edgepv.console import Console
 from edgepv.errors import UsageError, unknown
 from edgepv.files import refuse_out, whole_file, write_json
 from edgepv.optional import need
+from edgepv.proof import proven
 from edgepv.runtimes.engine import Engine, open_engine
 from edgepv.runtimes.session import softmax
 from edgepv.stats import mean_interval
@@ -301,6 +302,10 @@ def explain_clip(
                 "Give the bundle of a classifier"
             )
         check(bundle)
+        fit = proven(bundle, (chosen,), fixed=variant is not None)
+        for note in fit.notes:
+            console.say(note)
+        chosen = on_this_host(fit.variants[0])
         pictures = first_frames(source, chosen.spec)
         if len(pictures) == LONGEST:
             console.say(f"{source}: the first {LONGEST} frames are explained")

@@ -48,7 +48,8 @@ def proven(found: Bundle, wanted: Sequence[Variant], *, fixed: bool = False) -> 
 
 def _instead(found: Bundle, wanted: Sequence[Variant], notes: list[str]) -> Iterator[Variant]:
     """The fastest variant that stands, if one does."""
-    others = {v.name: v for v in found.content.variants if v not in wanted}
+    tried = {v.name for v in wanted}
+    others = {v.name: v for v in found.content.variants if v.name not in tried}
     rows = sorted((row for row in _rows(found.folder) if row.variant in others), key=_preference)
     ranked = [others.pop(row.variant) for row in rows] + [*others.values()]
     for variant in ranked:

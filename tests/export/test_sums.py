@@ -25,12 +25,15 @@ BRIGHT = [{"frame": np.full((1, 8, 16, 16), value, np.float32)} for value in (0.
 @pytest.fixture(scope="module")
 def one_sign(tmp_path_factory: pytest.TempPathFactory) -> tuple[Variant, Path]:
     """A convolution whose weights are all as large as the largest: with eight bits every pair saturates."""
-    folder = tmp_path_factory.mktemp("sums")
-    weights = np.full((8, 8, 3, 3), 1.0, np.float32)
+    return one_convolution(tmp_path_factory.mktemp("sums"), group=1)
+
+
+def one_convolution(folder: Path, *, group: int) -> tuple[Variant, Path]:
+    weights = np.full((8, 8 // group, 3, 3), 1.0, np.float32)
     weights[4:] = -1.0
     head = np.random.default_rng(0).standard_normal((2, 8)).astype(np.float32)
     nodes = [
-        helper.make_node("Conv", ["frame", "w"], ["a"], "conv", pads=[1] * 4),
+        helper.make_node("Conv", ["frame", "w"], ["a"], "conv", pads=[1] * 4, group=group),
         helper.make_node("GlobalAveragePool", ["a"], ["b"], "pool"),
         helper.make_node("Flatten", ["b"], ["c"], "flat"),
         helper.make_node("Gemm", ["c", "h"], ["logits"], "head", transB=1),
@@ -66,6 +69,17 @@ def test_the_loudest_weights_and_pixels_stay_within_sixteen_bits(
     base, folder = one_sign
     made = step(base, folder, BRIGHT, "digest", tmp_path / name)
     assert made.scheme and made.scheme.weight_bits == 7 and saturating(tmp_path / name) is None
+    assert sqnr_db(logits(base, folder), logits(made, tmp_path)) > 35
+
+
+@pytest.mark.parametrize("step", [int8_onnx.Step(weight_bits=8), int8_openvino.Step()])
+def test_depthwise_sums_are_whole_with_eight_bits(
+    step: int8_onnx.Step | int8_openvino.Step, tmp_path: Path
+) -> None:
+    base, folder = one_convolution(tmp_path, group=8)
+    name = "q.xml" if isinstance(step, int8_openvino.Step) else "q.onnx"
+    made = replace(step(base, folder, BRIGHT, "digest", tmp_path / name), engine="openvino")
+    assert saturating(tmp_path / name) is None
     assert sqnr_db(logits(base, folder), logits(made, tmp_path)) > 35
 
 
