@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -92,6 +93,12 @@ def open_sink(
     setup = Setup(camera, spool_folder, tuple(labels), fps, say or Console().say)
     sink: Sink = getattr(importlib.import_module(module), function)(url, setup)
     return sink
+
+
+def as_json(record: Record) -> str:
+    """One line of JSON that every encoding takes: half a surrogate pair in a name becomes its escape."""
+    text = json.dumps(record, ensure_ascii=False)
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def redacted(url: str) -> str:
