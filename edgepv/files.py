@@ -30,13 +30,16 @@ def canonical(value: Any) -> str:
 
 def digest(value: Any) -> str:
     """Hex SHA-256 of the canonical JSON of any noun or plain data."""
-    return hashlib.sha256(canonical(value).encode()).hexdigest()
+    return hashlib.sha256(canonical(value).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole: to a temporary name beside it, then renamed over it."""
+    """Write a text file whole: to a temporary name beside it, then renamed over it.
+
+    Half a surrogate pair, which UTF-8 cannot hold, becomes its escape, which is what JSON says for it.
+    """
     with whole_file(path) as tmp:
-        tmp.write_text(text, encoding="utf-8")
+        tmp.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, value: Any) -> None:

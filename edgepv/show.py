@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from edgepv.quantize.sparsity import LayerSparsity
     from edgepv.replay import Replayed
     from edgepv.stream.explain import Account, Row, Told
-    from edgepv.update import State
+    from edgepv.update import State, Trust
 
 UNKNOWN = "not measured"
 
@@ -245,11 +245,13 @@ def ladder(b: Bundle) -> None:
         print(f"  {reason}")
 
 
-def slots(root: Path, state: State) -> None:
-    """Which slot runs, and what happened last."""
+def slots(root: Path, state: State, trust: Trust | None) -> None:
+    """Which slot runs, whose bundles are taken, and what happened last."""
     running = "nothing is installed" if state.active is None else f"slot {state.active} runs"
     trial = f", on trial, started {state.starts} times" if state.trial else ""
     print(f"{root}: {running}{trial}")
+    if trust and trust.key:
+        print(f"  takes bundles signed by key {trust.key}, version {trust.version} or newer")
     for one in state.history[-5:]:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(one.time))
         print(
