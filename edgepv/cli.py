@@ -44,7 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's Ctrl-C
     try:
         arguments = parser().parse_args(argv)
-        return int(arguments.run(arguments) or 0)
+        from edgepv.files import scratch
+
+        with scratch():
+            return int(arguments.run(arguments) or 0)
     except EdgepvError as e:
         return _fail(str(e), e.exit_code)
     except KeyboardInterrupt:

@@ -649,7 +649,7 @@ def _noted(
     why: str,
 ) -> State:
     """The state with one more outcome; the same outcome twice in a row is counted, not repeated."""
-    why = why[:MAX_WHY]
+    why = why.encode("utf-8", "backslashreplace").decode("utf-8")[:MAX_WHY]
     times, before = 1, state.history
     if before and (before[-1].what, before[-1].digest, before[-1].why) == (what, digest, why):
         times, before = before[-1].times + 1, before[:-1]

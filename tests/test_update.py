@@ -390,7 +390,7 @@ def test_a_trial_that_no_reader_can_read_is_not_run(root: Path, new: Path, golde
 def test_a_reason_that_utf_8_cannot_hold_is_still_written_down(root: Path, new: Path) -> None:
     update.install(root, new, test=QUICK)
     update.rollback(root, "\ud800 said so")
-    assert update.read_state(root).history[-1].why == "\ud800 said so"
+    assert update.read_state(root).history[-1].why == r"\ud800 said so"
 
 
 def test_only_the_owner_can_hold_the_lock(root: Path, new: Path) -> None:
