@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from edgepv import __version__, cli_live, cli_models, cli_search
-from edgepv.console import nobody_reads, own_model, say_next, seed
+from edgepv.console import nobody_reads, own_model, say_next, seed, tell, visible
 from edgepv.errors import EdgepvError, UsageError
 
 EXIT_CODES = """exit codes:
@@ -67,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"edgepv: {' '.join(message.split())}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # nobody has to be there to read it
+        tell(f"edgepv: {' '.join(message.split())}", file=sys.stderr)
     return code
 
 
@@ -341,7 +342,11 @@ def export_command(a: argparse.Namespace) -> int:
         from edgepv.pipeline import plan
 
         found = plan(options)
-        print(json.dumps(found, indent=1) if a.json else "\n".join(f"{k:12} {v}" for k, v in found.items()))
+        if a.json:
+            print(json.dumps(found, indent=1))
+        else:
+            for key, value in found.items():
+                tell(f"{key:12} {value}")
         return 0
     from edgepv import pipeline, show
 
@@ -442,7 +447,7 @@ def sensitivity_command(a: argparse.Namespace) -> int:
         show.sensitivity(found)
     if a.picture:
         show.sensitivity_picture(a.model, found, Path(a.picture))
-        print(f"picture: {a.picture}", file=sys.stderr)
+        tell(f"picture: {a.picture}", file=sys.stderr)
     return 0
 
 
@@ -464,9 +469,9 @@ def stream_command(a: argparse.Namespace) -> int:
         show.stream(account)
     if picture and account.streams:
         explain.picture(account, picture)
-        print(f"picture: {picture}", file=sys.stderr)
+        tell(f"picture: {picture}", file=sys.stderr)
     elif picture:
-        print(f"no picture: {account.model} was not converted", file=sys.stderr)
+        tell(f"no picture: {account.model} was not converted", file=sys.stderr)
     if not a.json:
         own = ["--weights", "w.safetensors", "--spec", "spec.toml"] if ":" in a.model else []
         say_next(shlex.join(["edgepv", "export", a.model, *own, "--target", "cpu"]))
@@ -573,7 +578,7 @@ def report_command(a: argparse.Namespace) -> int:
             raise UsageError(f"{path} exists and is no report of edgepv. Name another file with {option}")
     for path, text in written.items():
         write_text(path, text)
-    print(f"{len(found.rows)} variants: {', '.join(str(p) for p in written)}", file=sys.stderr)
+    tell(f"{len(found.rows)} variants: {', '.join(str(p) for p in written)}", file=sys.stderr)
     say_next(shlex.join(["xdg-open", str(page)]))
     return 0
 
@@ -587,18 +592,18 @@ def verify_command(a: argparse.Namespace) -> int:
         bundle = signing.signed(found, Path(a.key) if a.key else None)
         files = check(bundle)
         if a.key:
-            print(f"signed by the owner of {a.key}")
-        print(f"{files} files match their digests; bundle {bundle.digest[:16]}")
+            tell(f"signed by the owner of {a.key}")
+        tell(f"{files} files match their digests; bundle {bundle.digest[:16]}")
         replayed = golden.replay(bundle)
         for one in replayed:
             if one.error is None or one.limit is None:
-                print(f"  {one.variant}: not replayed: {one.skipped}")
+                tell(f"  {one.variant}: not replayed: {one.skipped}")
             else:
-                print(
+                tell(
                     f"  {one.variant}: golden answers reproduced, rmse {one.error:.2g}, limit {one.limit:.2g}"
                 )
         if all(one.error is None for one in replayed):
-            print("  only the digests were checked: none of its engines is on this machine")
+            tell("  only the digests were checked: none of its engines is on this machine")
     say_next(shlex.join(["edgepv", "run", a.bundle, "--source", "clip.mp4"]))
     return 0
 
@@ -617,7 +622,7 @@ def inspect_command(a: argparse.Namespace) -> int:
             print(json.dumps(encode(found), indent=1)) if a.json else show.audited(found)
             return 0
         if a.json:
-            print((bundle.folder / MANIFEST).read_text(encoding="utf-8"), end="")
+            print(visible((bundle.folder / MANIFEST).read_text(encoding="utf-8"), keep="\n"), end="")
             return 0
         show.bundle(bundle)
     run = ["edgepv", "run", a.bundle, "--source", "clip.mp4"]
@@ -635,10 +640,8 @@ def targets_command(a: argparse.Namespace) -> int:
         print(json.dumps([encode(t) for t in known], indent=1))
         return 0
     for t in known:
-        print(
-            f"{t.name:8} {t.summary}\n{'':8} precisions {', '.join(t.precisions)}; "
-            f"engines {', '.join(t.engines)}"
-        )
+        tell(f"{t.name:8} {t.summary}")
+        tell(f"{'':8} precisions {', '.join(t.precisions)}; engines {', '.join(t.engines)}")
     say_next("edgepv export --target cpu", "edgepv doctor")
     return 0
 

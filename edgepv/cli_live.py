@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edgepv.console import nobody_reads, say_next, seed
+from edgepv.console import nobody_reads, say_next, seed, tell
 from edgepv.errors import UsageError
 
 MOST_THREADS = 256
@@ -343,7 +343,8 @@ def keygen_command(a: argparse.Namespace) -> int:
     from edgepv import signing
 
     public = signing.keygen(Path(a.private))
-    print(f"private: {a.private} (keep it off the camera)\npublic:  {public}")
+    tell(f"private: {a.private} (keep it off the camera)")
+    tell(f"public:  {public}")
     sign = ["edgepv", "sign", "BUNDLE", "--key", str(a.private)]
     say_next(shlex.join(sign), shlex.join(["edgepv", "verify", "BUNDLE", "--key", str(public)]))
     return 0
@@ -354,7 +355,7 @@ def sign_command(a: argparse.Namespace) -> int:
     from edgepv import signing
 
     made = signing.sign(Path(a.bundle), Path(a.key), a.version)
-    print(f"{a.bundle} is signed by key {made.key}, version {made.version}")
+    tell(f"{a.bundle} is signed by key {made.key}, version {made.version}")
     say_next(shlex.join(["edgepv", "verify", a.bundle, "--key", "PUBLIC.pem"]))
     return 0
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from edgepv.console import Console
+from edgepv.console import Console, visible
 from edgepv.errors import UsageError, unknown
 
 Record: TypeAlias = dict[str, Any]
@@ -96,9 +96,8 @@ def open_sink(
 
 
 def as_json(record: Record) -> str:
-    """One line of JSON that every encoding takes: half a surrogate pair in a name becomes its escape."""
-    text = json.dumps(record, ensure_ascii=False)
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    """One line of JSON that every encoding takes and every terminal shows as it is."""
+    return visible(json.dumps(record, ensure_ascii=False))
 
 
 def redacted(url: str) -> str:
