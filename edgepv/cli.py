@@ -7,11 +7,12 @@ import contextlib
 import errno
 import json
 import os
+import posix
 import shlex
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -44,10 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's Ctrl-C
     try:
         arguments = parser().parse_args(argv)
+        for value in vars(arguments).values():
+            _refuse_odd_text(value)
         from edgepv.files import scratch
 
-        with scratch():
-            return int(arguments.run(arguments) or 0)
+        with scratch(), _no_silent_end():
+            return _call(arguments)
     except EdgepvError as e:
         return _fail(str(e), e.exit_code)
     except KeyboardInterrupt:
@@ -58,12 +61,58 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as e:
         what = f"{e.filename}: " if e.filename else ""
         return _fail(f"{what}{e.strerror or e}{CURES.get(e.errno or 0, '')}", 2)
-    except Exception as e:
+    except SystemExit:
+        raise  # --help and --version
+    except BaseException as e:  # a model's own code may raise anything
         if os.environ.get("EDGEPV_DEBUG"):
             raise
         return _fail(
             f"internal error: {type(e).__name__}: {e}. EDGEPV_DEBUG=1 shows where; please report it", 1
         )
+
+
+def _call(arguments: argparse.Namespace) -> int:
+    try:
+        return int(arguments.run(arguments) or 0)
+    except SystemExit as e:
+        raise UsageError(
+            f"code of the model or of a library called sys.exit or os._exit ({e.code}) before this was done. "
+            "Take the call out"
+        ) from e
+
+
+@contextlib.contextmanager
+def _no_silent_end() -> Iterator[None]:
+    """Have os._exit raise SystemExit: called by a model's code it would end us at once, silent, often with 0.
+
+    Processes that are forked from this one end by it as ever.
+    """
+    own, real = os.getpid(), os._exit
+
+    def end(status: int) -> NoReturn:
+        if os.getpid() != own:
+            real(status)
+        raise SystemExit(status)
+
+    os._exit = posix._exit = end
+    try:
+        yield
+    finally:
+        os._exit = posix._exit = real
+
+
+def _refuse_odd_text(value: Any) -> None:
+    """Raise UsageError for text that can name no file: with a NUL, or half of a surrogate pair."""
+    if isinstance(value, list | tuple):
+        for one in value:
+            _refuse_odd_text(one)
+    elif isinstance(value, str):
+        try:
+            odd = b"\0" in os.fsencode(value)
+        except UnicodeEncodeError:
+            odd = True
+        if odd:
+            raise UsageError(f"{value!r} holds a character that no name can have. Write it without")
 
 
 def _fail(message: str, code: int) -> int:
@@ -383,6 +432,8 @@ def export_options(a: argparse.Namespace) -> Any:
     data: dict[str, Any] = {}
     if a.config:
         data = read_toml(Path(a.config), wanted="--config wants a TOML file")
+        for value in data.values():
+            _refuse_odd_text(value)
     given = {
         "model": a.model,
         "out": a.out,
@@ -454,14 +505,15 @@ def sensitivity_command(a: argparse.Namespace) -> int:
 def stream_command(a: argparse.Namespace) -> int:
     """edgepv stream"""
     from edgepv import show
+    from edgepv.checkpoint import MOST_FRAMES
     from edgepv.stream import explain
     from edgepv.types import encode
 
     picture = Path(a.picture) if a.picture else None
     if picture:
         explain.check_picture(picture)
-    if a.every is not None and a.every < 1:
-        raise UsageError(f"--every {a.every}: give a number of frames above 0")
+    if a.every is not None and not 1 <= a.every <= MOST_FRAMES:
+        raise UsageError(f"--every {a.every}: give a number of frames from 1 to {MOST_FRAMES}")
     account = _account(a)
     if a.json:
         print(json.dumps(encode(account), indent=1))
@@ -531,8 +583,8 @@ def _clip_spec(model: str, clip: str) -> Any:
     from edgepv.types import ModelSpec, TensorSpec
 
     numbers = clip.split("x")
-    if len(numbers) != 2 or not all(n.isdecimal() and int(n) for n in numbers):
-        raise UsageError(f"--clip {clip}: give frames and size, like 16x112")
+    if len(numbers) != 2 or not all(n.isdecimal() and len(n) < 5 and int(n) for n in numbers):
+        raise UsageError(f"--clip {clip}: give frames and size, each of 1 to 4 digits, like 16x112")
     frames, size = map(int, numbers)
     shape = TensorSpec("clip", (1, 3, frames, size, size), "NCTHW")
     return ModelSpec(model.rpartition(":")[2], shape, (), frames=frames)

@@ -229,7 +229,7 @@ def _cpus(text: str | None) -> tuple[int, ...]:
         return ()
     parts = text.split(",")
     known = sorted(os.sched_getaffinity(0))
-    if not all(p.isdecimal() and int(p) in known for p in parts):
+    if not set(parts) <= {str(n) for n in known}:
         raise UsageError(f"--cpus {text}: give numbers of CPUs of this machine, from {known}")
     return tuple(int(p) for p in parts)
 
@@ -306,8 +306,10 @@ def ladder_command(a: argparse.Namespace) -> int:
     from edgepv import ladder, show
     from edgepv.bundle import is_bundle
     from edgepv.console import Console
+    from edgepv.files import refuse_out
 
     out = Path(a.out)
+    refuse_out(out)
     if a.force and out.exists() and not is_bundle(out):
         raise UsageError(f"{out} exists and is not a bundle; --force replaces bundles only")
     made = ladder.combine([Path(b) for b in a.bundles], out, Console(), force=a.force)
@@ -392,6 +394,8 @@ def update_command(a: argparse.Namespace) -> int:
     root = Path(a.root)
     if sum((bool(a.bundle), a.rollback, a.commit)) > 1:
         raise UsageError("give one of BUNDLE, --rollback and --commit")
+    if a.p99_ms is not None and not 0 < a.p99_ms < float("inf"):
+        raise UsageError(f"--p99-ms {a.p99_ms:g}: give a time above 0")
     if not a.bundle and (a.key or a.again or a.change_key):
         raise UsageError("--key, --again and --change-key are about a new BUNDLE: name it")
     if a.bundle:

@@ -287,8 +287,10 @@ def _split(name: str, manifest: Path) -> str | None:
 def _from_tree(folder: Path, labels: tuple[str, ...]) -> list[Clip]:
     clips = []
     for path in folder.rglob("*"):
-        if path.suffix.lower() not in SUFFIXES or not path.is_file():
+        if path.suffix.lower() not in SUFFIXES or path.is_dir():
             continue
+        if not path.is_file():
+            raise UsageError(f"{path} is a pipe, a device or a link to nothing. Remove it from the clips")
         parts = path.relative_to(folder).parts[:-1]
         split = next((SPLITS[p.lower()] for p in parts if p.lower() in SPLITS), None)
         label = path.parent.name if path.parent.name in labels else None

@@ -25,6 +25,7 @@ _OURS = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.([0-9a-f]{8})\.edgepv(\.[^.]+)?")
 """Names of what is being written: .NAME.random.kernel.edgepv, and the file's own suffix."""
 OLD = ".old"
 ABANDONED_S, SETTLED_S = 7 * 86_400.0, 600.0
+MOST_BYTES = 200  # of a name: file systems take 255, and names of what is being written are longer
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
@@ -80,7 +81,7 @@ def read_toml(path: Path, *, wanted: str) -> dict[str, Any]:
         raise UsageError(f"{path} does not exist. {wanted}")
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+    except (ValueError, RecursionError) as e:
         raise UsageError(f"{path} is not valid TOML: {e}") from e
 
 
@@ -89,10 +90,12 @@ def whole_file(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path``, renamed onto it on success and removed on failure.
 
     What a kill leaves is removed by the next such write into the same folder.
-    Raises UsageError if ``path`` is a folder.
+    Raises UsageError if ``path`` is there and is no plain file.
     """
-    if path.is_dir():
+    if path.is_dir() or not path.name:
         raise UsageError(f"{path} is a folder. Give the name of a file")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path} is a pipe or a device. Give the name of a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent)
 
@@ -116,7 +119,11 @@ def refuse_out(path: Path, option: str = "--out") -> None:
     above = path.absolute().parent
     while not above.exists():
         above = above.parent
+    if path.name in ("", "..") or len(os.fsencode(path.name)) > MOST_BYTES:
+        raise UsageError(f"{option} {path}: give a name of its own, of at most {MOST_BYTES} bytes")
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise UsageError(f"{option} {path} is a pipe or a device. Give another place")
         if path.is_symlink() and not path.exists():
             raise UsageError(f"{option} {path} is a link that leads nowhere. Give another place")
         with tempfile.TemporaryFile(dir=above):

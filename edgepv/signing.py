@@ -50,6 +50,8 @@ def keygen(private: Path) -> Path:
     Raises UsageError if either file exists: a lost private key cannot be made again.
     """
     ed25519, pem = _ed25519(), _serialization()
+    if private.name in ("", ".."):
+        raise UsageError(f"{private} is a folder. Give the name of a file")
     public = private.with_name(f"{private.stem}.pub.pem")
     for path in (private, public):
         if path.exists() or path.is_symlink():

@@ -36,6 +36,16 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
+def test_no_pipe_and_no_device_is_replaced_by_a_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "null").symlink_to("/dev/null")
+    for name in ("pipe", "null"):
+        with pytest.raises(UsageError, match="is a pipe or a device"):
+            write_text(tmp_path / name, "x")
+    with pytest.raises(UsageError, match="is a folder"):
+        write_text(Path("/"), "x")
+
+
 def test_a_failed_folder_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), whole_folder(tmp_path / "out") as tmp:
         (tmp / "half").write_text("x")
