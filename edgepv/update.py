@@ -17,6 +17,7 @@ import fcntl
 import math
 import os
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -37,7 +38,7 @@ Slot = Literal["a", "b"]
 SLOTS: tuple[Slot, ...] = ("a", "b")
 STATE = "state.json"
 TRUST = "trust.json"
-LOCK_WAIT_S = 10.0
+LOCK_WAIT_S = 30.0
 LOCK_POLL_S = 0.05
 MAX_STARTS = 3
 MAX_HISTORY = 50
@@ -99,7 +100,7 @@ class State:
 class Trust:
     """Whose bundles a device takes: what trust.json holds.
 
-    key: id of the public key that must have signed them. None: it was asked that none need be signed.
+    key: id of the public key that must have signed them. None: they need not be signed.
     version: the highest one of that key that was put on trial here.
     """
 
@@ -173,13 +174,13 @@ def started(root: Path) -> Path:
 
 def stopped(root: Path) -> None:
     """To be called when the runner ends as it should, so that the next start is not taken for a crash."""
-    with _locked(root), contextlib.suppress(OSError):  # a full disk is no reason to end otherwise
+    with contextlib.suppress(OSError, UsageError), _locked(root):  # no reason to end otherwise
         _save(root, replace(read_state(root), running=False))
 
 
 def observed(root: Path, rate: Rate) -> None:
     """Keep the event rate of the good bundle, to compare the next one with. Ignored during a trial."""
-    with _locked(root), contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, UsageError), _locked(root):
         state = read_state(root)
         if state.trial is None:
             _save(root, replace(state, rate=rate))
@@ -692,15 +693,13 @@ def _lock(path: Path, wait_s: float, held_by: Callable[[str], str]) -> Iterator[
     held_by: what to say, given who holds it for longer than ``wait_s``.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except PermissionError:
         raise UsageError(
             f"{path} cannot be opened by this user. Let one user run both edgepv update and edgepv run"
         ) from None
     try:
-        with contextlib.suppress(OSError):  # an older edgepv let everyone open it
-            os.fchmod(fd, 0o600)
-        _give(path)
+        _close_to_others(fd, path)
         end = time.monotonic() + wait_s
         while not _taken(fd):
             if time.monotonic() >= end:
@@ -709,6 +708,15 @@ def _lock(path: Path, wait_s: float, held_by: Callable[[str], str]) -> Iterator[
         yield
     finally:
         os.close(fd)
+
+
+def _close_to_others(fd: int, path: Path) -> None:
+    """Have only the owner of the folder open a lock file; an older edgepv let everyone."""
+    info = os.fstat(fd)
+    if stat.S_ISREG(info.st_mode) and info.st_nlink == 1:  # else it is someone's trap for root
+        with contextlib.suppress(OSError):
+            os.fchmod(fd, 0o600)
+            _give(fd, path.parent)
 
 
 def _taken(fd: int) -> bool:
@@ -721,7 +729,7 @@ def _taken(fd: int) -> bool:
 
 def _holder(path: Path) -> str:
     """Who holds a lock, as far as Linux tells. Source: proc(5), /proc/locks."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):
         inode = f":{path.stat().st_ino}"
         for line in Path("/proc/locks").read_text(encoding="ascii").splitlines():
             _, kind, _, _, process, place, *_ = line.split()
@@ -735,15 +743,18 @@ def _make(folder: Path) -> None:
     if not folder.is_dir():
         _make(folder.parent)
         folder.mkdir(exist_ok=True)
-        _give(folder)
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            _give(fd, folder.parent)
+        finally:
+            os.close(fd)
 
 
-def _give(path: Path) -> None:
+def _give(fd: int, above: Path) -> None:
     """What root makes belongs to the owner of the folder it lies in, whose service runs from there."""
     if os.geteuid() == 0:
-        above = path.parent.stat()
-        with contextlib.suppress(OSError):
-            os.chown(path, above.st_uid, above.st_gid)
+        owner = above.stat()
+        os.fchown(fd, owner.st_uid, owner.st_gid)
 
 
 def _sync(path: Path) -> None:

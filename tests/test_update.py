@@ -401,6 +401,31 @@ def test_only_the_owner_can_hold_the_lock(root: Path, new: Path) -> None:
         assert (root / name).stat().st_mode & 0o077 == 0
 
 
+def test_a_lock_that_is_a_link_is_not_followed(root: Path, new: Path, tmp_path: Path) -> None:
+    """Whoever may write the folder could have root close, or give away, any file."""
+    other = tmp_path / "other"
+    other.touch(mode=0o644)
+    (root / "lock").unlink()
+    (root / "lock").symlink_to(other)
+    with pytest.raises(OSError, match="symbolic links"):
+        update.started(root)
+    (root / "lock").unlink()
+    os.link(other, root / "lock")
+    update.started(root)
+    assert other.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_what_root_makes_belongs_to_the_owner_of_the_folder(tmp_path: Path, new: Path) -> None:
+    """Root updates what a service runs as another user."""
+    home = tmp_path / "home"
+    home.mkdir()
+    os.chown(home, 12345, 12345)
+    update.install(home / "camera" / "slots", new, test=QUICK)
+    made = [home / "camera", home / "camera" / "slots", *(home / "camera" / "slots").glob("*lock")]
+    assert {path.stat().st_uid for path in made} == {12345} and len(made) == 4
+
+
 HOLDER = """
 import fcntl, sys
 f = open(sys.argv[1])
@@ -423,6 +448,7 @@ def test_a_lock_that_is_held_is_one_line_that_names_who(
         assert holder.stdout and holder.stdout.readline() == "held\n"
         with pytest.raises(UsageError, match=f"{says} process {holder.pid}"):
             update.install(root, new, test=QUICK)
+        update.stopped(root)  # a good end stays one
         holder.communicate()
     assert update.install(root, new, test=QUICK).trial == "b"
 
