@@ -217,6 +217,8 @@ def find_clips(folder: Path, labels: tuple[str, ...]) -> list[Clip]:
             else f"{folder} holds no clip. It wants video files: {', '.join(SUFFIXES)}"
         )
     for clip in clips:
+        if not clip.path.is_file() and (clip.path.exists() or clip.path.is_symlink()):
+            raise UsageError(f"{clip.path} is no plain file, or a link to nothing. Remove it from the clips")
         if _surrogates(str(clip.path)):
             raise UsageError(f"{os.fsencode(clip.path)!r}: the name is not UTF-8. Rename it")
     return sorted(clips, key=lambda c: str(c.path))
@@ -289,8 +291,6 @@ def _from_tree(folder: Path, labels: tuple[str, ...]) -> list[Clip]:
     for path in folder.rglob("*"):
         if path.suffix.lower() not in SUFFIXES or path.is_dir():
             continue
-        if not path.is_file():
-            raise UsageError(f"{path} is a pipe, a device or a link to nothing. Remove it from the clips")
         parts = path.relative_to(folder).parts[:-1]
         split = next((SPLITS[p.lower()] for p in parts if p.lower() in SPLITS), None)
         label = path.parent.name if path.parent.name in labels else None
