@@ -27,7 +27,7 @@ from typing import Literal
 from edgepv import bundle
 from edgepv.bundle import GOLDEN, Bundle
 from edgepv.errors import EdgepvError, LatencyGateError, ParityError, SignatureError, UsageError
-from edgepv.files import read_json, write_json
+from edgepv.files import digest, read_json, write_json
 from edgepv.golden import of_variant, replay
 from edgepv.runtimes import open_session
 from edgepv.signing import Signature, read_signature, read_signed, verify
@@ -98,7 +98,7 @@ class State:
 
 @dataclass(frozen=True)
 class Trust:
-    """Whose bundles a device takes: what trust.json holds.
+    """Whose bundles a device takes.
 
     key: id of the public key that must have signed them. None: they need not be signed.
     version: the highest one of that key that was put on trial here.
@@ -107,6 +107,14 @@ class Trust:
     schema: Literal[1] = 1
     key: str | None = None
     version: int = 0
+
+
+@dataclass(frozen=True)
+class _Sealed:
+    """What trust.json holds: one flipped bit would be another version."""
+
+    trust: Trust
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -444,11 +452,12 @@ def read_trust(root: Path) -> Trust | None:
 
 
 def _stored_trust(folder: Path) -> Trust | None:
-    """What one copy holds; None if it cannot be read."""
+    """What one copy holds; None if it cannot be read, or is not as it was written."""
     try:
-        return decode(Trust, read_json(folder / TRUST), where=TRUST)
+        stored = decode(_Sealed, read_json(folder / TRUST), where=TRUST)
     except (UsageError, OSError):
         return None
+    return stored.trust if stored.digest == digest(stored.trust) else None
 
 
 def _trust_of_slots(root: Path) -> Trust | None:
@@ -471,7 +480,7 @@ def _save_trust(root: Path, trust: Trust) -> None:
     """Write both copies; the first is never older than the second."""
     for folder in (root, root / "slots"):
         if _stored_trust(folder) != trust:
-            write_json(folder / TRUST, trust)
+            write_json(folder / TRUST, _Sealed(trust, digest(trust)))
             _sync(folder)
 
 
@@ -606,7 +615,8 @@ def read_state(root: Path) -> State:
         filled = [slot for slot in SLOTS if _folder(root, slot).is_dir()]
         if not filled and not (root / STATE).exists():
             return State()
-        good = _pointed(root) or _newest(root, filled)
+        pointed = _pointed(root)
+        good = pointed if pointed and _damage(root, pointed) is None else _newest(root, filled) or pointed
         seen = tuple(d for slot in filled if (d := _digest(root, slot)))
         why = f"{STATE} could not be read ({e})"
         return _noted(State(good=good, seen=seen), "repaired", _digest(root, good), why)

@@ -248,6 +248,24 @@ def test_what_is_lost_allows_no_way_back(
     assert state.trial and state.good
 
 
+def test_a_flipped_bit_in_what_is_known_is_no_other_version(
+    at_five: Path, tmp_path: Path, keys: tuple[Path, Path]
+) -> None:
+    for name in ("trust.json", "slots/trust.json"):
+        text = (at_five / name).read_text()
+        (at_five / name).write_text(text.replace('"version": 5', '"version": 1'))
+        assert text != (at_five / name).read_text()
+        with pytest.raises(UsageError, match="version 3 is older than 5"):
+            update.install(at_five, _signed(tmp_path / name / "v3", 3, keys[0]), keys[1], test=QUICK)
+
+
+def test_a_lost_state_and_a_damaged_bundle_leave_the_other_one(root: Path, new: Path) -> None:
+    update.install(root, new, test=QUICK)
+    (root / "state.json").write_text("{")
+    _flip(root / "slots" / "b")  # which current points at
+    assert (update.started(root).name, _runs(root)) == ("a", "old")
+
+
 def test_a_lost_state_does_not_forget_what_was_overwritten_in_the_slots(
     at_five: Path, tmp_path: Path, keys: tuple[Path, Path]
 ) -> None:
