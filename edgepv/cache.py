@@ -9,7 +9,7 @@ from modulefinder import ModuleFinder
 from pathlib import Path
 from typing import Any
 
-from edgepv.files import digest, read_json, sha256, whole_folder, write_json
+from edgepv.files import digest, read_json, sha256, sweep, whole_folder, write_json
 
 RESULT = "result.json"
 
@@ -55,6 +55,7 @@ def cached(key: Any, make: Callable[[Path], Any]) -> tuple[Path, Any, bool]:
     make: writes files into the folder it is given and returns a JSON result. It runs only if no whole,
     unchanged earlier result is there; a kill leaves nothing that could be taken for one.
     """
+    sweep(root())
     folder = root() / digest([key, code_digest()])[:32]
     found = _read(folder)
     if found is not None:
@@ -62,17 +63,19 @@ def cached(key: Any, make: Callable[[Path], Any]) -> tuple[Path, Any, bool]:
     with whole_folder(folder, replace=True) as tmp:
         result = make(tmp)
         files = {p.relative_to(tmp).as_posix(): sha256(p) for p in tmp.rglob("*") if p.is_file()}
-        write_json(tmp / RESULT, {"key": key, "files": files, "result": result})
+        stored = {"key": key, "files": files, "result": result}
+        write_json(tmp / RESULT, {**stored, "digest": digest(stored)})
     return folder, result, False
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
-    """The stored result if every file is as it was written, else None."""
+    """The stored result if it and every file is as it was written, else None."""
     if not (folder / RESULT).is_file():
         return None
     try:
         stored: dict[str, Any] = read_json(folder / RESULT)
-        whole = all(sha256(folder / name) == d for name, d in stored["files"].items())
+        whole = stored.pop("digest") == digest(stored)
+        whole = whole and all(sha256(folder / name) == d for name, d in stored["files"].items())
     except Exception:  # a damaged entry is a miss, whatever the damage
         return None
     return stored if whole else None

@@ -81,7 +81,7 @@ def run(options: LiveOptions, console: Console, stop: threading.Event) -> list[d
 
 def _open_bundle(options: LiveOptions, stack: contextlib.ExitStack) -> tuple[Bundle, Trial | None]:
     """The bundle, checked against its digests and, with a key, its signature."""
-    if not (options.bundle / update.STATE).is_file():
+    if not update.is_root(options.bundle):
         return _checked(stack.enter_context(bundle.opened(options.bundle)), options.key), None
     folder = update.started(options.bundle)
     stack.callback(update.stopped, options.bundle)

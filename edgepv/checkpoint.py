@@ -311,12 +311,14 @@ def call_builder(name: str, spec: ModelSpec | None = None) -> Any:
     except EdgepvError:
         raise
     except SystemExit as e:
-        raise UsageError(f"builder {name} called sys.exit; it must return a torch module") from e
-    except Exception as e:
+        raise UsageError(f"builder {name} called sys.exit or os._exit; it must return a torch module") from e
+    except KeyboardInterrupt:
+        raise
+    except BaseException as e:
         raise UsageError(f"builder {name} raised {type(e).__name__}: {_line(e)}. Fix the builder") from e
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
     """The first line of what an error says."""
     return next(iter(str(error).splitlines()), "")
 
@@ -341,10 +343,12 @@ def find_function(name: str) -> Callable[..., Any]:
         raise
     except SystemExit as e:
         raise UsageError(
-            f"{place} cannot be imported: it called sys.exit. "
+            f"{place} cannot be imported: it called sys.exit or os._exit. "
             "Put what it does as a program under: if __name__ == '__main__'"
         ) from e
-    except Exception as e:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as e:
         raise UsageError(f"{place} cannot be imported: {type(e).__name__}: {_line(e)}") from e
     if not callable(getattr(module, attribute, None)):
         raise UsageError(f"{place} has no function '{attribute}'")

@@ -7,16 +7,17 @@ import contextlib
 import errno
 import json
 import os
+import posix
 import shlex
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from edgepv import __version__, cli_live, cli_models, cli_search
-from edgepv.console import nobody_reads, own_model, say_next, seed
+from edgepv.console import nobody_reads, own_model, say_next, seed, tell, visible
 from edgepv.errors import EdgepvError, UsageError
 
 EXIT_CODES = """exit codes:
@@ -44,7 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's Ctrl-C
     try:
         arguments = parser().parse_args(argv)
-        return int(arguments.run(arguments) or 0)
+        for value in vars(arguments).values():
+            _refuse_odd_text(value)
+        from edgepv.files import scratch
+
+        with scratch(), _no_silent_end():
+            return _call(arguments)
     except EdgepvError as e:
         return _fail(str(e), e.exit_code)
     except KeyboardInterrupt:
@@ -55,7 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as e:
         what = f"{e.filename}: " if e.filename else ""
         return _fail(f"{what}{e.strerror or e}{CURES.get(e.errno or 0, '')}", 2)
-    except Exception as e:
+    except SystemExit:
+        raise  # --help and --version
+    except BaseException as e:  # a model's own code may raise anything
         if os.environ.get("EDGEPV_DEBUG"):
             raise
         return _fail(
@@ -63,8 +71,53 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
 
 
+def _call(arguments: argparse.Namespace) -> int:
+    try:
+        return int(arguments.run(arguments) or 0)
+    except SystemExit as e:
+        raise UsageError(
+            f"code of the model or of a library called sys.exit or os._exit ({e.code}) before this was done. "
+            "Take the call out"
+        ) from e
+
+
+@contextlib.contextmanager
+def _no_silent_end() -> Iterator[None]:
+    """Have os._exit raise SystemExit: called by a model's code it would end us at once, silent, often with 0.
+
+    Processes that are forked from this one end by it as ever.
+    """
+    own, real = os.getpid(), os._exit
+
+    def end(status: int) -> NoReturn:
+        if os.getpid() != own:
+            real(status)
+        raise SystemExit(status)
+
+    os._exit = posix._exit = end
+    try:
+        yield
+    finally:
+        os._exit = posix._exit = real
+
+
+def _refuse_odd_text(value: Any) -> None:
+    """Raise UsageError for text that can name no file: with a NUL, or half of a surrogate pair."""
+    if isinstance(value, list | tuple):
+        for one in value:
+            _refuse_odd_text(one)
+    elif isinstance(value, str):
+        try:
+            odd = b"\0" in os.fsencode(value)
+        except UnicodeEncodeError:
+            odd = True
+        if odd:
+            raise UsageError(f"{value!r} holds a character that no name can have. Write it without")
+
+
 def _fail(message: str, code: int) -> int:
-    print(f"edgepv: {' '.join(message.split())}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # nobody has to be there to read it
+        tell(f"edgepv: {' '.join(message.split())}", file=sys.stderr)
     return code
 
 
@@ -338,7 +391,11 @@ def export_command(a: argparse.Namespace) -> int:
         from edgepv.pipeline import plan
 
         found = plan(options)
-        print(json.dumps(found, indent=1) if a.json else "\n".join(f"{k:12} {v}" for k, v in found.items()))
+        if a.json:
+            print(json.dumps(found, indent=1))
+        else:
+            for key, value in found.items():
+                tell(f"{key:12} {value}")
         return 0
     from edgepv import pipeline, show
 
@@ -375,6 +432,8 @@ def export_options(a: argparse.Namespace) -> Any:
     data: dict[str, Any] = {}
     if a.config:
         data = read_toml(Path(a.config), wanted="--config wants a TOML file")
+        for value in data.values():
+            _refuse_odd_text(value)
     given = {
         "model": a.model,
         "out": a.out,
@@ -439,21 +498,22 @@ def sensitivity_command(a: argparse.Namespace) -> int:
         show.sensitivity(found)
     if a.picture:
         show.sensitivity_picture(a.model, found, Path(a.picture))
-        print(f"picture: {a.picture}", file=sys.stderr)
+        tell(f"picture: {a.picture}", file=sys.stderr)
     return 0
 
 
 def stream_command(a: argparse.Namespace) -> int:
     """edgepv stream"""
     from edgepv import show
+    from edgepv.checkpoint import MOST_FRAMES
     from edgepv.stream import explain
     from edgepv.types import encode
 
     picture = Path(a.picture) if a.picture else None
     if picture:
         explain.check_picture(picture)
-    if a.every is not None and a.every < 1:
-        raise UsageError(f"--every {a.every}: give a number of frames above 0")
+    if a.every is not None and not 1 <= a.every <= MOST_FRAMES:
+        raise UsageError(f"--every {a.every}: give a number of frames from 1 to {MOST_FRAMES}")
     account = _account(a)
     if a.json:
         print(json.dumps(encode(account), indent=1))
@@ -461,9 +521,9 @@ def stream_command(a: argparse.Namespace) -> int:
         show.stream(account)
     if picture and account.streams:
         explain.picture(account, picture)
-        print(f"picture: {picture}", file=sys.stderr)
+        tell(f"picture: {picture}", file=sys.stderr)
     elif picture:
-        print(f"no picture: {account.model} was not converted", file=sys.stderr)
+        tell(f"no picture: {account.model} was not converted", file=sys.stderr)
     if not a.json:
         own = ["--weights", "w.safetensors", "--spec", "spec.toml"] if ":" in a.model else []
         say_next(shlex.join(["edgepv", "export", a.model, *own, "--target", "cpu"]))
@@ -523,8 +583,8 @@ def _clip_spec(model: str, clip: str) -> Any:
     from edgepv.types import ModelSpec, TensorSpec
 
     numbers = clip.split("x")
-    if len(numbers) != 2 or not all(n.isdecimal() and int(n) for n in numbers):
-        raise UsageError(f"--clip {clip}: give frames and size, like 16x112")
+    if len(numbers) != 2 or not all(n.isdecimal() and len(n) < 5 and int(n) for n in numbers):
+        raise UsageError(f"--clip {clip}: give frames and size, each of 1 to 4 digits, like 16x112")
     frames, size = map(int, numbers)
     shape = TensorSpec("clip", (1, 3, frames, size, size), "NCTHW")
     return ModelSpec(model.rpartition(":")[2], shape, (), frames=frames)
@@ -570,7 +630,7 @@ def report_command(a: argparse.Namespace) -> int:
             raise UsageError(f"{path} exists and is no report of edgepv. Name another file with {option}")
     for path, text in written.items():
         write_text(path, text)
-    print(f"{len(found.rows)} variants: {', '.join(str(p) for p in written)}", file=sys.stderr)
+    tell(f"{len(found.rows)} variants: {', '.join(str(p) for p in written)}", file=sys.stderr)
     say_next(shlex.join(["xdg-open", str(page)]))
     return 0
 
@@ -584,18 +644,18 @@ def verify_command(a: argparse.Namespace) -> int:
         bundle = signing.signed(found, Path(a.key) if a.key else None)
         files = check(bundle)
         if a.key:
-            print(f"signed by the owner of {a.key}")
-        print(f"{files} files match their digests; bundle {bundle.digest[:16]}")
+            tell(f"signed by the owner of {a.key}")
+        tell(f"{files} files match their digests; bundle {bundle.digest[:16]}")
         replayed = golden.replay(bundle)
         for one in replayed:
             if one.error is None or one.limit is None:
-                print(f"  {one.variant}: not replayed: {one.skipped}")
+                tell(f"  {one.variant}: not replayed: {one.skipped}")
             else:
-                print(
+                tell(
                     f"  {one.variant}: golden answers reproduced, rmse {one.error:.2g}, limit {one.limit:.2g}"
                 )
         if all(one.error is None for one in replayed):
-            print("  only the digests were checked: none of its engines is on this machine")
+            tell("  only the digests were checked: none of its engines is on this machine")
     say_next(shlex.join(["edgepv", "run", a.bundle, "--source", "clip.mp4"]))
     return 0
 
@@ -614,7 +674,7 @@ def inspect_command(a: argparse.Namespace) -> int:
             print(json.dumps(encode(found), indent=1)) if a.json else show.audited(found)
             return 0
         if a.json:
-            print((bundle.folder / MANIFEST).read_text(encoding="utf-8"), end="")
+            print(visible((bundle.folder / MANIFEST).read_text(encoding="utf-8"), keep="\n"), end="")
             return 0
         show.bundle(bundle)
     run = ["edgepv", "run", a.bundle, "--source", "clip.mp4"]
@@ -632,10 +692,8 @@ def targets_command(a: argparse.Namespace) -> int:
         print(json.dumps([encode(t) for t in known], indent=1))
         return 0
     for t in known:
-        print(
-            f"{t.name:8} {t.summary}\n{'':8} precisions {', '.join(t.precisions)}; "
-            f"engines {', '.join(t.engines)}"
-        )
+        tell(f"{t.name:8} {t.summary}")
+        tell(f"{'':8} precisions {', '.join(t.precisions)}; engines {', '.join(t.engines)}")
     say_next("edgepv export --target cpu", "edgepv doctor")
     return 0
 

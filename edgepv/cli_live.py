@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edgepv.console import nobody_reads, say_next, seed
+from edgepv.console import nobody_reads, say_next, seed, tell
 from edgepv.errors import UsageError
 
 MOST_THREADS = 256
@@ -233,7 +233,7 @@ def _cpus(text: str | None) -> tuple[int, ...]:
         return ()
     parts = text.split(",")
     known = sorted(os.sched_getaffinity(0))
-    if not all(p.isdecimal() and int(p) in known for p in parts):
+    if not set(parts) <= {str(n) for n in known}:
         raise UsageError(f"--cpus {text}: give numbers of CPUs of this machine, from {known}")
     return tuple(int(p) for p in parts)
 
@@ -310,8 +310,10 @@ def ladder_command(a: argparse.Namespace) -> int:
     from edgepv import ladder, show
     from edgepv.bundle import is_bundle
     from edgepv.console import Console
+    from edgepv.files import refuse_out
 
     out = Path(a.out)
+    refuse_out(out)
     if a.force and out.exists() and not is_bundle(out):
         raise UsageError(f"{out} exists and is not a bundle; --force replaces bundles only")
     made = ladder.combine([Path(b) for b in a.bundles], out, Console(), force=a.force)
@@ -333,6 +335,12 @@ def add_signing(commands: Any) -> None:
     c = commands.add_parser("sign", help=text, description=text)
     c.add_argument("bundle", metavar="BUNDLE", help="bundle folder")
     c.add_argument("--key", metavar="FILE", required=True, help="private key (PEM), see edgepv keygen")
+    c.add_argument(
+        "--version",
+        type=int,
+        metavar="N",
+        help="a camera that had a higher one refuses this bundle (default: seconds since 1970)",
+    )
     c.set_defaults(run=sign_command)
 
 
@@ -341,7 +349,8 @@ def keygen_command(a: argparse.Namespace) -> int:
     from edgepv import signing
 
     public = signing.keygen(Path(a.private))
-    print(f"private: {a.private} (keep it off the camera)\npublic:  {public}")
+    tell(f"private: {a.private} (keep it off the camera)")
+    tell(f"public:  {public}")
     sign = ["edgepv", "sign", "BUNDLE", "--key", str(a.private)]
     say_next(shlex.join(sign), shlex.join(["edgepv", "verify", "BUNDLE", "--key", str(public)]))
     return 0
@@ -351,8 +360,8 @@ def sign_command(a: argparse.Namespace) -> int:
     """edgepv sign"""
     from edgepv import signing
 
-    name = signing.sign(Path(a.bundle), Path(a.key))
-    print(f"{a.bundle} is signed by key {name}")
+    made = signing.sign(Path(a.bundle), Path(a.key), a.version)
+    tell(f"{a.bundle} is signed by key {made.key}, version {made.version}")
     say_next(shlex.join(["edgepv", "verify", a.bundle, "--key", "PUBLIC.pem"]))
     return 0
 
@@ -367,7 +376,16 @@ def add_update(commands: Any) -> None:
     c.add_argument("bundle", metavar="BUNDLE", nargs="?", help="the new bundle (default: show the state)")
     c.add_argument("--key", metavar="FILE", help="public key (PEM) that must have signed the new bundle")
     c.add_argument("--p99-ms", type=float, metavar="MS", help="largest p99 of a step in the self-test")
-    c.add_argument("--again", action="store_true", help="accept a bundle that ran here before")
+    c.add_argument(
+        "--again",
+        action="store_true",
+        help="accept a bundle that ran here before, or is older than one that did",
+    )
+    c.add_argument(
+        "--change-key",
+        action="store_true",
+        help="from now on accept what --key's owner signed or, without --key, unsigned bundles",
+    )
     c.add_argument("--rollback", action="store_true", help="go back to the bundle before")
     c.add_argument("--commit", action="store_true", help="end the trial: the new bundle is good")
     c.set_defaults(run=update_command)
@@ -380,15 +398,20 @@ def update_command(a: argparse.Namespace) -> int:
     root = Path(a.root)
     if sum((bool(a.bundle), a.rollback, a.commit)) > 1:
         raise UsageError("give one of BUNDLE, --rollback and --commit")
+    if a.p99_ms is not None and not 0 < a.p99_ms < float("inf"):
+        raise UsageError(f"--p99-ms {a.p99_ms:g}: give a time above 0")
+    if not a.bundle and (a.key or a.again or a.change_key):
+        raise UsageError("--key, --again and --change-key are about a new BUNDLE: name it")
     if a.bundle:
         key = Path(a.key) if a.key else None
-        state = update.install(root, Path(a.bundle), key, again=a.again, test=update.SelfTest(a.p99_ms))
+        test = update.SelfTest(a.p99_ms)
+        state = update.install(root, Path(a.bundle), key, again=a.again, change_key=a.change_key, test=test)
     elif a.rollback:
         state = update.rollback(root, "asked for")
     elif a.commit:
         state = update.commit(root)
     else:
         state = update.read_state(root)
-    show.slots(root, state)
+    show.slots(root, state, update.read_trust(root))
     say_next(shlex.join(["edgepv", "run", str(root), "--source", "rtsp://..."]))
     return 0

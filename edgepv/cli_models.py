@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from edgepv.console import own_model, say_next, seed
+from edgepv.console import own_model, say_next, seed, tell
 from edgepv.errors import UsageError
 
 
@@ -133,8 +133,10 @@ def explain_command(a: argparse.Namespace) -> int:
     if a.json:
         print(json.dumps(encode(made), indent=1))
         return 0
-    print(f"{made.source}: {made.label}, probability {made.chance:.3f} (answer: {made.answer})\n")
+    tell(f"{made.source}: {made.label}, probability {made.chance:.3f} (answer: {made.answer})\n")
     show.table(("part", "which", "logits lost without it"), explain.rows(made))
-    print("\n" + "\n".join(explain.verdicts(made)))
-    print(f"picture and figures: {a.out}, {Path(a.out).with_suffix('.json')}")
+    tell()
+    for verdict in explain.verdicts(made):
+        tell(verdict)
+    tell(f"picture and figures: {a.out}, {Path(a.out).with_suffix('.json')}")
     return 0

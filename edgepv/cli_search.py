@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgepv.console import own_model, say_next, seed
+from edgepv.console import own_model, say_next, seed, tell
 from edgepv.errors import UsageError
 from edgepv.files import refuse_out
 
@@ -97,7 +97,7 @@ def search_command(a: argparse.Namespace) -> int:
         if not a.storage:
             raise UsageError("--worker needs the --storage URL of the search it joins")
         done = answer.work(a.storage, a.study, a.clips, console)
-        print(f"{done} trials done here; the search is over")
+        tell(f"{done} trials done here; the search is over")
         return 0
     seconds = answer.budget(a.budget)
     out = Path(a.out)
@@ -156,9 +156,9 @@ def _show(result: Any, out: Path) -> None:
     from edgepv.search import answer
 
     show.table(answer.HEADER, answer.rows(result))
-    print(f"winner: {result.winner.found.candidate.name}")
-    print(f"on the final clips it loses {answer.lost(result.final_drop)}")
-    print(f"picture and table: {out / 'pareto.svg'}, {out / 'search.md'}")
+    tell(f"winner: {result.winner.found.candidate.name}")
+    tell(f"on the final clips it loses {answer.lost(result.final_drop)}")
+    tell(f"picture and table: {out / 'pareto.svg'}, {out / 'search.md'}")
 
 
 def widths_command(a: argparse.Namespace) -> int:

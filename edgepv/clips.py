@@ -217,6 +217,8 @@ def find_clips(folder: Path, labels: tuple[str, ...]) -> list[Clip]:
             else f"{folder} holds no clip. It wants video files: {', '.join(SUFFIXES)}"
         )
     for clip in clips:
+        if not clip.path.is_file() and (clip.path.exists() or clip.path.is_symlink()):
+            raise UsageError(f"{clip.path} is no plain file, or a link to nothing. Remove it from the clips")
         if _surrogates(str(clip.path)):
             raise UsageError(f"{os.fsencode(clip.path)!r}: the name is not UTF-8. Rename it")
     return sorted(clips, key=lambda c: str(c.path))
@@ -287,7 +289,7 @@ def _split(name: str, manifest: Path) -> str | None:
 def _from_tree(folder: Path, labels: tuple[str, ...]) -> list[Clip]:
     clips = []
     for path in folder.rglob("*"):
-        if path.suffix.lower() not in SUFFIXES or not path.is_file():
+        if path.suffix.lower() not in SUFFIXES or path.is_dir():
             continue
         parts = path.relative_to(folder).parts[:-1]
         split = next((SPLITS[p.lower()] for p in parts if p.lower() in SPLITS), None)

@@ -1,7 +1,8 @@
 """What a person sees while work goes on: a moving line on a terminal, plain lines in a pipe.
 
-Everything here goes to stderr; stdout belongs to results. Also what commands say alike: their next steps,
-and their options for a model of one's own.
+All that a person is shown goes through ``tell``, so that no name or reason from a file, a camera or a broker
+moves the cursor, takes a second line or is read as markup. News goes to stderr; stdout belongs to results.
+Also what commands say alike: their next steps, and their options for a model of one's own.
 """
 
 from __future__ import annotations
@@ -11,14 +12,36 @@ import contextlib
 import io
 import logging
 import os
+import re
 import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 T = TypeVar("T")
 PLAIN_EVERY_S = 10.0
+_UNSEEN = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: str, *, keep: str = "") -> str:
+    """Text with every control character as its escape, like \\u001b; also those that turn the direction of
+    writing, and halves of surrogate pairs. In JSON it stays the same text. keep: characters that are left.
+    """
+    return _UNSEEN.sub(lambda found: found[0] if found[0] in keep else f"\\u{ord(found[0]):04x}", text)
+
+
+def tell(text: str = "", *, file: TextIO | None = None) -> None:
+    """Print one line for a person, of anything. Line breaks are escaped, but those before and after it.
+
+    file: default stdout. What its encoding cannot hold is escaped too.
+    """
+    stream = file or sys.stdout
+    core = text.strip("\n")
+    before, _, after = text.partition(core) if core else (text, "", "")
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    shown = visible(core).encode(encoding, "backslashreplace").decode(encoding)
+    print(f"{before}{shown}{after}", file=stream, flush=stream is not sys.stdout)
 
 
 class Console:
@@ -29,9 +52,10 @@ class Console:
         self._terminal = sys.stderr.isatty()
 
     def say(self, text: str) -> None:
-        """One line of news."""
+        """One line of news. Nobody has to be there to read it."""
         if not self._quiet:
-            print(text, file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):
+                tell(text, file=sys.stderr)
 
     def track(self, items: Sequence[T], what: str) -> Iterator[T]:
         """The items, with a bar and the time left on a terminal, a line now and then in a pipe."""
@@ -39,9 +63,11 @@ class Console:
             yield from items
         elif self._terminal:
             from rich.console import Console as RichConsole
+            from rich.markup import escape
             from rich.progress import track
 
-            yield from track(items, what, console=RichConsole(stderr=True), transient=True)
+            shown = escape(visible(what))
+            yield from track(items, shown, console=RichConsole(stderr=True), transient=True)
         else:
             yield from self._plain(items, len(items), what)
 
@@ -58,9 +84,9 @@ class Console:
 
 def say_next(*commands: str) -> None:
     """The last lines of a command, on stderr: what to paste next."""
-    print("next:", file=sys.stderr)
+    tell("next:", file=sys.stderr)
     for command in commands:
-        print(f"  {command}", file=sys.stderr)
+        tell(f"  {command}", file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from edgepv.console import tell
 from edgepv.errors import TargetUnavailableError
 from edgepv.measure import device_facts
 from edgepv.optional import litert_interpreter, present
@@ -80,10 +81,10 @@ def _why(status: str, build: list[str], run: list[str]) -> str:
 def show(found: dict[str, Any]) -> None:
     """Print it for a person."""
     device = found["device"]
-    print(f"{device['cpu']}, {device['cores']} cores, {device['arch']}, {' '.join(device['flags'])}")
+    tell(f"{device['cpu']}, {device['cores']} cores, {device['arch']}, {' '.join(device['flags'])}")
     for name, row in found["packages"].items():
         cure = f"  pip install 'edgepv[{row['extra']}]'" if row["version"] is None else ""
-        print(f"  {name:24} {row['version'] or 'not installed'}{cure}")
+        tell(f"  {name:24} {row['version'] or 'not installed'}{cure}")
     for name, row in found["targets"].items():
         words = ["yes" if row[verb] else "no" for verb in ("build", "run")]
-        print(f"{name:8} build {words[0]:3} run {words[1]:3} {row['why']}")
+        tell(f"{name:8} build {words[0]:3} run {words[1]:3} {row['why']}")

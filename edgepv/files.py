@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import functools
 import hashlib
 import json
 import os
+import re
 import shutil
+import stat
 import tempfile
+import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from edgepv.errors import UsageError
 from edgepv.types import encode
+
+_OURS = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.([0-9a-f]{8})\.edgepv(\.[^.]+)?")
+"""Names of what is being written: .NAME.random.kernel.edgepv, and the file's own suffix."""
+OLD = ".old"
+ABANDONED_S, SETTLED_S = 7 * 86_400.0, 600.0
+MOST_BYTES = 200  # of a name: file systems take 255, and names of what is being written are longer
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 def sha256(path: Path) -> str:
@@ -30,13 +42,16 @@ def canonical(value: Any) -> str:
 
 def digest(value: Any) -> str:
     """Hex SHA-256 of the canonical JSON of any noun or plain data."""
-    return hashlib.sha256(canonical(value).encode()).hexdigest()
+    return hashlib.sha256(canonical(value).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole: to a temporary name beside it, then renamed over it."""
+    """Write a text file whole: to a temporary name beside it, then renamed over it.
+
+    Half a surrogate pair, which UTF-8 cannot hold, becomes its escape, which is what JSON says for it.
+    """
     with whole_file(path) as tmp:
-        tmp.write_text(text, encoding="utf-8")
+        tmp.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -66,7 +81,7 @@ def read_toml(path: Path, *, wanted: str) -> dict[str, Any]:
         raise UsageError(f"{path} does not exist. {wanted}")
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+    except (ValueError, RecursionError) as e:
         raise UsageError(f"{path} is not valid TOML: {e}") from e
 
 
@@ -74,21 +89,29 @@ def read_toml(path: Path, *, wanted: str) -> dict[str, Any]:
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path``, renamed onto it on success and removed on failure.
 
-    Raises UsageError if ``path`` is a folder.
+    What a kill leaves is removed by the next such write into the same folder.
+    Raises UsageError if ``path`` is there and is no plain file.
     """
-    if path.is_dir():
+    if path.is_dir() or not path.name:
         raise UsageError(f"{path} is a folder. Give the name of a file")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path} is a pipe or a device. Give the name of a file")
     path.parent.mkdir(parents=True, exist_ok=True)
-    fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(fd)
-    tmp = Path(name)
-    try:
-        yield tmp
-        _sync_file(tmp)
-        tmp.chmod(0o666 & ~_umask())
-        tmp.replace(path)
-    finally:
-        tmp.unlink(missing_ok=True)
+    sweep(path.parent)
+
+    def make() -> Path:
+        fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_tag() + path.suffix)
+        os.close(fd)
+        return Path(name)
+
+    with _held(make) as tmp:
+        try:
+            yield tmp
+            _sync_file(tmp)
+            tmp.chmod(0o666 & ~_umask())
+            tmp.replace(path)
+        finally:
+            tmp.unlink(missing_ok=True)
 
 
 def refuse_out(path: Path, option: str = "--out") -> None:
@@ -96,7 +119,11 @@ def refuse_out(path: Path, option: str = "--out") -> None:
     above = path.absolute().parent
     while not above.exists():
         above = above.parent
+    if path.name in ("", "..") or len(os.fsencode(path.name)) > MOST_BYTES:
+        raise UsageError(f"{option} {path}: give a name of its own, of at most {MOST_BYTES} bytes")
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise UsageError(f"{option} {path} is a pipe or a device. Give another place")
         if path.is_symlink() and not path.exists():
             raise UsageError(f"{option} {path} is a link that leads nowhere. Give another place")
         with tempfile.TemporaryFile(dir=above):
@@ -111,19 +138,118 @@ def refuse_out(path: Path, option: str = "--out") -> None:
 def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """A temporary folder beside ``path``, renamed to it on success and removed on failure.
 
-    Raises UsageError if ``path`` exists, unless ``replace``; then the old one goes only after the
-    new one is complete.
+    Raises UsageError if ``path`` exists, unless ``replace``; then the two change places in one step once the
+    new one is complete, and the old one goes. What a kill leaves is removed by the next such write beside it.
     """
+    sweep(path.parent)
     _refuse_existing(path, replace)
     path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    with _held(lambda: _make_folder(path.parent, path.name)) as tmp:
+        try:
+            yield tmp
+            tmp.chmod(0o777 & ~_umask())
+            _refuse_existing(path, replace)  # it may have appeared while we worked
+            _swap(tmp, path)
+        finally:
+            shutil.rmtree(tmp, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[None]:
+    """Have this process and its children keep their temporary files in one folder, removed at the end.
+
+    What a kill leaves of it is removed by the next process that comes here. Where none can be made, temporary
+    files go where they would have gone.
+    """
+    before, chosen = tempfile.tempdir, os.environ.get("TMPDIR")
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            above = Path(tempfile.gettempdir())
+            sweep(above)
+            folder = stack.enter_context(_held(lambda: _make_folder(above, "scratch")))
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
+            os.environ.pop("TMPDIR", None)
+            if chosen is not None:
+                os.environ["TMPDIR"] = chosen
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes of edgepv left in a folder, and nothing that lives or is not ours.
+
+    A process holds a lock on what it writes until it ends, however it ends. Another kernel's locks may not be
+    seen here (some network file systems): what it wrote goes when it is ABANDONED_S old.
+    """
+    with contextlib.suppress(OSError):
+        for path in list(folder.iterdir()):
+            if found := _OURS.fullmatch(path.name):
+                with contextlib.suppress(OSError):
+                    _sweep_one(path, found)
+
+
+def _sweep_one(path: Path, found: re.Match[str]) -> None:
+    with _opened(path) as fd:
+        info = os.fstat(fd)
+        if info.st_uid != os.geteuid() or time.time() - info.st_mtime < _spared_s(info.st_mode, found[2]):
+            return
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        place = path.with_name(found[1])
+        if not stat.S_ISDIR(info.st_mode):
+            path.unlink(missing_ok=True)
+        elif found[3] == OLD and not place.exists():  # killed between two renames: this is the only whole one
+            path.rename(place)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _spared_s(mode: int, kernel: str) -> float:
+    """How old something must be before its free lock counts: a writer may have put a new file there."""
+    if kernel != _kernel():
+        return ABANDONED_S
+    return SETTLED_S if stat.S_ISREG(mode) else 0.0 if stat.S_ISDIR(mode) else float("inf")
+
+
+@contextlib.contextmanager
+def _held(make: Callable[[], Path]) -> Iterator[Path]:
+    """What ``make`` made, locked for as long as the block lasts, so that no sweep takes it."""
+    with contextlib.ExitStack() as stack:
+        while True:
+            path = make()
+            with contextlib.suppress(OSError):  # a file system without locks: then no sweep gets one either
+                fcntl.flock(stack.enter_context(_opened(path)), fcntl.LOCK_EX)
+            if path.exists():  # no sweep was faster
+                break
+        yield path
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        yield tmp
-        tmp.chmod(0o777 & ~_umask())
-        _refuse_existing(path, replace)  # it may have appeared while we worked
-        _swap(tmp, path)
+        yield fd
     finally:
-        shutil.rmtree(tmp, ignore_errors=True)
+        os.close(fd)
+
+
+def _make_folder(above: Path, name: str) -> Path:
+    return Path(tempfile.mkdtemp(dir=above, prefix=f".{name}.", suffix=_tag()))
+
+
+def _tag() -> str:
+    return f".{_kernel()}.edgepv"
+
+
+@functools.cache
+def _kernel() -> str:
+    """Eight digits that name the running kernel: all who see one another's locks have the same."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:8]
+    except OSError:
+        return hashlib.sha256(os.uname().nodename.encode()).hexdigest()[:8]
 
 
 def _refuse_existing(path: Path, replace: bool) -> None:
@@ -134,19 +260,39 @@ def _refuse_existing(path: Path, replace: bool) -> None:
 
 
 def _swap(new: Path, path: Path) -> None:
-    """Put the folder ``new`` at ``path``; what was there goes last, and comes back if that fails."""
+    """Put the folder ``new`` at ``path``; what was there is at ``new`` then, or gone."""
     _sync(new)
     if not path.exists():
         new.rename(path)
-        return
-    old = new.with_name(new.name + ".old")
-    path.rename(old)
+    elif not _exchange(new, path):
+        _replace(new, path)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Have two paths change places in one step; False where the system cannot. Source: renameat2(2)."""
+    import ctypes
+
     try:
-        new.rename(path)
-    except BaseException:
-        old.rename(path)
-        raise
-    shutil.rmtree(old)
+        renameat2 = ctypes.CDLL(None).renameat2
+    except (OSError, AttributeError):
+        return False
+    names = os.fsencode(one), os.fsencode(other)
+    return bool(renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], ctypes.c_uint(_RENAME_EXCHANGE)) == 0)
+
+
+def _replace(new: Path, path: Path) -> None:
+    """The same in two steps. If the second fails, what was there comes back; after a kill by ``sweep``."""
+    old = new.with_name(new.name + OLD)
+    with _opened(path) as fd:
+        with contextlib.suppress(OSError):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.rename(old)
+        try:
+            new.rename(path)
+        except BaseException:
+            old.rename(path)
+            raise
+        shutil.rmtree(old)
 
 
 def _sync(folder: Path) -> None:

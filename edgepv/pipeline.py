@@ -69,6 +69,7 @@ PROBED = 32
 """Held-out clips of which one input each is kept, to look inside a model and to time it."""
 PICTURE_DROP_DB = 0.3
 MOST_PIXELS = 4096
+MOST_COUNT = 10_000
 """Largest height and width of frames that a model may be given."""
 STRAY = "kept out of the bundle"
 CHANGES = {
@@ -188,6 +189,7 @@ def check_options(options: Options, targets: Sequence[Target]) -> None:
                 f"{', '.join(target.precisions)}"
             )
         folder = bundle_folder(options, target.name)
+        refuse_out(folder)
         for path in (folder, _zip_of(folder)):
             refuse_out(path)
             if path.exists() and not options.force:
@@ -199,6 +201,7 @@ def check_options(options: Options, targets: Sequence[Target]) -> None:
                 raise TargetUnavailableError(
                     f"packing for {target.name} needs {module}. Run: pip install 'edgepv[{extra}]'"
                 )
+    _refuse_huge(options)
     if not 0 <= options.max_drop <= 100:
         raise UsageError(
             f"--max-drop {options.max_drop:g}: give points of accuracy, or dB of a restorer, 0 or more"
@@ -226,6 +229,21 @@ def check_options(options: Options, targets: Sequence[Target]) -> None:
         raise UsageError(f"--latency-ms {options.latency_ms:g}: give a time above 0")
     if options.clips and not Path(options.clips).is_dir():
         raise UsageError(f"{options.clips} is not a folder. --clips wants a folder of video clips")
+
+
+def _refuse_huge(options: Options) -> None:
+    """Raise UsageError for a count that is none of frames, channels, layers, particles or epochs."""
+    counts = {
+        "--every": options.every,
+        "--multiple": options.multiple,
+        "--tune-epochs": options.tune_epochs,
+        "--qat": options.qat,
+        "--keep-float": options.keep_float,
+        "--particles": options.particles,
+    }
+    for name, count in counts.items():
+        if count is not None and count > MOST_COUNT:
+            raise UsageError(f"{name} {count}: give a number up to {MOST_COUNT}")
 
 
 def _refuse_unheeded(options: Options) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgepv.bundle import Bundle
+from edgepv.console import tell
 from edgepv.files import whole_file
 from edgepv.optional import need
 from edgepv.stats import METRIC_NAMES, SQNR_CAP_DB, worded
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from edgepv.quantize.sparsity import LayerSparsity
     from edgepv.replay import Replayed
     from edgepv.stream.explain import Account, Row, Told
-    from edgepv.update import State
+    from edgepv.update import State, Trust
 
 UNKNOWN = "not measured"
 
@@ -30,7 +31,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A plain table as wide as its content, so that a pipe keeps every column."""
     widths = [max(len(str(r[i])) for r in (header, *rows)) for i in range(len(header))]
     for row in (header, ["-" * w for w in widths], *rows):
-        print("  ".join(str(cell).ljust(w) for cell, w in zip(row, widths)).rstrip())
+        tell("  ".join(str(cell).ljust(w) for cell, w in zip(row, widths)).rstrip())
 
 
 def exported(made: Sequence[Exported]) -> None:
@@ -53,11 +54,11 @@ def exported(made: Sequence[Exported]) -> None:
             rows.setdefault((row.variant, row.target), _cells(row, row.variant == one.chosen.variant))
     table(header, list(rows.values()))
     for one in made:
-        print(f"\n{one.target}")
+        tell(f"\n{one.target}")
         for reason in one.report.reasons:
-            print(f"  {reason}")
-        print(f"  bundle {one.folder} ({one.folder}.zip), digest {one.digest[:16]}")
-        print(f"  report {one.folder}/report.html")
+            tell(f"  {reason}")
+        tell(f"  bundle {one.folder} ({one.folder}.zip), digest {one.digest[:16]}")
+        tell(f"  report {one.folder}/report.html")
 
 
 def _metric(made: Sequence[Exported]) -> str:
@@ -110,7 +111,7 @@ def summary(found: dict[str, Any]) -> None:
     verdict = ""
     if "label" in found:
         verdict = f"{found['label'] or 'no valid answer'} ({found['score'] or 0:.0%}); "
-    print(
+    tell(
         f"{found['variant']}: {verdict}"
         f"{found['frames_answered']} answers of {found['frames_read']} frames, {found['drops']} dropped; "
         f"p50 {found['p50_ms']:.2f}, p95 {found['p95_ms']:.2f}, p99 {found['p99_ms']:.2f} ms on "
@@ -151,7 +152,7 @@ def sparsity(found: Sequence[LayerSparsity]) -> None:
     ]
     table(("layer", "weights", "groups of four", "energy 2:4 would keep"), rows)
     sparse = sum(row.weights for row in found if row.sparse)
-    print(f"\n{sparse} of {sum(row.weights for row in found)} weights lie in layers that meet 2:4")
+    tell(f"\n{sparse} of {sum(row.weights for row in found)} weights lie in layers that meet 2:4")
 
 
 def audited(found: Audit) -> None:
@@ -159,14 +160,14 @@ def audited(found: Audit) -> None:
     rows = [(c.node, c.planned, c.executed or UNKNOWN) for c in found.convolutions]
     table(("convolution", "planned", "runs in"), rows)
     planned = sum(c.planned == "int8" for c in found.convolutions)
-    print(
+    tell(
         f"{found.int8} of {planned} planned convolutions run in INT8; silently in float: "
         f"{len(found.silent_float)}"
     )
     for island in found.islands:
-        print(f"float      {island.first}: {', '.join(island.operators)}")
+        tell(f"float      {island.first}: {', '.join(island.operators)}")
     if found.conversions is not None:
-        print(f"converts   {found.conversions} times ({found.source})")
+        tell(f"converts   {found.conversions} times ({found.source})")
 
 
 def _pattern(row: LayerSparsity) -> str:
@@ -226,7 +227,7 @@ def replayed(rows: Sequence[Replayed]) -> None:
         ],
     )
     first = rows[0]
-    print(f"\ndeadline {first.limit_ms:.1f} ms, a frame every {first.period_ms:.1f} ms")
+    tell(f"\ndeadline {first.limit_ms:.1f} ms, a frame every {first.period_ms:.1f} ms")
 
 
 def ladder(b: Bundle) -> None:
@@ -242,17 +243,19 @@ def ladder(b: Bundle) -> None:
     ]
     table(header, rows)
     for reason in b.measured.reasons:
-        print(f"  {reason}")
+        tell(f"  {reason}")
 
 
-def slots(root: Path, state: State) -> None:
-    """Which slot runs, and what happened last."""
+def slots(root: Path, state: State, trust: Trust | None) -> None:
+    """Which slot runs, whose bundles are taken, and what happened last."""
     running = "nothing is installed" if state.active is None else f"slot {state.active} runs"
     trial = f", on trial, started {state.starts} times" if state.trial else ""
-    print(f"{root}: {running}{trial}")
+    tell(f"{root}: {running}{trial}")
+    if trust and trust.key:
+        tell(f"  takes bundles signed by key {trust.key}, version {trust.version} or newer")
     for one in state.history[-5:]:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(one.time))
-        print(
+        tell(
             f"  {when} UTC  {one.what}  {one.digest[:12]}  {one.why}"
             + (f" ({one.times} times)" if one.times > 1 else "")
         )
@@ -262,23 +265,23 @@ def bundle(b: Bundle) -> None:
     """What a bundle holds."""
     c, m, spec = b.content, b.measured, b.content.spec
     stream = c.stream
-    print(f"{c.name} for {c.target}, {m.status}, digest {b.digest[:16]}")
-    print(f"input      {spec.input.shape} {spec.input.layout}, {spec.colour}, {spec.fps} frames per second")
-    print(f"labels     {', '.join(spec.labels)}")
+    tell(f"{c.name} for {c.target}, {m.status}, digest {b.digest[:16]}")
+    tell(f"input      {spec.input.shape} {spec.input.layout}, {spec.colour}, {spec.fps} frames per second")
+    tell(f"labels     {', '.join(spec.labels)}")
     if stream:
         field = stream.receptive_field or "not bounded"
-        print(
+        tell(
             f"stream     {len(stream.states)} states, {stream.state_bytes / 1024:.0f} KB; valid after "
             f"{stream.warmup} frames, looks back on {field}"
         )
         if stream.exactness:
-            print(f"           {exactness(stream, spec.fps)}")
+            tell(f"           {exactness(stream, spec.fps)}")
     else:
-        print(f"stream     none: the host keeps {spec.frames} frames and computes all for each answer")
-    print(f"runs       {m.run}; accuracy gate: {m.verdict}")
+        tell(f"stream     none: the host keeps {spec.frames} frames and computes all for each answer")
+    tell(f"runs       {m.run}; accuracy gate: {m.verdict}")
     for reason in m.reasons:
-        print(f"           {reason}")
-    print(f"answers    {c.postprocessing}")
+        tell(f"           {reason}")
+    tell(f"answers    {c.postprocessing}")
     table(
         ("variant", "engine", "precision", "form", "file", "KB"),
         [
@@ -295,7 +298,7 @@ def bundle(b: Bundle) -> None:
     )
     for step in c.steps:
         tools = ", ".join(f"{k} {v}" for k, v in step.tools.items())
-        print(f"step       {step.name} {step.options or ''} with {tools}")
+        tell(f"step       {step.name} {step.options or ''} with {tools}")
 
 
 def model_rows(zoo: Any) -> list[dict[str, Any]]:
@@ -337,16 +340,18 @@ KINDS = {
 
 def stream(account: Account) -> None:
     """What became of a model: its layers, what a result costs, and what that means."""
-    print(f"{account.model}: {KINDS[account.tier]}\n")
+    tell(f"{account.model}: {KINDS[account.tier]}\n")
     if account.streams:
         _layers(account.streams)
-        print("\nrate: frames between two rows of a layer. delay: frames that a row is late.")
-        print("GFLOPs: 10^9 operations of convolutions and matrix products; a multiply and an add are two.\n")
+        tell("\nrate: frames between two rows of a layer. delay: frames that a row is late.")
+        tell("GFLOPs: 10^9 operations of convolutions and matrix products; a multiply and an add are two.\n")
     if account.savings:
         _savings(account)
-        print()
+        tell()
     for about, text in account.says.items():
-        print(textwrap.fill(f"{about:8} {text}", 110, subsequent_indent=" " * 9, break_long_words=False))
+        wrapped = textwrap.wrap(f"{about:8} {text}", 110, subsequent_indent=" " * 9, break_long_words=False)
+        for part in wrapped:
+            tell(part)
 
 
 def _layers(streams: Sequence[Told]) -> None:

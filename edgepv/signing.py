@@ -1,4 +1,4 @@
-"""Signed bundles: Ed25519 over the very bytes of the manifest, which names every other file by digest.
+"""Signed bundles: Ed25519 over a version and the manifest's very bytes, which hold every other file's digest.
 
 A valid signature together with ``bundle.check`` covers the whole bundle, what was made and what was
 measured. The device holds the public key only.
@@ -11,7 +11,8 @@ import binascii
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +22,26 @@ from edgepv.files import write_json, write_text
 from edgepv.optional import need
 from edgepv.types import decode
 
-SCHEMA = 1
+SCHEMA = 2
 ALGORITHM = "ed25519"
 PREFIX = b"edgepv-manifest-v1\0"  # a signature made for anything else is none for a manifest
+PREFIX_2 = b"edgepv-manifest-v2\0"  # the version follows, in decimal, and one more 0
+MAX_VERSION = 2**63 - 1
 MAX_BYTES = 4096
 
 
 @dataclass(frozen=True)
 class Signature:
-    """What manifest.sig holds. key: id of the public key. signature: base64 of 64 bytes."""
+    """What manifest.sig holds. key: id of the public key. signature: base64 of 64 bytes.
+
+    version: 1 to MAX_VERSION, signed with the manifest; the higher one is the newer. 0: schema 1 had none.
+    """
 
     schema: int
     algorithm: str
     key: str
     signature: str
+    version: int = 0
 
 
 def keygen(private: Path) -> Path:
@@ -43,6 +50,8 @@ def keygen(private: Path) -> Path:
     Raises UsageError if either file exists: a lost private key cannot be made again.
     """
     ed25519, pem = _ed25519(), _serialization()
+    if private.name in ("", ".."):
+        raise UsageError(f"{private} is a folder. Give the name of a file")
     public = private.with_name(f"{private.stem}.pub.pem")
     for path in (private, public):
         if path.exists() or path.is_symlink():
@@ -60,23 +69,29 @@ def keygen(private: Path) -> Path:
     return public
 
 
-def sign(folder: Path, private_key: Path) -> str:
-    """Write manifest.sig beside the manifest; returns the key id. An earlier signature is replaced.
+def sign(folder: Path, private_key: Path, version: int | None = None) -> Signature:
+    """Write manifest.sig beside the manifest and return what it holds. An earlier signature is replaced.
 
-    Raises UsageError if the bundle is not whole (a signature would vouch for the damage), SignatureError
-    if the key cannot be used.
+    version: by default the seconds since 1970, which grow by themselves.
+    Raises UsageError if the bundle is not whole (a signature would vouch for the damage) or for another
+    version, SignatureError if the key cannot be used.
     """
+    version = int(time.time()) if version is None else version
+    if not 1 <= version <= MAX_VERSION:
+        raise UsageError(f"--version {version}: give a whole number from 1 to {MAX_VERSION}")
     key = _private(private_key)
     manifest = bundle.manifest_bytes(folder)
     bundle.check(bundle.parse(folder, manifest))
     name = key_id(key.public_key())
-    signature = base64.b64encode(key.sign(PREFIX + manifest)).decode("ascii")
-    write_json(folder / bundle.SIGNATURE, Signature(SCHEMA, ALGORITHM, name, signature))
-    return name
+    made = Signature(SCHEMA, ALGORITHM, name, "", version)
+    signature = base64.b64encode(key.sign(_signed_bytes(made, manifest))).decode("ascii")
+    made = replace(made, signature=signature)
+    write_json(folder / bundle.SIGNATURE, made)
+    return made
 
 
-def verify(folder: Path, public_key: Path) -> str:
-    """Id of the key that signed the manifest, which is the one given.
+def verify(folder: Path, public_key: Path) -> Signature:
+    """The signature of the manifest, made by the key given.
 
     Says nothing about the other files: see ``read_signed`` and ``bundle.check``.
     Raises SignatureError if the bundle is not signed, by another key, or was changed since.
@@ -106,10 +121,10 @@ def key_id(public_key: Any) -> str:
     return hashlib.sha256(raw).hexdigest()[:16]
 
 
-def _verify(folder: Path, manifest: bytes, public_key: Path) -> str:
+def _verify(folder: Path, manifest: bytes, public_key: Path) -> Signature:
     key = _public(public_key)
     wanted = key_id(key)
-    found, raw = _read_signature(folder)
+    found, raw = read_signature(folder)
     if found.key != wanted:
         raise SignatureError(
             f"{folder} is signed by key {found.key}, not by {wanted} ({public_key}). "
@@ -118,17 +133,27 @@ def _verify(folder: Path, manifest: bytes, public_key: Path) -> str:
     from cryptography.exceptions import InvalidSignature
 
     try:
-        key.verify(raw, PREFIX + manifest)
+        key.verify(raw, _signed_bytes(found, manifest))
     except InvalidSignature:
         raise SignatureError(
             f"{folder}: {bundle.MANIFEST} is not what key {wanted} signed; it or the signature was changed "
             "since. Copy the bundle again"
         ) from None
-    return wanted
+    return found
 
 
-def _read_signature(folder: Path) -> tuple[Signature, bytes]:
-    """manifest.sig and the 64 bytes in it. Raises SignatureError if it is missing or malformed."""
+def _signed_bytes(found: Signature, manifest: bytes) -> bytes:
+    """What the key signs: the manifest, since schema 2 with the version before it."""
+    if found.schema == 1:
+        return PREFIX + manifest
+    return PREFIX_2 + str(found.version).encode() + b"\0" + manifest
+
+
+def read_signature(folder: Path) -> tuple[Signature, bytes]:
+    """manifest.sig and the 64 bytes in it, of which nothing was verified.
+
+    Raises SignatureError if it is missing or malformed.
+    """
     path = folder / bundle.SIGNATURE
     if not path.is_file():
         raise SignatureError(
@@ -140,8 +165,10 @@ def _read_signature(folder: Path) -> tuple[Signature, bytes]:
         if len(text) > MAX_BYTES:
             raise ValueError(f"it is larger than {MAX_BYTES} bytes")
         signature = decode(Signature, json.loads(text.decode("utf-8")), where=bundle.SIGNATURE)
-        if (signature.schema, signature.algorithm) != (SCHEMA, ALGORITHM):
+        if signature.schema not in (1, SCHEMA) or signature.algorithm != ALGORITHM:
             raise ValueError(f"schema {signature.schema}, algorithm '{signature.algorithm}' are not known")
+        if (signature.schema == 1) != (signature.version == 0) or not 0 <= signature.version <= MAX_VERSION:
+            raise ValueError(f"{signature.version} is no version of schema {signature.schema}")
         raw = base64.b64decode(signature.signature, validate=True)
         if len(raw) != 64:
             raise ValueError(f"the signature has {len(raw)} bytes, not 64")

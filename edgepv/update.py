@@ -3,6 +3,7 @@
     ROOT/slots/a, ROOT/slots/b   one bundle each
     ROOT/current                 a link to the slot to run
     ROOT/state.json              which slot is good, which is on trial, and what happened
+    ROOT/trust.json              whose bundles are taken, and their highest version; a copy in ROOT/slots
 
 state.json is the truth and ``current`` follows it: the state is written first, so a power cut between the
 two is put right by the next ``started`` or ``recover``. A slot that the state names is never written to.
@@ -16,24 +17,29 @@ import fcntl
 import math
 import os
 import shutil
+import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from edgepv import bundle
 from edgepv.bundle import GOLDEN, Bundle
-from edgepv.errors import EdgepvError, LatencyGateError, ParityError, UsageError
-from edgepv.files import read_json, write_json
+from edgepv.errors import EdgepvError, LatencyGateError, ParityError, SignatureError, UsageError
+from edgepv.files import digest, read_json, write_json
 from edgepv.golden import of_variant, replay
 from edgepv.runtimes import open_session
-from edgepv.signing import read_signed, verify
+from edgepv.signing import Signature, read_signature, read_signed, verify
 from edgepv.stats import percentiles_ms
 from edgepv.types import decode
 
 Slot = Literal["a", "b"]
+SLOTS: tuple[Slot, ...] = ("a", "b")
 STATE = "state.json"
+TRUST = "trust.json"
+LOCK_WAIT_S = 30.0
+LOCK_POLL_S = 0.05
 MAX_STARTS = 3
 MAX_HISTORY = 50
 MAX_SEEN = 200
@@ -91,6 +97,27 @@ class State:
 
 
 @dataclass(frozen=True)
+class Trust:
+    """Whose bundles a device takes.
+
+    key: id of the public key that must have signed them. None: they need not be signed.
+    version: the highest one of that key that was put on trial here.
+    """
+
+    schema: Literal[1] = 1
+    key: str | None = None
+    version: int = 0
+
+
+@dataclass(frozen=True)
+class _Sealed:
+    """What trust.json holds: one flipped bit would be another version."""
+
+    trust: Trust
+    digest: str
+
+
+@dataclass(frozen=True)
 class SelfTest:
     """What a bundle must do before it may be tried. p99_ms: limit for one step of the variant that will run,
     preprocessing and engine, over ``steps`` golden frames after a warm-up; None: only measured."""
@@ -101,17 +128,24 @@ class SelfTest:
 
 
 def install(
-    root: Path, new: Path, key: Path | None = None, *, again: bool = False, test: SelfTest | None = None
+    root: Path,
+    new: Path,
+    key: Path | None = None,
+    *,
+    again: bool = False,
+    change_key: bool = False,
+    test: SelfTest | None = None,
 ) -> State:
     """Put a bundle (folder or zip) on trial; the first one of all is committed at once.
 
-    key: the public key that must have signed it. again: accept a bundle that ran here before.
+    key: the public key that must have signed it; once one was used, it is asked for ever after. again: accept
+    a bundle that ran here before, or is older than one that did. change_key: accept another key, or none.
     Raises SignatureError, ParityError, LatencyGateError or UsageError with nothing changed but the history.
     """
-    (root / "slots").mkdir(parents=True, exist_ok=True)
+    _make(root / "slots")
     with _one_update(root):
         try:
-            return _install(root, new, key, again, test or SelfTest())
+            return _install(root, new, key, again, change_key, test or SelfTest())
         except EdgepvError as e:
             _note_refusal(root, str(e))
             raise
@@ -148,13 +182,13 @@ def started(root: Path) -> Path:
 
 def stopped(root: Path) -> None:
     """To be called when the runner ends as it should, so that the next start is not taken for a crash."""
-    with _locked(root), contextlib.suppress(OSError):  # a full disk is no reason to end otherwise
+    with contextlib.suppress(OSError, UsageError), _locked(root):  # no reason to end otherwise
         _save(root, replace(read_state(root), running=False))
 
 
 def observed(root: Path, rate: Rate) -> None:
     """Keep the event rate of the good bundle, to compare the next one with. Ignored during a trial."""
-    with _locked(root), contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, UsageError), _locked(root):
         state = read_state(root)
         if state.trial is None:
             _save(root, replace(state, rate=rate))
@@ -337,21 +371,23 @@ def at_least(k: int, n: int, p: float) -> float:
     return min(1.0, sum(math.exp(w + i * logs[0] + (n - i) * logs[1]) for i, w in enumerate(ways, k)))
 
 
-def _install(root: Path, new: Path, key: Path | None, again: bool, test: SelfTest) -> State:
+def _install(root: Path, new: Path, key: Path | None, again: bool, change_key: bool, test: SelfTest) -> State:
     staging = root / "slots" / ".new"
     try:
         with bundle.opened(new) as source:
-            if key:
-                verify(source.folder, key)
+            _trusted(root, verify(source.folder, key) if key else None, again, change_key)
             bundle.check(source)
             _refuse(root, read_state(root), source.digest, again)
             _copy(source.folder, staging)
+        signature = verify(staging, key) if key else None
         fresh = read_signed(staging, key) if key else bundle.read(staging)
         bundle.check(fresh)  # what was copied is what will run: only its own check counts
         p99_ms = _tested(fresh, test)
         with _locked(root):
             _refuse(root, read_state(root), fresh.digest, again)
-            return _place(root, staging, fresh.digest, f"self-test passed, p99 {p99_ms:.1f} ms")
+            trust, asked = _trusted(root, signature, again, change_key)
+            _save_trust(root, trust)  # before the bundle: no power cut leaves it running and forgotten
+            return _place(root, staging, fresh.digest, f"self-test passed, p99 {p99_ms:.1f} ms{asked}")
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -376,6 +412,76 @@ def _refuse(root: Path, state: State, digest: str, again: bool) -> None:
         raise UsageError(
             f"bundle {digest[:12]} ran here before{reason}. To go back to it ask for it: --again"
         )
+
+
+def _trusted(root: Path, found: Signature | None, again: bool, change_key: bool) -> tuple[Trust, str]:
+    """Whose bundles are taken once this one is placed, and what was asked for to take it, for the history.
+
+    found: the verified signature; None: no key was given. Raises SignatureError for another key than before
+    or none, UsageError for an older version.
+    """
+    known = read_trust(root) or Trust()
+    offered = Trust(key=found.key, version=found.version) if found else Trust()
+    if known.key is None:
+        return offered, ""
+    if found is None or found.key != known.key:
+        if not change_key:
+            which = f"is signed by key {found.key}" if found else "was given without --key"
+            raise SignatureError(
+                f"{root} takes bundles signed by key {known.key}, and this one {which}. Give that key with "
+                "--key, or ask for the change: --change-key"
+            )
+        return offered, f"; asked for: key {offered.key or 'none'} after {known.key}"
+    if offered.version >= known.version:
+        return offered, ""
+    if not again:
+        raise UsageError(
+            f"this bundle's version {found.version} is older than {known.version}, which was here before. "
+            "Sign a newer one, or ask for this one: --again"
+        )
+    return known, f"; asked for: version {found.version} after {known.version}"
+
+
+def read_trust(root: Path) -> Trust | None:
+    """Whose bundles are taken; None: nothing is known, and nothing here is signed.
+
+    The first copy is the newer one. Where both are lost, or were never written, the signatures in the slots
+    stand in for them.
+    """
+    return _stored_trust(root) or _stored_trust(root / "slots") or _trust_of_slots(root)
+
+
+def _stored_trust(folder: Path) -> Trust | None:
+    """What one copy holds; None if it cannot be read, or is not as it was written."""
+    try:
+        stored = decode(_Sealed, read_json(folder / TRUST), where=TRUST)
+    except (UsageError, OSError):
+        return None
+    return stored.trust if stored.digest == digest(stored.trust) else None
+
+
+def _trust_of_slots(root: Path) -> Trust | None:
+    """The key that signed the active slot's bundle, or else the other's, and the highest version of it."""
+    signed = [one for slot in SLOTS if (one := _signature(root, slot))]
+    if not signed:
+        return None
+    first = _signature(root, read_state(root).active) or signed[0]
+    return Trust(key=first.key, version=max(one.version for one in signed if one.key == first.key))
+
+
+def _signature(root: Path, slot: Slot | None) -> Signature | None:
+    try:
+        return read_signature(_folder(root, slot))[0]
+    except SignatureError:
+        return None
+
+
+def _save_trust(root: Path, trust: Trust) -> None:
+    """Write both copies; the first is never older than the second."""
+    for folder in (root, root / "slots"):
+        if _stored_trust(folder) != trust:
+            write_json(folder / TRUST, _Sealed(trust, digest(trust)))
+            _sync(folder)
 
 
 def _copy(source: Path, staging: Path) -> None:
@@ -461,7 +567,8 @@ def _recovered(root: Path) -> State:
 
 def _clear(root: Path) -> None:
     """Remove what a power cut left half done. An install that is at work now keeps its files."""
-    for path in (*root.glob(f".{STATE}.*"), root / ".current.new"):
+    left = [*root.glob(f".{STATE}.*"), *root.glob(f".{TRUST}.*"), *root.glob(f"slots/.{TRUST}.*")]
+    for path in (*left, root / ".current.new"):
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
     with contextlib.suppress(UsageError, OSError), _one_update(root):
@@ -474,6 +581,8 @@ def _damage(root: Path, slot: Slot) -> str | None:
         bundle.check(bundle.read(root / "slots" / slot))
     except (UsageError, OSError) as e:
         return str(e)
+    except Exception as e:  # whatever a reader stumbles over, the other slot is to run
+        return f"it cannot be read ({type(e).__name__}: {e})"
     return None
 
 
@@ -483,7 +592,7 @@ def _digest(root: Path, slot: Slot | None) -> str:
         return ""
     try:
         return bundle.read(root / "slots" / slot).digest
-    except (UsageError, OSError):
+    except Exception:  # see _damage
         return ""
 
 
@@ -491,19 +600,40 @@ def _folder(root: Path, slot: Slot | None) -> Path:
     return root / "slots" / str(slot)
 
 
+def is_root(path: Path) -> bool:
+    """Whether a folder holds two slots rather than a bundle, even if its state is lost."""
+    return (path / STATE).is_file() or ((path / "slots").is_dir() and not (path / bundle.MANIFEST).exists())
+
+
 def read_state(root: Path) -> State:
-    """state.json; if it cannot be read, what ``current`` points at counts as good."""
-    link = root / "current"
-    if not (root / STATE).exists() and not link.is_symlink():
-        return State()
+    """state.json; if it cannot be read, what ``current`` points at counts as good, else what a slot holds."""
     try:
         return decode(State, read_json(root / STATE), where=STATE)
-    except UsageError as e:
-        name = link.readlink().name if link.is_symlink() else ""
-        good: Slot | None = "a" if name == "a" else "b" if name == "b" else None
-        digest = _digest(root, good)
-        rebuilt = State(good=good, seen=(digest,) if digest else ())
-        return _noted(rebuilt, "repaired", digest, f"{STATE} could not be read ({e})")
+    except PermissionError:
+        raise
+    except Exception as e:  # whatever it holds, it is no state
+        filled = [slot for slot in SLOTS if _folder(root, slot).is_dir()]
+        if not filled and not (root / STATE).exists():
+            return State()
+        pointed = _pointed(root)
+        good = pointed if pointed and _damage(root, pointed) is None else _newest(root, filled) or pointed
+        seen = tuple(d for slot in filled if (d := _digest(root, slot)))
+        why = f"{STATE} could not be read ({e})"
+        return _noted(State(good=good, seen=seen), "repaired", _digest(root, good), why)
+
+
+def _pointed(root: Path) -> Slot | None:
+    """The slot that ``current`` points at."""
+    link = root / "current"
+    name = link.readlink().name if link.is_symlink() else ""
+    return next((slot for slot in SLOTS if slot == name), None)
+
+
+def _newest(root: Path, slots: Sequence[Slot]) -> Slot | None:
+    """The slot with a whole bundle, of two the one with the higher signed version."""
+    whole = [slot for slot in slots if _damage(root, slot) is None]
+    versions = {slot: one.version if (one := _signature(root, slot)) else 0 for slot in whole}
+    return max(whole, key=lambda slot: versions[slot], default=None)
 
 
 def _save(root: Path, state: State) -> None:
@@ -530,7 +660,7 @@ def _noted(
     why: str,
 ) -> State:
     """The state with one more outcome; the same outcome twice in a row is counted, not repeated."""
-    why = why[:MAX_WHY]
+    why = why.encode("utf-8", "backslashreplace").decode("utf-8")[:MAX_WHY]
     times, before = 1, state.history
     if before and (before[-1].what, before[-1].digest, before[-1].why) == (what, digest, why):
         times, before = before[-1].times + 1, before[:-1]
@@ -544,31 +674,97 @@ def _note_refusal(root: Path, why: str) -> None:
 
 @contextlib.contextmanager
 def _locked(root: Path) -> Iterator[None]:
-    """Alone with the state for as long as the block lasts; waits for its turn, which is short."""
+    """Alone with the state for as long as the block lasts; waits for its turn, which is short.
+
+    Raises UsageError if it does not come within LOCK_WAIT_S, or the lock is another user's.
+    """
     if not root.is_dir():
-        raise UsageError(f"{root} does not exist. Install a bundle with: edgepv update install")
-    with _lock(root / "lock", fcntl.LOCK_EX):
+        raise UsageError(f"{root} does not exist. Install a bundle with: edgepv update ROOT BUNDLE")
+    path = root / "lock"
+    with _lock(path, LOCK_WAIT_S, lambda who: f"{path} was held for {LOCK_WAIT_S:g} s by {who}. End it"):
         yield
 
 
 @contextlib.contextmanager
 def _one_update(root: Path) -> Iterator[None]:
     """The only update at work for as long as the block lasts. Raises UsageError if there is another."""
-    try:
-        with _lock(root / "install.lock", fcntl.LOCK_EX | fcntl.LOCK_NB):
-            yield
-    except BlockingIOError:
-        raise UsageError(f"{root}: another update is at work. Wait for it to end") from None
+    with _lock(
+        root / "install.lock",
+        0.0,
+        lambda who: f"{root}: another update is at work, {who}. Wait for it to end",
+    ):
+        yield
 
 
 @contextlib.contextmanager
-def _lock(path: Path, how: int) -> Iterator[None]:
-    fd = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+def _lock(path: Path, wait_s: float, held_by: Callable[[str], str]) -> Iterator[None]:
+    """Hold a lock file that only its owner may open: who can open a file can hold its lock for ever.
+
+    held_by: what to say, given who holds it for longer than ``wait_s``.
+    """
     try:
-        fcntl.flock(fd, how)
+        fd = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except PermissionError:
+        raise UsageError(
+            f"{path} cannot be opened by this user. Let one user run both edgepv update and edgepv run"
+        ) from None
+    try:
+        _close_to_others(fd, path)
+        end = time.monotonic() + wait_s
+        while not _taken(fd):
+            if time.monotonic() >= end:
+                raise UsageError(held_by(_holder(path)))
+            time.sleep(LOCK_POLL_S)
         yield
     finally:
         os.close(fd)
+
+
+def _close_to_others(fd: int, path: Path) -> None:
+    """Have only the owner of the folder open a lock file; an older edgepv let everyone."""
+    info = os.fstat(fd)
+    if stat.S_ISREG(info.st_mode) and info.st_nlink == 1:  # else it is someone's trap for root
+        with contextlib.suppress(OSError):
+            os.fchmod(fd, 0o600)
+            _give(fd, path.parent)
+
+
+def _taken(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _holder(path: Path) -> str:
+    """Who holds a lock, as far as Linux tells. Source: proc(5), /proc/locks."""
+    with contextlib.suppress(OSError, ValueError):
+        inode = f":{path.stat().st_ino}"
+        for line in Path("/proc/locks").read_text(encoding="ascii").splitlines():
+            _, kind, _, _, process, place, *_ = line.split()
+            if kind == "FLOCK" and place.endswith(inode):
+                return f"process {process}"
+    return "another process"
+
+
+def _make(folder: Path) -> None:
+    """Make a folder and those above it."""
+    if not folder.is_dir():
+        _make(folder.parent)
+        folder.mkdir(exist_ok=True)
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            _give(fd, folder.parent)
+        finally:
+            os.close(fd)
+
+
+def _give(fd: int, above: Path) -> None:
+    """What root makes belongs to the owner of the folder it lies in, whose service runs from there."""
+    if os.geteuid() == 0:
+        owner = above.stat()
+        os.fchown(fd, owner.st_uid, owner.st_gid)
 
 
 def _sync(path: Path) -> None:

@@ -135,12 +135,16 @@ class Output:
         return any(getattr(sink, "ended", False) for sink in self._sinks)
 
     def summary(self) -> Record:
-        """Counts, and percentiles over the last 20,000 replies, in ms: each stage, the total, and the age."""
+        """Counts, and percentiles over the last 20,000 replies, in ms: each stage, the total, and the age.
+
+        "lost": records that no receiver will get, whatever the reason; they are in the metrics by receiver.
+        """
         with self._lock:
             times = {name: percentiles_ms(list(seen)) for name, seen in self._latest.items() if seen}
             return {
                 "camera": self.camera,
                 **dict(sorted(self.counts.items())),
+                "lost": sum(sink.counts()["lost"] for sink in self._sinks),
                 "ms": {
                     name: {p: round(v, 3) for p, v in zip(("p50", "p95", "p99"), found)}
                     for name, found in times.items()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgepv import cache
+from edgepv import cache, files
 from edgepv.cache import cached, root
 
 
@@ -42,6 +42,24 @@ def test_a_truncated_result_is_made_again() -> None:
     folder, _, _ = cached({"step": "x"}, _make)
     (folder / "result.json").write_text('{"files": ')
     assert cached({"step": "x"}, _make)[2] is False
+
+
+def test_no_changed_byte_of_a_result_passes() -> None:
+    folder, _, _ = cached({"step": "x"}, _make)
+    whole = (folder / "result.json").read_bytes()
+    for at in range(len(whole)):
+        data = bytearray(whole)
+        data[at] ^= 1
+        (folder / "result.json").write_bytes(data)
+        found = cache._read(folder)
+        assert found is None or found["result"] == {"n": 5}, at  # a blank may change into another
+
+
+def test_what_a_killed_run_left_in_the_cache_goes_with_the_next_hit(tmp_path: Path) -> None:
+    cached({"step": "x"}, _make)
+    (root() / f".0123.abcdefgh.{files._kernel()}.edgepv").mkdir()
+    assert cached({"step": "x"}, _make)[2] is True
+    assert len(list(root().iterdir())) == 1
 
 
 def test_a_step_that_fails_leaves_no_entry() -> None:

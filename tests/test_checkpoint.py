@@ -43,12 +43,27 @@ def _file(folder: Path, text: str) -> str:
 
 def test_a_builder_that_exits_is_refused(tmp_path: Path) -> None:
     name = _file(tmp_path, "import sys\ndef build():\n    sys.exit(0)\n")
-    assert _refusal(call_builder, name) == (f"builder {name} called sys.exit; it must return a torch module")
+    assert _refusal(call_builder, name) == (
+        f"builder {name} called sys.exit or os._exit; it must return a torch module"
+    )
 
 
 def test_a_file_that_exits_when_imported_is_refused(tmp_path: Path) -> None:
     name = _file(tmp_path, "raise SystemExit\n")
-    assert "net.py cannot be imported: it called sys.exit. Put" in _refusal(find_function, name)
+    assert "net.py cannot be imported: it called sys.exit or os._exit. Put" in _refusal(find_function, name)
+
+
+@pytest.mark.parametrize(
+    "odd", ["GeneratorExit", "BaseException('mine')", "type('Mine', (BaseException,), {})"]
+)
+def test_whatever_a_builder_raises_is_refused(tmp_path: Path, odd: str) -> None:
+    assert " raised " in _refusal(call_builder, _file(tmp_path, f"def build():\n    raise {odd}\n"))
+    assert "cannot be imported" in _refusal(find_function, _file(tmp_path, f"raise {odd}\n"))
+
+
+def test_a_stop_while_a_builder_runs_is_a_stop(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        call_builder(_file(tmp_path, "def build():\n    raise KeyboardInterrupt\n"))
 
 
 def test_a_builders_long_complaint_is_cut_to_its_first_line(tmp_path: Path) -> None:

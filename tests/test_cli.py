@@ -287,6 +287,14 @@ def test_gates_end_with_their_own_exit_code(
         (["--min-sqnr", "inf"], "--min-sqnr inf"),
         (["--latency-ms", "inf"], "--latency-ms inf"),
         (["--size", "100000"], "--size 100000"),
+        (["--every", "9" * 30], "--every 999"),
+        (["--multiple", "9" * 30], "--multiple 999"),
+        (["--tune-epochs", "10001"], "--tune-epochs 10001: give a number up to 10000"),
+        (["--out", "/"], "--out /: give a name of its own"),
+        (["--out", "x" * 201], "of at most 200 bytes"),
+        (["--out", "/dev/null", "--force"], "--out /dev/null is a pipe or a device"),
+        (["--out", "a\0b"], "holds a character that no name can have"),
+        (["--clips", "\ud800"], "holds a character that no name can have"),
         (["--out", "link"], "--out link is a link that leads nowhere"),
     ],
 )
@@ -307,6 +315,61 @@ def test_a_target_whose_tools_are_missing_is_exit_7(
     monkeypatch.setattr(pipeline, "present", lambda module: module != "litert_torch")
     result = run("export", "--target", "mobile", "--out", tmp_path / "b")
     refused(result, 7, "needs litert_torch", "pip install 'edgepv[compress]'")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["stream", f"{TINY}:clip", "--clip", f"{10**30}x32"],
+        ["stream", f"{TINY}:clip", "--clip", f"{'9' * 5000}x32"],
+        ["stream", f"{TINY}:clip", "--clip", "4x32", "--every", "9" * 30],
+        ["run", "bundle", "--source", ".", "--cpus", "9" * 5000],
+        ["keygen", "/"],
+        ["keygen", "k\0.pem"],
+        ["verify", "\ud800", "--key", "k"],
+        ["update", "root", "bundle", "--p99-ms", "nan"],
+        ["ladder", "a", "b", "--out", "/dev/null", "--force"],
+        ["export", "--config", "huge.toml"],
+        ["export", "--config", "deep.toml"],
+        ["export", "--config", "nul.toml"],
+    ],
+)
+def test_what_no_name_and_no_number_can_be_is_one_line(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("huge.toml").write_text(f"seed = {'9' * 5000}\n")
+    Path("deep.toml").write_text(f"prune = {'[' * 5000}\n")
+    Path("nul.toml").write_text('out = "a\\u0000b"\n')
+    refused(run(*arguments), 2)
+
+
+@pytest.mark.parametrize("call", ["os._exit(0)", "__import__('posix')._exit(0)"])
+def test_a_builder_that_ends_the_process_is_no_success(tmp_path: Path, call: str) -> None:
+    (tmp_path / "net.py").write_text(f"import os\ndef build():\n    {call}\n")
+    process = _start(["stream", f"{tmp_path}/net.py:build", "--clip", "4x32"])
+    out, err = process.communicate(timeout=60)
+    refused((process.returncode, out, err), 2, "called sys.exit or os._exit")
+
+
+@pytest.mark.parametrize("odd", ["SystemExit(0)", "GeneratorExit", "BaseException"])
+def test_a_model_that_raises_anything_when_it_runs_is_one_line(run: Run, tmp_path: Path, odd: str) -> None:
+    forward = f"    def forward(self, x):\n        raise {odd}\n"
+    (tmp_path / "net.py").write_text(f"import torch\nclass Net(torch.nn.Module):\n{forward}")
+    code, _, err = run("stream", f"{tmp_path}/net.py:Net", "--clip", "4x32")
+    assert code in (1, 2) and [line[:7] for line in err.splitlines()][-1] == "edgepv:"
+
+
+def test_children_of_a_command_end_by_os_exit_as_ever() -> None:
+    from edgepv.cli import _no_silent_end
+
+    with _no_silent_end():
+        child = os.fork()
+        if child == 0:
+            os._exit(5)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 5
+        with pytest.raises(SystemExit):
+            os._exit(5)
 
 
 def test_an_internal_error_is_one_line_too(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

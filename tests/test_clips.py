@@ -179,6 +179,21 @@ def test_labels_come_from_folders(tmp_path: Path, write_video: Callable[..., Pat
     ]
 
 
+def test_what_is_no_plain_file_among_clips_is_refused_by_name(
+    tmp_path: Path, write_video: Callable[..., Path]
+) -> None:
+    folder = tmp_path / "set"
+    (folder / "folder.mp4").mkdir(parents=True)
+    write_video("x.mp4", [1, 2]).rename(folder / "x.mp4")
+    assert len(find_clips(folder, ())) == 1
+    os.mkfifo(folder / "pipe.mp4")
+    with pytest.raises(UsageError, match=r"pipe\.mp4 is no plain file"):
+        find_clips(folder, ())
+    (folder / "manifest.csv").write_text("path,label,split,group\nx.mp4,a,,\npipe.mp4,a,,\n")
+    with pytest.raises(UsageError, match=r"pipe\.mp4 is no plain file"):
+        find_clips(folder, ("a",))
+
+
 def test_a_folder_without_clips_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no clip for the labels a, b"):
         find_clips(tmp_path, ("a", "b"))

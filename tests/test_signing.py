@@ -15,7 +15,7 @@ from null_bundle import write_null_bundle
 
 from edgepv import bundle
 from edgepv.errors import SignatureError, UsageError
-from edgepv.signing import PREFIX, keygen, read_signed, sign, verify
+from edgepv.signing import PREFIX, PREFIX_2, keygen, read_signature, read_signed, sign, verify
 
 pytest.importorskip("cryptography")
 
@@ -43,7 +43,7 @@ def test_a_signed_bundle_is_still_a_whole_bundle(signed: Path, keys: tuple[Path,
     opened = read_signed(signed, keys[1])
     assert bundle.check(opened) == 2
     assert opened == bundle.read(signed)
-    assert verify(signed, keys[1]) == json.loads((signed / "manifest.sig").read_text())["key"]
+    assert verify(signed, keys[1]).key == json.loads((signed / "manifest.sig").read_text())["key"]
 
 
 def test_the_private_key_is_for_its_owner_only_and_never_overwritten(tmp_path: Path) -> None:
@@ -59,16 +59,53 @@ def test_the_private_key_is_for_its_owner_only_and_never_overwritten(tmp_path: P
     assert before.startswith(b"-----BEGIN PRIVATE KEY-----") and not private.exists()
 
 
-def test_the_signature_is_plain_ed25519_of_the_prefix_and_the_manifest(
+def test_the_signature_is_plain_ed25519_of_prefix_version_and_manifest(
     signed: Path, keys: tuple[Path, Path]
 ) -> None:
-    """openssl could check it too: nothing but the prefix and the file's bytes goes in."""
+    """openssl could check it too: nothing but the prefix, the version and the file's bytes goes in."""
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
     key: Any = load_pem_public_key(keys[1].read_bytes())
+    sign(signed, keys[0], 7)
     raw = base64.b64decode(json.loads((signed / "manifest.sig").read_text())["signature"])
-    key.verify(raw, b"edgepv-manifest-v1\0" + (signed / "manifest.json").read_bytes())
-    assert PREFIX == b"edgepv-manifest-v1\0"
+    key.verify(raw, b"edgepv-manifest-v2\x007\0" + (signed / "manifest.json").read_bytes())
+    assert (PREFIX, PREFIX_2) == (b"edgepv-manifest-v1\0", b"edgepv-manifest-v2\0")
+
+
+def _sign_as_before(folder: Path, private: Path) -> None:
+    """What edgepv wrote before versions: schema 1."""
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    key: Any = load_pem_private_key(private.read_bytes(), password=None)
+    raw = key.sign(PREFIX + (folder / "manifest.json").read_bytes())
+    name = sign(folder, private).key
+    text = base64.b64encode(raw).decode()
+    old = {"schema": 1, "algorithm": "ed25519", "key": name, "signature": text}
+    (folder / "manifest.sig").write_text(json.dumps(old))
+
+
+def test_a_signature_from_before_versions_is_valid_and_the_oldest_of_all(
+    signed: Path, keys: tuple[Path, Path]
+) -> None:
+    _sign_as_before(signed, keys[0])
+    assert verify(signed, keys[1]).version == 0
+    _edit(signed / "manifest.sig", lambda data: data.update(version=5))
+    with pytest.raises(SignatureError, match="5 is no version of schema 1"):
+        verify(signed, keys[1])
+    _edit(signed / "manifest.sig", lambda data: data.update(schema=2))
+    with pytest.raises(SignatureError, match="is not what key"):
+        verify(signed, keys[1])
+
+
+def test_the_version_is_signed_and_grows_by_itself(signed: Path, keys: tuple[Path, Path]) -> None:
+    assert read_signature(signed)[0].version > 1_700_000_000  # seconds since 1970
+    assert sign(signed, keys[0], 41).version == verify(signed, keys[1]).version == 41
+    _edit(signed / "manifest.sig", lambda data: data.update(version=42))
+    with pytest.raises(SignatureError, match="it or the signature was changed"):
+        verify(signed, keys[1])
+    for wrong in (0, -1, 2**63):
+        with pytest.raises(UsageError, match=f"--version {wrong}: give a whole number from 1"):
+            sign(signed, keys[0], wrong)
 
 
 def test_the_zip_keeps_the_signature(signed: Path, keys: tuple[Path, Path], tmp_path: Path) -> None:
@@ -84,7 +121,7 @@ def test_an_unsigned_bundle_is_named(tmp_path: Path, keys: tuple[Path, Path]) ->
 
 def test_another_key_is_named_with_both_ids(signed: Path, keys: tuple[Path, Path], tmp_path: Path) -> None:
     other = keygen(tmp_path / "other.pem")
-    found = verify(signed, keys[1])
+    found = verify(signed, keys[1]).key
     with pytest.raises(SignatureError, match=rf"by key {found}, not by [0-9a-f]{{16}} \(.*other\.pub\.pem\)"):
         verify(signed, other)
 
@@ -92,7 +129,7 @@ def test_another_key_is_named_with_both_ids(signed: Path, keys: tuple[Path, Path
 def test_another_key_that_writes_our_id_is_refused(
     signed: Path, keys: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    ours = verify(signed, keys[1])
+    ours = verify(signed, keys[1]).key
     keygen(tmp_path / "other.pem")
     sign(signed, tmp_path / "other.pem")
     _edit(signed / "manifest.sig", lambda d: d.update(key=ours))

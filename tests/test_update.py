@@ -139,7 +139,7 @@ def test_a_bad_update_is_refused_before_it_touches_a_slot(
         update.install(root, folder, test=SelfTest(p99_ms=limit_ms, steps=3))
     state = update.read_state(root)
     assert (state.good, state.trial, _runs(root)) == ("a", None, "old")
-    assert sorted(p.name for p in (root / "slots").iterdir()) == ["a"]
+    assert sorted(p.name for p in (root / "slots").iterdir()) == ["a", "trust.json"]
     assert _whats(state) == ["installed", "refused"]
 
 
@@ -155,6 +155,151 @@ def test_a_key_makes_a_signature_necessary(root: Path, new: Path, tmp_path: Path
     sign(new, tmp_path / "ours.pem")
     assert update.install(root, new, ours, test=QUICK).trial == "b"
     assert [o.why.split(": ")[-1][:20] for o in update.read_state(root).history][1] == "it has no manifest.s"
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> tuple[Path, Path]:
+    """(private, public)"""
+    pytest.importorskip("cryptography")
+    return tmp_path / "ours.pem", keygen(tmp_path / "ours.pem")
+
+
+def _signed(folder: Path, version: int, private: Path) -> Path:
+    """A bundle of the folder's name."""
+    sign(write_null_bundle(folder, name=folder.name), private, version)
+    return folder
+
+
+@pytest.fixture
+def at_five(tmp_path: Path, keys: tuple[Path, Path]) -> Path:
+    """A device that runs version 4 and gave up version 5."""
+    root = tmp_path / "signed"
+    update.install(root, _signed(tmp_path / "v4", 4, keys[0]), keys[1], test=QUICK)
+    update.install(root, _signed(tmp_path / "v5", 5, keys[0]), keys[1], test=QUICK)
+    update.rollback(root, "too many alarms")
+    return root
+
+
+def test_an_older_version_must_be_asked_for(at_five: Path, tmp_path: Path, keys: tuple[Path, Path]) -> None:
+    older = _signed(tmp_path / "v3", 3, keys[0])
+    with pytest.raises(UsageError, match="version 3 is older than 5, which was here before"):
+        update.install(at_five, older, keys[1], test=QUICK)
+    asked = update.install(at_five, older, keys[1], again=True, test=QUICK)
+    assert asked.history[-1].why.endswith("asked for: version 3 after 5")
+    update.commit(at_five)
+    with pytest.raises(UsageError, match="version 4 is older than 5"):  # what was asked for once is no rule
+        update.install(at_five, _signed(tmp_path / "x4", 4, keys[0]), keys[1], test=QUICK)
+    update.install(at_five, _signed(tmp_path / "v6", 6, keys[0]), keys[1], test=QUICK)
+    assert update.read_trust(at_five) == update.Trust(key=sign(tmp_path / "v6", keys[0], 6).key, version=6)
+
+
+def test_two_bundles_of_one_version_are_both_new(
+    at_five: Path, tmp_path: Path, keys: tuple[Path, Path]
+) -> None:
+    """Two that were signed within one second."""
+    assert update.install(at_five, _signed(tmp_path / "x5", 5, keys[0]), keys[1], test=QUICK).trial == "b"
+
+
+def test_a_key_once_used_is_asked_for_ever_after(
+    at_five: Path, new: Path, tmp_path: Path, keys: tuple[Path, Path]
+) -> None:
+    ours = sign(tmp_path / "v4", keys[0], 4).key
+    with pytest.raises(SignatureError, match=f"by key {ours}, and this one was given without --key"):
+        update.install(at_five, new, test=QUICK)
+    with pytest.raises(SignatureError, match="was given without --key"):
+        update.install(at_five, new, again=True, test=QUICK)
+    public = keygen(tmp_path / "theirs.pem")
+    theirs = sign(new, tmp_path / "theirs.pem", 1).key
+    with pytest.raises(SignatureError, match=f"by key {ours}, and this one is signed by key {theirs}"):
+        update.install(at_five, new, public, test=QUICK)
+    changed = update.install(at_five, new, public, change_key=True, test=QUICK)
+    assert changed.history[-1].why.endswith(f"asked for: key {theirs} after {ours}")
+    assert update.read_trust(at_five) == update.Trust(key=theirs, version=1)
+    update.commit(at_five)
+    unsigned = write_null_bundle(tmp_path / "unsigned", name="unsigned")
+    update.install(at_five, unsigned, change_key=True, test=QUICK)
+    update.commit(at_five)
+    assert update.install(
+        at_five, write_null_bundle(tmp_path / "more", name="more"), test=QUICK
+    ).trial  # no key was asked for since
+
+
+LOST = ["state.json", "current", "trust.json", "slots/trust.json"]
+
+
+@pytest.mark.parametrize("kept", [None, *LOST])
+@pytest.mark.parametrize("damage", [None, "", '{"schema": 1, "version": "6"}'])
+def test_what_is_lost_allows_no_way_back(
+    at_five: Path, new: Path, tmp_path: Path, keys: tuple[Path, Path], kept: str | None, damage: str | None
+) -> None:
+    """Of four files at most one is left: the bundles in the slots still say whose they are and how new."""
+    for name in LOST:
+        if name != kept:
+            (at_five / name).unlink()
+            if damage is not None and name != "current":
+                (at_five / name).write_text(damage)
+    with pytest.raises(SignatureError, match="was given without --key"):
+        update.install(at_five, new, test=QUICK)
+    with pytest.raises(UsageError, match="version 3 is older than 5"):
+        update.install(at_five, _signed(tmp_path / "v3", 3, keys[0]), keys[1], test=QUICK)
+    update.started(at_five)
+    assert _runs(at_five) == ("v5" if kept not in ("state.json", "current") else "v4")
+    state = update.install(at_five, _signed(tmp_path / "v6", 6, keys[0]), keys[1], test=QUICK)
+    assert state.trial and state.good
+
+
+def test_a_flipped_bit_in_what_is_known_is_no_other_version(
+    at_five: Path, tmp_path: Path, keys: tuple[Path, Path]
+) -> None:
+    for name in ("trust.json", "slots/trust.json"):
+        text = (at_five / name).read_text()
+        (at_five / name).write_text(text.replace('"version": 5', '"version": 1'))
+        assert text != (at_five / name).read_text()
+        with pytest.raises(UsageError, match="version 3 is older than 5"):
+            update.install(at_five, _signed(tmp_path / name / "v3", 3, keys[0]), keys[1], test=QUICK)
+
+
+def test_a_lost_state_and_a_damaged_bundle_leave_the_other_one(root: Path, new: Path) -> None:
+    update.install(root, new, test=QUICK)
+    (root / "state.json").write_text("{")
+    _flip(root / "slots" / "b")  # which current points at
+    assert (update.started(root).name, _runs(root)) == ("a", "old")
+
+
+def test_a_lost_state_does_not_forget_what_was_overwritten_in_the_slots(
+    at_five: Path, tmp_path: Path, keys: tuple[Path, Path]
+) -> None:
+    update.install(at_five, _signed(tmp_path / "v3", 3, keys[0]), keys[1], again=True, test=QUICK)
+    (at_five / "state.json").unlink()
+    (at_five / "trust.json").unlink()  # its copy is left
+    with pytest.raises(UsageError, match="version 2 is older than 5"):
+        update.install(at_five, _signed(tmp_path / "v2", 2, keys[0]), keys[1], test=QUICK)
+
+
+def test_a_device_that_never_used_a_key_takes_signed_bundles_without_one(
+    root: Path, tmp_path: Path, keys: tuple[Path, Path]
+) -> None:
+    update.install(root, _signed(tmp_path / "v1", 1, keys[0]), test=QUICK)
+    update.commit(root)
+    assert update.install(root, write_null_bundle(tmp_path / "x", name="x"), test=QUICK).trial
+
+
+def test_a_power_cut_leaves_no_bundle_whose_version_is_forgotten(
+    at_five: Path, tmp_path: Path, keys: tuple[Path, Path]
+) -> None:
+    six, old = _signed(tmp_path / "v6", 6, keys[0]), _signed(tmp_path / "x5", 5, keys[0])
+
+    def judge(device: Path, operations: int) -> None:
+        placed = update._digest(device, "b") == bundle.read(six).digest
+        update.started(device)
+        assert [p.name for p in device.rglob(".*")] == [], operations
+        if placed:
+            with pytest.raises(UsageError, match="version 5 is older than 6|is on trial"):
+                update.install(device, old, keys[1], test=QUICK)
+            trust = update.read_trust(device)
+            assert trust and trust.version == 6, operations
+
+    assert _with_cuts(at_five, lambda d: update.install(d, six, keys[1], test=QUICK), judge) > 20
 
 
 def test_a_source_swapped_while_it_is_copied_does_not_get_in(
@@ -240,6 +385,92 @@ def test_a_damaged_trial_is_not_run(root: Path, new: Path) -> None:
     assert (state.trial, state.history[-1].what, _runs(root)) == (None, "repaired", "old")
 
 
+@pytest.mark.parametrize(
+    "golden",
+    [
+        pytest.param('{"frames": "\\ud800"}', id="half a surrogate pair"),
+        pytest.param('{"frames": ' + "[" * 490 + "]" * 490 + "}", id="490 lists"),
+        pytest.param('{"frames": ' + "[" * 100_000, id="100,000 lists"),
+    ],
+)
+def test_a_trial_that_no_reader_can_read_is_not_run(root: Path, new: Path, golden: str) -> None:
+    update.install(root, new, test=QUICK)
+    path = root / "slots" / "b" / "manifest.json"
+    data = json.loads(path.read_text())
+    data["content"]["golden"] = "HERE"
+    path.write_text(json.dumps(data).replace('"HERE"', golden))
+    assert [update.started(root).name for _ in range(2)] == ["a", "a"]
+    state = update.read_state(root)
+    assert (state.trial, _runs(root)) == (None, "old")
+    assert next(o.why for o in state.history if o.what == "repaired").startswith("a damaged slot was left: ")
+
+
+def test_a_reason_that_utf_8_cannot_hold_is_still_written_down(root: Path, new: Path) -> None:
+    update.install(root, new, test=QUICK)
+    update.rollback(root, "\ud800 said so")
+    assert update.read_state(root).history[-1].why == r"\ud800 said so"
+
+
+def test_only_the_owner_can_hold_the_lock(root: Path, new: Path) -> None:
+    """Whoever can open a file can hold its lock."""
+    (root / "lock").chmod(0o644)  # as it was made before
+    update.install(root, new, test=QUICK)
+    for name in ("lock", "install.lock"):
+        assert (root / name).stat().st_mode & 0o077 == 0
+
+
+def test_a_lock_that_is_a_link_is_not_followed(root: Path, new: Path, tmp_path: Path) -> None:
+    """Whoever may write the folder could have root close, or give away, any file."""
+    other = tmp_path / "other"
+    other.touch(mode=0o644)
+    (root / "lock").unlink()
+    (root / "lock").symlink_to(other)
+    with pytest.raises(OSError, match="symbolic links"):
+        update.started(root)
+    (root / "lock").unlink()
+    os.link(other, root / "lock")
+    update.started(root)
+    assert other.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_what_root_makes_belongs_to_the_owner_of_the_folder(tmp_path: Path, new: Path) -> None:
+    """Root updates what a service runs as another user."""
+    home = tmp_path / "home"
+    home.mkdir()
+    os.chown(home, 12345, 12345)
+    update.install(home / "camera" / "slots", new, test=QUICK)
+    made = [home / "camera", home / "camera" / "slots", *(home / "camera" / "slots").glob("*lock")]
+    assert {path.stat().st_uid for path in made} == {12345} and len(made) == 4
+
+
+HOLDER = """
+import fcntl, sys
+f = open(sys.argv[1])
+fcntl.flock(f, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("lock", "was held for 0.1 s by"), ("install.lock", "is at work,")]
+)
+def test_a_lock_that_is_held_is_one_line_that_names_who(
+    root: Path, new: Path, monkeypatch: pytest.MonkeyPatch, name: str, says: str
+) -> None:
+    monkeypatch.setattr(update, "LOCK_WAIT_S", 0.1)
+    (root / name).touch()
+    run = [sys.executable, "-c", HOLDER, str(root / name)]
+    with subprocess.Popen(run, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout and holder.stdout.readline() == "held\n"
+        with pytest.raises(UsageError, match=f"{says} process {holder.pid}"):
+            update.install(root, new, test=QUICK)
+        update.stopped(root)  # a good end stays one
+        holder.communicate()
+    assert update.install(root, new, test=QUICK).trial == "b"
+
+
 def test_a_damaged_good_bundle_is_replaced_by_the_one_before(root: Path, new: Path) -> None:
     update.install(root, new, test=QUICK)
     update.commit(root)
@@ -283,6 +514,11 @@ def test_a_lost_state_is_rebuilt_from_the_link(root: Path, text: str | None) -> 
     assert json.loads((root / "state.json").read_text())["good"] == "a"
 
 
+def test_a_root_is_known_by_its_slots_too(root: Path, new: Path) -> None:
+    (root / "state.json").unlink()
+    assert (update.is_root(root), update.is_root(new), update.is_root(root.parent)) == (True, False, False)
+
+
 def test_a_full_disk_refuses_the_update_and_does_not_stop_the_runner(tmp_path: Path, new: Path) -> None:
     """On a disk of 256 KiB: no room for the update, then for not even one byte more."""
     script = tmp_path / "full.py"
@@ -301,7 +537,7 @@ def test_a_full_disk_refuses_the_update_and_does_not_stop_the_runner(tmp_path: P
         pytest.skip("no right to mount a small disk here")
     assert done.stdout.split("\n")[:5] == [
         "refused (No space left on device). Free some space",
-        "slots a",
+        "slots a trust.json",
         "trial b",
         "full: runs a",  # the starts of a trial cannot be counted, so it is not run
         "room again: runs b",

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from edgepv.clips import hold_last, read_video, resample
+from edgepv.console import tell
 from edgepv.errors import EdgepvError
 from edgepv.files import read_json, write_json
 from edgepv.optional import need
@@ -188,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     rows.setdefault(kind, {})[task] = _measure(kind, task, samples, args.seed)
                     write_json(args.out, rows)
     except EdgepvError as e:
-        print(f"edgepv: {e}", file=sys.stderr)
+        tell(f"edgepv: {e}", file=sys.stderr)
         return e.exit_code
     return 0
 

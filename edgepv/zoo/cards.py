@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from edgepv.console import tell
 from edgepv.errors import EdgepvError, UsageError
 from edgepv.files import digest, read_json, whole_file, write_text
 from edgepv.optional import need
@@ -283,7 +284,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     picture(name, tmp, folder)
             print(folder / f"{name}.md")
     except EdgepvError as e:
-        print(f"edgepv: {e}", file=sys.stderr)
+        tell(f"edgepv: {e}", file=sys.stderr)
         return e.exit_code
     return 0
 

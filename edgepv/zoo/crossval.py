@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from edgepv.console import tell
 from edgepv.errors import EdgepvError
 from edgepv.files import digest, read_json, write_json
 from edgepv.stats import accuracy
@@ -130,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         result = crossval(args.model, args.data, count=args.folds, seed=args.seed, cache=args.cache)
     except EdgepvError as e:
-        print(f"edgepv: {e}", file=sys.stderr)
+        tell(f"edgepv: {e}", file=sys.stderr)
         return e.exit_code
     write_json(out, result)
     for task, row in result["tasks"].items():

@@ -26,6 +26,7 @@ import torch
 
 from edgepv.checkpoint import find_function
 from edgepv.clips import find_clips
+from edgepv.console import tell
 from edgepv.errors import EdgepvError, UsageError
 from edgepv.files import digest
 from edgepv.types import encode
@@ -358,7 +359,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         result = run_with_progress(job, sum(p.epochs for p in plans if p))
     except EdgepvError as e:
-        print(f"edgepv: {e}", file=sys.stderr)
+        tell(f"edgepv: {e}", file=sys.stderr)
         return e.exit_code
     finally:
         parallel.stop()

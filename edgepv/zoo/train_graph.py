@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgepv import zoo
+from edgepv.console import tell
 from edgepv.errors import EdgepvError, UsageError
 from edgepv.files import digest
 from edgepv.stats import roc_auc
@@ -609,7 +610,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         run(args, lambda row: print(line(row), flush=True))
     except EdgepvError as e:
-        print(f"edgepv: {e}", file=sys.stderr)
+        tell(f"edgepv: {e}", file=sys.stderr)
         return e.exit_code
     finally:
         parallel.stop()

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from edgepv import degrade
 from edgepv.checkpoint import find_function, read_weights
 from edgepv.clips import read_video
+from edgepv.console import tell
 from edgepv.errors import EdgepvError, UsageError
 from edgepv.files import digest, read_json, sha256
 from edgepv.optional import need
@@ -482,7 +483,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         result = train(job, lambda row: print(line(row), flush=True))
     except EdgepvError as e:
-        print(f"edgepv: {e}", file=sys.stderr)
+        tell(f"edgepv: {e}", file=sys.stderr)
         return e.exit_code
     finally:
         parallel.stop()

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from edgepv.console import tell
 from edgepv.errors import EdgepvError
 from edgepv.files import digest
 from edgepv.types import ModelSpec, TensorSpec, encode
@@ -332,7 +333,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         result = train(job, lambda row: print(line(row), flush=True))
     except EdgepvError as e:
-        print(f"edgepv: {e}", file=sys.stderr)
+        tell(f"edgepv: {e}", file=sys.stderr)
         return e.exit_code
     print(f"{job.name}: {result['test']}, {result['seconds']} s")
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from edgepv.console import Console
+from edgepv.console import Console, visible
 from edgepv.errors import UsageError, unknown
 
 Record: TypeAlias = dict[str, Any]
@@ -92,6 +93,11 @@ def open_sink(
     setup = Setup(camera, spool_folder, tuple(labels), fps, say or Console().say)
     sink: Sink = getattr(importlib.import_module(module), function)(url, setup)
     return sink
+
+
+def as_json(record: Record) -> str:
+    """One line of JSON that every encoding takes and every terminal shows as it is."""
+    return visible(json.dumps(record, ensure_ascii=False))
 
 
 def redacted(url: str) -> str:

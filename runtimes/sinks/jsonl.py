@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import queue
 import stat
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from edgepv.errors import UsageError
-from edgepv.runtimes.sinks import Record, Setup
+from edgepv.runtimes.sinks import Record, Setup, as_json
 
 WAITING = 1_000
 CLOSE_S = 3.0
@@ -41,7 +40,7 @@ class JsonLines:
 
     def put(self, record: Record, frame: np.ndarray | None = None) -> None:
         """Take one record; it is lost, and counted, if the reader is WAITING records behind."""
-        line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
+        line = as_json(record).encode() + b"\n"
         with self._lock:
             self._taken += 1
         try:

@@ -32,7 +32,7 @@ from edgepv.errors import UsageError, unknown
 from edgepv.files import digest
 from edgepv.optional import need
 from edgepv.runtimes.backoff import pause_s
-from edgepv.runtimes.sinks import Record, Setup, plain_name, redacted
+from edgepv.runtimes.sinks import Record, Setup, as_json, plain_name, redacted
 from edgepv.runtimes.sinks.spool import Spool, SpooledSink
 
 IN_FLIGHT = 20
@@ -112,8 +112,8 @@ class Mqtt(SpooledSink):
     """
 
     def __init__(self, broker: Broker, setup: Setup, spool: Spool) -> None:
-        super().__init__(spool, broker.name)
-        self._broker, self._say = broker, setup.say
+        super().__init__(spool, broker.name, setup.say)
+        self._broker = broker
         self._paho = need("paho.mqtt.client", extra="live")
         self._tls = ssl.create_default_context() if broker.tls else None
         self._id = "edgepv-" + digest([setup.camera, broker.name])[:16]
@@ -137,7 +137,7 @@ class Mqtt(SpooledSink):
         if record["type"] == "answer" and self._broker.answers:
             with self._lock:
                 self._taken += 1
-                self._answers.append(json.dumps(record, ensure_ascii=False))
+                self._answers.append(as_json(record))
                 if len(self._answers) > ANSWERS_WAITING:
                     self._answers.popleft()
                     self._lost += 1
@@ -194,8 +194,12 @@ class Mqtt(SpooledSink):
         for waiting in self._spool.peek(IN_FLIGHT):
             if waiting.uid not in flying and len(self._flying) < IN_FLIGHT:
                 topic = f"{self._broker.base}/{'status' if waiting.kind == 'status' else 'events'}"
-                message = self._client.publish(topic, waiting.body, qos=self._broker.qos)
-                self._flying[message.mid] = waiting.uid
+                try:
+                    message = self._client.publish(topic, waiting.body, qos=self._broker.qos)
+                except ValueError as e:  # longer than MQTT can say
+                    self._drop(waiting.uid, f"record {waiting.uid} cannot be published ({e})")
+                else:
+                    self._flying[message.mid] = waiting.uid
 
     def _finish(self) -> None:
         if self._client:
@@ -334,7 +338,7 @@ class _Topics:
         if record["valid"] and not record["stale"] and record["label"] != self._label:
             self._label = record["label"]
             state = {"label": record["label"], "score": record["score"]}
-            self._want(f"{self._base}/state", json.dumps(state, ensure_ascii=False))
+            self._want(f"{self._base}/state", as_json(state))
 
     def _event(self, kind: str, after: dict[str, Any]) -> None:
         before = self._open.pop(after["id"], None)

@@ -16,12 +16,12 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from edgepv.errors import UsageError
-from edgepv.runtimes.sinks import Record
+from edgepv.runtimes.sinks import Record, as_json
 
 T = TypeVar("T")
 
@@ -29,8 +29,17 @@ DURABLE = ("new", "update", "end", "status")
 DISK_LIMIT = 10_000
 MEMORY_LIMIT = 1_000
 CLOSE_S = 3.0
-_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _IN_USE = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+_REFUSED = (
+    *_IN_USE,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_NOMEM,
+)
+"""What the disk or the machine does to a sound file; every other error comes of the file itself."""
 
 
 class Item(NamedTuple):
@@ -44,7 +53,7 @@ class Item(NamedTuple):
 def item(record: Record) -> Item:
     """The record as it is spooled, with a new ``uid`` in it by which a receiver knows it again."""
     uid = uuid.uuid4().hex
-    return Item(uid, record["type"], json.dumps({**record, "uid": uid}, ensure_ascii=False))
+    return Item(uid, record["type"], as_json({**record, "uid": uid}))
 
 
 class Spool:
@@ -52,7 +61,8 @@ class Spool:
 
     limit: records kept; beyond it the oldest goes and is counted in ``dropped``. Where the disk refuses (it
     is full, or read-only) new records wait in memory, at most MEMORY_LIMIT of them, and move to disk when it
-    takes them again. A damaged file is kept under another name and a new one is begun. Both are said once.
+    takes them again. A damaged file is kept under another name and a new one is begun; what lies in a sound
+    one and is no record of ours is dropped and counted. Each is said once.
     Raises UsageError if another process has the file open.
     """
 
@@ -61,8 +71,9 @@ class Spool:
         self._path, self._say, self._limit = path, say, limit
         self._memory: deque[Item] = deque()
         self._done: set[str] = set()  # acknowledged, and still on a disk that takes no changes
+        self._bad: set[int] = set()  # seq of what is no record, likewise
         self._on_disk = 0
-        self._told = self._closed = False
+        self._told = self._told_bad = self._closed = False
         self._lock = threading.Lock()
         self._db: sqlite3.Connection | None = None
         self._open()
@@ -88,10 +99,30 @@ class Spool:
         with self._lock:
             if self._closed:
                 return []
-            query = "SELECT uid, kind, body FROM queue ORDER BY seq LIMIT ?"
-            rows = self._attempt(lambda db: db.execute(query, (n + len(self._done),)).fetchall())
-            stored = [Item(*row) for row in rows or () if row[0] not in self._done]
+            while True:
+                found = {seq: _item(*row) for seq, *row in self._oldest(n) if seq not in self._bad}
+                bad = {seq for seq, one in found.items() if one is None}
+                if not bad:
+                    break
+                self._drop(bad)
+            stored = [one for one in found.values() if one and one.uid not in self._done]
             return [*stored, *self._memory][:n]
+
+    def _oldest(self, n: int) -> list[tuple[int, Any, Any, Any]]:
+        """At least ``n`` rows beside those that are to be deleted, if there are as many."""
+        query = "SELECT seq, uid, kind, body FROM queue ORDER BY seq LIMIT ?"
+        most = n + len(self._done) + len(self._bad)
+        return self._attempt(lambda db: db.execute(query, (most,)).fetchall()) or []
+
+    def _drop(self, bad: set[int]) -> None:
+        """Delete rows that are no records. They cannot be delivered, and would be in the way for ever."""
+        self._bad |= bad
+        self.dropped += len(bad)
+        self._attempt(lambda db: self._store(db, ()))
+        self._count()
+        if not self._told_bad:
+            self._told_bad = True
+            self._say(f"{self._path} holds what is no record any more: dropped and counted. Check the disk")
 
     def ack(self, uids: Sequence[str]) -> int:
         """Remove delivered items; returns how many of them were still in the queue."""
@@ -119,12 +150,13 @@ class Spool:
                     self._db.close()
 
     def _count(self) -> None:
-        self.waiting = max(0, self._on_disk - len(self._done)) + len(self._memory)
+        self.waiting = max(0, self._on_disk - len(self._done) - len(self._bad)) + len(self._memory)
 
     def _store(self, db: sqlite3.Connection, items: Sequence[Item]) -> bool:
         """Delete what is done, append, and drop the oldest beyond the limit: all of it or nothing."""
         with db:
             db.executemany("DELETE FROM queue WHERE uid = ?", [(uid,) for uid in self._done])
+            db.executemany("DELETE FROM queue WHERE seq = ?", [(seq,) for seq in self._bad])
             db.executemany("INSERT OR IGNORE INTO queue (uid, kind, body) VALUES (?, ?, ?)", items)
             held = db.execute("SELECT count(*) FROM queue").fetchone()[0]
             over = max(0, held - self._limit)
@@ -132,19 +164,20 @@ class Spool:
                 oldest = "SELECT seq FROM queue ORDER BY seq LIMIT ?"
                 db.execute(f"DELETE FROM queue WHERE seq IN ({oldest})", (over,))
         self._done.clear()
+        self._bad.clear()
         self.dropped += over
         self._on_disk = held - over
         return True
 
     def _attempt(self, action: Callable[[sqlite3.Connection], T]) -> T | None:
         """The action's result; None if the disk refuses. A damaged file is set aside and replaced first."""
-        for _ in range(2):
+        for again in (True, False):
             if self._db is None:
                 return None
             try:
                 return action(self._db)
             except sqlite3.Error as e:
-                if _code(e) not in _DAMAGED:
+                if _code(e) in _REFUSED or not again:
                     self._tell(e)
                     return None
                 self._set_aside(e)
@@ -161,10 +194,9 @@ class Spool:
                     raise UsageError(
                         f"{self._path} is in use by another edgepv run. Give each camera its own name"
                     ) from None
-                if _code(e) not in _DAMAGED:
+                if _code(e) in _REFUSED or not self._renamed(e):
                     self._tell(e)
                     return
-                _rename_aside(self._path, e, self._say)
             except OSError as e:
                 self._tell(e)
                 return
@@ -174,11 +206,24 @@ class Spool:
         with contextlib.suppress(sqlite3.Error):
             self._db.close()
         self._db = None
-        self.dropped += self._on_disk - len(self._done)
+        self.dropped += max(0, self._on_disk - len(self._done) - len(self._bad))
         self._on_disk = 0
         self._done.clear()
-        _rename_aside(self._path, error, self._say)
-        self._open()
+        self._bad.clear()
+        if self._renamed(error):
+            try:
+                self._open()
+            except UsageError as e:  # another process was faster: ours goes on in memory
+                self._tell(e)
+
+    def _renamed(self, error: sqlite3.Error) -> bool:
+        """Whether the damaged file is out of the way."""
+        try:
+            _rename_aside(self._path, error, self._say)
+        except OSError as e:
+            self._tell(e)
+            return False
+        return True
 
     def _tell(self, error: Exception) -> None:
         if not self._told:
@@ -196,16 +241,18 @@ def _code(error: sqlite3.Error) -> int:
 
 def _connect(path: Path) -> sqlite3.Connection:
     """The queue's file, checked, locked for this process alone, every commit flushed to the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.touch(mode=0o600)
     db = sqlite3.connect(path, timeout=1.0, check_same_thread=False)
+    db.text_factory = bytes  # a record with a damaged byte is to be read and dropped, not to raise
     try:
         db.execute("PRAGMA locking_mode = EXCLUSIVE")
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
-        found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
-        if found != "ok":
-            broken = sqlite3.DatabaseError(found)
+        if _fault(db):
+            db.execute("REINDEX")  # a record that its index does not know could never be acknowledged
+        if fault := _fault(db):
+            broken = sqlite3.DatabaseError(fault)
             broken.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
             raise broken
         with db:
@@ -217,6 +264,23 @@ def _connect(path: Path) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+def _fault(db: sqlite3.Connection) -> str:
+    """What SQLite finds wrong with the file; empty if nothing."""
+    found = bytes(db.execute("PRAGMA integrity_check(1)").fetchone()[0]).decode("utf-8", "replace")
+    return "" if found == "ok" else " ".join(found.split())
+
+
+def _item(uid: Any, kind: Any, body: Any) -> Item | None:
+    """What a row holds; None if that is no record as ``item`` makes them."""
+    try:
+        found = Item(*(str(value, "utf-8") for value in (uid, kind, body)))
+        record = json.loads(found.body)
+        whole = (record["uid"], record["type"]) == (found.uid, found.kind)
+    except (TypeError, ValueError, KeyError, RecursionError):
+        return None
+    return found if whole and found.kind in DURABLE else None
 
 
 def _rename_aside(path: Path, error: sqlite3.Error, say: Callable[[str], None]) -> None:
@@ -238,8 +302,8 @@ class SpooledSink:
 
     pixels = False
 
-    def __init__(self, spool: Spool, name: str) -> None:
-        self._spool = spool
+    def __init__(self, spool: Spool, name: str, say: Callable[[str], None]) -> None:
+        self._spool, self._name, self._say = spool, name, say
         self._inbox: deque[Item] = deque()
         self._moving = self._taken = self._sent = self._lost = 0
         self._lock = threading.Lock()
@@ -305,6 +369,13 @@ class SpooledSink:
         removed = self._spool.ack(uids)
         with self._lock:
             self._sent += removed
+
+    def _drop(self, uid: str, why: str) -> None:
+        """Give up a record that its receiver will never take."""
+        removed = self._spool.ack([uid])
+        with self._lock:
+            self._lost += removed
+        self._say(f"{self._name}: {why}; it is dropped. Check the address")
 
     def _after_write(self) -> None:
         """Send what is new, without waiting for the receiver."""

@@ -45,9 +45,9 @@ class Webhook(SpooledSink):
 
     def __init__(self, address: str, headers: Mapping[str, str], setup: Setup, spool: Spool) -> None:
         parts = urlsplit(address)
-        self._name = f"{parts.scheme}://{parts.netloc}"  # the path and the query may be secret
-        super().__init__(spool, self._name)
-        self._address, self._headers, self._say = address, headers, setup.say
+        name = f"{parts.scheme}://{parts.netloc}"  # the path and the query may be secret
+        super().__init__(spool, name, setup.say)
+        self._address, self._headers = address, headers
         self._opener = urllib.request.build_opener(_NoRedirect)
         self._work = threading.Event()
         self._stopping = threading.Event()
@@ -87,9 +87,11 @@ class Webhook(SpooledSink):
             e.close()
             if e.code == 429 or e.code >= 500:
                 return self._again(f"answered {e.code}", _retry_after_s(e.headers.get("Retry-After")))
-            self._drop(item, e.code)
+            self._drop(item.uid, f"refused record {item.uid} with {e.code}")
         except (OSError, http.client.HTTPException) as e:
             return self._again(str(getattr(e, "reason", "") or e or type(e).__name__), 0.0)
+        except Exception as e:  # whatever it is, it must not keep the records behind it
+            self._drop(item.uid, f"record {item.uid} cannot be posted ({type(e).__name__}: {e})")
         else:
             if self._told:
                 self._say(f"{self._name}: takes records again")
@@ -111,12 +113,6 @@ class Webhook(SpooledSink):
             self._say(f"{self._name}: {why}; records wait, trying again")
         return max(at_least_s, pause_s(self._failures - 1))
 
-    def _drop(self, item: Item, code: int) -> None:
-        removed = self._spool.ack([item.uid])
-        with self._lock:
-            self._lost += removed
-        self._say(f"{self._name}: refused record {item.uid} with {code}; it is dropped. Check the address")
-
 
 def _retry_after_s(value: str | None) -> float:
     """Seconds of a Retry-After header: whole seconds or a date; 0 if there is none or it is neither."""
@@ -125,7 +121,7 @@ def _retry_after_s(value: str | None) -> float:
         return min(float(text), LONGEST_RETRY_AFTER_S)
     try:
         wait = email.utils.parsedate_to_datetime(text).timestamp() - time.time()
-    except ValueError:
+    except (ValueError, TypeError, IndexError, OverflowError, OSError):
         return 0.0
     return min(max(wait, 0.0), LONGEST_RETRY_AFTER_S)
 

@@ -58,7 +58,8 @@ class Images:
             pixels = decode(path)
             if pixels is not None:
                 return self._frame(pixels, index)
-            self._status({"type": "status", "what": "image_skipped", "why": f"{path} cannot be decoded"})
+            why = "cannot be decoded" if path.is_file() else "is no plain file"
+            self._status({"type": "status", "what": "image_skipped", "why": f"{path} {why}"})
         if self._shape is None and not self._closed:
             raise UsageError(
                 f"none of the {len(self._paths)} images in {self._folder} can be decoded. Are they whole?"
@@ -82,8 +83,10 @@ def size_change(before: tuple[int, ...] | None, now: tuple[int, ...]) -> str:
 
 
 def decode(path: Path) -> np.ndarray | None:
-    """(H, W, 3) uint8 BGR, or None if the file is damaged."""
+    """(H, W, 3) uint8 BGR, or None if the file is damaged, cannot be read, or is none: a pipe would block."""
     cv2 = need("cv2", extra="cpu")
-    with hush_native(), contextlib.suppress(cv2.error):
+    if not path.is_file():
+        return None
+    with hush_native(), contextlib.suppress(cv2.error, OSError):
         return cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
     return None

@@ -67,6 +67,14 @@ def test_a_record_is_written_as_it_was_when_it_was_put(tmp_path: Path, sink: Ope
     assert lines(tmp_path / "a.jsonl") == [answer("waving")]
 
 
+def test_half_a_character_in_a_name_is_written_as_json_says_it(tmp_path: Path, sink: Open) -> None:
+    out = sink(f"jsonl:{tmp_path}/events.jsonl")
+    out.put({"type": "status", "what": "\ud800 Tür \x9b31m"})
+    out.close()
+    said = '{"type": "status", "what": "\\ud800 Tür \\u009b31m"}\n'
+    assert (tmp_path / "events.jsonl").read_text(encoding="utf-8") == said
+
+
 def test_a_reader_that_goes_away_ends_it_quietly() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", SCRIPT], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

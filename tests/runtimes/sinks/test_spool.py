@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import random
+import sqlite3
 import subprocess
 import sys
 import time
@@ -16,8 +20,13 @@ from edgepv.runtimes.sinks import spool as spool_module
 from edgepv.runtimes.sinks.spool import Item, Spool, item
 
 
-def items(*numbers: int) -> list[Item]:
-    return [Item(f"u{n}", "new", f"body {n}") for n in numbers]
+def entry(uid: str, filling: int = 0) -> Item:
+    """A record of that uid, with that many bytes more."""
+    return Item(uid, "new", json.dumps({"type": "new", "uid": uid, "filling": "x" * filling}))
+
+
+def items(*numbers: int, filling: int = 0) -> list[Item]:
+    return [entry(f"u{n}", filling) for n in numbers]
 
 
 def uids(spool: Spool, n: int = 100) -> list[str]:
@@ -30,7 +39,7 @@ def test_what_went_in_first_is_seen_first_until_it_is_acknowledged(tmp_path: Pat
     assert uids(spool, 2) == ["u1", "u2"] == uids(spool, 2)
     assert spool.ack(["u1"]) == 1
     assert spool.ack(["u1"]) == 0
-    assert spool.peek(1) == [Item("u2", "new", "body 2")]
+    assert spool.peek(1) == items(2)
     assert (spool.waiting, spool.dropped) == (2, 0)
     spool.close()
     again = Spool(tmp_path / "q.sqlite", say=news.append)
@@ -57,13 +66,13 @@ def test_beyond_the_limit_the_oldest_goes_and_is_counted(tmp_path: Path, news: l
 
 
 SCRIPT = """
-import sys
+import json, sys
 from pathlib import Path
 from edgepv.runtimes.sinks.spool import Item, Spool
 spool = Spool(Path(sys.argv[1]), say=print)
 n = 0
 while True:
-    spool.add([Item(f"u{n}", "new", "x" * 200)])
+    spool.add([Item(f"u{n}", "new", json.dumps({"type": "new", "uid": f"u{n}"}))])
     if n % 3 == 2:
         spool.ack([f"u{n}"])
     print(n, flush=True)
@@ -113,7 +122,7 @@ def test_a_file_that_is_no_queue_is_kept_under_another_name(tmp_path: Path, news
 def test_a_queue_damaged_in_the_middle_is_found_at_the_start(tmp_path: Path, news: list[str]) -> None:
     path = tmp_path / "q.sqlite"
     spool = Spool(path, say=news.append)
-    spool.add([Item(f"u{n}", "new", "x" * 500) for n in range(200)])
+    spool.add(items(*range(200), filling=500))
     spool.close()
     data = bytearray(path.read_bytes())
     page = data.index(b"u100new") // 4096 * 4096
@@ -128,12 +137,111 @@ def test_a_queue_damaged_in_the_middle_is_found_at_the_start(tmp_path: Path, new
     again.close()
 
 
+def altered(path: Path, statement: str) -> None:
+    """A closed queue after an SQL statement of someone else."""
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        db.execute(statement)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param("uid = CAST(x'7532ff' AS TEXT)", id="a uid that is no UTF-8"),
+        pytest.param("body = CAST(x'7b22ff' AS TEXT)", id="a body that is no UTF-8"),
+        pytest.param("uid = 'u9'", id="a uid that is not its body's"),
+        pytest.param("kind = 'nex'", id="another kind"),
+        pytest.param("body = x'00ff'", id="a BLOB"),
+        pytest.param("body = NULL", id="nothing"),
+        pytest.param("body = 7", id="a number"),
+        pytest.param("body = '[1]'", id="another kind of JSON"),
+        pytest.param("body = replace(hex(zeroblob(9999)), '00', '[')", id="nested without an end"),
+    ],
+)
+def test_what_is_no_record_is_dropped_counted_and_said_once(
+    tmp_path: Path, news: list[str], change: str
+) -> None:
+    path = tmp_path / "q.sqlite"
+    spool = Spool(path, say=news.append)
+    spool.add(items(1, 2, 3))
+    spool.close()
+    altered(path, f"UPDATE queue SET {change} WHERE seq = 2")
+    again = Spool(path, say=news.append)
+    assert again.waiting == 3
+    assert [uids(again, 2) for _ in range(2)] == [["u1", "u3"]] * 2
+    assert (again.waiting, again.dropped) == (2, 1)
+    assert len(news) == 1 and "no record any more: dropped and counted" in news[0]
+    again.close()
+    third = Spool(path, say=news.append)
+    assert (third.waiting, third.dropped, len(news)) == (2, 0, 1)
+    third.close()
+
+
+def test_bytes_that_are_a_record_are_one(tmp_path: Path, news: list[str]) -> None:
+    """TEXT and BLOB differ by one bit in the file."""
+    path = tmp_path / "q.sqlite"
+    spool = Spool(path, say=news.append)
+    spool.add(items(1))
+    spool.close()
+    altered(path, "UPDATE queue SET uid = CAST(uid AS BLOB), body = CAST(body AS BLOB)")
+    again = Spool(path, say=news.append)
+    assert again.peek(9) == items(1) and news == []
+    again.close()
+
+
+@pytest.mark.parametrize(
+    "statement", ["ALTER TABLE queue RENAME body TO bodx", "ALTER TABLE queue RENAME TO queud"]
+)
+def test_a_queue_of_another_shape_is_damaged_not_a_full_disk(
+    tmp_path: Path, news: list[str], statement: str
+) -> None:
+    path = tmp_path / "q.sqlite"
+    Spool(path, say=news.append).close()
+    altered(path, statement)
+    spool = Spool(path, say=news.append)
+    spool.add(items(1))
+    assert spool.peek(9) == items(1)
+    assert not [line for line in news if "Make room" in line]
+    spool.close()
+    again = Spool(path, say=news.append)
+    assert again.peek(9) == items(1)
+    again.close()
+
+
+def test_no_single_bit_stops_the_queue_or_passes_as_another_record(tmp_path: Path, news: list[str]) -> None:
+    path, seen = tmp_path / "q.sqlite", 0
+    spool = Spool(path, say=news.append)
+    spool.add(items(*range(20)))
+    spool.close()
+    whole, wanted = path.read_bytes(), {f"u{n}" for n in range(20)}
+    for bit in random.Random(0).sample(range(8 * len(whole)), 60):
+        data = bytearray(whole)
+        data[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(data)
+        spool = Spool(path, say=news.append)
+        spool.add([entry("later")])
+        found = uids(spool)
+        assert found[-1] == "later" and set(found[:-1]) <= wanted, bit
+        spool.ack(found)
+        assert (uids(spool), spool.waiting) == ([], 0), bit
+        spool.close()
+        seen += len(found) == 21
+    assert seen > 30  # most bits are in empty pages
+
+
+def test_half_a_character_in_a_name_does_not_stop_the_queue(tmp_path: Path, news: list[str]) -> None:
+    spool = Spool(tmp_path / "q.sqlite", say=news.append)
+    taken = item({"type": "new", "camera": "gate \ud800"})
+    spool.add([taken])
+    assert json.loads(spool.peek(1)[0].body)["camera"] == "gate \ud800"
+    spool.close()
+
+
 def test_a_queue_damaged_while_it_is_open_costs_what_was_in_it_and_goes_on(
     tmp_path: Path, news: list[str]
 ) -> None:
     path = tmp_path / "q.sqlite"
     first = Spool(path, say=news.append)
-    first.add([Item(f"u{n}", "new", "x" * 500) for n in range(200)])
+    first.add(items(*range(200), filling=500))
     first.close()
     spool = Spool(path, say=news.append)
     spool._attempt(lambda db: db.execute("PRAGMA cache_size = 0"))
@@ -159,8 +267,8 @@ def test_a_full_disk_keeps_records_in_memory_and_says_so_once(
     added = 0
     while not news:
         added += 1
-        spool.add([Item(f"u{added}", "new", "x" * 1000)])
-    spool.add([Item(f"u{added + 1}", "new", "x" * 1000)])
+        spool.add(items(added, filling=1000))
+    spool.add(items(added + 1, filling=1000))
     everything = [f"u{n}" for n in range(added + 2)]
     assert uids(spool, 1000) == everything
     assert spool.ack([everything[0], everything[-1]]) == 2  # one that is on the disk, one that is not
@@ -168,7 +276,7 @@ def test_a_full_disk_keeps_records_in_memory_and_says_so_once(
     assert len(news) == 1
     assert "disk is full" in news[0]
     (disk / "ballast").unlink()
-    spool.add([Item("later", "new", "x")])
+    spool.add([entry("later")])
     spool.close()
     again = Spool(disk / "q.sqlite", say=news.append)
     assert uids(again, 1000) == [*everything[1:-1], "later"]

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 from live_support import answer, event, free_port, until
 
 from edgepv.errors import UsageError
+from edgepv.runtimes.sinks.spool import Item
 from edgepv.runtimes.sinks.webhook import _retry_after_s
 
 Open = Callable[[str], Any]
@@ -108,6 +112,7 @@ def test_retry_after_is_seconds_or_a_date() -> None:
     assert _retry_after_s("7") == 7
     assert 28 < _retry_after_s(formatdate(time.time() + 30, usegmt=True)) <= 30
     assert [_retry_after_s(v) for v in (None, "", "soon", "-5", "nan", formatdate(0))] == [0.0] * 6
+    assert _retry_after_s("Mon, 01 Jan 0001 00:00:00 +2359") == 0.0
     assert _retry_after_s("9" * 400) == 3600
 
 
@@ -161,6 +166,40 @@ def test_closing_gives_up_on_a_server_that_hangs_and_keeps_the_queue(receiver: R
     again = sink(f"http://127.0.0.1:{receiver.port}/")
     until(lambda: again.counts() == {"taken": 0, "sent": 2, "queued": 0, "lost": 0})
     assert receiver.numbers() == [0, 0, 1]
+
+
+@pytest.mark.usefixtures("hasty")
+def test_what_is_no_record_does_not_keep_those_behind_it(sink: Open, news: list[str], tmp_path: Path) -> None:
+    port = free_port()
+    first = sink(f"http://127.0.0.1:{port}/")
+    for n in range(3):
+        first.put(event(n))
+    until(lambda: news)
+    first.close()
+    (queue,) = (tmp_path / "spool").glob("*.sqlite")
+    with contextlib.closing(sqlite3.connect(queue)) as db, db:
+        db.execute("UPDATE queue SET body = x'00ff' WHERE seq = 1")
+        db.execute("UPDATE queue SET uid = 'a' || char(10) WHERE seq = 2")
+    receiver = Receiver(port)
+    try:
+        second = sink(f"http://127.0.0.1:{port}/")
+        second.put(event(3))
+        until(lambda: second.counts() == {"taken": 1, "sent": 2, "queued": 0, "lost": 2})
+        assert receiver.numbers() == [2, 3]
+    finally:
+        receiver.close()
+
+
+def test_a_record_that_cannot_be_posted_is_dropped_and_the_next_one_is_not(
+    receiver: Receiver, sink: Open, news: list[str]
+) -> None:
+    out = sink(f"http://127.0.0.1:{receiver.port}/")
+    uid = "two\nlines"  # a header cannot hold it
+    out._spool.add([Item(uid, "new", json.dumps({**event(0), "uid": uid}))])
+    out.put(event(1))
+    until(lambda: out.counts() == {"taken": 1, "sent": 1, "queued": 0, "lost": 1})
+    assert receiver.numbers() == [1]
+    assert "cannot be posted (ValueError" in news[0]
 
 
 @pytest.mark.parametrize(

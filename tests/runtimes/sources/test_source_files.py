@@ -82,6 +82,19 @@ def test_a_damaged_image_is_skipped_told_once_and_its_time_passes(tmp_path: Path
     assert told == [{"type": "status", "what": "image_skipped", "why": f"{damaged} cannot be decoded"}]
 
 
+def test_what_is_no_plain_file_among_images_is_skipped_by_name(tmp_path: Path) -> None:
+    """A pipe would block for ever."""
+    for number in (0, 5):
+        picture(tmp_path / f"{number}.png", 50)
+    os.mkfifo(tmp_path / "1.png")
+    (tmp_path / "2.png").mkdir()
+    (tmp_path / "3.png").symlink_to("/dev/zero")
+    (tmp_path / "4.png").symlink_to("nowhere")
+    told: list[dict[str, Any]] = []
+    assert [f.time_s for f in all_of(open_source(str(tmp_path), on_status=told.append))] == [0, 0.5]
+    assert [one["why"] for one in told] == [f"{tmp_path}/{n}.png is no plain file" for n in (1, 2, 3, 4)]
+
+
 def test_images_of_two_sizes_restart_where_the_size_changes(tmp_path: Path) -> None:
     for number, size in enumerate([(48, 32), (64, 32), (64, 32)]):
         picture(tmp_path / f"{number}.png", 50, size)
