@@ -19,7 +19,7 @@ from typing import Any
 
 from edgepv.checkpoint import check_spec, check_stream
 from edgepv.errors import UsageError, unknown
-from edgepv.files import digest, parse_json, sha256, whole_file, write_json
+from edgepv.files import check_part, digest, parse_json, sha256, whole_file, write_json
 from edgepv.types import ModelSpec, Rung, StepRecord, StreamSpec, Variant, decode, encode
 
 SCHEMA = 1
@@ -166,6 +166,9 @@ def parse(folder: Path, manifest: bytes) -> Bundle:
     if digest(data["content"]) != data["digest"]:  # as it lies there: an older one lacks newer keys
         raise UsageError(f"{folder}/{MANIFEST} was changed after it was written: digests differ")
     measured = decode(Measured, data["measured"], where=f"{MANIFEST} measured")
+    check_part(content.name, f"{folder}/{MANIFEST}: content.name")
+    for variant in content.variants:
+        check_part(variant.name, f"{folder}/{MANIFEST}: a variant's name")
     for name in (*content.files, *measured.files, *(v.path for v in content.variants)):
         _inside(name)
     twice = sorted(set(content.files) & set(measured.files))
@@ -218,10 +221,12 @@ def check(bundle: Bundle) -> int:
 
 
 def _inside(name: str) -> None:
-    """Raise UsageError for a path that would leave the bundle."""
+    """Raise UsageError for a path that would leave the bundle, or is not written in the one plain way."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or not path.parts:
         raise UsageError(f"{MANIFEST}: path '{name}' leaves the bundle. Do not use this bundle")
+    for part in name.split("/"):
+        check_part(part, f"{MANIFEST}: a part of the path '{name}'")
 
 
 def is_bundle(path: Path) -> bool:
@@ -259,7 +264,7 @@ def _unzip(path: Path, into: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             for entry in archive.infolist():
-                _inside(entry.filename)
+                _inside(entry.filename.removesuffix("/"))
             if sum(e.file_size for e in archive.infolist()) > 2 << 30:
                 raise UsageError(f"{path} would unpack to more than 2 GiB; no edgepv bundle is that large")
             archive.extractall(into)

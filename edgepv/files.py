@@ -16,6 +16,9 @@ from typing import Any
 from edgepv.errors import UsageError
 from edgepv.types import encode
 
+MOST_LETTERS = 200
+"""Of a name: more fits no line, and no file system."""
+
 
 def sha256(path: Path) -> str:
     """Hex digest of a file's bytes."""
@@ -58,6 +61,32 @@ def parse_json(data: bytes, path: Path) -> Any:
         return json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as e:
         raise UsageError(f"{path} is not valid JSON ({e}). It may be truncated; make it again") from e
+
+
+def check_part(name: str, what: str) -> None:
+    """Raise UsageError unless ``name`` is one plain part of a path, on any system. what: whose name it is.
+
+    No separator, no control character, no half of a surrogate pair, not hidden, nor ``.`` or ``..``.
+    """
+    if (
+        not 0 < len(name) <= MOST_LETTERS
+        or not name.isprintable()
+        or name[0] == "."
+        or name.strip() != name
+        or set(name) & set("/\\")
+    ):
+        raise UsageError(
+            f"{what} is {name[:40]!r}; give 1 to {MOST_LETTERS} letters that can name a file: no / or \\, "
+            "no dot or blank in front, no control characters"
+        )
+
+
+def inside(folder: Path, name: str) -> Path:
+    """``folder / name`` with every link followed. Raises UsageError if that lies outside ``folder``."""
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise UsageError(f"'{name}' leads out of {folder}. Do not use what names it")
+    return path
 
 
 def read_toml(path: Path, *, wanted: str) -> dict[str, Any]:

@@ -73,6 +73,13 @@ def test_paths_that_leave_the_bundle_are_refused(copy: Path, name: str) -> None:
         bundle.read(copy)
 
 
+@pytest.mark.parametrize("name", ["./a", "a//b", "a/.", "a/", "models/.hidden", "a\0b", "a\nb"])
+def test_a_path_is_written_in_one_plain_way(copy: Path, name: str) -> None:
+    _edit(copy, lambda d: d["content"]["files"].update({name: "0" * 64}), seal=True)
+    with pytest.raises(UsageError, match="a part of the path"):
+        bundle.read(copy)
+
+
 def test_a_model_outside_the_digests_is_refused(copy: Path) -> None:
     def drop(data: Any) -> None:
         data["content"]["files"].pop(data["content"]["variants"][0]["path"])
@@ -210,6 +217,28 @@ def test_what_a_bundle_says_it_runs_is_in_it(
     folder = write_null_bundle(tmp_path / "b")
     _edit(folder, change, seal=True)
     with pytest.raises(UsageError, match=message):
+        bundle.read(folder)
+
+
+NO_PART = ("../x", "/x", "a/b", "..", ".ssh", "a\\b", "a\0", "", "\n", " a", "x" * 201)
+
+
+@pytest.mark.parametrize("name", NO_PART)
+@pytest.mark.parametrize(
+    ("change", "whose"),
+    [
+        (lambda c, name: c.update(name=name), "content.name"),
+        (lambda c, name: c["spec"].update(name=name), "manifest.json: name"),
+        (lambda c, name: c["variants"][0].update(name=name), "a variant's name"),
+        (lambda c, name: c["variants"][0]["spec"].update(name=name), "manifest.json: name"),
+    ],
+)
+def test_a_name_that_could_be_a_path_is_refused_when_it_is_read(
+    change: Callable[[Any, str], None], whose: str, name: str, tmp_path: Path
+) -> None:
+    folder = write_null_bundle(tmp_path / "b")
+    _edit(folder, lambda d: change(d["content"], name), seal=True)
+    with pytest.raises(UsageError, match=rf"{whose} is .*that can name a file"):
         bundle.read(folder)
 
 
