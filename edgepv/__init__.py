@@ -39,7 +39,7 @@ def open(
 
     found = read(Path(bundle))
     check(found)
-    return open_session(found.variant(variant, engine), found.folder, threads=threads, gap=gap, cuts=cuts)
+    return open_session(found.variant(variant, engine), found.checked, threads=threads, gap=gap, cuts=cuts)
 
 
 def runner(
@@ -68,6 +68,6 @@ def runner(
     found = read(Path(bundle))
     check(found)
     variants = (found.variant(variant),) if variant else found.ladder()
-    ladder = open_ladder(variants, found.folder, threads=threads, gap=gap, cuts=cuts)
+    ladder = open_ladder(variants, found.checked, threads=threads, gap=gap, cuts=cuts)
     limit = Deadline(deadline_ms, on_miss)
     return DeadlineRunner(ladder, profile(ladder), limit, say=say or (lambda reply: None))

@@ -216,7 +216,7 @@ class _Cameras:
     def _ladder(self, variants: Sequence[Variant]) -> Ladder:
         options = self._options
         return open_ladder(
-            variants, self._bundle.folder, threads=options.threads, gap=options.gap, cuts=options.cuts
+            variants, self._bundle.checked, threads=options.threads, gap=options.gap, cuts=options.cuts
         )
 
     def _admitted(

@@ -144,7 +144,7 @@ def _on_file(a: argparse.Namespace, source: str) -> int:
         variant = bundle.variant(a.variant, a.engine)
         summary = play.play(
             variant,
-            bundle.folder,
+            bundle.checked,
             Path(source),
             threads=a.threads,
             deadline_ms=a.deadline_ms,

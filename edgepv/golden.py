@@ -55,7 +55,7 @@ def replay(bundle: Bundle) -> list[Replay]:
     for variant in bundle.content.variants:
         runnable = on_this_host(variant)
         try:
-            engine = open_engine(runnable, bundle.folder)
+            engine = open_engine(runnable, bundle.checked)
         except TargetUnavailableError as e:
             results.append(Replay(variant.name, None, None, str(e)))
             continue
@@ -68,15 +68,15 @@ def replay(bundle: Bundle) -> list[Replay]:
 def load(bundle: Bundle) -> dict[str, np.ndarray]:
     """Everything that was recorded, by name. Raises UsageError if the bundle has no readable recording."""
     from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    from safetensors.numpy import load as parse
 
-    path = bundle.folder / GOLDEN
-    if not path.is_file():
+    if GOLDEN not in bundle.content.files:
         raise UsageError(
             f"{bundle.folder} holds no {GOLDEN}: nothing says what it should answer. Copy or export it again"
         )
+    path, data = bundle.folder / GOLDEN, bundle.checked(GOLDEN)
     try:
-        return load_file(path)
+        return parse(data)
     except (SafetensorError, ValueError, KeyError, TypeError) as e:
         raise UsageError(f"{path} holds no golden answers ({e}). Copy or export the bundle again") from e
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from edgepv.errors import UsageError
 from edgepv.optional import need
-from edgepv.runtimes.engine import check_inputs, expected_inputs
+from edgepv.runtimes.engine import Read, check_inputs, expected_inputs
 from edgepv.runtimes.ort import first_line
 from edgepv.stream import Tensors
 from edgepv.types import Variant
+from edgepv.vet import vet_onnx, vet_openvino
 
 # OpenVINO's own choice on a CPU with bf16 is bf16; an honest fp32 row has to ask for f32.
 HINT = {"fp32": "f32", "int8": "f32", "bf16": "bf16", "fp16": "f16"}
@@ -41,15 +42,28 @@ class OvEngine:
         self._request = self.compiled = None
 
 
-def open(variant: Variant, path: Path, threads: int) -> OvEngine:
-    """Load an ONNX or .xml file. Raises UsageError if OpenVINO refuses it."""
+def open(variant: Variant, read: Read, threads: int) -> OvEngine:
+    """Load an ONNX or .xml file. Raises UsageError if OpenVINO refuses it, or it is not safe to open."""
     ov = need("openvino", extra="cpu")
     config = {
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
         "INFERENCE_PRECISION_HINT": HINT[variant.precision],
     }
+    files = _files(variant.path, read)
+    core = ov.Core()
     try:
-        return OvEngine(variant, ov.Core().compile_model(str(path), "CPU", config))
+        return OvEngine(variant, core.compile_model(core.read_model(*files), "CPU", config))
     except RuntimeError as e:
-        raise UsageError(f"OpenVINO cannot load {path.name}: {first_line(e)}") from e
+        raise UsageError(f"OpenVINO cannot load {variant.path}: {first_line(e)}") from e
+
+
+def _files(path: str, read: Read) -> tuple[bytes, ...]:
+    """The bytes of a model, and those of the .bin beside an .xml."""
+    model = read(path)
+    if not path.endswith(".xml"):
+        vet_onnx(model, path)
+        return (model,)
+    weights = read(str(PurePosixPath(path).with_suffix(".bin")))
+    vet_openvino(model, path, len(weights))
+    return model, weights
