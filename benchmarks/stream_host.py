@@ -53,7 +53,7 @@ def main() -> int:
     rows = {}
     for name in args.variants:
         variant = opened.variant(name, None)
-        engine = open_ort(variant, opened.folder / variant.path, 1)
+        engine = open_ort(variant, opened.checked, 1)
         steps = ways(engine, variant)
         seconds: dict[str, list[float]] = {way: [] for way in steps}
         rng = np.random.default_rng(0)

@@ -27,8 +27,7 @@ from edgepv.measure import device_facts
 from edgepv.optional import need
 from edgepv.quality import Shown, figures, shown
 from edgepv.quantize import int8_onnx, int8_openvino
-from edgepv.runtimes import ort, ov
-from edgepv.runtimes.engine import Engine
+from edgepv.runtimes import Engine, open_engine, ort
 from edgepv.stats import sqnr_db
 from edgepv.stream import Stepper
 from edgepv.types import Variant, encode
@@ -42,6 +41,7 @@ MODELS = (
     "pv-conv-nano",
     "pv-conv-small",
 )
+PROVIDERS = ("CPUExecutionProvider",)
 BITS: tuple[Literal[7, 8], ...] = (8, 7)
 
 
@@ -53,7 +53,7 @@ def measure(name: str, data: Path) -> dict[str, Any]:
     clips = gather(options, source.spec)
     model = ready(line, lowered(line, source, clips), clips)
     held = [shown(clip, model.base.spec) for clip in clips.held_out]
-    wanted = play(ort.open(model.base, model.base_folder / model.base.path, 1), model.base, held)
+    wanted = play(open_engine(model.base, model.base_folder), model.base, held)
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         for how, made, engine in ways(model, Path(scratch)):
@@ -71,21 +71,20 @@ def ways(model: Any, scratch: Path) -> Iterator[tuple[dict[str, Any], Variant, E
     for bits in BITS:
         made = int8_onnx.Step(weight_bits=bits)(*arguments, scratch / f"{bits}.onnx")
         for sums in ("fast", "exact"):
-            session = ort.session(
-                scratch / made.path, 1, ("CPUExecutionProvider",), exact_sums=sums == "exact"
-            )
+            file = (scratch / made.path).read_bytes()
+            session = ort.session(file, made.path, 1, PROVIDERS, exact_sums=sums == "exact")
             yield (
                 {"file": "ours", "bits": bits, "engine": "onnxruntime", "sums": sums},
                 made,
                 ort.OrtEngine(made, session),
             )
         how = {"file": "ours", "bits": bits, "engine": "openvino", "sums": "fast"}
-        yield how, made, ov.open(replace(made, engine="openvino"), scratch / made.path, 1)
+        yield how, made, open_engine(replace(made, engine="openvino"), scratch)
     for bits in BITS:
         with nncf_bits(bits):
             made = int8_openvino.Step()(*arguments, scratch / f"{bits}.xml")
         how = {"file": "nncf", "bits": bits, "engine": "openvino", "sums": "fast"}
-        yield how, made, ov.open(made, scratch / made.path, 1)
+        yield how, made, open_engine(made, scratch)
 
 
 def nncf_bits(bits: int) -> Any:

@@ -46,7 +46,7 @@ def open(
     fit = proven(found, (found.variant(variant, engine),), fixed=bool(variant or engine))
     for note in fit.notes:
         warnings.warn(note, RuntimeWarning, stacklevel=2)
-    return open_session(fit.variants[0], found.folder, threads=threads, gap=gap, cuts=cuts)
+    return open_session(fit.variants[0], found.checked, threads=threads, gap=gap, cuts=cuts)
 
 
 def runner(
@@ -81,6 +81,6 @@ def runner(
     fit = proven(found, wanted, fixed=bool(variant))
     for note in fit.notes:
         warnings.warn(note, RuntimeWarning, stacklevel=2)
-    ladder = open_ladder(fit.variants, found.folder, threads=threads, gap=gap, cuts=cuts)
+    ladder = open_ladder(fit.variants, found.checked, threads=threads, gap=gap, cuts=cuts)
     limit = Deadline(deadline_ms, on_miss)
     return DeadlineRunner(ladder, profile(ladder), limit, say=say or (lambda reply: None))

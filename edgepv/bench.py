@@ -43,7 +43,7 @@ def latencies(found: Bundle, threads: int) -> dict[str, Latency]:
     opened = {}
     for variant in found.content.variants:
         with contextlib.suppress(TargetUnavailableError):
-            engine = open_engine(on_this_host(variant), found.folder, threads=threads)
+            engine = open_engine(on_this_host(variant), found.checked, threads=threads)
             opened[variant.name] = (engine, variant)
     if not opened:
         raise TargetUnavailableError(f"{found.folder}: no engine of its variants is on this machine")
@@ -61,7 +61,7 @@ def live(found: Bundle, options: LiveBench, console: Console) -> list[Replayed]:
     for name in console.track(names, "replaying"):
         rungs = list(variants) if name == LADDER else [v for v in variants if v.name == name]
         profiles = times if name == LADDER else (times[[v.name for v in variants].index(name)],)
-        ladder = open_ladder(rungs, found.folder, threads=options.threads)
+        ladder = open_ladder(rungs, found.checked, threads=options.threads)
         results.append(
             replay.replay(
                 name,
@@ -76,7 +76,7 @@ def live(found: Bundle, options: LiveBench, console: Console) -> list[Replayed]:
 
 
 def _profile(variants: Sequence[Variant], found: Bundle, threads: int) -> tuple[float, ...]:
-    ladder = open_ladder(variants, found.folder, threads=threads)
+    ladder = open_ladder(variants, found.checked, threads=threads)
     try:
         return profile(ladder)
     finally:

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
+import os
+import stat
 import tempfile
 import zipfile
 import zlib
@@ -19,13 +22,15 @@ from typing import Any
 
 from edgepv.checkpoint import check_spec, check_stream
 from edgepv.errors import UsageError, unknown
-from edgepv.files import digest, parse_json, sha256, whole_file, write_json
+from edgepv.files import check_part, digest, parse_json, sha256, whole_file, write_json
 from edgepv.types import ModelSpec, Proof, Rung, StepRecord, StreamSpec, Variant, decode, encode
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"
 GOLDEN = "golden.safetensors"
+MOST_MANIFEST = 4 << 20  # bytes; the largest of ours has 0.2 MiB
+MOST_BYTES = 2 << 30  # of a file, and of all that a zip holds
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,19 @@ class Bundle:
             return replay_variant(chosen)
         raise UsageError(f"{self.folder}: {unknown('engine', engine, {v.engine for v in variants.values()})}")
 
+    def checked(self, name: str) -> bytes:
+        """The bytes of a file, read once and equal to their digest: what was checked is what is used.
+
+        Raises UsageError if it is not in the manifest, missing, no plain file, or was changed.
+        """
+        wanted = {**self.measured.files, **self.content.files}.get(name)
+        if wanted is None:
+            raise UsageError(f"{self.folder}: {name} is not in the manifest. Export the bundle again")
+        data = read_plain(self.folder, name, MOST_BYTES)
+        if hashlib.sha256(data).hexdigest() != wanted:
+            raise UsageError(f"{self.folder}: {name} was changed or is damaged: its SHA-256 differs")
+        return data
+
     def ladder(self) -> tuple[Variant, ...]:
         """The variants a deadline chooses from, the largest first."""
         return tuple(self.variant(rung.variant) for rung in self.measured.ladder) or (self.variant(),)
@@ -148,7 +166,27 @@ def manifest_bytes(folder: Path) -> bytes:
         raise UsageError(f"{folder} does not exist. Make a bundle with: edgepv export --out {folder}")
     if not (folder / MANIFEST).is_file():
         raise UsageError(f"{folder} is not a bundle: it has no {MANIFEST}")
-    return (folder / MANIFEST).read_bytes()
+    return read_plain(folder, MANIFEST, MOST_MANIFEST)
+
+
+def read_plain(folder: Path, name: str, most: int) -> bytes:
+    """The bytes of a plain file in a bundle. Raises UsageError for a link, a pipe, or more than ``most``."""
+    try:
+        fd = os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise UsageError(f"{folder}: {name} is missing. Copy or export the bundle again") from None
+    except OSError as e:
+        raise UsageError(f"{folder}: {name} cannot be read ({e.strerror}). Do not use this bundle") from e
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise UsageError(f"{folder}: {name} is a link or no plain file. Do not use this bundle")
+    with os.fdopen(fd, "rb") as f:
+        data = f.read(most + 1)
+    if len(data) > most:
+        raise UsageError(
+            f"{folder}: {name} has more than {most >> 20} MiB; no edgepv bundle has. Do not use it"
+        )
+    return data
 
 
 def parse(folder: Path, manifest: bytes) -> Bundle:
@@ -167,6 +205,9 @@ def parse(folder: Path, manifest: bytes) -> Bundle:
     if digest(data["content"]) != data["digest"]:  # as it lies there: an older one lacks newer keys
         raise UsageError(f"{folder}/{MANIFEST} was changed after it was written: digests differ")
     measured = decode(Measured, data["measured"], where=f"{MANIFEST} measured")
+    check_part(content.name, f"{folder}/{MANIFEST}: content.name")
+    for variant in content.variants:
+        check_part(variant.name, f"{folder}/{MANIFEST}: a variant's name")
     for name in (*content.files, *measured.files, *(v.path for v in content.variants)):
         _inside(name)
     twice = sorted(set(content.files) & set(measured.files))
@@ -219,10 +260,12 @@ def check(bundle: Bundle) -> int:
 
 
 def _inside(name: str) -> None:
-    """Raise UsageError for a path that would leave the bundle."""
+    """Raise UsageError for a path that would leave the bundle, or is not written in the one plain way."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or not path.parts:
         raise UsageError(f"{MANIFEST}: path '{name}' leaves the bundle. Do not use this bundle")
+    for part in name.split("/"):
+        check_part(part, f"{MANIFEST}: a part of the path '{name}'")
 
 
 def is_bundle(path: Path) -> bool:
@@ -260,7 +303,7 @@ def _unzip(path: Path, into: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             for entry in archive.infolist():
-                _inside(entry.filename)
+                _inside(entry.filename.removesuffix("/"))
             if sum(e.file_size for e in archive.infolist()) > 2 << 30:
                 raise UsageError(f"{path} would unpack to more than 2 GiB; no edgepv bundle is that large")
             archive.extractall(into)

@@ -15,6 +15,7 @@ from edgepv import bundle, signing, update
 from edgepv.bundle import Bundle
 from edgepv.console import Console
 from edgepv.errors import EdgepvError, UsageError
+from edgepv.files import check_part, inside
 from edgepv.proof import Proven, proven
 from edgepv.runtimes.deadline import DeadlineRunner, Ladder, Reply, open_ladder, profile
 from edgepv.runtimes.deadline.admission import Demand, admit
@@ -40,7 +41,8 @@ class LiveOptions:
 
     bundle: folder, zip, or the root of an update's slots. sources: address per camera name. deadline_ms:
     None: one frame period of the model. emit: receivers. variant: hold on to this one; None: the bundle's
-    ladder. key: the public key that must have signed the bundle.
+    ladder. key: the public key that must have signed the bundle. Raises UsageError for a camera's name that
+    cannot name its folder in ``spool``.
     """
 
     bundle: Path
@@ -59,6 +61,10 @@ class LiveOptions:
     realtime: bool = False
     cpus: tuple[int, ...] = ()
     key: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.sources:
+            check_part(name, "a camera's name")
 
 
 def run(options: LiveOptions, console: Console, stop: threading.Event) -> list[dict[str, Any]]:
@@ -218,7 +224,7 @@ class _Cameras:
     def _ladder(self, variants: Sequence[Variant]) -> Ladder:
         options = self._options
         return open_ladder(
-            variants, self._bundle.folder, threads=options.threads, gap=options.gap, cuts=options.cuts
+            variants, self._bundle.checked, threads=options.threads, gap=options.gap, cuts=options.cuts
         )
 
     def _admitted(
@@ -271,7 +277,7 @@ class _Cameras:
         sink = open_sink(
             url.replace(CAMERA, name),
             camera=name,
-            spool_folder=self._options.spool / name,
+            spool_folder=inside(self._options.spool, name),
             labels=tuple(dict.fromkeys(labels)),
             fps=float(spec.fps),
             say=self._console.say,

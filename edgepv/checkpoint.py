@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from edgepv.errors import EdgepvError, UsageError
-from edgepv.files import read_toml, sha256, whole_file
+from edgepv.files import MOST_LETTERS, check_part, read_toml, sha256, whole_file
 from edgepv.optional import need
 from edgepv.types import METRICS, Checkpoint, ModelSpec, StepRecord, StreamSpec, decode
 
@@ -28,7 +28,6 @@ MOST_PARTICLES = 1024
 MOST_FRAMES = 4096
 MOST_SIDE = 8192  # px
 MOST_VALUES = 1 << 28  # of one input: 1 GiB as float32
-MOST_LETTERS = 200
 
 
 def read_spec(path: Path) -> ModelSpec:
@@ -68,8 +67,10 @@ def check_spec(spec: ModelSpec, where: str, *, chunk: int = 1) -> None:
 
 
 def _check_names(spec: ModelSpec, where: str) -> None:
-    """Raise UsageError for a name that cannot be read: empty, too long, or with control characters."""
-    named = {"name": spec.name, "input name": spec.input.name}
+    """Raise UsageError for a name that cannot be read: empty, too long, or with control characters; and if
+    that of the spec, which becomes part of paths, cannot name a file."""
+    check_part(spec.name, f"{where}: name")
+    named = {"input name": spec.input.name}
     named |= {f"label {i + 1}": label for i, label in enumerate(spec.labels)}
     named |= {f"name of output {i + 1}": out.name for i, out in enumerate(spec.outputs)}
     for what, text in named.items():

@@ -670,7 +670,7 @@ def inspect_command(a: argparse.Namespace) -> int:
             from edgepv.export.audit import of_layers
             from edgepv.types import encode
 
-            found = of_layers(Path(a.layers), bundle.folder, bundle.content.variants)
+            found = of_layers(Path(a.layers), bundle.checked, bundle.content.variants)
             print(json.dumps(encode(found), indent=1)) if a.json else show.audited(found)
             return 0
         if a.json:

@@ -148,7 +148,7 @@ def _on_file(a: argparse.Namespace, source: str) -> int:
             print(f"edgepv: {note}", file=sys.stderr)
         summary = play.play(
             fit.variants[0],
-            bundle.folder,
+            bundle.checked,
             Path(source),
             threads=a.threads,
             deadline_ms=a.deadline_ms,

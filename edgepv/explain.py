@@ -310,7 +310,7 @@ def explain_clip(
         if len(pictures) == LONGEST:
             console.say(f"{source}: the first {LONGEST} frames are explained")
         frames = np.concatenate([preprocess(p, chosen.spec) for p in pictures])
-        engine = open_engine(chosen, bundle.folder)
+        engine = open_engine(chosen, bundle.checked)
         try:
             player = Player(engine, chosen)
             made = explain(player, frames, console, label=label, grid=grid, source=source.name)

@@ -27,6 +27,8 @@ OLD = ".old"
 ABANDONED_S, SETTLED_S = 7 * 86_400.0, 600.0
 MOST_BYTES = 200  # of a name: file systems take 255, and names of what is being written are longer
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+MOST_LETTERS = 200
+"""Of a name: more fits no line, and no file system."""
 
 
 def sha256(path: Path) -> str:
@@ -73,6 +75,32 @@ def parse_json(data: bytes, path: Path) -> Any:
         return json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as e:
         raise UsageError(f"{path} is not valid JSON ({e}). It may be truncated; make it again") from e
+
+
+def check_part(name: str, what: str) -> None:
+    """Raise UsageError unless ``name`` is one plain part of a path, on any system. what: whose name it is.
+
+    No separator, no control character, no half of a surrogate pair, not hidden, nor ``.`` or ``..``.
+    """
+    if (
+        not 0 < len(name) <= MOST_LETTERS
+        or not name.isprintable()
+        or name[0] == "."
+        or name.strip() != name
+        or set(name) & set("/\\")
+    ):
+        raise UsageError(
+            f"{what} is {name[:40]!r}; give 1 to {MOST_LETTERS} letters that can name a file: no / or \\, "
+            "no dot or blank in front, no control characters"
+        )
+
+
+def inside(folder: Path, name: str) -> Path:
+    """``folder / name`` with every link followed. Raises UsageError if that lies outside ``folder``."""
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise UsageError(f"'{name}' leads out of {folder}. Do not use what names it")
+    return path
 
 
 def read_toml(path: Path, *, wanted: str) -> dict[str, Any]:

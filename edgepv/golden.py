@@ -65,7 +65,7 @@ def replay_one(bundle: Bundle, variant: Variant, everything: dict[str, np.ndarra
     """Replay one variant; everything: what ``load`` gives. Raises like ``replay``, and
     TargetUnavailableError if its engine is not on this machine."""
     runnable = on_this_host(variant)
-    engine = open_engine(runnable, bundle.folder)
+    engine = open_engine(runnable, bundle.checked)
     recorded = of_variant(everything, variant.name)
     got = play(engine, runnable, recorded["frames"])
     return _compare(variant, got, recorded, difference(bundle, runnable))
@@ -91,15 +91,15 @@ def cpu(proof: Proof) -> str:
 def load(bundle: Bundle) -> dict[str, np.ndarray]:
     """Everything that was recorded, by name. Raises UsageError if the bundle has no readable recording."""
     from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    from safetensors.numpy import load as parse
 
-    path = bundle.folder / GOLDEN
-    if not path.is_file():
+    if GOLDEN not in bundle.content.files:
         raise UsageError(
             f"{bundle.folder} holds no {GOLDEN}: nothing says what it should answer. Copy or export it again"
         )
+    path, data = bundle.folder / GOLDEN, bundle.checked(GOLDEN)
     try:
-        return load_file(path)
+        return parse(data)
     except (SafetensorError, ValueError, KeyError, TypeError) as e:
         raise UsageError(f"{path} holds no golden answers ({e}). Copy or export the bundle again") from e
 

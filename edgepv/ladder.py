@@ -15,7 +15,7 @@ from edgepv import bundle, golden, measure, report
 from edgepv.bundle import GOLDEN, Bundle, Measured
 from edgepv.console import Console
 from edgepv.errors import UsageError
-from edgepv.files import read_json, whole_folder, write_json, write_text
+from edgepv.files import inside, read_json, whole_folder, write_json, write_text
 from edgepv.runtimes.engine import open_engine
 from edgepv.types import Accuracy, Measurement, Report, Rung, Variant, decode
 
@@ -46,7 +46,7 @@ def combine(folders: Sequence[Path], out: Path, console: Console, *, force: bool
         models.mkdir()
         for part in parts:
             for old, new in _files(part):
-                shutil.copyfile(part.source.folder / old, tmp / new)
+                shutil.copyfile(part.source.folder / old, inside(tmp, new))
         console.say(f"timing {len(parts)} variants, taking turns")
         times = _times(parts, tmp)
         rungs, reasons = _rungs(parts, times)
@@ -54,7 +54,7 @@ def combine(folders: Sequence[Path], out: Path, console: Console, *, force: bool
         kept = [p for r in rungs for p in parts if p.variant.name == r.variant]
         for part in parts:
             for _, new in _files(part) if part not in kept else ():
-                (tmp / new).unlink()
+                inside(tmp, new).unlink()
         _write_golden(kept, tmp)
         _write(kept, rungs, reasons, tmp)
     return bundle.read(out)

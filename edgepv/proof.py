@@ -10,12 +10,11 @@ import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from edgepv import cache, golden, judge
 from edgepv.bundle import Bundle
 from edgepv.errors import ParityError, TargetUnavailableError, UsageError
-from edgepv.files import digest, read_json, write_json
+from edgepv.files import digest, parse_json, write_json
 from edgepv.measure import proof
 from edgepv.types import Measurement, Report, Variant, decode
 
@@ -50,7 +49,7 @@ def _instead(found: Bundle, wanted: Sequence[Variant], notes: list[str]) -> Iter
     """The fastest variant that stands, if one does."""
     tried = {v.name for v in wanted}
     others = {v.name: v for v in found.content.variants if v.name not in tried}
-    rows = sorted((row for row in _rows(found.folder) if row.variant in others), key=_preference)
+    rows = sorted((row for row in _rows(found) if row.variant in others), key=_preference)
     ranked = [others.pop(row.variant) for row in rows] + [*others.values()]
     for variant in ranked:
         if _stands(found, variant, notes):
@@ -65,9 +64,11 @@ def _preference(row: Measurement) -> tuple[bool, float]:
     return judge.doubt(row) is not None, row.latency[0].p50_ms if row.latency else math.inf
 
 
-def _rows(folder: Path) -> tuple[Measurement, ...]:
-    path = folder / "measured.json"
-    return decode(Report, read_json(path), where=path.name).rows if path.is_file() else ()
+def _rows(found: Bundle) -> tuple[Measurement, ...]:
+    name = "measured.json"
+    if name not in found.measured.files:
+        return ()
+    return decode(Report, parse_json(found.checked(name), found.folder / name), where=name).rows
 
 
 def _stands(found: Bundle, variant: Variant, notes: list[str]) -> bool:

@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Literal
 
 from edgepv import bundle
-from edgepv.bundle import GOLDEN, Bundle
+from edgepv.bundle import Bundle
 from edgepv.errors import EdgepvError, LatencyGateError, ParityError, SignatureError, UsageError
 from edgepv.files import digest, read_json, write_json
-from edgepv.golden import of_variant, replay
+from edgepv.golden import load, of_variant, replay
 from edgepv.runtimes import open_session
 from edgepv.signing import Signature, read_signature, read_signed, verify
 from edgepv.stats import percentiles_ms
@@ -255,11 +255,9 @@ def self_test(opened: Bundle, test: SelfTest) -> float:
     Raises ParityError for other answers than recorded, LatencyGateError above the limit,
     TargetUnavailableError if the engine is not on this machine.
     """
-    from safetensors.numpy import load_file
-
     replay(opened)
-    frames = of_variant(load_file(opened.folder / GOLDEN), opened.variant().name)["frames"]
-    with open_session(opened.variant(), opened.folder, threads=test.threads) as session:
+    frames = of_variant(load(opened), opened.variant().name)["frames"]
+    with open_session(opened.variant(), opened.checked, threads=test.threads) as session:
         answers = [session.step(frames[i % len(frames)]) for i in range(WARMUP + test.steps)]
     p99_ms = percentiles_ms([(a.pre_ms + a.infer_ms) / 1e3 for a in answers[WARMUP:]])[2]
     if test.p99_ms is not None and not p99_ms <= test.p99_ms:

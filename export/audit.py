@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edgepv.errors import UsageError
@@ -11,6 +11,7 @@ from edgepv.export import islands, trt_layers
 from edgepv.export.islands import Float
 from edgepv.optional import need
 from edgepv.types import Audit, ConvPlan, Variant
+from edgepv.vet import vet_onnx
 
 CONV_OPS = ("Conv", "ConvTranspose", "FusedConv", "QLinearConv", "NhwcFusedConv", "ConvInteger")
 
@@ -25,15 +26,16 @@ def audit(variant: Variant, folder: Path) -> Audit:
     readers = {"onnxruntime": _onnxruntime, "openvino": _openvino, "litert": _litert}
     if variant.engine in readers:
         return readers[variant.engine](variant, path)
-    planned = _planned_onnx(path) if path.suffix == ".onnx" else {}
+    planned = _planned_onnx(path.read_bytes(), path.name) if path.suffix == ".onnx" else {}
     rows = tuple(ConvPlan(name, precision, None) for name, precision in planned.items())
     return Audit("planned only: the engine is not on this machine", rows)
 
 
-def of_layers(layers: Path, folder: Path, variants: Sequence[Variant]) -> Audit:
+def of_layers(layers: Path, read: Callable[[str], bytes], variants: Sequence[Variant]) -> Audit:
     """Audit of an engine built on a Jetson, from the layers.json that build.sh wrote beside it.
 
-    variants: of the bundle in ``folder``. Raises UsageError for a file whose name fits none of them.
+    variants: of the bundle whose files ``read`` gives. Raises UsageError for a file whose name fits none of
+    them, and for a model that is no whole ONNX file.
     """
     wanted = next((p for p in ("int8", "fp16") if f"-{p}-" in layers.name), None)
     files = [v for v in variants if v.engine == "tensorrt" and (v.precision == "int8") == (wanted == "int8")]
@@ -42,14 +44,18 @@ def of_layers(layers: Path, folder: Path, variants: Sequence[Variant]) -> Audit:
             f"{layers.name} fits no TensorRT file of this bundle. Give build.sh's file under its own name, "
             "like model-int8-trt10.3.layers.json"
         )
-    return trt_layers.audit(layers, _planned_onnx(folder / files[0].path))
+    return trt_layers.audit(layers, _planned_onnx(read(files[0].path), files[0].path))
 
 
-def _planned_onnx(path: Path) -> dict[str, str]:
+def _planned_onnx(model: bytes, name: str) -> dict[str, str]:
     """Convolution name -> int8 when its data input comes out of a DequantizeLinear."""
     import onnx
 
-    nodes = onnx.load(path).graph.node
+    vet_onnx(model, name)
+    try:
+        nodes = onnx.load_model_from_string(model).graph.node
+    except Exception as e:  # protobuf raises a type of its own
+        raise UsageError(f"{name} is not a whole ONNX file: {e}. Export the bundle again") from e
     dequantized = {name for n in nodes if n.op_type == "DequantizeLinear" for name in n.output}
     return {
         n.name: "int8" if n.input[0] in dequantized and n.input[1] in dequantized else "float"
@@ -64,7 +70,7 @@ def _onnxruntime(variant: Variant, path: Path) -> Audit:
     with tempfile.TemporaryDirectory() as folder:
         graph, times = islands.optimised(path, Path(folder), timed=timed)
     inside = islands.of_onnxruntime(graph, times) if timed else None
-    planned = _planned_onnx(path)
+    planned = _planned_onnx(path.read_bytes(), path.name)
     executed = [
         (n.name, "int8" if n.op_type in ("QLinearConv", "ConvInteger") else "float")
         for n in graph.node
@@ -94,7 +100,7 @@ def _openvino(variant: Variant, path: Path) -> Audit:
         if "Convolution" in info["layerType"]:
             kind = info["runtimePrecision"].lower()
             executed.append((op.get_friendly_name(), names.get(kind, kind)))
-    planned = _planned_onnx(path) if path.suffix == ".onnx" else {}
+    planned = _planned_onnx(path.read_bytes(), path.name) if path.suffix == ".onnx" else {}
     if not planned:
         wanted = variant.precision if variant.precision == "int8" else "float"
         planned = {name: wanted for name, _ in executed}

@@ -17,6 +17,7 @@ from edgepv.errors import UsageError
 from edgepv.files import sha256, whole_file
 from edgepv.optional import need
 from edgepv.types import ModelSpec, StateSpec, StreamSpec, TensorSpec, Variant
+from edgepv.vet import vet_onnx
 
 OPSET = 18  # the lowest that torch's dynamo exporter really implements
 MOST_WARMUP = 4096  # frames
@@ -247,14 +248,14 @@ def _whole_graph(path: Path) -> Any:
     """The graph of an ONNX file. Raises UsageError if it is damaged, refers to other files, or holds NaN."""
     onnx = need("onnx", extra="compress")
     try:
-        model = onnx.load(path, load_external_data=False)
-        outside = [i for i in model.graph.initializer if i.data_location == onnx.TensorProto.EXTERNAL]
-        if not outside:
-            onnx.checker.check_model(model)
+        data = path.read_bytes()
+        model = onnx.load_model_from_string(data)
+        vet_onnx(data, str(path))
+        onnx.checker.check_model(model)
+    except UsageError:
+        raise
     except Exception as e:
         raise UsageError(f"{path} is not a whole ONNX file: {refusal(e)}") from e
-    if outside:
-        raise UsageError(f"{path} keeps its weights in another file. Save it as one: external_data=False")
     for weight in model.graph.initializer:
         values = onnx.numpy_helper.to_array(weight)
         if values.dtype.kind == "f" and np.isnan(values).any():

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
 from edgepv.errors import UsageError, unknown
 from edgepv.stream import Tensors
 from edgepv.types import Variant
+
+Read: TypeAlias = Callable[[str], bytes]
+"""Path of a file in a bundle -> its bytes, read once: ``Bundle.checked``, which compares their digest."""
 
 
 class CancelledError(Exception):
@@ -40,16 +44,19 @@ ENGINES = {
 }
 
 
-def open_engine(variant: Variant, folder: Path, *, threads: int = 1) -> Engine:
-    """Load ``folder / variant.path`` into the engine the variant names.
+def open_engine(variant: Variant, source: Path | Read, *, threads: int = 1) -> Engine:
+    """Load the variant's file into the engine it names. source: the folder it lies in, or what reads it.
 
-    Raises TargetUnavailableError if the engine is not on this machine, UsageError if the file is not
-    readable by it.
+    The engine gets the very bytes that ``source`` gave, and none that could make it read outside of them
+    (edgepv.vet). Raises TargetUnavailableError if the engine is not on this machine, UsageError if the file
+    is not readable by it.
     """
     if variant.engine not in ENGINES:
         raise UsageError(unknown("engine", variant.engine, ENGINES))
     module = importlib.import_module(ENGINES[variant.engine])
-    return module.open(variant, folder / variant.path, threads)
+    read = source if callable(source) else lambda name: (source / name).read_bytes()
+    engine: Engine = module.open(variant, read, threads)
+    return engine
 
 
 def check_inputs(inputs: Tensors, expected: dict[str, tuple[tuple[int, ...], str]]) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from edgepv.errors import UsageError, unknown
-from edgepv.files import read_toml
+from edgepv.files import check_part, read_toml
 from edgepv.optional import need
 from edgepv.runtimes.sinks import Record
 from edgepv.types import decode
@@ -140,6 +140,7 @@ def read_rules(path: Path) -> LiveConfig:
     data = read_toml(path, wanted="--rules wants a TOML file like examples/alarm.toml")
     found = decode(_Document, data, where=path.name)
     try:
+        check_part(found.camera.name, "camera.name")
         for n, mask in enumerate(found.mask):
             check_polygon(mask.polygon, f"mask[{n}]")
         for n, region in enumerate(found.redact.regions):

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from edgepv.console import hush_native
 from edgepv.errors import UsageError
 from edgepv.optional import litert_interpreter
-from edgepv.runtimes.engine import check_inputs, expected_inputs
+from edgepv.runtimes.engine import Read, check_inputs, expected_inputs
 from edgepv.runtimes.ort import first_line
 from edgepv.stream import Tensors
 from edgepv.types import Variant
+from edgepv.vet import vet_tflite
 
 
 class LiteRtEngine:
@@ -34,13 +34,15 @@ class LiteRtEngine:
         self._runner = self.interpreter = None
 
 
-def open(variant: Variant, path: Path, threads: int) -> LiteRtEngine:
-    """Load a .tflite file. Raises UsageError if LiteRT refuses it."""
+def open(variant: Variant, read: Read, threads: int) -> LiteRtEngine:
+    """Load a .tflite file. Raises UsageError if LiteRT refuses it, or it is not safe to open."""
     interpreter_type = litert_interpreter()
+    model = read(variant.path)
+    vet_tflite(model, variant.path)
     try:
         with hush_native():
-            interpreter = interpreter_type(str(path), num_threads=threads)
+            interpreter = interpreter_type(model_content=model, num_threads=threads)
             interpreter.allocate_tensors()
     except (RuntimeError, ValueError) as e:
-        raise UsageError(f"LiteRT cannot load {path.name}: {first_line(e)}") from e
+        raise UsageError(f"LiteRT cannot load {variant.path}: {first_line(e)}") from e
     return LiteRtEngine(variant, interpreter)

@@ -10,11 +10,10 @@ import itertools
 import json
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
-from edgepv.runtimes.engine import CancelledError, check_inputs, expected_inputs
+from edgepv.runtimes.engine import CancelledError, Read, check_inputs, expected_inputs
 from edgepv.stream import Tensors
 from edgepv.types import Variant
 
@@ -51,6 +50,6 @@ class NullEngine:
         """Nothing to free."""
 
 
-def open(variant: Variant, path: Path, threads: int) -> NullEngine:
+def open(variant: Variant, read: Read, threads: int) -> NullEngine:
     """Load the list of delays."""
-    return NullEngine(variant, [float(d) for d in json.loads(path.read_text())])
+    return NullEngine(variant, [float(d) for d in json.loads(read(variant.path))])

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgepv.errors import UsageError
 from edgepv.optional import SAFE_BITS, need, ort_options
-from edgepv.runtimes.engine import CancelledError, check_inputs, expected_inputs
+from edgepv.runtimes.engine import CancelledError, Read, check_inputs, expected_inputs
 from edgepv.stream import Tensors
 from edgepv.types import Variant
+from edgepv.vet import vet_onnx
 
 BROKEN_OPTIMIZERS = ["WeightBiasQuantization"]
 """Graph rewrites of ONNX Runtime 1.31 that change answers: this one gives a bias the product of two float16
@@ -97,25 +97,33 @@ class OrtEngine:
         self._handles.clear()
 
 
-def open(variant: Variant, path: Path, threads: int) -> OrtEngine:
-    """Load an ONNX file. Raises UsageError if ONNX Runtime refuses it."""
+def open(variant: Variant, read: Read, threads: int) -> OrtEngine:
+    """Load an ONNX file. Raises UsageError if ONNX Runtime refuses it, or it is not safe to open."""
     safe = variant.scheme is not None and variant.scheme.weight_bits <= SAFE_BITS
-    return OrtEngine(variant, session(path, threads, ("CPUExecutionProvider",), exact_sums=not safe))
+    providers = ("CPUExecutionProvider",)
+    return OrtEngine(
+        variant, session(read(variant.path), variant.path, threads, providers, exact_sums=not safe)
+    )
 
 
-def session(path: Path, threads: int, providers: tuple[str, ...], *, exact_sums: bool = True) -> Any:
+def session(
+    model: bytes, name: str, threads: int, providers: tuple[str, ...], *, exact_sums: bool = True
+) -> Any:
     """An InferenceSession that keeps to ``threads`` threads and stays quiet on warnings.
 
-    exact_sums: see ``edgepv.optional.ort_options``.
+    name: the file's. exact_sums: see ``edgepv.optional.ort_options``.
     """
+    vet_onnx(model, name)
     ort = need("onnxruntime", extra="cpu")
     options = ort_options(threads, exact_sums=exact_sums)
     try:
-        return ort.InferenceSession(
-            str(path), options, providers=list(providers), disabled_optimizers=BROKEN_OPTIMIZERS
+        found = ort.InferenceSession(
+            model, options, providers=list(providers), disabled_optimizers=BROKEN_OPTIMIZERS
         )
     except Exception as e:  # onnxruntime raises a dozen types of its own
-        raise UsageError(f"ONNX Runtime cannot load {path.name}: {first_line(e)}") from e
+        raise UsageError(f"ONNX Runtime cannot load {name}: {first_line(e)}") from e
+    found._model_bytes = None  # kept for a change of providers, which none makes: memory of a whole model
+    return found
 
 
 def first_line(error: BaseException) -> str:

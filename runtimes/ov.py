@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from edgepv.errors import TargetUnavailableError, UsageError
 from edgepv.optional import need
-from edgepv.runtimes.engine import check_inputs, expected_inputs
+from edgepv.runtimes.engine import Read, check_inputs, expected_inputs
 from edgepv.runtimes.ort import first_line
 from edgepv.stream import Tensors
 from edgepv.types import Variant
+from edgepv.vet import vet_onnx, vet_openvino
 
 # OpenVINO's own choice on a CPU with bf16 is bf16; an honest fp32 row has to ask for f32.
 HINT = {"fp32": "f32", "int8": "f32", "bf16": "bf16", "fp16": "f16"}
@@ -41,11 +42,11 @@ class OvEngine:
         self._request = self.compiled = None
 
 
-def open(variant: Variant, path: Path, threads: int) -> OvEngine:
+def open(variant: Variant, read: Read, threads: int) -> OvEngine:
     """Load an ONNX or .xml file.
 
-    Raises UsageError if OpenVINO refuses it, TargetUnavailableError for bfloat16 on a CPU that has none:
-    it would silently be float32.
+    Raises UsageError if OpenVINO refuses it or it is not safe to open, TargetUnavailableError for bfloat16
+    on a CPU that has none: it would silently be float32.
     """
     ov = need("openvino", extra="cpu")
     config = {
@@ -53,10 +54,12 @@ def open(variant: Variant, path: Path, threads: int) -> OvEngine:
         "NUM_STREAMS": 1,
         "INFERENCE_PRECISION_HINT": HINT[variant.precision],
     }
+    files = _files(variant.path, read)
+    core = ov.Core()
     try:
-        compiled = ov.Core().compile_model(str(path), "CPU", config)
+        compiled = core.compile_model(core.read_model(*files), "CPU", config)
     except RuntimeError as e:
-        raise UsageError(f"OpenVINO cannot load {path.name}: {first_line(e)}") from e
+        raise UsageError(f"OpenVINO cannot load {variant.path}: {first_line(e)}") from e
     runs = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
     if variant.precision == "bf16" and runs != "bf16":
         raise TargetUnavailableError(
@@ -64,3 +67,14 @@ def open(variant: Variant, path: Path, threads: int) -> OvEngine:
             "another variant of the bundle"
         )
     return OvEngine(variant, compiled)
+
+
+def _files(path: str, read: Read) -> tuple[bytes, ...]:
+    """The bytes of a model, and those of the .bin beside an .xml."""
+    model = read(path)
+    if not path.endswith(".xml"):
+        vet_onnx(model, path)
+        return (model,)
+    weights = read(str(PurePosixPath(path).with_suffix(".bin")))
+    vet_openvino(model, path, len(weights))
+    return model, weights

@@ -15,6 +15,7 @@ from edgepv.errors import UsageError
 from edgepv.files import whole_file
 from edgepv.optional import need
 from edgepv.runtimes.drawing import Painter
+from edgepv.runtimes.engine import Read
 from edgepv.runtimes.said import picture_of, said
 from edgepv.runtimes.session import Answer, open_session
 from edgepv.stats import percentiles_ms
@@ -25,7 +26,7 @@ Event = dict[str, Any]
 
 def play(
     variant: Variant,
-    folder: Path,
+    files: Path | Read,
     source: Path,
     *,
     threads: int = 1,
@@ -45,7 +46,7 @@ def play(
     answers: list[Answer] = []
     missed = read = 0
     with (
-        open_session(variant, folder, threads=threads, cuts=cuts) as session,
+        open_session(variant, files, threads=threads, cuts=cuts) as session,
         open_video(source) as (capture, fps, promised),
         _writer(video, variant.spec, fps) as draw,
     ):

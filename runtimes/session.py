@@ -15,7 +15,7 @@ import numpy as np
 from edgepv.clips import preprocess
 from edgepv.errors import UsageError
 from edgepv.runtimes.cuts import SceneCuts
-from edgepv.runtimes.engine import Engine, open_engine
+from edgepv.runtimes.engine import Engine, Read, open_engine
 from edgepv.runtimes.particles import Births
 from edgepv.stream import Stepper, Tensors
 from edgepv.types import Variant
@@ -258,10 +258,10 @@ class Session:
 
 
 def open_session(
-    variant: Variant, folder: Path, *, threads: int = 1, gap: Gap = "hold", cuts: bool = False
+    variant: Variant, source: Path | Read, *, threads: int = 1, gap: Gap = "hold", cuts: bool = False
 ) -> Session:
-    """Open one variant of a bundle folder. gap, cuts: see Session."""
-    return Session(open_engine(variant, folder, threads=threads), variant, gap=gap, cuts=cuts)
+    """Open one variant of a bundle. source: see open_engine. gap, cuts: see Session."""
+    return Session(open_engine(variant, source, threads=threads), variant, gap=gap, cuts=cuts)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -6,17 +6,16 @@ between devices. Nothing here is run on a machine without an NVIDIA GPU.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from edgepv.errors import TargetUnavailableError
 from edgepv.optional import need
+from edgepv.runtimes.engine import Read
 from edgepv.runtimes.ort import OrtEngine, session
 from edgepv.types import Variant
 
 PROVIDER = "TensorrtExecutionProvider"
 
 
-def open(variant: Variant, path: Path, threads: int) -> OrtEngine:
+def open(variant: Variant, read: Read, threads: int) -> OrtEngine:
     """Build the engine on this device and load it. Raises TargetUnavailableError elsewhere."""
     ort = need("onnxruntime", extra="jetson")
     if PROVIDER not in ort.get_available_providers():
@@ -24,4 +23,5 @@ def open(variant: Variant, path: Path, threads: int) -> OrtEngine:
             "no TensorRT on this machine: its ONNX Runtime has no TensorRT provider. Run the bundle on "
             "the Jetson, or replay its Q/DQ file here with --engine onnxruntime"
         )
-    return OrtEngine(variant, session(path, threads, (PROVIDER, "CPUExecutionProvider")))
+    providers = (PROVIDER, "CPUExecutionProvider")
+    return OrtEngine(variant, session(read(variant.path), variant.path, threads, providers))

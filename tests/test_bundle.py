@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from edgepv.cli import main
 from edgepv.errors import ParityError, TargetUnavailableError, UsageError
 from edgepv.files import digest, sha256
 from edgepv.golden import replay, rmse, tolerance
+from edgepv.runtimes import open_session
 
 
 @pytest.fixture
@@ -73,6 +75,13 @@ def test_paths_that_leave_the_bundle_are_refused(copy: Path, name: str) -> None:
         bundle.read(copy)
 
 
+@pytest.mark.parametrize("name", ["./a", "a//b", "a/.", "a/", "models/.hidden", "a\0b", "a\nb"])
+def test_a_path_is_written_in_one_plain_way(copy: Path, name: str) -> None:
+    _edit(copy, lambda d: d["content"]["files"].update({name: "0" * 64}), seal=True)
+    with pytest.raises(UsageError, match="a part of the path"):
+        bundle.read(copy)
+
+
 def test_a_model_outside_the_digests_is_refused(copy: Path) -> None:
     def drop(data: Any) -> None:
         data["content"]["files"].pop(data["content"]["variants"][0]["path"])
@@ -116,6 +125,34 @@ def test_the_zip_is_the_same_bundle_and_equal_every_time(step_bundle: Path, tmp_
     assert not inside.exists()
 
 
+def test_what_is_opened_is_what_was_checked(step_bundle: Path, copy: Path) -> None:
+    """Each file is swapped after the check, as a racing process would: none of the new bytes is used."""
+    found = bundle.read(copy)
+    bundle.check(found)
+    for name in found.content.files:
+        (copy / name).write_bytes((step_bundle / name).read_bytes() + b"\0")
+    for variant in found.content.variants:
+        with pytest.raises(UsageError, match="its SHA-256 differs"):
+            open_session(variant, found.checked)
+    with pytest.raises(UsageError, match=r"golden\.safetensors was changed"):
+        replay(found)
+
+
+@pytest.mark.parametrize("kind", ["a link", "a pipe", "a folder", "nothing"])
+def test_only_a_plain_file_is_read_and_a_pipe_does_not_wait(kind: str, tmp_path: Path) -> None:
+    found = bundle.read(write_null_bundle(tmp_path / "b"))
+    path, name = found.folder / "models" / "delays.json", "models/delays.json"
+    path.rename(tmp_path / "elsewhere")
+    if kind == "a link":
+        path.symlink_to(tmp_path / "elsewhere")
+    elif kind == "a pipe":
+        os.mkfifo(path)
+    elif kind == "a folder":
+        path.mkdir()
+    with pytest.raises(UsageError, match=r"delays\.json (cannot be read|is a link or no plain|is missing)"):
+        found.checked(name)
+
+
 def test_a_hostile_zip_writes_nothing_outside(tmp_path: Path) -> None:
     path = tmp_path / "x.zip"
     with zipfile.ZipFile(path, "w") as archive:
@@ -135,15 +172,13 @@ def test_a_truncated_zip_is_one_line(step_bundle: Path, tmp_path: Path) -> None:
 
 def test_golden_answers_of_another_model_are_refused(copy: Path) -> None:
     """The digests can be made right again; the answers cannot."""
-    from safetensors.numpy import load_file, save_file
+    from safetensors.numpy import load_file, save
 
-    golden = copy / bundle.GOLDEN
-    tensors = load_file(golden)
+    tensors = load_file(copy / bundle.GOLDEN)
     name = bundle.read(copy).content.variants[0].name
     tensors[name] = tensors[name] + 0.5
-    save_file(tensors, golden)
     with pytest.raises(ParityError, match=f"{name} answers otherwise here"):
-        replay(bundle.read(copy))
+        replay(record(copy, save(tensors)))
 
 
 def test_a_float_engine_does_not_pass_for_an_int8_one() -> None:
@@ -210,6 +245,28 @@ def test_what_a_bundle_says_it_runs_is_in_it(
     folder = write_null_bundle(tmp_path / "b")
     _edit(folder, change, seal=True)
     with pytest.raises(UsageError, match=message):
+        bundle.read(folder)
+
+
+NO_PART = ("../x", "/x", "a/b", "..", ".ssh", "a\\b", "a\0", "", "\n", " a", "x" * 201)
+
+
+@pytest.mark.parametrize("name", NO_PART)
+@pytest.mark.parametrize(
+    ("change", "whose"),
+    [
+        (lambda c, name: c.update(name=name), "content.name"),
+        (lambda c, name: c["spec"].update(name=name), "manifest.json: name"),
+        (lambda c, name: c["variants"][0].update(name=name), "a variant's name"),
+        (lambda c, name: c["variants"][0]["spec"].update(name=name), "manifest.json: name"),
+    ],
+)
+def test_a_name_that_could_be_a_path_is_refused_when_it_is_read(
+    change: Callable[[Any, str], None], whose: str, name: str, tmp_path: Path
+) -> None:
+    folder = write_null_bundle(tmp_path / "b")
+    _edit(folder, lambda d: change(d["content"], name), seal=True)
+    with pytest.raises(UsageError, match=rf"{whose} is .*that can name a file"):
         bundle.read(folder)
 
 

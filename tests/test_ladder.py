@@ -250,3 +250,16 @@ def test_the_rungs_of_a_ladder_that_are_not_taken_are_told(tmp_path: Path) -> No
     assert len(found.ladder) == 2
     why = "small-8x8-null of large-ladder: left out, since of a bundle only what it runs is taken"
     assert why in found.reasons
+
+
+def test_a_name_inside_a_bundle_writes_no_file_outside_the_ladder(tmp_path: Path) -> None:
+    """Unsigned and whole, but its name is a path: the model's bytes were written there."""
+    large = measured_bundle(tmp_path / "large", "[2.0]", judged("x"))
+    evil = measured_bundle(tmp_path / "evil", "[0.0]", judged("x"))
+    found = bundle.read(evil)
+    bundle.write(evil, replace(found.content, name="../../stolen/x"), found.measured)
+    (tmp_path / "stolen").mkdir()
+    with pytest.raises(UsageError, match=r"content\.name is '../../stolen/x'"):
+        ladder.combine([large, evil], tmp_path / "out", QUIET)
+    assert not list((tmp_path / "stolen").iterdir())
+    assert not (tmp_path / "out").exists()

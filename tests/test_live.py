@@ -20,6 +20,8 @@ from live_support import Broker, Camera, Subscriber, free_port, until
 from null_bundle import write_null_bundle
 
 from edgepv import signing, update
+from edgepv.camera import LiveOptions
+from edgepv.errors import UsageError
 
 Start = Callable[..., "Run"]
 LATE = str([0] * 38 + [100] * 7)  # the first 33 calls are the profile
@@ -324,3 +326,9 @@ def test_systemd_is_told_when_it_is_ready_and_when_it_stops(
         run.end()
         assert ear.recv(64) == b"STOPPING=1"
     assert os.environ["NOTIFY_SOCKET"]
+
+
+@pytest.mark.parametrize("name", ["../x", "/x", "a/b", "..", ".x", ""])
+def test_a_camera_whose_name_leads_out_of_the_spool_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="a camera's name is"):
+        LiveOptions(bundle=tmp_path, sources={name: "clip.mp4"}, spool=tmp_path / "spool")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from edgepv.optional import need
-from edgepv.runtimes.engine import CancelledError, open_engine
+from edgepv.runtimes.engine import CancelledError, Read, open_engine
 from edgepv.runtimes.session import Answer, Continuity, Gap, Lane, check_alike
 from edgepv.types import Variant
 
@@ -141,8 +141,13 @@ class Ladder:
 
 
 def open_ladder(
-    variants: Sequence[Variant], folder: Path, *, threads: int = 1, gap: Gap = "hold", cuts: bool = False
+    variants: Sequence[Variant],
+    source: Path | Read,
+    *,
+    threads: int = 1,
+    gap: Gap = "hold",
+    cuts: bool = False,
 ) -> Ladder:
-    """Open variants of a bundle folder, the largest first. gap, cuts: see Session."""
-    lanes = [Lane(open_engine(v, folder, threads=threads), v) for v in variants]
+    """Open variants of a bundle, the largest first. source: see open_engine. gap, cuts: see Session."""
+    lanes = [Lane(open_engine(v, source, threads=threads), v) for v in variants]
     return Ladder(lanes, gap=gap, cuts=cuts)

@@ -53,7 +53,7 @@ def test_a_bias_beside_float16_scales_is_not_lost(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     _strongly_typed_convolution(path)
     x = np.full((1, 1, 2, 2), 0.02, np.float32)
-    (y,) = session(path, 1, ("CPUExecutionProvider",)).run(None, {"x": x})
+    (y,) = session(path.read_bytes(), path.name, 1, ("CPUExecutionProvider",)).run(None, {"x": x})
     assert np.allclose(y, 0.5 + 0.02 * 0.0062, atol=4e-3)
 
 
@@ -65,7 +65,7 @@ def test_states_written_in_place_are_the_states_that_were_copied(tiny_clip: Tiny
     assert variant.stream
     from_the_video = [s.output == variant.spec.input.name for s in variant.stream.states]
     assert any(from_the_video) and not all(from_the_video)
-    engine: OrtEngine = open_ort(variant, tmp_path / "m.onnx", 1)
+    engine: OrtEngine = open_ort(variant, lambda name: (tmp_path / "m.onnx").read_bytes(), 1)
     copied = Stepper(engine.infer, variant.spec, variant.stream)
     in_place = Stepper(engine.infer, variant.spec, variant.stream, into=engine.infer_into)
     frames = np.random.default_rng(0).standard_normal((40, 1, 3, 32, 32), dtype=np.float32)
