@@ -150,16 +150,23 @@ def preprocess(frame: np.ndarray, spec: ModelSpec) -> np.ndarray:
     frame: (H, W, 3) uint8 BGR. Returns (1, C, h, w) float32: the whole frame resized with area
     interpolation (aspect is not kept), colour order and (x / 255 - mean) / std from the spec.
     """
-    cv2 = need("cv2", extra="cpu")
-    height, width = spec.input.shape[-2:]
-    check_frame(frame)
-    if frame.shape[:2] != (height, width):
-        frame = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
+    frame = at_model_size(frame, spec)
     if spec.colour == "rgb":
         frame = frame[:, :, ::-1]
     scale = np.float32(1 / 255) / np.asarray(spec.std, np.float32)
     shift = np.asarray(spec.mean, np.float32) / np.asarray(spec.std, np.float32)
     return np.ascontiguousarray((frame * scale - shift).transpose(2, 0, 1)[None], np.float32)
+
+
+def at_model_size(frame: np.ndarray, spec: ModelSpec) -> np.ndarray:
+    """A camera frame (H, W, 3) uint8 resized to what the model takes, (h, w, 3) uint8."""
+    cv2 = need("cv2", extra="cpu")
+    height, width = spec.input.shape[-2:]
+    check_frame(frame)
+    if frame.shape[:2] == (height, width):
+        return frame
+    resized: np.ndarray = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
+    return resized
 
 
 def pictures(spec: ModelSpec, rows: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from edgepv import bundle, judge, report
 from edgepv.bundle import Content, Measured
 from edgepv.calibration import PREPROCESSING, calibration_set, in_turns, rolled_feeds
 from edgepv.checkpoint import build
-from edgepv.clips import Clip, hold_last, model_frames, read_video, resample
+from edgepv.clips import Clip, at_model_size, hold_last, model_frames, read_video, resample
 from edgepv.console import Console
 from edgepv.errors import AccuracyGateError, InconclusiveError, TargetUnavailableError, UsageError, unknown
 from edgepv.export.job import Packed
@@ -634,7 +634,11 @@ def write_bundle(
 
 
 def write_golden(subject: Subject, variants: Sequence[Variant], folder: Path) -> dict[str, Any]:
-    """Camera frames of one held-out clip, and what the converted torch model and each variant answer."""
+    """Frames of one held-out clip, and what the converted torch model and each variant answer.
+
+    The frames have the model's size: OpenCV rounds one value of a thousand to another grey level on Arm
+    when it resizes, and golden answers are about engines.
+    """
     from safetensors.numpy import save
 
     from edgepv.golden import play
@@ -642,7 +646,8 @@ def write_golden(subject: Subject, variants: Sequence[Variant], folder: Path) ->
     spec = subject.base.spec
     video = read_video(subject.golden_clip.path)
     taken = resample(len(video.frames), video.fps, spec.fps)[: subject.exam.warmup + 4]
-    frames = hold_last(np.stack([video.frames[i] for i in taken]), subject.exam.warmup + 2)
+    small = np.stack([at_model_size(video.frames[i], spec) for i in taken])
+    frames = hold_last(small, subject.exam.warmup + 2)
     tensors = {"frames": frames, "torch": play(subject.model(1), subject.base, frames)}
     for variant in variants:
         tensors[variant.name] = play(open_replay(variant, folder), variant, frames)
