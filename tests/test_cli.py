@@ -360,6 +360,14 @@ def test_a_model_that_raises_anything_when_it_runs_is_one_line(run: Run, tmp_pat
     assert code in (1, 2) and [line[:7] for line in err.splitlines()][-1] == "edgepv:"
 
 
+def test_a_command_keeps_its_temporary_files_in_a_folder_that_goes(run: Run, tmp_path: Path) -> None:
+    says = "import tempfile\ndef build():\n    raise ValueError(tempfile.mkdtemp())\n"
+    (tmp_path / "net.py").write_text(says)
+    _, _, err = run("stream", f"{tmp_path}/net.py:build", "--clip", "4x32")
+    folder = Path(err.split("ValueError: ")[1].partition(". Fix")[0])
+    assert folder.parent.name.startswith(".scratch.") and not folder.parent.exists()
+
+
 def test_children_of_a_command_end_by_os_exit_as_ever() -> None:
     from edgepv.cli import _no_silent_end
 
