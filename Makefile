@@ -22,7 +22,7 @@ test: install
 	@sh tests/system.sh
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest -q -n 2 --dist loadscope
+	$(BIN)/pytest -q -rs -n 2 --dist loadscope
 
 clean:
 	rm -rf $(VENV) $(OUT) build dist *.egg-info

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measured_at import machine, now, told
 
 from edgepv.checkpoint import build
 from edgepv.console import Console
@@ -219,8 +220,10 @@ def _net(net: dict[str, Any]) -> Iterator[str]:
     assert start
     base, torch_ms = start[1]["latency"]["p50_ms"], net["torch"]["p50_ms"]
     n = net["torch"]["n"]
+    yield told(net["measured_at"])
+    yield ""
     yield (
-        f"One thread, {net['device']['cpu']}, n = {n} calls each, in turns. torch eager {torch_ms:.2f} ms "
+        f"One thread, {machine(net['device'])}, n = {n} calls each, in turns. torch eager {torch_ms:.2f} ms "
         "for every new frame. The fastest of each lever within 1 point (point estimate) on the test split:"
     )
     yield ""
@@ -238,13 +241,24 @@ def _net(net: dict[str, Any]) -> Iterator[str]:
     yield ""
     fastest = min(one[1]["latency"]["p50_ms"] for _, one in singles if one)
     faster = fastest / joint[1]["latency"]["p50_ms"]
-    yield f"The search's winner is x{faster:.2f} faster than the best single lever."
+    name, plain = min(unchanged(net), key=lambda r: r[1]["latency"]["p50_ms"])
+    over = plain["latency"]["p50_ms"] / joint[1]["latency"]["p50_ms"]
+    yield (
+        f"The search's winner is x{faster:.2f} as fast as the best single lever, and x{over:.2f} as fast as "
+        f"the fastest that changes neither width, rank nor size ({name}), which a plain export makes."
+    )
     yield _split(net, torch_ms)
     drop = net["search"]["final_drop"]
     yield (
         f"On the half of the test clips that chose nothing it loses {_lost(drop)}; search of "
         f"{net['search']['seconds']:.0f} s, {len(net['search']['trials'])} candidates scored."
     )
+
+
+def unchanged(net: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The timed rows within 1 point that keep the widths of the original."""
+    rows = [(name, r) for name, r in net["rows"].items() if r.get("latency") and r["points"] <= 1.0]
+    return [(n, r) for n, r in rows if not r["candidate"]["prune"] and not r["candidate"]["low_rank"]]
 
 
 def _split(net: dict[str, Any], torch_ms: float) -> str:
@@ -293,7 +307,7 @@ def main() -> int:
         if (net.name in found and net.name not in args.again) or (args.only and net.name not in args.only):
             continue
         begun = time.monotonic()
-        found[net.name] = measure(net, 60 * args.minutes, Console())
+        found[net.name] = measure(net, 60 * args.minutes, Console()) | {"measured_at": now()}
         print(f"{net.name}: {time.monotonic() - begun:.0f} s", flush=True)
         write_json(OUT, found)
         write_text(OUT.with_suffix(".md"), table(found))
