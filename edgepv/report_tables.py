@@ -551,7 +551,7 @@ def steps_table(report: Report) -> Table:
             text(_pairs(step.options) or "none"),
             text(_digests(step.inputs) or "none"),
             text(_digests(step.outputs) or "none"),
-            text(_pairs(step.tools) or "none"),
+            text(_pairs(dict(sorted(step.tools.items()))) or "none"),
         )
         for step in report.steps
     )

@@ -22,7 +22,9 @@ from typing import Any
 import pytest
 from support import ROOT
 
+from edgepv import report
 from edgepv.files import read_json
+from edgepv.zoo import INDEX
 
 GENERATED = ("models.md", "demo-report.md")
 PAGES = [ROOT / "README.md", *sorted(p for p in ROOT.glob("docs/*.md") if p.name not in GENERATED)]
@@ -271,3 +273,21 @@ def test_a_table_that_a_script_writes_is_that_of_its_committed_result(
     page: Path, name: str, shown: str
 ) -> None:
     assert shown == script(name).table(read_json(ROOT / "benchmarks" / f"{name}.json"))
+
+
+def test_the_demo_report_the_readme_shows_is_what_this_code_makes_of_its_figures() -> None:
+    """``make demo-report`` measures again and writes all four files."""
+    place = ROOT / "docs" / "demo-report"
+    found = report.load([place.with_suffix(".json")])
+    made = {
+        ".md": report.to_markdown(found),
+        ".html": report.to_html(found),
+        ".svg": report.picture_of_scatter(found),
+    }
+    stale = [kind for kind, text in made.items() if place.with_suffix(kind).read_text() != text]
+    assert not stale, "the report's code or figures have changed: make demo-report"
+
+
+def test_the_demo_report_is_that_of_the_shipped_weights() -> None:
+    found = report.load([ROOT / "docs" / "demo-report.json"])
+    assert found.steps[0].inputs["weights"] == read_json(INDEX)["pv-conv-small-fight"]["sha256"]
