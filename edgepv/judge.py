@@ -218,7 +218,8 @@ def choose(rows: Sequence[Measurement], *, latency_ms: float | None) -> tuple[Me
 
     Among the rows without a fault that were not seen to lose more than the gate, the one with the
     lowest p50 on the first thread count; where nothing is timed here, the smallest file. A row that
-    lost more on too few clips to tell is shipped, and does not run by itself. ``latency_ms``: p99 gate.
+    lost more on too few clips to tell is shipped, and does not run by itself unless all did: then the one
+    that lost least runs, and the reason says what it lost. ``latency_ms``: p99 gate.
     Raises ParityError, AccuracyGateError or LatencyGateError naming what came nearest.
     """
     faithful = [r for r in rows if r.parity is None or r.parity.verdict != "fail"]
@@ -246,7 +247,8 @@ def choose(rows: Sequence[Measurement], *, latency_ms: float | None) -> tuple[Me
         raise UsageError(f"--latency-ms: {rows[0].target} is not timed on this host. Measure on the device")
     if not timed:
         best = min(kept, key=lambda r: r.bytes or 0)
-        return best, f"{best.variant} runs: the smallest file; its speed is not measured on this host"
+        why = f"{best.variant} runs: the smallest file; its speed is not measured on this host"
+        return best, why + _but(best)
     in_time = [r for r in timed if latency_ms is None or r.latency[0].p99_ms <= latency_ms]
     if latency_ms is not None and not in_time:
         best = min(timed, key=lambda r: r.latency[0].p99_ms)
@@ -256,7 +258,7 @@ def choose(rows: Sequence[Measurement], *, latency_ms: float | None) -> tuple[Me
             "smaller model"
         )
     best = min(in_time, key=lambda r: r.latency[0].p50_ms)
-    return best, _why(best, in_time)
+    return best, _why(best, in_time) + _but(best)
 
 
 def keeps(row: Measurement) -> bool:
@@ -280,15 +282,24 @@ def fault(row: Measurement) -> str | None:
 
 
 def doubt(row: Measurement) -> str | None:
-    """Why a shipped variant does not run by itself: it lost more than the gate, on too few clips to tell."""
+    """Why a shipped variant that was not chosen does not run by itself: see ``_doubtful``."""
+    lost = _doubtful(row)
+    return lost and f"{row.variant} is in the bundle and does not run by itself: {lost}"
+
+
+def _doubtful(row: Measurement) -> str | None:
+    """What a variant that may be shipped lost above the gate, on too few clips to tell, or None."""
     drop = row.drop
     if not keeps(row) or drop is None or drop.points <= drop.max_drop:
         return None
     loss, low, high = drop.figures()
-    return (
-        f"{row.variant} is in the bundle and does not run by itself: it lost {loss} {drop.unit} "
-        f"on {drop.n} clips ({low} to {high}), too few to tell"
-    )
+    return f"it lost {loss} {drop.unit} on {drop.n} clips ({low} to {high}), too few to tell"
+
+
+def _but(best: Measurement) -> str:
+    """What is to be said of a chosen variant that lost more than the gate, behind the reason why it runs."""
+    lost = _doubtful(best)
+    return f"; {lost}, and nothing that may be shipped lost less" if lost else ""
 
 
 def _why(best: Measurement, timed: Sequence[Measurement]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from edgepv import judge
@@ -22,6 +24,15 @@ def test_a_loss_in_db_is_told_finely_enough_to_see_that_it_is_above_the_gate() -
 def test_a_doubt_in_db_shows_that_the_gate_lies_inside_the_interval() -> None:
     said = judge.doubt(restored(-0.02, "inconclusive"))
     assert said and "it lost 0.34 dB on 20 clips (-0.02 to 0.38), too few to tell" in said
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_the_only_variant_runs_with_its_doubt_said_and_nothing_says_that_it_does_not(timed: bool) -> None:
+    latency = (Latency(1.0, 1.0, 1.0, 9, 1, 1),) if timed else ()
+    rows = [replace(restored(-0.02, "inconclusive"), latency=latency)]
+    best, why = judge.choose(rows, latency_ms=None)
+    assert best is rows[0] and why.startswith("v runs: ")
+    assert "; it lost 0.34 dB on 20 clips (-0.02 to 0.38), too few to tell, and nothing that may be" in why
 
 
 PARITY = Parity(0.1, 40.0, 1.0, 9, 30.0, "pass")
