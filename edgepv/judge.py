@@ -16,13 +16,14 @@ from edgepv.export.audit import audit
 from edgepv.export.parity import compare_clips, first_divergence, saturation
 from edgepv.files import digest, sha256
 from edgepv.measure import clip_answers
-from edgepv.quality import Shown, distance_px, figures, lost, psnr_db, rate
+from edgepv.quality import Shown, distance_px, figures, groups_of, lost, psnr_db, rate
 from edgepv.runtimes.engine import open_engine
 from edgepv.stats import sqnr_db
 from edgepv.stream import Infer, Tensors, by_file_names, copied
 from edgepv.types import Accuracy, Measurement, ModelSpec, PairedDrop, Parity, Target, Variant
 
 SAME_NUMBERS_DB = 80.0  # at this SQNR the answers are equal to four digits: no clip can tell them apart
+SAME_DB = 0.005  # a PSNR that differs by less is printed as equal
 SAME_PX = 0.01  # tracks of which 95 % are no further apart, px of 256, are the same to everyone who uses them
 PROBES = 8  # inputs used to look inside a graph; more show the same
 
@@ -70,8 +71,9 @@ class Exam:
         if not self.known:
             return None
         after = figures(self.spec, answers, self.shown, self.warmup)
-        drop = lost(self.spec, self.before, after, self.max_drop)
-        if sqnr_db >= SAME_NUMBERS_DB and drop.lost == drop.won == 0:
+        drop = lost(self.spec, self.before, after, self.max_drop, groups_of(self.shown))
+        same = drop.lost == drop.won == 0 or (drop.unit == "dB" and abs(drop.points) < SAME_DB)
+        if sqnr_db >= SAME_NUMBERS_DB and same:
             drop = replace(drop, low=0.0, high=0.0, verdict="pass", clips_needed=None)
         return drop
 
@@ -292,8 +294,8 @@ def _doubtful(row: Measurement) -> str | None:
     drop = row.drop
     if not keeps(row) or drop is None or drop.points <= drop.max_drop:
         return None
-    loss, low, high = drop.figures()
-    return f"it lost {loss} {drop.unit} on {drop.n} clips ({low} to {high}), too few to tell"
+    loss = drop.figures()[0]
+    return f"it lost {loss} {drop.unit} on {drop.n} clips ({drop.interval()}), too few to tell"
 
 
 def _but(best: Measurement) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from edgepv.bundle import Bundle
 from edgepv.files import whole_file
 from edgepv.optional import need
-from edgepv.stats import METRIC_NAMES, SQNR_CAP_DB, worded
+from edgepv.stats import METRIC_NAMES, SQNR_CAP_DB, counted, worded
 from edgepv.stream.explain import exactness
 from edgepv.types import Accuracy, Audit, Latency, LayerSensitivity, Measurement, PairedDrop, encode
 
@@ -67,9 +67,10 @@ def _metric(made: Sequence[Exported]) -> str:
 
 
 def score(found: Accuracy) -> str:
-    """ "78.8 % (71.5 to 84.7, n 146)"."""
+    """ "78.8 % (71.5 to 84.7, n 146)", or "..., n 146 in 16 groups)"."""
     value, low, high = (worded(v, found.metric) for v in (found.value, found.low, found.high))
-    return f"{value} ({low.split()[0]} to {high.split()[0]}, n {found.n})"
+    spread = "no interval" if found.groups == 1 else f"{low.split()[0]} to {high.split()[0]}"
+    return f"{value} ({spread}, n {counted(found.n, found.groups)})"
 
 
 def _cells(row: Measurement, chosen: bool) -> list[str]:
@@ -134,8 +135,7 @@ def points(drop: PairedDrop | None) -> str:
     """ "+0.7 points (-2.6 to +4.1)", or "not measured"."""
     if drop is None:
         return UNKNOWN
-    lost, low, high = drop.figures("+")
-    return f"{lost} {drop.unit} ({low} to {high})"
+    return f"{drop.figures('+')[0]} {drop.unit} ({drop.interval('+')})"
 
 
 def sparsity(found: Sequence[LayerSparsity]) -> None:
