@@ -299,7 +299,8 @@ def bundle(b: Bundle) -> None:
 
 
 def model_rows(zoo: Any) -> list[dict[str, Any]]:
-    """Every shipped checkpoint: name, task, labels, and its metric on held-out data as its card has it."""
+    """Every shipped checkpoint: name, task, labels, its metric when cross-validated by group (None: it was
+    not) and on held-out data, both as its card has them, and what the held-out data show."""
     from edgepv.files import read_json
 
     index = read_json(zoo.INDEX)
@@ -308,7 +309,9 @@ def model_rows(zoo: Any) -> list[dict[str, Any]]:
             "name": name,
             "task": row["spec"].get("task", "classification"),
             "labels": row["spec"]["labels"],
+            "crossval": zoo.cross_validated(name),
             "test": row["metrics"]["test"],
+            "tested_on": zoo.tested_on(name),
         }
         for name, row in sorted(index.items())
     ]
@@ -317,14 +320,32 @@ def model_rows(zoo: Any) -> list[dict[str, Any]]:
 def models(rows: Sequence[dict[str, Any]]) -> None:
     """The shipped checkpoints as a table."""
     table(
-        ("model", "on held-out clips (95 %)", "labels"),
-        [(r["name"], _interval(r["test"]), ", ".join(r["labels"]) or r["task"]) for r in rows],
+        ("model", "cross-validated by group", "on held-out clips (95 %)", "which show", "labels"),
+        [
+            (
+                r["name"],
+                folds(r["crossval"]) if r["crossval"] else UNKNOWN,
+                _interval(r["test"]),
+                r["tested_on"],
+                ", ".join(r["labels"]) or r["task"],
+            )
+            for r in rows
+        ],
+    )
+
+
+def folds(found: dict[str, Any]) -> str:
+    """ "top-1 57.7 % (folds of 53.2 to 64.7 %, n 338)"."""
+    low, high = min(found["per_fold"]), max(found["per_fold"])
+    return (
+        f"top-1 {100 * found['value']:.1f} % (folds of {100 * low:.1f} to {100 * high:.1f} %, n {found['n']})"
     )
 
 
 def _interval(test: dict[str, Any]) -> str:
     metric = test.get("metric", "top1")
-    found = Accuracy(test["value"], test["low"], test["high"], test["n"], metric=metric)
+    groups = test.get("groups")
+    found = Accuracy(test["value"], test["low"], test["high"], test["n"], metric=metric, groups=groups)
     return f"{METRIC_NAMES[found.metric]} {score(found)}"
 
 

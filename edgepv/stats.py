@@ -295,9 +295,10 @@ def _means_needed(loss: np.ndarray, max_drop: float, error: float) -> int | None
     return needed
 
 
-def counted(n: int, groups: int | None) -> str:
-    """ "146", or "146 in 16 groups" where they come in groups."""
-    return f"{n:,}" if groups is None else f"{n:,} in {groups} group{'s' if groups > 1 else ''}"
+def counted(n: int, groups: int | None, what: str = "") -> str:
+    """ "146", or "146 in 16 groups" where they come in groups; what: the noun behind the number, "clips"."""
+    told = f"{n:,} {what}".strip()
+    return told if groups is None else f"{told} in {groups} group{'s' if groups > 1 else ''}"
 
 
 def worded(value: float, metric: Metric) -> str:
