@@ -253,6 +253,11 @@ WRITTEN: dict[str, tuple[str, Callable[[ModuleType], Callable[[Any], str]]]] = {
 }
 
 
+def test_every_page_of_benchmarks_is_written_by_a_script() -> None:
+    """One that is not belongs to ``PAGES``, where its numbers are looked up."""
+    assert {f"benchmarks/{p.name}" for p in ROOT.glob("benchmarks/*.md")} <= set(WRITTEN)
+
+
 @pytest.mark.parametrize("page", WRITTEN)
 def test_a_page_that_a_script_writes_is_that_of_its_committed_result(page: str) -> None:
     name, writer = WRITTEN[page]
