@@ -60,6 +60,24 @@ def one(model: str, how: How, data: Path, epochs: int, seed: int) -> dict[str, A
     }
 
 
+def table(found: dict[str, Any]) -> str:
+    """The rows of docs/adapt.md."""
+    n = found["runs"][0]["clips"][2]
+    head = f"| model | what trains | numbers trained | minutes | of CPU | test top-1 (95 %, {n} clips) |"
+    return "\n".join([head, "|---|---|---|---|---|---|", *map(_row, found["runs"])]) + "\n"
+
+
+def _row(run: dict[str, Any]) -> str:
+    what = {"adapter": "`--adapter`", "full": "everything", "head": "`--head-only`"}[run["how"]]
+    share = f", {100 * run['trained'] / run['total']:.0f} %" if run["how"] == "adapter" else ""
+    test = run["test"]
+    return (
+        f"| {run['model']} | {what} | {run['trained']:,}{share} | {run['minutes']:.1f} | "
+        f"{run['cpu_minutes']:.1f} | {100 * test['value']:.1f} % ({100 * test['low']:.1f} to "
+        f"{100 * test['high']:.1f}) |"
+    )
+
+
 def main() -> None:
     """Run what is not in the result yet, writing after each run."""
     parser = argparse.ArgumentParser(

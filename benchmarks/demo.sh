@@ -13,9 +13,18 @@ done
 edgepv run "$out/bundles/cpu" --source "$clip" --video "$out/annotated.mp4" > "$out/events.jsonl"
 tail -n 1 "$out/events.jsonl"
 edgepv report "$out/bundles" --html "$out/report.html"
+python - "$out" <<'DRAW'
+import sys
+from pathlib import Path
+
+from edgepv import report
+
+folder = Path(sys.argv[1])
+(folder / "report.svg").write_text(report.picture_of_scatter(report.load([folder / "report.json"])))
+DRAW
 
 echo
 echo "demo finished in $(($(date +%s) - started)) s"
 echo "bundles:  $out/bundles/cpu  $out/bundles/mobile  $out/bundles/jetson  (and a .zip of each)"
 echo "video:    $out/annotated.mp4"
-echo "report:   $out/report.html"
+echo "report:   $out/report.html  (the picture of the README: $out/report.svg)"

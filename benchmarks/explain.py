@@ -98,6 +98,23 @@ def summaries(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def table(found: dict[str, Any]) -> str:
+    """The rows of docs/explain.md."""
+    head = "| model | parts | by contribution | random | difference | clips better than random |"
+    rows = [_cells(name, "cells", r, 3) for name, r in found["cells"]["models"].items()]
+    rows.append(_cells("all", "cells", found["cells"]["all"], 3))
+    rows += [_cells(name, "particles", r, 4) for name, r in found["particles"]["models"].items()]
+    return "\n".join([head, "|---|---|---|---|---|---|", *rows]) + "\n"
+
+
+def _cells(name: str, parts: str, r: dict[str, Any], digits: int) -> str:
+    d = digits - 1
+    return (
+        f"| {name} | {parts} | {r['auc']:.{digits}f} | {r['random']:.{digits}f} | {r['difference']:.{d}f} "
+        f"({r['low']:.{d}f} to {r['high']:+.{d}f}) | {r['better_than_random']} of {r['clips']} |"
+    )
+
+
 def main() -> None:
     """Explain clips of every model and write the result."""
     parser = argparse.ArgumentParser(

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measured_at import machine, now, told
 
 from edgepv import bundle, measure, replay
 from edgepv.bundle import Bundle
@@ -225,14 +226,14 @@ def memory(found: Bundle, frames: int = 100_000) -> dict[str, Any]:
     ladder = open_ladder(found.ladder(), found.folder)
     smallest = len(ladder.lanes) - 1
     frame = np.random.default_rng(0).integers(0, 255, (128, 192, 3)).astype(np.uint8)
-    seen: dict[int, float] = {}
+    seen: dict[str, float] = {}
     with DeadlineRunner(ladder, [1.0] * (smallest + 1), Deadline(1e3), keep=smallest) as runner:
         for number in range(1, frames + 1):
             runner.ask(frame)
             if number in (frames // 10, frames):
                 pages = int(Path("/proc/self/statm").read_text().split()[1])
-                seen[number] = pages * resource.getpagesize() / 2**20
-    first, last = seen[frames // 10], seen[frames]
+                seen[str(number)] = pages * resource.getpagesize() / 2**20
+    first, last = seen.values()
     return {"frames": frames, "rss_mib": seen, "growth": last / first - 1}
 
 
@@ -265,7 +266,7 @@ def traces(found: Bundle, ticks: int = 300) -> list[dict[str, Any]]:
 
 def markdown(result: dict[str, Any]) -> str:
     """live.md: the table, and what it says."""
-    lines = ["# Live: deadlines under load", "", result["about"], ""]
+    lines = ["# Live: deadlines under load", "", told(result["measured_at"]), "", result["about"], ""]
     lines += [
         "| load | runs | missed (95 %) | right (95 %) | against best fixed, points | "
         "reply p50 / p99 / max ms | age p50 / p95 ms | switches/min |",
@@ -321,12 +322,13 @@ def main() -> None:
         result["about"] = (
             f"Idle profiles: {profiles}; deadline {first['limit_ms']:.1f} ms, a frame every "
             f"{first['period_ms']:.1f} ms, {a.seeds} seeds of {a.clips} test clips, one engine thread, "
-            f"{result['device']['cores']} cores ({result['device']['cpu']}), stress-ng at equal "
+            f"{result['device']['cores']} cores ({machine(result['device'])}), stress-ng at equal "
             "priority. Intervals: bootstrap over clips. Right: share of moments after a clip's warm-up at "
             "which the latest answer was right."
         )
     if "memory" in parts:
         result["memory"] = memory(found)
+    result["measured_at"] = now()
     write_json(RESULT, result)
     write_text(RESULT.with_suffix(".md"), markdown(result))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from measured_at import machine
+
 Result = Mapping[str, Any]
 
 
@@ -26,7 +28,11 @@ def spread(row: Result, digits: int) -> str:
 
 def graph(found: Result) -> list[str]:
     """pv-graph against pv-conv, itself without interaction, and simple methods; physics; given points."""
-    lines = ["### pv-graph (benchmarks/graph.py)", ""]
+    told = (
+        "Intervals of top-1 here are Wilson's over clips, though those of one camera or sequence are right "
+        "or wrong together: the true ones are wider; no net is shown to be better than another."
+    )
+    lines = ["### pv-graph (benchmarks/graph.py)", "", told, ""]
     for size, tasks in found.get("video", {}).items():
         names = dict.fromkeys(name for task in tasks.values() for name in task["rows"])
         cost = {n: g for task in tasks.values() for n, g in task["gflops"].items()}
@@ -40,8 +46,9 @@ def graph(found: Result) -> list[str]:
         rows = [[f"K = {k}", *(share(t["by_particles"][k]) for t in tasks.values())] for k in counts]
         lines += table(["one set of weights", *(f"{t}, top-1" for t in tasks)], rows)
     times = found.get("latency", {}).get("rows", {})
+    host = machine(found.get("latency", {}).get("device"))
     lines += table(
-        ["ONNX Runtime fp32, 1 thread, in turns", "p50 ms", "p95 ms", "n"],
+        [f"ONNX Runtime fp32, 1 thread, in turns, {host}", "p50 ms", "p95 ms", "n"],
         [[n, f"{r['p50_ms']:.2f}", f"{r['p95_ms']:.2f}", str(r["n"])] for n, r in times.items()],
     )
     lines += _physics(found.get("physics", {}))

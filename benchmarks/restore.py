@@ -10,6 +10,7 @@ stills of Set12, which were never compressed. ``long``: 300 frames of car-detect
 and of city played to and fro. ``drift_db``: PSNR of frames 291 to 300 of a long run, less that of the same
 frames when the net starts empty six frames before; below 0 the net gets worse the longer it runs. ``int8``:
 PSNR of frames 5 to 20 and of frames 285 to 300 of city, with the memory's arithmetic in float and without.
+``shipped``: what the clips that come with the package score with no net, noisy or enlarged bicubically.
 
 Compressed clips are halved before they serve as truth, which leaves some of the marks of compression in it.
 Intervals are 95 % bootstraps over clips (short; clips were not trained on) or over frames (drift; frames of
@@ -34,13 +35,15 @@ import torch
 
 from edgepv import degrade
 from edgepv.checkpoint import read_weights
+from edgepv.clips import clean_frames, degraded, find_clips
 from edgepv.export.to_onnx import lower
 from edgepv.files import read_json, write_json
+from edgepv.quality import MOST_FRAMES, psnr_db
 from edgepv.quantize import int8_onnx, int8_openvino
 from edgepv.runtimes import open_engine
 from edgepv.stream import Stepper, Tensors
 from edgepv.types import Variant
-from edgepv.zoo import HERE, pv_restore
+from edgepv.zoo import HERE, INDEX, checkpoint, pv_restore
 from edgepv.zoo.pv_restore import Restore
 from edgepv.zoo.train_restore import SPLIT, enlarged, middle, read_source, restored, spec_of, spoilt
 
@@ -341,7 +344,27 @@ def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     return old | {k: old.get(k, {}) | v if isinstance(v, dict) else v for k, v in new.items()}
 
 
-PARTS: dict[str, Callable[[Where, Wanted], dict[str, Any]]] = {"denoise": denoise, "x2": x2, "int8": int8}
+def shipped(where: Where, wanted: Wanted) -> dict[str, Any]:
+    """PSNR of the clips that `edgepv export` judges a restorer by, as given; all are cut from one film."""
+    found = {}
+    for name in filter(wanted, sorted(n for n in read_json(INDEX) if n.startswith("pv-restore"))):
+        spec = checkpoint(name).spec
+        each = []
+        for clip in (c for c in find_clips(HERE / "film", ()) if c.split == "evaluation"):
+            clean = clean_frames(clip.path, spec)[: MOST_FRAMES["restoration"]]
+            given = degrade.as_float(np.stack(degraded(clean, spec)))
+            given = enlarged(given) if spec.degrade == "half" else given
+            each.append(psnr_db(np.stack(clean), given))
+        found[name] = {"clips": len(each), "psnr_given": round(float(np.mean(each)), 3)}
+    return found
+
+
+PARTS: dict[str, Callable[[Where, Wanted], dict[str, Any]]] = {
+    "denoise": denoise,
+    "x2": x2,
+    "int8": int8,
+    "shipped": shipped,
+}
 BASELINES = {
     "denoise": ("as given", "fastNlMeans", "pv-restore-nano-denoise-single"),
     "x2": ("bicubic", "pv-restore-nano-x2-single"),

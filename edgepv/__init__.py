@@ -1,4 +1,4 @@
-"""edgepv: compress a trained video model, convert it, prove it, and run it on a camera."""
+"""edgepv: compress and convert a trained video model, compare it with the original, run it on a camera."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ from edgepv.files import read_json, refuse_out, whole_folder, write_json, write_
 from edgepv.line import Options, load
 from edgepv.optional import need
 from edgepv.quantize.finetune import views
-from edgepv.stats import accuracy
+from edgepv.stats import accuracy, counted
 from edgepv.types import Accuracy, Checkpoint, ModelSpec, decode, encode
 
 How = Literal["adapter", "full", "head"]
@@ -128,10 +128,11 @@ class Adapted:
 
 @dataclass(frozen=True)
 class Shot:
-    """One labelled clip: frames (T, H, W, 3) uint8 BGR, at the size and rate of the model."""
+    """One labelled clip: frames (T, H, W, 3) uint8 BGR, at the size and rate of the model, and its group."""
 
     frames: np.ndarray
     label: int
+    group: str
 
 
 def finetune(job: Job, console: Console) -> Adapted:
@@ -314,7 +315,7 @@ def shots(clips: Sequence[Clip], spec: ModelSpec, console: Console) -> list[Shot
     made = []
     for clip in console.track(clips, "decoding clips"):
         frames = [cv2.resize(f, size, interpolation=cv2.INTER_AREA) for f in clean_frames(clip.path, spec)]
-        made.append(Shot(np.stack(frames), spec.labels.index(str(clip.label))))
+        made.append(Shot(np.stack(frames), spec.labels.index(str(clip.label)), clip.group))
     return made
 
 
@@ -549,10 +550,11 @@ def scores(model: Any, clips: Sequence[Shot], spec: ModelSpec) -> np.ndarray:
 
 
 def score(model: Any, clips: Sequence[Shot], spec: ModelSpec) -> Accuracy | None:
-    """Top-1 with its interval; None without clips."""
+    """Top-1 with its interval over the clips' groups; None without clips."""
     if not clips:
         return None
-    return accuracy([c.label for c in clips], scores(model, clips, spec), spec.labels)
+    groups = [c.group for c in clips]
+    return accuracy([c.label for c in clips], scores(model, clips, spec), spec.labels, groups)
 
 
 def _write(made: Adapted, model: Any, whole: Any, head: str, manifest: str, job: Job, out: Path) -> None:
@@ -605,7 +607,8 @@ def told(value: Accuracy | None) -> str:
     """Top-1 in percent with its 95 % interval and the number of clips."""
     if value is None:
         return "not measured"
-    return f"{100 * value.value:.1f} % ({100 * value.low:.1f} to {100 * value.high:.1f}, {value.n} clips)"
+    spread = "no interval" if value.groups == 1 else f"{100 * value.low:.1f} to {100 * value.high:.1f}"
+    return f"{100 * value.value:.1f} % ({spread}, {counted(value.n, value.groups, 'clips')})"
 
 
 def rows(made: Adapted) -> list[tuple[str, str]]:
@@ -639,6 +642,6 @@ def card(made: Adapted, job: Job) -> str:
         f"# {made.spec.name}\n\n"
         f"Adapted from `{job.model}` (weights {made.base[:16]}) on `{Path(job.data).name}`.\n\n"
         f"| | |\n|---|---|\n{table}\n\n"
-        f"{note} Intervals are 95 % Wilson intervals and take clips as independent.\n\n"
+        f"{note} Intervals are 95 % Wilson intervals, over groups of clips where a manifest names them.\n\n"
         f"{unjudged}```sh\n{export_command(made, job)}\n```\n"
     )

@@ -158,7 +158,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _export(commands: Any) -> None:
-    text = "compress and convert a model, prove it against the original, write a bundle"
+    text = "compress and convert a model, compare it with the original, write a bundle"
     c = commands.add_parser(
         "export",
         help=text,

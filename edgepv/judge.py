@@ -17,13 +17,14 @@ from edgepv.export.job import FLAT
 from edgepv.export.parity import compare_clips, first_divergence, saturation
 from edgepv.files import digest, sha256
 from edgepv.measure import clip_answers
-from edgepv.quality import INT8_FLOOR_DB, Shown, distance_px, figures, lost, psnr_db, rate
+from edgepv.quality import INT8_FLOOR_DB, Shown, distance_px, figures, groups_of, lost, psnr_db, rate
 from edgepv.runtimes.engine import open_engine
 from edgepv.stats import sqnr_db
 from edgepv.stream import Infer, Tensors, by_file_names, copied
 from edgepv.types import Accuracy, Measurement, ModelSpec, PairedDrop, Parity, Target, Variant
 
 SAME_NUMBERS_DB = 80.0  # at this SQNR the answers are equal to four digits: no clip can tell them apart
+SAME_DB = 0.005  # a PSNR that differs by less is printed as equal
 SAME_PX = 0.01  # tracks of which 95 % are no further apart, px of 256, are the same to everyone who uses them
 PROBES = 8  # inputs used to look inside a graph; more show the same
 
@@ -71,9 +72,10 @@ class Exam:
         if not self.known:
             return None
         after = figures(self.spec, answers, self.shown, self.warmup)
-        drop = lost(self.spec, self.before, after, self.max_drop)
-        if sqnr_db >= SAME_NUMBERS_DB and drop.lost == drop.won == 0:
-            drop = replace(drop, low=0.0, high=0.0, verdict="pass", clips_needed=None)
+        drop = lost(self.spec, self.before, after, self.max_drop, groups_of(self.shown))
+        same = drop.lost == drop.won == 0 or (drop.unit == "dB" and abs(drop.points) < SAME_DB)
+        if sqnr_db >= SAME_NUMBERS_DB and same:
+            drop = replace(drop, low=0.0, high=0.0, verdict="pass", clips_needed=None, groups=None)
         return drop
 
 
@@ -249,7 +251,8 @@ def choose(rows: Sequence[Measurement], *, latency_ms: float | None) -> tuple[Me
 
     Among the rows without a fault that were not seen to lose more than the gate, the one with the
     lowest p50 on the first thread count; where nothing is timed here, the smallest file. A row that
-    lost more on too few clips to tell is shipped, and does not run by itself. ``latency_ms``: p99 gate.
+    lost more on too few clips to tell is shipped, and does not run by itself unless all did: then the one
+    that lost least runs, and the reason says what it lost. ``latency_ms``: p99 gate.
     Raises ParityError, AccuracyGateError or LatencyGateError naming what came nearest.
     """
     faithful = [r for r in rows if not r.blocked and (r.parity is None or r.parity.verdict != "fail")]
@@ -282,7 +285,8 @@ def choose(rows: Sequence[Measurement], *, latency_ms: float | None) -> tuple[Me
         raise UsageError(f"--latency-ms: {rows[0].target} is not timed on this host. Measure on the device")
     if not timed:
         best = min(kept, key=lambda r: r.bytes or 0)
-        return best, f"{best.variant} runs: the smallest file; its speed is not measured on this host"
+        why = f"{best.variant} runs: the smallest file; its speed is not measured on this host"
+        return best, why + _but(best)
     in_time = [r for r in timed if latency_ms is None or r.latency[0].p99_ms <= latency_ms]
     if latency_ms is not None and not in_time:
         best = min(timed, key=lambda r: r.latency[0].p99_ms)
@@ -292,7 +296,7 @@ def choose(rows: Sequence[Measurement], *, latency_ms: float | None) -> tuple[Me
             "smaller model"
         )
     best = min(in_time, key=lambda r: r.latency[0].p50_ms)
-    return best, _why(best, in_time)
+    return best, _why(best, in_time) + _but(best)
 
 
 def keeps(row: Measurement) -> bool:
@@ -318,15 +322,24 @@ def fault(row: Measurement) -> str | None:
 
 
 def doubt(row: Measurement) -> str | None:
-    """Why a shipped variant does not run by itself: it lost more than the gate, on too few clips to tell."""
+    """Why a shipped variant that was not chosen does not run by itself: see ``_doubtful``."""
+    lost = _doubtful(row)
+    return lost and f"{row.variant} is in the bundle and does not run by itself: {lost}"
+
+
+def _doubtful(row: Measurement) -> str | None:
+    """What a variant that may be shipped lost above the gate, on too few clips to tell, or None."""
     drop = row.drop
     if not keeps(row) or drop is None or drop.points <= drop.max_drop:
         return None
-    loss, low, high = drop.figures()
-    return (
-        f"{row.variant} is in the bundle and does not run by itself: it lost {loss} {drop.unit} "
-        f"on {drop.n} clips ({low} to {high}), too few to tell"
-    )
+    loss = drop.figures()[0]
+    return f"it lost {loss} {drop.unit} on {drop.n} clips ({drop.interval()}), too few to tell"
+
+
+def _but(best: Measurement) -> str:
+    """What is to be said of a chosen variant that lost more than the gate, behind the reason why it runs."""
+    lost = _doubtful(best)
+    return f"; {lost}, and nothing that may be shipped lost less" if lost else ""
 
 
 def _why(best: Measurement, timed: Sequence[Measurement]) -> str:

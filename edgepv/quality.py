@@ -9,7 +9,7 @@ restorer by the PSNR of its pictures, in dB.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,19 +56,25 @@ class Shown:
 
     frames: (T, C, h, w) float32. truth: index of its label, ``Points``, or clean pictures (T, H, W, 3) uint8
     BGR; None where nobody knows. start: states that the clip begins with, such as the points to follow.
+    group: clips of one group share footage; None where nobody knows.
     """
 
     frames: np.ndarray
     truth: int | Points | np.ndarray | None
     start: Tensors | None = None
+    group: str | None = None
 
 
 def shown(clip: Clip, spec: ModelSpec) -> Shown:
-    """Decode a clip and what is known of it.
+    """Decode a clip and what is known of it, its group too.
 
     The true points of CLIP.mp4 stand in CLIP.npz beside it: ``points`` (N, T, 2) as x, y in px of the video,
     and ``occluded`` (N, T), for each of its frames. Raises UsageError if they do not fit the video.
     """
+    return replace(_decoded(clip, spec), group=clip.group)
+
+
+def _decoded(clip: Clip, spec: ModelSpec) -> Shown:
     if spec.task == "tracking":
         return _tracked(clip, spec)
     clean = clean_frames(clip.path, spec)[: MOST_FRAMES[spec.task]]
@@ -160,19 +166,31 @@ def psnr_db(truth: np.ndarray, got: np.ndarray) -> float:
     return min(100.0, psnr(truth, got))
 
 
+def groups_of(clips: Sequence[Shown]) -> list[str] | None:
+    """The group of every clip; None if that of one is not known."""
+    known = [c.group for c in clips if c.group is not None]
+    return known if len(known) == len(clips) else None
+
+
 def rate(spec: ModelSpec, answers: Sequence[np.ndarray], clips: Sequence[Shown], warmup: int) -> Accuracy:
-    """The model's metric over the clips, with its interval."""
+    """The model's metric over the clips, with its interval, taken over their groups."""
+    groups = groups_of(clips)
     if spec.task == "classification":
         table = np.stack([clip_scores(rows, warmup) for rows in answers])
-        return accuracy([int(c.truth) for c in clips], table, spec.labels)  # type: ignore[arg-type]
-    return mean_accuracy(figures(spec, answers, clips, warmup), spec.metric)
+        return accuracy([int(c.truth) for c in clips], table, spec.labels, groups)  # type: ignore[arg-type]
+    return mean_accuracy(figures(spec, answers, clips, warmup), spec.metric, groups)
 
 
-def lost(spec: ModelSpec, before: np.ndarray, after: np.ndarray, max_drop: float) -> PairedDrop:
-    """What ``after`` loses against ``before``, both from ``figures`` on the same clips."""
+def lost(
+    spec: ModelSpec,
+    before: np.ndarray,
+    after: np.ndarray,
+    max_drop: float,
+    groups: Sequence[str] | None = None,
+) -> PairedDrop:
+    """What ``after`` loses against ``before``, both from ``figures`` on the same clips of these groups."""
     if spec.task == "classification":
         right = [(side > 0.5).tolist() for side in (before, after)]
-        return paired_drop(right[0], right[1], max_drop=max_drop)
-    points = spec.task == "tracking"
-    scale = 100.0 if points else 1.0
-    return mean_drop(scale * before, scale * after, max_drop=max_drop, unit="points" if points else "dB")
+        return paired_drop(right[0], right[1], max_drop=max_drop, groups=groups)
+    scale, unit = (100.0, "points") if spec.task == "tracking" else (1.0, "dB")
+    return mean_drop(scale * before, scale * after, max_drop=max_drop, unit=unit, groups=groups)  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from edgepv.report_tables import figure, machine, main_latency
-from edgepv.stats import METRIC_NAMES, worded
+from edgepv.stats import METRIC_NAMES, counted, worded
 from edgepv.types import Accuracy, DeviceFacts, Latency, Measurement, Report
 
 WIDTH = 560
@@ -217,9 +217,10 @@ def _tip(row: Measurement, latency: Latency) -> str:
     assert row.accuracy
     found = row.accuracy
     value, low, high = (worded(v, found.metric) for v in (found.value, found.low, found.high))
+    spread = "no interval" if found.groups == 1 else f"95 % {low} to {high}"
     return (
         f"{row.variant} ({row.engine}, {row.precision}, {row.form}): {METRIC_NAMES[found.metric]} {value}, "
-        f"95 % {low} to {high}, n = {found.n}; "
+        f"{spread}, n = {counted(found.n, found.groups)}; "
         f"p50 {figure(latency.p50_ms)} ms, p99 {figure(latency.p99_ms)} ms, "
         f"{threaded(latency)}"
     )

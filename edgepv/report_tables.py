@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from edgepv.stats import METRIC_NAMES, worded
+from edgepv.stats import METRIC_NAMES, counted, worded
 from edgepv.stream.explain import exactness
 from edgepv.types import (
     Accuracy,
@@ -127,7 +127,8 @@ def score(accuracy: Accuracy | None) -> Cell:
     if accuracy is None:
         return UNKNOWN
     value, low, high = (worded(v, accuracy.metric) for v in (accuracy.value, accuracy.low, accuracy.high))
-    return Cell(value, accuracy.value, note=f"{low.split()[0]} to {high.split()[0]}, n = {accuracy.n:,}")
+    spread = "no interval" if accuracy.groups == 1 else f"{low.split()[0]} to {high.split()[0]}"
+    return Cell(value, accuracy.value, note=f"{spread}, n = {counted(accuracy.n, accuracy.groups)}")
 
 
 def _beside(parity: Parity) -> str:
@@ -150,9 +151,8 @@ def lost_points(drop: PairedDrop | None) -> Cell:
     """Points (or dB) lost against the original on the same clips, with the paired interval below."""
     if drop is None:
         return UNKNOWN
-    loss, low, high = drop.figures("+")
     unit = "" if drop.unit == "points" else f" {drop.unit}"
-    return Cell(f"{loss}{unit}", drop.points, note=f"{low} to {high}")
+    return Cell(f"{drop.figures('+')[0]}{unit}", drop.points, note=drop.interval("+"))
 
 
 def gate(drop: PairedDrop | None) -> Cell:
@@ -242,8 +242,9 @@ def glance(report: Report) -> Table:
     return Table(
         "glance",
         "Variants side by side",
-        "Small print under a figure is its 95 % interval. Points lost (dB of PSNR) are against the original "
-        "on the same clips. Speed is the original's p50 over this p50, given only where both were timed "
+        "Small print under a figure is its 95 % interval, over groups of clips (a camera, a film) where a "
+        "manifest names them, else over clips. Points lost (dB of PSNR) are against the original on the same "
+        "clips. Speed is the original's p50 over this p50, given only where both were timed "
         "in turns in one run.",
         heads(
             f"variant, target, engine, precision, form, size, {metric(report)}, points lost, drop gate, "
@@ -310,7 +311,7 @@ def accuracy_table(report: Report) -> Table:
         "accuracy",
         "Accuracy",
         "Top-1 with its 95 % Wilson interval; delta-avg (share of points within 1, 2, 4, 8, 16 px of the "
-        "truth on 256 x 256, averaged) and PSNR with Student's over the clips; points lost (dB of "
+        "truth on 256 x 256, averaged) and PSNR with Student's; points lost (dB of "
         "PSNR) with the 95 % paired interval. Lost and won count the clips that only the original, or only "
         "this variant, got right or did better.",
         heads(
@@ -551,7 +552,7 @@ def steps_table(report: Report) -> Table:
             text(_pairs(step.options) or "none"),
             text(_digests(step.inputs) or "none"),
             text(_digests(step.outputs) or "none"),
-            text(_pairs(step.tools) or "none"),
+            text(_pairs(dict(sorted(step.tools.items()))) or "none"),
         )
         for step in report.steps
     )

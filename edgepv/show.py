@@ -13,7 +13,7 @@ from edgepv.bundle import Bundle
 from edgepv.console import tell
 from edgepv.files import whole_file
 from edgepv.optional import need
-from edgepv.stats import METRIC_NAMES, SQNR_CAP_DB, worded
+from edgepv.stats import METRIC_NAMES, SQNR_CAP_DB, counted, worded
 from edgepv.stream.explain import exactness
 from edgepv.types import Accuracy, Audit, Latency, LayerSensitivity, Measurement, PairedDrop, encode
 
@@ -68,9 +68,10 @@ def _metric(made: Sequence[Exported]) -> str:
 
 
 def score(found: Accuracy) -> str:
-    """ "78.8 % (71.5 to 84.7, n 146)"."""
+    """ "78.8 % (71.5 to 84.7, n 146)", or "..., n 146 in 16 groups)"."""
     value, low, high = (worded(v, found.metric) for v in (found.value, found.low, found.high))
-    return f"{value} ({low.split()[0]} to {high.split()[0]}, n {found.n})"
+    spread = "no interval" if found.groups == 1 else f"{low.split()[0]} to {high.split()[0]}"
+    return f"{value} ({spread}, n {counted(found.n, found.groups)})"
 
 
 def _cells(row: Measurement, chosen: bool) -> list[str]:
@@ -135,8 +136,7 @@ def points(drop: PairedDrop | None) -> str:
     """ "+0.7 points (-2.6 to +4.1)", or "not measured"."""
     if drop is None:
         return UNKNOWN
-    lost, low, high = drop.figures("+")
-    return f"{lost} {drop.unit} ({low} to {high})"
+    return f"{drop.figures('+')[0]} {drop.unit} ({drop.interval('+')})"
 
 
 def sparsity(found: Sequence[LayerSparsity]) -> None:
@@ -302,7 +302,8 @@ def bundle(b: Bundle) -> None:
 
 
 def model_rows(zoo: Any) -> list[dict[str, Any]]:
-    """Every shipped checkpoint: name, task, labels, and its metric on held-out data as its card has it."""
+    """Every shipped checkpoint: name, task, labels, its metric when cross-validated by group (None: it was
+    not) and on held-out data, both as its card has them, and what the held-out data show."""
     from edgepv.files import read_json
 
     index = read_json(zoo.INDEX)
@@ -311,7 +312,9 @@ def model_rows(zoo: Any) -> list[dict[str, Any]]:
             "name": name,
             "task": row["spec"].get("task", "classification"),
             "labels": row["spec"]["labels"],
+            "crossval": zoo.cross_validated(name),
             "test": row["metrics"]["test"],
+            "tested_on": zoo.tested_on(name),
         }
         for name, row in sorted(index.items())
     ]
@@ -320,14 +323,32 @@ def model_rows(zoo: Any) -> list[dict[str, Any]]:
 def models(rows: Sequence[dict[str, Any]]) -> None:
     """The shipped checkpoints as a table."""
     table(
-        ("model", "on held-out clips (95 %)", "labels"),
-        [(r["name"], _interval(r["test"]), ", ".join(r["labels"]) or r["task"]) for r in rows],
+        ("model", "cross-validated by group", "on held-out clips (95 %)", "which show", "labels"),
+        [
+            (
+                r["name"],
+                folds(r["crossval"]) if r["crossval"] else UNKNOWN,
+                _interval(r["test"]),
+                r["tested_on"],
+                ", ".join(r["labels"]) or r["task"],
+            )
+            for r in rows
+        ],
+    )
+
+
+def folds(found: dict[str, Any]) -> str:
+    """ "top-1 57.7 % (folds of 53.2 to 64.7 %, n 338)"."""
+    low, high = min(found["per_fold"]), max(found["per_fold"])
+    return (
+        f"top-1 {100 * found['value']:.1f} % (folds of {100 * low:.1f} to {100 * high:.1f} %, n {found['n']})"
     )
 
 
 def _interval(test: dict[str, Any]) -> str:
     metric = test.get("metric", "top1")
-    found = Accuracy(test["value"], test["low"], test["high"], test["n"], metric=metric)
+    groups = test.get("groups")
+    found = Accuracy(test["value"], test["low"], test["high"], test["n"], metric=metric, groups=groups)
     return f"{METRIC_NAMES[found.metric]} {score(found)}"
 
 

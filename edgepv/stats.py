@@ -15,7 +15,7 @@ Z95 = 1.959963984540054
 SQNR_CAP_DB = 200.0  # what equal numbers are given; JSON has no infinity
 
 
-def wilson(hits: float, n: int, z: float = Z95) -> tuple[float, float]:
+def wilson(hits: float, n: float, z: float = Z95) -> tuple[float, float]:
     """95 % interval of a proportion, as fractions of 1.
 
     Source: Wilson 1927; behaves at 0 and n hits, where the normal interval has no width.
@@ -29,7 +29,7 @@ def wilson(hits: float, n: int, z: float = Z95) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def paired_interval(lost: int, won: int, n: int, z: float = Z95) -> tuple[float, float]:
+def paired_interval(lost: float, won: float, n: float, z: float = Z95) -> tuple[float, float]:
     """95 % interval of (lost - won) / n for paired answers, as fractions of 1.
 
     Source: Tango 1998, "Equivalence test and confidence interval for the difference in proportions
@@ -62,54 +62,120 @@ def paired_interval(lost: int, won: int, n: int, z: float = Z95) -> tuple[float,
     return edge(-1.0, 1.0), edge(1.0, -1.0)
 
 
+def group_count(groups: Sequence[str] | None) -> int | None:
+    """How many groups the clips come in; None if that is not known, or every clip is a group of its own."""
+    count = len(set(groups)) if groups is not None else 0
+    return count if groups is not None and count < len(groups) else None
+
+
+def mean_error(values: np.ndarray, groups: Sequence[str] | None) -> float:
+    """Standard error of the mean of ``values`` (n,), of which those of one group may go up and down together.
+
+    The larger of that over clips and that over groups, by what is left in the sum of each group.
+    Source: Cochran 1977, "Sampling Techniques", 3rd edition, chapter 9A, clusters of unequal sizes.
+    """
+    n = len(values)
+    alone = float(np.std(values, ddof=1)) / math.sqrt(n)
+    if group_count(groups) is None:
+        return alone
+    _, which = np.unique(np.asarray(groups), return_inverse=True)
+    sums = np.bincount(which, values - np.mean(values))
+    return max(alone, math.sqrt(float((sums**2).sum()) * len(sums) / (len(sums) - 1)) / n)
+
+
+def independent(values: np.ndarray, groups: Sequence[str] | None) -> float:
+    """How many independent clips would tell as much about the mean of ``values`` as these n in groups.
+
+    n over the design effect (Kish 1965, "Survey Sampling": the variance of the mean over that of as many
+    independent clips), and less where few groups tell little of their spread: times (z / t)^2 with one degree
+    of freedom less than groups. Source: Korn and Graubard 1998, "Confidence intervals for proportions with
+    small expected number of positive counts estimated from survey data". n where all values are equal: no
+    spread was seen, and none can be estimated.
+    """
+    n, count = len(values), group_count(groups)
+    plain = float(np.std(values)) ** 2 / n
+    if count is None or plain == 0:
+        return float(n)
+    effect = max(1.0, mean_error(values, groups) ** 2 / plain)
+    return n / effect * (Z95 / student(count - 1)) ** 2
+
+
 def paired_drop(
-    reference_right: Sequence[bool], variant_right: Sequence[bool], *, max_drop: float
+    reference_right: Sequence[bool],
+    variant_right: Sequence[bool],
+    *,
+    max_drop: float,
+    groups: Sequence[str] | None = None,
 ) -> PairedDrop:
     """Accuracy lost on the same clips, in points, and whether ``max_drop`` points are kept.
 
     pass: the whole interval is at or below max_drop. fail: the whole interval is above it.
     Anything else is inconclusive, and ``clips_needed`` says how many clips would settle it at the
-    disagreement seen so far.
+    disagreement seen so far. groups: which clips belong together; one group alone is always inconclusive.
     """
     if len(reference_right) != len(variant_right):
         raise ValueError("a paired test needs the same clips on both sides")
     n = len(reference_right)
     lost = sum(a and not b for a, b in zip(reference_right, variant_right))
     won = sum(b and not a for a, b in zip(reference_right, variant_right))
-    low, high = (100 * edge for edge in paired_interval(lost, won, n))
+    points, count = 100 * (lost - won) / n, group_count(groups)
+    if count == 1:
+        return PairedDrop(points, points, points, n, lost, won, max_drop, "inconclusive", groups=1)
+    change = np.subtract(np.asarray(reference_right, float), np.asarray(variant_right, float))
+    share = independent(change, groups) / n
+    low, high = (100 * edge for edge in paired_interval(share * lost, share * won, share * n))
     verdict: Verdict = "inconclusive"
     if high <= max_drop:
         verdict = "pass"
     elif low > max_drop:
         verdict = "fail"
-    needed = None if verdict != "inconclusive" else _clips_needed(lost, won, n, max_drop)
-    return PairedDrop(100 * (lost - won) / n, low, high, n, lost, won, max_drop, verdict, needed)
+    needed = None if verdict != "inconclusive" else _clips_needed(lost, won, n, max_drop, share)
+    return PairedDrop(points, low, high, n, lost, won, max_drop, verdict, needed, groups=count)
 
 
-def _clips_needed(lost: int, won: int, n: int, max_drop: float) -> int | None:
-    """Smallest clip count at which today's rates would be decided; None if never below 10^6."""
+def _clips_needed(lost: int, won: int, n: int, max_drop: float, share: float) -> int | None:
+    """Smallest clip count at which today's rates would be decided; None if never below 10^6.
+
+    share: of the clips, how many count as independent.
+    """
     size = n
     while size < 1_000_000:
         size = math.ceil(size * 1.05) + 1
         scale = size / n
-        low, high = paired_interval(round(lost * scale), round(won * scale), size)
+        counts = (round(lost * scale), round(won * scale), size)
+        low, high = paired_interval(*(share * c for c in counts))
         if 100 * high <= max_drop or 100 * low > max_drop:
             return size
     return None
 
 
-def accuracy(truth: Sequence[int], scores: np.ndarray, labels: Sequence[str]) -> Accuracy:
+def share_interval(right: np.ndarray, groups: Sequence[str] | None) -> tuple[float, float]:
+    """95 % interval of the share of ``right`` (n,), by Wilson over the clips that count as independent.
+
+    One group tells nothing of another: then both ends are the share itself.
+    """
+    hits, n = int(np.sum(right)), len(right)
+    if group_count(groups) == 1:
+        return hits / n, hits / n
+    share = independent(np.asarray(right, float), groups) / n
+    return wilson(share * hits, share * n)
+
+
+def accuracy(
+    truth: Sequence[int], scores: np.ndarray, labels: Sequence[str], groups: Sequence[str] | None = None
+) -> Accuracy:
     """Top-1 with its interval, macro F1, ROC-AUC, per-class table and confusion matrix.
 
     truth: n label indices. scores: (n, classes), larger is likelier. confusion[t][p] counts clips
-    of label t answered p. ROC-AUC is one-vs-rest, averaged over the classes that occur.
+    of label t answered p. ROC-AUC is one-vs-rest, averaged over the classes that occur. groups: which clips
+    belong together (a camera, a sink, a take, a film); None if nobody knows.
     """
     n, classes = scores.shape
     answers = scores.argmax(axis=1)
     confusion = np.zeros((classes, classes), int)
     np.add.at(confusion, (np.asarray(truth), answers), 1)
     hits = int(np.trace(confusion))
-    low, high = wilson(hits, n)
+    low, high = share_interval(answers == np.asarray(truth), groups)
     table = tuple(_class_score(confusion, i, labels[i]) for i in range(classes))
     f1s = [row.f1 for row in table if row.f1 is not None]
     by_class = [roc_auc(np.asarray(truth) == i, scores[:, i]) for i in range(classes)]
@@ -123,6 +189,7 @@ def accuracy(truth: Sequence[int], scores: np.ndarray, labels: Sequence[str]) ->
         roc_auc=float(np.mean(aucs)) if aucs else None,
         classes=table,
         confusion=tuple(tuple(int(v) for v in row) for row in confusion),
+        groups=group_count(groups),
     )
 
 
@@ -163,57 +230,75 @@ def student(freedom: int) -> float:
     return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
 
 
-def mean_interval(values: np.ndarray) -> tuple[float, float]:
+def mean_interval(values: np.ndarray, groups: Sequence[str] | None = None) -> tuple[float, float]:
     """95 % interval of a mean over clips, by Student's t: it holds for four clips as for four hundred.
 
-    One clip tells nothing of another: then the interval is everything.
+    groups: which clips belong together; then with one degree of freedom less than groups. One clip, or one
+    group, tells nothing of another: then the interval is everything.
     Source: Student 1908, "The Probable Error of a Mean".
     """
-    if len(values) < 2:
+    count = group_count(groups) or len(values)
+    if count < 2:
         return -math.inf, math.inf
-    mean, error = float(np.mean(values)), float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    return mean - student(len(values) - 1) * error, mean + student(len(values) - 1) * error
+    mean, half = float(np.mean(values)), student(count - 1) * mean_error(values, groups)
+    return mean - half, mean + half
 
 
-def mean_accuracy(values: np.ndarray, metric: Metric) -> Accuracy:
-    """Mean of one figure a clip, with its interval; one clip alone has none but itself."""
+def mean_accuracy(values: np.ndarray, metric: Metric, groups: Sequence[str] | None = None) -> Accuracy:
+    """Mean of one figure a clip, with its interval; one clip or one group alone has none but itself."""
     mean = float(values.mean())
-    low, high = mean_interval(values) if len(values) > 1 else (mean, mean)
+    low, high = mean_interval(values, groups)
+    if low == -math.inf:
+        low = high = mean
     if metric == "delta_avg":
         low, high = max(low, 0.0), min(high, 1.0)
-    return Accuracy(mean, low, high, len(values), metric=metric)
+    return Accuracy(mean, low, high, len(values), metric=metric, groups=group_count(groups))
 
 
 def mean_drop(
-    before: np.ndarray, after: np.ndarray, *, max_drop: float, unit: Literal["points", "dB"]
+    before: np.ndarray,
+    after: np.ndarray,
+    *,
+    max_drop: float,
+    unit: Literal["points", "dB"],
+    groups: Sequence[str] | None = None,
 ) -> PairedDrop:
     """Mean loss over the same clips, with its interval, and whether ``max_drop`` is kept.
 
-    before, after: (n,) figures in ``unit``, larger is better. Verdicts as in ``paired_drop``.
+    before, after: (n,) figures in ``unit``, larger is better. Verdicts and groups as in ``paired_drop``.
     """
     loss = before - after
-    low, high = mean_interval(loss)
+    low, high = mean_interval(loss, groups)
     verdict: Verdict = "pass" if high <= max_drop else "fail" if low > max_drop else "inconclusive"
     worse, better = int((loss > 0).sum()), int((loss < 0).sum())
     mean = float(loss.mean())
-    needed = None if verdict != "inconclusive" else _means_needed(loss, max_drop)
-    if len(loss) < 2:
+    needed = None
+    if low == -math.inf:
         low = high = mean
-    return PairedDrop(mean, low, high, len(loss), worse, better, max_drop, verdict, needed, unit)
+    elif verdict == "inconclusive":
+        needed = _means_needed(loss, max_drop, mean_error(loss, groups))
+    counted = group_count(groups)
+    return PairedDrop(mean, low, high, len(loss), worse, better, max_drop, verdict, needed, unit, counted)
 
 
-def _means_needed(loss: np.ndarray, max_drop: float) -> int | None:
-    """Clips at which today's mean and spread would be decided; None if never below 10^6."""
+def _means_needed(loss: np.ndarray, max_drop: float, error: float) -> int | None:
+    """Clips at which today's mean and its standard error would be decided; None if never below 10^6."""
     apart = abs(max_drop - float(loss.mean()))
-    if len(loss) < 2 or apart == 0:
+    if apart == 0:
         return None
-    spread = float(loss.std(ddof=1)) / apart
+    spread = error * math.sqrt(len(loss)) / apart
     needed = len(loss) + 1
     while student(needed - 1) * spread > math.sqrt(needed):
         needed = max(needed + 1, math.ceil((Z95 * spread) ** 2))
         if needed >= 1_000_000:
             return None
     return needed
+
+
+def counted(n: int, groups: int | None, what: str = "") -> str:
+    """ "146", or "146 in 16 groups" where they come in groups; what: the noun behind the number, "clips"."""
+    told = f"{n:,} {what}".strip()
+    return told if groups is None else f"{told} in {groups} group{'s' if groups > 1 else ''}"
 
 
 def worded(value: float, metric: Metric) -> str:

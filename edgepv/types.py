@@ -276,7 +276,8 @@ class PairedDrop:
     lost, won: clips only the original / only this variant got right; for other metrics than top-1, clips
     that it does worse / better.
     clips_needed: clips that would settle ``max_drop`` at this disagreement; None once settled, or if
-    not even a million would.
+    not even a million would. groups: how many groups of clips the interval is taken over; None where every
+    clip counts for itself. One group has no interval: low and high are the loss itself.
     """
 
     points: float
@@ -289,6 +290,7 @@ class PairedDrop:
     verdict: Verdict
     clips_needed: int | None = None
     unit: Literal["points", "dB"] = "points"
+    groups: int | None = None
 
     def figures(self, sign: Literal["+", ""] = "") -> tuple[str, str, str]:
         """The loss and the ends of its interval, in ``unit``: points with one decimal, dB with two.
@@ -298,6 +300,11 @@ class PairedDrop:
         digits = 1 if self.unit == "points" else 2
         loss, low, high = (f"{value:{sign}.{digits}f}" for value in (self.points, self.low, self.high))
         return loss, low, high
+
+    def interval(self, sign: Literal["+", ""] = "") -> str:
+        """ "-2.6 to 2.6", or that one group of clips has none."""
+        _, low, high = self.figures(sign)
+        return "one group of clips: no interval" if self.groups == 1 else f"{low} to {high}"
 
 
 @dataclass(frozen=True)
@@ -317,6 +324,8 @@ class Accuracy:
 
     top1, delta_avg: fractions of 1, with Wilson's interval and Student's over the clips. psnr: dB, with
     Student's over the clips. clips: SHA-256 of the clips' bytes and labels; None where nobody noted it.
+    groups: how many groups of clips the interval is taken over; None where every clip counts for itself. One
+    group has no interval: low and high are the value itself.
     """
 
     value: float
@@ -329,6 +338,7 @@ class Accuracy:
     confusion: tuple[tuple[int, ...], ...] = ()
     metric: Metric = "top1"
     clips: str | None = None
+    groups: int | None = None
 
 
 @dataclass(frozen=True)

@@ -422,6 +422,15 @@ def test_every_command_ends_with_what_to_paste_next(run: Run, step_bundle: Path,
         assert "next:\n  edgepv " in err or "next:\n  pip install" in err, command
 
 
+def test_models_lead_with_cross_validation_and_say_what_the_test_clips_show(run: Run) -> None:
+    code, out, _ = run("models")
+    rows = {line.split()[0]: line for line in out.splitlines()}
+    assert code == 0 and "not measured" in rows["pv-conv-nano-handwash"]
+    small = rows["pv-conv-small-handwash"]
+    assert small.index("57.7 % (folds of 53.2 to 64.7 %") < small.index("89.7 % (79.5 to 95.2, n 146 in 16 g")
+    assert "one sink that trained" in small and "renders" in rows["pv-track-nano"]
+
+
 def test_run_prints_json_lines_and_a_summary(
     run: Run, step_bundle: Path, a_clip: Path, tmp_path: Path
 ) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from edgepv import judge
 from edgepv.errors import ParityError
+from edgepv.quality import Shown
 from edgepv.targets import target
 from edgepv.types import Latency, Measurement, ModelSpec, PairedDrop, Parity, TensorSpec, Verdict
 
@@ -65,6 +68,15 @@ def test_the_floor_is_that_of_the_task(task: Any, precision: str, floor: float) 
     assert judge.floor_db(spec, target("cpu"), precision) == floor
 
 
+@pytest.mark.parametrize("timed", [True, False])
+def test_the_only_variant_runs_with_its_doubt_said_and_nothing_says_that_it_does_not(timed: bool) -> None:
+    latency = (Latency(1.0, 1.0, 1.0, 9, 1, 1),) if timed else ()
+    rows = [replace(restored(-0.02, "inconclusive"), latency=latency)]
+    best, why = judge.choose(rows, latency_ms=None)
+    assert best is rows[0] and why.startswith("v runs: ")
+    assert "; it lost 0.34 dB on 20 clips (-0.02 to 0.38), too few to tell, and nothing that may be" in why
+
+
 PARITY = Parity(0.1, 40.0, 1.0, 9, 30.0, "pass")
 
 
@@ -99,3 +111,26 @@ def test_the_reason_claims_of_the_accuracy_only_what_was_shown(
 def test_the_reason_claims_no_parity_where_nothing_was_compared() -> None:
     why = judge.choose([timed("a", 1.0, None, None)], latency_ms=None)[1]
     assert why.endswith("the fastest of 1 that were not compared with the original")
+
+
+def of_one_film(found: np.ndarray) -> judge.Exam:
+    """A restorer whose original answers ``found`` to six clips of one film, which are black."""
+    spec = ModelSpec(
+        "r",
+        TensorSpec("frame", (1, 3, 8, 8)),
+        task="restoration",
+        metric="psnr",
+        outputs=(TensorSpec("image", (1, 3, 8, 8)),),
+    )
+    clip = Shown(found, np.zeros((2, 8, 8, 3), np.uint8), group="film")
+    answers = (found,) * 6
+    return judge.Exam(spec, (clip,) * 6, ("c",) * 6, True, 1, answers, answers, (), 0.3, 1)
+
+
+def test_six_cuts_of_one_film_decide_nothing_unless_the_numbers_are_the_same() -> None:
+    grey = np.full((2, 3, 8, 8), 0.5, np.float32)
+    exam = of_one_film(grey)
+    worse = exam.drop([grey * 1.01] * 6, 40.0)
+    assert worse and (worse.groups, worse.verdict) == (1, "inconclusive") and 0 < worse.points < 0.3
+    same = exam.drop([grey] * 6, 120.0)
+    assert same and same.verdict == "pass"

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from edgepv.clips import Clip, clean_frames, degraded, model_frames, pictures
+from edgepv.clips import Clip, clean_frames, degraded, find_clips, model_frames, pictures
 from edgepv.errors import UsageError
-from edgepv.quality import Points, Shown, born_at, distance_px, figures, lost, rate, shown
+from edgepv.quality import Points, Shown, born_at, distance_px, figures, groups_of, lost, rate, shown
 from edgepv.stats import mean_drop, mean_interval, student
 from edgepv.types import ModelSpec, TensorSpec
+from edgepv.zoo import HERE
 
 TRACKER = ModelSpec(
     "tracker",
@@ -149,3 +150,11 @@ def test_one_clip_can_tell_nothing() -> None:
 def test_delta_avg_is_lost_in_points() -> None:
     drop = lost(TRACKER, np.array([0.9, 0.8]), np.array([0.8, 0.7]), max_drop=1.0)
     assert drop.unit == "points" and drop.points == pytest.approx(10.0) and drop.verdict == "fail"
+
+
+def test_the_shipped_films_are_one_film_on_each_side_and_give_no_interval() -> None:
+    film = find_clips(HERE / "film", ())
+    held = [shown(c, RESTORER) for c in film if c.split == "evaluation"]
+    assert {c.group for c in film if c.split != "evaluation"}.isdisjoint(groups_of(held) or ())
+    found = rate(RESTORER, [np.zeros((16, 3, 32, 48), np.float32)] * len(held), held, 1)
+    assert (found.n, found.groups) == (6, 1) and found.low == found.high == found.value

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 from null_bundle import write_null_bundle
 
-from edgepv import bundle
+from edgepv import bundle, show
 from edgepv import report_charts as charts
+from edgepv import report_tables as tables
 from edgepv.cli import main
 from edgepv.errors import UsageError
 from edgepv.files import write_json
@@ -396,6 +397,16 @@ def test_load_joins_reports_without_clashes_as_they_are(tmp_path: Path) -> None:
     assert (joined.title, joined.baseline) == ("one model, other", "torch-fp32")
     assert joined.reasons == ("a: cpu: ov-int8 runs: fastest", "b: jetson: check")
     assert joined.steps == report.steps
+
+
+def test_an_interval_says_over_how_many_groups_it_is_and_one_group_has_none() -> None:
+    many, one = (replace(scored(0.8), groups=g) for g in (16, 1))
+    assert tables.score(many).note == "70.0 to 85.0, n = 40 in 16 groups"
+    assert tables.score(one).note == "no interval, n = 40 in 1 group"
+    assert show.score(many) == "80.0 % (70.0 to 85.0, n 40 in 16 groups)"
+    drop = PairedDrop(0.2, 0.2, 0.2, 6, 6, 0, 0.3, "inconclusive", unit="dB", groups=1)
+    assert tables.lost_points(drop).note == "one group of clips: no interval"
+    assert show.points(drop) == "+0.20 dB (one group of clips: no interval)"
 
 
 def test_load_prefixes_clashing_rows_and_keeps_each_folders_original(tmp_path: Path) -> None:

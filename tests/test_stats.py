@@ -6,8 +6,21 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
-from edgepv.stats import accuracy, paired_drop, paired_interval, percentiles_ms, roc_auc, wilson
+from edgepv.stats import (
+    accuracy,
+    group_count,
+    mean_accuracy,
+    mean_drop,
+    mean_interval,
+    paired_drop,
+    paired_interval,
+    percentiles_ms,
+    roc_auc,
+    share_interval,
+    wilson,
+)
 
 
 def test_wilson_matches_the_published_example() -> None:
@@ -105,3 +118,58 @@ def test_an_auc_of_zero_is_kept_in_the_mean() -> None:
 
 def test_percentiles_are_in_ms() -> None:
     assert percentiles_ms([0.001, 0.002, 0.003])[0] == pytest.approx(2.0)
+
+
+def test_clips_that_are_their_own_groups_count_as_clips() -> None:
+    right, names = np.array([1, 1, 0, 1, 0]), list("abcde")
+    assert share_interval(right, names) == share_interval(right, None) == wilson(3, 5)
+    assert mean_interval(right, names) == mean_interval(right)
+    assert group_count(names) is None
+
+
+def test_a_mean_over_equal_groups_has_students_interval_over_their_means() -> None:
+    means = np.array([30.0, 34.0, 31.0])
+    low, high = mean_interval(means.repeat(4), list("aaaabbbbcccc"))
+    want = stats.t.interval(0.95, 2, means.mean(), stats.sem(means))
+    assert [low, high] == pytest.approx(want, rel=1e-3)
+
+
+def test_clips_of_one_take_that_are_right_or_wrong_together_tell_as_little_as_one() -> None:
+    takes = np.array([1, 1, 0, 1, 1, 0, 1, 1])
+    low, high = share_interval(takes.repeat(10), np.arange(8).repeat(10).astype(str).tolist())
+    assert low < wilson(6, 8)[0] < 0.45 and high > wilson(6, 8)[1]
+    assert wilson(60, 80)[0] > 0.6  # what it would be if the clips were independent
+
+
+def test_one_group_has_no_interval_and_decides_nothing() -> None:
+    film = ["cars.mp4"] * 6
+    found = mean_accuracy(np.linspace(47, 48, 6), "psnr", film)
+    assert found.low == found.high == found.value and found.groups == 1
+    drop = mean_drop(np.full(6, 47.0), np.full(6, 46.9), max_drop=0.3, unit="dB", groups=film)
+    assert (drop.verdict, drop.clips_needed, drop.interval()) == (
+        "inconclusive",
+        None,
+        "one group of clips: no interval",
+    )
+    assert paired_drop([True] * 6, [False] * 6, max_drop=1.0, groups=film).verdict == "inconclusive"
+
+
+def test_losses_of_one_camera_do_not_prove_a_loss_on_others() -> None:
+    before = [True] * 100
+    after = [False] * 12 + [True] * 88
+    cameras = [str(i // 12) for i in range(100)]  # one camera lost all of its 12 clips
+    assert paired_drop(before, after, max_drop=1.0).verdict == "fail"
+    assert paired_drop(before, after, max_drop=1.0, groups=cameras).verdict == "inconclusive"
+
+
+def test_the_interval_over_groups_holds_the_truth_as_often_as_it_says() -> None:
+    """16 takes of 9 clips, whose chances vary from take to take around 0.7."""
+    rng = np.random.default_rng(0)
+    takes = np.arange(16).repeat(9).astype(str).tolist()
+    held = []
+    for _ in range(400):
+        right = rng.random((16, 9)) < rng.beta(2.1, 0.9, 16)[:, None]
+        edges = share_interval(right.ravel(), takes), wilson(int(right.sum()), 144)
+        held.append([low <= 0.7 <= high for low, high in edges])
+    over_groups, over_clips = np.mean(held, 0)
+    assert over_groups > 0.92 and over_clips < 0.85

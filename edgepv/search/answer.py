@@ -16,6 +16,7 @@ from edgepv.search.finals import Result, finish
 from edgepv.search.space import command
 from edgepv.search.study import Study, opened
 from edgepv.search.trial import Question, Trials, at_percentile
+from edgepv.stats import counted
 from edgepv.types import Latency, PairedDrop, decode
 
 SHARE = 0.7
@@ -106,7 +107,8 @@ def exports(result: Result, question: Question) -> tuple[str, ...]:
 
 def lost(drop: PairedDrop) -> str:
     """Points lost, with the interval and what would settle it."""
-    text = f"{drop.points:.1f} points ({drop.low:.1f} to {drop.high:.1f}, {drop.n} clips): {drop.verdict}"
+    many = counted(drop.n, drop.groups, "clips")
+    text = f"{drop.points:.1f} points ({drop.interval()}, {many}): {drop.verdict}"
     needed = f"; about {drop.clips_needed} such clips would settle it" if drop.clips_needed else ""
     return text + needed
 
@@ -123,7 +125,7 @@ def rows(result: Result) -> list[list[str]]:
         faster = result.reference.p50_ms / final.latency.p50_ms
         name = found.candidate.name + (" (winner)" if final == result.winner else "")
         cells = [name, _times(final.latency), f"x{faster:.2f}", f"{100 * found.top1:.1f} %"]
-        drop = f"{found.drop.points:.1f} ({found.drop.low:.1f} to {found.drop.high:.1f})"
+        drop = f"{found.drop.points:.1f} ({found.drop.interval()})"
         table.append([*cells, drop, final.lever])
     return table
 

@@ -17,7 +17,6 @@ from edgepv.files import read_json, sha256, write_json
 from edgepv.search.space import lever
 from edgepv.search.study import Study
 from edgepv.search.trial import RUNNERS, Found, Trials, at_percentile, in_turns, machine
-from edgepv.stats import paired_drop
 from edgepv.types import Latency, PairedDrop, decode, encode
 
 FINALISTS = 4
@@ -174,7 +173,7 @@ def _winner(finals: Sequence[Final], study: Study) -> Final:
         drop = near.found.drop
         raise AccuracyGateError(
             f"no candidate within {limit:g} ms keeps {most:g} points; the nearest is "
-            f"{near.found.candidate.name}: it loses {drop.points:.1f} ({drop.low:.1f} to {drop.high:.1f}, "
+            f"{near.found.candidate.name}: it loses {drop.points:.1f} ({drop.interval()}, "
             f"{drop.n} clips). Allow more time, more points, or a longer --budget"
         )
     return good[0]
@@ -188,7 +187,7 @@ def _last_look(trials: Trials, winner: Found) -> tuple[PairedDrop, tuple[float, 
     looks = _note(trials.source.spec.name, winner.variant.sha256, [sha256(c.path) for c in trials.final])
     before = trials.original(trials.final)
     after = trials.right(winner.variant, Path(winner.folder), trials.final)
-    drop = paired_drop(before, after, max_drop=trials.question.options.max_drop)
+    drop = trials.lost(before, after, trials.final)
     return drop, (sum(before) / len(before), sum(after) / len(after)), looks
 
 

@@ -123,7 +123,7 @@ class Trials:
         if forms[-1] != "stream" or len(forms) == 1:
             return forms
         right = self.right(*self.make(replace(start, form="stream"), 0), self.search)
-        drop = paired_drop(self.original(), right, max_drop=self.question.options.max_drop)
+        drop = self.lost(self.original(), right, self.search)
         if drop.verdict != "fail":
             return forms
         self.console.say(
@@ -212,6 +212,11 @@ class Trials:
             self._inputs = ready(line, model, self.clips)
         return Ready(**vars(model), calibration=self._inputs.calibration, feeds=self._inputs.feeds)
 
+    def lost(self, before: Sequence[bool], after: Sequence[bool], clips: Sequence[Clip]) -> PairedDrop:
+        """What ``after`` loses against ``before`` on these clips, over their groups."""
+        groups = [c.group for c in clips]
+        return paired_drop(before, after, max_drop=self.question.options.max_drop, groups=groups)
+
     def measure(
         self,
         candidate: Candidate,
@@ -228,7 +233,7 @@ class Trials:
         timed(latency, ratio)
         variant, folder = self.make(candidate, self.question.short_epochs if epochs is None else epochs)
         right = self.right(variant, folder, self.search)
-        drop = paired_drop(self.original(), right, max_drop=self.question.options.max_drop)
+        drop = self.lost(self.original(), right, self.search)
         return Found(candidate, variant, str(folder), latency, ratio, drop, sum(right) / len(right))
 
     def reference(self) -> tuple[Variant, Path]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from edgepv.errors import UsageError, unknown
 from edgepv.files import read_json, sha256
@@ -25,10 +26,12 @@ __all__ = [
     "TASKS",
     "Entry",
     "checkpoint",
+    "cross_validated",
     "full_names",
     "names",
     "parse",
     "spec",
+    "tested_on",
 ]
 
 HERE = Path(__file__).resolve().parent
@@ -129,6 +132,43 @@ MODELS: Mapping[str, Entry] = MappingProxyType(
         ),
     }
 )
+
+TESTED_ON: Mapping[str, str] = MappingProxyType(
+    {
+        "fight": "cameras that did not train",
+        "interact": "other sequences at the two places that trained",
+        "handwash": "other takes at the one sink that trained",
+        "track": "renders; photographs are harder, see its card",
+        "restore": "four films, one of them smooth",
+    }
+)
+"""What the held-out clips of a task, or of a kind of model without tasks, show."""
+
+
+def tested_on(name: str) -> str:
+    """What the held-out clips show that a model's figure was measured on."""
+    model, task = parse(name)
+    return TESTED_ON.get(task) or TESTED_ON[model.split("-")[1]]
+
+
+def cross_validated(name: str, folder: Path = HERE / "cards") -> dict[str, Any] | None:
+    """The grouped cross-validation of a model, as ``edgepv.zoo.crossval`` wrote it; None where there is none.
+
+    folder: of the results. In it: "value", top-1 of all "n" clips; "per_fold", top-1 of each; "epochs" of
+    each stage of training.
+    """
+    model, task = parse(name)
+    path = folder / f"crossval-{model}.json"
+    if not path.is_file():
+        return None
+    data = read_json(path)
+    found, plans = data["tasks"][task], [plan for plan in data["recipe"].values() if isinstance(plan, dict)]
+    return {
+        "value": found["accuracy"]["value"],
+        "n": found["accuracy"]["n"],
+        "per_fold": found["per_fold"],
+        "epochs": [sum(n for n, _ in plan["sizes"]) for plan in plans],
+    }
 
 
 def names() -> tuple[str, ...]:

@@ -165,7 +165,7 @@ def _sides(samples: Sequence[Sample], task: str) -> tuple[list[Sample], list[Sam
 
 
 def _result(task: str, test: Sequence[Sample], table: np.ndarray, start: float) -> dict[str, Any]:
-    row = accuracy([s.label for s in test], table, TASKS[task])
+    row = accuracy([s.label for s in test], table, TASKS[task], [s.group for s in test])
     return {"accuracy": encode(row), "seconds": round(time.perf_counter() - start)}
 
 

@@ -107,12 +107,14 @@ def _pooled(
     rows: Sequence[dict[str, list[list[float]]]],
 ) -> dict[str, Any]:
     """Accuracy over all folds, and top-1 per fold (None where a fold holds no clip of the task)."""
-    truth = [[s.label for s in samples if s.path in held and s.task == task] for held in sides]
+    tested = [[s for s in samples if s.path in held and s.task == task] for held in sides]
+    truth = [[s.label for s in fold] for fold in tested]
+    groups = [s.group for fold in tested for s in fold]
     tables = [np.array(row[task]).reshape(-1, len(TASKS[task])) for row in rows]
     per_fold = [
         float((t.argmax(1) == np.array(y)).mean()) if y else None for t, y in zip(tables, truth, strict=True)
     ]
-    row = accuracy([y for ys in truth for y in ys], np.concatenate(tables), TASKS[task])
+    row = accuracy([y for ys in truth for y in ys], np.concatenate(tables), TASKS[task], groups)
     return {"accuracy": encode(row), "per_fold": per_fold}
 
 

@@ -68,7 +68,7 @@ def headline(values: Sequence[float], metric: Metric) -> dict[str, Any]:
 def counted(row: dict[str, Any]) -> dict[str, Any]:
     """What the index repeats of a classifier's test, an encoded Accuracy, with how many were right."""
     hits = sum(row["confusion"][i][i] for i in range(len(row["confusion"])))
-    return {k: row[k] for k in ("value", "low", "high", "n")} | {"hits": hits}
+    return {k: row[k] for k in ("value", "low", "high", "n", "groups")} | {"hits": hits}
 
 
 def trained_on() -> dict[str, Any]:

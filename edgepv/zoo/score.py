@@ -60,10 +60,14 @@ def of_test(test: Sequence[Sample], table: np.ndarray, labels: Sequence[str]) ->
     """What a result keeps of a test: accuracy, loss, and the scores of every clip to recompute them from."""
     truth = [s.label for s in test]
     return {
-        "accuracy": encode(accuracy(truth, table, labels)),
+        "accuracy": encode(accuracy(truth, table, labels, [s.group for s in test])),
         "loss": verdict(table, truth)["loss"],
         "clips": [
-            {"file": s.path.name, "label": s.label, "scores": [round(float(v), 4) for v in row]}
+            {"file": s.path.name, "label": s.label, "group": s.group, "scores": _rounded(row)}
             for s, row in zip(test, table, strict=True)
         ],
     }
+
+
+def _rounded(row: np.ndarray) -> list[float]:
+    return [round(float(v), 4) for v in row]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from support import ROOT
 
 from edgepv import zoo
 from edgepv.errors import UsageError
@@ -35,7 +36,28 @@ def test_a_changed_result_changes_the_card(tmp_path: Path) -> None:
     text = cards.card("pv-conv-small-fight", tmp_path)
     assert "**50.0 %" in text
     assert text.count("not measured") >= 3
-    assert "## Cross-validation\n\nNot measured." in text
+    assert "Cross-validation by group: not measured." in text
+
+
+def test_a_card_does_not_say_that_a_validation_loss_chose_what_none_chose() -> None:
+    fight, handwash = (cards.card(f"pv-conv-small-{task}") for task in ("fight", "handwash"))
+    assert "the lowest validation loss" in fight
+    assert "by no validation loss" in handwash and "the lowest" not in handwash
+
+
+def test_a_card_begins_with_cross_validation_and_names_what_no_group_differs_in() -> None:
+    text = cards.card("pv-conv-small-handwash")
+    first, second = text.split("## Accuracy\n\n")[1].split("\n\n")[:2]
+    assert first.startswith("Cross-validation by group: top-1 **57.7 %** of 338 clips in 3 folds")
+    assert "131 of 146 clips in 16 groups" in second and "shows one sink" in second
+
+
+@pytest.mark.parametrize("name", ["pv-track-nano", "pv-track-small"])
+def test_a_trackers_card_says_what_it_reaches_on_photographs(name: str) -> None:
+    found = read_json(ROOT / "benchmarks" / "track.json")["photographs"]
+    kept = read_json(cards.FOLDER / f"{name}.json")["photographs"]
+    assert kept == {"clips": found["clips"], "delta_avg": found[name]["delta_avg"]["value"]}
+    assert f"**{100 * kept['delta_avg']:.1f} %**" in cards.text_of(name)
 
 
 def test_no_results_no_cards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
