@@ -63,7 +63,7 @@ WORDS = {"two": "2", "three": "3", "four": "4", "five": "5", "ten": "10"}
 NUMBER = rf"[-+−]?\d[\d,]*(?:\.\d+)?|\b(?:{'|'.join(WORDS)})(?= (?:times|seconds|minutes|points|dB)\b)"
 SHOWN = re.compile(r"^```text\n(.*?)^```", re.MULTILINE | re.DOTALL)
 UNIT = r"%|(?:ms|us|s|seconds|minutes|dB|px|[kK]B|Mi?B|points|times|clips)\b"
-BEFORE = r"(?<![\w./-])(?<!\w\()(?P<x>[x×](?=\d))?"
+BEFORE = r"(?<![\w./-])(?<!\w\()(?!x86\b)(?P<x>[x×](?=\d))?"
 CLAIM = re.compile(rf"{BEFORE}(?P<number>{NUMBER})(?:[ -]?(?P<unit>{UNIT}))?(?![\w(/])")
 LINK = re.compile(r" ?(to|and|or|of|against|,|, and|and not) ?")
 
