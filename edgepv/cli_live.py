@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edgepv.console import nobody_reads, say_next, seed
+from edgepv.console import nobody_reads, say_next, seed, timeout
 from edgepv.errors import UsageError
 
 MOST_THREADS = 256
@@ -129,7 +129,7 @@ def _sources(given: list[str]) -> dict[str, str]:
 def _on_file(a: argparse.Namespace, source: str) -> int:
     """Every frame of a file that is due, however long it takes."""
     from edgepv import show, signing
-    from edgepv.bundle import check, opened
+    from edgepv.bundle import check
     from edgepv.runtimes import play
 
     _refuse_deadline(a.deadline_ms)
@@ -138,8 +138,7 @@ def _on_file(a: argparse.Namespace, source: str) -> int:
         if value:
             raise UsageError(f"{flag} is for cameras. To replay the file as one, add --live")
     lines = _lines(on=bool(a.video))
-    with opened(Path(a.bundle)) as found:
-        bundle = signing.signed(found, Path(a.key) if a.key else None)
+    with signing.opened(Path(a.bundle), Path(a.key) if a.key else None) as bundle:
         check(bundle)
         variant = bundle.variant(a.variant, a.engine)
         summary = play.play(
@@ -364,6 +363,7 @@ def add_update(commands: Any) -> None:
     c.add_argument("--key", metavar="FILE", help="public key (PEM) that must have signed the new bundle")
     c.add_argument("--p99-ms", type=float, metavar="MS", help="largest p99 of a step in the self-test")
     c.add_argument("--again", action="store_true", help="accept a bundle that ran here before")
+    timeout(c, "checking and testing the new bundle")
     c.add_argument("--rollback", action="store_true", help="go back to the bundle before")
     c.add_argument("--commit", action="store_true", help="end the trial: the new bundle is good")
     c.set_defaults(run=update_command)
@@ -377,8 +377,8 @@ def update_command(a: argparse.Namespace) -> int:
     if sum((bool(a.bundle), a.rollback, a.commit)) > 1:
         raise UsageError("give one of BUNDLE, --rollback and --commit")
     if a.bundle:
-        key = Path(a.key) if a.key else None
-        state = update.install(root, Path(a.bundle), key, again=a.again, test=update.SelfTest(a.p99_ms))
+        key, test = Path(a.key) if a.key else None, update.SelfTest(a.p99_ms, timeout_s=a.timeout)
+        state = update.install(root, Path(a.bundle), key, again=a.again, test=test)
     elif a.rollback:
         state = update.rollback(root, "asked for")
     elif a.commit:
