@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import os
 import stat
+import struct
 import tempfile
 import zipfile
 import zlib
@@ -22,15 +24,20 @@ from typing import Any
 
 from edgepv.checkpoint import check_spec, check_stream
 from edgepv.errors import UsageError, unknown
-from edgepv.files import check_part, digest, parse_json, sha256, whole_file, write_json
+from edgepv.files import check_part, digest, inside, parse_json, sha256, whole_file, write_json
 from edgepv.types import ModelSpec, Proof, Rung, StepRecord, StreamSpec, Variant, decode, encode
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"
 GOLDEN = "golden.safetensors"
+NULL = "null"
 MOST_MANIFEST = 4 << 20  # bytes; the largest of ours has 0.2 MiB
 MOST_BYTES = 2 << 30  # of a file, and of all that a zip holds
+MOST_DIRECTORY = 4 << 20  # bytes of a zip's list of files
+MOST_FILES = 4096
+MOST_VARIANTS = 64
+PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -184,7 +191,7 @@ def read_plain(folder: Path, name: str, most: int) -> bytes:
         data = f.read(most + 1)
     if len(data) > most:
         raise UsageError(
-            f"{folder}: {name} has more than {most >> 20} MiB; no edgepv bundle has. Do not use it"
+            f"{folder}: {name} is larger than {most} bytes; none of ours is. Do not use this bundle"
         )
     return data
 
@@ -216,9 +223,12 @@ def parse(folder: Path, manifest: bytes) -> Bundle:
     for spec, stream in ((content.spec, content.stream), *((v.spec, v.stream) for v in content.variants)):
         check_spec(spec, str(folder / MANIFEST), chunk=stream.chunk if stream else 1)
         check_stream(spec, stream, str(folder / MANIFEST))
+    for variant in content.variants:
+        _check_tensors(variant, str(folder / MANIFEST))
     unlisted = [v.path for v in content.variants if v.path not in content.files]
     if unlisted:
         raise UsageError(f"{folder}/{MANIFEST}: model '{unlisted[0]}' has no digest in files")
+    _check_target(content, f"{folder}/{MANIFEST}")
     _check_names(content, measured, f"{folder}/{MANIFEST}")
     return Bundle(folder, data["digest"], content, measured)
 
@@ -226,6 +236,8 @@ def parse(folder: Path, manifest: bytes) -> Bundle:
 def _check_names(content: Content, measured: Measured, where: str) -> None:
     """Raise UsageError unless there is a variant, each has its own name, and what runs is among them."""
     names = [v.name for v in content.variants]
+    if len(names) > MOST_VARIANTS or len(measured.ladder) > MOST_VARIANTS or len(content.files) > MOST_FILES:
+        raise UsageError(f"{where}: it holds more variants or files than any bundle. Do not use it")
     if not names:
         raise UsageError(f"{where}: content.variants is empty, so there is nothing to run. Export again")
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -236,6 +248,30 @@ def _check_names(content: Content, measured: Measured, where: str) -> None:
     for field_name, name in wanted.items():
         if name not in names:
             raise UsageError(f"{where}: {field_name}: {unknown('variant', name, names)} Export again")
+
+
+def _check_target(content: Content, where: str) -> None:
+    """Raise UsageError for an engine that makes its answers up in a bundle that is for a real device."""
+    made_up = sorted(v.name for v in content.variants if v.engine == NULL)
+    if made_up and content.target != NULL:
+        raise UsageError(
+            f"{where}: {made_up[0]} is for the engine '{NULL}', which answers without a model; the bundle is "
+            f"for target {content.target}. Do not use this bundle"
+        )
+
+
+def _check_tensors(variant: Variant, where: str) -> None:
+    """Raise UsageError unless a variant says how each tensor that is fed or read is called in its file."""
+    states = variant.stream.states if variant.stream else ()
+    fed = {variant.spec.input.name, *(s.name for s in states)}
+    read = {a.name for a in variant.spec.answers} | {s.output for s in states} - {variant.spec.input.name}
+    for what, wanted, names in (("inputs", fed, variant.inputs), ("outputs", read, variant.outputs)):
+        missing, spare = sorted(wanted - set(names)), sorted(set(names) - wanted)
+        if missing or (spare and what == "inputs"):
+            raise UsageError(
+                f"{where}: {what} of {variant.name}: {unknown('tensor', [*spare, *missing][0], wanted)} "
+                "Export again"
+            )
 
 
 def check(bundle: Bundle) -> int:
@@ -272,7 +308,10 @@ def is_bundle(path: Path) -> bool:
     """Whether a folder or a zip looks like one of our bundles: only such may be replaced."""
     if path.is_dir():
         return (path / MANIFEST).is_file()
-    return zipfile.is_zipfile(path) and MANIFEST in zipfile.ZipFile(path).namelist()
+    try:
+        return MANIFEST in zipfile.ZipFile(path).namelist()
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, struct.error):
+        return False
 
 
 def zip_bundle(folder: Path, out: Path) -> None:
@@ -289,25 +328,61 @@ def zip_bundle(folder: Path, out: Path) -> None:
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Bundle]:
     """A bundle from a folder, or from a zip unpacked for as long as the block lasts."""
+    with unpacked(path) as folder:
+        yield read(folder)
+
+
+@contextlib.contextmanager
+def unpacked(path: Path) -> Iterator[Path]:
+    """The folder of a bundle that is a folder, or a zip, unpacked for as long as the block lasts.
+
+    Nothing in it is looked at. Raises UsageError for a zip that is damaged, or beyond what a bundle may be.
+    """
     if path.suffix != ".zip":
-        yield read(path)
+        yield path
         return
     if not path.is_file():
         raise UsageError(f"{path} does not exist. Check the path of the bundle")
     with tempfile.TemporaryDirectory(prefix="edgepv-") as scratch:
         _unzip(path, Path(scratch))
-        yield read(Path(scratch))
+        yield Path(scratch)
+
+
+class _Sips(io.FileIO):
+    """A file that refuses to be read in one go, as zipfile reads a directory of any size."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > MOST_DIRECTORY:
+            raise zipfile.BadZipFile("its directory is larger than any bundle's")
+        return super().read(MOST_DIRECTORY if size is None or size < 0 else size) or b""
 
 
 def _unzip(path: Path, into: Path) -> None:
     try:
-        with zipfile.ZipFile(path) as archive:
-            for entry in archive.infolist():
-                _inside(entry.filename.removesuffix("/"))
-            if sum(e.file_size for e in archive.infolist()) > 2 << 30:
-                raise UsageError(f"{path} would unpack to more than 2 GiB; no edgepv bundle is that large")
-            archive.extractall(into)
-    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError, zlib.error) as e:
+        with _Sips(path) as file, zipfile.ZipFile(file) as archive:
+            entries = [e for e in archive.infolist() if not e.is_dir()]
+            names = [e.filename for e in entries]
+            if len(names) > MOST_FILES or len(set(names)) < len(names):
+                raise zipfile.BadZipFile(f"it holds more than {MOST_FILES} files, or one twice")
+            left = MOST_BYTES
+            for entry in entries:
+                _inside(entry.filename)
+                if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise zipfile.BadZipFile(f"{entry.filename} is compressed in a way that no bundle is")
+                left -= _unpack(archive, entry, inside(into, entry.filename), left)
+                if left < 0:
+                    raise UsageError(f"{path} unpacks to more than 2 GiB; no edgepv bundle is that large")
+    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError, zlib.error, struct.error) as e:
         if isinstance(e, OSError) and e.errno == errno.ENOSPC:
             raise UsageError(f"{path} cannot be unpacked: no space left in {into.parent}. Free some") from e
         raise UsageError(f"{path} is not a whole zip file ({e}). Copy it again") from e
+
+
+def _unpack(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, most: int) -> int:
+    """Bytes that one entry really has, written to ``target``; not many more than ``most`` are."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    size = 0
+    with archive.open(entry) as packed, target.open("xb") as out:
+        while size <= most and (piece := packed.read(PIECE)):
+            size += out.write(piece)
+    return size

@@ -88,17 +88,14 @@ def run(options: LiveOptions, console: Console, stop: threading.Event) -> list[d
 def _open_bundle(options: LiveOptions, stack: contextlib.ExitStack) -> tuple[Bundle, Trial | None]:
     """The bundle, checked against its digests and, with a key, its signature."""
     if not update.is_root(options.bundle):
-        return _checked(stack.enter_context(bundle.opened(options.bundle)), options.key), None
+        found = stack.enter_context(signing.opened(options.bundle, options.key))
+        bundle.check(found)
+        return found, None
     folder = update.started(options.bundle)
     stack.callback(update.stopped, options.bundle)
-    found = _checked(bundle.read(folder), options.key)
-    return found, Trial(options.bundle, found.digest)
-
-
-def _checked(found: Bundle, key: Path | None) -> Bundle:
-    found = signing.signed(found, key)
+    found = signing.read(folder, options.key)
     bundle.check(found)
-    return found
+    return found, Trial(options.bundle, found.digest)
 
 
 class Trial:

@@ -26,6 +26,7 @@ from edgepv.types import METRICS, Checkpoint, ModelSpec, StepRecord, StreamSpec,
 MAX_STATE_BYTES = 1 << 31
 MOST_PARTICLES = 1024
 MOST_FRAMES = 4096
+MOST_STATES = 4096
 MOST_SIDE = 8192  # px
 MOST_VALUES = 1 << 28  # of one input: 1 GiB as float32
 
@@ -104,6 +105,11 @@ def _check_ranges(spec: ModelSpec, where: str) -> None:
 def check_answers(spec: ModelSpec, where: str) -> None:
     """Raise UsageError if the outputs of a spec are not what its task answers with."""
     shape, names = spec.answer.shape, [a.name for a in spec.answers]
+    for out in spec.answers:
+        if not out.shape or min(out.shape) < 1 or prod(out.shape) > MOST_VALUES:
+            raise UsageError(
+                f"{where}: output '{out.name}' of shape {out.shape} is none that a model can give"
+            )
     wanted = {
         "classification": ("logits", (1, len(spec.labels))),
         "tracking": ("tracks", (1, spec.particles or 1, 3)),
@@ -127,12 +133,12 @@ def check_stream(spec: ModelSpec, stream: StreamSpec | None, where: str) -> None
     names = [s.name for s in stream.states]
     if len(set(names)) != len(names) or spec.input.name in names:
         raise UsageError(f"{where}: two states have one name, or a state has the input's")
-    counts = (
-        stream.chunk,
-        stream.warmup,
-        *(n for s in stream.states for n in (*s.shape, s.fresh, s.period, s.first + 1)),
-    )
-    if min(counts) < 1 or stream.delay < 0 or stream.state_bytes > MAX_STATE_BYTES:
+    states = stream.states
+    steps = [stream.chunk, stream.warmup, stream.delay + 1]
+    steps += [n for s in states for n in (s.fresh, s.period, s.first + 1)]
+    sound = min(steps) >= 1 and max(steps) <= MOST_FRAMES and len(states) <= MOST_STATES
+    sound = sound and all(1 <= len(s.shape) <= 4 and min(s.shape) >= 1 for s in states)
+    if not sound or sum(s.bytes * max(1, s.fresh // s.shape[0]) for s in states) > MAX_STATE_BYTES:
         raise UsageError(f"{where}: the states' shapes, periods or frame counts make no sense")
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from edgepv import __version__, cli_live, cli_models, cli_search
-from edgepv.console import nobody_reads, own_model, say_next, seed, tell, visible
+from edgepv.console import nobody_reads, own_model, say_next, seed, tell, timeout, visible
 from edgepv.errors import EdgepvError, UsageError
 
 EXIT_CODES = """exit codes:
@@ -358,6 +358,7 @@ def _report(commands: Any) -> None:
     )
     c.add_argument("--md", metavar="FILE", help="Markdown (default: beside the page)")
     c.add_argument("--json", metavar="FILE", help="JSON (default: beside the page)")
+    timeout(c, "all of it")
     c.set_defaults(run=report_command)
 
 
@@ -366,6 +367,7 @@ def _verify(commands: Any) -> None:
     c = commands.add_parser("verify", help=text, description=text)
     c.add_argument("bundle", metavar="BUNDLE", help="bundle folder or .zip")
     c.add_argument("--key", metavar="FILE", help="public key (PEM) that must have signed it")
+    timeout(c, "all of it")
     c.set_defaults(run=verify_command)
 
 
@@ -610,17 +612,18 @@ def report_command(a: argparse.Namespace) -> int:
     from edgepv import report
     from edgepv.bundle import MANIFEST
     from edgepv.files import write_text
+    from edgepv.isolated import within
 
-    found = report.load([Path(r) for r in a.runs])
     page = Path(a.html)
     places = {
         "--html": page,
         "--md": Path(a.md) if a.md else page.with_suffix(".md"),
         "--json": Path(a.json) if a.json else page.with_suffix(".json"),
     }
-    written = dict(
-        zip(places.values(), (report.to_html(found), report.to_markdown(found), report.to_json(found)))
-    )
+    with within(a.timeout, "the report"):
+        found = report.load([Path(r) for r in a.runs])
+        texts = (report.to_html(found), report.to_markdown(found), report.to_json(found))
+    written = dict(zip(places.values(), texts))
     if len(written) < 3:
         raise UsageError("--html, --md and --json must name three different files")
     for option, path in places.items():
@@ -638,15 +641,16 @@ def report_command(a: argparse.Namespace) -> int:
 def verify_command(a: argparse.Namespace) -> int:
     """edgepv verify"""
     from edgepv import golden, signing
-    from edgepv.bundle import check, opened
+    from edgepv.bundle import check
+    from edgepv.isolated import within
 
-    with opened(Path(a.bundle)) as found:
-        bundle = signing.signed(found, Path(a.key) if a.key else None)
+    key = Path(a.key) if a.key else None
+    with within(a.timeout, a.bundle) as left, signing.opened(Path(a.bundle), key) as bundle:
         files = check(bundle)
         if a.key:
             tell(f"signed by the owner of {a.key}")
         tell(f"{files} files match their digests; bundle {bundle.digest[:16]}")
-        replayed = golden.replay(bundle)
+        replayed = golden.replay_apart(bundle, left())
         for one in replayed:
             if one.error is None or one.limit is None:
                 tell(f"  {one.variant}: not replayed: {one.skipped}")

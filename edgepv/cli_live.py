@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edgepv.console import nobody_reads, say_next, seed, tell
+from edgepv.console import nobody_reads, say_next, seed, tell, timeout
 from edgepv.errors import UsageError
 
 MOST_THREADS = 256
@@ -129,7 +129,7 @@ def _sources(given: list[str]) -> dict[str, str]:
 def _on_file(a: argparse.Namespace, source: str) -> int:
     """Every frame of a file that is due, however long it takes."""
     from edgepv import show, signing
-    from edgepv.bundle import check, opened
+    from edgepv.bundle import check
     from edgepv.proof import proven
     from edgepv.runtimes import play
 
@@ -139,13 +139,12 @@ def _on_file(a: argparse.Namespace, source: str) -> int:
         if value:
             raise UsageError(f"{flag} is for cameras. To replay the file as one, add --live")
     lines = _lines(on=bool(a.video))
-    with opened(Path(a.bundle)) as found:
-        bundle = signing.signed(found, Path(a.key) if a.key else None)
+    with signing.opened(Path(a.bundle), Path(a.key) if a.key else None) as bundle:
         check(bundle)
         wanted = bundle.variant(a.variant, a.engine)
         fit = proven(bundle, (wanted,), fixed=bool(a.variant or a.engine))
         for note in fit.notes:
-            print(f"edgepv: {note}", file=sys.stderr)
+            tell(f"edgepv: {note}", file=sys.stderr)
         summary = play.play(
             fit.variants[0],
             bundle.checked,
@@ -386,6 +385,7 @@ def add_update(commands: Any) -> None:
         action="store_true",
         help="from now on accept what --key's owner signed or, without --key, unsigned bundles",
     )
+    timeout(c, "checking and testing the new bundle")
     c.add_argument("--rollback", action="store_true", help="go back to the bundle before")
     c.add_argument("--commit", action="store_true", help="end the trial: the new bundle is good")
     c.set_defaults(run=update_command)
@@ -403,8 +403,7 @@ def update_command(a: argparse.Namespace) -> int:
     if not a.bundle and (a.key or a.again or a.change_key):
         raise UsageError("--key, --again and --change-key are about a new BUNDLE: name it")
     if a.bundle:
-        key = Path(a.key) if a.key else None
-        test = update.SelfTest(a.p99_ms)
+        key, test = Path(a.key) if a.key else None, update.SelfTest(a.p99_ms, timeout_s=a.timeout)
         state = update.install(root, Path(a.bundle), key, again=a.again, change_key=a.change_key, test=test)
     elif a.rollback:
         state = update.rollback(root, "asked for")

@@ -130,6 +130,17 @@ def own_model(c: Any) -> None:
     c.add_argument("--trust-pickle", action="store_true", help="read pickled weights (weights_only)")
 
 
+def timeout(c: Any, what: str) -> None:
+    """The option of a command that reads what others made."""
+    c.add_argument(
+        "--timeout",
+        type=float,
+        metavar="SECONDS",
+        default=600.0,
+        help=f"stop if {what} takes longer (default: 600)",
+    )
+
+
 def seed(text: str) -> int:
     """A --seed: every generator here takes 0 to 2^32 - 1."""
     if not text.isdecimal() or int(text) >= 2**32:

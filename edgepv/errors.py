@@ -8,6 +8,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+MOST_SHOWN = 80
+"""Characters of a wrong name or value in a message."""
+
 
 class EdgepvError(Exception):
     """Base of every error meant for a person; the command line prints it without a traceback."""
@@ -71,7 +74,7 @@ class SignatureError(EdgepvError):
 
 def unknown(what: str, got: str, known: Iterable[str]) -> str:
     """One line naming a wrong name, the right ones, and the nearest of them if one is near."""
-    names = sorted(known)
+    names, got = sorted(known), got[:MOST_SHOWN]
     near = difflib.get_close_matches(got, names, n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     return f"unknown {what} '{got}'. Known: {', '.join(names) or 'none'}.{hint}"

@@ -27,6 +27,8 @@ OLD = ".old"
 ABANDONED_S, SETTLED_S = 7 * 86_400.0, 600.0
 MOST_BYTES = 200  # of a name: file systems take 255, and names of what is being written are longer
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+DEEPEST = 100
+MOST_DIGITS = 20  # of a whole number: 64 bits
 MOST_LETTERS = 200
 """Of a name: more fits no line, and no file system."""
 
@@ -70,11 +72,45 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(data: bytes, path: Path) -> Any:
-    """The JSON in bytes that were read from ``path``. Raises UsageError with the line if it is not JSON."""
+    """The JSON in bytes that were read from ``path``.
+
+    Raises UsageError with the line if it is not JSON, holds a key twice or half of a surrogate pair, or if it
+    is deeper nested or has longer whole numbers than anything of ours.
+    """
     try:
-        return json.loads(data.decode("utf-8"))
+        found = json.loads(data.decode("utf-8"), parse_int=_whole, object_pairs_hook=_table)
+        _refuse_deep(found)
     except (ValueError, RecursionError) as e:
         raise UsageError(f"{path} is not valid JSON ({e}). It may be truncated; make it again") from e
+    return found
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise ValueError(f"a whole number of {len(digits)} digits")
+    return int(digits)
+
+
+def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):  # one reader would take the first, another the last
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"key {max(keys, key=keys.count)[:40]!r} is there twice")
+    return found
+
+
+def _refuse_deep(found: Any) -> None:
+    """Raise ValueError for values nested deeper than DEEPEST, UnicodeError for text that no file can hold."""
+    level = [found]
+    for _ in range(DEEPEST):
+        inner = [list(v.items()) if isinstance(v, dict) else v for v in level]
+        for value in inner:
+            if isinstance(value, str) and not value.isascii():
+                value.encode()
+        level = [part for value in inner if isinstance(value, list | tuple) for part in value]
+        if not level:
+            return
+    raise ValueError(f"more than {DEEPEST} lists or tables in each other")
 
 
 def check_part(name: str, what: str) -> None:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from edgepv.bundle import GOLDEN, Bundle, on_this_host
+from edgepv.bundle import GOLDEN, Bundle, on_this_host, read
+from edgepv.checkpoint import MOST_FRAMES, MOST_SIDE
 from edgepv.clips import preprocess
-from edgepv.errors import ParityError, TargetUnavailableError, UsageError
+from edgepv.errors import EdgepvError, ParityError, TargetUnavailableError, UsageError
+from edgepv.isolated import TIMEOUT_S, call
 from edgepv.measure import proof
 from edgepv.runtimes.engine import Engine, open_engine
+from edgepv.runtimes.ort import first_line
 from edgepv.stream import Stepper
-from edgepv.types import Proof, Variant
+from edgepv.types import Proof, Variant, decode, encode
 
 VALUES = 4096
 FLOAT_TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2, "fp16": 1e-2, "int8": 5e-2}
@@ -88,6 +95,45 @@ def cpu(proof: Proof) -> str:
     return f"{proof.arch} with {' '.join(proof.flags) or 'no vector extension we know'}"
 
 
+def replay_apart(bundle: Bundle, timeout_s: float = TIMEOUT_S) -> list[Replay]:
+    """Like ``replay``, in a process of its own: an engine that a file makes crash ends that alone.
+
+    Raises UsageError then, and after ``timeout_s`` seconds.
+    """
+    rows = call(
+        "edgepv.golden:replayed", timeout_s=timeout_s, folder=str(bundle.folder), digest=bundle.digest
+    )
+    return [decode(Replay, row) for row in rows]
+
+
+def replayed(folder: str, digest: str) -> Any:
+    """Subprocess side of ``replay_apart``. Raises ParityError for what an engine raises of its own."""
+    with broken_as_parity():
+        return encode(replay(same(Path(folder), digest)))
+
+
+def same(folder: Path, digest: str) -> Bundle:
+    """The bundle of this digest. Raises UsageError if the folder holds another one by now."""
+    found = read(folder)
+    if found.digest != digest:
+        raise UsageError(f"{folder} holds another bundle than a moment ago. Copy it again")
+    return found
+
+
+@contextlib.contextmanager
+def broken_as_parity() -> Iterator[None]:
+    """Raise ParityError for what an engine raises of its own: each has types of its own."""
+    try:
+        yield
+    except (EdgepvError, OSError):
+        raise
+    except Exception as e:
+        raise ParityError(
+            f"the engine broke at the golden frames: {type(e).__name__}: {first_line(e)}. "
+            "Export the bundle again"
+        ) from e
+
+
 def load(bundle: Bundle) -> dict[str, np.ndarray]:
     """Everything that was recorded, by name. Raises UsageError if the bundle has no readable recording."""
     from safetensors import SafetensorError
@@ -119,7 +165,8 @@ def of_variant(everything: dict[str, np.ndarray], name: str) -> dict[str, np.nda
         )
     found = {key: everything[place] for key, place in places.items()}
     frames = found["frames"]
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not frames.size:
+    kind = frames.dtype == np.uint8 and frames.ndim == 4 and frames.shape[-1] == 3 and frames.size
+    if not kind or len(frames) > MOST_FRAMES or max(frames.shape) > MOST_SIDE:
         raise UsageError(
             f"{GOLDEN}: '{places['frames']}' is {frames.dtype} {frames.shape}, not pictures (N, H, W, 3) of "
             "uint8. Export the bundle again"

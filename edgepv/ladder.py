@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -15,10 +14,11 @@ from edgepv import bundle, golden, measure, report
 from edgepv.bundle import GOLDEN, Bundle, Measured
 from edgepv.console import Console
 from edgepv.errors import UsageError
-from edgepv.files import inside, read_json, whole_folder, write_json, write_text
+from edgepv.files import inside, parse_json, whole_folder, write_json, write_text
 from edgepv.runtimes.engine import open_engine
 from edgepv.types import Accuracy, Measurement, Report, Rung, Variant, decode
 
+MEASURED = "measured.json"
 MIN_CLIPS = 30  # top-1 on fewer orders no rungs
 
 
@@ -46,7 +46,7 @@ def combine(folders: Sequence[Path], out: Path, console: Console, *, force: bool
         models.mkdir()
         for part in parts:
             for old, new in _files(part):
-                shutil.copyfile(part.source.folder / old, inside(tmp, new))
+                inside(tmp, new).write_bytes(part.source.checked(old))
         console.say(f"timing {len(parts)} variants, taking turns")
         times = _times(parts, tmp)
         rungs, reasons = _rungs(parts, times)
@@ -67,7 +67,7 @@ def _part(folder: Path) -> Part:
     size = "x".join(str(n) for n in chosen.spec.input.shape[-2:])
     name = f"{found.content.name.removesuffix('-' + size.split('x')[0])}-{size}-{chosen.name}"
     path = f"models/{name}{Path(chosen.path).suffix}"
-    row = next((r for r in _report(folder).rows if r.variant == chosen.name), None)
+    row = next((r for r in _report(found).rows if r.variant == chosen.name), None)
     return Part(found, replace(chosen, name=name, path=path), row)
 
 
@@ -80,9 +80,11 @@ def _files(part: Part) -> list[tuple[str, str]]:
     return found
 
 
-def _report(folder: Path) -> Report:
-    path = folder / "measured.json"
-    return decode(Report, read_json(path), where=path.name) if path.is_file() else Report("", (), "")
+def _report(found: Bundle) -> Report:
+    path = found.folder / MEASURED
+    if MEASURED not in found.measured.files:
+        return Report("", (), "")
+    return decode(Report, parse_json(found.checked(MEASURED), path), where=path.name)
 
 
 def _check_alike(parts: Sequence[Part]) -> None:
@@ -205,7 +207,7 @@ def _write(parts: Sequence[Part], rungs: tuple[Rung, ...], reasons: tuple[str, .
         golden={"file": GOLDEN, "frames": largest.golden.get("frames")},
         files=bundle.digests(folder, made),
     )
-    write_json(folder / "measured.json", found)
+    write_json(folder / MEASURED, found)
     write_text(folder / "report.md", report.to_markdown(found))
     write_text(folder / "report.html", report.to_html(found))
     measured = Measured(
@@ -213,7 +215,7 @@ def _write(parts: Sequence[Part], rungs: tuple[Rung, ...], reasons: tuple[str, .
         status=parts[0].source.measured.status,
         verdict=parts[0].source.measured.verdict,
         reasons=reasons,
-        files=bundle.digests(folder, ["measured.json", "report.md", "report.html"]),
+        files=bundle.digests(folder, [MEASURED, "report.md", "report.html"]),
         ladder=rungs,
         proven={
             p.variant.name: p.source.measured.proven[p.source.variant().name]

@@ -10,8 +10,6 @@ import hashlib
 import html
 import math
 import re
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +18,7 @@ from typing import Any, TypeAlias
 
 from edgepv import report_charts as charts
 from edgepv import report_tables as tables
-from edgepv.bundle import MANIFEST, parse
+from edgepv.bundle import MANIFEST, manifest_bytes, parse, unpacked
 from edgepv.errors import UsageError, unknown
 from edgepv.files import canonical, parse_json
 from edgepv.optional import need
@@ -28,6 +26,7 @@ from edgepv.report_tables import Cell, Table
 from edgepv.types import Accuracy, Latency, Measurement, Report, decode
 
 MEASURED = "measured.json"
+MOST_REPORT = 64 << 20  # bytes; the largest of ours has 0.4 MiB
 HEATMAP_LABELS = 25
 Rename: TypeAlias = Callable[[str, str], str]
 OPENING = 1 << 20  # characters; the first table of a page comes long before
@@ -69,7 +68,7 @@ def _sources(path: Path) -> list[Path]:
     found = [
         file
         for file in sorted(path.rglob(MEASURED))
-        if not any(part.startswith(".") for part in file.relative_to(path).parts)
+        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts)
     ]
     if not found:
         state = f"holds no {MEASURED}" if path.exists() else "does not exist"
@@ -93,32 +92,34 @@ def _tails(paths: Sequence[tuple[str, ...]]) -> list[str]:
 
 def _read(file: Path) -> Report:
     """One report. Raises UsageError if the file holds something else, or not what its bundle measured."""
-    data, manifest, where = _zipped(file) if file.suffix == ".zip" else _plain_file(file)
-    if manifest is not None:
-        place = file if file.suffix == ".zip" else file.parent
-        if parse(place, manifest).measured.files.get(MEASURED) != hashlib.sha256(data).hexdigest():
-            raise UsageError(
-                f"{where} is not what the bundle was written with: its SHA-256 differs from the manifest's. "
-                f"Its figures are not shown; see: edgepv verify {place}"
-            )
+    if file.suffix != ".zip":
+        return _read_in(file, str(file), file.parent)
+    with unpacked(file) as folder:
+        if not (folder / MEASURED).is_file():
+            raise UsageError(f"{file} holds no readable {MEASURED}. Export the bundle again")
+        return _read_in(folder / MEASURED, f"{file} {MEASURED}", file)
+
+
+def _read_in(file: Path, where: str, place: Path) -> Report:
+    """The report in a file. where, place: what the file and its bundle are called in errors."""
+    data, manifest = _bytes(file), None
+    if file.name == MEASURED and file.with_name(MANIFEST).is_file():
+        manifest = manifest_bytes(file.parent)
+    noted = parse(place, manifest).measured.files.get(MEASURED) if manifest is not None else None
+    if manifest is not None and noted != hashlib.sha256(data).hexdigest():
+        raise UsageError(
+            f"{where} is not what the bundle was written with: its SHA-256 differs from the manifest's. "
+            f"Its figures are not shown; see: edgepv verify {place}"
+        )
     return _sound(decode(Report, parse_json(data, Path(where)), where=where), where)
 
 
-def _plain_file(file: Path) -> tuple[bytes, bytes | None, str]:
-    """A report file's bytes, those of its bundle's manifest if it is in one, and its name for errors."""
-    beside = file.with_name(MANIFEST)
-    ours = file.name == MEASURED and beside.is_file()
-    return file.read_bytes(), beside.read_bytes() if ours else None, str(file)
-
-
-def _zipped(file: Path) -> tuple[bytes, bytes | None, str]:
-    """Like ``_plain_file``, of the report in a zip. Raises UsageError if it has none that can be read."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            manifest = archive.read(MANIFEST) if MANIFEST in archive.namelist() else None
-            return archive.read(MEASURED), manifest, f"{file} {MEASURED}"
-    except (KeyError, ValueError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile) as e:
-        raise UsageError(f"{file} holds no readable {MEASURED} ({e}). Export the bundle again") from e
+def _bytes(file: Path) -> bytes:
+    with file.open("rb") as f:
+        data = f.read(MOST_REPORT + 1)
+    if len(data) > MOST_REPORT:
+        raise UsageError(f"{file} has over {MOST_REPORT >> 20} MiB; no report of edgepv has")
+    return data
 
 
 def _sound(report: Report, where: str) -> Report:

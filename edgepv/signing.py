@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import hashlib
-import json
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from edgepv import bundle
 from edgepv.errors import SignatureError, UsageError
-from edgepv.files import write_json, write_text
+from edgepv.files import parse_json, write_json, write_text
 from edgepv.optional import need
 from edgepv.types import decode
 
@@ -109,9 +110,16 @@ def read_signed(folder: Path, public_key: Path) -> bundle.Bundle:
     return bundle.parse(folder, manifest)
 
 
-def signed(found: bundle.Bundle, public_key: Path | None) -> bundle.Bundle:
-    """An opened bundle read once more through its signature, where a key is asked for; else as it is."""
-    return read_signed(found.folder, public_key) if public_key else found
+@contextlib.contextmanager
+def opened(path: Path, public_key: Path | None) -> Iterator[bundle.Bundle]:
+    """Like ``bundle.opened``; with a key, nothing is parsed before its signature was verified."""
+    with bundle.unpacked(path) as folder:
+        yield read(folder, public_key)
+
+
+def read(folder: Path, public_key: Path | None) -> bundle.Bundle:
+    """A bundle as ``read_signed`` reads it where a key is asked for, else as ``bundle.read`` does."""
+    return read_signed(folder, public_key) if public_key else bundle.read(folder)
 
 
 def key_id(public_key: Any) -> str:
@@ -155,16 +163,13 @@ def read_signature(folder: Path) -> tuple[Signature, bytes]:
     Raises SignatureError if it is missing or malformed.
     """
     path = folder / bundle.SIGNATURE
-    if not path.is_file():
+    if not path.exists():
         raise SignatureError(
             f"{folder} is not signed: it has no {bundle.SIGNATURE}. Get a signed copy, or sign it"
         )
     try:
-        with path.open("rb") as f:
-            text = f.read(MAX_BYTES + 1)
-        if len(text) > MAX_BYTES:
-            raise ValueError(f"it is larger than {MAX_BYTES} bytes")
-        signature = decode(Signature, json.loads(text.decode("utf-8")), where=bundle.SIGNATURE)
+        data = parse_json(bundle.read_plain(folder, bundle.SIGNATURE, MAX_BYTES), path)
+        signature = decode(Signature, data, where=bundle.SIGNATURE)
         if signature.schema not in (1, SCHEMA) or signature.algorithm != ALGORITHM:
             raise ValueError(f"schema {signature.schema}, algorithm '{signature.algorithm}' are not known")
         if (signature.schema == 1) != (signature.version == 0) or not 0 <= signature.version <= MAX_VERSION:
@@ -172,7 +177,7 @@ def read_signature(folder: Path) -> tuple[Signature, bytes]:
         raw = base64.b64decode(signature.signature, validate=True)
         if len(raw) != 64:
             raise ValueError(f"the signature has {len(raw)} bytes, not 64")
-    except (OSError, ValueError, RecursionError, binascii.Error, UsageError) as e:
+    except (ValueError, binascii.Error, UsageError) as e:
         raise SignatureError(f"{path} is no signature file ({e}). Copy the bundle again, or sign it") from e
     return signature, raw
 
@@ -188,7 +193,24 @@ def _public(path: Path) -> Any:
     key = _load(path, "public", _serialization().load_pem_public_key)
     if not isinstance(key, _ed25519().Ed25519PublicKey):
         raise SignatureError(f"{path} is no Ed25519 key but {type(key).__name__}. Use the signer's .pub.pem")
+    pem = _serialization()
+    if small_order(key.public_bytes(pem.Encoding.Raw, pem.PublicFormat.Raw)):
+        raise SignatureError(
+            f"{path} is a key of small order: anyone can sign for it. Use the signer's .pub.pem"
+        )
     return key
+
+
+def small_order(public: bytes) -> bool:
+    """Whether 8 times the point of a public key (32 bytes) is 0, so that a signature proves nothing.
+
+    Of -x^2 + y^2 = 1 + d x^2 y^2 these are the points with y = 1, -1 or 0, and those whose double has y = 0,
+    that is x^2 = -y^2. Source: RFC 8032, section 5.1; Bernstein et al. 2012, section 5, on small order.
+    """
+    p = 2**255 - 19
+    d = -121665 * pow(121666, -1, p)
+    y = int.from_bytes(public, "little") % 2**255
+    return y * (y**2 - 1) * (d * y**4 + 2 * y**2 - 1) % p == 0
 
 
 def _load(path: Path, kind: str, read: Any) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import sys
 import types as pytypes
 import typing
@@ -17,11 +18,12 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Literal, TypeVar
 
-from edgepv.errors import UsageError, unknown
+from edgepv.errors import MOST_SHOWN, UsageError, unknown
 
 T = TypeVar("T")
 
 Layout = Literal["NCHW", "NHWC", "NCTHW", "NC", "NKC"]
+DType = Literal["float32", "float16", "int8", "uint8", "int32", "int64"]
 Task = Literal["classification", "tracking", "restoration"]
 Metric = Literal["top1", "delta_avg", "psnr"]
 METRICS: Mapping[Task, Metric] = {
@@ -31,6 +33,8 @@ METRICS: Mapping[Task, Metric] = {
 }
 """What a model of each task is judged by."""
 Verdict = Literal["pass", "fail", "inconclusive"]
+_FRACTION = re.compile(r"[-+]?\d{1,18}(\.\d{0,18})?([eE][-+]?\d{1,3})?|[-+]?\d{1,18}/0*[1-9]\d{0,17}")
+"""A number of a size that can be worked with: 1e999999999 takes for ever to write out."""
 _ITEM_BYTES = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1, "int32": 4, "int64": 8}
 
 
@@ -41,7 +45,7 @@ class TensorSpec:
     name: str
     shape: tuple[int, ...]
     layout: Layout = "NCHW"
-    dtype: str = "float32"
+    dtype: DType = "float32"
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ class StateSpec:
     name: str
     output: str
     shape: tuple[int, ...]
-    dtype: Literal["float32", "float16", "int8", "uint8", "int32", "int64"] = "float32"
+    dtype: DType = "float32"
     update: Literal["replace", "shift"] = "replace"
     init: float = 0.0
     fresh: int = 1
@@ -573,7 +577,7 @@ def _decode(kind: Any, data: Any, where: str) -> Any:
     if origin is dict:
         _expect(isinstance(data, dict), where, "a table", data)
         value_kind = typing.get_args(kind)[1]
-        return {str(k): _decode(value_kind, v, f"{where}.{k}") for k, v in data.items()}
+        return {str(k): _decode(value_kind, v, f"{where}.{str(k)[:MOST_SHOWN]}") for k, v in data.items()}
     if dataclasses.is_dataclass(kind):
         return _dataclass(kind, data, where)
     return _scalar(kind, data, where)
@@ -612,10 +616,8 @@ def _literal(kind: Any, data: Any, where: str) -> Any:
 
 def _scalar(kind: Any, data: Any, where: str) -> Any:
     if kind is Fraction:
-        try:
-            return Fraction(str(data))
-        except (ValueError, ZeroDivisionError):
-            raise UsageError(f"{where}: expected a number or 'n/d', got {data!r}") from None
+        _expect(_FRACTION.fullmatch(str(data)) is not None, where, "a number or 'n/d'", data)
+        return Fraction(str(data))
     if kind is float and isinstance(data, int) and not isinstance(data, bool):
         _expect(abs(data) <= sys.float_info.max, where, "a number of 64 bits", "a larger one")
         return float(data)
@@ -626,4 +628,4 @@ def _scalar(kind: Any, data: Any, where: str) -> Any:
 
 def _expect(ok: bool, where: str, wanted: str, got: Any) -> None:
     if not ok:
-        raise UsageError(f"{where}: expected {wanted}, got {got!r}")
+        raise UsageError(f"{where}: expected {wanted}, got {repr(got)[:MOST_SHOWN]}")

@@ -22,17 +22,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from edgepv import bundle
+from edgepv import bundle, signing
 from edgepv.bundle import Bundle
-from edgepv.errors import EdgepvError, LatencyGateError, ParityError, SignatureError, UsageError
+from edgepv.errors import EdgepvError, LatencyGateError, SignatureError, UsageError
 from edgepv.files import digest, read_json, write_json
-from edgepv.golden import load, of_variant, replay
+from edgepv.golden import broken_as_parity, load, of_variant, replay, same
+from edgepv.isolated import call, within
 from edgepv.runtimes import open_session
-from edgepv.signing import Signature, read_signature, read_signed, verify
+from edgepv.signing import Signature, read_signature, verify
 from edgepv.stats import percentiles_ms
-from edgepv.types import decode
+from edgepv.types import decode, encode
 
 Slot = Literal["a", "b"]
 SLOTS: tuple[Slot, ...] = ("a", "b")
@@ -120,11 +121,13 @@ class _Sealed:
 @dataclass(frozen=True)
 class SelfTest:
     """What a bundle must do before it may be tried. p99_ms: limit for one step of the variant that will run,
-    preprocessing and engine, over ``steps`` golden frames after a warm-up; None: only measured."""
+    preprocessing and engine, over ``steps`` golden frames after a warm-up; None: only measured. timeout_s:
+    for all of it, from the first look at the bundle."""
 
     p99_ms: float | None = None
     steps: int = 100
     threads: int = 1
+    timeout_s: float = 600.0
 
 
 def install(
@@ -252,17 +255,37 @@ def recover(root: Path) -> Path:
 def self_test(opened: Bundle, test: SelfTest) -> float:
     """Replay the golden frames, then step the variant that will run; returns the p99 of a step in ms.
 
-    Raises ParityError for other answers than recorded, LatencyGateError above the limit,
-    TargetUnavailableError if the engine is not on this machine.
+    In a process of its own. Raises ParityError for other answers than recorded, LatencyGateError above the
+    limit, TargetUnavailableError if the engine is not on this machine, UsageError if the process crashes.
     """
+    return float(
+        call(
+            "edgepv.update:self_tested",
+            timeout_s=test.timeout_s,
+            folder=str(opened.folder),
+            digest=opened.digest,
+            run=opened.measured.run,
+            test=encode(test),
+        )
+    )
+
+
+def self_tested(folder: str, digest: str, run: str, test: dict[str, Any]) -> float:
+    """Subprocess side of ``self_test``."""
+    with broken_as_parity():
+        return _stepped(same(Path(folder), digest), run, decode(SelfTest, test))
+
+
+def _stepped(opened: Bundle, run: str, test: SelfTest) -> float:
     replay(opened)
-    frames = of_variant(load(opened), opened.variant().name)["frames"]
-    with open_session(opened.variant(), opened.checked, threads=test.threads) as session:
+    variant = opened.variant(run)
+    frames = of_variant(load(opened), run)["frames"]
+    with open_session(variant, opened.checked, threads=test.threads) as session:
         answers = [session.step(frames[i % len(frames)]) for i in range(WARMUP + test.steps)]
     p99_ms = percentiles_ms([(a.pre_ms + a.infer_ms) / 1e3 for a in answers[WARMUP:]])[2]
     if test.p99_ms is not None and not p99_ms <= test.p99_ms:
         raise LatencyGateError(
-            f"{opened.measured.run} takes {p99_ms:.1f} ms here at p99 of {test.steps} steps, allowed "
+            f"{run} takes {p99_ms:.1f} ms here at p99 of {test.steps} steps, allowed "
             f"{test.p99_ms:g} ms. Export a faster variant, or test while the machine is idle"
         )
     return p99_ms
@@ -372,15 +395,16 @@ def at_least(k: int, n: int, p: float) -> float:
 def _install(root: Path, new: Path, key: Path | None, again: bool, change_key: bool, test: SelfTest) -> State:
     staging = root / "slots" / ".new"
     try:
-        with bundle.opened(new) as source:
-            _trusted(root, verify(source.folder, key) if key else None, again, change_key)
-            bundle.check(source)
-            _refuse(root, read_state(root), source.digest, again)
-            _copy(source.folder, staging)
-        signature = verify(staging, key) if key else None
-        fresh = read_signed(staging, key) if key else bundle.read(staging)
-        bundle.check(fresh)  # what was copied is what will run: only its own check counts
-        p99_ms = _tested(fresh, test)
+        with within(test.timeout_s, f"the test of {new}") as left:
+            with signing.opened(new, key) as source:
+                _trusted(root, verify(source.folder, key) if key else None, again, change_key)
+                bundle.check(source)
+                _refuse(root, read_state(root), source.digest, again)
+                _copy(source.folder, staging)
+            signature = verify(staging, key) if key else None
+            fresh = signing.read(staging, key)
+            bundle.check(fresh)  # what was copied is what will run: only its own check counts
+            p99_ms = self_test(fresh, replace(test, timeout_s=left()))
         with _locked(root):
             _refuse(root, read_state(root), fresh.digest, again)
             trust, asked = _trusted(root, signature, again, change_key)
@@ -388,15 +412,6 @@ def _install(root: Path, new: Path, key: Path | None, again: bool, change_key: b
             return _place(root, staging, fresh.digest, f"self-test passed, p99 {p99_ms:.1f} ms{asked}")
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-
-
-def _tested(fresh: Bundle, test: SelfTest) -> float:
-    try:
-        return self_test(fresh, test)
-    except (EdgepvError, OSError):
-        raise
-    except Exception as e:  # engines raise their own types for a file they cannot run
-        raise ParityError(f"the self-test broke with {type(e).__name__}: {e}. Export the bundle again") from e
 
 
 def _refuse(root: Path, state: State, digest: str, again: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
@@ -59,6 +59,19 @@ def open_engine(variant: Variant, source: Path | Read, *, threads: int = 1) -> E
     return engine
 
 
+def check_names(variant: Variant, inputs: Iterable[str], outputs: Iterable[str]) -> None:
+    """Raise UsageError unless a file has the inputs and the outputs that its variant says."""
+    theirs = {"input": set(inputs), "output": set(outputs)}
+    for kind, ours in (("input", variant.inputs), ("output", variant.outputs)):
+        wrong = [name for name in ours.values() if name not in theirs[kind]]
+        if wrong:
+            raise UsageError(
+                f"{variant.path}: {unknown(kind, wrong[0], theirs[kind])} Export the bundle again"
+            )
+    if unfed := sorted(theirs["input"] - set(variant.inputs.values())):
+        raise UsageError(f"{variant.path}: nothing feeds its input '{unfed[0]}'. Export the bundle again")
+
+
 def check_inputs(inputs: Tensors, expected: dict[str, tuple[tuple[int, ...], str]]) -> None:
     """Compare names, dtypes and shapes before the engine sees them; engines report these badly."""
     if missing := sorted(set(expected) - set(inputs)):
@@ -74,7 +87,9 @@ def check_inputs(inputs: Tensors, expected: dict[str, tuple[tuple[int, ...], str
 def expected_inputs(variant: Variant) -> dict[str, tuple[tuple[int, ...], str]]:
     """Shape and dtype of every input of a variant, by our names."""
     model_input = variant.spec.input
-    wanted = {model_input.name: (model_input.shape, model_input.dtype)}
+    wanted: dict[str, tuple[tuple[int, ...], str]] = {
+        model_input.name: (model_input.shape, model_input.dtype)
+    }
     for state in variant.stream.states if variant.stream else ():
         wanted[state.name] = (state.shape, state.dtype)
     return wanted

@@ -7,7 +7,7 @@ from typing import Any
 from edgepv.console import hush_native
 from edgepv.errors import UsageError
 from edgepv.optional import litert_interpreter
-from edgepv.runtimes.engine import Read, check_inputs, expected_inputs
+from edgepv.runtimes.engine import Read, check_inputs, check_names, expected_inputs
 from edgepv.runtimes.ort import first_line
 from edgepv.stream import Tensors
 from edgepv.types import Variant
@@ -21,6 +21,7 @@ class LiteRtEngine:
         self.interpreter = interpreter
         self._expected = expected_inputs(variant)
         self._runner = interpreter.get_signature_runner()
+        check_names(variant, self._runner.get_input_details(), self._runner.get_output_details())
         self._inputs, self._outputs = variant.inputs, variant.outputs
 
     def infer(self, inputs: Tensors) -> Tensors:
@@ -43,6 +44,6 @@ def open(variant: Variant, read: Read, threads: int) -> LiteRtEngine:
         with hush_native():
             interpreter = interpreter_type(model_content=model, num_threads=threads)
             interpreter.allocate_tensors()
+        return LiteRtEngine(variant, interpreter)
     except (RuntimeError, ValueError) as e:
         raise UsageError(f"LiteRT cannot load {variant.path}: {first_line(e)}") from e
-    return LiteRtEngine(variant, interpreter)

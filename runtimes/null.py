@@ -7,15 +7,19 @@ label scores 1.
 from __future__ import annotations
 
 import itertools
-import json
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
+from edgepv.errors import UsageError
+from edgepv.files import parse_json
 from edgepv.runtimes.engine import CancelledError, Read, check_inputs, expected_inputs
 from edgepv.stream import Tensors
-from edgepv.types import Variant
+from edgepv.types import Variant, decode
+
+MOST_MS = 60_000
 
 
 class NullEngine:
@@ -51,5 +55,8 @@ class NullEngine:
 
 
 def open(variant: Variant, read: Read, threads: int) -> NullEngine:
-    """Load the list of delays."""
-    return NullEngine(variant, [float(d) for d in json.loads(read(variant.path))])
+    """Load the list of delays. Raises UsageError if it is none."""
+    delays = decode(tuple[float, ...], parse_json(read(variant.path), Path(variant.path)), where=variant.path)
+    if not all(0 <= delay <= MOST_MS for delay in delays):
+        raise UsageError(f"{variant.path}: a delay is not from 0 to {MOST_MS} ms. Correct it")
+    return NullEngine(variant, list(delays))

@@ -10,7 +10,7 @@ import numpy as np
 
 from edgepv.errors import UsageError
 from edgepv.optional import SAFE_BITS, need, ort_options
-from edgepv.runtimes.engine import CancelledError, Read, check_inputs, expected_inputs
+from edgepv.runtimes.engine import CancelledError, Read, check_inputs, check_names, expected_inputs
 from edgepv.stream import Tensors
 from edgepv.types import Variant
 from edgepv.vet import vet_onnx
@@ -27,6 +27,9 @@ class OrtEngine:
     """An ONNX Runtime session with ``threads`` threads inside one operator."""
 
     def __init__(self, variant: Variant, session: Any) -> None:
+        check_names(
+            variant, *([t.name for t in ports] for ports in (session.get_inputs(), session.get_outputs()))
+        )
         self._session = session
         self._expected = expected_inputs(variant)
         self._inputs, self._outputs = variant.inputs, variant.outputs

@@ -9,7 +9,7 @@ import numpy as np
 
 from edgepv.errors import TargetUnavailableError, UsageError
 from edgepv.optional import need
-from edgepv.runtimes.engine import Read, check_inputs, expected_inputs
+from edgepv.runtimes.engine import Read, check_inputs, check_names, expected_inputs
 from edgepv.runtimes.ort import first_line
 from edgepv.stream import Tensors
 from edgepv.types import Variant
@@ -28,6 +28,7 @@ class OvEngine:
         self._request = compiled.create_infer_request()
         self._inputs = variant.inputs
         ports = {name: port for port in compiled.outputs for name in port.get_names()}
+        check_names(variant, [variant_name(p, variant) for p in compiled.inputs], ports)
         self._ports = {ours: ports[theirs] for ours, theirs in variant.outputs.items()}
 
     def infer(self, inputs: Tensors) -> Tensors:
@@ -40,6 +41,12 @@ class OvEngine:
     def close(self) -> None:
         """Free the compiled model."""
         self._request = self.compiled = None
+
+
+def variant_name(port: Any, variant: Variant) -> str:
+    """The one of a port's names that the variant knows it by; else any of them."""
+    names = sorted(port.get_names())
+    return next((name for name in names if name in variant.inputs.values()), "".join(names[:1]))
 
 
 def open(variant: Variant, read: Read, threads: int) -> OvEngine:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ROOT / "tests" / "tiny.py"
@@ -35,6 +37,12 @@ class Tiny:
     @property
     def arguments(self) -> list[str]:
         return [self.model, "--weights", str(self.weights), "--spec", str(self.spec)]
+
+
+def in_this_process(function: str, *, timeout_s: float = 0, **arguments: Any) -> Any:
+    """What ``isolated.call`` does, without the half second that a process of its own takes."""
+    module, _, name = function.partition(":")
+    return getattr(importlib.import_module(module), name)(**arguments)
 
 
 def assert_static_4_d(path: Path) -> None:

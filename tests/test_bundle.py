@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from null_bundle import write_null_bundle
+from support import in_this_process
 
 from edgepv import bundle, golden
 from edgepv.cli import main
@@ -345,6 +346,7 @@ def test_verify_says_that_only_digests_were_checked_where_no_engine_is_here(
         raise TargetUnavailableError("not here")
 
     folder = write_null_bundle(tmp_path / "b")
+    monkeypatch.setattr(golden, "call", in_this_process)
     monkeypatch.setattr(golden, "open_engine", absent)
     assert main(["verify", str(folder)]) == 0
     said = capsys.readouterr().out

@@ -218,7 +218,10 @@ def test_a_bundle_without_labels_is_refused(fight_bundle: Path, a_clip: Path, tm
     found = bundle.read(fight_bundle)
     folder = tmp_path / "tracker"
     folder.mkdir()
-    variants = tuple(replace(v, spec=spec, stream=None) for v in found.content.variants)
+    inputs, outputs = {"frame": "frame"}, {"tracks": "tracks"}
+    variants = tuple(
+        replace(v, spec=spec, stream=None, inputs=inputs, outputs=outputs) for v in found.content.variants
+    )
     bundle.write(folder, replace(found.content, spec=spec, stream=None, variants=variants), found.measured)
     with pytest.raises(UsageError, match="holds a model for tracking; it gives no label") as error:
         explain.explain_clip(folder, a_clip, tmp_path / "x.png", QUIET)

@@ -41,7 +41,7 @@ def test_it_imports_from_where_this_process_does() -> None:
     ("function", "says"),
     [
         ("fail", "fail failed: ValueError: no such operator"),
-        ("crash", "crash failed: the converter crashed with SIGABRT"),
+        ("crash", "crash failed: the process crashed with SIGABRT"),
     ],
 )
 def test_a_failure_is_one_line(function: str, says: str) -> None:

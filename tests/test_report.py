@@ -478,7 +478,7 @@ def test_load_says_what_is_wrong_with_a_path(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="Did you mean 'baseline'"):
         load([tmp_path / "x.json"])
     (tmp_path / "broken.zip").write_bytes(b"PK")
-    with pytest.raises(UsageError, match=r"broken\.zip holds no readable"):
+    with pytest.raises(UsageError, match=r"broken\.zip is not a whole zip file"):
         load([tmp_path / "broken.zip"])
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from null_bundle import write_null_bundle
+from support import in_this_process
 
 from edgepv import bundle, update
 from edgepv.errors import LatencyGateError, ParityError, SignatureError, UsageError
@@ -26,6 +27,12 @@ QUICK = SelfTest(steps=3)
 def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """What fsync is called on is counted below; that the disk obeys it is not ours to test."""
     monkeypatch.setattr(os, "fsync", lambda fd: None)
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That the self-test has one of its own is tested in tests/test_hostile.py."""
+    monkeypatch.setattr(update, "call", in_this_process)
 
 
 @pytest.fixture
@@ -118,9 +125,7 @@ def _flip(folder: Path) -> None:
         pytest.param(
             {"delays_ms": "[20.0]"}, None, 5.0, LatencyGateError, r"2\d\.\d ms here at p99", id="slow"
         ),
-        pytest.param(
-            {"delays_ms": "{"}, None, None, ParityError, "broke with JSONDecodeError", id="not read"
-        ),
+        pytest.param({"delays_ms": "{"}, None, None, UsageError, "is not valid JSON", id="not read"),
     ],
 )
 def test_a_bad_update_is_refused_before_it_touches_a_slot(

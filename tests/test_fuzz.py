@@ -1,0 +1,28 @@
+"""The first cases of the fuzzer (benchmarks/fuzz.py): whatever is damaged, the exit code is in the table."""
+
+from __future__ import annotations
+
+import importlib
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from support import ROOT
+
+pytest.importorskip("cryptography")
+CASES = 120
+
+
+def test_no_mutation_ends_in_an_internal_error_or_is_taken_for_the_honest_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    fuzz = importlib.import_module("fuzz")
+    monkeypatch.setattr("os.fsync", lambda fd: None)
+    with fuzz.in_one_process():
+        bench = fuzz.Bench(tmp_path / "bench")
+        came = [(n, *fuzz.try_case(bench, 1, n)) for n in range(CASES)]
+    assert [one for one in came if one[2] not in ("refused", "accepted")] == []
+    kinds = Counter((kind, what) for _, kind, what in came)
+    assert {kind for kind, _ in kinds} == set(fuzz.KINDS)
+    assert kinds["manifest", "refused"] > 20 and kinds["file", "accepted"] > 0
