@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's Ctrl-C
     try:
         arguments = parser().parse_args(argv)
+        _fonts_in_the_cache()
         return int(arguments.run(arguments) or 0)
     except EdgepvError as e:
         return _fail(str(e), e.exit_code)
@@ -61,6 +62,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(
             f"internal error: {type(e).__name__}: {e}. EDGEPV_DEBUG=1 shows where; please report it", 1
         )
+
+
+def _fonts_in_the_cache() -> None:
+    """Have matplotlib keep its list of fonts in edgepv's cache, not in a folder below the user's home."""
+    from edgepv.cache import root
+
+    with contextlib.suppress(RuntimeError):  # this user has no home and named no cache
+        os.environ.setdefault("MPLCONFIGDIR", str(root() / "matplotlib"))
 
 
 def _fail(message: str, code: int) -> int:

@@ -73,6 +73,12 @@ def test_every_package_is_listed() -> None:
     assert listed == found
 
 
+def test_the_package_is_a_program_too() -> None:
+    asked = [sys.executable, "-m", "edgepv", "export", "--target", "toaster"]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr.startswith("edgepv: unknown target 'toaster'")
+
+
 def test_the_core_and_the_device_extras_stay_free_of_torch() -> None:
     project = PYPROJECT["project"]
     extras = project["optional-dependencies"]
