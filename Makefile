@@ -1,5 +1,8 @@
 # Two commands do all the set-up: make demo, make test.
-PYTHON ?= python3
+# The newest Python that fits and can make a virtual environment.
+FITS := import sys, ensurepip; assert (3, 11) <= sys.version_info[:2] <= (3, 13)
+PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3,\
+	$(shell $(name) -c '$(FITS)' 2>/dev/null && echo $(name))))
 VENV := .venv
 BIN := $(VENV)/bin
 OUT := demo
@@ -8,21 +11,29 @@ OUT := demo
 
 # torch goes first and pinned: the newest torch would bring gigabytes of CUDA libraries.
 $(VENV)/installed: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "no Python 3.11, 3.12 or 3.13 that can make a virtual environment is on the PATH." \
+	    "Install one (Debian: python3 and python3-venv), or name one: make PYTHON=/path/to/python3"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet "torch==2.13.*" "numpy<2.5"
 	$(BIN)/pip install --quiet --editable ".[all]"
 	touch $@
 
+# NVIDIA's parser is proprietary and optional: tests alone install it, and skip what needs it where there is none.
+$(VENV)/trt-check: $(VENV)/installed
+	$(BIN)/pip install --quiet --editable ".[trt-check]" && touch $@ || \
+	    echo "no tensorrt-rtx for this machine: the tests that ask NVIDIA's parser will be skipped"
+
 install: $(VENV)/installed
 
 demo: install
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh benchmarks/demo.sh $(OUT)
+	@echo "edgepv is installed in $(VENV); once in each shell:  . $(BIN)/activate"
 
 # The report that the README shows, made anew by this code on this machine.
 demo-report: demo
 	for kind in html json md svg; do cp $(OUT)/report.$$kind docs/demo-report.$$kind; done
 
-test: install
+test: install $(VENV)/trt-check
 	@sh tests/system.sh
 	$(BIN)/ruff check .
 	$(BIN)/mypy

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from unittest import mock
 
 import numpy as np
+from measured_at import now, told
 
 from edgepv import judge
 from edgepv.console import Console
@@ -132,7 +133,7 @@ def page(found: dict[str, Any]) -> str:
         lines += [
             f"## {name}, {result['clips']} clips",
             "",
-            f"{device['cpu']}, {' '.join(device['flags'])}",
+            f"{device['cpu']}, {' '.join(device['flags'])}. {told(result['measured_at'])}",
             "",
             "| file | bits in the weights | engine | sums | SQNR dB | lost / won |",
             "|---|---|---|---|---|---|",
@@ -155,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = read_json(OUT) if OUT.is_file() else {}
     for name in args.only or MODELS if args.data else ():
         if name not in found:
-            found[name] = measure(name, args.data)
+            found[name] = measure(name, args.data) | {"measured_at": now()}
             write_json(OUT, found)
     write_text(PAGE, page(found))
     return 0

@@ -49,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _refuse_odd_text(value)
         from edgepv.files import scratch
 
+        _fonts_in_the_cache()
         with scratch(), _no_silent_end():
             return _call(arguments)
     except EdgepvError as e:
@@ -113,6 +114,14 @@ def _refuse_odd_text(value: Any) -> None:
             odd = True
         if odd:
             raise UsageError(f"{value!r} holds a character that no name can have. Write it without")
+
+
+def _fonts_in_the_cache() -> None:
+    """Have matplotlib keep its list of fonts in edgepv's cache, not in a folder below the user's home."""
+    from edgepv.cache import root
+
+    with contextlib.suppress(RuntimeError):  # this user has no home and named no cache
+        os.environ.setdefault("MPLCONFIGDIR", str(root() / "matplotlib"))
 
 
 def _fail(message: str, code: int) -> int:

@@ -1,16 +1,45 @@
-"""The one door to heavy libraries: import late, and say the cure when one is missing."""
+"""The one door to heavy libraries: keep them quiet, import late, and say the cure when one is missing."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
+import sys
+from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from edgepv.errors import TargetUnavailableError
 
 SAFE_BITS = 7
 """Weights of -64 to 64: two products of such a weight and an uint8 are below 2 ** 15 together."""
+
+SILENT = {
+    "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime since 1.29; it also writes a device id below ~/.cache
+    "HF_HUB_DISABLE_TELEMETRY": "1",  # huggingface_hub, which comes with litert-torch
+}
+
+
+def send_nothing() -> None:
+    """Turn off what libraries report to their vendors; done before any of them is imported.
+
+    What the user chose stays: a variable that is set, or OpenVINO's consent file. OpenVINO and NNCF
+    read no variable for this, but do without openvino_telemetry where it cannot be imported.
+    """
+    for name, value in SILENT.items():
+        os.environ.setdefault(name, value)
+    if not _openvino_may_report():
+        # None is Python's own mark of a module that must not be imported
+        sys.modules.setdefault("openvino_telemetry", cast(ModuleType, None))
+
+
+def _openvino_may_report() -> bool:
+    """Whether the user said yes: ``opt_in_out --opt_in`` writes a 1."""
+    try:
+        return (Path.home() / "intel" / "openvino_telemetry").read_text().strip() == "1"
+    except (OSError, RuntimeError, ValueError):  # no such file, no home, no text
+        return False
 
 
 def need(module: str, *, extra: str) -> ModuleType:

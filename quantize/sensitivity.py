@@ -93,8 +93,10 @@ def _one(path: Path, out: Path, node: str, table: Any, overrides: dict[str, Any]
     import onnx
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+    from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
 
-    model = onnx.load(path)
+    # a model that is marked as inferred is not saved under a name from the system's clock file
+    model = load_model_with_shape_infer(path)
     touched = {t for n in model.graph.node if n.name == node for t in (*n.input, *n.output)}
     quantizer = QDQQuantizer(
         model,

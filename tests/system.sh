@@ -1,8 +1,8 @@
 #!/bin/sh
-# Installs the programs that live tests start, where it can: as root on Debian or Ubuntu, only what is missing.
+# Installs the programs that tests start, where it can: as root on Debian or Ubuntu, only what is missing.
 # Never fails: a test whose program is not there is skipped and says so.
 
-PACKAGES="mosquitto ffmpeg stress-ng python3-gi gir1.2-gstreamer-1.0 gir1.2-gst-plugins-base-1.0
+PACKAGES="strace mosquitto ffmpeg stress-ng python3-gi gir1.2-gstreamer-1.0 gir1.2-gst-plugins-base-1.0
 gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good"
 
 absent() {
@@ -12,7 +12,7 @@ absent() {
 }
 
 if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
-    echo "no apt-get here: live tests that need a program this machine lacks will be skipped"
+    echo "no apt-get here: tests that need a program this machine lacks will be skipped"
     exit 0
 fi
 missing=$(absent)
@@ -24,5 +24,5 @@ if [ -n "$missing" ] && [ "$(id -u)" = 0 ]; then
     done
     missing=$(absent)
 fi
-[ -z "$missing" ] || echo "not installed: ${missing% }; live tests that need them will be skipped"
+[ -z "$missing" ] || echo "not installed: ${missing% }; tests that need them will be skipped"
 exit 0

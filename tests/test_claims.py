@@ -250,6 +250,7 @@ WRITTEN: dict[str, tuple[str, Callable[[ModuleType], Callable[[Any], str]]]] = {
     "benchmarks/compress.md": ("compress", lambda module: module.table),
     "benchmarks/live.md": ("live", lambda module: module.markdown),
     "benchmarks/stream.md": ("stream", lambda module: module.table),
+    "benchmarks/sums.md": ("sums", lambda module: module.page),
 }
 
 

@@ -102,7 +102,7 @@ def test_no_reason_reaches_the_terminal_raw(tmp_path: Path, capsys: pytest.Captu
     say_next(f"edgepv run {ESCAPES}")
     Console().say(ESCAPES)
     said = capsys.readouterr()
-    assert (said.out + said.err).count("owned") == 5
+    assert (said.out + said.err).count("owned") == 4
     assert visible(said.out + said.err, keep="\n") == said.out + said.err
 
 

@@ -73,6 +73,22 @@ def test_every_package_is_listed() -> None:
     assert listed == found
 
 
+def test_the_versions_of_python_that_are_declared_are_those_of_readme_and_makefile() -> None:
+    named = "Programming Language :: Python :: 3."
+    minors = [c.removeprefix(named) for c in PYPROJECT["project"]["classifiers"] if c.startswith(named)]
+    oldest, newest = minors[0], minors[-1]
+    first = ", ".join(f"3.{minor}" for minor in minors[:-1])
+    assert f"Python {first} or 3.{newest} " in (ROOT / "README.md").read_text()
+    assert f"(3, {oldest}) <= sys.version_info[:2] <= (3, {newest})" in (ROOT / "Makefile").read_text()
+    assert PYPROJECT["project"]["requires-python"] == f">=3.{oldest}"
+
+
+def test_the_package_is_a_program_too() -> None:
+    asked = [sys.executable, "-m", "edgepv", "export", "--target", "toaster"]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr.startswith("edgepv: unknown target 'toaster'")
+
+
 def test_the_core_and_the_device_extras_stay_free_of_torch() -> None:
     project = PYPROJECT["project"]
     extras = project["optional-dependencies"]

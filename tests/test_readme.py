@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -28,7 +29,8 @@ COMMANDS = (
     "finetune",
     "explain",
 )
-MAKE = ("make demo", "make test", "pip install", "git clone", "cd ")
+ACTIVATE = ". .venv/bin/activate"
+MAKE = ("make demo", "make test", ACTIVATE, "pip install", "git clone", "cd ")
 
 
 def commands(page: Path = README) -> list[str]:
@@ -44,6 +46,33 @@ def commands(page: Path = README) -> list[str]:
 def test_the_readme_names_the_two_commands() -> None:
     text = README.read_text()
     assert "make demo" in text and "make test" in text and len(commands()) >= 6
+
+
+def test_make_demo_ends_with_the_line_that_puts_edgepv_on_the_path() -> None:
+    assert README.read_text().count(ACTIVATE) == 1
+    assert made("-n", "demo").stdout.splitlines()[-1].endswith(f'{ACTIVATE}"')
+
+
+def test_make_takes_a_python_that_fits_and_can_make_an_environment(tmp_path: Path) -> None:
+    name = f"python3.{sys.version_info.minor}"
+    (tmp_path / name).symlink_to(sys.executable)
+    planned = made("-n", "install", f"VENV={tmp_path / 'venv'}", PATH=str(tmp_path))
+    assert f"\n{name} -m venv {tmp_path / 'venv'}\n" in planned.stdout
+
+
+def test_make_says_in_one_line_that_no_python_fits(tmp_path: Path) -> None:
+    refused = made("install", f"VENV={tmp_path / 'venv'}", PATH=str(tmp_path))
+    assert refused.returncode == 2 and refused.stdout.startswith("no Python 3.11, 3.12 or 3.13 ")
+    assert refused.stdout.count("\n") == 1 and not (tmp_path / "venv").exists()
+
+
+def made(*arguments: str, **chosen: str) -> subprocess.CompletedProcess[str]:
+    """make in this repository, as one who sets nothing runs it."""
+    make = shutil.which("make")
+    if make is None:
+        pytest.skip("make is not installed")
+    env = {**{k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "PYTHON"))}, **chosen}
+    return subprocess.run([make, *arguments], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
 
 
 def pasted(command: str, folder: Path) -> subprocess.CompletedProcess[str]:

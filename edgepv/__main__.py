@@ -1,0 +1,9 @@
+"""``python -m edgepv``: the command line where no ``edgepv`` is on the PATH."""
+
+from __future__ import annotations
+
+import sys
+
+from edgepv.cli import main
+
+sys.exit(main())
