@@ -22,8 +22,8 @@ WRITES = (
 STRACE = ("strace", "-f", "-y", "-qq", "--seccomp-bpf", "-e", "trace=" + ",".join((*SENDS, *WRITES)))
 NAMES = ("/nscd/", "/systemd/userdb/")
 """Sockets of this machine's own services, which the C library asks who the user is, never where a host is."""
-NO_FILES = ("/dev/null", "/dev/shm/", "/proc/self/")
-"""Nowhere; locks in memory that go with their process; names of the process's own threads."""
+NO_FILES = ("/dev/", "/proc/self/")
+"""Devices, with nowhere and with locks in memory that go with their process; names of its own threads."""
 
 
 @dataclass(frozen=True)
