@@ -9,7 +9,7 @@ OUT := demo
 
 .PHONY: demo demo-report test install clean
 
-# torch goes first and pinned: the newest torch would bring gigabytes of CUDA libraries.
+# torch goes first and pinned: the converters are made for this one, and another brings other libraries with it.
 $(VENV)/installed: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "no Python 3.11, 3.12 or 3.13 that can make a virtual environment is on the PATH." \
 	    "Install one (Debian: python3 and python3-venv), or name one: make PYTHON=/path/to/python3"; exit 1; }

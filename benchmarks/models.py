@@ -2,8 +2,9 @@
 
 ``python benchmarks/models.py --data DIR`` exports each model to cpu, mobile and jetson with all gates and
 keeps what was measured in models.json, model by model: those that are there are left as they are, --again
-NAME measures one anew. Without --data it only writes docs/models.md from the committed results. Classifiers
-are judged on the test clips of DIR, trackers and restorers on the clips that come with the package.
+NAME measures one anew, with --target T for that target alone. Without --data it only writes docs/models.md
+from the committed results. Classifiers are judged on the test clips of DIR, trackers and restorers on the
+clips that come with the package.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from edgepv.console import Console
 from edgepv.errors import EdgepvError
 from edgepv.files import read_json, whole_file, write_json, write_text
 from edgepv.line import Options
+from edgepv.measure import device_facts
 from edgepv.runtimes.play import play
 from edgepv.runtimes.said import picture_of
 from edgepv.runtimes.session import open_session
@@ -42,23 +44,33 @@ PICTURED = ("pv-graph-nano-fight", "pv-track-nano", "pv-restore-nano-denoise")
 HEIGHT = 240
 
 
-def measure(name: str, data: Path, console: Console) -> dict[str, Any]:
-    """Export ``name`` to all targets; what their reports say, one row for each variant."""
+def measure(name: str, data: Path, targets: Sequence[str], console: Console) -> dict[str, Any]:
+    """Export ``name`` to the targets; what their reports say, one row for each variant."""
     classifier = bool(read_json(INDEX)[name]["spec"]["labels"])
     with tempfile.TemporaryDirectory() as scratch:
         out = str(Path(scratch) / "bundles")
-        options = Options(name, targets=TARGETS, out=out, clips=str(data) if classifier else None)
+        options = Options(name, targets=tuple(targets), out=out, clips=str(data) if classifier else None)
         made = pipeline.export(options, console)
         rows = {(row.target, row.variant): row for one in made for row in one.report.rows}
         found = {
             "chosen": {one.target: one.chosen.variant for one in made},
             "rows": [slim(row) for row in rows.values()],
             "reasons": {one.target: list(one.report.reasons) for one in made},
+            "measured_at": {one.target: {**now(), "device": encode(device_facts())} for one in made},
         }
-        if name in PICTURED:
+        if name in PICTURED and "cpu" in targets:
             cpu = next(one for one in made if one.target == "cpu")
             draw(name, cpu.folder, Path(scratch) / "seen.mp4")
     return found
+
+
+def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """A result with what was measured anew, of some targets, in the place of what was known of them."""
+    if not old:
+        return new
+    kept = [row for row in old["rows"] if row["target"] not in (*new["chosen"], "host")]
+    both = {key: {**old[key], **new[key]} for key in ("chosen", "reasons", "measured_at")}
+    return {**both, "rows": [*new["rows"], *kept]}
 
 
 def slim(row: Measurement) -> dict[str, Any]:
@@ -142,20 +154,15 @@ def page(found: dict[str, Any]) -> str:
 
 def commits(found: dict[str, Any]) -> str:
     """ "commit 3bfac1a (2026-11-22)", of all results."""
-    noted = {
-        result["measured_at"]["commit"]: result["measured_at"]
-        for result in found.values()
-        if "measured_at" in result
-    }
-    told = [f"commit {at['commit']} ({at['date']})" for at in noted.values()]
-    return ", ".join(sorted(told)) or "a commit that was not noted"
+    noted = [at for result in found.values() for at in result["measured_at"].values()]
+    return ", ".join(sorted({f"commit {at['commit']} ({at['date']})" for at in noted}))
 
 
 def variants(name: str, result: dict[str, Any]) -> Iterator[str]:
     """Per target the fastest float and the fastest INT8 file, and which one runs."""
     rows = [decode(Measurement, row) for row in result["rows"]]
-    host = machine(next((row["device"] for row in result["rows"] if row["device"]), None))
     for target in TARGETS:
+        host = machine(result["measured_at"][target]["device"])
         mine = [row for row in rows if row.target == target]
         chosen = result["chosen"].get(target)
         for kind in (False, True):
@@ -226,6 +233,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, help="folder with manifest.csv; measures what is missing")
     parser.add_argument("--again", action="append", default=[], metavar="NAME")
+    parser.add_argument("--target", action="append", choices=TARGETS, help="these only (default: all)")
     parser.add_argument("--only", action="append", default=[], metavar="NAME")
     args = parser.parse_args(argv)
     found = read_json(OUT) if OUT.is_file() else {}
@@ -233,10 +241,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if (name in found and name not in args.again) or (args.only and name not in args.only):
             continue
         try:
-            found[name] = measure(name, args.data, Console()) | {"measured_at": now()}
+            new = measure(name, args.data, args.target or TARGETS, Console())
         except EdgepvError as e:
             print(f"{name}: {e}", file=sys.stderr, flush=True)
             continue
+        found[name] = merged(found.get(name, {}), new)
         print(f"{name}: measured", flush=True)
         write_json(OUT, found)
     write_text(DOCS / "models.md", page(found))

@@ -12,14 +12,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from edgepv import cache, golden, judge
-from edgepv.bundle import Bundle
+from edgepv.bundle import Bundle, on_this_host
 from edgepv.errors import ParityError, TargetUnavailableError, UsageError
 from edgepv.files import digest, parse_json, write_json
 from edgepv.measure import proof
 from edgepv.types import Measurement, Report, Variant, decode
-
-UNPROVABLE = ("null", "tensorrt")
-"""Engines that are opened as they are: one computes nothing, one is built and tested on the device."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +69,12 @@ def _rows(found: Bundle) -> tuple[Measurement, ...]:
 
 
 def _stands(found: Bundle, variant: Variant, notes: list[str]) -> bool:
-    """Whether a variant was proven here, now or before; a note says why not."""
-    here = proof(variant.engine)
-    if variant.engine in UNPROVABLE or found.measured.proven.get(variant.name) == here:
+    """Whether a variant was proven here, now or before; a note says why not.
+
+    A file for TensorRT is replayed by ONNX Runtime here too, as where it was made.
+    """
+    here = proof(on_this_host(variant).engine)
+    if found.measured.proven.get(variant.name) == here:
         return True
     known = cache.root() / "proofs" / f"{digest([found.digest, variant, here])}.json"
     if known.is_file():

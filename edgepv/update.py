@@ -28,12 +28,13 @@ from edgepv import bundle, signing
 from edgepv.bundle import Bundle
 from edgepv.errors import EdgepvError, LatencyGateError, SignatureError, UsageError
 from edgepv.files import digest, read_json, write_json
-from edgepv.golden import broken_as_parity, load, of_variant, replay, same
+from edgepv.golden import broken_as_parity, load, of_variant, same
 from edgepv.isolated import call, within
+from edgepv.proof import proven
 from edgepv.runtimes import open_session
 from edgepv.signing import Signature, read_signature, verify
 from edgepv.stats import percentiles_ms
-from edgepv.types import decode, encode
+from edgepv.types import Variant, decode, encode
 
 Slot = Literal["a", "b"]
 SLOTS: tuple[Slot, ...] = ("a", "b")
@@ -252,13 +253,15 @@ def recover(root: Path) -> Path:
         return _folder(root, state.active)
 
 
-def self_test(opened: Bundle, test: SelfTest) -> float:
-    """Replay the golden frames, then step the variant that will run; returns the p99 of a step in ms.
+def self_test(opened: Bundle, test: SelfTest) -> str:
+    """Replay the golden frames of the variant that will run here, then step it; returns what came out.
 
-    In a process of its own. Raises ParityError for other answers than recorded, LatencyGateError above the
-    limit, TargetUnavailableError if the engine is not on this machine, UsageError if the process crashes.
+    In a process of its own. As ``edgepv run`` would, another one takes its place if it answers otherwise on
+    this machine than where it was proven. Frames have the model's size: a camera's larger ones take longer.
+    Raises TargetUnavailableError if none answers as it did, or the engine is not on this machine,
+    LatencyGateError above the limit, UsageError if the process crashes.
     """
-    return float(
+    return str(
         call(
             "edgepv.update:self_tested",
             timeout_s=test.timeout_s,
@@ -270,22 +273,24 @@ def self_test(opened: Bundle, test: SelfTest) -> float:
     )
 
 
-def self_tested(folder: str, digest: str, run: str, test: dict[str, Any]) -> float:
+def self_tested(folder: str, digest: str, run: str, test: dict[str, Any]) -> str:
     """Subprocess side of ``self_test``."""
     with broken_as_parity():
-        return _stepped(same(Path(folder), digest), run, decode(SelfTest, test))
+        found = same(Path(folder), digest)
+        fit = proven(found, (found.variant(run),))
+        p99_ms = _stepped(found, fit.variants[0], decode(SelfTest, test))
+    return " ".join((f"self-test passed, p99 {p99_ms:.1f} ms.", *fit.notes)).removesuffix(".")
 
 
-def _stepped(opened: Bundle, run: str, test: SelfTest) -> float:
-    replay(opened)
-    variant = opened.variant(run)
-    frames = of_variant(load(opened), run)["frames"]
+def _stepped(opened: Bundle, variant: Variant, test: SelfTest) -> float:
+    """The p99 of a step in ms."""
+    frames = of_variant(load(opened), variant.name)["frames"]
     with open_session(variant, opened.checked, threads=test.threads) as session:
         answers = [session.step(frames[i % len(frames)]) for i in range(WARMUP + test.steps)]
     p99_ms = percentiles_ms([(a.pre_ms + a.infer_ms) / 1e3 for a in answers[WARMUP:]])[2]
     if test.p99_ms is not None and not p99_ms <= test.p99_ms:
         raise LatencyGateError(
-            f"{run} takes {p99_ms:.1f} ms here at p99 of {test.steps} steps, allowed "
+            f"{variant.name} takes {p99_ms:.1f} ms here at p99 of {test.steps} steps, allowed "
             f"{test.p99_ms:g} ms. Export a faster variant, or test while the machine is idle"
         )
     return p99_ms
@@ -404,12 +409,12 @@ def _install(root: Path, new: Path, key: Path | None, again: bool, change_key: b
             signature = verify(staging, key) if key else None
             fresh = signing.read(staging, key)
             bundle.check(fresh)  # what was copied is what will run: only its own check counts
-            p99_ms = self_test(fresh, replace(test, timeout_s=left()))
+            tested = self_test(fresh, replace(test, timeout_s=left()))
         with _locked(root):
             _refuse(root, read_state(root), fresh.digest, again)
             trust, asked = _trusted(root, signature, again, change_key)
             _save_trust(root, trust)  # before the bundle: no power cut leaves it running and forgotten
-            return _place(root, staging, fresh.digest, f"self-test passed, p99 {p99_ms:.1f} ms{asked}")
+            return _place(root, staging, fresh.digest, tested + asked)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

@@ -16,7 +16,7 @@ from null_bundle import write_null_bundle
 from support import in_this_process
 
 from edgepv import bundle, update
-from edgepv.errors import LatencyGateError, ParityError, SignatureError, UsageError
+from edgepv.errors import LatencyGateError, SignatureError, TargetUnavailableError, UsageError
 from edgepv.signing import keygen, sign
 from edgepv.update import Canary, Limits, Rate, SelfTest, State, at_least
 
@@ -120,12 +120,19 @@ def _flip(folder: Path) -> None:
     [
         pytest.param({}, _flip, None, UsageError, "was changed or is damaged", id="flipped byte"),
         pytest.param(
-            {"golden": (0.0, 1.0)}, None, None, ParityError, "answers otherwise here", id="other answers"
+            {"golden": (0.0, 1.0)},
+            None,
+            None,
+            TargetUnavailableError,
+            "nothing may run here. null answers otherwise here",
+            id="other answers",
         ),
         pytest.param(
             {"delays_ms": "[20.0]"}, None, 5.0, LatencyGateError, r"2\d\.\d ms here at p99", id="slow"
         ),
-        pytest.param({"delays_ms": "{"}, None, None, UsageError, "is not valid JSON", id="not read"),
+        pytest.param(
+            {"delays_ms": "{"}, None, None, TargetUnavailableError, "is not valid JSON", id="not read"
+        ),
     ],
 )
 def test_a_bad_update_is_refused_before_it_touches_a_slot(
@@ -362,7 +369,7 @@ def test_a_runner_may_start_while_an_update_is_tested(
     """Neither waits for the other, and the start does not sweep away what is being tested."""
     honest, seen = update.self_test, []
 
-    def testing(opened: bundle.Bundle, test: SelfTest) -> float:
+    def testing(opened: bundle.Bundle, test: SelfTest) -> str:
         seen.append(update.started(root).name)
         return honest(opened, test)
 
