@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from edgepv.errors import UsageError
 from edgepv.files import whole_file
 from edgepv.optional import need
-from edgepv.types import ModelSpec, StreamSpec
+from edgepv.types import ModelSpec, StreamProof, StreamSpec
 
 if TYPE_CHECKING:
     from edgepv.stream.rewrite import Explanation
@@ -99,7 +99,7 @@ def told(explanation: Explanation, stream: StreamSpec, spec: ModelSpec) -> Told:
     """One conversion. spec: of the clip model, (1, C, T, H, W)."""
     return Told(
         every=stream.chunk,
-        stride=math.lcm(*(layer.clock.period for layer in explanation.layers)),
+        stride=explanation.stride,
         frames=spec.frames,
         stream=stream,
         state_bytes=stream.state_bytes,
@@ -134,13 +134,14 @@ def savings(streams: Sequence[Told]) -> tuple[Saving, ...]:
 
     A stream that answers every S frames serves every multiple of S at the same cost.
     """
-    frames, costs = streams[0].frames, {t.every: t for t in streams}
-    last = streams[-1]
+    frames = streams[0].frames
     half = {frames // 2} if frames % 2 == 0 else set()
-    more = {n for n in (half | {frames}) if n > 0 and n % last.every == 0}
     found = []
-    for every in sorted(costs.keys() | more):
-        one = costs.get(every, last)
+    for every in sorted({t.every for t in streams} | (half | {frames}) - {0}):
+        fitting = [t for t in streams if every % t.every == 0]
+        if not fitting:
+            continue
+        one = fitting[-1]
         clip = one.gflops_clip / every
         times = clip / one.gflops_frame if one.gflops_frame else None
         found.append(Saving(every, clip, one.gflops_frame, times, frames / every, one.state_bytes))
@@ -154,18 +155,45 @@ def of_streams(streams: Sequence[Told], spec: ModelSpec, fps: Fraction | None) -
     says = {"class": exactness(stream, fps)}
     if stream.edges:
         says["edges"] = _edges(stream.edges)
+    if stream.exactness != "approximate":
+        says["proof"] = _proof(stream)
     says["memory"] = _memory(stream, fps)
     says["saving"] = _worth(streams, found)
     return Account(spec.name, "stream", says, tuple(streams), found)
 
 
 def exactness(stream: StreamSpec, fps: Fraction | None) -> str:
-    """How close the stream is to the clip model."""
+    """How close the stream is to the clip model: "exact" where a long video showed it."""
     late = f" after a delay of {_frames(stream.delay, fps)}" if stream.delay else ""
     if stream.exactness == "approximate":
         why = f"approximate, because of {'; and of '.join(stream.because)}"
         return why + (f";{late}" if late else "")
-    return f"exact{late}" + (", away from the ends of the clip" if stream.edges else "")
+    shown = stream.proof is not None and stream.proof.video is not None
+    away = ", away from the ends of the clip" if stream.edges else ""
+    return f"exact{late}{away}" if shown else f"by construction{late and ','}{late}{away}"
+
+
+def _proof(stream: StreamSpec) -> str:
+    """What a long video showed, or why it could not."""
+    proof = stream.proof
+    if proof is None:
+        return "not compared with the clip model"
+    if proof.video is None:
+        return (
+            f"on whole clips its answers differ by {proof.clip:.1g} of the largest, allowed {_limit(proof)}; "
+            f"on a long video the clip model cannot be asked: {proof.why}"
+        )
+    return (
+        f"on a video of {proof.frames} frames its answers differ from the untouched clip model's by "
+        f"{proof.video:.1g} of the largest, allowed {_limit(proof)}"
+    )
+
+
+def _limit(proof: StreamProof) -> str:
+    """The tolerance and where it comes from."""
+    if proof.floor is None:
+        return f"{proof.tolerance:.1g} (the clip model does not run in float64)"
+    return f"{proof.tolerance:.1g} (the clip model's own rounding: {proof.floor:.1g})"
 
 
 def _edges(edges: Sequence[str]) -> str:
@@ -191,11 +219,12 @@ def _worth(streams: Sequence[Told], found: Sequence[Saving]) -> str:
         return "no convolution or matrix product to save"
     even = math.ceil(last.gflops_clip / last.gflops_frame)
     ends = f"where one result in {even} frames is enough, the clip model costs no more than the stream"
-    if first.every > 1 or first.stride == 1:
+    saved = found[0].times or 0
+    if first.every > 1 or first.stride == 1 or saved > 0.99 * first.frames:
         return ends
     return (
         f"for a result every frame the layers behind a stride serve {first.stride} interleaved clips, so it "
-        f"saves {found[0].times:.1f} and not {first.frames} times; {ends}"
+        f"saves {saved:.1f} and not {first.frames} times; {ends}"
     )
 
 
