@@ -51,7 +51,7 @@ class Row:
 class Told:
     """One conversion of a model for clips of ``frames`` frames: a result every ``every`` frames.
 
-    stride: frames after which every layer of the clip model has advanced by whole positions.
+    stride: frames after which the layers before the last pool have advanced by whole positions.
     """
 
     every: int
@@ -99,7 +99,7 @@ def told(explanation: Explanation, stream: StreamSpec, spec: ModelSpec) -> Told:
     """One conversion. spec: of the clip model, (1, C, T, H, W)."""
     return Told(
         every=stream.chunk,
-        stride=explanation.stride,
+        stride=_stride(explanation.layers),
         frames=spec.frames,
         stream=stream,
         state_bytes=stream.state_bytes,
@@ -107,6 +107,12 @@ def told(explanation: Explanation, stream: StreamSpec, spec: ModelSpec) -> Told:
         gflops_frame=explanation.flops_frame / 1e9,
         layers=tuple(_row(layer, stream, spec.frames) for layer in explanation.layers),
     )
+
+
+def _stride(layers: Sequence[Layer]) -> int:
+    """Frames after which all has advanced by whole positions that the last layer with a memory looks at."""
+    last = max((i for i, layer in enumerate(layers) if layer.states), default=0)
+    return math.lcm(*(layer.clock.period for layer in layers[:last]))
 
 
 def _row(layer: Layer, stream: StreamSpec, frames: int) -> Row:
@@ -219,12 +225,11 @@ def _worth(streams: Sequence[Told], found: Sequence[Saving]) -> str:
         return "no convolution or matrix product to save"
     even = math.ceil(last.gflops_clip / last.gflops_frame)
     ends = f"where one result in {even} frames is enough, the clip model costs no more than the stream"
-    saved = found[0].times or 0
-    if first.every > 1 or first.stride == 1 or saved > 0.99 * first.frames:
+    if first.every > 1 or first.stride == 1:
         return ends
     return (
         f"for a result every frame the layers behind a stride serve {first.stride} interleaved clips, so it "
-        f"saves {saved:.1f} and not {first.frames} times; {ends}"
+        f"saves {found[0].times:.1f} and not {first.frames} times; {ends}"
     )
 
 

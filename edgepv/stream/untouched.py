@@ -222,8 +222,10 @@ class Untouched:
         """Its answers for what begins with frames ``at`` * stride of a video (N, C, H, W)."""
         try:
             return self._answers(video, at)
-        except RuntimeError as e:
-            raise UnfitError(f"it does not take {len(video)} frames") from e
+        except UnfitError:
+            raise
+        except Exception as e:  # whatever the module raises, then it is no reference
+            raise UnfitError(f"it does not take {len(video)} frames: {type(e).__name__}") from e
 
     def _answers(self, video: Tensor, at: Sequence[int]) -> list[Tensor]:
         features = self._features(video)
@@ -272,7 +274,8 @@ class Untouched:
         raise UnfitError("its features do not advance in even strides")
 
     def _sized(self, frames: int) -> list[int]:
-        return [size[dim] for size, dim in zip(self._sizes(frames), self._dims)]
+        """Lengths of what is cut; 0 where it has fewer dimensions than on a clip."""
+        return [size[dim] if dim < len(size) else 0 for size, dim in zip(self._sizes(frames), self._dims)]
 
     def _features(self, video: Tensor) -> list[Tensor]:
         """What is cut, of a video; the answer, if that grows with the video."""

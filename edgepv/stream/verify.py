@@ -41,8 +41,8 @@ from edgepv.types import StreamProof
 
 TOLERANCE = 1e-5
 """Allowed where the clip model's floor is not known."""
-FLOORS, LEAST = 8.0, 1e-6
-"""Allowed otherwise: so many floors, but never less than some roundings of float32."""
+FLOORS, LEAST, MOST = 8.0, 1e-6, 1e-3
+"""Allowed otherwise: so many floors, but not less than some roundings of float32, nor what is no rounding."""
 VIDEO, WORK, MEMORY = 200, 5e11, 1e9
 """Of the long video: frames, or as many as take so many operations or bytes."""
 ASKED = 24
@@ -303,7 +303,7 @@ def _share(got: Tensor, wanted: Tensor) -> float:
 
 def allowed(floor: float | None) -> float:
     """Difference that rounding explains, for a clip model with this floor."""
-    return TOLERANCE if floor is None else max(LEAST, FLOORS * floor)
+    return TOLERANCE if floor is None else min(MOST, max(LEAST, FLOORS * floor))
 
 
 def against_video(module: nn.Module, model: StreamModel, *, tolerance: float) -> tuple[float, int]:
@@ -328,6 +328,8 @@ def against_video(module: nn.Module, model: StreamModel, *, tolerance: float) ->
         due = _due(model, asked, len(frames), phase)
         answers = dict(zip(due, asked.answers(frames[phase:], list(due))))
         scale = max([1.0, *(float(a.abs().max()) for a in answers.values())])
+        if not all(bool(a.isfinite().all()) for a in answers.values()):
+            raise UnfitError("it answers noise with NaN or infinity")
         if not errors:
             late = {q: answers[q] for q, at in due.items() if at >= len(frames) // 2}
             _check_steady(asked, frames[phase + asked.stride :], late, tolerance * scale)

@@ -148,6 +148,13 @@ def test_only_results_that_a_stream_gives_are_priced() -> None:
     assert [s.every for s in savings([tell(plain(), frames=5)])] == [1, 5]
 
 
+def test_a_pool_as_long_as_the_clip_is_not_told_as_a_stride_and_fits_any_step() -> None:
+    layers = nn.Conv3d(3, 4, (3, 1, 1), padding=(1, 0, 0)), nn.AvgPool3d((4, 2, 2)), nn.Linear(4, 2)
+    net = Net(lambda x, conv, pool, head: head(pool(conv(x)).flatten(1)), *layers)
+    assert [tell(net, every=n).stride for n in (1, 3, 4)] == [1, 1, 1]
+    assert [s.every for s in savings([tell(net)])] == [1, 2, 4]
+
+
 STREAM = StreamSpec((), warmup=6, receptive_field=6)
 SHOWN = StreamProof(clip=1e-7, tolerance=1.6e-6, floor=2e-7, video=3e-7, frames=200)
 
