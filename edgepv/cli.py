@@ -543,8 +543,11 @@ def stream_command(a: argparse.Namespace) -> int:
 
 def _account(a: argparse.Namespace) -> Any:
     """What there is to tell about the model: it steps, it was converted, or why it cannot be."""
+    from dataclasses import replace
+
     from edgepv.export.to_onnx import stream_spec
     from edgepv.stream import NotStreamableError, convert, explain
+    from edgepv.stream.verify import prove
 
     module, spec = _stream_model(a)
     fps = None if a.clip else spec.fps
@@ -555,7 +558,8 @@ def _account(a: argparse.Namespace) -> Any:
         made = convert(module, spec, every=a.every or 1, pool=a.pool)
     except NotStreamableError as e:
         return explain.of_window(spec, e.why, e.cure, _gflops(module, spec))
-    told = [explain.told(made.explanation, made.stream, spec)]
+    proven = replace(made.stream, proof=prove(module, made))
+    told = [explain.told(made.explanation, proven, spec)]
     if not a.every and told[0].stride > 1:
         made = convert(module, spec, every=told[0].stride, pool=a.pool)
         told.append(explain.told(made.explanation, made.stream, spec))

@@ -33,6 +33,7 @@ from edgepv.types import (
     Checkpoint,
     ModelSpec,
     Rewrite,
+    StreamProof,
     StreamSpec,
     Target,
     Variant,
@@ -372,28 +373,26 @@ def streamed(
     flat = replace(checkpoint, rewrite=Rewrite("flat", spec.input))
 
     def make(folder: Path) -> Any:
-        from edgepv.stream.verify import verify
+        from edgepv.stream.verify import prove
 
         line.console.say("rewriting the clip model as a step")
         module = build(checkpoint)
         model = convert(module, spec, every=options.every)
         held = [_first_frames(c.path, spec) for c in clips.held_out[:2]]
-        return {
-            "error": verify(module, model, held),
-            "spec": encode(model.spec),
-            "stream": encode(model.stream),
-        }
+        proof = prove(module, model, held)
+        return {"spec": encode(model.spec), "stream": encode(replace(model.stream, proof=proof))}
 
     if options.stream == "auto":
         try:
-            _, made = line.step("stream", {**key, "every": options.every}, ("torch",), make)
+            shown = {"clips": [sha256(c.path) for c in clips.held_out[:2]], "proofs": 3}
+            _, made = line.step("stream", {**key, "every": options.every, **shown}, ("torch",), make)
         except NotStreamableError as e:
             cost = f"a window: all {spec.frames} frames are computed again for every answer"
             return checkpoint, flat, (f"{e} It stays {cost}",)
         stream = decode(StreamSpec, made["stream"])
         done = record(
             "stream",
-            {"every": options.every, "difference": made["error"], **_kind(stream)},
+            {"every": options.every, **_kind(stream)},
             {},
             {},
             ("torch",),
@@ -408,7 +407,8 @@ def streamed(
 
 
 def _kind(stream: StreamSpec) -> dict[str, Any]:
-    return {"exactness": stream.exactness, "delay": stream.delay, "receptive_field": stream.receptive_field}
+    kind = {"exactness": stream.exactness, "delay": stream.delay, "receptive_field": stream.receptive_field}
+    return kind | {"proof": encode(stream.proof)}
 
 
 def _first_frames(path: Path, spec: ModelSpec) -> np.ndarray:
@@ -431,7 +431,7 @@ def lower(line: Line, source: Source, checkpoint: Checkpoint | None) -> tuple[Va
 
     key = _checkpoint_key(checkpoint)
     folder, result = line.step("lower", key, ("torch", "onnx", "onnxscript"), make)
-    base = decode(Variant, result)
+    base = _with_proof(decode(Variant, result), checkpoint)
     step = record(
         "lower",
         {"opset": to_onnx.OPSET},
@@ -440,6 +440,14 @@ def lower(line: Line, source: Source, checkpoint: Checkpoint | None) -> tuple[Va
         ("torch", "onnx", "onnxscript"),
     )
     return replace(base, steps=(*checkpoint.steps, step)), folder
+
+
+def _with_proof(base: Variant, checkpoint: Checkpoint) -> Variant:
+    """``base`` with what was found when its checkpoint was made to step."""
+    found = next((s.options.get("proof") for s in checkpoint.steps if s.name == "stream"), None)
+    if base.stream is None or found is None:
+        return base
+    return replace(base, stream=replace(base.stream, proof=decode(StreamProof, found)))
 
 
 def source_key(source: Source) -> dict[str, Any]:

@@ -464,8 +464,8 @@ def stream_table(report: Report) -> Table:
         "stream",
         "From clip to stream",
         "The clip model computes a whole clip for every answer; a step computes what is new. Exact means "
-        "equal to rounding, proven on held-out video; away from the ends of a clip, where the clip model "
-        "sees padding.",
+        "equal to rounding, shown by the untouched clip model on a long video; by construction means that it "
+        "could not be asked there; away from the ends of a clip, where the clip model sees padding.",
         heads("what, value"),
         tuple((Cell(what), cell) for what, cell in facts),
     )

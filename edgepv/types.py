@@ -118,6 +118,24 @@ class StateSpec:
 
 
 @dataclass(frozen=True)
+class StreamProof:
+    """How far a converted stream was found from its clip model, in shares of the largest answer (at least 1).
+
+    clip: on whole clips, with their padding put back in. floor: how far the clip model itself is in float32
+    from float64; None where it does not run in float64. tolerance: what was allowed, from the floor.
+    video: from the untouched module, away from the ends of a video of ``frames`` frames; None where it could
+    not be asked, for the reason ``why``.
+    """
+
+    clip: float
+    tolerance: float
+    floor: float | None = None
+    video: float | None = None
+    frames: int = 0
+    why: str = ""
+
+
+@dataclass(frozen=True)
 class StreamSpec:
     """How a model is stepped. Before ``warmup`` frames were seen its answers are not valid.
 
@@ -126,7 +144,8 @@ class StreamSpec:
     exactness: against the clip model it was made from, None for a model that brought its own step.
     because: operators that make it approximate. edges: operators through which the clip model sees the
     ends of its clips (padding, a recurrent start); a stream has real frames there, so it is exact
-    against the clip model away from those ends.
+    against the clip model away from those ends. proof: what was found when it was converted; without one,
+    or where the proof has no ``video``, "exact" and "delayed" are so by construction only.
     """
 
     states: tuple[StateSpec, ...]
@@ -137,6 +156,7 @@ class StreamSpec:
     exactness: Literal["exact", "delayed", "approximate"] | None = None
     because: tuple[str, ...] = ()
     edges: tuple[str, ...] = ()
+    proof: StreamProof | None = field(default=None, compare=False)
 
     @property
     def state_bytes(self) -> int:

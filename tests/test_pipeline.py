@@ -138,6 +138,7 @@ def test_a_clip_model_becomes_a_step(tiny_clip: Tiny, tmp_path: Path, a_clip: Pa
     opened = bundle.read(out)
     stream = opened.content.stream
     assert stream and (stream.exactness, stream.delay, stream.receptive_field) == ("delayed", 1, 6)
+    assert stream.proof and stream.proof.video is not None and stream.proof.video <= stream.proof.tolerance
     assert {v.form for v in opened.content.variants} == {"step"}
     rows = {r.variant: r for r in _report(out).rows}
     assert rows["torch-stream"].status == "made to step"

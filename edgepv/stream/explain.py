@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from edgepv.errors import UsageError
 from edgepv.files import whole_file
 from edgepv.optional import need
-from edgepv.types import ModelSpec, StreamSpec
+from edgepv.types import ModelSpec, StreamProof, StreamSpec
 
 if TYPE_CHECKING:
     from edgepv.stream.rewrite import Explanation
@@ -51,7 +51,7 @@ class Row:
 class Told:
     """One conversion of a model for clips of ``frames`` frames: a result every ``every`` frames.
 
-    stride: frames after which every layer of the clip model has advanced by whole positions.
+    stride: frames after which the layers before the last pool have advanced by whole positions.
     """
 
     every: int
@@ -99,7 +99,7 @@ def told(explanation: Explanation, stream: StreamSpec, spec: ModelSpec) -> Told:
     """One conversion. spec: of the clip model, (1, C, T, H, W)."""
     return Told(
         every=stream.chunk,
-        stride=math.lcm(*(layer.clock.period for layer in explanation.layers)),
+        stride=_stride(explanation.layers),
         frames=spec.frames,
         stream=stream,
         state_bytes=stream.state_bytes,
@@ -107,6 +107,12 @@ def told(explanation: Explanation, stream: StreamSpec, spec: ModelSpec) -> Told:
         gflops_frame=explanation.flops_frame / 1e9,
         layers=tuple(_row(layer, stream, spec.frames) for layer in explanation.layers),
     )
+
+
+def _stride(layers: Sequence[Layer]) -> int:
+    """Frames after which all has advanced by whole positions that the last layer with a memory looks at."""
+    last = max((i for i, layer in enumerate(layers) if layer.states), default=0)
+    return math.lcm(*(layer.clock.period for layer in layers[:last]))
 
 
 def _row(layer: Layer, stream: StreamSpec, frames: int) -> Row:
@@ -134,13 +140,14 @@ def savings(streams: Sequence[Told]) -> tuple[Saving, ...]:
 
     A stream that answers every S frames serves every multiple of S at the same cost.
     """
-    frames, costs = streams[0].frames, {t.every: t for t in streams}
-    last = streams[-1]
+    frames = streams[0].frames
     half = {frames // 2} if frames % 2 == 0 else set()
-    more = {n for n in (half | {frames}) if n > 0 and n % last.every == 0}
     found = []
-    for every in sorted(costs.keys() | more):
-        one = costs.get(every, last)
+    for every in sorted({t.every for t in streams} | (half | {frames}) - {0}):
+        fitting = [t for t in streams if every % t.every == 0]
+        if not fitting:
+            continue
+        one = fitting[-1]
         clip = one.gflops_clip / every
         times = clip / one.gflops_frame if one.gflops_frame else None
         found.append(Saving(every, clip, one.gflops_frame, times, frames / every, one.state_bytes))
@@ -154,18 +161,45 @@ def of_streams(streams: Sequence[Told], spec: ModelSpec, fps: Fraction | None) -
     says = {"class": exactness(stream, fps)}
     if stream.edges:
         says["edges"] = _edges(stream.edges)
+    if stream.exactness != "approximate":
+        says["proof"] = _proof(stream)
     says["memory"] = _memory(stream, fps)
     says["saving"] = _worth(streams, found)
     return Account(spec.name, "stream", says, tuple(streams), found)
 
 
 def exactness(stream: StreamSpec, fps: Fraction | None) -> str:
-    """How close the stream is to the clip model."""
+    """How close the stream is to the clip model: "exact" where a long video showed it."""
     late = f" after a delay of {_frames(stream.delay, fps)}" if stream.delay else ""
     if stream.exactness == "approximate":
         why = f"approximate, because of {'; and of '.join(stream.because)}"
         return why + (f";{late}" if late else "")
-    return f"exact{late}" + (", away from the ends of the clip" if stream.edges else "")
+    shown = stream.proof is not None and stream.proof.video is not None
+    away = ", away from the ends of the clip" if stream.edges else ""
+    return f"exact{late}{away}" if shown else f"by construction{late and ','}{late}{away}"
+
+
+def _proof(stream: StreamSpec) -> str:
+    """What a long video showed, or why it could not."""
+    proof = stream.proof
+    if proof is None:
+        return "not compared with the clip model"
+    if proof.video is None:
+        return (
+            f"on whole clips its answers differ by {proof.clip:.1g} of the largest, allowed {_limit(proof)}; "
+            f"on a long video the clip model cannot be asked: {proof.why}"
+        )
+    return (
+        f"on a video of {proof.frames} frames its answers differ from the untouched clip model's by "
+        f"{proof.video:.1g} of the largest, allowed {_limit(proof)}"
+    )
+
+
+def _limit(proof: StreamProof) -> str:
+    """The tolerance and where it comes from."""
+    if proof.floor is None:
+        return f"{proof.tolerance:.1g} (the clip model does not run in float64)"
+    return f"{proof.tolerance:.1g} (the clip model's own rounding: {proof.floor:.1g})"
 
 
 def _edges(edges: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,8 +38,8 @@ class Explanation:
     """What a conversion did. layers: every operator that computes or remembers, in order.
 
     flops_clip: of the original for one clip. flops_frame: of the stream for one new frame, by the
-    formula: each layer's cost per position, as often as it runs. strides: clip frames between two
-    positions of each layer.
+    formula: each layer's cost per position, as often as it runs. stride: clip frames after which every
+    layer has advanced by whole positions.
     """
 
     layers: tuple[Layer, ...]
@@ -200,7 +201,7 @@ def _convert(graph: Captured, spec: ModelSpec, every: int, pool: str) -> StreamM
         tuple(walk.layers),
         walk.flops_clip,
         sum(layer.flops_frame for layer in walk.layers),
-        max([layer.clock.period for layer in walk.layers], default=1),
+        math.lcm(*(layer.clock.period for layer in walk.layers)),
     )
     per_step = replace(spec.input, shape=(every, c, h, w), layout="NCHW")
     return StreamModel(

@@ -193,9 +193,10 @@ def sliced(
 def cut(walk: Walk, x: Value, dim: int, start: int, end: int, step: int = 1) -> Value:
     """Elements start, start + step, ... below end of dimension ``dim``."""
     count = len(range(start, end, step))
-    if count == x.dims[dim]:
+    timed = x.axis is not None and dim == x.axis.at
+    if count == x.dims[dim] and not (timed and step > 1):
         return x
-    if x.axis and dim == x.axis.at:
+    if timed and x.axis:
         if x.axis.outer * x.axis.inner > 1:
             raise RefusedError("cuts a dimension that holds frames and something else")
         return walk.time.relabel(x, start, step, count)

@@ -54,13 +54,17 @@ class Taps(NamedTuple):
 
 
 def clock_of(v: Value, offsets: Sequence[int], stride: int, first: int, n: int) -> Clock:
-    """Clock of an operator whose position i reads positions i * stride + first + offsets of ``v``."""
+    """Clock of an operator whose position i reads positions i * stride + first + offsets of ``v``.
+
+    Positions are ``stride`` times as far apart also where the clip has room for one only: in a stream the
+    layers behind read its neighbours.
+    """
     old, new = first + min(offsets), first + max(offsets)
     c = v.clock
     clean = (-((old - c.clean[0]) // stride), (c.clean[1] - new) // stride)
     return replace(
         c,
-        period=c.period * stride if n > 1 else c.period,
+        period=c.period * stride,
         ready=c.ready + c.period * new,
         oldest=c.oldest + c.period * old,
         clean=(max(0, clean[0]), min(n - 1, clean[1])),
@@ -68,9 +72,12 @@ def clock_of(v: Value, offsets: Sequence[int], stride: int, first: int, n: int) 
 
 
 def joint_clock(clocks: Sequence[Clock]) -> Clock:
-    """Clock of an operator that joins equal positions of several values."""
+    """Clock of an operator that joins equal positions of several values.
+
+    Their periods differ only where each has one position; then a row is due when all of them have one.
+    """
     return Clock(
-        period=max(c.period for c in clocks),
+        period=math.lcm(*(c.period for c in clocks)),
         ready=max(c.ready for c in clocks),
         oldest=min(c.oldest for c in clocks),
         clean=(max(c.clean[0] for c in clocks), min(c.clean[1] for c in clocks)),
@@ -178,12 +185,21 @@ class Stream:
     def grid(self, clock: Clock) -> tuple[int, int]:
         """(frames between rows, frame of the step at which its first row is due)."""
         g = math.gcd(self.every, clock.period)
-        if g not in (self.every, clock.period):
+        return g, (self.origin + clock.ready) % g
+
+    def fitting(self, clock: Clock) -> Clock:
+        """``clock``. Raises UsageError if rows of it and steps do not divide each other's length."""
+        if math.gcd(self.every, clock.period) not in (self.every, clock.period):
             raise UsageError(
                 f"a step of {self.every} frames does not fit layers that advance {clock.period} frames at a "
                 "time. Use --every 1, or the stride that edgepv stream MODEL shows"
             )
-        return g, (self.origin + clock.ready) % g
+        return clock
+
+    def _clock(self, v: Value, offsets: Sequence[int], stride: int, first: int, n: int) -> Clock:
+        """``clock_of``. One position per clip fits any step: it is computed as often as answers need it."""
+        clock = clock_of(v, offsets, stride, first, n)
+        return self.fitting(clock) if n > 1 else clock
 
     def ages(self, clock: Clock, places: Sequence[int]) -> tuple[int, ...]:
         """Frames from the newest of a step back to rows of a value; row 0 is the first of the step."""
@@ -193,7 +209,7 @@ class Stream:
     def gather(
         self, v: Value, offsets: Sequence[int], *, n: int, stride: int = 1, first: int = 0, fill: float = 0.0
     ) -> Taps:
-        clock = clock_of(v, offsets, stride, first, n)
+        clock = self._clock(v, offsets, stride, first, n)
         newest = max(offsets)
         return self._at(v, clock, [v.clock.period * (newest - o) for o in offsets], fill)
 
@@ -247,7 +263,7 @@ class Stream:
         return self.given[len(self.plans) - 1]
 
     def relabel(self, v: Value, start: int, step: int, n: int) -> Value:
-        clock = clock_of(v, [0], step, start, n)
+        clock = self._clock(v, [0], step, start, n)
         return v.with_rows(self._at(v, clock, [0]).each()[0], clock, n)
 
     def align(self, values: Sequence[Value]) -> tuple[list[Tensor], Clock]:
@@ -267,7 +283,7 @@ class Stream:
         return rows, clock
 
     def hold(self, like: Tensor, shape: tuple[int, ...], clock: Clock) -> Tensor:
-        first = first_step(clock, self.origin, self.every)
+        first = first_step(self.fitting(clock), self.origin, self.every)
         self._held.append(len(self.fresh))
         self.fresh.append(like)  # a place, taken by keep
         period = clock.period // self.grid(clock)[0] if self.every < clock.period else 1

@@ -1,6 +1,6 @@
 """Proof that a stream computes what its clip model computes.
 
-Two comparisons, neither of which trusts the other's means:
+Three comparisons, none of which trusts the others' means:
 
 * ``against_clip``: the step function, run frame by frame, against the untouched module on whole clips.
   A clip model sees padding beyond the ends of its clip where a stream sees other frames; so for this
@@ -9,10 +9,18 @@ Two comparisons, neither of which trusts the other's means:
 * ``against_chunk``: any stepped engine, as it will run, over a long video, against the same video
   computed as one single step without carried states. It catches what a host, a converter or an engine
   does to the states, over as many frames as wanted.
+* ``against_video``: the step function, run frame by frame over a long video, against the untouched module on
+  that video, for clips in its middle, where nobody sees an end (see ``untouched``). It shares nothing with
+  the rewriter but what that declares: warm-up and delay. So a wrong clock shows, which ``against_clip``
+  reads, too. Not every module can be asked so.
+
+What is allowed is a multiple of the clip model's own floor, its float32 answer against float64.
 """
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -26,10 +34,20 @@ from edgepv.stream.capture import Captured, capture, describe
 from edgepv.stream.rewrite import StreamModel
 from edgepv.stream.step import Infer, Stepper, Tensors
 from edgepv.stream.times import Stream, Taps, first_step
+from edgepv.stream.untouched import UnfitError, Untouched, Windows
 from edgepv.stream.values import Clock, Value, constant_rows
 from edgepv.stream.walk import Walk, operator
+from edgepv.types import StreamProof
 
 TOLERANCE = 1e-5
+"""Allowed where the clip model's floor is not known."""
+FLOORS, LEAST, MOST = 8.0, 1e-6, 1e-3
+"""Allowed otherwise: so many floors, but not less than some roundings of float32, nor what is no rounding."""
+VIDEO, WORK, MEMORY = 200, 5e11, 1e9
+"""Of the long video: frames, or as many as take so many operations or bytes."""
+ASKED = 24
+"""Clips of the long video that are compared."""
+WHERE = "On whole clips it does not: its layers are read at wrong times"
 
 
 @dataclass
@@ -259,20 +277,172 @@ def _difference(original: Tensor, walk: Walk, name: str, now: int) -> float:
     return _worst(errors)
 
 
+def floor(module: nn.Module, clips: Sequence[np.ndarray]) -> float | None:
+    """Largest difference of ``module`` in float32 from itself in float64 on clips (C, T, H, W), as a share of
+    the largest answer (at least 1). None if it does not run in float64."""
+    errors = []
+    try:
+        wide = copy.deepcopy(module).double()
+        with torch.no_grad():
+            for clip in clips:
+                x = torch.from_numpy(clip)[None]
+                wanted = wide(x.double())
+                if wanted.dtype != torch.float64:
+                    return None
+                errors.append(_share(module(x).double(), wanted))
+    except Exception:  # a module that says itself what it computes in
+        return None
+    found = _worst(errors)
+    return found if np.isfinite(found) else None
+
+
+def _share(got: Tensor, wanted: Tensor) -> float:
+    """Largest difference as a share of the largest value (at least 1)."""
+    return float((got - wanted).abs().max() / wanted.abs().max().clamp(min=1))
+
+
+def allowed(floor: float | None) -> float:
+    """Difference that rounding explains, for a clip model with this floor."""
+    return TOLERANCE if floor is None else min(MOST, max(LEAST, FLOORS * floor))
+
+
+def against_video(module: nn.Module, model: StreamModel, *, tolerance: float) -> tuple[float, int]:
+    """(largest difference of the stepped answer from ``module`` on a long video, frames of that video).
+
+    A share of the largest answer (at least 1). Answers are compared at the declared delay, no other is
+    tried, and from the declared warm-up on; where a recurrence remembers for ever, in the second half. The
+    frames are noise of changing brightness, so that no two look alike.
+
+    Raises UnfitError where ``module`` is no reference: also if its own answer to the same frames changes by
+    more than ``tolerance`` when the video begins earlier.
+    """
+    spec = model.spec
+    shape = (1, spec.input.shape[1], spec.frames, *spec.input.shape[2:])
+    whole = not model.stream.edges and _answer(model).n == 1
+    asked = Windows(module, shape) if whole else Untouched(module, shape)
+    frames = _noise(_length(model, asked), shape)
+    stepper = Stepper(steps(model), spec, model.stream)
+    got = [torch.from_numpy(stepper.step(frame[None].numpy())["logits"]).flatten() for frame in frames]
+    errors: list[float] = []
+    for phase in _phases(model, asked):
+        due = _due(model, asked, len(frames), phase)
+        answers = dict(zip(due, asked.answers(frames[phase:], list(due))))
+        scale = max([1.0, *(float(a.abs().max()) for a in answers.values())])
+        if not all(bool(a.isfinite().all()) for a in answers.values()):
+            raise UnfitError("it answers noise with NaN or infinity")
+        if not errors:
+            late = {q: answers[q] for q, at in due.items() if at >= len(frames) // 2}
+            _check_steady(asked, frames[phase + asked.stride :], late, tolerance * scale)
+        errors += [float((got[at] - answers[q].flatten()).abs().max()) / scale for q, at in due.items()]
+    if not errors:
+        raise UnfitError("none of its clips ends where the stream answers")
+    return _worst(errors), len(frames)
+
+
+def _check_steady(
+    asked: Untouched | Windows, later: Tensor, answers: dict[int, Tensor], limit: float
+) -> None:
+    """Raise UnfitError if clips are answered otherwise in a video that begins one clip later.
+
+    Only clips far from its beginning are asked for, whatever warm-up is declared: that is to be proven.
+    """
+    some = list(answers)[::4]
+    again = asked.answers(later, [q - 1 for q in some])
+    if not _worst([float((answers[q] - a).abs().max()) for q, a in zip(some, again)]) <= limit:
+        raise UnfitError("its answer to the same frames depends on when the video began")
+
+
+def _noise(count: int, shape: Sequence[int]) -> Tensor:
+    """Frames (N, C, H, W)."""
+    g = torch.Generator().manual_seed(0)
+    _, channels, _, *size = shape
+    levels = torch.randn((count, channels, 1, 1), generator=g)
+    return levels + torch.randn((count, channels, *size), generator=g)
+
+
+def _length(model: StreamModel, asked: Untouched | Windows) -> int:
+    """Frames of the long video. Raises UnfitError if the fewest that will do are too many to be computed."""
+    stream, cost = model.stream, model.explanation
+    fewest = stream.warmup * 3 // 2 + model.spec.frames + 4 * math.lcm(asked.stride, stream.chunk)
+    if stream.receptive_field is None:
+        fewest *= 4
+    work = len(_phases(model, asked)) * cost.flops_clip / model.spec.frames * 2 + cost.flops_frame
+    most = min(VIDEO, WORK / max(work, 1), MEMORY / asked.bytes_per_frame)
+    frames = max(fewest, int(most))
+    if frames * work > 4 * WORK or frames * asked.bytes_per_frame > 2 * MEMORY:
+        raise UnfitError(f"a video of {frames} frames would take too long or too much memory")
+    return frames
+
+
+def _lag(model: StreamModel, asked: Untouched | Windows) -> int:
+    """Frames from the first of a clip to its answer, which does not wait for last ones that nobody reads."""
+    return asked.late + model.stream.delay - max(0, asked.late - model.due)
+
+
+def _phases(model: StreamModel, asked: Untouched | Windows) -> list[int]:
+    """First and last of the frames below a stride with which clips begin that the stream answers for."""
+    ends = _lag(model, asked) + 1
+    found = [p for p in range(asked.stride) if (p + ends) % math.gcd(asked.stride, model.stream.chunk) == 0]
+    return sorted({*found[:1], *found[-1:]})
+
+
+def _due(model: StreamModel, asked: Untouched | Windows, count: int, phase: int) -> dict[int, int]:
+    """Clip -> frame of a video of ``count`` frames at which it is answered, of some clips from first to last.
+
+    Clip q begins with frame phase + q * stride.
+    """
+    stream = model.stream
+    first = count // 2 if stream.receptive_field is None else stream.warmup - 1 + phase
+    due = {}
+    for q in range((count - phase - model.spec.frames) // asked.stride + 1):
+        at = phase + q * asked.stride + _lag(model, asked)
+        if first <= at < count and (at + 1) % stream.chunk == 0:
+            due[q] = at
+    return {q: due[q] for q in [*list(due)[:: -(-len(due) // ASKED) or 1], *list(due)[-1:]]}
+
+
 def verify(
-    module: nn.Module, model: StreamModel, clips: Sequence[np.ndarray], *, tolerance: float = TOLERANCE
+    module: nn.Module, model: StreamModel, clips: Sequence[np.ndarray], *, tolerance: float | None = None
 ) -> float:
     """Largest difference from ``module`` on ``clips`` (C, T, H, W), each as long as the model's clips.
 
-    Raises ParityError naming the first diverging operator if an exact stream differs by more than
-    ``tolerance`` of the largest answer, UsageError if ``module`` itself answers NaN. For an approximate one
-    the difference is only returned.
+    tolerance: share of the largest answer; None: what the clip model's own rounding explains.
+
+    Raises ParityError naming the first diverging operator if an exact stream differs by more, UsageError
+    if ``module`` itself answers NaN. For an approximate one the difference is only returned.
     """
     error = against_clip(module, model, clips)
-    if model.stream.exactness != "approximate" and not error <= tolerance:
-        where = first_divergence(module, model, clips[0], tolerance) or "none found by itself: the states"
-        raise ParityError(
-            f"{model.spec.name}: the stream differs from the clip model by {error:.2g} of its largest "
-            f"answer, allowed {tolerance:g}. First to differ: {where}. Use --stream window, and report it"
-        )
+    limit = allowed(floor(module, clips)) if tolerance is None else tolerance
+    if model.stream.exactness != "approximate" and not error <= limit:
+        where = first_divergence(module, model, clips[0], limit) or "none found by itself: the states"
+        raise _differs(model, "the clip model", error, limit, f"First to differ: {where}")
     return error
+
+
+def _differs(model: StreamModel, what: str, error: float, limit: float, where: str) -> ParityError:
+    return ParityError(
+        f"{model.spec.name}: the stream differs from {what} by {error:.2g} of its largest answer, allowed "
+        f"{limit:.2g}. {where}. Use --stream window, and report it"
+    )
+
+
+def prove(module: nn.Module, model: StreamModel, clips: Sequence[np.ndarray] = ()) -> StreamProof:
+    """How far ``model`` is from its clip model: on ``clips`` (C, T, H, W), or noise, and on a long video.
+
+    Raises ParityError if an exact stream differs by more than the clip model's own rounding explains,
+    UsageError if ``module`` itself answers NaN.
+    """
+    size = model.spec.input.shape
+    clips = clips or [_noise(model.spec.frames, (1, size[1], 0, *size[2:])).transpose(0, 1).numpy()]
+    low = floor(module, clips)
+    limit = allowed(low)
+    proof = StreamProof(verify(module, model, clips, tolerance=limit), limit, low)
+    if model.stream.exactness == "approximate":
+        return proof
+    try:
+        error, frames = against_video(module, model, tolerance=limit)
+    except UnfitError as e:
+        return replace(proof, why=str(e))
+    if not error <= limit:
+        raise _differs(model, f"the untouched model on a video of {frames} frames", error, limit, WHERE)
+    return replace(proof, video=error, frames=frames)

@@ -28,7 +28,7 @@ from edgepv.stream.explain import (  # noqa: E402
     savings,
     told,
 )
-from edgepv.types import ModelSpec, StateSpec, StreamSpec, TensorSpec  # noqa: E402
+from edgepv.types import ModelSpec, StateSpec, StreamProof, StreamSpec, TensorSpec, decode, encode  # noqa: E402
 
 
 class Net(nn.Module):
@@ -148,18 +148,32 @@ def test_only_results_that_a_stream_gives_are_priced() -> None:
     assert [s.every for s in savings([tell(plain(), frames=5)])] == [1, 5]
 
 
+def test_a_pool_as_long_as_the_clip_is_not_told_as_a_stride_and_fits_any_step() -> None:
+    layers = nn.Conv3d(3, 4, (3, 1, 1), padding=(1, 0, 0)), nn.AvgPool3d((4, 2, 2)), nn.Linear(4, 2)
+    net = Net(lambda x, conv, pool, head: head(pool(conv(x)).flatten(1)), *layers)
+    assert [tell(net, every=n).stride for n in (1, 3, 4)] == [1, 1, 1]
+    assert [s.every for s in savings([tell(net)])] == [1, 2, 4]
+
+
 STREAM = StreamSpec((), warmup=6, receptive_field=6)
+SHOWN = StreamProof(clip=1e-7, tolerance=1.6e-6, floor=2e-7, video=3e-7, frames=200)
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"exactness": "exact"}, "exact"),
-        ({"exactness": "exact", "edges": ("lstm",)}, "exact, away from the ends of the clip"),
-        ({"exactness": "delayed", "delay": 1}, "exact after a delay of 1 frame (0.1 s)"),
+        ({"exactness": "exact", "proof": SHOWN}, "exact"),
+        ({"exactness": "exact", "edges": ("lstm",), "proof": SHOWN}, "exact, away from the ends of the clip"),
+        ({"exactness": "delayed", "delay": 1, "proof": SHOWN}, "exact after a delay of 1 frame (0.1 s)"),
         (
-            {"exactness": "delayed", "delay": 5, "edges": ("stem",)},
+            {"exactness": "delayed", "delay": 5, "edges": ("stem",), "proof": SHOWN},
             "exact after a delay of 5 frames (0.5 s), away from the ends of the clip",
+        ),
+        ({"exactness": "exact"}, "by construction"),
+        ({"exactness": "exact", "proof": replace(SHOWN, video=None)}, "by construction"),
+        (
+            {"exactness": "delayed", "delay": 1, "edges": ("stem",)},
+            "by construction, after a delay of 1 frame (0.1 s), away from the ends of the clip",
         ),
         (
             {"exactness": "approximate", "because": ("aten.mul (net.py:3): joins",)},
@@ -175,17 +189,45 @@ def test_the_class_is_said_in_words(change: dict[str, object], says: str) -> Non
     assert exactness(replace(STREAM, **change), Fraction(10)) == says  # type: ignore[arg-type]
 
 
+def test_a_stream_of_an_older_bundle_is_what_it_is_by_construction() -> None:
+    old = {key: value for key, value in encode(replace(STREAM, exactness="exact")).items() if key != "proof"}
+    assert exactness(decode(StreamSpec, old), None) == "by construction"
+    new = replace(STREAM, exactness="exact", proof=SHOWN)
+    assert decode(StreamSpec, encode(new)).proof == SHOWN
+
+
 def account(net: nn.Module, *every: int) -> Account:
     return of_streams([tell(net, every=n) for n in every], spec(), None)
 
 
+@pytest.mark.parametrize(
+    ("proof", "words"),
+    [
+        (SHOWN, "on a video of 200 frames its answers differ from the untouched clip model's by 3e-07"),
+        (SHOWN, "allowed 2e-06 (the clip model's own rounding: 2e-07)"),
+        (
+            replace(SHOWN, video=None, why="it does not take a longer video"),
+            "it does not take a longer video",
+        ),
+        (replace(SHOWN, floor=None), "the clip model does not run in float64"),
+        (None, "not compared"),
+    ],
+)
+def test_what_was_compared_is_said_and_what_was_allowed(proof: StreamProof | None, words: str) -> None:
+    one = tell(plain())
+    assert (
+        words
+        in of_streams([replace(one, stream=replace(one.stream, proof=proof))], spec(), None).says["proof"]
+    )
+
+
 def test_padding_that_a_stream_does_not_see_is_named() -> None:
     says = account(plain(), 1).says
-    assert says["class"] == "exact after a delay of 1 frame, away from the ends of the clip"
+    assert says["class"] == "by construction, after a delay of 1 frame, away from the ends of the clip"
     assert "(layers.0 (test_explain.py:" in says["edges"] and "compare their accuracy" in says["edges"]
     causal = Net(lambda x, conv: conv(x).mean((3, 4))[:, :, -1], nn.Conv3d(3, 2, (2, 1, 1)))
     assert "edges" not in account(causal, 1).says
-    assert account(causal, 1).says["class"] == "exact"
+    assert account(causal, 1).says["class"] == "by construction"
 
 
 def test_the_warm_up_and_where_the_saving_ends_are_said() -> None:
@@ -282,7 +324,9 @@ def test_the_page_shows_what_the_command_prints(
 ) -> None:
     """Line numbers of sources may move; every figure must be the command's."""
     from edgepv.cli import main
+    from edgepv.stream import verify
 
+    monkeypatch.setattr(verify, "VIDEO", 0)  # as few frames as will do
     monkeypatch.chdir(ROOT)
     command, _, shown = block.partition("\n")
     assert main(command.split()[1:]) == 0

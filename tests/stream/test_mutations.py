@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from edgepv.errors import ParityError
-from edgepv.stream import Memory, StreamModel, convert
+from edgepv.stream import Memory, StreamModel, convert, times
 from edgepv.stream.times import Stream
-from edgepv.stream.verify import against_chunk, against_clip, steps, verify
+from edgepv.stream.verify import against_chunk, against_clip, prove, steps, verify
 from edgepv.types import ModelSpec, StateSpec, TensorSpec
 
 SPEC = ModelSpec("net", TensorSpec("clip", (1, 3, 8, 12, 12), "NCTHW"), ("a", "b", "c"), frames=8)
@@ -173,3 +173,41 @@ def test_a_recurrent_state_that_starts_too_early_is_seen() -> None:
     assert against_chunk(model, steps(model), VIDEO) <= 1e-6
     early = tuple(replace(s, first=0) for s in model.stream.states)
     assert against_chunk(model, steps(_respelt(model, early)), VIDEO[:12]) > 1e-6
+
+
+def test_a_stride_that_is_dropped_where_one_position_is_left_is_seen_on_a_long_video_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The clock is read by the plan, by the padding put back in and by one long step alike."""
+
+    class Deep(nn.Module):
+        """Four frames become two, become one; then a convolution looks at its neighbours."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(
+                nn.Conv3d(3, 4, 3, 2, 1), nn.ReLU(), nn.Conv3d(4, 4, 3, 2, 1), nn.Conv3d(4, 4, 3, 1, 1)
+            )
+            self.head = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.body(x).mean((2, 3, 4)))
+
+    honest = times.clock_of
+
+    def dropped(v: Any, offsets: Any, stride: int, first: int, n: int) -> Any:
+        made = honest(v, offsets, stride, first, n)
+        return replace(made, period=v.clock.period) if n == 1 else made
+
+    torch.manual_seed(0)
+    deep = Deep().eval()
+    short = replace(SPEC, input=TensorSpec("clip", (1, 3, 4, 12, 12), "NCTHW"), frames=4)
+    clips = [clip[:, :4] for clip in CLIPS]
+    proof = prove(deep, convert(deep, short), clips)
+    assert proof.video is not None and proof.video <= 1e-6
+    monkeypatch.setattr(times, "clock_of", dropped)
+    model = convert(deep, short)
+    assert verify(deep, model, clips) <= 1e-6
+    assert against_chunk(model, steps(model), VIDEO) <= 1e-6
+    with pytest.raises(ParityError, match=r"untouched model on a video of \d+ frames by 0\.\d"):
+        prove(deep, model, clips)
