@@ -190,6 +190,12 @@ def lying_about_its_size(path: Path) -> Path:
     return path
 
 
+def without_a_name(path: Path) -> Path:
+    """A zip whose one entry is called by what stands before a NUL: nothing."""
+    path.write_bytes(zipped(path, {"name": b"x"}).read_bytes().replace(b"name", b"\0ame"))
+    return path
+
+
 @pytest.mark.parametrize(
     ("make", "why"),
     [
@@ -200,6 +206,7 @@ def lying_about_its_size(path: Path) -> Path:
         (lambda p: zipped(p, {"a/.hidden": b"x"}), "a part of the path"),
         (lambda p: zipped(p, {"a": b"x", "a/b": b"y"}), "not a whole zip file"),
         (lying_about_its_size, "not a whole zip file"),
+        (without_a_name, "leaves the bundle"),
         (lambda p: zipped(p, {"x" * 60_000 + str(i): b"" for i in range(80)}), "larger than any bundle's"),
     ],
 )
