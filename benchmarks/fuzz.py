@@ -45,7 +45,7 @@ from edgepv.types import Measurement, Report, Rung, StateSpec, StreamSpec, Tenso
 from edgepv.vet import vet_onnx, vet_openvino, vet_tflite  # noqa: E402
 
 OUT = Path(__file__).resolve().with_suffix(".json")
-HANG_S = 10.0
+HANG_S, AGAIN_S, START_S = 10.0, 60.0, 60.0
 CODES = {0, 2, 3, 4, 5, 6, 7, 8, 9}
 MOST_FAULTS = 40  # that are written out
 VALUES: list[Any] = [
@@ -366,24 +366,32 @@ def work(seed: int, first: int, last: int) -> None:
 
 
 def supervise(seed: int, first: int, last: int, note: Callable[[int, str, str], None]) -> None:
-    """Have workers do the cases; one that ends or goes silent is followed by another."""
-    number = first
+    """Have workers do the cases; one that ends or goes silent is followed by another.
+
+    A case that is silent for HANG_S is tried once more, alone and for longer: the machine may have been busy.
+    """
+    number, patience = first, HANG_S
     while number < last:
         order = [sys.executable, __file__, "--worker", str(seed), str(number), str(last)]
         with subprocess.Popen(order, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as worker:
             assert worker.stdout
-            patience = 60.0  # for the start
+            wait = START_S + patience
             while number < last:
-                ready, _, _ = select.select([worker.stdout], [], [], patience)
+                ready, _, _ = select.select([worker.stdout], [], [], wait)
                 line = worker.stdout.readline() if ready else b""
                 if not line:
                     worker.kill()
-                    note(number, "any", "hang" if not ready else f"signal: exit code {worker.wait()}")
-                    number += 1
                     break
                 found, kind, came = json.loads(line)
                 note(found, kind, came)
-                number, patience = found + 1, HANG_S
+                number, patience, wait = found + 1, HANG_S, HANG_S
+            else:
+                return
+        if not ready and patience == HANG_S:
+            patience = AGAIN_S
+            continue
+        note(number, "any", "hang" if not ready else f"signal: exit code {worker.returncode}")
+        number, patience = number + 1, HANG_S
 
 
 def commit() -> str:

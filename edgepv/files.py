@@ -145,7 +145,7 @@ def read_toml(path: Path, *, wanted: str) -> dict[str, Any]:
         raise UsageError(f"{path} does not exist. {wanted}")
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as e:
+    except (ValueError, RecursionError) as e:  # what is no TOML, no UTF-8, too deep, or too long a number
         raise UsageError(f"{path} is not valid TOML: {e}") from e
 
 

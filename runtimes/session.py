@@ -13,9 +13,9 @@ from typing import Literal
 import numpy as np
 
 from edgepv.clips import preprocess
-from edgepv.errors import UsageError
+from edgepv.errors import EdgepvError, UsageError
 from edgepv.runtimes.cuts import SceneCuts
-from edgepv.runtimes.engine import Engine, Read, open_engine
+from edgepv.runtimes.engine import CancelledError, Engine, Read, open_engine
 from edgepv.runtimes.particles import Births
 from edgepv.stream import Stepper, Tensors
 from edgepv.types import Variant
@@ -62,7 +62,8 @@ class Lane:
     def step(self, frame: np.ndarray) -> tuple[Tensors, float, float]:
         """(outputs by name without batch axis, ms of preprocessing, ms in the engine) for one camera frame.
 
-        Raises UsageError for a frame of another kind, and if the model's answer is not finite.
+        Raises UsageError for a frame of another kind, and if the model's answer is not finite or of another
+        shape.
         """
         start = time.perf_counter()
         tensor = preprocess(frame, self.variant.spec)
@@ -70,7 +71,7 @@ class Lane:
         if self._births and self.stepper.seen == 0:
             self._births.reset()
             self._write(self._births.update(None, frame))
-        made = self.stepper.step(tensor)
+        made = self._stepped(tensor)
         if self._births:
             self.ids = tuple(self._births.ids.tolist())
             self._write(self._births.update(made["tracks"], frame))
@@ -83,6 +84,27 @@ class Lane:
                     f"{self.stepper.seen - 1}. The bundle or the engine is broken: run edgepv verify"
                 )
         return outputs, 1e3 * (ready - start), 1e3 * (done - ready)
+
+    def _stepped(self, tensor: np.ndarray) -> Tensors:
+        """The outputs. Raises UsageError for what an engine raises of its own, and for another shape."""
+        try:
+            made = self.stepper.step(tensor)
+            shapes = [(a.name, made[a.name].shape, a.shape) for a in self.variant.spec.answers]
+        except (EdgepvError, CancelledError):
+            raise
+        except Exception as e:  # each engine has types of its own
+            why = next(iter(str(e).splitlines()), "")
+            raise UsageError(
+                f"{self.variant.name} cannot be run: {type(e).__name__}: {why}. "
+                "The bundle or the engine is broken: run edgepv verify"
+            ) from e
+        for name, got, wanted in shapes:
+            if got != wanted:
+                raise UsageError(
+                    f"{self.variant.name} answered '{name}' {got}, the manifest says {wanted}. "
+                    "The bundle is broken: run edgepv verify"
+                )
+        return made
 
     def _write(self, states: Tensors) -> None:
         for name, value in states.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import struct
 import time
@@ -28,15 +29,9 @@ def spoil(folder: Path, change: Callable[[Any], None]) -> Path:
     path = folder / bundle.MANIFEST
     data = json.loads(path.read_text())
     change(data)
+    data["digest"] = digest(data["content"])
     path.write_text(json.dumps(data))
-    with_digest = json.loads(path.read_text(), parse_int=str, parse_float=str)
-    with_digest["digest"] = digest(data["content"]) if "digest" in data else ""
-    path.write_text(json.dumps(data | {"digest": with_digest["digest"]}))
     return folder
-
-
-def fps(value: Any) -> Callable[[Any], None]:
-    return lambda d: d["content"]["spec"].update(fps=value)
 
 
 @pytest.fixture
@@ -68,12 +63,7 @@ def test_nothing_is_parsed_before_the_signature(
 
 @pytest.mark.parametrize("value", [FOR_EVER, f"-{FOR_EVER}", "1/" + "9" * 5000, "9" * 5000, "1/0", "nan", ""])
 def test_a_number_that_takes_for_ever_is_refused_at_once(value: str, tmp_path: Path) -> None:
-    folder = write_null_bundle(tmp_path / "b")
-    path = folder / bundle.MANIFEST
-    data = json.loads(path.read_text())
-    data["content"]["spec"]["fps"] = value
-    data["digest"] = digest(data["content"])
-    path.write_text(json.dumps(data))
+    folder = spoil(write_null_bundle(tmp_path / "b"), lambda d: d["content"]["spec"].update(fps=value))
     with pytest.raises(UsageError, match="fps: expected a number or 'n/d'"):
         bundle.read(folder)
 
@@ -179,6 +169,11 @@ def test_the_null_engine_waits_no_longer_than_a_minute(delays: str, tmp_path: Pa
         open_engine(found.variant(), found.checked)
 
 
+def test_a_report_does_not_wait_for_a_pipe_of_its_name(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "measured.json")
+    assert main(["report", str(tmp_path), "--html", str(tmp_path / "page.html")]) == 2
+
+
 def zipped(path: Path, entries: dict[str, bytes], how: int = zipfile.ZIP_DEFLATED) -> Path:
     with zipfile.ZipFile(path, "w", how) as archive:
         for name, data in entries.items():
@@ -195,6 +190,12 @@ def lying_about_its_size(path: Path) -> Path:
     return path
 
 
+def without_a_name(path: Path) -> Path:
+    """A zip whose one entry is called by what stands before a NUL: nothing."""
+    path.write_bytes(zipped(path, {"name": b"x"}).read_bytes().replace(b"name", b"\0ame"))
+    return path
+
+
 @pytest.mark.parametrize(
     ("make", "why"),
     [
@@ -205,6 +206,7 @@ def lying_about_its_size(path: Path) -> Path:
         (lambda p: zipped(p, {"a/.hidden": b"x"}), "a part of the path"),
         (lambda p: zipped(p, {"a": b"x", "a/b": b"y"}), "not a whole zip file"),
         (lying_about_its_size, "not a whole zip file"),
+        (without_a_name, "leaves the bundle"),
         (lambda p: zipped(p, {"x" * 60_000 + str(i): b"" for i in range(80)}), "larger than any bundle's"),
     ],
 )

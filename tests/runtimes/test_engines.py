@@ -127,3 +127,33 @@ def test_the_null_engine_walks_the_whole_path(variant: Variant, tmp_path: Path) 
     assert [a.label for a in answers] == ["fight"] * 4
     assert [a.valid for a in answers] == [False, False, False, True]
     assert answers[1].infer_ms >= 30 > answers[2].infer_ms
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"inputs": {"frame": "x"}}, "unknown input 'x'"),
+        ({"outputs": {"logits": "x"}}, "unknown output 'x'"),
+        ({"inputs": {"frame": "frame"}, "outputs": {"logits": "logits"}}, "nothing feeds its input"),
+    ],
+)
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_tensors_that_the_file_does_not_have_are_named_when_it_is_opened(
+    step_bundle: Path, variant: Variant, engine: str, change: dict[str, dict[str, str]], says: str
+) -> None:
+    inputs = {**variant.inputs, **change.get("inputs", {})} if len(change) == 1 else change["inputs"]
+    outputs = {**variant.outputs, **change.get("outputs", {})} if len(change) == 1 else change["outputs"]
+    with pytest.raises(UsageError, match=says):
+        open_engine(replace(variant, engine=engine, inputs=inputs, outputs=outputs), step_bundle)
+
+
+def test_an_answer_of_another_shape_than_the_manifests_is_one_line(
+    step_bundle: Path, variant: Variant
+) -> None:
+    """Three labels for two logits: the third could never be said, or a fourth would be no label."""
+    spec = replace(variant.spec, labels=(*variant.spec.labels, "other"))
+    with (
+        open_session(replace(variant, spec=spec), step_bundle) as session,
+        pytest.raises(UsageError, match=r"answered 'logits' \(1, 2\), the manifest says \(1, 3\)"),
+    ):
+        session.step(np.zeros((48, 64, 3), np.uint8))

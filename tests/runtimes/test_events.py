@@ -355,6 +355,8 @@ ZONE = '[[zone]]\nname = "z"\npolygon = [{}]\n'
         pytest.param(HEAD + RULE + ZONE.format("[0, 0], [0.5, 0.5], [1, 1]"), "no area", id="a line"),
         pytest.param(HEAD + RULE + ZONE.format("[0, 0], [1, 0], [1, 1]") * 2, "'z' is .*twice", id="twice"),
         pytest.param(HEAD.replace('"c"', '"../c"') + RULE, "camera.name is '../c'", id="a path as a name"),
+        pytest.param("x = " + "[" * 5000, "is not valid TOML", id="too deep"),
+        pytest.param("x = " + "9" * 5000, "is not valid TOML", id="too long a number"),
         pytest.param("camera = [", "is not valid TOML", id="not TOML"),
     ],
 )  # fmt: skip
