@@ -2,8 +2,9 @@
 
 Case i of a seed is always the same. A worker reads each mutation as a user would; one that ends it by a
 signal or holds it up for more than 10 s is counted, and a new worker goes on behind it. Writes fuzz.json as
-it goes, and goes on from there. A fault is: an exit code that no table has, "internal error", a signal, a
-hang, or an accepted change of what a digest or a signature covers.
+it goes, one run for each seed, and goes on from there. A fault is: an exit code that no table has, "internal
+error", a signal, a hang, or an accepted change of what a digest or a signature covers. What was measured,
+with the choice of what runs, is covered by the signature alone: without a key a change of it is accepted.
 """
 
 from __future__ import annotations
@@ -412,9 +413,11 @@ def main() -> int:
     if args.worker:
         work(*args.worker)
         return 0
-    state: dict[str, Any] = {"seed": args.seed, "commit": commit(), "n": 0, "kinds": {}, "faults": []}
-    if args.out.is_file() and (old := json.loads(args.out.read_text()))["seed"] == args.seed:
-        state |= {key: old[key] for key in ("n", "kinds", "faults") if old["commit"] == state["commit"]}
+    runs: dict[str, Any] = json.loads(args.out.read_text()) if args.out.is_file() else {}
+    name, fresh = f"seed {args.seed}", {"commit": commit(), "n": 0, "kinds": {}, "faults": []}
+    old = runs.get(name, {})
+    state: dict[str, Any] = old if old.get("commit") == fresh["commit"] else fresh
+    runs[name] = state
 
     def note(number: int, kind: str, came: str) -> None:
         what, _, more = came.partition(":")
@@ -425,10 +428,10 @@ def main() -> int:
         if what not in ("refused", "accepted") and len(state["faults"]) < MOST_FAULTS:
             state["faults"].append({"case": number, "kind": kind, "what": what, "more": more.strip()})
         if number % 200 == 199:
-            write_json(args.out, state)
+            write_json(args.out, runs)
 
     supervise(args.seed, state["n"], args.n, note)
-    write_json(args.out, state)
+    write_json(args.out, runs)
     print(json.dumps(state["kinds"], indent=1))
     return int(bool(state["faults"]))
 
