@@ -179,11 +179,9 @@ TFLITE: dict[str, dict[int, Any]] = {
         5: 1,
         7: 1,
         8: 4,
-        9: REFUSED,  # custom options behind the flatbuffer
-        10: REFUSED,
         12: "Options",
     },
-    "Buffer": {0: 1, 1: REFUSED, 2: REFUSED},  # a place behind the flatbuffer
+    "Buffer": {0: 1},
     "Metadata": {0: "text"},
     "SignatureDef": {0: ["TensorMap"], 1: ["TensorMap"], 2: "text"},
     "TensorMap": {0: "text"},
@@ -192,6 +190,9 @@ TFLITE: dict[str, dict[int, Any]] = {
 """Table -> slot -> what its offset leads to: a table, a [vector of tables], a text, or a vector of so many
 bytes each. Slots that are not named hold numbers. Source: schema.fbs of LiteRT (TFL3); ``Options`` stands for
 its 150 tables of options, of which only the place of their numbers is checked."""
+BEHIND = {"Buffer": (1, 2), "Operator": (9, 10)}
+"""Table -> slots of a place in the file and of how many bytes lie there: quantizers put large weights behind
+the flatbuffer, in the same file."""
 
 
 def vet_tflite(data: bytes, name: str) -> None:
@@ -215,10 +216,14 @@ def vet_tflite(data: bytes, name: str) -> None:
 
 def _tables(data: bytes, kind: str, table: int, name: str) -> Iterator[tuple[str, int]]:
     """The tables that one table leads to. Raises struct.error for an offset out of ``data``."""
-    for slot, at in _slots(data, table):
+    slots = list(_slots(data, table))
+    behind = [_number(data, "<Q", at) for slot, at in slots if slot in BEHIND.get(kind, ())]
+    if sum(behind) > len(data):
+        _refuse(name, "weights or options lie outside of the file")
+    for slot, at in slots:
         target = TFLITE[kind].get(slot)
         if target == REFUSED:
-            _refuse(name, "weights or options lie outside of the flatbuffer")
+            _refuse(name, "its weights are in another file")
         elif isinstance(target, list):
             start = _follow(data, at)
             for i in range(_length(data, start, 4)):
