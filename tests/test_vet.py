@@ -236,10 +236,27 @@ def _large_options(schema: Any, made: Any) -> None:
 
 
 @pytest.mark.parametrize("change", [_far, _large_options])
-def test_a_tflite_file_with_parts_behind_its_flatbuffer_is_refused(change: Any) -> None:
+def test_a_tflite_file_with_parts_outside_of_it_is_refused(change: Any) -> None:
     vet_tflite(flatbuffer(), "m.tflite")
-    with pytest.raises(UsageError, match="lie outside of the flatbuffer"):
+    with pytest.raises(UsageError, match="lie outside of the file"):
         vet_tflite(flatbuffer(change), "m.tflite")
+
+
+def test_large_weights_behind_the_flatbuffer_are_in_the_file() -> None:
+    """As ai-edge-quantizer writes those of pv-conv-small."""
+
+    def placed(offset: int) -> Callable[[Any, Any], None]:
+        def change(schema: Any, made: Any) -> None:
+            made.buffers[2].data, made.buffers[2].offset, made.buffers[2].size = None, offset, 16
+
+        return change
+
+    end = len(flatbuffer(placed(1 << 20)))
+    data = flatbuffer(placed(end)) + np.arange(4, dtype=np.float32).tobytes()
+    assert len(data) == end + 16
+    vet_tflite(data, "m.tflite")
+    with pytest.raises(UsageError, match="lie outside of the file"):
+        vet_tflite(data[:-1], "m.tflite")
 
 
 def test_a_tflite_file_whose_offsets_lead_out_of_it_is_refused() -> None:
