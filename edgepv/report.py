@@ -172,7 +172,7 @@ def join(reports: Sequence[tuple[str, Report]]) -> Report:
         ),
         stream=stream,
         frames=frames,
-        thumbnails={clip: data for _, report in unique for clip, data in report.thumbnails.items()},
+        thumbnails=dict(sorted(pair for _, report in unique for pair in report.thumbnails.items())),
     )
 
 
