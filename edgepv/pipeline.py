@@ -636,7 +636,7 @@ def write_bundle(
 def write_golden(subject: Subject, variants: Sequence[Variant], folder: Path) -> dict[str, Any]:
     """Frames of one held-out clip, and what the converted torch model and each variant answer.
 
-    The frames have the model's size: OpenCV rounds one value of a thousand to another grey level on Arm
+    The frames have the model's size: OpenCV rounds a few values to another grey level on Arm
     when it resizes, and golden answers are about engines.
     """
     from safetensors.numpy import save

@@ -38,7 +38,7 @@ MOST_FRAMES = {"classification": 1 << 30, "tracking": 200, "restoration": 16}
 
 INT8_FLOOR_DB = {"classification": 15.0, "tracking": 17.0, "restoration": 30.0}
 """SQNR below which an INT8 file is broken, whatever a few clips say. In benchmarks/models.json classifiers
-below it change one top-1 in eight, trackers lose 8 to 55 points (above it, 0.3 at most). A restorer's file at
+below it change one top-1 in eight, trackers lose 9 to 55 points (above it, 0.4 at most). A restorer's file at
 30 dB is 36 dB of PSNR or more from the original's pictures, so it adds less error than restoring leaves."""
 
 
