@@ -122,15 +122,15 @@ def row(ground: Trials, candidate: Candidate) -> dict[str, Any]:
     held = ground.clips.held_out
     try:
         variant, folder = ground.make(candidate, EPOCHS)
-        right, before = ground.right(variant, folder, held), ground.original(held)
+        after, before = ground.margins(variant, folder, held), ground.original(held)
     except EdgepvError as e:
         return {"why": str(e), "lever": lever(candidate, ground.space.start())}
-    drop = ground.lost(before, right, held)
+    drop = ground.lost(before, after, held)
     net = ground.features(candidate)
     return {
         "candidate": encode(candidate),
         "lever": lever(candidate, ground.space.start()),
-        "top1": sum(right) / len(right),
+        "top1": float((after > 0).mean()),
         "points": drop.points,
         "drop": encode(drop),
         "gflops_per_clip": sum(net[:4]) if net else None,

@@ -113,7 +113,8 @@ def changes(base: Variant, held: Sequence[Shown], wanted: list[Any], got: list[A
     """Clips that only the float model, and that only the other got right."""
     warmup = Stepper(lambda feeds: feeds, base.spec, base.stream).warmup
     before, after = (figures(base.spec, rows, held, warmup) for rows in (wanted, got))
-    return int((before > after).sum()), int((after > before).sum())
+    right, still = before > 0, after > 0
+    return int((right & ~still).sum()), int((still & ~right).sum())
 
 
 def page(found: dict[str, Any]) -> str:

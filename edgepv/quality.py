@@ -27,7 +27,8 @@ from edgepv.clips import (
 )
 from edgepv.degrade import psnr
 from edgepv.errors import UsageError
-from edgepv.stats import accuracy, mean_accuracy, mean_drop, paired_drop
+from edgepv.margins import margin_drop, margins
+from edgepv.stats import accuracy, mean_accuracy, mean_drop
 from edgepv.stream import Tensors
 from edgepv.types import Accuracy, ModelSpec, PairedDrop
 
@@ -134,13 +135,14 @@ def _aspect(spec: ModelSpec) -> float:
 def figures(
     spec: ModelSpec, answers: Sequence[np.ndarray], clips: Sequence[Shown], warmup: int
 ) -> np.ndarray:
-    """One figure for each clip: 1 or 0 for right or wrong, delta-avg as a fraction, or PSNR in dB."""
-    call: Any = {"classification": _right, "tracking": _delta_avg, "restoration": _psnr_db}[spec.task]
+    """One figure for each clip: the margin of its label (above 0 is right), delta-avg as a fraction, or PSNR
+    in dB."""
+    call: Any = {"classification": _margin, "tracking": _delta_avg, "restoration": _psnr_db}[spec.task]
     return np.array([call(spec, rows, clip.truth, warmup) for rows, clip in zip(answers, clips, strict=True)])
 
 
-def _right(spec: ModelSpec, rows: np.ndarray, truth: int, warmup: int) -> float:
-    return float(clip_scores(rows, warmup).argmax() == truth)
+def _margin(spec: ModelSpec, rows: np.ndarray, truth: int, warmup: int) -> float:
+    return float(margins(clip_scores(rows, warmup)[None], [truth])[0])
 
 
 def _delta_avg(spec: ModelSpec, rows: np.ndarray, truth: Points, warmup: int) -> float:
@@ -190,7 +192,6 @@ def lost(
 ) -> PairedDrop:
     """What ``after`` loses against ``before``, both from ``figures`` on the same clips of these groups."""
     if spec.task == "classification":
-        right = [(side > 0.5).tolist() for side in (before, after)]
-        return paired_drop(right[0], right[1], max_drop=max_drop, groups=groups)
+        return margin_drop(before, after, max_drop=max_drop, groups=groups)
     scale, unit = (100.0, "points") if spec.task == "tracking" else (1.0, "dB")
     return mean_drop(scale * before, scale * after, max_drop=max_drop, unit=unit, groups=groups)  # type: ignore[arg-type]

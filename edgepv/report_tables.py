@@ -148,11 +148,14 @@ def likeness(parity: Parity) -> Cell:
 
 
 def lost_points(drop: PairedDrop | None) -> Cell:
-    """Points (or dB) lost against the original on the same clips, with the paired interval below."""
+    """Points (or dB) lost against the original on the same clips, with the paired interval below; of points
+    expected from margins, what counting clips tells too."""
     if drop is None:
         return UNKNOWN
     unit = "" if drop.unit == "points" else f" {drop.unit}"
-    return Cell(f"{drop.figures('+')[0]}{unit}", drop.points, note=drop.interval("+"))
+    counted = drop.by_count("+")
+    note = drop.interval("+") + (f"; counted {counted}" if counted else "")
+    return Cell(f"{drop.figures('+')[0]}{unit}", drop.points, note=note)
 
 
 def gate(drop: PairedDrop | None) -> Cell:
@@ -163,6 +166,8 @@ def gate(drop: PairedDrop | None) -> Cell:
     if drop.verdict == "inconclusive":
         clips = "more than 1,000,000" if drop.clips_needed is None else f"{drop.clips_needed:,}"
         note = f"{note}; needs {clips} clips"
+    if drop.why:
+        note = f"{note}; {drop.why}"
     return Cell(drop.verdict, drop.verdict, tone=drop.verdict, note=note)
 
 

@@ -294,9 +294,21 @@ class Audit:
 
 
 @dataclass(frozen=True)
+class Counted:
+    """Points lost by counting clips, with the 95 % interval of that."""
+
+    points: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class PairedDrop:
     """What was lost against the original on the same clips, in ``unit``: points (1 point = 1 %), or dB.
 
+    Of a classifier the points are those expected from the margins of all clips (``edgepv.margins``), and
+    ``counted`` is what counting the clips alone tells; where margins cannot tell, the points are the counted
+    ones, ``counted`` is None and ``why`` says what forbade margins.
     lost, won: clips only the original / only this variant got right; for other metrics than top-1, clips
     that it does worse / better.
     clips_needed: clips that would settle ``max_drop`` at this disagreement; None once settled, or if
@@ -315,13 +327,15 @@ class PairedDrop:
     clips_needed: int | None = None
     unit: Literal["points", "dB"] = "points"
     groups: int | None = None
+    counted: Counted | None = None
+    why: str | None = None
 
     def figures(self, sign: Literal["+", ""] = "") -> tuple[str, str, str]:
-        """The loss and the ends of its interval, in ``unit``: points with one decimal, dB with two.
+        """The loss and the ends of its interval, in ``unit``: counted points with one decimal, else two.
 
         sign: "+" writes it before what is not negative too.
         """
-        digits = 1 if self.unit == "points" else 2
+        digits = 1 if self.unit == "points" and self.counted is None else 2
         loss, low, high = (f"{value:{sign}.{digits}f}" for value in (self.points, self.low, self.high))
         return loss, low, high
 
@@ -329,6 +343,13 @@ class PairedDrop:
         """ "-2.6 to 2.6", or that one group of clips has none."""
         _, low, high = self.figures(sign)
         return "one group of clips: no interval" if self.groups == 1 else f"{low} to {high}"
+
+    def by_count(self, sign: Literal["+", ""] = "") -> str | None:
+        """ "+0.7 (-2.6 to +4.1)" by counting clips, where the points were expected from margins."""
+        if self.counted is None:
+            return None
+        points, low, high = (f"{value:{sign}.1f}" for value in vars(self.counted).values())
+        return f"{points} ({low} to {high})"
 
 
 @dataclass(frozen=True)

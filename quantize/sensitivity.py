@@ -20,6 +20,7 @@ import numpy as np
 from edgepv.checkpoint import build, splittable
 from edgepv.clips import hold_last
 from edgepv.errors import UsageError
+from edgepv.margins import margin_drop, margins
 from edgepv.optional import need
 from edgepv.quantize import ranges as spread
 from edgepv.quantize.int8_onnx import (
@@ -30,7 +31,7 @@ from edgepv.quantize.int8_onnx import (
     state_overrides,
 )
 from edgepv.quantize.prune import clip_example, never_cut, refuse_changed, silence
-from edgepv.stats import paired_drop, sqnr_db
+from edgepv.stats import sqnr_db
 from edgepv.stream import Tensors, by_file_names
 from edgepv.types import Checkpoint, LayerSensitivity, ModelSpec, Variant
 
@@ -134,8 +135,7 @@ def _compared(
     before, after = wanted.argmax(1), got.argmax(1)
     drop = None
     if truth is not None:
-        right = [(answers == np.asarray(truth)).tolist() for answers in (before, after)]
-        drop = paired_drop(*right, max_drop=0.0)
+        drop = margin_drop(margins(wanted, truth), margins(got, truth), max_drop=0.0)
     changed = float((before != after).mean())
     return LayerSensitivity(name, sqnr_db(wanted, got), changed, len(wanted), change, drop)
 

@@ -186,9 +186,9 @@ def _last_look(trials: Trials, winner: Found) -> tuple[PairedDrop, tuple[float, 
     """
     looks = _note(trials.source.spec.name, winner.variant.sha256, [sha256(c.path) for c in trials.final])
     before = trials.original(trials.final)
-    after = trials.right(winner.variant, Path(winner.folder), trials.final)
+    after = trials.margins(winner.variant, Path(winner.folder), trials.final)
     drop = trials.lost(before, after, trials.final)
-    return drop, (sum(before) / len(before), sum(after) / len(after)), looks
+    return drop, (float((before > 0).mean()), float((after > 0).mean())), looks
 
 
 def _note(model: str, winner: str, clips: Sequence[str]) -> int:

@@ -33,13 +33,13 @@ from edgepv.line import (
     source_key,
     streamed,
 )
+from edgepv.margins import margin_drop, margins
 from edgepv.measure import clip_answers, device_facts, on_noise, scores
 from edgepv.pipeline import all_labelled
 from edgepv.quantize import low_rank, prune
 from edgepv.runtimes.engine import Engine, open_engine
 from edgepv.search import costs
 from edgepv.search.space import ENERGIES, Candidate, Form, Space, sizes_for, variants_of
-from edgepv.stats import paired_drop
 from edgepv.stream import NotStreamableError, Stepper, flatten
 from edgepv.targets import target as find_target
 from edgepv.types import Latency, PairedDrop, Variant, decode, encode
@@ -122,8 +122,8 @@ class Trials:
         start, forms = self.space.start(), self.space.forms
         if forms[-1] != "stream" or len(forms) == 1:
             return forms
-        right = self.right(*self.make(replace(start, form="stream"), 0), self.search)
-        drop = self.lost(self.original(), right, self.search)
+        found = self.margins(*self.make(replace(start, form="stream"), 0), self.search)
+        drop = self.lost(self.original(), found, self.search)
         if drop.verdict != "fail":
             return forms
         self.console.say(
@@ -212,10 +212,10 @@ class Trials:
             self._inputs = ready(line, model, self.clips)
         return Ready(**vars(model), calibration=self._inputs.calibration, feeds=self._inputs.feeds)
 
-    def lost(self, before: Sequence[bool], after: Sequence[bool], clips: Sequence[Clip]) -> PairedDrop:
-        """What ``after`` loses against ``before`` on these clips, over their groups."""
+    def lost(self, before: np.ndarray, after: np.ndarray, clips: Sequence[Clip]) -> PairedDrop:
+        """What margins ``after`` lose against ``before`` on these clips, over their groups."""
         groups = [c.group for c in clips]
-        return paired_drop(before, after, max_drop=self.question.options.max_drop, groups=groups)
+        return margin_drop(before, after, max_drop=self.question.options.max_drop, groups=groups)
 
     def measure(
         self,
@@ -232,9 +232,9 @@ class Trials:
         latency, ratio = self._timed(*self.make(candidate, 0))
         timed(latency, ratio)
         variant, folder = self.make(candidate, self.question.short_epochs if epochs is None else epochs)
-        right = self.right(variant, folder, self.search)
-        drop = self.lost(self.original(), right, self.search)
-        return Found(candidate, variant, str(folder), latency, ratio, drop, sum(right) / len(right))
+        found = self.margins(variant, folder, self.search)
+        drop = self.lost(self.original(), found, self.search)
+        return Found(candidate, variant, str(folder), latency, ratio, drop, float((found > 0).mean()))
 
     def reference(self) -> tuple[Variant, Path]:
         """What latencies are compared to: the unchanged model in float, in its fastest form."""
@@ -259,10 +259,10 @@ class Trials:
         result = cache.cached(key, time_it)[1]
         return decode(Latency, result["latency"]), float(result["ratio"])
 
-    def right(self, variant: Variant, folder: Path, clips: Sequence[Clip]) -> tuple[bool, ...]:
-        """Which clips a variant answers right. Float engines share one answer: their numbers are the same."""
+    def margins(self, variant: Variant, folder: Path, clips: Sequence[Clip]) -> np.ndarray:
+        """(clips,) margins of a variant's answers. Float engines share them: their numbers are the same."""
         key = {
-            "step": "search score",
+            "step": "search margins",
             "variant": [variant.sha256, variant.precision, digest(variant.spec), digest(variant.stream)],
             "engine": "any" if variant.precision == "fp32" else variant.engine,
             "clips": clips_digest(clips),
@@ -274,14 +274,14 @@ class Trials:
                 frames = (model_frames(c.path, variant.spec) for c in clips)
                 rows = clip_answers(engine.infer, variant, frames)
                 warmup = Stepper(engine.infer, variant.spec, variant.stream).warmup
-            return [bool(a == t) for a, t in zip(scores(rows, warmup).argmax(1), self._truth(clips))]
+            return margins(scores(rows, warmup), self._truth(clips)).tolist()
 
-        return tuple(cache.cached(key, score)[1])
+        return np.array(cache.cached(key, score)[1])
 
-    def original(self, clips: Sequence[Clip] | None = None) -> tuple[bool, ...]:
-        """Which clips (default: the search clips) the original model answers right, in its own form."""
+    def original(self, clips: Sequence[Clip] | None = None) -> np.ndarray:
+        """(clips,) margins of the original model, in its own form, on these clips (default: search clips)."""
         variant, folder = self.make(self.space.start(), 0)
-        return self.right(variant, folder, self.search if clips is None else clips)
+        return self.margins(variant, folder, self.search if clips is None else clips)
 
     def features(self, candidate: Candidate) -> tuple[float, ...] | None:
         """What the latency model knows of a candidate, without building it; None for an ONNX file."""

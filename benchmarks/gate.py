@@ -1,0 +1,225 @@
+"""The gate of accuracy held against known truth: does its interval hold it, how wide is it, does it let pass?
+
+``python benchmarks/gate.py --simulate`` draws clips with margins and changes of known law, many times, and
+writes gate.json: coverage of the 95 % interval, how often a variant at the very limit passes, and the median
+width beside that of counting (``edgepv.stats.paired_drop``). ``--data DIR`` does what an export
+does to the built-in classifiers and keeps the margins of every INT8 variant on the held-out clips, model by
+model; what is there is left as it is. Without an option it writes gate.md from the committed results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from measured_at import now, told
+
+from edgepv import judge
+from edgepv.bundle import on_this_host
+from edgepv.console import Console
+from edgepv.files import read_json, write_json, write_text
+from edgepv.line import Line, Options, gather, load, lowered, ready, run_builder
+from edgepv.margins import expected_loss, margins
+from edgepv.measure import device_facts
+from edgepv.quality import figures, groups_of, shown
+from edgepv.runtimes import Engine, open_engine
+from edgepv.stats import paired_drop
+from edgepv.stream import Stepper
+from edgepv.targets import target as find_target
+from edgepv.types import Variant, encode
+from edgepv.zoo import INDEX
+
+HERE = Path(__file__).resolve().parent
+OUT, PAGE = HERE / "gate.json", HERE / "gate.md"
+CLIPS = {24: 6, 52: 8, 146: 16, 400: 20}
+"""Clips -> groups they come in, where they do."""
+LOSSES = (0.0, 0.5, 1.0, 2.0)  # points
+NOISE_DB = (10, 15, 20, 25, 40)
+REPEATS = 1000
+TRUTH = 1_000_000  # clips that tell a law's true loss
+WITHIN = math.sqrt(0.5)
+"""What clips of a group share: half of the variance of logits and of changes."""
+
+
+@dataclass(frozen=True)
+class Law:
+    """How a net's logits fall on its clips: scale of the margins' shapes, and the number of labels."""
+
+    name: str
+    labels: int = 2
+
+    def logits(self, rng: np.random.Generator, n: int, which: np.ndarray | None) -> np.ndarray:
+        """(n, labels) logits of the original; label 0 is the true one."""
+        if self.labels > 2:
+            logits = rng.normal(size=(n, self.labels))
+            logits[:, 0] += 1.8 + (0 if which is None else 0.5 * rng.normal(size=which.max() + 1)[which])
+            return logits
+        shape = rng.normal(size=n)
+        if which is not None:
+            shape = WITHIN * shape + WITHIN * rng.normal(size=which.max() + 1)[which]
+        margin = {
+            "normal": lambda: 1 + 1.6 * shape,
+            "skewed": lambda: 4 - np.exp(0.9 * shape + 0.6),
+            "two humps": lambda: np.where(rng.random(n) < 0.8, 3 + 1.2 * shape, shape - 1),
+            "nearly all right": lambda: 3 + 1.5 * shape,
+        }[self.name]()
+        return np.stack([margin / 2, -margin / 2], 1)
+
+
+LAWS = (
+    Law("normal"),
+    Law("skewed"),
+    Law("two humps"),
+    Law("nearly all right"),
+    Law("five labels", 5),
+    Law("ten labels", 10),
+)
+
+
+def changed(
+    logits: np.ndarray, db: float, bias: float, rng: np.random.Generator, which: np.ndarray | None
+) -> np.ndarray:
+    """Logits of a variant: noise of t6 that grows with the logits, ``db`` below them, and a bias against the
+    true label, in units of the logits."""
+    size = np.sqrt((logits**2).mean())
+    growing = 0.5 + 0.5 * np.abs(logits).mean(1) / (0.8 * size)
+    noise = rng.standard_t(6, logits.shape) / math.sqrt(1.5)
+    if which is not None:
+        noise = WITHIN * noise + WITHIN * rng.normal(size=(which.max() + 1, logits.shape[1]))[which]
+    found = logits + size * 10 ** (-db / 20) * growing[:, None] * noise
+    found[:, 0] -= bias * size
+    return found
+
+
+def lost(law: Law, db: float, bias: float) -> float:
+    """True points lost, from a million clips that are the same at every call."""
+    rng = np.random.default_rng(0)
+    before = law.logits(rng, TRUTH, None)
+    after = changed(before, db, bias, rng, None)
+    return 100 * float(np.mean((before.argmax(1) == 0).astype(float) - (after.argmax(1) == 0)))
+
+
+def bias_for(law: Law, db: float, points: float) -> float:
+    """The bias at which a law loses ``points``."""
+    low, high = -1.0, 1.5
+    for _ in range(16):
+        middle = (low + high) / 2
+        low, high = (middle, high) if lost(law, db, middle) < points else (low, middle)
+    return (low + high) / 2
+
+
+def simulate() -> Iterator[dict[str, Any]]:
+    """Every law, noise and loss, at every number of clips, alone and in groups."""
+    for law in LAWS:
+        for db in NOISE_DB:
+            for points in LOSSES:
+                bias = bias_for(law, db, points)
+                truth = lost(law, db, bias)
+                for n, groups in CLIPS.items():
+                    for which in (None, np.arange(n) * groups // n):
+                        row = {"law": law.name, "db": db, "points": truth, "clips": n}
+                        row["groups"] = None if which is None else groups
+                        yield row | repeat(law, db, bias, truth, n, which)
+                print(f"{law.name}, {db} dB, {truth:.2f} points", flush=True)
+
+
+def repeat(
+    law: Law, db: float, bias: float, truth: float, n: int, which: np.ndarray | None
+) -> dict[str, Any]:
+    """What ``REPEATS`` runs say: how often margins may tell, then coverage, passes at the limit, widths."""
+    rng = np.random.default_rng(1)
+    names = None if which is None else [str(k) for k in which]
+    held, passed, widths, counts, points = 0, 0, [], [], []
+    for _ in range(REPEATS):
+        logits = law.logits(rng, n, which)
+        after = changed(logits, db, bias, rng, which)
+        m, v = (margins(side, np.zeros(n, int)) for side in (logits, after))
+        found = expected_loss(m, v, names)
+        if found.why:
+            continue
+        held += found.low <= truth <= found.high
+        passed += found.high <= truth
+        points.append(found.points)
+        widths.append(found.high - found.low)
+        if len(counts) < 100:
+            counted = paired_drop((m > 0).tolist(), (v > 0).tolist(), max_drop=1.0, groups=names)
+            counts.append(counted.high - counted.low)
+    if len(widths) < REPEATS // 50:
+        return {"told": len(widths) / REPEATS}
+    return {
+        "told": len(widths) / REPEATS,
+        "coverage": held / len(widths),
+        "passed_at_limit": passed / len(widths),
+        "bias": float(np.mean(points)) - truth,
+        "width": float(np.median(widths)),
+        "counted_width": float(np.median(counts)),
+    }
+
+
+def real(name: str, data: Path) -> dict[str, Any]:
+    """Margins of a built-in classifier and of its INT8 variants for every target, on the held-out clips."""
+    options = Options(name, precision="int8", clips=str(data))
+    line, source = Line(options, Console(quiet=True)), load(options)
+    clips = gather(options, source.spec)
+    model = ready(line, lowered(line, source, clips), clips)
+    held = [shown(clip, model.base.spec) for clip in clips.held_out]
+
+    def asked(variant: Variant, engine: Engine) -> list[float]:
+        warmup = Stepper(engine.infer, variant.spec, variant.stream).warmup
+        try:
+            rows = judge.play_clips(engine.infer, variant, held)
+        finally:
+            engine.close()
+        return [round(float(m), 5) for m in figures(variant.spec, rows, held, warmup)]
+
+    variants = {}
+    before = asked(model.base, open_engine(model.base, model.base_folder))
+    for target in ("cpu", "mobile", "jetson"):
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            base = replace(model.base, path="model.onnx")
+            (folder / base.path).write_bytes((model.base_folder / model.base.path).read_bytes())
+            for made in run_builder(line, model, find_target(target), base, folder).variants:
+                here = on_this_host(made)
+                variants[f"{target} {made.name}"] = asked(here, open_engine(here, folder))
+    return {
+        "groups": groups_of(held),
+        "before": before,
+        "variants": variants,
+        "measured_at": {**now(), "device": encode(device_facts())},
+    }
+
+
+def page(found: dict[str, Any]) -> str:
+    """gate.md."""
+    return f"# The gate\n\n{told(found['measured_at'])}\n"
+
+
+def main() -> int:
+    """Simulate where asked to, then write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--simulate", action="store_true")
+    parser.add_argument("--data", type=Path)
+    a = parser.parse_args()
+    found = read_json(OUT) if OUT.is_file() else {"real": {}}
+    if a.simulate:
+        found |= {"measured_at": now(), "repeats": REPEATS, "rows": list(simulate())}
+        write_json(OUT, found)
+    for name, entry in read_json(INDEX).items() if a.data else ():
+        if entry["spec"]["labels"] and name not in found["real"]:
+            found["real"][name] = real(name, a.data)
+            write_json(OUT, found)
+            print(name, flush=True)
+    write_text(PAGE, page(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
