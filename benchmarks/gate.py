@@ -59,7 +59,10 @@ class Law:
         """(n, labels) logits of the original; label 0 is the true one."""
         if self.labels > 2:
             logits = rng.normal(size=(n, self.labels))
-            logits[:, 0] += 1.8 + (0 if which is None else 0.5 * rng.normal(size=which.max() + 1)[which])
+            if which is not None:
+                shared = rng.normal(size=(which.max() + 1, self.labels))[which]
+                logits = WITHIN * logits + WITHIN * shared
+            logits[:, 0] += 1.8
             return logits
         shape = rng.normal(size=n)
         if which is not None:
