@@ -208,9 +208,9 @@ def page(found: dict[str, Any]) -> str:
     lines = [
         "# The gate of accuracy",
         "",
-        "Made by `python benchmarks/gate.py` from benchmarks/gate.json. A variant passes where the whole 95 % "
-        "interval of the points it is expected to lose, from the margins of all clips (edgepv/margins.py), is "
-        "within --max-drop. Counting is what edgepv/stats.py makes of the clips that flipped (Tango 1998).",
+        "Made by `python benchmarks/gate.py` from benchmarks/gate.json. A variant passes where the whole "
+        "95 % interval of the points it is expected to lose, from the margins of all clips (edgepv/margins.py), "
+        "is within --max-drop. Counting is what edgepv/stats.py makes of the clips that flipped (Tango 1998).",
     ]
     return "\n".join([*lines, *drawn(found), *shipped(found["real"])]) + "\n"
 
@@ -223,11 +223,11 @@ def drawn(found: dict[str, Any]) -> list[str]:
         "",
         "## Clips of known law",
         "",
-        f"{found['repeats']:,} draws for each of {len(LAWS)} laws of margins ({laws}), {len(LOSSES)} true losses "
-        f"({losses} points), changes that grow with the logits and have long tails, each clip for itself and in "
-        "groups that share half of the variance of logits and changes. Coverage: how often the interval holds "
-        "the truth. Passes at the limit: how often a variant passes that loses exactly what is allowed; 2.5 % "
-        "would be right. Told: how often margins may tell at all; counting decides the rest. "
+        f"{found['repeats']:,} draws for each of {len(LAWS)} laws of margins ({laws}), {len(LOSSES)} true "
+        f"losses ({losses} points), changes that grow with the logits and have long tails, each clip for "
+        "itself and in groups that share half of the variance of logits and changes. Coverage: how often the "
+        "interval holds the truth. Passes at the limit: how often a variant passes that loses exactly what is "
+        "allowed; 2.5 % would be right. Told: how often margins may tell at all; counting decides the rest. "
         f"{told(found['measured_at'])}",
         "",
         "| SQNR dB | clips | in groups | told | coverage: mean, least | passes at the limit: mean, most "
