@@ -209,8 +209,8 @@ def page(found: dict[str, Any]) -> str:
         "# The gate of accuracy",
         "",
         "Made by `python benchmarks/gate.py` from benchmarks/gate.json. A variant passes where the whole "
-        "95 % interval of the points it is expected to lose, from the margins of all clips (edgepv/margins.py), "
-        "is within --max-drop. Counting is what edgepv/stats.py makes of the clips that flipped (Tango 1998).",
+        "95 % interval of the points it is expected to lose, from the margins of all clips edgepv/margins.py, "
+        "is within --max-drop. Counting: what edgepv/stats.py makes of the clips that flipped (Tango 1998).",
     ]
     return "\n".join([*lines, *drawn(found), *shipped(found["real"])]) + "\n"
 
@@ -225,8 +225,8 @@ def drawn(found: dict[str, Any]) -> list[str]:
         "",
         f"{found['repeats']:,} draws for each of {len(LAWS)} laws of margins ({laws}), {len(LOSSES)} true "
         f"losses ({losses} points), changes that grow with the logits and have long tails, each clip for "
-        "itself and in groups that share half of the variance of logits and changes. Coverage: how often the "
-        "interval holds the truth. Passes at the limit: how often a variant passes that loses exactly what is "
+        "itself and in groups that share half of the variance of logits and changes. Coverage: how often "
+        "the interval holds the truth. Passes at the limit: how often one passes that loses exactly what is "
         "allowed; 2.5 % would be right. Told: how often margins may tell at all; counting decides the rest. "
         f"{told(found['measured_at'])}",
         "",
