@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from edgepv.checkpoint import build, check_spec, put, save
+from edgepv.checkpoint import build, check_spec, load_notes, put, save
 from edgepv.clips import (
     SPLITS,
     SUFFIXES,
@@ -153,6 +153,8 @@ def finetune(job: Job, console: Console) -> Adapted:
     )
     if not test:
         console.say(UNJUDGED)
+    for note in load_notes(base):
+        console.say(note)
     model = build(base)
     head = new_head(model, base.spec, labels, seed=job.seed)
     learning, judging = shots(parts[0], spec, console), shots(parts[1], spec, console)
