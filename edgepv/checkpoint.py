@@ -13,6 +13,7 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import inspect
+import json
 import os
 import re
 import sys
@@ -31,7 +32,7 @@ from edgepv.errors import EdgepvError, UsageError
 from edgepv.files import MOST_LETTERS, check_part, read_toml, sha256, whole_file
 from edgepv.naming import fitted
 from edgepv.optional import need
-from edgepv.types import METRICS, Checkpoint, ModelSpec, StepRecord, StreamSpec, decode
+from edgepv.types import METRICS, Checkpoint, ModelSpec, StepRecord, StreamSpec, decode, encode
 from edgepv.weights import Found, addressed, first_line, read
 
 MAX_STATE_BYTES = 1 << 31
@@ -53,6 +54,25 @@ def read_spec(path: Path) -> ModelSpec:
     spec = decode(ModelSpec, data, where=path.name)
     check_spec(spec, path.name)
     return spec
+
+
+def as_toml(spec: ModelSpec) -> str:
+    """A spec as ``read_spec`` reads it."""
+    data = {k: v for k, v in encode(spec).items() if v is not None and v != []}
+    tables = {k: v for k, v in data.items() if isinstance(v, dict)}
+    lists = {k: v for k, v in data.items() if isinstance(v, list) and v and isinstance(v[0], dict)}
+    lines = [_toml_line(k, v) for k, v in data.items() if k not in tables and k not in lists]
+    for name, table in tables.items():
+        lines += ["", f"[{name}]", *(_toml_line(k, v) for k, v in table.items())]
+    for name, rows in lists.items():
+        for row in rows:
+            lines += ["", f"[[{name}]]", *(_toml_line(k, v) for k, v in row.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _toml_line(key: str, value: Any) -> str:
+    """``key = value``; strings, numbers, true, false and lists of them are written alike in JSON and TOML."""
+    return f"{key} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007f")
 
 
 def check_spec(spec: ModelSpec, where: str, *, chunk: int = 1) -> None:
@@ -230,8 +250,8 @@ def _check_head(module: Any, state: dict[str, Any], spec: ModelSpec, file: str) 
         return
     if len(state[last]) != len(own):
         raise UsageError(
-            f"{file} was trained for {len(state[last])} labels ('{last}'), {spec.name} names {len(own)}. Name "
-            "those it was trained for, or give weights that were trained for these: edgepv finetune"
+            f"{file} was trained for {len(state[last])} labels ('{last}'), {spec.name} names {len(own)}. "
+            "Name those it was trained for, or give weights that were trained for these: edgepv finetune"
         )
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from edgepv import __version__, cli_live, cli_models, cli_search
+from edgepv import __version__, cli_import, cli_live, cli_models, cli_search
 from edgepv.console import nobody_reads, own_model, say_next, seed, tell, timeout, visible
 from edgepv.errors import EdgepvError, UsageError
 
@@ -143,6 +143,7 @@ def parser() -> argparse.ArgumentParser:
     _export(commands)
     _stream(commands)
     _sensitivity(commands)
+    cli_import.add_import(commands)
     cli_models.add_finetune(commands)
     cli_models.add_explain(commands)
     cli_search.add_search(commands)

@@ -107,6 +107,7 @@ def _offers(place: str, state: State, own: State, ties: dict[str, str]) -> Itera
     readings = {("", ""), *(("", add) for add in _prefixes(own, bare))}
     for add in {"", _common(own)}:
         readings |= {(drop, add) for drop in _prefixes(bare, [name[len(add) :] for name in own])}
+    readings = {(drop.removesuffix(add), "") if drop.endswith(add) else (drop, add) for drop, add in readings}
     complete = {d for d, a in readings if d and all(_has(bare, d + k[len(a) :], {}) for k in own)}
     for drop, add in sorted(readings):
         copies = tuple(d for d in complete if d != drop and d.startswith(drop))

@@ -41,7 +41,8 @@ class Found:
     """What a file holds. sets: every set of weights by its place in the file, "" for the file itself.
 
     kind: "safetensors", "torch", "TorchScript". labels: of the data it was trained on, where the file says
-    so. """
+    so.
+    """
 
     kind: str
     sets: dict[str, State]
@@ -61,7 +62,8 @@ def read(path: Path, *, trust_pickle: bool) -> Found:
     """Every set of weights in a file.
 
     Raises UsageError, naming what the file is and the cure, for one that is missing, damaged or no weights,
-    and for a pickle unless ``trust_pickle``. """
+    and for a pickle unless ``trust_pickle``.
+    """
     need("torch", extra="compress")
     kind = _kind(path)
     if kind == "safetensors":
@@ -310,7 +312,8 @@ def plain(state: State) -> tuple[State, tuple[str, ...]]:
 
     Masks of torch.nn.utils.prune are multiplied in; weight_norm and spectral_norm, old and new, are computed
     as their modules do in eval mode; what quantization-aware training observed is left out. Counters go
-    unsaid. Sources: torch.nn.utils.prune, weight_norm, spectral_norm and parametrizations. """
+    unsaid. Sources: torch.nn.utils.prune, weight_norm, spectral_norm and parametrizations.
+    """
     notes = []
     state = {".".join(p for p in k.split(".") if p not in WRAPPERS): v for k, v in state.items()}
     observed = [k for k in state if OBSERVERS.search(k)]

@@ -66,6 +66,18 @@ def loader(tiny_clip: Tiny, tmp_path: Path) -> Loader:
     return Loader(tiny_clip, tmp_path)
 
 
+WRAPPED = """
+import runpy
+from torch import nn
+class Wrapped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.{1} = runpy.run_path("{0}")["TinyClip"]()
+    def forward(self, x):
+        return self.{1}(x)
+"""
+
+
 def under(prefix: str, state: State) -> State:
     return {prefix + k: v for k, v in state.items()}
 
@@ -77,6 +89,15 @@ def test_one_prefix_around_all_names_is_taken_off_and_said(loader: Loader, prefi
     assert f"'{prefix}'" in said and said.startswith("weights: ")
 
 
+@pytest.mark.parametrize("prefix", ["", "net.", "x.net."])
+def test_a_prefix_that_all_of_the_builders_names_have_is_its_own(loader: Loader, prefix: str) -> None:
+    (loader.folder / "net.py").write_text(WRAPPED.format(loader.builder.rpartition(":")[0], "net"))
+    save_file(under(f"{prefix}net.", loader.state), loader.folder / "w.safetensors")
+    made, said = loader.loads(loader.folder / "w.safetensors", builder=f"{loader.folder / 'net.py'}:Wrapped")
+    assert_same(made, under("net.", loader.state))
+    assert said == (f"weights: prefix '{prefix}' taken off" if prefix else "")
+
+
 @pytest.mark.parametrize("prefix", ["_orig_mod.", "_fsdp_wrapped_module."])
 def test_the_names_of_wrappers_mean_nothing(loader: Loader, prefix: str) -> None:
     save_file(under(prefix, loader.state), loader.folder / "w.safetensors")
@@ -84,13 +105,7 @@ def test_the_names_of_wrappers_mean_nothing(loader: Loader, prefix: str) -> None
 
 
 def test_a_wrapper_that_the_builder_adds_is_put_on(loader: Loader) -> None:
-    (loader.folder / "net.py").write_text(
-        "from torch import nn\nimport runpy\n"
-        f"TinyClip = runpy.run_path({loader.builder.rpartition(':')[0]!r})['TinyClip']\n"
-        "class Wrapped(nn.Module):\n"
-        "    def __init__(self):\n        super().__init__()\n        self.inner = TinyClip()\n"
-        "    def forward(self, x):\n        return self.inner(x)\n"
-    )
+    (loader.folder / "net.py").write_text(WRAPPED.format(loader.builder.rpartition(":")[0], "inner"))
     save_file(under("model.", loader.state), loader.folder / "w.safetensors")
     made, said = loader.loads(loader.folder / "w.safetensors", builder=f"{loader.folder / 'net.py'}:Wrapped")
     assert_same(made, under("inner.", loader.state))

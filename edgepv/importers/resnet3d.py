@@ -1,8 +1,9 @@
 """Residual nets of 50 and 101 layers for video: C2D, Slow, I3D, R(2+1)D and SlowFast.
 
-After Feichtenhofer et al. 2019, "SlowFast Networks for Video Recognition", and Tran et al. 2018. Clips (1, 3, T, H, W) in,
-logits (1, num_classes) out; a softmax is not part of it. Layers are named as in pytorchvideo, so its weights load. The last
-pooling goes over all of the clip, as pytorchvideo's does at the size that it was trained at.
+After Feichtenhofer et al. 2019, "SlowFast Networks for Video Recognition", and Tran et al. 2018. Clips (1, 3,
+T, H, W) in, logits (1, num_classes) out; a softmax is not part of it. Layers are named as in pytorchvideo, so
+its weights load. The last pooling goes over all of the clip, as pytorchvideo's does at the size that it was
+trained at.
 """
 
 from __future__ import annotations
@@ -54,7 +55,13 @@ class Block(nn.Module):
     """A branch beside what it adds to."""
 
     def __init__(
-        self, cin: int, mid: int, cout: int, t: int, stride: tuple[int, int, int] = (1, 1, 1), split: bool = False
+        self,
+        cin: int,
+        mid: int,
+        cout: int,
+        t: int,
+        stride: tuple[int, int, int] = (1, 1, 1),
+        split: bool = False,
     ) -> None:
         super().__init__()
         self.branch1_conv: nn.Module = nn.Identity()
@@ -127,7 +134,8 @@ def _stages(times: tuple[tuple[int, ...], ...]) -> list[nn.Module]:
     """Four stages of a ResNet-50; space is halved in the last three."""
     widths = (64, 256, 512, 1024)
     return [
-        Stage(widths[i], 64 << i, DEPTHS[50][i], times[i], (1, 1, 1) if i == 0 else (1, 2, 2)) for i in range(4)
+        Stage(widths[i], 64 << i, DEPTHS[50][i], times[i], (1, 1, 1) if i == 0 else (1, 2, 2))
+        for i in range(4)
     ]
 
 
@@ -162,7 +170,9 @@ class Fusion(nn.Module):
 
     def __init__(self, width: int, t: int) -> None:
         super().__init__()
-        self.conv_fast_to_slow = nn.Conv3d(width, 2 * width, (t, 1, 1), (ALPHA, 1, 1), (t // 2, 0, 0), bias=False)
+        self.conv_fast_to_slow = nn.Conv3d(
+            width, 2 * width, (t, 1, 1), (ALPHA, 1, 1), (t // 2, 0, 0), bias=False
+        )
         self.norm, self.relu = nn.BatchNorm3d(2 * width), nn.ReLU()
 
     def forward(self, slow: Tensor, fast: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """I3D and SlowOnly on ResNet-50: a net for pictures whose convolutions were inflated in time.
 
-After Carreira & Zisserman 2017, "Quo Vadis, Action Recognition?", and Feichtenhofer et al. 2019, "SlowFast Networks for Video
-Recognition". Clips (1, 3, T, H, W) in, logits (1, num_classes) out. Layers are named as in mmaction2, so its weights
-load.
+After Carreira & Zisserman 2017, "Quo Vadis, Action Recognition?", and Feichtenhofer et al. 2019, "SlowFast
+Networks for Video Recognition". Clips (1, 3, T, H, W) in, logits (1, num_classes) out. Layers are named as in
+mmaction2, so its weights load.
 """
 
 from __future__ import annotations
@@ -50,6 +50,11 @@ class Backbone(nn.Module):
 
     skip: time stride of the first pooling. halve: whether a pooling halves time behind the first stage.
     """
+
+    layer1: nn.Module
+    layer2: nn.Module
+    layer3: nn.Module
+    layer4: nn.Module
 
     def __init__(
         self, stem: tuple[int, int], times: tuple[tuple[int, ...], ...], *, skip: int, halve: bool

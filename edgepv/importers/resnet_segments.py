@@ -1,8 +1,8 @@
 """TSN and TSM on ResNet-50: a net for pictures, run on T frames spread over a clip.
 
-After Wang et al. 2016, "Temporal Segment Networks", and Lin et al. 2019, "TSM: Temporal Shift Module for Efficient Video
-Understanding". Clips (1, 3, T, H, W) in, logits (1, num_classes) out: the mean over the frames. Layers are named as in
-mmaction2, so its weights load.
+After Wang et al. 2016, "Temporal Segment Networks", and Lin et al. 2019, "TSM: Temporal Shift Module for
+Efficient Video Understanding". Clips (1, 3, T, H, W) in, logits (1, num_classes) out: the mean over the
+frames. Layers are named as in mmaction2, so its weights load.
 """
 
 from __future__ import annotations
@@ -64,6 +64,11 @@ class Block(nn.Module):
 
 class Backbone(nn.Module):
     """ResNet-50 without its head."""
+
+    layer1: nn.ModuleList
+    layer2: nn.ModuleList
+    layer3: nn.ModuleList
+    layer4: nn.ModuleList
 
     def __init__(self, shift: bool) -> None:
         super().__init__()

@@ -1,7 +1,8 @@
-"""S3D, after Xie et al. 2018, "Rethinking Spatiotemporal Feature Learning": Inception with split convolutions.
+"""S3D, after Xie et al. 2018, "Rethinking Spatiotemporal Feature Learning": Inception with split
+convolutions.
 
-Clips (1, 3, T, H, W) in, T at least 16, logits (1, num_classes) out. Layers are named as in torchvision.models.video, so
-its weights load.
+Clips (1, 3, T, H, W) in, T at least 16, logits (1, num_classes) out. Layers are named as in
+torchvision.models.video, so its weights load.
 """
 
 from __future__ import annotations

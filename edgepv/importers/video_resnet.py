@@ -54,7 +54,13 @@ class Block(nn.Module):
 
 
 class VideoResNet(nn.Module):
-    """Four stages of two blocks. convs: of each stage. Space is halved 4 times, time where a convolution has it."""
+    """Four stages of two blocks. convs: of each stage. Space is halved 4 times, time where a convolution has
+    it."""
+
+    layer1: nn.Module
+    layer2: nn.Module
+    layer3: nn.Module
+    layer4: nn.Module
 
     def __init__(self, stem: nn.Sequential, convs: tuple[Conv, ...], num_classes: int) -> None:
         super().__init__()
@@ -62,7 +68,9 @@ class VideoResNet(nn.Module):
         widths = (64, 64, 128, 256, 512)
         for i, conv in enumerate(convs):
             first = Block(widths[i], widths[i + 1], 1 if i == 0 else 2, conv)
-            self.add_module(f"layer{i + 1}", nn.Sequential(first, Block(widths[i + 1], widths[i + 1], 1, conv)))
+            self.add_module(
+                f"layer{i + 1}", nn.Sequential(first, Block(widths[i + 1], widths[i + 1], 1, conv))
+            )
         self.avgpool = nn.AdaptiveAvgPool3d(1)
         self.fc = nn.Linear(512, num_classes)
 

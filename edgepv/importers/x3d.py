@@ -1,8 +1,8 @@
 """X3D, after Feichtenhofer 2020, "X3D: Expanding Architectures for Efficient Video Recognition".
 
-Clips (1, 3, T, H, W) in, logits (1, num_classes) out; a softmax is not part of it. Layers are named as in pytorchvideo
-(where the two halves of the stem bear each other's names), so its weights load. The last pooling goes over all of the
-clip, as pytorchvideo's does at the size that it was trained at.
+Clips (1, 3, T, H, W) in, logits (1, num_classes) out; a softmax is not part of it. Layers are named as in
+pytorchvideo (where the two halves of the stem bear each other's names), so its weights load. The last pooling
+goes over all of the clip, as pytorchvideo's does at the size that it was trained at.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class X3D(nn.Module):
 
     def __init__(self, depths: tuple[int, ...], num_classes: int) -> None:
         super().__init__()
-        stages = [Stage(*widths, depth) for *widths, depth in zip(WIDTHS, WIDTHS[1:], depths)]
+        stages = [Stage(cin, cout, depth) for cin, cout, depth in zip(WIDTHS, WIDTHS[1:], depths)]
         self.blocks = nn.ModuleList([Start(), *stages, Head(num_classes)])
 
     def forward(self, x: Tensor) -> Tensor:
