@@ -638,12 +638,17 @@ def _package(folder: Path) -> str:
     name = f"{USERS}{hashlib.sha256(os.fsencode(top)).hexdigest()[:8]}"
     _namespace(name, top)
     for part in folder.relative_to(top).parts:
-        name, top = f"{name}.{re.sub(r'[^0-9a-zA-Z_]', '_', part)}", top / part
+        name, top = f"{name}.{_safe(part)}", top / part
         if (top / "__init__.py").is_file():
             importlib.import_module(name)
         else:
             _namespace(name, top)
     return name
+
+
+def _safe(part: str) -> str:
+    """Part of a path as part of a module's name, in which a dot would begin a new one."""
+    return re.sub(r"\W", "_", part)
 
 
 def _namespace(name: str, folder: Path) -> None:
@@ -659,7 +664,7 @@ def _load_file(path: Path) -> Any:
         raise UsageError(f"{path} does not exist. MODEL may be path/file.py:function")
     path = path.resolve()
     package = _package(path.parent)
-    spec = importlib.util.spec_from_file_location(f"{package}.{path.stem}", path)
+    spec = importlib.util.spec_from_file_location(f"{package}.{_safe(path.stem)}", path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module

@@ -16,9 +16,11 @@ from edgepv.weights import COUNTERS, Found, State, plain
 
 SHOWN = 3
 """Names that an error lists."""
-SHORT = ("float16", "bfloat16")
+AVERAGES = ("ema", "avg", "average", "teacher")
+"""Parts of the address of a set that is no suggestion to begin with."""
 
 CAUSES = (
+    (("exp_avg", "momentum_buffer"), "That is an optimizer's state: give the file with the model's weights"),
     (("lora_A", "lora_B", "lora_down"), "They are adapters that were not merged: merge them before saving"),
     (
         ("_packed_params", ".zero_point"),
@@ -89,7 +91,7 @@ def fitted(found: Found, module: Any, *, chosen: str | None, file: str, builder:
     if not whole:
         raise UsageError(_misfit(offers, module, file, builder))
     if len(whole) > 1:
-        names = [o.address for o in whole]
+        names = sorted((o.address for o in whole), key=lambda n: any(part in n.lower() for part in AVERAGES))
         raise UsageError(
             f"{file} holds {len(whole)} different sets of weights that fit {builder}: "
             f"{', '.join(names[:4])}. Say which: --weights '{file}#{names[0]}'"
@@ -133,7 +135,7 @@ def _without_wrapper(state: State, own: State, notes: tuple[str, ...]) -> tuple[
     made = {".".join(part for part in k.split(".") if part != "module"): v for k, v in state.items()}
     if len(made) < len(state) or made.keys() == state.keys():
         return state, notes
-    return made, ("'module.' of nn.DataParallel taken off", *notes)
+    return made, ("'module.' of a wrapper like nn.DataParallel taken off", *notes)
 
 
 def _prefixes(names: Iterable[str], wanted: Iterable[str]) -> list[str]:
@@ -223,10 +225,10 @@ def _said(offer: _Offer) -> Iterator[str]:
 
 
 def _short(state: State) -> Iterator[str]:
-    kinds = Counter(str(v.dtype).removeprefix("torch.") for v in state.values())
-    for kind in SHORT:
-        if kinds[kind]:
-            yield f"{kinds[kind]} tensors are {kind}, computed with in float32"
+    """Kinds of floating-point numbers shorter than float32, which it computes with."""
+    short = [v.dtype for v in state.values() if v.is_floating_point() and v.dtype.itemsize < 4]
+    for kind, count in Counter(short).items():
+        yield f"{count} tensors are {str(kind).removeprefix('torch.')}, computed with in float32"
 
 
 def _listed(names: Sequence[str]) -> str:

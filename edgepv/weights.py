@@ -24,6 +24,8 @@ from edgepv.optional import need
 State = dict[str, Any]
 """Tensors by name."""
 HEAD_BYTES = 512
+LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""How torch.save began before it wrote zips: the pickle of its magic number."""
 DEEPEST = 6
 """Dictionaries inside each other that are looked into for weights."""
 
@@ -79,7 +81,21 @@ def read(path: Path, *, trust_pickle: bool) -> Found:
     sets = dict(_sets(loaded, ""))
     if not sets:
         raise UsageError(f"{path} holds no weights ({_contents(loaded)}). Save model.state_dict()")
-    return Found("torch", sets, _labels(loaded))
+    return Found("torch", {place: _dense(state, path) for place, state in sets.items()}, _labels(loaded))
+
+
+def _dense(state: State, path: Path) -> State:
+    """The same values as plain tensors. Raises UsageError for those that are quantized or have none."""
+    for name, value in state.items():
+        if value.is_quantized:
+            raise UsageError(
+                f"{path}: '{name}' is already quantized. Give the float weights: edgepv quantizes by itself"
+            )
+        if value.is_meta:
+            raise UsageError(
+                f"{path}: '{name}' has a shape and no values (device meta). Save the trained model"
+            )
+    return {name: value.to_dense() if value.is_sparse else value for name, value in state.items()}
 
 
 def _kind(path: Path) -> str:
@@ -105,8 +121,13 @@ def _kind(path: Path) -> str:
         return "safetensors"
     if head.startswith(b"PK\3\4"):
         return _zip_kind(path)
-    if head[:1] == b"\x80" and head[1:2] in b"\2\3\4\5":
+    if head.startswith(LEGACY):
         return "torch"
+    if head[:1] == b"\x80" and head[1:2] in b"\2\3\4\5":
+        raise UsageError(
+            f"{path} is a pickle that torch.save did not write, no weights. Save it anew with "
+            "safetensors.torch.save_file, each value a tensor"
+        )
     raise UsageError(
         f"{path} cannot be read as weights: it is neither safetensors nor what torch.save writes. It may be "
         "damaged, or another program's"
@@ -256,6 +277,8 @@ def _sets(loaded: Any, place: str, depth: int = 0) -> Iterator[tuple[str, State]
 
     if isinstance(loaded, Inert) and _is_module(loaded):
         yield place, dict(_of_module(loaded, ""))
+    if isinstance(loaded, list | tuple):
+        loaded = dict(enumerate(loaded))
     if not isinstance(loaded, Mapping) or depth > DEEPEST:
         return
     state = {k: v.detach() for k, v in loaded.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}

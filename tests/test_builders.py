@@ -59,6 +59,8 @@ def test_a_builder_imports_what_lies_beside_it(files: Files, text: str, package:
         folder = folder.rename(folder.with_name("nets"))
         (folder / "__init__.py").touch()
     assert width(f"{folder / 'net.py'}:build") == 5
+    (folder / "net.py").rename(folder / "my-net v1.2.py")
+    assert width(f"{folder / 'my-net v1.2.py'}:build") == 5
 
 
 def test_a_builder_in_a_package_imports_from_all_of_it(files: Files) -> None:

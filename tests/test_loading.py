@@ -136,6 +136,8 @@ TRAINING: dict[str, tuple[Callable[[State], Any], str]] = {
     "videomae": (lambda s: {"model": s, "scaler": {"scale": 1.0}, "args": argparse.Namespace()}, "'model'"),
     "deepspeed": (lambda s: {"module": s, "dp_world_size": 1}, "'module'"),
     "nested": (lambda s: {"checkpoint": {"net": s}, "lr": torch.tensor(0.1)}, "'checkpoint/net'"),
+    "a list": (lambda s: [s, {"lr": 0.1}], "'0'"),
+    "sparse": (lambda s: {**s, "head.weight": s["head.weight"].to_sparse()}, ""),
     "beside a number": (lambda s: {**s, "epoch": 7}, ""),
 }
 
@@ -169,7 +171,7 @@ def test_an_averaged_copy_under_a_prefix_is_never_guessed_either(loader: Loader,
     both = under(first, loader.state) | under("ema_model.", {k: v * 0 for k, v in loader.state.items()})
     save_file(both, loader.folder / "w.safetensors")
     file = loader.folder / "w.safetensors"
-    assert "2 different sets" in loader.refuses(file)
+    assert f"Say which: --weights '{file}#{first.rstrip('.') or '.'}'" in loader.refuses(file)
     assert_same(loader.loads(Path(f"{file}#{first.rstrip('.') or '.'}"))[0], loader.state)
 
 
@@ -471,13 +473,18 @@ def _zip(path: Path) -> None:
         (_bytes(b"\xff" * 100), "neither safetensors nor what torch.save writes"),
         (_bytes((1000).to_bytes(8, "little") + b'{"a":'), "it ends after 13 bytes. It may be truncated"),
         (_bytes(b"PK\3\4" + b"\0" * 100), "the end of its zip is missing. It may be truncated"),
-        (_bytes(pickle.dumps({"a": 1})), "cannot be read as weights"),
+        (_bytes(pickle.dumps({"a": 1})), "is a pickle that torch.save did not write, no weights. Save it"),
+        (lambda path: torch.save({"a": torch.ones(2, device="meta")}, path), "'a' has a shape and no values"),
+        (
+            lambda path: torch.save({"a": torch.quantize_per_tensor(torch.ones(2), 1, 0, torch.qint8)}, path),
+            "'a' is already quantized. Give the float weights",
+        ),
         (_zip, "is a zip of other files, no weights"),
         (lambda path: path.mkdir(), "is a folder. --weights wants one file"),
         (lambda path: torch.save({"epoch": 1, "cfg": "x"}, path), "holds no weights (keys: epoch, cfg)"),
         (lambda path: torch.save([1, 2], path), "holds no weights (a list)"),
     ],
-    ids=range(17),
+    ids=range(19),
 )
 def test_files_that_are_no_weights_are_named_for_what_they_are(
     loader: Loader, write: Callable[[Path], Any], says: str
@@ -515,6 +522,7 @@ def _renamed(state: State) -> State:
             lambda s: {**s, "head.weight": torch.ones(400, 16), "head.bias": torch.ones(400)},
             "was trained for 400 labels ('head.weight'), tiny-clip names 2. Name those it was trained for",
         ),
+        (lambda s: {"state": {0: {"exp_avg": torch.ones(1)}}}, "That is an optimizer's state"),
         (lambda s: {**s, "conv.lora_A": torch.ones(2)}, "adapters that were not merged"),
         (lambda s: {**s, "conv.scale": torch.ones(1), "conv.zero_point": torch.ones(1)}, "already quantized"),
         (lambda s: {**s, "head.parametrizations.weight.original": torch.ones(2)}, "remove_parametrizations"),
