@@ -27,11 +27,6 @@ CAUSES = (
         "They are already quantized: give the float weights, edgepv quantizes",
     ),
     (
-        (".bn.weight", ".bn.running_mean"),
-        "Layers fused for quantization-aware training look like this: give the weights from before, and "
-        "train with edgepv export --qat",
-    ),
-    (
         ("parametrizations.",),
         "A parametrization makes them: call torch.nn.utils.parametrize.remove_parametrizations before saving",
     ),
@@ -41,6 +36,10 @@ CAUSES = (
     ),
 )
 """Parts of names that tell where weights come from which fit no plain module -> what to do."""
+FUSED = (
+    "Its batch norms are inside of its convolutions, as layers fused for quantization-aware training: give "
+    "the weights from before, and train with edgepv export --qat"
+)
 
 
 @dataclass(frozen=True)
@@ -255,6 +254,8 @@ def _cause(offer: _Offer, module: Any) -> str:
     for parts, cure in CAUSES:
         if any(part in name for name in offer.extra for part in parts):
             return cure
+    if offer.notes and any(".bn." in name for name in offer.extra) and "observers" in " ".join(offer.notes):
+        return FUSED
     mine, theirs = (
         Counter(tuple(v.shape) for k, v in state.items() if not COUNTERS.search(k))
         for state in (own, offer.state)

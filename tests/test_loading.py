@@ -522,6 +522,13 @@ def _renamed(state: State) -> State:
             lambda s: {**s, "head.weight": torch.ones(400, 16), "head.bias": torch.ones(400)},
             "was trained for 400 labels ('head.weight'), tiny-clip names 2. Name those it was trained for",
         ),
+        (
+            lambda s: (
+                {f"conv.bn.{k[5:]}" if "norm" in k else k: v for k, v in s.items()}
+                | {"conv.activation_post_process.scale": torch.ones(1)}
+            ),
+            "Its batch norms are inside of its convolutions, as layers fused",
+        ),
         (lambda s: {"state": {0: {"exp_avg": torch.ones(1)}}}, "That is an optimizer's state"),
         (lambda s: {**s, "conv.lora_A": torch.ones(2)}, "adapters that were not merged"),
         (lambda s: {**s, "conv.scale": torch.ones(1), "conv.zero_point": torch.ones(1)}, "already quantized"),

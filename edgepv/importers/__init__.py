@@ -6,6 +6,7 @@ a copy of it becomes the user's builder. A net of ``LIBRARY`` is built by the li
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,7 +19,7 @@ from edgepv.files import refuse_out, whole_folder, write_text
 from edgepv.naming import fitted
 from edgepv.optional import present
 from edgepv.types import Checkpoint, ModelSpec, TensorSpec
-from edgepv.weights import Found, addressed, read
+from edgepv.weights import Found, addressed, first_line, read
 
 HERE = Path(__file__).parent
 FILES = ("model.py", "weights.safetensors", "spec.toml")
@@ -154,6 +155,13 @@ def find(name: str) -> Net:
                 f"{name} is built by {family} itself, which is not installed. Install the {family} that "
                 f"fits your torch: pip install {family}"
             )
+        try:
+            importlib.import_module(LIBRARY[name].source.partition(":")[0])
+        except Exception as e:  # a torchvision for another torch dies in its own ways
+            raise TargetUnavailableError(
+                f"{family} is installed and cannot be imported ({first_line(e)}). Install the {family} that "
+                "fits your torch"
+            ) from e
         return LIBRARY[name]
     if family in ELSEWHERE:
         raise UsageError(f"weights of {family} are not imported. Give {ELSEWHERE[family]}: docs/import.md")
