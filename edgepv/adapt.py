@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import json
 import math
 import re
 import shlex
@@ -21,7 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from edgepv.checkpoint import build, check_spec, put, save
+from edgepv.checkpoint import as_toml, build, check_spec, load_notes, put, save
 from edgepv.clips import (
     SPLITS,
     SUFFIXES,
@@ -153,6 +152,8 @@ def finetune(job: Job, console: Console) -> Adapted:
     )
     if not test:
         console.say(UNJUDGED)
+    for note in load_notes(base):
+        console.say(note)
     model = build(base)
     head = new_head(model, base.spec, labels, seed=job.seed)
     learning, judging = shots(parts[0], spec, console), shots(parts[1], spec, console)
@@ -573,25 +574,6 @@ def _write(made: Adapted, model: Any, whole: Any, head: str, manifest: str, job:
 def read(folder: Path) -> Adapted:
     """What an earlier finetune left in ``folder``."""
     return decode(Adapted, read_json(folder / RESULT))
-
-
-def as_toml(spec: ModelSpec) -> str:
-    """A spec as ``edgepv.checkpoint.read_spec`` reads it."""
-    data = {k: v for k, v in encode(spec).items() if v is not None and v != []}
-    tables = {k: v for k, v in data.items() if isinstance(v, dict)}
-    lists = {k: v for k, v in data.items() if isinstance(v, list) and v and isinstance(v[0], dict)}
-    lines = [_line(k, v) for k, v in data.items() if k not in tables and k not in lists]
-    for name, table in tables.items():
-        lines += ["", f"[{name}]", *(_line(k, v) for k, v in table.items())]
-    for name, rows in lists.items():
-        for row in rows:
-            lines += ["", f"[[{name}]]", *(_line(k, v) for k, v in row.items())]
-    return "\n".join(lines) + "\n"
-
-
-def _line(key: str, value: Any) -> str:
-    """``key = value``; strings, numbers, true, false and lists of them are written alike in JSON and TOML."""
-    return f"{key} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007f")
 
 
 def export_command(made: Adapted, job: Job) -> str:

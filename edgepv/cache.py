@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import os
-from collections.abc import Callable
-from modulefinder import ModuleFinder
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +39,45 @@ def sources(folder: Path) -> dict[str, str]:
 
 
 def imported(script: Path) -> dict[str, str]:
-    """Digest of a script and of all that it imports from its own folder, by path there."""
-    folder = script.resolve().parent
-    finder = ModuleFinder(path=[str(folder)])
-    finder.run_script(str(script))
-    found = (getattr(module, "__file__", None) for module in finder.modules.values())
-    files = {Path(name).resolve() for name in found if name}
-    return {path.relative_to(folder).as_posix(): sha256(path) for path in files}
+    """Digest of a script and of all that it imports, here or later, from its own folder, its package, or the
+    current folder; by path from its folder."""
+    folder = top = script.resolve().parent
+    while (top / "__init__.py").is_file():
+        top = top.parent
+    found: dict[str, str] = {}
+    waiting = [script.resolve(), *(p / "__init__.py" for p in (folder, *folder.parents) if p != top)]
+    while waiting:
+        path = waiting.pop()
+        name = Path(os.path.relpath(path, folder)).as_posix()
+        if (
+            path.is_file()
+            and path.is_relative_to(top) | path.is_relative_to(Path.cwd())
+            and name not in found
+        ):
+            found[name] = sha256(path)
+            waiting += _imports(path, (folder, top, Path.cwd()))
+    return found
+
+
+def _imports(path: Path, roots: Sequence[Path]) -> Iterator[Path]:
+    """Files that may be behind the imports of a Python file."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError, RecursionError):
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names, bases = [alias.name for alias in node.names], roots
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module or ''}.{alias.name}".strip(".") for alias in node.names]
+            bases = (path.parents[node.level - 1],) if 0 < node.level <= len(path.parents) else roots
+        else:
+            continue
+        for place in (base.joinpath(*name.split(".")) for name in names for base in bases):
+            for part in (place, *place.parents):
+                if part in bases:
+                    break
+                yield from (part.with_suffix(".py"), part / "__init__.py")
 
 
 def cached(key: Any, make: Callable[[Path], Any]) -> tuple[Path, Any, bool]:

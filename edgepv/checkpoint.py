@@ -6,22 +6,34 @@ pickle. Layers are resized to the weights, so one builder serves every pruned wi
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import importlib
+import importlib.abc
+import importlib.machinery
 import importlib.util
 import inspect
+import json
+import os
+import re
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from inspect import Parameter
 from math import prod
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+from edgepv.cache import cached
 from edgepv.errors import EdgepvError, UsageError
 from edgepv.files import MOST_LETTERS, check_part, read_toml, sha256, whole_file
+from edgepv.naming import fitted
 from edgepv.optional import need
-from edgepv.types import METRICS, Checkpoint, ModelSpec, StepRecord, StreamSpec, decode
+from edgepv.types import METRICS, Checkpoint, ModelSpec, StepRecord, StreamSpec, decode, encode
+from edgepv.weights import Found, addressed, first_line, read
 
 MAX_STATE_BYTES = 1 << 31
 MOST_PARTICLES = 1024
@@ -29,6 +41,9 @@ MOST_FRAMES = 4096
 MOST_STATES = 4096
 MOST_SIDE = 8192  # px
 MOST_VALUES = 1 << 28  # of one input: 1 GiB as float32
+WEIGHTS = "weights.safetensors"
+USERS = "edgepv_user_"
+"""How the packages begin that users' files are loaded in."""
 
 
 def read_spec(path: Path) -> ModelSpec:
@@ -39,6 +54,25 @@ def read_spec(path: Path) -> ModelSpec:
     spec = decode(ModelSpec, data, where=path.name)
     check_spec(spec, path.name)
     return spec
+
+
+def as_toml(spec: ModelSpec) -> str:
+    """A spec as ``read_spec`` reads it."""
+    data = {k: v for k, v in encode(spec).items() if v is not None and v != []}
+    tables = {k: v for k, v in data.items() if isinstance(v, dict)}
+    lists = {k: v for k, v in data.items() if isinstance(v, list) and v and isinstance(v[0], dict)}
+    lines = [_toml_line(k, v) for k, v in data.items() if k not in tables and k not in lists]
+    for name, table in tables.items():
+        lines += ["", f"[{name}]", *(_toml_line(k, v) for k, v in table.items())]
+    for name, rows in lists.items():
+        for row in rows:
+            lines += ["", f"[[{name}]]", *(_toml_line(k, v) for k, v in row.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _toml_line(key: str, value: Any) -> str:
+    """``key = value``; strings, numbers, true, false and lists of them are written alike in JSON and TOML."""
+    return f"{key} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007f")
 
 
 def check_spec(spec: ModelSpec, where: str, *, chunk: int = 1) -> None:
@@ -161,45 +195,199 @@ def with_particles(spec: ModelSpec, count: int) -> ModelSpec:
 
 
 def from_files(builder: str, weights: Path, spec: ModelSpec, *, trust_pickle: bool) -> Checkpoint:
-    """Checkpoint of a user's own model. Pickled weights are turned into safetensors beside the cache.
+    """Checkpoint of a user's own model, its weights plain safetensors under the names of the builder's
+    module.
 
-    Raises UsageError for a missing file, and for a pickle unless ``trust_pickle``.
+    weights: a file, or FILE#SET for one of several sets of weights in it. Where it holds anything else than
+    exactly the module's weights, plain safetensors are written into the cache, and ``load_notes`` says what
+    was done. Raises UsageError for a file or a builder that is no use (see ``edgepv.weights`` and
+    ``new_module``), and for names that do not fit (see ``edgepv.naming``).
     """
-    if not weights.is_file():
-        raise UsageError(f"{weights} does not exist. --weights wants a .safetensors file")
-    if weights.suffix != ".safetensors" and not trust_pickle:
+    path, chosen = addressed(weights)
+    found = read(path, trust_pickle=trust_pickle)
+    module = new_module(builder, spec)
+    state, notes = _in_place(found, module, chosen, str(path), builder)
+    _check_head(module, state, spec, str(path))
+    if found.kind == "safetensors" and set(state) == set(found.sets[""]) and not notes:
+        return Checkpoint(str(path), sha256(path), builder, spec)
+    file = _stored(state)
+    done = StepRecord(
+        "load",
+        {"notes": list(notes)},
+        {"weights": sha256(path)},
+        {"weights": sha256(file)},
+        versions(("edgepv", "torch", "safetensors")),
+    )
+    return Checkpoint(str(file), sha256(file), builder, spec, (done,))
+
+
+def load_notes(checkpoint: Checkpoint | None) -> tuple[str, ...]:
+    """What was done to the weights to load them, as one line; nothing where they were as they should be."""
+    steps = checkpoint.steps if checkpoint else ()
+    notes = [note for step in steps if step.name == "load" for note in step.options["notes"]]
+    return (f"weights: {'; '.join(notes)}",) if notes else ()
+
+
+def _in_place(
+    found: Found, module: Any, chosen: str | None, file: str, builder: str
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """(weights under the names of the module without its parametrizations, what was done)."""
+    own = {name: value.shape for name, value in module.state_dict().items()}
+    same = [v for v in found.sets.values() if {name: value.shape for name, value in v.items()} == own]
+    count = sum(hasattr(part, "parametrizations") for part in module.modules())
+    if len(found.sets) == len(same) == 1 and count:
+        module.load_state_dict(same[0])  # its own code knows best what they mean
+        return made_plain(module).state_dict(), (f"parametrizations of {count} layers computed",)
+    fit = fitted(found, made_plain(module), chosen=chosen, file=file, builder=builder)
+    return fit.state, fit.notes
+
+
+def _check_head(module: Any, state: dict[str, Any], spec: ModelSpec, file: str) -> None:
+    """Raise UsageError for weights of other labels: fit_to_weights would resize the module's last layer."""
+    last = next((k for k, v in reversed(module.state_dict().items()) if v.ndim > 1), "")
+    own = module.state_dict().get(last)
+    if own is None or spec.task != "classification" or own.shape[0] != len(spec.labels) or last not in state:
+        return
+    if len(state[last]) != len(own):
         raise UsageError(
-            f"{weights} is not safetensors; a pickle can run code when it is read. Save it with "
-            "safetensors.torch.save_file, or pass --trust-pickle if you made the file yourself"
+            f"{file} was trained for {len(state[last])} labels ('{last}'), {spec.name} names {len(own)}. "
+            "Name those it was trained for, or give weights that were trained for these: edgepv finetune"
         )
-    return Checkpoint(str(weights), sha256(weights), builder, spec)
+
+
+def _stored(state: dict[str, Any]) -> Path:
+    """A safetensors file of the weights in the cache, the same one for the same weights."""
+    from safetensors.torch import save as serialized
+
+    data = serialized({name: value.contiguous().clone() for name, value in state.items()})
+    key = {"step": "load", "weights": hashlib.sha256(data).hexdigest()}
+    folder, _, _ = cached(key, lambda out: (out / WEIGHTS).write_bytes(data))
+    return folder / WEIGHTS
 
 
 def build(checkpoint: Checkpoint) -> Any:
     """The torch module in eval mode, its weights in, gradients off, rewritten if the checkpoint says so.
 
-    Raises UsageError if the weights changed since the checkpoint was made; if the builder cannot be
-    imported, raises, or returns no module; if weights are not finite in float32; or if weights and module do
-    not match in name, shape or kind of number, naming the first that differs.
-    """
-    torch = need("torch", extra="compress")
+    Parametrizations and masks of the builder's module are computed once and taken off. Raises UsageError if
+    the weights changed since the checkpoint was made; if the builder is no use (see ``new_module``); if
+    weights are not finite in float32; or if weights and module do not match in name, shape or kind of number,
+    naming the first that differs."""
     if sha256(Path(checkpoint.weights)) != checkpoint.sha256:
         raise UsageError(f"{checkpoint.weights} is not the file this run began with. Start again")
     weights = read_weights(Path(checkpoint.weights))
-    module = call_builder(checkpoint.builder, checkpoint.spec)
-    if not isinstance(module, torch.nn.Module):
-        raise UsageError(f"{checkpoint.builder} returned {type(module).__name__}, not a torch module")
+    module = made_plain(new_module(checkpoint.builder, checkpoint.spec))
     fit_to_weights(module, weights)
     _check_kinds(module, weights, checkpoint.weights)
-    try:
-        module.load_state_dict(weights)
-    except RuntimeError as e:
-        detail = str(e).splitlines()[1].strip() if "\n" in str(e) else str(e)
-        raise UsageError(
-            f"{checkpoint.weights} does not fit {checkpoint.builder}: {detail} "
-            "Give the weights that were trained with this builder"
-        ) from e
+    _check_shapes(module, weights, checkpoint)
+    module.load_state_dict(weights)
     return rewritten(module.eval().requires_grad_(False), checkpoint)
+
+
+def _check_shapes(module: Any, weights: dict[str, Any], checkpoint: Checkpoint) -> None:
+    """Raise UsageError for names or shapes that differ between weights and module, naming the first."""
+    own = module.state_dict()
+    what = ""
+    if odd := [name for name in own if name in weights and own[name].shape != weights[name].shape]:
+        first, *shapes = odd[0], tuple(weights[odd[0]].shape), tuple(own[odd[0]].shape)
+        what = f"{len(odd)} differ in shape, '{first}' is {shapes[0]} there and {shapes[1]} in the builder"
+    elif missing := [name for name in own if name not in weights]:
+        what = f"{len(missing)} are missing, like '{missing[0]}'"
+    elif extra := [name for name in weights if name not in own]:
+        what = f"{len(extra)} have no place in it, like '{extra[0]}'"
+    if what:
+        raise UsageError(
+            f"{checkpoint.weights} does not fit {checkpoint.builder}: of {len(own)} weights {what}. "
+            "Give the weights that were trained with this builder"
+        )
+
+
+def new_module(builder: str, spec: ModelSpec) -> Any:
+    """What a builder returns, in eval mode, on the CPU and in float32, without wrappers around it or inside.
+
+    torch.compile's and nn.DataParallel's wrappers are taken off, lazy layers get their sizes. Raises
+    UsageError for a builder that fails or returns no module, and for TorchScript or a quantized model in what
+    it returns."""
+    torch = need("torch", extra="compress")
+    module = call_builder(builder, spec)
+    if not isinstance(module, torch.nn.Module):
+        what = "nothing" if module is None else type(module).__name__
+        raise UsageError(f"{builder} returned {what}, not a torch module. End it with: return the_module")
+    module = _unwrapped(module).eval()
+    for name, part in module.named_modules():
+        where = f"'{name}' of what {builder} returned" if name else f"what {builder} returned"
+        if isinstance(part, torch.jit.ScriptModule):
+            raise UsageError(
+                f"{where} is TorchScript, whose layers cannot be taken apart. Return the nn.Module that was "
+                "scripted or traced, and give its state_dict() as weights"
+            )
+        if type(part).__module__.startswith("torch.ao."):
+            raise UsageError(
+                f"{where} is prepared for quantization or quantized ({type(part).__name__}). Return the "
+                "float model: edgepv quantizes by itself, and trains for it with --qat"
+            )
+    _give_sizes(module, spec, builder)
+    values = (*module.parameters(), *module.buffers())
+    if any(v.is_meta for v in values):
+        raise UsageError(f"{builder} returned a module without storage (device meta). Build it on the CPU")
+    if any(v.dtype in (torch.float16, torch.bfloat16, torch.float64) for v in values):
+        module.float()
+    return module.cpu()
+
+
+def _unwrapped(module: Any) -> Any:
+    """``module`` and its parts without what torch.compile and nn.DataParallel put around them."""
+    import torch
+
+    def core(part: Any) -> Any:
+        while True:
+            if isinstance(part, torch._dynamo.OptimizedModule):
+                part = part._orig_mod
+            elif isinstance(part, torch.nn.DataParallel | torch.nn.parallel.DistributedDataParallel):
+                part = part.module
+            else:
+                part._compiled_call_impl = None  # of module.compile()
+                return part
+
+    module = core(module)
+    for name, part in list(module.named_modules()):
+        if name and core(part) is not part:
+            put(module, name, core(part))
+    return module
+
+
+def _give_sizes(module: Any, spec: ModelSpec, builder: str) -> None:
+    """Run a module with lazy layers once, so that they get their sizes."""
+    import torch
+
+    if not any(torch.nn.parameter.is_lazy(value) for value in (*module.parameters(), *module.buffers())):
+        return
+    try:
+        with torch.no_grad():
+            module(torch.zeros(spec.input.shape))
+    except Exception as e:
+        raise UsageError(
+            f"the lazy layers of {builder} get no size, for it does not run on an input of shape "
+            f"{spec.input.shape}: {first_line(e)}"
+        ) from e
+
+
+def made_plain(module: Any) -> Any:
+    """``module`` with every parametrization, norm hook and pruning mask computed into a plain parameter."""
+    from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
+    from torch.nn.utils.spectral_norm import SpectralNorm
+    from torch.nn.utils.weight_norm import WeightNorm
+
+    for part in list(module.modules()):
+        for name in list(part.parametrizations) if parametrize.is_parametrized(part) else ():
+            parametrize.remove_parametrizations(part, name)
+        for hook in list(part._forward_pre_hooks.values()):
+            if isinstance(hook, prune.BasePruningMethod):
+                prune.remove(part, hook._tensor_name)
+            elif isinstance(hook, WeightNorm):
+                remove_weight_norm(part, hook.name)
+            elif isinstance(hook, SpectralNorm):
+                remove_spectral_norm(part, hook.name)
+    return module
 
 
 def _check_kinds(module: Any, weights: dict[str, Any], where: str) -> None:
@@ -231,40 +419,23 @@ def rewritten(module: Any, checkpoint: Checkpoint) -> Any:
 
 
 def read_weights(path: Path) -> dict[str, Any]:
-    """State dict of a safetensors file (or a pickle, read with weights_only). All finite in float32.
-
-    Raises UsageError for a file that is damaged or holds anything else.
-    """
+    """State dict of a safetensors file, all finite in float32. Raises UsageError for anything else."""
     torch = need("torch", extra="compress")
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        if path.suffix == ".safetensors":
-            state: dict[str, Any] = load_file(path)
-        else:
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-            state = loaded.get("state_dict", loaded)
-            if not all(isinstance(v, torch.Tensor) for v in state.values()):
-                raise UsageError(f"{path} is a whole training state. Save model.state_dict() alone")
-    except UsageError:
-        raise
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as e:
-        raise UsageError(f"{path} cannot be read as weights ({e}). It may be truncated") from e
-    except Exception as e:  # the unpickler raises its own types
-        raise UsageError(f"{path} holds more than plain tensors; save a state dict") from e
+    state = read(path, trust_pickle=False).sets[""]
     for name, value in state.items():
         if value.is_floating_point() and not bool(torch.isfinite(value.float()).all()):
             beyond = "" if not torch.isfinite(value).all() else " in float32, where 3.4e38 is the largest"
             raise UsageError(f"{path}: weight '{name}' has values that are not finite{beyond}. Train again")
-    return dict(state)
+    return state
 
 
 def save(module: Any, path: Path) -> str:
     """Write the module's weights as safetensors, whole; returns their digest."""
     from safetensors.torch import save
 
-    state = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
+    state = {
+        k: v.detach().cpu().contiguous().clone() for k, v in module.state_dict().items()
+    }  # none is shared
     with whole_file(path) as tmp:
         tmp.write_bytes(save(state))
     return sha256(path)
@@ -298,12 +469,34 @@ _CALLED_WITH = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD, Para
 
 
 def call_builder(name: str, spec: ModelSpec | None = None) -> Any:
-    """What the builder "package.module:function" or "path/file.py:function" returns.
+    """What the builder "package.module:function" or "path/file.py:function" returns, or a module of that
+    name.
 
-    spec: its frames' ``height``, ``width`` and ``size`` (the width), and its ``particles`` are handed to a
-    builder that has a parameter of that name.
+    spec: its frames' ``height``, ``width`` and ``size`` (the width), its ``frames``, the number of its labels
+    as ``num_classes``, and its ``particles`` are handed to a builder that has a parameter of that name. What
+    the builder prints goes to stderr. Raises UsageError if it cannot be imported or called, naming its line.
     """
-    function = find_function(name)
+    with contextlib.redirect_stdout(sys.stderr), _beside(name.rpartition(":")[0]):
+        function = find_function(name)
+        if isinstance(function, need("torch", extra="compress").nn.Module):
+            return function
+        given = _arguments(name, function, spec)
+        try:
+            return function(**given)
+        except EdgepvError:
+            raise
+        except SystemExit as e:
+            raise UsageError(
+                f"builder {name} called sys.exit or os._exit; it must return a torch module"
+            ) from e
+        except KeyboardInterrupt:
+            raise
+        except BaseException as e:
+            raise UsageError(f"builder {name} raised {_what(e)}. {_remedy(e)}") from e
+
+
+def _arguments(name: str, function: Callable[..., Any], spec: ModelSpec | None) -> dict[str, Any]:
+    """What a builder is told of the spec. Raises UsageError if it needs to be told more."""
     parameters = inspect.signature(function).parameters
     given = {n: v for n, v in (_facts(spec) if spec else {}).items() if n in parameters and v is not None}
     required = [
@@ -312,28 +505,49 @@ def call_builder(name: str, spec: ModelSpec | None = None) -> Any:
         if p.default is p.empty and p.name not in given and p.kind in _CALLED_WITH
     ]
     if required:
-        raise UsageError(f"builder {name} needs the argument '{required[0]}'; it must need none")
-    try:
-        return function(**given)
-    except EdgepvError:
-        raise
-    except SystemExit as e:
-        raise UsageError(f"builder {name} called sys.exit or os._exit; it must return a torch module") from e
-    except KeyboardInterrupt:
-        raise
-    except BaseException as e:
-        raise UsageError(f"builder {name} raised {type(e).__name__}: {_line(e)}. Fix the builder") from e
+        called = f"{name.rpartition(':')[2]}({required[0]}=...)"
+        raise UsageError(
+            f"builder {name} needs the argument '{required[0]}'; it must need none. Put a function without "
+            f"arguments beside it that returns {called}, and name that one"
+        )
+    return given
 
 
-def _line(error: BaseException) -> str:
-    """The first line of what an error says."""
-    return next(iter(str(error).splitlines()), "")
+def _what(error: BaseException) -> str:
+    """An error of the user's code: its kind, its first line, and the user's line that it came through."""
+    frames = traceback.extract_tb(error.__traceback__)
+    libraries = (str(Path(inspect.__file__).parent), str(Path(__file__).parent), "<")
+    own = [f for f in frames if "site-packages" not in f.filename and not f.filename.startswith(libraries)]
+    place = f"{Path(own[-1].filename).name}:{own[-1].lineno}" if own else ""
+    if isinstance(error, SyntaxError) and error.filename:
+        place = f"{Path(error.filename).name}:{error.lineno}"
+    said = str(error.msg) if isinstance(error, SyntaxError) else next(iter(str(error).splitlines()), "")
+    said = re.sub(rf"{USERS}[0-9a-f]{{8}}\.", "", said)
+    return f"{type(error).__name__}: {said}{f' ({place})' if place else ''}"
+
+
+def _remedy(error: BaseException) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        if error.name.startswith(USERS):
+            return "Correct the import, or put the module there"
+        return (
+            f"Install '{error.name.partition('.')[0]}', or put it beside the builder's file or into the "
+            "current folder"
+        )
+    return "Fix the builder"
 
 
 def _facts(spec: ModelSpec) -> dict[str, int | None]:
     """What a builder may ask to be told."""
     height, width = spec.input.shape[-2:]
-    return {"size": width, "height": height, "width": width, "particles": spec.particles}
+    return {
+        "size": width,
+        "height": height,
+        "width": width,
+        "frames": spec.frames,
+        "num_classes": len(spec.labels) or None,
+        "particles": spec.particles,
+    }
 
 
 def find_function(name: str) -> Callable[..., Any]:
@@ -345,7 +559,8 @@ def find_function(name: str) -> Callable[..., Any]:
     if not place or not attribute:
         raise UsageError(f"'{name}' is not file.py:function or package.module:function")
     try:
-        module = _load_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+        with _beside(place):
+            module = _load_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
     except EdgepvError:
         raise
     except SystemExit as e:
@@ -356,25 +571,104 @@ def find_function(name: str) -> Callable[..., Any]:
     except KeyboardInterrupt:
         raise
     except BaseException as e:
-        raise UsageError(f"{place} cannot be imported: {type(e).__name__}: {_line(e)}") from e
+        raise UsageError(f"{place} cannot be imported: {_what(e)}. {_remedy(e)}") from e
     if not callable(getattr(module, attribute, None)):
         raise UsageError(f"{place} has no function '{attribute}'")
     return getattr(module, attribute)
 
 
+@contextlib.contextmanager
+def _beside(place: str) -> Iterator[None]:
+    """Let the user's code import what lies beside its file, in its package's folder and in the current
+    folder.
+
+    The first two come before what is installed, as for any script, except for the file's own name: a file
+    torchvision.py may import torchvision. Afterwards they are asked last, for what is imported when it runs.
+    """
+    need("torch", extra="compress")  # else its own imports would be looked for here
+    folders = [Path.cwd()]
+    if place.endswith(".py"):
+        folders = [Path(place).resolve().parent, _top(Path(place).resolve().parent), *folders]
+    paths = [str(folder) for folder in folders]
+    own = _Elsewhere(Path(place).stem, paths)
+    for name in [n for n, folder in _BESIDE.items() if folder not in paths]:
+        sys.modules.pop(name, None)  # another builder's, whose neighbours may have the same names
+        del _BESIDE[name]
+    before, loaded = list(sys.path), set(sys.modules)
+    sys.path[:] = [*paths[:-1], *(p for p in before if p not in paths), paths[-1]]
+    sys.meta_path.insert(0, own)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(own)
+        sys.path[:] = [*before, *(p for p in dict.fromkeys(paths) if p not in before)]
+        for name in set(sys.modules) - loaded:
+            file = getattr(sys.modules[name], "__file__", None) or ""
+            if "site-packages" not in file:
+                for folder in (p for p in paths[:-1] if file.startswith(p + os.sep)):
+                    _BESIDE[name] = folder
+
+
+_BESIDE: dict[str, str] = {}
+"""What builders imported from beside their files: module -> the folder."""
+
+
+class _Elsewhere(importlib.abc.MetaPathFinder):
+    """Finds a module of one name anywhere but in some folders."""
+
+    def __init__(self, name: str, folders: Sequence[str]) -> None:
+        self._name, self._folders = name, folders
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        if name != self._name or path is not None:
+            return None
+        return importlib.machinery.PathFinder.find_spec(name, [p for p in sys.path if p not in self._folders])
+
+
+def _top(folder: Path) -> Path:
+    """The folder that holds the package ``folder`` is in; itself if it is in none."""
+    while (folder / "__init__.py").is_file():
+        folder = folder.parent
+    return folder
+
+
+def _package(folder: Path) -> str:
+    """The name of a package that a folder is, made if it is none: a file in it may import relatively."""
+    top = _top(folder) if (folder / "__init__.py").is_file() else folder.parent
+    name = f"{USERS}{hashlib.sha256(os.fsencode(top)).hexdigest()[:8]}"
+    _namespace(name, top)
+    for part in folder.relative_to(top).parts:
+        name, top = f"{name}.{_safe(part)}", top / part
+        if (top / "__init__.py").is_file():
+            importlib.import_module(name)
+        else:
+            _namespace(name, top)
+    return name
+
+
+def _safe(part: str) -> str:
+    """Part of a path as part of a module's name, in which a dot would begin a new one."""
+    return re.sub(r"\W", "_", part)
+
+
+def _namespace(name: str, folder: Path) -> None:
+    """Make a package of no file whose modules are those in ``folder``."""
+    made = ModuleType(name)
+    made.__path__ = [str(folder)]
+    sys.modules[name] = made
+
+
 def _load_file(path: Path) -> Any:
+    """The module of a file, run anew; in its package, so that it may import relatively."""
     if not path.is_file():
         raise UsageError(f"{path} does not exist. MODEL may be path/file.py:function")
-    key = f"edgepv_user_{path.stem}"
-    spec = importlib.util.spec_from_file_location(key, path)
+    path = path.resolve()
+    package = _package(path.parent)
+    spec = importlib.util.spec_from_file_location(f"{package}.{_safe(path.stem)}", path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
-    sys.modules[key] = module
-    sys.path.insert(0, str(path.resolve().parent))
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(path.resolve().parent))
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
     return module
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from edgepv import __version__, cli_live, cli_models, cli_search
+from edgepv import __version__, cli_import, cli_live, cli_models, cli_search
 from edgepv.console import nobody_reads, own_model, say_next, seed, tell, timeout, visible
 from edgepv.errors import EdgepvError, UsageError
 
@@ -143,6 +143,7 @@ def parser() -> argparse.ArgumentParser:
     _export(commands)
     _stream(commands)
     _sensitivity(commands)
+    cli_import.add_import(commands)
     cli_models.add_finetune(commands)
     cli_models.add_explain(commands)
     cli_search.add_search(commands)
@@ -568,8 +569,7 @@ def _account(a: argparse.Namespace) -> Any:
 
 def _stream_model(a: argparse.Namespace) -> tuple[Any, Any]:
     """The torch module and its spec; without --weights as the builder initialises it."""
-    from edgepv.checkpoint import build, call_builder, from_files, read_spec
-    from edgepv.optional import need
+    from edgepv.checkpoint import build, from_files, load_notes, made_plain, new_module, read_spec
 
     if a.model.endswith(".onnx"):
         raise UsageError(f"{a.model}: an ONNX file is not converted. Give the builder: file.py:builder")
@@ -586,11 +586,10 @@ def _stream_model(a: argparse.Namespace) -> tuple[Any, Any]:
     spec = read_spec(Path(a.spec)) if a.spec else _clip_spec(a.model, a.clip)
     if a.weights:
         files = from_files(a.model, Path(a.weights), spec, trust_pickle=a.trust_pickle)
+        for note in load_notes(files):
+            tell(note, file=sys.stderr)
         return build(files), spec
-    module = call_builder(a.model)
-    if not isinstance(module, need("torch", extra="compress").nn.Module):
-        raise UsageError(f"{a.model} returned {type(module).__name__}, not a torch module")
-    return module.eval().requires_grad_(False), spec
+    return made_plain(new_module(a.model, spec)).requires_grad_(False), spec
 
 
 def _clip_spec(model: str, clip: str) -> Any:

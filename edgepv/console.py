@@ -123,11 +123,15 @@ def hush_native() -> Iterator[None]:
 
 def own_model(c: Any) -> None:
     """Options of a command for a model of the user's own."""
-    c.add_argument("--weights", metavar="FILE", help="safetensors weights of file.py:builder")
+    c.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="weights of file.py:builder: safetensors, or what torch.save wrote with --trust-pickle",
+    )
     c.add_argument(
         "--spec", metavar="FILE", help="TOML that describes file.py:builder or file.onnx (see docs/spec.md)"
     )
-    c.add_argument("--trust-pickle", action="store_true", help="read pickled weights (weights_only)")
+    c.add_argument("--trust-pickle", action="store_true", help="read pickled weights; no code in them runs")
 
 
 def timeout(c: Any, what: str) -> None:

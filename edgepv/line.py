@@ -19,7 +19,16 @@ import numpy as np
 
 from edgepv.cache import cached, imported, sources
 from edgepv.calibration import CalibrationSet, calibration_set, rolled_feeds
-from edgepv.checkpoint import at_size, build, from_files, read_spec, record, versions, with_particles
+from edgepv.checkpoint import (
+    at_size,
+    build,
+    from_files,
+    load_notes,
+    read_spec,
+    record,
+    versions,
+    with_particles,
+)
 from edgepv.clips import Clip, find_clips, hold_last, model_frames, split_clips
 from edgepv.console import Console
 from edgepv.errors import UsageError
@@ -266,7 +275,7 @@ def lowered(line: Line, source: Source, clips: Clips) -> Lowered:
     checkpoint = compressed(line, source, clips)
     checkpoint, flat, notes = streamed(line, checkpoint, clips)
     base, folder = lower(line, source, checkpoint)
-    return Lowered(source, checkpoint, base, folder, flat, notes)
+    return Lowered(source, checkpoint, base, folder, flat, (*load_notes(source.checkpoint), *notes))
 
 
 def ready(line: Line, model: Lowered, clips: Clips) -> Ready:

@@ -17,7 +17,7 @@ import numpy as np
 from edgepv import bundle, judge, report
 from edgepv.bundle import Content, Measured
 from edgepv.calibration import PREPROCESSING, calibration_set, in_turns, rolled_feeds
-from edgepv.checkpoint import build
+from edgepv.checkpoint import build, load_notes
 from edgepv.clips import Clip, at_model_size, hold_last, model_frames, read_video, resample
 from edgepv.console import Console
 from edgepv.errors import AccuracyGateError, InconclusiveError, TargetUnavailableError, UsageError, unknown
@@ -105,6 +105,8 @@ def export(options: Options, console: Console) -> list[Exported]:
     source = load(options)
     clips = gather(options, source.spec)
     console.say(f"model {source.spec.name} ({source.sha256[:12]}), clips: {clips.origin}")
+    for note in load_notes(source.checkpoint):
+        console.say(note)
     line = Line(options, console)
     subject = prepare(line, source, clips)
     made = []
@@ -672,6 +674,8 @@ def sensitivity(
     """
     line = Line(options, console)
     source = load(options)
+    for note in load_notes(source.checkpoint):
+        console.say(note)
     clips = gather(options, source.spec)
     if not clips.fits:
         raise UsageError(f"{source.spec.name} needs clips like those its camera will see: --clips DIR")

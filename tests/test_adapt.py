@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from edgepv import adapt, cli_models
 from edgepv.adapt import Job
-from edgepv.checkpoint import build, from_files, put, read_spec
+from edgepv.checkpoint import as_toml, build, from_files, put, read_spec
 from edgepv.clips import Clip, find_clips, model_frames
 from edgepv.console import Console
 from edgepv.console import seed as seed_of
@@ -222,7 +222,7 @@ def test_labels_come_from_folders_or_from_a_manifest(colours: Path, tmp_path: Pa
 
 def test_a_spec_survives_being_written(tmp_path: Path) -> None:
     spec = tiny_spec(labels=('quo"te\\', "läuft weg #1", "x y"), fps=Fraction(30000, 1001))
-    (tmp_path / "spec.toml").write_text(adapt.as_toml(spec))
+    (tmp_path / "spec.toml").write_text(as_toml(spec))
     assert read_spec(tmp_path / "spec.toml") == spec
 
 

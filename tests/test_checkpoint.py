@@ -68,7 +68,7 @@ def test_a_stop_while_a_builder_runs_is_a_stop(tmp_path: Path) -> None:
 
 def test_a_builders_long_complaint_is_cut_to_its_first_line(tmp_path: Path) -> None:
     name = _file(tmp_path, "def build():\n    raise ValueError('no config\\nsecond\\nthird')\n")
-    assert "raised ValueError: no config. Fix the builder" in _refusal(call_builder, name)
+    assert "raised ValueError: no config (net.py:2). Fix the builder" in _refusal(call_builder, name)
 
 
 @pytest.mark.parametrize(

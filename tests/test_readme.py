@@ -28,6 +28,7 @@ COMMANDS = (
     "update",
     "finetune",
     "explain",
+    "import",
 )
 ACTIVATE = ". .venv/bin/activate"
 MAKE = ("make demo", "make test", ACTIVATE, "pip install", "git clone", "cd ")
