@@ -262,11 +262,40 @@ def _shipped(spec: ModelSpec) -> list[Clip]:
 
 
 def lowered(line: Line, source: Source, clips: Clips) -> Lowered:
-    """Compress, stream and lower a model, as the options say."""
+    """Compress, stream and lower a model that is what it seems, as the options say."""
+    source, said = probed(line, source)
     checkpoint = compressed(line, source, clips)
     checkpoint, flat, notes = streamed(line, checkpoint, clips)
     base, folder = lower(line, source, checkpoint)
-    return Lowered(source, checkpoint, base, folder, flat, notes)
+    return Lowered(source, checkpoint, base, folder, flat, (*said, *notes))
+
+
+def probed(line: Line, source: Source) -> tuple[Source, tuple[str, ...]]:
+    """The model with what was found of its answers, and notes; see ``edgepv.export.probes``.
+
+    Raises UsageError for a model that no graph can be.
+    """
+    from edgepv.export import probes, to_onnx
+
+    def make(_: Path) -> Any:
+        if source.checkpoint:
+            return encode(probes.probe(build(source.checkpoint), source.spec))
+        assert source.onnx
+        base = to_onnx.read_onnx(source.onnx, source.spec)
+        engine = open_engine(base, source.onnx.parent)
+        try:
+            return encode(probes.of_onnx(source.onnx, base, engine.infer))
+        finally:
+            engine.close()
+
+    found = decode(probes.Found, line.step("probe", source_key(source), ("torch", "onnxruntime"), make)[1])
+    if found.scores == source.spec.scores:
+        return source, ()
+    spec = replace(source.spec, scores=found.scores)
+    told = replace(source, spec=spec, checkpoint=source.checkpoint and replace(source.checkpoint, spec=spec))
+    note = f"the model answers probabilities, {found.why}: they are its scores, without another softmax"
+    line.console.say(note)
+    return told, (note,)
 
 
 def ready(line: Line, model: Lowered, clips: Clips) -> Ready:

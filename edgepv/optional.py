@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
@@ -61,6 +63,18 @@ def present(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:
         return False
+
+
+@contextlib.contextmanager
+def plain_attention() -> Iterator[None]:
+    """Have torch compute attention by its own layers: its fused path has no graph and skips padding."""
+    mha = need("torch", extra="compress").backends.mha
+    before = mha.get_fastpath_enabled()
+    mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        mha.set_fastpath_enabled(before)
 
 
 def ort_options(threads: int = 1, *, exact_sums: bool = True) -> Any:

@@ -64,6 +64,7 @@ POSTPROCESSING = {
     "tracking": "x and y in image heights, visibility in [0, 1]",
     "restoration": "x * std + mean, clipped to [0, 1]",
 }
+PROBABILITIES = "probabilities as they are; a clip's answer is their mean over valid frames"
 THUMBNAIL = 112
 PROBED = 32
 """Held-out clips of which one input each is kept, to look inside a model and to time it."""
@@ -280,6 +281,7 @@ class Subject(Ready):
 def prepare(line: Line, source: Source, clips: Clips) -> Subject:
     """Run the line up to the targets, and let the original answer the held-out clips."""
     found = ready(line, lowered(line, source, clips), clips)
+    source = found.source
     checkpoint, base, folder = found.checkpoint, found.base, found.base_folder
     spec = base.spec
     changed = checkpoint is not source.checkpoint
@@ -612,7 +614,7 @@ def write_bundle(
         spec=subject.base.spec,
         stream=subject.base.stream,
         preprocessing=PREPROCESSING,
-        postprocessing=POSTPROCESSING[subject.base.spec.task],
+        postprocessing=_postprocessing(subject.base.spec),
         calibration_digest=subject.calibration.digest if subject.calibration else None,
         steps=found.steps,
         variants=variants,
@@ -631,6 +633,10 @@ def write_bundle(
         proven={v.name: proof(bundle.on_this_host(v).engine) for v in variants},
     )
     bundle.write(folder, content, measured)
+
+
+def _postprocessing(spec: ModelSpec) -> str:
+    return PROBABILITIES if spec.scores == "probabilities" else POSTPROCESSING[spec.task]
 
 
 def write_golden(subject: Subject, variants: Sequence[Variant], folder: Path) -> dict[str, Any]:

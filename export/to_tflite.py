@@ -13,6 +13,7 @@ from edgepv.errors import UsageError
 from edgepv.export.to_onnx import example_inputs, refusal, step_module, stream_spec, tensor_names
 from edgepv.files import sha256, whole_file
 from edgepv.isolated import call
+from edgepv.optional import litert_interpreter, plain_attention
 from edgepv.types import Checkpoint, Variant, decode, encode
 
 
@@ -49,7 +50,7 @@ def convert(checkpoint: dict[str, Any], out: str) -> dict[str, dict[str, str]]:
     import torch
 
     arguments = tuple(torch.from_numpy(v) for v in example.values())
-    with whole_file(Path(out)) as tmp, hush():
+    with whole_file(Path(out)) as tmp, hush(), plain_attention():
         try:
             litert_torch.convert(target, arguments).export(str(tmp))
         except Exception as e:
@@ -70,8 +71,6 @@ def _names(
     Inputs come out as args_0.. and outputs as output_0.., in call order; the numbers confirm it.
     """
     import torch
-
-    from edgepv.optional import litert_interpreter
 
     inputs, outputs = tensor_names(source.spec, stream)
     interpreter = litert_interpreter()(str(path), num_threads=1)
