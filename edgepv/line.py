@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from edgepv.cache import cached, imported, sources
-from edgepv.calibration import CalibrationSet, calibration_set, rolled_feeds
+from edgepv.calibration import CalibrationSet, calibration_set, grown, rolled_feeds
 from edgepv.checkpoint import at_size, build, from_files, read_spec, record, versions, with_particles
 from edgepv.clips import Clip, find_clips, hold_last, model_frames, split_clips
 from edgepv.console import Console
@@ -139,10 +139,12 @@ class Lowered:
 
 @dataclass(frozen=True)
 class Ready(Lowered):
-    """A lowered model and what its INT8 ranges are set by. feeds: inputs with rolled states; empty: none."""
+    """A lowered model and what its INT8 ranges are set by. feeds: inputs with rolled states; empty: none.
+    grown: states that grow for ever."""
 
     calibration: CalibrationSet | None
     feeds: tuple[Tensors, ...]
+    grown: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -313,7 +315,32 @@ def ready(line: Line, model: Lowered, clips: Clips) -> Ready:
             if line.options.precision == "int8":
                 raise
             feeds, model = [], replace(model, notes=(*model.notes, f"no INT8: {e}"))
-    return Ready(**vars(model), calibration=calibration, feeds=tuple(feeds))
+    endless = outgrown(line, model, clips)
+    if endless:
+        note = f"state '{endless[0]}' grows for ever: what works with it stays in float, and is run for long"
+        model = replace(model, notes=(*model.notes, note))
+    return Ready(**vars(model), calibration=calibration, feeds=tuple(feeds), grown=endless)
+
+
+def outgrown(line: Line, model: Lowered, clips: Clips) -> tuple[str, ...]:
+    """States that grow for ever, of a model that brought its own step: what was converted only stores."""
+    base = model.base
+    own = base.stream is not None and (model.checkpoint is None or model.checkpoint.rewrite is None)
+    names = [s.name for s in base.stream.states if s.update == "replace"] if own and base.stream else []
+    if not names:
+        return ()
+    clip = (*clips.calibration, *clips.held_out)[0]
+
+    def make(_: Path) -> Any:
+        engine = open_engine(base, model.base_folder)
+        try:
+            stepper = Stepper(engine.infer, base.spec, base.stream)
+            return list(grown(stepper, model_frames(clip.path, base.spec), names))
+        finally:
+            engine.close()
+
+    key = {"model": base.sha256, "spec": digest(base.spec), "clip": sha256(clip.path)}
+    return tuple(line.step("growth", key, ("onnxruntime",), make)[1])
 
 
 def compressed(line: Line, source: Source, clips: Clips) -> Checkpoint | None:
@@ -570,6 +597,7 @@ def run_builder(line: Line, model: Ready, target: Target, base: Variant, models:
         keep_float=line.options.keep_float,
         ranges=line.options.ranges,
         only=line.options.variant,
+        grown=model.grown,
     )
     packed: Packed = getattr(importlib.import_module(module), name)(job)
     if not packed.variants:

@@ -7,7 +7,7 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
@@ -113,3 +113,9 @@ def litert_interpreter() -> Any:
         "no LiteRT interpreter on this machine (ai-edge-litert, or tflite-runtime with numpy below 2). "
         "Run: pip install 'edgepv[mobile]'"
     )
+
+
+def litert_feeds(runner: Any, feeds: Mapping[str, Any]) -> dict[str, Any]:
+    """Inputs of a LiteRT signature in its own types: the converter makes 32 bits of whole numbers of 64."""
+    kinds = {name: detail["dtype"] for name, detail in runner.get_input_details().items()}
+    return {name: value.astype(kinds.get(name, value.dtype), copy=False) for name, value in feeds.items()}

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 MOST = 65504 / 2
 """Values beyond it stay in float32: a camera shows what no calibration clip did."""
-ARITHMETIC = ("Add", "Sub", "Mul", "Div", "Sum", "Mean")
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 def beyond(model: ModelProto, feeds: Sequence[Tensors]) -> dict[str, float]:
@@ -60,29 +60,19 @@ def _magnitude(values: np.ndarray) -> float:
 
 
 def sums(model: ModelProto, states: Sequence[tuple[str, str]]) -> tuple[str, ...]:
-    """Nodes that add to a state from step to step. states: (graph input, graph output) of those that grow.
+    """Nodes that add to a state from step to step, and those that work with it until a layer with weights.
 
-    A float16 of 2048 plus 1 is 2050 or 2048: a count stops there, and a sum at a few hundred times its steps.
+    states: (graph input, graph output) of those that grow. A float16 of 2048 plus 1 is 2048 again: a count
+    stops there, and a sum sooner.
     """
-    found: list[str] = []
-    for start, end in states:
-        after, before = _reached(model, start), _reached(model, end, back=True)
-        between = [n for n in model.graph.node if n.name in after and n.name in before]
-        if any(n.op_type in ARITHMETIC for n in between):
-            readers = [n for n in model.graph.node if start in n.input or end in n.input]
-            found += [n.name for n in (*between, *readers)]
-    return tuple(dict.fromkeys(found))
-
-
-def _reached(model: ModelProto, tensor: str, *, back: bool = False) -> set[str]:
-    """Names of the nodes that depend on a tensor; ``back``: that it depends on."""
-    tensors, found = {tensor}, set()
-    for node in reversed(model.graph.node) if back else model.graph.node:
-        given, made = (node.output, node.input) if back else (node.input, node.output)
-        if tensors & set(given):
-            tensors |= set(made)
-            found.add(node.name)
-    return found
+    tensors = {name for pair in states for name in pair}
+    found = []
+    for node in model.graph.node:
+        if tensors & set(node.input) and node.op_type not in WEIGHTED:
+            tensors |= set(node.output)
+            found.append(node.name)
+    makers = {name: node.name for node in model.graph.node for name in node.output}
+    return tuple(dict.fromkeys((*found, *(makers[end] for _, end in states if end in makers))))
 
 
 NOTE = "edgepv.float32"

@@ -13,7 +13,7 @@ from edgepv.errors import UsageError
 from edgepv.export.to_onnx import example_inputs, refusal, step_module, stream_spec, tensor_names
 from edgepv.files import sha256, whole_file
 from edgepv.isolated import call
-from edgepv.optional import litert_interpreter, plain_attention
+from edgepv.optional import litert_feeds, litert_interpreter, plain_attention
 from edgepv.types import Checkpoint, Variant, decode, encode
 
 
@@ -76,7 +76,7 @@ def _names(
     interpreter = litert_interpreter()(str(path), num_threads=1)
     interpreter.allocate_tensors()
     runner = interpreter.get_signature_runner()
-    got = runner(**{f"args_{i}": example[name] for i, name in enumerate(inputs)})
+    got = runner(**litert_feeds(runner, {f"args_{i}": example[name] for i, name in enumerate(inputs)}))
     with torch.no_grad():
         wanted = target(*arguments)
     wanted = wanted if isinstance(wanted, tuple | list) else (wanted,)

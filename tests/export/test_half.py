@@ -94,8 +94,10 @@ def _counted(model: Any, steps: int) -> float:
     from onnx.reference import ReferenceEvaluator
 
     session, state = ReferenceEvaluator(model), np.full((1, 1), 2000, np.float32)
+    found: Any
     for _ in range(steps):
-        state = session.run(["s_next"], {"x": np.ones((1, 1), np.float32), "s": state})[0]
+        found = session.run(["s_next"], {"x": np.ones((1, 1), np.float32), "s": state})
+        state = found[0]
     return float(state[0, 0])
 
 
