@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import linecache
 import re
 import sys
@@ -43,9 +44,10 @@ def raised_at(error: BaseException) -> str:
 
 
 def running_at() -> str:
-    """The innermost line of the user's that runs now; see ``raised_at``."""
+    """The innermost line of the user's that runs now, below what of edgepv called it; see ``raised_at``."""
     stack = [_place(f, number) for f, number in traceback.walk_stack(sys._getframe(1))]
-    return line_of(reversed(stack))
+    inside = itertools.dropwhile(_ours, stack)
+    return line_of(reversed(list(itertools.takewhile(lambda place: not _ours(place), inside))))
 
 
 def named_in(text: str) -> str:
@@ -74,9 +76,16 @@ def _places(text: str) -> list[Place]:
 
 def _foreign(path: str, module: str) -> bool:
     """Whether a file belongs to Python, to a tool, or to edgepv, except its models."""
-    if path.startswith("<") or (module.startswith("edgepv.") and not module.startswith("edgepv.zoo")):
+    if path.startswith("<") or _ours((path, 0, module)):
         return True
     package = PACKAGES.search(path)
     if package:
         return package[2] in TOOLS
-    return path.startswith(_STDLIB) or (not module and _OURS.match(path) is not None)
+    return path.startswith(_STDLIB)
+
+
+def _ours(place: Place) -> bool:
+    path, _, module = place
+    if not module:
+        return _OURS.match(path) is not None
+    return module.startswith("edgepv.") and not module.startswith("edgepv.zoo")

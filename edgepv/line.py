@@ -444,7 +444,7 @@ def streamed(
             _, made = line.step("stream", {**key, "every": options.every, **shown}, ("torch",), make)
         except NotStreamableError as e:
             cost = f"a window: all {spec.frames} frames are computed again for every answer"
-            return checkpoint, flat, (f"{e} It stays {cost}",)
+            return checkpoint, flat, (f"{e}. It stays {cost}",)
         stream = decode(StreamSpec, made["stream"])
         done = record(
             "stream",

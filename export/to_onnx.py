@@ -11,9 +11,10 @@ from typing import Any, get_args, get_type_hints
 
 import numpy as np
 
-from edgepv.blame import raised_at
+from edgepv.blame import named_in, raised_at
 from edgepv.console import hush
 from edgepv.errors import UsageError
+from edgepv.export.plain import in_parts
 from edgepv.files import sha256, whole_file
 from edgepv.optional import need, plain_attention
 from edgepv.types import ModelSpec, StateSpec, StreamSpec, TensorSpec, Variant
@@ -119,9 +120,11 @@ def lower(module: Any, spec: ModelSpec, out: Path) -> Variant:
             _export(target, example, tmp, inputs, outputs)
         except Exception as e:
             try:
-                _export(_attention_in_parts(target, example), example, tmp, inputs, outputs)
+                _export(_in_parts(target, example), example, tmp, inputs, outputs)
             except Exception:
-                raise UsageError(f"torch.onnx cannot convert {spec.name}: {refusal(e)}") from e
+                raise UsageError(
+                    f"torch.onnx cannot convert {spec.name}: {_untaken(target, example, e)}"
+                ) from e
         _strip_origin(tmp)
     return float_variant(out, spec, stream, {n: n for n in inputs}, {n: n for n in outputs})
 
@@ -141,13 +144,26 @@ def _export(target: Any, example: tuple[Any, ...], out: Path, inputs: list[str],
     )
 
 
-def _attention_in_parts(target: Any, example: tuple[Any, ...]) -> Any:
-    """The program with attention as two products and a softmax: torch.onnx takes it whole in 4-D only."""
+def _in_parts(target: Any, example: tuple[Any, ...]) -> Any:
+    """The program in operators that torch.onnx takes; see ``plain``."""
     torch = need("torch", extra="compress")
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    with sdpa_kernel(SDPBackend.MATH):
+    with in_parts():
         return torch.export.export(target, example, strict=False).run_decompositions()
+
+
+def _untaken(target: Any, example: tuple[Any, ...], error: Exception) -> str:
+    """Why a program has no ONNX form: the operator and the user's line, or what else the error says."""
+    torch = need("torch", extra="compress")
+    found = re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)'", str(error))
+    if found is None:
+        return refusal(error)
+    line = ""
+    with contextlib.suppress(Exception):
+        program = torch.export.export(target, example, strict=False).run_decompositions()
+        nodes = (n for n in program.graph.nodes if str(n.target).startswith(found[1]))
+        line = next((named_in(n.meta.get("stack_trace") or "") for n in nodes), "")
+    where = f" ({line})" if line else ""
+    return f"it has no form of the operator {found[1]}{where}. Write that line with other operators"
 
 
 def float_variant(

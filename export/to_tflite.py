@@ -10,6 +10,7 @@ import numpy as np
 from edgepv.checkpoint import build
 from edgepv.console import hush
 from edgepv.errors import UsageError
+from edgepv.export.plain import in_parts
 from edgepv.export.to_onnx import example_inputs, refusal, step_module, stream_spec, tensor_names
 from edgepv.files import sha256, whole_file
 from edgepv.isolated import call
@@ -22,7 +23,8 @@ def to_tflite(checkpoint: Checkpoint, base: Variant, out: Path) -> Variant:
 
     Raises UsageError with the converter's reason; a converter's crash is a reason too.
     """
-    names = call("edgepv.export.to_tflite:convert", checkpoint=encode(checkpoint), out=str(out))
+    work = "edgepv.export.to_tflite:convert"
+    names = call(work, tool="litert-torch", checkpoint=encode(checkpoint), out=str(out))
     return Variant(
         name="litert-fp32",
         engine="litert",
@@ -54,7 +56,11 @@ def convert(checkpoint: dict[str, Any], out: str) -> dict[str, dict[str, str]]:
         try:
             litert_torch.convert(target, arguments).export(str(tmp))
         except Exception as e:
-            raise UsageError(f"litert-torch cannot convert {source.spec.name}: {refusal(e)}") from e
+            try:
+                with in_parts():
+                    litert_torch.convert(target, arguments).export(str(tmp))
+            except Exception:
+                raise UsageError(f"litert-torch cannot convert {source.spec.name}: {refusal(e)}") from e
         return _names(tmp, source, stream, example, target, arguments)
 
 

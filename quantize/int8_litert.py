@@ -72,6 +72,7 @@ class Step:
 
             call(
                 "edgepv.quantize.int8_litert:work",
+                tool="ai-edge-quantizer",
                 source=str(folder / base.path),
                 feeds=str(orders),
                 recipe=self.recipe,
@@ -120,11 +121,10 @@ def work(
     rows = {i: litert_feeds(runner, row) for i, row in rows.items()}
     recipe_list = _recipe(recipe, [*float_scopes(source), *endless_scopes(source, grown)])
     tool = quantizer.Quantizer(source, recipe_list)
-    result = tool.quantize(
-        _ranges(source, recipe_list, [rows[i] for i in sorted(rows)], states),
-        enable_progress_bar=False,
-        enable_progress_report=False,
-    )
+    ranges = _ranges(source, recipe_list, [rows[i] for i in sorted(rows)], states)
+    if not ranges:
+        raise UsageError("ai-edge-quantizer found no layer of a kind that it quantizes")
+    result = tool.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
     result.export_model(out, overwrite=True)
     interpreter = litert_interpreter()(out, num_threads=1)
     interpreter.allocate_tensors()
