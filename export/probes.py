@@ -75,6 +75,7 @@ def probe(module: Any, spec: ModelSpec) -> Found:
     if kept or drawn:
         changed = before.changed(_Kept(module)) if kept else []
         raise UsageError(f"{spec.name}: {_told(watch, changed, kept or drawn)}")
+    _refuse_training(module, spec)
     rows = [v[0].flatten().double().numpy() for v in (first, *others)]
     return _found(spec, rows, watch.end, watch.at)
 
@@ -159,9 +160,10 @@ def _told(watch: Any, changed: Sequence[str], apart: float) -> str:
 
 
 def _inputs(spec: ModelSpec, stream: StreamSpec | None, seed: int) -> tuple[Any, ...]:
-    """The arguments of a first call on noise: the video, and states as they begin."""
+    """The arguments of a first call: a video whose pixels are noise in [0, 1], and states as they begin."""
     torch = need("torch", extra="compress")
-    noise = np.random.default_rng(seed).standard_normal(spec.input.shape).astype(np.float32)
+    mean, std = (np.reshape(v, (-1, *[1] * (len(spec.input.shape) - 2))) for v in (spec.mean, spec.std))
+    noise = ((np.random.default_rng(seed).random(spec.input.shape) - mean) / std).astype(np.float32)
     states = stream.states if stream else ()
     fresh = (torch.full(s.shape, s.init, dtype=getattr(torch, s.dtype)) for s in states)
     return (torch.from_numpy(noise), *fresh)
@@ -172,7 +174,7 @@ def _asked(call: Any, spec: ModelSpec, stream: StreamSpec | None, seed: int) -> 
     frame, *states = _inputs(spec, stream, seed)
     count, found = len(spec.answers), []
     for i in range(FRAMES if states else 1):
-        values = answers_of(call((1 + i) * frame, *(s.clone() for s in states)))
+        values = answers_of(call(frame.flip(-1) if i % 2 else frame.clone(), *(s.clone() for s in states)))
         found += [v.clone() for v in values[:count]]
         states = list(values[count:]) if states else []
     return found + [s.clone() for s in states]

@@ -129,6 +129,25 @@ def test_a_layer_that_eval_does_not_reach_is_named(layer: str, says: str) -> Non
     assert f"layer '{layer}' {says}" in _refused(Frozen(layer))
 
 
+def _trains(net: Any, y: Tensor) -> Tensor:
+    net.norm.train()
+    return net.head(y)
+
+
+def test_a_layer_that_forward_puts_into_training_mode_is_named() -> None:
+    assert "layer 'norm' (BatchNorm3d) is in training mode after eval()" in _refused(Net(_trains))
+
+
+class Careful(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.min() >= 0 and x.max() <= 1, "pixels are in [0, 1]"
+        return super().forward(x)
+
+
+def test_the_noise_is_one_that_a_camera_could_see() -> None:
+    assert _asked(Careful()).scores == "logits"
+
+
 class Memory:
     past: Any = None
 
