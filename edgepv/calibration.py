@@ -19,6 +19,10 @@ from edgepv.types import ModelSpec
 PREPROCESSING = "resize-area/normalise/1"
 ROLLING = "to and fro/1"
 MIN_CLIPS = 4
+GLANCE, GAZE = 96, 512
+"""Steps after which a state is seen to grow: a look at all, a longer one at those."""
+GROWTH = 1.5
+"""How much larger such a state is at the end than in the middle; a sum is twice as large."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,34 @@ def rolled_feeds(
     return _labels_abreast(met[:: -(-len(met) // limit)])
 
 
+def grown(stepper: Stepper, clip: np.ndarray, names: Sequence[str]) -> tuple[str, ...]:
+    """Those of the named states that grow for ever on a clip (T, C, H, W): a sum, a count of all frames.
+
+    The clip is played to and fro. A mean that settles slowly grows at a glance, and no more when it is
+    looked at longer.
+    """
+    for steps in (GLANCE, GAZE):
+        names = _growing(stepper, to_and_fro(clip, steps * stepper.chunk), names)
+    return tuple(names)
+
+
+def _growing(stepper: Stepper, frames: np.ndarray, names: Sequence[str]) -> list[str]:
+    """Those of the named states that are much larger at the end of a video than in its middle."""
+    peaks: dict[str, list[float]] = {name: [] for name in names}
+    for feeds, _ in roll(stepper, frames) if names else ():
+        for name, value in feeds.items() if feeds is not None else ():
+            if name in peaks:
+                peaks[name].append(float(np.abs(value).max()))
+    return [name for name, seen in peaks.items() if seen[-1] > GROWTH * max(seen[: len(seen) // 2])]
+
+
+def to_and_fro(clip: np.ndarray, count: int) -> np.ndarray:
+    """``count`` frames of a clip (T, ...), played forwards and backwards in turns."""
+    frames = len(clip)
+    there_and_back = np.r_[0:frames, frames - 2 : 0 : -1] if frames > 2 else np.arange(frames)
+    return clip[np.resize(there_and_back, count)]
+
+
 def _counters() -> dict[str | None, Iterator[int]]:
     """For each kind, 0, 1, 2 and so on."""
     return defaultdict(itertools.count)
@@ -114,5 +146,4 @@ def filling(frames: np.ndarray, warmup: int) -> np.ndarray:
     count = len(frames)
     if count >= 2 * warmup:
         return frames
-    there_and_back = np.r_[0:count, count - 2 : 0 : -1] if count > 2 else np.arange(count)
-    return frames[np.resize(there_and_back, warmup + count)]
+    return to_and_fro(frames, warmup + count)

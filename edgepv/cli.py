@@ -12,6 +12,7 @@ import shlex
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -50,7 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         from edgepv.files import scratch
 
         _fonts_in_the_cache()
-        with scratch(), _no_silent_end():
+        with scratch(), _no_silent_end(), warnings.catch_warnings():
+            if not os.environ.get("EDGEPV_DEBUG"):
+                warnings.simplefilter("ignore")  # those of libraries and models are no news to a user
             return _call(arguments)
     except EdgepvError as e:
         return _fail(str(e), e.exit_code)
@@ -498,12 +501,14 @@ def sensitivity_command(a: argparse.Namespace) -> int:
         check_picture(Path(a.picture))
     options = Options(a.model, weights=a.weights, spec=a.spec, clips=a.clips, trust_pickle=a.trust_pickle)
     if a.sparsity:
-        rows = pipeline.sparsity(options)
+        with contextlib.redirect_stdout(sys.stderr):
+            rows = pipeline.sparsity(options)
         print(json.dumps(encode(rows), indent=1)) if a.json else show.sparsity(rows)
         return 0
     if a.prune is not None and not 0 < a.prune < 1:
         raise UsageError(f"--prune {a.prune:g}: give the share of channels to cut, like 0.5")
-    found = pipeline.sensitivity(options, Console(quiet=a.json), cut=a.prune)
+    with contextlib.redirect_stdout(sys.stderr):
+        found = pipeline.sensitivity(options, Console(quiet=a.json), cut=a.prune)
     if a.json:
         print(json.dumps(encode(found), indent=1))
     else:
@@ -526,7 +531,8 @@ def stream_command(a: argparse.Namespace) -> int:
         explain.check_picture(picture)
     if a.every is not None and not 1 <= a.every <= MOST_FRAMES:
         raise UsageError(f"--every {a.every}: give a number of frames from 1 to {MOST_FRAMES}")
-    account = _account(a)
+    with contextlib.redirect_stdout(sys.stderr):  # what a builder or a model prints is no result
+        account = _account(a)
     if a.json:
         print(json.dumps(encode(account), indent=1))
     else:
@@ -546,11 +552,14 @@ def _account(a: argparse.Namespace) -> Any:
     """What there is to tell about the model: it steps, it was converted, or why it cannot be."""
     from dataclasses import replace
 
+    from edgepv.export.probes import probe
     from edgepv.export.to_onnx import stream_spec
     from edgepv.stream import NotStreamableError, convert, explain
     from edgepv.stream.verify import prove
 
     module, spec = _stream_model(a)
+    if spec.labels:
+        probe(_stream_model(a)[0], spec)
     fps = None if a.clip else spec.fps
     own = stream_spec(module, spec)
     if own:

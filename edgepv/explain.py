@@ -40,6 +40,8 @@ WINDOWS = 4
 """Windows of a clip that a model without a step is shown."""
 LONGEST = 120
 """Frames of a clip that are explained; the rest is left out."""
+LEAST = 1e-7
+"""Probabilities below it count as this, as float32 cannot tell them from 0 beside 1."""
 LIFE = "life"
 PARTICLES = "particles"
 PICTURES = 5
@@ -103,10 +105,12 @@ class Player:
         return next((s.shape[1] for s in states if s.name == LIFE), 0)
 
     def logits(self, frames: np.ndarray, dead: Sequence[int] = ()) -> np.ndarray:
-        """(classes,) mean of the valid answers to a clip (T, C, h, w), with these particles dead."""
+        """(classes,) mean of the valid answers to a clip (T, C, h, w), with these particles dead; of
+        probabilities the logarithm of it."""
         frames = hold_last(frames, self._stepper.warmup)
         rows = self._windows(frames) if self.variant.stream is None else self._steps(frames, dead)
-        return np.mean(rows, axis=0)
+        mean: np.ndarray = np.mean(rows, axis=0)
+        return np.log(mean.clip(LEAST)) if self.variant.spec.scores == "probabilities" else mean
 
     def _steps(self, frames: np.ndarray, dead: Sequence[int]) -> list[np.ndarray]:
         return [out["logits"][0] for out in self.steps(frames, dead) if self._stepper.valid]

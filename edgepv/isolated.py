@@ -24,8 +24,10 @@ MOST_TIMEOUT_S = 1_000_000
 GRACE_S = 1.0  # the process that is waited for ends first
 
 
-def call(function: str, *, timeout_s: float = TIMEOUT_S, **arguments: Any) -> Any:
+def call(function: str, *, timeout_s: float = TIMEOUT_S, tool: str = "", **arguments: Any) -> Any:
     """Call "module:function" with JSON arguments in a subprocess; returns its JSON result.
+
+    tool: the name that a person knows it by.
 
     The subprocess imports from where this process does: a builder finds the user's modules in both.
     Raises what it raised if that was meant for a person, else UsageError with the last telling line of its
@@ -47,14 +49,16 @@ def call(function: str, *, timeout_s: float = TIMEOUT_S, **arguments: Any) -> An
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            raise UsageError(f"{function} did not finish within {timeout_s:.0f} s and was stopped") from None
+            raise UsageError(
+                f"{tool or function} did not finish within {timeout_s:.0f} s and was stopped"
+            ) from None
         answer = order.with_suffix(".out")
         if done.returncode == 0 and answer.exists():
             told = json.loads(answer.read_text())
             if "error" in told:
                 raise getattr(errors, told["error"])(told["says"])
             return told["result"]
-    raise UsageError(f"{function.rpartition(':')[2]} failed: {_why(done)}")
+    raise UsageError(f"{tool or function.rpartition(':')[2]} failed: {_why(done)}")
 
 
 def _why(done: subprocess.CompletedProcess[str]) -> str:
@@ -105,8 +109,9 @@ def main(order_path: str) -> None:
     told: dict[str, Any]
     try:
         told = {"result": getattr(importlib.import_module(module), name)(**order["arguments"])}
-    except EdgepvError as e:
-        told = {"error": type(e).__name__, "says": str(e)}
+    except EdgepvError as e:  # rooms have kinds of their own, each of a kind that all know
+        kind = next(kind for kind in type(e).__mro__ if kind.__module__ == errors.__name__)
+        told = {"error": kind.__name__, "says": str(e)}
     Path(order_path).with_suffix(".out").write_text(json.dumps(told))
 
 

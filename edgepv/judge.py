@@ -38,7 +38,8 @@ class Exam:
     original counts. delay: frames the converted model answers later than the original. original: answers per
     clip of the torch original; model: of the (possibly pruned) torch model that was converted. feeds:
     inputs with rolled states from these clips, to look inside artifacts. others: what ``others`` says of the
-    model. clips: ``clips_digest`` of the clips; None where it was not computed.
+    model. clips: ``clips_digest`` of the clips; None where it was not computed. endless: of a
+    model with states that grow for ever, a long video (T, C, H, W) and what it answers to it.
     """
 
     spec: ModelSpec
@@ -54,6 +55,7 @@ class Exam:
     delay: int = 0
     others: Mapping[str, np.ndarray] = field(default_factory=dict)
     clips: str | None = None
+    endless: tuple[np.ndarray, np.ndarray] | None = None
 
     @functools.cached_property
     def before(self) -> np.ndarray:
@@ -105,6 +107,7 @@ def examine(variant: Variant, folder: Path, target: Target, exam: Exam) -> Measu
     runnable = on_this_host(variant)
     engine = open_engine(runnable, folder)
     try:
+        outgrown = _outgrown(engine.infer, runnable, target, exam)
         answers = play_clips(engine.infer, runnable, exam.shown)
         beside = others(engine.infer, exam.spec, exam.feeds)
     finally:
@@ -124,6 +127,23 @@ def examine(variant: Variant, folder: Path, target: Target, exam: Exam) -> Measu
         drop=against_original,
         parity=parity,
         audit=audit(variant, folder),
+        blocked=outgrown,
+    )
+
+
+def _outgrown(infer: Infer, variant: Variant, target: Target, exam: Exam) -> str | None:
+    """What is wrong with a variant at the end of a long video, where a state outgrew what clips show."""
+    if exam.endless is None:
+        return None
+    video, wanted = exam.endless
+    got = clip_answers(infer, variant, [video])[0]
+    last = slice(-len(video) // 4, None)
+    reached, floor = sqnr_db(wanted[last], got[last]), floor_db(exam.spec, target, variant.precision)
+    if reached >= floor:
+        return None
+    return (
+        f"a state grows for ever, and after {len(video)} frames the answer reaches {reached:.1f} dB of "
+        f"{floor:.0f} dB. Keep the mean itself as the state: mean = mean + (x - mean) / count"
     )
 
 

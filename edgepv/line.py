@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from edgepv.cache import cached, imported, sources
-from edgepv.calibration import CalibrationSet, calibration_set, rolled_feeds
+from edgepv.calibration import CalibrationSet, calibration_set, grown, rolled_feeds
 from edgepv.checkpoint import (
     at_size,
     build,
@@ -148,10 +148,12 @@ class Lowered:
 
 @dataclass(frozen=True)
 class Ready(Lowered):
-    """A lowered model and what its INT8 ranges are set by. feeds: inputs with rolled states; empty: none."""
+    """A lowered model and what its INT8 ranges are set by. feeds: inputs with rolled states; empty: none.
+    grown: states that grow for ever."""
 
     calibration: CalibrationSet | None
     feeds: tuple[Tensors, ...]
+    grown: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -271,11 +273,40 @@ def _shipped(spec: ModelSpec) -> list[Clip]:
 
 
 def lowered(line: Line, source: Source, clips: Clips) -> Lowered:
-    """Compress, stream and lower a model, as the options say."""
+    """Compress, stream and lower a model that is what it seems, as the options say."""
+    source, said = probed(line, source)
     checkpoint = compressed(line, source, clips)
     checkpoint, flat, notes = streamed(line, checkpoint, clips)
     base, folder = lower(line, source, checkpoint)
-    return Lowered(source, checkpoint, base, folder, flat, (*load_notes(source.checkpoint), *notes))
+    return Lowered(source, checkpoint, base, folder, flat, (*load_notes(source.checkpoint), *said, *notes))
+
+
+def probed(line: Line, source: Source) -> tuple[Source, tuple[str, ...]]:
+    """The model with what was found of its answers, and notes; see ``edgepv.export.probes``.
+
+    Raises UsageError for a model that no graph can be.
+    """
+    from edgepv.export import probes, to_onnx
+
+    def make(_: Path) -> Any:
+        if source.checkpoint:
+            return encode(probes.probe(build(source.checkpoint), source.spec))
+        assert source.onnx
+        base = to_onnx.read_onnx(source.onnx, source.spec)
+        engine = open_engine(base, source.onnx.parent)
+        try:
+            return encode(probes.of_onnx(source.onnx, base, engine.infer))
+        finally:
+            engine.close()
+
+    found = decode(probes.Found, line.step("probe", source_key(source), ("torch", "onnxruntime"), make)[1])
+    if found.scores == source.spec.scores:
+        return source, ()
+    spec = replace(source.spec, scores=found.scores)
+    told = replace(source, spec=spec, checkpoint=source.checkpoint and replace(source.checkpoint, spec=spec))
+    note = f"the model answers probabilities, {found.why}: they are its scores, without another softmax"
+    line.console.say(note)
+    return told, (note,)
 
 
 def ready(line: Line, model: Lowered, clips: Clips) -> Ready:
@@ -293,7 +324,32 @@ def ready(line: Line, model: Lowered, clips: Clips) -> Ready:
             if line.options.precision == "int8":
                 raise
             feeds, model = [], replace(model, notes=(*model.notes, f"no INT8: {e}"))
-    return Ready(**vars(model), calibration=calibration, feeds=tuple(feeds))
+    endless = outgrown(line, model, clips)
+    if endless:
+        note = f"state '{endless[0]}' grows for ever: what works with it stays in float, and is run for long"
+        model = replace(model, notes=(*model.notes, note))
+    return Ready(**vars(model), calibration=calibration, feeds=tuple(feeds), grown=endless)
+
+
+def outgrown(line: Line, model: Lowered, clips: Clips) -> tuple[str, ...]:
+    """States that grow for ever, of a model that brought its own step: what was converted only stores."""
+    base = model.base
+    own = base.stream is not None and (model.checkpoint is None or model.checkpoint.rewrite is None)
+    names = [s.name for s in base.stream.states if s.update == "replace"] if own and base.stream else []
+    if not names:
+        return ()
+    clip = (*clips.calibration, *clips.held_out)[0]
+
+    def make(_: Path) -> Any:
+        engine = open_engine(base, model.base_folder)
+        try:
+            stepper = Stepper(engine.infer, base.spec, base.stream)
+            return list(grown(stepper, model_frames(clip.path, base.spec), names))
+        finally:
+            engine.close()
+
+    key = {"model": base.sha256, "spec": digest(base.spec), "clip": sha256(clip.path)}
+    return tuple(line.step("growth", key, ("onnxruntime",), make)[1])
 
 
 def compressed(line: Line, source: Source, clips: Clips) -> Checkpoint | None:
@@ -397,7 +453,7 @@ def streamed(
             _, made = line.step("stream", {**key, "every": options.every, **shown}, ("torch",), make)
         except NotStreamableError as e:
             cost = f"a window: all {spec.frames} frames are computed again for every answer"
-            return checkpoint, flat, (f"{e} It stays {cost}",)
+            return checkpoint, flat, (f"{e}. It stays {cost}",)
         stream = decode(StreamSpec, made["stream"])
         done = record(
             "stream",
@@ -550,6 +606,7 @@ def run_builder(line: Line, model: Ready, target: Target, base: Variant, models:
         keep_float=line.options.keep_float,
         ranges=line.options.ranges,
         only=line.options.variant,
+        grown=model.grown,
     )
     packed: Packed = getattr(importlib.import_module(module), name)(job)
     if not packed.variants:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import os
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
@@ -63,8 +65,20 @@ def present(module: str) -> bool:
         return False
 
 
+@contextlib.contextmanager
+def plain_attention() -> Iterator[None]:
+    """Have torch compute attention by its own layers: its fused path has no graph and skips padding."""
+    mha = need("torch", extra="compress").backends.mha
+    before = mha.get_fastpath_enabled()
+    mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        mha.set_fastpath_enabled(before)
+
+
 def ort_options(threads: int = 1, *, exact_sums: bool = True) -> Any:
-    """Session options for ONNX Runtime: so many threads inside one operator, errors only on the terminal.
+    """Session options for ONNX Runtime: so many threads inside one operator, nothing on the terminal.
 
     exact_sums: integer sums that mean the same on every CPU. Without it an x86 without VNNI adds pairs of
     unsigned by signed products in 16 bits, where they saturate (ONNX Runtime's issues 6004 and 14642); only
@@ -73,7 +87,7 @@ def ort_options(threads: int = 1, *, exact_sums: bool = True) -> Any:
     options = need("onnxruntime", extra="cpu").SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what fails is raised, and said in one line
     if exact_sums:
         options.add_session_config_entry("session.x64quantprecision", "1")
     return options
@@ -99,3 +113,9 @@ def litert_interpreter() -> Any:
         "no LiteRT interpreter on this machine (ai-edge-litert, or tflite-runtime with numpy below 2). "
         "Run: pip install 'edgepv[mobile]'"
     )
+
+
+def litert_feeds(runner: Any, feeds: Mapping[str, Any]) -> dict[str, Any]:
+    """Inputs of a LiteRT signature in its own types: the converter makes 32 bits of whole numbers of 64."""
+    kinds = {name: detail["dtype"] for name, detail in runner.get_input_details().items()}
+    return {name: value.astype(kinds.get(name, value.dtype), copy=False) for name, value in feeds.items()}

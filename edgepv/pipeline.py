@@ -16,7 +16,7 @@ import numpy as np
 
 from edgepv import bundle, judge, report
 from edgepv.bundle import Content, Measured
-from edgepv.calibration import PREPROCESSING, calibration_set, in_turns, rolled_feeds
+from edgepv.calibration import PREPROCESSING, calibration_set, in_turns, rolled_feeds, to_and_fro
 from edgepv.checkpoint import build, load_notes
 from edgepv.clips import Clip, at_model_size, hold_last, model_frames, read_video, resample
 from edgepv.console import Console
@@ -37,7 +37,7 @@ from edgepv.line import (
     run_builder,
     source_key,
 )
-from edgepv.measure import device_facts, latencies, peak_rss_mib, proof
+from edgepv.measure import clip_answers, device_facts, latencies, peak_rss_mib, proof
 from edgepv.optional import need, present
 from edgepv.quality import shown
 from edgepv.quantize.sparsity import LayerSparsity
@@ -64,7 +64,10 @@ POSTPROCESSING = {
     "tracking": "x and y in image heights, visibility in [0, 1]",
     "restoration": "x * std + mean, clipped to [0, 1]",
 }
+PROBABILITIES = "probabilities as they are; a clip's answer is their mean over valid frames"
 THUMBNAIL = 112
+ENDLESS = 1024
+"""Frames of the video on which a model with states that grow for ever is compared."""
 PROBED = 32
 """Held-out clips of which one input each is kept, to look inside a model and to time it."""
 PICTURE_DROP_DB = 0.3
@@ -282,6 +285,7 @@ class Subject(Ready):
 def prepare(line: Line, source: Source, clips: Clips) -> Subject:
     """Run the line up to the targets, and let the original answer the held-out clips."""
     found = ready(line, lowered(line, source, clips), clips)
+    source = found.source
     checkpoint, base, folder = found.checkpoint, found.base, found.base_folder
     spec = base.spec
     changed = checkpoint is not source.checkpoint
@@ -316,6 +320,7 @@ def prepare(line: Line, source: Source, clips: Clips) -> Subject:
         delay=base.stream.delay if base.stream else 0,
         others=judge.others(model(1).infer, spec, probes),
         clips=judge.clips_digest(clips.held_out),
+        endless=_endless(model(1), base, held[0].frames) if found.grown else None,
     )
     return Subject(
         **vars(found),
@@ -326,6 +331,12 @@ def prepare(line: Line, source: Source, clips: Clips) -> Subject:
         golden_clip=clips.held_out[0],
         held_out=clips.held_out,
     )
+
+
+def _endless(engine: Engine, base: Variant, clip: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A clip (T, C, H, W) played to and fro for long, and what the model answers to it."""
+    video = to_and_fro(clip, ENDLESS)
+    return video, clip_answers(engine.infer, base, [video])[0]
 
 
 def max_drop(options: Options, spec: ModelSpec) -> float:
@@ -614,7 +625,7 @@ def write_bundle(
         spec=subject.base.spec,
         stream=subject.base.stream,
         preprocessing=PREPROCESSING,
-        postprocessing=POSTPROCESSING[subject.base.spec.task],
+        postprocessing=_postprocessing(subject.base.spec),
         calibration_digest=subject.calibration.digest if subject.calibration else None,
         steps=found.steps,
         variants=variants,
@@ -633,6 +644,10 @@ def write_bundle(
         proven={v.name: proof(bundle.on_this_host(v).engine) for v in variants},
     )
     bundle.write(folder, content, measured)
+
+
+def _postprocessing(spec: ModelSpec) -> str:
+    return PROBABILITIES if spec.scores == "probabilities" else POSTPROCESSING[spec.task]
 
 
 def write_golden(subject: Subject, variants: Sequence[Variant], folder: Path) -> dict[str, Any]:

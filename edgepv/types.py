@@ -26,6 +26,7 @@ Layout = Literal["NCHW", "NHWC", "NCTHW", "NC", "NKC"]
 DType = Literal["float32", "float16", "int8", "uint8", "int32", "int64"]
 Task = Literal["classification", "tracking", "restoration"]
 Metric = Literal["top1", "delta_avg", "psnr"]
+Scores = Literal["logits", "probabilities"]
 METRICS: Mapping[Task, Metric] = {
     "classification": "top1",
     "tracking": "delta_avg",
@@ -62,6 +63,8 @@ class ModelSpec:
     "image" (1, 3, H, W), normalised as its input.
     particles: how many particles it follows (K), for a builder with a parameter of that name.
     degrade: what was done to clean video for a restorer to undo: Gaussian noise of 25/255, or half the size.
+    scores: what a classifier's "logits" are. Of logits the softmax is taken; probabilities, of a head that
+    ends in a softmax or in a sigmoid, are scores as they are. Found by itself when a model is exported.
     """
 
     name: str
@@ -77,6 +80,7 @@ class ModelSpec:
     outputs: tuple[TensorSpec, ...] = ()
     particles: int | None = None
     degrade: Literal["noise-25", "half"] | None = None
+    scores: Scores = "logits"
 
     @property
     def answers(self) -> tuple[TensorSpec, ...]:

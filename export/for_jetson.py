@@ -8,17 +8,20 @@ the device says which is faster there.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from edgepv.export import trt_form, trt_parser, trt_plan, trt_rules
+from edgepv.errors import UsageError
+from edgepv.export import half, trt_form, trt_parser, trt_plan, trt_rules
 from edgepv.export.job import Job, Packed
+from edgepv.export.to_onnx import example_inputs
 from edgepv.files import sha256, write_json, write_text
-from edgepv.stream import by_file_names
-from edgepv.types import QuantScheme, Variant
+from edgepv.stream import Tensors, by_file_names
+from edgepv.types import QuantScheme, StateSpec, Variant
 
 FILES = trt_plan.Files(
     weak_int8="model-int8-op17.onnx",
@@ -27,38 +30,81 @@ FILES = trt_plan.Files(
     strong_float="model-fp16-op19.onnx",
 )
 TOOLS = ("onnx", "onnxruntime")
+MET = 32
+"""Calibration inputs by which it is known what float16 does not hold."""
 OPSET_LIMIT = {FILES.weak_int8: 17, FILES.weak_float: 17, FILES.strong_int8: 19, FILES.strong_float: 19}
 
 
 def build(job: Job) -> Packed:
-    """Files, variants and the plan for one model. The engine is the device's to build."""
+    """Files, variants and the plan for one model. The engine is the device's to build.
+
+    A form that cannot be made is in ``failed``; the others stand without it.
+    """
+    makers: list[tuple[str, str, str, Callable[[], Variant]]] = [
+        ("fp32", "tensorrt-fp32", FILES.weak_float, lambda: job.base),
+        ("fp16", "tensorrt-fp16", FILES.strong_float, lambda: job.base),
+    ]
+    if job.feeds:
+        quantized = functools.cache(lambda: _quantized(job))
+        makers += [
+            ("int8", "tensorrt-int8", FILES.weak_int8, quantized),
+            ("int8", "tensorrt-int8-fp16", FILES.strong_int8, quantized),
+        ]
     variants: list[Variant] = []
-    if "fp32" in job.precisions:
-        variants.append(_made(job, job.base, "tensorrt-fp32", "fp32", FILES.weak_float, _weak_float))
-    if "fp16" in job.precisions:
-        variants.append(_made(job, job.base, "tensorrt-fp16", "fp16", FILES.strong_float, _strong_float))
-    if "int8" in job.precisions and job.feeds:
-        quantized = _quantized(job)
-        variants.append(_made(job, quantized, "tensorrt-int8", "int8", FILES.weak_int8, _weak))
-        variants.append(_made(job, quantized, "tensorrt-int8-fp16", "int8", FILES.strong_int8, _strong))
-    notes = _checks(job, variants)
-    return Packed(tuple(variants), _plan(job, variants), notes)
+    failed: dict[str, str] = {}
+    for precision, name, file, source in makers:
+        if precision in job.precisions:
+            try:
+                variants.append(_made(job, source(), name, precision, file))
+            except UsageError as e:
+                failed[name] = str(e)
+    if not variants:
+        return Packed((), failed=failed)
+    notes = (*_wide_notes(job, variants), *_checks(job, variants))
+    return Packed(tuple(variants), _plan(job, variants), notes, failed)
 
 
-def _weak(path: Path) -> Any:
-    return trt_form.to_opset(_read(path), 17)
+def _form(job: Job, source: Variant, file: str) -> Any:
+    """A source in the form of one of the files."""
+    path = job.folder / source.path
+    model = _read(path) if source.precision == "int8" else trt_form.prepare(path)
+    if file in (FILES.weak_int8, FILES.weak_float):
+        return trt_form.to_opset(model, 17)
+    return trt_form.to_fp16(model, _met(job), _pairs(job.base, job.grown))
 
 
-def _strong(path: Path) -> Any:
-    return trt_form.to_fp16(_read(path))
+def _met(job: Job) -> list[Tensors]:
+    """Inputs by which it is known how large values get: of calibration clips, else of noise."""
+    base = job.base
+    noise = [example_inputs(base.spec, base.stream, seed) for seed in range(4)]
+    return by_file_names(base, list(job.feeds[:: -(-len(job.feeds) // MET)]) if job.feeds else noise)
 
 
-def _weak_float(path: Path) -> Any:
-    return trt_form.to_opset(trt_form.prepare(path), 17)
+def _pairs(base: Variant, names: Sequence[str]) -> list[tuple[str, str]]:
+    """(graph input, what it is fed from) of the states of these names."""
+    ends = {**base.inputs, **base.outputs}
+    states = base.stream.states if base.stream else ()
+    return [(base.inputs[s.name], ends[s.output]) for s in states if s.name in names]
 
 
-def _strong_float(path: Path) -> Any:
-    return trt_form.to_fp16(trt_form.prepare(path))
+def _real(state: StateSpec) -> bool:
+    """Whether a state holds real numbers: whole ones have no scale."""
+    return state.dtype.startswith("float")
+
+
+def _wide_notes(job: Job, variants: Sequence[Variant]) -> list[str]:
+    """What a person must know of layers that float16 does not hold."""
+    told = []
+    for variant in variants:
+        wide = half.noted(_read(job.folder / variant.path))
+        if wide.nodes:
+            why = f"their values reach {wide.most:.2g} and float16 ends at 65504"
+            why = why if wide.most else "where sums grow for ever"
+            told.append(
+                f"{variant.path}: {len(wide.nodes)} operators stay in float32, {why}; first {wide.nodes[0]}. "
+                "Builds before TensorRT 10.12 leave out --fp16"
+            )
+    return told
 
 
 def _read(path: Path) -> Any:
@@ -67,26 +113,24 @@ def _read(path: Path) -> Any:
     return onnx.load(path)
 
 
-def _made(
-    job: Job, source: Variant, name: str, precision: Any, file: str, form: Callable[[Path], Any]
-) -> Variant:
+def _made(job: Job, source: Variant, name: str, precision: Any, file: str) -> Variant:
     """One file in its TensorRT form, as a cached step."""
 
     def make(folder: Path) -> Variant:
-        model = form(job.folder / source.path)
+        model = _form(job, source, file)
         (folder / file).write_bytes(model.SerializeToString(deterministic=True))
         return replace(
             source, name=name, engine="tensorrt", precision=precision, path=file, sha256=sha256(folder / file)
         )
 
-    return job.work(f"tensorrt form {Path(file).stem}", {}, source, TOOLS, make)
+    options = {"grown": list(job.grown)} if job.grown else {}
+    return job.work(f"tensorrt form {Path(file).stem}", options, source, TOOLS, make)
 
 
 def _quantized(job: Job) -> Variant:
     """The float model with explicit Q/DQ in TensorRT's placement, at its own opset."""
     base = job.base
-    states = base.stream.states if base.stream else ()
-    pairs = [(base.inputs[s.name], {**base.inputs, **base.outputs}[s.output]) for s in states]
+    pairs = _pairs(base, [s.name for s in base.stream.states if _real(s)] if base.stream else ())
     feeds = by_file_names(base, job.feeds)
 
     def make(folder: Path) -> Variant:
@@ -131,34 +175,35 @@ def _plan(job: Job, variants: Sequence[Variant]) -> tuple[str, ...]:
     by_name = {v.name: v for v in variants}
     source = by_name.get("tensorrt-int8") or variants[0]
     model = _read(job.folder / source.path)
-    write_json(job.folder / "precision_plan.json", trt_plan.precision_plan(model))
+    wide = any(half.noted(_read(job.folder / v.path)).nodes for v in variants)
+    write_json(job.folder / "precision_plan.json", trt_plan.precision_plan(model, fp16_flag=not wide))
     write_json(job.folder / "calibration_table.json", trt_plan.calibration_table(model))
     precision = "int8" if "tensorrt-int8" in by_name else "fp16"
-    write_text(job.folder / "build.sh", build_script(precision))
+    write_text(job.folder / "build.sh", build_script(precision, float16=not wide))
     return ("checks.json", "precision_plan.json", "calibration_table.json", "build.sh")
 
 
-def build_script(precision: str) -> str:
-    """A shell script for the device: pick the line of its TensorRT and build."""
+def build_script(precision: str, *, float16: bool = True) -> str:
+    """A shell script for the device: pick the line of its TensorRT and build.
+
+    A weakly typed build may use float16 only where the file that is in float16 is in the bundle: then it
+    passed its exam here. float16: False where that file keeps layers in float32, which no flag can ask for.
+    """
     lines = [
         "#!/bin/sh",
         "# Builds the engine on the Jetson: sh build.sh 10.3 OUT_DIR   (see: dpkg -l | grep tensorrt)",
         "",
+        'out=$(realpath "${2:?build.sh VERSION OUT_DIR}") || exit 1',
+        'cd "$(dirname "$0")" || exit 1',
+        "built=0",
+        'case "$1" in',
     ]
-    lines += ['out=$(realpath "${2:?build.sh VERSION OUT_DIR}") || exit 1', 'cd "$(dirname "$0")" || exit 1']
-    lines += ["built=0", 'case "$1" in']
-    commands = [trt_plan.trtexec_lines(FILES, precision="fp16")]
-    if precision == "int8":
-        commands.insert(0, trt_plan.trtexec_lines(FILES, precision="int8"))
-    for version in commands[0]:
+    for version in [build.tensorrt for build in trt_plan.BUILDS]:
         lines.append(f"  {json.dumps(version)})")
-        for each in commands:
-            file = each[version].split("--onnx=")[1].split()[0]
-            command = each[version].replace("--saveEngine=", '--saveEngine="$out"/')
-            command = command.replace("--exportLayerInfo=", '--exportLayerInfo="$out"/')
-            lines.append(f"    if [ -f {file} ]; then {command} || exit 1; built=1; fi")
+        for kind in ("int8", "fp16") if precision == "int8" else ("fp16",):
+            lines += _building(version, kind, float16)
         lines.append("    ;;")
-    known = ", ".join(commands[0])
+    known = ", ".join(build.tensorrt for build in trt_plan.BUILDS)
     lines += [
         f"  *) echo \"build.sh: TensorRT version '$1' is not one of: {known}\" >&2; exit 2 ;;",
         "esac",
@@ -166,3 +211,20 @@ def build_script(precision: str) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _building(version: str, precision: Any, float16: bool) -> list[str]:
+    """The lines that build one precision for one TensorRT, with float16 where that is known to be right."""
+    (strong,) = (b.strongly_typed for b in trt_plan.BUILDS if b.tensorrt == version)
+    proven = FILES.pick(strong=True, precision=precision)
+    commands = [trt_plan.trtexec_lines(FILES, precision=precision, half=h)[version] for h in (True, False)]
+    file = commands[0].split("--onnx=")[1].split()[0]
+    for flag in ("--saveEngine=", "--exportLayerInfo="):
+        commands = [command.replace(flag, f'{flag}"$out"/') for command in commands]
+    with_half, without = commands
+    if strong or not float16:
+        return [f"    if [ -f {file} ]; then {without} || exit 1; built=1; fi"]
+    return [
+        f"    if [ -f {file} ] && [ -f {proven} ]; then {with_half} || exit 1; built=1;",
+        f"    elif [ -f {file} ]; then {without} || exit 1; built=1; fi",
+    ]

@@ -62,7 +62,8 @@ def _of_form(
     for recipe in recipes:
         file = f"model-int8-{recipe}{form}.tflite"
         try:
-            made = job.compress("edgepv.quantize.int8_litert:Step", {"recipe": recipe}, base, file)
+            options = {"recipe": recipe} | ({"grown": list(job.grown)} if job.grown else {})
+            made = job.compress("edgepv.quantize.int8_litert:Step", options, base, file)
         except UsageError as e:
             failed[file] = str(e)
             continue

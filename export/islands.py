@@ -106,8 +106,8 @@ def optimised(path: Path, folder: Path, *, timed: bool) -> tuple[Any, dict[str, 
 
 
 def _times(session: Any) -> dict[str, float]:
-    kinds = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}
-    feeds = {i.name: np.zeros(i.shape, kinds.get(i.type, np.uint8)) for i in session.get_inputs()}
+    inputs = {i.name: (i.shape, i.type.removeprefix("tensor(").rstrip(")")) for i in session.get_inputs()}
+    feeds = {n: np.zeros(s, np.float32 if kind == "float" else kind) for n, (s, kind) in inputs.items()}
     for _ in range(CALLS):
         session.run(None, feeds)
     times: dict[str, float] = {}

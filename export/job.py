@@ -33,10 +33,9 @@ class Job:
     checkpoint: None if the user gave an ONNX file. feeds: calibration inputs with rolled states; empty when
     nothing is to be quantized. min_sqnr_db: what INT8 must reach by keeping its most sensitive layers in
     float; None: whatever it reaches; keep_float: how many of them stay in float anyhow. ranges: how those of
-    activations are set, on cpu. only: the name of the
-    one variant wanted, None for all. precisions: what may be built. work: runs a step through the cache and
-    puts its files in ``folder``. compress: calls the quantization step named by "module:Step" with its
-    options.
+    activations are set, on cpu. only: the name of the one variant wanted, None for all. grown: states whose
+    values grow for ever. precisions: what may be built. work: runs a step through the cache and puts its
+    files in ``folder``. compress: calls the quantization step named by "module:Step" with its options.
     """
 
     base: Variant
@@ -54,6 +53,7 @@ class Job:
     keep_float: int = 0
     ranges: str = "minmax"
     only: str | None = None
+    grown: tuple[str, ...] = ()
 
     def wants(self, name: str, precision: str) -> bool:
         """Whether the variant of this name is to be made."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edgepv.optional import ort_options
+from edgepv.optional import litert_feeds, ort_options
 from edgepv.stats import sqnr_db
 from edgepv.stream import Tensors
 from edgepv.types import Parity, Verdict, WorstClip
@@ -159,7 +159,8 @@ def litert_values(path: Path, feed: Tensors) -> list[tuple[str, np.ndarray, floa
         experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
     )
     interpreter.allocate_tensors()
-    interpreter.get_signature_runner()(**feed)
+    runner = interpreter.get_signature_runner()
+    runner(**litert_feeds(runner, feed))
     details = {d["index"]: d for d in interpreter.get_tensor_details()}
     found = []
     for op in interpreter._get_ops_details():

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import re
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import numpy as np
 
+from edgepv.blame import named_in, raised_at
 from edgepv.console import hush
 from edgepv.errors import UsageError
+from edgepv.export.plain import in_parts
 from edgepv.files import sha256, whole_file
-from edgepv.optional import need
+from edgepv.optional import need, plain_attention
 from edgepv.types import ModelSpec, StateSpec, StreamSpec, TensorSpec, Variant
 from edgepv.vet import vet_onnx
 
@@ -110,27 +111,22 @@ def lower(module: Any, spec: ModelSpec, out: Path) -> Variant:
     inputs, outputs = tensor_names(spec, stream)
     example = tuple(torch.from_numpy(v) for v in example_inputs(spec, stream).values())
     target = step_module(module) if stream else module
-    fresh = _check_answers(target, example, spec)
+    fresh = check_answers(target, example, spec)
     if not isinstance(getattr(module, "stream", None), StreamSpec):
         _check_fresh(fresh, stream.states if stream else (), spec)
         _check_finite(target, example[0], stream, spec)
-    with whole_file(out) as tmp, _silenced():
+    with whole_file(out) as tmp, hush(), plain_attention():
         try:
             _export(target, example, tmp, inputs, outputs)
         except Exception as e:
             try:
-                _export(_attention_in_parts(target, example), example, tmp, inputs, outputs)
+                _export(_in_parts(target, example), example, tmp, inputs, outputs)
             except Exception:
-                raise UsageError(f"torch.onnx cannot convert {spec.name}: {refusal(e)}") from e
+                raise UsageError(
+                    f"torch.onnx cannot convert {spec.name}: {_untaken(target, example, e)}"
+                ) from e
         _strip_origin(tmp)
     return float_variant(out, spec, stream, {n: n for n in inputs}, {n: n for n in outputs})
-
-
-@contextlib.contextmanager
-def _silenced() -> Iterator[None]:
-    """Hide what the exporter writes to both streams; what it raises says what matters."""
-    with hush(), contextlib.redirect_stderr(io.StringIO()):
-        yield
 
 
 def _export(target: Any, example: tuple[Any, ...], out: Path, inputs: list[str], outputs: list[str]) -> None:
@@ -148,13 +144,26 @@ def _export(target: Any, example: tuple[Any, ...], out: Path, inputs: list[str],
     )
 
 
-def _attention_in_parts(target: Any, example: tuple[Any, ...]) -> Any:
-    """The program with attention as two products and a softmax: torch.onnx takes it whole in 4-D only."""
+def _in_parts(target: Any, example: tuple[Any, ...]) -> Any:
+    """The program in operators that torch.onnx takes; see ``plain``."""
     torch = need("torch", extra="compress")
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    with sdpa_kernel(SDPBackend.MATH):
+    with in_parts():
         return torch.export.export(target, example, strict=False).run_decompositions()
+
+
+def _untaken(target: Any, example: tuple[Any, ...], error: Exception) -> str:
+    """Why a program has no ONNX form: the operator and the user's line, or what else the error says."""
+    torch = need("torch", extra="compress")
+    found = re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)'", str(error))
+    if found is None:
+        return refusal(error)
+    line = ""
+    with contextlib.suppress(Exception):
+        program = torch.export.export(target, example, strict=False).run_decompositions()
+        nodes = (n for n in program.graph.nodes if str(n.target).startswith(found[1]))
+        line = next((named_in(n.meta.get("stack_trace") or "") for n in nodes), "")
+    where = f" ({line})" if line else ""
+    return f"it has no form of the operator {found[1]}{where}. Write that line with other operators"
 
 
 def float_variant(
@@ -333,34 +342,109 @@ def step_module(module: Any) -> Any:
     return Step().eval() if has_step(module) else module
 
 
-def _check_answers(module: Any, example: tuple[Any, ...], spec: ModelSpec) -> tuple[Any, ...]:
+def answers_of(result: Any) -> tuple[Any, ...]:
+    """What a module returned, as a tuple."""
+    return tuple(result) if isinstance(result, tuple | list) else (result,)
+
+
+def check_answers(module: Any, example: tuple[Any, ...], spec: ModelSpec) -> tuple[Any, ...]:
     """What a module answers behind the answers of its spec: its new states.
 
-    Raises UsageError if it raises, and if the answers are no tensors of the shapes that the spec says.
+    Raises UsageError if it raises, and if the answers are no float tensors of the shapes that the spec says;
+    names the user's line, and the cure where that can be told.
     """
-    import torch
-
+    torch = need("torch", extra="compress")
     try:
-        with torch.no_grad():
-            result = module(*example)
+        with hush(), torch.no_grad(), plain_attention():
+            values = answers_of(module(*(x.clone() for x in example)))
     except Exception as e:
-        shapes = ", ".join(str(tuple(x.shape)) for x in example[:1])
+        where = raised_at(e)
         raise UsageError(
-            f"{spec.name} raised {type(e).__name__} on an input of shape {shapes}: {refusal(e)}"
+            f"{spec.name} raised {type(e).__name__} on an input of shape {tuple(example[0].shape)}"
+            f"{f' ({where})' if where else ''}: {refusal(e).rstrip('.')}{_cure(module, example, spec, e)}"
         ) from e
-    values = result if isinstance(result, tuple | list) else (result,)
-    if not all(isinstance(value, torch.Tensor) for value in values):
-        kinds = ", ".join(type(value).__name__ for value in values)
-        raise UsageError(f"{spec.name} answers {kinds}; return a tensor or a tuple of tensors")
+    _check_kinds(values, spec)
     got = [tuple(value.shape) for value in values[: len(spec.answers)]]
     if got != [a.shape for a in spec.answers]:
         labels = len(spec.labels)
         wanted = f"the spec wants {_told(spec)}" if spec.outputs else f"{labels} labels need (1, {labels})"
-        raise UsageError(
-            f"{spec.name} answers {', '.join(map(str, got))}; {wanted}. "
-            "Correct the labels or outputs in the spec, or the model's head"
+        cure = _reshape(got[0], spec) or "Correct the labels or outputs in the spec, or the model's head"
+        raise UsageError(f"{spec.name} answers {', '.join(map(str, got))}; {wanted}. {cure}")
+    return values[len(spec.answers) :]
+
+
+def _check_kinds(values: tuple[Any, ...], spec: ModelSpec) -> None:
+    """Raise UsageError for answers that are no tensors, or not of float32."""
+    torch = need("torch", extra="compress")
+    if not all(isinstance(value, torch.Tensor) for value in values):
+        kinds = ", ".join(type(value).__name__ for value in values)
+        cure = "return a tensor or a tuple of tensors"
+        if isinstance(values[0], Mapping) and values[0]:
+            names = [str(name) for name in values[0]]
+            first = "logits" if "logits" in names else names[0]
+            kinds, cure = f"{kinds} of {', '.join(names)}", f"return the tensor alone: ...['{first}']"
+        elif not isinstance(values[0], torch.Tensor) and hasattr(values[0], "__dict__"):
+            cure = f"return the tensor alone: ....{next(iter(vars(values[0])), 'logits')}"
+        raise UsageError(f"{spec.name} answers {kinds}; {cure}")
+    for value, answer in zip(values, spec.answers):
+        kind = str(value.dtype).removeprefix("torch.")
+        if not value.is_floating_point():
+            raise UsageError(
+                f"{spec.name} answers '{answer.name}' in whole numbers, {kind} {tuple(value.shape)}. "
+                "Return the scores of all labels themselves, without argmax or a threshold"
+            )
+        if value.dtype != torch.float32:
+            raise UsageError(
+                f"{spec.name} answers '{answer.name}' in {kind}; answers are float32. Return .float() of it, "
+                "or build the model in float32: net.float()"
+            )
+
+
+def _reshape(got: tuple[int, ...], spec: ModelSpec) -> str:
+    """What to change in a model whose first answer has a wrong shape; "" if that is not clear."""
+    wanted, frames = spec.answer.shape, spec.frames
+    if got == wanted[1:]:
+        return "Keep the axis of the batch: no squeeze(0) and no [0] at its end"
+    if len(wanted) == 2 and got in ((frames, *wanted[1:]), (1, frames, *wanted[1:])):
+        return f"That is one row for each frame: take their mean over axis {len(got) - 2} in forward()"
+    if got == (1, 1) and wanted == (1, 2):
+        return (
+            "For one logit z of the second label return torch.cat([torch.zeros_like(z), z], 1), for one "
+            "probability p of it torch.cat([1 - p, p], 1)"
         )
-    return tuple(values[len(spec.answers) :])
+    return ""
+
+
+LAYOUTS: dict[str, tuple[tuple[str, tuple[int, ...]], ...]] = {
+    "NCTHW": (("N, T, C, H, W", (0, 2, 1, 3, 4)), ("N, T, H, W, C", (0, 2, 3, 4, 1))),
+    "NCHW": (("N, H, W, C", (0, 2, 3, 1)),),
+}
+"""Layout of a spec -> others that models eat, as they are made of it."""
+
+
+def _cure(module: Any, example: tuple[Any, ...], spec: ModelSpec, error: Exception) -> str:
+    """What to do about an error in forward(), where trying something or the error tells; else nothing."""
+    torch = need("torch", extra="compress")
+    text = f"{type(error).__name__}: {error}"
+    if re.search(r"CUDA|NVIDIA|cuda|same device", text):
+        return ". Leave devices to the caller: no .cuda() and no device='cuda' in forward() or step()"
+    odd = [(n, p.dtype) for n, p in module.named_parameters() if p.dtype != torch.float32]
+    if odd and "type" in text:
+        name, kind = odd[0]
+        return f". Its weight '{name}' is {str(kind)[6:]}; let the builder return it in float32: net.float()"
+    video, *states = example
+    known = LAYOUTS.get(spec.input.layout, ())
+    tries: list[Any] = [(f"({names})", order, video.permute(order)) for names, order in known]
+    if spec.input.layout == "NCTHW":
+        tries.append(("(T, C, H, W), the frames of one clip", (), video[0].transpose(0, 1)))
+    for names, order, other in tries:
+        with contextlib.suppress(Exception), hush(), torch.no_grad():
+            values = answers_of(module(other, *states))
+            if isinstance(values[0], torch.Tensor):
+                how = f"x.permute{order}" if order else "x[0].transpose(0, 1)"
+                layout = ", ".join(spec.input.layout)
+                return f". It takes {names}, and is given ({layout}): begin forward() with x = {how}"
+    return ""
 
 
 def _check_fresh(fresh: tuple[Any, ...], states: tuple[StateSpec, ...], spec: ModelSpec) -> None:

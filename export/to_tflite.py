@@ -10,9 +10,11 @@ import numpy as np
 from edgepv.checkpoint import build
 from edgepv.console import hush
 from edgepv.errors import UsageError
+from edgepv.export.plain import in_parts
 from edgepv.export.to_onnx import example_inputs, refusal, step_module, stream_spec, tensor_names
 from edgepv.files import sha256, whole_file
 from edgepv.isolated import call
+from edgepv.optional import litert_feeds, litert_interpreter, plain_attention
 from edgepv.types import Checkpoint, Variant, decode, encode
 
 
@@ -21,7 +23,8 @@ def to_tflite(checkpoint: Checkpoint, base: Variant, out: Path) -> Variant:
 
     Raises UsageError with the converter's reason; a converter's crash is a reason too.
     """
-    names = call("edgepv.export.to_tflite:convert", checkpoint=encode(checkpoint), out=str(out))
+    work = "edgepv.export.to_tflite:convert"
+    names = call(work, tool="litert-torch", checkpoint=encode(checkpoint), out=str(out))
     return Variant(
         name="litert-fp32",
         engine="litert",
@@ -49,11 +52,15 @@ def convert(checkpoint: dict[str, Any], out: str) -> dict[str, dict[str, str]]:
     import torch
 
     arguments = tuple(torch.from_numpy(v) for v in example.values())
-    with whole_file(Path(out)) as tmp, hush():
+    with whole_file(Path(out)) as tmp, hush(), plain_attention():
         try:
             litert_torch.convert(target, arguments).export(str(tmp))
         except Exception as e:
-            raise UsageError(f"litert-torch cannot convert {source.spec.name}: {refusal(e)}") from e
+            try:
+                with in_parts():
+                    litert_torch.convert(target, arguments).export(str(tmp))
+            except Exception:
+                raise UsageError(f"litert-torch cannot convert {source.spec.name}: {refusal(e)}") from e
         return _names(tmp, source, stream, example, target, arguments)
 
 
@@ -71,13 +78,11 @@ def _names(
     """
     import torch
 
-    from edgepv.optional import litert_interpreter
-
     inputs, outputs = tensor_names(source.spec, stream)
     interpreter = litert_interpreter()(str(path), num_threads=1)
     interpreter.allocate_tensors()
     runner = interpreter.get_signature_runner()
-    got = runner(**{f"args_{i}": example[name] for i, name in enumerate(inputs)})
+    got = runner(**litert_feeds(runner, {f"args_{i}": example[name] for i, name in enumerate(inputs)}))
     with torch.no_grad():
         wanted = target(*arguments)
     wanted = wanted if isinstance(wanted, tuple | list) else (wanted,)

@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgepv.errors import UsageError, unknown
+from edgepv.export import half
 from edgepv.files import whole_file
 from edgepv.optional import need
 
@@ -258,11 +260,16 @@ def opset_of(model: ModelProto) -> int:
     return next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
 
 
-def to_fp16(model: ModelProto) -> ModelProto:
+def to_fp16(
+    model: ModelProto,
+    feeds: Sequence[dict[str, np.ndarray]] = (),
+    grown: Sequence[tuple[str, str]] = (),
+) -> ModelProto:
     """The model for a strongly typed build: opset 19, float16 inside, float32 inputs and outputs.
 
     INT8 weights become constants, quantized with the float16 scale the file carries. The types are
-    changed by onnxruntime's converter, which keeps Q/DQ in the type of their tensor.
+    changed by onnxruntime's converter, which keeps Q/DQ in the type of their tensor. What float16 does not
+    hold stays in float32: values met with ``feeds``, and what adds to the states of ``grown``; see ``half``.
     Raises UsageError if an activation scale is too small for float16.
     """
     from onnx import checker
@@ -270,8 +277,15 @@ def to_fp16(model: ModelProto) -> ModelProto:
     convert = need("onnxruntime.transformers.float16", extra="compress").convert_float_to_float16
     strong = to_opset(model, STRONG_OPSET)
     _check_fp16_scales(strong)
-    _fold_weights(strong)
-    strong = convert(strong, keep_io_types=True)
+    beyond = half.beyond(strong, feeds) if feeds else {}
+    wide = [*beyond, *half.sums(strong, grown)]
+    wide += _weights_of(strong, wide)
+    _fold_weights(strong, wide)
+    with _quiet(), warnings.catch_warnings():  # numbers that it clips are those of nodes it leaves
+        warnings.simplefilter("ignore")
+        strong = convert(strong, keep_io_types=True, node_block_list=wide)
+    half.join_casts(strong)
+    half.note(strong, wide, max(beyond.values(), default=0.0))
     strong.ir_version = IR_VERSION[STRONG_OPSET]
     _sort_nodes(strong)
     _name_nodes(strong)
@@ -580,14 +594,26 @@ def _check_fp16_scales(model: ModelProto) -> None:
             )
 
 
-def _fold_weights(model: ModelProto) -> None:
-    """Replace each float weight and its Q by an INT8 constant, with a scale exact in float16."""
+def _weights_of(model: ModelProto, nodes: Sequence[str]) -> list[str]:
+    """The DQ nodes behind the weights of the named convolutions and matrix products."""
+    makers = {out: node for node in model.graph.node for out in node.output}
+    found = (makers.get(n.input[1]) for n in weighted_nodes(model) if n.name in nodes)
+    return [n.name for n in found if n is not None and n.op_type == "DequantizeLinear"]
+
+
+def _fold_weights(model: ModelProto, wide: Sequence[str] = ()) -> None:
+    """Replace each float weight and its Q by an INT8 constant, with a scale exact in float16.
+
+    wide: DQ nodes whose scales stay in float32.
+    """
     from onnx import numpy_helper
 
+    kept = {node.input[0] for node in model.graph.node if node.name in wide}
     inits = {init.name: init for init in model.graph.initializer}
     for node in quantize_nodes(model, weights=True):
         weight, scale_name, _ = node.input
-        scale = fp16_scale(numpy_helper.to_array(inits[scale_name]))
+        scale = numpy_helper.to_array(inits[scale_name])
+        scale = scale if node.output[0] in kept else fp16_scale(scale)
         values = numpy_helper.to_array(inits[weight])
         codes = _codes(values, scale, axis=int(attribute(node, "axis", 1)))
         inits[scale_name].CopyFrom(numpy_helper.from_array(scale, scale_name))

@@ -81,9 +81,16 @@ class Files:
 
 
 def trtexec_lines(
-    files: Files, *, precision: Literal["int8", "fp16"] = "int8", engine: str = "model"
+    files: Files,
+    *,
+    precision: Literal["int8", "fp16"] = "int8",
+    engine: str = "model",
+    half: bool = True,
 ) -> dict[str, str]:
     """TensorRT generation -> the command that builds an engine on the device.
+
+    half: False where float16 was proven wrong: weakly typed builds then keep float32, as --fp16 frees them to
+    use float16 in any layer.
 
     Shapes are static, so no --shapes. engine: stem of the engine file; the version is added, since
     an engine runs only on the TensorRT and the GPU that built it. Build both precisions on the
@@ -93,12 +100,17 @@ def trtexec_lines(
     lines = {}
     for build in BUILDS:
         source = files.pick(strong=build.strongly_typed, precision=precision)
-        stem = f"{engine}-{precision}-trt{build.tensorrt}"
+        flags = build.flags[precision]
+        kind: str = precision
+        if not half and not build.strongly_typed:
+            flags = tuple(flag for flag in flags if flag != "--fp16")
+            kind = "fp32" if precision == "fp16" else precision
+        stem = f"{engine}-{kind}-trt{build.tensorrt}"
         words = [
             "trtexec",
             f"--onnx={source}",
             f"--saveEngine={stem}.engine",
-            *build.flags[precision],
+            *flags,
             "--profilingVerbosity=detailed",
             f"--exportLayerInfo={stem}.layers.json",
         ]

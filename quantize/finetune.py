@@ -13,12 +13,14 @@ from edgepv.checkpoint import build, record, save
 from edgepv.clips import hold_last
 from edgepv.errors import UsageError
 from edgepv.optional import need
-from edgepv.types import Checkpoint
+from edgepv.types import Checkpoint, ModelSpec
 
 TEMPERATURE = 2.0
 CLOSEST = 0.75
 """Least share of a picture's height and width that a training view shows."""
 CONTRAST = 0.15
+LEAST = 1e-7
+"""Probabilities below it count as this: beside 1, float32 knows no less."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Step:
         torch.manual_seed(self.seed)
         model, original = build(student).requires_grad_(True), build(teacher)
         model.train()
-        train(model, original, clips, truth, self, student.spec.frames, progress, cure="Lower the ratio")
+        train(model, original, clips, truth, self, student.spec, progress, cure="Lower the ratio")
         return trained("finetune", model, student, teacher, self, len(clips), out)
 
 
@@ -59,12 +61,12 @@ def train(
     clips: Sequence[np.ndarray],
     truth: Sequence[int],
     how: Step,
-    frames: int,
+    spec: ModelSpec,
     progress: Callable[[range], Iterable[int]],
     *,
     cure: str,
 ) -> None:
-    """Train ``model`` in place, in the mode it is in, on windows of ``frames`` frames.
+    """Train ``model`` in place, in the mode it is in, on windows of as many frames as its spec says.
 
     original: the teacher, a torch module. Raises UsageError, ending in ``cure``, if the loss is not finite.
     """
@@ -75,9 +77,9 @@ def train(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in progress(range(how.epochs)):
         for rows in batches(rng, len(clips), how.batch):
-            x = views(torch.from_numpy(windows(rng, [clips[i] for i in rows], frames)), rng)
+            x = views(torch.from_numpy(windows(rng, [clips[i] for i in rows], spec.frames)), rng)
             y = torch.tensor([truth[i] for i in rows])
-            loss = distilled(model(x), original(x), y)
+            loss = distilled(as_logits(model(x), spec), as_logits(original(x), spec), y)
             if not torch.isfinite(loss):
                 raise UsageError(f"fine-tuning diverged (the loss is not finite). {cure}")
             optimizer.zero_grad()
@@ -99,6 +101,11 @@ def trained(
         ("torch",),
     )
     return replace(student, weights=str(out), sha256=digest, steps=(*student.steps, step))
+
+
+def as_logits(answer: Any, spec: ModelSpec) -> Any:
+    """Logits of which the softmax is what a model answers."""
+    return answer.clamp(min=LEAST).log() if spec.scores == "probabilities" else answer
 
 
 def distilled(logits: Any, teacher: Any, truth: Any) -> Any:

@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 
 from edgepv.errors import UsageError
 from edgepv.files import sha256, whole_file
-from edgepv.optional import litert_interpreter, need
+from edgepv.optional import litert_feeds, litert_interpreter, need
 from edgepv.quantize.int8_onnx import refuse_zero_states
 from edgepv.quantize.ranges import linked
 from edgepv.stream import Tensors, by_file_names
@@ -46,9 +46,13 @@ FRAGILE = (
 
 @dataclass(frozen=True)
 class Step:
-    """Static INT8: int8 activations (min-max ranges), int8 per-channel weights."""
+    """Static INT8: int8 activations (min-max ranges), int8 per-channel weights.
+
+    grown: states that grow for ever, beyond any range: what works with them stays in float.
+    """
 
     recipe: Literal["conv", "full"] = "full"
+    grown: tuple[str, ...] = ()
 
     def __call__(
         self, base: Variant, folder: Path, feeds: Sequence[Tensors], calibration_digest: str, out: Path
@@ -68,11 +72,13 @@ class Step:
 
             call(
                 "edgepv.quantize.int8_litert:work",
+                tool="ai-edge-quantizer",
                 source=str(folder / base.path),
                 feeds=str(orders),
                 recipe=self.recipe,
                 out=str(tmp),
-                states=[(base.inputs[s.name], ends[s.output]) for s in states],
+                states=[(base.inputs[s.name], ends[s.output]) for s in states if s.dtype == "float32"],
+                grown=[(base.inputs[s.name], ends[s.output]) for s in states if s.name in self.grown],
             )
         scheme = QuantScheme(
             "ai-edge-quantizer",
@@ -92,10 +98,18 @@ class Step:
         )
 
 
-def work(source: str, feeds: str, recipe: str, out: str, states: Sequence[tuple[str, str]]) -> None:
+def work(
+    source: str,
+    feeds: str,
+    recipe: str,
+    out: str,
+    states: Sequence[tuple[str, str]],
+    grown: Sequence[tuple[str, str]] = (),
+) -> None:
     """Subprocess side: calibrate, quantize, write, and run once.
 
-    states: (input, what it is fed from) of every state, by the names of the file's signature.
+    states: (input, what it is fed from) of every state of real numbers, by the names of the file's signature;
+    grown: of those that grow for ever.
     """
     from ai_edge_quantizer import quantizer
 
@@ -103,13 +117,14 @@ def work(source: str, feeds: str, recipe: str, out: str, states: Sequence[tuple[
     for key, value in load_file(feeds).items():
         i, _, name = key.partition("|")
         rows.setdefault(int(i), {})[name] = value
-    recipe_list = _recipe(recipe, float_scopes(source))
+    runner = litert_interpreter()(source, num_threads=1).get_signature_runner()
+    rows = {i: litert_feeds(runner, row) for i, row in rows.items()}
+    recipe_list = _recipe(recipe, [*float_scopes(source), *endless_scopes(source, grown)])
     tool = quantizer.Quantizer(source, recipe_list)
-    result = tool.quantize(
-        _ranges(source, recipe_list, [rows[i] for i in sorted(rows)], states),
-        enable_progress_bar=False,
-        enable_progress_report=False,
-    )
+    ranges = _ranges(source, recipe_list, [rows[i] for i in sorted(rows)], states)
+    if not ranges:
+        raise UsageError("ai-edge-quantizer found no layer of a kind that it quantizes")
+    result = tool.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
     result.export_model(out, overwrite=True)
     interpreter = litert_interpreter()(out, num_threads=1)
     interpreter.allocate_tensors()
@@ -212,4 +227,25 @@ def float_scopes(path: str) -> list[str]:
         vector = all(len(s) < 4 or s[1:3] == (1, 1) for s in shapes)
         if made and (vector or (not wanted and op["op_name"] in PRODUCTS)):
             patterns += [f"^{re.escape(d['name'])};" for d in made]
+    return patterns
+
+
+def endless_scopes(path: str, grown: Sequence[tuple[str, str]]) -> list[str]:
+    """A pattern for each operator that works with a state that grows for ever, until a layer with weights.
+
+    grown: (input, what it is fed from) by the names of the file's signature.
+    """
+    if not grown:
+        return []
+    interpreter = litert_interpreter()(path, num_threads=1)
+    details = {d["index"]: d for d in interpreter.get_tensor_details()}
+    runner = interpreter.get_signature_runner()
+    ends = {**runner.get_input_details(), **runner.get_output_details()}
+    tensors = {ends[name]["index"] for pair in grown for name in pair}
+    patterns = []
+    for op in interpreter._get_ops_details():
+        inputs, outputs = (set(map(int, op[side])) for side in ("inputs", "outputs"))
+        if op["op_name"] not in CONVOLUTIONS and (tensors & inputs or tensors & outputs):
+            tensors |= outputs
+            patterns += [f"^{re.escape(details[i]['name'])};" for i in outputs if i in details]
     return patterns

@@ -116,6 +116,7 @@ def state_overrides(
     links = [
         (base.inputs[s.name], {**base.inputs, **base.outputs}[s.output])
         for s in (base.stream.states if base.stream else ())
+        if s.dtype == "float32"
     ]
     inputs = {state for state, _ in links}
     for node in nodes:

@@ -65,8 +65,8 @@ class Step:
         how = finetune.Step(self.epochs, self.learning_rate, self.batch, self.seed)
         with rounded(layers):
             _train_mode(model)
-            frames, cure = student.spec.frames, "Lower the learning rate"
-            finetune.train(model, original, clips, truth, how, frames, progress, cure=cure)
+            cure = "Lower the learning rate"
+            finetune.train(model, original, clips, truth, how, student.spec, progress, cure=cure)
         return finetune.trained("qat", model, student, teacher, how, len(clips), out)
 
 

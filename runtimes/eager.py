@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from edgepv.optional import need
+from edgepv.optional import need, plain_attention
 from edgepv.stream import Tensors
 from edgepv.types import ModelSpec, StreamSpec
 
@@ -25,7 +25,7 @@ class EagerEngine:
     def infer(self, inputs: Tensors) -> Tensors:
         """Run once on the number of threads torch was told."""
         torch = self._torch
-        with torch.inference_mode():
+        with torch.inference_mode(), plain_attention():
             result = self._call(*(torch.from_numpy(np.array(inputs[n])) for n in self._names))
         values = result if isinstance(result, tuple | list) else (result,)
         return {name: np.array(value.numpy()) for name, value in zip(self._outputs, values)}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from edgepv.console import hush_native
 from edgepv.errors import UsageError
 from edgepv.optional import litert_interpreter
@@ -23,11 +25,16 @@ class LiteRtEngine:
         self._runner = interpreter.get_signature_runner()
         check_names(variant, self._runner.get_input_details(), self._runner.get_output_details())
         self._inputs, self._outputs = variant.inputs, variant.outputs
+        kinds = {name: np.dtype(d["dtype"]) for name, d in self._runner.get_input_details().items()}
+        self._whole = {name: kind for name, kind in kinds.items() if kind.kind in "iu"}
 
     def infer(self, inputs: Tensors) -> Tensors:
         """Run once; tensors by our names."""
         check_inputs(inputs, self._expected)
-        result = self._runner(**{self._inputs[name]: value for name, value in inputs.items()})
+        theirs = {self._inputs[name]: value for name, value in inputs.items()}
+        for name, kind in self._whole.items():  # the converter makes 32 bits of whole numbers of 64
+            theirs[name] = theirs[name].astype(kind, copy=False)
+        result = self._runner(**theirs)
         return {ours: result[theirs] for ours, theirs in self._outputs.items()}
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ from edgepv.runtimes.cuts import SceneCuts
 from edgepv.runtimes.engine import CancelledError, Engine, Read, open_engine
 from edgepv.runtimes.particles import Births
 from edgepv.stream import Stepper, Tensors
-from edgepv.types import Variant
+from edgepv.types import ModelSpec, Variant
 
 MAX_LOOK_BACK = 4096
 Gap = Literal["hold", "reset"]
@@ -28,9 +28,10 @@ Gap = Literal["hold", "reset"]
 class Answer:
     """The model's word on one frame.
 
-    index: frames since the states were last forgotten. label, score: of a classifier, else None. scores:
-    softmax over the labels, sums to 1. outputs: everything the model answered, by name, without the batch
-    axis. ids: of a tracker, the number of the particle in each place.
+    index: frames since the states were last forgotten. label, score: of a classifier, else None. scores: of
+    all labels, the softmax of logits, which adds up to 1, or the probabilities that the model answers (see
+    ``ModelSpec.scores``). outputs: everything the model answered, by name, without the batch axis. ids: of a
+    tracker, the number of the particle in each place.
     valid: False until the model has seen a full window. restarted: the states were forgotten right
     before this frame. missed: frames that were lost within what this answer looks back on.
     pre_ms, infer_ms: time spent on preprocessing and in the engine.
@@ -170,7 +171,7 @@ class Continuity:
         """The answer that a lane's outputs give; only the first one after a restart says so."""
         restarted, self._restarted = self._restarted, False
         stepper, spec = lane.stepper, lane.variant.spec
-        scores = softmax(outputs["logits"]) if spec.task == "classification" else None
+        scores = scored(spec, outputs["logits"]) if spec.task == "classification" else None
         best = int(scores.argmax()) if scores is not None else 0
         return Answer(
             index=stepper.seen - 1,
@@ -284,6 +285,11 @@ def open_session(
 ) -> Session:
     """Open one variant of a bundle. source: see open_engine. gap, cuts: see Session."""
     return Session(open_engine(variant, source, threads=threads), variant, gap=gap, cuts=cuts)
+
+
+def scored(spec: ModelSpec, answer: np.ndarray) -> np.ndarray:
+    """Scores, 0 to 1, of one row of a classifier's answers: their softmax, or the probabilities they are."""
+    return answer.clip(0, 1) if spec.scores == "probabilities" else softmax(answer)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

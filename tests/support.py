@@ -39,7 +39,7 @@ class Tiny:
         return [self.model, "--weights", str(self.weights), "--spec", str(self.spec)]
 
 
-def in_this_process(function: str, *, timeout_s: float = 0, **arguments: Any) -> Any:
+def in_this_process(function: str, *, timeout_s: float = 0, tool: str = "", **arguments: Any) -> Any:
     """What ``isolated.call`` does, without the half second that a process of its own takes."""
     module, _, name = function.partition(":")
     return getattr(importlib.import_module(module), name)(**arguments)

@@ -113,3 +113,31 @@ def test_past_the_door_goes_nothing_but_json() -> None:
         for node in ast.walk(ast.parse((rooms / f"{name}.py").read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print":
                 assert ast.unparse(node.args[0]).startswith(("json.dumps(", "visible(")), (name, node.lineno)
+
+
+CHATTER = """
+import ctypes, logging, os, sys, warnings
+from edgepv.console import hush
+print("before", flush=False)
+with hush():
+    print("python"); print("python", file=sys.stderr)
+    os.write(1, b"descriptor"); os.write(2, b"descriptor")
+    ctypes.CDLL(None).puts(b"held by C until its end")
+    warnings.warn("warning"); logging.warning("log")
+print("after")
+"""
+
+
+def test_nothing_that_a_converter_says_reaches_the_terminal() -> None:
+    quiet, loud = (
+        subprocess.run(
+            [sys.executable, "-c", CHATTER],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, **more},
+        )
+        for more in ({"EDGEPV_DEBUG": ""}, {"EDGEPV_DEBUG": "1"})
+    )
+    assert (quiet.stdout, quiet.stderr) == ("before\nafter\n", "")
+    assert all(word in loud.stderr for word in ("python", "descriptor", "warning", "log"))

@@ -120,6 +120,20 @@ def test_dropping_one_particle_costs_exactly_what_it_adds() -> None:
     assert [row for row in explain.rows(made, 1) if row[0] == "particle"] == [("particle", "1", "+1.500")]
 
 
+def test_the_chance_of_a_model_that_answers_probabilities_is_what_it_answers() -> None:
+    class Sure:
+        def infer(self, inputs: Tensors) -> Tensors:
+            return {"logits": np.array([[0.9, 0.1]], np.float32)}
+
+        def close(self) -> None: ...
+
+    player = Player(
+        Sure(), variant_of(replace(Corner.spec, scores="probabilities"), StreamSpec((), warmup=1))
+    )
+    found = explain.explain(player, lit_corner(), QUIET, label=None, grid=2)
+    assert found.answer == "dark" and found.chance == pytest.approx(0.9)
+
+
 def test_a_label_that_is_not_the_answer_may_be_explained() -> None:
     made = explain.explain(by_particles(), np.zeros((4, 3, 16, 16), np.float32), QUIET, label="b", grid=2)
     assert (made.label, made.answer) == ("b", "a") and made.chance < 0.5

@@ -21,6 +21,11 @@ def crash():
 def fail():
     raise ValueError("no such operator")
 
+def refuse():
+    from edgepv.stream import NotStreamableError
+    from edgepv.stream.values import RefusedError
+    raise NotStreamableError("net", RefusedError("looks ahead", "look back"))
+
 def hang():
     time.sleep(60)
 """
@@ -42,6 +47,7 @@ def test_it_imports_from_where_this_process_does() -> None:
     [
         ("fail", "fail failed: ValueError: no such operator"),
         ("crash", "crash failed: the process crashed with SIGABRT"),
+        ("refuse", "^net: looks ahead. To stream it, look back$"),
     ],
 )
 def test_a_failure_is_one_line(function: str, says: str) -> None:

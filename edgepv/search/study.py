@@ -107,7 +107,7 @@ class Study:
             seed=self.question.seed + done, multivariate=True, group=True, n_startup_trials=10
         )
         try:
-            with hush():
+            with hush(stderr=False):
                 self.study.optimize(self._objective, n_trials=1, catch=(Exception,))
         except ValueError as e:  # SQLite locks no rows: two workers may be given one trial, and one is late
             self.console.say(f"another worker was faster: {e}")

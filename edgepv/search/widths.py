@@ -107,7 +107,7 @@ def _built(target: str, width: int, folder: Path) -> tuple[Variant, ...]:
         rng = np.random.default_rng(0)
         feeds = tuple({"frame": rng.standard_normal((1, 3, SIDE, SIDE), np.float32)} for _ in range(8))
         noise = CalibrationSet((), "noise")
-        model = Ready(source, checkpoint, base, place, None, (), noise, feeds)
+        model = Ready(source, checkpoint, base, place, None, (), noise, feeds, ())
         (folder / "model.onnx").write_bytes((place / base.path).read_bytes())
         base = replace(base, path="model.onnx")
         return run_builder(line, model, find_target(target), base, folder).variants

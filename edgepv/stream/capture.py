@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import inspect
 import operator
-import traceback
-import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from edgepv.blame import named_in, raised_at
 from edgepv.console import hush
+from edgepv.optional import plain_attention
 from edgepv.stream.values import RefusedError
 
 BATCH_NORM = "aten::_native_batch_norm_legit_no_training"
@@ -72,8 +71,7 @@ def capture(module: nn.Module, example: Tensor) -> Captured:
 
 def _export(module: nn.Module, example: Tensor) -> Any:
     try:
-        with warnings.catch_warnings(), hush():
-            warnings.simplefilter("ignore")
+        with hush(), plain_attention():
             return torch.export.export(module, (example,), strict=False).run_decompositions({})
     except Exception as e:
         text = str(e)
@@ -90,10 +88,9 @@ def _export(module: nn.Module, example: Tensor) -> Any:
 
 
 def _raised_at(e: Exception) -> str:
-    """The innermost line outside of torch that an exception came through: " (net.py:31)"."""
-    frames = traceback.extract_tb(e.__traceback__)
-    found = [f for f in frames if "/torch/" not in f.filename and f.filename != __file__]
-    return f" ({Path(found[-1].filename).name}:{found[-1].lineno})" if found else ""
+    """The innermost line of the user's that an exception came through: " (net.py:31)"."""
+    found = raised_at(e).partition(": ")[0]
+    return f" ({found})" if found else ""
 
 
 def _check_inputs(module: nn.Module) -> None:
@@ -174,13 +171,7 @@ def kind(node: Any) -> str:
 
 def place(node: torch.fx.Node) -> str:
     """Source line of the model that made this operator: "net.py:31", or "" when it is not known."""
-    found = ""
-    for line in (node.meta.get("stack_trace") or "").splitlines():
-        line = line.strip()
-        if line.startswith('File "') and "/torch/" not in line:
-            file, number = line[6:].split('", line ')
-            found = f"{Path(file).name}:{number.split(',')[0]}"
-    return found
+    return named_in(node.meta.get("stack_trace") or "").partition(": ")[0]
 
 
 def layer(node: torch.fx.Node) -> str:

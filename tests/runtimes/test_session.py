@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from edgepv.errors import UsageError
 from edgepv.runtimes import Session, open_session
 from edgepv.runtimes.play import due
 from edgepv.stream import Tensors
-from edgepv.types import Variant
+from edgepv.types import ModelSpec, Variant, decode, encode
 
 
 @pytest.fixture
@@ -32,6 +34,34 @@ def test_reset_starts_over(step_bundle: Path, variant: Variant) -> None:
     assert [a.scores for a in first] == [a.scores for a in again]
     assert [a.index for a in again] == [0, 1, 2, 3, 4]
     assert all(abs(sum(a.scores) - 1) < 1e-5 for a in first)
+
+
+@pytest.mark.parametrize(
+    ("scores", "wanted"),
+    [("logits", (0.69, 0.31)), ("probabilities", (0.91, 0.09))],
+)
+def test_probabilities_are_scores_as_they_are(
+    variant: Variant, scores: Any, wanted: tuple[float, ...]
+) -> None:
+    class Sure:
+        def infer(self, inputs: Tensors) -> Tensors:
+            states = {f"{name}_next": inputs[name] for name in ("before", "pool")}
+            return {"logits": np.array([[0.91, 0.09]], np.float32), **states}
+
+        def close(self) -> None:
+            pass
+
+    told = replace(variant, spec=replace(variant.spec, scores=scores))
+    with Session(Sure(), told) as session:
+        answer = session.step(np.zeros((8, 8, 3), np.uint8))
+    assert answer.label == "fight" and answer.score == pytest.approx(wanted[0], abs=0.005)
+    assert answer.scores == pytest.approx(wanted, abs=0.005)
+
+
+def test_a_bundle_that_says_nothing_of_scores_has_logits(variant: Variant) -> None:
+    data = encode(variant.spec)
+    del data["scores"]
+    assert decode(ModelSpec, data).scores == "logits"
 
 
 def test_a_nan_answer_is_an_error_not_a_label(variant: Variant) -> None:

@@ -1,0 +1,145 @@
+"""What float16 does not hold stays in float32, and the device is asked to build nothing else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgepv.export import half
+from edgepv.export import trt_form as form
+from edgepv.export.for_jetson import FILES, build_script
+
+onnx = pytest.importorskip("onnx")
+ort = pytest.importorskip("onnxruntime")
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+
+FEED = {"x": np.linspace(-1, 1, 16, dtype=np.float32).reshape(1, 1, 4, 4)}
+
+
+def _model(nodes: Sequence[Any], inputs: dict[str, Any], outputs: dict[str, Any], **constants: Any) -> Any:
+    def info(name: str, shape: Any) -> Any:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+
+    inits = [numpy_helper.from_array(np.asarray(v, np.float32), n) for n, v in constants.items()]
+    first, last = ([info(*item) for item in side.items()] for side in (inputs, outputs))
+    graph = helper.make_graph(list(nodes), "g", first, last, inits)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+@pytest.fixture(scope="module")
+def loud() -> Any:
+    """A convolution by a million, and one by a millionth of it: nothing is left of it but x."""
+    kernel = np.ones((1, 1, 1, 1))
+    nodes = [
+        helper.make_node("Conv", ["x", "up"], ["high"], "first"),
+        helper.make_node("Relu", ["high"], ["middle"], "relu"),
+        helper.make_node("Conv", ["middle", "down"], ["back"], "second"),
+        helper.make_node("Sigmoid", ["back"], ["y"], "last"),
+    ]
+    shape = (1, 1, 4, 4)
+    model = _model(nodes, {"x": shape}, {"y": shape}, up=1e6 * kernel, down=1e-6 * kernel)
+    return onnx.shape_inference.infer_shapes(model, strict_mode=True)
+
+
+def _run(model: Any, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    found: list[np.ndarray] = session.run(None, feed)
+    return found
+
+
+def test_what_no_float16_holds_is_found_by_the_clips(loud: Any) -> None:
+    assert half.beyond(loud, [FEED]) == {"first": 1e6, "relu": 1e6, "second": 1e6}
+    quiet = {"x": 0.01 * FEED["x"]}
+    assert half.beyond(loud, [quiet]) == {"first": 1e6}  # its weight
+    assert half.noted(form.to_fp16(loud)) == half.Wide()
+
+
+def test_those_layers_stay_in_float32_without_a_narrow_pass_between_them(loud: Any) -> None:
+    wanted = 1 / (1 + np.exp(-np.maximum(FEED["x"], 0)))
+    strong = form.to_fp16(loud, [FEED])
+    assert half.noted(strong) == half.Wide(("first", "relu", "second"), 1e6)
+    assert np.allclose(_run(strong, FEED)[0], wanted, atol=2e-3)
+    assert not np.allclose(_run(form.to_fp16(loud), FEED)[0], wanted, atol=0.1)
+    order = [n.op_type for n in strong.graph.node]
+    assert order[order.index("Conv") :][:3] == ["Conv", "Relu", "Conv"]
+
+
+def test_int8_weights_of_such_a_layer_keep_their_scale(loud: Any, tmp_path: Path) -> None:
+    onnx.save(loud, tmp_path / "float.onnx")
+    feeds = [FEED, {"x": FEED["x"][..., ::-1].copy()}]
+    form.quantize_for_tensorrt(tmp_path / "float.onnx", tmp_path / "q.onnx", feeds, state_pairs=[])
+    strong = form.to_fp16(onnx.load(tmp_path / "q.onnx"), feeds)
+    wanted = 1 / (1 + np.exp(-np.maximum(FEED["x"], 0)))
+    assert np.allclose(_run(strong, FEED)[0], wanted, atol=0.01)
+
+
+@pytest.fixture(scope="module")
+def counter() -> Any:
+    """A state that grows by x at every step, and is answered."""
+    nodes = [
+        helper.make_node("Add", ["s", "x"], ["s_next"], "add"),
+        helper.make_node("Mul", ["s_next", "one"], ["y"], "mul"),
+    ]
+    return _model(nodes, {"x": (1, 1), "s": (1, 1)}, {"y": (1, 1), "s_next": (1, 1)}, one=[[1.0]])
+
+
+def _counted(model: Any, steps: int) -> float:
+    """Where it ends, by ONNX's own evaluator: on a CPU, ONNX Runtime computes float16 in float32."""
+    from onnx.reference import ReferenceEvaluator
+
+    session, state = ReferenceEvaluator(model), np.full((1, 1), 2000, np.float32)
+    found: Any
+    for _ in range(steps):
+        found = session.run(["s_next"], {"x": np.ones((1, 1), np.float32), "s": state})
+        state = found[0]
+    return float(state[0, 0])
+
+
+def test_a_sum_that_grows_for_ever_goes_on_growing(counter: Any) -> None:
+    assert half.sums(counter, [("s", "s_next")]) == ("add", "mul")
+    assert _counted(form.to_fp16(counter), 100) == 2048  # and one more is 2048 again
+    assert _counted(form.to_fp16(counter, grown=[("s", "s_next")]), 100) == 2100
+
+
+def _built(tmp_path: Path, script: str, version: str, files: Sequence[str]) -> list[str]:
+    """What build.sh calls trtexec with, beside these files."""
+    for name in files:
+        (tmp_path / name).touch()
+    (tmp_path / "build.sh").write_text(script)
+    tool = tmp_path / "trtexec"
+    tool.write_text('#!/bin/sh\necho "$@" >> "$LOG"\n')
+    tool.chmod(0o755)
+    log = tmp_path / "log"
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "LOG": str(log)}
+    subprocess.run(["sh", str(tmp_path / "build.sh"), version, str(tmp_path)], env=env, check=True)
+    return log.read_text().splitlines()
+
+
+@pytest.mark.parametrize("version", ["8.5", "8.6", "10.3"])
+def test_float16_is_allowed_where_its_file_passed_the_exam(tmp_path: Path, version: str) -> None:
+    files = (FILES.weak_int8, FILES.strong_int8, FILES.weak_float, FILES.strong_float)
+    int8, fp16 = _built(tmp_path, build_script("int8"), version, files)
+    assert "--int8 --fp16" in int8 and f"model-int8-trt{version}.engine" in int8
+    assert " --fp16 " in fp16 and f"model-fp16-trt{version}.engine" in fp16
+
+
+@pytest.mark.parametrize("version", ["8.5", "8.6", "10.3"])
+@pytest.mark.parametrize(
+    ("float16", "files"),
+    [
+        (True, (FILES.weak_int8, FILES.weak_float)),
+        (False, (FILES.weak_int8, FILES.strong_int8, FILES.weak_float, FILES.strong_float)),
+    ],
+)
+def test_what_was_proven_wrong_in_float16_is_built_in_float32(
+    tmp_path: Path, version: str, float16: bool, files: Sequence[str]
+) -> None:
+    int8, fp32 = _built(tmp_path, build_script("int8", float16=float16), version, files)
+    assert "--int8" in int8 and "--fp16" not in int8 + fp32
+    assert f"model-fp32-trt{version}.engine" in fp32
