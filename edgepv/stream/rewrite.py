@@ -13,6 +13,7 @@ from edgepv.errors import UsageError
 from edgepv.stream import (  # noqa: F401  (they register the rules)
     rules_assign,
     rules_memory,
+    rules_running,
     rules_shape,
     rules_window,
 )
@@ -234,12 +235,19 @@ def _check_ranks(walk: Walk) -> None:
 
 
 def _stream_spec(walk: Walk, answer: Value, time: Stream, spec: ModelSpec) -> StreamSpec:
-    names = _unique([p.name for p in time.plans], taken=(spec.input.name, "logits"))
+    names = _unique([p.name for p in time.plans], taken=(spec.input.name, *(a.name for a in spec.answers)))
     fresh = {p.source: f"{name}_next" for p, name in reversed(list(zip(time.plans, names)))}
     fresh[-1] = spec.input.name
     states = tuple(
         StateSpec(
-            name, fresh[p.source], p.shape, update=p.update, fresh=p.fresh, period=p.period, first=p.first
+            name,
+            fresh[p.source],
+            p.shape,
+            update=p.update,
+            init=p.init,
+            fresh=p.fresh,
+            period=p.period,
+            first=p.first,
         )
         for p, name in zip(time.plans, names)
     )

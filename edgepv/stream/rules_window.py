@@ -12,12 +12,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from edgepv.stream.rules_running import means
 from edgepv.stream.rules_shape import common_axis, constant
 from edgepv.stream.times import Clip
 from edgepv.stream.values import (
     Axis,
     RefusedError,
     Value,
+    along,
+    in_time,
     kept,
     physical,
     retail,
@@ -303,15 +306,13 @@ def _paired(walk: Walk, a: Any, b: Any, function: Callable[..., Tensor]) -> Valu
     return Value(shaped(made, physical(dims, axis)), dims, axis, n, clock)
 
 
-@rule("softmax", "_softmax", "log_softmax", "_log_softmax", "cumsum")
+@rule("softmax", "_softmax", "log_softmax", "_log_softmax")
 def along_one(walk: Walk, x: Value, dim: int, *args: Any) -> Value:
     """Operators along one dimension that is not time."""
     dim %= len(x.dims)
-    if x.axis and x.axis.at == dim and x.n > 1:
+    if in_time(x, dim):
         raise RefusedError("works across the frames of the clip", "let it work inside each frame")
-    behind = math.prod(x.sizes[dim + 1 :])
-    rows = x.rows.reshape(-1, x.sizes[dim], *[behind][: behind > 1])
-    return Value(walk.node.target(rows, 1, *args).reshape(x.rows.shape), x.dims, x.axis, x.n, x.clock)
+    return replace(x, rows=walk.node.target(along(x, dim), 1, *args).reshape(x.rows.shape))
 
 
 @rule("layer_norm", "native_layer_norm")
@@ -596,16 +597,4 @@ def _running(walk: Walk, x: Value) -> Value:
     """Mean of all frames since the reset; an exponential one is the same until a clip's weight is reached."""
     walk.approximate(f"a mean over the clip became {MEANS[walk.pool]}")
     clock = replace(x.clock, ready=x.clock.ready + x.clock.period * (x.n - 1), endless=True)
-    shape = tuple(x.rows.shape[1:])
-    mean = walk.time.hold(x.rows, (1, *shape), x.clock)
-    seen = walk.time.hold(x.rows, (1, *(1,) * len(shape)), x.clock)
-    least = 2.0 / (x.n + 1) if walk.pool == "ema" else 0.0
-    made = []
-    for j, row in enumerate(x.rows.split(1)):
-        mean, seen = (walk.time.resumed(held, j, x.clock) for held in (mean, seen))
-        seen = seen + 1.0
-        mean = mean + (row - mean) * (1.0 / seen).clamp(min=least)
-        made.append(mean)
-    walk.time.keep(mean)
-    walk.time.keep(seen)
-    return x.with_rows(torch.cat(made), clock, 1)
+    return x.with_rows(means(walk, x, 2.0 / (x.n + 1) if walk.pool == "ema" else 0.0), clock, 1)

@@ -313,8 +313,41 @@ class Windows:
             return [self._module(_clip_of(video[q : q + self._frames])) for q in at]
 
 
+class Since:
+    """A module asked about everything since the video began, as a stream remembers it that never forgets.
+
+    Raises UnfitError if it does not take videos longer than its clips, or answers them in another shape.
+    """
+
+    def __init__(self, module: nn.Module, shape: Sequence[int]) -> None:
+        self._module, self._frames = module, shape[2]
+        self.stride, self.late = 1, shape[2] - 1
+        self.bytes_per_frame = _most_bytes(_traced(_without_numbers(module), shape)) / shape[2]
+        clip, longer = (self._answer(torch.zeros((*shape[:2], n, *shape[3:]))) for n in (shape[2], shape[2] + 3))
+        if clip.shape != longer.shape:
+            raise UnfitError("it answers longer videos in another shape")
+
+    def answers(self, video: Tensor, at: Sequence[int]) -> list[Tensor]:
+        """Its answers to the frames from the first to the last of the clips that begin with frames ``at``."""
+        return [self._answer(_clip_of(video[: q + self._frames])) for q in at]
+
+    def _answer(self, clip: Tensor) -> Tensor:
+        try:
+            with torch.no_grad():
+                made = self._module(clip)
+        except Exception as e:  # whatever the module raises, then it is no reference
+            raise UnfitError(f"it does not take {clip.shape[2]} frames: {type(e).__name__}") from e
+        assert isinstance(made, Tensor)
+        return made
+
+
 def _clip_of(video: Tensor) -> Tensor:
     return video.transpose(0, 1)[None]
+
+
+def _most_bytes(trace: Trace) -> float:
+    """Of the tensors that the hungriest call takes and makes."""
+    return 4.0 * max(sum(map(math.prod, call.shapes)) + _elements(call.made) for call in trace.calls)
 
 
 def _elements(made: Any) -> int:

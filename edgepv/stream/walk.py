@@ -12,13 +12,15 @@ from torch import Tensor
 from edgepv.stream.capture import BATCH_NORM, Captured, describe, kind, layer, place
 from edgepv.stream.cost import flops
 from edgepv.stream.times import Stream, Taps, Time
-from edgepv.stream.values import Axis, Clock, RefusedError, Value, reshape, static
+from edgepv.stream.values import Axis, Clock, RefusedError, Sum, Value, reshape, static
 
 Rule = Callable[..., Any]
 RULES: dict[str, Rule] = {}
 """Operator name -> its rule: called with the walk and the operator's own arguments."""
 
 
+SUMS = ("aten::mul", "aten::div", "aten::clone", "aten::detach", "aten::alias")
+"""What may be done to a sum that a stream holds as a mean."""
 ASSIGNMENTS = ("aten::slice", "aten::slice_scatter", "aten::select_scatter", "aten::copy")
 
 
@@ -103,6 +105,8 @@ class Walk:
         result = self.values[self.graph.output.name]
         if not isinstance(result, Value):
             raise RefusedError("answers the same whatever the video shows", "let forward() use its input")
+        if isinstance(result, Sum):
+            raise RefusedError(f"{describe(self.graph.output)} {Sum.REFUSED[0]}", Sum.REFUSED[1])
         return result
 
     def _value(self, node: torch.fx.Node, x: Tensor) -> Any:
@@ -143,6 +147,8 @@ class Walk:
         if isinstance(self.time, Stream):
             known = len(self.time.plans)
             self.time.label = state_name(self.node)
+        if name not in SUMS and any(isinstance(v, Sum) for v in _values([args, kwargs])):
+            raise RefusedError(*Sum.REFUSED)
         if name not in ASSIGNMENTS:
             args, kwargs = self._painted(args), {k: self._painted(v) for k, v in kwargs.items()}
         begin = _first_ready([args, kwargs])
