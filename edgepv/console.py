@@ -91,9 +91,12 @@ def say_next(*commands: str) -> None:
 
 @contextlib.contextmanager
 def hush() -> Iterator[None]:
-    """Hide the converters' chatter: warnings, log lines and prints that are no news to a user."""
+    """Hide the converters' chatter: warnings, log lines and prints that are no news to a user.
+
+    Errors they log too: what went wrong they raise, and the caller says in one line what matters.
+    """
     level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.ERROR)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")

@@ -18,6 +18,7 @@ from edgepv.stream import (  # noqa: F401  (they register the rules)
     rules_window,
 )
 from edgepv.stream.capture import Captured, capture, describe
+from edgepv.stream.loops import find
 from edgepv.stream.times import Clip, Stream
 from edgepv.stream.values import MAX_RANK, RefusedError, Value
 from edgepv.stream.walk import Folded, Layer, Walk
@@ -187,8 +188,12 @@ def _convert(graph: Captured, spec: ModelSpec, every: int, pool: str) -> StreamM
     if every < 1:
         raise UsageError(f"--every {every}: give a number of frames above 0")
     x = torch.randn((every, c, h, w), generator=torch.Generator().manual_seed(1))
+    graph = replace(graph, loops=find(graph, _rows_of_clip(_example(spec))))
     folded = Folded()
-    _, answer, _ = _plan(graph, folded, x, every, 0, pool)
+    first, answer, _ = _plan(graph, folded, x, every, 0, pool)
+    if not first.rolled:
+        graph, folded = replace(graph, loops=()), Folded()
+        _, answer, _ = _plan(graph, folded, x, every, 0, pool)
     origin = every - 1 - answer.clock.ready
     walk, answer, time = _plan(graph, folded, x, every, origin, pool)
     _check_ranks(walk)

@@ -133,7 +133,7 @@ def grows(walk: Walk, x: Value, dim: int, **_: Any) -> Value:
     if in_time(x, dim):
         raise RefusedError(
             "gathers all frames so far in a number that grows or vanishes in a stream",
-            "use a cumulative mean, torch.cumsum(x, dim) / torch.arange(1, T + 1), or a fixed number of frames",
+            "use a cumulative mean, torch.cumsum(x, dim) / torch.arange(1, T + 1), or a fixed window",
         )
     return replace(x, rows=walk.node.target(along(x, dim), 1).reshape(x.rows.shape))
 

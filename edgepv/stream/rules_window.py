@@ -41,8 +41,8 @@ def _each(value: int | Sequence[int], count: int) -> list[int]:
 @rule("conv1d", "conv2d", "conv3d", "convolution")
 def convolution(
     walk: Walk,
-    x: Value,
-    weight: Tensor,
+    x: Any,
+    weight: Any,
     bias: Tensor | None = None,
     stride: int | Sequence[int] = 1,
     padding: int | str | Sequence[int] = 0,
@@ -53,6 +53,11 @@ def convolution(
 
     Source: a k x h x w kernel on C channels equals an h x w kernel on k * C channels.
     """
+    if not isinstance(x, Value) or not isinstance(weight, Tensor):
+        raise RefusedError(
+            "convolves with weights that are made from the video (a kernel per clip)",
+            "give it weights that stay the same",
+        )
     count = weight.ndim - 2
     stride, dilation = _each(stride, count), _each(dilation, count)
     kernel = list(weight.shape[2:])
@@ -274,7 +279,7 @@ def product(walk: Walk, a: Any, b: Any) -> Value:
                 continue
             raise RefusedError(
                 "multiplies frames with frames (attention over time, spelled out)",
-                "write it with torch.nn.functional.scaled_dot_product_attention",
+                "write it with torch.nn.functional.scaled_dot_product_attention and a causal mask",
             )
     if isinstance(a, Value) and isinstance(b, Tensor) and b.ndim == 2:
         return linear(walk, a, walk.constant("_t", lambda: b.t()))
@@ -356,11 +361,17 @@ def group_norm(
     return retail(x, F.group_norm(rows, groups, weight, bias, eps), x.dims[1:], len(x.dims) - 1)
 
 
-@rule("pixel_shuffle", "pixel_unshuffle", "upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d")
+@rule("pixel_shuffle", "pixel_unshuffle")
 def picture(walk: Walk, x: Value, *args: Any) -> Value:
     """Operators on the last three dimensions, a picture (C, H, W)."""
     made = walk.node.target(trailing(x, 3), *args)
     return retail(x, made, made.shape[1:], 3)
+
+
+@rule("upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d", "_upsample_bilinear2d_aa")
+def enlarged(walk: Walk, x: Value, *args: Any) -> Value:
+    """Interpolation of each plane (H, W)."""
+    return _each_plane(x, 2, lambda rows: walk.node.target(rows, *args))
 
 
 @rule("upsample_nearest3d", "upsample_trilinear3d")
@@ -465,8 +476,7 @@ def _pooled(
     if x.axis is None or x.axis.at < first:
         if count > 2:
             raise RefusedError("pools a volume without time")
-        made = space(trailing(x, count + 1), kernel, stride, padding, dilation)
-        return retail(x, made, made.shape[1:], count + 1)
+        return _each_plane(x, count, lambda rows: space(rows, kernel, stride, padding, dilation))
     if x.axis.outer * x.axis.inner > 1:
         raise RefusedError("pools frames that share a dimension with something else")
     t = x.axis.at - first
@@ -496,6 +506,14 @@ def adaptive_max(walk: Walk, x: Value, size: Sequence[int]) -> tuple[Value]:
     return (_adaptive(walk, x, F.adaptive_max_pool2d, torch.amax),)
 
 
+def _each_plane(x: Value, count: int, make: Callable[[Tensor], Tensor]) -> Value:
+    """What works on each plane of the last ``count`` dimensions by itself; frames may stand in channels."""
+    rows = x.rows.reshape(-1, *x.sizes[len(x.dims) - count - 1 :])
+    made = make(rows)
+    dims = (*x.dims[: len(x.dims) - count], *made.shape[2:])
+    return Value(made.reshape(len(x.rows), *physical(dims, x.axis)), dims, x.axis, x.n, x.clock)
+
+
 def _adaptive(
     walk: Walk, x: Value, space: Callable[..., Tensor], over: Callable[[Tensor, int], Tensor]
 ) -> Value:
@@ -505,10 +523,9 @@ def _adaptive(
     if not timed and count == 3:
         raise RefusedError("pools a volume without time")
     plain = [d for d in range(first, len(dims)) if not (timed and x.axis and d == x.axis.at)]
-    rows = x.rows if timed else trailing(x, count + 1)
-    rows = _shrunk(rows, [dims[d] for d in plain], space)
     if not timed:
-        return retail(x, rows, rows.shape[1:], count + 1)
+        return _each_plane(x, count, lambda rows: _shrunk(rows, [dims[d] for d in plain], space))
+    rows = _shrunk(x.rows, [dims[d] for d in plain], space)
     assert x.axis
     n = dims[x.axis.at]
     if x.n % n:

@@ -271,7 +271,11 @@ class Stream:
         moving = [v for v in values if v.n > 1] or list(values)
         periods = {v.clock.period for v in moving}
         if len(periods) > 1 and moving[0].n > 1:
-            raise RefusedError("joins values that advance at different rates")
+            rates = " and ".join(map(str, sorted(periods)))
+            raise RefusedError(
+                f"joins values that advance at different rates, {rates} frames at a time",
+                "let both advance alike: strides and slices x[:, :, ::k] of the same k",
+            )
         clock = joint_clock([v.clock for v in moving])
         rows = []
         for v in values:

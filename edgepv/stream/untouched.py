@@ -323,7 +323,8 @@ class Since:
         self._module, self._frames = module, shape[2]
         self.stride, self.late = 1, shape[2] - 1
         self.bytes_per_frame = _most_bytes(_traced(_without_numbers(module), shape)) / shape[2]
-        clip, longer = (self._answer(torch.zeros((*shape[:2], n, *shape[3:]))) for n in (shape[2], shape[2] + 3))
+        lengths = (shape[2], shape[2] + 3)
+        clip, longer = (self._answer(torch.zeros((*shape[:2], n, *shape[3:]))) for n in lengths)
         if clip.shape != longer.shape:
             raise UnfitError("it answers longer videos in another shape")
 

@@ -152,7 +152,10 @@ def _axis_after(v: Value, dims: tuple[int, ...]) -> Axis | None:
             return Axis(at, dims[at] // (inner * v.n), inner)
     if v.n == 1:
         return None
-    raise RefusedError("splits the time axis", "keep the frames of a clip in one dimension")
+    raise RefusedError(
+        "splits the time axis (windows of frames inside the clip)",
+        "keep the frames of a clip in one dimension, and look back by convolution or with a causal mask",
+    )
 
 
 def permute(v: Value, order: Sequence[int]) -> Value:
