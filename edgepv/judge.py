@@ -17,7 +17,17 @@ from edgepv.export.job import FLAT
 from edgepv.export.parity import compare_clips, first_divergence, saturation
 from edgepv.files import digest, sha256
 from edgepv.measure import clip_answers
-from edgepv.quality import INT8_FLOOR_DB, Shown, distance_px, figures, groups_of, lost, psnr_db, rate
+from edgepv.quality import (
+    INT8_FLOOR_DB,
+    Pictures,
+    Shown,
+    distance_px,
+    figures,
+    groups_of,
+    lost,
+    psnr_db,
+    rate,
+)
 from edgepv.runtimes.engine import open_engine
 from edgepv.stats import sqnr_db
 from edgepv.stream import Infer, Tensors, by_file_names, copied
@@ -38,7 +48,8 @@ class Exam:
     original counts. delay: frames the converted model answers later than the original. original: answers per
     clip of the torch original; model: of the (possibly pruned) torch model that was converted. feeds:
     inputs with rolled states from these clips, to look inside artifacts. others: what ``others`` says of the
-    model. clips: ``clips_digest`` of the clips; None where it was not computed.
+    model. clips: ``clips_digest`` of the clips; None where it was not computed. original_lag: the original's
+    ``ModelSpec.lag``; None for that of ``spec``.
     """
 
     spec: ModelSpec
@@ -54,24 +65,40 @@ class Exam:
     delay: int = 0
     others: Mapping[str, np.ndarray] = field(default_factory=dict)
     clips: str | None = None
+    original_lag: int | None = None
 
     @functools.cached_property
     def before(self) -> np.ndarray:
         """The original's figure for each clip, which every artifact is held against."""
-        return figures(self.spec, self.original, self.shown, self.original_warmup)
+        return figures(self.spec, self.original, self.shown, self.original_warmup, self.pictures[0])
+
+    @property
+    def pictures(self) -> tuple[Pictures, Pictures]:
+        """Of a restorer, which pictures of the original and of what was made of it are judged: the same."""
+        lag = self.spec.lag if self.original_lag is None else self.original_lag
+        one = Pictures.of(self.original_warmup, lag)
+        other = Pictures.of(self.warmup, self.spec.lag + self.delay)
+        return one.beside(other), other.beside(one)
+
+    @property
+    def later(self) -> int:
+        """Frames by which the converted model answers later than the original."""
+        one, other = self.pictures
+        return other.late - one.late
 
     def accuracy(self, answers: Sequence[np.ndarray]) -> Accuracy | None:
         """The model's metric and what goes with it; None where nobody knows what is true."""
         if not self.known:
             return None
-        warmup = self.original_warmup if answers is self.original else self.warmup
-        return replace(rate(self.spec, answers, self.shown, warmup), clips=self.clips)
+        mine = answers is self.original
+        warmup, which = (self.original_warmup if mine else self.warmup), self.pictures[0 if mine else 1]
+        return replace(rate(self.spec, answers, self.shown, warmup, which), clips=self.clips)
 
     def drop(self, answers: Sequence[np.ndarray], sqnr_db: float) -> PairedDrop | None:
         """What is lost against the original on the same clips; None where nobody knows what is true."""
         if not self.known:
             return None
-        after = figures(self.spec, answers, self.shown, self.warmup)
+        after = figures(self.spec, answers, self.shown, self.warmup, self.pictures[1])
         drop = lost(self.spec, self.before, after, self.max_drop, groups_of(self.shown))
         same = drop.lost == drop.won == 0 or (drop.unit == "dB" and abs(drop.points) < SAME_DB)
         if sqnr_db >= SAME_NUMBERS_DB and same:
@@ -230,9 +257,8 @@ def localise(variant: Variant, base: Variant, folder: Path, exam: Exam, parity: 
 
 def _sqnr_to_original(exam: Exam, answers: Sequence[np.ndarray]) -> float:
     """Over the frames for which both have seen enough; 0 dB where a clip has no such frame."""
-    first = max(exam.original_warmup, exam.warmup - exam.delay) - 1
-    both = zip(exam.original, answers)
-    pairs = [(a[first : len(b) - exam.delay], b[first + exam.delay :]) for a, b in both]
+    first = max(exam.original_warmup, exam.warmup - exam.later) - 1
+    pairs = [(a[first:], b[first + exam.later :]) for a, b in zip(exam.original, answers)]
     same = [(a[: len(b)], b[: len(a)]) for a, b in pairs]
     if not all(len(a) for a, _ in same):
         return 0.0

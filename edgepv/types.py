@@ -62,6 +62,7 @@ class ModelSpec:
     "image" (1, 3, H, W), normalised as its input.
     particles: how many particles it follows (K), for a builder with a parameter of that name.
     degrade: what was done to clean video for a restorer to undo: Gaussian noise of 25/255, or half the size.
+    lag: frames from the one that a restorer's picture shows to the newest of its clip; 2 for the middle of 5.
     """
 
     name: str
@@ -77,6 +78,7 @@ class ModelSpec:
     outputs: tuple[TensorSpec, ...] = ()
     particles: int | None = None
     degrade: Literal["noise-25", "half"] | None = None
+    lag: int = 0
 
     @property
     def answers(self) -> tuple[TensorSpec, ...]:

@@ -237,9 +237,9 @@ def _worth(streams: Sequence[Told], found: Sequence[Saving]) -> str:
         return "no convolution or matrix product to save"
     if found[0].times is not None and first.every == 1 and found[0].times < WORTH:
         return (
-            f"{found[0].times:.1f}x: a step computes all that the clip model does, nothing of a frame is of use to "
-            "the next. If the model goes over its frames one by one, give it init_state() and step(frame, "
-            f"*states), which costs 1/{first.frames} (docs/spec.md)"
+            f"{found[0].times:.1f}x: a step computes all that the clip model does, nothing of a frame is of "
+            "use to the next. If the model goes over its frames one by one, give it init_state() and "
+            f"step(frame, *states), which costs 1/{first.frames} (docs/spec.md)"
         )
     even = math.ceil(last.gflops_clip / last.gflops_frame)
     ends = f"where one result in {even} frames is enough, the clip model costs no more than the stream"

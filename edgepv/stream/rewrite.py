@@ -210,11 +210,12 @@ def _convert(graph: Captured, spec: ModelSpec, every: int, pool: str) -> StreamM
         math.lcm(*(layer.clock.period for layer in walk.layers)),
     )
     per_step = replace(spec.input, shape=(every, c, h, w), layout="NCHW")
+    early = max(0, spec.frames - 1 - answer.clock.ready) if answer.n == 1 else 0
     return StreamModel(
         graph,
         folded,
         pool,
-        spec=replace(spec, input=per_step),
+        spec=replace(spec, input=per_step, lag=max(0, spec.lag - early)),
         stream=stream,
         origin=origin,
         due=answer.clock.ready,
