@@ -502,7 +502,8 @@ def sensitivity_command(a: argparse.Namespace) -> int:
         return 0
     if a.prune is not None and not 0 < a.prune < 1:
         raise UsageError(f"--prune {a.prune:g}: give the share of channels to cut, like 0.5")
-    found = pipeline.sensitivity(options, Console(quiet=a.json), cut=a.prune)
+    with contextlib.redirect_stdout(sys.stderr):
+        found = pipeline.sensitivity(options, Console(quiet=a.json), cut=a.prune)
     if a.json:
         print(json.dumps(encode(found), indent=1))
     else:
@@ -525,7 +526,8 @@ def stream_command(a: argparse.Namespace) -> int:
         explain.check_picture(picture)
     if a.every is not None and not 1 <= a.every <= MOST_FRAMES:
         raise UsageError(f"--every {a.every}: give a number of frames from 1 to {MOST_FRAMES}")
-    account = _account(a)
+    with contextlib.redirect_stdout(sys.stderr):  # what a builder prints is no result
+        account = _account(a)
     if a.json:
         print(json.dumps(encode(account), indent=1))
     else:

@@ -31,7 +31,7 @@ from edgepv.quality import (
 from edgepv.runtimes.engine import open_engine
 from edgepv.stats import sqnr_db
 from edgepv.stream import Infer, Tensors, by_file_names, copied
-from edgepv.types import Accuracy, Measurement, ModelSpec, PairedDrop, Parity, Target, Variant
+from edgepv.types import Accuracy, Audit, Measurement, ModelSpec, PairedDrop, Parity, Target, Variant
 
 SAME_NUMBERS_DB = 80.0  # at this SQNR the answers are equal to four digits: no clip can tell them apart
 SAME_DB = 0.005  # a PSNR that differs by less is printed as equal
@@ -341,10 +341,30 @@ def fault(row: Measurement) -> str | None:
     if drop and drop.verdict == "fail":
         loss, low, high = drop.figures()
         return f"it loses {loss} {drop.unit} ({low} to {high}, {drop.n} clips), more than {drop.max_drop:g}"
-    hidden = audit and all(c.executed == "float" for c in audit.convolutions) and audit.convolutions
-    if row.precision == "int8" and hidden:
-        return f"INT8 in name only: all {len(hidden)} convolutions run in float"
+    both = (*audit.convolutions, *audit.products) if audit else ()
+    if row.precision == "int8" and both and all(c.executed == "float" for c in both):
+        return f"INT8 in name only: all {_counted(audit)} run in float"
     return None
+
+
+def _counted(audit: Audit | None) -> str:
+    """ "1 convolutions and 25 matrix products"; without those of which there are none."""
+    assert audit
+    found = ((len(audit.convolutions), "convolutions"), (len(audit.products), "matrix products"))
+    return " and ".join(f"{count} {what}" for count, what in found if count)
+
+
+def partly(row: Measurement) -> str | None:
+    """What an INT8 variant leaves in float, if that are more products than it has in INT8 at all; or None."""
+    audit = row.audit
+    if row.precision != "int8" or audit is None:
+        return None
+    left = [c for c in audit.products if c.executed == "float"]
+    if len(left) <= audit.int8 + audit.int8_products:
+        return None
+    convolutions = f"{audit.int8}/{len(audit.convolutions)} convolutions"
+    products = f"{audit.int8_products}/{len(audit.products)} matrix products"
+    return f"{row.variant}: INT8 {convolutions}, {products}; {len(left)} run in float, first {left[0].node}"
 
 
 def doubt(row: Measurement) -> str | None:

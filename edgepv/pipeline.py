@@ -481,6 +481,7 @@ def pack(line: Line, subject: Subject, target: Target, folder: Path) -> Exported
         why,
         *(f"{r.variant} {STRAY}: {judge.fault(r)}" for r in rows if not judge.keeps(r)),
         *filter(None, (judge.doubt(r) for r in rows if r is not chosen)),
+        *filter(None, map(judge.partly, rows)),
         *(f"{name} was not made: {cause}" for name, cause in packed.failed.items()),
         *subject.notes,
         *packed.notes,

@@ -248,7 +248,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class ConvPlan:
-    """One convolution as planned and as the engine really runs it (None: the engine hides it)."""
+    """One convolution or matrix product as planned and as the engine runs it (None: the engine hides it)."""
 
     node: str
     planned: str
@@ -274,6 +274,7 @@ class Audit:
 
     islands: what an INT8 artifact runs in float, the costliest first. conversions: quantize, dequantize and
     convert operators that are executed; their share of the time of one call, None where the engine hides it.
+    products: of matrices, as attention and linear layers are made of.
     """
 
     source: str
@@ -281,6 +282,7 @@ class Audit:
     islands: tuple[Island, ...] = ()
     conversions: int | None = None
     conversions_share: float | None = None
+    products: tuple[ConvPlan, ...] = ()
 
     @property
     def int8(self) -> int:
@@ -288,10 +290,16 @@ class Audit:
         return sum(c.executed == "int8" for c in self.convolutions)
 
     @property
+    def int8_products(self) -> int:
+        """How many matrix products run in INT8."""
+        return sum(c.executed == "int8" for c in self.products)
+
+    @property
     def silent_float(self) -> tuple[str, ...]:
-        """Convolutions planned in INT8 that stayed float."""
+        """Convolutions and matrix products planned in INT8 that stayed float."""
+        both = (*self.convolutions, *self.products)
         return tuple(
-            c.node for c in self.convolutions if c.planned == "int8" and c.executed not in ("int8", None)
+            c.node for c in both if c.planned == "int8" and c.executed not in ("int8", None)
         )
 
 

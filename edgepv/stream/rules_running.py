@@ -136,4 +136,3 @@ def grows(walk: Walk, x: Value, dim: int, **_: Any) -> Value:
             "use a cumulative mean, torch.cumsum(x, dim) / torch.arange(1, T + 1), or a fixed window",
         )
     return replace(x, rows=walk.node.target(along(x, dim), 1).reshape(x.rows.shape))
-

@@ -360,9 +360,7 @@ def _compared(model: StreamModel, asked: Asked, tolerance: float) -> tuple[float
     return _worst(errors), len(frames)
 
 
-def _check_steady(
-    asked: Asked, later: Tensor, answers: dict[int, Tensor], limit: float
-) -> None:
+def _check_steady(asked: Asked, later: Tensor, answers: dict[int, Tensor], limit: float) -> None:
     """Raise UnfitError if clips are answered otherwise in a video that begins one clip later.
 
     The last clips are asked for, far from its beginning whatever warm-up is declared: that is to be proven.
