@@ -235,7 +235,7 @@ def _worth(streams: Sequence[Told], found: Sequence[Saving]) -> str:
     first, last = streams[0], streams[-1]
     if not last.gflops_frame:
         return "no convolution or matrix product to save"
-    if found[0].times is not None and first.every == 1 and found[0].times < WORTH:
+    if first.every == 1 and first.stream.receptive_field and (found[0].times or WORTH) < WORTH:
         return (
             f"{found[0].times:.1f}x: a step computes all that the clip model does, nothing of a frame is of "
             "use to the next. If the model goes over its frames one by one, give it init_state() and "

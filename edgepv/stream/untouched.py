@@ -42,6 +42,8 @@ VIEWS = frozenset(
 """A cut is moved before these: what they make may mix time with something else."""
 FIXED = frozenset(("linear", "addmm", "matmul", "__matmul__", "mm", "bmm"))
 """The head begins where one of these cannot take more frames."""
+PICKS = frozenset(("index_select", "__getitem__", "gather", "take", "take_along_dim"))
+"""With a second tensor they pick what stands at its places."""
 AROUND = ("pad", "roll", "setitem", "lstm", "gru", "rnn", "attention", "conv_transpose")
 """Parts of names of calls that, in a head, might see the ends of a clip."""
 MOST_STRIDE = 64
@@ -203,6 +205,7 @@ class Untouched:
             raise UnfitError("it does not run on shapes alone")
         self._stops = long.answer is None
         self._loops = not self._stops and len(long.calls) != len(self._clip.calls)
+        _refuse_picked(self._clip, long)
         self._cuts, self._head = _head(self._clip, long)
         short, grown = self._sizes(self.frames), self._sizes(self.frames + LONGER)
         self._dims = [_grown(a, b) for a, b in zip(short, grown)]
@@ -384,6 +387,15 @@ def _grown(a: Sequence[int], b: Sequence[int]) -> int:
     if len(found) != 1 or len(a) != len(b):
         raise UnfitError("more than one dimension grows with the video")
     return found[0]
+
+
+def _refuse_picked(clip: Trace, long: Trace) -> None:
+    """Raise UnfitError if the places of frames that are picked are made from the length of the video."""
+    for one, other in zip(clip.calls, long.calls):
+        if one.name != other.name:
+            return
+        if one.name in PICKS and len(one.shapes) > 1 and one.shapes[1:] != other.shapes[1:]:
+            raise UnfitError("it picks frames by the length of the video")
 
 
 def _head(clip: Trace, long: Trace) -> tuple[tuple[tuple[int, int], ...], frozenset[int]]:
