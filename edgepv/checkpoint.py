@@ -85,6 +85,12 @@ def check_spec(spec: ModelSpec, where: str, *, chunk: int = 1) -> None:
             f"{where}: input shape {shape} does not fit layout {layout}. Use (1, C, H, W) as NCHW for "
             "a per-frame model, (1, C, T, H, W) as NCTHW for a clip model"
         )
+    if layout == "NCHW" and shape[1] == 3 * spec.frames > 3:
+        raise UsageError(
+            f"{where}: {spec.frames} frames stacked in {shape[1]} channels: give the input as (1, 3, "
+            f"{spec.frames}, H, W), layout NCTHW, and stack them in the builder's forward(): "
+            "x.transpose(1, 2).flatten(1, 2)"
+        )
     if min(shape) < 1 or shape[1] != 3 or len(spec.mean) != 3 or len(spec.std) != 3:
         raise UsageError(f"{where}: the input needs 3 colour channels, with 3 means and 3 stds")
     if min(spec.std) <= 0 or spec.fps <= 0 or spec.frames < 1:
@@ -154,10 +160,22 @@ def check_answers(spec: ModelSpec, where: str) -> None:
             f"{where}: a model for {spec.task} answers first with '{wanted[0]}' {wanted[1]}, the spec says "
             f"'{spec.answer.name}' {shape}. Correct outputs (and particles, for a tracker); see docs/spec.md"
         )
-    if spec.task != "classification" and spec.input.layout != "NCHW":
+    if spec.task == "tracking" and spec.input.layout != "NCHW":
         raise UsageError(f"{where}: only a per-frame model (NCHW) may be for {spec.task}")
+    _check_lag(spec, where)
     if spec.task == "restoration" and spec.degrade is None:
         raise UsageError(f"{where}: degrade says what the model undoes: 'noise-25' or 'half'")
+
+
+def _check_lag(spec: ModelSpec, where: str) -> None:
+    """Raise UsageError for a lag of what shows no picture, or that lies outside of the clip."""
+    if spec.lag and spec.task != "restoration":
+        raise UsageError(f"{where}: lag is for restoration, the task is {spec.task}. Leave one out")
+    if not 0 <= spec.lag < spec.frames:
+        raise UsageError(
+            f"{where}: lag is {spec.lag}; of {spec.frames} frames give 0 (the picture shows the newest) to "
+            f"{spec.frames - 1} (the oldest)"
+        )
 
 
 def check_stream(spec: ModelSpec, stream: StreamSpec | None, where: str) -> None:

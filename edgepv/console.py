@@ -94,15 +94,15 @@ def say_next(*commands: str) -> None:
 def hush(*, stderr: bool = True) -> Iterator[None]:
     """Hide the converters' chatter, warnings, log lines and prints, whoever writes it: Python or a C library.
 
-    What matters they raise. ``EDGEPV_DEBUG`` shows all of it, on stderr. stderr: False lets that stand, for
-    work that has news of its own.
+    Errors they log too: what matters they raise. ``EDGEPV_DEBUG`` shows all of it, on stderr. stderr: False
+    lets that stand, for work that has news of its own.
     """
     level = logging.root.manager.disable
     with contextlib.ExitStack() as stack:
         if os.environ.get("EDGEPV_DEBUG"):
             stack.enter_context(contextlib.redirect_stdout(sys.stderr))
         else:
-            logging.disable(logging.WARNING)
+            logging.disable(logging.ERROR)
             stack.callback(logging.disable, level)
             stack.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")

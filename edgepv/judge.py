@@ -17,11 +17,21 @@ from edgepv.export.job import FLAT
 from edgepv.export.parity import compare_clips, first_divergence, saturation
 from edgepv.files import digest, sha256
 from edgepv.measure import clip_answers
-from edgepv.quality import INT8_FLOOR_DB, Shown, distance_px, figures, groups_of, lost, psnr_db, rate
+from edgepv.quality import (
+    INT8_FLOOR_DB,
+    Pictures,
+    Shown,
+    distance_px,
+    figures,
+    groups_of,
+    lost,
+    psnr_db,
+    rate,
+)
 from edgepv.runtimes.engine import open_engine
 from edgepv.stats import sqnr_db
 from edgepv.stream import Infer, Tensors, by_file_names, copied
-from edgepv.types import Accuracy, Measurement, ModelSpec, PairedDrop, Parity, Target, Variant
+from edgepv.types import Accuracy, Audit, Measurement, ModelSpec, PairedDrop, Parity, Target, Variant
 
 SAME_NUMBERS_DB = 80.0  # at this SQNR the answers are equal to four digits: no clip can tell them apart
 SAME_DB = 0.005  # a PSNR that differs by less is printed as equal
@@ -39,7 +49,8 @@ class Exam:
     clip of the torch original; model: of the (possibly pruned) torch model that was converted. feeds:
     inputs with rolled states from these clips, to look inside artifacts. others: what ``others`` says of the
     model. clips: ``clips_digest`` of the clips; None where it was not computed. endless: of a
-    model with states that grow for ever, a long video (T, C, H, W) and what it answers to it.
+    model with states that grow for ever, a long video (T, C, H, W) and what it answers to it. original_lag:
+    the original's ``ModelSpec.lag``; None for that of ``spec``.
     """
 
     spec: ModelSpec
@@ -56,24 +67,40 @@ class Exam:
     others: Mapping[str, np.ndarray] = field(default_factory=dict)
     clips: str | None = None
     endless: tuple[np.ndarray, np.ndarray] | None = None
+    original_lag: int | None = None
 
     @functools.cached_property
     def before(self) -> np.ndarray:
         """The original's figure for each clip, which every artifact is held against."""
-        return figures(self.spec, self.original, self.shown, self.original_warmup)
+        return figures(self.spec, self.original, self.shown, self.original_warmup, self.pictures[0])
+
+    @property
+    def pictures(self) -> tuple[Pictures, Pictures]:
+        """Of a restorer, which pictures of the original and of what was made of it are judged: the same."""
+        lag = self.spec.lag if self.original_lag is None else self.original_lag
+        one = Pictures.of(self.original_warmup, lag)
+        other = Pictures.of(self.warmup, self.spec.lag + self.delay)
+        return one.beside(other), other.beside(one)
+
+    @property
+    def later(self) -> int:
+        """Frames by which the converted model answers later than the original."""
+        one, other = self.pictures
+        return other.late - one.late
 
     def accuracy(self, answers: Sequence[np.ndarray]) -> Accuracy | None:
         """The model's metric and what goes with it; None where nobody knows what is true."""
         if not self.known:
             return None
-        warmup = self.original_warmup if answers is self.original else self.warmup
-        return replace(rate(self.spec, answers, self.shown, warmup), clips=self.clips)
+        mine = answers is self.original
+        warmup, which = (self.original_warmup if mine else self.warmup), self.pictures[0 if mine else 1]
+        return replace(rate(self.spec, answers, self.shown, warmup, which), clips=self.clips)
 
     def drop(self, answers: Sequence[np.ndarray], sqnr_db: float) -> PairedDrop | None:
         """What is lost against the original on the same clips; None where nobody knows what is true."""
         if not self.known:
             return None
-        after = figures(self.spec, answers, self.shown, self.warmup)
+        after = figures(self.spec, answers, self.shown, self.warmup, self.pictures[1])
         drop = lost(self.spec, self.before, after, self.max_drop, groups_of(self.shown))
         same = drop.lost == drop.won == 0 or (drop.unit == "dB" and abs(drop.points) < SAME_DB)
         if sqnr_db >= SAME_NUMBERS_DB and same:
@@ -250,9 +277,8 @@ def localise(variant: Variant, base: Variant, folder: Path, exam: Exam, parity: 
 
 def _sqnr_to_original(exam: Exam, answers: Sequence[np.ndarray]) -> float:
     """Over the frames for which both have seen enough; 0 dB where a clip has no such frame."""
-    first = max(exam.original_warmup, exam.warmup - exam.delay) - 1
-    both = zip(exam.original, answers)
-    pairs = [(a[first : len(b) - exam.delay], b[first + exam.delay :]) for a, b in both]
+    first = max(exam.original_warmup, exam.warmup - exam.later) - 1
+    pairs = [(a[first:], b[first + exam.later :]) for a, b in zip(exam.original, answers)]
     same = [(a[: len(b)], b[: len(a)]) for a, b in pairs]
     if not all(len(a) for a, _ in same):
         return 0.0
@@ -335,10 +361,30 @@ def fault(row: Measurement) -> str | None:
     if drop and drop.verdict == "fail":
         loss, low, high = drop.figures()
         return f"it loses {loss} {drop.unit} ({low} to {high}, {drop.n} clips), more than {drop.max_drop:g}"
-    hidden = audit and all(c.executed == "float" for c in audit.convolutions) and audit.convolutions
-    if row.precision == "int8" and hidden:
-        return f"INT8 in name only: all {len(hidden)} convolutions run in float"
+    both = (*audit.convolutions, *audit.products) if audit else ()
+    if row.precision == "int8" and both and all(c.executed == "float" for c in both):
+        return f"INT8 in name only: all {_counted(audit)} run in float"
     return None
+
+
+def _counted(audit: Audit | None) -> str:
+    """ "1 convolutions and 25 matrix products"; without those of which there are none."""
+    assert audit
+    found = ((len(audit.convolutions), "convolutions"), (len(audit.products), "matrix products"))
+    return " and ".join(f"{count} {what}" for count, what in found if count)
+
+
+def partly(row: Measurement) -> str | None:
+    """What an INT8 variant leaves in float, if that are more products than it has in INT8 at all; or None."""
+    audit = row.audit
+    if row.precision != "int8" or audit is None:
+        return None
+    left = [c for c in audit.products if c.executed == "float"]
+    if len(left) <= audit.int8 + audit.int8_products:
+        return None
+    convolutions = f"{audit.int8}/{len(audit.convolutions)} convolutions"
+    products = f"{audit.int8_products}/{len(audit.products)} matrix products"
+    return f"{row.variant}: INT8 {convolutions}, {products}; {len(left)} run in float, first {left[0].node}"
 
 
 def doubt(row: Measurement) -> str | None:

@@ -625,7 +625,7 @@ def _flat_base(line: Line, model: Ready, models: Path) -> Variant | None:
     try:
         flat, folder = lower(line, model.source, model.flat)
     except NotStreamableError as e:
-        line.console.say(f"no flat form: {e}")
+        line.console.say(f"no flat form: {e.why}")
         return None
     shutil.copyfile(folder / flat.path, models / "model-r4.onnx")
     return replace(flat, path="model-r4.onnx")

@@ -39,7 +39,7 @@ from edgepv.line import (
 )
 from edgepv.measure import clip_answers, device_facts, latencies, peak_rss_mib, proof
 from edgepv.optional import need, present
-from edgepv.quality import shown
+from edgepv.quality import Pictures, Shown, shown, shows
 from edgepv.quantize.sparsity import LayerSparsity
 from edgepv.report_tables import ORIGINALS
 from edgepv.runtimes.eager import EagerEngine
@@ -71,6 +71,7 @@ ENDLESS = 1024
 PROBED = 32
 """Held-out clips of which one input each is kept, to look inside a model and to time it."""
 PICTURE_DROP_DB = 0.3
+SURELY_DB = 1.0  # a restorer's picture that is so much nearer to another frame shows that one
 MOST_PIXELS = 4096
 MOST_COUNT = 10_000
 """Largest height and width of frames that a model may be given."""
@@ -291,7 +292,8 @@ def prepare(line: Line, source: Source, clips: Clips) -> Subject:
     changed = checkpoint is not source.checkpoint
     original, first = _opener(source.checkpoint, base, folder)
     model, _ = _opener(checkpoint, base, folder)
-    held = tuple(shown(c, spec) for c in line.console.track(clips.held_out, "decoding"))
+    more = _more_frames(base, first)
+    held = tuple(shown(c, spec, more) for c in line.console.track(clips.held_out, "decoding"))
     line.console.say(f"running the original on {len(held)} held-out clips")
     answers = judge.play_clips(original(1).infer, first, held)
     if not all(np.isfinite(rows).all() for rows in answers):
@@ -299,6 +301,8 @@ def prepare(line: Line, source: Source, clips: Clips) -> Subject:
             f"{spec.name}: the original itself answers NaN or infinity on real clips, so nothing can be "
             "compared with it. Check the weights, and mean and std of the spec"
         )
+    if spec.task == "restoration":
+        _refuse_lag(first.spec, answers, held)
     model_answers = judge.play_clips(model(1).infer, base, held) if changed else answers
     if spec.task == "classification":
         all_labelled(clips.held_out, spec.labels)
@@ -321,6 +325,7 @@ def prepare(line: Line, source: Source, clips: Clips) -> Subject:
         others=judge.others(model(1).infer, spec, probes),
         clips=judge.clips_digest(clips.held_out),
         endless=_endless(model(1), base, held[0].frames) if found.grown else None,
+        original_lag=first.spec.lag,
     )
     return Subject(
         **vars(found),
@@ -337,6 +342,32 @@ def _endless(engine: Engine, base: Variant, clip: np.ndarray) -> tuple[np.ndarra
     """A clip (T, C, H, W) played to and fro for long, and what the model answers to it."""
     video = to_and_fro(clip, ENDLESS)
     return video, clip_answers(engine.infer, base, [video])[0]
+
+
+def _more_frames(base: Variant, first: Variant) -> int:
+    """Frames of a clip that a restorer is not judged by: before its pictures count, and after the last."""
+    both = []
+    for variant in (base, first):
+        warmup, delay = variant.spec.frames, 0
+        if variant.stream:
+            warmup, delay = variant.stream.warmup, variant.stream.delay
+        both.append(Pictures.of(warmup, variant.spec.lag + delay))
+    return both[0].beside(both[1]).needed
+
+
+def _refuse_lag(spec: ModelSpec, answers: Sequence[np.ndarray], held: Sequence[Shown]) -> None:
+    """Raise UsageError if a restorer's pictures show another frame of its clip than its spec says."""
+    if spec.frames == 1 or any(clip.truth is None for clip in held):
+        return
+    enough = [(a, c) for a, c in zip(answers, held) if len(c.frames) >= 2 * spec.frames]
+    if not enough:
+        return
+    lag, nearer = shows(spec, [a for a, _ in enough], [c for _, c in enough], spec.frames)
+    if lag != spec.lag and nearer > SURELY_DB:
+        raise UsageError(
+            f"{spec.name}: its pictures are {nearer:.1f} dB nearer to the frame {lag} before the newest than "
+            f"to the frame {spec.lag} before it, which is the spec's lag. Set lag = {lag}"
+        )
 
 
 def max_drop(options: Options, spec: ModelSpec) -> float:
@@ -463,6 +494,7 @@ def pack(line: Line, subject: Subject, target: Target, folder: Path) -> Exported
         why,
         *(f"{r.variant} {STRAY}: {judge.fault(r)}" for r in rows if not judge.keeps(r)),
         *filter(None, (judge.doubt(r) for r in rows if r is not chosen)),
+        *filter(None, map(judge.partly, rows)),
         *(f"{name} was not made: {cause}" for name, cause in packed.failed.items()),
         *subject.notes,
         *packed.notes,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -66,19 +66,46 @@ class Shown:
     group: str | None = None
 
 
-def shown(clip: Clip, spec: ModelSpec) -> Shown:
+class Pictures(NamedTuple):
+    """Which pictures of a restorer are judged, and where they stand among its answers.
+
+    late: frames from the one a picture shows to the one that is answered by it. first: of the pictures that
+    are judged. behind: pictures at the end of a clip that are not.
+    """
+
+    late: int
+    first: int
+    behind: int
+
+    @classmethod
+    def of(cls, warmup: int, late: int) -> Pictures:
+        """Those of one model: all that it shows after its warm-up."""
+        return cls(late, max(0, warmup - 1 - late), late)
+
+    def beside(self, other: Pictures) -> Pictures:
+        """The same answers, judged by the pictures that ``other`` shows, too."""
+        return Pictures(self.late, max(self.first, other.first), max(self.behind, other.behind))
+
+    @property
+    def needed(self) -> int:
+        """Frames of a clip beyond those that are judged."""
+        return self.first + self.behind
+
+
+def shown(clip: Clip, spec: ModelSpec, more: int = 0) -> Shown:
     """Decode a clip and what is known of it, its group too.
 
+    more: frames of a restorer's clip beyond those that are judged.
     The true points of CLIP.mp4 stand in CLIP.npz beside it: ``points`` (N, T, 2) as x, y in px of the video,
     and ``occluded`` (N, T), for each of its frames. Raises UsageError if they do not fit the video.
     """
-    return replace(_decoded(clip, spec), group=clip.group)
+    return replace(_decoded(clip, spec, more), group=clip.group)
 
 
-def _decoded(clip: Clip, spec: ModelSpec) -> Shown:
+def _decoded(clip: Clip, spec: ModelSpec, more: int) -> Shown:
     if spec.task == "tracking":
         return _tracked(clip, spec)
-    clean = clean_frames(clip.path, spec)[: MOST_FRAMES[spec.task]]
+    clean = clean_frames(clip.path, spec)[: MOST_FRAMES[spec.task] + more]
     frames = np.concatenate([preprocess(f, spec) for f in degraded(clean, spec)])
     if spec.task == "restoration":
         return Shown(frames, np.stack(clean))
@@ -133,12 +160,23 @@ def _aspect(spec: ModelSpec) -> float:
 
 
 def figures(
-    spec: ModelSpec, answers: Sequence[np.ndarray], clips: Sequence[Shown], warmup: int
+    spec: ModelSpec,
+    answers: Sequence[np.ndarray],
+    clips: Sequence[Shown],
+    warmup: int,
+    pictures: Pictures | None = None,
 ) -> np.ndarray:
     """One figure for each clip: the margin of its label (above 0 is right), delta-avg as a fraction, or PSNR
-    in dB."""
-    call: Any = {"classification": _margin, "tracking": _delta_avg, "restoration": _psnr_db}[spec.task]
-    return np.array([call(spec, rows, clip.truth, warmup) for rows, clip in zip(answers, clips, strict=True)])
+    in dB.
+
+    pictures: of a restorer, which are judged; None: all after its warm-up.
+    """
+    both = zip(answers, clips, strict=True)
+    if spec.task == "restoration":
+        which = pictures or Pictures.of(warmup, spec.lag)
+        return np.array([_psnr_db(spec, rows, clip.truth, which) for rows, clip in both])  # type: ignore[arg-type]
+    call: Any = {"classification": _margin, "tracking": _delta_avg}[spec.task]
+    return np.array([call(spec, rows, clip.truth, warmup) for rows, clip in both])
 
 
 def _margin(spec: ModelSpec, rows: np.ndarray, truth: int, warmup: int) -> float:
@@ -159,8 +197,30 @@ def distance_px(spec: ModelSpec, one: np.ndarray, other: np.ndarray) -> np.ndarr
     return np.sqrt((apart**2).sum(-1))
 
 
-def _psnr_db(spec: ModelSpec, rows: np.ndarray, truth: np.ndarray, warmup: int) -> float:
-    return psnr_db(truth, pictures(spec, rows[: len(truth)]))
+def _psnr_db(spec: ModelSpec, rows: np.ndarray, truth: np.ndarray, which: Pictures) -> float:
+    """Raises UsageError if a clip is over before the first picture that counts."""
+    stop = len(truth) - which.behind
+    if stop <= which.first:
+        raise UsageError(
+            f"a clip of {len(truth)} frames shows no picture that {spec.name} could be judged by: it takes "
+            f"{which.needed + 1}. Give longer clips, or --stream window"
+        )
+    made = pictures(spec, rows[which.late + which.first : which.late + stop])
+    return psnr_db(truth[which.first : stop], made)
+
+
+def shows(
+    spec: ModelSpec, answers: Sequence[np.ndarray], clips: Sequence[Shown], warmup: int
+) -> tuple[int, float]:
+    """(the lag at which a restorer's pictures are nearest to the clean frames, by how many dB nearer than at
+    the one that its spec says)."""
+    every = [Pictures.of(warmup, lag) for lag in range(spec.frames)]
+    by_lag = []
+    for one in every:
+        alike = Pictures(one.late, max(p.first for p in every), max(p.behind for p in every))
+        by_lag.append(figures(spec, answers, clips, warmup, alike).mean())
+    best = int(np.argmax(by_lag))
+    return best, float(by_lag[best] - by_lag[spec.lag])
 
 
 def psnr_db(truth: np.ndarray, got: np.ndarray) -> float:
@@ -174,13 +234,19 @@ def groups_of(clips: Sequence[Shown]) -> list[str] | None:
     return known if len(known) == len(clips) else None
 
 
-def rate(spec: ModelSpec, answers: Sequence[np.ndarray], clips: Sequence[Shown], warmup: int) -> Accuracy:
-    """The model's metric over the clips, with its interval, taken over their groups."""
+def rate(
+    spec: ModelSpec,
+    answers: Sequence[np.ndarray],
+    clips: Sequence[Shown],
+    warmup: int,
+    pictures: Pictures | None = None,
+) -> Accuracy:
+    """The model's metric over the clips, with its interval, taken over their groups; see ``figures``."""
     groups = groups_of(clips)
     if spec.task == "classification":
         table = np.stack([clip_scores(rows, warmup) for rows in answers])
         return accuracy([int(c.truth) for c in clips], table, spec.labels, groups)  # type: ignore[arg-type]
-    return mean_accuracy(figures(spec, answers, clips, warmup), spec.metric, groups)
+    return mean_accuracy(figures(spec, answers, clips, warmup, pictures), spec.metric, groups)
 
 
 def lost(

@@ -403,7 +403,7 @@ def worst_table(report: Report) -> Table:
 
 
 def audited(audit: Audit | None) -> Cell:
-    """INT8 convolutions executed / planned; those that silently stayed float fold out."""
+    """INT8 convolutions executed / planned, and matrix products; what silently stayed float folds out."""
     if audit is None:
         return UNKNOWN
     planned = sum(c.planned == "int8" for c in audit.convolutions)
@@ -413,7 +413,8 @@ def audited(audit: Audit | None) -> Cell:
     silent = audit.silent_float
     note = f"{len(silent)} silently in float" if silent else ""
     hides = f"{hidden} hidden by the engine" if hidden else ""
-    note = "; ".join(filter(None, [note, hides, *_in_float(audit)]))
+    products = f"{audit.int8_products} / {len(audit.products)} matrix products" if audit.products else ""
+    note = "; ".join(filter(None, [products, note, hides, *_in_float(audit)]))
     more = (
         *silent,
         *(f"{i.first}: {', '.join(i.operators)} in float{_of_time(i.share)}" for i in audit.islands[:5]),

@@ -43,7 +43,7 @@ def exported(made: Sequence[Exported]) -> None:
         "drop (95 %)",
         "verdict",
         "SQNR dB",
-        "INT8 convs",
+        "INT8 convs, products",
         "p50 ms",
         "p99 ms",
         "size KB",
@@ -84,15 +84,19 @@ def _cells(row: Measurement, chosen: bool) -> list[str]:
         points(d) if d else "the original" if row.parity is None else UNKNOWN,
         (d.verdict if d else "") + (f", needs {d.clips_needed} clips" if d and d.clips_needed else ""),
         f"{p.sqnr_db:.1f}" if p else "",
-        f"{u.int8}/{len(u.convolutions)}"
-        if u and any(c.executed for c in u.convolutions)
-        else UNKNOWN
-        if u
-        else "",
+        _in_int8(u) if u else "",
         f"{first.p50_ms:.2f}" if first else UNKNOWN,
         f"{first.p99_ms:.2f}" if first else UNKNOWN,
         f"{row.bytes / 1024:.0f}" if row.bytes else UNKNOWN,
     ]
+
+
+def _in_int8(found: Audit) -> str:
+    """ "17/17, 0/1": of the convolutions and of the matrix products, those that run in INT8."""
+    if not any(c.executed for c in (*found.convolutions, *found.products)):
+        return UNKNOWN
+    products = f", {found.int8_products}/{len(found.products)}" if found.products else ""
+    return f"{found.int8}/{len(found.convolutions)}{products}"
 
 
 def as_data(one: Exported) -> dict[str, Any]:
@@ -156,14 +160,17 @@ def sparsity(found: Sequence[LayerSparsity]) -> None:
 
 
 def audited(found: Audit) -> None:
-    """What an engine runs each convolution in, its float islands and its conversions."""
-    rows = [(c.node, c.planned, c.executed or UNKNOWN) for c in found.convolutions]
-    table(("convolution", "planned", "runs in"), rows)
+    """What an engine runs each convolution and product in, its float islands and its conversions."""
+    both = (*found.convolutions, *found.products)
+    rows = [(c.node, c.planned, c.executed or UNKNOWN) for c in both]
+    table(("convolution, matrix product", "planned", "runs in"), rows)
     planned = sum(c.planned == "int8" for c in found.convolutions)
     tell(
         f"{found.int8} of {planned} planned convolutions run in INT8; silently in float: "
         f"{len(found.silent_float)}"
     )
+    if found.products:
+        tell(f"{found.int8_products} of {len(found.products)} matrix products run in INT8")
     for island in found.islands:
         tell(f"float      {island.first}: {', '.join(island.operators)}")
     if found.conversions is not None:

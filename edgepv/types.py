@@ -65,6 +65,7 @@ class ModelSpec:
     degrade: what was done to clean video for a restorer to undo: Gaussian noise of 25/255, or half the size.
     scores: what a classifier's "logits" are. Of logits the softmax is taken; probabilities, of a head that
     ends in a softmax or in a sigmoid, are scores as they are. Found by itself when a model is exported.
+    lag: frames from the one that a restorer's picture shows to the newest of its clip; 2 for the middle of 5.
     """
 
     name: str
@@ -81,6 +82,7 @@ class ModelSpec:
     particles: int | None = None
     degrade: Literal["noise-25", "half"] | None = None
     scores: Scores = "logits"
+    lag: int = 0
 
     @property
     def answers(self) -> tuple[TensorSpec, ...]:
@@ -250,7 +252,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class ConvPlan:
-    """One convolution as planned and as the engine really runs it (None: the engine hides it)."""
+    """One convolution or matrix product as planned and as the engine runs it (None: the engine hides it)."""
 
     node: str
     planned: str
@@ -276,6 +278,7 @@ class Audit:
 
     islands: what an INT8 artifact runs in float, the costliest first. conversions: quantize, dequantize and
     convert operators that are executed; their share of the time of one call, None where the engine hides it.
+    products: of matrices, as attention and linear layers are made of.
     """
 
     source: str
@@ -283,6 +286,7 @@ class Audit:
     islands: tuple[Island, ...] = ()
     conversions: int | None = None
     conversions_share: float | None = None
+    products: tuple[ConvPlan, ...] = ()
 
     @property
     def int8(self) -> int:
@@ -290,10 +294,16 @@ class Audit:
         return sum(c.executed == "int8" for c in self.convolutions)
 
     @property
+    def int8_products(self) -> int:
+        """How many matrix products run in INT8."""
+        return sum(c.executed == "int8" for c in self.products)
+
+    @property
     def silent_float(self) -> tuple[str, ...]:
-        """Convolutions planned in INT8 that stayed float."""
+        """Convolutions and matrix products planned in INT8 that stayed float."""
+        both = (*self.convolutions, *self.products)
         return tuple(
-            c.node for c in self.convolutions if c.planned == "int8" and c.executed not in ("int8", None)
+            c.node for c in both if c.planned == "int8" and c.executed not in ("int8", None)
         )
 
 

@@ -1,9 +1,10 @@
-"""Is it really INT8? Ask each engine what it runs, convolution by convolution."""
+"""Is it really INT8? Ask each engine what it runs, by convolution and by matrix product."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from edgepv.errors import UsageError
@@ -14,10 +15,15 @@ from edgepv.types import Audit, ConvPlan, Variant
 from edgepv.vet import vet_onnx
 
 CONV_OPS = ("Conv", "ConvTranspose", "FusedConv", "QLinearConv", "NhwcFusedConv", "ConvInteger")
+INTEGER_PRODUCTS = (
+    "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat", "QGemm", "DynamicQuantizeMatMul",
+)  # fmt: skip
+PRODUCT_OPS = ("MatMul", "Gemm", "FusedMatMul", "FusedGemm", *INTEGER_PRODUCTS)
+PLANNED = {"convolutions": ("Conv", "ConvTranspose"), "products": ("MatMul", "Gemm")}
 
 
 def audit(variant: Variant, folder: Path) -> Audit:
-    """Planned and executed precision of every convolution of one artifact.
+    """Planned and executed precision of every convolution and matrix product of one artifact.
 
     planned: what the file asks for. executed: what the loaded engine reports; None where the engine
     cannot be asked on this machine.
@@ -26,9 +32,12 @@ def audit(variant: Variant, folder: Path) -> Audit:
     readers = {"onnxruntime": _onnxruntime, "openvino": _openvino, "litert": _litert}
     if variant.engine in readers:
         return readers[variant.engine](variant, path)
-    planned = _planned_onnx(path.read_bytes(), path.name) if path.suffix == ".onnx" else {}
-    rows = tuple(ConvPlan(name, precision, None) for name, precision in planned.items())
-    return Audit("planned only: the engine is not on this machine", rows)
+    data = path.read_bytes() if path.suffix == ".onnx" else None
+    rows, products = (
+        tuple(ConvPlan(n, p, None) for n, p in (_planned_onnx(data, path.name, kind) if data else {}).items())
+        for kind in PLANNED
+    )
+    return Audit("planned only: the engine is not on this machine", rows, products=products)
 
 
 def of_layers(layers: Path, read: Callable[[str], bytes], variants: Sequence[Variant]) -> Audit:
@@ -44,11 +53,16 @@ def of_layers(layers: Path, read: Callable[[str], bytes], variants: Sequence[Var
             f"{layers.name} fits no TensorRT file of this bundle. Give build.sh's file under its own name, "
             "like model-int8-trt10.3.layers.json"
         )
-    return trt_layers.audit(layers, _planned_onnx(read(files[0].path), files[0].path))
+    data, name = read(files[0].path), files[0].path
+    convolutions, products = (_planned_onnx(data, name, kind) for kind in PLANNED)
+    return trt_layers.audit(layers, convolutions, products)
 
 
-def _planned_onnx(model: bytes, name: str) -> dict[str, str]:
-    """Convolution name -> int8 when its data input comes out of a DequantizeLinear."""
+def _planned_onnx(model: bytes, name: str, kind: str = "convolutions") -> dict[str, str]:
+    """Name of a node of this kind -> int8 when both of its factors come out of a DequantizeLinear.
+
+    kind: of ``PLANNED``.
+    """
     import onnx
 
     vet_onnx(model, name)
@@ -58,9 +72,9 @@ def _planned_onnx(model: bytes, name: str) -> dict[str, str]:
         raise UsageError(f"{name} is not a whole ONNX file: {e}. Export the bundle again") from e
     dequantized = {name for n in nodes if n.op_type == "DequantizeLinear" for name in n.output}
     return {
-        n.name: "int8" if n.input[0] in dequantized and n.input[1] in dequantized else "float"
+        n.name or n.output[0]: "int8" if dequantized.issuperset(n.input[:2]) else "float"
         for n in nodes
-        if n.op_type in ("Conv", "ConvTranspose")
+        if n.op_type in PLANNED[kind]
     }
 
 
@@ -70,13 +84,18 @@ def _onnxruntime(variant: Variant, path: Path) -> Audit:
     with tempfile.TemporaryDirectory() as folder:
         graph, times = islands.optimised(path, Path(folder), timed=timed)
     inside = islands.of_onnxruntime(graph, times) if timed else None
-    planned = _planned_onnx(path.read_bytes(), path.name)
-    executed = [
-        (n.name, "int8" if n.op_type in ("QLinearConv", "ConvInteger") else "float")
-        for n in graph.node
-        if n.op_type in CONV_OPS
-    ]
-    return _told("ONNX Runtime's optimised graph", _pair(planned, executed), inside)
+    data = path.read_bytes()
+    ops = {
+        "convolutions": (CONV_OPS, ("QLinearConv", "ConvInteger")),
+        "products": (PRODUCT_OPS, INTEGER_PRODUCTS),
+    }
+    rows = {}
+    for kind, (known, integer) in ops.items():
+        executed = [
+            (n.name, "int8" if n.op_type in integer else "float") for n in graph.node if n.op_type in known
+        ]
+        rows[kind] = _pair(_planned_onnx(data, path.name, kind), executed)
+    return _told("ONNX Runtime's optimised graph", rows, inside)
 
 
 def _openvino(variant: Variant, path: Path) -> Audit:
@@ -94,17 +113,30 @@ def _openvino(variant: Variant, path: Path) -> Audit:
     )
     inside = islands.of_openvino(compiled) if variant.precision == "int8" else None
     names = {"u8": "int8", "i8": "int8", "f32": "float", "bf16": "bf16", "f16": "fp16"}
-    executed = []
+    found: dict[str, list[tuple[str, str]]] = {kind: [] for kind in PLANNED}
     for op in compiled.get_runtime_model().get_ordered_ops():
         info = {k: str(op.get_rt_info()[k].astype(str)) for k in ("layerType", "runtimePrecision")}
-        if "Convolution" in info["layerType"]:
-            kind = info["runtimePrecision"].lower()
-            executed.append((op.get_friendly_name(), names.get(kind, kind)))
-    planned = _planned_onnx(path.read_bytes(), path.name) if path.suffix == ".onnx" else {}
-    if not planned:
-        wanted = variant.precision if variant.precision == "int8" else "float"
-        planned = {name: wanted for name, _ in executed}
-    return _told("OpenVINO's runtime precisions", _pair(planned, executed), inside)
+        kind = _kind_of(info["layerType"])
+        if kind:
+            precision = info["runtimePrecision"].lower()
+            found[kind].append((op.get_friendly_name(), names.get(precision, precision)))
+    data = path.read_bytes() if path.suffix == ".onnx" else None
+    rows = {}
+    for kind, executed in found.items():
+        planned = _planned_onnx(data, path.name, kind) if data else {}
+        if not planned:
+            wanted = "int8" if variant.precision == "int8" and kind == "convolutions" else "float"
+            planned = {name: wanted for name, _ in executed}
+        rows[kind] = _pair(planned, executed)
+    return _told("OpenVINO's runtime precisions", rows, inside)
+
+
+def _kind_of(layer: str) -> str | None:
+    """What an engine's kind of layer is counted as."""
+    name = layer.upper().replace("_", "")
+    if "CONV" in name and "CONVERT" not in name:
+        return "convolutions"
+    return "products" if "MATMUL" in name or "FULLYCONNECTED" in name else None
 
 
 def _litert(variant: Variant, path: Path) -> Audit:
@@ -118,19 +150,28 @@ def _litert(variant: Variant, path: Path) -> Audit:
     )
     types = {d["index"]: d["dtype"].__name__ for d in interpreter.get_tensor_details()}
     wanted = "int8" if variant.precision == "int8" else "float"
-    rows = []
+    rows: dict[str, tuple[ConvPlan, ...]] = dict.fromkeys(PLANNED, ())
     for i, op in enumerate(interpreter._get_ops_details()):
-        if "CONV" in op["op_name"]:
-            kind = types[op["inputs"][2 if op["op_name"] == "TRANSPOSE_CONV" else 0]]
-            rows.append(ConvPlan(f"{op['op_name']}_{i}", wanted, "int8" if kind == "int8" else "float"))
+        kind = _kind_of(op["op_name"])
+        if kind:
+            held = types[op["inputs"][2 if op["op_name"] == "TRANSPOSE_CONV" else 0]]
+            runs = "int8" if held == "int8" else "float"
+            plan = wanted if kind == "convolutions" else runs
+            rows[kind] += (ConvPlan(f"{op['op_name']}_{i}", plan, runs),)
     inside = islands.of_litert(interpreter) if variant.precision == "int8" else None
-    return _told("LiteRT's operators and tensor types", tuple(rows), inside)
+    return _told("LiteRT's operators and tensor types", rows, inside)
 
 
-def _told(source: str, convolutions: tuple[ConvPlan, ...], inside: Float | None) -> Audit:
+def _told(source: str, rows: dict[str, tuple[ConvPlan, ...]], inside: Float | None) -> Audit:
+    found = Audit(source, rows["convolutions"], products=rows["products"])
     if inside is None:
-        return Audit(source, convolutions)
-    return Audit(source, convolutions, inside.islands, inside.conversions, inside.conversions_share)
+        return found
+    return replace(
+        found,
+        islands=inside.islands,
+        conversions=inside.conversions,
+        conversions_share=inside.conversions_share,
+    )
 
 
 def _pair(planned: dict[str, str], executed: list[tuple[str, str]]) -> tuple[ConvPlan, ...]:

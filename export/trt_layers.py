@@ -51,11 +51,11 @@ MOVES = frozenset(("noop", "constant", "shuffle", "slice", "gather", "concat", "
 CURE = "Build again with the bundle's build.sh: it passes --profilingVerbosity=detailed to trtexec"
 
 
-def audit(layers: Path, planned: Mapping[str, str]) -> Audit:
-    """Planned and executed precision of every convolution of one TensorRT engine.
+def audit(layers: Path, planned: Mapping[str, str], products: Mapping[str, str] | None = None) -> Audit:
+    """Planned and executed precision of every convolution and matrix product of one TensorRT engine.
 
-    layers: what trtexec wrote. planned: ONNX node -> "int8" or "float", in the file the engine was built
-    from. executed: "int8", "fp16", "bf16" or "float"; None where no layer names the node, or where the
+    layers: what trtexec wrote. planned, products: ONNX node -> "int8" or "float", in the file the engine was
+    built from. executed: "int8", "fp16", "bf16" or "float"; None where no layer names the node, or where the
     layers that name it do not settle it. Every reformat is a conversion here, also one which only changes
     the layout; its time is unknown. Float islands are sought only where INT8 was planned.
     Raises UsageError if the file has no layer details, or names none of the planned convolutions.
@@ -69,10 +69,11 @@ def audit(layers: Path, planned: Mapping[str, str]) -> Audit:
         )
     source = f"TensorRT's layer information, {layers.name}"
     convolutions = tuple(ConvPlan(node, plan, executed[node]) for node, plan in planned.items())
+    multiplied = tuple(ConvPlan(n, plan, _executed(n, rows)) for n, plan in (products or {}).items())
     if "int8" not in planned.values():
-        return Audit(source, convolutions)
+        return Audit(source, convolutions, products=multiplied)
     found = islands.grouped([_node(row) for row in rows])
-    return Audit(source, convolutions, found.islands, found.conversions)
+    return Audit(source, convolutions, found.islands, found.conversions, products=multiplied)
 
 
 def _layers(path: Path) -> list[Layer]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -37,6 +38,9 @@ def play(
 ) -> Event:
     """Answer every frame that is due at the model's rate; returns the summary.
 
+    A restorer that looks ahead answers late; in ``video`` its pictures stand at the frames that they show:
+    the first, before its warm-up, are the camera's own, and for the last ones the last frame is held.
+
     A frame is due when it is the newest one at time k / fps; frames between are skipped. ``emit`` gets
     one event per answer. cuts: forget the states at a scene cut.
     Raises UsageError if the file breaks off before the frames it promises.
@@ -48,9 +52,10 @@ def play(
     with (
         open_session(variant, files, threads=threads, cuts=cuts) as session,
         open_video(source) as (capture, fps, promised),
-        _writer(video, variant.spec, fps) as draw,
+        _writer(video, variant.spec, fps) as write,
     ):
         latest: Answer | None = None
+        draw = _InStep(write, late(variant, fps))
         while True:
             ok, frame = capture.read()
             if not ok:
@@ -63,8 +68,35 @@ def play(
             if latest:
                 draw(frame, latest)
             read += 1
+            last = frame
         refuse_broken(source, read, promised)
+        for i in range(read, read + len(draw.waiting) if video else read):
+            for _ in range(due(i, fps, variant.spec.fps)):
+                latest = session.step(last)
+            if latest:
+                draw(last, latest)
     return summary(variant, answers, read, threads, deadline_ms, missed)
+
+
+def late(variant: Variant, fps: Fraction) -> int:
+    """Frames of a video between the one that a restorer's picture shows and the one it is answered to."""
+    if variant.spec.task != "restoration":
+        return 0
+    behind = variant.spec.lag + (variant.stream.delay if variant.stream else 0)
+    return int(-(-behind * fps // variant.spec.fps))
+
+
+class _InStep:
+    """Draws each answer on the frame that it shows, ``late`` frames after that came."""
+
+    def __init__(self, write: Callable[[np.ndarray, Answer], None], late: int) -> None:
+        self._write, self._late = write, late
+        self.waiting: deque[np.ndarray] = deque()
+
+    def __call__(self, frame: np.ndarray, answer: Answer) -> None:
+        self.waiting.append(frame)
+        if len(self.waiting) > self._late:
+            self._write(self.waiting.popleft(), answer)
 
 
 def due(index: int, source: Fraction, wanted: Fraction) -> int:
@@ -141,6 +173,8 @@ def _writer(
         def draw(frame: np.ndarray, answer: Answer) -> None:
             restored = picture_of(answer, spec)
             shown = frame if restored is None else restored
+            if restored is not None and not answer.valid:
+                shown = cv2.resize(frame, (restored.shape[1], restored.shape[0]))
             picture = painter.draw(shown, {**event(answer, spec, 0, fps), "stale": False})
             if not open_writer:
                 size = (picture.shape[1], picture.shape[0])

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from edgepv import bundle
 from edgepv.checkpoint import read_spec, with_particles
 from edgepv.cli import main
+from edgepv.clips import read_video
 from edgepv.errors import UsageError
 from edgepv.types import Report, decode
 
@@ -38,6 +39,18 @@ fps = 10
 degrade = "half"
 input = { name = "frame", shape = [1, 3, 16, 24], layout = "NCHW" }
 outputs = [{ name = "image", shape = [1, 3, 32, 48], layout = "NCHW" }]
+"""
+
+
+FIVE = """
+name = "five-frames"
+task = "restoration"
+fps = 10
+frames = 5
+lag = 2
+degrade = "noise-25"
+input = { name = "clip", shape = [1, 3, 5, 32, 32], layout = "NCTHW" }
+outputs = [{ name = "image", shape = [1, 3, 32, 32], layout = "NCHW" }]
 """
 
 
@@ -146,6 +159,57 @@ def test_run_writes_the_restored_video(restored: Path, tmp_path: Path) -> None:
     video = cv2.VideoCapture(str(out))
     assert (int(video.get(3)), int(video.get(4))) == (48, 32)
     assert int(video.get(cv2.CAP_PROP_FRAME_COUNT)) == 14
+
+
+@pytest.fixture(scope="module")
+def five(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("five")
+    named, out = model(folder, "neighbours", FIVE), folder / "b"
+    assert main(["export", *named, "--clips", f"{clips}", "--target", "cpu", "--out", f"{out}"]) == 0
+    return out
+
+
+def test_a_restorer_of_five_frames_becomes_a_step_and_is_judged_at_the_middle_one(five: Path) -> None:
+    found = report(five)
+    rows = {row.variant: row for row in found.rows}
+    assert found.stream and (found.stream.exactness, found.stream.delay) == ("exact", 0)
+    assert found.stream.proof and found.stream.proof.video is not None
+    for name in ("torch-stream", "onnxruntime-fp32"):
+        drop = rows[name].drop
+        assert drop and drop.unit == "dB" and abs(drop.points) < 0.001
+    original = rows["torch-fp32"].accuracy
+    assert original and 18 < original.value < 25  # noise of 25/255 alone: 20 dB
+    assert main(["verify", str(five)]) == 0
+
+
+def test_its_video_shows_each_picture_at_its_own_frame(five: Path, tmp_path: Path) -> None:
+    clip, out = square(tmp_path / "a.mp4"), tmp_path / "clean.mp4"
+    assert main(["run", str(five), "--source", str(clip), "--video", str(out)]) == 0
+    both = [read_video(path).frames for path in (clip, out)]
+    assert len(both[1]) == 14
+    for given, made in list(zip(*both))[:12]:
+        assert abs(_left_edge(given) - _left_edge(made)) <= 0.5
+
+
+def _left_edge(picture: np.ndarray) -> float:
+    """Where the bright square begins, px."""
+    return float(np.flatnonzero(picture[16, :, 0] > 120)[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (("lag = 2", "lag = 0"), "dB nearer to the frame 2 before the newest than to the frame 0"),
+        (("lag = 2", "lag = 5"), "lag is 5; of 5 frames give 0 (the picture shows the newest) to 4"),
+        (('[1, 3, 5, 32, 32], layout = "NCTHW"', "[1, 15, 32, 32]"), "stack them in the builder's forward()"),
+    ],
+)
+def test_a_restorer_whose_spec_is_wrong_about_time_is_told_the_cure(
+    clips: Path, tmp_path: Path, change: tuple[str, str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named, out = model(tmp_path, "neighbours", FIVE.replace(*change)), f"{tmp_path / 'b'}"
+    assert main(["export", *named, "--clips", f"{clips}", "--target", "cpu", "--out", out]) == 2
+    assert says in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(

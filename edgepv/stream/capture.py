@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from edgepv.blame import named_in, raised_at
 from edgepv.console import hush
@@ -27,6 +28,7 @@ CLIP_STATISTICS = (
 class Captured:
     """nodes: in order; the input is ``input``, the answer ``output``. constants: by placeholder name.
 
+    loops: recurrences that are spelled as loops (see ``loops``), set by who rewrites.
     affine: batch norm folded into the convolution before it: convolution node -> (scale, shift) per
     channel; the folded batch norm nodes are in ``folded`` and pass their input on.
     """
@@ -37,6 +39,7 @@ class Captured:
     output: torch.fx.Node
     affine: dict[str, tuple[Tensor, Tensor]]
     folded: frozenset[str]
+    loops: tuple[Any, ...] = ()
 
 
 def capture(module: nn.Module, example: Tensor) -> Captured:
@@ -69,9 +72,18 @@ def capture(module: nn.Module, example: Tensor) -> Captured:
     return Captured(nodes, constants, start, end, affine, folded)
 
 
+class Modern(TorchFunctionMode):
+    """Old spellings as what they mean today: ``x.data`` is ``x.detach()``, which torch.export follows."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__self__", None) is torch.Tensor.data and func.__name__ == "__get__":
+            return args[0].detach()
+        return func(*args, **(kwargs or {}))
+
+
 def _export(module: nn.Module, example: Tensor) -> Any:
     try:
-        with hush(), plain_attention():
+        with hush(), plain_attention(), Modern():
             return torch.export.export(module, (example,), strict=False).run_decompositions({})
     except Exception as e:
         text = str(e)

@@ -13,7 +13,7 @@ def flops(node: torch.fx.Node, name: str, args: list[Any]) -> float:
     made = node.meta["val"]
     out = math.prod(made.shape) if isinstance(made, torch.Tensor) else 0
     if name.startswith("aten::conv"):
-        per_output = math.prod(args[1].shape[1:])
+        per_output = math.prod(_shape(node, 1)[1:])
         if "transpose" in name:
             return 2.0 * math.prod(_shape(node, 0)) * per_output
         return 2.0 * out * per_output

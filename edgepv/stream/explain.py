@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from edgepv.stream.walk import Layer
 
 
+WORTH = 1.2
+"""A saving below this is called none."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One layer. rate: clip frames between two of its positions. delay: frames after the clip's own that
@@ -95,6 +99,12 @@ class Account:
     savings: tuple[Saving, ...] = ()
 
 
+FADING = (
+    "a cumulative mean counts every frame since the last reset: the longer a stream runs, the less a new "
+    "frame moves it. edgepv run resets it at scene cuts; reset it yourself where a scene ends"
+)
+
+
 def told(explanation: Explanation, stream: StreamSpec, spec: ModelSpec) -> Told:
     """One conversion. spec: of the clip model, (1, C, T, H, W)."""
     return Told(
@@ -164,6 +174,8 @@ def of_streams(streams: Sequence[Told], spec: ModelSpec, fps: Fraction | None) -
     if stream.exactness != "approximate":
         says["proof"] = _proof(stream)
     says["memory"] = _memory(stream, fps)
+    if any(row.operator == "cumsum" for row in streams[0].layers):
+        says["mean"] = FADING
     says["saving"] = _worth(streams, found)
     return Account(spec.name, "stream", says, tuple(streams), found)
 
@@ -223,6 +235,12 @@ def _worth(streams: Sequence[Told], found: Sequence[Saving]) -> str:
     first, last = streams[0], streams[-1]
     if not last.gflops_frame:
         return "no convolution or matrix product to save"
+    if first.every == 1 and first.stream.receptive_field and (found[0].times or WORTH) < WORTH:
+        return (
+            f"{found[0].times:.1f}x: a step computes all that the clip model does, nothing of a frame is of "
+            "use to the next. If the model goes over its frames one by one, give it init_state() and "
+            f"step(frame, *states), which costs 1/{first.frames} (docs/spec.md)"
+        )
     even = math.ceil(last.gflops_clip / last.gflops_frame)
     ends = f"where one result in {even} frames is enough, the clip model costs no more than the stream"
     if first.every > 1 or first.stride == 1:

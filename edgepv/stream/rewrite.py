@@ -13,10 +13,12 @@ from edgepv.errors import UsageError
 from edgepv.stream import (  # noqa: F401  (they register the rules)
     rules_assign,
     rules_memory,
+    rules_running,
     rules_shape,
     rules_window,
 )
 from edgepv.stream.capture import Captured, capture, describe
+from edgepv.stream.loops import find
 from edgepv.stream.times import Clip, Stream
 from edgepv.stream.values import MAX_RANK, RefusedError, Value
 from edgepv.stream.walk import Folded, Layer, Walk
@@ -186,8 +188,12 @@ def _convert(graph: Captured, spec: ModelSpec, every: int, pool: str) -> StreamM
     if every < 1:
         raise UsageError(f"--every {every}: give a number of frames above 0")
     x = torch.randn((every, c, h, w), generator=torch.Generator().manual_seed(1))
+    graph = replace(graph, loops=find(graph, _rows_of_clip(_example(spec))))
     folded = Folded()
-    _, answer, _ = _plan(graph, folded, x, every, 0, pool)
+    first, answer, _ = _plan(graph, folded, x, every, 0, pool)
+    if not first.rolled:
+        graph, folded = replace(graph, loops=()), Folded()
+        _, answer, _ = _plan(graph, folded, x, every, 0, pool)
     origin = every - 1 - answer.clock.ready
     walk, answer, time = _plan(graph, folded, x, every, origin, pool)
     _check_ranks(walk)
@@ -204,11 +210,12 @@ def _convert(graph: Captured, spec: ModelSpec, every: int, pool: str) -> StreamM
         math.lcm(*(layer.clock.period for layer in walk.layers)),
     )
     per_step = replace(spec.input, shape=(every, c, h, w), layout="NCHW")
+    early = max(0, spec.frames - 1 - answer.clock.ready) if answer.n == 1 else 0
     return StreamModel(
         graph,
         folded,
         pool,
-        spec=replace(spec, input=per_step),
+        spec=replace(spec, input=per_step, lag=max(0, spec.lag - early)),
         stream=stream,
         origin=origin,
         due=answer.clock.ready,
@@ -234,12 +241,19 @@ def _check_ranks(walk: Walk) -> None:
 
 
 def _stream_spec(walk: Walk, answer: Value, time: Stream, spec: ModelSpec) -> StreamSpec:
-    names = _unique([p.name for p in time.plans], taken=(spec.input.name, "logits"))
+    names = _unique([p.name for p in time.plans], taken=(spec.input.name, *(a.name for a in spec.answers)))
     fresh = {p.source: f"{name}_next" for p, name in reversed(list(zip(time.plans, names)))}
     fresh[-1] = spec.input.name
     states = tuple(
         StateSpec(
-            name, fresh[p.source], p.shape, update=p.update, fresh=p.fresh, period=p.period, first=p.first
+            name,
+            fresh[p.source],
+            p.shape,
+            update=p.update,
+            init=p.init,
+            fresh=p.fresh,
+            period=p.period,
+            first=p.first,
         )
         for p, name in zip(time.plans, names)
     )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgepv.stream.capture import layer, place
+from edgepv.stream.rules_running import endless
 from edgepv.stream.rules_shape import common_axis
 from edgepv.stream.times import Clip
 from edgepv.stream.values import Axis, Clock, RefusedError, Value, kept, physical, shaped, spread_dims
@@ -147,12 +147,6 @@ class Recurrent(Value):
     source: Any = None
 
 
-def _endless(walk: Walk, clock: Clock, n: int) -> Clock:
-    """Clock behind a recurrence: it starts anew with every clip, in a stream only with a reset."""
-    walk.edges.setdefault(layer(walk.node), place(walk.node))
-    return replace(clock, clean=(n, -1), endless=True)
-
-
 def _zero_starts(walk: Walk, starts: Sequence[Any]) -> None:
     if not walk.fact("zeros", lambda: all(isinstance(s, Tensor) and not bool(s.any()) for s in starts)):
         raise RefusedError("starts its recurrence from something else than zeros", "start from zeros")
@@ -187,7 +181,7 @@ def recurrent(
     per_layer = 4 if has_bias else 2
     if len(weights) != per_layer * layers:
         raise RefusedError("has a projection (proj_size)")
-    clock = _endless(walk, x.clock, x.n)
+    clock = endless(walk, x.clock, x.n)
     batch = x.sizes[0 if batch_first else 1]
     rows = _each_row(x, batch)
     states = []
@@ -243,7 +237,7 @@ def _first_cell(
     walk: Walk, x: Value, step: Any, sizes: Sequence[int], weights: Sequence[Any], mark: Any
 ) -> Any:
     """The first round of a loop over frames; the later rounds are the same rows, later."""
-    clock = _endless(walk, x.clock, 1)
+    clock = endless(walk, x.clock, 1)
     batch = x.sizes[0]
     held = [walk.time.hold(x.rows, (batch, size), x.clock) for size in sizes]
     made: list[list[Tensor]] = []

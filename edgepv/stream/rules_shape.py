@@ -197,9 +197,7 @@ def cut(walk: Walk, x: Value, dim: int, start: int, end: int, step: int = 1) -> 
     if count == x.dims[dim] and not (timed and step > 1):
         return x
     if timed and x.axis:
-        if x.axis.outer * x.axis.inner > 1:
-            raise RefusedError("cuts a dimension that holds frames and something else")
-        return walk.time.relabel(x, start, step, count)
+        return _cut_in_time(walk, x, start, end, step)
     dims = (*x.dims[:dim], count, *x.dims[dim + 1 :])
     order = kept_with(x.dims, x.axis, dim)
     at = order.index(dim)
@@ -210,6 +208,20 @@ def cut(walk: Walk, x: Value, dim: int, start: int, end: int, step: int = 1) -> 
         flat = x.rows.reshape(-1, sizes[at], math.prod(sizes[at + 1 :]))
         rows = flat[:, start:end:step].reshape(len(x.rows), -1)
     return Value(fitted(rows, dims, x.axis), dims, x.axis, x.n, x.clock)
+
+
+def _cut_in_time(walk: Walk, x: Value, start: int, end: int, step: int) -> Value:
+    """Frames of a clip. Where a frame has several elements in that dimension, only whole frames are cut."""
+    assert x.axis
+    _, outer, inner = x.axis
+    if outer * inner == 1:
+        return walk.time.relabel(x, start, step, len(range(start, end, step)))
+    if outer > 1 or step > 1 or start % inner or end % inner:
+        raise RefusedError(
+            "cuts a dimension that holds frames and something else, not between two frames",
+            "cut whole frames, or cut before frames are stacked",
+        )
+    return walk.time.relabel(x, start // inner, 1, (end - start) // inner)
 
 
 def kept_with(dims: Sequence[int], axis: Axis | None, dim: int) -> list[int]:
@@ -343,20 +355,31 @@ def _view_of_same(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and a.data_ptr() == b.data_ptr() and a.stride() == b.stride()
 
 
+TOKEN = (
+    "puts something learned beside the frames of the clip (a class token)",
+    "read the answer off the frames' own tokens, and let attention over time look back only (a causal mask)",
+)
+BEHIND = (
+    "puts frames of different origin one after the other",
+    "shift with zeros or older frames, and keep each frame's place in the clip",
+)
+
+
 def _in_time(walk: Walk, parts: Sequence[Any], dim: int) -> Value:
     """Parts one after the other in time: the longest gives the law, the others stand at the clip's ends."""
     lengths = [p.n if isinstance(p, Value) else p.shape[dim] for p in parts]
     main = max(range(len(parts)), key=lambda i: (isinstance(parts[i], Value), lengths[i]))
     v, total = parts[main], sum(lengths)
     start = sum(lengths[:main])
+    if v.axis.outer * v.axis.inner > 1:
+        learned = all(isinstance(p, Tensor) for i, p in enumerate(parts) if i != main)
+        raise RefusedError(*(TOKEN if learned else BEHIND))
     taps = walk.gather(v, [0], n=total, first=-start)
     if not isinstance(walk.time, Clip):
         others = [p for i, p in enumerate(parts) if i != main]
-        if (
-            walk.fact("tail", lambda: any(isinstance(p, Value) or bool(p.any()) for p in others))
-            or v.axis.outer * v.axis.inner > 1
-        ):
-            raise RefusedError("puts frames of different origin one after the other", "pad time with zeros")
+        if walk.fact("tail", lambda: any(isinstance(p, Value) or bool(p.any()) for p in others)):
+            learned = all(isinstance(p, Tensor) for p in others)
+            raise RefusedError(*(TOKEN if learned else BEHIND))
         return v.with_rows(taps.each()[0], taps.clock, total)
     dims = (*v.dims[:dim], 1, *v.dims[dim + 1 :])
     rows = [
@@ -401,7 +424,10 @@ def flipped(walk: Walk, x: Value, dims: Sequence[int]) -> Value:
     rows = x.rows
     for dim in (d % len(x.dims) for d in dims):
         if x.axis and x.axis.at == dim and x.n > 1:
-            raise RefusedError("runs the clip backwards", "leave the order of frames as it is")
+            raise RefusedError(
+                "runs the clip backwards, so the first answer needs the last frame",
+                "leave out what reads the clip from its end (a backward pass)",
+            )
         behind = math.prod(x.sizes[dim + 1 :])
         rows = rows.reshape(-1, x.sizes[dim], behind).flip(1).reshape(rows.shape)
     return _with(x, rows)
@@ -419,13 +445,46 @@ def rolled(walk: Walk, x: Value, shifts: Sequence[int], dims: Sequence[int] = ()
 
 
 @rule("index_select")
-def picked(walk: Walk, x: Value, dim: int, index: Tensor) -> Value:
-    """Evenly spaced elements of a dimension."""
-    places = walk.fact("places", index.tolist)
+def picked(walk: Walk, x: Value, dim: int, index: Any) -> Value:
+    """Elements of a dimension; of time in a stream evenly spaced ones."""
+    if not isinstance(index, Tensor):
+        raise RefusedError("picks elements by what the video shows", "pick them by their place")
+    dim %= len(x.dims)
+    places = walk.fact("places", index.flatten().tolist)
     gaps = {b - a for a, b in pairwise(places)} or {1}
-    if len(gaps) > 1 or min(gaps) < 1:
-        raise RefusedError("picks frames that are not evenly spaced")
-    return cut(walk, x, dim % len(x.dims), places[0], places[-1] + 1, gaps.pop())
+    if len(gaps) == 1 and min(gaps) > 0 and places[0] >= 0:
+        return cut(walk, x, dim, places[0], places[-1] + 1, gaps.pop())
+    if not (x.axis and x.axis.at == dim and x.n > 1):
+        return joined(walk, [cut(walk, x, dim, i % x.dims[dim], i % x.dims[dim] + 1) for i in places], dim)
+    if x.axis.outer * x.axis.inner > 1 or not isinstance(walk.time, Clip):
+        raise RefusedError(f"picks frames that are not evenly spaced: {_named(places)}", _even(places))
+    return x.with_rows(x.rows[places], x.clock, len(places))
+
+
+def _named(places: Sequence[int]) -> str:
+    return ", ".join(map(str, places[:8])) + (", ..." if len(places) > 8 else "")
+
+
+def _even(places: Sequence[int]) -> str:
+    """The nearest even spacing, as a cure."""
+    step = (places[-1] - places[0]) // max(1, len(places) - 1)
+    if step < 1:
+        return "take each frame once, in their order"
+    found = range(places[0], places[0] + step * len(places), step)
+    return f"take every {step}{_th(step)} frame, x[:, :, ::{step}], here {_named(found)}, as a stream does"
+
+
+def _th(count: int) -> str:
+    return {1: "st", 2: "nd", 3: "rd"}.get(count, "th")
+
+
+@rule("index")
+def indexed(walk: Walk, x: Value, indices: Sequence[Any]) -> Value:
+    """``x[:, :, places]`` with one list of places."""
+    (dim, *more) = [d for d, i in enumerate(indices) if i is not None]
+    if more or getattr(indices[dim], "ndim", 0) != 1:
+        raise RefusedError("picks elements by several lists of places")
+    return picked(walk, x, dim, indices[dim])
 
 
 @rule("repeat")
@@ -439,10 +498,12 @@ def repeated(walk: Walk, x: Value, times: Sequence[int]) -> Value:
     return x
 
 
-@rule("_to_copy", "to")
-def converted(walk: Walk, x: Value, *args: Any, **kwargs: Any) -> Value:
+@rule("_to_copy", "to", "type_as")
+def converted(walk: Walk, x: Any, *args: Any, **kwargs: Any) -> Any:
     """Another dtype."""
     dtype = walk.node.meta["val"].dtype
+    if isinstance(x, Tensor):
+        return walk.constant("", lambda: x.to(dtype))
     return x if x.rows.dtype == dtype else _with(x, x.rows.to(dtype))
 
 

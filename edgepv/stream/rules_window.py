@@ -12,12 +12,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from edgepv.stream.rules_running import means
 from edgepv.stream.rules_shape import common_axis, constant
 from edgepv.stream.times import Clip
 from edgepv.stream.values import (
     Axis,
     RefusedError,
     Value,
+    along,
+    in_time,
     kept,
     physical,
     retail,
@@ -38,8 +41,8 @@ def _each(value: int | Sequence[int], count: int) -> list[int]:
 @rule("conv1d", "conv2d", "conv3d", "convolution")
 def convolution(
     walk: Walk,
-    x: Value,
-    weight: Tensor,
+    x: Any,
+    weight: Any,
     bias: Tensor | None = None,
     stride: int | Sequence[int] = 1,
     padding: int | str | Sequence[int] = 0,
@@ -50,6 +53,11 @@ def convolution(
 
     Source: a k x h x w kernel on C channels equals an h x w kernel on k * C channels.
     """
+    if not isinstance(x, Value) or not isinstance(weight, Tensor):
+        raise RefusedError(
+            "convolves with weights that are made from the video (a kernel per clip)",
+            "give it weights that stay the same",
+        )
     count = weight.ndim - 2
     stride, dilation = _each(stride, count), _each(dilation, count)
     kernel = list(weight.shape[2:])
@@ -271,7 +279,7 @@ def product(walk: Walk, a: Any, b: Any) -> Value:
                 continue
             raise RefusedError(
                 "multiplies frames with frames (attention over time, spelled out)",
-                "write it with torch.nn.functional.scaled_dot_product_attention",
+                "write it with torch.nn.functional.scaled_dot_product_attention and a causal mask",
             )
     if isinstance(a, Value) and isinstance(b, Tensor) and b.ndim == 2:
         return linear(walk, a, walk.constant("_t", lambda: b.t()))
@@ -303,15 +311,13 @@ def _paired(walk: Walk, a: Any, b: Any, function: Callable[..., Tensor]) -> Valu
     return Value(shaped(made, physical(dims, axis)), dims, axis, n, clock)
 
 
-@rule("softmax", "_softmax", "log_softmax", "_log_softmax", "cumsum")
+@rule("softmax", "_softmax", "log_softmax", "_log_softmax")
 def along_one(walk: Walk, x: Value, dim: int, *args: Any) -> Value:
     """Operators along one dimension that is not time."""
     dim %= len(x.dims)
-    if x.axis and x.axis.at == dim and x.n > 1:
+    if in_time(x, dim):
         raise RefusedError("works across the frames of the clip", "let it work inside each frame")
-    behind = math.prod(x.sizes[dim + 1 :])
-    rows = x.rows.reshape(-1, x.sizes[dim], *[behind][: behind > 1])
-    return Value(walk.node.target(rows, 1, *args).reshape(x.rows.shape), x.dims, x.axis, x.n, x.clock)
+    return replace(x, rows=walk.node.target(along(x, dim), 1, *args).reshape(x.rows.shape))
 
 
 @rule("layer_norm", "native_layer_norm")
@@ -355,11 +361,17 @@ def group_norm(
     return retail(x, F.group_norm(rows, groups, weight, bias, eps), x.dims[1:], len(x.dims) - 1)
 
 
-@rule("pixel_shuffle", "pixel_unshuffle", "upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d")
+@rule("pixel_shuffle", "pixel_unshuffle")
 def picture(walk: Walk, x: Value, *args: Any) -> Value:
     """Operators on the last three dimensions, a picture (C, H, W)."""
     made = walk.node.target(trailing(x, 3), *args)
     return retail(x, made, made.shape[1:], 3)
+
+
+@rule("upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d", "_upsample_bilinear2d_aa")
+def enlarged(walk: Walk, x: Value, *args: Any) -> Value:
+    """Interpolation of each plane (H, W)."""
+    return _each_plane(x, 2, lambda rows: walk.node.target(rows, *args))
 
 
 @rule("upsample_nearest3d", "upsample_trilinear3d")
@@ -464,8 +476,7 @@ def _pooled(
     if x.axis is None or x.axis.at < first:
         if count > 2:
             raise RefusedError("pools a volume without time")
-        made = space(trailing(x, count + 1), kernel, stride, padding, dilation)
-        return retail(x, made, made.shape[1:], count + 1)
+        return _each_plane(x, count, lambda rows: space(rows, kernel, stride, padding, dilation))
     if x.axis.outer * x.axis.inner > 1:
         raise RefusedError("pools frames that share a dimension with something else")
     t = x.axis.at - first
@@ -495,6 +506,14 @@ def adaptive_max(walk: Walk, x: Value, size: Sequence[int]) -> tuple[Value]:
     return (_adaptive(walk, x, F.adaptive_max_pool2d, torch.amax),)
 
 
+def _each_plane(x: Value, count: int, make: Callable[[Tensor], Tensor]) -> Value:
+    """What works on each plane of the last ``count`` dimensions by itself; frames may stand in channels."""
+    rows = x.rows.reshape(-1, *x.sizes[len(x.dims) - count - 1 :])
+    made = make(rows)
+    dims = (*x.dims[: len(x.dims) - count], *made.shape[2:])
+    return Value(made.reshape(len(x.rows), *physical(dims, x.axis)), dims, x.axis, x.n, x.clock)
+
+
 def _adaptive(
     walk: Walk, x: Value, space: Callable[..., Tensor], over: Callable[[Tensor, int], Tensor]
 ) -> Value:
@@ -504,10 +523,9 @@ def _adaptive(
     if not timed and count == 3:
         raise RefusedError("pools a volume without time")
     plain = [d for d in range(first, len(dims)) if not (timed and x.axis and d == x.axis.at)]
-    rows = x.rows if timed else trailing(x, count + 1)
-    rows = _shrunk(rows, [dims[d] for d in plain], space)
     if not timed:
-        return retail(x, rows, rows.shape[1:], count + 1)
+        return _each_plane(x, count, lambda rows: _shrunk(rows, [dims[d] for d in plain], space))
+    rows = _shrunk(x.rows, [dims[d] for d in plain], space)
     assert x.axis
     n = dims[x.axis.at]
     if x.n % n:
@@ -596,16 +614,4 @@ def _running(walk: Walk, x: Value) -> Value:
     """Mean of all frames since the reset; an exponential one is the same until a clip's weight is reached."""
     walk.approximate(f"a mean over the clip became {MEANS[walk.pool]}")
     clock = replace(x.clock, ready=x.clock.ready + x.clock.period * (x.n - 1), endless=True)
-    shape = tuple(x.rows.shape[1:])
-    mean = walk.time.hold(x.rows, (1, *shape), x.clock)
-    seen = walk.time.hold(x.rows, (1, *(1,) * len(shape)), x.clock)
-    least = 2.0 / (x.n + 1) if walk.pool == "ema" else 0.0
-    made = []
-    for j, row in enumerate(x.rows.split(1)):
-        mean, seen = (walk.time.resumed(held, j, x.clock) for held in (mean, seen))
-        seen = seen + 1.0
-        mean = mean + (row - mean) * (1.0 / seen).clamp(min=least)
-        made.append(mean)
-    walk.time.keep(mean)
-    walk.time.keep(seen)
-    return x.with_rows(torch.cat(made), clock, 1)
+    return x.with_rows(means(walk, x, 2.0 / (x.n + 1) if walk.pool == "ema" else 0.0), clock, 1)

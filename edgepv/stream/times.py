@@ -99,11 +99,11 @@ class Time(Protocol):
     def align(self, values: Sequence[Value]) -> tuple[list[Tensor], Clock]:
         """Rows of equal positions, side by side."""
 
-    def hold(self, like: Tensor, shape: tuple[int, ...], clock: Clock) -> Tensor:
-        """A recurrent state (zeros at the start), to be handed back with ``keep``."""
+    def hold(self, like: Tensor, shape: tuple[int, ...], clock: Clock, init: float = 0.0) -> Tensor:
+        """A recurrent state (``init`` at the start), to be handed back with ``keep``."""
 
-    def resumed(self, held: Tensor, row: int, clock: Clock) -> Tensor:
-        """A recurrent state as a row finds it: zeros again where the recurrence has to start anew."""
+    def resumed(self, held: Tensor, row: int, clock: Clock, init: float = 0.0) -> Tensor:
+        """A recurrent state as a row finds it: ``init`` again where the recurrence has to start anew."""
 
     def keep(self, fresh: Tensor) -> None:
         """The new value of the oldest state that ``hold`` gave and that was not handed back yet."""
@@ -130,10 +130,10 @@ class Clip:
     def align(self, values: Sequence[Value]) -> tuple[list[Tensor], Clock]:
         return [v.rows for v in values], joint_clock([v.clock for v in values])
 
-    def hold(self, like: Tensor, shape: tuple[int, ...], clock: Clock) -> Tensor:
-        return like.new_zeros(shape)
+    def hold(self, like: Tensor, shape: tuple[int, ...], clock: Clock, init: float = 0.0) -> Tensor:
+        return like.new_full(shape, init)
 
-    def resumed(self, held: Tensor, row: int, clock: Clock) -> Tensor:
+    def resumed(self, held: Tensor, row: int, clock: Clock, init: float = 0.0) -> Tensor:
         return held
 
     def keep(self, fresh: Tensor) -> None:
@@ -160,6 +160,7 @@ class StatePlan:
     period: int = 1
     first: int = 0
     ages: tuple[int, ...] = ()
+    init: float = 0.0
 
 
 @dataclass
@@ -259,7 +260,7 @@ class Stream:
     def _state(self, plan: StatePlan, like: Tensor) -> Tensor:
         self.plans.append(plan)
         if self.given is None:
-            return like.new_zeros(plan.shape)
+            return like.new_full(plan.shape, plan.init)
         return self.given[len(self.plans) - 1]
 
     def relabel(self, v: Value, start: int, step: int, n: int) -> Value:
@@ -270,7 +271,11 @@ class Stream:
         moving = [v for v in values if v.n > 1] or list(values)
         periods = {v.clock.period for v in moving}
         if len(periods) > 1 and moving[0].n > 1:
-            raise RefusedError("joins values that advance at different rates")
+            rates = " and ".join(map(str, sorted(periods)))
+            raise RefusedError(
+                f"joins values that advance at different rates, {rates} frames at a time",
+                "let both advance alike: strides and slices x[:, :, ::k] of the same k",
+            )
         clock = joint_clock([v.clock for v in moving])
         rows = []
         for v in values:
@@ -282,16 +287,16 @@ class Stream:
             rows.append(self._at(v, clock, [lag]).each()[0])
         return rows, clock
 
-    def hold(self, like: Tensor, shape: tuple[int, ...], clock: Clock) -> Tensor:
+    def hold(self, like: Tensor, shape: tuple[int, ...], clock: Clock, init: float = 0.0) -> Tensor:
         first = first_step(self.fitting(clock), self.origin, self.every)
         self._held.append(len(self.fresh))
         self.fresh.append(like)  # a place, taken by keep
         period = clock.period // self.grid(clock)[0] if self.every < clock.period else 1
         ages = self.ages(clock, [-period])
-        plan = StatePlan(self.label, shape, "replace", self._held[-1], 1, period, first, ages)
+        plan = StatePlan(self.label, shape, "replace", self._held[-1], 1, period, first, ages, init)
         return self._state(plan, like)
 
-    def resumed(self, held: Tensor, row: int, clock: Clock) -> Tensor:
+    def resumed(self, held: Tensor, row: int, clock: Clock, init: float = 0.0) -> Tensor:
         return held
 
     def keep(self, fresh: Tensor) -> None:

@@ -42,6 +42,8 @@ VIEWS = frozenset(
 """A cut is moved before these: what they make may mix time with something else."""
 FIXED = frozenset(("linear", "addmm", "matmul", "__matmul__", "mm", "bmm"))
 """The head begins where one of these cannot take more frames."""
+PICKS = frozenset(("index_select", "__getitem__", "gather", "take", "take_along_dim"))
+"""With a second tensor they pick what stands at its places."""
 AROUND = ("pad", "roll", "setitem", "lstm", "gru", "rnn", "attention", "conv_transpose")
 """Parts of names of calls that, in a head, might see the ends of a clip."""
 MOST_STRIDE = 64
@@ -203,6 +205,7 @@ class Untouched:
             raise UnfitError("it does not run on shapes alone")
         self._stops = long.answer is None
         self._loops = not self._stops and len(long.calls) != len(self._clip.calls)
+        _refuse_picked(self._clip, long)
         self._cuts, self._head = _head(self._clip, long)
         short, grown = self._sizes(self.frames), self._sizes(self.frames + LONGER)
         self._dims = [_grown(a, b) for a, b in zip(short, grown)]
@@ -313,8 +316,42 @@ class Windows:
             return [self._module(_clip_of(video[q : q + self._frames])) for q in at]
 
 
+class Since:
+    """A module asked about everything since the video began, as a stream remembers it that never forgets.
+
+    Raises UnfitError if it does not take videos longer than its clips, or answers them in another shape.
+    """
+
+    def __init__(self, module: nn.Module, shape: Sequence[int]) -> None:
+        self._module, self._frames = module, shape[2]
+        self.stride, self.late = 1, shape[2] - 1
+        self.bytes_per_frame = _most_bytes(_traced(_without_numbers(module), shape)) / shape[2]
+        lengths = (shape[2], shape[2] + 3)
+        clip, longer = (self._answer(torch.zeros((*shape[:2], n, *shape[3:]))) for n in lengths)
+        if clip.shape != longer.shape:
+            raise UnfitError("it answers longer videos in another shape")
+
+    def answers(self, video: Tensor, at: Sequence[int]) -> list[Tensor]:
+        """Its answers to the frames from the first to the last of the clips that begin with frames ``at``."""
+        return [self._answer(_clip_of(video[: q + self._frames])) for q in at]
+
+    def _answer(self, clip: Tensor) -> Tensor:
+        try:
+            with torch.no_grad():
+                made = self._module(clip)
+        except Exception as e:  # whatever the module raises, then it is no reference
+            raise UnfitError(f"it does not take {clip.shape[2]} frames: {type(e).__name__}") from e
+        assert isinstance(made, Tensor)
+        return made
+
+
 def _clip_of(video: Tensor) -> Tensor:
     return video.transpose(0, 1)[None]
+
+
+def _most_bytes(trace: Trace) -> float:
+    """Of the tensors that the hungriest call takes and makes."""
+    return 4.0 * max(sum(map(math.prod, call.shapes)) + _elements(call.made) for call in trace.calls)
 
 
 def _elements(made: Any) -> int:
@@ -350,6 +387,15 @@ def _grown(a: Sequence[int], b: Sequence[int]) -> int:
     if len(found) != 1 or len(a) != len(b):
         raise UnfitError("more than one dimension grows with the video")
     return found[0]
+
+
+def _refuse_picked(clip: Trace, long: Trace) -> None:
+    """Raise UnfitError if the places of frames that are picked are made from the length of the video."""
+    for one, other in zip(clip.calls, long.calls):
+        if one.name != other.name:
+            return
+        if one.name in PICKS and len(one.shapes) > 1 and one.shapes[1:] != other.shapes[1:]:
+            raise UnfitError("it picks frames by the length of the video")
 
 
 def _head(clip: Trace, long: Trace) -> tuple[tuple[tuple[int, int], ...], frozenset[int]]:

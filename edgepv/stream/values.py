@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
@@ -85,6 +85,19 @@ class Value:
         return Value(rows, dims, self.axis, n, clock)
 
 
+@dataclass(frozen=True, eq=False)
+class Sum(Value):
+    """The sum of all positions so far in a stream, where it would grow without end. Rows hold their mean.
+
+    It must be divided by the number of positions before anything else reads it.
+    """
+
+    REFUSED: ClassVar[tuple[str, str]] = (
+        "adds up all frames so far (a cumulative sum), which grows without end in a stream",
+        "divide it at once by their number: torch.cumsum(x, dim) / torch.arange(1, T + 1)",
+    )
+
+
 def kept(dims: Sequence[int], axis: Axis | None) -> list[int]:
     """Dimensions of the original that rows have, too: not pure time, not a batch of one in front."""
     pure = axis.at if axis and axis.outer * axis.inner == 1 else -1
@@ -139,7 +152,10 @@ def _axis_after(v: Value, dims: tuple[int, ...]) -> Axis | None:
             return Axis(at, dims[at] // (inner * v.n), inner)
     if v.n == 1:
         return None
-    raise RefusedError("splits the time axis", "keep the frames of a clip in one dimension")
+    raise RefusedError(
+        "splits the time axis (windows of frames inside the clip)",
+        "keep the frames of a clip in one dimension, and look back by convolution or with a causal mask",
+    )
 
 
 def permute(v: Value, order: Sequence[int]) -> Value:
@@ -169,6 +185,17 @@ def _permuted(rows: Tensor, sizes: list[int], order: list[int]) -> Tensor:
         rows = rows.reshape(-1, jumped, moved, behind).transpose(1, 2)
         now.insert(to, now.pop(at))
     return rows.reshape(-1, *(sizes[d] for d in now[:2]), math.prod(sizes[d] for d in now[2:]))
+
+
+def in_time(v: Value, dim: int) -> bool:
+    """Whether a dimension holds the frames of the clip."""
+    return v.axis is not None and v.axis.at == dim and v.n > 1
+
+
+def along(v: Value, dim: int) -> Tensor:
+    """Rows as (-1, size of ``dim``, what is behind it)."""
+    behind = math.prod(v.sizes[dim + 1 :])
+    return v.rows.reshape(-1, v.sizes[dim], *[behind][: behind > 1])
 
 
 def trailing(v: Value, count: int) -> Tensor:

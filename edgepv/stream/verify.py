@@ -23,7 +23,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ from edgepv.stream.capture import Captured, capture, describe
 from edgepv.stream.rewrite import StreamModel
 from edgepv.stream.step import Infer, Stepper, Tensors
 from edgepv.stream.times import Stream, Taps, first_step
-from edgepv.stream.untouched import UnfitError, Untouched, Windows
+from edgepv.stream.untouched import Since, UnfitError, Untouched, Windows
 from edgepv.stream.values import Clock, Value, constant_rows
 from edgepv.stream.walk import Walk, operator
 from edgepv.types import StreamProof
@@ -47,6 +47,9 @@ VIDEO, WORK, MEMORY = 200, 5e11, 1e9
 """Of the long video: frames, or as many as take so many operations or bytes."""
 ASKED = 24
 """Clips of the long video that are compared."""
+SINCE = 6
+"""Of these where each is asked for by all frames since the video began."""
+Asked: TypeAlias = Untouched | Windows | Since
 WHERE = "On whole clips it does not: its layers are read at wrong times"
 
 
@@ -92,9 +95,9 @@ class Masked(Stream):
         starts = tuple(taps.height * j for j in range(len(lags)))
         return Taps(made, starts, 1, taps.height, clock, frozenset(hidden))
 
-    def resumed(self, held: Tensor, row: int, clock: Clock) -> Tensor:
+    def resumed(self, held: Tensor, row: int, clock: Clock, init: float = 0.0) -> Tensor:
         g, first = self.grid(clock)
-        return held if self.now + first + g * row > clock.ready else torch.zeros_like(held)
+        return held if self.now + first + g * row > clock.ready else torch.full_like(held, init)
 
 
 @dataclass
@@ -103,11 +106,11 @@ class Long(Stream):
 
     chunk: int = 1
 
-    def resumed(self, held: Tensor, row: int, clock: Clock) -> Tensor:
+    def resumed(self, held: Tensor, row: int, clock: Clock, init: float = 0.0) -> Tensor:
         g, first = self.grid(clock)
         step, before = (first + g * row) // self.chunk, (first + g * (row - 1)) // self.chunk
         counted = step == before or before >= first_step(clock, self.origin, self.chunk)
-        return held if counted else torch.zeros_like(held)
+        return held if counted else torch.full_like(held, init)
 
 
 def steps(model: StreamModel) -> Infer:
@@ -123,7 +126,7 @@ def steps(model: StreamModel) -> Infer:
 
 
 def _named(model: StreamModel, made: Sequence[Tensor]) -> Tensors:
-    return {n: v.numpy() for n, v in zip(("logits", *model.outputs), made)}
+    return {n: v.numpy() for n, v in zip((model.spec.answer.name, *model.outputs), made)}
 
 
 def against_clip(module: nn.Module, model: StreamModel, clips: Sequence[np.ndarray]) -> float:
@@ -181,7 +184,7 @@ def _masked(model: StreamModel, clip: np.ndarray, keep: list[Any] | None = None)
         return _masked_step(model, feeds, stepper.seen - chunk - begin, keep)
 
     stepper = Stepper(infer, model.spec, model.stream)
-    answers = [stepper.step(frame[None])["logits"] for frame in frames]
+    answers = [stepper.step(frame[None])[model.spec.answer.name] for frame in frames]
     return [(i, torch.from_numpy(answers[at]).flatten()) for i, at in enumerate(due) if (at + 1) % chunk == 0]
 
 
@@ -209,7 +212,7 @@ def against_chunk(model: StreamModel, infer: Infer, video: np.ndarray) -> float:
     grid = int(np.lcm(chunk, model.explanation.stride))
     video = video[: len(video) // grid * grid]
     stepper = Stepper(infer, model.spec, model.stream)
-    got = np.concatenate([stepper.step(frame[None])["logits"] for frame in video])
+    got = np.concatenate([stepper.step(frame[None])[model.spec.answer.name] for frame in video])
     errors = []
     for phase in range(0, grid, max(1, chunk)):
         with torch.no_grad():
@@ -314,15 +317,33 @@ def against_video(module: nn.Module, model: StreamModel, *, tolerance: float) ->
     frames are noise of changing brightness, so that no two look alike.
 
     Raises UnfitError where ``module`` is no reference: also if its own answer to the same frames changes by
-    more than ``tolerance`` when the video begins earlier.
+    more than ``tolerance`` when the video begins earlier. A stream that remembers for ever may be what
+    ``module`` answers to the whole video; if it is, that is a proof too.
     """
     spec = model.spec
     shape = (1, spec.input.shape[1], spec.frames, *spec.input.shape[2:])
-    whole = not model.stream.edges and _answer(model).n == 1
-    asked = Windows(module, shape) if whole else Untouched(module, shape)
+    try:
+        whole = not model.stream.edges and _answer(model).n == 1
+        return _compared(model, Windows(module, shape) if whole else Untouched(module, shape), tolerance)
+    except UnfitError as unfit:
+        if model.stream.receptive_field is not None or model.explanation.stride > 1 or _answer(model).n > 1:
+            raise
+        try:
+            error, frames = _compared(model, Since(module, shape), tolerance)
+        except UnfitError:
+            raise unfit from None
+        if not error <= tolerance:
+            raise
+        return error, frames
+
+
+def _compared(model: StreamModel, asked: Asked, tolerance: float) -> tuple[float, int]:
+    """``against_video`` with what is asked of the module."""
+    shape = (1, model.spec.input.shape[1], model.spec.frames, *model.spec.input.shape[2:])
     frames = _noise(_length(model, asked), shape)
-    stepper = Stepper(steps(model), spec, model.stream)
-    got = [torch.from_numpy(stepper.step(frame[None].numpy())["logits"]).flatten() for frame in frames]
+    stepper = Stepper(steps(model), model.spec, model.stream)
+    name = model.spec.answer.name
+    got = [torch.from_numpy(stepper.step(frame[None].numpy())[name]).flatten() for frame in frames]
     errors: list[float] = []
     for phase in _phases(model, asked):
         due = _due(model, asked, len(frames), phase)
@@ -330,7 +351,7 @@ def against_video(module: nn.Module, model: StreamModel, *, tolerance: float) ->
         scale = max([1.0, *(float(a.abs().max()) for a in answers.values())])
         if not all(bool(a.isfinite().all()) for a in answers.values()):
             raise UnfitError("it answers noise with NaN or infinity")
-        if not errors:
+        if not errors and not isinstance(asked, Since):
             last = dict(list(answers.items())[-4:])
             _check_steady(asked, frames[phase + asked.stride :], last, tolerance * scale)
         errors += [float((got[at] - answers[q].flatten()).abs().max()) / scale for q, at in due.items()]
@@ -339,9 +360,7 @@ def against_video(module: nn.Module, model: StreamModel, *, tolerance: float) ->
     return _worst(errors), len(frames)
 
 
-def _check_steady(
-    asked: Untouched | Windows, later: Tensor, answers: dict[int, Tensor], limit: float
-) -> None:
+def _check_steady(asked: Asked, later: Tensor, answers: dict[int, Tensor], limit: float) -> None:
     """Raise UnfitError if clips are answered otherwise in a video that begins one clip later.
 
     The last clips are asked for, far from its beginning whatever warm-up is declared: that is to be proven.
@@ -359,13 +378,14 @@ def _noise(count: int, shape: Sequence[int]) -> Tensor:
     return levels + torch.randn((count, channels, *size), generator=g)
 
 
-def _length(model: StreamModel, asked: Untouched | Windows) -> int:
+def _length(model: StreamModel, asked: Asked) -> int:
     """Frames of the long video. Raises UnfitError if the fewest that will do are too many to be computed."""
     stream, cost = model.stream, model.explanation
     fewest = stream.warmup * 3 // 2 + model.spec.frames + 4 * math.lcm(asked.stride, stream.chunk)
     if stream.receptive_field is None:
         fewest *= 4
-    work = len(_phases(model, asked)) * cost.flops_clip / model.spec.frames * 2 + cost.flops_frame
+    runs = SINCE if isinstance(asked, Since) else 2 * len(_phases(model, asked))
+    work = runs * cost.flops_clip / model.spec.frames + cost.flops_frame
     most = min(VIDEO, WORK / max(work, 1), MEMORY / asked.bytes_per_frame)
     frames = max(fewest, int(most))
     if frames * work > 4 * WORK or frames * asked.bytes_per_frame > 2 * MEMORY:
@@ -373,19 +393,19 @@ def _length(model: StreamModel, asked: Untouched | Windows) -> int:
     return frames
 
 
-def _lag(model: StreamModel, asked: Untouched | Windows) -> int:
+def _lag(model: StreamModel, asked: Asked) -> int:
     """Frames from the first of a clip to its answer, which does not wait for last ones that nobody reads."""
     return asked.late + model.stream.delay - max(0, asked.late - model.due)
 
 
-def _phases(model: StreamModel, asked: Untouched | Windows) -> list[int]:
+def _phases(model: StreamModel, asked: Asked) -> list[int]:
     """First and last of the frames below a stride with which clips begin that the stream answers for."""
     ends = _lag(model, asked) + 1
     found = [p for p in range(asked.stride) if (p + ends) % math.gcd(asked.stride, model.stream.chunk) == 0]
     return sorted({*found[:1], *found[-1:]})
 
 
-def _due(model: StreamModel, asked: Untouched | Windows, count: int, phase: int) -> dict[int, int]:
+def _due(model: StreamModel, asked: Asked, count: int, phase: int) -> dict[int, int]:
     """Clip -> frame of a video of ``count`` frames at which it is answered, of some clips from first to last.
 
     Clip q begins with frame phase + q * stride.
@@ -397,7 +417,8 @@ def _due(model: StreamModel, asked: Untouched | Windows, count: int, phase: int)
         at = phase + q * asked.stride + _lag(model, asked)
         if first <= at < count and (at + 1) % stream.chunk == 0:
             due[q] = at
-    return {q: due[q] for q in [*list(due)[:: -(-len(due) // ASKED) or 1], *list(due)[-1:]]}
+    most = SINCE if isinstance(asked, Since) else ASKED
+    return {q: due[q] for q in [*list(due)[:: -(-len(due) // most) or 1], *list(due)[-1:]]}
 
 
 def verify(

@@ -9,16 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edgepv.errors import EdgepvError
 from edgepv.stream.capture import BATCH_NORM, Captured, describe, kind, layer, place
 from edgepv.stream.cost import flops
 from edgepv.stream.times import Stream, Taps, Time
-from edgepv.stream.values import Axis, Clock, RefusedError, Value, reshape, static
+from edgepv.stream.values import Axis, Clock, RefusedError, Sum, Value, reshape, static
 
 Rule = Callable[..., Any]
 RULES: dict[str, Rule] = {}
 """Operator name -> its rule: called with the walk and the operator's own arguments."""
 
 
+SUMS = ("aten::mul", "aten::div", "aten::clone", "aten::detach", "aten::alias")
+"""What may be done to a sum that a stream holds as a mean."""
 ASSIGNMENTS = ("aten::slice", "aten::slice_scatter", "aten::select_scatter", "aten::copy")
 
 
@@ -86,28 +89,89 @@ class Walk:
     _memo: dict[Any, Any] = field(default_factory=dict)
     _looked: bool = False
     _share: float = 1.0
+    _input: Any = None
+    _rolled: dict[int, Any] = field(default_factory=dict)
 
     def run(self, x: Tensor) -> Value:
         """The answer for rows of input frames ``x``, (m, C, H, W). Raises RefusedError at an operator
         that cannot be rewritten, with its name and source line."""
+        self._input = x
         for node in self.graph.nodes:
-            if node.op in ("placeholder", "call_function"):
-                self.node = node
+            if node.op in ("placeholder", "call_function") and node.name not in self.values:
                 try:
-                    self.values[node.name] = self._value(node, x)
+                    if not self._in_loop(node):
+                        self.compute(node)
                 except RefusedError as e:
-                    raise RefusedError(f"{describe(node)} {e.why}", e.cure) from e
-                except (RuntimeError, ValueError, LookupError, AssertionError) as e:  # not met before
+                    raise RefusedError(f"{describe(self.node)} {e.why}", e.cure) from e
+                except EdgepvError:
+                    raise
+                except Exception as e:  # not met before
                     why = f"is used in a way that no rule foresees ({type(e).__name__}: {str(e)[:120]})"
-                    raise RefusedError(f"{describe(node)} {why}") from e
+                    raise RefusedError(f"{describe(self.node)} {why}") from e
         result = self.values[self.graph.output.name]
         if not isinstance(result, Value):
             raise RefusedError("answers the same whatever the video shows", "let forward() use its input")
+        if isinstance(result, Sum):
+            raise RefusedError(f"{describe(self.graph.output)} {Sum.REFUSED[0]}", Sum.REFUSED[1])
         return result
 
-    def _value(self, node: torch.fx.Node, x: Tensor) -> Any:
+    def compute(self, node: torch.fx.Node) -> Any:
+        """The value of a node whose arguments are known, kept."""
+        self.node = node
+        self.values[node.name] = self._value(node)
+        return self.values[node.name]
+
+    def demand(self, node: torch.fx.Node) -> Any:
+        """The value of a node ahead of its turn."""
+        if node.name not in self.values:
+            for given in node.all_input_nodes:
+                self.demand(given)
+            self.compute(node)
+        return self.values[node.name]
+
+    @property
+    def rolled(self) -> bool:
+        """Whether every recurrence of the graph became one round per frame."""
+        return all(made is not None for made in self._rolled.values())
+
+    def _in_loop(self, node: torch.fx.Node) -> bool:
+        """Whether a node belongs to a recurrence; the first of them makes all of it."""
+        from edgepv.stream.loops import later, roll
+
+        loop = next((p for p in self.graph.loops if node.name in p.rounds), None)
+        if loop is None or not isinstance(self.time, Stream):
+            return False
+        if id(loop) not in self._rolled:
+            self._rolled[id(loop)] = roll(self, loop)
+        made = self._rolled[id(loop)]
+        if made is None:
+            return False
+        name, rounds = loop.rounds[node.name]
+        self.values[node.name] = later(made[name], rounds)
+        return True
+
+    def adopt(self, inner: Walk, rounds: int, height: int, known: int, clock: Clock) -> None:
+        """Take the layers of one row of a recurrence as those of all its rounds. known: states before it."""
+        self.flops_clip += rounds * inner.flops_clip
+        if not isinstance(self.time, Stream):
+            return
+        plans = self.time.plans[known:]
+        held = tuple(sorted({age for plan in plans for age in plan.ages}))
+        for i, one in enumerate(inner.layers):
+            made = replace(
+                one,
+                clock=clock,
+                flops_clip=rounds * one.flops_clip,
+                flops_frame=one.flops_frame * height / self.time.every,
+                rows=self.time.ages(clock, range(height)),
+            )
+            if i == len(inner.layers) - 1:
+                made = replace(made, states=tuple(range(known, known + len(plans))), held=held)
+            self.layers.append(made)
+
+    def _value(self, node: torch.fx.Node) -> Any:
         if node is self.graph.input:
-            dims = tuple(node.meta["val"].shape)
+            dims, x = tuple(node.meta["val"].shape), self._input
             return Value(x, dims, Axis(2), dims[2], Clock(1, 0, 0, (0, dims[2] - 1)))
         if node.op == "placeholder":
             return self.graph.constants[node.name]
@@ -143,6 +207,8 @@ class Walk:
         if isinstance(self.time, Stream):
             known = len(self.time.plans)
             self.time.label = state_name(self.node)
+        if name not in SUMS and any(isinstance(v, Sum) for v in _values([args, kwargs])):
+            raise RefusedError(*Sum.REFUSED)
         if name not in ASSIGNMENTS:
             args, kwargs = self._painted(args), {k: self._painted(v) for k, v in kwargs.items()}
         begin = _first_ready([args, kwargs])
@@ -154,7 +220,7 @@ class Walk:
             then, result, noted, _ = self._memo[key]
             for i in noted:
                 self.layers[i] = replace(self.layers[i], flops_clip=self.layers[i].flops_clip + cost)
-            return _moved(result, begin - then)
+            return moved(result, begin - then)
         self._looked, self._share = False, 1.0
         result = function(self, *args, **kwargs)
         first = len(self.layers)
@@ -203,7 +269,11 @@ class Walk:
 
     def fact(self, name: str, find: Callable[[], Any]) -> Any:
         """Something about a constant of this node, found out by the first walk only."""
-        key = (self.node.name, name)
+        return self.fact_of(self.node, name, find)
+
+    def fact_of(self, node: torch.fx.Node, name: str, find: Callable[[], Any]) -> Any:
+        """``fact`` of another node."""
+        key = (node.name, name)
         if key not in self.folded.facts:
             self.folded.facts[key] = find()
         return self.folded.facts[key]
@@ -284,9 +354,10 @@ def _key(x: Any, begin: int) -> Any:
     return ("o", id(x)) if hasattr(x, "dims") else repr(x)
 
 
-def _moved(x: Any, frames: int) -> Any:
+def moved(x: Any, frames: int) -> Any:
+    """Values of the same rows, so many frames further on."""
     if isinstance(x, Value):
         return replace(x, clock=x.clock.later(frames)) if frames else x
     if isinstance(x, list | tuple):
-        return type(x)(_moved(y, frames) for y in x)
+        return type(x)(moved(y, frames) for y in x)
     return x
