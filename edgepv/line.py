@@ -10,10 +10,10 @@ import functools
 import importlib
 import importlib.util
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from edgepv.calibration import CalibrationSet, calibration_set, rolled_feeds
 from edgepv.checkpoint import at_size, build, from_files, read_spec, record, versions, with_particles
 from edgepv.clips import Clip, find_clips, hold_last, model_frames, split_clips
 from edgepv.console import Console
-from edgepv.errors import UsageError
+from edgepv.errors import EdgepvError, UsageError
 from edgepv.export.job import Job, Packed
 from edgepv.files import digest, sha256
 from edgepv.optional import present
@@ -543,13 +543,21 @@ def run_builder(line: Line, model: Ready, target: Target, base: Variant, models:
         only=line.options.variant,
     )
     packed: Packed = getattr(importlib.import_module(module), name)(job)
-    if not packed.variants:
-        unmade = f"{wanted} is not possible on this machine"
-        if job.only:
-            unmade = f"there is no variant '{job.only}' of this model; export without --variant lists all"
-        why = next(iter(packed.failed.values()), unmade)
-        raise UsageError(f"{target.name}: nothing could be made. {why}")
-    return packed
+    if packed.variants:
+        return replace(packed, failed={**packed.failed, **{n: str(e) for n, e in job.failed.items()}})
+    if job.failed:
+        nothing_made(target.name, job.failed)
+    unmade = f"{wanted} is not possible on this machine"
+    if job.only:
+        unmade = f"there is no variant '{job.only}' of this model; export without --variant lists all"
+    why = next(iter(packed.failed.values()), unmade)
+    raise UsageError(f"{target.name}: nothing could be made. {why}")
+
+
+def nothing_made(target: str, failed: Mapping[str, EdgepvError]) -> NoReturn:
+    """Raise the first of the reasons, as an error of its kind, with the names of all that failed."""
+    first = next(iter(failed.values()))
+    raise type(first)(f"{target}: nothing could be made ({', '.join(failed)}). {first}") from first
 
 
 def _flat_base(line: Line, model: Ready, models: Path) -> Variant | None:

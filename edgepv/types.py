@@ -501,7 +501,8 @@ class Target:
     """A device family to pack for. Names its builder and opener; imports neither.
 
     builder: "module:function", called by the pipeline to write this target's files.
-    min_sqnr_db: the parity promise, per precision, against the torch original.
+    min_sqnr_db: the parity promise, per precision, against the torch original. torch_only: it is
+    made from torch, never from an ONNX file.
     """
 
     name: str
@@ -513,6 +514,7 @@ class Target:
     needs_build: tuple[tuple[str, str], ...] = ()
     needs_run: tuple[tuple[str, str], ...] = ()
     status: str = "measured on this host"
+    torch_only: bool = False
 
 
 @dataclass(frozen=True)

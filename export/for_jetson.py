@@ -14,12 +14,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from edgepv.errors import UsageError
 from edgepv.export import trt_form, trt_parser, trt_plan, trt_rules
 from edgepv.export.job import Job, Packed
 from edgepv.files import sha256, write_json, write_text
 from edgepv.stream import by_file_names
 from edgepv.types import QuantScheme, Variant
 
+VARIANTS = ("tensorrt-fp32", "tensorrt-fp16", "tensorrt-int8", "tensorrt-int8-fp16")
+"""All there are."""
 FILES = trt_plan.Files(
     weak_int8="model-int8-op17.onnx",
     strong_int8="model-int8-fp16-op19.onnx",
@@ -32,15 +35,24 @@ OPSET_LIMIT = {FILES.weak_int8: 17, FILES.weak_float: 17, FILES.strong_int8: 19,
 
 def build(job: Job) -> Packed:
     """Files, variants and the plan for one model. The engine is the device's to build."""
+    if job.base.precision == "int8":
+        raise UsageError(
+            "the ONNX file is quantized already, and TensorRT wants its Q/DQ at other places and symmetric. Give "
+            "the float model, or pack for cpu"
+        )
     variants: list[Variant] = []
-    if "fp32" in job.precisions:
-        variants.append(_made(job, job.base, "tensorrt-fp32", "fp32", FILES.weak_float, _weak_float))
-    if "fp16" in job.precisions:
-        variants.append(_made(job, job.base, "tensorrt-fp16", "fp16", FILES.strong_float, _strong_float))
-    if "int8" in job.precisions and job.feeds:
-        quantized = _quantized(job)
-        variants.append(_made(job, quantized, "tensorrt-int8", "int8", FILES.weak_int8, _weak))
-        variants.append(_made(job, quantized, "tensorrt-int8-fp16", "int8", FILES.strong_int8, _strong))
+    for name, precision, file, form in (
+        ("tensorrt-fp32", "fp32", FILES.weak_float, _weak_float),
+        ("tensorrt-fp16", "fp16", FILES.strong_float, _strong_float),
+        ("tensorrt-int8", "int8", FILES.weak_int8, _weak),
+        ("tensorrt-int8-fp16", "int8", FILES.strong_int8, _strong),
+    ):
+        if job.wants(name, precision):
+            with job.attempt(name):
+                source = _quantized(job) if precision == "int8" else job.base
+                variants.append(_made(job, source, name, precision, file, form))
+    if not variants:
+        return Packed(())
     notes = _checks(job, variants)
     return Packed(tuple(variants), _plan(job, variants), notes)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from edgepv.errors import EdgepvError, UsageError, told
 from edgepv.stream import Tensors
 from edgepv.types import Checkpoint, Variant
 
@@ -36,7 +38,7 @@ class Job:
     activations are set, on cpu. only: the name of the
     one variant wanted, None for all. precisions: what may be built. work: runs a step through the cache and
     puts its files in ``folder``. compress: calls the quantization step named by "module:Step" with its
-    options.
+    options. failed: variant name -> why it could not be made, see ``attempt``.
     """
 
     base: Variant
@@ -54,10 +56,19 @@ class Job:
     keep_float: int = 0
     ranges: str = "minmax"
     only: str | None = None
+    failed: dict[str, EdgepvError] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def attempt(self, name: str) -> Iterator[None]:
+        """Make the variant ``name``: whatever is raised goes to ``failed``, and the others are made."""
+        try:
+            yield
+        except Exception as e:
+            self.failed[name] = reason(e)
 
     def wants(self, name: str, precision: str) -> bool:
         """Whether the variant of this name is to be made."""
-        if precision == "int8" and not self.feeds:
+        if precision == "int8" and not self.feeds and self.base.precision != "int8":
             return False
         return precision in self.precisions and self.only in (None, name)
 
@@ -65,6 +76,13 @@ class Job:
     def bases(self) -> tuple[Variant, ...]:
         """Every float ONNX there is to choose from; the flat one has FLAT in its names."""
         return (self.base, self.flat) if self.flat else (self.base,)
+
+
+def reason(error: Exception) -> EdgepvError:
+    """Why a variant was not made, whatever a converter or an engine raised."""
+    if isinstance(error, EdgepvError):
+        return error
+    return UsageError(told(error)[0].removeprefix("internal error: "))
 
 
 FLAT = "-r4"
@@ -75,9 +93,9 @@ FLAT = "-r4"
 class Packed:
     """A builder's result: variants to run, other files for the bundle, and what a person must know.
 
-    failed: variant name -> why it could not be made. The rest of the bundle stands without it. floats: the
-    fp32 files that the others were made of, asked for or not: an engine that computes those wrongly computes
-    nothing rightly.
+    failed: variant name -> why it could not be made; ``Job.attempt`` fills it. The rest of the bundle stands
+    without it. floats: the fp32 files that the others were made of, asked for or not: an engine that computes
+    those wrongly computes nothing rightly.
     """
 
     variants: tuple[Variant, ...]
