@@ -563,7 +563,7 @@ def _stream_model(a: argparse.Namespace) -> tuple[Any, Any]:
     from edgepv.checkpoint import build, call_builder, from_files, read_spec
     from edgepv.optional import need
 
-    if a.model.endswith(".onnx"):
+    if a.model.lower().endswith(".onnx"):
         raise UsageError(f"{a.model}: an ONNX file is not converted. Give the builder: file.py:builder")
     if ":" not in a.model:
         from edgepv.line import Options, load

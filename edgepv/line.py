@@ -104,10 +104,12 @@ class Source:
     checkpoint: Checkpoint | None
     onnx: Path | None = None
 
-    @property
+    @functools.cached_property
     def sha256(self) -> str:
         """Digest of the weights or of the ONNX file."""
-        return self.checkpoint.sha256 if self.checkpoint else sha256(self.onnx or Path())
+        from edgepv.export.from_onnx import digest_of
+
+        return self.checkpoint.sha256 if self.checkpoint else digest_of(self.onnx or Path())
 
 
 @dataclass(frozen=True)
@@ -180,11 +182,47 @@ def load(options: Options) -> Source:
     return Source(spec, replace(found.checkpoint, spec=spec))
 
 
+EXPORT_IT = "Give the model that it was made of: an .onnx file, or file.py:builder with --weights"
+STATE = "Give the builder that makes the module, and these as its weights: file.py:builder --weights "
+OTHERS = {
+    ".tflite": EXPORT_IT,
+    ".lite": EXPORT_IT,
+    ".engine": EXPORT_IT,
+    ".plan": EXPORT_IT,
+    ".trt": EXPORT_IT,
+    ".hef": EXPORT_IT,
+    ".rknn": EXPORT_IT,
+    ".ort": EXPORT_IT,
+    ".mlmodel": EXPORT_IT,
+    ".mlpackage": EXPORT_IT,
+    ".xml": EXPORT_IT,
+    ".bin": EXPORT_IT,
+    ".param": EXPORT_IT,
+    ".pb": "Convert it: python -m tf2onnx.convert --graphdef FILE --output model.onnx",
+    ".h5": "Convert it: tf2onnx.convert.from_keras(model, output_path='model.onnx')",
+    ".hdf5": "Convert it: tf2onnx.convert.from_keras(model, output_path='model.onnx')",
+    ".keras": "Convert it: model.export('model.onnx', format='onnx')",
+    ".torchscript": "A compiled module cannot be taken apart. " + STATE + "FILE",
+    ".pt2": "An exported program cannot be taken apart. " + STATE + "FILE",
+    ".safetensors": STATE + "FILE",
+    ".pt": STATE + "FILE --trust-pickle",
+    ".pth": STATE + "FILE --trust-pickle",
+    ".ckpt": STATE + "FILE --trust-pickle",
+    ".pkl": STATE + "FILE --trust-pickle",
+    ".zip": "Unpack it, and give the .onnx file inside",
+    ".py": "Name the function in it that makes the module: FILE:build",
+}
+"""Files that are given as a model and are none that can be taken: by suffix, what to do."""
+
+
 def _named(options: Options) -> Source:
     name = options.model
-    if name.endswith(".onnx"):
-        if not Path(name).is_file():
+    _refuse_other(name)
+    if name.lower().endswith(".onnx"):
+        if not Path(name).exists():
             raise UsageError(f"{name} does not exist. MODEL may be an ONNX file")
+        if options.weights:
+            raise UsageError(f"{name} holds its weights itself. Leave --weights out")
         return Source(_spec(options, name), None, Path(name))
     if ":" in name:
         if not options.weights:
@@ -201,6 +239,19 @@ def _named(options: Options) -> Source:
         )
     checkpoint = zoo_checkpoint(name)
     return Source(checkpoint.spec, checkpoint)
+
+
+def _refuse_other(name: str) -> None:
+    """Raise UsageError for a file or a folder of another kind than a MODEL can be."""
+    path = Path(name)
+    cure = OTHERS.get(path.suffix.lower())
+    if cure is None and (path / "saved_model.pb").exists():
+        cure = "Convert it: python -m tf2onnx.convert --saved-model FILE --output model.onnx"
+    if cure is not None:
+        raise UsageError(
+            f"{name} is not a model as edgepv takes it: a built-in name, file.py:builder, "
+            f"package.module:builder or file.onnx. {cure.replace('FILE', name)}"
+        )
 
 
 def _spec(options: Options, name: str) -> ModelSpec:
@@ -266,12 +317,21 @@ def lowered(line: Line, source: Source, clips: Clips) -> Lowered:
     checkpoint = compressed(line, source, clips)
     checkpoint, flat, notes = streamed(line, checkpoint, clips)
     base, folder = lower(line, source, checkpoint)
+    read = [s for s in base.steps if s.name == "read"]
+    notes += tuple(f"{source.onnx}: {what}" for step in read for what in step.options["changed"])
     return Lowered(source, checkpoint, base, folder, flat, notes)
 
 
 def ready(line: Line, model: Lowered, clips: Clips) -> Ready:
     """The same model with calibration inputs, where INT8 may be made; without, where a layer never fires."""
     calibration, feeds = None, []
+    if model.base.precision == "int8":
+        if line.options.precision not in ("auto", "int8"):
+            raise UsageError(
+                f"{model.source.onnx} is quantized already, so there is no {line.options.precision} of it. "
+                "Give the float model"
+            )
+        return Ready(**vars(model), calibration=None, feeds=())
     if clips.fits and line.options.precision in ("auto", "int8"):
         spec = model.base.spec
         calibration = calibration_set(clips.calibration, spec)
@@ -418,12 +478,21 @@ def _first_frames(path: Path, spec: ModelSpec) -> np.ndarray:
 
 def lower(line: Line, source: Source, checkpoint: Checkpoint | None) -> tuple[Variant, Path]:
     """(float ONNX variant, folder it lies in)."""
-    from edgepv.export import to_onnx
+    from edgepv.export import from_onnx, to_onnx
 
     if checkpoint is None:
-        assert source.onnx
-        base = to_onnx.read_onnx(source.onnx, source.spec)
-        return base, source.onnx.parent
+
+        def read(folder: Path) -> Any:
+            line.console.say("reading the ONNX file")
+            made, changed = from_onnx.read_onnx(source.onnx or Path(), source.spec, folder / "model.onnx")
+            return {"variant": encode(made), "changed": changed}
+
+        folder, result = line.step("read", source_key(source), ("onnx", "onnx-ir", "onnxruntime"), read)
+        base = decode(Variant, result["variant"])
+        changed = {"changed": list(result["changed"])}
+        tools = ("onnx", "onnx-ir", "onnxruntime")
+        step = record("read", changed, {"file": source.sha256}, {base.path: base.sha256}, tools)
+        return replace(base, steps=(step,)), folder
 
     def make(folder: Path) -> Any:
         line.console.say("lowering to ONNX")

@@ -306,10 +306,10 @@ def check_options(options: Options, targets: Sequence[Target]) -> None:
 
 def _refuse_unmakeable(options: Options, target: Target) -> None:
     """Raise UsageError for what the options tell of a target that cannot be made: no work is begun then."""
-    if target.torch_only and options.model.endswith(".onnx"):
+    if target.torch_only and options.model.lower().endswith(".onnx"):
         raise UsageError(
-            f"{target.name} is converted from torch, and {options.model} is an ONNX file. Leave {target.name} "
-            "out of --target, or give the builder: file.py:builder --weights w.safetensors --spec spec.toml"
+            f"{target.name} is converted from torch, and {options.model} is an ONNX file. Leave it out "
+            "of --target, or give the builder: file.py:builder --weights w.safetensors --spec spec.toml"
         )
     if options.latency_ms is not None and target.status != Target.status:
         raise UsageError(f"--latency-ms: {target.name} is not timed on this host. Measure on the device")
@@ -583,7 +583,16 @@ def _examined(
     why = {name: str(e) for name, e in failed.items() if name in names}
     floats = [row for row in rows.values() if row.precision == "fp32"]
     judged = judge.by_engine([rows[v.name] for v in run], floats)
+    if subject.base.precision == "int8":
+        judged = [_as_given(row) for row in judged]
     return replace(packed, variants=run, failed={**packed.failed, **why}), judged
+
+
+def _as_given(row: Measurement) -> Measurement:
+    """A row of a file that was quantized before: convolutions that it keeps in float are no fault."""
+    meant = row.audit is None or any(c.planned == "int8" for c in row.audit.convolutions)
+    integer = row.audit is not None and row.audit.int8 > 0
+    return row if meant or integer else replace(row, audit=None)
 
 
 def _choice(subject: Subject, rows: Sequence[Measurement], options: Options) -> tuple[Measurement, str]:
@@ -812,6 +821,8 @@ def _int8_alone(
 
     model = lowered(line, source, clips)
     base, folder = model.base, model.base_folder
+    if base.precision == "int8":
+        raise UsageError(f"{source.onnx} is quantized already. Give the float model to see what INT8 costs")
     chosen, probed = calibration_set(clips.calibration, base.spec), _probed(clips.held_out)
 
     def make(_: Path) -> Any:

@@ -56,12 +56,15 @@ class ModelSpec:
     labels: of a classifier's answers; none for other tasks.
     frames: how many frames one answer looks back on (the window, or the clip length).
     fps: frames per second the model was trained at; the host resamples the camera to it.
+    colour: order of the three channels; "grey" for one, as of infrared cameras.
     mean, std: per channel, in units of [0, 1] pixel values, applied as (x - mean) / std.
     outputs: what the model answers, the one it is judged by first; none given: "logits" (1, classes). A
     tracker answers "tracks" (1, K, 3): x and y in image heights, visibility in [0, 1]. A restorer answers
-    "image" (1, 3, H, W), normalised as its input.
+    "image" (1, C, H, W), normalised as its input.
     particles: how many particles it follows (K), for a builder with a parameter of that name.
-    degrade: what was done to clean video for a restorer to undo: Gaussian noise of 25/255, or half the size.
+    degrade: what was done to clean video for a restorer to undo: Gaussian noise of 25/255, half the size, or
+    "downscale": the size by the whole factor between its answer and its input. None: nobody says, so no clean
+    picture is known, and a restorer is compared with the original alone.
     """
 
     name: str
@@ -69,14 +72,14 @@ class ModelSpec:
     labels: tuple[str, ...] = ()
     frames: int = 1
     fps: Fraction = Fraction(10)
-    colour: Literal["rgb", "bgr"] = "rgb"
+    colour: Literal["rgb", "bgr", "grey"] = "rgb"
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     task: Task = "classification"
     metric: Metric = "top1"
     outputs: tuple[TensorSpec, ...] = ()
     particles: int | None = None
-    degrade: Literal["noise-25", "half"] | None = None
+    degrade: Literal["noise-25", "half", "downscale"] | None = None
 
     @property
     def answers(self) -> tuple[TensorSpec, ...]:

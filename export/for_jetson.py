@@ -37,8 +37,8 @@ def build(job: Job) -> Packed:
     """Files, variants and the plan for one model. The engine is the device's to build."""
     if job.base.precision == "int8":
         raise UsageError(
-            "the ONNX file is quantized already, and TensorRT wants its Q/DQ at other places and symmetric. Give "
-            "the float model, or pack for cpu"
+            "the ONNX file is quantized already, and TensorRT wants its Q/DQ symmetric and at other places. "
+            "Give the float model, or pack for cpu"
         )
     variants: list[Variant] = []
     for name, precision, file, form in (

@@ -35,7 +35,7 @@ class Killed(TinyStep):
 def build():
     return Killed()
 """
-"""A model whose conversion to LiteRT, in a process of its own, is ended by a signal: to it or to its parent."""
+"""A model whose conversion to LiteRT, in a process of its own, sends a signal: to that or to its parent."""
 
 
 @pytest.fixture
