@@ -326,12 +326,20 @@ def ready(line: Line, model: Lowered, clips: Clips) -> Ready:
     """The same model with calibration inputs, where INT8 may be made; without, where a layer never fires."""
     calibration, feeds = None, []
     if model.base.precision == "int8":
+        given = (line.options.keep_float, line.options.min_sqnr, line.options.ranges != "minmax")
+        if any(given):
+            raise UsageError(
+                f"{model.source.onnx} is quantized already: --keep-float, --min-sqnr and --ranges have "
+                "nothing to set. Leave them out, or give the float model"
+            )
         if line.options.precision not in ("auto", "int8"):
             raise UsageError(
                 f"{model.source.onnx} is quantized already, so there is no {line.options.precision} of it. "
                 "Give the float model"
             )
         return Ready(**vars(model), calibration=None, feeds=())
+    if model.source.onnx and (fused := _fused(model, line.options)):
+        return Ready(**vars(replace(model, notes=(*model.notes, fused))), calibration=None, feeds=())
     if clips.fits and line.options.precision in ("auto", "int8"):
         spec = model.base.spec
         calibration = calibration_set(clips.calibration, spec)
@@ -345,6 +353,23 @@ def ready(line: Line, model: Lowered, clips: Clips) -> Ready:
                 raise
             feeds, model = [], replace(model, notes=(*model.notes, f"no INT8: {e}"))
     return Ready(**vars(model), calibration=calibration, feeds=tuple(feeds))
+
+
+def _fused(model: Lowered, options: Options) -> str:
+    """Why no INT8 is made of an ONNX file that ONNX Runtime has optimised; "" for any other.
+
+    Raises UsageError if INT8 was asked for.
+    """
+    from edgepv.export.from_onnx import fused
+
+    found = fused(model.base_folder / model.base.path)
+    why = (
+        f"{model.source.onnx} was optimised by ONNX Runtime and holds operators of its own "
+        f"({', '.join(found)}), which no quantizer knows. Give the file as it was exported"
+    )
+    if found and options.precision == "int8":
+        raise UsageError(why)
+    return f"no INT8: {why}" if found else ""
 
 
 def compressed(line: Line, source: Source, clips: Clips) -> Checkpoint | None:

@@ -35,26 +35,36 @@ OPSET_LIMIT = {FILES.weak_int8: 17, FILES.weak_float: 17, FILES.strong_int8: 19,
 
 def build(job: Job) -> Packed:
     """Files, variants and the plan for one model. The engine is the device's to build."""
-    if job.base.precision == "int8":
-        raise UsageError(
-            "the ONNX file is quantized already, and TensorRT wants its Q/DQ symmetric and at other places. "
-            "Give the float model, or pack for cpu"
-        )
     variants: list[Variant] = []
+    as_given = job.base.precision == "int8"
     for name, precision, file, form in (
         ("tensorrt-fp32", "fp32", FILES.weak_float, _weak_float),
         ("tensorrt-fp16", "fp16", FILES.strong_float, _strong_float),
         ("tensorrt-int8", "int8", FILES.weak_int8, _weak),
         ("tensorrt-int8-fp16", "int8", FILES.strong_int8, _strong),
     ):
-        if job.wants(name, precision):
+        if job.wants(name, precision) and (precision == "int8" or not as_given):
             with job.attempt(name):
-                source = _quantized(job) if precision == "int8" else job.base
-                variants.append(_made(job, source, name, precision, file, form))
+                source = _quantized(job) if precision == "int8" and not as_given else job.base
+                made = _made(job, source, name, precision, file, form)
+                if as_given:
+                    _refuse_unlike_tensorrt(job.folder / made.path)
+                variants.append(made)
     if not variants:
         return Packed(())
     notes = _checks(job, variants)
     return Packed(tuple(variants), _plan(job, variants), notes)
+
+
+def _refuse_unlike_tensorrt(path: Path) -> None:
+    """Raise UsageError if a file that somebody else quantized breaks a rule of TensorRT's."""
+    found = trt_rules.check(_read(path), opset_limit=OPSET_LIMIT[path.name])
+    errors = [f for f in found if f.severity == "error"]
+    if errors:
+        raise UsageError(
+            f"the ONNX file is quantized already, and not as TensorRT reads it: at '{errors[0].node}' "
+            f"{errors[0].message} ({len(errors)} such). Give the float model"
+        )
 
 
 def _weak(path: Path) -> Any:

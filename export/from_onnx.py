@@ -66,9 +66,7 @@ def read_onnx(path: Path, spec: ModelSpec, out: Path) -> tuple[Variant, tuple[st
     given = _whole(path)
     stored = {i.name for i in given.graph.initializer}
     fed = {i.name: _port(i) for i in given.graph.input if i.name not in stored}
-    video = spec.input.name if spec.input.name in fed else next(iter(fed), None)
-    if video is None:
-        raise UsageError(f"{path} has no input; its first is the video, float32 {spec.input.shape}")
+    video = _video(path, fed, spec)
     way = _way(path, video, fed[video], spec)
     notes = _fix_axes(path, given, video, way)
     model, kinds, changed = _formed(given, path)
@@ -78,11 +76,12 @@ def read_onnx(path: Path, spec: ModelSpec, out: Path) -> tuple[Variant, tuple[st
     outputs, compared = _outputs(path, given, model, excused=bool(set(kinds) & set(NOT_RUN)))
     if not compared:
         notes.append("not compared with the file as it was given, which ONNX Runtime cannot run")
-    states = [name for name in inputs if name != video]
+    states = _states(spec, [name for name in inputs if name != video], inputs, outputs)
     _check_states(path, states, inputs, outputs)
     answers = _answers(path, spec, states, outputs)
     entered, more = _enter(model, spec, video, way)
     left, told = _leave(model, spec, states, answers, outputs)
+    model = _without_dead_ends(model)
     _name_nodes(model)
     onnx.checker.check_model(model)
     with whole_file(out) as tmp:
@@ -91,10 +90,11 @@ def read_onnx(path: Path, spec: ModelSpec, out: Path) -> tuple[Variant, tuple[st
         tmp.write_bytes(data)
     stream = None
     if spec.input.layout == "NCHW":
-        kept = tuple(StateSpec(s, f"{s}_next", inputs[s].static) for s in states)
+        kept = tuple(StateSpec(s, fresh, inputs[s].static) for s, fresh in states.items())
         stream = StreamSpec(kept, warmup=spec.frames)
     names_in = {spec.input.name: entered, **{s: s for s in states}}
-    made = float_variant(out, spec, stream, names_in, {**left, **{f"{s}_next": f"{s}_next" for s in states}})
+    names_out = {**left, **{fresh: fresh for fresh in states.values()}}
+    made = float_variant(out, spec, stream, names_in, names_out)
     if not is_quantized(model):
         return made, (*notes, *more, *told)
     scheme = QuantScheme("as it was given", "as they were given", "as they were given", "", 0)
@@ -136,6 +136,13 @@ def digest_of(path: Path) -> str:
     return found[0] if len(found) == 1 else digest(found)
 
 
+def fused(path: Path) -> list[str]:
+    """Operators of an ONNX file that are ONNX Runtime's own: its optimiser wrote the file, or part of it."""
+    onnx = need("onnx", extra="compress")
+    nodes = (node for graph in _graphs(onnx.load(path).graph) for node in graph.node)
+    return sorted({n.op_type for n in nodes if n.domain.startswith("com.microsoft")})
+
+
 def is_quantized(model: ModelProto) -> bool:
     """Whether a model computes with integers, or holds its weights in them."""
     return any(QUANTIZED.fullmatch(node.op_type) for graph in _graphs(model.graph) for node in graph.node)
@@ -158,6 +165,9 @@ def _whole(path: Path) -> ModelProto:
         vet_onnx(model.SerializeToString(), str(path))
         if model.functions:
             model = inliner.inline_local_functions(model)
+        _tensors_only(path, model)
+        _name_nodes(model)
+        model = _sorted(model)
         if not all(o.type.tensor_type.HasField("shape") for o in model.graph.output):
             model = onnx.shape_inference.infer_shapes(model)
         onnx.checker.check_model(model)
@@ -170,6 +180,34 @@ def _whole(path: Path) -> ModelProto:
         if values.dtype.kind == "f" and np.isnan(values).any():
             raise UsageError(f"{path}: weight '{weight.name}' holds NaN. Train again, or export again")
     return model
+
+
+def _tensors_only(path: Path, model: ModelProto) -> None:
+    """Leave out outputs that are maps or sequences, such as a ZipMap's. Raises UsageError if none is left."""
+    for values in (model.graph.output, model.graph.value_info):
+        kept = [v for v in values if v.type.HasField("tensor_type")]
+        del values[:]
+        values.extend(kept)
+    if not model.graph.output:
+        raise UsageError(f"{path} has no output that is a tensor. Export it without ZipMap, with its scores")
+
+
+def _sorted(model: ModelProto) -> ModelProto:
+    """The model with every node behind those that it reads from: converters to float16 leave it otherwise."""
+    import onnx_ir
+    from onnx_ir.passes.common import TopologicalSortPass
+
+    made: ModelProto = onnx_ir.to_proto(TopologicalSortPass()(onnx_ir.from_proto(model)).model)
+    return made
+
+
+def _without_dead_ends(model: ModelProto) -> ModelProto:
+    """The model without the nodes and weights that no output needs."""
+    import onnx_ir
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+    made: ModelProto = onnx_ir.to_proto(RemoveUnusedNodesPass()(onnx_ir.from_proto(model)).model)
+    return made
 
 
 _TOO_LARGE = "an ONNX message ends at 2 GiB, and so does a bundle's file. Export a smaller model"
@@ -258,8 +296,28 @@ def _formed(given: ModelProto, path: Path) -> tuple[ModelProto, list[str], list[
         notes.append(f"the file is written in opset {opset}; it was converted to {OLDEST_OPSET}")
     kinds = _widen(made)
     if kinds:
+        made = _without_idle_casts(made)
         notes.append(f"{' and '.join(kinds)} inside became float32")
     return made, kinds, notes
+
+
+def _without_idle_casts(model: ModelProto) -> ModelProto:
+    """The model without casts of float32 to float32, which float16 had needed."""
+    import onnx
+    import onnx_ir
+    from onnx_ir.passes.common import IdentityEliminationPass
+
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    stored = {i.name for i in inferred.initializer if i.data_type == onnx.TensorProto.FLOAT}
+    values = (*inferred.input, *inferred.value_info, *inferred.output)
+    real = stored | {v.name for v in values if v.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}
+    for node in model.graph.node:
+        to = next((a.i for a in node.attribute if a.name == "to"), None)
+        if node.op_type == "Cast" and to == onnx.TensorProto.FLOAT and node.input[0] in real:
+            node.op_type = "Identity"
+            del node.attribute[:]
+    made: ModelProto = onnx_ir.to_proto(IdentityEliminationPass()(onnx_ir.from_proto(model)).model)
+    return made
 
 
 def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
@@ -336,12 +394,24 @@ def _ways(spec: ModelSpec) -> list[Way]:
     ]
 
 
+def _video(path: Path, fed: dict[str, Port], spec: ModelSpec) -> str:
+    """The input that is the video: the one that the spec names, else the first that fits, else the first."""
+    if not fed:
+        raise UsageError(f"{path} has no input; its first is the video, float32 {spec.input.shape}")
+    fitting = [name for name, port in fed.items() if any(_fits(port, way) for way in _ways(spec))]
+    return spec.input.name if spec.input.name in fed else (*fitting, *fed)[0]
+
+
+def _fits(port: Port, way: Way) -> bool:
+    """Whether an input has the axes of a way, each of its length or free."""
+    same = len(way.shape) == len(port.shape)
+    return same and all(isinstance(a, str) or a == b for a, b in zip(port.shape, way.shape))
+
+
 def _way(path: Path, video: str, port: Port, spec: ModelSpec) -> Way:
     """The first way in which a video input fits the spec. Raises UsageError if none does."""
     for way in _ways(spec):
-        if len(way.shape) == len(port.shape) and all(
-            isinstance(a, str) or a == b for a, b in zip(port.shape, way.shape)
-        ):
+        if _fits(port, way):
             return way
     batch, *rest = port.shape
     if isinstance(batch, int) and batch > 1 and tuple(rest) == spec.input.shape[1:]:
@@ -458,7 +528,7 @@ def _known(node: NodeProto) -> bool:
     """Whether an operator is one of ONNX's own, or one of ONNX Runtime's."""
     import onnx
 
-    return node.domain == "com.microsoft" or onnx.defs.has(node.op_type, node.domain)
+    return node.domain.startswith("com.microsoft") or onnx.defs.has(node.op_type, node.domain)
 
 
 def _noise(rng: np.random.Generator, port: Port) -> np.ndarray:
@@ -495,29 +565,43 @@ def _compare(path: Path, given: ModelProto, rows: Sequence[tuple[np.ndarray, np.
             )
 
 
+def _states(
+    spec: ModelSpec, names: Sequence[str], inputs: dict[str, Port], outputs: dict[str, Port]
+) -> dict[str, str]:
+    """State input -> the output that it is fed from: NAME_next, of one state alone the only one that fits."""
+    found = {name: f"{name}_next" for name in names}
+    answers = {a.name for a in spec.answers}
+    if len(names) == 1 and found[names[0]] not in outputs and spec.input.layout == "NCHW":
+        same = [o for o, port in outputs.items() if port == inputs[names[0]] and o not in answers]
+        fitting = [o for o in outputs if o not in same and _alike(outputs[o], spec.answer.shape)]
+        if len(same) == len(fitting) == 1:
+            return {names[0]: same[0]}
+    return found
+
+
 def _check_states(
-    path: Path, states: Sequence[str], inputs: dict[str, Port], outputs: dict[str, Port]
+    path: Path, states: dict[str, str], inputs: dict[str, Port], outputs: dict[str, Port]
 ) -> None:
     """Raise UsageError for an input that is neither the video nor a state that a host can carry."""
-    for name in states:
-        port, fresh = inputs[name], outputs.get(f"{name}_next")
+    for name, output in states.items():
+        port, fresh = inputs[name], outputs.get(output)
         if fresh is None:
             raise UsageError(
                 f"{path}: input '{name}' {port} is neither the video nor a state: there is no output "
-                f"'{name}_next' to feed it from. Make it a constant of the model, or give it that output"
+                f"'{output}' to feed it from. Make it a constant of the model, or give it that output"
             )
         if fresh != port or port.static != port.shape or len(port.shape) > 4:
             raise UsageError(
-                f"{path}: state input '{name}' is {port}, its output '{name}_next' is {fresh}. "
+                f"{path}: state input '{name}' is {port}, its output '{output}' is {fresh}. "
                 "Make both float32 of one static shape with at most 4 axes"
             )
 
 
 def _answers(
-    path: Path, spec: ModelSpec, states: Sequence[str], outputs: dict[str, Port]
+    path: Path, spec: ModelSpec, states: dict[str, str], outputs: dict[str, Port]
 ) -> dict[str, str]:
     """Name in the spec -> output of the graph. Raises UsageError where that is not certain."""
-    free = [o for o in outputs if o.removesuffix("_next") not in states]
+    free = [o for o in outputs if o not in states.values()]
     wanted = {a.name: a.shape for a in spec.answers}
     fitting = [o for o in free if all(_alike(outputs[o], s) for s in wanted.values())]
     found = {name: name for name in wanted if name in free}
@@ -595,7 +679,7 @@ def _enter(model: ModelProto, spec: ModelSpec, video: str, way: Way) -> tuple[st
 def _leave(
     model: ModelProto,
     spec: ModelSpec,
-    states: Sequence[str],
+    states: dict[str, str],
     answers: dict[str, str],
     outputs: dict[str, Port],
 ) -> tuple[dict[str, str], list[str]]:
@@ -603,7 +687,7 @@ def _leave(
     from onnx import TensorProto, helper, numpy_helper
 
     graph, left, notes = model.graph, {}, []
-    kept = [(f"{s}_next", outputs[f"{s}_next"].static) for s in states]
+    kept = [(fresh, outputs[fresh].static) for fresh in states.values()]
     for answer in spec.answers:
         theirs = answers[answer.name]
         left[answer.name] = theirs

@@ -82,9 +82,11 @@ def reason(error: Exception) -> EdgepvError:
     """Why a variant was not made, whatever a converter or an engine raised."""
     if isinstance(error, EdgepvError):
         return error
-    return UsageError(told(error)[0].removeprefix("internal error: "))
+    return UsageError(told(error)[0].removeprefix("internal error: ")[:MOST_SAID])
 
 
+MOST_SAID = 400
+"""Characters of what a converter raised."""
 FLAT = "-r4"
 """Ends the names of what was made from the flat clip model (rank 4)."""
 

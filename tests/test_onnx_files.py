@@ -11,8 +11,9 @@ import cv2
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 from onnx_models import CLIP, FRAME, SIDE, answers, described, net, written
+from support import drifts
 
 import edgepv
 from edgepv import bundle, measure
@@ -42,20 +43,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Textures that drift to the left or to the right."""
-    folder = tmp_path_factory.mktemp("drifts")
-    for number in range(12):
-        label, split = ("left", "right")[number % 2], "train" if number < 6 else "test"
-        path = folder / split / label / f"{number}.mp4"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        rng = np.random.default_rng(number)
-        ground = cv2.resize(rng.integers(0, 256, (8, 16, 3), np.uint8), (2 * SIDE, SIDE))
-        writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 10, (SIDE, SIDE))
-        for i in range(6):
-            at = 2 * i if label == "left" else SIDE - 2 * i
-            writer.write(np.ascontiguousarray(ground[:, at : at + SIDE]))
-        writer.release()
-    return folder
+    return drifts(tmp_path_factory.mktemp("drifts"), ("left", "right"))
 
 
 def report(folder: Path) -> Report:
@@ -142,6 +130,41 @@ def test_weights_of_eight_bits_alone_ship_too(run: Run, clips: Path, tmp_path: P
     assert "onnxruntime-int8" in {v.name for v in bundle.read(tmp_path / "b").content.variants}
 
 
+def test_jetson_takes_a_quantized_file_that_is_as_tensorrt_reads_it(
+    run: Run, clips: Path, tmp_path: Path
+) -> None:
+    from onnxruntime.quantization import QuantType
+
+    symmetric = {"ActivationSymmetric": True, "AddQDQPairToWeight": True, "QuantizeBias": False}
+    file = quantized(tmp_path, clips, activation_type=QuantType.QInt8, extra_options=symmetric)
+    spec = described(tmp_path)
+    arguments = ["export", file, "--spec", spec, "--clips", clips, "--target", "jetson"]
+    code, _, err = run(*arguments, "--out", tmp_path / "b")
+    assert code == 0, err
+    names = {v.name for v in bundle.read(tmp_path / "b").content.variants}
+    assert names == {"tensorrt-int8", "tensorrt-int8-fp16"}
+
+
+def test_a_file_that_onnx_runtime_has_optimised_is_not_called_int8(
+    run: Run, clips: Path, tmp_path: Path
+) -> None:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "fused.onnx")
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.log_severity_level = 4
+    ort.InferenceSession(written(tmp_path, net()), options, providers=["CPUExecutionProvider"])
+    spec = described(tmp_path)
+    arguments = ["export", tmp_path / "fused.onnx", "--spec", spec, "--clips", clips, "--out", tmp_path / "b"]
+    code, out, err = run(*arguments)
+    assert code == 0, err
+    assert {v.precision for v in bundle.read(tmp_path / "b").content.variants} <= {"fp32", "bf16"}
+    assert "was optimised by ONNX Runtime and holds operators of its own (FusedConv)" in out
+    code, _, err = run(*arguments, "--force", "--precision", "int8")
+    assert code == 2 and "Give the file as it was exported" in err
+
+
 def test_an_onnx_file_for_mobile_is_refused_before_any_work(run: Run, tmp_path: Path) -> None:
     file, spec = written(tmp_path, net()), described(tmp_path)
     arguments = ["export", file, "--spec", spec, "--out", tmp_path / "b", "--target", "cpu,mobile"]
@@ -175,15 +198,16 @@ def test_one_channel_is_grey_from_the_clip_to_the_answer(
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("[1, 1,", "[1, 2,", "the input needs 3 colour channels, or 1 of grey or infrared; it has shape"),
-        ("fps = 10", "fps = 10\nmean = [0.1, 0.1, 0.1]", "3 means and 1 stds; an input of 1 channels needs 1"),
-        ("fps = 10", 'fps = 10\ncolour = "rgb"', "colour is rgb, the input has 1 channels. One channel is grey"),
+        ("[1, 1,", "[1, 2,", "the input needs 3 colour channels, or 1 of grey or infrared"),
+        ("fps = 10", "fps = 10\nmean = [0.1, 0.1, 0.1]", "3 means and 1 stds; an input of 1 channels"),
+        ("fps = 10", 'fps = 10\ncolour = "rgb"', "colour is rgb, the input has 1 channels. One"),
     ],
 )
 def test_a_spec_whose_channels_do_not_fit_is_named(
     run: Run, tmp_path: Path, old: str, new: str, says: str
 ) -> None:
-    file, spec = written(tmp_path, net((1, 1, SIDE, SIDE), channels=1)), described(tmp_path, (1, 1, SIDE, SIDE))
+    shape = (1, 1, SIDE, SIDE)
+    file, spec = written(tmp_path, net(shape, channels=1)), described(tmp_path, shape)
     spec.write_text(spec.read_text().replace(old, new))
     code, _, err = run("export", file, "--spec", spec, "--out", tmp_path / "b")
     assert code == 2 and says in err
@@ -289,7 +313,8 @@ def test_a_file_of_another_kind_is_told_what_is_taken(
     Path(name).write_bytes(b"x")
     code, _, err = run("export", name, "--spec", "spec.toml")
     assert code == 2 and len(err.splitlines()) == 1
-    assert f"{name} is not a model as edgepv takes it: a built-in name, file.py:builder" in err and cure in err
+    assert f"{name} is not a model as edgepv takes it: a built-in name, file.py:builder" in err
+    assert cure in err
 
 
 def test_other_onnx_mistakes_are_one_line(run: Run, tmp_path: Path) -> None:
@@ -310,4 +335,3 @@ def test_grey_frames_are_what_opencv_calls_grey() -> None:
     )
     frame = np.full((2, 2, 3), (255, 0, 0), np.uint8)
     assert preprocess(frame, spec).round().tolist() == [[[[29, 29], [29, 29]]]]
-    assert TensorProto.FLOAT == 1

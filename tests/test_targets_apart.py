@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import TINY, Tiny
+from support import TINY, Tiny, drifts
 
-from edgepv import judge
+from edgepv import judge, measure
 from edgepv.bundle import check, read
 from edgepv.cli import main
 from edgepv.errors import AccuracyGateError
@@ -38,6 +38,18 @@ def build():
 """A model whose conversion to LiteRT, in a process of its own, sends a signal: to that or to its parent."""
 
 
+@pytest.fixture(autouse=True)
+def short_timing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Speeds are not looked at here."""
+    monkeypatch.setattr(measure, "BUDGET_S", 0.0)
+    monkeypatch.setattr(measure, "MIN_CALLS", 3)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return drifts(tmp_path_factory.mktemp("drifts"), ("fight", "no_fight"))
+
+
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
     def call(*argv: object) -> tuple[int, str, str]:
@@ -48,15 +60,18 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
     return call
 
 
-def killed(tiny: Tiny, folder: Path, who: str, name: str) -> list[str]:
+def killed(tiny: Tiny, folder: Path, clips: Path, who: str, name: str) -> list[str]:
     """Arguments that name the tiny step model, which dies on its way to LiteRT."""
     file = folder / "net.py"
     file.write_text(KILLED.format(who=who, name=name))
-    return ["export", f"{file}:build", *tiny.arguments[1:], "--precision", "fp32", "--out", str(folder / "b")]
+    wanted = ["--clips", str(clips), "--precision", "fp32", "--out", str(folder / "b")]
+    return ["export", f"{file}:build", *tiny.arguments[1:], *wanted]
 
 
-def test_a_killed_converter_costs_its_own_target_only(run: Run, tiny_step: Tiny, tmp_path: Path) -> None:
-    arguments = killed(tiny_step, tmp_path, "os.getpid()", "SIGKILL")
+def test_a_killed_converter_costs_its_own_target_only(
+    run: Run, tiny_step: Tiny, clips: Path, tmp_path: Path
+) -> None:
+    arguments = killed(tiny_step, tmp_path, clips, "os.getpid()", "SIGKILL")
     code, out, err = run(*arguments, "--target", "mobile,cpu,jetson", "--json")
     assert code == 10, err
     found = {row["target"]: row for row in json.loads(out)}
@@ -70,8 +85,10 @@ def test_a_killed_converter_costs_its_own_target_only(run: Run, tiny_step: Tiny,
     assert not (tmp_path / "alone").exists()
 
 
-def test_what_is_whole_stays_when_the_rest_is_stopped(tiny_step: Tiny, tmp_path: Path) -> None:
-    arguments = killed(tiny_step, tmp_path, "os.getppid()", "SIGINT")
+def test_what_is_whole_stays_when_the_rest_is_stopped(
+    tiny_step: Tiny, clips: Path, tmp_path: Path
+) -> None:
+    arguments = killed(tiny_step, tmp_path, clips, "os.getppid()", "SIGINT")
     command = [sys.executable, "-m", "edgepv", *arguments, "--target", "jetson,mobile"]
     path = {**os.environ, "PYTHONPATH": str(TINY.parent)}
     done = subprocess.run(command, capture_output=True, text=True, env=path, check=False)
@@ -86,7 +103,7 @@ def test_what_is_whole_stays_when_the_rest_is_stopped(tiny_step: Tiny, tmp_path:
 
 
 def test_a_gate_that_fails_for_one_target_is_named_and_the_others_ship(
-    run: Run, tiny_step: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, tiny_step: Tiny, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = judge.choose
 
@@ -96,7 +113,8 @@ def test_a_gate_that_fails_for_one_target_is_named_and_the_others_ship(
         return chosen(rows, **limits)
 
     monkeypatch.setattr(judge, "choose", strict)
-    arguments = ["export", *tiny_step.arguments, "--precision", "fp32", "--out", tmp_path / "b"]
+    arguments = ["export", *tiny_step.arguments, "--clips", clips, "--precision", "fp32"]
+    arguments += ["--out", tmp_path / "b"]
     code, out, err = run(*arguments, "--target", "jetson,cpu")
     assert code == 10 and "jetson: not made: no artifact may be shipped" in err
     assert out.splitlines()[-2:] == ["jetson", "  not made: no artifact may be shipped"]
@@ -135,7 +153,7 @@ def test_a_cpu_without_bfloat16_is_named_not_the_model(
 
 
 def test_a_variant_that_an_engine_refuses_leaves_its_target_with_the_others(
-    run: Run, tiny_clip: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, tiny_clip: Tiny, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from edgepv.runtimes import ov
 
@@ -143,7 +161,7 @@ def test_a_variant_that_an_engine_refuses_leaves_its_target_with_the_others(
         raise RuntimeError("Operator 'Odd' is not supported\nat node 7")
 
     monkeypatch.setattr(ov, "open", refusing)
-    arguments = ["export", *tiny_clip.arguments, "--stream", "off", "--precision", "fp32"]
+    arguments = ["export", *tiny_clip.arguments, "--clips", clips, "--stream", "off", "--precision", "fp32"]
     code, out, err = run(*arguments, "--out", tmp_path / "b")
     assert code == 0, err
     said = "openvino-fp32 was not made: RuntimeError: Operator 'Odd' is not supported at node 7"

@@ -108,6 +108,42 @@ WAYS: dict[str, tuple[Any, ModelSpec, str]] = {
         CLIPS,
         "",
     ),
+    "frames stacked as channels": (
+        net(
+            (1, 12, SIDE, SIDE),
+            front=[
+                helper.make_node("Reshape", ["x", "apart"], ["u"]),
+                helper.make_node("Transpose", ["u"], ["v"], perm=(0, 2, 1, 3, 4)),
+            ],
+            taken="v",
+            axes=3,
+        ),
+        CLIPS,
+        "N(TC)HW, the channels of one frame behind those of the other",
+    ),
+    "nodes in no order": (net(), CLIPS, ""),
+    "nodes of one name": (net(), CLIPS, ""),
+    "a map beside it": (
+        net(
+            more=[
+                (
+                    helper.make_node(
+                        "ZipMap", ["out"], ["z"], domain="ai.onnx.ml", classlabels_strings=["a", "b"]
+                    ),
+                    helper.make_value_info(
+                        "z",
+                        helper.make_sequence_type_proto(
+                            helper.make_map_type_proto(
+                                TensorProto.STRING, helper.make_tensor_type_proto(TensorProto.FLOAT, None)
+                            )
+                        ),
+                    ),
+                )
+            ]
+        ),
+        CLIPS,
+        "",
+    ),
     "another answer beside it": (
         net(more=[(helper.make_node("Identity", ["flat"], ["features"]), of("features", (1, 8)))]),
         CLIPS,
@@ -116,7 +152,12 @@ WAYS: dict[str, tuple[Any, ModelSpec, str]] = {
 }
 for _model, *_ in WAYS.values():
     _model.graph.initializer.append(numpy_helper.from_array(np.array([0], np.int64), "zero"))
+    _model.graph.initializer.append(numpy_helper.from_array(np.array((1, 4, 3, SIDE, SIDE)), "apart"))
 WAYS["an answer with more axes"][0].graph.output.pop(0)
+WAYS["nodes in no order"][0].graph.node.reverse()
+WAYS["a map beside it"][0].opset_import.append(helper.make_opsetid("ai.onnx.ml", 1))
+for _node in WAYS["nodes of one name"][0].graph.node:
+    _node.name = "same"
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -133,6 +174,20 @@ def test_a_file_of_another_kind_answers_as_the_plain_one(way: str, tmp_path: Pat
     names = [node.name for node in graph.node]
     assert all(names) and len(set(names)) == len(names)
     assert "Constant" not in {node.op_type for node in graph.node}
+
+
+def test_one_state_may_have_any_names_and_stand_in_front(tmp_path: Path) -> None:
+    model = passing(tmp_path / "m.onnx", ("hx", "FLOAT", (1, 2)), VIDEO, names=("hy", "score"))
+    made, _ = read(tmp_path, model, THREE)
+    assert made.stream and [(s.name, s.output) for s in made.stream.states] == [("hx", "hy")]
+    assert made.outputs["logits"] == "score" and made.inputs["frame"] == "x"
+
+
+def test_casts_that_float16_needed_go_with_it(tmp_path: Path) -> None:
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    read(tmp_path, convert_float_to_float16(net(FRAME), keep_io_types=True), FRAMES)
+    assert "Cast" not in {node.op_type for node in onnx.load(tmp_path / "read.onnx").graph.node}
 
 
 @pytest.mark.parametrize("kind", ["weights and ends", "ends in float32"])
@@ -247,6 +302,11 @@ def test_a_quantized_file_is_int8_and_stays_as_it_is(how: str, tmp_path: Path) -
 BIG = net(FRAME)
 BIG.ir_version = onnx.IR_VERSION + 1
 AHEAD = net(FRAME, opset=onnx.defs.onnx_opset_version() + 1)
+MAP = net(FRAME, more=[(helper.make_node("SequenceConstruct", ["out"], ["z"]), None)])
+MAP.graph.output.pop(0)
+MAP.graph.output.append(
+    helper.make_value_info("z", helper.make_sequence_type_proto(helper.make_tensor_type_proto(1, None)))
+)
 ODD = net(FRAME)
 ODD.graph.node[1].domain, ODD.graph.node[1].op_type = "mmdeploy", "NMSRotated"
 ODD.opset_import.append(helper.make_opsetid("mmdeploy", 1))
@@ -276,6 +336,7 @@ LOUD.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.full((8, 3, 3, 3),
         (PATHS, FRAMES, "input 'fast' float32 (1, 3, 32, 32) is neither the video nor a state: there is no"),
         (SECOND, FRAMES, "input 'training' is bool (), and a state is fed as float32"),
         (OLD, FRAMES, "is written in opset 5, and onnx cannot convert it to 13"),
+        (MAP, FRAMES, "has no output that is a tensor"),
         (LOUD, FRAMES, "weight 'w1' holds NaN"),
         (net(FRAME, entry=TensorProto.INT64), FRAMES, "input 'x' is int64"),
     ],
@@ -340,21 +401,25 @@ def test_a_file_that_edgepv_wrote_reads_back(tiny_step: Tiny, tmp_path: Path) ->
 def passing(path: Path, *inputs: tuple[str, str, tuple[Any, ...]], **changes: Any) -> Path:
     """A mean over the first input, which ``inputs`` name with their dtypes and shapes; states go through.
 
-    changes: ``fresh``, the shape of every NAME_next; ``scale``, what the answer is multiplied by.
+    changes: ``fresh``, the shape of every NAME_next; ``scale``, what the answer is multiplied by; ``names``,
+    of the new state and of the answer.
     """
 
     def info(name: str, dtype: str, shape: tuple[Any, ...]) -> Any:
         return helper.make_tensor_value_info(name, getattr(TensorProto, dtype), shape)
 
-    first, times = inputs[0][0] if inputs else "scale", 2 if "fresh" in changes else 1
+    first = next((name for name, *_ in inputs if name == "x"), inputs[0][0] if inputs else "scale")
+    states = [i for i in inputs if i[0] != first]
+    fresh, answer = changes.get("names", (None, "logits"))
+    times = 2 if "fresh" in changes else 1
     nodes = [
         helper.make_node("Cast", [first], ["real"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["real"], ["mean"], keepdims=0),
-        helper.make_node("Mul", ["mean", "scale"], ["logits"]),
-        *(helper.make_node("Concat", [name] * times, [f"{name}_next"], axis=-1) for name, *_ in inputs[1:]),
+        helper.make_node("Mul", ["mean", "scale"], [answer]),
+        *(helper.make_node("Concat", [n] * times, [fresh or f"{n}_next"], axis=-1) for n, *_ in states),
     ]
-    outputs = [info("logits", "FLOAT", (1, 3))]
-    outputs += [info(f"{name}_next", dtype, changes.get("fresh", shape)) for name, dtype, shape in inputs[1:]]
+    outputs = [info(answer, "FLOAT", (1, 3))]
+    outputs += [info(fresh or f"{n}_next", kind, changes.get("fresh", shape)) for n, kind, shape in states]
     scale = numpy_helper.from_array(np.full((1, 3), changes.get("scale", 1), np.float32), "scale")
     graph = helper.make_graph(nodes, "g", [info(*i) for i in inputs], outputs, [scale])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
