@@ -50,7 +50,7 @@ def measure(name: str, data: Path, targets: Sequence[str], console: Console) -> 
     with tempfile.TemporaryDirectory() as scratch:
         out = str(Path(scratch) / "bundles")
         options = Options(name, targets=tuple(targets), out=out, clips=str(data) if classifier else None)
-        made = pipeline.export(options, console)
+        made = pipeline.export(options, console).made
         rows = {(row.target, row.variant): row for one in made for row in one.report.rows}
         found = {
             "chosen": {one.target: one.chosen.variant for one in made},

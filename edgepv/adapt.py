@@ -189,7 +189,7 @@ def _refuse(job: Job, out: Path) -> None:
     if out.exists() and (foreign := sorted({p.name for p in out.iterdir()} - FILES)):
         raise UsageError(f"{out} also holds {foreign[0]}, which finetune did not write. Move it elsewhere")
     refuse_out(out)
-    if job.model.endswith(".onnx"):
+    if job.model.lower().endswith(".onnx"):
         raise UsageError(
             f"{job.model}: an ONNX file cannot be trained. Give the builder it came from, file.py:builder"
         )
@@ -383,8 +383,8 @@ def find_head(model: Any, spec: ModelSpec) -> str:
     layers = [(n, m) for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)]
     fitting = [(n, m) for n, m in layers if m.out_features == len(spec.labels)]
     hooks = [m.register_forward_hook(functools.partial(note, n)) for n, m in fitting]
-    height, width = spec.input.shape[-2:]
-    noise = torch.randn(1, 3, spec.frames, height, width, generator=torch.Generator().manual_seed(0))
+    _, channels, *_, height, width = spec.input.shape
+    noise = torch.randn(1, channels, spec.frames, height, width, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         answer = logits(model.eval(), noise, spec)
     for hook in hooks:

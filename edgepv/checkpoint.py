@@ -51,7 +51,7 @@ def read_spec(path: Path) -> ModelSpec:
     data = read_toml(path, wanted="--spec wants the TOML file that describes the model")
     if "metric" not in data and data.get("task") in METRICS:
         data["metric"] = METRICS[data["task"]]
-    spec = decode(ModelSpec, data, where=path.name)
+    spec = decode(ModelSpec, _grey_defaults(data), where=path.name)
     check_spec(spec, path.name)
     return spec
 
@@ -75,6 +75,14 @@ def _toml_line(key: str, value: Any) -> str:
     return f"{key} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007f")
 
 
+def _grey_defaults(data: dict[str, Any]) -> dict[str, Any]:
+    """The same table, with colour, mean and std of one channel where the input has one and none are given."""
+    shape = data["input"].get("shape") if isinstance(data.get("input"), dict) else None
+    if not isinstance(shape, list) or shape[1:2] != [1]:
+        return data
+    return {"colour": "grey", "mean": [0.0], "std": [1.0], **data}
+
+
 def check_spec(spec: ModelSpec, where: str, *, chunk: int = 1) -> None:
     """Raise UsageError for a spec whose numbers contradict each other or that no camera and no model can
     have. chunk: frames of one step."""
@@ -91,8 +99,7 @@ def check_spec(spec: ModelSpec, where: str, *, chunk: int = 1) -> None:
             f"{spec.frames}, H, W), layout NCTHW, and stack them in the builder's forward(): "
             "x.transpose(1, 2).flatten(1, 2)"
         )
-    if min(shape) < 1 or shape[1] != 3 or len(spec.mean) != 3 or len(spec.std) != 3:
-        raise UsageError(f"{where}: the input needs 3 colour channels, with 3 means and 3 stds")
+    _check_channels(spec, where)
     if min(spec.std) <= 0 or spec.fps <= 0 or spec.frames < 1:
         raise UsageError(f"{where}: std, fps and frames must be above 0")
     _check_ranges(spec, where)
@@ -105,6 +112,26 @@ def check_spec(spec: ModelSpec, where: str, *, chunk: int = 1) -> None:
     if spec.metric != METRICS[spec.task]:
         raise UsageError(f"{where}: {spec.task} is judged by {METRICS[spec.task]}, not by {spec.metric}")
     check_answers(spec, where)
+
+
+def _check_channels(spec: ModelSpec, where: str) -> None:
+    """Raise UsageError unless the input has the channels of a camera, and colour, mean and std fit them."""
+    channels = spec.input.shape[1]
+    if min(spec.input.shape) < 1 or channels not in (1, 3):
+        raise UsageError(
+            f"{where}: the input needs 3 colour channels, or 1 of grey or infrared; it has shape "
+            f"{spec.input.shape}"
+        )
+    if not len(spec.mean) == len(spec.std) == channels:
+        raise UsageError(
+            f"{where}: {len(spec.mean)} means and {len(spec.std)} stds; an input of {channels} channels "
+            f"needs {channels} of each"
+        )
+    if (spec.colour == "grey") != (channels == 1):
+        raise UsageError(
+            f"{where}: colour is {spec.colour}, the input has {channels} channels. One channel is grey, "
+            "three are rgb or bgr"
+        )
 
 
 def _check_names(spec: ModelSpec, where: str) -> None:
@@ -153,7 +180,7 @@ def check_answers(spec: ModelSpec, where: str) -> None:
     wanted = {
         "classification": ("logits", (1, len(spec.labels))),
         "tracking": ("tracks", (1, spec.particles or 1, 3)),
-        "restoration": ("image", (1, 3, *shape[-2:])),
+        "restoration": ("image", (1, spec.input.shape[1], *shape[-2:])),
     }[spec.task]
     if (spec.answer.name, shape) != wanted or len(set(names)) != len(names):
         raise UsageError(
@@ -163,8 +190,24 @@ def check_answers(spec: ModelSpec, where: str) -> None:
     if spec.task == "tracking" and spec.input.layout != "NCHW":
         raise UsageError(f"{where}: only a per-frame model (NCHW) may be for {spec.task}")
     _check_lag(spec, where)
-    if spec.task == "restoration" and spec.degrade is None:
-        raise UsageError(f"{where}: degrade says what the model undoes: 'noise-25' or 'half'")
+    _check_degrade(spec, where)
+
+
+def _check_degrade(spec: ModelSpec, where: str) -> None:
+    """Raise UsageError if a restorer's answer has not the size that undoes what ``degrade`` does."""
+    if spec.degrade is None:
+        return
+    (high, wide), (height, width) = spec.answer.shape[-2:], spec.input.shape[-2:]
+    factor = high // height
+    fits = (high, wide) == (factor * height, factor * width)
+    wanted = {"noise-25": factor == 1, "half": factor == 2, "downscale": factor > 1}[spec.degrade]
+    if not (fits and wanted):
+        size = {"noise-25": "the size", "half": "twice the size", "downscale": "a whole multiple of the size"}
+        raise UsageError(
+            f"{where}: degrade = '{spec.degrade}' wants an image of {size[spec.degrade]} of the input; it "
+            f"is {high} x {wide} of {height} x {width}. Correct the shapes, or leave degrade out: then the "
+            "model is compared with the original alone"
+        )
 
 
 def _check_lag(spec: ModelSpec, where: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import errno
 import json
 import os
 import posix
@@ -19,18 +18,12 @@ from typing import Any, NoReturn
 
 from edgepv import __version__, cli_import, cli_live, cli_models, cli_search
 from edgepv.console import nobody_reads, own_model, say_next, seed, tell, timeout, visible
-from edgepv.errors import EdgepvError, UsageError
+from edgepv.errors import EdgepvError, UsageError, told
 
 EXIT_CODES = """exit codes:
   0 ok    1 internal error    2 wrong input or option    3 accuracy gate    4 latency gate
   5 parity    6 inconclusive (too few clips to tell)    7 target or engine not on this machine
-  8 camera lost    9 signature"""
-
-
-CURES = {errno.ENOSPC: ". Free disk space", errno.EDQUOT: ". Free disk space"} | dict.fromkeys(
-    (errno.EACCES, errno.EPERM, errno.EROFS), ". Check permissions"
-)
-"""What to do about an error of the file system."""
+  8 camera lost    9 signature    10 some targets were made, others not"""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -55,24 +48,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not os.environ.get("EDGEPV_DEBUG"):
                 warnings.simplefilter("ignore")  # those of libraries and models are no news to a user
             return _call(arguments)
-    except EdgepvError as e:
-        return _fail(str(e), e.exit_code)
-    except KeyboardInterrupt:
-        return _fail("stopped. Nothing half-written is left; run the same command again", 130)
+    except KeyboardInterrupt as e:
+        left = str(e) or "Nothing half-written is left; run the same command again"
+        return _fail(f"stopped. {left}", 130)
     except BrokenPipeError:
         nobody_reads()
         return 0
-    except OSError as e:
-        what = f"{e.filename}: " if e.filename else ""
-        return _fail(f"{what}{e.strerror or e}{CURES.get(e.errno or 0, '')}", 2)
+    except (EdgepvError, OSError) as e:
+        return _fail(*told(e))
     except SystemExit:
         raise  # --help and --version
     except BaseException as e:  # a model's own code may raise anything
         if os.environ.get("EDGEPV_DEBUG"):
             raise
-        return _fail(
-            f"internal error: {type(e).__name__}: {e}. EDGEPV_DEBUG=1 shows where; please report it", 1
-        )
+        line, code = told(e)
+        return _fail(f"{line}. EDGEPV_DEBUG=1 shows where; please report it", code)
 
 
 def _call(arguments: argparse.Namespace) -> int:
@@ -405,21 +395,23 @@ def export_command(a: argparse.Namespace) -> int:
     if a.dry_run:
         from edgepv.pipeline import plan
 
-        found = plan(options)
+        planned = plan(options)
         if a.json:
-            print(json.dumps(found, indent=1))
+            print(json.dumps(planned, indent=1))
         else:
-            for key, value in found.items():
+            for key, value in planned.items():
                 tell(f"{key:12} {value}")
         return 0
     from edgepv import pipeline, show
+    from edgepv.types import encode
 
     with contextlib.redirect_stdout(sys.stderr):  # what a builder prints is no result
-        made = pipeline.export(options, Console(quiet=a.json))
+        found = pipeline.export(options, Console(quiet=a.json))
+    made = found.made
     if a.json:
-        print(json.dumps([show.as_data(m) for m in made], indent=1))
+        print(json.dumps([*map(show.as_data, made), *map(encode, found.not_made)], indent=1))
     else:
-        show.exported(made)
+        show.exported(made, found.not_made)
         say_next(
             *(
                 shlex.join(["edgepv", "run", str(made[0].folder), "--source", "clip.mp4"]),
@@ -427,7 +419,7 @@ def export_command(a: argparse.Namespace) -> int:
                 shlex.join(["edgepv", "report", *(str(m.folder) for m in made), "--html", "report.html"]),
             )
         )
-    return pipeline.exit_code(options, made)
+    return pipeline.exit_code(options, found)
 
 
 def _shares(text: str) -> list[float]:
@@ -580,7 +572,7 @@ def _stream_model(a: argparse.Namespace) -> tuple[Any, Any]:
     """The torch module and its spec; without --weights as the builder initialises it."""
     from edgepv.checkpoint import build, from_files, load_notes, made_plain, new_module, read_spec
 
-    if a.model.endswith(".onnx"):
+    if a.model.lower().endswith(".onnx"):
         raise UsageError(f"{a.model}: an ONNX file is not converted. Give the builder: file.py:builder")
     if ":" not in a.model:
         from edgepv.line import Options, load

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from edgepv.console import hush_native
-from edgepv.degrade import SIGMA, half, noisy, rounded
+from edgepv.degrade import SIGMA, noisy, rounded, smaller
 from edgepv.errors import UsageError, unknown
 from edgepv.optional import need
 from edgepv.types import ModelSpec
@@ -148,11 +148,14 @@ def preprocess(frame: np.ndarray, spec: ModelSpec) -> np.ndarray:
     """One camera frame as the model wants it.
 
     frame: (H, W, 3) uint8 BGR. Returns (1, C, h, w) float32: the whole frame resized with area
-    interpolation (aspect is not kept), colour order and (x / 255 - mean) / std from the spec.
+    interpolation (aspect is not kept), colour order or grey (OpenCV's BGR2GRAY) and (x / 255 - mean) / std
+    from the spec.
     """
     frame = at_model_size(frame, spec)
     if spec.colour == "rgb":
         frame = frame[:, :, ::-1]
+    elif spec.colour == "grey":
+        frame = in_grey(frame)[:, :, :1]
     scale = np.float32(1 / 255) / np.asarray(spec.std, np.float32)
     shift = np.asarray(spec.mean, np.float32) / np.asarray(spec.std, np.float32)
     return np.ascontiguousarray((frame * scale - shift).transpose(2, 0, 1)[None], np.float32)
@@ -169,10 +172,19 @@ def at_model_size(frame: np.ndarray, spec: ModelSpec) -> np.ndarray:
     return resized
 
 
+def in_grey(frame: np.ndarray) -> np.ndarray:
+    """A frame (H, W, 3) uint8 BGR without its colour: three equal channels."""
+    cv2 = need("cv2", extra="cpu")
+    grey: np.ndarray = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
+    return np.repeat(grey[:, :, None], 3, 2)
+
+
 def pictures(spec: ModelSpec, rows: np.ndarray) -> np.ndarray:
-    """A restorer's answers (T, 3, H, W) as pictures (T, H, W, 3), uint8 BGR."""
+    """A restorer's answers (T, C, H, W) as pictures (T, H, W, 3), uint8 BGR; grey ones in three channels."""
     mean, std = (np.asarray(v, np.float32)[:, None, None] for v in (spec.mean, spec.std))
     plain = np.rint(np.clip(rows * std + mean, 0, 1) * 255).astype(np.uint8).transpose(0, 2, 3, 1)
+    if spec.colour == "grey":
+        return np.repeat(plain, 3, -1)
     return plain[..., ::-1] if spec.colour == "rgb" else plain
 
 
@@ -183,20 +195,23 @@ def model_frames(path: Path, spec: ModelSpec) -> np.ndarray:
 
 
 def clean_frames(path: Path, spec: ModelSpec) -> list[np.ndarray]:
-    """Frames (H, W, 3) uint8 BGR at the model's rate; for a restorer of the size of its answer."""
+    """Frames (H, W, 3) uint8 BGR at the model's rate; for a restorer of the size of its answer, and as
+    colourless as that, where it is known what it undoes."""
     video = read_video(path)
     frames = [video.frames[i] for i in resample(len(video.frames), video.fps, spec.fps)]
-    if spec.task != "restoration":
+    if spec.degrade is None:
         return frames
     cv2 = need("cv2", extra="cpu")
     height, width = spec.answer.shape[-2:]
-    return [cv2.resize(f, (width, height), interpolation=cv2.INTER_AREA) for f in frames]
+    frames = [cv2.resize(f, (width, height), interpolation=cv2.INTER_AREA) for f in frames]
+    return [in_grey(f) for f in frames] if spec.colour == "grey" else frames
 
 
 def degraded(frames: list[np.ndarray], spec: ModelSpec) -> list[np.ndarray]:
     """Clean frames as a camera with the spec's fault would deliver them, uint8; the same at every call."""
-    if spec.degrade == "half":
-        return [half(frame) for frame in frames]
+    if spec.degrade in ("half", "downscale"):
+        factor = spec.answer.shape[-1] // spec.input.shape[-1]
+        return [smaller(frame, factor) for frame in frames]
     if spec.degrade == "noise-25":
         rng = np.random.default_rng(0)
         return [np.rint(255 * rounded(noisy(f, SIGMA, rng))).astype(np.uint8) for f in frames]

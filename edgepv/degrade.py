@@ -36,18 +36,21 @@ def noisy(frames: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndar
     return clean + np.float32(sigma) * rng.standard_normal(clean.shape, dtype=np.float32)
 
 
-def half(frames: np.ndarray) -> np.ndarray:
-    """Half the height and width: each pixel is the mean of 2 x 2 (OpenCV's INTER_AREA), same dtype.
+def smaller(frames: np.ndarray, factor: int) -> np.ndarray:
+    """Height and width divided by ``factor``: each pixel is a mean (OpenCV's INTER_AREA), same dtype.
 
-    frames: (H, W, C) or (T, H, W, C). Raises UsageError if the height or width is odd.
+    frames: (H, W, C) or (T, H, W, C). Raises UsageError if the height or width is no multiple of ``factor``.
     """
     *_, height, width, _ = frames.shape
-    if height % 2 or width % 2:
-        raise UsageError(f"a frame of {height} x {width} has no half size. Cut it to even height and width")
+    if height % factor or width % factor:
+        raise UsageError(
+            f"a frame of {height} x {width} cannot be made {factor} times smaller. Cut its height and width "
+            f"to multiples of {factor}"
+        )
     if frames.ndim > 3:
-        return np.stack([half(frame) for frame in frames])
+        return np.stack([smaller(frame, factor) for frame in frames])
     cv2 = need("cv2", extra="cpu")
-    return cv2.resize(frames, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+    return cv2.resize(frames, (width // factor, height // factor), interpolation=cv2.INTER_AREA)
 
 
 def psnr(truth: np.ndarray, got: np.ndarray) -> float:

@@ -6,10 +6,15 @@ Every message is one line: what happened, what we know, what to do.
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 MOST_SHOWN = 80
 """Characters of a wrong name or value in a message."""
+CURES = {errno.ENOSPC: ". Free disk space", errno.EDQUOT: ". Free disk space"} | dict.fromkeys(
+    (errno.EACCES, errno.EPERM, errno.EROFS), ". Check permissions"
+)
+"""What to do about an error of the file system."""
 
 
 class EdgepvError(Exception):
@@ -70,6 +75,24 @@ class SignatureError(EdgepvError):
     """The bundle is not signed, or not by the key that was asked for."""
 
     exit_code = 9
+
+
+class IncompleteError(EdgepvError):
+    """Some of the targets were made and others were not; each that was not says why."""
+
+    exit_code = 10
+
+
+def told(error: BaseException) -> tuple[str, int]:
+    """(one line, exit code) of any error, as a command ends with them."""
+    if isinstance(error, EdgepvError):
+        line, code = str(error), error.exit_code
+    elif isinstance(error, OSError):
+        what = f"{error.filename}: " if error.filename else ""
+        line, code = f"{what}{error.strerror or error}{CURES.get(error.errno or 0, '')}", 2
+    else:
+        line, code = f"internal error: {type(error).__name__}: {error}", 1
+    return " ".join(line.split()), code
 
 
 def unknown(what: str, got: str, known: Iterable[str]) -> str:

@@ -10,10 +10,10 @@ import functools
 import importlib
 import importlib.util
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 
@@ -31,7 +31,7 @@ from edgepv.checkpoint import (
 )
 from edgepv.clips import Clip, find_clips, hold_last, model_frames, split_clips
 from edgepv.console import Console
-from edgepv.errors import UsageError
+from edgepv.errors import EdgepvError, UsageError
 from edgepv.export.job import Job, Packed
 from edgepv.files import digest, sha256
 from edgepv.optional import present
@@ -113,10 +113,12 @@ class Source:
     checkpoint: Checkpoint | None
     onnx: Path | None = None
 
-    @property
+    @functools.cached_property
     def sha256(self) -> str:
         """Digest of the weights or of the ONNX file."""
-        return self.checkpoint.sha256 if self.checkpoint else sha256(self.onnx or Path())
+        from edgepv.export.from_onnx import digest_of
+
+        return self.checkpoint.sha256 if self.checkpoint else digest_of(self.onnx or Path())
 
 
 @dataclass(frozen=True)
@@ -191,11 +193,47 @@ def load(options: Options) -> Source:
     return Source(spec, replace(found.checkpoint, spec=spec))
 
 
+EXPORT_IT = "Give the model that it was made of: an .onnx file, or file.py:builder with --weights"
+STATE = "Give the builder that makes the module, and these as its weights: file.py:builder --weights "
+OTHERS = {
+    ".tflite": EXPORT_IT,
+    ".lite": EXPORT_IT,
+    ".engine": EXPORT_IT,
+    ".plan": EXPORT_IT,
+    ".trt": EXPORT_IT,
+    ".hef": EXPORT_IT,
+    ".rknn": EXPORT_IT,
+    ".ort": EXPORT_IT,
+    ".mlmodel": EXPORT_IT,
+    ".mlpackage": EXPORT_IT,
+    ".xml": EXPORT_IT,
+    ".bin": EXPORT_IT,
+    ".param": EXPORT_IT,
+    ".pb": "Convert it: python -m tf2onnx.convert --graphdef FILE --output model.onnx",
+    ".h5": "Convert it: tf2onnx.convert.from_keras(model, output_path='model.onnx')",
+    ".hdf5": "Convert it: tf2onnx.convert.from_keras(model, output_path='model.onnx')",
+    ".keras": "Convert it: model.export('model.onnx', format='onnx')",
+    ".torchscript": "A compiled module cannot be taken apart. " + STATE + "FILE",
+    ".pt2": "An exported program cannot be taken apart. " + STATE + "FILE",
+    ".safetensors": STATE + "FILE",
+    ".pt": STATE + "FILE --trust-pickle",
+    ".pth": STATE + "FILE --trust-pickle",
+    ".ckpt": STATE + "FILE --trust-pickle",
+    ".pkl": STATE + "FILE --trust-pickle",
+    ".zip": "Unpack it, and give the .onnx file inside",
+    ".py": "Name the function in it that makes the module: FILE:build",
+}
+"""Files that are given as a model and are none that can be taken: by suffix, what to do."""
+
+
 def _named(options: Options) -> Source:
     name = options.model
-    if name.endswith(".onnx"):
-        if not Path(name).is_file():
+    _refuse_other(name)
+    if name.lower().endswith(".onnx"):
+        if not Path(name).exists():
             raise UsageError(f"{name} does not exist. MODEL may be an ONNX file")
+        if options.weights:
+            raise UsageError(f"{name} holds its weights itself. Leave --weights out")
         return Source(_spec(options, name), None, Path(name))
     if ":" in name:
         if not options.weights:
@@ -212,6 +250,19 @@ def _named(options: Options) -> Source:
         )
     checkpoint = zoo_checkpoint(name)
     return Source(checkpoint.spec, checkpoint)
+
+
+def _refuse_other(name: str) -> None:
+    """Raise UsageError for a file or a folder of another kind than a MODEL can be."""
+    path = Path(name)
+    cure = OTHERS.get(path.suffix.lower())
+    if cure is None and (path / "saved_model.pb").exists():
+        cure = "Convert it: python -m tf2onnx.convert --saved-model FILE --output model.onnx"
+    if cure is not None:
+        raise UsageError(
+            f"{name} is not a model as edgepv takes it: a built-in name, file.py:builder, "
+            f"package.module:builder or file.onnx. {cure.replace('FILE', name)}"
+        )
 
 
 def _spec(options: Options, name: str) -> ModelSpec:
@@ -278,6 +329,8 @@ def lowered(line: Line, source: Source, clips: Clips) -> Lowered:
     checkpoint = compressed(line, source, clips)
     checkpoint, flat, notes = streamed(line, checkpoint, clips)
     base, folder = lower(line, source, checkpoint)
+    read = [s for s in base.steps if s.name == "read"]
+    notes += tuple(f"{source.onnx}: {what}" for step in read for what in step.options["changed"])
     return Lowered(source, checkpoint, base, folder, flat, (*load_notes(source.checkpoint), *said, *notes))
 
 
@@ -286,16 +339,15 @@ def probed(line: Line, source: Source) -> tuple[Source, tuple[str, ...]]:
 
     Raises UsageError for a model that no graph can be.
     """
-    from edgepv.export import probes, to_onnx
+    from edgepv.export import probes
 
     def make(_: Path) -> Any:
         if source.checkpoint:
             return encode(probes.probe(build(source.checkpoint), source.spec))
-        assert source.onnx
-        base = to_onnx.read_onnx(source.onnx, source.spec)
-        engine = open_engine(base, source.onnx.parent)
+        base, folder = lower(line, source, None)
+        engine = open_engine(base, folder)
         try:
-            return encode(probes.of_onnx(source.onnx, base, engine.infer))
+            return encode(probes.of_onnx(folder / base.path, base, engine.infer))
         finally:
             engine.close()
 
@@ -312,6 +364,21 @@ def probed(line: Line, source: Source) -> tuple[Source, tuple[str, ...]]:
 def ready(line: Line, model: Lowered, clips: Clips) -> Ready:
     """The same model with calibration inputs, where INT8 may be made; without, where a layer never fires."""
     calibration, feeds = None, []
+    if model.base.precision == "int8":
+        given = (line.options.keep_float, line.options.min_sqnr, line.options.ranges != "minmax")
+        if any(given):
+            raise UsageError(
+                f"{model.source.onnx} is quantized already: --keep-float, --min-sqnr and --ranges have "
+                "nothing to set. Leave them out, or give the float model"
+            )
+        if line.options.precision not in ("auto", "int8"):
+            raise UsageError(
+                f"{model.source.onnx} is quantized already, so there is no {line.options.precision} of it. "
+                "Give the float model"
+            )
+        return Ready(**vars(model), calibration=None, feeds=())
+    if model.source.onnx and (fused := _fused(model, line.options)):
+        return Ready(**vars(replace(model, notes=(*model.notes, fused))), calibration=None, feeds=())
     if clips.fits and line.options.precision in ("auto", "int8"):
         spec = model.base.spec
         calibration = calibration_set(clips.calibration, spec)
@@ -350,6 +417,23 @@ def outgrown(line: Line, model: Lowered, clips: Clips) -> tuple[str, ...]:
 
     key = {"model": base.sha256, "spec": digest(base.spec), "clip": sha256(clip.path)}
     return tuple(line.step("growth", key, ("onnxruntime",), make)[1])
+
+
+def _fused(model: Lowered, options: Options) -> str:
+    """Why no INT8 is made of an ONNX file that ONNX Runtime has optimised; "" for any other.
+
+    Raises UsageError if INT8 was asked for.
+    """
+    from edgepv.export.from_onnx import fused
+
+    found = fused(model.base_folder / model.base.path)
+    why = (
+        f"{model.source.onnx} was optimised by ONNX Runtime and holds operators of its own "
+        f"({', '.join(found)}), which no quantizer knows. Give the file as it was exported"
+    )
+    if found and options.precision == "int8":
+        raise UsageError(why)
+    return f"no INT8: {why}" if found else ""
 
 
 def compressed(line: Line, source: Source, clips: Clips) -> Checkpoint | None:
@@ -483,12 +567,21 @@ def _first_frames(path: Path, spec: ModelSpec) -> np.ndarray:
 
 def lower(line: Line, source: Source, checkpoint: Checkpoint | None) -> tuple[Variant, Path]:
     """(float ONNX variant, folder it lies in)."""
-    from edgepv.export import to_onnx
+    from edgepv.export import from_onnx, to_onnx
 
     if checkpoint is None:
-        assert source.onnx
-        base = to_onnx.read_onnx(source.onnx, source.spec)
-        return base, source.onnx.parent
+
+        def read(folder: Path) -> Any:
+            line.console.say("reading the ONNX file")
+            made, changed = from_onnx.read_onnx(source.onnx or Path(), source.spec, folder / "model.onnx")
+            return {"variant": encode(made), "changed": changed}
+
+        folder, result = line.step("read", source_key(source), ("onnx", "onnx-ir", "onnxruntime"), read)
+        base = decode(Variant, result["variant"])
+        changed = {"changed": list(result["changed"])}
+        tools = ("onnx", "onnx-ir", "onnxruntime")
+        step = record("read", changed, {"file": source.sha256}, {base.path: base.sha256}, tools)
+        return replace(base, steps=(step,)), folder
 
     def make(folder: Path) -> Any:
         line.console.say("lowering to ONNX")
@@ -609,13 +702,21 @@ def run_builder(line: Line, model: Ready, target: Target, base: Variant, models:
         grown=model.grown,
     )
     packed: Packed = getattr(importlib.import_module(module), name)(job)
-    if not packed.variants:
-        unmade = f"{wanted} is not possible on this machine"
-        if job.only:
-            unmade = f"there is no variant '{job.only}' of this model; export without --variant lists all"
-        why = next(iter(packed.failed.values()), unmade)
-        raise UsageError(f"{target.name}: nothing could be made. {why}")
-    return packed
+    if packed.variants:
+        return replace(packed, failed={**packed.failed, **{n: str(e) for n, e in job.failed.items()}})
+    if job.failed:
+        nothing_made(target.name, job.failed)
+    unmade = f"{wanted} is not possible on this machine"
+    if job.only:
+        unmade = f"there is no variant '{job.only}' of this model; export without --variant lists all"
+    why = next(iter(packed.failed.values()), unmade)
+    raise UsageError(f"{target.name}: nothing could be made. {why}")
+
+
+def nothing_made(target: str, failed: Mapping[str, EdgepvError]) -> NoReturn:
+    """Raise the first of the reasons, as an error of its kind, with the names of all that failed."""
+    first = next(iter(failed.values()))
+    raise type(first)(f"{target}: nothing could be made ({', '.join(failed)}). {first}") from first
 
 
 def _flat_base(line: Line, model: Ready, models: Path) -> Variant | None:

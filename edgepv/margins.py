@@ -157,8 +157,7 @@ def _variance(parts: np.ndarray, which: np.ndarray) -> float:
     than they are.
     """
     return max(
-        float((one**2).sum()) * (len(one) / (len(one) - 1)) ** 2
-        for one in (parts, np.bincount(which, parts))
+        float((one**2).sum()) * (len(one) / (len(one) - 1)) ** 2 for one in (parts, np.bincount(which, parts))
     )
 
 

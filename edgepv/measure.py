@@ -147,7 +147,8 @@ def open_all(openers: Mapping[str, Callable[[], Engine]]) -> dict[str, Engine]:
 def noise_feeds(infer: Infer, variant: Variant) -> Tensors:
     """Inputs of one call, with states as they are after a warm-up on noise."""
     stepper = Stepper(infer, variant.spec, variant.stream)
-    shape = (stepper.warmup + 2 * stepper.chunk, 3, *variant.spec.input.shape[-2:])
+    _, channels, *_, height, width = variant.spec.input.shape
+    shape = (stepper.warmup + 2 * stepper.chunk, channels, height, width)
     noise = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
     return [copied(feeds) for feeds, _ in roll(stepper, noise) if feeds is not None][-1]
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import base64
-import contextlib
+import importlib
 import math
 import os
+import shlex
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -20,8 +21,18 @@ from edgepv.calibration import PREPROCESSING, calibration_set, in_turns, rolled_
 from edgepv.checkpoint import build, load_notes
 from edgepv.clips import Clip, at_model_size, hold_last, model_frames, read_video, resample
 from edgepv.console import Console
-from edgepv.errors import AccuracyGateError, InconclusiveError, TargetUnavailableError, UsageError, unknown
-from edgepv.export.job import Packed
+from edgepv.errors import (
+    AccuracyGateError,
+    EdgepvError,
+    IncompleteError,
+    InconclusiveError,
+    TargetUnavailableError,
+    UsageError,
+    told,
+    unknown,
+)
+from edgepv.export.for_cpu import refuse_bf16
+from edgepv.export.job import FLAT, Packed, reason
 from edgepv.files import digest, refuse_out, sha256, whole_file, whole_folder, write_json, write_text
 from edgepv.line import (
     STREAM,
@@ -33,6 +44,7 @@ from edgepv.line import (
     gather,
     load,
     lowered,
+    nothing_made,
     ready,
     run_builder,
     source_key,
@@ -98,11 +110,29 @@ class Exported:
     notes: tuple[str, ...] = ()
 
 
-def export(options: Options, console: Console) -> list[Exported]:
+@dataclass(frozen=True)
+class NotMade:
+    """A target that has no bundle: why, in one line, and what exit code that alone would have."""
+
+    target: str
+    why: str
+    exit_code: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an export came to: the bundles that are there, and the targets that have none."""
+
+    made: tuple[Exported, ...]
+    not_made: tuple[NotMade, ...] = ()
+
+
+def export(options: Options, console: Console) -> Outcome:
     """Make one bundle per target below ``options.out``.
 
-    Each is built under a temporary name and renamed into place when it is complete. Raises
-    EdgepvError of the kind that names what went wrong; then nothing new is left behind.
+    Each is built under a temporary name and renamed into place as soon as it is complete; a target that
+    cannot be made leaves the others. Raises what went wrong with the first, of its kind, if none can be made;
+    then nothing new is left behind.
     """
     targets = [find_target(name) for name in options.targets]
     check_options(options, targets)
@@ -113,25 +143,65 @@ def export(options: Options, console: Console) -> list[Exported]:
         console.say(note)
     line = Line(options, console)
     subject = prepare(line, source, clips)
-    made = []
-    with contextlib.ExitStack() as stack:  # every bundle and zip appears when all are whole, or none does
+    made: list[Exported] = []
+    failed: dict[str, Exception] = {}
+    try:
         for target in targets:
-            folder = bundle_folder(options, target.name)
-            archive = stack.enter_context(whole_file(_zip_of(folder)))
-            tmp = stack.enter_context(whole_folder(folder, replace=options.force))
-            made.append(replace(pack(line, subject, target, tmp), folder=folder))
-            bundle.zip_bundle(tmp, archive)
-            console.say(f"{target.name}: {made[-1].chosen.variant} ({made[-1].digest[:12]})")
+            try:
+                made.append(_bundled(line, subject, target))
+            except Exception as e:
+                failed[target.name] = e
+                if len(targets) > 1:
+                    console.say(f"{target.name}: not made: {told(e)[0]}")
+    except KeyboardInterrupt as e:
+        raise KeyboardInterrupt(_left(options, made)) from e
+    if not made:
+        _raise_all(failed)
+    return Outcome(tuple(made), tuple(NotMade(name, *told(e)) for name, e in failed.items()))
+
+
+def _bundled(line: Line, subject: Subject, target: Target) -> Exported:
+    """One target's bundle and its zip; both appear when they are whole, or neither does."""
+    folder = bundle_folder(line.options, target.name)
+    with (
+        whole_file(_zip_of(folder)) as archive,
+        whole_folder(folder, replace=line.options.force) as tmp,
+    ):
+        made = replace(pack(line, subject, target, tmp), folder=folder)
+        bundle.zip_bundle(tmp, archive)
+    line.console.say(f"{target.name}: {made.chosen.variant} ({made.digest[:12]})")
     return made
+
+
+def _left(options: Options, made: Sequence[Exported]) -> str:
+    """What a stopped export left, and what makes the rest; nothing where it left nothing."""
+    rest = [name for name in options.targets if name not in {one.target for one in made}]
+    if not made or not rest:
+        return ""
+    whole = ", ".join(str(one.folder) for one in made)
+    out = options.out if len(rest) > 1 else str(bundle_folder(options, rest[0]))
+    again = shlex.join(["--target", ",".join(rest), "--out", out])
+    return f"Whole and kept: {whole}. For the rest run it again with {again}"
+
+
+def _raise_all(failed: Mapping[str, Exception]) -> NoReturn:
+    """Raise the first of the errors; where there are more, one of its kind that says them all."""
+    first = next(iter(failed.values()))
+    if len(failed) == 1 or not isinstance(first, EdgepvError):
+        raise first
+    raise type(first)("; ".join(f"{name}: {told(e)[0]}" for name, e in failed.items())) from first
 
 
 def _zip_of(folder: Path) -> Path:
     return folder.with_name(folder.name + ".zip")
 
 
-def exit_code(options: Options, made: Sequence[Exported]) -> int:
-    """6 if the user asked for an accuracy gate and a chosen variant has too few clips to tell; else 0."""
-    drops = [m.chosen.drop for m in made]
+def exit_code(options: Options, found: Outcome) -> int:
+    """10 if a target was not made; 6 if the user asked for an accuracy gate and a chosen variant has too few
+    clips to tell; else 0."""
+    if found.not_made:
+        return IncompleteError.exit_code
+    drops = [m.chosen.drop for m in found.made]
     undecided = any(d is None or d.verdict == "inconclusive" for d in drops)
     return InconclusiveError.exit_code if options.gate and undecided else 0
 
@@ -194,6 +264,7 @@ def check_options(options: Options, targets: Sequence[Target]) -> None:
                 f"{target.name} has no precision '{options.precision}'. It has auto, "
                 f"{', '.join(target.precisions)}"
             )
+        _refuse_unmakeable(options, target)
         folder = bundle_folder(options, target.name)
         refuse_out(folder)
         for path in (folder, _zip_of(folder)):
@@ -207,6 +278,8 @@ def check_options(options: Options, targets: Sequence[Target]) -> None:
                 raise TargetUnavailableError(
                     f"packing for {target.name} needs {module}. Run: pip install 'edgepv[{extra}]'"
                 )
+    if options.precision == "bf16" or "-bf16" in (options.variant or ""):
+        refuse_bf16()
     _refuse_huge(options)
     if not 0 <= options.max_drop <= 100:
         raise UsageError(
@@ -235,6 +308,20 @@ def check_options(options: Options, targets: Sequence[Target]) -> None:
         raise UsageError(f"--latency-ms {options.latency_ms:g}: give a time above 0")
     if options.clips and not Path(options.clips).is_dir():
         raise UsageError(f"{options.clips} is not a folder. --clips wants a folder of video clips")
+
+
+def _refuse_unmakeable(options: Options, target: Target) -> None:
+    """Raise UsageError for what the options tell of a target that cannot be made: no work is begun then."""
+    if target.torch_only and options.model.lower().endswith(".onnx"):
+        raise UsageError(
+            f"{target.name} is converted from torch, and {options.model} is an ONNX file. Leave it out "
+            "of --target, or give the builder: file.py:builder --weights w.safetensors --spec spec.toml"
+        )
+    if options.latency_ms is not None and target.status != Target.status:
+        raise UsageError(f"--latency-ms: {target.name} is not timed on this host. Measure on the device")
+    known = getattr(importlib.import_module(target.builder.partition(":")[0]), "VARIANTS", ())
+    if options.variant and known and options.variant.removesuffix(FLAT) not in known:
+        raise UsageError(f"{target.name}: {unknown('variant', options.variant, known)}")
 
 
 def _refuse_huge(options: Options) -> None:
@@ -432,7 +519,7 @@ def _original_rows(
             ORIGINALS["onnxruntime"],
             "host",
             "onnxruntime",
-            "fp32",
+            base.precision,
             base.form,
             "the user's ONNX file",
             accuracy=exam.accuracy(exam.original),
@@ -485,7 +572,7 @@ def pack(line: Line, subject: Subject, target: Target, folder: Path) -> Exported
     shutil.copyfile(subject.base_folder / subject.base.path, models / "model.onnx")
     base = replace(subject.base, path="model.onnx")
     packed = run_builder(line, subject, target, base, models)
-    rows = _examined(line, subject, target, packed, models)
+    packed, rows = _examined(line, subject, target, packed, models)
     rows = [_localised(r, packed, base, models, subject) for r in rows]
     rows, torch_rows = _timed(line, subject, target, packed, rows, models)
     chosen, why = _choice(subject, rows, line.options)
@@ -519,18 +606,38 @@ def pack(line: Line, subject: Subject, target: Target, folder: Path) -> Exported
 
 def _examined(
     line: Line, subject: Subject, target: Target, packed: Packed, models: Path
-) -> list[Measurement]:
-    """Every variant on the held-out clips, and the float twins of INT8 that nobody asked for."""
+) -> tuple[Packed, list[Measurement]]:
+    """What its engine runs of a target's variants, with a row for each; the others go to ``failed``.
+
+    Float twins of INT8 that nobody asked for are run too, and judge it.
+    """
     if not target.min_sqnr_db:
-        return [_unexamined(v, target) for v in packed.variants]
+        return packed, [_unexamined(v, target) for v in packed.variants]
     names = {v.name for v in packed.variants}
     twins = [v for v in packed.floats if v.name not in names]
-    rows = [
-        judge.examine(v, models, target, subject.exam)
-        for v in line.console.track((*packed.variants, *twins), f"{target.name}: running on held-out clips")
-    ]
-    floats = [row for row in rows if row.precision == "fp32"]
-    return judge.by_engine(rows[: len(packed.variants)], floats)
+    rows: dict[str, Measurement] = {}
+    failed: dict[str, EdgepvError] = {}
+    for v in line.console.track((*packed.variants, *twins), f"{target.name}: running on held-out clips"):
+        try:
+            rows[v.name] = judge.examine(v, models, target, subject.exam)
+        except Exception as e:  # engines raise anything
+            failed[v.name] = reason(e)
+    run = tuple(v for v in packed.variants if v.name in rows)
+    if not run:
+        nothing_made(target.name, failed)
+    why = {name: str(e) for name, e in failed.items() if name in names}
+    floats = [row for row in rows.values() if row.precision == "fp32"]
+    judged = judge.by_engine([rows[v.name] for v in run], floats)
+    if subject.base.precision == "int8":
+        judged = [_as_given(row) for row in judged]
+    return replace(packed, variants=run, failed={**packed.failed, **why}), judged
+
+
+def _as_given(row: Measurement) -> Measurement:
+    """A row of a file that was quantized before: convolutions that it keeps in float are no fault."""
+    meant = row.audit is None or any(c.planned == "int8" for c in row.audit.convolutions)
+    integer = row.audit is not None and row.audit.int8 > 0
+    return row if meant or integer else replace(row, audit=None)
 
 
 def _choice(subject: Subject, rows: Sequence[Measurement], options: Options) -> tuple[Measurement, str]:
@@ -612,13 +719,21 @@ def _timed(
     for variant, row in zip(packed.variants, rows):
         row = replace(row, params=params, gflops_per_frame=cost, latency=found.get(row.variant, ()))
         if variant in here:
-            row = replace(row, device=facts, rss_mib=peak_rss_mib(variant, models))
+            row = replace(row, device=facts, rss_mib=_peak_rss_mib(variant, models))
         timed.append(row)
     torch_rows = [
         replace(r, latency=found.get(r.variant, ()), device=facts if r.variant in found else None)
         for r in subject.rows
     ]
     return timed, torch_rows
+
+
+def _peak_rss_mib(variant: Variant, models: Path) -> float | None:
+    """None where the process that is measured does not end by itself: its memory may not be there."""
+    try:
+        return peak_rss_mib(variant, models)
+    except UsageError:
+        return None
 
 
 def _all_steps(variants: Sequence[Variant]) -> tuple[StepRecord, ...]:
@@ -757,6 +872,8 @@ def _int8_alone(
 
     model = lowered(line, source, clips)
     base, folder = model.base, model.base_folder
+    if base.precision == "int8":
+        raise UsageError(f"{source.onnx} is quantized already. Give the float model to see what INT8 costs")
     chosen, probed = calibration_set(clips.calibration, base.spec), _probed(clips.held_out)
 
     def make(_: Path) -> Any:

@@ -108,7 +108,7 @@ def _decoded(clip: Clip, spec: ModelSpec, more: int) -> Shown:
     clean = clean_frames(clip.path, spec)[: MOST_FRAMES[spec.task] + more]
     frames = np.concatenate([preprocess(f, spec) for f in degraded(clean, spec)])
     if spec.task == "restoration":
-        return Shown(frames, np.stack(clean))
+        return Shown(frames, np.stack(clean) if spec.degrade else None)
     return Shown(frames, spec.labels.index(clip.label) if clip.label else None)
 
 

@@ -18,7 +18,7 @@ from edgepv.stream.explain import exactness
 from edgepv.types import Accuracy, Audit, Latency, LayerSensitivity, Measurement, PairedDrop, encode
 
 if TYPE_CHECKING:
-    from edgepv.pipeline import Exported
+    from edgepv.pipeline import Exported, NotMade
     from edgepv.quantize.sparsity import LayerSparsity
     from edgepv.replay import Replayed
     from edgepv.stream.explain import Account, Row, Told
@@ -34,8 +34,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         tell("  ".join(str(cell).ljust(w) for cell, w in zip(row, widths)).rstrip())
 
 
-def exported(made: Sequence[Exported]) -> None:
-    """One line per variant of every bundle, and the reason for each choice."""
+def exported(made: Sequence[Exported], not_made: Sequence[NotMade] = ()) -> None:
+    """One line per variant of every bundle, the reason for each choice, and why targets have none."""
     header = (
         "variant",
         "target",
@@ -59,6 +59,9 @@ def exported(made: Sequence[Exported]) -> None:
             tell(f"  {reason}")
         tell(f"  bundle {one.folder} ({one.folder}.zip), digest {one.digest[:16]}")
         tell(f"  report {one.folder}/report.html")
+    for missing in not_made:
+        tell(f"\n{missing.target}")
+        tell(f"  not made: {missing.why}")
 
 
 def _metric(made: Sequence[Exported]) -> str:

@@ -57,12 +57,15 @@ class ModelSpec:
     labels: of a classifier's answers; none for other tasks.
     frames: how many frames one answer looks back on (the window, or the clip length).
     fps: frames per second the model was trained at; the host resamples the camera to it.
+    colour: order of the three channels; "grey" for one, as of infrared cameras.
     mean, std: per channel, in units of [0, 1] pixel values, applied as (x - mean) / std.
     outputs: what the model answers, the one it is judged by first; none given: "logits" (1, classes). A
     tracker answers "tracks" (1, K, 3): x and y in image heights, visibility in [0, 1]. A restorer answers
-    "image" (1, 3, H, W), normalised as its input.
+    "image" (1, C, H, W), normalised as its input.
     particles: how many particles it follows (K), for a builder with a parameter of that name.
-    degrade: what was done to clean video for a restorer to undo: Gaussian noise of 25/255, or half the size.
+    degrade: what was done to clean video for a restorer to undo: Gaussian noise of 25/255, half the size, or
+    "downscale": the size by the whole factor between its answer and its input. None: nobody says, so no clean
+    picture is known, and a restorer is compared with the original alone.
     scores: what a classifier's "logits" are. Of logits the softmax is taken; probabilities, of a head that
     ends in a softmax or in a sigmoid, are scores as they are. Found by itself when a model is exported.
     lag: frames from the one that a restorer's picture shows to the newest of its clip; 2 for the middle of 5.
@@ -73,14 +76,14 @@ class ModelSpec:
     labels: tuple[str, ...] = ()
     frames: int = 1
     fps: Fraction = Fraction(10)
-    colour: Literal["rgb", "bgr"] = "rgb"
+    colour: Literal["rgb", "bgr", "grey"] = "rgb"
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     task: Task = "classification"
     metric: Metric = "top1"
     outputs: tuple[TensorSpec, ...] = ()
     particles: int | None = None
-    degrade: Literal["noise-25", "half"] | None = None
+    degrade: Literal["noise-25", "half", "downscale"] | None = None
     scores: Scores = "logits"
     lag: int = 0
 
@@ -302,9 +305,7 @@ class Audit:
     def silent_float(self) -> tuple[str, ...]:
         """Convolutions and matrix products planned in INT8 that stayed float."""
         both = (*self.convolutions, *self.products)
-        return tuple(
-            c.node for c in both if c.planned == "int8" and c.executed not in ("int8", None)
-        )
+        return tuple(c.node for c in both if c.planned == "int8" and c.executed not in ("int8", None))
 
 
 @dataclass(frozen=True)
@@ -536,7 +537,8 @@ class Target:
     """A device family to pack for. Names its builder and opener; imports neither.
 
     builder: "module:function", called by the pipeline to write this target's files.
-    min_sqnr_db: the parity promise, per precision, against the torch original.
+    min_sqnr_db: the parity promise, per precision, against the torch original. torch_only: it is
+    made from torch, never from an ONNX file.
     """
 
     name: str
@@ -548,6 +550,7 @@ class Target:
     needs_build: tuple[tuple[str, str], ...] = ()
     needs_run: tuple[tuple[str, str], ...] = ()
     status: str = "measured on this host"
+    torch_only: bool = False
 
 
 @dataclass(frozen=True)

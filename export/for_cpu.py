@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from edgepv.errors import ParityError, UsageError
+from edgepv.errors import TargetUnavailableError, UsageError
 from edgepv.export.job import FLAT, Job, Packed
 from edgepv.export.sums import saturating
 from edgepv.optional import need
@@ -37,39 +37,42 @@ def build(job: Job) -> Packed:
     flat one.
     """
     variants: list[Variant] = []
-    failed: dict[str, str] = {}
     for base in job.bases:
         form = FLAT if base is job.flat else ""
+        if base.precision == "int8":
+            variants += _named(job, base, ("onnxruntime-int8", "openvino-int8"))
+            continue
         variants += _named(job, base, (f"onnxruntime-fp32{form}", f"openvino-fp32{form}"))
         if job.wants(f"openvino-bf16{form}", "bf16") and cpu_has_bf16():
             variants += _named(job, replace(base, precision="bf16"), (f"openvino-bf16{form}",))
         for name, file, step, options in INT8_STEPS:
             ours, ending = name + form, file.format(form)
             if job.wants(ours, "int8"):
-                try:
+                with job.attempt(ours):
                     variants += _named(job, _int8(job, step, options, base, ending), (ours,))
-                except (UsageError, ParityError) as e:
-                    failed[ending] = str(e)
-    failed |= _unsafe(job, variants)
-    made = tuple(v for v in variants if v.name not in failed)
-    return Packed(made, failed=failed, floats=_floats(job, made))
+    job.failed.update(_unsafe(job, variants))
+    made = tuple(v for v in variants if v.name not in job.failed)
+    return Packed(made, floats=_floats(job, made))
 
 
 def _floats(job: Job, made: Sequence[Variant]) -> tuple[Variant, ...]:
-    """The float graph in every engine and form that runs something made of it."""
+    """The float graph in every engine and form that runs something made of it; none of an INT8 file."""
     return tuple(
         replace(base, name=f"{engine}-fp32{form}", engine=engine)
         for base, form in zip(job.bases, ("", FLAT))
         for engine in dict.fromkeys(v.engine for v in made if v.name.endswith(FLAT) == bool(form))
+        if base.precision == "fp32"
     )
 
 
-def _unsafe(job: Job, variants: Sequence[Variant]) -> dict[str, str]:
+def _unsafe(job: Job, variants: Sequence[Variant]) -> dict[str, UsageError]:
     """Those that OpenVINO would compute otherwise on another CPU, and why; ONNX Runtime adds exactly."""
     found = {v.name: saturating(job.folder / v.path) for v in variants if v.engine == "openvino"}
     return {
-        name: f"the eight-bit weights '{weights}' make OpenVINO's sums saturate on an x86 without VNNI, so "
-        "it would answer otherwise there"
+        name: UsageError(
+            f"the eight-bit weights '{weights}' make OpenVINO's sums saturate on an x86 without VNNI, so "
+            "it would answer otherwise there"
+        )
         for name, weights in found.items()
         if weights is not None
     }
@@ -88,6 +91,15 @@ def _named(job: Job, made: Variant, names: tuple[str, ...]) -> list[Variant]:
     """One file under the name of each engine that is to run it."""
     wanted = [name for name in names if job.wants(name, made.precision)]
     return [replace(made, name=name, engine=name.split("-")[0]) for name in wanted]
+
+
+def refuse_bf16() -> None:
+    """Raise TargetUnavailableError where OpenVINO would not run bfloat16: it is the CPU, not the model."""
+    if not cpu_has_bf16():
+        raise TargetUnavailableError(
+            "this CPU has no bfloat16, so OpenVINO would run float32 in its place. Export bf16 on a CPU with "
+            "AVX512_BF16 or AMX, or choose another precision or variant"
+        )
 
 
 def cpu_has_bf16() -> bool:

@@ -8,9 +8,8 @@ the device says which is faster there.
 
 from __future__ import annotations
 
-import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,8 @@ from edgepv.files import sha256, write_json, write_text
 from edgepv.stream import Tensors, by_file_names
 from edgepv.types import QuantScheme, StateSpec, Variant
 
+VARIANTS = ("tensorrt-fp32", "tensorrt-fp16", "tensorrt-int8", "tensorrt-int8-fp16")
+"""All there are."""
 FILES = trt_plan.Files(
     weak_int8="model-int8-op17.onnx",
     strong_int8="model-int8-fp16-op19.onnx",
@@ -36,32 +37,37 @@ OPSET_LIMIT = {FILES.weak_int8: 17, FILES.weak_float: 17, FILES.strong_int8: 19,
 
 
 def build(job: Job) -> Packed:
-    """Files, variants and the plan for one model. The engine is the device's to build.
-
-    A form that cannot be made is in ``failed``; the others stand without it.
-    """
-    makers: list[tuple[str, str, str, Callable[[], Variant]]] = [
-        ("fp32", "tensorrt-fp32", FILES.weak_float, lambda: job.base),
-        ("fp16", "tensorrt-fp16", FILES.strong_float, lambda: job.base),
-    ]
-    if job.feeds:
-        quantized = functools.cache(lambda: _quantized(job))
-        makers += [
-            ("int8", "tensorrt-int8", FILES.weak_int8, quantized),
-            ("int8", "tensorrt-int8-fp16", FILES.strong_int8, quantized),
-        ]
+    """Files, variants and the plan for one model. The engine is the device's to build."""
     variants: list[Variant] = []
-    failed: dict[str, str] = {}
-    for precision, name, file, source in makers:
-        if precision in job.precisions:
-            try:
-                variants.append(_made(job, source(), name, precision, file))
-            except UsageError as e:
-                failed[name] = str(e)
+    as_given = job.base.precision == "int8"
+    for name, precision, file in (
+        ("tensorrt-fp32", "fp32", FILES.weak_float),
+        ("tensorrt-fp16", "fp16", FILES.strong_float),
+        ("tensorrt-int8", "int8", FILES.weak_int8),
+        ("tensorrt-int8-fp16", "int8", FILES.strong_int8),
+    ):
+        if job.wants(name, precision) and (precision == "int8" or not as_given):
+            with job.attempt(name):
+                source = _quantized(job) if precision == "int8" and not as_given else job.base
+                made = _made(job, source, name, precision, file)
+                if as_given:
+                    _refuse_unlike_tensorrt(job.folder / made.path)
+                variants.append(made)
     if not variants:
-        return Packed((), failed=failed)
+        return Packed(())
     notes = (*_wide_notes(job, variants), *_checks(job, variants))
-    return Packed(tuple(variants), _plan(job, variants), notes, failed)
+    return Packed(tuple(variants), _plan(job, variants), notes)
+
+
+def _refuse_unlike_tensorrt(path: Path) -> None:
+    """Raise UsageError if a file that somebody else quantized breaks a rule of TensorRT's."""
+    found = trt_rules.check(_read(path), opset_limit=OPSET_LIMIT[path.name])
+    errors = [f for f in found if f.severity == "error"]
+    if errors:
+        raise UsageError(
+            f"the ONNX file is quantized already, and not as TensorRT reads it: at '{errors[0].node}' "
+            f"{errors[0].message} ({len(errors)} such). Give the float model"
+        )
 
 
 def _form(job: Job, source: Variant, file: str) -> Any:

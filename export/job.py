@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from edgepv.errors import EdgepvError, UsageError, told
 from edgepv.stream import Tensors
 from edgepv.types import Checkpoint, Variant
 
@@ -36,6 +38,7 @@ class Job:
     activations are set, on cpu. only: the name of the one variant wanted, None for all. grown: states whose
     values grow for ever. precisions: what may be built. work: runs a step through the cache and puts its
     files in ``folder``. compress: calls the quantization step named by "module:Step" with its options.
+    failed: variant name -> why it could not be made, see ``attempt``.
     """
 
     base: Variant
@@ -54,10 +57,19 @@ class Job:
     ranges: str = "minmax"
     only: str | None = None
     grown: tuple[str, ...] = ()
+    failed: dict[str, EdgepvError] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def attempt(self, name: str) -> Iterator[None]:
+        """Make the variant ``name``: whatever is raised goes to ``failed``, and the others are made."""
+        try:
+            yield
+        except Exception as e:
+            self.failed[name] = reason(e)
 
     def wants(self, name: str, precision: str) -> bool:
         """Whether the variant of this name is to be made."""
-        if precision == "int8" and not self.feeds:
+        if precision == "int8" and not self.feeds and self.base.precision != "int8":
             return False
         return precision in self.precisions and self.only in (None, name)
 
@@ -67,6 +79,15 @@ class Job:
         return (self.base, self.flat) if self.flat else (self.base,)
 
 
+def reason(error: Exception) -> EdgepvError:
+    """Why a variant was not made, whatever a converter or an engine raised."""
+    if isinstance(error, EdgepvError):
+        return error
+    return UsageError(told(error)[0].removeprefix("internal error: ")[:MOST_SAID])
+
+
+MOST_SAID = 400
+"""Characters of what a converter raised."""
 FLAT = "-r4"
 """Ends the names of what was made from the flat clip model (rank 4)."""
 
@@ -75,9 +96,9 @@ FLAT = "-r4"
 class Packed:
     """A builder's result: variants to run, other files for the bundle, and what a person must know.
 
-    failed: variant name -> why it could not be made. The rest of the bundle stands without it. floats: the
-    fp32 files that the others were made of, asked for or not: an engine that computes those wrongly computes
-    nothing rightly.
+    failed: variant name -> why it could not be made; ``Job.attempt`` fills it. The rest of the bundle stands
+    without it. floats: the fp32 files that the others were made of, asked for or not: an engine that computes
+    those wrongly computes nothing rightly.
     """
 
     variants: tuple[Variant, ...]

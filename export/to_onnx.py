@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -18,7 +17,6 @@ from edgepv.export.plain import in_parts
 from edgepv.files import sha256, whole_file
 from edgepv.optional import need, plain_attention
 from edgepv.types import ModelSpec, StateSpec, StreamSpec, TensorSpec, Variant
-from edgepv.vet import vet_onnx
 
 OPSET = 18  # the lowest that torch's dynamo exporter really implements
 MOST_WARMUP = 4096  # frames
@@ -186,117 +184,6 @@ def float_variant(
         inputs=inputs,
         outputs=outputs,
     )
-
-
-def read_onnx(path: Path, spec: ModelSpec) -> Variant:
-    """A user's own ONNX file as a Variant.
-
-    Its first input is the video; every other input NAME is a state fed from the output NAME_next; the other
-    outputs are the answers, by the names of the spec; one alone may have any name. Raises UsageError for
-    anything else, and for shapes unlike the spec.
-    """
-    graph = _whole_graph(path)
-    constants = {i.name for i in graph.initializer}
-    inputs = {i.name: Port.of(i) for i in graph.input if i.name not in constants}
-    outputs = {o.name: Port.of(o) for o in graph.output}
-    if not inputs:
-        raise UsageError(f"{path} has no input; its first is the video, float32 {spec.input.shape}")
-    video, *states = inputs
-    _check_ports(path, spec, inputs, outputs)
-    lost = [s for s in states if f"{s}_next" not in outputs]
-    answers = [o for o in outputs if o.removesuffix("_next") not in states]
-    wanted = {a.name: a.shape for a in spec.answers}
-    alone = len(answers) == len(wanted) == 1
-    named = dict(zip(wanted, answers)) if alone else {name: name for name in wanted}
-    if (
-        lost
-        or len(answers) != len(wanted)
-        or any(named[n] not in outputs or outputs[named[n]].shape != s for n, s in wanted.items())
-    ):
-        raise UsageError(
-            f"{path}: expected the answers {_told(spec)}, and an output NAME_next "
-            f"for every state input NAME; found inputs {', '.join(inputs)} and outputs "
-            + ", ".join(f"{name} {port}" for name, port in outputs.items())
-        )
-    stream = None
-    if spec.input.layout == "NCHW":
-        specs = tuple(StateSpec(s, f"{s}_next", inputs[s].static) for s in states)
-        stream = StreamSpec(specs, warmup=spec.frames)
-    names_in = {spec.input.name: video, **{s: s for s in states}}
-    names_out = {**named, **{f"{s}_next": f"{s}_next" for s in states}}
-    return float_variant(path, spec, stream, names_in, names_out)
-
-
-@dataclass(frozen=True)
-class Port:
-    """An input or output of an ONNX graph. shape: a free axis has its name or "?" in place of a number."""
-
-    dtype: str
-    shape: tuple[int | str, ...]
-
-    @classmethod
-    def of(cls, value: Any) -> Port:
-        """From a ValueInfoProto; what is no tensor has the dtype "undefined"."""
-        import onnx
-
-        tensor = value.type.tensor_type
-        kind = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
-        shape = tuple(d.dim_value or d.dim_param or "?" for d in tensor.shape.dim)
-        return cls({"float": "float32", "double": "float64"}.get(kind, kind), shape)
-
-    @property
-    def static(self) -> tuple[int, ...]:
-        """The shape without its free axes."""
-        return tuple(n for n in self.shape if isinstance(n, int))
-
-    def __str__(self) -> str:
-        return f"{self.dtype} ({', '.join(map(str, self.shape))})"
-
-
-def _whole_graph(path: Path) -> Any:
-    """The graph of an ONNX file. Raises UsageError if it is damaged, refers to other files, or holds NaN."""
-    onnx = need("onnx", extra="compress")
-    try:
-        data = path.read_bytes()
-        model = onnx.load_model_from_string(data)
-        vet_onnx(data, str(path))
-        onnx.checker.check_model(model)
-    except UsageError:
-        raise
-    except Exception as e:
-        raise UsageError(f"{path} is not a whole ONNX file: {refusal(e)}") from e
-    for weight in model.graph.initializer:
-        values = onnx.numpy_helper.to_array(weight)
-        if values.dtype.kind == "f" and np.isnan(values).any():
-            raise UsageError(f"{path}: weight '{weight.name}' holds NaN. Train again, or export again")
-    return model.graph
-
-
-def _check_ports(path: Path, spec: ModelSpec, inputs: dict[str, Port], outputs: dict[str, Port]) -> None:
-    """Raise UsageError naming the first input or answer of another kind than a host feeds or reads."""
-    video, *states = inputs
-    if inputs[video].shape != spec.input.shape:
-        raise UsageError(
-            f"{path}: input '{video}' is {inputs[video]}, the spec says {spec.input.shape}. "
-            "Export it with this static shape, or correct the spec"
-        )
-    for name, port in inputs.items():
-        if port.dtype != "float32":
-            what = "the video" if name == video else "a state"
-            raise UsageError(
-                f"{path}: input '{name}' is {port}, and {what} is fed as float32. "
-                "Export the model with a float32 input, and cast inside it"
-            )
-    for name in states:
-        port, fresh = inputs[name], outputs.get(f"{name}_next")
-        if fresh is not None and (fresh != port or port.static != port.shape or len(port.shape) > 4):
-            raise UsageError(
-                f"{path}: state input '{name}' is {port}, its output '{name}_next' is {fresh}. "
-                "Make both float32 of one static shape with at most 4 axes"
-            )
-    for name, port in outputs.items():
-        if port.dtype not in ("float32", "float16", "float64"):
-            raise UsageError(f"{path}: output '{name}' is {port}; answers are float32. Cast it in the model")
 
 
 def tensor_names(spec: ModelSpec, stream: StreamSpec | None) -> tuple[list[str], list[str]]:

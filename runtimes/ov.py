@@ -66,7 +66,7 @@ def open(variant: Variant, read: Read, threads: int) -> OvEngine:
     try:
         compiled = core.compile_model(core.read_model(*files), "CPU", config)
     except RuntimeError as e:
-        raise UsageError(f"OpenVINO cannot load {variant.path}: {first_line(e)}") from e
+        raise UsageError(f"OpenVINO cannot load {variant.path}: {_telling(e)}") from e
     runs = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
     if variant.precision == "bf16" and runs != "bf16":
         raise TargetUnavailableError(
@@ -74,6 +74,14 @@ def open(variant: Variant, read: Read, threads: int) -> OvEngine:
             "another variant of the bundle"
         )
     return OvEngine(variant, compiled)
+
+
+def _telling(error: RuntimeError) -> str:
+    """The line of OpenVINO's error that says something: the first ones name places in its source."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    found = [line[3:] for line in lines if line.startswith("-- ")]
+    found += [line for line in lines if line and not line.startswith(("Exception from ", "Check '"))]
+    return found[0] if found else first_line(error)
 
 
 def _files(path: str, read: Read) -> tuple[bytes, ...]:

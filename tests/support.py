@@ -45,6 +45,24 @@ def in_this_process(function: str, *, timeout_s: float = 0, tool: str = "", **ar
     return getattr(importlib.import_module(module), name)(**arguments)
 
 
+def drifts(folder: Path, labels: tuple[str, str], side: int = 32) -> Path:
+    """12 clips of 6 frames in train and test: textures that drift to the left (first label) or the right."""
+    import cv2
+    import numpy as np
+
+    for number in range(12):
+        path = folder / ("train" if number < 6 else "test") / labels[number % 2] / f"{number}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rng = np.random.default_rng(number)
+        ground = cv2.resize(rng.integers(0, 256, (8, 16, 3), np.uint8), (2 * side, side))
+        writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 10, (side, side))
+        for i in range(6):
+            at = side - 2 * i if number % 2 else 2 * i
+            writer.write(np.ascontiguousarray(ground[:, at : at + side]))
+        writer.release()
+    return folder
+
+
 def assert_static_4_d(path: Path) -> None:
     """Every tensor that a node of an ONNX file makes has a known shape, no empty axis, and at most four."""
     import onnx

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from edgepv.degrade import as_float, flicker, half, noisy, psnr, rounded, ssim
+from edgepv.degrade import as_float, flicker, noisy, psnr, rounded, smaller, ssim
 from edgepv.errors import UsageError
 
 
@@ -43,14 +43,14 @@ def test_a_camera_delivers_256_levels_between_0_and_1() -> None:
 
 def test_half_takes_the_mean_of_2_x_2_in_every_frame() -> None:
     frame = np.array([[10, 20], [30, 40]], np.uint8)[..., None].repeat(3, 2)
-    assert half(frame).tolist() == [[[25, 25, 25]]]
-    assert half(np.stack([frame, frame])).shape == (2, 1, 1, 3)
-    assert half(frame.astype(np.float32) / 255).dtype == np.float32
+    assert smaller(frame, 2).tolist() == [[[25, 25, 25]]]
+    assert smaller(np.stack([frame, frame]), 2).shape == (2, 1, 1, 3)
+    assert smaller(frame.astype(np.float32) / 255, 2).dtype == np.float32
 
 
 def test_a_frame_of_odd_height_is_refused() -> None:
-    with pytest.raises(UsageError, match="3 x 4 has no half size"):
-        half(np.zeros((3, 4, 3), np.uint8))
+    with pytest.raises(UsageError, match="3 x 4 cannot be made 2 times smaller"):
+        smaller(np.zeros((3, 4, 3), np.uint8), 2)
 
 
 def test_an_error_of_a_tenth_everywhere_is_20_db() -> None:

@@ -197,8 +197,9 @@ def variants_of(target: Target, precision: str) -> tuple[str, ...]:
 
     Raises UsageError if it does not say, or nothing is left.
     """
+    measured = target.status == Target.status
     module = importlib.import_module(target.builder.partition(":")[0])
-    known: tuple[str, ...] = getattr(module, "VARIANTS", ())
+    known: tuple[str, ...] = getattr(module, "VARIANTS", ()) if measured else ()
     wanted = tuple(v for v in known if precision in ("auto", v.split("-")[1]))
     if not wanted:
         raise UsageError(

@@ -149,7 +149,7 @@ def read_source(folder: Path, source: Source) -> np.ndarray:
     clip = np.stack(frames[: source.frames])[..., ::-1]
     cell = 4 if source.halved else 2
     clip = clip[:, : clip.shape[1] // cell * cell, : clip.shape[2] // cell * cell]
-    return degrade.half(np.ascontiguousarray(clip)) if source.halved else np.ascontiguousarray(clip)
+    return degrade.smaller(np.ascontiguousarray(clip), 2) if source.halved else np.ascontiguousarray(clip)
 
 
 def read_stills(folder: Path) -> list[np.ndarray]:
@@ -247,7 +247,9 @@ def batch_of(
 
 def spoilt(clean: np.ndarray, up: int, rng: np.random.Generator) -> np.ndarray:
     """What a restorer is given: float32 (T, h, w, 3), noisy for ``up`` 1, half the size for ``up`` 2."""
-    return degrade.as_float(degrade.half(clean)) if up == 2 else degrade.noisy(clean, degrade.SIGMA, rng)
+    if up == 2:
+        return degrade.as_float(degrade.smaller(clean, 2))
+    return degrade.noisy(clean, degrade.SIGMA, rng)
 
 
 def to_input(clips: Sequence[np.ndarray]) -> Tensor:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from edgepv.errors import UsageError
 from edgepv.export import probes
-from edgepv.export.to_onnx import read_onnx
+from edgepv.export.from_onnx import read_onnx
 from edgepv.runtimes import open_engine
 from edgepv.types import ModelSpec, TensorSpec
 
@@ -301,8 +301,8 @@ def test_an_onnx_file_is_asked_too(tmp_path: Path, end: str, scores: str) -> Non
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9),
         tmp_path / "m.onnx",
     )
-    base = read_onnx(tmp_path / "m.onnx", SPEC)
-    found = probes.of_onnx(tmp_path / "m.onnx", base, open_engine(base, tmp_path).infer)
+    base, _ = read_onnx(tmp_path / "m.onnx", SPEC, tmp_path / "read.onnx")
+    found = probes.of_onnx(tmp_path / "read.onnx", base, open_engine(base, tmp_path).infer)
     assert found.scores == scores
     assert found.why == (f"{end.lower()} at its end (node 'end')" if scores != "logits" else "")
 

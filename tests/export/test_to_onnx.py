@@ -15,7 +15,7 @@ from support import TINY, Tiny
 
 from edgepv.checkpoint import build, from_files, read_spec
 from edgepv.errors import UsageError
-from edgepv.export.to_onnx import example_inputs, lower, read_onnx, stream_spec
+from edgepv.export.to_onnx import example_inputs, lower, stream_spec
 from edgepv.runtimes import open_engine
 from edgepv.runtimes.eager import EagerEngine
 from edgepv.stream import Stepper
@@ -98,26 +98,6 @@ def test_a_frame_model_needs_a_step_or_one_frame(tiny_step: Tiny) -> None:
     assert single and single.states == () and single.warmup == 1
 
 
-def test_a_users_onnx_file_reads_back(lowered: tuple[Variant, Path], tiny_step: Tiny) -> None:
-    variant, folder = lowered
-    read = read_onnx(folder / "m.onnx", variant.spec)
-    assert read.stream and [s.name for s in read.stream.states] == ["before", "pool"]
-    assert read.outputs == variant.outputs
-
-
-def test_a_strange_onnx_file_is_refused(lowered: tuple[Variant, Path], tmp_path: Path) -> None:
-    variant, folder = lowered
-    with pytest.raises(UsageError, match="the spec says"):
-        read_onnx(
-            folder / "m.onnx", replace(variant.spec, input=replace(variant.spec.input, shape=(1, 3, 8, 8)))
-        )
-    with pytest.raises(UsageError, match="expected the answers logits"):
-        read_onnx(folder / "m.onnx", replace(variant.spec, labels=("a", "b", "c")))
-    (tmp_path / "x.onnx").write_bytes(b"junk")
-    with pytest.raises(UsageError, match="not a whole ONNX file"):
-        read_onnx(tmp_path / "x.onnx", variant.spec)
-
-
 def test_the_tiny_file_has_what_the_tests_say() -> None:
     assert runpy.run_path(str(TINY))["stepper"]().warmup == 4
 
@@ -166,71 +146,6 @@ def _refusal(call: Callable[..., Any], *args: Any) -> str:
 
 
 FRAME = ModelSpec("net", TensorSpec("frame", (1, 3, 8, 8)), ("a", "b", "c"))
-
-
-def _onnx_file(path: Path, *inputs: tuple[str, str, tuple[Any, ...]], **changes: Any) -> Path:
-    """A mean over the first input, which ``inputs`` name with their dtypes and shapes; states go through.
-
-    changes: ``fresh``, the shape of every NAME_next; ``scale``, what the answer is multiplied by;
-    ``external``, the weights beside the file.
-    """
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
-
-    def info(name: str, dtype: str, shape: tuple[Any, ...]) -> Any:
-        return helper.make_tensor_value_info(name, getattr(TensorProto, dtype), shape)
-
-    first = inputs[0][0] if inputs else "scale"
-    nodes = [
-        helper.make_node("Cast", [first], ["real"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceMean", ["real"], ["mean"], keepdims=0),
-        helper.make_node("Mul", ["mean", "scale"], ["logits"]),
-        *(helper.make_node("Identity", [name], [f"{name}_next"]) for name, *_ in inputs[1:]),
-    ]
-    outputs = [info("logits", "FLOAT", (1, 3))]
-    outputs += [info(f"{name}_next", dtype, changes.get("fresh", shape)) for name, dtype, shape in inputs[1:]]
-    scale = numpy_helper.from_array(np.full((1, 3), changes.get("scale", 1), np.float32), "scale")
-    graph = helper.make_graph(nodes, "g", [info(*i) for i in inputs], outputs, [scale])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    outside: dict[str, Any] = {"save_as_external_data": True, "location": "w", "size_threshold": 0}
-    onnx.save(model, path, **(outside if changes.get("external") else {}))
-    return path
-
-
-VIDEO = ("x", "FLOAT", (1, 3, 8, 8))
-
-
-@pytest.mark.parametrize(
-    ("inputs", "changes", "says"),
-    [
-        (
-            [("x", "UINT8", (1, 3, 8, 8))],
-            {},
-            "input 'x' is uint8 (1, 3, 8, 8), and the video is fed as float32",
-        ),
-        ([("x", "FLOAT16", (1, 3, 8, 8))], {}, "input 'x' is float16 (1, 3, 8, 8), and"),
-        ([("x", "FLOAT", ("N", 3, 8, 8))], {}, "is float32 (N, 3, 8, 8), the spec says (1, 3, 8, 8). Export"),
-        ([VIDEO, ("s", "INT64", (1, 2))], {}, "input 's' is int64 (1, 2), and a state is fed as float32"),
-        (
-            [VIDEO, ("s", "FLOAT", (1, 2))],
-            {"fresh": (1, 4)},
-            "state input 's' is float32 (1, 2), its output 's_next' is float32 (1, 4). Make both",
-        ),
-        ([], {}, "has no input; its first is the video, float32 (1, 3, 8, 8)"),
-        ([VIDEO], {"external": True}, "keeps its weights in another file. Save it as one"),
-        ([VIDEO], {"scale": np.nan}, "weight 'scale' holds NaN"),
-    ],
-)
-def test_an_onnx_file_that_no_host_can_feed_is_refused(
-    tmp_path: Path, inputs: list[Any], changes: dict[str, Any], says: str
-) -> None:
-    assert says in _refusal(read_onnx, _onnx_file(tmp_path / "m.onnx", *inputs, **changes), FRAME)
-
-
-def test_a_weight_of_minus_infinity_is_a_mask_and_taken(tmp_path: Path) -> None:
-    file = _onnx_file(tmp_path / "m.onnx", VIDEO, ("s", "FLOAT", (1, 2)), scale=-np.inf)
-    read = read_onnx(file, FRAME)
-    assert read.stream and [(s.name, s.shape) for s in read.stream.states] == [("s", (1, 2))]
 
 
 class Counts(torch.nn.Module):
