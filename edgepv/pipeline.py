@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import itertools
 import math
 import os
 import shutil
@@ -18,7 +19,7 @@ from edgepv import bundle, judge, report
 from edgepv.bundle import Content, Measured
 from edgepv.calibration import PREPROCESSING, calibration_set, in_turns, rolled_feeds
 from edgepv.checkpoint import build
-from edgepv.clips import Clip, at_model_size, hold_last, model_frames, read_video, resample
+from edgepv.clips import Clip, at_model_size, hold_last, model_frames
 from edgepv.console import Console
 from edgepv.errors import AccuracyGateError, InconclusiveError, TargetUnavailableError, UsageError, unknown
 from edgepv.export.job import Packed
@@ -58,6 +59,7 @@ from edgepv.types import (
     decode,
     encode,
 )
+from edgepv.video import open_video, taken
 
 POSTPROCESSING = {
     "classification": "softmax of logits; a clip's answer is the mean of logits over valid frames",
@@ -517,12 +519,19 @@ def thumbnails(rows: Sequence[Measurement], clips: Sequence[Clip]) -> dict[str, 
     found = {}
     for clip in clips:
         if clip_name(clip) in named:
-            frames = read_video(clip.path).frames
-            frame = frames[len(frames) // 2]
+            frame = _middle(clip.path)
             size = (THUMBNAIL, max(1, round(THUMBNAIL * frame.shape[0] / frame.shape[1])))
             _, data = cv2.imencode(".jpg", cv2.resize(frame, size, interpolation=cv2.INTER_AREA))
             found[clip_name(clip)] = base64.b64encode(data.tobytes()).decode("ascii")
     return dict(sorted(found.items()))
+
+
+def _middle(path: Path) -> np.ndarray:
+    """The frame in the middle of a video, found by reading it twice; one frame is held at a time."""
+    with open_video(path) as video:
+        count = sum(1 for _ in video)
+    with open_video(path) as video:
+        return next(itertools.islice(video, count // 2, None)).pixels
 
 
 def _unexamined(variant: Variant, target: Target) -> Measurement:
@@ -644,9 +653,9 @@ def write_golden(subject: Subject, variants: Sequence[Variant], folder: Path) ->
     from edgepv.golden import play
 
     spec = subject.base.spec
-    video = read_video(subject.golden_clip.path)
-    taken = resample(len(video.frames), video.fps, spec.fps)[: subject.exam.warmup + 4]
-    small = np.stack([at_model_size(video.frames[i], spec) for i in taken])
+    with open_video(subject.golden_clip.path) as video:
+        first = itertools.islice(taken(video, spec.fps), subject.exam.warmup + 4)
+        small = np.stack([at_model_size(frame.pixels, spec) for frame in first])
     frames = hold_last(small, subject.exam.warmup + 2)
     tensors = {"frames": frames, "torch": play(subject.model(1), subject.base, frames)}
     for variant in variants:

@@ -22,14 +22,13 @@ from edgepv.clips import (
     degraded,
     pictures,
     preprocess,
-    read_video,
-    resample,
 )
 from edgepv.degrade import psnr
 from edgepv.errors import UsageError
 from edgepv.stats import accuracy, mean_accuracy, mean_drop, paired_drop
 from edgepv.stream import Tensors
 from edgepv.types import Accuracy, ModelSpec, PairedDrop
+from edgepv.video import at_rate, open_video
 
 SIDE = 256
 WITHIN_PX = (1, 2, 4, 8, 16)
@@ -77,7 +76,7 @@ def shown(clip: Clip, spec: ModelSpec) -> Shown:
 def _decoded(clip: Clip, spec: ModelSpec) -> Shown:
     if spec.task == "tracking":
         return _tracked(clip, spec)
-    clean = clean_frames(clip.path, spec)[: MOST_FRAMES[spec.task]]
+    clean = clean_frames(clip.path, spec, MOST_FRAMES[spec.task])
     frames = np.concatenate([preprocess(f, spec) for f in degraded(clean, spec)])
     if spec.task == "restoration":
         return Shown(frames, np.stack(clean))
@@ -85,17 +84,23 @@ def _decoded(clip: Clip, spec: ModelSpec) -> Shown:
 
 
 def _tracked(clip: Clip, spec: ModelSpec) -> Shown:
-    video = read_video(clip.path)
-    taken = resample(len(video.frames), video.fps, spec.fps)[: MOST_FRAMES["tracking"]]
-    frames = np.concatenate([preprocess(video.frames[i], spec) for i in taken])
+    seen: list[np.ndarray] = []
+    taken: list[int] = []
+    with open_video(clip.path) as video:
+        for frame, count in at_rate(video, spec.fps):
+            height, width = frame.pixels.shape[:2]
+            if count and len(taken) < MOST_FRAMES["tracking"]:
+                seen += [preprocess(frame.pixels, spec)] * count
+                taken += [frame.index] * count
+    taken = taken[: MOST_FRAMES["tracking"]]
+    frames = np.concatenate(seen[: len(taken)])
     beside = clip.path.with_suffix(".npz")
     if not beside.is_file():
         return Shown(frames, None)
-    points, occluded = _read_points(beside, len(video.frames))
+    points, occluded = _read_points(beside, video.read_count)
     known = np.flatnonzero(~occluded[:, 0])[: spec.particles]
     if not known.size:
         raise UsageError(f"{beside}: no point is visible in the first frame, so there is none to follow")
-    height, width = video.frames[0].shape[:2]
     place = points[known] / [width, height] * [_aspect(spec), 1.0]
     truth = Points(place[:, taken].transpose(1, 0, 2), ~occluded[known][:, taken].T)
     return Shown(frames, truth, born_at(place[:, 0], spec))

@@ -20,35 +20,13 @@ from edgepv.clips import (
     hold_last,
     model_frames,
     preprocess,
-    read_video,
-    resample,
     split_clips,
 )
 from edgepv.errors import UsageError
 from edgepv.types import ModelSpec, TensorSpec
+from edgepv.video import read_video
 
 SPEC = ModelSpec("m", TensorSpec("frame", (1, 3, 4, 6)), ("a", "b"), mean=(0.5,) * 3, std=(0.25,) * 3)
-
-
-@pytest.mark.parametrize(
-    ("count", "source", "wanted", "taken"),
-    [
-        (6, Fraction(10), Fraction(10), [0, 1, 2, 3, 4, 5]),
-        (6, Fraction(20), Fraction(10), [0, 2, 4]),
-        (6, Fraction(15), Fraction(10), [0, 1, 3, 4]),  # the newest frame seen at 0, 0.1, 0.2, 0.3 s
-        (3, Fraction(5), Fraction(10), [0, 0, 1, 1, 2, 2]),  # a slow camera repeats its frames
-        (0, Fraction(10), Fraction(10), []),
-    ],
-)
-def test_resampling_takes_the_newest_frame_seen(
-    count: int, source: Fraction, wanted: Fraction, taken: list[int]
-) -> None:
-    assert resample(count, source, wanted) == taken
-
-
-def test_ntsc_rates_do_not_drift() -> None:
-    taken = resample(2998, Fraction(30000, 1001), Fraction(10))
-    assert len(taken) == 1001  # 2998 frames at 29.97 fps last 100.03 s
 
 
 def test_preprocessing_by_hand() -> None:

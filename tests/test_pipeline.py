@@ -17,7 +17,6 @@ from support import CLIPS, ROOT, TINY, Tiny
 import edgepv
 from edgepv import bundle, judge, pipeline, report
 from edgepv.cli import main
-from edgepv.clips import read_video
 from edgepv.console import Console
 from edgepv.errors import AccuracyGateError, LatencyGateError, ParityError
 from edgepv.golden import replay
@@ -37,6 +36,7 @@ from edgepv.types import (
     TensorSpec,
     decode,
 )
+from edgepv.video import read_video
 
 SHARED = ROOT.parent / "shared" / "data" / "actions"
 

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgepv.clips import resample
 from edgepv.errors import UsageError
 from edgepv.runtimes.sources import Frame, open_source
 from edgepv.runtimes.sources.pace import Due, Pace
+from edgepv.video import Ticks
 
 
 class Film:
@@ -109,7 +109,8 @@ def test_a_live_camera_gives_the_frames_of_a_file(
 ) -> None:
     times = [start + float(i / camera) for i in range(count)]
     due, missed = taken(Due(model, camera), times)
-    assert due == sorted(set(resample(count, camera, model)))
+    ticks = Ticks(model)
+    assert due == [i for i in range(count) if ticks.owed(i / camera, (i + 1) / camera)]
     assert missed == (0 if camera >= model else math.ceil((count - 1) * model / camera) + 1 - count)
 
 
