@@ -237,7 +237,7 @@ def _from_manifest(manifest: Path, labels: tuple[str, ...]) -> Survey:
             continue
         path = _as_on_disk(manifest.parent, row["path"])
         clips.append(Clip(path, label, row["group"], _split(row["split"], manifest)))
-    return Survey(tuple(clips), tuple(_told({"rows of a label that the model does not have": others})))
+    return Survey(tuple(clips), tuple(_told({"of a label that the model does not have": others})))
 
 
 def _as_on_disk(folder: Path, name: str) -> Path:
@@ -268,7 +268,7 @@ def spelling(name: str) -> str:
 
 
 def _told(reasons: dict[str, list[str]]) -> Iterator[str]:
-    """ "3 hidden files (the first: fight/._a.mp4)" for every reason that something has."""
+    """ "3 hidden (the first: fight/._a.mp4)" for every reason that something has."""
     for what, names in reasons.items():
         if names:
             yield f"{len(names)} {what} (the first: {min(names)})"
@@ -293,14 +293,11 @@ def _split(name: str, manifest: Path) -> str | None:
 def _from_tree(folder: Path, labels: tuple[str, ...]) -> Survey:
     known = label_finder(labels)
     paths, left_out = videos_below(folder)
-    clips, bare = [], []
+    clips = []
     for path in paths:
         inside = path.relative_to(folder)
         label, split = _meant(inside.parts[:-1], known)
         clips.append(Clip(path, label, str(inside), split))
-        bare += [str(inside)] if label is None else []
-    if labels and any(c.label for c in clips):
-        left_out |= {"videos in no folder of a label": bare}
     return Survey(tuple(clips), tuple(_told(left_out)))
 
 
@@ -317,10 +314,10 @@ def videos_below(folder: Path) -> tuple[list[Path], dict[str, list[str]]]:
     after all others, so that none is read twice."""
     videos: list[Path] = []
     reasons: dict[str, list[str]] = {
-        "hidden files": [],
-        "files that are no videos": [],
-        "links to a folder that is read already": [],
-        "folders that must not be read": [],
+        "hidden": [],
+        "no video by the name": [],
+        "linked to a folder that is read already": [],
+        "not readable": [],
     }
     hidden, others, twice, closed = reasons.values()
     seen: set[tuple[int, int]] = set()

@@ -17,7 +17,17 @@ from edgepv.export.job import FLAT
 from edgepv.export.parity import compare_clips, first_divergence, saturation
 from edgepv.files import digest, sha256
 from edgepv.measure import clip_answers
-from edgepv.quality import INT8_FLOOR_DB, Shown, distance_px, figures, groups_of, lost, psnr_db, rate
+from edgepv.quality import (
+    INT8_FLOOR_DB,
+    Shown,
+    distance_px,
+    figures,
+    groups_of,
+    lost,
+    not_applied,
+    psnr_db,
+    rate,
+)
 from edgepv.runtimes.engine import open_engine
 from edgepv.stats import sqnr_db
 from edgepv.stream import Infer, Tensors, by_file_names, copied
@@ -38,7 +48,8 @@ class Exam:
     original counts. delay: frames the converted model answers later than the original. original: answers per
     clip of the torch original; model: of the (possibly pruned) torch model that was converted. feeds:
     inputs with rolled states from these clips, to look inside artifacts. others: what ``others`` says of the
-    model. clips: ``clips_digest`` of the clips; None where it was not computed.
+    model. clips: ``clips_digest`` of the clips; None where it was not computed. unheld: labels that none of
+    the clips shows, so that the gate is not applied.
     """
 
     spec: ModelSpec
@@ -54,6 +65,7 @@ class Exam:
     delay: int = 0
     others: Mapping[str, np.ndarray] = field(default_factory=dict)
     clips: str | None = None
+    unheld: tuple[str, ...] = ()
 
     @functools.cached_property
     def before(self) -> np.ndarray:
@@ -76,7 +88,7 @@ class Exam:
         same = drop.lost == drop.won == 0 or (drop.unit == "dB" and abs(drop.points) < SAME_DB)
         if sqnr_db >= SAME_NUMBERS_DB and same:
             drop = replace(drop, low=0.0, high=0.0, verdict="pass", clips_needed=None, groups=None)
-        return drop
+        return not_applied(drop) if self.unheld else drop
 
 
 def clips_digest(clips: Sequence[Clip]) -> str:
@@ -362,6 +374,8 @@ def _shown_of(rows: Sequence[Measurement]) -> str:
     verdicts = {r.drop.verdict if r.drop else None for r in rows}
     if not all(r.parity for r in rows):
         return "that were not compared with the original"
+    if "not applied" in verdicts:
+        return "that pass parity and whose accuracy is not known for every label"
     if None in verdicts:
         return "that pass parity and whose accuracy is not known"
     if verdicts == {"pass"}:

@@ -10,7 +10,7 @@ import functools
 import importlib
 import importlib.util
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,7 @@ import numpy as np
 from edgepv.cache import cached, imported, sources
 from edgepv.calibration import CalibrationSet, calibration_set, rolled_feeds
 from edgepv.checkpoint import at_size, build, from_files, read_spec, record, versions, with_particles
-from edgepv.clips import Clip, find_clips, hold_last, model_frames, split_clips
+from edgepv.clips import Clip, find_clips, hold_last, model_frames, split_clips, survey, unheld
 from edgepv.console import Console
 from edgepv.errors import UsageError
 from edgepv.export.job import Job, Packed
@@ -43,6 +43,7 @@ from edgepv.types import (
 from edgepv.zoo import checkpoint as zoo_checkpoint
 
 CALIBRATION_CLIPS = 24
+SHOWN_LABELS = 5
 TUNE_EPOCHS = 6
 STREAM = ("auto", "window", "off")
 
@@ -112,13 +113,15 @@ class Source:
 
 @dataclass(frozen=True)
 class Clips:
-    """Clips by use; no group stands on two sides. ``origin`` says where they come from."""
+    """Clips by use; no group stands on two sides. origin: where they come from. notes: what of the user's
+    folder was left out, and which labels have no held-out clips."""
 
     train: tuple[Clip, ...]
     calibration: tuple[Clip, ...]
     held_out: tuple[Clip, ...]
     origin: str
     fits: bool = True
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -216,11 +219,12 @@ def gather(options: Options, spec: ModelSpec) -> Clips:
     numbers, not to set INT8 ranges or to judge accuracy.
     """
     if options.clips:
-        found, origin = find_clips(Path(options.clips), spec.labels), options.clips
-        calibration, held_out = split_clips(found, calibration=CALIBRATION_CLIPS)
-        train = tuple(c for c in found if c.split == "train" and c.label)
+        there, origin = survey(Path(options.clips), spec.labels), options.clips
+        calibration, held_out = split_clips(list(there.clips), calibration=CALIBRATION_CLIPS)
+        train = tuple(c for c in there.clips if c.split == "train" and c.label)
         _refuse_shared((*calibration, *train), held_out)
-        return Clips(train, tuple(calibration), tuple(held_out), origin)
+        notes = (*(f"left out of {origin}: {told}" for told in there.left_out), *_unjudged(held_out, spec))
+        return Clips(train, tuple(calibration), tuple(held_out), origin, notes=notes)
     found = _shipped(spec)
     fits = spec.task != "classification" or {c.label for c in found} <= set(spec.labels)
     if not fits:
@@ -233,6 +237,17 @@ def gather(options: Options, spec: ModelSpec) -> Clips:
             "on other video would silently cost accuracy"
         )
     return Clips((), tuple(calibration), tuple(held_out), origin, fits)
+
+
+def _unjudged(held_out: Sequence[Clip], spec: ModelSpec) -> Iterator[str]:
+    """That the accuracy gate is not applied, where a label has no clips that it could be judged by."""
+    if bare := unheld(held_out, spec.labels):
+        shown = ", ".join(f"'{label}'" for label in bare[:SHOWN_LABELS])
+        more = f" and {len(bare) - SHOWN_LABELS} more" if len(bare) > SHOWN_LABELS else ""
+        yield (
+            f"the accuracy gate is not applied: no held-out clip shows {shown}{more} ({len(bare)} of "
+            f"{len(spec.labels)} labels). Add clips of each to an evaluation/ folder"
+        )
 
 
 def _refuse_shared(seen: Sequence[Clip], held_out: Sequence[Clip]) -> None:

@@ -19,7 +19,7 @@ from edgepv import bundle, judge, report
 from edgepv.bundle import Content, Measured
 from edgepv.calibration import PREPROCESSING, calibration_set, in_turns, rolled_feeds
 from edgepv.checkpoint import build
-from edgepv.clips import Clip, at_model_size, hold_last, model_frames
+from edgepv.clips import Clip, at_model_size, hold_last, model_frames, unheld
 from edgepv.console import Console
 from edgepv.errors import AccuracyGateError, InconclusiveError, TargetUnavailableError, UsageError, unknown
 from edgepv.export.job import Packed
@@ -107,6 +107,8 @@ def export(options: Options, console: Console) -> list[Exported]:
     source = load(options)
     clips = gather(options, source.spec)
     console.say(f"model {source.spec.name} ({source.sha256[:12]}), clips: {clips.origin}")
+    for note in clips.notes:
+        console.say(note)
     line = Line(options, console)
     subject = prepare(line, source, clips)
     made = []
@@ -126,9 +128,10 @@ def _zip_of(folder: Path) -> Path:
 
 
 def exit_code(options: Options, made: Sequence[Exported]) -> int:
-    """6 if the user asked for an accuracy gate and a chosen variant has too few clips to tell; else 0."""
+    """6 if the user asked for an accuracy gate and a chosen variant has too few clips to tell, or a label
+    none; else 0."""
     drops = [m.chosen.drop for m in made]
-    undecided = any(d is None or d.verdict == "inconclusive" for d in drops)
+    undecided = any(d is None or d.verdict in ("inconclusive", "not applied") for d in drops)
     return InconclusiveError.exit_code if options.gate and undecided else 0
 
 
@@ -316,9 +319,10 @@ def prepare(line: Line, source: Source, clips: Clips) -> Subject:
         delay=base.stream.delay if base.stream else 0,
         others=judge.others(model(1).infer, spec, probes),
         clips=judge.clips_digest(clips.held_out),
+        unheld=unheld(clips.held_out, spec.labels),
     )
     return Subject(
-        **vars(found),
+        **vars(found) | {"notes": (*clips.notes, *found.notes)},
         exam=exam,
         original=(original, tuple(_probe_feeds(before, probed))),
         model=model,

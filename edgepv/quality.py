@@ -171,6 +171,11 @@ def psnr_db(truth: np.ndarray, got: np.ndarray) -> float:
     return min(100.0, psnr(truth, got))
 
 
+def not_applied(drop: PairedDrop) -> PairedDrop:
+    """A loss measured without clips of some label: one that is sure stays, else nothing was shown."""
+    return drop if drop.verdict == "fail" else replace(drop, verdict="not applied", clips_needed=None)
+
+
 def groups_of(clips: Sequence[Shown]) -> list[str] | None:
     """The group of every clip; None if that of one is not known."""
     known = [c.group for c in clips if c.group is not None]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -21,6 +23,8 @@ from edgepv.clips import (
     model_frames,
     preprocess,
     split_clips,
+    survey,
+    unheld,
 )
 from edgepv.errors import UsageError
 from edgepv.types import ModelSpec, TensorSpec
@@ -265,3 +269,99 @@ def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
         pytest.skip("this file system takes UTF-8 names only")
     with pytest.raises(UsageError, match="the name is not UTF-8. Rename it"):
         find_clips(tmp_path, ("fight",))
+
+
+def put(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def named(folder: Path, labels: tuple[str, ...]) -> dict[str, tuple[str | None, str | None]]:
+    """Path in the folder -> (label, split) of every clip."""
+    return {str(c.path.relative_to(folder)): (c.label, c.split) for c in survey(folder, labels).clips}
+
+
+def test_what_is_no_clip_is_left_out_and_named(tmp_path: Path) -> None:
+    put(tmp_path, "a/1.mp4", "a/._1.mp4", "a/.DS_Store", "Thumbs.db", ".git/x.mp4", "a/readme.txt", "a/1.npz")
+    put(tmp_path, "b/2.MTS", "b/3.h264", "other/4.mp4")
+    found = survey(tmp_path, ("a", "b"))
+    assert [c.path.name for c in found.clips] == ["1.mp4", "2.MTS", "3.h264", "4.mp4"]
+    assert found.left_out == (
+        "4 hidden (the first: .git)",
+        "1 no video by the name (the first: a/readme.txt)",
+    )
+
+
+def test_a_folder_of_other_files_alone_says_what_lies_there(tmp_path: Path) -> None:
+    put(tmp_path, "a/frame0.jpg", "a/frame1.jpg")
+    with pytest.raises(UsageError, match=r"Left out: 2 no video by the name \(the first: a/frame0.jpg\)"):
+        find_clips(tmp_path, ("a", "b"))
+
+
+def test_linked_folders_are_entered_once_and_loops_end(tmp_path: Path) -> None:
+    put(tmp_path, "store/a/1.mp4", "set/b/2.mp4")
+    (tmp_path / "set" / "a").symlink_to(tmp_path / "store" / "a")
+    (tmp_path / "set" / "b" / "loop").symlink_to(tmp_path / "set")
+    (tmp_path / "set" / "test").symlink_to(tmp_path / "set" / "b")
+    found = survey(tmp_path / "set", ("a", "b"))
+    assert [(c.path.name, c.label) for c in found.clips] == [("1.mp4", "a"), ("2.mp4", "b")]
+    assert found.left_out == ("2 linked to a folder that is read already (the first: b/loop)",)
+
+
+def test_the_nearest_folder_that_is_called_like_a_label_is_it(tmp_path: Path) -> None:
+    put(tmp_path, "train/Fight/session1/x.mp4", "test/cam 2, left/NO_FIGHT/y.mp4", "fight/no_fight/z.mp4")
+    assert named(tmp_path, ("fight", "no_fight")) == {
+        "train/Fight/session1/x.mp4": ("fight", "train"),
+        "test/cam 2, left/NO_FIGHT/y.mp4": ("no_fight", "test"),
+        "fight/no_fight/z.mp4": ("no_fight", None),
+    }
+
+
+def test_labels_may_be_called_train_and_test(tmp_path: Path) -> None:
+    put(tmp_path, "train/train/a.mp4", "test/train/b.mp4", "train/bus/c.mp4", "test/bus/d.mp4")
+    put(tmp_path, "val/test/e.mp4")
+    assert named(tmp_path, ("train", "bus", "test")) == {
+        "test/bus/d.mp4": ("bus", "test"),
+        "test/train/b.mp4": ("train", "test"),
+        "train/bus/c.mp4": ("bus", "train"),
+        "train/train/a.mp4": ("train", "train"),
+        "val/test/e.mp4": ("test", "validation"),
+    }
+
+
+def test_accents_are_one_label_however_they_are_composed(tmp_path: Path) -> None:
+    apart = unicodedata.normalize("NFD", "schläge")
+    put(tmp_path, f"{apart}/1.mp4", '50 % "off", really/2.mp4', "line\nbreak/3.mp4")
+    labels = (unicodedata.normalize("NFC", apart), '50 % "off", really', "line\nbreak")
+    assert [c.label for c in find_clips(tmp_path, labels)] == [labels[1], labels[2], labels[0]]
+
+
+def test_labels_that_differ_in_case_alone_stay_apart(tmp_path: Path) -> None:
+    put(tmp_path, "a/1.mp4", "A/2.mp4")
+    assert named(tmp_path, ("a", "A")) == {"A/2.mp4": ("A", None), "a/1.mp4": ("a", None)}
+
+
+def test_rows_of_other_labels_and_names_of_other_systems(tmp_path: Path) -> None:
+    put(tmp_path, unicodedata.normalize("NFD", "fight/läuft.mp4"))
+    text = "Path,Label,Split,Group\nfight\\läuft.mp4,Fight,train,\nw.mp4,wave,train,\n"
+    (tmp_path / "manifest.csv").write_text(unicodedata.normalize("NFC", text), encoding="utf-8")
+    found = survey(tmp_path, ("fight", "no_fight"))
+    assert [(c.path.is_file(), c.label) for c in found.clips] == [(True, "fight")]
+    assert found.left_out == ("1 of a label that the model does not have (the first: w.mp4, 'wave')",)
+
+
+def test_every_label_that_has_two_groups_is_held_out() -> None:
+    drawn = [f"g{i}" for i in range(200) if hashlib.sha256(f"g{i}".encode()).digest()[0] % 4 == 0]
+    many = [Clip(Path(f"a{i}.mp4"), "a", f"x{i}") for i in range(12)]
+    few = [Clip(Path(f"b{i}.mp4"), "b", group) for i, group in enumerate(drawn[:2])]
+    train, held = split_clips([*many, *few], calibration=9)
+    assert [sum(c.label == "b" for c in side) for side in (train, held)] == [1, 1]
+    assert unheld(held, ("a", "b")) == ()
+
+
+def test_a_label_without_held_out_clips_is_told() -> None:
+    clips = [Clip(Path("1.mp4"), "a", "1", "test"), Clip(Path("2.mp4"), "b", "2", "train")]
+    _, held = split_clips(clips, calibration=4)
+    assert unheld(held, ("a", "b")) == ("b",)
+    assert unheld([replace(c, label=None) for c in held], ("a", "b")) == ()  # nobody judges by labels

@@ -45,7 +45,7 @@ def test_29_97_frames_a_second_are_not_29(write_video: Callable[..., Path]) -> N
     assert all_of(source)[30].time_s == pytest.approx(1.001)
 
 
-def test_a_truncated_video_is_refused_before_it_is_read(write_video: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_truncated_video_is_refused_unread(write_video: Callable[..., Path], tmp_path: Path) -> None:
     whole = write_video("whole.avi", list(range(60)))
     cut = tmp_path / "cut.avi"
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
