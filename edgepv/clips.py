@@ -95,9 +95,16 @@ def model_frames(path: Path, spec: ModelSpec, most: int | None = None) -> np.nda
     return np.concatenate([preprocess(frame, spec) for frame in frames])
 
 
-def clean_frames(path: Path, spec: ModelSpec, most: int | None = None) -> list[np.ndarray]:
+def clean_frames(
+    path: Path,
+    spec: ModelSpec,
+    most: int | None = None,
+    *,
+    doubt: Callable[[str], None] = lambda why: None,
+) -> list[np.ndarray]:
     """Frames (h, w, 3) uint8 BGR at the model's rate, of the size that it takes; for a restorer of the size
     of its answer. Nothing else of the video is held in memory, and after ``most`` frames no more is read.
+    doubt: is told of a video that may not be whole, or whose rate is not known.
 
     Raises UsageError like ``edgepv.video.open_video``.
     """
@@ -113,6 +120,8 @@ def clean_frames(path: Path, spec: ModelSpec, most: int | None = None) -> list[n
             found.append(small)
             if len(found) == most:
                 break
+    if video.doubt:
+        doubt(video.doubt[1])
     return found
 
 

@@ -23,12 +23,14 @@ _SEGMENT = b"\x18\x53\x80\x67"
 class Structure:
     """missing: bytes that the structure promises beyond the end of the file. counted: whether the header
     counts the frames of the picture itself, not the seconds of its longest track. shown_s: seconds of the
-    picture that an edit list shows; None where it shows all of it.
+    picture that an edit list shows; None where it shows all of it. stamped: whether there are time stamps at
+    all; a raw stream of pictures has none.
     """
 
     missing: int = 0
     counted: bool = False
     shown_s: Fraction | None = None
+    stamped: bool = True
 
 
 def structure(path: Path) -> Structure:
@@ -43,7 +45,13 @@ def structure(path: Path) -> Structure:
             return Structure(0 if length in _UNKNOWN_RIFF else max(0, length + 8 - size), counted=True)
         if head[:4] == b"\x1a\x45\xdf\xa3":
             return Structure(_matroska(file, size))
-    return Structure()
+    return Structure(stamped=not _raw(head))
+
+
+def _raw(head: bytes) -> bool:
+    """Whether a file begins as MPEG, H.264, H.265 or JPEG pictures do, with nothing around them."""
+    start_code = head[:4] == b"\0\0\0\1" or (head[:3] == b"\0\0\1" and head[3:4] != b"\xba")
+    return start_code or head[:3] == b"\xff\xd8\xff"
 
 
 def _matroska(file: BinaryIO, size: int) -> int:

@@ -40,7 +40,7 @@ from edgepv.line import (
 )
 from edgepv.measure import device_facts, latencies, peak_rss_mib, proof
 from edgepv.optional import need, present
-from edgepv.quality import shown
+from edgepv.quality import Shown, shown
 from edgepv.quantize.sparsity import LayerSparsity
 from edgepv.report_tables import ORIGINALS
 from edgepv.runtimes.eager import EagerEngine
@@ -322,7 +322,7 @@ def prepare(line: Line, source: Source, clips: Clips) -> Subject:
         unheld=unheld(clips.held_out, spec.labels),
     )
     return Subject(
-        **vars(found) | {"notes": (*clips.notes, *found.notes)},
+        **vars(found) | {"notes": (*clips.notes, *_doubtful(clips.held_out, held), *found.notes)},
         exam=exam,
         original=(original, tuple(_probe_feeds(before, probed))),
         model=model,
@@ -330,6 +330,13 @@ def prepare(line: Line, source: Source, clips: Clips) -> Subject:
         golden_clip=clips.held_out[0],
         held_out=clips.held_out,
     )
+
+
+def _doubtful(clips: Sequence[Clip], held: Sequence[Shown]) -> list[str]:
+    """That held-out clips may not be whole, the first by name."""
+    doubts = [f"{clip.path}: {one.doubt}" for clip, one in zip(clips, held) if one.doubt]
+    count = f"{len(doubts)} of {len(held)} held-out clips"
+    return [f"{count} may not be what they seem; the first: {doubts[0]}"] if doubts else []
 
 
 def max_drop(options: Options, spec: ModelSpec) -> float:

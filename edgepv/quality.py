@@ -55,13 +55,14 @@ class Shown:
 
     frames: (T, C, h, w) float32. truth: index of its label, ``Points``, or clean pictures (T, H, W, 3) uint8
     BGR; None where nobody knows. start: states that the clip begins with, such as the points to follow.
-    group: clips of one group share footage; None where nobody knows.
+    group: clips of one group share footage; None where nobody knows. doubt: why it may not be whole.
     """
 
     frames: np.ndarray
     truth: int | Points | np.ndarray | None
     start: Tensors | None = None
     group: str | None = None
+    doubt: str | None = None
 
 
 def shown(clip: Clip, spec: ModelSpec) -> Shown:
@@ -76,11 +77,13 @@ def shown(clip: Clip, spec: ModelSpec) -> Shown:
 def _decoded(clip: Clip, spec: ModelSpec) -> Shown:
     if spec.task == "tracking":
         return _tracked(clip, spec)
-    clean = clean_frames(clip.path, spec, MOST_FRAMES[spec.task])
+    doubts: list[str] = []
+    clean = clean_frames(clip.path, spec, MOST_FRAMES[spec.task], doubt=doubts.append)
     frames = np.concatenate([preprocess(f, spec) for f in degraded(clean, spec)])
     if spec.task == "restoration":
-        return Shown(frames, np.stack(clean))
-    return Shown(frames, spec.labels.index(clip.label) if clip.label else None)
+        return Shown(frames, np.stack(clean), doubt=next(iter(doubts), None))
+    truth = spec.labels.index(clip.label) if clip.label else None
+    return Shown(frames, truth, doubt=next(iter(doubts), None))
 
 
 def _tracked(clip: Clip, spec: ModelSpec) -> Shown:

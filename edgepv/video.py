@@ -93,8 +93,9 @@ class VideoReader:
 
     fps: what the header says of the rate, as a fraction; for a variable one some mean. At the end ``read``
     raises UsageError if there was no frame, if later frames came after some that could not be decoded, or if
-    the picture ends before the length that the header gives for the picture itself. short: afterwards, what
-    is to be said of a picture that ends before the file does, where nobody can tell whether anything is lost.
+    the picture ends before the length that the header gives for the picture itself. doubt: afterwards,
+    (word, sentence) of what nobody can tell: whether a picture that ends before the file does lacks anything,
+    and the rate of one without time stamps.
     """
 
     def __init__(self, path: Path) -> None:
@@ -109,7 +110,7 @@ class VideoReader:
         self._times = FrameTimes(self.fps)
         self.read_count = 0
         self._ended = False
-        self.short: str | None = None
+        self.doubt: tuple[str, str] | None = None
 
     def __iter__(self) -> Iterator[VideoFrame]:
         return iter(self.read, None)
@@ -169,9 +170,16 @@ class VideoReader:
                 "file again"
             )
         if lost and end_s < promised_s - max(Fraction(1), 2 * short_s):
-            self.short = (
-                f"the picture lasts {float(end_s):.1f} s, the file {float(promised_s):.1f} s: the rest is "
-                "sound alone, or lost"
+            self.doubt = (
+                "short_picture",
+                f"the picture lasts {float(end_s):.1f} s, the file {float(promised_s):.1f} s: the rest "
+                "is sound alone, or lost",
+            )
+        elif not found.stamped:
+            self.doubt = (
+                "no_time_stamps",
+                f"a raw stream has no time stamps; {float(self.fps):g} frames a second are assumed. Put it "
+                "into an .mp4 or .mkv that says its rate",
             )
 
 

@@ -38,8 +38,8 @@ def play(
     """Answer every frame that is due at the model's rate; returns the summary.
 
     A frame is due when it is the newest one shown at time k / fps; frames between are skipped. ``emit`` gets
-    one event per answer, and a status where the clock jumps or the picture ends before the file does. cuts:
-    forget the states at a scene cut.
+    one event per answer, and a status where the clock jumps and of what is doubtful at the end. cuts: forget
+    the states at a scene cut.
     Raises UsageError for a file that was cut off or is damaged.
     """
     if video and video.exists() and source.exists() and video.samefile(source):
@@ -63,8 +63,8 @@ def play(
                 emit(event(latest, variant.spec, frame))
             if latest:
                 draw(frame, latest)
-        if film.short:
-            emit(_status("short_picture", film.short))
+        if film.doubt:
+            emit(_status(*film.doubt))
     return summary(variant, answers, film.read_count, threads, deadline_ms, missed)
 
 

@@ -33,8 +33,8 @@ def open_file(text: str, on_status: OnStatus) -> VideoFile:
 class VideoFile:
     """A video file; its frames have the times that it shows them at, from 0 on (``edgepv.video``).
 
-    on_status is told at the end of a picture that is shorter than the file. Raises UsageError at a place that
-    is damaged.
+    on_status is told at the end of what is doubtful, such as a picture that is shorter than the file. Raises
+    UsageError at a place that is damaged.
     """
 
     live = False
@@ -47,9 +47,9 @@ class VideoFile:
     def read(self) -> Frame | None:
         with self._lock:
             frame = self._video.read()
-            short, self._video.short = self._video.short, None
-        if short:
-            self._status({"type": "status", "what": "short_picture", "why": short})
+            doubt, self._video.doubt = self._video.doubt, None
+        if doubt:
+            self._status({"type": "status", "what": doubt[0], "why": doubt[1]})
         if frame is None:
             return None
         jump = frame.jump_s

@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -69,6 +70,21 @@ def test_a_late_reader_loses_the_frames_between_and_gets_the_newest() -> None:
         film.pass_(0.25)
     # Read at 0, 0.25, 0.5, 0.75 ... s: the newest frames of those times.
     assert numbers == [0, 2, 5, 7, 9] and source.lost == 5
+
+
+def test_nobody_waits_for_the_hours_by_which_a_clock_jumps() -> None:
+    source, film = paced()
+    read = film.read
+
+    def jumping() -> Frame | None:
+        frame = read()
+        if frame is None or frame.time_s < 0.5:
+            return frame
+        return replace(frame, time_s=frame.time_s + 9000, restarted=frame.time_s == 0.5)
+
+    film.read = jumping  # type: ignore[method-assign]
+    assert [f.time_s for f in iter(source.read, None) if f][4:6] == [0.4, 9000.5]
+    assert source.lost == 0 and film.now_s == pytest.approx(50.8)
 
 
 def test_a_pace_is_above_0() -> None:
