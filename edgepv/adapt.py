@@ -147,8 +147,8 @@ def finetune(job: Job, console: Console) -> Adapted:
     base = _source(job)
     labels = labels_of(data, job.labels)
     there = survey(data, labels)
-    for told in there.left_out:
-        console.say(f"{data}: left out {told}")
+    if there.left_out:
+        console.say(f"left out of {data}: {there.left_out}")
     parts = sides(there.clips, labels, seed=job.seed)
     spec = relabelled(base.spec, labels, f"{base.spec.name}-{data.resolve().name}")
     train, validation, test = (len(part) for part in parts)

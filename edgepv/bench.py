@@ -98,7 +98,7 @@ def _chosen_clips(found: Bundle, options: LiveBench, console: Console) -> list[C
     if options.limit < 1 or not 0 < options.rate < math.inf:
         raise UsageError("--limit and --rate want numbers above 0")
     there = survey(Path(options.clips) if options.clips else shipped, labels)
-    for told in there.left_out:
-        console.say(f"left out of {options.clips}: {told}")
+    if there.left_out:
+        console.say(f"left out of {options.clips}: {there.left_out}")
     _, held = split_clips([c for c in there.clips if c.label], calibration=1)
     return replay.drawn(held, labels, options.seed, options.limit)

@@ -7,7 +7,7 @@ import hashlib
 import io
 import os
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -159,10 +159,12 @@ def degraded(frames: list[np.ndarray], spec: ModelSpec) -> list[np.ndarray]:
 
 @dataclass(frozen=True)
 class Survey:
-    """What a folder holds. left_out: one line for each reason why files are no clips, the first by name."""
+    """What a folder holds. left_out: how many of its files are no clips and why, the first by name, as
+    "2 hidden (the first: ._a.mp4); 1 ..."; "" for none.
+    """
 
     clips: tuple[Clip, ...]
-    left_out: tuple[str, ...] = ()
+    left_out: str = ""
 
 
 def find_clips(folder: Path, labels: tuple[str, ...]) -> list[Clip]:
@@ -184,7 +186,7 @@ def survey(folder: Path, labels: tuple[str, ...]) -> Survey:
     manifest = folder / "manifest.csv"
     found = _from_manifest(manifest, labels) if manifest.is_file() else _from_tree(folder, labels)
     if not found.clips:
-        told = f" Left out: {'; '.join(found.left_out)}" if found.left_out else ""
+        told = f" Left out: {found.left_out}" if found.left_out else ""
         raise UsageError(
             f"{folder} holds no clip for the labels {', '.join(labels)}. Put clips into one "
             f"sub-folder per label, or list them in manifest.csv.{told}"
@@ -246,7 +248,7 @@ def _from_manifest(manifest: Path, labels: tuple[str, ...]) -> Survey:
             continue
         path = _as_on_disk(manifest.parent, row["path"])
         clips.append(Clip(path, label, row["group"], _split(row["split"], manifest)))
-    return Survey(tuple(clips), tuple(_told({"of a label that the model does not have": others})))
+    return Survey(tuple(clips), _told({"of a label that the model does not have": others}))
 
 
 def _as_on_disk(folder: Path, name: str) -> Path:
@@ -276,11 +278,10 @@ def spelling(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _told(reasons: dict[str, list[str]]) -> Iterator[str]:
-    """ "3 hidden (the first: fight/._a.mp4)" for every reason that something has."""
-    for what, names in reasons.items():
-        if names:
-            yield f"{len(names)} {what} (the first: {min(names)})"
+def _told(reasons: dict[str, list[str]]) -> str:
+    """ "3 hidden (the first: fight/._a.mp4)", and so on for every reason that something has."""
+    there = {what: names for what, names in reasons.items() if names}
+    return "; ".join(f"{len(names)} {what} (the first: {min(names)})" for what, names in there.items())
 
 
 def as_manifest(clips: Sequence[Clip]) -> str:
@@ -307,7 +308,7 @@ def _from_tree(folder: Path, labels: tuple[str, ...]) -> Survey:
         inside = path.relative_to(folder)
         label, split = _meant(inside.parts[:-1], known)
         clips.append(Clip(path, label, str(inside), split))
-    return Survey(tuple(clips), tuple(_told(left_out)))
+    return Survey(tuple(clips), _told(left_out))
 
 
 def _meant(folders: Sequence[str], known: Callable[[str], str | None]) -> tuple[str | None, str | None]:

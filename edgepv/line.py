@@ -223,7 +223,8 @@ def gather(options: Options, spec: ModelSpec) -> Clips:
         calibration, held_out = split_clips(list(there.clips), calibration=CALIBRATION_CLIPS)
         train = tuple(c for c in there.clips if c.split == "train" and c.label)
         _refuse_shared((*calibration, *train), held_out)
-        notes = (*(f"left out of {origin}: {told}" for told in there.left_out), *_unjudged(held_out, spec))
+        left_out = [f"left out of {origin}: {there.left_out}"] if there.left_out else []
+        notes = (*left_out, *_unjudged(held_out, spec))
         return Clips(train, tuple(calibration), tuple(held_out), origin, notes=notes)
     found = _shipped(spec)
     fits = spec.task != "classification" or {c.label for c in found} <= set(spec.labels)

@@ -287,10 +287,7 @@ def test_what_is_no_clip_is_left_out_and_named(tmp_path: Path) -> None:
     put(tmp_path, "b/2.MTS", "b/3.h264", "other/4.mp4")
     found = survey(tmp_path, ("a", "b"))
     assert [c.path.name for c in found.clips] == ["1.mp4", "2.MTS", "3.h264", "4.mp4"]
-    assert found.left_out == (
-        "4 hidden (the first: .git)",
-        "1 no video by the name (the first: a/readme.txt)",
-    )
+    assert found.left_out == ("4 hidden (the first: .git); 1 no video by the name (the first: a/readme.txt)")
 
 
 def test_a_folder_of_other_files_alone_says_what_lies_there(tmp_path: Path) -> None:
@@ -306,7 +303,7 @@ def test_linked_folders_are_entered_once_and_loops_end(tmp_path: Path) -> None:
     (tmp_path / "set" / "test").symlink_to(tmp_path / "set" / "b")
     found = survey(tmp_path / "set", ("a", "b"))
     assert [(c.path.name, c.label) for c in found.clips] == [("1.mp4", "a"), ("2.mp4", "b")]
-    assert found.left_out == ("2 linked to a folder that is read already (the first: b/loop)",)
+    assert found.left_out == "2 linked to a folder that is read already (the first: b/loop)"
 
 
 def test_the_nearest_folder_that_is_called_like_a_label_is_it(tmp_path: Path) -> None:
@@ -348,7 +345,7 @@ def test_rows_of_other_labels_and_names_of_other_systems(tmp_path: Path) -> None
     (tmp_path / "manifest.csv").write_text(unicodedata.normalize("NFC", text), encoding="utf-8")
     found = survey(tmp_path, ("fight", "no_fight"))
     assert [(c.path.is_file(), c.label) for c in found.clips] == [(True, "fight")]
-    assert found.left_out == ("1 of a label that the model does not have (the first: w.mp4, 'wave')",)
+    assert found.left_out == "1 of a label that the model does not have (the first: w.mp4, 'wave')"
 
 
 def test_every_label_that_has_two_groups_is_held_out() -> None:
