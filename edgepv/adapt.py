@@ -33,6 +33,7 @@ from edgepv.clips import (
     preprocess,
     spelling,
     survey,
+    unheld_told,
     videos_below,
 )
 from edgepv.console import Console
@@ -156,6 +157,9 @@ def finetune(job: Job, console: Console) -> Adapted:
     console.say(
         f"{spec.name}: {len(labels)} labels, {train} clips train, {validation} choose the epoch{tested}"
     )
+    for side, what in zip(parts[1:], ("validation", "test")):
+        if told := unheld_told(side, labels, what):
+            console.say(f"{told}: its top-1 says nothing of them")
     if not test:
         console.say(UNJUDGED)
     model = build(base)
@@ -260,7 +264,7 @@ def _labels_of_folders(folder: Path, wanted: Sequence[str]) -> set[str]:
                 f"{folder / path}: its label might be {what}. Say which folders are labels: --labels A,B, or "
                 "list the clips in manifest.csv"
             )
-        found |= {spelling(name): found.get(spelling(name), name) for name in names}
+        found |= {spelling(name): min(name, found.get(spelling(name), name)) for name in names}
     return set(found.values())
 
 

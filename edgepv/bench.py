@@ -11,7 +11,7 @@ from pathlib import Path
 
 from edgepv import measure, replay
 from edgepv.bundle import Bundle, on_this_host
-from edgepv.clips import Clip, split_clips, survey
+from edgepv.clips import Clip, split_clips, survey, unheld_told
 from edgepv.console import Console
 from edgepv.errors import TargetUnavailableError, UsageError
 from edgepv.replay import Replayed
@@ -101,4 +101,7 @@ def _chosen_clips(found: Bundle, options: LiveBench, console: Console) -> list[C
     if there.left_out:
         console.say(f"left out of {options.clips}: {there.left_out}")
     _, held = split_clips([c for c in there.clips if c.label], calibration=1)
-    return replay.drawn(held, labels, options.seed, options.limit)
+    chosen = replay.drawn(held, labels, options.seed, options.limit)
+    if told := unheld_told(chosen, labels, "replayed"):
+        console.say(f"{told}: what is right says nothing of them")
+    return chosen

@@ -34,6 +34,8 @@ SPLITS = {
 }
 """What people call the parts of a data set, and what they are here."""
 _LITTER = ("thumbs.db", "desktop.ini")
+SHOWN_LABELS = 5
+"""Labels that a message names."""
 
 
 @dataclass(frozen=True)
@@ -409,6 +411,14 @@ def unheld(held: Iterable[Clip], labels: Sequence[str]) -> tuple[str, ...]:
     """The labels that no held-out clip carries, while others have some: nothing shows what those lost."""
     there = {c.label for c in held if c.label}
     return tuple(label for label in labels if label not in there) if there else ()
+
+
+def unheld_told(held: Iterable[Clip], labels: Sequence[str], what: str = "held-out") -> str:
+    """ "no held-out clip shows 'a' (1 of 2 labels)"; "" where ``unheld`` finds none."""
+    bare = unheld(held, labels)
+    shown = ", ".join(f"'{label}'" for label in bare[:SHOWN_LABELS])
+    more = f" and {len(bare) - SHOWN_LABELS} more" if len(bare) > SHOWN_LABELS else ""
+    return f"no {what} clip shows {shown}{more} ({len(bare)} of {len(labels)} labels)" if bare else ""
 
 
 def halves(clips: list[Clip]) -> tuple[list[Clip], list[Clip], tuple[str, ...]]:

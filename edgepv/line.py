@@ -20,7 +20,7 @@ import numpy as np
 from edgepv.cache import cached, imported, sources
 from edgepv.calibration import CalibrationSet, calibration_set, rolled_feeds
 from edgepv.checkpoint import at_size, build, from_files, read_spec, record, versions, with_particles
-from edgepv.clips import Clip, find_clips, hold_last, model_frames, split_clips, survey, unheld
+from edgepv.clips import Clip, find_clips, hold_last, model_frames, split_clips, survey, unheld_told
 from edgepv.console import Console
 from edgepv.errors import UsageError
 from edgepv.export.job import Job, Packed
@@ -43,7 +43,6 @@ from edgepv.types import (
 from edgepv.zoo import checkpoint as zoo_checkpoint
 
 CALIBRATION_CLIPS = 24
-SHOWN_LABELS = 5
 TUNE_EPOCHS = 6
 STREAM = ("auto", "window", "off")
 
@@ -242,13 +241,8 @@ def gather(options: Options, spec: ModelSpec) -> Clips:
 
 def _unjudged(held_out: Sequence[Clip], spec: ModelSpec) -> Iterator[str]:
     """That the accuracy gate is not applied, where a label has no clips that it could be judged by."""
-    if bare := unheld(held_out, spec.labels):
-        shown = ", ".join(f"'{label}'" for label in bare[:SHOWN_LABELS])
-        more = f" and {len(bare) - SHOWN_LABELS} more" if len(bare) > SHOWN_LABELS else ""
-        yield (
-            f"the accuracy gate is not applied: no held-out clip shows {shown}{more} ({len(bare)} of "
-            f"{len(spec.labels)} labels). Add clips of each to an evaluation/ folder"
-        )
+    if told := unheld_told(held_out, spec.labels):
+        yield f"the accuracy gate is not applied: {told}. Add clips of each to an evaluation/ folder"
 
 
 def _refuse_shared(seen: Sequence[Clip], held_out: Sequence[Clip]) -> None:

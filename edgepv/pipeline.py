@@ -155,6 +155,7 @@ def plan(options: Options) -> dict[str, Any]:
         "latency": f"p99 at most {options.latency_ms:g} ms" if options.latency_ms else "no limit",
         "seed": options.seed,
         "bundles": ", ".join(str(bundle_folder(options, t.name)) for t in targets),
+        **({"notes": "; ".join(clips.notes)} if clips.notes else {}),
     }
 
 
