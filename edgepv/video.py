@@ -154,10 +154,16 @@ class VideoReader:
                 return True
         return False
 
+    def _codec(self) -> str:
+        """ " here (codec av01)", of a capture that knows its codec: not every OpenCV has every decoder."""
+        code = int(self._capture.get(self._cv2.CAP_PROP_FOURCC)).to_bytes(4, "little", signed=True)
+        return f" here (codec {code.decode()})" if code.isalnum() else ""
+
     def _judge_end(self) -> None:
         if not self.read_count:
             raise UsageError(
-                f"{self._path} holds no video frame that can be decoded. Is it a video, and whole?"
+                f"{self._path} holds no video frame that can be decoded{self._codec()}. Is it a video, and "
+                "whole? Then convert it: ffmpeg -i FILE -c:v libx264 NEW.mp4"
             )
         end_s, found = self._times.last_s + self.step_s, self._structure
         lost = self.read_count < self._count - 2

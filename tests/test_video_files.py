@@ -8,13 +8,17 @@ import subprocess
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from support import CLIPS
 
+from edgepv import bundle
 from edgepv.container import structure
 from edgepv.errors import UsageError
+from edgepv.runtimes.play import play
+from edgepv.runtimes.sources import open_source
 from edgepv.video import FrameTimes, Ticks, VideoFrame, open_video, read_video, taken
 
 Make = Callable[..., Path]
@@ -240,3 +244,39 @@ def test_a_gap_of_minutes_is_a_jump_and_owes_no_ticks(make: Make) -> None:
 def test_one_frame_is_a_video(write_video: Make) -> None:
     with open_video(write_video("one.mp4", [90])) as video:
         assert [f.index for f in taken(video, Fraction(10))] == [0]
+
+
+def test_a_file_of_which_no_frame_can_be_decoded_names_its_codec(make: Make) -> None:
+    path = make("x.mp4", *H264, "-movflags", "+faststart", seconds=1)
+    head, _, pictures = path.read_bytes().partition(b"mdat")
+    path.write_bytes(head + b"mdat" + bytes(len(pictures)))
+    with pytest.raises(UsageError, match=r"decoded here \(codec \w+\)\..*Then convert it: ffmpeg"):
+        frames(path)
+
+
+def test_a_run_keeps_the_time_of_a_variable_rate(make: Make, step_bundle: Path, tmp_path: Path) -> None:
+    path, out = make("dark.mkv", "-vf", DARK, "-fps_mode", "vfr", *H264, seconds=6), tmp_path / "out.mp4"
+    told: list[dict[str, Any]] = []
+    found = play(bundle.read(step_bundle).variant(), step_bundle, path, video=out, emit=told.append)
+    assert (found["frames_read"], found["frames_answered"]) == (80, 60)
+    assert [told[i]["time_s"] for i in (10, 20, -1)] == [1.0, 2.0, 5.8]
+    drawn = read_video(out)
+    assert len(drawn.frames) / drawn.fps == pytest.approx(6, abs=0.25)
+
+
+def test_a_run_over_a_jump_of_the_clock_begins_anew(make: Make, step_bundle: Path, tmp_path: Path) -> None:
+    one = make("one.ts", *H264, rate="10", seconds=2).read_bytes()
+    twice, out = tmp_path / "twice.ts", tmp_path / "out.mp4"
+    twice.write_bytes(one * 2)
+    told: list[dict[str, Any]] = []
+    play(bundle.read(step_bundle).variant(), step_bundle, twice, video=out, emit=told.append)
+    place = next(i for i, record in enumerate(told) if record["type"] == "status")
+    assert told[place]["what"] == "clock_jumped" and told[place + 1]["restarted"]
+    assert told[-1]["time_s"] == pytest.approx(3.9, abs=0.11) and len(read_video(out).frames) in range(39, 42)
+
+
+def test_a_file_is_read_as_a_source_with_the_same_times(make: Make) -> None:
+    path = make("dark.mp4", "-vf", DARK, "-fps_mode", "vfr", *H264, "-f", "mp4", seconds=6)
+    told: list[dict[str, Any]] = []
+    source = open_source(str(path), on_status=told.append)
+    assert [f.time_s for f in iter(source.read, None) if f] == times(path) and not told
