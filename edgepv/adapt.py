@@ -34,6 +34,7 @@ from edgepv.clips import (
     spelling,
     survey,
     unheld_told,
+    unlabelled_told,
     videos_below,
 )
 from edgepv.console import Console
@@ -150,6 +151,8 @@ def finetune(job: Job, console: Console) -> Adapted:
     there = survey(data, labels)
     if there.left_out:
         console.say(f"left out of {data}: {there.left_out}")
+    if bare := unlabelled_told(there.clips):
+        console.say(f"{bare}: they are left out")
     parts = sides(there.clips, labels, seed=job.seed)
     spec = relabelled(base.spec, labels, f"{base.spec.name}-{data.resolve().name}")
     train, validation, test = (len(part) for part in parts)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from edgepv import measure, replay
 from edgepv.bundle import Bundle, on_this_host
-from edgepv.clips import Clip, split_clips, survey, unheld_told
+from edgepv.clips import Clip, split_clips, survey, unheld_told, unlabelled_told
 from edgepv.console import Console
 from edgepv.errors import TargetUnavailableError, UsageError
 from edgepv.replay import Replayed
@@ -100,6 +100,8 @@ def _chosen_clips(found: Bundle, options: LiveBench, console: Console) -> list[C
     there = survey(Path(options.clips) if options.clips else shipped, labels)
     if there.left_out:
         console.say(f"left out of {options.clips}: {there.left_out}")
+    if bare := unlabelled_told(there.clips):
+        console.say(f"{bare}: they are left out")
     _, held = split_clips([c for c in there.clips if c.label], calibration=1)
     chosen = replay.drawn(held, labels, options.seed, options.limit)
     if told := unheld_told(chosen, labels, "replayed"):

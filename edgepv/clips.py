@@ -413,6 +413,14 @@ def unheld(held: Iterable[Clip], labels: Sequence[str]) -> tuple[str, ...]:
     return tuple(label for label in labels if label not in there) if there else ()
 
 
+def unlabelled_told(clips: Sequence[Clip]) -> str:
+    """ "3 clips lie in no folder of a label (the first: a/1.mp4)"; "" where all or none have one."""
+    bare = [str(c.path) for c in clips if c.label is None]
+    if not bare or len(bare) == len(clips):
+        return ""
+    return f"{len(bare)} of {len(clips)} clips lie in no folder of a label (the first: {min(bare)})"
+
+
 def unheld_told(held: Iterable[Clip], labels: Sequence[str], what: str = "held-out") -> str:
     """ "no held-out clip shows 'a' (1 of 2 labels)"; "" where ``unheld`` finds none."""
     bare = unheld(held, labels)

@@ -20,7 +20,17 @@ import numpy as np
 from edgepv.cache import cached, imported, sources
 from edgepv.calibration import CalibrationSet, calibration_set, rolled_feeds
 from edgepv.checkpoint import at_size, build, from_files, read_spec, record, versions, with_particles
-from edgepv.clips import Clip, find_clips, hold_last, model_frames, split_clips, survey, unheld_told
+from edgepv.clips import (
+    SHOWN_LABELS,
+    Clip,
+    find_clips,
+    hold_last,
+    model_frames,
+    split_clips,
+    survey,
+    unheld_told,
+    unlabelled_told,
+)
 from edgepv.console import Console
 from edgepv.errors import UsageError
 from edgepv.export.job import Job, Packed
@@ -223,7 +233,7 @@ def gather(options: Options, spec: ModelSpec) -> Clips:
         train = tuple(c for c in there.clips if c.split == "train" and c.label)
         _refuse_shared((*calibration, *train), held_out)
         left_out = [f"left out of {origin}: {there.left_out}"] if there.left_out else []
-        notes = (*left_out, *_unjudged(held_out, spec))
+        notes = (*left_out, *_unjudged(there.clips, held_out, spec))
         return Clips(train, tuple(calibration), tuple(held_out), origin, notes=notes)
     found = _shipped(spec)
     fits = spec.task != "classification" or {c.label for c in found} <= set(spec.labels)
@@ -239,8 +249,15 @@ def gather(options: Options, spec: ModelSpec) -> Clips:
     return Clips((), tuple(calibration), tuple(held_out), origin, fits)
 
 
-def _unjudged(held_out: Sequence[Clip], spec: ModelSpec) -> Iterator[str]:
-    """That the accuracy gate is not applied, where a label has no clips that it could be judged by."""
+def _unjudged(clips: Sequence[Clip], held_out: Sequence[Clip], spec: ModelSpec) -> Iterator[str]:
+    """What labels do not say of these clips: which have none, and which labels nobody can judge."""
+    if not spec.labels:
+        return
+    if bare := unlabelled_told(clips):
+        yield f"{bare}: they set ranges, and neither train nor judge"
+    if not any(c.label for c in held_out):
+        shown = ", ".join(spec.labels[:SHOWN_LABELS])
+        yield f"accuracy is not judged: no held-out clip lies in a folder called like a label ({shown})"
     if told := unheld_told(held_out, spec.labels):
         yield f"the accuracy gate is not applied: {told}. Add clips of each to an evaluation/ folder"
 

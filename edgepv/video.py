@@ -214,8 +214,21 @@ def _opened(cv2: Any, path: Path) -> Any:
     with hush_native():
         capture = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG)
     if not capture.isOpened():
-        raise UsageError(f"{path} cannot be opened as a video. It may be truncated or not a video")
+        raise UsageError(f"{path} cannot be opened as a video. {_what_else(path)}")
     return capture
+
+
+def _what_else(path: Path) -> str:
+    """What a file that is no video may be, and what to do."""
+    with path.open("rb") as file:
+        head = file.read(512).lstrip().lower()
+    if not head:
+        return "It is empty: copy it again"
+    if head.startswith(b"version https://git-lfs"):
+        return "It is the pointer of Git LFS to one: run git lfs pull"
+    if head.startswith((b"<!doctype", b"<html", b"<?xml", b"{")):
+        return "It is text, as a server sends instead of a file: download it again"
+    return "It may be truncated or not a video"
 
 
 def _measured_rate(cv2: Any, path: Path) -> Fraction | None:

@@ -25,6 +25,7 @@ from edgepv.clips import (
     split_clips,
     survey,
     unheld,
+    unlabelled_told,
 )
 from edgepv.errors import UsageError
 from edgepv.types import ModelSpec, TensorSpec
@@ -362,3 +363,27 @@ def test_a_label_without_held_out_clips_is_told() -> None:
     _, held = split_clips(clips, calibration=4)
     assert unheld(held, ("a", "b")) == ("b",)
     assert unheld([replace(c, label=None) for c in held], ("a", "b")) == ()  # nobody judges by labels
+
+
+def test_clips_in_no_folder_of_a_label_are_counted(tmp_path: Path) -> None:
+    put(tmp_path, "a/1.mp4", "fihgt/2.mp4", "fihgt/3.mp4")
+    clips = survey(tmp_path, ("a", "fight")).clips
+    assert unlabelled_told(clips) == (
+        f"2 of 3 clips lie in no folder of a label (the first: {tmp_path}/fihgt/2.mp4)"
+    )
+    assert unlabelled_told(clips[1:]) == ""  # plain video
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "It is empty"),
+        (b"version https://git-lfs/spec/v1\noid sha256:1\n", "run git lfs pull"),
+        (b"\n<!DOCTYPE html><title>Sign in</title>", "download it again"),
+        (b"\0\1\2 no video" * 99, "may be truncated or not a video"),
+    ],
+)
+def test_what_is_no_video_is_told_from_its_first_bytes(tmp_path: Path, data: bytes, said: str) -> None:
+    (tmp_path / "x.mp4").write_bytes(data)
+    with pytest.raises(UsageError, match=said):
+        read_video(tmp_path / "x.mp4")
