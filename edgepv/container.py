@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 _UNKNOWN_RIFF = (0, 0xFFFFFFFF)
-_MOST_BOXES = 1_000_000
+_MOST_BOXES = 200_000
 _SEGMENT = b"\x18\x53\x80\x67"
 
 

@@ -40,6 +40,8 @@ ROUNDED_S = Fraction(1, 1000)
 DISORDER_S = Fraction(1, 2)
 """Stamps that go back by less are out of order; by more, the clock began again."""
 JUMP_S = Fraction(10)
+PEEKED = 10
+"""Frames whose stamps a header's rate is held against."""
 TRIES = 64
 """Frames in a row that may fail to decode: at the start of a recording until a key frame, later at damage."""
 
@@ -91,8 +93,8 @@ def open_video(path: Path) -> Iterator[VideoReader]:
 class VideoReader:
     """Frames of a file in order, with their times.
 
-    fps: what the header says of the rate, as a fraction; for a variable one some mean. At the end ``read``
-    raises UsageError if there was no frame, if later frames came after some that could not be decoded, or if
+    fps: the rate as the header says it, or, where the first stamps say otherwise, as they do. At the end
+    ``read`` raises UsageError if there was no frame, if later frames came after some that could not be decoded, or if
     the picture ends before the length that the header gives for the picture itself. doubt: afterwards,
     (word, sentence) of what nobody can tell: whether a picture that ends before the file does lacks anything,
     and the rate of one without time stamps.
@@ -103,7 +105,7 @@ class VideoReader:
         self._structure = _refuse_cut(path)
         self._capture = _opened(self._cv2, path)
         said = self._capture.get(self._cv2.CAP_PROP_FPS)
-        self.fps = frame_rate(said) or _measured_rate(self._cv2, path) or UNSAID_FPS
+        self.fps = _rate(self._cv2, path, frame_rate(said))
         counted = self._capture.get(self._cv2.CAP_PROP_FRAME_COUNT)
         self._count = max(0, int(counted))
         self._promised_s = self._count / Fraction(said) if said > 0 else Fraction(0)
@@ -125,7 +127,7 @@ class VideoReader:
             stamp_s = self._capture.get(self._cv2.CAP_PROP_POS_MSEC) / 1000
             ok, pixels = self._capture.retrieve()
             if not ok:
-                continue
+                raise self._damaged()
             time_s, seen_s, jump_s = self._times.place(stamp_s)
             self.read_count += 1
             return VideoFrame(self.read_count - 1, pixels, time_s, seen_s, jump_s)
@@ -147,12 +149,15 @@ class VideoReader:
         for _ in range(TRIES):
             if self._capture.grab():
                 if self.read_count:
-                    raise UsageError(
-                        f"{self._path} is damaged: what follows {float(self._times.last_s):.1f} s cannot be "
-                        "decoded, and later frames can. Copy the file again"
-                    )
+                    raise self._damaged()
                 return True
         return False
+
+    def _damaged(self) -> UsageError:
+        return UsageError(
+            f"{self._path} is damaged: what follows {float(self._times.last_s):.1f} s cannot be decoded, and "
+            "later frames can. Copy the file again"
+        )
 
     def _codec(self) -> str:
         """ " here (codec av01)", of a capture that knows its codec: not every OpenCV has every decoder."""
@@ -231,13 +236,19 @@ def _what_else(path: Path) -> str:
     return "It may be truncated or not a video"
 
 
-def _measured_rate(cv2: Any, path: Path) -> Fraction | None:
-    """The rate of the first frames by their stamps, where the header has none that makes sense."""
+def _rate(cv2: Any, path: Path, said: Fraction | None) -> Fraction:
+    """The rate that a header says, unless the first frames have other stamps: a header may hold the mean of a
+    variable rate, twice the rate, or the ticks of its clock."""
     capture = _opened(cv2, path)
-    stamps = [capture.get(cv2.CAP_PROP_POS_MSEC) for _ in range(10) if capture.grab()]
+    stamps = [capture.get(cv2.CAP_PROP_POS_MSEC) / 1000 for _ in range(PEEKED) if capture.grab()]
     capture.release()
-    steps = sorted(b - a for a, b in itertools.pairwise(stamps) if b > a)
-    return Fraction(1000 / steps[len(steps) // 2]).limit_denominator(1001) if steps else None
+    apart = [abs(s - stamps[0] - i / said) for i, s in enumerate(stamps) if s or not i] if said else [np.inf]
+    steps = [b - a for a, b in itertools.pairwise(stamps) if b > a]
+    if max(apart, default=0) <= STEADY_S or not steps:
+        return said or UNSAID_FPS
+    usual = [step for step in steps if abs(step / np.median(steps) - 1) < 0.2]
+    measured = Fraction(len(usual) / sum(usual))
+    return frame_rate(measured) or measured.limit_denominator(1001)
 
 
 def frame_rate(value: float | Fraction) -> Fraction | None:
