@@ -94,10 +94,10 @@ class VideoReader:
     """Frames of a file in order, with their times.
 
     fps: the rate as the header says it, or, where the first stamps say otherwise, as they do. At the end
-    ``read`` raises UsageError if there was no frame, if later frames came after some that could not be decoded, or if
-    the picture ends before the length that the header gives for the picture itself. doubt: afterwards,
-    (word, sentence) of what nobody can tell: whether a picture that ends before the file does lacks anything,
-    and the rate of one without time stamps.
+    ``read`` raises UsageError if there was no frame, if later frames came after some that could not be
+    decoded, or if the picture ends before the length that the header gives for the picture itself. doubt:
+    afterwards, (word, sentence) of what nobody can tell: whether a picture that ends before the file does
+    lacks anything, and the rate of one without time stamps.
     """
 
     def __init__(self, path: Path) -> None:
