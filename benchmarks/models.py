@@ -22,7 +22,7 @@ import numpy as np
 from measured_at import machine, now
 
 from edgepv import bundle, pipeline, show
-from edgepv.clips import clean_frames, degraded, read_video
+from edgepv.clips import clean_frames, degraded
 from edgepv.console import Console
 from edgepv.errors import EdgepvError
 from edgepv.files import read_json, whole_file, write_json, write_text
@@ -33,6 +33,7 @@ from edgepv.runtimes.said import picture_of
 from edgepv.runtimes.session import open_session
 from edgepv.stats import METRIC_NAMES
 from edgepv.types import Accuracy, Measurement, PairedDrop, decode, encode
+from edgepv.video import read_video
 from edgepv.zoo import HERE as ZOO
 from edgepv.zoo import INDEX, MODELS, cross_validated, parse, tested_on
 

@@ -261,7 +261,10 @@ def _feeds(base: Variant, folder: Path, clips: list[np.ndarray]) -> list[Tensors
         return _windows(base.spec, clips)
     stepper = Stepper(open_engine(base, folder, threads=THREADS).infer, base.spec, base.stream)
     rolled = (
-        (i, f) for c in clips for i, (f, _) in enumerate(roll(stepper, filling(c, stepper.warmup))) if f
+        (i, f)
+        for c in clips
+        for i, (f, _) in enumerate(roll(stepper, c[filling(len(c), stepper.warmup)]))
+        if f
     )
     return [copied(f) for i, f in rolled if i >= stepper.warmup]
 

@@ -23,14 +23,18 @@ import numpy as np
 from edgepv.checkpoint import as_toml, build, check_spec, load_notes, put, save
 from edgepv.clips import (
     SPLITS,
-    SUFFIXES,
     Clip,
     as_manifest,
     clean_frames,
-    find_clips,
     hold_last,
+    label_finder,
     manifest_rows,
     preprocess,
+    spelling,
+    survey,
+    unheld_told,
+    unlabelled_told,
+    videos_below,
 )
 from edgepv.console import Console
 from edgepv.errors import UsageError
@@ -143,13 +147,21 @@ def finetune(job: Job, console: Console) -> Adapted:
     _refuse(job, out)
     base = _source(job)
     labels = labels_of(data, job.labels)
-    parts = sides(find_clips(data, labels), labels, seed=job.seed)
+    there = survey(data, labels)
+    if there.left_out:
+        console.say(f"left out of {data}: {there.left_out}")
+    if bare := unlabelled_told(there.clips):
+        console.say(f"{bare}: they are left out")
+    parts = sides(there.clips, labels, seed=job.seed)
     spec = relabelled(base.spec, labels, f"{base.spec.name}-{data.resolve().name}")
     train, validation, test = (len(part) for part in parts)
     tested = f", {test} test" if test else ""
     console.say(
         f"{spec.name}: {len(labels)} labels, {train} clips train, {validation} choose the epoch{tested}"
     )
+    for side, what in zip(parts[1:], ("validation", "test")):
+        if told := unheld_told(side, labels, what):
+            console.say(f"{told}: its top-1 says nothing of them")
     if not test:
         console.say(UNJUDGED)
     for note in load_notes(base):
@@ -211,8 +223,9 @@ def _source(job: Job) -> Checkpoint:
 def labels_of(folder: Path, wanted: Sequence[str] = ()) -> tuple[str, ...]:
     """The labels of a folder of clips, sorted: of its manifest.csv, else the folders that hold videos.
 
-    Raises UsageError if one of ``wanted`` is not there, if there are fewer than two, or if one begins or ends
-    with a blank, which no manifest.csv could name.
+    Raises UsageError if one of ``wanted`` is not there, if there are fewer than two, if one begins or ends
+    with a blank, which no manifest.csv could name, and, with nothing ``wanted``, if no folder above a video
+    or more than one might be its label.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder. --data wants one with a sub-folder of clips per label")
@@ -220,8 +233,7 @@ def labels_of(folder: Path, wanted: Sequence[str] = ()) -> tuple[str, ...]:
     if manifest.is_file():
         found = {row["label"] for row in manifest_rows(manifest)} - {""}
     else:
-        videos = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-        found = {p.parent.name for p in videos if p.parent != folder and p.parent.name.lower() not in SPLITS}
+        found = _labels_of_folders(folder, wanted)
     if not found:
         raise UsageError(
             f"{folder} holds no labelled clip. Put clips into one sub-folder per label, or list them in "
@@ -238,6 +250,26 @@ def labels_of(folder: Path, wanted: Sequence[str] = ()) -> tuple[str, ...]:
             "that show something else"
         )
     return labels
+
+
+def _labels_of_folders(folder: Path, wanted: Sequence[str]) -> set[str]:
+    """The labels that folders name; of two spelt alike but for case the first. With labels ``wanted``, those
+    of them that some folder above a video is called like."""
+    paths = [path.relative_to(folder) for path in videos_below(folder)[0]]
+    if wanted:
+        known = label_finder(wanted)
+        return {label for path in paths for part in path.parts[:-1] if (label := known(part)) is not None}
+    found: dict[str, str] = {}
+    for path in paths:
+        names = [part for part in path.parts[:-1] if part.lower() not in SPLITS]
+        if len(names) > 1 or (not names and len(path.parts) > 1):
+            what = " or ".join(f"'{part}'" for part in path.parts[:-1])
+            raise UsageError(
+                f"{folder / path}: its label might be {what}. Say which folders are labels: --labels A,B, or "
+                "list the clips in manifest.csv"
+            )
+        found |= {spelling(name): min(name, found.get(spelling(name), name)) for name in names}
+    return set(found.values())
 
 
 def sides(
@@ -311,13 +343,10 @@ def relabelled(spec: ModelSpec, labels: Sequence[str], name: str) -> ModelSpec:
 
 def shots(clips: Sequence[Clip], spec: ModelSpec, console: Console) -> list[Shot]:
     """The clips decoded at the model's size and frame rate, as ``edgepv.clips.model_frames`` has them."""
-    cv2 = need("cv2", extra="cpu")
-    size = spec.input.shape[-1], spec.input.shape[-2]
-    made = []
-    for clip in console.track(clips, "decoding clips"):
-        frames = [cv2.resize(f, size, interpolation=cv2.INTER_AREA) for f in clean_frames(clip.path, spec)]
-        made.append(Shot(np.stack(frames), spec.labels.index(str(clip.label)), clip.group))
-    return made
+    return [
+        Shot(np.stack(clean_frames(c.path, spec)), spec.labels.index(str(c.label)), c.group)
+        for c in console.track(clips, "decoding clips")
+    ]
 
 
 def tensor(frames: np.ndarray, spec: ModelSpec) -> Any:

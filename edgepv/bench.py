@@ -11,7 +11,7 @@ from pathlib import Path
 
 from edgepv import measure, replay
 from edgepv.bundle import Bundle, on_this_host
-from edgepv.clips import Clip, find_clips, split_clips
+from edgepv.clips import Clip, split_clips, survey, unheld_told, unlabelled_told
 from edgepv.console import Console
 from edgepv.errors import TargetUnavailableError, UsageError
 from edgepv.replay import Replayed
@@ -53,7 +53,7 @@ def latencies(found: Bundle, threads: int) -> dict[str, Latency]:
 def live(found: Bundle, options: LiveBench, console: Console) -> list[Replayed]:
     """The ladder, if there is one, and every rung of it alone, on the same clips in the same order."""
     variants = found.ladder()
-    played = replay.shots(_chosen_clips(found, options), variants[0].spec)
+    played = replay.shots(_chosen_clips(found, options, console), variants[0].spec)
     times = _profile(variants, found, options.threads)
     limit_ms = options.deadline_ms or TIMES_LARGEST * times[0]
     names = [*([LADDER] if len(variants) > 1 else []), *(v.name for v in variants)]
@@ -83,7 +83,7 @@ def _profile(variants: Sequence[Variant], found: Bundle, threads: int) -> tuple[
         ladder.close()
 
 
-def _chosen_clips(found: Bundle, options: LiveBench) -> list[Clip]:
+def _chosen_clips(found: Bundle, options: LiveBench, console: Console) -> list[Clip]:
     """Held-out clips, spread over the labels by the seed."""
     import edgepv.zoo
 
@@ -97,6 +97,13 @@ def _chosen_clips(found: Bundle, options: LiveBench) -> list[Clip]:
         )
     if options.limit < 1 or not 0 < options.rate < math.inf:
         raise UsageError("--limit and --rate want numbers above 0")
-    clips = find_clips(Path(options.clips) if options.clips else shipped, labels)
-    _, held = split_clips([c for c in clips if c.label], calibration=1)
-    return replay.drawn(held, labels, options.seed, options.limit)
+    there = survey(Path(options.clips) if options.clips else shipped, labels)
+    if there.left_out:
+        console.say(f"left out of {options.clips}: {there.left_out}")
+    if bare := unlabelled_told(there.clips):
+        console.say(f"{bare}: they are left out")
+    _, held = split_clips([c for c in there.clips if c.label], calibration=1)
+    chosen = replay.drawn(held, labels, options.seed, options.limit)
+    if told := unheld_told(chosen, labels, "replayed"):
+        console.say(f"{told}: what is right says nothing of them")
+    return chosen

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgepv.clips import Clip, model_frames
+from edgepv.clips import Clip, clean_frames, degraded, preprocess
 from edgepv.errors import UsageError
 from edgepv.files import digest, sha256
 from edgepv.stream import Stepper, Tensors, copied, roll
@@ -87,18 +87,28 @@ def rolled_feeds(
     so the last quarter of the feeds is the last quarter of every label: whole clips, where a label has
     enough. Raises UsageError if the clips never move the model: then no range would mean anything.
     """
-    met: list[tuple[str | None, Tensors]] = []
-    moving = False
-    for path, label in zip(chosen.clips, chosen.labels or itertools.repeat(None)):
-        frames = model_frames(path, spec)
-        moving = moving or bool((frames != frames[0]).any())
-        frames = filling(frames, stepper.warmup)
-        start = stepper.warmup // 2
-        rolled = ((i, f) for i, (f, _) in enumerate(roll(stepper, frames)) if f is not None and i >= start)
-        met += [(label, copied(f)) for i, f in rolled if (i - start) // stepper.chunk % every == 0]
-    if not moving:
+    shown = [np.stack(degraded(clean_frames(path, spec), spec)) for path in chosen.clips]
+    if not any((frames != frames[0]).any() for frames in shown):
         raise UsageError("every calibration clip shows a still picture. Give clips that move")
-    return _labels_abreast(met[:: -(-len(met) // limit)])
+    kept = [_kept(stepper, len(frames), every) for frames in shown]
+    number, stride = itertools.count(), max(1, -(-sum(map(len, kept)) // limit))
+    met: list[tuple[str | None, Tensors]] = []
+    for frames, places, label in zip(shown, kept, chosen.labels or itertools.repeat(None)):
+        order = filling(len(frames), stepper.warmup)
+        rolled = roll(stepper, (preprocess(frames[i], spec)[0] for i in order))
+        for place, (feeds, _) in enumerate(rolled):
+            if place in places and next(number) % stride == 0 and feeds is not None:
+                met.append((label, copied(feeds)))
+    return _labels_abreast(met)
+
+
+def _kept(stepper: Stepper, count: int, every: int) -> frozenset[int]:
+    """Steps through a clip of ``count`` frames that feeds are kept of, one in ``every``, with warm states."""
+    start, chunk = stepper.warmup // 2, stepper.chunk
+    full = range(len(filling(count, stepper.warmup)))
+    return frozenset(
+        i for i in full if i >= start and (i + 1) % chunk == 0 and (i - start) // chunk % every == 0
+    )
 
 
 def grown(stepper: Stepper, clip: np.ndarray, names: Sequence[str]) -> tuple[str, ...]:
@@ -141,9 +151,9 @@ def _labels_abreast(met: Sequence[tuple[str | None, Tensors]]) -> list[Tensors]:
     return [met[i][1] for i in sorted(range(len(met)), key=shares.__getitem__)]
 
 
-def filling(frames: np.ndarray, warmup: int) -> np.ndarray:
-    """A clip (T, ...) that goes on past a warm-up by its own length: played to and fro if it is too short."""
-    count = len(frames)
+def filling(count: int, warmup: int) -> np.ndarray:
+    """Which of ``count`` frames of a clip to play so that it goes on past a warm-up by its own length: all,
+    to and fro if they are too few."""
     if count >= 2 * warmup:
-        return frames
-    return to_and_fro(frames, warmup + count)
+        return np.arange(count)
+    return to_and_fro(np.arange(count), warmup + count)

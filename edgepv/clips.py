@@ -1,27 +1,24 @@
-"""Video in: decode, resample in time, preprocess, and find labelled clips in a folder."""
+"""Clips: what of a video a model sees, and labelled videos in a folder."""
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import hashlib
 import io
 import os
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from edgepv.console import hush_native
 from edgepv.degrade import SIGMA, noisy, rounded, smaller
 from edgepv.errors import UsageError, unknown
 from edgepv.optional import need
 from edgepv.types import ModelSpec
+from edgepv.video import SUFFIXES, open_video, taken
 
-_NTSC = (24, 30, 48, 60, 120)
 SPLITS = {
     "train": "train",
     "training": "train",
@@ -36,7 +33,9 @@ SPLITS = {
     "testing": "test",
 }
 """What people call the parts of a data set, and what they are here."""
-SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v")
+_LITTER = ("thumbs.db", "desktop.ini")
+SHOWN_LABELS = 5
+"""Labels that a message names."""
 
 
 @dataclass(frozen=True)
@@ -50,90 +49,6 @@ class Clip:
     label: str | None
     group: str
     split: str | None = None
-
-
-@dataclass(frozen=True)
-class Video:
-    """A decoded video: frames (H, W, 3) uint8 BGR in order, and its frame rate."""
-
-    frames: tuple[np.ndarray, ...]
-    fps: Fraction
-
-
-def read_video(path: Path) -> Video:
-    """Decode every frame.
-
-    Raises UsageError if the file is missing, has the wrong suffix, holds no frame, or ends before
-    the number of frames its header promises (a truncated upload would otherwise pass as a short clip).
-    """
-    with open_video(path) as (capture, fps, promised):
-        frames = tuple(_frames(capture))
-    refuse_broken(path, len(frames), promised)
-    return Video(frames, fps)
-
-
-def refuse_broken(path: Path, read: int, promised: int) -> None:
-    """Raise UsageError if ``read`` frames are none, or fewer than the header ``promised`` (0: unknown)."""
-    if read == 0:
-        raise UsageError(f"{path} holds no video frame that can be decoded. Is it a video, and whole?")
-    if promised and read < promised - 2:
-        raise UsageError(
-            f"{path} is truncated: its header promises {promised} frames, {read} could be decoded. "
-            "Copy the file again"
-        )
-
-
-def frame_rate(value: float | Fraction) -> Fraction | None:
-    """Frames per second as a fraction: 29.97 is 30000/1001. None for what is no rate (0, NaN, 90000)."""
-    if not 0 < float(value) < 1000:
-        return None
-    rate = Fraction(value)
-    for whole in _NTSC:
-        exact = Fraction(whole * 1000, 1001)
-        if abs(rate - exact) < Fraction(5, 1000):
-            return exact
-    return rate.limit_denominator(1001)
-
-
-@contextlib.contextmanager
-def open_video(path: Path) -> Iterator[tuple[Any, Fraction, int]]:
-    """An open OpenCV capture, its frame rate, and the frame count its header promises (0: unknown)."""
-    if not path.is_file():
-        raise UsageError(f"{path} does not exist or is not a file. Check the path of the video")
-    if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"{path}: not a video suffix. Known: {', '.join(SUFFIXES)}")
-    cv2 = need("cv2", extra="cpu")
-    with hush_native():
-        capture = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG)
-    try:
-        if not capture.isOpened():
-            raise UsageError(f"{path} cannot be opened as a video. It may be truncated or not a video")
-        fps = frame_rate(capture.get(cv2.CAP_PROP_FPS)) or Fraction(10)
-        yield capture, fps, max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
-    finally:
-        capture.release()
-
-
-def _frames(capture: Any) -> Iterator[np.ndarray]:
-    while True:
-        ok, frame = capture.read()
-        if not ok:
-            return
-        yield frame
-
-
-def resample(count: int, source: Fraction, wanted: Fraction) -> list[int]:
-    """Which of ``count`` frames at ``source`` fps to take so that they come at ``wanted`` fps.
-
-    The k-th taken frame is the newest one already seen at time k / wanted, so a live camera takes
-    the same frames as a file. A source slower than ``wanted`` repeats frames.
-    """
-    taken = []
-    k = 0
-    while (index := int(Fraction(k) * source / wanted)) < count:
-        taken.append(index)
-        k += 1
-    return taken
 
 
 def check_frame(frame: np.ndarray) -> None:
@@ -188,23 +103,63 @@ def pictures(spec: ModelSpec, rows: np.ndarray) -> np.ndarray:
     return plain[..., ::-1] if spec.colour == "rgb" else plain
 
 
-def model_frames(path: Path, spec: ModelSpec) -> np.ndarray:
+def model_frames(path: Path, spec: ModelSpec, most: int | None = None) -> np.ndarray:
     """A clip as the model sees it: (T, C, h, w) float32, at its frame rate, degraded for a restorer."""
-    frames = degraded(clean_frames(path, spec), spec)
+    frames = degraded(clean_frames(path, spec, most), spec)
     return np.concatenate([preprocess(frame, spec) for frame in frames])
 
 
-def clean_frames(path: Path, spec: ModelSpec) -> list[np.ndarray]:
-    """Frames (H, W, 3) uint8 BGR at the model's rate; for a restorer of the size of its answer, and as
-    colourless as that, where it is known what it undoes."""
-    video = read_video(path)
-    frames = [video.frames[i] for i in resample(len(video.frames), video.fps, spec.fps)]
-    if spec.degrade is None:
-        return frames
+def clean_frames(
+    path: Path,
+    spec: ModelSpec,
+    most: int | None = None,
+    *,
+    doubt: Callable[[str], None] = lambda why: None,
+) -> list[np.ndarray]:
+    """Frames (h, w, 3) uint8 BGR at the model's rate, of the size that it takes; for a restorer of the size
+    of its answer, and as colourless as that, where it is known what it undoes. Nothing else of the video is
+    held in memory, and after ``most`` frames no more is read. doubt: is told of a video that may not be whole,
+    or whose rate is not known.
+
+    Raises UsageError like ``edgepv.video.open_video``.
+    """
     cv2 = need("cv2", extra="cpu")
-    height, width = spec.answer.shape[-2:]
-    frames = [cv2.resize(f, (width, height), interpolation=cv2.INTER_AREA) for f in frames]
-    return [in_grey(f) for f in frames] if spec.colour == "grey" else frames
+    height, width = (spec.input if spec.degrade is None else spec.answer).shape[-2:]
+    found: list[np.ndarray] = []
+    before, small = -1, np.empty(0, np.uint8)
+    with open_video(path) as video:
+        for frame in taken(video, spec.fps):
+            if frame.index != before:
+                small = cv2.resize(frame.pixels, (width, height), interpolation=cv2.INTER_AREA)
+            before = frame.index
+            found.append(small)
+            if len(found) == most:
+                break
+    if video.doubt:
+        doubt(video.doubt[1])
+    return [in_grey(f) for f in found] if spec.degrade and spec.colour == "grey" else found
+
+
+def shrunk(frame: np.ndarray, spec: ModelSpec, most: int) -> np.ndarray:
+    """A camera frame as it is, or at the model's size if it has more than ``most`` times its pixels."""
+    height, width = spec.input.shape[-2:]
+    if frame.shape[0] * frame.shape[1] <= most * height * width:
+        return frame
+    cv2 = need("cv2", extra="cpu")
+    small: np.ndarray = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
+    return small
+
+
+def within(frame: np.ndarray, side: int) -> np.ndarray:
+    """A frame (H, W, 3) whose longer side is at most so many px."""
+    height, width = frame.shape[:2]
+    scale = side / max(height, width)
+    if scale >= 1:
+        return frame
+    cv2 = need("cv2", extra="cpu")
+    size = (max(1, round(scale * width)), max(1, round(scale * height)))
+    small: np.ndarray = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+    return small
 
 
 def degraded(frames: list[np.ndarray], spec: ModelSpec) -> list[np.ndarray]:
@@ -218,32 +173,48 @@ def degraded(frames: list[np.ndarray], spec: ModelSpec) -> list[np.ndarray]:
     return frames
 
 
-def find_clips(folder: Path, labels: tuple[str, ...]) -> list[Clip]:
-    """Every clip of a folder, sorted by path.
+@dataclass(frozen=True)
+class Survey:
+    """What a folder holds. left_out: how many of its files are no clips and why, the first by name, as
+    "2 hidden (the first: ._a.mp4); 1 ..."; "" for none.
+    """
 
-    With a ``manifest.csv`` (columns path, label, split, group) its rows whose label is in
-    ``labels``, or all rows without labels. Otherwise the video files below the folder: the label is the name
-    of the parent folder when that is one of ``labels``, the split is the first of ``SPLITS`` on the path, the
-    group is the file itself.
+    clips: tuple[Clip, ...]
+    left_out: str = ""
+
+
+def find_clips(folder: Path, labels: tuple[str, ...]) -> list[Clip]:
+    """The clips that ``survey`` finds, for folders of which nothing has to be said."""
+    return list(survey(folder, labels).clips)
+
+
+def survey(folder: Path, labels: tuple[str, ...]) -> Survey:
+    """Every clip of a folder, sorted by path, and what else lies there.
+
+    With a ``manifest.csv`` (columns path, label, split, group) its rows whose label is in ``labels``, or all
+    rows without labels. Otherwise the videos below the folder and below folders that are linked there: the
+    label is the nearest folder above that is called like one of ``labels``, in whatever case, the split is
+    the first other one of ``SPLITS`` on the path, the group is the file itself.
     Raises UsageError if the folder is missing or holds no clip.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder. --clips wants a folder of video clips")
     manifest = folder / "manifest.csv"
-    clips = _from_manifest(manifest, labels) if manifest.is_file() else _from_tree(folder, labels)
-    if not clips:
+    found = _from_manifest(manifest, labels) if manifest.is_file() else _from_tree(folder, labels)
+    if not found.clips:
+        told = f" Left out: {found.left_out}" if found.left_out else ""
         raise UsageError(
             f"{folder} holds no clip for the labels {', '.join(labels)}. Put clips into one "
-            "sub-folder per label, or list them in manifest.csv"
+            f"sub-folder per label, or list them in manifest.csv.{told}"
             if labels
-            else f"{folder} holds no clip. It wants video files: {', '.join(SUFFIXES)}"
+            else f"{folder} holds no clip. It wants video files: {', '.join(SUFFIXES)}.{told}"
         )
-    for clip in clips:
+    for clip in found.clips:
         if not clip.path.is_file() and (clip.path.exists() or clip.path.is_symlink()):
             raise UsageError(f"{clip.path} is no plain file, or a link to nothing. Remove it from the clips")
         if _surrogates(str(clip.path)):
             raise UsageError(f"{os.fsencode(clip.path)!r}: the name is not UTF-8. Rename it")
-    return sorted(clips, key=lambda c: str(c.path))
+    return Survey(tuple(sorted(found.clips, key=lambda c: str(c.path))), found.left_out)
 
 
 def _surrogates(text: str) -> bool:
@@ -265,7 +236,7 @@ def manifest_rows(manifest: Path) -> list[dict[str, str]]:
     except UnicodeDecodeError as e:
         raise UsageError(f"{manifest} is not UTF-8 ({e.reason}). Save it as CSV in UTF-8") from None
     table = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
-    named = [(name or "").strip() for name in table.fieldnames or ()]
+    named = [(name or "").strip().lower() for name in table.fieldnames or ()]
     if missing := [c for c in COLUMNS if c not in named]:
         raise UsageError(
             f"{manifest}: column '{missing[0]}' is missing. It needs {', '.join(COLUMNS)}, with commas "
@@ -283,13 +254,50 @@ def manifest_rows(manifest: Path) -> list[dict[str, str]]:
     return [row | {"group": row["group"] or row["path"]} for row in rows]
 
 
-def _from_manifest(manifest: Path, labels: tuple[str, ...]) -> list[Clip]:
-    folder = manifest.parent
-    return [
-        Clip(folder / row["path"], row["label"] or None, row["group"], _split(row["split"], manifest))
-        for row in manifest_rows(manifest)
-        if row["label"] in labels or not labels
-    ]
+def _from_manifest(manifest: Path, labels: tuple[str, ...]) -> Survey:
+    known = label_finder(labels)
+    clips, others = [], []
+    for row in manifest_rows(manifest):
+        label = known(row["label"]) if labels else row["label"] or None
+        if labels and label is None and row["label"] not in labels:
+            others.append(f"{row['path']}, '{row['label']}'")
+            continue
+        path = _as_on_disk(manifest.parent, row["path"])
+        clips.append(Clip(path, label, row["group"], _split(row["split"], manifest)))
+    return Survey(tuple(clips), _told({"of a label that the model does not have": others}))
+
+
+def _as_on_disk(folder: Path, name: str) -> Path:
+    """A file as its name is spelt there; another system may compose accents or write backslashes."""
+    spelt = [name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))]
+    spelt += [text.replace("\\", "/") for text in spelt]
+    return next((folder / text for text in spelt if (folder / text).exists()), folder / name)
+
+
+def label_finder(labels: Iterable[str]) -> Callable[[str], str | None]:
+    """A function from the name of a folder to the label that it means: the same text, else the same but for
+    case and for how accents are composed (macOS takes them apart), where that is one label alone."""
+    exact = set(labels)
+    alike: dict[str, list[str]] = {}
+    for label in sorted(exact):
+        alike.setdefault(spelling(label), []).append(label)
+
+    def known(name: str) -> str | None:
+        near = alike.get(spelling(name), [])
+        return name if name in exact else near[0] if len(near) == 1 else None
+
+    return known
+
+
+def spelling(name: str) -> str:
+    """The same for names that differ in case or in how accents are composed only."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _told(reasons: dict[str, list[str]]) -> str:
+    """ "3 hidden (the first: fight/._a.mp4)", and so on for every reason that something has."""
+    there = {what: names for what, names in reasons.items() if names}
+    return "; ".join(f"{len(names)} {what} (the first: {min(names)})" for what, names in there.items())
 
 
 def as_manifest(clips: Sequence[Clip]) -> str:
@@ -308,16 +316,67 @@ def _split(name: str, manifest: Path) -> str | None:
     return SPLITS[name.lower()] if name else None
 
 
-def _from_tree(folder: Path, labels: tuple[str, ...]) -> list[Clip]:
+def _from_tree(folder: Path, labels: tuple[str, ...]) -> Survey:
+    known = label_finder(labels)
+    paths, left_out = videos_below(folder)
     clips = []
-    for path in folder.rglob("*"):
-        if path.suffix.lower() not in SUFFIXES or path.is_dir():
+    for path in paths:
+        inside = path.relative_to(folder)
+        label, split = _meant(inside.parts[:-1], known)
+        clips.append(Clip(path, label, str(inside), split))
+    return Survey(tuple(clips), _told(left_out))
+
+
+def _meant(folders: Sequence[str], known: Callable[[str], str | None]) -> tuple[str | None, str | None]:
+    """(label, split) of a clip in these folders, outermost first."""
+    places = [i for i, name in enumerate(folders) if known(name) is not None]
+    others = [name.lower() for i, name in enumerate(folders) if i not in places[-1:]]
+    split = next((SPLITS[name] for name in others if name in SPLITS), None)
+    return (known(folders[places[-1]]) if places else None), split
+
+
+def videos_below(folder: Path) -> tuple[list[Path], dict[str, list[str]]]:
+    """(videos in a folder and all below it, what else lies there by reason). Linked folders are entered,
+    after all others, so that none is read twice."""
+    videos: list[Path] = []
+    reasons: dict[str, list[str]] = {
+        "hidden": [],
+        "no video by the name": [],
+        "linked to a folder that is read already": [],
+        "not readable": [],
+    }
+    hidden, others, twice, closed = reasons.values()
+    seen: set[tuple[int, int]] = set()
+    waiting: list[Path] = [folder]
+    linked: list[Path] = []
+    while waiting or linked:
+        here = waiting.pop() if waiting else linked.pop(0)
+        facts = here.stat()
+        if (facts.st_dev, facts.st_ino) in seen:
+            twice.append(str(here.relative_to(folder)))
             continue
-        parts = path.relative_to(folder).parts[:-1]
-        split = next((SPLITS[p.lower()] for p in parts if p.lower() in SPLITS), None)
-        label = path.parent.name if path.parent.name in labels else None
-        clips.append(Clip(path, label, str(path.relative_to(folder)), split))
-    return clips
+        seen.add((facts.st_dev, facts.st_ino))
+        try:
+            inside = sorted(here.iterdir())
+        except OSError:
+            closed.append(str(here.relative_to(folder)))
+            continue
+        for path in inside:
+            name = str(path.relative_to(folder))
+            if path.name.startswith(".") or path.name.lower() in _LITTER:
+                hidden.append(name)
+            elif path.is_dir():
+                (linked if path.is_symlink() else waiting).append(path)
+            elif path.suffix.lower() in SUFFIXES:
+                videos.append(path)
+            elif not _beside(path):
+                others.append(name)
+    return videos, reasons
+
+
+def _beside(path: Path) -> bool:
+    """Whether a file goes with a video of its name, as true points do."""
+    return path.suffix == ".npz" and any(path.with_suffix(s).exists() for s in SUFFIXES)
 
 
 def split_clips(clips: list[Clip], *, calibration: int) -> tuple[list[Clip], list[Clip]]:
@@ -325,8 +384,9 @@ def split_clips(clips: list[Clip], *, calibration: int) -> tuple[list[Clip], lis
 
     Splits the folder names are kept: calibration clips come out of calibration/train, evaluation clips out
     of evaluation/validation/test. Where only the latter are named, clips without a split calibrate. Without
-    named splits a quarter of the groups, chosen by the hash of their name, calibrates. At most
-    ``calibration`` clips calibrate, spread over labels and groups.
+    named splits a quarter of the groups, chosen by the hash of their name, calibrates, but never all of a
+    label: see ``unheld`` for labels that cannot be shared out. At most ``calibration`` clips calibrate,
+    spread over labels and groups.
     Raises UsageError if a side would be empty, or a group stands on both sides.
     """
     if any(c.split for c in clips):
@@ -334,8 +394,7 @@ def split_clips(clips: list[Clip], *, calibration: int) -> tuple[list[Clip], lis
         named = [c for c in clips if c.split in ("calibration", "train")]
         train = named or [c for c in clips if c.split is None]
     else:
-        train = [c for c in clips if _bucket(c.group) == 0]
-        held = [c for c in clips if _bucket(c.group) != 0]
+        train, held = _drawn(clips)
     shared = {c.group for c in train} & {c.group for c in held}
     if shared:
         raise UsageError(
@@ -349,6 +408,39 @@ def split_clips(clips: list[Clip], *, calibration: int) -> tuple[list[Clip], lis
             "sub-folders calibration/ and evaluation/"
         )
     return _spread(train, calibration), held
+
+
+def _drawn(clips: list[Clip]) -> tuple[list[Clip], list[Clip]]:
+    """(calibration, evaluation) clips by the hash of their groups; a label that would have none to be judged
+    by gives its last group to that side, where it has two."""
+    drawn = {c.group for c in clips if _bucket(c.group) == 0}
+    for label in sorted({c.label for c in clips if c.label}):
+        groups = {c.group for c in clips if c.label == label}
+        if groups <= drawn and len(groups) > 1:
+            drawn.remove(max(groups, key=lambda g: hashlib.sha256(g.encode()).digest()))
+    return [c for c in clips if c.group in drawn], [c for c in clips if c.group not in drawn]
+
+
+def unheld(held: Iterable[Clip], labels: Sequence[str]) -> tuple[str, ...]:
+    """The labels that no held-out clip carries, while others have some: nothing shows what those lost."""
+    there = {c.label for c in held if c.label}
+    return tuple(label for label in labels if label not in there) if there else ()
+
+
+def unlabelled_told(clips: Sequence[Clip]) -> str:
+    """ "3 clips lie in no folder of a label (the first: a/1.mp4)"; "" where all or none have one."""
+    bare = [str(c.path) for c in clips if c.label is None]
+    if not bare or len(bare) == len(clips):
+        return ""
+    return f"{len(bare)} of {len(clips)} clips lie in no folder of a label (the first: {min(bare)})"
+
+
+def unheld_told(held: Iterable[Clip], labels: Sequence[str], what: str = "held-out") -> str:
+    """ "no held-out clip shows 'a' (1 of 2 labels)"; "" where ``unheld`` finds none."""
+    bare = unheld(held, labels)
+    shown = ", ".join(f"'{label}'" for label in bare[:SHOWN_LABELS])
+    more = f" and {len(bare) - SHOWN_LABELS} more" if len(bare) > SHOWN_LABELS else ""
+    return f"no {what} clip shows {shown}{more} ({len(bare)} of {len(labels)} labels)" if bare else ""
 
 
 def halves(clips: list[Clip]) -> tuple[list[Clip], list[Clip], tuple[str, ...]]:

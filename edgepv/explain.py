@@ -12,6 +12,7 @@ and the area under the label's probability is held against that of random orders
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from edgepv.bundle import check, on_this_host, opened
-from edgepv.clips import hold_last, open_video, preprocess, refuse_broken, resample
+from edgepv.clips import hold_last, preprocess, within
 from edgepv.console import Console
 from edgepv.errors import UsageError, unknown
 from edgepv.files import refuse_out, whole_file, write_json
@@ -31,6 +32,7 @@ from edgepv.runtimes.session import softmax
 from edgepv.stats import mean_interval
 from edgepv.stream import Stepper
 from edgepv.types import ModelSpec, Variant
+from edgepv.video import open_video, taken
 
 ORDERS = 8
 """Random orders that a deletion is held against."""
@@ -45,6 +47,8 @@ LEAST = 1e-7
 LIFE = "life"
 PARTICLES = "particles"
 PICTURES = 5
+PICTURE_SIDE = 320
+"""Longer side of a frame under its heat-map, px, at most."""
 
 
 @dataclass(frozen=True)
@@ -310,10 +314,9 @@ def explain_clip(
         for note in fit.notes:
             console.say(note)
         chosen = on_this_host(fit.variants[0])
-        pictures = first_frames(source, chosen.spec)
+        frames, pictures = first_frames(source, chosen.spec)
         if len(pictures) == LONGEST:
             console.say(f"{source}: the first {LONGEST} frames are explained")
-        frames = np.concatenate([preprocess(p, chosen.spec) for p in pictures])
         engine = open_engine(chosen, bundle.checked)
         try:
             player = Player(engine, chosen)
@@ -336,15 +339,15 @@ def _refuse_foreign(out: Path) -> None:
         raise UsageError(f"{beside} is no earlier explanation and would be replaced. Give another --out")
 
 
-def first_frames(path: Path, spec: ModelSpec) -> list[np.ndarray]:
-    """Up to ``LONGEST`` frames (H, W, 3) uint8 BGR of a video, at the model's rate; more are not decoded."""
-    with open_video(path) as (capture, fps, promised):
-        most = int(LONGEST * fps / spec.fps) + 1
-        found: list[np.ndarray] = []
-        while len(found) < most and (read := capture.read())[0]:
-            found.append(read[1])
-    refuse_broken(path, len(found), min(promised, most))
-    return [found[i] for i in resample(len(found), fps, spec.fps)][:LONGEST]
+def first_frames(path: Path, spec: ModelSpec) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Up to ``LONGEST`` frames of a video at the model's rate, (T, C, h, w) float32 as it sees them and as
+    small pictures (H, W, 3) uint8 BGR; more are not decoded."""
+    seen, pictures = [], []
+    with open_video(path) as video:
+        for frame in itertools.islice(taken(video, spec.fps), LONGEST):
+            seen.append(preprocess(frame.pixels, spec))
+            pictures.append(within(frame.pixels, PICTURE_SIDE))
+    return np.concatenate(seen), pictures
 
 
 def followed(player: Player, frames: np.ndarray) -> np.ndarray | None:

@@ -25,6 +25,7 @@ from edgepv.quality import (
     figures,
     groups_of,
     lost,
+    not_applied,
     psnr_db,
     rate,
 )
@@ -50,7 +51,8 @@ class Exam:
     inputs with rolled states from these clips, to look inside artifacts. others: what ``others`` says of the
     model. clips: ``clips_digest`` of the clips; None where it was not computed. endless: of a
     model with states that grow for ever, a long video (T, C, H, W) and what it answers to it. original_lag:
-    the original's ``ModelSpec.lag``; None for that of ``spec``.
+    the original's ``ModelSpec.lag``; None for that of ``spec``. unheld: labels that none of the clips shows,
+    so that the gate is not applied.
     """
 
     spec: ModelSpec
@@ -68,6 +70,7 @@ class Exam:
     clips: str | None = None
     endless: tuple[np.ndarray, np.ndarray] | None = None
     original_lag: int | None = None
+    unheld: tuple[str, ...] = ()
 
     @functools.cached_property
     def before(self) -> np.ndarray:
@@ -105,7 +108,7 @@ class Exam:
         same = drop.lost == drop.won == 0 or (drop.unit == "dB" and abs(drop.points) < SAME_DB)
         if sqnr_db >= SAME_NUMBERS_DB and same:
             drop = replace(drop, low=0.0, high=0.0, verdict="pass", clips_needed=None, groups=None)
-        return drop
+        return not_applied(drop) if self.unheld else drop
 
 
 def clips_digest(clips: Sequence[Clip]) -> str:
@@ -428,6 +431,8 @@ def _shown_of(rows: Sequence[Measurement]) -> str:
     verdicts = {r.drop.verdict if r.drop else None for r in rows}
     if not all(r.parity for r in rows):
         return "that were not compared with the original"
+    if "not applied" in verdicts:
+        return "that pass parity and whose accuracy is not known for every label"
     if None in verdicts:
         return "that pass parity and whose accuracy is not known"
     if verdicts == {"pass"}:

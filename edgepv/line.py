@@ -10,7 +10,7 @@ import functools
 import importlib
 import importlib.util
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -29,7 +29,17 @@ from edgepv.checkpoint import (
     versions,
     with_particles,
 )
-from edgepv.clips import Clip, find_clips, hold_last, model_frames, split_clips
+from edgepv.clips import (
+    SHOWN_LABELS,
+    Clip,
+    find_clips,
+    hold_last,
+    model_frames,
+    split_clips,
+    survey,
+    unheld_told,
+    unlabelled_told,
+)
 from edgepv.console import Console
 from edgepv.errors import EdgepvError, UsageError
 from edgepv.export.job import Job, Packed
@@ -123,13 +133,15 @@ class Source:
 
 @dataclass(frozen=True)
 class Clips:
-    """Clips by use; no group stands on two sides. ``origin`` says where they come from."""
+    """Clips by use; no group stands on two sides. origin: where they come from. notes: what of the user's
+    folder was left out, and which labels have no held-out clips."""
 
     train: tuple[Clip, ...]
     calibration: tuple[Clip, ...]
     held_out: tuple[Clip, ...]
     origin: str
     fits: bool = True
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -278,11 +290,13 @@ def gather(options: Options, spec: ModelSpec) -> Clips:
     numbers, not to set INT8 ranges or to judge accuracy.
     """
     if options.clips:
-        found, origin = find_clips(Path(options.clips), spec.labels), options.clips
-        calibration, held_out = split_clips(found, calibration=CALIBRATION_CLIPS)
-        train = tuple(c for c in found if c.split == "train" and c.label)
+        there, origin = survey(Path(options.clips), spec.labels), options.clips
+        calibration, held_out = split_clips(list(there.clips), calibration=CALIBRATION_CLIPS)
+        train = tuple(c for c in there.clips if c.split == "train" and c.label)
         _refuse_shared((*calibration, *train), held_out)
-        return Clips(train, tuple(calibration), tuple(held_out), origin)
+        left_out = [f"left out of {origin}: {there.left_out}"] if there.left_out else []
+        notes = (*left_out, *_unjudged(there.clips, held_out, spec))
+        return Clips(train, tuple(calibration), tuple(held_out), origin, notes=notes)
     found = _shipped(spec)
     fits = spec.task != "classification" or {c.label for c in found} <= set(spec.labels)
     if not fits:
@@ -295,6 +309,19 @@ def gather(options: Options, spec: ModelSpec) -> Clips:
             "on other video would silently cost accuracy"
         )
     return Clips((), tuple(calibration), tuple(held_out), origin, fits)
+
+
+def _unjudged(clips: Sequence[Clip], held_out: Sequence[Clip], spec: ModelSpec) -> Iterator[str]:
+    """What labels do not say of these clips: which have none, and which labels nobody can judge."""
+    if not spec.labels:
+        return
+    if bare := unlabelled_told(clips):
+        yield f"{bare}: they set ranges, and neither train nor judge"
+    if not any(c.label for c in held_out):
+        shown = ", ".join(spec.labels[:SHOWN_LABELS])
+        yield f"accuracy is not judged: no held-out clip lies in a folder called like a label ({shown})"
+    if told := unheld_told(held_out, spec.labels):
+        yield f"the accuracy gate is not applied: {told}. Add clips of each to an evaluation/ folder"
 
 
 def _refuse_shared(seen: Sequence[Clip], held_out: Sequence[Clip]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import importlib
+import itertools
 import math
 import os
 import shlex
@@ -19,7 +20,7 @@ from edgepv import bundle, judge, report
 from edgepv.bundle import Content, Measured
 from edgepv.calibration import PREPROCESSING, calibration_set, in_turns, rolled_feeds, to_and_fro
 from edgepv.checkpoint import build, load_notes
-from edgepv.clips import Clip, at_model_size, hold_last, model_frames, read_video, resample
+from edgepv.clips import Clip, at_model_size, hold_last, model_frames, unheld
 from edgepv.console import Console
 from edgepv.errors import (
     AccuracyGateError,
@@ -70,6 +71,7 @@ from edgepv.types import (
     decode,
     encode,
 )
+from edgepv.video import open_video, taken
 
 POSTPROCESSING = {
     "classification": "softmax of logits; a clip's answer is the mean of logits over valid frames",
@@ -139,7 +141,7 @@ def export(options: Options, console: Console) -> Outcome:
     source = load(options)
     clips = gather(options, source.spec)
     console.say(f"model {source.spec.name} ({source.sha256[:12]}), clips: {clips.origin}")
-    for note in load_notes(source.checkpoint):
+    for note in (*load_notes(source.checkpoint), *clips.notes):
         console.say(note)
     line = Line(options, console)
     subject = prepare(line, source, clips)
@@ -198,11 +200,11 @@ def _zip_of(folder: Path) -> Path:
 
 def exit_code(options: Options, found: Outcome) -> int:
     """10 if a target was not made; 6 if the user asked for an accuracy gate and a chosen variant has too few
-    clips to tell; else 0."""
+    clips to tell, or a label none; else 0."""
     if found.not_made:
         return IncompleteError.exit_code
     drops = [m.chosen.drop for m in found.made]
-    undecided = any(d is None or d.verdict == "inconclusive" for d in drops)
+    undecided = any(d is None or d.verdict in ("inconclusive", "not applied") for d in drops)
     return InconclusiveError.exit_code if options.gate and undecided else 0
 
 
@@ -226,6 +228,7 @@ def plan(options: Options) -> dict[str, Any]:
         "latency": f"p99 at most {options.latency_ms:g} ms" if options.latency_ms else "no limit",
         "seed": options.seed,
         "bundles": ", ".join(str(bundle_folder(options, t.name)) for t in targets),
+        **({"notes": "; ".join(clips.notes)} if clips.notes else {}),
     }
 
 
@@ -413,9 +416,10 @@ def prepare(line: Line, source: Source, clips: Clips) -> Subject:
         clips=judge.clips_digest(clips.held_out),
         endless=_endless(model(1), base, held[0].frames) if found.grown else None,
         original_lag=first.spec.lag,
+        unheld=unheld(clips.held_out, spec.labels),
     )
     return Subject(
-        **vars(found),
+        **vars(found) | {"notes": (*clips.notes, *_doubtful(clips.held_out, held), *found.notes)},
         exam=exam,
         original=(original, tuple(_probe_feeds(before, probed))),
         model=model,
@@ -455,6 +459,13 @@ def _refuse_lag(spec: ModelSpec, answers: Sequence[np.ndarray], held: Sequence[S
             f"{spec.name}: its pictures are {nearer:.1f} dB nearer to the frame {lag} before the newest than "
             f"to the frame {spec.lag} before it, which is the spec's lag. Set lag = {lag}"
         )
+
+
+def _doubtful(clips: Sequence[Clip], held: Sequence[Shown]) -> list[str]:
+    """That held-out clips may not be whole, the first by name."""
+    doubts = [f"{clip.path}: {one.doubt}" for clip, one in zip(clips, held) if one.doubt]
+    count = f"{len(doubts)} of {len(held)} held-out clips"
+    return [f"{count} may not be what they seem; the first: {doubts[0]}"] if doubts else []
 
 
 def max_drop(options: Options, spec: ModelSpec) -> float:
@@ -669,12 +680,19 @@ def thumbnails(rows: Sequence[Measurement], clips: Sequence[Clip]) -> dict[str, 
     found = {}
     for clip in clips:
         if clip_name(clip) in named:
-            frames = read_video(clip.path).frames
-            frame = frames[len(frames) // 2]
+            frame = _middle(clip.path)
             size = (THUMBNAIL, max(1, round(THUMBNAIL * frame.shape[0] / frame.shape[1])))
             _, data = cv2.imencode(".jpg", cv2.resize(frame, size, interpolation=cv2.INTER_AREA))
             found[clip_name(clip)] = base64.b64encode(data.tobytes()).decode("ascii")
     return dict(sorted(found.items()))
+
+
+def _middle(path: Path) -> np.ndarray:
+    """The frame in the middle of a video, found by reading it twice; one frame is held at a time."""
+    with open_video(path) as video:
+        count = sum(1 for _ in video)
+    with open_video(path) as video:
+        return next(itertools.islice(video, count // 2, None)).pixels
 
 
 def _unexamined(variant: Variant, target: Target) -> Measurement:
@@ -808,9 +826,9 @@ def write_golden(subject: Subject, variants: Sequence[Variant], folder: Path) ->
     from edgepv.golden import play
 
     spec = subject.base.spec
-    video = read_video(subject.golden_clip.path)
-    taken = resample(len(video.frames), video.fps, spec.fps)[: subject.exam.warmup + 4]
-    small = np.stack([at_model_size(video.frames[i], spec) for i in taken])
+    with open_video(subject.golden_clip.path) as video:
+        first = itertools.islice(taken(video, spec.fps), subject.exam.warmup + 4)
+        small = np.stack([at_model_size(frame.pixels, spec) for frame in first])
     frames = hold_last(small, subject.exam.warmup + 2)
     tensors = {"frames": frames, "torch": play(subject.model(1), subject.base, frames)}
     for variant in variants:

@@ -22,8 +22,6 @@ from edgepv.clips import (
     degraded,
     pictures,
     preprocess,
-    read_video,
-    resample,
 )
 from edgepv.degrade import psnr
 from edgepv.errors import UsageError
@@ -31,6 +29,7 @@ from edgepv.margins import margin_drop, margins
 from edgepv.stats import accuracy, mean_accuracy, mean_drop
 from edgepv.stream import Tensors
 from edgepv.types import Accuracy, ModelSpec, PairedDrop
+from edgepv.video import at_rate, open_video
 
 SIDE = 256
 WITHIN_PX = (1, 2, 4, 8, 16)
@@ -57,13 +56,14 @@ class Shown:
 
     frames: (T, C, h, w) float32. truth: index of its label, ``Points``, or clean pictures (T, H, W, 3) uint8
     BGR; None where nobody knows. start: states that the clip begins with, such as the points to follow.
-    group: clips of one group share footage; None where nobody knows.
+    group: clips of one group share footage; None where nobody knows. doubt: why it may not be whole.
     """
 
     frames: np.ndarray
     truth: int | Points | np.ndarray | None
     start: Tensors | None = None
     group: str | None = None
+    doubt: str | None = None
 
 
 class Pictures(NamedTuple):
@@ -105,25 +105,33 @@ def shown(clip: Clip, spec: ModelSpec, more: int = 0) -> Shown:
 def _decoded(clip: Clip, spec: ModelSpec, more: int) -> Shown:
     if spec.task == "tracking":
         return _tracked(clip, spec)
-    clean = clean_frames(clip.path, spec)[: MOST_FRAMES[spec.task] + more]
+    doubts: list[str] = []
+    clean = clean_frames(clip.path, spec, MOST_FRAMES[spec.task] + more, doubt=doubts.append)
     frames = np.concatenate([preprocess(f, spec) for f in degraded(clean, spec)])
     if spec.task == "restoration":
-        return Shown(frames, np.stack(clean) if spec.degrade else None)
-    return Shown(frames, spec.labels.index(clip.label) if clip.label else None)
+        return Shown(frames, np.stack(clean) if spec.degrade else None, doubt=next(iter(doubts), None))
+    truth = spec.labels.index(clip.label) if clip.label else None
+    return Shown(frames, truth, doubt=next(iter(doubts), None))
 
 
 def _tracked(clip: Clip, spec: ModelSpec) -> Shown:
-    video = read_video(clip.path)
-    taken = resample(len(video.frames), video.fps, spec.fps)[: MOST_FRAMES["tracking"]]
-    frames = np.concatenate([preprocess(video.frames[i], spec) for i in taken])
+    seen: list[np.ndarray] = []
+    taken: list[int] = []
+    with open_video(clip.path) as video:
+        for frame, count in at_rate(video, spec.fps):
+            height, width = frame.pixels.shape[:2]
+            if count and len(taken) < MOST_FRAMES["tracking"]:
+                seen += [preprocess(frame.pixels, spec)] * count
+                taken += [frame.index] * count
+    taken = taken[: MOST_FRAMES["tracking"]]
+    frames = np.concatenate(seen[: len(taken)])
     beside = clip.path.with_suffix(".npz")
     if not beside.is_file():
         return Shown(frames, None)
-    points, occluded = _read_points(beside, len(video.frames))
+    points, occluded = _read_points(beside, video.read_count)
     known = np.flatnonzero(~occluded[:, 0])[: spec.particles]
     if not known.size:
         raise UsageError(f"{beside}: no point is visible in the first frame, so there is none to follow")
-    height, width = video.frames[0].shape[:2]
     place = points[known] / [width, height] * [_aspect(spec), 1.0]
     truth = Points(place[:, taken].transpose(1, 0, 2), ~occluded[known][:, taken].T)
     return Shown(frames, truth, born_at(place[:, 0], spec))
@@ -226,6 +234,11 @@ def shows(
 def psnr_db(truth: np.ndarray, got: np.ndarray) -> float:
     """PSNR of pictures in dB; at most 100, which 16 bits would have, where JSON has no infinity."""
     return min(100.0, psnr(truth, got))
+
+
+def not_applied(drop: PairedDrop) -> PairedDrop:
+    """A loss measured without clips of some label: one that is sure stays, else nothing was shown."""
+    return drop if drop.verdict == "fail" else replace(drop, verdict="not applied", clips_needed=None)
 
 
 def groups_of(clips: Sequence[Shown]) -> list[str] | None:

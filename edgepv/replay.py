@@ -10,11 +10,15 @@ from fractions import Fraction
 
 import numpy as np
 
-from edgepv.clips import Clip, read_video, resample
+from edgepv.clips import Clip, shrunk
 from edgepv.errors import UsageError
 from edgepv.runtimes.deadline import DeadlineRunner, Ladder, Reply
 from edgepv.stats import percentiles_ms
 from edgepv.types import Deadline, ModelSpec
+from edgepv.video import open_video, taken
+
+LARGEST = 16
+"""Pixels of a frame that is replayed as it is, in those of the model's own frame."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +68,18 @@ class Replayed:
 
 
 def shots(clips: Sequence[Clip], spec: ModelSpec) -> list[Shot]:
-    """The clips at the model's frame rate, decoded. Raises UsageError for one without a label."""
+    """The clips at the model's frame rate, decoded. Raises UsageError for one without a label.
+
+    All are held in memory, so frames of more than ``LARGEST`` times the model's pixels come at its size: a
+    camera's large frames cost a resize more than is measured.
+    """
     made = []
     for clip in clips:
         if clip.label not in spec.labels:
             raise UsageError(f"{clip.path} has no label of the model. A live benchmark needs labelled clips")
-        video = read_video(clip.path)
-        taken = resample(len(video.frames), video.fps, spec.fps)
-        made.append(Shot(tuple(video.frames[i] for i in taken), spec.labels.index(clip.label)))
+        with open_video(clip.path) as video:
+            frames = tuple(shrunk(f.pixels, spec, LARGEST) for f in taken(video, spec.fps))
+        made.append(Shot(frames, spec.labels.index(clip.label)))
     return made
 
 

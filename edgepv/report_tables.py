@@ -159,13 +159,15 @@ def lost_points(drop: PairedDrop | None) -> Cell:
 
 
 def gate(drop: PairedDrop | None) -> Cell:
-    """Whether the allowed drop is kept, and the clips that would tell when it is open."""
+    """Whether the allowed drop is kept, and the clips that would tell when it is open or not applied."""
     if drop is None:
         return UNKNOWN
     note = f"at most {drop.max_drop:g} {drop.unit}"
     if drop.verdict == "inconclusive":
         clips = "more than 1,000,000" if drop.clips_needed is None else f"{drop.clips_needed:,}"
         note = f"{note}; needs {clips} clips"
+    if drop.verdict == "not applied":
+        return Cell(drop.verdict, drop.verdict, tone="inconclusive", note=f"{note}; a label has no clips")
     if drop.why:
         note = f"{note}; {drop.why}"
     return Cell(drop.verdict, drop.verdict, tone=drop.verdict, note=note)
@@ -590,4 +592,6 @@ def summary(report: Report) -> str:
             f"{len(judged)} judged against the original: {judged.count('pass')} kept the allowed "
             f"drop, {judged.count('fail')} broke it, {judged.count('inconclusive')} undecided"
         )
+    if "not applied" in judged:
+        gates += f", to {judged.count('not applied')} the gate was not applied: a label has no held-out clips"
     return f"{count}, {gates}. The original is {report.baseline}."

@@ -33,7 +33,7 @@ METRICS: Mapping[Task, Metric] = {
     "restoration": "psnr",
 }
 """What a model of each task is judged by."""
-Verdict = Literal["pass", "fail", "inconclusive"]
+Verdict = Literal["pass", "fail", "inconclusive", "not applied"]
 _FRACTION = re.compile(r"[-+]?\d{1,18}(\.\d{0,18})?([eE][-+]?\d{1,3})?|[-+]?\d{1,18}/0*[1-9]\d{0,17}")
 """A number of a size that can be worked with: 1e999999999 takes for ever to write out."""
 _ITEM_BYTES = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1, "int32": 4, "int64": 8}
@@ -326,7 +326,8 @@ class PairedDrop:
     ones, ``counted`` is None and ``why`` says what forbade margins.
     lost, won: clips only the original / only this variant got right; for other metrics than top-1, clips
     that it does worse / better.
-    clips_needed: clips that would settle ``max_drop`` at this disagreement; None once settled, or if
+    verdict: "not applied" where a label has no clips that could have told. clips_needed: clips that would
+    settle ``max_drop`` at this disagreement; None once settled, or if
     not even a million would. groups: how many groups of clips the interval is taken over; None where every
     clip counts for itself. One group has no interval: low and high are the loss itself.
     """

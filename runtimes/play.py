@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from edgepv.clips import open_video, refuse_broken
 from edgepv.errors import UsageError
 from edgepv.files import whole_file
 from edgepv.optional import need
@@ -21,6 +20,7 @@ from edgepv.runtimes.said import picture_of, said
 from edgepv.runtimes.session import Answer, open_session
 from edgepv.stats import percentiles_ms
 from edgepv.types import ModelSpec, Variant
+from edgepv.video import Ticks, VideoFrame, at_rate, open_video
 
 Event = dict[str, Any]
 
@@ -41,41 +41,46 @@ def play(
     A restorer that looks ahead answers late; in ``video`` its pictures stand at the frames that they show:
     the first, before its warm-up, are the camera's own, and for the last ones the last frame is held.
 
-    A frame is due when it is the newest one at time k / fps; frames between are skipped. ``emit`` gets
-    one event per answer. cuts: forget the states at a scene cut.
-    Raises UsageError if the file breaks off before the frames it promises.
+    A frame is due when it is the newest one shown at time k / fps; frames between are skipped. ``emit`` gets
+    one event per answer, and a status where the clock jumps and of what is doubtful at the end. cuts: forget
+    the states at a scene cut.
+    Raises UsageError for a file that was cut off or is damaged.
     """
     if video and video.exists() and source.exists() and video.samefile(source):
         raise UsageError(f"--video {video} is the source itself. Name another file")
     answers: list[Answer] = []
-    missed = read = 0
+    missed = 0
     with (
         open_session(variant, files, threads=threads, cuts=cuts) as session,
-        open_video(source) as (capture, fps, promised),
-        _writer(video, variant.spec, fps) as write,
+        open_video(source) as film,
+        _writer(video, variant.spec, film.fps) as write,
     ):
         latest: Answer | None = None
-        draw = _InStep(write, late(variant, fps))
-        while True:
-            ok, frame = capture.read()
-            if not ok:
-                break
-            for _ in range(due(read, fps, variant.spec.fps)):
-                latest = session.step(frame)
+        draw = _InStep(write, late(variant, film.fps))
+        for frame, owed in at_rate(film, variant.spec.fps):
+            if frame.jump_s is not None:
+                session.reset()
+                emit(_status("clock_jumped", f"by {frame.jump_s:+.1f} s before frame {frame.index}"))
+            for _ in range(owed):
+                latest = session.step(frame.pixels)
                 answers.append(latest)
                 missed += deadline_ms is not None and latest.pre_ms + latest.infer_ms > deadline_ms
-                emit(event(latest, variant.spec, read, fps))
+                emit(event(latest, variant.spec, frame))
             if latest:
                 draw(frame, latest)
-            read += 1
             last = frame
-        refuse_broken(source, read, promised)
-        for i in range(read, read + len(draw.waiting) if video else read):
-            for _ in range(due(i, fps, variant.spec.fps)):
-                latest = session.step(last)
+        for i in range(film.read_count, film.read_count + len(draw.waiting) if video else 0):
+            for _ in range(_owed(i, film.fps, variant.spec.fps)):
+                latest = session.step(last.pixels)
             if latest:
                 draw(last, latest)
-    return summary(variant, answers, read, threads, deadline_ms, missed)
+        if film.doubt:
+            emit(_status(*film.doubt))
+    return summary(variant, answers, film.read_count, threads, deadline_ms, missed)
+
+
+def _status(what: str, why: str) -> Event:
+    return {"type": "status", "what": what, "why": why}
 
 
 def late(variant: Variant, fps: Fraction) -> int:
@@ -89,31 +94,27 @@ def late(variant: Variant, fps: Fraction) -> int:
 class _InStep:
     """Draws each answer on the frame that it shows, ``late`` frames after that came."""
 
-    def __init__(self, write: Callable[[np.ndarray, Answer], None], late: int) -> None:
+    def __init__(self, write: Callable[[VideoFrame, Answer], None], late: int) -> None:
         self._write, self._late = write, late
-        self.waiting: deque[np.ndarray] = deque()
+        self.waiting: deque[VideoFrame] = deque()
 
-    def __call__(self, frame: np.ndarray, answer: Answer) -> None:
+    def __call__(self, frame: VideoFrame, answer: Answer) -> None:
         self.waiting.append(frame)
         if len(self.waiting) > self._late:
             self._write(self.waiting.popleft(), answer)
 
 
-def due(index: int, source: Fraction, wanted: Fraction) -> int:
+def _owed(index: int, source: Fraction, wanted: Fraction) -> int:
     """How many answers frame ``index`` owes: those k whose newest frame at time k / wanted it is."""
-
-    def count(i: int) -> int:
-        return -(-i * wanted // source)
-
-    return int(count(index + 1) - count(index))
+    return int(-(-(index + 1) * wanted // source) + (-index * wanted // source))
 
 
-def event(answer: Answer, spec: ModelSpec, frame: int, fps: Fraction) -> Event:
-    """One answer as plain data. time_s: of the frame in the source."""
+def event(answer: Answer, spec: ModelSpec, frame: VideoFrame) -> Event:
+    """One answer as plain data. time_s: when the source shows the frame."""
     return {
         "type": "answer",
-        "frame": frame,
-        "time_s": round(float(frame / fps), 3),
+        "frame": frame.index,
+        "time_s": round(float(frame.time_s), 3),
         **said(answer, spec),
         "valid": answer.valid,
         "restarted": answer.restarted,
@@ -158,34 +159,65 @@ def _verdict(variant: Variant, answers: list[Answer]) -> Event:
 @contextlib.contextmanager
 def _writer(
     out: Path | None, spec: ModelSpec, fps: Fraction
-) -> Iterator[Callable[[np.ndarray, Answer], None]]:
+) -> Iterator[Callable[[VideoFrame, Answer], None]]:
     """A function that draws an answer on a frame and appends it to ``out``; nothing without ``out``."""
     if out is None:
         yield lambda frame, answer: None
         return
     if out.suffix.lower() != ".mp4":
         raise UsageError(f"{out}: the annotated video is written as .mp4. Name it so")
-    cv2 = need("cv2", extra="cpu")
     with whole_file(out) as tmp:
-        open_writer: list[Any] = []
-        painter = Painter()
+        copy, painter = _Copy(tmp, out, fps), Painter()
 
-        def draw(frame: np.ndarray, answer: Answer) -> None:
+        def draw(frame: VideoFrame, answer: Answer) -> None:
             restored = picture_of(answer, spec)
-            shown = frame if restored is None else restored
+            shown = frame.pixels if restored is None else restored
             if restored is not None and not answer.valid:
-                shown = cv2.resize(frame, (restored.shape[1], restored.shape[0]))
-            picture = painter.draw(shown, {**event(answer, spec, 0, fps), "stale": False})
-            if not open_writer:
-                size = (picture.shape[1], picture.shape[0])
-                codec = cv2.VideoWriter.fourcc(*"mp4v")
-                open_writer.append(cv2.VideoWriter(str(tmp), codec, float(fps), size))
-                if not open_writer[0].isOpened():
-                    raise UsageError(f"{out} cannot be written: OpenCV has no MPEG-4 encoder here")
-            open_writer[0].write(picture)
+                size = (restored.shape[1], restored.shape[0])
+                shown = need("cv2", extra="cpu").resize(frame.pixels, size)
+            copy.put(painter.draw(shown, {**event(answer, spec, frame), "stale": False}), frame)
 
         try:
             yield draw
         finally:
-            for writer in open_writer:
-                writer.release()
+            copy.close()
+
+
+class _Copy:
+    """An MPEG-4 file of a constant rate: of a variable one, each picture stands as long as it was shown."""
+
+    def __init__(self, path: Path, name: Path, fps: Fraction) -> None:
+        self._path, self._name, self._fps = path, name, fps
+        self._ticks = Ticks(fps)
+        self._writer: Any = None
+        self._last: np.ndarray | None = None
+        self._written = 0
+
+    def put(self, picture: np.ndarray, frame: VideoFrame) -> None:
+        """The picture shown from a frame on; before a jump of the clock the last one stands for one frame."""
+        if frame.jump_s is not None:
+            self._ticks.restart(frame.seen_s - (self._written + 1) / self._fps)
+        for _ in range(self._ticks.before(frame.seen_s) - self._written):
+            self._write()
+        self._last = picture
+
+    def close(self) -> None:
+        """The last picture, once, and the end of the file."""
+        if self._last is not None:
+            self._write()
+            self._writer.release()
+
+    def _write(self) -> None:
+        picture = self._last
+        if picture is None:
+            return
+        cv2 = need("cv2", extra="cpu")
+        if self._writer is None:
+            size = (picture.shape[1], picture.shape[0])
+            codec = cv2.VideoWriter.fourcc(*"mp4v")
+            self._writer = cv2.VideoWriter(str(self._path), codec, float(self._fps), size)
+            if not self._writer.isOpened():
+                self._last = None
+                raise UsageError(f"{self._name} cannot be written: OpenCV has no MPEG-4 encoder here")
+        self._writer.write(picture)
+        self._written += 1

@@ -364,3 +364,17 @@ def test_a_short_clip_is_held_on_its_last_frame() -> None:
     frames = np.arange(3, dtype=np.uint8)[:, None, None, None].repeat(3, 3)
     cut = adapt.window(frames, 6, np.random.default_rng(0))
     assert len(cut) == 6 and cut[-1].max() == 2
+
+
+def test_folders_that_might_be_labels_are_asked_for(tmp_path: Path) -> None:
+    for name in ("train/wave/monday/1.mp4", "train/Still/2.mp4", "test/still/3.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    with pytest.raises(UsageError, match="its label might be 'train' or 'wave' or 'monday'. Say which"):
+        adapt.labels_of(tmp_path)
+    assert adapt.labels_of(tmp_path, ("wave", "still")) == ("still", "wave")
+    (tmp_path / "train/wave/monday/1.mp4").rename(tmp_path / "train/wave/1.mp4")
+    assert adapt.labels_of(tmp_path) == ("Still", "wave")
+    (tmp_path / "train" / "x.mp4").touch()
+    with pytest.raises(UsageError, match="its label might be 'train'. Say which"):
+        adapt.labels_of(tmp_path)

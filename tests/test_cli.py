@@ -18,7 +18,7 @@ import pytest
 from support import TINY, Tiny
 
 from edgepv.cli import main
-from edgepv.clips import read_video
+from edgepv.video import read_video
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -20,35 +22,16 @@ from edgepv.clips import (
     hold_last,
     model_frames,
     preprocess,
-    read_video,
-    resample,
     split_clips,
+    survey,
+    unheld,
+    unlabelled_told,
 )
 from edgepv.errors import UsageError
 from edgepv.types import ModelSpec, TensorSpec
+from edgepv.video import read_video
 
 SPEC = ModelSpec("m", TensorSpec("frame", (1, 3, 4, 6)), ("a", "b"), mean=(0.5,) * 3, std=(0.25,) * 3)
-
-
-@pytest.mark.parametrize(
-    ("count", "source", "wanted", "taken"),
-    [
-        (6, Fraction(10), Fraction(10), [0, 1, 2, 3, 4, 5]),
-        (6, Fraction(20), Fraction(10), [0, 2, 4]),
-        (6, Fraction(15), Fraction(10), [0, 1, 3, 4]),  # the newest frame seen at 0, 0.1, 0.2, 0.3 s
-        (3, Fraction(5), Fraction(10), [0, 0, 1, 1, 2, 2]),  # a slow camera repeats its frames
-        (0, Fraction(10), Fraction(10), []),
-    ],
-)
-def test_resampling_takes_the_newest_frame_seen(
-    count: int, source: Fraction, wanted: Fraction, taken: list[int]
-) -> None:
-    assert resample(count, source, wanted) == taken
-
-
-def test_ntsc_rates_do_not_drift() -> None:
-    taken = resample(2998, Fraction(30000, 1001), Fraction(10))
-    assert len(taken) == 1001  # 2998 frames at 29.97 fps last 100.03 s
 
 
 def test_preprocessing_by_hand() -> None:
@@ -287,3 +270,120 @@ def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
         pytest.skip("this file system takes UTF-8 names only")
     with pytest.raises(UsageError, match="the name is not UTF-8. Rename it"):
         find_clips(tmp_path, ("fight",))
+
+
+def put(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def named(folder: Path, labels: tuple[str, ...]) -> dict[str, tuple[str | None, str | None]]:
+    """Path in the folder -> (label, split) of every clip."""
+    return {str(c.path.relative_to(folder)): (c.label, c.split) for c in survey(folder, labels).clips}
+
+
+def test_what_is_no_clip_is_left_out_and_named(tmp_path: Path) -> None:
+    put(tmp_path, "a/1.mp4", "a/._1.mp4", "a/.DS_Store", "Thumbs.db", ".git/x.mp4", "a/readme.txt", "a/1.npz")
+    put(tmp_path, "b/2.MTS", "b/3.h264", "other/4.mp4")
+    found = survey(tmp_path, ("a", "b"))
+    assert [c.path.name for c in found.clips] == ["1.mp4", "2.MTS", "3.h264", "4.mp4"]
+    assert found.left_out == ("4 hidden (the first: .git); 1 no video by the name (the first: a/readme.txt)")
+
+
+def test_a_folder_of_other_files_alone_says_what_lies_there(tmp_path: Path) -> None:
+    put(tmp_path, "a/frame0.jpg", "a/frame1.jpg")
+    with pytest.raises(UsageError, match=r"Left out: 2 no video by the name \(the first: a/frame0.jpg\)"):
+        find_clips(tmp_path, ("a", "b"))
+
+
+def test_linked_folders_are_entered_once_and_loops_end(tmp_path: Path) -> None:
+    put(tmp_path, "store/a/1.mp4", "set/b/2.mp4")
+    (tmp_path / "set" / "a").symlink_to(tmp_path / "store" / "a")
+    (tmp_path / "set" / "b" / "loop").symlink_to(tmp_path / "set")
+    (tmp_path / "set" / "test").symlink_to(tmp_path / "set" / "b")
+    found = survey(tmp_path / "set", ("a", "b"))
+    assert [(c.path.name, c.label) for c in found.clips] == [("1.mp4", "a"), ("2.mp4", "b")]
+    assert found.left_out == "2 linked to a folder that is read already (the first: b/loop)"
+
+
+def test_the_nearest_folder_that_is_called_like_a_label_is_it(tmp_path: Path) -> None:
+    put(tmp_path, "train/Fight/session1/x.mp4", "test/cam 2, left/NO_FIGHT/y.mp4", "fight/no_fight/z.mp4")
+    assert named(tmp_path, ("fight", "no_fight")) == {
+        "train/Fight/session1/x.mp4": ("fight", "train"),
+        "test/cam 2, left/NO_FIGHT/y.mp4": ("no_fight", "test"),
+        "fight/no_fight/z.mp4": ("no_fight", None),
+    }
+
+
+def test_labels_may_be_called_train_and_test(tmp_path: Path) -> None:
+    put(tmp_path, "train/train/a.mp4", "test/train/b.mp4", "train/bus/c.mp4", "test/bus/d.mp4")
+    put(tmp_path, "val/test/e.mp4")
+    assert named(tmp_path, ("train", "bus", "test")) == {
+        "test/bus/d.mp4": ("bus", "test"),
+        "test/train/b.mp4": ("train", "test"),
+        "train/bus/c.mp4": ("bus", "train"),
+        "train/train/a.mp4": ("train", "train"),
+        "val/test/e.mp4": ("test", "validation"),
+    }
+
+
+def test_accents_are_one_label_however_they_are_composed(tmp_path: Path) -> None:
+    apart = unicodedata.normalize("NFD", "schläge")
+    put(tmp_path, f"{apart}/1.mp4", '50 % "off", really/2.mp4', "line\nbreak/3.mp4")
+    labels = (unicodedata.normalize("NFC", apart), '50 % "off", really', "line\nbreak")
+    assert [c.label for c in find_clips(tmp_path, labels)] == [labels[1], labels[2], labels[0]]
+
+
+def test_labels_that_differ_in_case_alone_stay_apart(tmp_path: Path) -> None:
+    put(tmp_path, "a/1.mp4", "A/2.mp4")
+    assert named(tmp_path, ("a", "A")) == {"A/2.mp4": ("A", None), "a/1.mp4": ("a", None)}
+
+
+def test_rows_of_other_labels_and_names_of_other_systems(tmp_path: Path) -> None:
+    put(tmp_path, unicodedata.normalize("NFD", "fight/läuft.mp4"))
+    text = "Path,Label,Split,Group\nfight\\läuft.mp4,Fight,train,\nw.mp4,wave,train,\n"
+    (tmp_path / "manifest.csv").write_text(unicodedata.normalize("NFC", text), encoding="utf-8")
+    found = survey(tmp_path, ("fight", "no_fight"))
+    assert [(c.path.is_file(), c.label) for c in found.clips] == [(True, "fight")]
+    assert found.left_out == "1 of a label that the model does not have (the first: w.mp4, 'wave')"
+
+
+def test_every_label_that_has_two_groups_is_held_out() -> None:
+    drawn = [f"g{i}" for i in range(200) if hashlib.sha256(f"g{i}".encode()).digest()[0] % 4 == 0]
+    many = [Clip(Path(f"a{i}.mp4"), "a", f"x{i}") for i in range(12)]
+    few = [Clip(Path(f"b{i}.mp4"), "b", group) for i, group in enumerate(drawn[:2])]
+    train, held = split_clips([*many, *few], calibration=9)
+    assert [sum(c.label == "b" for c in side) for side in (train, held)] == [1, 1]
+    assert unheld(held, ("a", "b")) == ()
+
+
+def test_a_label_without_held_out_clips_is_told() -> None:
+    clips = [Clip(Path("1.mp4"), "a", "1", "test"), Clip(Path("2.mp4"), "b", "2", "train")]
+    _, held = split_clips(clips, calibration=4)
+    assert unheld(held, ("a", "b")) == ("b",)
+    assert unheld([replace(c, label=None) for c in held], ("a", "b")) == ()  # nobody judges by labels
+
+
+def test_clips_in_no_folder_of_a_label_are_counted(tmp_path: Path) -> None:
+    put(tmp_path, "a/1.mp4", "fihgt/2.mp4", "fihgt/3.mp4")
+    clips = survey(tmp_path, ("a", "fight")).clips
+    assert unlabelled_told(clips) == (
+        f"2 of 3 clips lie in no folder of a label (the first: {tmp_path}/fihgt/2.mp4)"
+    )
+    assert unlabelled_told(clips[1:]) == ""  # plain video
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "It is empty"),
+        (b"version https://git-lfs/spec/v1\noid sha256:1\n", "run git lfs pull"),
+        (b"\n<!DOCTYPE html><title>Sign in</title>", "download it again"),
+        (b"\0\1\2 no video" * 99, "may be truncated or not a video"),
+    ],
+)
+def test_what_is_no_video_is_told_from_its_first_bytes(tmp_path: Path, data: bytes, said: str) -> None:
+    (tmp_path / "x.mp4").write_bytes(data)
+    with pytest.raises(UsageError, match=said):
+        read_video(tmp_path / "x.mp4")

@@ -18,8 +18,9 @@ from support import drifts
 import edgepv
 from edgepv import bundle, measure
 from edgepv.cli import main
-from edgepv.clips import preprocess, read_video
+from edgepv.clips import preprocess
 from edgepv.types import Report, decode
+from edgepv.video import read_video
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -17,7 +17,6 @@ from support import CLIPS, ROOT, TINY, Tiny
 import edgepv
 from edgepv import bundle, judge, pipeline, report
 from edgepv.cli import main
-from edgepv.clips import read_video
 from edgepv.console import Console
 from edgepv.errors import AccuracyGateError, LatencyGateError, ParityError
 from edgepv.golden import replay
@@ -37,6 +36,7 @@ from edgepv.types import (
     TensorSpec,
     decode,
 )
+from edgepv.video import read_video
 
 SHARED = ROOT.parent / "shared" / "data" / "actions"
 
@@ -281,6 +281,26 @@ def test_a_pruned_model_goes_down_the_whole_line(tmp_path: Path, monkeypatch: py
     assert (original.variant, pruned.variant) == ("torch-fp32", "torch-pruned-tuned")
     assert pruned.params and original.params and pruned.params < 0.8 * original.params
     assert original.latency and [s.name for s in bundle.read(out).content.steps][:2] == ["prune", "finetune"]
+
+
+def test_a_label_without_held_out_clips_is_named_and_no_gate_is_applied(
+    tiny_step: Tiny, tmp_path: Path, write_video: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    clips = tmp_path / "clips"
+    for first, place in enumerate(("train/fight/session1", "train/no_fight", "test/Fight")):
+        (clips / place).mkdir(parents=True)
+        for i in range(3):
+            write_video(f"clips/{place}/{i}.mp4", [40 * i + 9 * first, 40 * i + 30] * 6)
+    (clips / "test" / "._0.mp4").write_bytes(b"Mac OS X")
+    out = tmp_path / "b"
+    gated = ["--clips", str(clips), "--precision", "fp32", "--max-drop", "50", "--out", str(out)]
+    assert main(["export", *tiny_step.arguments, *gated]) == 6
+    told = "the accuracy gate is not applied: no held-out clip shows 'no_fight' (1 of 2 labels)"
+    left = f"left out of {clips}: 1 hidden (the first: test/._0.mp4)"
+    said, reasons = capsys.readouterr().err, "\n".join(_report(out).reasons)
+    assert all(line in text for line in (told, left) for text in (said, reasons))
+    assert bundle.read(out).measured.verdict == "not applied"
+    assert "not applied" in (out / "report.md").read_text()
 
 
 def _many_fights(folder: Path, write_video: Callable[..., Path]) -> str:

@@ -79,9 +79,10 @@ def work(storage: str, name: str | None, clips: str | None, console: Console) ->
 
 
 def exit_code(result: Result) -> int:
-    """3 if the winner surely loses too much on the final clips, 6 if they are too few to tell; else 0."""
-    codes = {"fail": AccuracyGateError.exit_code, "inconclusive": InconclusiveError.exit_code}
-    return codes.get(result.final_drop.verdict, 0)
+    """3 if the winner surely loses too much on the final clips, 6 if they are too few to tell or a label has
+    none; else 0."""
+    codes = {"pass": 0, "fail": AccuracyGateError.exit_code}
+    return codes.get(result.final_drop.verdict, InconclusiveError.exit_code)
 
 
 def write(result: Result, question: Question, out: Path, *, force: bool) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from edgepv import cache
 from edgepv.checkpoint import at_size, build, versions
-from edgepv.clips import Clip, halves, model_frames
+from edgepv.clips import Clip, halves, model_frames, unheld
 from edgepv.console import Console
 from edgepv.errors import UsageError
 from edgepv.files import digest, sha256
@@ -36,6 +36,7 @@ from edgepv.line import (
 from edgepv.margins import margin_drop, margins
 from edgepv.measure import clip_answers, device_facts, on_noise, scores
 from edgepv.pipeline import all_labelled
+from edgepv.quality import not_applied
 from edgepv.quantize import low_rank, prune
 from edgepv.runtimes.engine import Engine, open_engine
 from edgepv.search import costs
@@ -97,6 +98,8 @@ class Trials:
         self.variants = variants_of(self.target, options.precision)
         self.source = classifier(options)
         self.clips = _labelled(gather(options, self.source.spec), self.source)
+        for note in self.clips.notes:
+            console.say(note)
         self.search, self.final = _judges(self.clips.held_out, console)
         self.native = self.source.spec.input.shape[-1]
         self._inputs: Ready | None = None
@@ -215,7 +218,8 @@ class Trials:
     def lost(self, before: np.ndarray, after: np.ndarray, clips: Sequence[Clip]) -> PairedDrop:
         """What margins ``after`` lose against ``before`` on these clips, over their groups."""
         groups = [c.group for c in clips]
-        return margin_drop(before, after, max_drop=self.question.options.max_drop, groups=groups)
+        drop = margin_drop(before, after, max_drop=self.question.options.max_drop, groups=groups)
+        return not_applied(drop) if unheld(clips, self.source.spec.labels) else drop
 
     def measure(
         self,

@@ -24,13 +24,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgepv.clips import hold_last, read_video, resample
+from edgepv.clips import hold_last
 from edgepv.console import tell
 from edgepv.errors import EdgepvError
 from edgepv.files import read_json, write_json
 from edgepv.optional import need
 from edgepv.stats import accuracy
 from edgepv.types import ModelSpec, TensorSpec, encode
+from edgepv.video import open_video, taken
 from edgepv.zoo import HERE, TASKS, spec
 from edgepv.zoo.data import Sample, load, read_manifest
 from edgepv.zoo.learn import Plan, fit
@@ -138,9 +139,9 @@ def features(path: Path, task: str) -> np.ndarray:
     50 of motion (4 x 4 cells: mean, spread and peak over time; and the mean and spread of the whole).
     """
     cv2 = need("cv2", extra="cpu")
-    video = read_video(path)
-    taken = resample(len(video.frames), video.fps, spec("pv-conv-small", task).fps)
-    small = [cv2.resize(video.frames[i], (SIZE, SIZE), interpolation=cv2.INTER_AREA) for i in taken]
+    with open_video(path) as video:
+        shown = taken(video, spec("pv-conv-small", task).fps)
+        small = [cv2.resize(f.pixels, (SIZE, SIZE), interpolation=cv2.INTER_AREA) for f in shown]
     frames = hold_last(np.stack(small), WINDOW).astype(np.float32) / 255
     colours = [np.histogram(frames[..., c], 8, (0, 1))[0] / frames[..., c].size for c in range(3)]
     grey = frames.mean(3)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from edgepv.clips import read_video
 from edgepv.errors import UsageError
 from edgepv.optional import need
+from edgepv.video import at_rate, open_video
 from edgepv.zoo import TASKS
 
 SIDE = 144
@@ -36,7 +36,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Footage:
-    """Frames of one sample, (T, SIDE, SIDE, 3) uint8 RGB at the rate of the file."""
+    """Frames of one sample, (T, SIDE, SIDE, 3) uint8 RGB at the file's rate, made constant if it is not."""
 
     sample: Sample
     frames: np.ndarray
@@ -80,8 +80,11 @@ def load(samples: Iterable[Sample], tick: Callable[[], None] = lambda: None) -> 
 
 def _load_one(sample: Sample) -> Footage:
     cv2 = need("cv2", extra="cpu")
-    video = read_video(sample.path)
-    square = [cv2.resize(f, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for f in video.frames]
+    square: list[np.ndarray] = []
+    with open_video(sample.path) as video:
+        for frame, count in at_rate(video, video.fps):
+            if count:
+                square += [cv2.resize(frame.pixels, (SIDE, SIDE), interpolation=cv2.INTER_AREA)] * count
     return Footage(sample, np.stack(square)[..., ::-1].copy(), video.fps)
 
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -33,12 +34,12 @@ from torch import Tensor, nn
 
 from edgepv import degrade
 from edgepv.checkpoint import find_function, read_weights
-from edgepv.clips import read_video
 from edgepv.console import tell
 from edgepv.errors import EdgepvError, UsageError
 from edgepv.files import digest, read_json, sha256
 from edgepv.optional import need
 from edgepv.types import ModelSpec, TensorSpec
+from edgepv.video import open_video
 from edgepv.zoo import HERE, parallel
 from edgepv.zoo.loop import Schedule, fit
 from edgepv.zoo.particles.reconstruct import Discriminator, hinge
@@ -145,7 +146,8 @@ def read_source(folder: Path, source: Source) -> np.ndarray:
     if path.is_dir():
         frames = [cv2.imread(str(p)) for p in sorted(path.iterdir())]
     else:
-        frames = list(read_video(path).frames)
+        with open_video(path) as video:
+            frames = [frame.pixels for frame in itertools.islice(video, source.frames)]
     clip = np.stack(frames[: source.frames])[..., ::-1]
     cell = 4 if source.halved else 2
     clip = clip[:, : clip.shape[1] // cell * cell, : clip.shape[2] // cell * cell]

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from edgepv.clips import frame_rate, open_video, refuse_broken
 from edgepv.errors import SourceLostError, UsageError
 from edgepv.optional import need
 from edgepv.runtimes.sources import Frame, OnStatus
 from edgepv.runtimes.sources.address import without_password
+from edgepv.video import VideoReader, frame_rate
 
 OPEN_S = 5.0
 READ_S = 5.0
@@ -27,39 +27,38 @@ _environment = threading.Lock()
 
 def open_file(text: str, on_status: OnStatus) -> VideoFile:
     """A video file. Raises UsageError if it is missing or no video."""
-    return VideoFile(Path(text).absolute())  # to FFmpeg a relative rtsp:1.mp4 is an address
+    return VideoFile(Path(text).absolute(), on_status)  # to FFmpeg a relative rtsp:1.mp4 is an address
 
 
 class VideoFile:
-    """A video file; its frames are at index / fps. Raises UsageError at the end of a truncated one."""
+    """A video file; its frames have the times that it shows them at, from 0 on (``edgepv.video``).
+
+    on_status is told at the end of what is doubtful, such as a picture that is shorter than the file. Raises
+    UsageError at a place that is damaged.
+    """
 
     live = False
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._open = contextlib.ExitStack()
-        self._capture, rate, self._promised = self._open.enter_context(open_video(path))
-        self._rate = frame_rate(rate) or rate
-        self.fps: Fraction | None = self._rate
-        self._read = 0
+    def __init__(self, path: Path, on_status: OnStatus) -> None:
+        self._video, self._status = VideoReader(path), on_status
+        self.fps: Fraction | None = self._video.fps
         self._lock = threading.Lock()
-        self._closed = False
 
     def read(self) -> Frame | None:
         with self._lock:
-            if self._closed:
-                return None
-            ok, pixels = self._capture.read()
-            if not ok:
-                refuse_broken(self._path, self._read, self._promised)
-                return None
-            self._read += 1
-            return Frame(pixels, float((self._read - 1) / self._rate), time.monotonic())
+            frame = self._video.read()
+            doubt, self._video.doubt = self._video.doubt, None
+        if doubt:
+            self._status({"type": "status", "what": doubt[0], "why": doubt[1]})
+        if frame is None:
+            return None
+        jump = frame.jump_s
+        why = "" if jump is None else f"the clock jumped by {jump:+.1f} s"
+        return Frame(frame.pixels, float(frame.time_s), time.monotonic(), bool(why), why)
 
     def close(self) -> None:
         with self._lock:
-            self._closed = True
-            self._open.close()
+            self._video.close()
 
 
 def open_stream(text: str, on_status: OnStatus) -> Camera:

@@ -50,6 +50,8 @@ class Pace:
         frame = self._newest(self._zero_s)
         if frame is None:
             return None
+        if frame.restarted:  # nobody waits for the hours by which a clock jumped
+            self._zero_s = self._clock() - frame.time_s / self._rate
         wait_s = self._due_s(frame, self._zero_s) - self._clock()
         if wait_s > 0:
             self._sleep(wait_s)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,8 @@ import numpy as np
 import pytest
 
 from edgepv import bundle
-from edgepv.clips import resample
 from edgepv.errors import UsageError
 from edgepv.runtimes import Session, open_session
-from edgepv.runtimes.play import due
 from edgepv.stream import Tensors
 from edgepv.types import ModelSpec, Variant, decode, encode
 
@@ -75,12 +72,3 @@ def test_a_nan_answer_is_an_error_not_a_label(variant: Variant) -> None:
 
     with Session(Broken(), variant) as session, pytest.raises(UsageError, match="run edgepv verify"):
         session.step(np.zeros((8, 8, 3), np.uint8))
-
-
-@pytest.mark.parametrize(
-    "source", [Fraction(5), Fraction(10), Fraction(15), Fraction(30000, 1001), Fraction(60)]
-)
-def test_a_live_frame_owes_what_resampling_would_take(source: Fraction) -> None:
-    taken = resample(97, source, Fraction(10))
-    owed = [i for i in range(97) for _ in range(due(i, source, Fraction(10)))]
-    assert owed[: len(taken)] == taken

@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,10 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgepv.clips import resample
 from edgepv.errors import UsageError
 from edgepv.runtimes.sources import Frame, open_source
 from edgepv.runtimes.sources.pace import Due, Pace
+from edgepv.video import Ticks
 
 
 class Film:
@@ -71,6 +72,21 @@ def test_a_late_reader_loses_the_frames_between_and_gets_the_newest() -> None:
     assert numbers == [0, 2, 5, 7, 9] and source.lost == 5
 
 
+def test_nobody_waits_for_the_hours_by_which_a_clock_jumps() -> None:
+    source, film = paced()
+    read = film.read
+
+    def jumping() -> Frame | None:
+        frame = read()
+        if frame is None or frame.time_s < 0.5:
+            return frame
+        return replace(frame, time_s=frame.time_s + 9000, restarted=frame.time_s == 0.5)
+
+    film.read = jumping  # type: ignore[method-assign]
+    assert [f.time_s for f in iter(source.read, None) if f][4:6] == [0.4, 9000.5]
+    assert source.lost == 0 and film.now_s == pytest.approx(50.8)
+
+
 def test_a_pace_is_above_0() -> None:
     with pytest.raises(UsageError, match="a pace of 0 is impossible"):
         Pace(Film(), rate=0)
@@ -109,7 +125,8 @@ def test_a_live_camera_gives_the_frames_of_a_file(
 ) -> None:
     times = [start + float(i / camera) for i in range(count)]
     due, missed = taken(Due(model, camera), times)
-    assert due == sorted(set(resample(count, camera, model)))
+    ticks = Ticks(model)
+    assert due == [i for i in range(count) if ticks.owed(i / camera, (i + 1) / camera)]
     assert missed == (0 if camera >= model else math.ceil((count - 1) * model / camera) + 1 - count)
 
 
