@@ -23,7 +23,7 @@ from edgepv.errors import EdgepvError, UsageError
 EXIT_CODES = """exit codes:
   0 ok    1 internal error    2 wrong input or option    3 accuracy gate    4 latency gate
   5 parity    6 inconclusive (too few clips to tell)    7 target or engine not on this machine
-  8 camera lost    9 signature"""
+  8 camera lost    9 signature    11 a receiver raised"""
 
 
 CURES = {errno.ENOSPC: ". Free disk space", errno.EDQUOT: ". Free disk space"} | dict.fromkeys(

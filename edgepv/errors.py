@@ -72,6 +72,12 @@ class SignatureError(EdgepvError):
     exit_code = 9
 
 
+class ReceiverError(EdgepvError):
+    """A receiver or a function that hears the answers raised. The run went on without it."""
+
+    exit_code = 11
+
+
 def unknown(what: str, got: str, known: Iterable[str]) -> str:
     """One line naming a wrong name, the right ones, and the nearest of them if one is near."""
     names, got = sorted(known), got[:MOST_SHOWN]

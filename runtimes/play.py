@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from edgepv.files import whole_file
 from edgepv.optional import need
 from edgepv.runtimes.drawing import Painter
 from edgepv.runtimes.engine import Read
-from edgepv.runtimes.said import picture_of, said
+from edgepv.runtimes.said import RECORDS, picture_of, record, said
 from edgepv.runtimes.session import Answer, open_session
 from edgepv.stats import percentiles_ms
 from edgepv.types import ModelSpec, Variant
@@ -33,6 +34,7 @@ def play(
     deadline_ms: float | None = None,
     video: Path | None = None,
     cuts: bool = True,
+    camera: str = "cam1",
     emit: Callable[[Event], None] = lambda event: None,
 ) -> Event:
     """Answer every frame that is due at the model's rate; returns the summary.
@@ -57,14 +59,14 @@ def play(
                 break
             for _ in range(due(read, fps, variant.spec.fps)):
                 latest = session.step(frame)
-                answers.append(latest)
                 missed += deadline_ms is not None and latest.pre_ms + latest.infer_ms > deadline_ms
-                emit(event(latest, variant.spec, read, fps))
+                emit(event(latest, variant, len(answers), read, float(read / fps), camera))
+                answers.append(replace(latest, outputs={}))  # pictures of a whole film are too much to keep
             if latest:
                 draw(frame, latest)
             read += 1
         refuse_broken(source, read, promised)
-    return summary(variant, answers, read, threads, deadline_ms, missed)
+    return summary(variant, answers, read, threads, deadline_ms, missed) | {"camera": camera}
 
 
 def due(index: int, source: Fraction, wanted: Fraction) -> int:
@@ -76,18 +78,20 @@ def due(index: int, source: Fraction, wanted: Fraction) -> int:
     return int(count(index + 1) - count(index))
 
 
-def event(answer: Answer, spec: ModelSpec, frame: int, fps: Fraction) -> Event:
-    """One answer as plain data. time_s: of the frame in the source."""
-    return {
-        "type": "answer",
-        "frame": frame,
-        "time_s": round(float(frame / fps), 3),
-        **said(answer, spec),
-        "valid": answer.valid,
-        "restarted": answer.restarted,
-        "pre_ms": round(answer.pre_ms, 3),
-        "infer_ms": round(answer.infer_ms, 3),
-    }
+def event(answer: Answer, variant: Variant, number: int, frame: int, time_s: float, camera: str) -> Event:
+    """One answer as plain data, as a camera's: it came in time, since a file waits. time_s: of the frame."""
+    took_ms = answer.pre_ms + answer.infer_ms
+    return record(
+        answer,
+        variant.spec,
+        camera=camera,
+        number=number,
+        frame=frame,
+        time_s=time_s,
+        latency_ms=took_ms,
+        age_ms=took_ms,
+        variant=variant.name,
+    )
 
 
 def summary(
@@ -99,6 +103,8 @@ def summary(
     """
     p50, p95, p99 = percentiles_ms([(a.pre_ms + a.infer_ms) / 1e3 for a in answers])
     return {
+        "type": "summary",
+        "version": RECORDS,
         "variant": variant.name,
         "engine": variant.engine,
         "threads": threads,
@@ -111,6 +117,7 @@ def summary(
         "deadline_ms": deadline_ms,
         "missed": missed if deadline_ms is not None else None,
         **(_verdict(variant, answers) if variant.spec.labels else {}),
+        "lost": 0,
     }
 
 
@@ -141,7 +148,8 @@ def _writer(
         def draw(frame: np.ndarray, answer: Answer) -> None:
             restored = picture_of(answer, spec)
             shown = frame if restored is None else restored
-            picture = painter.draw(shown, {**event(answer, spec, 0, fps), "stale": False})
+            said_now = {**said(answer, spec), "valid": answer.valid, "stale": False}
+            picture = painter.draw(shown, said_now)
             if not open_writer:
                 size = (picture.shape[1], picture.shape[0])
                 codec = cv2.VideoWriter.fourcc(*"mp4v")

@@ -18,11 +18,13 @@ from edgepv.errors import UsageError, unknown
 Record: TypeAlias = dict[str, Any]
 """Plain JSON data. ``record["type"]`` is one of
 
-"answer": one per frame that was due (label, score, valid, stale, age_ms, variant, time_s ...);
+"answer": one per frame that was due, see ``runtimes.said.record``;
 "new", "update", "end": the life of one event, with "before" (None for new) and "after": id, camera, label,
 score, top_score, start_time, end_time (None until the end), zones. Times are seconds since 1970 (UTC).
 "status": something about the camera or the runner: "what" (camera_lost, camera_back, restarted, switched,
-stale, ...), "why".
+clock_set, fault, ...), "why".
+"summary": what the run came to, last of all.
+All have "version", see ``runtimes.said.RECORDS``.
 """
 
 

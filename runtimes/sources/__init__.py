@@ -69,7 +69,7 @@ KINDS = {
     "gst": "gst:open_gst",
 }
 REOPENED = tuple(kind for kind in KINDS if kind != "raw")  # bytes on stdin come once
-FORMS = ("clip.mp4", "folder/?fps=10", "/dev/video0")
+FORMS = ("clip.mp4", "folder/?fps=10", "/dev/video0 or 0")
 
 
 def open_source(
@@ -103,6 +103,11 @@ def is_live(text: str) -> bool:
     return _kind(text) in REOPENED
 
 
+def is_exclusive(text: str) -> bool:
+    """Whether only one can read what ``text`` names: a local camera, or bytes that come once."""
+    return _kind(text) in ("v4l2", "raw")
+
+
 def is_video_file(text: str) -> bool:
     """Whether ``text`` is a path that is not a folder of images."""
     return _kind(text) == "" and not _is_folder(text)
@@ -114,8 +119,8 @@ def _is_folder(text: str) -> bool:
 
 def _kind(text: str) -> str:
     """The scheme; "" for a path. What lies on the disk is a path, whatever its name looks like."""
-    if text.startswith("/dev/video"):
-        return "v4l2"
+    if text.startswith("/dev/video") or (text.isascii() and text.isdigit() and not Path(text).exists()):
+        return "v4l2"  # 0 is /dev/video0, as OpenCV has it
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):", text)
     if scheme is None:
         return ""

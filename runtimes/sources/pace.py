@@ -12,6 +12,8 @@ from typing import Any
 from edgepv.errors import UsageError
 from edgepv.runtimes.sources import Frame, Source
 
+MEASURED_S = 3.0
+
 
 class Pace:
     """A source handed out at its own speed times ``rate``; who comes late loses frames.
@@ -106,3 +108,28 @@ class Due:
         missed = answered - self._tick
         self._tick = answered + 1
         return True, missed
+
+
+class Rate:
+    """The rate that a camera really has, measured over MEASURED_S seconds at a time."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """The next frame is the first again: the source restarted."""
+        self._begun_s: float | None = None
+        self._count = 0
+
+    def __call__(self, time_s: float) -> float | None:
+        """Frames a second, once enough of them came since it was last known; else None."""
+        if self._begun_s is None or time_s < self._begun_s:
+            self._begun_s, self._count = time_s, 0
+            return None
+        self._count += 1
+        took_s = time_s - self._begun_s
+        if took_s < MEASURED_S:
+            return None
+        rate = self._count / took_s
+        self._begun_s, self._count = time_s, 0
+        return rate
