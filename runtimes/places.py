@@ -25,8 +25,8 @@ from edgepv.types import ModelSpec, Variant
 
 MOVED, MOVED_S, SEEN = 0.03, 1.0, 0.5
 """A point moves if it was this far away, in image heights, within so many seconds, and is seen now."""
-HALF = 0.5
-"""Share of what speaks for a label that must be left when the zone is shown alone."""
+HALF, ALMOST_ALL = 0.5, 0.8
+"""Shares of what speaks for a label that are left when a zone is shown alone."""
 BLUR = 1 / 8
 """Standard deviation of the blur of what is not shown, in image heights."""
 AGAIN_S = 1.0
@@ -77,7 +77,8 @@ class MovingPoints:
         tracks: (x, y, visibility), x and y in image heights. ids: the point in each row, -1 for none.
         """
         found = []
-        for name, (x, y, visible) in zip(ids, tracks):
+        for name, row in zip(ids, tracks):
+            x, y, visible = map(float, row)
             if name < 0 or visible < SEEN:
                 continue
             before = self._seen.setdefault(name, deque())
@@ -90,39 +91,51 @@ class MovingPoints:
         return {MOVING: found}
 
 
-def alone(frames: np.ndarray, polygons: Sequence[Polygon]) -> np.ndarray:
-    """The clip with only these parts of the picture in it; the rest is one blurred picture that stands still.
+def alone(frames: np.ndarray, polygons: Sequence[Polygon], *, rest: bool = False) -> np.ndarray:
+    """The clip with only these parts of the picture in it; all else is one blurred picture that stands still.
 
-    frames: (T, C, h, w). The rest is the mean over time, blurred by 1/8 of the height. Source: Fong &
-    Vedaldi 2017, "Interpretable Explanations of Black Boxes by Meaningful Perturbation", the blur.
+    frames: (T, C, h, w). polygons: with ``rest``, the parts that are not shown. What stands still is the mean
+    over time, blurred by 1/8 of the height. Source: Fong & Vedaldi 2017, "Interpretable Explanations of Black
+    Boxes by Meaningful Perturbation", the blur.
     """
     cv2 = need("cv2", extra="cpu")
     height, width = frames.shape[-2:]
     mean = np.ascontiguousarray(frames.mean(0).transpose(1, 2, 0))
-    rest = cv2.GaussianBlur(mean, (0, 0), BLUR * height).reshape(height, width, -1).transpose(2, 0, 1)
-    shown = np.zeros((height, width), np.uint8)
+    still = cv2.GaussianBlur(mean, (0, 0), BLUR * height).reshape(height, width, -1).transpose(2, 0, 1)
+    parts = np.zeros((height, width), np.uint8)
     for polygon in polygons:
-        cv2.fillPoly(shown, [np.rint(np.array(polygon) * (width, height)).astype(np.int32)], 1)
-    return np.where(shown.astype(bool), frames, rest).astype(np.float32)
+        cv2.fillPoly(parts, [np.rint(np.array(polygon) * (width, height)).astype(np.int32)], 1)
+    return np.where((parts == 0) == rest, frames, still).astype(np.float32)
 
 
 def holding(player: Player, frames: np.ndarray, label: int, zones: Sequence[Zone]) -> frozenset[str]:
-    """The zones that hold a label: of what speaks for it, half or more is left when only they are shown.
+    """The zones that hold a label in the frames (T, C, h, w).
 
-    What speaks for a label is its logit above the mean of all, above what is left of that when nothing is
-    shown. If no zone holds it but all together do, the one that holds most of it stands for them. Costs
-    2 + zones evaluations of the frames (T, C, h, w), one more for several zones.
+    What speaks for a label is its logit above the mean of all, less what it is when nothing is shown. A zone
+    holds it if, shown alone, half of that or more is left, and no less than when all but the zone is shown;
+    or if so much is left that what happens elsewhere does not matter. If no zone does but all together do,
+    the one that holds most of it stands for them. Costs 2 evaluations of the frames, 2 more for each zone,
+    and 2 more where there are several.
     """
+
+    def speaks(polygons: Sequence[Polygon], *, rest: bool = False) -> float:
+        return score(player.logits(alone(frames, polygons, rest=rest)), label) - none
+
+    def holds(polygons: Sequence[Polygon], inside: float) -> bool:
+        return inside >= ALMOST_ALL * whole or (
+            inside >= HALF * whole and inside >= speaks(polygons, rest=True)
+        )
+
     none = score(player.logits(alone(frames, ())), label)
     whole = score(player.logits(frames), label) - none
     if whole <= 0:
         return frozenset()
-    left = {z.name: score(player.logits(alone(frames, [z.polygon])), label) - none for z in zones}
-    found = frozenset(name for name, some in left.items() if some >= HALF * whole)
+    inside = {z.name: speaks([z.polygon]) for z in zones}
+    found = frozenset(z.name for z in zones if holds([z.polygon], inside[z.name]))
     if found or len(zones) < 2:
         return found
-    together = score(player.logits(alone(frames, [z.polygon for z in zones])), label) - none
-    return frozenset({max(left, key=lambda name: left[name])}) if together >= HALF * whole else found
+    every = [z.polygon for z in zones]
+    return frozenset({max(inside, key=lambda n: inside[n])}) if holds(every, speaks(every)) else found
 
 
 @dataclass
@@ -139,7 +152,7 @@ class ZoneSearch:
     """Finds the zones that hold what a classifier sees, in a thread of its own, while a label is wanted.
 
     rules: of one camera. engine: for this alone. fault: hears what goes wrong there; a label is nowhere then.
-    cost: evaluations of one step of the model that one search of the costliest label takes.
+    cost: calls of the model that one search of the costliest label takes at most.
     """
 
     def __init__(
@@ -163,7 +176,7 @@ class ZoneSearch:
             for label in dict.fromkeys(r.label for r in rules if r.zones)
         }
         most = max((len(s.zones) for s in self._searches.values()), default=0)
-        self.cost = (2 + most + (most > 1)) * (length if stream else 1)
+        self.cost = (2 + 2 * most + 2 * (most > 1)) * (length if stream else 1)
         self._lock = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="zones", daemon=True)

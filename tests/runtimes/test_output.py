@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import Any
 
@@ -151,6 +152,7 @@ def test_a_trackers_points_raise_the_alarm_where_they_move(
         output.reply(reply(n, n / 10, points((x, y, 0.9), (1.2 + n / 10, 0.5, 0.1))))
     told: list[Any] = [r["after"]["zones"] for r in ear.heard if r["type"] == "new"]
     assert told == ([["left"]] if starts else [])
+    json.dumps(ear.heard)
 
 
 def test_a_point_that_crawls_further_than_the_limit_in_more_than_a_second_does_not_move() -> None:
