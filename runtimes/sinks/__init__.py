@@ -14,6 +14,7 @@ import numpy as np
 
 from edgepv.console import Console, visible
 from edgepv.errors import UsageError, unknown
+from edgepv.files import digest
 
 Record: TypeAlias = dict[str, Any]
 """Plain JSON data. ``record["type"]`` is one of
@@ -113,3 +114,10 @@ def redacted(url: str) -> str:
 def plain_name(text: str) -> str:
     """``text`` with only letters, digits, - and _, for file names and topic levels; never empty."""
     return re.sub(r"[^A-Za-z0-9_-]+", "_", text) or "_"
+
+
+def own_name(text: str) -> str:
+    """Like ``plain_name``, but different for different texts: what had to be changed ends with its digest."""
+    if re.fullmatch(r"[A-Za-z0-9_-]+", text):
+        return text
+    return "_".join(filter(None, (plain_name(text).strip("_"), digest(text)[:8])))
