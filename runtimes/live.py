@@ -122,7 +122,10 @@ class Live:
     def _watch_the_rate(self, time_s: float) -> None:
         """Tell when the camera becomes slower than the model, as many do in the dark, and when it is not."""
         rate = self._rate(time_s)
-        if rate is None or (slow := rate < SLOW_CAMERA * self._fps) == self._slow:
+        if rate is None:
+            return
+        self._due.learn(rate)
+        if (slow := rate < SLOW_CAMERA * self._fps) == self._slow:
             return
         self._slow = slow
         trained = f"it gives {rate:.3g} frames a second, the model was trained at {float(self._fps):g}"

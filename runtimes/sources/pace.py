@@ -13,6 +13,7 @@ from edgepv.errors import UsageError
 from edgepv.runtimes.sources import Frame, Source
 
 MEASURED_S = 3.0
+LEARN = 0.2
 
 
 class Pace:
@@ -85,7 +86,7 @@ class Due:
     """
 
     def __init__(self, fps: Fraction, camera: Fraction | None = None) -> None:
-        self._camera = camera or fps
+        self._fps, self._camera = fps, camera or fps
         self._ticks_per_frame = fps / self._camera
         self.reset()
 
@@ -93,6 +94,12 @@ class Due:
         """The next frame is the first again: the source restarted."""
         self._start_s: Fraction | None = None
         self._tick = 0
+
+    def learn(self, rate: float) -> None:
+        """The camera's rate was measured: it counts where what it said is off by more than a fifth."""
+        if abs(rate / float(self._camera) - 1) > LEARN:
+            self._camera = Fraction(rate).limit_denominator(1000)
+            self._ticks_per_frame = self._fps / self._camera
 
     def due(self, time_s: float) -> tuple[bool, int]:
         """Whether the frame of ``time_s`` is due, and how many ticks before it got none since the last."""

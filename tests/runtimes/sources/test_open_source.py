@@ -67,8 +67,15 @@ def test_a_frame_rate_is_a_fraction_or_unknown(value: float, rate: Fraction | No
         ("rtps://bob:hunter2@cam/1", "unknown kind of source 'rtps'. Known: gst, http.*Or a path: clip.mp4"),
         ("/dev/video97", "/dev/video97 does not exist"),
         ("v4l2:97", "/dev/video97 does not exist"),
+        ("97", "/dev/video97 does not exist"),
         ("nothing.mp4", "nothing.mp4 does not exist"),
-        ("https://bob:hunter2@127.0.0.1:1/x", r"https://bob:\*\*\*@127.0.0.1:1/x cannot be opened"),
+        (
+            "https://bob:hunter2@127.0.0.1:1/x",
+            r"https://bob:\*\*\*@127.0.0.1:1/x cannot be opened: nothing listens on 127.0.0.1 port 1",
+        ),
+        ("rtsp://bob:hunter2@[::1]:1/x", r"rtsp://bob:\*\*\*@\[::1\]:1/x .*nothing listens on ::1 port 1"),
+        ("rtsp://no-such-host.invalid/x", "there is no host 'no-such-host.invalid'"),
+        ("rtsp://bob:hunter2/#?@127.0.0.1:1/x", "the address cannot be read. .*%2F for /"),
         ("folder?fps=10", "folder\\?fps=10 does not exist"),
     ],
 )
