@@ -48,7 +48,7 @@ def why_not(text: str) -> str:
 
 
 def has_length(text: str) -> bool:
-    """Whether what lies at an http address says how long it is, and so has an end; False if nobody answers."""
+    """Whether what lies at an http address says how long it is, and so has an end."""
     try:
         parts = urlsplit(text)
         said = _ask(parts, parts.hostname or "", parts.port or PORTS[parts.scheme.lower()])
