@@ -29,8 +29,7 @@ from edgepv.runtimes.output import Output
 from edgepv.runtimes.places import ZoneSearch, check_rules, needs_search
 from edgepv.runtimes.session import Gap
 from edgepv.runtimes.sinks import Sink, open_sink
-from edgepv.runtimes.sources import is_exclusive, is_live, open_source
-from edgepv.runtimes.sources.address import without_password
+from edgepv.runtimes.sources import device, is_live, open_source
 from edgepv.types import Deadline, ModelSpec, Variant
 
 WATCH_S = 0.2
@@ -224,12 +223,13 @@ class _Cameras:
                 )
         seen: dict[str, str] = {}
         for name, address in self._options.sources.items():
-            if is_exclusive(address) and address in seen:
+            only = device(address)
+            if only and only in seen:
                 raise UsageError(
-                    f"cameras {seen[address]} and {name} are both {without_password(address)}, which only "
-                    "one can read. Name it once"
+                    f"cameras {seen[only]} and {name} are both {only}, which only one can read. Name it once"
                 )
-            seen[address] = name
+            if only:
+                seen[only] = name
 
     def _proven(self) -> Proven:
         """What was asked for, or the bundle's ladder, as far as it answers here as where it was proven."""

@@ -8,7 +8,7 @@ TLS, checked against the system's authorities (the variable SSL_CERT_FILE names 
     <base>/status          QoS 1     {"type": "status", "what", "why", "uid"}, spooled
     <base>/state           retained  {"label", "score"} of the latest answer, when the label changes
     <base>/<label>/state   retained  ON while an event of that label lasts, otherwise OFF; of a label that is
-                                     not plain ASCII its letters and a digest, like fall_down_8e1f1b6c
+                                     not plain ASCII its letters and a digest, like fall_down_a73a1ce7
     <base>/answers         QoS 0     every answer, with answers=1; lost while the broker is away
 
 Retained topics are sent again at every connection, so that a broker that forgot them has them. With
@@ -414,7 +414,7 @@ def discovery(base: str, camera: str, names: dict[str, str]) -> dict[str, str]:
     for label, name in names.items():
         config = {
             "name": label,
-            "unique_id": f"{node}_{name}",
+            "unique_id": f"{node}.{name}",  # with a sign that neither has, so that no two pairs make one
             "state_topic": f"{base}/{name}/state",
             "payload_on": "ON",
             "payload_off": "OFF",

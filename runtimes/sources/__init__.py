@@ -103,9 +103,15 @@ def is_live(text: str) -> bool:
     return _kind(text) in REOPENED
 
 
-def is_exclusive(text: str) -> bool:
-    """Whether only one can read what ``text`` names: a local camera, or bytes that come once."""
-    return _kind(text) in ("v4l2", "raw")
+def device(text: str) -> str | None:
+    """What only one can read: the path of a local camera, or of bytes that come once; None for all else."""
+    kind = _kind(text)
+    if kind == "raw":
+        return text.removeprefix("raw:").partition("?")[0]
+    if kind != "v4l2":
+        return None
+    name = text.removeprefix("v4l2:")
+    return f"/dev/video{int(name)}" if name.isdigit() else name
 
 
 def is_video_file(text: str) -> bool:

@@ -22,7 +22,7 @@ from live_support import Broker, Subscriber, answer, event, until
 
 from edgepv.errors import UsageError
 from edgepv.runtimes.sinks import open_sink, own_name
-from edgepv.runtimes.sinks.mqtt import parse_broker
+from edgepv.runtimes.sinks.mqtt import discovery, parse_broker
 
 OUTAGE_S = 30.0 if os.environ.get("EDGEPV_SLOW") else 5.0
 Ears = Callable[[str], Subscriber]
@@ -276,7 +276,7 @@ def test_home_assistant_finds_one_sensor_per_label_and_again_after_its_birth(
     until(lambda: heard.on(topic))
     config = json.loads(heard.on(topic)[0])
     assert config["name"] == "fall down"
-    assert config["unique_id"] == f"{node}_{level}"
+    assert config["unique_id"] == f"{node}.{level}"
     assert config["state_topic"] == f"home/cam1/{level}/state"
     assert (config["payload_on"], config["payload_off"]) == ("ON", "OFF")
     assert config["availability_topic"] == "home/cam1/available"
@@ -483,6 +483,16 @@ CONFIG: dict[str, Any] = {
 
 Source: Home Assistant, "MQTT binary sensor" and "MQTT discovery" (component, node and object in a topic).
 """
+
+
+def test_no_two_cameras_and_labels_share_an_id() -> None:
+    pairs = [("a", "b_c"), ("a_b", "c"), ("a/b", "c"), ("a", "b/c"), ("a", "B_c")]
+    ids = [
+        json.loads(config)["unique_id"]
+        for base, label in pairs
+        for config in discovery(base, base, {label: own_name(label)}).values()
+    ]
+    assert len(set(ids)) == len(pairs)
 
 
 def check_config(topic: str, payload: str) -> dict[str, Any]:
