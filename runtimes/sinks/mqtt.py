@@ -260,7 +260,7 @@ class Mqtt(SpooledSink):
     def _keep_connected(self) -> None:
         """One paho client per connection, so that nothing of an old one is sent twice by paho itself."""
         failures, told = 0, False
-        while not self._stopping.is_set():
+        while not self._stopping.is_set() and not self._leaving.is_set():
             self._gone, why, start = threading.Event(), [""], time.perf_counter()
             client = self._new_client(self._gone, why)
             try:

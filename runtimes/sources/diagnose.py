@@ -38,6 +38,9 @@ def why_not(text: str) -> str:
         return f"there is no host '{host}'. Check the name"
     except ConnectionRefusedError:
         return f"nothing listens on {place}. Check the port, and that the camera streams"
+    except ConnectionResetError:
+        other = parts.scheme.removesuffix("s") if parts.scheme.endswith("s") else f"{parts.scheme}s"
+        return f"{place} hangs up. Check the port, or try {other}://"
     except TimeoutError:
         return f"{place} does not answer. Check that the camera is on and in reach"
     except ssl.SSLError as e:
