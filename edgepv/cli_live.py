@@ -105,8 +105,10 @@ def run_command(a: argparse.Namespace) -> int:
     if a.require_signature != bool(a.key):
         raise UsageError("--require-signature and --key PUBLIC.pem go together")
     sources = _sources(a.source)
-    from edgepv.runtimes.sources import is_video_file
+    from edgepv.runtimes.sources import is_video_file, refuse_bare_address
 
+    for text in sources.values():
+        refuse_bare_address(text)
     name, source = next(iter(sources.items()))
     if len(sources) == 1 and is_video_file(source) and not a.live:
         return _on_file(a, name, source)

@@ -145,6 +145,9 @@ class _Document:
 def read_rules(path: Path) -> LiveConfig:
     """A live file (TOML). Raises UsageError naming the place of an unknown key or a wrong value."""
     data = read_toml(path, wanted="--rules wants a TOML file like examples/alarm.toml")
+    for key in ("rule", "zone", "mask"):
+        if isinstance(data.get(key), dict):
+            raise UsageError(f"{path.name}: there may be several of [{key}]. Write [[{key}]]")
     found = decode(_Document, data, where=path.name)
     try:
         check_part(found.camera.name, "camera.name")

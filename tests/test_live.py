@@ -245,6 +245,7 @@ def test_several_cameras_share_the_machine(bundle: Path, a_clip: Path, start: St
         (["--source", "{clip}", "--live", "--cpus", "99999"], "--cpus 99999"),
         (["--source", "a=/dev/video7", "--source", "b=7"], "cameras a and b are both /dev/video7"),
         (["--source", "7"], "/dev/video7 does not exist"),
+        (["--source", "192.0.2.7:554/x"], "write its kind before it: rtsp://192.0.2.7:554/x"),
     ],
 )
 def test_bad_input_is_one_line(

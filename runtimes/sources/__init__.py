@@ -114,6 +114,13 @@ def device(text: str) -> str | None:
     return f"/dev/video{int(name)}" if name.isdigit() else name
 
 
+def refuse_bare_address(text: str) -> None:
+    """Raise UsageError for the address of a camera without its kind, such as 192.0.2.7:554/stream."""
+    bare = re.match(r"(\d+\.\d+\.\d+\.\d+|[\w.-]+:\d+)(/|$)", text)
+    if bare and not _kind(text) and not Path(text).exists():
+        raise UsageError(f"{text} does not exist. If it is a camera, write its kind before it: rtsp://{text}")
+
+
 def is_video_file(text: str) -> bool:
     """Whether ``text`` is a path that is not a folder of images."""
     return _kind(text) == "" and not _is_folder(text)
@@ -142,6 +149,8 @@ def _opener(text: str) -> Callable[[str, OnStatus], Source]:
         where = "images:open_images" if _is_folder(text) else "capture:open_file"
     elif kind in KINDS:
         where = KINDS[kind]
+    elif kind == "file":
+        raise UsageError(f"{text}: a file is named by its path alone. Write {text[5:].replace('//', '', 1)}")
     else:
         raise UsageError(f"{unknown('kind of source', kind, KINDS)} Or a path: {', '.join(FORMS)}")
     module, _, function = where.partition(":")

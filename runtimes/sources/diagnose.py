@@ -28,7 +28,7 @@ def why_not(text: str) -> str:
     except (ValueError, KeyError):
         return f"the address cannot be read. {ENCODE}"
     if not host:
-        return "the address names no host"
+        return f"the address names no host. Write {parts.scheme}://HOST/PATH"
     if "@" in text and "@" not in parts.netloc:
         return f"the address cannot be read. {ENCODE}"
     place = f"{host} port {port}"
