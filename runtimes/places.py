@@ -18,6 +18,7 @@ import numpy as np
 from edgepv.clips import at_model_size, preprocess
 from edgepv.errors import UsageError
 from edgepv.optional import need
+from edgepv.runtimes.deadline.realtime import yield_to_others
 from edgepv.runtimes.engine import Engine
 from edgepv.runtimes.events import ANY, MOVING, Polygon, Positions, Rule, Rules, Zone
 from edgepv.runtimes.player import Player, score
@@ -149,7 +150,7 @@ class _Search:
 
 
 class ZoneSearch:
-    """Finds the zones that hold what a classifier sees, in a thread of its own, while a label is wanted.
+    """Finds the zones that hold what a classifier sees, in a thread of low priority, while a label is wanted.
 
     rules: of one camera. engine: for this alone. fault: hears what goes wrong there; a label is nowhere then.
     cost: calls of the model that one search of the costliest label takes at most.
@@ -210,6 +211,7 @@ class ZoneSearch:
             self._engine.close()
 
     def _work(self) -> None:
+        yield_to_others()
         while True:
             with self._lock:
                 found = self._next()

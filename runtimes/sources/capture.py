@@ -23,6 +23,7 @@ from edgepv.runtimes.sources.pace import Pace
 
 OPEN_S = 5.0
 READ_S = 5.0
+WHOLE = 0.9  # of the frames that a file promises, which is no exact number in every kind of file
 MOST_FRAMES = 1e9  # more is no count; FFmpeg says numbers like -9e18 for "unknown"
 DRIFT, DRIFT_S, DRIFTS = 0.2, 10.0, 3
 STREAM_OPTIONS = "rtsp_transport;tcp|fflags;nobuffer|flags;low_delay"
@@ -86,7 +87,8 @@ def open_stream(text: str, on_status: OnStatus) -> Source:
     if counted or (not jpeg and has_length(text)):
         capture.release()
         capture = _open(text, cv2, "")  # without a buffer the first frames of a file are lost
-        return Pace(WebFile(name, capture, on_status))
+        promised = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if counted else 0
+        return Pace(WebFile(name, capture, promised, on_status))
     # A multipart stream has no time stamps: FFmpeg makes them up, at 25 frames a second.
     return Camera(name, capture, stamped=not jpeg)
 
@@ -167,9 +169,9 @@ class WebFile:
 
     live = False
 
-    def __init__(self, name: str, capture: Any, on_status: OnStatus) -> None:
+    def __init__(self, name: str, capture: Any, promised: int, on_status: OnStatus) -> None:
         self._cv2 = need("cv2", extra="cpu")
-        self._name, self._capture, self._on_status = name, capture, on_status
+        self._name, self._capture, self._promised, self._on_status = name, capture, promised, on_status
         self.fps: Fraction | None = frame_rate(capture.get(self._cv2.CAP_PROP_FPS))
         self._read = 0
 
@@ -177,7 +179,11 @@ class WebFile:
         ok, pixels = self._capture.read()
         if not ok:
             why = f"{self._name} is a file: it ended after {self._read} frames"
-            self._on_status({"type": "status", "what": "file_ended", "why": why})
+            early = self._read < WHOLE * self._promised
+            if early:
+                why += f" of about {self._promised}; it is damaged, or the connection broke off"
+            what = "file_broke_off" if early else "file_ended"
+            self._on_status({"type": "status", "what": what, "why": why})
             return None
         self._read += 1
         return Frame(pixels, self._capture.get(self._cv2.CAP_PROP_POS_MSEC) / 1000, time.monotonic())

@@ -286,6 +286,30 @@ def test_a_file_at_an_address_is_played_once_at_its_own_speed_and_has_an_end(
     ]
 
 
+def test_a_file_whose_connection_breaks_off_is_told_as_such(
+    web: Callable[..., str], write_video: Callable[..., Path], tmp_path: Path
+) -> None:
+    if not shutil.which("ffmpeg"):
+        pytest.skip("needs ffmpeg (see tests/system.sh)")
+    path = tmp_path / "clip.mkv"
+    made = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", "testsrc=size=320x240:rate=25:duration=2"]
+    subprocess.run([*made, "-c:v", "mpeg2video", "-b:v", "2M", str(path)], check=True)
+    data = path.read_bytes()
+
+    def answer(request: http.server.BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        request.send_header("Content-Length", str(len(data)))
+        request.end_headers()
+        request.wfile.write(data[: len(data) // 2])
+
+    told: list[dict[str, Any]] = []
+    source = open_source(web(answer) + "/clip.mkv", on_status=told.append)
+    while source.read():
+        pass
+    source.close()
+    assert [t["what"] for t in told] == ["file_broke_off"] and "frames of about 50" in told[0]["why"]
+
+
 def guarded(password: str) -> Callable[[http.server.BaseHTTPRequestHandler], None]:
     """A camera that wants user bob with that password."""
     wanted = "Basic " + base64.b64encode(f"bob:{password}".encode()).decode()
