@@ -68,8 +68,9 @@ def runner(
 
     A ladder bundle (edgepv ladder) is run on the largest variant that is in time; its variants are timed
     first, which takes a few seconds at most; those that answer otherwise on this CPU than where they were
-    proven are left out, with a RuntimeWarning. say: gets every reply; without it, use ``ask``. The rest is as
-    in ``open`` and in runtimes.deadline.DeadlineRunner. Start it with ``with`` or ``start()``.
+    proven are left out, with a RuntimeWarning. say: gets every reply; without it, use ``ask``. What it
+    raises is counted in ``faults`` and costs no answer; the end of the ``with`` block raises ReceiverError.
+    The rest is as in ``open`` and in runtimes.deadline.DeadlineRunner. Start it with ``with`` or ``start()``.
     """
     import warnings
     from pathlib import Path

@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from edgepv.checkpoint import check_spec, check_stream
-from edgepv.errors import UsageError, unknown
+from edgepv.errors import EdgepvError, UsageError, unknown
 from edgepv.files import check_part, digest, inside, parse_json, sha256, whole_file, write_json
 from edgepv.types import ModelSpec, Proof, Rung, StepRecord, StreamSpec, Variant, decode, encode
 
@@ -36,6 +36,10 @@ MOST_DIRECTORY = 4 << 20  # bytes of a zip's list of files
 MOST_FILES = 4096
 MOST_VARIANTS = 64
 PIECE = 1 << 20
+LINE_ENDS = (
+    "Git does that where core.autocrlf is on: put the line '* -text' into .gitattributes beside the bundle, "
+    "and check it out again"
+)
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,7 @@ class Bundle:
             raise UsageError(f"{self.folder}: {name} is not in the manifest. Export the bundle again")
         data = read_plain(self.folder, name, MOST_BYTES)
         if hashlib.sha256(data).hexdigest() != wanted:
-            raise UsageError(f"{self.folder}: {name} was changed or is damaged: its SHA-256 differs")
+            raise _differs(self.folder, name, data, wanted)
         return data
 
     def ladder(self) -> tuple[Variant, ...]:
@@ -285,12 +289,20 @@ def check(bundle: Bundle) -> int:
         if not path.is_file():
             raise UsageError(f"{bundle.folder}: {name} is missing. Copy or export the bundle again")
         if sha256(path) != wanted:
-            raise UsageError(f"{bundle.folder}: {name} was changed or is damaged: its SHA-256 differs")
+            raise _differs(bundle.folder, name, read_plain(bundle.folder, name, MOST_BYTES), wanted)
     present = {p.relative_to(bundle.folder).as_posix() for p in bundle.folder.rglob("*") if p.is_file()}
+    present = {name for name in present if not any(map(_is_dropping, name.split("/")))}
     extra = sorted(present - set(expected) - {MANIFEST, SIGNATURE})
     if extra:
         raise UsageError(f"{bundle.folder}: {extra[0]} is not in the manifest. Remove it")
     return len(expected)
+
+
+def _differs(folder: Path, name: str, data: bytes, wanted: str) -> UsageError:
+    """What is to be said of a file that is not what the manifest says."""
+    if hashlib.sha256(data.replace(b"\r\n", b"\n")).hexdigest() == wanted:
+        return UsageError(f"{folder}: {name} has other line ends than it was made with. {LINE_ENDS}")
+    return UsageError(f"{folder}: {name} was changed or is damaged: its SHA-256 differs")
 
 
 def _inside(name: str) -> None:
@@ -334,16 +346,22 @@ def opened(path: Path) -> Iterator[Bundle]:
 def unpacked(path: Path) -> Iterator[Path]:
     """The folder of a bundle that is a folder, or a zip, unpacked for as long as the block lasts.
 
-    Nothing in it is looked at. Raises UsageError for a zip that is damaged, or beyond what a bundle may be.
+    A zip may hold the files in one folder, beside what macOS and Windows put there; nothing in it is looked
+    at. Raises UsageError for a zip that is damaged, holds no or several bundles, or is beyond what a bundle
+    may be. What is raised within the block names the zip, not the place where it was unpacked.
     """
-    if path.suffix != ".zip":
+    if path.suffix.lower() != ".zip":
         yield path
         return
     if not path.is_file():
         raise UsageError(f"{path} does not exist. Check the path of the bundle")
     with tempfile.TemporaryDirectory(prefix="edgepv-") as scratch:
         _unzip(path, Path(scratch))
-        yield Path(scratch)
+        try:
+            yield Path(scratch)
+        except EdgepvError as e:
+            e.args = tuple(a.replace(scratch, str(path)) if isinstance(a, str) else a for a in e.args)
+            raise
 
 
 class _Sips(io.FileIO):
@@ -358,16 +376,19 @@ class _Sips(io.FileIO):
 def _unzip(path: Path, into: Path) -> None:
     try:
         with _Sips(path) as file, zipfile.ZipFile(file) as archive:
-            entries = [e for e in archive.infolist() if not e.filename.endswith("/")]
-            names = [e.filename for e in entries]
-            if len(names) > MOST_FILES or len(set(names)) < len(names):
+            entries = [e for e in archive.infolist() if e.filename[-1:] not in ("/", "\\")]
+            if len(entries) > 2 * MOST_FILES:
+                raise zipfile.BadZipFile(f"it holds more than {MOST_FILES} files")
+            parts = zip(entries, _within(path, [e.filename for e in entries]))
+            named = [(entry, name) for entry, name in parts if name is not None]
+            if len(named) > MOST_FILES or len({name for _, name in named}) < len(named):
                 raise zipfile.BadZipFile(f"it holds more than {MOST_FILES} files, or one twice")
             left = MOST_BYTES
-            for entry in entries:
-                _inside(entry.filename)
+            for entry, name in named:
+                _inside(name)
                 if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                     raise zipfile.BadZipFile(f"{entry.filename} is compressed in a way that no bundle is")
-                left -= _unpack(archive, entry, inside(into, entry.filename), left)
+                left -= _unpack(archive, entry, inside(into, name), left)
                 if left < 0:
                     raise UsageError(f"{path} unpacks to more than 2 GiB; no edgepv bundle is that large")
     except UsageError:
@@ -376,6 +397,35 @@ def _unzip(path: Path, into: Path) -> None:
         if isinstance(e, OSError) and e.errno == errno.ENOSPC:
             raise UsageError(f"{path} cannot be unpacked: no space left in {into.parent}. Free some") from e
         raise UsageError(f"{path} is not a whole zip file ({e}). Copy it again") from e
+
+
+def _within(path: Path, names: list[str]) -> list[str | None]:
+    """The zip's names as they are in the bundle, without the folder that holds it; None for no part of it.
+
+    Raises UsageError if it holds several bundles, or a path that leads out of it.
+    """
+    if not any("/" in name for name in names):
+        names = [name.replace("\\", "/") for name in names]  # older zips from Windows
+    kept = [None if any(map(_is_dropping, name.split("/"))) else name for name in names]
+    found = [name for name in kept if name is not None]
+    tops: list[str] = []
+    for top in sorted(n.removesuffix(MANIFEST) for n in found if n == MANIFEST or n.endswith(f"/{MANIFEST}")):
+        if not tops or not top.startswith(tops[-1]):
+            tops.append(top)
+    if not tops or tops == [""]:
+        return kept
+    if len(tops) > 1:
+        several = ", ".join(top.rstrip("/") for top in tops[:5])
+        raise UsageError(f"{path} holds {len(tops)} bundles: {several}. Unpack it, and give one of them")
+    for name in found:
+        _inside(name)
+    top = tops[0]
+    return [n.removeprefix(top) if n is not None and n.startswith(top) else None for n in kept]
+
+
+def _is_dropping(part: str) -> bool:
+    """Whether macOS or Windows leaves a file or folder of that name wherever it was."""
+    return part in ("__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini") or part.startswith("._")
 
 
 def _unpack(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, most: int) -> int:

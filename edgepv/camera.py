@@ -14,19 +14,22 @@ from typing import Any, Literal
 from edgepv import bundle, signing, update
 from edgepv.bundle import Bundle
 from edgepv.console import Console
-from edgepv.errors import EdgepvError, UsageError
+from edgepv.errors import EdgepvError, UsageError, unknown
 from edgepv.files import check_part, inside
 from edgepv.proof import Proven, proven
 from edgepv.runtimes.deadline import DeadlineRunner, Ladder, Reply, open_ladder, profile
 from edgepv.runtimes.deadline.admission import Demand, admit
 from edgepv.runtimes.deadline.realtime import prioritise
+from edgepv.runtimes.engine import open_engine
 from edgepv.runtimes.events import ANOMALY, ANY, LiveConfig, Rules
+from edgepv.runtimes.faults import Faults
 from edgepv.runtimes.health import Health, sd_notify
 from edgepv.runtimes.live import Live
 from edgepv.runtimes.output import Output
+from edgepv.runtimes.places import ZoneSearch, check_rules, needs_search
 from edgepv.runtimes.session import Gap
 from edgepv.runtimes.sinks import Sink, open_sink
-from edgepv.runtimes.sources import is_live, open_source
+from edgepv.runtimes.sources import device, is_live, open_source
 from edgepv.types import Deadline, ModelSpec, Variant
 
 WATCH_S = 0.2
@@ -181,7 +184,7 @@ class _Cameras:
 
     def _one(self, name: str) -> None:
         try:
-            self._summaries[name] = {**self._lives[name].run(), "notes": self._notes}
+            self._summaries[name] = self._lives[name].run()
         except EdgepvError as e:
             self._errors.append(e)
         except Exception as e:
@@ -200,6 +203,7 @@ class _Cameras:
                     f"several cameras cannot share one {url.partition(':')[0]} address. "
                     f"Write {CAMERA} where the camera's name belongs"
                 )
+        self._refuse_strangers()
         ladders = {name: self._ladder(variants) for name in self._options.sources}
         profiles = {name: profile(ladder) for name, ladder in ladders.items()}
         top = self._admitted(variants, profiles)
@@ -209,6 +213,23 @@ class _Cameras:
                 self._camera(name, ladder, profiles[name][top[name] :], opened)
             self._serve(stack)
             opened.pop_all()
+
+    def _refuse_strangers(self) -> None:
+        """Raise UsageError for a rule about a camera that is not here, and a device that is given twice."""
+        for rule in self._options.config.rules.rules:
+            if rule.camera is not None and rule.camera not in self._options.sources:
+                raise UsageError(
+                    f"rule for '{rule.label}': {unknown('camera', rule.camera, self._options.sources)}"
+                )
+        seen: dict[str, str] = {}
+        for name, address in self._options.sources.items():
+            only = device(address)
+            if only and only in seen:
+                raise UsageError(
+                    f"cameras {seen[only]} and {name} are both {only}, which only one can read. Name it once"
+                )
+            if only:
+                seen[only] = name
 
     def _proven(self) -> Proven:
         """What was asked for, or the bundle's ladder, as far as it answers here as where it was proven."""
@@ -236,8 +257,9 @@ class _Cameras:
     def _camera(
         self, name: str, ladder: Ladder, profiles_ms: Sequence[float], opened: contextlib.ExitStack
     ) -> None:
-        options, spec = self._options, ladder.lanes[0].variant.spec
-        options.config.rules.check_labels(spec.labels)
+        options, variant = self._options, ladder.lanes[-1].variant
+        spec, rules = variant.spec, options.config.rules
+        check_rules(rules, variant)
         deadline = Deadline(options.deadline_ms or 1e3 / float(spec.fps), options.on_miss)
         outputs: list[Output] = []
 
@@ -250,8 +272,23 @@ class _Cameras:
         opened.callback(source.close)
         health = Health(name, beside=self._health)
         self._health = self._health or health
+
+        def on_fault(who: str, why: str) -> None:
+            health.fault(who, why)
+            self._console.say(f"{name}: {who} raised {why}; the run goes on without it")
+            on_status({"what": "fault", "why": f"{who} raised {why}"})
+
+        faults = Faults(on_fault)
         sinks = [self._sink(url, name, spec, health, opened) for url in options.emit]
-        output = Output(name, spec, sinks, options.config, health)
+        search = self._search(name, variant, profiles_ms[-1], faults, opened)
+        about = {
+            "variant": ladder.lanes[0].variant.name,
+            "engine": ladder.lanes[0].variant.engine,
+            "threads": options.threads,
+            "deadline_ms": deadline.limit_ms,
+            "notes": self._notes,
+        }
+        output = Output(name, spec, sinks, options.config, health, search=search, faults=faults, about=about)
         outputs.append(output)
         runner = DeadlineRunner(
             ladder,
@@ -259,13 +296,43 @@ class _Cameras:
             deadline,
             say=lambda reply: self._lives[name].tell(reply),
             status=output.status,
+            faults=faults,
         )
         health.camera_up()
         self._lives[name] = Live(
-            source, runner, output, options.config, spec.fps, on_reply=self._canary(output)
+            source,
+            runner,
+            output,
+            options.config,
+            spec.fps,
+            search=search,
+            on_reply=self._canary(output),
         )
         times = ", ".join(f"{v.variant.name} {ms:.2f} ms" for v, ms in zip(ladder.lanes, profiles_ms))
         self._console.say(f"{name}: deadline {deadline.limit_ms:g} ms; here a frame takes {times}")
+
+    def _search(
+        self,
+        name: str,
+        variant: Variant,
+        profile_ms: float,
+        faults: Faults,
+        opened: contextlib.ExitStack,
+    ) -> ZoneSearch | None:
+        """What finds the zones of a label, where a rule asks for that and the answers do not say."""
+        rules = self._options.config.rules
+        if not needs_search(rules.of(name), variant):
+            return None
+        engine = open_engine(variant, self._bundle.checked, threads=self._options.threads)
+        search = ZoneSearch(
+            engine, variant, rules.of(name), rules.zones, lambda error: faults.add("zones", error)
+        )
+        opened.callback(search.close)
+        self._console.say(
+            f"{name}: to find the zone of a label takes {search.cost} calls of {variant.name}, about "
+            f"{search.cost * profile_ms:.0f} ms; an event of a rule with zones comes that much later"
+        )
+        return search
 
     def _sink(
         self, url: str, name: str, spec: ModelSpec, health: Health, opened: contextlib.ExitStack

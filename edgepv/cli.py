@@ -23,7 +23,8 @@ from edgepv.errors import EdgepvError, UsageError, told
 EXIT_CODES = """exit codes:
   0 ok    1 internal error    2 wrong input or option    3 accuracy gate    4 latency gate
   5 parity    6 inconclusive (too few clips to tell)    7 target or engine not on this machine
-  8 camera lost    9 signature    10 some targets were made, others not"""
+  8 camera lost    9 signature    10 some targets were made, others not
+  11 a receiver raised"""
 
 
 class _Parser(argparse.ArgumentParser):

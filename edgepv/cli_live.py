@@ -105,28 +105,40 @@ def run_command(a: argparse.Namespace) -> int:
     if a.require_signature != bool(a.key):
         raise UsageError("--require-signature and --key PUBLIC.pem go together")
     sources = _sources(a.source)
-    from edgepv.runtimes.sources import is_video_file
+    from edgepv.runtimes.sources import is_video_file, refuse_bare_address
 
-    if len(sources) == 1 and is_video_file(next(iter(sources.values()))) and not a.live:
-        return _on_file(a, next(iter(sources.values())))
+    for text in sources.values():
+        refuse_bare_address(text)
+    name, source = next(iter(sources.items()))
+    if len(sources) == 1 and is_video_file(source) and not a.live:
+        return _on_file(a, name, source)
     return _on_cameras(a, sources)
 
 
 def _sources(given: list[str]) -> dict[str, str]:
     """Camera name -> source. One source alone needs no name; several get theirs, or cam1, cam2 ..."""
-    import re
-
     found: dict[str, str] = {}
     for number, text in enumerate(given, 1):
-        named = re.fullmatch(r"([A-Za-z0-9_-]+)=(.+)", text, re.DOTALL)
-        name, source = (named[1], named[2]) if named else (f"cam{number}", text)
+        name, source = _named(text) or (f"cam{number}", text)
         if name in found:
             raise UsageError(f"two cameras are called '{name}'. Name each: --source NAME=SOURCE")
         found[name] = source
     return found
 
 
-def _on_file(a: argparse.Namespace, source: str) -> int:
+def _named(text: str) -> tuple[str, str] | None:
+    """(name, source) of NAME=SOURCE; None for a source alone, or what lies on the disk by that name."""
+    import contextlib
+    import re
+
+    with contextlib.suppress(OSError):  # a long pipeline is too long for a file name
+        if Path(text).exists():
+            return None
+    found = re.fullmatch(r"([\w-]+)=(.+)", text, re.DOTALL)
+    return (found[1], found[2]) if found else None
+
+
+def _on_file(a: argparse.Namespace, name: str, source: str) -> int:
     """Every frame of a file that is due, however long it takes."""
     from edgepv import show, signing
     from edgepv.bundle import check
@@ -153,9 +165,10 @@ def _on_file(a: argparse.Namespace, source: str) -> int:
             deadline_ms=a.deadline_ms,
             video=Path(a.video) if a.video else None,
             cuts=a.on_cut == "reset",
+            camera=name,
             emit=lines,
         )
-    lines({"type": "summary", **summary, "notes": fit.notes})
+    lines({**summary, "notes": fit.notes})
     show.summary(summary)
     video = ["edgepv", "run", a.bundle, "--source", source, "--video", "out.mp4"]
     more = [] if a.video else [shlex.join(video)]
@@ -192,10 +205,11 @@ def _on_cameras(a: argparse.Namespace, sources: dict[str, str]) -> int:
     from edgepv import camera
     from edgepv.console import Console
     from edgepv.runtimes.events import read_rules
+    from edgepv.runtimes.faults import error_of
 
     _refuse_deadline(a.deadline_ms)
     config = read_rules(Path(a.rules)) if a.rules else camera.NO_RULES
-    if config.camera and len(sources) == 1 and "=" not in a.source[0].partition("://")[0]:
+    if config.camera and len(sources) == 1 and _named(a.source[0]) is None:
         sources = {config.camera: next(iter(sources.values()))}
     emit = a.emit or ["jsonl:-"]
     options = camera.LiveOptions(
@@ -221,7 +235,10 @@ def _on_cameras(a: argparse.Namespace, sources: dict[str, str]) -> int:
         signal.signal(number, lambda *_: stop.set())
     summaries = camera.run(options, Console(), stop)
     for summary in summaries:
-        print(json.dumps({"type": "summary", **summary}), file=sys.stderr, flush=True)
+        print(json.dumps(summary), file=sys.stderr, flush=True)
+    raised = error_of({f"{s['camera']}: {who}": what for s in summaries for who, what in s["faults"].items()})
+    if raised:
+        raise raised
     return 0
 
 

@@ -83,6 +83,12 @@ class IncompleteError(EdgepvError):
     exit_code = 10
 
 
+class ReceiverError(EdgepvError):
+    """A receiver or a function that hears the answers raised. The run went on without it."""
+
+    exit_code = 11
+
+
 def told(error: BaseException) -> tuple[str, int]:
     """(one line, exit code) of any error, as a command ends with them."""
     if isinstance(error, EdgepvError):

@@ -21,30 +21,25 @@ from typing import Any
 import numpy as np
 
 from edgepv.bundle import check, on_this_host, opened
-from edgepv.clips import hold_last, preprocess, within
+from edgepv.clips import preprocess, within
 from edgepv.console import Console
 from edgepv.errors import UsageError, unknown
 from edgepv.files import refuse_out, whole_file, write_json
 from edgepv.optional import need
 from edgepv.proof import proven
-from edgepv.runtimes.engine import Engine, open_engine
+from edgepv.runtimes.engine import open_engine
+from edgepv.runtimes.player import Player, score
 from edgepv.runtimes.session import softmax
 from edgepv.stats import mean_interval
-from edgepv.stream import Stepper
-from edgepv.types import ModelSpec, Variant
+from edgepv.types import ModelSpec
 from edgepv.video import open_video, taken
 
 ORDERS = 8
 """Random orders that a deletion is held against."""
 STAGES = 16
 """Points of a deletion curve, at most."""
-WINDOWS = 4
-"""Windows of a clip that a model without a step is shown."""
 LONGEST = 120
 """Frames of a clip that are explained; the rest is left out."""
-LEAST = 1e-7
-"""Probabilities below it count as this, as float32 cannot tell them from 0 beside 1."""
-LIFE = "life"
 PARTICLES = "particles"
 PICTURES = 5
 PICTURE_SIDE = 320
@@ -95,48 +90,6 @@ class Explanation:
     particle_deletion: Deletion | None = None
 
 
-class Player:
-    """Shows clips to one opened variant, whole, painted over, or with particles killed."""
-
-    def __init__(self, engine: Engine, variant: Variant) -> None:
-        self.variant, self._engine = variant, engine
-        self._stepper = Stepper(engine.infer, variant.spec, variant.stream)
-
-    @property
-    def particles(self) -> int:
-        """How many particles the model follows; 0 for none."""
-        states = self.variant.stream.states if self.variant.stream else ()
-        return next((s.shape[1] for s in states if s.name == LIFE), 0)
-
-    def logits(self, frames: np.ndarray, dead: Sequence[int] = ()) -> np.ndarray:
-        """(classes,) mean of the valid answers to a clip (T, C, h, w), with these particles dead; of
-        probabilities the logarithm of it."""
-        frames = hold_last(frames, self._stepper.warmup)
-        rows = self._windows(frames) if self.variant.stream is None else self._steps(frames, dead)
-        mean: np.ndarray = np.mean(rows, axis=0)
-        return np.log(mean.clip(LEAST)) if self.variant.spec.scores == "probabilities" else mean
-
-    def _steps(self, frames: np.ndarray, dead: Sequence[int]) -> list[np.ndarray]:
-        return [out["logits"][0] for out in self.steps(frames, dead) if self._stepper.valid]
-
-    def steps(self, frames: np.ndarray, dead: Sequence[int] = ()) -> Iterable[dict[str, np.ndarray]]:
-        """All outputs after every frame, from a fresh state."""
-        self._stepper.reset()
-        for frame in frames:
-            feeds = self._stepper.feeds(frame[None])
-            if feeds is not None and len(dead):
-                life = feeds[LIFE].copy()
-                life[:, list(dead)] = -1
-                feeds = feeds | {LIFE: life}
-            yield self._stepper.run(feeds)
-
-    def _windows(self, frames: np.ndarray) -> list[np.ndarray]:
-        spec = self.variant.spec
-        starts = sorted({round(s) for s in np.linspace(0, len(frames) - spec.frames, WINDOWS)})
-        clips = (frames[s : s + spec.frames].transpose(1, 0, 2, 3)[None] for s in starts)
-        return [self._engine.infer({spec.input.name: np.ascontiguousarray(c)})["logits"][0] for c in clips]
-
-
 class Cover:
     """Paints cells of a grid over, in all frames of a clip (T, C, h, w), as if nothing stood there."""
 
@@ -173,11 +126,6 @@ class Cover:
         for cell in cells:
             frames[:, :, *self._box(cell)] = self._colours[cell]
         return frames
-
-
-def score(logits: np.ndarray, label: int) -> float:
-    """The label's logit above the mean of all."""
-    return float(logits[label] - logits.mean())
 
 
 def chance(logits: np.ndarray, label: int) -> float:

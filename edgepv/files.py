@@ -78,7 +78,7 @@ def parse_json(data: bytes, path: Path) -> Any:
     is deeper nested or has longer whole numbers than anything of ours.
     """
     try:
-        found = json.loads(data.decode("utf-8"), parse_int=_whole, object_pairs_hook=_table)
+        found = json.loads(data.decode("utf-8-sig"), parse_int=_whole, object_pairs_hook=_table)
         _refuse_deep(found)
     except (ValueError, RecursionError) as e:
         raise UsageError(f"{path} is not valid JSON ({e}). It may be truncated; make it again") from e
@@ -144,7 +144,7 @@ def read_toml(path: Path, *, wanted: str) -> dict[str, Any]:
     if not path.is_file():
         raise UsageError(f"{path} does not exist. {wanted}")
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as e:  # what is no TOML, no UTF-8, too deep, or too long a number
         raise UsageError(f"{path} is not valid TOML: {e}") from e
 

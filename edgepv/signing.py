@@ -143,6 +143,10 @@ def _verify(folder: Path, manifest: bytes, public_key: Path) -> Signature:
     try:
         key.verify(raw, _signed_bytes(found, manifest))
     except InvalidSignature:
+        if b"\r\n" in manifest:
+            raise SignatureError(
+                f"{folder}: {bundle.MANIFEST} has other line ends than were signed. {bundle.LINE_ENDS}"
+            ) from None
         raise SignatureError(
             f"{folder}: {bundle.MANIFEST} is not what key {wanted} signed; it or the signature was changed "
             "since. Copy the bundle again"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -25,6 +25,8 @@ Positions: TypeAlias = Mapping[str, Sequence[Position]]
 
 ANY = "*"
 ANOMALY = "anomaly"
+MOVING = "moving"
+"""What a rule about a tracker is about: the visibility of the points that move."""
 UPDATE_RISE = 0.05
 UPDATE_S = 1.0
 
@@ -37,7 +39,7 @@ class Rule:
     score is below this; None: the threshold. smooth_s: time constant of the smoothing, 0 for none.
     cooldown_s: from the end of one event to the start of the next. hold_s: how long a running event outlives
     answers that are stale or not valid; longer than the time between two answers.
-    zones: where the label must be, if the answers say where it is; elsewhere it counts as 0.
+    zones: where the label must be, in one of them; elsewhere, or while that is not known, it counts as 0.
     camera: the only one the rule is for; None: every one.
     Label "*" is the anomaly rule: its score is how unsure the model is, ``doubt`` says by which measure
     ("entropy": of all scores, 1 where all are equal; "rest": 1 - the highest score).
@@ -85,9 +87,14 @@ class Rules:
         if len(set(names)) != len(names):
             raise UsageError(f"zone '{max(names, key=names.count)}' is there twice. Give each its own name")
         for zone in self.zones:
+            _refuse_crossing(zone)
             check_polygon(zone.polygon, f"zone '{zone.name}'")
         for rule in self.rules:
             _check_rule(rule, names)
+
+    def of(self, camera: str) -> tuple[Rule, ...]:
+        """The rules that are for this camera."""
+        return tuple(r for r in self.rules if r.camera in (None, camera))
 
     def check_labels(self, labels: Sequence[str]) -> None:
         """Raise UsageError if a rule is for a label the model does not have: it would never fire."""
@@ -138,6 +145,9 @@ class _Document:
 def read_rules(path: Path) -> LiveConfig:
     """A live file (TOML). Raises UsageError naming the place of an unknown key or a wrong value."""
     data = read_toml(path, wanted="--rules wants a TOML file like examples/alarm.toml")
+    for key in ("rule", "zone", "mask"):
+        if isinstance(data.get(key), dict):
+            raise UsageError(f"{path.name}: there may be several of [{key}]. Write [[{key}]]")
     found = decode(_Document, data, where=path.name)
     try:
         check_part(found.camera.name, "camera.name")
@@ -157,10 +167,30 @@ def check_polygon(polygon: Polygon, what: str) -> None:
         raise UsageError(f"{what}: a polygon has 3 corners or more, this one has {len(polygon)}")
     for x, y in polygon:
         if not (0 <= x <= 1 and 0 <= y <= 1):  # NaN is outside too
-            raise UsageError(f"{what}: corner ({x:g}, {y:g}) is outside the picture. Corners are 0 to 1")
+            pixels = ": divide pixels by its width and height" if max(x, y) > 2 else ""
+            raise UsageError(
+                f"{what}: corner ({x:g}, {y:g}) is outside the picture. Corners are 0 to 1{pixels}"
+            )
     pairs = zip(polygon, (*polygon[1:], polygon[0]))
     if abs(sum(x0 * y1 - x1 * y0 for (x0, y0), (x1, y1) in pairs)) < 1e-9:
         raise UsageError(f"{what}: the corners are on one line and hold no area")
+
+
+def _refuse_crossing(zone: Zone) -> None:
+    """Raise UsageError if two edges cross: what is inside of such a polygon is anybody's guess."""
+    corners, count = zone.polygon, len(zone.polygon)
+
+    def side(a: Point, b: Point, c: Point) -> float:
+        return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
+
+    for i in range(count):
+        for j in range(i + 2, count - (i == 0)):
+            a, b, c, d = corners[i], corners[i + 1], corners[j], corners[(j + 1) % count]
+            if side(a, b, c) * side(a, b, d) < 0 and side(c, d, a) * side(c, d, b) < 0:
+                raise UsageError(
+                    f"zone '{zone.name}': its edge from corner {i + 1} crosses the one from corner {j + 1}. "
+                    "Give the corners in their order around the zone"
+                )
 
 
 def _check_rule(rule: Rule, zones: Sequence[str]) -> None:
@@ -188,9 +218,8 @@ class Events:
     """
 
     def __init__(self, rules: Rules, camera: str, *, suffix: Callable[[], str] | None = None) -> None:
-        mine = [r for r in rules.rules if r.camera in (None, camera)]
         self._zones = rules.zones
-        self._watches = [_Watch(rule, camera, suffix or _random) for rule in mine]
+        self._watches = [_Watch(rule, camera, suffix or _random) for rule in rules.of(camera)]
         self._clock, self._time_s, self._wall = 0.0, math.nan, math.nan
 
     def step(
@@ -202,12 +231,14 @@ class Events:
         valid: bool,
         stale: bool,
         positions: Positions | None = None,
+        within: Mapping[str, frozenset[str]] | None = None,
     ) -> list[Record]:
         """Records of what changed with one answer.
 
         time_s: the frame's, on the source's clock. wall_time: seconds since 1970, for the records. scores:
         of every label, 0 to 1. positions: label -> (x, y, score) of where it was seen, relative to width and
-        height; only labels in it have places. Answers that are stale, not valid or not finite start no event.
+        height. within: label -> the zones that hold it; for models that know no points. A label in neither is
+        nowhere. Answers that are stale, not valid or not finite start no event.
         Raises UsageError for a rule whose label has no score.
         """
         self._advance(time_s, wall_time)
@@ -217,7 +248,7 @@ class Events:
             if stale or not valid or not finite:
                 records += watch.blind(self._clock, wall_time)
                 continue
-            score, zones = self._seen(watch.rule, scores, positions or {})
+            score, zones = self._seen(watch.rule, scores, positions or {}, within or {})
             records += watch.see(self._clock, wall_time, score, zones)
         return records
 
@@ -236,6 +267,12 @@ class Events:
         """End what is running because the program ends."""
         return self.restart(wall_time, "shutdown")
 
+    def shift(self, by_s: float) -> None:
+        """The wall clock was set by so much: what is running began so much later. Durations stay."""
+        self._wall += by_s
+        for watch in self._watches:
+            watch.shift(by_s)
+
     def _advance(self, time_s: float, wall_time: float) -> None:
         """Move the clock that never runs backwards, whatever the source's and the wall's do."""
         gone = wall_time - self._wall if math.isnan(self._time_s) else time_s - self._time_s
@@ -244,7 +281,11 @@ class Events:
         self._time_s, self._wall = time_s, wall_time
 
     def _seen(
-        self, rule: Rule, scores: Mapping[str, float], positions: Positions
+        self,
+        rule: Rule,
+        scores: Mapping[str, float],
+        positions: Positions,
+        within: Mapping[str, frozenset[str]],
     ) -> tuple[float, tuple[str, ...]]:
         """The score a rule goes by, and the zones its label is in."""
         if rule.label == ANY:
@@ -252,7 +293,8 @@ class Events:
         if rule.label not in scores:
             raise UsageError(f"rule: {unknown('label', rule.label, scores)}")
         if rule.label not in positions:
-            return scores[rule.label], ()
+            zones = self._named(rule, within.get(rule.label, frozenset()))
+            return (scores[rule.label] if zones or not rule.zones else 0.0), zones
         best, inside = 0.0, set()
         for x, y, score in positions[rule.label]:
             where = {z.name for z in self._zones if z.holds(x, y)}
@@ -260,10 +302,13 @@ class Events:
                 best = max(best, score)
             if score >= rule.low:
                 inside |= where
-        zones = tuple(
+        return (best if rule.zones else scores[rule.label]), self._named(rule, inside)
+
+    def _named(self, rule: Rule, inside: Collection[str]) -> tuple[str, ...]:
+        """Of these zones, those the rule is about; without zones of its own it is about all."""
+        return tuple(
             z.name for z in self._zones if z.name in inside and (not rule.zones or z.name in rule.zones)
         )
-        return (best if rule.zones else scores[rule.label]), zones
 
 
 @dataclass(frozen=True)
@@ -307,6 +352,13 @@ class _Watch:
         self._score: float | None = None
         self._seen_at = -math.inf
         self._above: tuple[float, float] | None = None
+
+    def shift(self, by_s: float) -> None:
+        """The wall clock was set: what began by the old one began ``by_s`` later. What was told was told."""
+        if self._above:
+            self._above = (self._above[0], self._above[1] + by_s)
+        if self._event:
+            self._event = replace(self._event, start_time=self._event.start_time + by_s)
 
     def see(self, now: float, wall: float, raw: float, zones: tuple[str, ...]) -> list[Record]:
         """A good answer. now: seconds on a clock that never runs backwards."""

@@ -40,6 +40,7 @@ class Health:
         self._lock = threading.Lock()
         self._fresh_at: float | None = None
         self._lost: str | None = None
+        self._faults: dict[str, str] = {}
         self._metrics: _Metrics | None = None
         if present("prometheus_client"):
             series = beside._metrics.series if beside and beside._metrics else _Series()
@@ -76,6 +77,11 @@ class Health:
         """Frames do not come."""
         self._camera(why)
 
+    def fault(self, name: str, why: str) -> None:
+        """A receiver or a listener raised; the run is not well until it is started again."""
+        with self._lock:
+            self._faults.setdefault(name, why)
+
     def watch(self, name: str, sink: Sink) -> None:
         """Report the counts of this sink. name: without passwords; a second "mqtt" becomes "mqtt_2"."""
         if self._metrics:
@@ -89,8 +95,9 @@ class Health:
     def trouble(self) -> str | None:
         """Why the run is not well; None if it is."""
         with self._lock:
-            lost = self._lost
-        return f"camera lost: {lost}" if lost is not None else self.stuck()
+            lost, faults = self._lost, [f"{name} raised {why}" for name, why in self._faults.items()]
+        found = [f"camera lost: {lost}" if lost is not None else self.stuck(), *faults]
+        return "; ".join(why for why in found if why) or None
 
     def stuck(self) -> str | None:
         """Why nothing comes out although frames come in, which starting again may cure; else None."""

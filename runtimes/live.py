@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable
 from fractions import Fraction
@@ -11,22 +10,24 @@ from typing import Any
 
 import numpy as np
 
-from edgepv.errors import EdgepvError
 from edgepv.runtimes.deadline import DeadlineRunner, Reply
 from edgepv.runtimes.events import LiveConfig
 from edgepv.runtimes.output import Output
+from edgepv.runtimes.places import ZoneSearch
 from edgepv.runtimes.privacy import Mask
 from edgepv.runtimes.sources import Frame, Source
-from edgepv.runtimes.sources.pace import Due
+from edgepv.runtimes.sources.pace import Due, Rate
 
 KEPT_FRAMES = 32
-SLOW_CAMERA = Fraction(9, 10)
+KEPT_INDICES = 4096
+SLOW_CAMERA = 0.9
 
 
 class Live:
     """One camera: reads, masks, offers the frames that are due, and tells what the runner replies.
 
-    fps: the model's frame rate. on_reply: hears every reply after it was told, such as a canary.
+    fps: the model's frame rate. search: is shown the frames the model gets. on_reply: hears every reply
+    after it was told, such as a canary.
     """
 
     def __init__(
@@ -37,34 +38,37 @@ class Live:
         config: LiveConfig,
         fps: Fraction,
         *,
+        search: ZoneSearch | None = None,
         on_reply: Callable[[Reply], None] = lambda reply: None,
     ) -> None:
         self._source, self._runner, self._output = source, runner, output
         self._mask = Mask(config.masks) if config.masks else None
         self._due = Due(fps, source.fps)
-        self._fps, self._on_reply = fps, on_reply
+        self._fps, self._search, self._on_reply = fps, search, on_reply
         self._stopped = threading.Event()
         self._shown: OrderedDict[int, np.ndarray] = OrderedDict()
-        self._wall_s = time.time() - time.monotonic()
-        self.error: EdgepvError | None = None
+        self._indices: OrderedDict[int, int] = OrderedDict()
+        self._read = 0
+        self._rate, self._slow = Rate(), False
 
     def run(self) -> dict[str, Any]:
         """Until the source ends, ``stop`` is called, or no variant works any more; returns the summary.
 
-        Raises what ended it, after running events were ended and the receivers closed.
+        Raises what ended it, after running events were ended and the receivers closed. What receivers and
+        listeners raised ends nothing: it is in the summary.
         """
-        self._warn_of_a_slow_camera()
+        self._runner.start()
         try:
-            with self._runner:
-                while not self._stopped.is_set() and not self._runner.failed:
-                    frame = self._source.read()
-                    if frame is None:
-                        break
-                    self._take(frame)
-                self._runner.finish()
+            while not self._stopped.is_set() and not self._runner.failed:
+                frame = self._source.read()
+                if frame is None:
+                    break
+                self._take(frame)
+            self._runner.finish()
         finally:
+            self._runner.close()
             self._source.close()
-            self._output.close(self._now_s())
+            self._output.close()
         if self._runner.failed:
             raise self._runner.failed
         return self._output.summary()
@@ -79,17 +83,20 @@ class Live:
         """Whether the reader of a pipe has gone, as ``head`` does."""
         return self._output.unheard
 
-    def _now_s(self) -> float:
-        return self._wall_s + time.monotonic()
-
     def _take(self, frame: Frame) -> None:
+        index, self._read = self._read, self._read + 1
+        self._output.counts["frames_read"] = self._read
         if frame.restarted:
             self._due.reset()
+            self._rate.reset()
             self._output.status("restarted", frame.why)
+        self._watch_the_rate(frame.time_s)
         is_due, missed = self._due.due(frame.time_s)
         if not is_due:
             return
         pixels = self._mask(frame.pixels) if self._mask else frame.pixels
+        if self._search:
+            self._search.see(pixels, restarted=frame.restarted)
         with self._runner.desk.lock:
             number = self._runner.offer(
                 pixels,
@@ -98,6 +105,9 @@ class Live:
                 missed=missed,
                 restarted=frame.restarted,
             )
+            self._indices[number] = index
+            while len(self._indices) > KEPT_INDICES:
+                self._indices.popitem(last=False)
             if self._output.wants_pixels:
                 self._shown[number] = pixels
                 while len(self._shown) > KEPT_FRAMES:
@@ -106,14 +116,20 @@ class Live:
     def tell(self, reply: Reply) -> None:
         """Takes the runner's replies; give it to the runner as ``say``."""
         frame = self._shown.pop(reply.number, None)
-        self._output.reply(reply, self._now_s() - reply.latency_ms / 1e3, frame)
-        self._on_reply(reply)
+        self._output.reply(reply, frame, index=self._indices.pop(reply.number, None))
+        self._output.faults.call("on_reply", self._on_reply, reply)
 
-    def _warn_of_a_slow_camera(self) -> None:
-        rate = self._source.fps
-        if rate and rate < SLOW_CAMERA * self._fps:
-            self._output.status(
-                "slow_camera",
-                f"it gives {float(rate):g} frames a second, the model was trained at {float(self._fps):g}: "
-                "motion looks faster than it is",
-            )
+    def _watch_the_rate(self, time_s: float) -> None:
+        """Tell when the camera becomes slower than the model, as many do in the dark, and when it is not."""
+        rate = self._rate(time_s)
+        if rate is None:
+            return
+        self._due.learn(rate)
+        if (slow := rate < SLOW_CAMERA * self._fps) == self._slow:
+            return
+        self._slow = slow
+        trained = f"it gives {rate:.3g} frames a second, the model was trained at {float(self._fps):g}"
+        if slow:
+            self._output.status("slow_camera", f"{trained}: motion looks faster than it is")
+        else:
+            self._output.status("slow_camera_over", trained)

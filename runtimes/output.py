@@ -5,82 +5,134 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from edgepv.runtimes.deadline import Reply
-from edgepv.runtimes.events import Events, LiveConfig
+from edgepv.runtimes.events import MOVING, Events, LiveConfig, Positions
+from edgepv.runtimes.faults import Faults
 from edgepv.runtimes.health import STAGES, Health
+from edgepv.runtimes.places import MovingPoints, Within, ZoneSearch
 from edgepv.runtimes.privacy import mosaic
-from edgepv.runtimes.said import picture_of, said
+from edgepv.runtimes.said import RECORDS, picture_of, record
 from edgepv.runtimes.sinks import Record, Sink
 from edgepv.stats import percentiles_ms
 from edgepv.types import ModelSpec
 
 LATEST = 20_000
 TIMES = (*STAGES, "age")
+WORK = "work"
+"""What a file's latency is too: preprocessing and engine."""
+SET_S = 0.5
+"""The wall clock was set if it moved by more than this against the monotonic one between two records."""
+
+
+class WallClock:
+    """Seconds since 1970, and by how much somebody set them since the last look."""
+
+    def __init__(
+        self, wall: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._wall, self._monotonic = wall, monotonic
+        self._ahead = wall() - monotonic()
+
+    def now(self) -> tuple[float, float]:
+        """(seconds since 1970, by how many it was set since the last call; 0 for what a clock drifts)."""
+        wall = self._wall()
+        ahead = wall - self._monotonic()
+        moved, self._ahead = ahead - self._ahead, ahead
+        return wall, moved if abs(moved) > SET_S else 0.0
 
 
 class Output:
     """What one camera tells the world: an answer per frame, events by the rules, and what happened to it.
 
     From any thread. Frames go only to sinks that want pixels, with the regions of ``config.redact`` averaged
-    away. An event ends when the camera is lost, and with the first answer about another scene.
+    away. An event ends when the camera is lost, and with the first answer about another scene. A sink that
+    raises is counted in ``faults``; the others get the record all the same. search: finds zones for a
+    classifier; needed if a rule of this camera has one. about: what the summary says of the run besides.
     """
 
     def __init__(
-        self, camera: str, spec: ModelSpec, sinks: Sequence[Sink], config: LiveConfig, health: Health
+        self,
+        camera: str,
+        spec: ModelSpec,
+        sinks: Sequence[Sink],
+        config: LiveConfig,
+        health: Health,
+        *,
+        search: ZoneSearch | None = None,
+        faults: Faults | None = None,
+        clock: WallClock | None = None,
+        about: Mapping[str, Any] | None = None,
     ) -> None:
         self.camera, self._spec, self._sinks, self._health = camera, spec, tuple(sinks), health
+        self.faults, self._clock, self._about = faults or Faults(), clock or WallClock(), dict(about or {})
         self._events = Events(config.rules, camera)
-        self._redact = config.redact
+        self._redact, self._search = config.redact, search
+        self._lows: dict[str, float] = {}
+        for rule in config.rules.of(camera):
+            self._lows[rule.label] = min(rule.low, self._lows.get(rule.label, 1.0))
+        self._moving = MovingPoints(spec) if spec.task == "tracking" else None
         self.wants_pixels = any(s.pixels for s in sinks)
         self._lock = threading.RLock()
         self.counts: Counter[str] = Counter()
-        self._latest: dict[str, deque[float]] = {n: deque(maxlen=LATEST) for n in TIMES}
+        self._latest: dict[str, deque[float]] = {n: deque(maxlen=LATEST) for n in (*TIMES, WORK)}
 
-    def reply(self, reply: Reply, wall_s: float, frame: np.ndarray | None = None) -> None:
-        """Tell one reply. wall_s: when its frame came, seconds since 1970. frame: for sinks with pixels."""
+    def reply(self, reply: Reply, frame: np.ndarray | None = None, *, index: int | None = None) -> None:
+        """Tell one reply. frame: for sinks with pixels. index: of the frame in its source."""
         with self._lock:
+            wall_s = self._now_s() - reply.latency_ms / 1e3
             self._count(reply)
-            record = self._answer(reply)
+            told = self._answer(reply, index)
             restored = picture_of(reply.answer, self._spec) if reply.answer else None
             shown = self._redacted(frame if restored is None else restored) if frame is not None else None
             for sink in self._sinks:
-                sink.put(record, shown if sink.pixels else None)
-            answer = reply.answer
-            scores = dict(zip(self._spec.labels, answer.scores)) if answer else {}
-            valid = answer is not None and answer.valid
-            if record["restarted"]:
-                self._put(*self._events.restart(wall_s, "another scene"))
-            self._put(*self._events.step(reply.time_s, wall_s, scores, valid=valid, stale=reply.stale))
+                self.faults.call(_name(sink), sink.put, told, shown if sink.pixels else None)
+            if told["restarted"]:
+                self._end_events(wall_s, "another scene")
+            self._judge(reply, wall_s)
 
-    def _answer(self, reply: Reply) -> Record:
+    def _judge(self, reply: Reply, wall_s: float) -> None:
+        """Events that begin, change or end with this reply."""
         answer = reply.answer
-        known = {**said(answer, self._spec), "valid": answer.valid} if answer else self._nothing()
-        return {
-            "type": "answer",
-            "camera": self.camera,
-            "frame": reply.number,
-            "time_s": round(reply.time_s, 3),
-            **known,
-            "stale": reply.stale,
-            "why": reply.why,
-            "age_ms": None if reply.age_ms is None else round(reply.age_ms, 3),
-            "latency_ms": round(reply.latency_ms, 3),
-            "variant": reply.variant,
-            "restarted": bool(answer and answer.restarted and not reply.stale),
-        }
+        scores = dict(zip(self._spec.labels, answer.scores)) if answer else {}
+        valid = answer is not None and answer.valid
+        positions: Positions = {}
+        within: Within = {}
+        if answer and valid and not reply.stale:
+            if self._moving:
+                positions = self._moving(reply.time_s, answer.outputs["tracks"], answer.numbers)
+                scores = {MOVING: max((score for *_, score in positions[MOVING]), default=0.0)}
+            if self._search:
+                within = self._search.within(scores, self._lows)
+        events = self._events.step(
+            reply.time_s,
+            wall_s,
+            scores,
+            valid=valid,
+            stale=reply.stale,
+            positions=positions,
+            within=within,
+        )
+        self._put(*events)
 
-    def _nothing(self) -> Record:
-        """What is said before there is an answer."""
-        kind: dict[str, Record] = {
-            "classification": {"label": None, "score": None},
-            "tracking": {"tracks": []},
-        }
-        return {**kind.get(self._spec.task, {}), "valid": False}
+    def _answer(self, reply: Reply, index: int | None) -> Record:
+        return record(
+            reply.answer,
+            self._spec,
+            camera=self.camera,
+            number=reply.number,
+            frame=reply.number if index is None else index,
+            time_s=reply.time_s,
+            latency_ms=reply.latency_ms,
+            variant=reply.variant,
+            stale=reply.stale,
+            why=reply.why,
+            age_ms=reply.age_ms,
+        )
 
     def _count(self, reply: Reply) -> None:
         self.counts["replies"] += 1
@@ -97,6 +149,7 @@ class Output:
                 "infer": reply.answer.infer_ms,
                 "post": max(0.0, reply.latency_ms - waited - spent),
             }
+            self._latest[WORK].append(spent / 1e3)
         for name, ms in stages.items():
             self._latest[name].append(ms / 1e3)
         self._health.answered(stages, stale=reply.why or None)
@@ -113,6 +166,7 @@ class Output:
     def status(self, what: str, why: str, **more: Any) -> None:
         """Tell that something happened to the camera or the runner."""
         with self._lock:
+            now_s = self._now_s()
             self.counts[what] += 1
             if what == "restarted":
                 self._health.restarted()
@@ -121,13 +175,26 @@ class Output:
             self._put({"type": "status", "camera": self.camera, "what": what, "why": why, **more})
             if what == "camera_lost":
                 self._health.camera_lost(why)
-                self._put(*self._events.restart(time.time()))
+                self._end_events(now_s)
+
+    def _now_s(self) -> float:
+        """Seconds since 1970. A clock that was set moves what is running with it, and a status says so."""
+        now_s, set_s = self._clock.now()
+        if set_s:
+            self._events.shift(set_s)
+            self.status("clock_set", f"the time of day was set by {set_s:+.1f} s")
+        return now_s
+
+    def _end_events(self, wall_s: float, *why: str) -> None:
+        if self._moving:
+            self._moving.forget()
+        self._put(*self._events.restart(wall_s, *why))
 
     def _put(self, *records: Record) -> None:
-        for record in records:
-            self.counts["events"] += record["type"] == "new"
+        for one in records:
+            self.counts["events"] += one["type"] == "new"
             for sink in self._sinks:
-                sink.put(record)
+                self.faults.call(_name(sink), sink.put, {**one, "version": RECORDS})
 
     @property
     def unheard(self) -> bool:
@@ -135,25 +202,53 @@ class Output:
         return any(getattr(sink, "ended", False) for sink in self._sinks)
 
     def summary(self) -> Record:
-        """Counts, and percentiles over the last 20,000 replies, in ms: each stage, the total, and the age.
+        """What the run came to: the keys of a file's summary, counts, and percentiles in ms of each stage.
 
-        "lost": records that no receiver will get, whatever the reason; they are in the metrics by receiver.
+        Percentiles are over the last 20,000 replies. "lost": records that no receiver will get, whatever the
+        reason; they are in the metrics by receiver. "faults": who raised, how often, and the first words.
         """
         with self._lock:
             times = {name: percentiles_ms(list(seen)) for name, seen in self._latest.items() if seen}
+            work = times.pop(WORK, (None, None, None))
+            p50, p95, p99 = (None if ms is None else round(ms, 3) for ms in work)
+            stale = {k: v for k, v in self.counts.items() if k.startswith("stale_")}
             return {
+                "type": "summary",
+                "version": RECORDS,
                 "camera": self.camera,
+                **dict.fromkeys(("variant", "engine", "threads", "deadline_ms", "notes")),
+                **self._about,
+                "frames_read": self.counts["frames_read"],
+                "frames_answered": self.counts["replies"],
+                "drops": stale.get("stale_dropped", 0),
+                "missed": sum(stale.values()),
+                **{"p50_ms": p50, "p95_ms": p95, "p99_ms": p99},
+                **({"label": None, "score": None} if self._spec.labels else {}),
                 **dict(sorted(self.counts.items())),
-                "lost": sum(sink.counts()["lost"] for sink in self._sinks),
+                "lost": sum(self._lost(sink) for sink in self._sinks),
+                "faults": self.faults.summary(),
                 "ms": {
                     name: {p: round(v, 3) for p, v in zip(("p50", "p95", "p99"), found)}
                     for name, found in times.items()
                 },
             }
 
-    def close(self, wall_s: float) -> None:
-        """End running events and close the sinks, which deliver or keep what they have."""
+    def _lost(self, sink: Sink) -> int:
+        try:
+            return sink.counts()["lost"]
+        except Exception as e:
+            self.faults.add(_name(sink), e)
+            return 0
+
+    def close(self) -> None:
+        """End running events, tell the summary, and close the sinks, which deliver or keep what they have."""
         with self._lock:
-            self._put(*self._events.close(wall_s))
+            self._put(*self._events.close(self._now_s()), self.summary())
+        if self._search:
+            self._search.close()
         for sink in self._sinks:
-            sink.close()
+            self.faults.call(_name(sink), sink.close)
+
+
+def _name(sink: Sink) -> str:
+    return f"receiver {type(sink).__name__}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from edgepv.files import whole_file
 from edgepv.optional import need
 from edgepv.runtimes.drawing import Painter
 from edgepv.runtimes.engine import Read
-from edgepv.runtimes.said import picture_of, said
+from edgepv.runtimes.said import RECORDS, picture_of, record, said
 from edgepv.runtimes.session import Answer, open_session
 from edgepv.stats import percentiles_ms
 from edgepv.types import ModelSpec, Variant
@@ -34,6 +35,7 @@ def play(
     deadline_ms: float | None = None,
     video: Path | None = None,
     cuts: bool = True,
+    camera: str = "cam1",
     emit: Callable[[Event], None] = lambda event: None,
 ) -> Event:
     """Answer every frame that is due at the model's rate; returns the summary.
@@ -60,12 +62,12 @@ def play(
         for frame, owed in at_rate(film, variant.spec.fps):
             if frame.jump_s is not None:
                 session.reset()
-                emit(_status("clock_jumped", f"by {frame.jump_s:+.1f} s before frame {frame.index}"))
+                emit(_status(camera, "clock_jumped", f"by {frame.jump_s:+.1f} s before frame {frame.index}"))
             for _ in range(owed):
                 latest = session.step(frame.pixels)
-                answers.append(latest)
                 missed += deadline_ms is not None and latest.pre_ms + latest.infer_ms > deadline_ms
-                emit(event(latest, variant.spec, frame))
+                emit(event(latest, variant, len(answers), frame, camera))
+                answers.append(replace(latest, outputs={}))  # pictures of a whole film are too much to keep
             if latest:
                 draw(frame, latest)
             last = frame
@@ -75,12 +77,12 @@ def play(
             if latest:
                 draw(last, latest)
         if film.doubt:
-            emit(_status(*film.doubt))
-    return summary(variant, answers, film.read_count, threads, deadline_ms, missed)
+            emit(_status(camera, *film.doubt))
+    return summary(variant, answers, film.read_count, threads, deadline_ms, missed) | {"camera": camera}
 
 
-def _status(what: str, why: str) -> Event:
-    return {"type": "status", "what": what, "why": why}
+def _status(camera: str, what: str, why: str) -> Event:
+    return {"type": "status", "camera": camera, "what": what, "why": why}
 
 
 def late(variant: Variant, fps: Fraction) -> int:
@@ -109,18 +111,20 @@ def _owed(index: int, source: Fraction, wanted: Fraction) -> int:
     return int(-(-(index + 1) * wanted // source) + (-index * wanted // source))
 
 
-def event(answer: Answer, spec: ModelSpec, frame: VideoFrame) -> Event:
-    """One answer as plain data. time_s: when the source shows the frame."""
-    return {
-        "type": "answer",
-        "frame": frame.index,
-        "time_s": round(float(frame.time_s), 3),
-        **said(answer, spec),
-        "valid": answer.valid,
-        "restarted": answer.restarted,
-        "pre_ms": round(answer.pre_ms, 3),
-        "infer_ms": round(answer.infer_ms, 3),
-    }
+def event(answer: Answer, variant: Variant, number: int, frame: VideoFrame, camera: str) -> Event:
+    """One answer as plain data, as a camera's: it came in time, since a file waits."""
+    took_ms = answer.pre_ms + answer.infer_ms
+    return record(
+        answer,
+        variant.spec,
+        camera=camera,
+        number=number,
+        frame=frame.index,
+        time_s=round(float(frame.time_s), 3),
+        latency_ms=took_ms,
+        age_ms=took_ms,
+        variant=variant.name,
+    )
 
 
 def summary(
@@ -132,6 +136,8 @@ def summary(
     """
     p50, p95, p99 = percentiles_ms([(a.pre_ms + a.infer_ms) / 1e3 for a in answers])
     return {
+        "type": "summary",
+        "version": RECORDS,
         "variant": variant.name,
         "engine": variant.engine,
         "threads": threads,
@@ -144,6 +150,7 @@ def summary(
         "deadline_ms": deadline_ms,
         "missed": missed if deadline_ms is not None else None,
         **(_verdict(variant, answers) if variant.spec.labels else {}),
+        "lost": 0,
     }
 
 
@@ -175,7 +182,8 @@ def _writer(
             if restored is not None and not answer.valid:
                 size = (restored.shape[1], restored.shape[0])
                 shown = need("cv2", extra="cpu").resize(frame.pixels, size)
-            copy.put(painter.draw(shown, {**event(answer, spec, frame), "stale": False}), frame)
+            said_now = {**said(answer, spec), "valid": answer.valid, "stale": False}
+            copy.put(painter.draw(shown, said_now), frame)
 
         try:
             yield draw

@@ -1,4 +1,7 @@
-"""What an answer says, as plain data for records and as a picture."""
+"""What an answer says, as plain data for records and as a picture.
+
+Records of a file and of a camera have the same keys with the same meanings; RECORDS is the version of that.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,56 @@ import numpy as np
 from edgepv.clips import pictures
 from edgepv.runtimes.session import Answer
 from edgepv.types import ModelSpec
+
+RECORDS = 1
+"""Version of the records' shape, in each of them as "version"."""
+
+
+def record(
+    answer: Answer | None,
+    spec: ModelSpec,
+    *,
+    camera: str,
+    number: int,
+    frame: int,
+    time_s: float,
+    latency_ms: float,
+    variant: str,
+    stale: bool = False,
+    why: str = "",
+    age_ms: float | None = None,
+) -> dict[str, Any]:
+    """The "answer" record of one frame that was due.
+
+    number: of the answer. frame, time_s: of its frame in the source, counted from 0, and on the source's
+    clock. stale, why, age_ms, latency_ms, variant: see ``Reply``. pre_ms, infer_ms: what the answer took.
+    """
+    return {
+        "type": "answer",
+        "version": RECORDS,
+        "camera": camera,
+        "number": number,
+        "frame": frame,
+        "time_s": round(time_s, 3),
+        **_nothing(spec),
+        **(said(answer, spec) if answer else {}),
+        "valid": bool(answer and answer.valid),
+        "restarted": bool(answer and answer.restarted and not stale),
+        "stale": stale,
+        "why": why,
+        "age_ms": None if age_ms is None else round(age_ms, 3),
+        "latency_ms": round(latency_ms, 3),
+        "pre_ms": round(answer.pre_ms, 3) if answer else None,
+        "infer_ms": round(answer.infer_ms, 3) if answer else None,
+        "variant": variant,
+    }
+
+
+def _nothing(spec: ModelSpec) -> dict[str, Any]:
+    """What is said before there is an answer."""
+    names = {a.name for a in spec.answers}
+    found: dict[str, Any] = {"label": None, "score": None} if spec.task == "classification" else {}
+    return found | {name: [] for name in ("particles", "tracks") if name in names}
 
 
 def said(answer: Answer, spec: ModelSpec) -> dict[str, Any]:
@@ -26,9 +79,10 @@ def said(answer: Answer, spec: ModelSpec) -> dict[str, Any]:
         found["particles"] = [[round(float(v), 4) for v in row] for row in table if row[-1] > 0]
     if "tracks" in answer.outputs:
         table = answer.outputs["tracks"] / _unit(spec, 1)
-        ids = answer.ids or range(len(table))
         found["tracks"] = [
-            [name, *(round(float(v), 4) for v in row)] for name, row in zip(ids, table) if name >= 0
+            [name, *(round(float(v), 4) for v in row)]
+            for name, row in zip(answer.numbers, table)
+            if name >= 0
         ]
     return found
 

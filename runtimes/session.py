@@ -49,6 +49,11 @@ class Answer:
     outputs: Tensors = field(default_factory=dict, compare=False, repr=False)
     ids: tuple[int, ...] = ()
 
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Of a tracker, the point in each row of "tracks", -1 for none; counted by places otherwise."""
+        return self.ids or tuple(range(len(self.outputs["tracks"])))
+
 
 class Lane:
     """One variant with its engine and its states."""

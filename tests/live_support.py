@@ -134,8 +134,9 @@ class Camera:
     def url(self) -> str:
         return f"rtsp://bob:hunter2@127.0.0.1:{self._port}/cam"
 
-    def start(self, size: tuple[int, int] = (96, 64)) -> None:
-        command = [SYSTEM_PYTHON, str(SERVER), self._port, *map(str, size), "15/1"]
+    def start(self, size: tuple[int, int] = (96, 64), *, password: str = "") -> None:
+        """password: what user bob must give; without one everybody is let in."""
+        command = [SYSTEM_PYTHON, str(SERVER), self._port, *map(str, size), "15/1", password]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout
         self._port = self._process.stdout.readline().split()[1]

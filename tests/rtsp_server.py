@@ -1,4 +1,4 @@
-"""A camera for tests: ``/usr/bin/python3 rtsp_server.py PORT WIDTH HEIGHT FPS`` serves rtsp://127.0.0.1:PORT/cam.
+"""A camera for tests: ``/usr/bin/python3 rtsp_server.py PORT WIDTH HEIGHT FPS [PASSWORD]`` serves rtsp://127.0.0.1:PORT/cam.
 
 Port 0 takes a free one. Prints "serving PORT" once it listens. Needs gi and GstRtspServer 1.0.
 """
@@ -9,10 +9,10 @@ import gi
 
 gi.require_version("Gst", "1.0")
 gi.require_version("GstRtspServer", "1.0")
-from gi.repository import GLib, Gst, GstRtspServer  # noqa: E402 - the versions come first
+from gi.repository import GLib, Gst, GstRtsp, GstRtspServer  # noqa: E402 - the versions come first
 
 
-def main(port: str, width: str, height: str, fps: str) -> None:
+def main(port: str, width: str, height: str, fps: str, password: str = "") -> None:
     """Serve a bouncing ball as JPEG until killed."""
     Gst.init(None)
     factory = GstRtspServer.RTSPMediaFactory()
@@ -22,6 +22,17 @@ def main(port: str, width: str, height: str, fps: str) -> None:
     )
     factory.set_shared(True)
     server = GstRtspServer.RTSPServer()
+    if password:
+        auth = GstRtspServer.RTSPAuth()
+        token = GstRtspServer.RTSPToken()
+        token.set_string("media.factory.role", "user")
+        auth.add_digest("bob", password, token)
+        auth.set_supported_methods(GstRtsp.RTSPAuthMethod.DIGEST)
+        server.set_auth(auth)
+        allowed = GstRtspServer.RTSPPermissions()
+        allowed.add_permission_for_role("user", "media.factory.access", True)
+        allowed.add_permission_for_role("user", "media.factory.construct", True)
+        factory.set_permissions(allowed)
     server.set_address("127.0.0.1")
     server.set_service(port)
     server.get_mount_points().add_factory("/cam", factory)

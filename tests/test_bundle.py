@@ -351,3 +351,95 @@ def test_verify_says_that_only_digests_were_checked_where_no_engine_is_here(
     assert main(["verify", str(folder)]) == 0
     said = capsys.readouterr().out
     assert "null: not replayed: not here" in said and "only the digests were checked" in said
+
+
+def zipped(path: Path, files: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return path
+
+
+def contents(folder: Path, prefix: str = "") -> dict[str, bytes]:
+    """The files of a bundle as somebody zips them."""
+    files = [p for p in folder.rglob("*") if p.is_file()]
+    return {prefix + p.relative_to(folder).as_posix(): p.read_bytes() for p in files}
+
+
+MAC = {"__MACOSX/net/._manifest.json": b"x", "net/.DS_Store": b"x", "net/models/._delays.json": b"x"}
+
+
+@pytest.mark.parametrize(
+    ("prefix", "more"),
+    [
+        ("net/", {}),
+        ("a/b/net/", {}),
+        ("net/", MAC),
+        ("", {"__MACOSX/._manifest.json": b"x", "Thumbs.db": b"x"}),
+        ("net/", {"README.txt": b"read me"}),
+    ],
+)
+def test_a_zip_may_hold_its_bundle_in_a_folder_and_what_systems_leave_beside_it(
+    tmp_path: Path, prefix: str, more: dict[str, bytes]
+) -> None:
+    files = contents(write_null_bundle(tmp_path / "net"), prefix)
+    with bundle.opened(zipped(tmp_path / "B.ZIP", files | more)) as found:
+        assert bundle.check(found) == len(files) - 1
+
+
+def test_a_zip_from_windows_with_its_own_separators_is_the_same_bundle(tmp_path: Path) -> None:
+    files = contents(write_null_bundle(tmp_path / "net"), "net/")
+    turned = {name.replace("/", "\\"): data for name, data in files.items()}
+    with bundle.opened(zipped(tmp_path / "b.zip", turned)) as found:
+        bundle.check(found)
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ({"one/manifest.json": b"{}", "two/manifest.json": b"{}"}, "b.zip holds 2 bundles: one, two. Unpack"),
+        ({"clip.mp4": b"x"}, "b.zip is not a bundle: it has no manifest.json"),
+        ({"net/manifest.json": b"{", "../x": b"x"}, "leaves the bundle"),
+        ({"net/manifest.json": b"{}"}, "b.zip/manifest.json has schema None"),
+    ],
+)
+def test_what_is_wrong_with_a_zip_is_said_of_the_zip_and_not_of_where_it_was_unpacked(
+    tmp_path: Path, files: dict[str, bytes], says: str
+) -> None:
+    with pytest.raises(UsageError, match=says) as caught, bundle.opened(zipped(tmp_path / "b.zip", files)):
+        pass
+    assert "edgepv-" not in str(caught.value)
+
+
+def test_a_file_that_is_changed_in_a_zip_is_named_with_the_zip(tmp_path: Path) -> None:
+    files = contents(write_null_bundle(tmp_path / "net"), "net/")
+    files["net/models/delays.json"] = b"[1.0]"
+    with (
+        pytest.raises(UsageError, match=f"^{tmp_path}/b.zip: models/delays.json was changed"),
+        bundle.opened(zipped(tmp_path / "b.zip", files)) as found,
+    ):
+        bundle.check(found)
+
+
+def test_line_ends_that_git_changed_are_named_with_the_cure(tmp_path: Path) -> None:
+    folder = write_null_bundle(tmp_path / "net", delays_ms="[\n0.0\n]\n")
+    for name in ("manifest.json", "models/delays.json"):
+        (folder / name).write_bytes((folder / name).read_bytes().replace(b"\n", b"\r\n"))
+    found = bundle.read(folder)  # JSON does not mind
+    for look in (lambda: bundle.check(found), lambda: found.checked("models/delays.json")):
+        with pytest.raises(UsageError, match="models/delays.json has other line ends .*core.autocrlf"):
+            look()
+
+
+def test_a_manifest_that_an_editor_gave_a_mark_is_the_same(tmp_path: Path) -> None:
+    folder = write_null_bundle(tmp_path / "net")
+    manifest = folder / "manifest.json"
+    manifest.write_bytes(b"\xef\xbb\xbf" + manifest.read_bytes())
+    bundle.check(bundle.read(folder))
+
+
+def test_what_a_system_leaves_in_a_bundle_folder_is_not_part_of_it(tmp_path: Path) -> None:
+    folder = write_null_bundle(tmp_path / "net")
+    (folder / ".DS_Store").write_bytes(b"x")
+    (folder / "models" / "._delays.json").write_bytes(b"x")
+    bundle.check(bundle.read(folder))

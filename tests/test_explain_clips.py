@@ -16,7 +16,8 @@ from null_bundle import write_null_bundle
 from edgepv import bundle, cli_models, explain
 from edgepv.console import Console
 from edgepv.errors import UsageError
-from edgepv.explain import Cover, Player
+from edgepv.explain import Cover
+from edgepv.runtimes.player import WINDOWS, Player
 from edgepv.stream import Tensors
 from edgepv.types import ModelSpec, StateSpec, StreamSpec, TensorSpec, Variant, decode
 
@@ -181,9 +182,9 @@ def test_a_model_without_a_step_is_shown_windows() -> None:
     spec = ModelSpec("w", TensorSpec("clip", (1, 3, 4, 16, 16), "NCTHW"), ("a", "b"), frames=4)
     player = Player(Mean(), variant_of(spec, None))
     assert player.logits(np.ones((20, 3, 16, 16), np.float32))[0] == 1
-    assert Mean.calls == explain.WINDOWS
+    assert Mean.calls == WINDOWS
     assert player.logits(np.ones((2, 3, 16, 16), np.float32))[0] == 1
-    assert Mean.calls == explain.WINDOWS + 1  # a short clip is held on its last frame
+    assert Mean.calls == WINDOWS + 1  # a short clip is held on its last frame
 
 
 def test_the_command_writes_a_picture_and_its_figures(

@@ -243,6 +243,9 @@ def test_several_cameras_share_the_machine(bundle: Path, a_clip: Path, start: St
             "Write {camera} where the camera's name belongs",
         ),
         (["--source", "{clip}", "--live", "--cpus", "99999"], "--cpus 99999"),
+        (["--source", "a=/dev/video7", "--source", "b=7"], "cameras a and b are both /dev/video7"),
+        (["--source", "7"], "/dev/video7 does not exist"),
+        (["--source", "192.0.2.7:554/x"], "write its kind before it: rtsp://192.0.2.7:554/x"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -301,6 +304,43 @@ def test_a_file_that_is_only_a_file_is_answered_frame_by_frame(
     run = start(bundle, "--source", str(a_clip))
     assert run.process.wait(20) == 0
     assert run.of("summary")[0]["drops"] == 0 and re.search(r"next:", run.err)
+
+
+def test_what_looks_like_a_name_is_a_path_where_it_exists(
+    bundle: Path, a_clip: Path, tmp_path: Path, start: Start
+) -> None:
+    (tmp_path / "run0").mkdir()
+    (tmp_path / "run0" / "cam=2.mp4").write_bytes(a_clip.read_bytes())
+    run = start(bundle, "--source", "cam=2.mp4")
+    assert run.process.wait(20) == 0, run.err
+    assert {r["camera"] for r in run.of("answer")} == {"cam1"}
+
+
+def test_records_of_a_file_and_of_a_camera_have_the_same_keys(
+    bundle: Path, a_clip: Path, start: Start
+) -> None:
+    file = start(bundle, "--source", f"gate={a_clip}")
+    live = start(bundle, "--source", f"gate={a_clip}", "--live")
+    assert (file.process.wait(20), live.process.wait(20)) == (0, 0)
+    assert {tuple(r) for r in file.of("answer")} == {tuple(r) for r in live.of("answer")}
+    assert [r["number"] for r in live.of("answer")] == list(range(len(live.of("answer"))))
+    for run in (file, live):
+        assert {r["version"] for r in run.records} == {1} and run.records[-1]["type"] == "summary"
+    summaries = file.of("summary")[0], live.of("summary")[0]
+    assert set(summaries[0]) <= set(summaries[1])
+    assert summaries[0]["frames_read"] == summaries[1]["frames_read"]
+    assert {s["camera"] for s in summaries} == {"gate"}
+
+
+def test_a_zone_on_a_model_that_cannot_say_where_is_refused_before_the_run(
+    bundle: Path, a_clip: Path, tmp_path: Path, start: Start
+) -> None:
+    rules = tmp_path / "zone.toml"
+    zone = '[[zone]]\nname = "yard"\npolygon = [[0, 0], [1, 0], [1, 1]]\n'
+    rules.write_text(f'{RULES}zones = ["yard"]\n{zone}')
+    run = start(bundle, "--source", str(a_clip), "--live", "--rules", str(rules))
+    assert run.process.wait(20) == 2 and run.records == []
+    assert "rule for 'fight': it has a zone, and net cannot say where" in run.err
 
 
 def test_the_head_of_the_answers_can_be_taken(bundle: Path, a_clip: Path) -> None:

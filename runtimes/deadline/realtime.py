@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import threading
 from collections.abc import Callable
 
 PRIORITY = 10
 NICE = -10
+LOW = 10
 GRANTED = "granted"
 MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT = 1, 2, 4
 
@@ -32,6 +35,14 @@ def prioritise(cpus: tuple[int, ...] = (), *, realtime: bool = True) -> list[str
         said.append(_tried(f"nice {NICE}", lambda: os.setpriority(os.PRIO_PROCESS, 0, NICE)))
     said.append(_tried("memory locked", _lock_memory))
     return said
+
+
+def yield_to_others() -> None:
+    """Let the calling thread run only where those with a deadline leave time. Source: sched(7)."""
+    with contextlib.suppress(OSError, AttributeError):
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOW)
 
 
 def _tried(what: str, ask: Callable[[], object]) -> str:

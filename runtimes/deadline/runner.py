@@ -18,6 +18,7 @@ from edgepv.runtimes.deadline.controller import Controller
 from edgepv.runtimes.deadline.desk import Desk, Reply, Task
 from edgepv.runtimes.deadline.ladder import Ladder
 from edgepv.runtimes.engine import CancelledError
+from edgepv.runtimes.faults import Faults
 from edgepv.runtimes.session import Answer
 from edgepv.types import Deadline
 
@@ -42,7 +43,9 @@ class DeadlineRunner:
     profiles_ms: of every rung on this machine (see ``profile``). say: gets every reply in order, from
     either thread, and must not wait. status: gets (what, why): "switched", "variant_failed",
     "variant_hung". keep: hold on to this rung, whatever the deadline. extrapolate: makes of an old answer
-    and its age in ms what is said in its place, such as tracks moved on at their last speed.
+    and its age in ms what is said in its place, such as tracks moved on at their last speed. faults: counts
+    what say, status and extrapolate raise, which costs no other frame its answer; after a ``with`` block that
+    ended well the runner raises it as one ReceiverError.
     """
 
     def __init__(
@@ -57,13 +60,15 @@ class DeadlineRunner:
         clock: Clock = time.monotonic,
         hang_s: float = HANG_S,
         extrapolate: Callable[[Answer, float], Answer] | None = None,
+        faults: Faults | None = None,
     ) -> None:
         if not deadline.limit_ms > 0:
             raise UsageError(f"a deadline of {deadline.limit_ms} ms: give a number above 0")
         self.deadline, self.ladder = deadline, ladder
         self.controller = Controller(profiles_ms)
         self.desk = Desk(deadline.limit_ms / 1e3, self._speak, ladder.name)
-        self._listener, self._status, self._keep, self._clock = say, status, keep, clock
+        self._listener, self._hears_status, self._keep, self._clock = say, status, keep, clock
+        self.faults = faults or Faults()
         self._hang_s, self._extrapolate = hang_s, extrapolate
         self._said_ms = 0.0
         self._asked: dict[int, Reply | None] = {}
@@ -165,6 +170,9 @@ class DeadlineRunner:
                 self._drop(self.ladder.aimed, "variant_failed", f"{name}: {e}")
         return True
 
+    def _status(self, what: str, why: str) -> None:
+        self.faults.call("status", self._hears_status, what, why)
+
     def _note_switch(self) -> None:
         if self.desk.variant != self.ladder.name:
             before, self.desk.variant = self.desk.variant, self.ladder.name
@@ -182,8 +190,7 @@ class DeadlineRunner:
     def _drop(self, rung: int, what: str, why: str) -> None:
         self._status(what, " ".join(why.split()))
         if self._keep is not None or not self.controller.exclude(rung):
-            self.failed = UsageError(f"no variant is left that works. The last: {why}")
-            self.desk.lock.notify_all()
+            self._end(UsageError(f"no variant is left that works. The last: {why}"))
             return
         self.ladder.leave(rung, self.controller.rung)
 
@@ -211,13 +218,22 @@ class DeadlineRunner:
     def _speak(self, reply: Reply) -> None:
         began = self._clock()
         if reply.stale and reply.answer and reply.age_ms is not None and self._extrapolate:
-            reply = replace(reply, answer=self._extrapolate(reply.answer, reply.age_ms))
+            reply = self._moved_on(reply, reply.answer, reply.age_ms, self._extrapolate)
         if reply.number in self._asked:
             self._asked[reply.number] = reply
             self.desk.lock.notify_all()
         if not (reply.stale and self.deadline.on_miss == "drop"):
-            self._listener(reply)
+            self.faults.call("say", self._listener, reply)
         self._said_ms += 0.1 * (1e3 * (self._clock() - began) - self._said_ms)
+
+    def _moved_on(
+        self, reply: Reply, answer: Answer, age_ms: float, how: Callable[[Answer, float], Answer]
+    ) -> Reply:
+        try:
+            return replace(reply, answer=how(answer, age_ms))
+        except Exception as e:
+            self.faults.add("extrapolate", e)
+            return reply
 
     def start(self) -> DeadlineRunner:
         """Start both threads."""
@@ -232,10 +248,20 @@ class DeadlineRunner:
 
     def _work(self, shift: int) -> None:
         while self._open and not self.failed and shift == self._shift:
-            if not self.cycle():
+            try:
+                worked = self.cycle()
+            except Exception as e:  # a fault of ours: to end is better than old answers for ever
+                self._end(EdgepvError(f"the deadline runner failed: {type(e).__name__}: {e}"))
+                return
+            if not worked:
                 with self.desk.lock:
                     if not self.desk.waiting and self._open:
                         self.desk.lock.wait(IDLE_S)
+
+    def _end(self, error: EdgepvError) -> None:
+        with self.desk.lock:
+            self.failed = error
+            self.desk.lock.notify_all()
 
     def _watch_on(self) -> None:
         """Sleep from deadline to deadline. A new frame's deadline is never before the one waited for."""
@@ -268,6 +294,9 @@ class DeadlineRunner:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+        raised = self.faults.error()
+        if kind is None and raised:
+            raise raised
 
 
 def profile(ladder: Ladder, *, calls: int = 30, clock: Clock = time.perf_counter) -> tuple[float, ...]:

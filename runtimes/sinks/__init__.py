@@ -14,15 +14,18 @@ import numpy as np
 
 from edgepv.console import Console, visible
 from edgepv.errors import UsageError, unknown
+from edgepv.files import digest
 
 Record: TypeAlias = dict[str, Any]
 """Plain JSON data. ``record["type"]`` is one of
 
-"answer": one per frame that was due (label, score, valid, stale, age_ms, variant, time_s ...);
+"answer": one per frame that was due, see ``runtimes.said.record``;
 "new", "update", "end": the life of one event, with "before" (None for new) and "after": id, camera, label,
 score, top_score, start_time, end_time (None until the end), zones. Times are seconds since 1970 (UTC).
 "status": something about the camera or the runner: "what" (camera_lost, camera_back, restarted, switched,
-stale, ...), "why".
+clock_set, fault, ...), "why".
+"summary": what the run came to, last of all.
+All have "version", see ``runtimes.said.RECORDS``.
 """
 
 
@@ -111,3 +114,10 @@ def redacted(url: str) -> str:
 def plain_name(text: str) -> str:
     """``text`` with only letters, digits, - and _, for file names and topic levels; never empty."""
     return re.sub(r"[^A-Za-z0-9_-]+", "_", text) or "_"
+
+
+def own_name(text: str) -> str:
+    """Like ``plain_name``, but different for different texts: what had to be changed ends with its digest."""
+    if re.fullmatch(r"[A-Za-z0-9_-]+", text):
+        return text
+    return "_".join(filter(None, (plain_name(text).strip("_"), digest(text)[:8])))

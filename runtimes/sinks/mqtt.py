@@ -7,10 +7,13 @@ TLS, checked against the system's authorities (the variable SSL_CERT_FILE names 
     <base>/events          QoS 1     {"type": new|update|end, "before", "after", "uid"}, spooled
     <base>/status          QoS 1     {"type": "status", "what", "why", "uid"}, spooled
     <base>/state           retained  {"label", "score"} of the latest answer, when the label changes
-    <base>/<label>/state   retained  ON while an event of that label lasts, otherwise OFF
+    <base>/<label>/state   retained  ON while an event of that label lasts, otherwise OFF; of a label that is
+                                     not plain ASCII its letters and a digest, like fall_down_a73a1ce7
     <base>/answers         QoS 0     every answer, with answers=1; lost while the broker is away
 
-Retained topics are sent again at every connection, so that a broker that forgot them has them.
+Retained topics are sent again at every connection, so that a broker that forgot them has them. With
+discovery, what an earlier run announced for this base topic and is gone now (another model, other rules) is
+removed.
 """
 
 from __future__ import annotations
@@ -20,7 +23,6 @@ import ssl
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
@@ -32,7 +34,7 @@ from edgepv.errors import UsageError, unknown
 from edgepv.files import digest
 from edgepv.optional import need
 from edgepv.runtimes.backoff import pause_s
-from edgepv.runtimes.sinks import Record, Setup, as_json, plain_name, redacted
+from edgepv.runtimes.sinks import Record, Setup, as_json, own_name, plain_name, redacted
 from edgepv.runtimes.sinks.spool import Spool, SpooledSink
 
 IN_FLIGHT = 20
@@ -42,7 +44,10 @@ LASTED_S = 10.0
 LAST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 10.0
 CLOSE_NETWORK_S = 2.0
-BIRTH = "homeassistant/status"
+MAKER = "edgepv"
+PREFIX = "homeassistant"
+BIRTH = f"{PREFIX}/status"
+TRUST = "Name the file of its authority in SSL_CERT_FILE"
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,7 @@ class Mqtt(SpooledSink):
         self._flying: dict[int, str] = {}  # message id at the broker -> uid
         self._acked: list[str] = []
         self._answering: set[int] = set()
-        self._stopping, self._gone = threading.Event(), threading.Event()
+        self._stopping, self._gone, self._leaving = threading.Event(), threading.Event(), threading.Event()
         self._last_chance = threading.Event()
         self._network = threading.Thread(target=self._keep_connected, name=f"{broker.name} net", daemon=True)
         self._writer.start()
@@ -202,6 +207,7 @@ class Mqtt(SpooledSink):
                     self._flying[message.mid] = waiting.uid
 
     def _finish(self) -> None:
+        self._leaving.set()
         if self._client:
             self._client.publish(self._topics.available, "offline", qos=0, retain=True)
             self._client.disconnect()
@@ -211,7 +217,7 @@ class Mqtt(SpooledSink):
         self._client = client
         self._topics.renew()
         if self._broker.discovery:
-            client.subscribe(BIRTH)
+            client.subscribe([(topic, 0) for topic in (BIRTH, *self._topics.announced)])
         waiting = self._spool.waiting
         self._say(f"{self._broker.name}: connected" + (f", {waiting} waiting" if waiting else ""))
 
@@ -235,8 +241,14 @@ class Mqtt(SpooledSink):
         elif mid in self._flying:
             self._acked.append(self._flying.pop(mid))
 
-    def _on_birth(self, client: Any, _: Any) -> None:
-        self._topics.renew()
+    def _on_message(self, client: Any, message: tuple[str, bytes]) -> None:
+        topic, payload = message
+        if topic == BIRTH:
+            if payload == b"online":
+                self._topics.renew()
+        elif client is self._client:
+            for old in self._topics.outdated(topic, payload):
+                client.publish(old, b"", qos=0, retain=True)
 
     def _count(self, *, sent: int = 0, lost: int = 0) -> None:
         with self._lock:
@@ -248,20 +260,22 @@ class Mqtt(SpooledSink):
     def _keep_connected(self) -> None:
         """One paho client per connection, so that nothing of an old one is sent twice by paho itself."""
         failures, told = 0, False
-        while not self._stopping.is_set():
+        while not self._stopping.is_set() and not self._leaving.is_set():
             self._gone, why, start = threading.Event(), [""], time.perf_counter()
             client = self._new_client(self._gone, why)
             try:
                 client.connect(self._broker.host, self._broker.port, KEEPALIVE_S)
             except (OSError, ValueError) as e:
                 why[0] = getattr(e, "strerror", None) or str(e)
+                if isinstance(e, ssl.SSLCertVerificationError):
+                    why[0] = f"its certificate is not trusted ({e.verify_message}). {TRUST}"
             else:
                 client.loop_start()
                 self._gone.wait()
                 client.loop_stop()
             self._post("lost", client)
             lasted = time.perf_counter() - start > LASTED_S
-            if not self._stopping.is_set():
+            if not self._stopping.is_set() and not self._leaving.is_set():
                 if lasted or not told:
                     self._say(
                         f"{self._broker.name}: {why[0] or 'connection lost'}; records wait, trying again"
@@ -280,7 +294,7 @@ class Mqtt(SpooledSink):
 
         def on_connect(c: Any, data: Any, flags: Any, reason: Any, properties: Any) -> None:
             if reason.is_failure:
-                why[0] = f"refused ({reason})"
+                why[0] = f"refused ({reason}). Check user and password"
             else:
                 self._post("connected", c)
 
@@ -289,7 +303,7 @@ class Mqtt(SpooledSink):
 
         client.on_connect, client.on_disconnect = on_connect, on_disconnect
         client.on_publish = lambda c, data, mid, reason, properties: self._post("published", c, mid)
-        client.on_message = lambda c, data, m: self._post("birth", c) if m.payload == b"online" else None
+        client.on_message = lambda c, data, m: self._post("message", c, (m.topic, m.payload))
         return client
 
     def _post(self, what: str, client: Any, value: Any = None) -> None:
@@ -303,12 +317,18 @@ class _Topics:
     def __init__(self, broker: Broker, setup: Setup) -> None:
         self.available = f"{broker.base}/available"
         self._base = broker.base
-        self._names = _topic_names(setup.labels)
+        self._names = {label: own_name(label) for label in setup.labels}
         self._open: dict[str, str] = {}  # event id -> label
         self._lock = threading.RLock()
         self._wanted: dict[str, str] = {}
+        nodes = dict.fromkeys(f"edgepv_{name(broker.base)}" for name in (own_name, plain_name))
+        self.announced = tuple(f"{PREFIX}/+/{node}/+/config" for node in nodes)
         if broker.discovery:
             self._wanted |= discovery(broker.base, setup.camera, self._names)
+            if not setup.labels:
+                setup.say(
+                    f"{broker.name}: discovery announces the labels of rules, and there is none: give --rules"
+                )
         self._wanted[self.available] = "online"
         self._wanted |= {self._topic(label): "OFF" for label in self._names}
         self._label: str | None = None
@@ -334,10 +354,30 @@ class _Topics:
             self._dirty.clear()
             return out
 
+    def outdated(self, topic: str, payload: bytes) -> list[str]:
+        """The retained topics to be emptied, if an earlier run of ours announced this configuration."""
+        with self._lock:
+            if topic in self._wanted:
+                return []
+        try:
+            config = json.loads(payload)
+            ours = (
+                config["availability_topic"] == self.available and config["device"]["manufacturer"] == MAKER
+            )
+            state = config["state_topic"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return []
+        if not ours:
+            return []
+        with self._lock:
+            known = not isinstance(state, str) or state in self._wanted
+        return [topic] if known or not state.startswith(f"{self._base}/") else [topic, state]
+
     def _answer(self, record: Record) -> None:
-        if record["valid"] and not record["stale"] and record["label"] != self._label:
-            self._label = record["label"]
-            state = {"label": record["label"], "score": record["score"]}
+        label = record.get("label")
+        if label is not None and record["valid"] and not record["stale"] and label != self._label:
+            self._label = label
+            state = {"label": label, "score": record["score"]}
             self._want(f"{self._base}/state", as_json(state))
 
     def _event(self, kind: str, after: dict[str, Any]) -> None:
@@ -355,20 +395,7 @@ class _Topics:
                 self._dirty[topic] = None
 
     def _topic(self, label: str) -> str:
-        return f"{self._base}/{self._names.get(label) or plain_name(label)}/state"
-
-
-def _topic_names(labels: Sequence[str]) -> dict[str, str]:
-    """label -> a topic level of its own: 'go left' is go_left; a second label of that name is go_left_2."""
-    names: dict[str, str] = {}
-    for label in labels:
-        name = wanted = plain_name(label)
-        n = 1
-        while name in names.values():
-            n += 1
-            name = f"{wanted}_{n}"
-        names[label] = name
-    return names
+        return f"{self._base}/{own_name(label)}/state"
 
 
 def discovery(base: str, camera: str, names: dict[str, str]) -> dict[str, str]:
@@ -376,18 +403,18 @@ def discovery(base: str, camera: str, names: dict[str, str]) -> dict[str, str]:
 
     Source: Home Assistant, MQTT integration, "Discovery messages" and "MQTT binary sensor".
     """
-    node = "edgepv_" + plain_name(base)
+    node = "edgepv_" + own_name(base)
     device = {
         "identifiers": [node],
         "name": camera,
-        "manufacturer": "edgepv",
+        "manufacturer": MAKER,
         "sw_version": version("edgepv"),
     }
     configs = {}
     for label, name in names.items():
         config = {
             "name": label,
-            "unique_id": f"{node}_{name}",
+            "unique_id": f"{node}.{name}",  # with a sign that neither has, so that no two pairs make one
             "state_topic": f"{base}/{name}/state",
             "payload_on": "ON",
             "payload_off": "OFF",
@@ -395,8 +422,9 @@ def discovery(base: str, camera: str, names: dict[str, str]) -> dict[str, str]:
             "payload_available": "online",
             "payload_not_available": "offline",
             "device": device,
+            "origin": {"name": MAKER, "sw_version": version("edgepv")},
         }
-        configs[f"homeassistant/binary_sensor/{node}/{name}/config"] = json.dumps(config)
+        configs[f"{PREFIX}/binary_sensor/{node}/{name}/config"] = json.dumps(config)
     return configs
 
 

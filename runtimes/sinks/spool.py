@@ -306,6 +306,7 @@ class SpooledSink:
         self._spool, self._name, self._say = spool, name, say
         self._inbox: deque[Item] = deque()
         self._moving = self._taken = self._sent = self._lost = 0
+        self._fault: Exception | None = None
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._close_at: float | None = None
@@ -336,22 +337,37 @@ class SpooledSink:
             }
 
     def close(self) -> None:
-        """Deliver for up to CLOSE_S seconds; the rest stays on disk for the next run."""
+        """Deliver for up to CLOSE_S seconds; the rest stays on disk for the next run.
+
+        Raises what went wrong in the thread although it must not.
+        """
         self._close_at = time.perf_counter() + CLOSE_S
         self._wake.set()
         self._writer.join(CLOSE_S + 2.0)
         self._move()
         self._spool.close()
+        if self._spool.waiting:
+            self._say(f"{self._name}: {self._spool.waiting} records wait on disk for the next run")
+        if self._fault:
+            raise self._fault
 
     def _write(self) -> None:
         while True:
             self._wake.wait(0.1 if self._close_at else None)
             self._wake.clear()
-            self._move()
-            self._after_write()
+            try:
+                self._move()
+                self._after_write()
+            except Exception as e:  # a fault of ours: the records wait on disk, and it is known
+                self._failed(e)
             if self._close_at and (self._idle() or time.perf_counter() > self._close_at):
                 self._finish()
                 return
+
+    def _failed(self, error: Exception) -> None:
+        if self._fault is None:
+            self._fault = error
+            self._say(f"{self._name}: {type(error).__name__}: {error}; records wait on disk")
 
     def _move(self) -> None:
         """Bring the inbox to disk in one write."""

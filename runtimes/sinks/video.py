@@ -37,6 +37,7 @@ class VideoFile:
         self._queue: queue.Queue[tuple[Record, np.ndarray] | None] = queue.Queue(WAITING)
         self._taken = self._sent = self._lost = 0
         self._full = False
+        self._fault: Exception | None = None
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name=f"video {path}", daemon=True)
         self._thread.start()
@@ -62,10 +63,12 @@ class VideoFile:
             return {"taken": self._taken, "sent": self._sent, "queued": queued, "lost": self._lost}
 
     def close(self) -> None:
-        """Encode what waits, and give the file its name."""
+        """Encode what waits, and give the file its name. Raises what went wrong although it must not."""
         with contextlib.suppress(queue.Full):
             self._queue.put(None, timeout=CLOSE_S)
         self._thread.join(CLOSE_S)
+        if self._fault:
+            raise self._fault
 
     def _run(self) -> None:
         try:
@@ -85,7 +88,13 @@ class VideoFile:
         writer, painter = None, Painter()
         try:
             while (work := self._queue.get()) is not None:
-                picture = painter.draw(work[1], work[0])
+                try:
+                    picture = painter.draw(work[1], work[0])
+                except Exception as e:  # a fault of ours: what was drawn is kept
+                    self._fault = e
+                    self._stop(f"ends after {self._sent} frames: {type(e).__name__}: {e}")
+                    self._count(lost=1)
+                    return
                 if writer is None:
                     size = (picture.shape[1], picture.shape[0])
                     writer = self._open(tmp, size)

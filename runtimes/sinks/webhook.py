@@ -87,7 +87,7 @@ class Webhook(SpooledSink):
             e.close()
             if e.code == 429 or e.code >= 500:
                 return self._again(f"answered {e.code}", _retry_after_s(e.headers.get("Retry-After")))
-            self._drop(item.uid, f"refused record {item.uid} with {e.code}")
+            self._drop(item.uid, f"refused record {item.uid} with {e.code}{_moved(e)}")
         except (OSError, http.client.HTTPException) as e:
             return self._again(str(getattr(e, "reason", "") or e or type(e).__name__), 0.0)
         except Exception as e:  # whatever it is, it must not keep the records behind it
@@ -112,6 +112,12 @@ class Webhook(SpooledSink):
             self._told = True
             self._say(f"{self._name}: {why}; records wait, trying again")
         return max(at_least_s, pause_s(self._failures - 1))
+
+
+def _moved(error: HTTPError) -> str:
+    """ " and points to https://host/new", of a redirect; without what may be secret in it."""
+    target = error.headers.get("Location") if 300 <= error.code < 400 else None
+    return f" and points to {redacted(target)}" if target else ""
 
 
 def _retry_after_s(value: str | None) -> float:

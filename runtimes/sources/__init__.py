@@ -69,7 +69,7 @@ KINDS = {
     "gst": "gst:open_gst",
 }
 REOPENED = tuple(kind for kind in KINDS if kind != "raw")  # bytes on stdin come once
-FORMS = ("clip.mp4", "folder/?fps=10", "/dev/video0")
+FORMS = ("clip.mp4", "folder/?fps=10", "/dev/video0 or 0")
 
 
 def open_source(
@@ -103,6 +103,24 @@ def is_live(text: str) -> bool:
     return _kind(text) in REOPENED
 
 
+def device(text: str) -> str | None:
+    """What only one can read: the path of a local camera, or of bytes that come once; None for all else."""
+    kind = _kind(text)
+    if kind == "raw":
+        return text.removeprefix("raw:").partition("?")[0]
+    if kind != "v4l2":
+        return None
+    name = text.removeprefix("v4l2:")
+    return f"/dev/video{int(name)}" if name.isdigit() else name
+
+
+def refuse_bare_address(text: str) -> None:
+    """Raise UsageError for the address of a camera without its kind, such as 192.0.2.7:554/stream."""
+    bare = re.match(r"(\d+\.\d+\.\d+\.\d+|[\w.-]+:\d+)(/|$)", text)
+    if bare and not _kind(text) and not Path(text).exists():
+        raise UsageError(f"{text} does not exist. If it is a camera, write its kind before it: rtsp://{text}")
+
+
 def is_video_file(text: str) -> bool:
     """Whether ``text`` is a path that is not a folder of images."""
     return _kind(text) == "" and not _is_folder(text)
@@ -114,8 +132,8 @@ def _is_folder(text: str) -> bool:
 
 def _kind(text: str) -> str:
     """The scheme; "" for a path. What lies on the disk is a path, whatever its name looks like."""
-    if text.startswith("/dev/video"):
-        return "v4l2"
+    if text.startswith("/dev/video") or (text.isascii() and text.isdigit() and not Path(text).exists()):
+        return "v4l2"  # 0 is /dev/video0, as OpenCV has it
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):", text)
     if scheme is None:
         return ""
@@ -131,6 +149,8 @@ def _opener(text: str) -> Callable[[str, OnStatus], Source]:
         where = "images:open_images" if _is_folder(text) else "capture:open_file"
     elif kind in KINDS:
         where = KINDS[kind]
+    elif kind == "file":
+        raise UsageError(f"{text}: a file is named by its path alone. Write {text[5:].replace('//', '', 1)}")
     else:
         raise UsageError(f"{unknown('kind of source', kind, KINDS)} Or a path: {', '.join(FORMS)}")
     module, _, function = where.partition(":")

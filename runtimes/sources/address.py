@@ -9,14 +9,14 @@ from urllib.parse import parse_qsl
 from edgepv.errors import UsageError, unknown
 from edgepv.video import frame_rate
 
-_USER = re.compile(r"(//[^/\s:@]*):\S*@")
+_USER = re.compile(r"(//[^/\s:@]*):.*@", re.DOTALL)
 _VALUE = re.compile(r"([\w-]*(?:pass|pwd|pw|token|secret|key|auth)[\w-]*=)[^&\s]+", re.IGNORECASE)
 
 
 def without_password(text: str) -> str:
     """The address with ``***`` for what must not be shown: //user:***@host, pwd=***.
 
-    A password with an @ or a / in it is hidden too: everything up to the last @ is.
+    A password with an @, a / or a blank in it is hidden too: everything up to the last @ is.
     """
     return _VALUE.sub(r"\1***", _USER.sub(r"\1:***@", text))
 

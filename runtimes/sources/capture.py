@@ -15,12 +15,17 @@ import numpy as np
 
 from edgepv.errors import SourceLostError, UsageError
 from edgepv.optional import need
-from edgepv.runtimes.sources import Frame, OnStatus
+from edgepv.runtimes.sources import Frame, OnStatus, Source
 from edgepv.runtimes.sources.address import without_password
+from edgepv.runtimes.sources.diagnose import has_length, why_not
+from edgepv.runtimes.sources.pace import Pace
 from edgepv.video import VideoReader, frame_rate
 
 OPEN_S = 5.0
 READ_S = 5.0
+WHOLE = 0.9  # of the frames that a file promises, which is no exact number in every kind of file
+MOST_FRAMES = 1e9  # more is no count; FFmpeg says numbers like -9e18 for "unknown"
+DRIFT, DRIFT_S, DRIFTS = 0.2, 10.0, 3
 STREAM_OPTIONS = "rtsp_transport;tcp|fflags;nobuffer|flags;low_delay"
 _environment = threading.Lock()
 
@@ -61,23 +66,36 @@ class VideoFile:
             self._video.close()
 
 
-def open_stream(text: str, on_status: OnStatus) -> Camera:
+def open_stream(text: str, on_status: OnStatus) -> Source:
     """An RTSP or HTTP stream: over TCP, with time limits, and as little buffering as FFmpeg can.
+
+    What has an end, such as an .mp4 at an http address, is played once, at its own speed.
 
     The user's OPENCV_FFMPEG_CAPTURE_OPTIONS, if set, is taken instead of ours: rtsp_transport;udp for one
     that has no TCP.
     """
     cv2 = need("cv2", extra="cpu")
-    limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPEN_S * 1000, cv2.CAP_PROP_READ_TIMEOUT_MSEC, READ_S * 1000]
-    with _quiet_options(cv2):
-        capture = cv2.VideoCapture(text, cv2.CAP_FFMPEG, [int(x) for x in limits])
+    capture = _open(text, cv2, STREAM_OPTIONS)
     name = without_password(text)
     if not capture.isOpened():
-        raise UsageError(
-            f"{name} cannot be opened (tried for up to {OPEN_S:.0f} s). Check that the camera is on, and the "
-            "address, the user and the password"
-        )
-    return Camera(name, capture)
+        raise UsageError(f"{name} cannot be opened: {why_not(text)}")
+    if not text.lower().startswith("http"):
+        return Camera(name, capture)
+    counted = 0 < capture.get(cv2.CAP_PROP_FRAME_COUNT) < MOST_FRAMES
+    jpeg = int(capture.get(cv2.CAP_PROP_FOURCC)) == cv2.VideoWriter.fourcc(*"MJPG")
+    if counted or (not jpeg and has_length(text)):
+        capture.release()
+        capture = _open(text, cv2, "")  # without a buffer the first frames of a file are lost
+        promised = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if counted else 0
+        return Pace(WebFile(name, capture, promised, on_status))
+    # A multipart stream has no time stamps: FFmpeg makes them up, at 25 frames a second.
+    return Camera(name, capture, stamped=not jpeg)
+
+
+def _open(text: str, cv2: Any, options: str) -> Any:
+    limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPEN_S * 1000, cv2.CAP_PROP_READ_TIMEOUT_MSEC, READ_S * 1000]
+    with _quiet_options(cv2, options):
+        return cv2.VideoCapture(text, cv2.CAP_FFMPEG, [int(x) for x in limits])
 
 
 def open_v4l2(text: str, on_status: OnStatus) -> Camera:
@@ -87,7 +105,7 @@ def open_v4l2(text: str, on_status: OnStatus) -> Camera:
     device = f"/dev/video{device}" if device.isdigit() else device
     if not Path(device).exists():
         raise UsageError(f"{device} does not exist. Plug the camera in; see: ls /dev/video*")
-    with _quiet_options(cv2):
+    with _quiet_options(cv2, ""):
         capture = cv2.VideoCapture(device, cv2.CAP_V4L2)
     if not capture.isOpened():
         raise UsageError(f"{device} cannot be opened as a camera. Is another program using it?")
@@ -96,12 +114,14 @@ def open_v4l2(text: str, on_status: OnStatus) -> Camera:
 
 
 @contextlib.contextmanager
-def _quiet_options(cv2: Any) -> Iterator[None]:
+def _quiet_options(cv2: Any, options: str) -> Iterator[None]:
     """OpenCV takes these from the environment alone: set for the time of one opening, then put back.
 
     Its warnings ("Stream timeout triggered") stay off from here on: on_status says the same.
     """
-    wanted = {"OPENCV_FFMPEG_CAPTURE_OPTIONS": STREAM_OPTIONS, "OPENCV_FFMPEG_LOGLEVEL": "-8"}
+    wanted = {"OPENCV_FFMPEG_LOGLEVEL": "-8"}
+    if options:
+        wanted["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = options
     logs = cv2.utils.logging
     with _environment:
         logs.setLogLevel(min(logs.getLogLevel(), logs.LOG_LEVEL_ERROR))
@@ -115,16 +135,19 @@ def _quiet_options(cv2: Any) -> Iterator[None]:
 
 
 class Camera:
-    """An open live capture. One thread reads and closes it; see Reconnecting."""
+    """An open live capture. One thread reads and closes it; see Reconnecting.
+
+    stamped: its frames say when they were taken; False: the arrival counts, and its rate is not known.
+    """
 
     live = True
 
-    def __init__(self, name: str, capture: Any) -> None:
+    def __init__(self, name: str, capture: Any, *, stamped: bool = True) -> None:
         self._cv2 = need("cv2", extra="cpu")
         self._name = name
         self._capture = capture
-        self._clock = StreamClock()
-        self.fps: Fraction | None = frame_rate(capture.get(self._cv2.CAP_PROP_FPS))
+        self._clock = StreamClock(stamped=stamped)
+        self.fps: Fraction | None = frame_rate(capture.get(self._cv2.CAP_PROP_FPS)) if stamped else None
 
     def read(self) -> Frame | None:
         """The next frame; one that cannot be decoded has no pixels, shape (0, 0, 3)."""
@@ -140,19 +163,65 @@ class Camera:
         self._capture.release()
 
 
-class StreamClock:
-    """The stream's own time while it moves; from the first time it stands still on, the arrival."""
+class WebFile:
+    """A file at an address, frame by frame at its own times. One thread reads and closes it."""
 
-    def __init__(self) -> None:
+    live = False
+
+    def __init__(self, name: str, capture: Any, promised: int, on_status: OnStatus) -> None:
+        self._cv2 = need("cv2", extra="cpu")
+        self._name, self._capture, self._promised, self._on_status = name, capture, promised, on_status
+        self.fps: Fraction | None = frame_rate(capture.get(self._cv2.CAP_PROP_FPS))
+        self._read = 0
+
+    def read(self) -> Frame | None:
+        ok, pixels = self._capture.read()
+        if not ok:
+            why = f"{self._name} is a file: it ended after {self._read} frames"
+            early = self._read < WHOLE * self._promised
+            if early:
+                why += f" of about {self._promised}; it is damaged, or the connection broke off"
+            what = "file_broke_off" if early else "file_ended"
+            self._on_status({"type": "status", "what": what, "why": why})
+            return None
+        self._read += 1
+        return Frame(pixels, self._capture.get(self._cv2.CAP_PROP_POS_MSEC) / 1000, time.monotonic())
+
+    def close(self) -> None:
+        self._capture.release()
+
+
+class StreamClock:
+    """The stream's own time while it can be believed; from then on, the arrival.
+
+    It cannot when it stands still, and when for DRIFTS times DRIFT_S in a row it runs a fifth faster or
+    slower than time passes here: a camera then numbers its frames by a rate that it does not have. stamped:
+    False if the stream has no time of its own.
+    """
+
+    def __init__(self, *, stamped: bool = True) -> None:
         self._before: float | None = None
-        self._shift: float | None = None
+        self._shift: float | None = None if stamped else 0.0
         self._last = (0.0, 0.0)  # (time handed out, arrival) of the frame before
+        self._since: tuple[float, float] | None = None
+        self._drifts = 0
 
     def __call__(self, taken_s: float, arrived_s: float) -> float:
         """Seconds for a frame that says ``taken_s`` of itself and was here at ``arrived_s``."""
-        if self._shift is None and taken_s == self._before:
+        if self._shift is None and (taken_s == self._before or self._drifted(taken_s, arrived_s)):
             self._shift = self._last[0] - self._last[1]
         self._before = taken_s
         time_s = taken_s if self._shift is None else arrived_s + self._shift
         self._last = (time_s, arrived_s)
         return time_s
+
+    def _drifted(self, taken_s: float, arrived_s: float) -> bool:
+        since = self._since = self._since or (taken_s, arrived_s)
+        passed = arrived_s - since[1]
+        if passed < DRIFT_S:
+            return False
+        self._since = (taken_s, arrived_s)
+        pace = (taken_s - since[0]) / passed
+        way = int(pace > 1 + DRIFT) - int(pace < 1 - DRIFT)
+        self._drifts = self._drifts + way if self._drifts * way >= 0 and way else way
+        return abs(self._drifts) >= DRIFTS

@@ -12,6 +12,9 @@ from typing import Any
 from edgepv.errors import UsageError
 from edgepv.runtimes.sources import Frame, Source
 
+MEASURED_S = 3.0
+LEARN = 0.2
+
 
 class Pace:
     """A source handed out at its own speed times ``rate``; who comes late loses frames.
@@ -85,7 +88,7 @@ class Due:
     """
 
     def __init__(self, fps: Fraction, camera: Fraction | None = None) -> None:
-        self._camera = camera or fps
+        self._fps, self._camera = fps, camera or fps
         self._ticks_per_frame = fps / self._camera
         self.reset()
 
@@ -93,6 +96,12 @@ class Due:
         """The next frame is the first again: the source restarted."""
         self._start_s: Fraction | None = None
         self._tick = 0
+
+    def learn(self, rate: float) -> None:
+        """The camera's rate was measured: it counts where what it said is off by more than a fifth."""
+        if abs(rate / float(self._camera) - 1) > LEARN:
+            self._camera = Fraction(rate).limit_denominator(1000)
+            self._ticks_per_frame = self._fps / self._camera
 
     def due(self, time_s: float) -> tuple[bool, int]:
         """Whether the frame of ``time_s`` is due, and how many ticks before it got none since the last."""
@@ -108,3 +117,28 @@ class Due:
         missed = answered - self._tick
         self._tick = answered + 1
         return True, missed
+
+
+class Rate:
+    """The rate that a camera really has, measured over MEASURED_S seconds at a time."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """The next frame is the first again: the source restarted."""
+        self._begun_s: float | None = None
+        self._count = 0
+
+    def __call__(self, time_s: float) -> float | None:
+        """Frames a second, once enough of them came since it was last known; else None."""
+        if self._begun_s is None or time_s < self._begun_s:
+            self._begun_s, self._count = time_s, 0
+            return None
+        self._count += 1
+        took_s = time_s - self._begun_s
+        if took_s < MEASURED_S:
+            return None
+        rate = self._count / took_s
+        self._begun_s, self._count = time_s, 0
+        return rate

@@ -26,7 +26,9 @@ def _events(rule: Rule, *zones: Zone, camera: str = "cam") -> Events:
     return Events(Rules((rule,), zones), camera, suffix=lambda: f"{next(count):06d}")
 
 
-def _run(events: Events, script: list[Any]) -> list[tuple[float, str]]:
+def _run(
+    events: Events, script: list[Any], within: dict[str, frozenset[str]] | None = None
+) -> list[tuple[float, str]]:
     """(time, what happened) of a script of (time, score), or (time, score, "stale" or "invalid")."""
     happened = []
     for time_s, score, *how in script:
@@ -36,6 +38,7 @@ def _run(events: Events, script: list[Any]) -> list[tuple[float, str]]:
             {"fight": score, "no_fight": 1 - score},
             valid="invalid" not in how,
             stale="stale" in how,
+            within=within,
         )
         happened += [(time_s, r["type"]) for r in records]
     return happened
@@ -164,8 +167,8 @@ def test_a_record_shows_the_event_before_and_after() -> None:
         pytest.param(("left",), {"fight": [(0.6, 0.5, 0.9)]}, False, None, id="outside"),
         pytest.param(("left",), {"fight": []}, False, None, id="nowhere"),
         pytest.param(("left",), {"fight": [(0.6, 0.5, 0.9), (0.2, 0.5, 0.7)]}, False, None, id="weak inside"),
-        pytest.param(("left",), None, True, [], id="no places at all: the whole picture counts"),
-        pytest.param(("left",), {"no_fight": [(0.6, 0.5, 1.0)]}, True, [], id="places of another label"),
+        pytest.param(("left",), None, False, None, id="no places at all: nowhere, not the whole picture"),
+        pytest.param(("left",), {"no_fight": [(0.2, 0.5, 1.0)]}, False, None, id="places of another label"),
         pytest.param(("left", "door"), {"fight": [(0.9, 0.5, 0.9)]}, True, ["door"], id="one of two"),
         pytest.param(("left",), {"fight": [(0.2, 0.5, 0.9), (0.9, 0.5, 0.9)]}, True, ["left"], id="its own"),
         pytest.param((), {"fight": [(0.9, 0.5, 0.9)]}, True, ["door"], id="no zones asked for: only told"),
@@ -177,6 +180,50 @@ def test_where_a_label_must_be(
     events = _events(Rule("fight", 0.8, zones=zones), LEFT, DOOR)
     records = events.step(0, WALL, {"fight": 0.9}, valid=True, stale=False, positions=positions)
     assert [r["after"]["zones"] for r in records] == ([entered] if starts else [])
+
+
+@pytest.mark.parametrize(
+    ("zones", "within", "starts"),
+    [
+        (("left",), {"fight": {"left"}}, ["left"]),
+        (("left",), {"fight": {"door"}}, None),
+        (("left", "door"), {"fight": {"door"}}, ["door"]),
+        (("left",), {"fight": set()}, None),
+        (("left",), {"no_fight": {"left"}}, None),
+        ((), {"fight": {"door"}}, ["door"]),
+        ((), {}, []),
+    ],
+)
+def test_where_a_label_was_found_to_be(
+    zones: tuple[str, ...], within: dict[str, set[str]], starts: list[str] | None
+) -> None:
+    events = _events(Rule("fight", 0.8, zones=zones), LEFT, DOOR)
+    found = {label: frozenset(names) for label, names in within.items()}
+    records = events.step(0, WALL, {"fight": 0.9}, valid=True, stale=False, within=found)
+    assert [r["after"]["zones"] for r in records] == ([] if starts is None else [starts])
+
+
+def test_an_event_follows_a_wall_clock_that_is_set_and_keeps_its_duration() -> None:
+    """The camera booted in 1970; after 10 s of an event its clock is set; the event lasts 15 s."""
+    events = _events(Rule("fight", 0.8, cooldown_s=60, hold_s=20))
+    sure, calm = {"fight": 0.9}, {"fight": 0.1}
+    (new,) = events.step(0, 40.0, sure, valid=True, stale=False)
+    assert new["after"]["start_time"] == 40.0
+    events.step(10, 50.0, sure, valid=True, stale=False)
+    events.shift(WALL)
+    (end,) = events.step(15, WALL + 55, calm, valid=True, stale=False)
+    assert end["before"]["start_time"] == 40.0
+    assert (end["after"]["start_time"], end["after"]["end_time"]) == (WALL + 40, WALL + 55)
+
+
+def test_a_cooldown_is_not_cut_short_by_a_clock_that_is_set_while_the_camera_is_away() -> None:
+    events = _events(Rule("fight", 0.8, cooldown_s=60))
+    sure = {"fight": 0.9}
+    events.step(0, 40.0, sure, valid=True, stale=False)
+    assert len(events.restart(50.0)) == 1
+    events.shift(WALL)
+    assert events.step(0, WALL + 55, sure, valid=True, stale=False) == []
+    assert len(events.step(56, WALL + 111, sure, valid=True, stale=False)) == 1
 
 
 def test_entering_a_zone_is_an_update_and_is_remembered() -> None:
@@ -319,7 +366,10 @@ def test_the_example_is_read() -> None:
 
 def test_the_example_raises_one_alarm_for_a_fight_of_ten_seconds() -> None:
     found = read_rules(ROOT / "examples" / "alarm.toml")
-    happened = _run(Events(found.rules, found.camera), _at(10, (5, 0.05), (10, 0.95), (10, 0.05)))
+    script = _at(10, (5, 0.05), (10, 0.95), (10, 0.05))
+    assert _run(Events(found.rules, found.camera), script) == []  # not in the yard
+    in_yard = {"fight": frozenset({"yard"})}
+    happened = _run(Events(found.rules, found.camera), script, in_yard)
     assert [what for _, what in happened] == ["new", "update", "end"]
     assert happened[0][0] == pytest.approx(
         7.3, abs=0.11
@@ -338,6 +388,8 @@ ZONE = '[[zone]]\nname = "z"\npolygon = [{}]\n'
     [
         pytest.param(RULE, r"live\.toml: missing key 'camera'", id="no camera"),
         pytest.param(HEAD, "missing key 'rule'", id="no rule"),
+        pytest.param(HEAD + RULE.replace("[[rule]]", "[rule]"), r"Write \[\[rule\]\]", id="one bracket"),
+        pytest.param("\ufeff" + HEAD, "missing key 'rule'", id="a mark by Windows before it"),
         pytest.param(HEAD + RULE + "treshold = 1\n", "unknown key 'treshold'.*'threshold'", id="typo"),
         pytest.param(HEAD + RULE + "[[zones]]\n", "unknown key 'zones'.*'zone'", id="section"),
         pytest.param(HEAD + "colour = 1\n" + RULE, r"live\.toml\.camera: unknown key 'colour'", id="camera"),
@@ -353,6 +405,13 @@ ZONE = '[[zone]]\nname = "z"\npolygon = [{}]\n'
         pytest.param(HEAD + RULE + MASK.format("[0, 0], [1, 0], [1, 1.1]"), r"\(1, 1.1\) is", id="out"),
         pytest.param(HEAD + RULE + REDACT.format("[0, 0], [1, 0], [nan, 1]"), r"\(nan, 1\) is", id="nan"),
         pytest.param(HEAD + RULE + ZONE.format("[0, 0], [0.5, 0.5], [1, 1]"), "no area", id="a line"),
+        pytest.param(
+            HEAD + RULE + ZONE.format("[0, 0], [1, 1], [1, 0], [0, 1]"),
+            "edge from corner 1 crosses the one from corner 3", id="a bow tie",
+        ),
+        pytest.param(
+            HEAD + RULE + ZONE.format("[64, 0], [640, 0], [640, 480]"), "divide pixels by", id="pixels"
+        ),
         pytest.param(HEAD + RULE + ZONE.format("[0, 0], [1, 0], [1, 1]") * 2, "'z' is .*twice", id="twice"),
         pytest.param(HEAD.replace('"c"', '"../c"') + RULE, "camera.name is '../c'", id="a path as a name"),
         pytest.param("x = " + "[" * 5000, "is not valid TOML", id="too deep"),

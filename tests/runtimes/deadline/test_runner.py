@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulated import FRAME, World, variant
 
-from edgepv.errors import DeadlineError, UsageError
+from edgepv.errors import DeadlineError, ReceiverError, UsageError
 from edgepv.runtimes.deadline import DeadlineRunner, Ladder, Reply, profile
 from edgepv.runtimes.null import NullEngine
-from edgepv.runtimes.session import Lane
+from edgepv.runtimes.session import Answer, Lane
 from edgepv.types import Deadline
 
 
@@ -245,6 +245,48 @@ def test_asking_with_on_miss_raise_raises() -> None:
         pytest.raises(DeadlineError, match="frame 0 had no answer within 50 ms: overrun"),
     ):
         runner.ask(FRAME)
+
+
+def test_a_listener_that_raises_costs_no_answer_and_is_told_at_the_end() -> None:
+    heard: list[int] = []
+
+    def listen(reply: Reply) -> None:
+        heard.append(reply.number)
+        raise ZeroDivisionError("by my own code")
+
+    one = variant("one")
+    ladder = Ladder([Lane(NullEngine(one, [0]), one)])
+    with (
+        pytest.raises(ReceiverError, match="say raised 30 times, first ZeroDivisionError: by my own code"),
+        DeadlineRunner(ladder, [1], Deadline(1000), say=listen) as runner,
+    ):
+        replies = [runner.ask(FRAME) for _ in range(30)]
+    assert [r.stale for r in replies] == [False] * 30
+    assert heard == list(range(30))
+
+
+def test_an_error_of_the_callers_own_is_not_hidden_by_a_listeners() -> None:
+    def listen(reply: Reply) -> None:
+        raise ZeroDivisionError
+
+    one = variant("one")
+    ladder = Ladder([Lane(NullEngine(one, [0]), one)])
+    with (
+        pytest.raises(KeyError),
+        DeadlineRunner(ladder, [1], Deadline(1000), say=listen) as runner,
+    ):
+        runner.ask(FRAME)
+        raise KeyError
+
+
+def test_what_moves_old_answers_on_may_raise_too() -> None:
+    def fails(answer: Answer, age_ms: float) -> Answer:
+        raise ValueError("no speed")
+
+    world = World()
+    replies = world.run([(variant("one"), [10, 50])], [0, 100], limit_ms=33, stops=False, extrapolate=fails)
+    assert told(replies) == [(0, "fresh", 10), (1, "overrun", 133)]
+    assert world.runner and world.runner.faults.summary()["extrapolate"]["count"] == 1
 
 
 @pytest.mark.parametrize("limit", [0, -1, float("nan")])

@@ -6,6 +6,7 @@ import datetime
 import ipaddress
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,7 +21,8 @@ import pytest
 from live_support import Broker, Subscriber, answer, event, until
 
 from edgepv.errors import UsageError
-from edgepv.runtimes.sinks.mqtt import _topic_names, parse_broker
+from edgepv.runtimes.sinks import open_sink, own_name
+from edgepv.runtimes.sinks.mqtt import discovery, parse_broker
 
 OUTAGE_S = 30.0 if os.environ.get("EDGEPV_SLOW") else 5.0
 Ears = Callable[[str], Subscriber]
@@ -246,7 +248,7 @@ def test_the_state_changes_with_the_label_of_a_valid_fresh_answer(
 
 
 def test_a_label_is_on_while_any_event_of_it_lasts(broker: Broker, ears: Ears, sink: Open) -> None:
-    heard = ears("cam1/fall_down/state")
+    heard = ears(f"cam1/{own_name('fall down')}/state")
     out = sink(f"mqtt://127.0.0.1:{broker.port}/cam1")
     states = heard.on
 
@@ -254,14 +256,14 @@ def test_a_label_is_on_while_any_event_of_it_lasts(broker: Broker, ears: Ears, s
         out.put(event(n, kind, "fall down", name))
         until(lambda: out.counts()["queued"] == 0)
 
-    until(lambda: states("cam1/fall_down/state") == ["OFF"])
+    until(lambda: states(f"cam1/{own_name('fall down')}/state") == ["OFF"])
     step(0, "new", "a")
     step(1, "new", "b")
     step(2, "end", "a")
     step(3, "update", "b")
-    until(lambda: states("cam1/fall_down/state") == ["OFF", "ON"])
+    until(lambda: states(f"cam1/{own_name('fall down')}/state") == ["OFF", "ON"])
     step(4, "end", "b")
-    until(lambda: states("cam1/fall_down/state") == ["OFF", "ON", "OFF"])
+    until(lambda: states(f"cam1/{own_name('fall down')}/state") == ["OFF", "ON", "OFF"])
 
 
 def test_home_assistant_finds_one_sensor_per_label_and_again_after_its_birth(
@@ -269,16 +271,17 @@ def test_home_assistant_finds_one_sensor_per_label_and_again_after_its_birth(
 ) -> None:
     heard = ears("homeassistant/#")
     sink(f"mqtt://127.0.0.1:{broker.port}/home/cam1?discovery=homeassistant")
-    topic = "homeassistant/binary_sensor/edgepv_home_cam1/fall_down/config"
+    node, level = f"edgepv_{own_name('home/cam1')}", own_name("fall down")
+    topic = f"homeassistant/binary_sensor/{node}/{level}/config"
     until(lambda: heard.on(topic))
     config = json.loads(heard.on(topic)[0])
     assert config["name"] == "fall down"
-    assert config["unique_id"] == "edgepv_home_cam1_fall_down"
-    assert config["state_topic"] == "home/cam1/fall_down/state"
+    assert config["unique_id"] == f"{node}.{level}"
+    assert config["state_topic"] == f"home/cam1/{level}/state"
     assert (config["payload_on"], config["payload_off"]) == ("ON", "OFF")
     assert config["availability_topic"] == "home/cam1/available"
-    assert config["device"]["identifiers"] == ["edgepv_home_cam1"]
-    assert {t for t, _, _ in heard.heard} == {topic, topic.replace("fall_down", "waving")}
+    assert config["device"]["identifiers"] == [node]
+    assert {t for t, _, _ in heard.heard} == {topic, topic.replace(level, "waving")}
     heard.client.publish("homeassistant/status", "offline")
     heard.client.publish("homeassistant/status", "online")
     until(lambda: len(heard.on(topic)) == 2)
@@ -418,7 +421,8 @@ def test_tls_is_checked_against_the_authorities(
         stranger = sink(f"mqtts://127.0.0.1:{secure.port}/cam1")
         stranger.put(event(0))
         until(lambda: news)
-        assert "certificate verify failed" in news[0]
+        assert "its certificate is not trusted (self-signed certificate" in news[0]
+        assert "SSL_CERT_FILE" in news[0]
         stranger.close()
         assert stranger.counts()["sent"] == 0
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
@@ -455,9 +459,115 @@ def test_a_wrong_address_is_one_clear_line(sink: Open, url: str, says: str) -> N
     assert caught.value.__cause__ is None
 
 
-def test_every_label_has_a_topic_of_its_own() -> None:
-    labels = ["go left", "go_left", "a/b+#", "go?left", "跌倒", "挥手"]
-    assert list(_topic_names(labels).values()) == ["go_left", "go_left_2", "a_b_", "go_left_3", "_", "__2"]
+def test_different_texts_have_different_names_that_topics_can_hold() -> None:
+    texts = ["go left", "go_left", "a/b+#", "go?left", "跌倒", "挥手", "haus/cam", "haus_cam", "_", "", " "]
+    names = [own_name(text) for text in texts]
+    assert len(set(names)) == len(texts) and names[1] == "go_left" and names[0].startswith("go_left_")
+    assert all(re.fullmatch("[A-Za-z0-9_-]+", name) for name in names)
+
+
+DEVICE = {"identifiers": list, "name": str, "manufacturer": str, "sw_version": str}
+CONFIG: dict[str, Any] = {
+    "name": str,
+    "unique_id": str,
+    "state_topic": str,
+    "payload_on": str,
+    "payload_off": str,
+    "availability_topic": str,
+    "payload_available": str,
+    "payload_not_available": str,
+    "device": DEVICE,
+    "origin": {"name": str, "sw_version": str},
+}
+"""Of Home Assistant's schema of an MQTT binary sensor, the keys we use; it refuses those it does not know.
+
+Source: Home Assistant, "MQTT binary sensor" and "MQTT discovery" (component, node and object in a topic).
+"""
+
+
+def test_no_two_cameras_and_labels_share_an_id() -> None:
+    pairs = [("a", "b_c"), ("a_b", "c"), ("a/b", "c"), ("a", "b/c"), ("a", "B_c")]
+    ids = [
+        json.loads(config)["unique_id"]
+        for base, label in pairs
+        for config in discovery(base, base, {label: own_name(label)}).values()
+    ]
+    assert len(set(ids)) == len(pairs)
+
+
+def check_config(topic: str, payload: str) -> dict[str, Any]:
+    """The configuration, if it is one that Home Assistant takes."""
+    assert re.fullmatch(r"homeassistant/binary_sensor/[a-zA-Z0-9_-]+/[a-zA-Z0-9_-]+/config", topic)
+    config: dict[str, Any] = json.loads(payload)
+    for kinds, values in ((CONFIG, config), (DEVICE, config["device"]), (CONFIG["origin"], config["origin"])):
+        assert set(values) == set(kinds)
+        for key, kind in kinds.items():
+            assert isinstance(values[key], dict if isinstance(kind, dict) else kind), key
+    assert config["device"]["identifiers"]
+    for key in ("state_topic", "availability_topic"):
+        assert config[key] and not set(config[key]) & set("+#\0") and config[key].isprintable()
+    return config
+
+
+def announce(broker: Broker, tmp_path: Path, base: str, labels: list[str], news: list[str]) -> None:
+    """One whole run of a camera that announces its labels."""
+    url = f"mqtt://127.0.0.1:{broker.port}/{base}?discovery=homeassistant"
+    out = open_sink(url, camera=base, spool_folder=tmp_path / base, labels=labels, fps=10, say=news.append)
+    until(lambda: any("connected" in line for line in news))
+    time.sleep(0.3)  # what the broker kept comes after the connection
+    out.close()
+
+
+def test_what_the_last_model_announced_goes_and_other_cameras_stay(
+    broker: Broker, ears: Ears, tmp_path: Path
+) -> None:
+    for base, labels in [
+        ("haus_cam", ["fight"]),
+        ("haus/cam", ["fight", "跌倒", "fall down"]),
+        ("haus/cam", ["挥手"]),
+    ]:
+        announce(broker, tmp_path, base, labels, [])
+    heard = ears("#")
+    until(lambda: heard.on("haus/cam/available") and heard.on("haus_cam/available"))
+    kept = {t: p for t, p, _ in heard.heard}
+    configs = [check_config(t, p) for t, p in kept.items() if t.startswith("homeassistant/")]
+    assert {(c["device"]["name"], c["name"]) for c in configs} == {
+        ("haus_cam", "fight"),
+        ("haus/cam", "挥手"),
+    }
+    assert len({c["unique_id"] for c in configs}) == 2
+    states = {t for t in kept if t.endswith("/state")}
+    assert states == {"haus_cam/fight/state", f"haus/cam/{own_name('挥手')}/state"}
+
+
+def test_what_others_announced_is_left_alone(broker: Broker, ears: Ears, tmp_path: Path) -> None:
+    heard = ears("homeassistant/#")
+    topic = "homeassistant/binary_sensor/edgepv_cam1/mine/config"
+    foreign = json.dumps({"availability_topic": "cam1/available", "device": {"manufacturer": "me"}})
+    broken = topic.replace("mine", "broken")
+    heard.client.publish(topic, foreign, retain=True)
+    heard.client.publish(broken, "[1", retain=True)
+    until(lambda: heard.on(broken))
+    announce(broker, tmp_path, "cam1", ["fight"], [])
+    assert heard.on(topic) == [foreign] and heard.on(broken) == ["[1"]
+
+
+def test_a_normal_end_is_no_lost_connection_and_says_offline(
+    broker: Broker, ears: Ears, tmp_path: Path
+) -> None:
+    heard = ears("cam1/available")
+    news: list[str] = []
+    announce(broker, tmp_path, "cam1", [], news)
+    until(lambda: heard.on("cam1/available") == ["online", "offline"])
+    assert len(news) == 2 and news[1].endswith(": connected")
+    assert news[0].endswith("discovery announces the labels of rules, and there is none: give --rules")
+
+
+def test_answers_of_a_tracker_have_no_label_and_are_no_fault(broker: Broker, ears: Ears, sink: Open) -> None:
+    heard = ears("cam1/answers")
+    out = sink(f"mqtt://127.0.0.1:{broker.port}/cam1?answers=1")
+    out.put({"type": "answer", "valid": True, "stale": False, "tracks": [[3, 0.5, 0.5, 1.0]]})
+    until(lambda: heard.on("cam1/answers"))
 
 
 def test_an_address_is_read_whole() -> None:

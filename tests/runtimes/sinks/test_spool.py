@@ -13,11 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from live_support import event, until
 
 from edgepv.errors import UsageError
 from edgepv.runtimes.backoff import pause_s
 from edgepv.runtimes.sinks import spool as spool_module
-from edgepv.runtimes.sinks.spool import Item, Spool, item
+from edgepv.runtimes.sinks.spool import Item, Spool, SpooledSink, item
 
 
 def entry(uid: str, filling: int = 0) -> Item:
@@ -320,3 +321,25 @@ def test_one_write_holds_many_records(tmp_path: Path, news: list[str]) -> None:
     assert time.perf_counter() - start < 2
     assert spool.waiting == 1000
     spool.close()
+
+
+def test_a_fault_in_the_writing_thread_is_told_keeps_the_records_and_is_raised_at_the_end(
+    tmp_path: Path, news: list[str]
+) -> None:
+    class Broken(SpooledSink):
+        def _after_write(self) -> None:
+            raise KeyError("label")
+
+    sink = Broken(Spool(tmp_path / "q.sqlite", say=news.append), "broken", news.append)
+    sink._writer.start()
+    sink.put(event(0))
+    until(lambda: news)
+    sink.put(event(1))
+    until(lambda: sink.counts()["queued"] == 2)
+    sink._close_at = 1.0  # it is long past
+    with pytest.raises(KeyError):
+        sink.close()
+    assert news == [
+        "broken: KeyError: 'label'; records wait on disk",
+        "broken: 2 records wait on disk for the next run",
+    ]

@@ -152,3 +152,17 @@ def test_a_full_disk_ends_the_file_while_it_can_still_be_played(
 def test_no_frame_means_no_file(tmp_path: Path, sink: Open) -> None:
     sink(f"video:{tmp_path}/out.mp4").close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_record_that_cannot_be_drawn_ends_the_file_is_told_and_raised_at_the_end(
+    tmp_path: Path, sink: Open, news: list[str]
+) -> None:
+    out = sink(f"video:{tmp_path}/out.mp4")
+    out.put(answer("waving"), grey(9))
+    until(lambda: out.counts()["sent"] == 1)
+    out.put({"type": "answer", "label": "waving"}, grey(9))
+    until(lambda: news)
+    with pytest.raises(KeyError, match="valid"):
+        out.close()
+    assert len(frames(tmp_path / "out.mp4")) == 1 and "ends after 1 frames: KeyError" in news[0]
+    out._fault = None  # the fixture closes it again

@@ -128,7 +128,8 @@ def test_a_refused_record_is_dropped_counted_and_said_once(
     assert receiver.numbers() == [0, 1]
     assert [path for _, _, path, _, _ in receiver.got] == ["/", "/"]
     assert len(news) == 1
-    assert f"with {status}; it is dropped" in news[0]
+    moved = f" and points to http://127.0.0.1:{receiver.port}/elsewhere" if status == 301 else ""
+    assert f"with {status}{moved}; it is dropped" in news[0]
 
 
 @pytest.mark.usefixtures("hasty")

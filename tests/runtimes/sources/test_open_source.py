@@ -22,6 +22,7 @@ from edgepv.video import frame_rate
         ("rtsp://bob:hunter2@cam/1", "rtsp://bob:***@cam/1"),
         ("rtsps://bob:p@ss/hunter2@cam:322/1", "rtsps://bob:***@cam:322/1"),
         ("rtsp://:hunter2@cam/1", "rtsp://:***@cam/1"),
+        ("rtsp://bob:hun ter2@cam/1", "rtsp://bob:***@cam/1"),
         ("http://cam/video.cgi?user=bob&pwd=hunter2&fps=5", "http://cam/video.cgi?user=bob&pwd=***&fps=5"),
         ("http://cam/?Password=hunter2", "http://cam/?Password=***"),
         (
@@ -67,9 +68,18 @@ def test_a_frame_rate_is_a_fraction_or_unknown(value: float, rate: Fraction | No
         ("rtps://bob:hunter2@cam/1", "unknown kind of source 'rtps'. Known: gst, http.*Or a path: clip.mp4"),
         ("/dev/video97", "/dev/video97 does not exist"),
         ("v4l2:97", "/dev/video97 does not exist"),
+        ("97", "/dev/video97 does not exist"),
         ("nothing.mp4", "nothing.mp4 does not exist"),
-        ("https://bob:hunter2@127.0.0.1:1/x", r"https://bob:\*\*\*@127.0.0.1:1/x cannot be opened"),
+        (
+            "https://bob:hunter2@127.0.0.1:1/x",
+            r"https://bob:\*\*\*@127.0.0.1:1/x cannot be opened: nothing listens on 127.0.0.1 port 1",
+        ),
+        ("rtsp://bob:hunter2@[::1]:1/x", r"rtsp://bob:\*\*\*@\[::1\]:1/x .*nothing listens on ::1 port 1"),
+        ("rtsp://no-such-host.invalid/x", "there is no host 'no-such-host.invalid'"),
+        ("rtsp://bob:hunter2/#?@127.0.0.1:1/x", "the address cannot be read. .*%2F for /"),
         ("folder?fps=10", "folder\\?fps=10 does not exist"),
+        ("file:///tmp/x.mp4", "Write /tmp/x.mp4"),
+        ("rtsp:/192.0.2.7/x", "names no host. Write rtsp://HOST/PATH"),
     ],
 )
 def test_what_cannot_be_opened_is_one_line_that_says_why(text: str, says: str) -> None:
