@@ -22,9 +22,8 @@ from edgepv.errors import EdgepvError, UsageError, told
 
 EXIT_CODES = """exit codes:
   0 ok    1 internal error    2 wrong input or option    3 accuracy gate    4 latency gate
-  5 parity    6 inconclusive (too few clips to tell)    7 target or engine not on this machine
-  8 camera lost    9 signature    10 some targets were made, others not
-  11 a receiver raised"""
+  5 parity    6 inconclusive (too few clips, or a label without)    7 target or engine not on this machine
+  8 camera lost    9 signature    10 some targets were made, others not    11 a receiver raised"""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -283,7 +282,7 @@ def _export(commands: Any) -> None:
         type=float,
         metavar="POINTS",
         help="accuracy that may be lost, in points, of a restorer in dB; a loss that is sure is exit code 3; "
-        "when given, too few clips to tell is exit code 6 (default: 1, of a restorer 0.3)",
+        "when given, too few clips to tell, or none of a label, is exit code 6 (default: 1, a restorer 0.3)",
     )
     c.add_argument(
         "--latency-ms", type=float, metavar="MS", help="largest p99 of the chosen variant on this machine"

@@ -48,7 +48,7 @@ class ParityError(EdgepvError):
 
 
 class InconclusiveError(EdgepvError):
-    """There are too few clips to tell whether the gate holds."""
+    """There are too few clips to tell whether the gate holds, or none of a label."""
 
     exit_code = 6
 
