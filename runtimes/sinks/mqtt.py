@@ -4,6 +4,7 @@
 TLS, checked against the system's authorities (the variable SSL_CERT_FILE names others). Topics:
 
     <base>/available       retained  online, offline (also the last will)
+    <base>/camera          retained  online, offline while the camera is lost
     <base>/events          QoS 1     {"type": new|update|end, "before", "after", "uid"}, spooled
     <base>/status          QoS 1     {"type": "status", "what", "why", "uid"}, spooled
     <base>/state           retained  {"label", "score"} of the latest answer, when the label changes
@@ -45,6 +46,7 @@ LAST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 10.0
 CLOSE_NETWORK_S = 2.0
 MAKER = "edgepv"
+CAMERA = {"camera_lost": "offline", "camera_back": "online"}
 PREFIX = "homeassistant"
 BIRTH = f"{PREFIX}/status"
 TRUST = "Name the file of its authority in SSL_CERT_FILE"
@@ -316,6 +318,7 @@ class _Topics:
 
     def __init__(self, broker: Broker, setup: Setup) -> None:
         self.available = f"{broker.base}/available"
+        self._camera = f"{broker.base}/camera"
         self._base = broker.base
         self._names = {label: own_name(label) for label in setup.labels}
         self._open: dict[str, str] = {}  # event id -> label
@@ -329,7 +332,7 @@ class _Topics:
                 setup.say(
                     f"{broker.name}: discovery announces the labels of rules, and there is none: give --rules"
                 )
-        self._wanted[self.available] = "online"
+        self._wanted |= {self.available: "online", self._camera: "online"}
         self._wanted |= {self._topic(label): "OFF" for label in self._names}
         self._label: str | None = None
         self._dirty = dict.fromkeys(self._wanted)
@@ -341,6 +344,8 @@ class _Topics:
                 self._answer(record)
             elif record["type"] in ("new", "update", "end"):
                 self._event(record["type"], record["after"])
+            elif record["type"] == "status" and record["what"] in CAMERA:
+                self._want(self._camera, CAMERA[record["what"]])
 
     def renew(self) -> None:
         """Tell everything again."""
@@ -361,11 +366,10 @@ class _Topics:
                 return []
         try:
             config = json.loads(payload)
-            ours = (
-                config["availability_topic"] == self.available and config["device"]["manufacturer"] == MAKER
-            )
+            told = [config.get("availability_topic"), *(a["topic"] for a in config.get("availability", ()))]
+            ours = self.available in told and config["device"]["manufacturer"] == MAKER
             state = config["state_topic"]
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return []
         if not ours:
             return []
@@ -418,9 +422,15 @@ def discovery(base: str, camera: str, names: dict[str, str]) -> dict[str, str]:
             "state_topic": f"{base}/{name}/state",
             "payload_on": "ON",
             "payload_off": "OFF",
-            "availability_topic": f"{base}/available",
-            "payload_available": "online",
-            "payload_not_available": "offline",
+            "availability_mode": "all",  # a camera that is lost sees nothing, which is not OFF
+            "availability": [
+                {
+                    "topic": f"{base}/{topic}",
+                    "payload_available": "online",
+                    "payload_not_available": "offline",
+                }
+                for topic in ("available", "camera")
+            ],
             "device": device,
             "origin": {"name": MAKER, "sw_version": version("edgepv")},
         }

@@ -279,7 +279,7 @@ def test_home_assistant_finds_one_sensor_per_label_and_again_after_its_birth(
     assert config["unique_id"] == f"{node}.{level}"
     assert config["state_topic"] == f"home/cam1/{level}/state"
     assert (config["payload_on"], config["payload_off"]) == ("ON", "OFF")
-    assert config["availability_topic"] == "home/cam1/available"
+    assert [a["topic"] for a in config["availability"]] == ["home/cam1/available", "home/cam1/camera"]
     assert config["device"]["identifiers"] == [node]
     assert {t for t, _, _ in heard.heard} == {topic, topic.replace(level, "waving")}
     heard.client.publish("homeassistant/status", "offline")
@@ -473,9 +473,8 @@ CONFIG: dict[str, Any] = {
     "state_topic": str,
     "payload_on": str,
     "payload_off": str,
-    "availability_topic": str,
-    "payload_available": str,
-    "payload_not_available": str,
+    "availability_mode": str,
+    "availability": list,
     "device": DEVICE,
     "origin": {"name": str, "sw_version": str},
 }
@@ -504,8 +503,11 @@ def check_config(topic: str, payload: str) -> dict[str, Any]:
         for key, kind in kinds.items():
             assert isinstance(values[key], dict if isinstance(kind, dict) else kind), key
     assert config["device"]["identifiers"]
-    for key in ("state_topic", "availability_topic"):
-        assert config[key] and not set(config[key]) & set("+#\0") and config[key].isprintable()
+    assert config["availability_mode"] in ("all", "any", "latest")
+    for one in config["availability"]:
+        assert set(one) == {"topic", "payload_available", "payload_not_available"}
+    for topic in (config["state_topic"], *(a["topic"] for a in config["availability"])):
+        assert topic and not set(topic) & set("+#\0") and topic.isprintable()
     return config
 
 
@@ -538,6 +540,16 @@ def test_what_the_last_model_announced_goes_and_other_cameras_stay(
     assert len({c["unique_id"] for c in configs}) == 2
     states = {t for t in kept if t.endswith("/state")}
     assert states == {"haus_cam/fight/state", f"haus/cam/{own_name('挥手')}/state"}
+
+
+def test_a_lost_camera_is_not_available_until_it_is_back(broker: Broker, ears: Ears, sink: Open) -> None:
+    heard = ears("cam1/camera")
+    out = sink(f"mqtt://127.0.0.1:{broker.port}/cam1")
+    until(lambda: heard.on("cam1/camera") == ["online"])
+    out.put({"type": "status", "what": "camera_lost", "why": "no route to host"})
+    until(lambda: heard.on("cam1/camera")[1:] == ["offline"])
+    out.put({"type": "status", "what": "camera_back", "why": "after 3.0 s"})
+    until(lambda: heard.on("cam1/camera")[1:] == ["offline", "online"])
 
 
 def test_what_others_announced_is_left_alone(broker: Broker, ears: Ears, tmp_path: Path) -> None:
