@@ -214,7 +214,7 @@ def _completed(state: State, own: State, ties: dict[str, str]) -> State:
 def _said(offer: _Offer) -> Iterator[str]:
     """What was taken, and what was left out."""
     if offer.place:
-        yield f"weights taken from '{offer.place}'"
+        yield f"taken from '{offer.place}'"
     if offer.drop:
         yield f"prefix '{offer.drop}' taken off"
     if offer.add and offer.add != offer.drop:

@@ -166,6 +166,13 @@ def test_an_averaged_copy_is_chosen_by_name_and_never_guessed(loader: Loader) ->
     assert "no weights 'ema'. It holds: state_dict, state_dict_ema" in loader.refuses(Path(f"{file}#ema"))
 
 
+def test_a_set_of_weights_inside_of_another_is_chosen_by_its_whole_place(loader: Loader) -> None:
+    both = under("model.", loader.state) | under("ema_model.", {k: v * 0 for k, v in loader.state.items()})
+    file = loader.torch_file({"state_dict": both}, "w#1.ckpt")
+    assert f"Say which: --weights '{file}#state_dict/model'" in loader.refuses(file)
+    assert loader.gives(Path(f"{file}#state_dict/model"))
+
+
 @pytest.mark.parametrize("first", ["", "model."])
 def test_an_averaged_copy_under_a_prefix_is_never_guessed_either(loader: Loader, first: str) -> None:
     both = under(first, loader.state) | under("ema_model.", {k: v * 0 for k, v in loader.state.items()})
