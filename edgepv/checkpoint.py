@@ -320,7 +320,7 @@ def new_module(builder: str, spec: ModelSpec) -> Any:
                 f"{where} is TorchScript, whose layers cannot be taken apart. Return the nn.Module that was "
                 "scripted or traced, and give its state_dict() as weights"
             )
-        if type(part).__module__.startswith("torch.ao."):
+        if _quantizes(part):
             raise UsageError(
                 f"{where} is prepared for quantization or quantized ({type(part).__name__}). Return the "
                 "float model: edgepv quantizes by itself, and trains for it with --qat"
@@ -332,6 +332,15 @@ def new_module(builder: str, spec: ModelSpec) -> Any:
     if any(v.dtype in (torch.float16, torch.bfloat16, torch.float64) for v in values):
         module.float()
     return module.cpu()
+
+
+def _quantizes(part: Any) -> bool:
+    """Whether a module observes or rounds numbers for quantization. What may be prepared for it does not."""
+    kind = type(part)
+    rounded = kind.__module__.startswith(("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized"))
+    return (rounded and not kind.__name__.endswith("FloatFunctional")) or any(
+        base.__name__ in ("FakeQuantizeBase", "ObserverBase") for base in kind.__mro__
+    )
 
 
 def _unwrapped(module: Any) -> Any:

@@ -54,9 +54,8 @@ class Found:
 def addressed(weights: Path) -> tuple[Path, str | None]:
     """(file, which set of weights in it) of "FILE" or "FILE#SET"."""
     file, mark, chosen = str(weights).rpartition("#")
-    if mark and not weights.exists():
-        if Path(file).is_file():
-            return Path(file), chosen
+    if mark and not weights.exists() and Path(file).is_file():
+        return Path(file), chosen
     return weights, None
 
 

@@ -355,6 +355,14 @@ def observed():
     net = Net().train()
     net.qconfig = get_default_qat_qconfig("x86")
     return prepare_qat(net)
+def ready():
+    from torch.ao.quantization import QuantStub
+    net = Net()
+    net.add, net.quant = nn.quantized.FloatFunctional(), QuantStub()
+    return net
+def rounded():
+    from torch.ao.quantization import quantize_dynamic
+    return quantize_dynamic(Net(), {nn.Linear})
 def meta():
     with torch.device("meta"):
         return Net()
@@ -377,7 +385,7 @@ def builders(loader: Loader) -> Callable[[str], str]:
 
 @pytest.mark.parametrize(
     "name",
-    ["pruned", "normed", "compiled", "compiled_inside", "parallel", "half", "Lazy", "net", "wide"],
+    ["pruned", "normed", "compiled", "compiled_inside", "parallel", "half", "Lazy", "net", "wide", "ready"],
 )
 def test_builders_of_any_wrapping_take_plain_weights(
     loader: Loader, builders: Callable[[str], str], name: str
@@ -431,6 +439,7 @@ def test_tied_weights_that_are_saved_once_are_found_twice(
         ("trace", "what {} returned is TorchScript"),
         ("wrapped", "'m' of what {} returned is TorchScript"),
         ("observed", "is prepared for quantization or quantized"),
+        ("rounded", "'head' of what {} returned is prepared for quantization or quantized (Linear)"),
         ("meta", "{} returned a module without storage (device meta)"),
         ("nothing", "{} returned nothing, not a torch module. End it with: return the_module"),
         ("pair", "{} returned tuple, not a torch module"),
