@@ -310,9 +310,16 @@ def new_module(builder: str, spec: ModelSpec) -> Any:
     torch = need("torch", extra="compress")
     module = call_builder(builder, spec)
     if not isinstance(module, torch.nn.Module):
-        what = "nothing" if module is None else type(module).__name__
-        raise UsageError(f"{builder} returned {what}, not a torch module. End it with: return the_module")
-    module = _unwrapped(module).eval()
+        what, cure = type(module).__name__, "Return the module alone"
+        if module is None:
+            what, cure = "nothing", "End it with: return the_module"
+        raise UsageError(f"{builder} returned {what}, not a torch module. {cure}")
+    try:
+        module = _unwrapped(module).eval()
+    except NotImplementedError as e:
+        raise UsageError(
+            f"{builder} returned a program of torch.export, not a model. Return the nn.Module it was made of"
+        ) from e
     for name, part in module.named_modules():
         where = f"'{name}' of what {builder} returned" if name else f"what {builder} returned"
         if isinstance(part, torch.jit.ScriptModule):
@@ -543,6 +550,8 @@ def _remedy(error: BaseException) -> str:
             f"Install '{error.name.partition('.')[0]}', or put it beside the builder's file or into the "
             "current folder"
         )
+    if "cuda" in str(error).lower():
+        return "Build the model on the CPU: take .cuda() and device='cuda' out"
     return "Fix the builder"
 
 

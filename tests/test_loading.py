@@ -363,6 +363,8 @@ def ready():
 def rounded():
     from torch.ao.quantization import quantize_dynamic
     return quantize_dynamic(Net(), {nn.Linear})
+def program():
+    return torch.export.export(Net().eval(), (torch.rand(1, 3, 4, 32, 32),)).module()
 def meta():
     with torch.device("meta"):
         return Net()
@@ -442,7 +444,8 @@ def test_tied_weights_that_are_saved_once_are_found_twice(
         ("rounded", "'head' of what {} returned is prepared for quantization or quantized (Linear)"),
         ("meta", "{} returned a module without storage (device meta)"),
         ("nothing", "{} returned nothing, not a torch module. End it with: return the_module"),
-        ("pair", "{} returned tuple, not a torch module"),
+        ("pair", "{} returned tuple, not a torch module. Return the module alone"),
+        ("program", "{} returned a program of torch.export, not a model. Return the nn.Module"),
         (
             "needy",
             "needs the argument 'config'; it must need none. Put a function without arguments beside it",
