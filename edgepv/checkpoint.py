@@ -371,9 +371,16 @@ def new_module(builder: str, spec: ModelSpec) -> Any:
     torch = need("torch", extra="compress")
     module = call_builder(builder, spec)
     if not isinstance(module, torch.nn.Module):
-        what = "nothing" if module is None else type(module).__name__
-        raise UsageError(f"{builder} returned {what}, not a torch module. End it with: return the_module")
-    module = _unwrapped(module).eval()
+        what, cure = type(module).__name__, "Return the module alone"
+        if module is None:
+            what, cure = "nothing", "End it with: return the_module"
+        raise UsageError(f"{builder} returned {what}, not a torch module. {cure}")
+    try:
+        module = _unwrapped(module).eval()
+    except NotImplementedError as e:
+        raise UsageError(
+            f"{builder} returned a program of torch.export, not a model. Return the nn.Module it was made of"
+        ) from e
     for name, part in module.named_modules():
         where = f"'{name}' of what {builder} returned" if name else f"what {builder} returned"
         if isinstance(part, torch.jit.ScriptModule):
@@ -381,7 +388,7 @@ def new_module(builder: str, spec: ModelSpec) -> Any:
                 f"{where} is TorchScript, whose layers cannot be taken apart. Return the nn.Module that was "
                 "scripted or traced, and give its state_dict() as weights"
             )
-        if type(part).__module__.startswith("torch.ao."):
+        if _quantizes(part):
             raise UsageError(
                 f"{where} is prepared for quantization or quantized ({type(part).__name__}). Return the "
                 "float model: edgepv quantizes by itself, and trains for it with --qat"
@@ -393,6 +400,15 @@ def new_module(builder: str, spec: ModelSpec) -> Any:
     if any(v.dtype in (torch.float16, torch.bfloat16, torch.float64) for v in values):
         module.float()
     return module.cpu()
+
+
+def _quantizes(part: Any) -> bool:
+    """Whether a module observes or rounds numbers for quantization. What may be prepared for it does not."""
+    kind = type(part)
+    rounded = kind.__module__.startswith(("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized"))
+    return (rounded and not kind.__name__.endswith("FloatFunctional")) or any(
+        base.__name__ in ("FakeQuantizeBase", "ObserverBase") for base in kind.__mro__
+    )
 
 
 def _unwrapped(module: Any) -> Any:
@@ -595,6 +611,8 @@ def _remedy(error: BaseException) -> str:
             f"Install '{error.name.partition('.')[0]}', or put it beside the builder's file or into the "
             "current folder"
         )
+    if "cuda" in str(error).lower():
+        return "Build the model on the CPU: take .cuda() and device='cuda' out"
     return "Fix the builder"
 
 

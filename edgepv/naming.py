@@ -109,18 +109,19 @@ def _offers(place: str, state: State, own: State, ties: dict[str, str]) -> Itera
     for add in {"", _common(own)}:
         readings |= {(drop, add) for drop in _prefixes(bare, [name[len(add) :] for name in own])}
     readings = {(drop.removesuffix(add), "") if drop.endswith(add) else (drop, add) for drop, add in readings}
-    complete = {d for d, a in readings if d and all(_has(bare, d + k[len(a) :], {}) for k in own)}
+    complete = {d for d, a in readings if d and all(_has(bare, d + k[len(a) :], set(), {}) for k in own)}
     for drop, add in sorted(readings):
         copies = tuple(d for d in complete if d != drop and d.startswith(drop))
         mine = [k for k in bare if k.startswith(drop) and not (copies and k.startswith(copies))]
         inside = {add + k[len(drop) :]: bare[k] for k in mine}
+        split = _split(inside, own)
         yield _Offer(
             place,
             drop,
             add,
             inside,
-            missing=tuple(k for k in own if not _has(inside, k, ties)),
-            extra=tuple(k for k in inside if k not in own and not COUNTERS.search(k) and not _half(k, own)),
+            missing=tuple(k for k in own if not _has(inside, k, split, ties)),
+            extra=tuple(k for k in inside if k not in own and not COUNTERS.search(k) and not _half(k, split)),
             outside=tuple(k for k in bare if k not in set(mine) and not COUNTERS.search(k)),
             notes=notes,
         )
@@ -159,19 +160,30 @@ def _common(own: State) -> str:
     return shared
 
 
-def _has(state: State, name: str, ties: dict[str, str]) -> bool:
+def _has(state: State, name: str, split: set[str], ties: dict[str, str]) -> bool:
     """Whether a state brings the module's tensor ``name``, as it is, in two halves, or by its twin."""
     if name in state or name.endswith("num_batches_tracked") or ties.get(name) in state:
         return True
     layer, _, leaf = name.rpartition(".")
-    return f"{layer}.1.{leaf}" in state and f"{layer}.0.weight" in state
+    return layer in split and (leaf == "weight" or f"{layer}.1.{leaf}" in state)
 
 
-def _half(name: str, own: State) -> bool:
-    """Whether ``name`` belongs to one of two layers that a low-rank split made of one of the module's."""
+def _split(state: State, own: State) -> set[str]:
+    """Layers of the module that a low-rank split made two of: "layer.0" and "layer.1", of its rank."""
+    layers = {name.removesuffix(".weight") for name in own if name.endswith(".weight") and name not in state}
+    halves = {layer: [state.get(f"{layer}.{i}.weight") for i in (0, 1)] for layer in layers}
+    return {
+        layer
+        for layer, two in halves.items()
+        if all(half is not None and half.ndim == own[f"{layer}.weight"].ndim for half in two)
+    }
+
+
+def _half(name: str, split: set[str]) -> bool:
+    """Whether ``name`` belongs to one of the two layers of a low-rank split."""
     layer, _, leaf = name.rpartition(".")
     whole, _, number = layer.rpartition(".")
-    return number in ("0", "1") and f"{whole}.weight" in own and leaf in ("weight", "bias")
+    return number in ("0", "1") and whole in split and leaf in ("weight", "bias")
 
 
 def _ties(module: Any) -> dict[str, str]:
@@ -214,7 +226,7 @@ def _completed(state: State, own: State, ties: dict[str, str]) -> State:
 def _said(offer: _Offer) -> Iterator[str]:
     """What was taken, and what was left out."""
     if offer.place:
-        yield f"weights taken from '{offer.place}'"
+        yield f"taken from '{offer.place}'"
     if offer.drop:
         yield f"prefix '{offer.drop}' taken off"
     if offer.add and offer.add != offer.drop:

@@ -53,10 +53,9 @@ class Found:
 
 def addressed(weights: Path) -> tuple[Path, str | None]:
     """(file, which set of weights in it) of "FILE" or "FILE#SET"."""
-    if "#" in weights.name and not weights.exists():
-        file, _, chosen = str(weights).rpartition("#")
-        if Path(file).is_file():
-            return Path(file), chosen
+    file, mark, chosen = str(weights).rpartition("#")
+    if mark and not weights.exists() and Path(file).is_file():
+        return Path(file), chosen
     return weights, None
 
 

@@ -127,6 +127,10 @@ def test_the_search_path_keeps_its_order(files: Files) -> None:
         ),
         ("\n\ndef build():\n    import no_such_lib\n", "'no_such_lib' (net.py:4). Install 'no_such_lib'"),
         ("from .gone import x\n", "(net.py:1). Correct the import, or put the module there"),
+        (
+            "def build():\n    raise RuntimeError('no CUDA driver')\n",
+            "(net.py:2). Build the model on the CPU: take .cuda() and device='cuda' out",
+        ),
         ("def build(:\n", "SyntaxError: invalid syntax (net.py:1). Fix the builder"),
         (
             "def build():\n    return int('x')\n",

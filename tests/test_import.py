@@ -136,7 +136,7 @@ def test_an_import_is_a_builder_weights_and_a_spec_that_export_takes(
     labels.write_text("fall\n\nwalk\nsit\n")
     assert run(EDGE, checkpoint, "--out", out, "--labels", labels, "--trust-pickle") == 0
     said = capsys.readouterr().err
-    assert "weights taken from 'model_state'" in said and f"edgepv export {out}/model.py:build" in said
+    assert "weights: taken from 'model_state'" in said and f"edgepv export {out}/model.py:build" in said
     assert sorted(p.name for p in out.iterdir()) == ["model.py", "spec.toml", "weights.safetensors"]
     spec = read_spec(out / "spec.toml")
     assert (spec.name, spec.labels, spec.frames) == ("x3d_xs", ("fall", "walk", "sit"), 4)

@@ -166,6 +166,13 @@ def test_an_averaged_copy_is_chosen_by_name_and_never_guessed(loader: Loader) ->
     assert "no weights 'ema'. It holds: state_dict, state_dict_ema" in loader.refuses(Path(f"{file}#ema"))
 
 
+def test_a_set_of_weights_inside_of_another_is_chosen_by_its_whole_place(loader: Loader) -> None:
+    both = under("model.", loader.state) | under("ema_model.", {k: v * 0 for k, v in loader.state.items()})
+    file = loader.torch_file({"state_dict": both}, "w#1.ckpt")
+    assert f"Say which: --weights '{file}#state_dict/model'" in loader.refuses(file)
+    assert loader.gives(Path(f"{file}#state_dict/model"))
+
+
 @pytest.mark.parametrize("first", ["", "model."])
 def test_an_averaged_copy_under_a_prefix_is_never_guessed_either(loader: Loader, first: str) -> None:
     both = under(first, loader.state) | under("ema_model.", {k: v * 0 for k, v in loader.state.items()})
@@ -348,6 +355,16 @@ def observed():
     net = Net().train()
     net.qconfig = get_default_qat_qconfig("x86")
     return prepare_qat(net)
+def ready():
+    from torch.ao.quantization import QuantStub
+    net = Net()
+    net.add, net.quant = nn.quantized.FloatFunctional(), QuantStub()
+    return net
+def rounded():
+    from torch.ao.quantization import quantize_dynamic
+    return quantize_dynamic(Net(), {nn.Linear})
+def program():
+    return torch.export.export(Net().eval(), (torch.rand(1, 3, 4, 32, 32),)).module()
 def meta():
     with torch.device("meta"):
         return Net()
@@ -370,7 +387,7 @@ def builders(loader: Loader) -> Callable[[str], str]:
 
 @pytest.mark.parametrize(
     "name",
-    ["pruned", "normed", "compiled", "compiled_inside", "parallel", "half", "Lazy", "net", "wide"],
+    ["pruned", "normed", "compiled", "compiled_inside", "parallel", "half", "Lazy", "net", "wide", "ready"],
 )
 def test_builders_of_any_wrapping_take_plain_weights(
     loader: Loader, builders: Callable[[str], str], name: str
@@ -424,9 +441,11 @@ def test_tied_weights_that_are_saved_once_are_found_twice(
         ("trace", "what {} returned is TorchScript"),
         ("wrapped", "'m' of what {} returned is TorchScript"),
         ("observed", "is prepared for quantization or quantized"),
+        ("rounded", "'head' of what {} returned is prepared for quantization or quantized (Linear)"),
         ("meta", "{} returned a module without storage (device meta)"),
         ("nothing", "{} returned nothing, not a torch module. End it with: return the_module"),
-        ("pair", "{} returned tuple, not a torch module"),
+        ("pair", "{} returned tuple, not a torch module. Return the module alone"),
+        ("program", "{} returned a program of torch.export, not a model. Return the nn.Module"),
         (
             "needy",
             "needs the argument 'config'; it must need none. Put a function without arguments beside it",

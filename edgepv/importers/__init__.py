@@ -141,7 +141,8 @@ def import_model(
         module.load_state_dict(fit.state)
         digest = save(module, tmp / "weights.safetensors")
         build(Checkpoint(str(tmp / "weights.safetensors"), digest, builder, spec))
-    return Imported(str(out), spec, tuple(n for n in (*fit.notes, note, net.note) if n))
+    loaded = f"weights: {'; '.join(fit.notes)}" if fit.notes else ""
+    return Imported(str(out), spec, tuple(n for n in (loaded, note, net.note) if n))
 
 
 def find(name: str) -> Net:

@@ -210,9 +210,9 @@ class SlowFast(nn.Module):
         self.blocks = nn.ModuleList([*pairs, nn.Identity(), Head(2304, num_classes)])
 
     def forward(self, x: Tensor) -> Tensor:
-        frames = x.shape[2]
-        kept = torch.linspace(0, frames - 1, frames // ALPHA).long().tolist()  # as it was trained
-        slow, fast = x[:, :, kept], x
+        frames, few = x.shape[2], x.shape[2] // ALPHA
+        kept = [i * (frames - 1) // max(few - 1, 1) for i in range(few)]  # evenly, from the first to the last
+        slow, fast = torch.cat([x[:, :, k : k + 1] for k in kept], 2), x
         for pair in self.blocks[:5]:
             slow, fast = pair(slow, fast)
         return self.blocks[6](torch.cat([slow.mean((2, 3, 4)), fast.mean((2, 3, 4))], 1))
