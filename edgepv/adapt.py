@@ -38,10 +38,11 @@ from edgepv.clips import (
 )
 from edgepv.console import Console
 from edgepv.errors import UsageError
+from edgepv.export.probes import probe
 from edgepv.files import read_json, refuse_out, whole_folder, write_json, write_text
 from edgepv.line import Options, load
 from edgepv.optional import need
-from edgepv.quantize.finetune import views
+from edgepv.quantize.finetune import as_logits, views
 from edgepv.stats import accuracy, counted
 from edgepv.types import Accuracy, Checkpoint, ModelSpec, decode, encode
 
@@ -217,7 +218,8 @@ def _source(job: Job) -> Checkpoint:
     ).checkpoint
     if source is None or source.spec.task != "classification":
         raise UsageError(f"{job.model} gives no labels; finetune is for classifiers")
-    return source
+    found = probe(build(source), source.spec)
+    return replace(source, spec=replace(source.spec, scores=found.scores))
 
 
 def labels_of(folder: Path, wanted: Sequence[str] = ()) -> tuple[str, ...]:
@@ -364,8 +366,8 @@ def logits(model: Any, x: Any, spec: ModelSpec) -> Any:
     torch = need("torch", extra="compress")
     if type(model).forward is not torch.nn.Module.forward:
         found = model(x)
-        return found[0] if isinstance(found, tuple) else found
-    return torch.stack([_stepped(model, clip, spec) for clip in x.transpose(1, 2)])
+        return as_logits(found[0] if isinstance(found, tuple) else found, spec)
+    return as_logits(torch.stack([_stepped(model, clip, spec) for clip in x.transpose(1, 2)]), spec)
 
 
 def _stepped(model: Any, frames: Any, spec: ModelSpec) -> Any:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import io
 import logging
 import os
@@ -129,6 +128,8 @@ def hush_native() -> Iterator[None]:
 @contextlib.contextmanager
 def _nowhere(descriptor: int) -> Iterator[None]:
     """Send to nowhere what is written to a descriptor, past Python's own streams too."""
+    import ctypes  # it would slow --help
+
     try:
         saved = os.dup(descriptor)
     except OSError:  # closed by who started us

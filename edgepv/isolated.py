@@ -31,8 +31,8 @@ def call(function: str, *, timeout_s: float = TIMEOUT_S, tool: str = "", **argum
 
     The subprocess imports from where this process does: a builder finds the user's modules in both.
     Raises what it raised if that was meant for a person, else UsageError with the last telling line of its
-    output if it fails, crashes or takes longer than ``timeout_s`` seconds. Its output never reaches the
-    terminal.
+    output if it fails, crashes or takes longer than ``timeout_s`` seconds. Its output reaches the terminal
+    under ``EDGEPV_DEBUG`` only.
     """
     with tempfile.TemporaryDirectory() as folder:
         order = Path(folder) / "order.json"
@@ -52,6 +52,8 @@ def call(function: str, *, timeout_s: float = TIMEOUT_S, tool: str = "", **argum
             raise UsageError(
                 f"{tool or function} did not finish within {timeout_s:.0f} s and was stopped"
             ) from None
+        if os.environ.get("EDGEPV_DEBUG"):
+            sys.stderr.write(done.stdout + done.stderr)
         answer = order.with_suffix(".out")
         if done.returncode == 0 and answer.exists():
             told = json.loads(answer.read_text())

@@ -187,3 +187,11 @@ def test_what_cannot_be_trained_is_refused(teacher: Checkpoint, tiny_step: Tiny,
         STEP(laid_out, teacher, *TRAINING, out)
     with pytest.raises(UsageError, match="needs labelled clips"):
         STEP(teacher, teacher, [], [], out)
+
+
+def test_probabilities_are_trained_as_the_logits_they_came_from() -> None:
+    logits, teacher = torch.tensor([[2.0, -1.0]]), torch.tensor([[0.5, 0.0]])
+    spec = ModelSpec("net", TensorSpec("clip", (1, 3, 1, 4, 4), "NCTHW"), ("a", "b"), scores="probabilities")
+    mine, theirs = (finetune.as_logits(x.softmax(1), spec) for x in (logits, teacher))
+    truth = torch.tensor([1])
+    assert torch.allclose(finetune.distilled(mine, theirs, truth), finetune.distilled(logits, teacher, truth))
