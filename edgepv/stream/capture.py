@@ -29,7 +29,8 @@ CLIP_STATISTICS = (
 class Captured:
     """nodes: in order; the input is ``input``, the answer ``output``. constants: by placeholder name.
 
-    loops: recurrences that are spelled as loops (see ``loops``), set by who rewrites.
+    loops: recurrences that are spelled as loops (see ``loops``). windows: whether what needs all frames of a
+    clip may get them anew at every step; both are set by who rewrites.
     affine: batch norm folded into the convolution before it: convolution node -> (scale, shift) per
     channel; the folded batch norm nodes are in ``folded`` and pass their input on.
     """
@@ -41,6 +42,7 @@ class Captured:
     affine: dict[str, tuple[Tensor, Tensor]]
     folded: frozenset[str]
     loops: tuple[Any, ...] = ()
+    windows: bool = False
 
 
 def capture(module: nn.Module, example: Tensor) -> Captured:

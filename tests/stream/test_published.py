@@ -168,7 +168,8 @@ def test_after_five_thousand_frames_a_cumulative_mean_is_still_torchs() -> None:
     with torch.no_grad():
         for frame in torch.from_numpy(frames).expand(-1, 3, SIZE, SIZE).split(1):
             answer, *states = model.step(frame, *states)
-        wanted = net.layers[0](torch.from_numpy(frames[:, :, 0, 0].astype(np.float64).mean(0) - 100).float())
+        head: Any = net.layers[0]
+        wanted = head(torch.from_numpy(frames[:, :, 0, 0].astype(np.float64).mean(0) - 100).float())
     assert float((answer[0] - wanted).abs().max()) < 1e-4
     assert max(float(s.abs().max()) for s in states) <= count
 
@@ -365,7 +366,7 @@ def test_a_slow_path_picked_by_linspace_streams_where_its_frames_are_evenly_spac
     assert against_chunk(model, steps(model), video(40)) <= 1e-5
 
 
-def by_frames(x: Tensor, cnn: nn.Module, block: nn.Module, token: nn.Module, head: nn.Module) -> Tensor:
+def by_frames(x: Tensor, cnn: Any, block: Any, token: Any, head: Any) -> Tensor:
     """A transformer on each frame by itself with a class token and casts, then a mean over the frames."""
     b, c, t, h, w = x.shape
     y = cnn(x.permute(0, 2, 1, 3, 4).contiguous().view(b * t, c, h, w)).flatten(2).transpose(1, 2)
