@@ -178,9 +178,7 @@ def of_streams(streams: Sequence[Told], spec: ModelSpec, fps: Fraction | None) -
         says["proof"] = _proof(stream)
     says["memory"] = _memory(stream, fps)
     if streams[0].window:
-        says["window"] = (
-            f"from one operator on, each step computes all that the clip holds: {streams[0].window}"
-        )
+        says["window"] = f"its last part computes all frames of the clip at every step: {streams[0].window}"
     if any(row.operator == "cumsum" for row in streams[0].layers):
         says["mean"] = FADING
     says["saving"] = _worth(streams, found)
