@@ -602,6 +602,22 @@ def test_stream_as_json_is_the_only_thing_on_stdout(run: Run, tmp_path: Path) ->
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_what_a_builder_prints_is_not_on_the_stdout_of_json(run: Run, tmp_path: Path) -> None:
+    builder = tmp_path / "loud.py"
+    builder.write_text(f"""import sys; sys.path.insert(0, {str(TINY.parent)!r})
+import tiny
+print("imported")
+def build():
+    print("built")
+    net = tiny.clip()
+    net.register_forward_pre_hook(lambda *_: print("called"))
+    return net
+""")
+    code, out, err = run("stream", f"{builder}:build", "--clip", "4x32", "--json")
+    assert code == 0 and json.loads(out)["tier"] == "stream"
+    assert "imported" in err and "built" in err
+
+
 def test_stream_with_a_running_mean_says_that_it_is_approximate(run: Run) -> None:
     _, out, _ = run("stream", f"{TINY}:clip", "--clip", "4x32", "--pool", "running")
     assert "approximate, because of aten.mean (tiny.py:" in " ".join(out.split())

@@ -17,6 +17,7 @@ from edgepv.optional import plain_attention
 from edgepv.stream.values import RefusedError
 
 BATCH_NORM = "aten::_native_batch_norm_legit_no_training"
+PACKED = ("pack_padded_sequence", "pad_packed_sequence")
 ONE_TENSOR = "wrap it: one video in, one tensor out"
 CLIP_STATISTICS = (
     "normalises with the statistics of each clip (batch norm in training mode)",
@@ -28,7 +29,8 @@ CLIP_STATISTICS = (
 class Captured:
     """nodes: in order; the input is ``input``, the answer ``output``. constants: by placeholder name.
 
-    loops: recurrences that are spelled as loops (see ``loops``), set by who rewrites.
+    loops: recurrences that are spelled as loops (see ``loops``). windows: whether what needs all frames of a
+    clip may get them anew at every step; both are set by who rewrites.
     affine: batch norm folded into the convolution before it: convolution node -> (scale, shift) per
     channel; the folded batch norm nodes are in ``folded`` and pass their input on.
     """
@@ -40,6 +42,7 @@ class Captured:
     affine: dict[str, tuple[Tensor, Tensor]]
     folded: frozenset[str]
     loops: tuple[Any, ...] = ()
+    windows: bool = False
 
 
 def capture(module: nn.Module, example: Tensor) -> Captured:
@@ -92,11 +95,23 @@ def _export(module: nn.Module, example: Tensor) -> Any:
                 f"decides by the content of its tensors (data-dependent control flow){_raised_at(e)}",
                 "use torch.where instead of if, and a fixed number of rounds in loops",
             ) from e
+        if _packs(e):
+            raise RefusedError(
+                f"packs sequences by their lengths (pack_padded_sequence){_raised_at(e)}",
+                "give the recurrent layer the frames as they are: every clip has all of its own",
+            ) from e
         line = next((x.strip() for x in text.splitlines() if x.strip()), type(e).__name__)
         raise RefusedError(
             f"cannot be captured by torch.export{_raised_at(e)}: {type(e).__name__}: {line[:200]}",
             "make torch.export.export(module, (clip,)) work",
         ) from e
+
+
+def _packs(e: Exception) -> bool:
+    """Whether it came from packed sequences: in their own functions, or in a layer that counts them."""
+    frames = traceback.extract_tb(e.__traceback__)
+    counts = "FakeTensor" in str(e) and any(f.filename.endswith("nn/modules/rnn.py") for f in frames)
+    return counts or any(f.name in PACKED for f in frames)
 
 
 def _raised_at(e: Exception) -> str:

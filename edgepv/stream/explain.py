@@ -55,7 +55,8 @@ class Row:
 class Told:
     """One conversion of a model for clips of ``frames`` frames: a result every ``every`` frames.
 
-    stride: frames after which the layers before the last pool have advanced by whole positions.
+    stride: frames after which the layers before the last pool have advanced by whole positions. window: why
+    the last part computes all frames of the clip at every step, if it does.
     """
 
     every: int
@@ -66,6 +67,7 @@ class Told:
     gflops_clip: float
     gflops_frame: float
     layers: tuple[Row, ...]
+    window: str = ""
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ def told(explanation: Explanation, stream: StreamSpec, spec: ModelSpec) -> Told:
         gflops_clip=explanation.flops_clip / 1e9,
         gflops_frame=explanation.flops_frame / 1e9,
         layers=tuple(_row(layer, stream, spec.frames) for layer in explanation.layers),
+        window=explanation.window,
     )
 
 
@@ -174,6 +177,8 @@ def of_streams(streams: Sequence[Told], spec: ModelSpec, fps: Fraction | None) -
     if stream.exactness != "approximate":
         says["proof"] = _proof(stream)
     says["memory"] = _memory(stream, fps)
+    if streams[0].window:
+        says["window"] = f"its last part computes all frames of the clip at every step: {streams[0].window}"
     if any(row.operator == "cumsum" for row in streams[0].layers):
         says["mean"] = FADING
     says["saving"] = _worth(streams, found)

@@ -24,6 +24,8 @@ from edgepv.stream.values import MAX_RANK, RefusedError, Value
 from edgepv.stream.walk import Folded, Layer, Walk
 from edgepv.types import ModelSpec, StateSpec, StreamSpec
 
+WORTH = 2.0
+"""Times that a stream which computes whole clips in its last part must save, else the window is as good."""
 POOLS = ("window", "running", "ema")
 
 
@@ -41,13 +43,14 @@ class Explanation:
 
     flops_clip: of the original for one clip. flops_frame: of the stream for one new frame, by the
     formula: each layer's cost per position, as often as it runs. stride: clip frames after which every
-    layer has advanced by whole positions.
+    layer has advanced by whole positions. window: why the last part computes all frames at every step, if so.
     """
 
     layers: tuple[Layer, ...]
     flops_clip: float
     flops_frame: float
     stride: int
+    window: str = ""
 
 
 class Rewritten(nn.Module):
@@ -155,9 +158,31 @@ def convert(module: nn.Module, spec: ModelSpec, *, every: int = 1, pool: str = "
         raise UsageError(f"{spec.name} eats single frames already (layout {spec.input.layout})")
     try:
         with torch.no_grad():
-            return _convert(capture(module, _example(spec)), spec, every, pool)
+            graph = capture(module, _example(spec))
+            try:
+                return _convert(graph, spec, every, pool)
+            except RefusedError as e:
+                return _with_windows(graph, spec, every, pool, e)
     except RefusedError as e:
         raise NotStreamableError(spec.name, e) from e
+
+
+def _with_windows(
+    graph: Captured, spec: ModelSpec, every: int, pool: str, refused: RefusedError
+) -> StreamModel:
+    """A stream whose last part computes all frames of a clip at every step.
+
+    Raises ``refused`` where that is not possible either, or saves too little.
+    """
+    try:
+        made = _convert(replace(graph, windows=True), spec, every, pool)
+    except (RefusedError, UsageError):
+        raise refused from None
+    done = made.explanation
+    if done.flops_clip < WORTH * done.flops_frame * every or not done.flops_frame:
+        raise refused
+    made.explanation = replace(done, window=refused.why)
+    return made
 
 
 def flatten(module: nn.Module, spec: ModelSpec) -> FlatModel:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -182,6 +182,15 @@ class Stream:
     input: Tensor | None = None
     _known: dict[tuple[int, int, int], Tensor] = field(default_factory=dict)
     _held: list[int] = field(default_factory=list)
+
+    def mark(self) -> tuple[Any, ...]:
+        """Where this step is, for ``back``."""
+        return len(self.plans), len(self.fresh), dict(self._known), list(self._held)
+
+    def back(self, mark: tuple[Any, ...]) -> None:
+        """Forget the states that were asked for since ``mark``."""
+        plans, fresh, self._known, self._held = mark
+        del self.plans[plans:], self.fresh[fresh:]
 
     def grid(self, clock: Clock) -> tuple[int, int]:
         """(frames between rows, frame of the step at which its first row is due)."""

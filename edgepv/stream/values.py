@@ -248,6 +248,14 @@ def constant_rows(c: Tensor, dims: Sequence[int], axis: Axis | None, n: int) -> 
     return c[:1] if bool((c == c[:1]).all()) else c
 
 
+def laid_open(v: Value, rows: Tensor, clock: Clock) -> Value:
+    """A value of one position that holds all ``n`` of ``v`` as the original does. rows: (m, n, elements)."""
+    at, outer, _ = v.axis or Axis(0)
+    lead = math.prod(v.dims[:at]) * outer if v.axis else 1
+    spread = rows.reshape(len(rows), v.n, lead, -1).transpose(1, 2) if v.n > 1 and lead > 1 else rows
+    return Value(fitted(spread.reshape(len(rows), -1), v.dims, None), v.dims, None, 1, clock)
+
+
 def static(x: Any) -> bool:
     """Whether ``x`` does not depend on the video."""
     if isinstance(x, list | tuple):

@@ -13,7 +13,18 @@ from edgepv.errors import EdgepvError
 from edgepv.stream.capture import BATCH_NORM, Captured, describe, kind, layer, place
 from edgepv.stream.cost import flops
 from edgepv.stream.times import Stream, Taps, Time
-from edgepv.stream.values import Axis, Clock, RefusedError, Sum, Value, reshape, static
+from edgepv.stream.values import (
+    MAX_RANK,
+    Axis,
+    Clock,
+    RefusedError,
+    Sum,
+    Value,
+    fitted,
+    laid_open,
+    reshape,
+    static,
+)
 
 Rule = Callable[..., Any]
 RULES: dict[str, Rule] = {}
@@ -22,6 +33,10 @@ RULES: dict[str, Rule] = {}
 
 SUMS = ("aten::mul", "aten::div", "aten::clone", "aten::detach", "aten::alias")
 """What may be done to a sum that a stream holds as a mean."""
+CALM = frozenset(
+    f"aten::{x}" for x in ("scaled_dot_product_attention", "gru", "lstm", "rnn_tanh", "rnn_relu")
+)
+"""Operators that draw random numbers in training only."""
 ASSIGNMENTS = ("aten::slice", "aten::slice_scatter", "aten::select_scatter", "aten::copy")
 
 
@@ -73,7 +88,7 @@ class Walk:
 
     folded: constants and facts about them, filled by the first walk. pool: what a mean over time becomes.
     edges: operators that show the ends of a clip to the model. approximations: reasons why the result is
-    not exact.
+    not exact. windowed: nodes that get all frames of the clip at every step.
     """
 
     graph: Captured
@@ -91,6 +106,7 @@ class Walk:
     _share: float = 1.0
     _input: Any = None
     _rolled: dict[int, Any] = field(default_factory=dict)
+    windowed: set[str] = field(default_factory=set)
 
     def run(self, x: Tensor) -> Value:
         """The answer for rows of input frames ``x``, (m, C, H, W). Raises RefusedError at an operator
@@ -200,9 +216,7 @@ class Walk:
     def _once(self, name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
         """The rule's result. The same operator on the same rows at another time is not computed again: a
         loop over frames costs one frame. Not so if it looks at several frames, which have other ends then."""
-        function = RULES.get(name) or _pointwise(self.node)
-        if function is None:
-            raise RefusedError("has no rule that keeps it exact frame by frame")
+        function = RULES.get(name) or _pointwise(self.node) or _no_rule
         known = 0
         if isinstance(self.time, Stream):
             known = len(self.time.plans)
@@ -222,13 +236,82 @@ class Walk:
                 self.layers[i] = replace(self.layers[i], flops_clip=self.layers[i].flops_clip + cost)
             return moved(result, begin - then)
         self._looked, self._share = False, 1.0
-        result = function(self, *args, **kwargs)
+        result = self._ruled(function, args, kwargs)
         first = len(self.layers)
         self._note(name, cost, result, known)
         if not self._looked:
             inputs = (args, kwargs)  # what is held keeps its id
             self._memo[key] = (begin, result, range(first, len(self.layers)), inputs)
         return result
+
+    def _ruled(self, function: Rule, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        """The rule's result; where it refuses and windows are allowed, the operator's own on all frames."""
+        if not isinstance(self.time, Stream) or not self.graph.windows:
+            return function(self, *args, **kwargs)
+        opened = any(n.name in self.windowed for n in self.node.all_input_nodes)
+        if not opened:
+            before = self.time.mark()
+            try:
+                return function(self, *args, **kwargs)
+            except EdgepvError:
+                raise
+            except Exception:
+                if self._random(args):
+                    raise
+                self.time.back(before)
+        self.windowed.add(self.node.name)
+        args, kwargs = self._opened(args), {k: self._opened(v) for k, v in kwargs.items()}
+        try:
+            return function(self, *args, **kwargs)
+        except EdgepvError:
+            raise
+        except Exception:
+            shapes = [v.dims for v in _values([args, kwargs])]
+            if not shapes or max(map(len, shapes)) > MAX_RANK:
+                raise
+            return self._own(args, kwargs)
+
+    def _random(self, args: list[Any]) -> bool:
+        """Whether the operator draws numbers: what only could, with dropout, does not without."""
+        name = kind(self.node)
+        if name in CALM:
+            return name.endswith("attention") and len(args) > 4 and args[4] > 0
+        return torch.Tag.nondeterministic_seeded in getattr(operator(self.node), "tags", ())
+
+    def _opened(self, x: Any) -> Any:
+        """Arguments with all frames of the clip as a plain dimension."""
+        if isinstance(x, Sum):
+            raise RefusedError(*Sum.REFUSED)
+        if isinstance(x, Value):
+            if x.n == 1:
+                return Value(fitted(x.rows, x.dims, None), x.dims, None, 1, x.clock) if x.axis else x
+            taps = self.gather(x, range(x.n), n=1)
+            return laid_open(x, taps.stacked(), taps.clock)
+        return type(x)(self._opened(y) for y in x) if isinstance(x, list | tuple) else x
+
+    def _own(self, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        """The original's operator on plain values, row by row."""
+        values = _values([args, kwargs])
+        rows, clock = self.align(values)
+        made = []
+        for j in range(len(rows[0])):
+            given = {id(v): r[j : j + 1].reshape(v.dims) for v, r in zip(values, rows)}
+
+            def look(x: Any, given: dict[int, Tensor] = given) -> Any:
+                if isinstance(x, Value):
+                    return given[id(x)]
+                return type(x)(map(look, x)) if isinstance(x, list | tuple) else x
+
+            made.append(operator(self.node)(*look(args), **{k: look(v) for k, v in kwargs.items()}))
+
+        def lay(parts: list[Any]) -> Any:
+            if isinstance(parts[0], Tensor):
+                dims = tuple(parts[0].shape)
+                joined = torch.cat([p.reshape(1, -1) for p in parts]) if len(parts) > 1 else parts[0]
+                return Value(fitted(joined.reshape(len(parts), -1), dims, None), dims, None, 1, clock)
+            return type(parts[0])(map(lay, map(list, zip(*parts))))
+
+        return lay(made)
 
     def _painted(self, x: Any) -> Any:
         """What was assigned to piece by piece, read."""
@@ -326,6 +409,10 @@ def state_name(node: torch.fx.Node) -> str:
 def _pointwise(node: torch.fx.Node) -> Rule | None:
     tags = getattr(node.target, "tags", ())
     return RULES["aten::pointwise"] if torch.Tag.pointwise in tags else None
+
+
+def _no_rule(walk: Walk, *_: Any, **__: Any) -> Any:
+    raise RefusedError("has no rule that keeps it exact frame by frame")
 
 
 def _first_ready(arguments: Any) -> int:

@@ -18,7 +18,7 @@ from torch import Tensor, nn  # noqa: E402
 from torch.autograd import Variable  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
-from edgepv.stream import Stepper, StreamModel, convert, flatten  # noqa: E402
+from edgepv.stream import NotStreamableError, Stepper, StreamModel, convert, flatten  # noqa: E402
 from edgepv.stream import verify as judge  # noqa: E402
 from edgepv.stream.explain import of_streams, told  # noqa: E402
 from edgepv.stream.verify import against_chunk, prove, steps, verify  # noqa: E402
@@ -168,7 +168,8 @@ def test_after_five_thousand_frames_a_cumulative_mean_is_still_torchs() -> None:
     with torch.no_grad():
         for frame in torch.from_numpy(frames).expand(-1, 3, SIZE, SIZE).split(1):
             answer, *states = model.step(frame, *states)
-        wanted = net.layers[0](torch.from_numpy(frames[:, :, 0, 0].astype(np.float64).mean(0) - 100).float())
+        head: Any = net.layers[0]
+        wanted = head(torch.from_numpy(frames[:, :, 0, 0].astype(np.float64).mean(0) - 100).float())
     assert float((answer[0] - wanted).abs().max()) < 1e-4
     assert max(float(s.abs().max()) for s in states) <= count
 
@@ -365,7 +366,7 @@ def test_a_slow_path_picked_by_linspace_streams_where_its_frames_are_evenly_spac
     assert against_chunk(model, steps(model), video(40)) <= 1e-5
 
 
-def by_frames(x: Tensor, cnn: nn.Module, block: nn.Module, token: nn.Module, head: nn.Module) -> Tensor:
+def by_frames(x: Tensor, cnn: Any, block: Any, token: Any, head: Any) -> Tensor:
     """A transformer on each frame by itself with a class token and casts, then a mean over the frames."""
     b, c, t, h, w = x.shape
     y = cnn(x.permute(0, 2, 1, 3, 4).contiguous().view(b * t, c, h, w)).flatten(2).transpose(1, 2)
@@ -438,3 +439,69 @@ def test_planes_whose_channels_are_frames_are_pooled_and_enlarged_one_by_one() -
 
     net = Net(run, nn.Conv2d(15, 3, 3, 1, 1))
     proven(net)
+
+
+# heads that need all frames
+
+
+class Temporal(nn.Module):
+    """A transformer over the frames with a class token and learned positions, in the usual way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token, self.places = nn.Embedding(1, 8), nn.Embedding(FRAMES + 1, 8)
+        self.block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+
+    def forward(self, y: Tensor) -> Tensor:
+        y = torch.cat([self.token.weight[None].type_as(y), y], 1)
+        out: Tensor = self.block(y + self.places(torch.arange(y.shape[1]))[None])[:, 0]
+        return out
+
+
+class Both(nn.Module):
+    """The mean of a recurrence that reads both ways."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.GRU(8, 4, batch_first=True, bidirectional=True)
+
+    def forward(self, y: Tensor) -> Tensor:
+        out: Tensor = self.rnn(y)[0].mean(1)
+        return out
+
+
+class Best(nn.Module):
+    """The mean of the three largest values of a channel."""
+
+    def forward(self, y: Tensor) -> Tensor:
+        return y.topk(3, dim=1)[0].mean(1)
+
+
+def headed(x: Tensor, cnn: nn.Module, temporal: nn.Module, head: nn.Module) -> Tensor:
+    b, c, t, h, w = x.shape
+    y = cnn(x.transpose(1, 2).reshape(b * t, c, h, w)).mean((2, 3)).view(b, t, -1)
+    return head(temporal(y))
+
+
+def headed_net(temporal: nn.Module) -> Net:
+    cnn = nn.Sequential(nn.Conv2d(3, 32, 3, 1, 1), nn.ReLU(), nn.Conv2d(32, 8, 3, 1, 1))
+    return Net(headed, cnn, temporal, nn.Linear(8, 3))
+
+
+@pytest.mark.parametrize("temporal", [Temporal, Both, Best])
+def test_under_a_head_that_needs_all_frames_the_rest_still_streams(temporal: Callable[[], nn.Module]) -> None:
+    net = headed_net(temporal())
+    model = proven(net)
+    assert model.stream.exactness == "exact" and model.stream.receptive_field == FRAMES
+    assert saving(model) > 4 and {s.shape[0] for s in model.stream.states} == {FRAMES - 1}
+    says = of_streams([told(model.explanation, model.stream, spec())], spec(), None).says
+    assert says["window"].startswith("its last part computes all frames of the clip at every step: aten.")
+    assert against_chunk(model, steps(model), video(20)) <= 1e-5
+    assert verify(net, convert(net, spec(), every=2), [clip()]) <= 1e-5
+
+
+def test_a_head_that_is_most_of_the_net_leaves_it_a_window() -> None:
+    layers = (nn.Linear(3, 8), Both(), nn.Linear(8, 3))
+    net = Net(lambda x, m, both, head: head(both(m(x.mean((3, 4)).transpose(1, 2)))), *layers)
+    with pytest.raises(NotStreamableError, match=r"aten.gru .* reads the clip backwards as well"):
+        convert(net, spec())

@@ -510,6 +510,16 @@ def test_an_error_of_the_nets_own_is_passed_on_with_its_line() -> None:
     )
 
 
+def test_packed_sequences_are_refused_by_their_name() -> None:
+    def run(x: Tensor, rnn: nn.Module) -> Any:
+        packed = nn.utils.rnn.pack_padded_sequence(pooled(x), torch.tensor([8]), batch_first=True)
+        return nn.utils.rnn.pad_packed_sequence(rnn(packed)[0], batch_first=True)[0][:, -1]
+
+    said = refusal(Net(run, nn.GRU(3, 3, batch_first=True)).eval())
+    assert said.startswith("net: packs sequences by their lengths (pack_padded_sequence) (test_refusals.py:")
+    assert "give the recurrent layer the frames as they are" in said
+
+
 @pytest.mark.parametrize(
     ("every", "fits"), [(1, True), (2, True), (4, True), (8, True), (3, False), (6, False)]
 )
