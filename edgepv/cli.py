@@ -575,8 +575,9 @@ def _stream_model(a: argparse.Namespace) -> tuple[Any, Any]:
     if a.model.lower().endswith(".onnx"):
         raise UsageError(f"{a.model}: an ONNX file is not converted. Give the builder: file.py:builder")
     if ":" not in a.model:
-        from edgepv.line import Options, load
+        from edgepv.line import Options, load, refuse_other
 
+        refuse_other(a.model)
         if a.clip:
             raise UsageError(f"'{a.model}' is a built-in model that says itself what it eats; drop --clip")
         checkpoint = load(Options(a.model, weights=a.weights, spec=a.spec)).checkpoint

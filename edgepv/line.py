@@ -205,6 +205,9 @@ def load(options: Options) -> Source:
     return Source(spec, replace(found.checkpoint, spec=spec))
 
 
+NO_MODEL = (
+    "not a model as edgepv takes it: a built-in name, file.py:builder, package.module:builder or file.onnx"
+)
 EXPORT_IT = "Give the model that it was made of: an .onnx file, or file.py:builder with --weights"
 STATE = "Give the builder that makes the module, and these as its weights: file.py:builder --weights "
 OTHERS = {
@@ -240,7 +243,7 @@ OTHERS = {
 
 def _named(options: Options) -> Source:
     name = options.model
-    _refuse_other(name)
+    refuse_other(name)
     if name.lower().endswith(".onnx"):
         if not Path(name).exists():
             raise UsageError(f"{name} does not exist. MODEL may be an ONNX file")
@@ -255,26 +258,28 @@ def _named(options: Options) -> Source:
             spec,
             from_files(name, Path(options.weights), spec, trust_pickle=options.trust_pickle),
         )
+    try:
+        checkpoint = zoo_checkpoint(name)
+    except UsageError:
+        if Path(name).exists():
+            raise UsageError(f"{name} is {NO_MODEL}") from None
+        raise
     if options.weights or options.spec:
         raise UsageError(
             f"'{name}' is a built-in model with weights of its own; --weights and --spec go with "
             "file.py:builder or package.module:builder"
         )
-    checkpoint = zoo_checkpoint(name)
     return Source(checkpoint.spec, checkpoint)
 
 
-def _refuse_other(name: str) -> None:
+def refuse_other(name: str) -> None:
     """Raise UsageError for a file or a folder of another kind than a MODEL can be."""
     path = Path(name)
     cure = OTHERS.get(path.suffix.lower())
     if cure is None and (path / "saved_model.pb").exists():
         cure = "Convert it: python -m tf2onnx.convert --saved-model FILE --output model.onnx"
     if cure is not None:
-        raise UsageError(
-            f"{name} is not a model as edgepv takes it: a built-in name, file.py:builder, "
-            f"package.module:builder or file.onnx. {cure.replace('FILE', name)}"
-        )
+        raise UsageError(f"{name} is {NO_MODEL}. {cure.replace('FILE', name)}")
 
 
 def _spec(options: Options, name: str) -> ModelSpec:

@@ -325,6 +325,10 @@ def _refuse_unmakeable(options: Options, target: Target) -> None:
     known = getattr(importlib.import_module(target.builder.partition(":")[0]), "VARIANTS", ())
     if options.variant and known and options.variant.removesuffix(FLAT) not in known:
         raise UsageError(f"{target.name}: {unknown('variant', options.variant, known)}")
+    if options.variant and known and options.precision not in ("auto", options.variant.split("-")[1]):
+        raise UsageError(
+            f"--variant {options.variant} is none of --precision {options.precision}. Leave one out"
+        )
 
 
 def _refuse_huge(options: Options) -> None:

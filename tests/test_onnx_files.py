@@ -318,6 +318,15 @@ def test_a_file_of_another_kind_is_told_what_is_taken(
     assert cure in err
 
 
+def test_names_that_are_no_model_are_not_called_built_in(run: Run, tmp_path: Path) -> None:
+    code, _, err = run("export", tmp_path, "--spec", "spec.toml")
+    assert code == 2 and f"{tmp_path} is not a model as edgepv takes it" in err
+    code, _, err = run("export", "yolov8n", "--spec", "spec.toml")
+    assert code == 2 and "unknown model 'yolov8n'" in err
+    code, _, err = run("stream", "net.pt", "--clip", "4x32")
+    assert code == 2 and "net.pt is not a model as edgepv takes it" in err
+
+
 def test_other_onnx_mistakes_are_one_line(run: Run, tmp_path: Path) -> None:
     spec = described(tmp_path)
     (tmp_path / "d.onnx").mkdir()

@@ -128,6 +128,7 @@ def test_a_gate_that_fails_for_one_target_is_named_and_the_others_ship(
     ("options", "says"),
     [
         (["--target", "cpu,mobile", "--variant", "openvino-int8"], "mobile: unknown variant 'openvino-int8'"),
+        (["--variant", "openvino-int8", "--precision", "fp32"], "is none of --precision fp32. Leave one out"),
         (["--variant", "openvino-int9"], "cpu: unknown variant 'openvino-int9'"),
         (["--target", "cpu,jetson", "--precision", "bf16"], "jetson has no precision 'bf16'"),
         (["--target", "cpu,jetson", "--latency-ms", "9"], "--latency-ms: jetson is not timed on this host"),

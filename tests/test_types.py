@@ -76,7 +76,7 @@ def test_a_drop_is_written_with_the_digits_of_its_unit() -> None:
         ({"frames": "16"}, r"spec.frames: expected a int, got '16'"),
         ({"frames": True}, "expected a int, got True"),
         ({"labels": "ab"}, "expected a list"),
-        ({"colour": "pink"}, "unknown value 'pink'. Known: bgr, grey, rgb"),
+        ({"colour": "gray"}, "unknown value 'gray'. Known: bgr, grey, rgb"),
         ({"input": {"name": "x"}}, "spec.input: missing key 'shape'"),
         ({"mean": [0.1, None, 0.1]}, r"spec.mean\[1\]: expected a float"),
         ({"mean": [0.1, 10**400, 0.1]}, r"spec.mean\[1\]: expected a number of 64 bits"),
