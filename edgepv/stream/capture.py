@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import operator
+import traceback
 from dataclasses import dataclass
 from typing import Any
 
