@@ -333,8 +333,8 @@ def plain(state: State) -> tuple[State, tuple[str, ...]]:
     """(the same weights as a module without wrappers and parametrizations has them, what was done).
 
     Masks of torch.nn.utils.prune are multiplied in; weight_norm and spectral_norm, old and new, are computed
-    as their modules do in eval mode; what quantization-aware training observed is left out. Counters go
-    unsaid. Sources: torch.nn.utils.prune, weight_norm, spectral_norm and parametrizations.
+    as their modules do in eval mode, in float32; what quantization-aware training observed is left out.
+    Counters go unsaid. Sources: torch.nn.utils.prune, weight_norm, spectral_norm and parametrizations.
     """
     notes = []
     state = {".".join(p for p in k.split(".") if p not in WRAPPERS): v for k, v in state.items()}
@@ -382,7 +382,7 @@ def _weight_norm(state: State) -> tuple[State, int]:
         ):
             continue
         axes = [i for i in range(v.ndim) if not g.ndim or g.shape[i] == 1]
-        found[whole] = v * (g / v.float().norm(2, axes, keepdim=True)).to(v.dtype)
+        found[whole] = v.float() * (g.float() / v.float().norm(2, axes, keepdim=True))
         gone |= {name, twin}
     return {k: v for k, v in state.items() if k not in gone} | found, len(found)
 
@@ -416,4 +416,4 @@ def _divided(weight: Any, u: Any, v: Any) -> Any:
         matrix = weight.movedim(axis, 0).flatten(1) if weight.ndim > 1 else weight[:, None]
         if (matrix.shape[0], matrix.shape[1]) == (u.numel(), v.numel()):
             found.append(u.flatten().float() @ matrix.float() @ v.flatten().float())
-    return (weight.float() / max(found, key=abs)).to(weight.dtype) if found else None
+    return weight.float() / max(found, key=abs) if found else None

@@ -290,6 +290,18 @@ def test_norms_of_weights_are_computed_as_in_eval_mode(loader: Loader, kind: str
     assert f"{kind.split()[0]} of 1 layers computed" in said
 
 
+@pytest.mark.parametrize("kind", NORMS)
+def test_norms_of_half_precision_weights_are_computed_in_float32(loader: Loader, kind: str) -> None:
+    net = _tiny(loader).eval()
+    NORMS[kind](net.conv)
+    halves = {k: v.half() if v.is_floating_point() else v for k, v in net.state_dict().items()}
+    made, said = loader.loads(loader.torch_file(halves))
+    net.load_state_dict(halves)
+    net(torch.rand(1, 3, 4, 32, 32))
+    assert torch.allclose(made["conv.weight"], net.conv.weight.detach(), rtol=1e-5, atol=1e-7)
+    assert "float16, computed with in float32" in said
+
+
 def test_observers_of_quantization_aware_training_are_left_out(loader: Loader) -> None:
     state = {
         **loader.state,
