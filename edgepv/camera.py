@@ -272,7 +272,7 @@ class _Cameras:
         options, variant = self._options, ladder.lanes[-1].variant
         spec, rules = variant.spec, options.config.rules
         check_rules(rules, variant)
-        deadline = Deadline(options.deadline_ms or 1e3 / float(spec.fps), options.on_miss)
+        deadline = Deadline(options.deadline_ms or 1e3 / float(spec.fps))  # misses are counted in any case
         outputs: list[Output] = []
 
         def on_status(record: dict[str, Any]) -> None:
@@ -300,7 +300,17 @@ class _Cameras:
             "deadline_ms": deadline.limit_ms,
             "notes": self._notes,
         }
-        output = Output(name, spec, sinks, options.config, health, search=search, faults=faults, about=about)
+        output = Output(
+            name,
+            spec,
+            sinks,
+            options.config,
+            health,
+            search=search,
+            faults=faults,
+            about=about,
+            quiet_misses=options.on_miss == "drop",
+        )
         outputs.append(output)
         runner = DeadlineRunner(
             ladder,
