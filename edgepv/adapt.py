@@ -265,7 +265,7 @@ def _labels_of_folders(folder: Path, wanted: Sequence[str]) -> set[str]:
     for path in paths:
         names = [part for part in path.parts[:-1] if part.lower() not in SPLITS]
         if len(names) > 1 or (not names and len(path.parts) > 1):
-            what = " or ".join(f"'{part}'" for part in path.parts[:-1])
+            what = " or ".join(f"'{part}'" for part in dict.fromkeys(path.parts[:-1]))
             raise UsageError(
                 f"{folder / path}: its label might be {what}. Say which folders are labels: --labels A,B, or "
                 "list the clips in manifest.csv"

@@ -204,6 +204,7 @@ class _Cameras:
                     f"Write {CAMERA} where the camera's name belongs"
                 )
         self._refuse_strangers()
+        self._refuse_overwriting()
         ladders = {name: self._ladder(variants) for name in self._options.sources}
         profiles = {name: profile(ladder) for name, ladder in ladders.items()}
         top = self._admitted(variants, profiles)
@@ -230,6 +231,17 @@ class _Cameras:
                 )
             if only:
                 seen[only] = name
+
+    def _refuse_overwriting(self) -> None:
+        """Raise UsageError for a receiver that would write into what a camera reads."""
+        for url in self._options.emit:
+            kind, _, path = url.partition(":")
+            for name, source in self._options.sources.items() if kind in ("video", "jsonl") else ():
+                file, same = Path(path.replace(CAMERA, name)), False
+                with contextlib.suppress(OSError):  # nothing there, or a pipeline too long for a name
+                    same = file.samefile(device(source) or source)
+                if same:
+                    raise UsageError(f"{kind}:{file} is the source itself. Name another file")
 
     def _proven(self) -> Proven:
         """What was asked for, or the bundle's ladder, as far as it answers here as where it was proven."""
@@ -260,7 +272,7 @@ class _Cameras:
         options, variant = self._options, ladder.lanes[-1].variant
         spec, rules = variant.spec, options.config.rules
         check_rules(rules, variant)
-        deadline = Deadline(options.deadline_ms or 1e3 / float(spec.fps), options.on_miss)
+        deadline = Deadline(options.deadline_ms or 1e3 / float(spec.fps))  # misses are counted in any case
         outputs: list[Output] = []
 
         def on_status(record: dict[str, Any]) -> None:
@@ -288,7 +300,17 @@ class _Cameras:
             "deadline_ms": deadline.limit_ms,
             "notes": self._notes,
         }
-        output = Output(name, spec, sinks, options.config, health, search=search, faults=faults, about=about)
+        output = Output(
+            name,
+            spec,
+            sinks,
+            options.config,
+            health,
+            search=search,
+            faults=faults,
+            about=about,
+            quiet_misses=options.on_miss == "drop",
+        )
         outputs.append(output)
         runner = DeadlineRunner(
             ladder,

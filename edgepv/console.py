@@ -41,7 +41,8 @@ def tell(text: str = "", *, file: TextIO | None = None) -> None:
     before, _, after = text.partition(core) if core else (text, "", "")
     encoding = getattr(stream, "encoding", None) or "utf-8"
     shown = visible(core).encode(encoding, "backslashreplace").decode(encoding)
-    print(f"{before}{shown}{after}", file=stream, flush=stream is not sys.stdout)
+    # The end of the line goes with it: threads that tell at once would share one.
+    print(f"{before}{shown}{after}\n", end="", file=stream, flush=stream is not sys.stdout)
 
 
 class Console:

@@ -36,7 +36,8 @@ class Replayed:
     frames: that were due. missed: those without a fresh answer at their deadline, dropped ones included.
     right, instants: of the moments at which a frame came and the clip had been on long enough for an
     answer, how many the latest answer was right at (streaming accuracy; Li, Wang and Ramanan, ECCV 2020).
-    age_ms: at those moments, since the frame on which the latest answer rests came (p50, p95, p99).
+    age_ms: at those moments, since the frame on which the latest answer rests came (p50, p95, p99);
+    None where there was no such moment.
     latency_ms: from a frame to its reply (p50, p95, p99, largest). per_clip: (right, instants) of every
     clip, in order.
     """
@@ -49,7 +50,7 @@ class Replayed:
     dropped: int
     right: int
     instants: int
-    age_ms: tuple[float, float, float]
+    age_ms: tuple[float, float, float] | None
     latency_ms: tuple[float, float, float, float]
     switches_per_minute: float
     seconds: float
@@ -166,7 +167,7 @@ def replay(
         dropped=watcher.dropped,
         right=sum(r for r, _ in per_clip),
         instants=sum(n for _, n in per_clip),
-        age_ms=percentiles_ms(ages) if ages else (float("nan"),) * 3,
+        age_ms=percentiles_ms(ages) if ages else None,
         latency_ms=(*percentiles_ms(watcher.latency_s), 1e3 * max(watcher.latency_s)),
         switches_per_minute=60 * watcher.switched / seconds,
         seconds=seconds,

@@ -229,7 +229,7 @@ def replayed(rows: Sequence[Replayed]) -> None:
                 f"{r.accuracy:.1%} of {r.instants}" if r.instants else UNKNOWN,
                 f"{r.miss_rate:.1%} of {r.frames}",
                 str(r.dropped),
-                f"{r.age_ms[0]:.1f} / {r.age_ms[1]:.1f}",
+                f"{r.age_ms[0]:.1f} / {r.age_ms[1]:.1f}" if r.age_ms else UNKNOWN,
                 f"{r.latency_ms[0]:.1f} / {r.latency_ms[2]:.1f} / {r.latency_ms[3]:.1f}",
                 f"{r.switches_per_minute:.1f}",
             )

@@ -91,7 +91,7 @@ class Live:
             self._rate.reset()
             self._output.status("restarted", frame.why)
         self._watch_the_rate(frame.time_s)
-        is_due, missed = self._due.due(frame.time_s)
+        is_due, missed = self._due.due(frame.time_s, frame.lasts_s)
         if not is_due:
             return
         pixels = self._mask(frame.pixels) if self._mask else frame.pixels

@@ -53,6 +53,7 @@ class Output:
     away. An event ends when the camera is lost, and with the first answer about another scene. A sink that
     raises is counted in ``faults``; the others get the record all the same. search: finds zones for a
     classifier; needed if a rule of this camera has one. about: what the summary says of the run besides.
+    quiet_misses: stale replies are counted, and no receiver is told.
     """
 
     def __init__(
@@ -67,11 +68,12 @@ class Output:
         faults: Faults | None = None,
         clock: WallClock | None = None,
         about: Mapping[str, Any] | None = None,
+        quiet_misses: bool = False,
     ) -> None:
         self.camera, self._spec, self._sinks, self._health = camera, spec, tuple(sinks), health
         self.faults, self._clock, self._about = faults or Faults(), clock or WallClock(), dict(about or {})
         self._events = Events(config.rules, camera)
-        self._redact, self._search = config.redact, search
+        self._redact, self._search, self._quiet_misses = config.redact, search, quiet_misses
         self._lows: dict[str, float] = {}
         for rule in config.rules.of(camera):
             self._lows[rule.label] = min(rule.low, self._lows.get(rule.label, 1.0))
@@ -86,14 +88,17 @@ class Output:
         with self._lock:
             wall_s = self._now_s() - reply.latency_ms / 1e3
             self._count(reply)
-            told = self._answer(reply, index)
-            restored = picture_of(reply.answer, self._spec) if reply.answer else None
-            shown = self._redacted(frame if restored is None else restored) if frame is not None else None
-            for sink in self._sinks:
-                self.faults.call(_name(sink), sink.put, told, shown if sink.pixels else None)
-            if told["restarted"]:
+            if not (reply.stale and self._quiet_misses):
+                self._tell(self._answer(reply, index), reply, frame)
+            if reply.answer and reply.answer.restarted and not reply.stale:
                 self._end_events(wall_s, "another scene")
             self._judge(reply, wall_s)
+
+    def _tell(self, told: Record, reply: Reply, frame: np.ndarray | None) -> None:
+        restored = picture_of(reply.answer, self._spec) if reply.answer else None
+        shown = self._redacted(frame if restored is None else restored) if frame is not None else None
+        for sink in self._sinks:
+            self.faults.call(_name(sink), sink.put, told, shown if sink.pixels else None)
 
     def _judge(self, reply: Reply, wall_s: float) -> None:
         """Events that begin, change or end with this reply."""
@@ -219,7 +224,7 @@ class Output:
                 **dict.fromkeys(("variant", "engine", "threads", "deadline_ms", "notes")),
                 **self._about,
                 "frames_read": self.counts["frames_read"],
-                "frames_answered": self.counts["replies"],
+                "frames_answered": self.counts["fresh" if self._quiet_misses else "replies"],
                 "drops": stale.get("stale_dropped", 0),
                 "missed": sum(stale.values()),
                 **{"p50_ms": p50, "p95_ms": p95, "p99_ms": p99},

@@ -82,7 +82,7 @@ def play(
 
 
 def _status(camera: str, what: str, why: str) -> Event:
-    return {"type": "status", "camera": camera, "what": what, "why": why}
+    return {"type": "status", "version": RECORDS, "camera": camera, "what": what, "why": why}
 
 
 def late(variant: Variant, fps: Fraction) -> int:

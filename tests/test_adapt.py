@@ -375,6 +375,7 @@ def test_folders_that_might_be_labels_are_asked_for(tmp_path: Path) -> None:
     assert adapt.labels_of(tmp_path, ("wave", "still")) == ("still", "wave")
     (tmp_path / "train/wave/monday/1.mp4").rename(tmp_path / "train/wave/1.mp4")
     assert adapt.labels_of(tmp_path) == ("Still", "wave")
-    (tmp_path / "train" / "x.mp4").touch()
+    (tmp_path / "train/train").mkdir()
+    (tmp_path / "train/train/x.mp4").touch()
     with pytest.raises(UsageError, match="its label might be 'train'. Say which"):
         adapt.labels_of(tmp_path)

@@ -57,6 +57,18 @@ def test_a_stream_that_knows_few_letters_gets_escapes() -> None:
     assert stream.buffer.getvalue() == b"T\\xfcr \\ud800\n"
 
 
+def test_a_line_and_its_end_are_written_at_once_for_threads_that_tell_together() -> None:
+    written: list[str] = []
+
+    class Stream(io.StringIO):
+        def write(self, text: str) -> int:
+            written.append(text)
+            return super().write(text)
+
+    tell("one", file=Stream())
+    assert [text for text in written if text] == ["one\n"]
+
+
 def test_news_that_nobody_reads_is_no_error() -> None:
     run = "from edgepv.console import Console; Console().say('x'); print('went on')"
     read, write = os.pipe()

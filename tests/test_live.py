@@ -257,6 +257,20 @@ def test_bad_input_is_one_line(
     assert len(lines) == 1 and says in lines[0] and "Traceback" not in run.err, run.err
 
 
+@pytest.mark.parametrize("receiver", [("--video", "{}"), ("--emit", "video:{}"), ("--emit", "jsonl:{}")])
+def test_no_receiver_writes_over_what_a_camera_reads(
+    receiver: tuple[str, str], bundle: Path, a_clip: Path, tmp_path: Path, start: Start
+) -> None:
+    mine = tmp_path / "mine.mp4"
+    shutil.copy(a_clip, mine)
+    link = tmp_path / "link.mp4"
+    link.symlink_to(mine)
+    run = start(bundle, "--source", str(mine), "--live", receiver[0], receiver[1].format(link))
+    assert run.process.wait(60) == 2 and not run.records
+    assert re.fullmatch(r"edgepv: \w+:.*link.mp4 is the source itself. Name another file\n", run.err)
+    assert mine.read_bytes() == a_clip.read_bytes()
+
+
 def test_a_camera_that_is_not_there_leaves_nothing_half_written(
     bundle: Path, a_clip: Path, tmp_path: Path, start: Start
 ) -> None:

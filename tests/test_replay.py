@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -10,13 +11,14 @@ import numpy as np
 import pytest
 from simulated import FRAME, variant
 
+from edgepv import show
 from edgepv.clips import Clip, model_frames
 from edgepv.errors import UsageError
 from edgepv.replay import Shot, replay, shots
 from edgepv.runtimes.deadline import Ladder
 from edgepv.runtimes.null import NullEngine
 from edgepv.runtimes.session import Lane
-from edgepv.types import Deadline, Variant
+from edgepv.types import Deadline, Variant, encode
 
 
 def at_25_fps(name: str, looks_back: int = 1) -> Variant:
@@ -57,7 +59,16 @@ def test_the_ladder_falls_to_the_rung_that_is_in_time_and_a_fixed_rung_does_not(
 
 def test_the_age_of_an_answer_is_one_period_when_all_is_well() -> None:
     found = replay("one", ladder([0]), [1], [shot(0, 20)], Deadline(38))
-    assert 38 <= found.age_ms[0] <= 60  # frames come every 40 ms
+    assert found.age_ms and 38 <= found.age_ms[0] <= 60  # frames come every 40 ms
+
+
+def test_of_clips_shorter_than_the_model_needs_nothing_is_said_and_json_can_say_so(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = replay("one", ladder([0], looks_back=9), [1], [shot(0, 2)], Deadline(38))
+    assert found.instants == 0 and json.loads(json.dumps(encode(found), allow_nan=False))["age_ms"] is None
+    show.replayed([found])
+    assert "nan" not in capsys.readouterr().out
 
 
 def test_clips_without_a_label_are_refused(a_clip: object) -> None:

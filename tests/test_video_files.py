@@ -273,6 +273,7 @@ def test_a_run_over_a_jump_of_the_clock_begins_anew(make: Make, step_bundle: Pat
     play(bundle.read(step_bundle).variant(), step_bundle, twice, video=out, emit=told.append)
     place = next(i for i, record in enumerate(told) if record["type"] == "status")
     assert told[place]["what"] == "clock_jumped" and told[place + 1]["restarted"]
+    assert {record["version"] for record in told} == {1}
     assert told[-1]["time_s"] == pytest.approx(3.9, abs=0.11) and len(read_video(out).frames) in range(39, 42)
 
 

@@ -26,7 +26,7 @@ class Frame:
     pixels: (H, W, 3) uint8 BGR. time_s: when it was taken on the source's own clock; it only grows between
     two restarts. arrived_s: when this program had it, ``time.monotonic``. restarted: the first frame after
     the source (re)connected, jumped in time or changed its size, so nothing before it belongs to it; ``why``
-    says which.
+    says which. lasts_s: until the frame after it on the source's clock; None where nobody knows yet.
     """
 
     pixels: np.ndarray
@@ -34,6 +34,7 @@ class Frame:
     arrived_s: float
     restarted: bool = False
     why: str = ""
+    lasts_s: float | None = None
 
 
 class Source(Protocol):

@@ -35,7 +35,8 @@ def options(text: str, defaults: dict[str, str | None]) -> tuple[str, dict[str, 
     found = {key: value for key, value in values.items() if value}
     if len(found) < len(values):
         missing = min(set(values) - set(found))
-        raise UsageError(f"{text}: the option '{missing}' is missing. Write {rest}?{missing}=...")
+        joint = "&" if query else "?"
+        raise UsageError(f"{text}: the option '{missing}' is missing. Write {text}{joint}{missing}=...")
     return rest, found
 
 

@@ -6,11 +6,13 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
 from edgepv.errors import UsageError
 from edgepv.runtimes.sources import Frame, Source
+from edgepv.video import ROUNDED_S, STEADY_S
 
 MEASURED_S = 3.0
 LEARN = 0.2
@@ -42,6 +44,7 @@ class Pace:
         self._clock, self._sleep = clock, sleep or self._closed.wait
         self._ahead: Frame | None = None
         self._zero_s: float | None = None  # when time_s = 0 is
+        self._distance_s: float | None = None
         self.fps: Fraction | None = source.fps
         self.lost = 0
 
@@ -60,7 +63,13 @@ class Pace:
             self._sleep(wait_s)
         if self._closed.is_set():
             return None
-        return Frame(frame.pixels, frame.time_s, self._clock(), frame.restarted, frame.why)
+        return replace(frame, arrived_s=self._clock(), lasts_s=self._lasts(frame))
+
+    def _lasts(self, frame: Frame) -> float | None:
+        """Until the frame after it; for the last one, and before a jump, the distance before."""
+        if self._ahead and not self._ahead.restarted:
+            self._distance_s = self._ahead.time_s - frame.time_s
+        return self._distance_s
 
     def _due_s(self, frame: Frame, zero_s: float) -> float:
         return zero_s + frame.time_s / self._rate
@@ -84,7 +93,8 @@ class Due:
     Model tick k is at k / fps after the first frame, and is owed the newest frame of that time, as in a file
     (``clips.resample``). A frame is due unless every tick before the frame after it has been answered; a tick
     whose frame was lost is answered by the one that comes late. camera: the camera's rate, if known (else:
-    the model's); a time stamp may be off by just under half of its period without changing anything.
+    the model's); a time stamp may be off by just under half of its period without changing anything. Of a
+    file the frame after is known: where its stamps are not of that rate, they decide.
     """
 
     def __init__(self, fps: Fraction, camera: Fraction | None = None) -> None:
@@ -103,20 +113,35 @@ class Due:
             self._camera = Fraction(rate).limit_denominator(1000)
             self._ticks_per_frame = self._fps / self._camera
 
-    def due(self, time_s: float) -> tuple[bool, int]:
-        """Whether the frame of ``time_s`` is due, and how many ticks before it got none since the last."""
-        now_s = Fraction(time_s)
-        if self._start_s is None:
-            self._start_s = now_s
-        index = round((now_s - self._start_s) * self._camera)
-        first = math.ceil(index * self._ticks_per_frame)
-        last = math.ceil((index + 1) * self._ticks_per_frame) - 1
+    def due(self, time_s: float, lasts_s: float | None = None) -> tuple[bool, int]:
+        """Whether the frame of ``time_s`` is due, and how many ticks before it got none since the last.
+
+        lasts_s: until the frame after it, if known.
+        """
+        first, last = self._ticks(time_s, lasts_s)
         if last < self._tick:
             return False, 0
         answered = max(self._tick, min(first, last))
         missed = answered - self._tick
         self._tick = answered + 1
         return True, missed
+
+    def _ticks(self, time_s: float, lasts_s: float | None) -> tuple[int, int]:
+        """The first and the last tick while a frame is the newest; the last is before the first for none."""
+        now_s = Fraction(time_s)
+        if self._start_s is None:
+            self._start_s = now_s
+        passed_s = now_s - self._start_s
+        index = round(passed_s * self._camera)
+        if lasts_s is not None and not self._is_steady(passed_s - index / self._camera, lasts_s):
+            seen_s = round(passed_s, 6) - ROUNDED_S
+            until_s = round(passed_s + Fraction(lasts_s), 6) - ROUNDED_S
+            return math.ceil(seen_s * self._fps), math.ceil(until_s * self._fps) - 1
+        return math.ceil(index * self._ticks_per_frame), math.ceil((index + 1) * self._ticks_per_frame) - 1
+
+    def _is_steady(self, off_s: Fraction, lasts_s: float) -> bool:
+        """Whether the frame and the one after it are where the camera's rate has them."""
+        return abs(off_s) <= STEADY_S and abs(off_s + Fraction(lasts_s) - 1 / self._camera) <= STEADY_S
 
 
 class Rate:

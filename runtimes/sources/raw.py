@@ -62,7 +62,8 @@ def open_raw(text: str, on_status: OnStatus) -> Raw:
     Raises UsageError for a missing path, a size, rate or format that makes no sense.
     """
     wanted = {"size": None, "fps": None, "format": "bgr24", "live": "0"}
-    path, given = options(text.removeprefix("raw:"), wanted)
+    path, given = options(text, wanted)
+    path = path.removeprefix("raw:")
     size = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", given["size"])
     if size is None:
         raise UsageError(f"{text}: size={given['size']} is no size. Write size=640x480")

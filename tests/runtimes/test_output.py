@@ -63,6 +63,17 @@ def points(*rows: tuple[float, float, float]) -> Answer:
     return Answer(0, None, None, (), True, 1.0, 2.0, outputs={"tracks": np.array(rows, np.float32)})
 
 
+def test_a_miss_of_which_nothing_is_said_is_counted_all_the_same() -> None:
+    ear = Ear()
+    output = Output("cam1", SPEC, [ear], NO_RULES, Health("cam1"), quiet_misses=True)
+    output.reply(reply(0, 0.0, fight(0.9)))
+    output.reply(reply(1, 0.1, None))
+    output.close()
+    assert [r["number"] for r in ear.heard if r["type"] == "answer"] == [0]
+    summary = output.summary()
+    assert (summary["frames_answered"], summary["missed"], summary["drops"]) == (1, 1, 1)
+
+
 def test_the_summary_counts_the_records_that_no_receiver_got() -> None:
     read, write = os.pipe()
     os.close(read)

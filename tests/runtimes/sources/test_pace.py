@@ -6,7 +6,7 @@ import math
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -18,25 +18,26 @@ from hypothesis import strategies as st
 
 from edgepv.errors import UsageError
 from edgepv.runtimes.sources import Frame, open_source
-from edgepv.runtimes.sources.pace import Due, Pace
+from edgepv.runtimes.sources.pace import Due, Pace, Rate
 from edgepv.video import Ticks
+
+TEN = [i / 10 for i in range(10)]
 
 
 class Film:
-    """10 frames at 10 fps whose first pixel is their number, and a clock that only sleeping moves."""
+    """Frames of these times whose first pixel is their number, and a clock that only sleeping moves."""
 
     live = False
-    fps: Fraction | None = Fraction(10)
 
-    def __init__(self) -> None:
-        self.now_s = 50.0
-        self._number = -1
+    def __init__(self, times: Sequence[float] = TEN, fps: Fraction | None = Fraction(10)) -> None:
+        self.fps, self.now_s = fps, 50.0
+        self._times, self._number = times, -1
 
     def read(self) -> Frame | None:
         self._number += 1
-        if self._number == 10:
+        if self._number == len(self._times):
             return None
-        return Frame(np.full((2, 2, 3), self._number, np.uint8), self._number / 10, 0.0)
+        return Frame(np.full((2, 2, 3), self._number, np.uint8), self._times[self._number], 0.0)
 
     def close(self) -> None:
         pass
@@ -205,6 +206,32 @@ def test_a_lost_frame_is_made_up_for_by_the_next_and_a_gap_is_counted() -> None:
 def test_a_camera_of_unknown_rate_gives_one_frame_to_a_tick() -> None:
     due, missed = taken(Due(Fraction(10)), [i / 24 for i in range(240)])
     assert len(due) in (100, 101) and missed == 0
+
+
+DARK = [*(i / 30 for i in range(60)), *(2 + i / 5 for i in range(20))]
+DAWN = [*(i / 5 for i in range(10)), *(2 + i / 30 for i in range(60))]
+
+
+@pytest.mark.parametrize("said", [Fraction(30), Fraction(5), Fraction(80, 6), None])
+@pytest.mark.parametrize(
+    ("times", "taken"),
+    [(DARK, [*range(0, 60, 3), *range(60, 80)]), (DAWN, [*range(10), *range(10, 70, 3)])],
+    ids=["dark", "dawn"],
+)
+@pytest.mark.parametrize("rounded", [6, 3], ids=["mp4", "mkv"])
+def test_of_a_replayed_variable_rate_the_stamps_decide_whatever_the_header_says(
+    said: Fraction | None, times: list[float], taken: list[int], rounded: int
+) -> None:
+    film = Film([round(t, rounded) for t in times], said)
+    source = Pace(film, clock=lambda: film.now_s, sleep=film.pass_)
+    due, rate = Due(Fraction(10), said), Rate()
+    got: list[int] = []
+    while frame := source.read():
+        if measured := rate(frame.time_s):
+            due.learn(measured)
+        if due.due(frame.time_s, frame.lasts_s)[0]:
+            got.append(int(frame.pixels[0, 0, 0]))
+    assert got == taken
 
 
 def test_a_restart_begins_at_the_first_tick() -> None:
