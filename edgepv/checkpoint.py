@@ -549,9 +549,11 @@ def call_builder(name: str, spec: ModelSpec | None = None) -> Any:
     """What the builder "package.module:function" or "path/file.py:function" returns, or a module of that
     name.
 
-    spec: its frames' ``height``, ``width`` and ``size`` (the width), its ``frames``, the number of its labels
-    as ``num_classes``, and its ``particles`` are handed to a builder that has a parameter of that name. What
-    the builder prints goes to stderr. Raises UsageError if it cannot be imported or called, naming its line.
+    spec: its frames' ``height`` and ``width`` (both or none: alone, a width is often one of channels) and
+    ``size`` (the width), its ``frames``, the number of its labels as ``num_classes``, and its ``particles``
+    are handed to a builder that has a parameter of that name, whose default is a whole number, None or none.
+    What the builder prints goes to stderr. Raises UsageError if it cannot be imported or called, naming its
+    line.
     """
     with contextlib.redirect_stdout(sys.stderr), _beside(name.rpartition(":")[0]):
         function = find_function(name)
@@ -575,7 +577,11 @@ def call_builder(name: str, spec: ModelSpec | None = None) -> Any:
 def _arguments(name: str, function: Callable[..., Any], spec: ModelSpec | None) -> dict[str, Any]:
     """What a builder is told of the spec. Raises UsageError if it needs to be told more."""
     parameters = inspect.signature(function).parameters
-    given = {n: v for n, v in (_facts(spec) if spec else {}).items() if n in parameters and v is not None}
+    facts = _facts(spec) if spec else {}
+    if not {"height", "width"} <= parameters.keys():
+        facts = {n: v for n, v in facts.items() if n not in ("height", "width")}
+    told = [n for n, p in parameters.items() if p.default in (p.empty, None) or type(p.default) is int]
+    given = {n: v for n, v in facts.items() if n in told and v is not None}
     required = [
         p.name
         for p in parameters.values()

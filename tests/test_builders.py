@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 from edgepv.cache import imported  # noqa: E402
 from edgepv.checkpoint import call_builder  # noqa: E402
 from edgepv.errors import UsageError  # noqa: E402
+from edgepv.types import ModelSpec, TensorSpec  # noqa: E402
 
 Files = Callable[..., Path]
 BLOCKS = "from torch import nn\ndef make():\n    return nn.Linear({}, 1)\n"
@@ -161,3 +162,26 @@ def test_what_a_builder_imports_belongs_to_it(
     before = imported(root / "nets/net.py")
     files({"nets/blocks.py" if "lib" not in text else "lib/blocks.py": "x = 1\n"})
     assert imported(root / "nets/net.py") != before
+
+
+@pytest.mark.parametrize(
+    ("parameters", "told"),
+    [
+        ("size=32", {"size": 48}),
+        ("height=32, width=32", {"height": 24, "width": 48}),
+        ("width=0.25", {}),  # of channels, as nets of several widths have it
+        ("width=64", {}),
+        ("size='small', frames=None", {"frames": 4}),
+        ("*, num_classes, particles=8", {"num_classes": 2}),
+    ],
+)
+def test_a_builder_is_told_what_it_surely_asks_for(
+    files: Files, parameters: str, told: dict[str, int]
+) -> None:
+    body = "    told, net = dict(locals()), torch.nn.Identity()\n    net.told = told\n    return net\n"
+    text = f"import torch\ndef build({parameters}):\n{body}"
+    folder = files({"asks.py": text})
+    spec = ModelSpec("net", TensorSpec("clip", (1, 3, 4, 24, 48), "NCTHW"), ("a", "b"), frames=4)
+    heard = call_builder(f"{folder}/asks.py:build", spec).told
+    assert {name: heard[name] for name in told} == told
+    assert not {24, 48, 4, 2} & {v for name, v in heard.items() if name not in told}
