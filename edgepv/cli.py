@@ -535,7 +535,8 @@ def stream_command(a: argparse.Namespace) -> int:
     elif picture:
         tell(f"no picture: {account.model} was not converted", file=sys.stderr)
     if not a.json:
-        own = ["--weights", "w.safetensors", "--spec", "spec.toml"] if ":" in a.model else []
+        files = ("--weights", a.weights or "w.safetensors", "--spec", a.spec or "spec.toml")
+        own = files if ":" in a.model else ()
         say_next(shlex.join(["edgepv", "export", a.model, *own, "--target", "cpu"]))
     return 0
 

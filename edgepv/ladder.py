@@ -106,7 +106,12 @@ def _check_alike(parts: Sequence[Part]) -> None:
                 )
     names = [p.variant.name for p in parts]
     if len(set(names)) < len(names):
-        raise UsageError("two of the bundles hold the same variant of the same model at the same size")
+        twice = next(i for i, name in enumerate(names) if name in names[:i])
+        one, other = (parts[i].source.folder for i in (names.index(names[twice]), twice))
+        raise UsageError(
+            f"{one} and {other} both hold {names[twice]}. Leave one out, or give the models other names "
+            "in their specs"
+        )
     for i, part in enumerate(parts):
         twin = next((other for other in parts[:i] if _runs(other) == _runs(part)), None)
         if twin:

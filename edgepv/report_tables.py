@@ -119,7 +119,7 @@ def verdict(value: str | None) -> Cell:
 def metric(report: Report) -> str:
     """What the models of a report are judged by, in words."""
     known = [row.accuracy.metric for row in report.rows if row.accuracy]
-    return METRIC_NAMES[known[0]] if known else "top-1"
+    return METRIC_NAMES[known[0]] if known else "accuracy"
 
 
 def score(accuracy: Accuracy | None) -> Cell:

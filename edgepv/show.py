@@ -67,7 +67,7 @@ def exported(made: Sequence[Exported], not_made: Sequence[NotMade] = ()) -> None
 def _metric(made: Sequence[Exported]) -> str:
     """What the models are judged by, in words."""
     known = [row.accuracy.metric for one in made for row in one.report.rows if row.accuracy]
-    return METRIC_NAMES[known[0]] if known else METRIC_NAMES["top1"]
+    return METRIC_NAMES[known[0]] if known else "accuracy"
 
 
 def score(found: Accuracy) -> str:
