@@ -408,9 +408,10 @@ def ready(line: Line, model: Lowered, clips: Clips) -> Ready:
                 f"{model.source.onnx} is quantized already, so there is no {line.options.precision} of it. "
                 "Give the float model"
             )
-        return Ready(**vars(model), calibration=None, feeds=())
+        return Ready(**vars(model), calibration=None, feeds=(), grown=outgrown(line, model, clips))
     if model.source.onnx and (fused := _fused(model, line.options)):
-        return Ready(**vars(replace(model, notes=(*model.notes, fused))), calibration=None, feeds=())
+        model = replace(model, notes=(*model.notes, fused))
+        return Ready(**vars(model), calibration=None, feeds=(), grown=outgrown(line, model, clips))
     if clips.fits and line.options.precision in ("auto", "int8"):
         spec = model.base.spec
         calibration = calibration_set(clips.calibration, spec)

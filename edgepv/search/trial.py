@@ -213,7 +213,8 @@ class Trials:
         if self._inputs is None or self._inputs.base.sha256 != model.base.sha256:
             self._inputs = None  # free the old ones first, they are large
             self._inputs = ready(line, model, self.clips)
-        return Ready(**vars(model), calibration=self._inputs.calibration, feeds=self._inputs.feeds)
+        known = self._inputs
+        return Ready(**vars(model), calibration=known.calibration, feeds=known.feeds, grown=known.grown)
 
     def lost(self, before: np.ndarray, after: np.ndarray, clips: Sequence[Clip]) -> PairedDrop:
         """What margins ``after`` lose against ``before`` on these clips, over their groups."""
