@@ -25,6 +25,7 @@ from edgepv.types import Counted, PairedDrop, Verdict
 DENSITY_WIDTH = 1.33  # of Silverman's rule: a kernel of fourth order takes a wider one than his Gaussian
 CHANGE_WIDTH = 2.5  # of Silverman's rule: the change of a margin varies slowly with the margin
 LARGE = 1.25  # of the width: beyond it the second order does not reach (about 8 dB of SQNR)
+LEAST = 8  # clips: fewer tell no density
 FEWEST = 1.0  # margins that count at the border: below, the density there is a guess
 
 
@@ -70,8 +71,8 @@ def expected_loss(before: np.ndarray, after: np.ndarray, groups: Sequence[str] |
     n, count = len(m), group_count(groups)
     which = np.arange(n) if count is None or groups is None else np.unique(groups, return_inverse=True)[1]
     width = _silverman(m)
-    if width == 0 or n < 4:
-        return ExpectedLoss(math.nan, -math.inf, math.inf, "too few different margins")
+    if width == 0 or n < LEAST:
+        return ExpectedLoss(math.nan, -math.inf, math.inf, "too few clips, or all alike")
     kernel = np.exp(-0.5 * (m / (DENSITY_WIDTH * width)) ** 2)
     kernel /= math.sqrt(2 * math.pi) * DENSITY_WIDTH * width
     fourth = kernel * (1.5 - 0.5 * (m / (DENSITY_WIDTH * width)) ** 2)
