@@ -42,7 +42,7 @@ CLIPS = {24: 6, 52: 8, 146: 16, 400: 20}
 """Clips -> groups they come in, where they do."""
 LOSSES = (0.0, 0.5, 1.0, 2.0)  # points
 NOISE_DB = (10, 15, 20, 25, 40)
-REPEATS = 1000
+REPEATS = 500
 TRUTH = 1_000_000  # clips that tell a law's true loss
 WITHIN = math.sqrt(0.5)
 """What clips of a group share: half of the variance of logits and of changes."""
