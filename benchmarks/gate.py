@@ -42,7 +42,7 @@ CLIPS = {24: 6, 52: 8, 146: 16, 400: 20}
 """Clips -> groups they come in, where they do."""
 LOSSES = (0.0, 0.5, 1.0, 2.0)  # points
 NOISE_DB = (10, 15, 20, 25, 40)
-REPEATS = 1000
+REPEATS = 300
 TRUTH = 1_000_000  # clips that tell a law's true loss
 WITHIN = math.sqrt(0.5)
 """What clips of a group share: half of the variance of logits and of changes."""
@@ -112,7 +112,7 @@ def lost(law: Law, db: float, bias: float) -> float:
 def bias_for(law: Law, db: float, points: float) -> float:
     """The bias at which a law loses ``points``."""
     low, high = -1.0, 1.5
-    for _ in range(16):
+    for _ in range(12):
         middle = (low + high) / 2
         low, high = (middle, high) if lost(law, db, middle) < points else (low, middle)
     return (low + high) / 2
