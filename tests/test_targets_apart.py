@@ -82,7 +82,7 @@ def test_a_killed_converter_costs_its_own_target_only(
         assert found[target]["digest"] == read(tmp_path / "b" / target).digest
         check(read(tmp_path / "b" / target))
     code, _, err = run(*arguments[:-1], tmp_path / "alone", "--target", "mobile")
-    assert code == 2 and "mobile: nothing could be made (litert-fp32). convert failed" in err
+    assert code == 2 and "mobile: nothing could be made (litert-fp32). litert-torch failed" in err
     assert not (tmp_path / "alone").exists()
 
 
