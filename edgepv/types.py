@@ -308,6 +308,11 @@ class Audit:
         return tuple(c.node for c in both if c.planned == "int8" and c.executed not in ("int8", None))
 
 
+def _signed(value: float, digits: int, sign: str) -> str:
+    """A number so rounded; nothing has no sign of a loss."""
+    return f"{round(value, digits) + 0.0:{sign}.{digits}f}"
+
+
 @dataclass(frozen=True)
 class Counted:
     """Points lost by counting clips, with the 95 % interval of that."""
@@ -352,7 +357,7 @@ class PairedDrop:
         sign: "+" writes it before what is not negative too.
         """
         digits = 1 if self.unit == "points" and self.counted is None else 2
-        loss, low, high = (f"{value:{sign}.{digits}f}" for value in (self.points, self.low, self.high))
+        loss, low, high = (_signed(value, digits, sign) for value in (self.points, self.low, self.high))
         return loss, low, high
 
     def interval(self, sign: Literal["+", ""] = "") -> str:
@@ -364,7 +369,7 @@ class PairedDrop:
         """ "+0.7 (-2.6 to +4.1)" by counting clips, where the points were expected from margins."""
         if self.counted is None:
             return None
-        points, low, high = (f"{value:{sign}.1f}" for value in vars(self.counted).values())
+        points, low, high = (_signed(value, 1, sign) for value in vars(self.counted).values())
         return f"{points} ({low} to {high})"
 
 

@@ -251,6 +251,7 @@ WRITTEN: dict[str, tuple[str, Callable[[ModuleType], Callable[[Any], str]]]] = {
     "benchmarks/live.md": ("live", lambda module: module.markdown),
     "benchmarks/stream.md": ("stream", lambda module: module.table),
     "benchmarks/sums.md": ("sums", lambda module: module.page),
+    "benchmarks/gate.md": ("gate", lambda module: module.page),
 }
 
 
