@@ -145,9 +145,7 @@ def shrunk(frame: np.ndarray, spec: ModelSpec, most: int) -> np.ndarray:
     height, width = spec.input.shape[-2:]
     if frame.shape[0] * frame.shape[1] <= most * height * width:
         return frame
-    cv2 = need("cv2", extra="cpu")
-    small: np.ndarray = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
-    return small
+    return at_model_size(frame, spec)
 
 
 def within(frame: np.ndarray, side: int) -> np.ndarray:

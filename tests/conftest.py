@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import CLIPS, SPEC, TINY, Tiny
+from support import CLIPS, SPEC, TINY, Run, Tiny
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 pytest_plugins = ["live_fixtures"]
@@ -20,6 +20,20 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Tests neither read nor fill the user's cache."""
     os.environ["EDGEPV_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     yield
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """The command line in this process: (exit code, stdout, stderr) of its arguments."""
+
+    def call(*argv: object) -> tuple[int, str, str]:
+        from edgepv.cli import main
+
+        code = main([str(a) for a in argv])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
 
 
 def _tiny(folder: Path, function: str, shape: list[int], layout: str, name: str) -> Tiny:

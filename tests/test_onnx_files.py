@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,13 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 from onnx_models import CLIP, FRAME, SIDE, answers, described, net, written
-from support import drifts
+from support import Run, drifts
 
 import edgepv
 from edgepv import bundle, measure
-from edgepv.cli import main
 from edgepv.clips import preprocess
 from edgepv.types import Report, decode
 from edgepv.video import read_video
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(autouse=True)
@@ -30,16 +27,6 @@ def short_timing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Speeds are not looked at here."""
     monkeypatch.setattr(measure, "BUDGET_S", 0.0)
     monkeypatch.setattr(measure, "MIN_CALLS", 3)
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*argv: object) -> tuple[int, str, str]:
-        code = main([str(a) for a in argv])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture(scope="module")

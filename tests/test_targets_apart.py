@@ -6,20 +6,17 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import TINY, Tiny, drifts
+from support import TINY, Run, Tiny, drifts
 
 from edgepv import judge, measure
 from edgepv.bundle import check, read
-from edgepv.cli import main
 from edgepv.errors import AccuracyGateError
 from edgepv.export import for_cpu
-
-Run = Callable[..., tuple[int, str, str]]
 
 KILLED = """
 import os, signal, sys
@@ -49,16 +46,6 @@ def short_timing(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return drifts(tmp_path_factory.mktemp("drifts"), ("fight", "no_fight"))
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*argv: object) -> tuple[int, str, str]:
-        code = main([str(a) for a in argv])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 def killed(tiny: Tiny, folder: Path, clips: Path, who: str, name: str) -> list[str]:

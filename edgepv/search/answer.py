@@ -109,7 +109,7 @@ def exports(result: Result, question: Question) -> tuple[str, ...]:
 def lost(drop: PairedDrop) -> str:
     """Points lost, with the interval and what would settle it."""
     many = counted(drop.n, drop.groups, "clips")
-    text = f"{drop.points:.1f} points ({drop.interval()}, {many}): {drop.verdict}"
+    text = f"{drop.figures()[0]} points ({drop.interval()}, {many}): {drop.verdict}"
     needed = f"; about {drop.clips_needed} such clips would settle it" if drop.clips_needed else ""
     return text + needed
 
@@ -126,7 +126,7 @@ def rows(result: Result) -> list[list[str]]:
         faster = result.reference.p50_ms / final.latency.p50_ms
         name = found.candidate.name + (" (winner)" if final == result.winner else "")
         cells = [name, _times(final.latency), f"x{faster:.2f}", f"{100 * found.top1:.1f} %"]
-        drop = f"{found.drop.points:.1f} ({found.drop.interval()})"
+        drop = f"{found.drop.figures()[0]} ({found.drop.interval()})"
         table.append([*cells, drop, final.lever])
     return table
 

@@ -173,7 +173,7 @@ def _winner(finals: Sequence[Final], study: Study) -> Final:
         drop = near.found.drop
         raise AccuracyGateError(
             f"no candidate within {limit:g} ms keeps {most:g} points; the nearest is "
-            f"{near.found.candidate.name}: it loses {drop.points:.1f} ({drop.interval()}, "
+            f"{near.found.candidate.name}: it loses {drop.figures()[0]} ({drop.interval()}, "
             f"{drop.n} clips). Allow more time, more points, or a longer --budget"
         )
     return good[0]

@@ -286,7 +286,7 @@ def outcome(trial: Any) -> str:
         return f"skipped, {attrs['skipped']}"
     if trial.values:
         drop = decode(PairedDrop, attrs["found"]["drop"])
-        lost = f"drop {drop.points:.1f} points ({drop.interval()})"
+        lost = f"drop {drop.figures()[0]} points ({drop.interval()})"
         return f"{trial.values[0]:.2f} ms, {lost}"
     return f"not measured: {attrs.get('why', 'interrupted')}"
 

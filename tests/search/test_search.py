@@ -91,8 +91,10 @@ def test_a_stream_that_loses_too_much_in_float_is_left_out(
         return np.full(len(judged), 1.0 if variant.stream is None else -1.0)  # wrong about every clip
 
     monkeypatch.setattr(Trials, "margins", answers)
-    assert Trials(question, Console()).space.forms == ("clip", "flat")
-    assert "not searched as a stream: that loses 100 points of" in capsys.readouterr().err
+    trials = Trials(question, Console())
+    assert trials.space.forms == ("clip", "flat")
+    said = f"not searched as a stream: that loses 100 points of {len(trials.search)} clips"
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
