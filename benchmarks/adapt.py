@@ -19,9 +19,9 @@ from typing import Any, get_args
 import torch
 
 from edgepv.adapt import How, Job, finetune
-from edgepv.console import Console
-from edgepv.files import read_json, write_json
-from edgepv.measure import device_facts
+from edgepv.base.console import Console
+from edgepv.base.files import read_json, write_json
+from edgepv.base.machine import device_facts
 from edgepv.types import encode
 from edgepv.zoo import TASKS
 

@@ -20,7 +20,7 @@ from typing import Any
 from measured_at import now
 
 from edgepv import bundle
-from edgepv.files import write_json
+from edgepv.base.files import write_json
 
 HERE = Path(__file__).resolve().parent
 OUT = HERE / "arm64.json"

@@ -21,9 +21,9 @@ from typing import Any
 import measured_at
 import numpy as np
 
+from edgepv.base.files import write_json
+from edgepv.base.optional import need
 from edgepv.clips import Clip, model_frames
-from edgepv.files import write_json
-from edgepv.optional import need
 
 OUT = Path(__file__).resolve().with_suffix(".json")
 VIDEOS = {"720p 30 s": (1280, 720, 30), "1080p 60 s": (1920, 1080, 60)}
@@ -52,7 +52,7 @@ def _shown(path: Path) -> object:
 
 def _finetune(path: Path) -> object:
     from edgepv import adapt
-    from edgepv.console import Console
+    from edgepv.base.console import Console
 
     return adapt.shots([_clip(path)], _spec(), Console(quiet=True))
 

@@ -24,12 +24,13 @@ from typing import Any
 import numpy as np
 from measured_at import machine, now, told
 
+from edgepv.base.console import Console
+from edgepv.base.files import read_json, write_json, write_text
+from edgepv.base.machine import device_facts
 from edgepv.checkpoint import build
-from edgepv.console import Console
 from edgepv.errors import EdgepvError
-from edgepv.files import read_json, write_json, write_text
 from edgepv.line import Options
-from edgepv.measure import device_facts, interleaved, noise_feeds
+from edgepv.measure import interleaved, noise_feeds
 from edgepv.runtimes.eager import EagerEngine
 from edgepv.runtimes.engine import open_engine
 from edgepv.search.answer import search

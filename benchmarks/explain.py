@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 
+from edgepv.base.console import Console
+from edgepv.base.files import write_json
+from edgepv.base.machine import device_facts
 from edgepv.clips import find_clips, model_frames
-from edgepv.console import Console
 from edgepv.explain import LONGEST, Deletion, Explanation, explain
-from edgepv.files import write_json
 from edgepv.line import Clips, Line, Options, load, lowered
-from edgepv.measure import device_facts
 from edgepv.replay import drawn
 from edgepv.runtimes.engine import open_engine
 from edgepv.runtimes.player import Player

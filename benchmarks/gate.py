@@ -22,12 +22,12 @@ import numpy as np
 from measured_at import machine, now, told
 
 from edgepv import judge
+from edgepv.base.console import Console
+from edgepv.base.files import read_json, write_json, write_text
+from edgepv.base.machine import device_facts
 from edgepv.bundle import on_this_host
-from edgepv.console import Console
-from edgepv.files import read_json, write_json, write_text
 from edgepv.line import Line, Options, gather, load, lowered, ready, run_builder
 from edgepv.margins import expected_loss, margin_drop, margins
-from edgepv.measure import device_facts
 from edgepv.quality import figures, groups_of, shown
 from edgepv.runtimes import Engine, open_engine
 from edgepv.stats import counted, paired_drop

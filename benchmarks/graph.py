@@ -27,13 +27,14 @@ import torch
 from safetensors.torch import load_file
 
 from edgepv import zoo
+from edgepv.base.files import read_json, write_json
+from edgepv.base.machine import device_facts
 from edgepv.calibration import calibration_set, rolled_feeds
 from edgepv.checkpoint import build
 from edgepv.clips import Clip
 from edgepv.export.cost import gflops_per_frame
 from edgepv.export.to_onnx import lower
-from edgepv.files import read_json, write_json
-from edgepv.measure import device_facts, interleaved, noise_feeds
+from edgepv.measure import interleaved, noise_feeds
 from edgepv.quantize.int8_onnx import Step
 from edgepv.runtimes import open_engine
 from edgepv.stats import paired_drop, sqnr_db, wilson

@@ -22,12 +22,12 @@ import numpy as np
 from measured_at import machine, now
 
 from edgepv import bundle, pipeline, show
+from edgepv.base.console import Console
+from edgepv.base.files import read_json, whole_file, write_json, write_text
+from edgepv.base.machine import device_facts
 from edgepv.clips import clean_frames, degraded
-from edgepv.console import Console
 from edgepv.errors import EdgepvError
-from edgepv.files import read_json, whole_file, write_json, write_text
 from edgepv.line import Options
-from edgepv.measure import device_facts
 from edgepv.runtimes.play import play
 from edgepv.runtimes.said import picture_of
 from edgepv.runtimes.session import open_session

@@ -34,10 +34,10 @@ import numpy as np
 import torch
 
 from edgepv import degrade
+from edgepv.base.files import read_json, write_json
 from edgepv.checkpoint import read_weights
 from edgepv.clips import clean_frames, degraded, find_clips
 from edgepv.export.to_onnx import lower
-from edgepv.files import read_json, write_json
 from edgepv.quality import MOST_FRAMES, psnr_db
 from edgepv.quantize import int8_onnx, int8_openvino
 from edgepv.runtimes import open_engine

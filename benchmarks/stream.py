@@ -21,16 +21,17 @@ import numpy as np
 import torch
 
 from edgepv import zoo
+from edgepv.base.files import read_json, write_json, write_text
+from edgepv.base.machine import device_facts, versions
+from edgepv.base.quiet import hush
 from edgepv.calibration import filling
-from edgepv.checkpoint import build, save, versions
+from edgepv.checkpoint import build, save
 from edgepv.clips import find_clips, model_frames
-from edgepv.console import hush
 from edgepv.errors import EdgepvError
 from edgepv.export.audit import audit
 from edgepv.export.to_onnx import float_variant, lower, tensor_names
 from edgepv.export.to_tflite import to_tflite
-from edgepv.files import read_json, write_json, write_text
-from edgepv.measure import device_facts, interleaved
+from edgepv.measure import interleaved
 from edgepv.quantize import int8_litert, int8_onnx
 from edgepv.runtimes.eager import EagerEngine
 from edgepv.runtimes.engine import Engine, open_engine

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from edgepv import bundle, zoo
-from edgepv.files import read_json, write_json
+from edgepv.base.files import read_json, write_json
 from edgepv.measure import clip_answers, scores
 from edgepv.runtimes.engine import open_engine
 from edgepv.stats import paired_drop

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from edgepv import bundle
-from edgepv.files import write_json
-from edgepv.measure import device_facts
+from edgepv.base.files import write_json
+from edgepv.base.machine import device_facts
 from edgepv.runtimes.ort import OrtEngine
 from edgepv.runtimes.ort import open as open_ort
 from edgepv.stats import percentiles_ms

@@ -21,11 +21,11 @@ import numpy as np
 from measured_at import now, told
 
 from edgepv import judge
-from edgepv.console import Console
-from edgepv.files import read_json, write_json, write_text
+from edgepv.base.console import Console
+from edgepv.base.files import read_json, write_json, write_text
+from edgepv.base.machine import device_facts
+from edgepv.base.optional import need
 from edgepv.line import Line, Options, gather, load, lowered, ready
-from edgepv.measure import device_facts
-from edgepv.optional import need
 from edgepv.quality import Shown, figures, shown
 from edgepv.quantize import int8_onnx, int8_openvino
 from edgepv.runtimes import Engine, open_engine, ort

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from edgepv.files import sha256, whole_file, write_json
+from edgepv.base.files import sha256, whole_file, write_json
 from edgepv.stats import accuracy
 from edgepv.types import ModelSpec, TensorSpec, encode
 from edgepv.zoo import TASKS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgepv.optional import send_nothing
+from edgepv.base.optional import send_nothing
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -20,6 +20,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from edgepv.base.console import Console
+from edgepv.base.files import read_json, refuse_out, whole_folder, write_json, write_text
+from edgepv.base.optional import need
 from edgepv.checkpoint import as_toml, build, check_spec, load_notes, put, save
 from edgepv.clips import (
     SPLITS,
@@ -36,12 +39,9 @@ from edgepv.clips import (
     unlabelled_told,
     videos_below,
 )
-from edgepv.console import Console
 from edgepv.errors import UsageError
 from edgepv.export.probes import probe
-from edgepv.files import read_json, refuse_out, whole_folder, write_json, write_text
 from edgepv.line import Options, load
-from edgepv.optional import need
 from edgepv.quantize.finetune import as_logits, views
 from edgepv.stats import accuracy, counted
 from edgepv.types import Accuracy, Checkpoint, ModelSpec, decode, encode

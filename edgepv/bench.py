@@ -10,9 +10,9 @@ from fractions import Fraction
 from pathlib import Path
 
 from edgepv import measure, replay
+from edgepv.base.console import Console
 from edgepv.bundle import Bundle, on_this_host
 from edgepv.clips import Clip, split_clips, survey, unheld_told, unlabelled_told
-from edgepv.console import Console
 from edgepv.errors import TargetUnavailableError, UsageError
 from edgepv.replay import Replayed
 from edgepv.runtimes.deadline import open_ladder, profile

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgepv import bundle, signing, update
+from edgepv.base.console import Console
+from edgepv.base.files import check_part, inside
 from edgepv.bundle import Bundle
-from edgepv.console import Console
 from edgepv.errors import EdgepvError, UsageError, unknown
-from edgepv.files import check_part, inside
 from edgepv.proof import Proven, proven
 from edgepv.runtimes.deadline import DeadlineRunner, Ladder, Reply, open_ladder, profile
 from edgepv.runtimes.deadline.admission import Demand, admit

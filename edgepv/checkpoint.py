@@ -27,11 +27,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from edgepv.cache import cached
+from edgepv.base.cache import cached
+from edgepv.base.files import MOST_LETTERS, check_part, read_toml, sha256, whole_file
+from edgepv.base.machine import versions
+from edgepv.base.optional import need
 from edgepv.errors import EdgepvError, UsageError
-from edgepv.files import MOST_LETTERS, check_part, read_toml, sha256, whole_file
 from edgepv.naming import fitted
-from edgepv.optional import need
 from edgepv.types import METRICS, Checkpoint, ModelSpec, StepRecord, StreamSpec, decode, encode
 from edgepv.weights import Found, addressed, first_line, read
 
@@ -527,19 +528,6 @@ def record(
 ) -> StepRecord:
     """A StepRecord with the versions of edgepv and of the named distributions."""
     return StepRecord(name, options, inputs, outputs, versions(("edgepv", *tools)))
-
-
-def versions(distributions: tuple[str, ...]) -> dict[str, str]:
-    """Installed version of each distribution; those that are absent are left out."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {}
-    for name in distributions:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 _CALLED_WITH = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)

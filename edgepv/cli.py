@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from edgepv import __version__, cli_import, cli_live, cli_models, cli_search
-from edgepv.console import nobody_reads, own_model, say_next, seed, tell, timeout, visible
+from edgepv.base.console import own_model, say_next, seed, tell, timeout, visible
+from edgepv.base.quiet import nobody_reads
 from edgepv.errors import EdgepvError, UsageError, told
 
 EXIT_CODES = """exit codes:
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = parser().parse_args(argv)
         for value in vars(arguments).values():
             _refuse_odd_text(value)
-        from edgepv.files import scratch
+        from edgepv.base.files import scratch
 
         _fonts_in_the_cache()
         with scratch(), _no_silent_end(), warnings.catch_warnings():
@@ -111,7 +112,7 @@ def _refuse_odd_text(value: Any) -> None:
 
 def _fonts_in_the_cache() -> None:
     """Have matplotlib keep its list of fonts in edgepv's cache, not in a folder below the user's home."""
-    from edgepv.cache import root
+    from edgepv.base.cache import root
 
     with contextlib.suppress(RuntimeError):  # this user has no home and named no cache
         os.environ.setdefault("MPLCONFIGDIR", str(root() / "matplotlib"))
@@ -389,7 +390,7 @@ def _inspect(commands: Any) -> None:
 
 def export_command(a: argparse.Namespace) -> int:
     """edgepv export"""
-    from edgepv.console import Console
+    from edgepv.base.console import Console
 
     options = export_options(a)
     if a.dry_run:
@@ -432,7 +433,7 @@ def _shares(text: str) -> list[float]:
 
 def export_options(a: argparse.Namespace) -> Any:
     """Options from --config and the command line; the command line wins."""
-    from edgepv.files import read_toml
+    from edgepv.base.files import read_toml
     from edgepv.line import Options
     from edgepv.types import decode
 
@@ -484,7 +485,7 @@ def export_options(a: argparse.Namespace) -> Any:
 def sensitivity_command(a: argparse.Namespace) -> int:
     """edgepv sensitivity"""
     from edgepv import pipeline, show
-    from edgepv.console import Console
+    from edgepv.base.console import Console
     from edgepv.line import Options
     from edgepv.stream.explain import check_picture
     from edgepv.types import encode
@@ -625,9 +626,9 @@ def _gflops(module: Any, spec: Any) -> float:
 def report_command(a: argparse.Namespace) -> int:
     """edgepv report"""
     from edgepv import report
+    from edgepv.base.files import write_text
+    from edgepv.base.isolated import within
     from edgepv.bundle import MANIFEST
-    from edgepv.files import write_text
-    from edgepv.isolated import within
 
     page = Path(a.html)
     places = {
@@ -656,8 +657,8 @@ def report_command(a: argparse.Namespace) -> int:
 def verify_command(a: argparse.Namespace) -> int:
     """edgepv verify"""
     from edgepv import golden, signing
+    from edgepv.base.isolated import within
     from edgepv.bundle import check
-    from edgepv.isolated import within
 
     key = Path(a.key) if a.key else None
     with within(a.timeout, a.bundle) as left, signing.opened(Path(a.bundle), key) as bundle:

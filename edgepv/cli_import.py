@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from edgepv.console import say_next, tell
+from edgepv.base.console import say_next, tell
 
 
 def add_import(commands: Any) -> None:

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edgepv.console import nobody_reads, say_next, seed, tell, timeout
+from edgepv.base.console import say_next, seed, tell, timeout
+from edgepv.base.quiet import nobody_reads
 from edgepv.errors import UsageError
 
 MOST_THREADS = 256
@@ -203,7 +204,7 @@ def _lines(*, on: bool) -> Callable[[dict[str, Any]], None]:
 def _on_cameras(a: argparse.Namespace, sources: dict[str, str]) -> int:
     """Until Ctrl-C, SIGTERM, or the end of what is replayed: all three are a good end."""
     from edgepv import camera
-    from edgepv.console import Console
+    from edgepv.base.console import Console
     from edgepv.runtimes.events import read_rules
     from edgepv.runtimes.faults import error_of
 
@@ -283,8 +284,8 @@ def add_bench(commands: Any) -> None:
 def bench_command(a: argparse.Namespace) -> int:
     """edgepv bench"""
     from edgepv import bench, show
+    from edgepv.base.console import Console
     from edgepv.bundle import check, opened
-    from edgepv.console import Console
     from edgepv.types import encode
 
     _refuse_threads(a.threads)
@@ -324,9 +325,9 @@ def add_ladder(commands: Any) -> None:
 def ladder_command(a: argparse.Namespace) -> int:
     """edgepv ladder"""
     from edgepv import ladder, show
+    from edgepv.base.console import Console
+    from edgepv.base.files import refuse_out
     from edgepv.bundle import is_bundle
-    from edgepv.console import Console
-    from edgepv.files import refuse_out
 
     out = Path(a.out)
     refuse_out(out)

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from edgepv.console import own_model, say_next, seed, tell
+from edgepv.base.console import own_model, say_next, seed, tell
 from edgepv.errors import UsageError
 
 
@@ -58,7 +58,7 @@ def add_finetune(commands: Any) -> None:
 def finetune_command(a: argparse.Namespace) -> int:
     """edgepv finetune"""
     from edgepv import adapt, show
-    from edgepv.console import Console
+    from edgepv.base.console import Console
     from edgepv.types import encode
 
     if a.adapter and a.head_only:
@@ -118,7 +118,7 @@ def add_explain(commands: Any) -> None:
 def explain_command(a: argparse.Namespace) -> int:
     """edgepv explain"""
     from edgepv import explain, show
-    from edgepv.console import Console
+    from edgepv.base.console import Console
     from edgepv.types import encode
 
     made = explain.explain_clip(

@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgepv.console import own_model, say_next, seed, tell
+from edgepv.base.console import own_model, say_next, seed, tell
+from edgepv.base.files import refuse_out
 from edgepv.errors import UsageError
-from edgepv.files import refuse_out
 
 
 def add_search(commands: Any) -> None:
@@ -89,7 +89,7 @@ def add_widths(commands: Any) -> None:
 
 def search_command(a: argparse.Namespace) -> int:
     """edgepv search"""
-    from edgepv.console import Console
+    from edgepv.base.console import Console
     from edgepv.search import answer
 
     console = Console(quiet=a.json)
@@ -164,7 +164,7 @@ def _show(result: Any, out: Path) -> None:
 def widths_command(a: argparse.Namespace) -> int:
     """edgepv widths"""
     from edgepv import show
-    from edgepv.console import Console
+    from edgepv.base.console import Console
     from edgepv.search import widths
     from edgepv.stream.explain import check_picture
     from edgepv.types import encode

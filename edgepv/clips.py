@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from edgepv.base.optional import need
 from edgepv.degrade import SIGMA, noisy, rounded, smaller
 from edgepv.errors import UsageError, unknown
-from edgepv.optional import need
 from edgepv.types import ModelSpec
 from edgepv.video import SUFFIXES, open_video, taken
 

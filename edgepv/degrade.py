@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from edgepv.base.optional import need
 from edgepv.errors import UsageError
-from edgepv.optional import need
 
 SIGMA = 25 / 255
 """Standard deviation of the noise that the denoisers of the zoo are trained for, on [0, 1]."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from edgepv.console import tell
+from edgepv.base.console import tell
+from edgepv.base.machine import device_facts
+from edgepv.base.optional import litert_interpreter, present
 from edgepv.errors import TargetUnavailableError
-from edgepv.measure import device_facts
-from edgepv.optional import litert_interpreter, present
 from edgepv.targets import targets
 from edgepv.types import encode
 

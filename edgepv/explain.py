@@ -20,12 +20,12 @@ from typing import Any
 
 import numpy as np
 
+from edgepv.base.console import Console
+from edgepv.base.files import refuse_out, whole_file, write_json
+from edgepv.base.optional import need
 from edgepv.bundle import check, on_this_host, opened
 from edgepv.clips import preprocess, within
-from edgepv.console import Console
 from edgepv.errors import UsageError, unknown
-from edgepv.files import refuse_out, whole_file, write_json
-from edgepv.optional import need
 from edgepv.proof import proven
 from edgepv.runtimes.engine import open_engine
 from edgepv.runtimes.player import Player, score

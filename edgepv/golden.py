@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from edgepv.base.isolated import TIMEOUT_S, call
+from edgepv.base.machine import proof
 from edgepv.bundle import GOLDEN, Bundle, on_this_host, read
 from edgepv.checkpoint import MOST_FRAMES, MOST_SIDE
 from edgepv.clips import preprocess
 from edgepv.errors import EdgepvError, ParityError, TargetUnavailableError, UsageError
-from edgepv.isolated import TIMEOUT_S, call
-from edgepv.measure import proof
 from edgepv.runtimes.engine import Engine, open_engine
 from edgepv.runtimes.ort import first_line
 from edgepv.stream import Stepper

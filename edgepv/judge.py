@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
+from edgepv.base.files import digest, sha256
 from edgepv.bundle import on_this_host
 from edgepv.clips import Clip, pictures
 from edgepv.errors import AccuracyGateError, LatencyGateError, ParityError, UsageError
 from edgepv.export.audit import audit
 from edgepv.export.job import FLAT
 from edgepv.export.parity import compare_clips, first_divergence, saturation
-from edgepv.files import digest, sha256
 from edgepv.measure import clip_answers
 from edgepv.quality import (
     INT8_FLOOR_DB,

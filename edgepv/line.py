@@ -17,18 +17,13 @@ from typing import Any, Literal, NoReturn
 
 import numpy as np
 
-from edgepv.cache import cached, imported, sources
+from edgepv.base.cache import cached, imported, sources
+from edgepv.base.console import Console
+from edgepv.base.files import digest, sha256
+from edgepv.base.machine import versions
+from edgepv.base.optional import present
 from edgepv.calibration import CalibrationSet, calibration_set, grown, rolled_feeds
-from edgepv.checkpoint import (
-    at_size,
-    build,
-    from_files,
-    load_notes,
-    read_spec,
-    record,
-    versions,
-    with_particles,
-)
+from edgepv.checkpoint import at_size, build, from_files, load_notes, read_spec, record, with_particles
 from edgepv.clips import (
     SHOWN_LABELS,
     Clip,
@@ -40,11 +35,8 @@ from edgepv.clips import (
     unheld_told,
     unlabelled_told,
 )
-from edgepv.console import Console
 from edgepv.errors import EdgepvError, UsageError
 from edgepv.export.job import Job, Packed
-from edgepv.files import digest, sha256
-from edgepv.optional import present
 from edgepv.quantize.alive import refuse_dead_layers
 from edgepv.runtimes.engine import open_engine
 from edgepv.stream import NotStreamableError, Stepper, Tensors, convert

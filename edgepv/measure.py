@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import os
-import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,62 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from edgepv.checkpoint import versions
+from edgepv.base.isolated import call
 from edgepv.clips import clip_scores, hold_last
-from edgepv.isolated import call
 from edgepv.runtimes.engine import Engine, open_engine
 from edgepv.stats import percentiles_ms
 from edgepv.stream import Infer, Stepper, Tensors, copied, roll
-from edgepv.types import DeviceFacts, Latency, Proof, Variant, decode, encode
+from edgepv.types import Latency, Variant, decode, encode
 
 CALLS = 201
 WARMUP = 6
 TURN = 3
 MIN_CALLS = 30
 BUDGET_S = 12.0
-TELLING_FLAGS = (
-    "avx2",
-    "avx512f",
-    "avx512_vnni",
-    "avx512_bf16",
-    "avx_vnni",
-    "amx_int8",
-    "asimd",
-    "asimddp",
-    "i8mm",
-)
-
-PACKAGES = {
-    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
-    "openvino": ("openvino",),
-    "litert": ("ai-edge-litert", "tflite-runtime"),
-}
-"""The packages that may bring an engine, the preferred first."""
-
-
-def device_facts() -> DeviceFacts:
-    """What this machine is. Never guesses: what the system does not say is left out."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    fields = dict(line.split(":", 1) for line in lines if ":" in line)
-    fields = {k.strip(): v.strip() for k, v in fields.items()}
-    flags = set((fields.get("flags") or fields.get("Features") or "").split())
-    return DeviceFacts(
-        cpu=fields.get("model name", platform.processor() or "not known"),
-        cores=len(os.sched_getaffinity(0)),
-        arch=platform.machine(),
-        flags=tuple(f for f in TELLING_FLAGS if f in flags),
-        os=f"{platform.system()} {platform.release()}",
-        python=platform.python_version(),
-        load=round(os.getloadavg()[0], 2),
-    )
-
-
-def proof(engine: str) -> Proof:
-    """What an answer of this engine rests on here."""
-    facts = device_facts()
-    version = next(iter(versions(PACKAGES.get(engine, ())).values()), "")
-    return Proof(facts.arch, facts.flags, f"{engine} {version}".strip())
 
 
 def clip_answers(

@@ -17,11 +17,14 @@ from typing import Any, NoReturn
 import numpy as np
 
 from edgepv import bundle, judge, report
+from edgepv.base.console import Console
+from edgepv.base.files import digest, refuse_out, sha256, whole_file, whole_folder, write_json, write_text
+from edgepv.base.machine import device_facts, proof
+from edgepv.base.optional import need, present
 from edgepv.bundle import Content, Measured
 from edgepv.calibration import PREPROCESSING, calibration_set, in_turns, rolled_feeds, to_and_fro
 from edgepv.checkpoint import build, load_notes
 from edgepv.clips import Clip, at_model_size, hold_last, model_frames, unheld
-from edgepv.console import Console
 from edgepv.errors import (
     AccuracyGateError,
     EdgepvError,
@@ -34,7 +37,6 @@ from edgepv.errors import (
 )
 from edgepv.export.for_cpu import refuse_bf16
 from edgepv.export.job import FLAT, Packed, reason
-from edgepv.files import digest, refuse_out, sha256, whole_file, whole_folder, write_json, write_text
 from edgepv.line import (
     STREAM,
     Clips,
@@ -50,8 +52,7 @@ from edgepv.line import (
     run_builder,
     source_key,
 )
-from edgepv.measure import clip_answers, device_facts, latencies, peak_rss_mib, proof
-from edgepv.optional import need, present
+from edgepv.measure import clip_answers, latencies, peak_rss_mib
 from edgepv.quality import Pictures, Shown, shown, shows
 from edgepv.quantize.sparsity import LayerSparsity
 from edgepv.report_tables import ORIGINALS

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgepv.base.console import tell
+from edgepv.base.files import whole_file
+from edgepv.base.optional import need
 from edgepv.bundle import Bundle
-from edgepv.console import tell
-from edgepv.files import whole_file
-from edgepv.optional import need
 from edgepv.stats import METRIC_NAMES, SQNR_CAP_DB, counted, worded
 from edgepv.stream.explain import exactness
 from edgepv.types import Accuracy, Audit, Latency, LayerSensitivity, Measurement, PairedDrop, encode
@@ -314,7 +314,7 @@ def bundle(b: Bundle) -> None:
 def model_rows(zoo: Any) -> list[dict[str, Any]]:
     """Every shipped checkpoint: name, task, labels, its metric when cross-validated by group (None: it was
     not) and on held-out data, both as its card has them, and what the held-out data show."""
-    from edgepv.files import read_json
+    from edgepv.base.files import read_json
 
     index = read_json(zoo.INDEX)
     return [

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from edgepv import bundle
+from edgepv.base.files import parse_json, write_json, write_text
+from edgepv.base.optional import need
 from edgepv.errors import SignatureError, UsageError
-from edgepv.files import parse_json, write_json, write_text
-from edgepv.optional import need
 from edgepv.types import decode
 
 SCHEMA = 2

@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgepv import bundle, signing
+from edgepv.base.files import digest, read_json, write_json
+from edgepv.base.isolated import call, within
 from edgepv.bundle import Bundle
 from edgepv.errors import EdgepvError, LatencyGateError, SignatureError, UsageError
-from edgepv.files import digest, read_json, write_json
 from edgepv.golden import broken_as_parity, load, of_variant, same
-from edgepv.isolated import call, within
 from edgepv.proof import proven
 from edgepv.runtimes import open_session
 from edgepv.signing import Signature, read_signature, verify

@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from edgepv.console import hush_native
+from edgepv.base.optional import need
+from edgepv.base.quiet import hush_native
 from edgepv.container import Structure, structure
 from edgepv.errors import UsageError
-from edgepv.optional import need
 
 SUFFIXES = (
     ".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".3gp", ".3g2", ".asf", ".dav", ".divx", ".dv", ".f4v",

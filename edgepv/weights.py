@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgepv.base.optional import need
 from edgepv.errors import UsageError
-from edgepv.optional import need
 
 State = dict[str, Any]
 """Tensors by name."""

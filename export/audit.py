@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from edgepv.base.optional import need
+from edgepv.base.vet import vet_onnx
 from edgepv.errors import UsageError
 from edgepv.export import islands, trt_layers
 from edgepv.export.islands import Float
-from edgepv.optional import need
 from edgepv.types import Audit, ConvPlan, Variant
-from edgepv.vet import vet_onnx
 
 CONV_OPS = ("Conv", "ConvTranspose", "FusedConv", "QLinearConv", "NhwcFusedConv", "ConvInteger")
 INTEGER_PRODUCTS = (

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from edgepv.base.optional import need
 from edgepv.errors import TargetUnavailableError, UsageError
 from edgepv.export.job import FLAT, Job, Packed
 from edgepv.export.sums import saturating
-from edgepv.optional import need
 from edgepv.types import Variant
 
 VARIANTS = (

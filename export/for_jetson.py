@@ -14,11 +14,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from edgepv.base.files import sha256, write_json, write_text
 from edgepv.errors import UsageError
 from edgepv.export import half, trt_form, trt_parser, trt_plan, trt_rules
 from edgepv.export.job import Job, Packed
 from edgepv.export.to_onnx import example_inputs
-from edgepv.files import sha256, write_json, write_text
 from edgepv.stream import Tensors, by_file_names
 from edgepv.types import QuantScheme, StateSpec, Variant
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from edgepv.base.files import sha256, write_text
 from edgepv.export.job import Job, Packed
-from edgepv.files import sha256, write_text
 
 FILE = "delays.json"
 

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgepv.base.files import digest, sha256, whole_file
+from edgepv.base.optional import need, ort_options
+from edgepv.base.vet import vet_onnx
 from edgepv.errors import UsageError
 from edgepv.export.to_onnx import float_variant, refusal
-from edgepv.files import digest, sha256, whole_file
-from edgepv.optional import need, ort_options
 from edgepv.stats import sqnr_db
 from edgepv.types import ModelSpec, QuantScheme, StateSpec, StreamSpec, Variant
-from edgepv.vet import vet_onnx
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto

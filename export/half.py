@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgepv.optional import need, ort_options
+from edgepv.base.optional import need, ort_options
 from edgepv.stream import Tensors
 
 if TYPE_CHECKING:

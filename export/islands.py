@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from edgepv.optional import ort_options
+from edgepv.base.optional import ort_options
 from edgepv.types import Island
 
 Runs: TypeAlias = Literal["int8", "float", "convert", "move"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edgepv.optional import litert_feeds, ort_options
+from edgepv.base.optional import litert_feeds, ort_options
 from edgepv.stats import sqnr_db
 from edgepv.stream import Tensors
 from edgepv.types import Parity, Verdict, WorstClip

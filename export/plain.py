@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from edgepv.optional import need
+from edgepv.base.optional import need
 
 
 @contextlib.contextmanager

@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from edgepv.blame import running_at
-from edgepv.console import hush
+from edgepv.base.blame import running_at
+from edgepv.base.optional import need, plain_attention
+from edgepv.base.quiet import hush
 from edgepv.errors import UsageError
 from edgepv.export.to_onnx import answers_of, check_answers, example_inputs, step_module, stream_spec
-from edgepv.optional import need, plain_attention
 from edgepv.stream import Infer
 from edgepv.types import ModelSpec, Scores, StreamSpec, Variant
 

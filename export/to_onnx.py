@@ -10,12 +10,12 @@ from typing import Any, get_args, get_type_hints
 
 import numpy as np
 
-from edgepv.blame import named_in, raised_at
-from edgepv.console import hush
+from edgepv.base.blame import named_in, raised_at
+from edgepv.base.files import sha256, whole_file
+from edgepv.base.optional import need, plain_attention
+from edgepv.base.quiet import hush
 from edgepv.errors import UsageError
 from edgepv.export.plain import in_parts
-from edgepv.files import sha256, whole_file
-from edgepv.optional import need, plain_attention
 from edgepv.types import ModelSpec, StateSpec, StreamSpec, TensorSpec, Variant
 
 OPSET = 18  # the lowest that torch's dynamo exporter really implements

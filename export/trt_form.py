@@ -27,10 +27,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgepv.base.files import whole_file
+from edgepv.base.optional import need
 from edgepv.errors import UsageError, unknown
 from edgepv.export import half
-from edgepv.files import whole_file
-from edgepv.optional import need
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto

@@ -23,9 +23,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgepv.base.files import read_json
 from edgepv.errors import UsageError
 from edgepv.export import islands
-from edgepv.files import read_json
 from edgepv.types import Audit, ConvPlan
 
 Layer = dict[str, Any]

@@ -14,8 +14,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgepv.base.optional import present
 from edgepv.errors import UsageError
-from edgepv.optional import present
 
 MODULE = "tensorrt_rtx"
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from edgepv.base.optional import need
 from edgepv.checkpoint import build, record, save
 from edgepv.clips import hold_last
 from edgepv.errors import UsageError
-from edgepv.optional import need
 from edgepv.types import Checkpoint, ModelSpec
 
 TEMPERATURE = 2.0

@@ -19,9 +19,9 @@ from typing import Any, Literal
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from edgepv.base.files import sha256, whole_file
+from edgepv.base.optional import litert_feeds, litert_interpreter, need
 from edgepv.errors import UsageError
-from edgepv.files import sha256, whole_file
-from edgepv.optional import litert_feeds, litert_interpreter, need
 from edgepv.quantize.int8_onnx import refuse_zero_states
 from edgepv.quantize.ranges import linked
 from edgepv.stream import Tensors, by_file_names
@@ -68,7 +68,7 @@ class Step:
         with whole_file(out) as tmp, tempfile.TemporaryDirectory() as scratch:
             orders = Path(scratch) / "feeds.safetensors"
             save_file({f"{i}|{n}": v for i, f in enumerate(theirs) for n, v in f.items()}, orders)
-            from edgepv.isolated import call
+            from edgepv.base.isolated import call
 
             call(
                 "edgepv.quantize.int8_litert:work",

@@ -1,7 +1,7 @@
 """INT8 for CPUs: ONNX Q/DQ with uint8 activations and int8 per-channel weights (u8s8).
 
 ONNX Runtime and OpenVINO both run such a file in integers. On an x86 without VNNI both add two products in
-16 bits, where eight-bit weights saturate. ONNX Runtime can be told not to (``edgepv.optional.ort_options``),
+16 bits, where eight-bit weights saturate. ONNX Runtime can be told not to (``edgepv.base.optional.ort_options``),
 for OpenVINO the weights have seven bits, so that either means the same on every CPU; benchmarks/sums.md has
 what each costs. Signed activations are several times slower in ONNX Runtime on x86; TensorRT wants the signed
 form, which the jetson target writes itself.
@@ -17,9 +17,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from edgepv.base.files import sha256, whole_file
+from edgepv.base.optional import SAFE_BITS, need, ort_options
 from edgepv.errors import UsageError
-from edgepv.files import sha256, whole_file
-from edgepv.optional import SAFE_BITS, need, ort_options
 from edgepv.quantize import ranges as spread
 from edgepv.stream import Tensors, by_file_names
 from edgepv.types import QuantScheme, Variant

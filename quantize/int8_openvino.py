@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from edgepv.console import hush
+from edgepv.base.files import sha256
+from edgepv.base.optional import SAFE_BITS, need
+from edgepv.base.quiet import hush
 from edgepv.errors import UsageError, unknown
-from edgepv.files import sha256
-from edgepv.optional import SAFE_BITS, need
 from edgepv.quantize import ranges as spread
 from edgepv.quantize.int8_onnx import blends, is_vector, refuse_zero_states
 from edgepv.stream import Tensors, by_file_names

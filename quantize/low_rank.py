@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from edgepv.base.optional import need
 from edgepv.checkpoint import build, put, record, save, split, splittable
 from edgepv.errors import UsageError
-from edgepv.optional import need
 from edgepv.types import Checkpoint, ModelSpec
 
 WORTH = 0.8

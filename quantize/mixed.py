@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from edgepv.cache import cached
-from edgepv.checkpoint import versions
+from edgepv.base.cache import cached
+from edgepv.base.machine import versions
 from edgepv.errors import ParityError, UsageError
 from edgepv.quantize import int8_onnx
 from edgepv.quantize.ranges import Method, check_method

@@ -20,9 +20,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from edgepv.base.optional import need
 from edgepv.checkpoint import build, record, save
 from edgepv.errors import UsageError
-from edgepv.optional import need
 from edgepv.quantize.finetune import batches, windows
 from edgepv.types import Checkpoint, ModelSpec
 

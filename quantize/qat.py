@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from edgepv.base.optional import need
 from edgepv.checkpoint import build
 from edgepv.errors import UsageError
-from edgepv.optional import need
 from edgepv.quantize import finetune
 from edgepv.types import Checkpoint, ModelSpec
 

@@ -17,8 +17,8 @@ from typing import Literal, TypeVar, get_args
 
 import numpy as np
 
+from edgepv.base.optional import need, ort_options
 from edgepv.errors import UsageError, unknown
-from edgepv.optional import need, ort_options
 from edgepv.stream import Tensors
 
 Method = Literal["minmax", "percentile", "mse", "entropy"]

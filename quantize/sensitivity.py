@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
+from edgepv.base.optional import need
 from edgepv.checkpoint import build, splittable
 from edgepv.clips import hold_last
 from edgepv.errors import UsageError
 from edgepv.margins import margin_drop, margins
-from edgepv.optional import need
 from edgepv.quantize import ranges as spread
 from edgepv.quantize.int8_onnx import (
     CONVOLUTIONS,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgepv.optional import need
+from edgepv.base.optional import need
 
 SIDE = 32
 ALIKE = 0.5  # correlation below which two frames show different scenes; the shipped clips stay above 0.83

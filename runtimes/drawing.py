@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edgepv.optional import need
+from edgepv.base.optional import need
 from edgepv.runtimes.sinks import Record
 
 STRIP = 44

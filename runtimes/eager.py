@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from edgepv.optional import need, plain_attention
+from edgepv.base.optional import need, plain_attention
 from edgepv.stream import Tensors
 from edgepv.types import ModelSpec, StreamSpec
 

@@ -12,9 +12,9 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from edgepv.base.files import check_part, read_toml
+from edgepv.base.optional import need
 from edgepv.errors import UsageError, unknown
-from edgepv.files import check_part, read_toml
-from edgepv.optional import need
 from edgepv.runtimes.sinks import Record
 from edgepv.types import decode
 

@@ -17,8 +17,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from edgepv.base.optional import need, present
 from edgepv.errors import TargetUnavailableError, UsageError
-from edgepv.optional import need, present
 from edgepv.runtimes.sinks import Sink
 
 STAGES = ("capture", "pre", "infer", "post", "total")

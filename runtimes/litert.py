@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from edgepv.console import hush_native
+from edgepv.base.optional import litert_interpreter
+from edgepv.base.quiet import hush_native
+from edgepv.base.vet import vet_tflite
 from edgepv.errors import UsageError
-from edgepv.optional import litert_interpreter
 from edgepv.runtimes.engine import Read, check_inputs, check_names, expected_inputs
 from edgepv.runtimes.ort import first_line
 from edgepv.stream import Tensors
 from edgepv.types import Variant
-from edgepv.vet import vet_tflite
 
 
 class LiteRtEngine:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from edgepv.base.files import parse_json
 from edgepv.errors import UsageError
-from edgepv.files import parse_json
 from edgepv.runtimes.engine import CancelledError, Read, check_inputs, expected_inputs
 from edgepv.stream import Tensors
 from edgepv.types import Variant, decode

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from edgepv.base.optional import SAFE_BITS, need, ort_options
+from edgepv.base.vet import vet_onnx
 from edgepv.errors import UsageError
-from edgepv.optional import SAFE_BITS, need, ort_options
 from edgepv.runtimes.engine import CancelledError, Read, check_inputs, check_names, expected_inputs
 from edgepv.stream import Tensors
 from edgepv.types import Variant
-from edgepv.vet import vet_onnx
 
 BROKEN_OPTIMIZERS = ["WeightBiasQuantization"]
 """Graph rewrites of ONNX Runtime 1.31 that change answers: this one gives a bias the product of two float16
@@ -114,7 +114,7 @@ def session(
 ) -> Any:
     """An InferenceSession that keeps to ``threads`` threads and stays quiet on warnings.
 
-    name: the file's. exact_sums: see ``edgepv.optional.ort_options``.
+    name: the file's. exact_sums: see ``edgepv.base.optional.ort_options``.
     """
     vet_onnx(model, name)
     ort = need("onnxruntime", extra="cpu")

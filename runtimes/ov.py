@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from edgepv.base.optional import need
+from edgepv.base.vet import vet_onnx, vet_openvino
 from edgepv.errors import TargetUnavailableError, UsageError
-from edgepv.optional import need
 from edgepv.runtimes.engine import Read, check_inputs, check_names, expected_inputs
 from edgepv.runtimes.ort import first_line
 from edgepv.stream import Tensors
 from edgepv.types import Variant
-from edgepv.vet import vet_onnx, vet_openvino
 
 # OpenVINO's own choice on a CPU with bf16 is bf16; an honest fp32 row has to ask for f32.
 HINT = {"fp32": "f32", "int8": "f32", "bf16": "bf16", "fp16": "f16"}

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgepv.base.optional import need
 from edgepv.errors import UsageError
-from edgepv.optional import need
 
 BORN, GOING, EMPTY = 2.0, 1.0, -1.0
 """What ``life`` says at the start of a step."""

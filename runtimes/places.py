@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgepv.base.optional import need
 from edgepv.clips import at_model_size, preprocess
 from edgepv.errors import UsageError
-from edgepv.optional import need
 from edgepv.runtimes.deadline.realtime import yield_to_others
 from edgepv.runtimes.engine import Engine
 from edgepv.runtimes.events import ANY, MOVING, Polygon, Positions, Rule, Rules, Zone

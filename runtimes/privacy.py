@@ -12,8 +12,8 @@ from typing import TypeAlias
 
 import numpy as np
 
+from edgepv.base.optional import need
 from edgepv.errors import UsageError
-from edgepv.optional import need
 
 Point: TypeAlias = tuple[float, float]
 Polygon: TypeAlias = Sequence[Point]

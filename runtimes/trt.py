@@ -6,8 +6,8 @@ between devices. Nothing here is run on a machine without an NVIDIA GPU.
 
 from __future__ import annotations
 
+from edgepv.base.optional import need
 from edgepv.errors import TargetUnavailableError
-from edgepv.optional import need
 from edgepv.runtimes.engine import Read
 from edgepv.runtimes.ort import OrtEngine, session
 from edgepv.types import Variant

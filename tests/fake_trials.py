@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from edgepv import zoo
-from edgepv.console import Console
+from edgepv.base.console import Console
 from edgepv.errors import UsageError
 from edgepv.line import Options
 from edgepv.search.space import Candidate, Space

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from edgepv import adapt, cli_models
 from edgepv.adapt import Job
+from edgepv.base.console import Console
+from edgepv.base.console import seed as seed_of
+from edgepv.base.files import sha256
 from edgepv.checkpoint import as_toml, build, from_files, put, read_spec
 from edgepv.clips import Clip, find_clips, model_frames
-from edgepv.console import Console
-from edgepv.console import seed as seed_of
 from edgepv.errors import UsageError
-from edgepv.files import sha256
 from edgepv.line import Clips, Options, gather
 from edgepv.types import ModelSpec, TensorSpec
 from edgepv.zoo import checkpoint, lora

@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from edgepv.cache import imported  # noqa: E402
+from edgepv.base.cache import imported  # noqa: E402
 from edgepv.checkpoint import call_builder  # noqa: E402
 from edgepv.errors import UsageError  # noqa: E402
 from edgepv.types import ModelSpec, TensorSpec  # noqa: E402

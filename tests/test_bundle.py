@@ -17,9 +17,9 @@ from null_bundle import write_null_bundle
 from support import in_this_process
 
 from edgepv import bundle, golden
+from edgepv.base.files import digest, sha256
 from edgepv.cli import main
 from edgepv.errors import ParityError, TargetUnavailableError, UsageError
-from edgepv.files import digest, sha256
 from edgepv.golden import replay, rmse, tolerance
 from edgepv.runtimes import open_session
 

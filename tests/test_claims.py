@@ -23,7 +23,7 @@ import pytest
 from support import ROOT
 
 from edgepv import report
-from edgepv.files import read_json
+from edgepv.base.files import read_json
 from edgepv.zoo import INDEX
 
 GENERATED = ("models.md", "demo-report.md")

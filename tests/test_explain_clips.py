@@ -14,7 +14,7 @@ import pytest
 from null_bundle import write_null_bundle
 
 from edgepv import bundle, cli_models, explain
-from edgepv.console import Console
+from edgepv.base.console import Console
 from edgepv.errors import UsageError
 from edgepv.explain import Cover
 from edgepv.runtimes.player import WINDOWS, Player

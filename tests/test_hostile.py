@@ -16,9 +16,9 @@ import pytest
 from null_bundle import write_null_bundle
 
 from edgepv import bundle, signing, update
+from edgepv.base.files import digest, parse_json
 from edgepv.cli import main
 from edgepv.errors import UsageError
-from edgepv.files import digest, parse_json
 
 FOR_EVER = "1e999999999"
 """As a fraction: a number of 10^9 digits, which took hours to write out."""

@@ -12,11 +12,11 @@ from support import Tiny
 
 import edgepv
 from edgepv import bundle, judge, ladder, update
+from edgepv.base.console import Console
+from edgepv.base.files import write_json
 from edgepv.cli import main
 from edgepv.clips import Clip
-from edgepv.console import Console
 from edgepv.errors import TargetUnavailableError, UsageError
-from edgepv.files import write_json
 from edgepv.runtimes.engine import Engine
 from edgepv.stream import Tensors
 from edgepv.types import Accuracy, Measurement, Report, Rung, Variant

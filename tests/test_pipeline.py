@@ -16,8 +16,8 @@ from support import CLIPS, ROOT, TINY, Tiny
 
 import edgepv
 from edgepv import bundle, judge, pipeline, report
+from edgepv.base.console import Console
 from edgepv.cli import main
-from edgepv.console import Console
 from edgepv.errors import AccuracyGateError, LatencyGateError, ParityError
 from edgepv.golden import replay
 from edgepv.line import Line, Options, gather, load

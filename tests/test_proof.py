@@ -14,11 +14,12 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import edgepv
-from edgepv import bundle, cache
+from edgepv import bundle
+from edgepv.base import cache
+from edgepv.base.machine import proof
 from edgepv.bundle import Bundle
 from edgepv.cli import main
 from edgepv.errors import TargetUnavailableError
-from edgepv.measure import proof
 from edgepv.proof import proven
 from edgepv.types import Proof
 

@@ -17,9 +17,9 @@ from null_bundle import write_null_bundle
 from edgepv import bundle, show
 from edgepv import report_charts as charts
 from edgepv import report_tables as tables
+from edgepv.base.files import write_json
 from edgepv.cli import main
 from edgepv.errors import UsageError
-from edgepv.files import write_json
 from edgepv.report import is_report, load, picture_of_scatter, to_html, to_json, to_markdown
 from edgepv.report_tables import NOT_MEASURED, figure, size, speedups
 from edgepv.types import (

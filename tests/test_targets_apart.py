@@ -24,7 +24,7 @@ from tiny import TinyStep
 
 class Killed(TinyStep):
     def step(self, *a):
-        alone = getattr(sys.modules["__main__"].__spec__, "name", "") == "edgepv.isolated"
+        alone = getattr(sys.modules["__main__"].__spec__, "name", "") == "edgepv.base.isolated"
         if alone and "litert_torch" in sys.modules:
             os.kill({who}, signal.{name})
             signal.pause()

@@ -13,11 +13,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from edgepv.base.files import refuse_out, whole_folder, write_text
+from edgepv.base.optional import present
 from edgepv.checkpoint import as_toml, build, check_spec, made_plain, new_module, save
 from edgepv.errors import TargetUnavailableError, UsageError, unknown
-from edgepv.files import refuse_out, whole_folder, write_text
 from edgepv.naming import fitted
-from edgepv.optional import present
 from edgepv.types import Checkpoint, ModelSpec, TensorSpec
 from edgepv.weights import Found, addressed, first_line, read
 
@@ -245,7 +245,7 @@ def read_labels(file: Path) -> list[str]:
 
     Raises UsageError for anything else.
     """
-    from edgepv.files import parse_json
+    from edgepv.base.files import parse_json
 
     if not file.is_file():
         raise UsageError(f"{file} does not exist. --labels wants a text file with one label a line")

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgepv.console import Console
+from edgepv.base.console import Console
+from edgepv.base.files import whole_folder, write_json, write_text
+from edgepv.base.optional import need
 from edgepv.errors import AccuracyGateError, InconclusiveError, UsageError
-from edgepv.files import whole_folder, write_json, write_text
-from edgepv.optional import need
 from edgepv.report_charts import pareto
 from edgepv.search.finals import Result, finish
 from edgepv.search.space import command

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgepv import cache
-from edgepv.checkpoint import versions
-from edgepv.console import Console
+from edgepv.base import cache
+from edgepv.base.console import Console
+from edgepv.base.files import read_json, sha256, write_json
+from edgepv.base.machine import machine, versions
 from edgepv.errors import AccuracyGateError, LatencyGateError, UsageError
-from edgepv.files import read_json, sha256, write_json
 from edgepv.search.space import lever
 from edgepv.search.study import Study
-from edgepv.search.trial import RUNNERS, Found, Trials, at_percentile, in_turns, machine
+from edgepv.search.trial import RUNNERS, Found, Trials, at_percentile, in_turns
 from edgepv.types import Latency, PairedDrop, decode, encode
 
 FINALISTS = 4

@@ -11,23 +11,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgepv import cache
-from edgepv.console import Console, hush
+from edgepv.base import cache
+from edgepv.base.console import Console
+from edgepv.base.files import digest
+from edgepv.base.machine import machine
+from edgepv.base.optional import need
+from edgepv.base.quiet import hush
 from edgepv.errors import EdgepvError, UsageError
-from edgepv.files import digest
 from edgepv.line import source_key
-from edgepv.optional import need
 from edgepv.search import costs
 from edgepv.search.space import Candidate
-from edgepv.search.trial import (
-    Found,
-    Question,
-    Trials,
-    at_percentile,
-    clips_digest,
-    machine,
-    without_paths,
-)
+from edgepv.search.trial import Found, Question, Trials, at_percentile, clips_digest, without_paths
 from edgepv.types import Latency, PairedDrop, decode, encode
 
 SLACK = 1.5

@@ -12,12 +12,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from edgepv import cache
-from edgepv.checkpoint import at_size, build, versions
+from edgepv.base import cache
+from edgepv.base.console import Console
+from edgepv.base.files import digest, sha256
+from edgepv.base.machine import machine, versions
+from edgepv.checkpoint import at_size, build
 from edgepv.clips import Clip, halves, model_frames, unheld
-from edgepv.console import Console
 from edgepv.errors import UsageError
-from edgepv.files import digest, sha256
 from edgepv.line import (
     Clips,
     Line,
@@ -34,7 +35,7 @@ from edgepv.line import (
     streamed,
 )
 from edgepv.margins import margin_drop, margins
-from edgepv.measure import clip_answers, device_facts, on_noise, scores
+from edgepv.measure import clip_answers, on_noise, scores
 from edgepv.pipeline import all_labelled
 from edgepv.quality import not_applied
 from edgepv.quantize import low_rank, prune
@@ -379,12 +380,6 @@ def without_paths(options: Options) -> Options:
 def clips_digest(clips: Sequence[Clip]) -> str:
     """Of the clips' bytes and labels."""
     return digest([(sha256(c.path), c.label) for c in clips])
-
-
-def machine() -> dict[str, Any]:
-    """What a measured time belongs to."""
-    facts = device_facts()
-    return {"cpu": facts.cpu, "cores": facts.cores, "arch": facts.arch, "flags": facts.flags}
 
 
 def in_turns(named: Mapping[str, tuple[Variant, Path]], *, calls: int) -> dict[str, Latency]:

@@ -15,16 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from edgepv import cache
+from edgepv.base import cache
+from edgepv.base.console import Console
+from edgepv.base.files import sha256
+from edgepv.base.machine import machine, versions
+from edgepv.base.optional import need
 from edgepv.calibration import CalibrationSet
-from edgepv.checkpoint import save, versions
-from edgepv.console import Console
-from edgepv.files import sha256
+from edgepv.checkpoint import save
 from edgepv.line import Line, Options, Ready, Source, lower, run_builder
 from edgepv.measure import interleaved
-from edgepv.optional import need
 from edgepv.search.space import variants_of
-from edgepv.search.trial import alone, engines, machine
+from edgepv.search.trial import alone, engines
 from edgepv.targets import target as find_target
 from edgepv.types import Checkpoint, ModelSpec, TensorSpec, Variant, decode, encode
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from edgepv.blame import named_in, raised_at
-from edgepv.console import hush
-from edgepv.optional import plain_attention
+from edgepv.base.blame import named_in, raised_at
+from edgepv.base.optional import plain_attention
+from edgepv.base.quiet import hush
 from edgepv.stream.values import RefusedError
 
 BATCH_NORM = "aten::_native_batch_norm_legit_no_training"

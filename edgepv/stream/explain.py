@@ -13,9 +13,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from edgepv.base.files import whole_file
+from edgepv.base.optional import need
 from edgepv.errors import UsageError
-from edgepv.files import whole_file
-from edgepv.optional import need
 from edgepv.types import ModelSpec, StreamProof, StreamSpec
 
 if TYPE_CHECKING:

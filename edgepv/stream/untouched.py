@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from edgepv.console import hush
+from edgepv.base.quiet import hush
 
 LONGER = 131
 """Frames by which the video that tells the head from the rest exceeds a clip: a prime, so that a module that

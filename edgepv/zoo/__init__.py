@@ -15,8 +15,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from edgepv.base.files import read_json, sha256
 from edgepv.errors import UsageError, unknown
-from edgepv.files import read_json, sha256
 from edgepv.types import Checkpoint, ModelSpec, TensorSpec, decode
 
 __all__ = [

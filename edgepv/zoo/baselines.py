@@ -24,11 +24,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from edgepv.base.console import tell
+from edgepv.base.files import read_json, write_json
+from edgepv.base.optional import need
 from edgepv.clips import hold_last
-from edgepv.console import tell
 from edgepv.errors import EdgepvError
-from edgepv.files import read_json, write_json
-from edgepv.optional import need
 from edgepv.stats import accuracy
 from edgepv.types import ModelSpec, TensorSpec, encode
 from edgepv.video import open_video, taken

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from edgepv.files import read_json
+from edgepv.base.files import read_json
 from edgepv.stats import counted
 from edgepv.types import Accuracy, decode
 from edgepv.zoo import MODELS, TASKS, parse

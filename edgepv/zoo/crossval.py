@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgepv.console import tell
+from edgepv.base.console import tell
+from edgepv.base.files import digest, read_json, write_json
 from edgepv.errors import EdgepvError
-from edgepv.files import digest, read_json, write_json
 from edgepv.stats import accuracy
 from edgepv.types import encode
 from edgepv.zoo import HERE, TASKS, spec

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from edgepv.base.optional import need
 from edgepv.errors import UsageError
-from edgepv.optional import need
 from edgepv.video import at_rate, open_video
 from edgepv.zoo import TASKS
 

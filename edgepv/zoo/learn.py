@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgepv.files import whole_file
+from edgepv.base.files import whole_file
 from edgepv.zoo import parallel
 from edgepv.zoo.data import MIRRORED, Footage, augmented
 from edgepv.zoo.loop import adamw, follow

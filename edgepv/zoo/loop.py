@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgepv.files import whole_file
+from edgepv.base.files import whole_file
 from edgepv.zoo import parallel
 
 Net = TypeVar("Net", bound=nn.Module)

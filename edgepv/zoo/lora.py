@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from edgepv.base.files import whole_file
 from edgepv.checkpoint import fit_to_weights
 from edgepv.errors import UsageError
-from edgepv.files import whole_file
 
 RANK = 8
 KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from edgepv.base.optional import need
 from edgepv.errors import UsageError
-from edgepv.optional import need
 
 STILLS = 360
 """So many of the grey stills are for training; those after them are held out."""

@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from edgepv.base.console import tell
+from edgepv.base.files import digest
 from edgepv.checkpoint import find_function
 from edgepv.clips import find_clips
-from edgepv.console import tell
 from edgepv.errors import EdgepvError, UsageError
-from edgepv.files import digest
 from edgepv.types import encode
 from edgepv.zoo import HERE, MODELS, TASKS, parallel, spec
 from edgepv.zoo.data import Footage, Sample, balanced, carve, load, read_manifest

@@ -31,9 +31,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgepv import zoo
-from edgepv.console import tell
+from edgepv.base.console import tell
+from edgepv.base.files import digest
 from edgepv.errors import EdgepvError, UsageError
-from edgepv.files import digest
 from edgepv.stats import roc_auc
 from edgepv.types import ModelSpec, TensorSpec, encode
 from edgepv.zoo import HERE, TASKS, parallel

@@ -33,11 +33,11 @@ import torch
 from torch import Tensor, nn
 
 from edgepv import degrade
+from edgepv.base.console import tell
+from edgepv.base.files import digest, read_json, sha256
+from edgepv.base.optional import need
 from edgepv.checkpoint import find_function, read_weights
-from edgepv.console import tell
 from edgepv.errors import EdgepvError, UsageError
-from edgepv.files import digest, read_json, sha256
-from edgepv.optional import need
 from edgepv.types import ModelSpec, TensorSpec
 from edgepv.video import open_video
 from edgepv.zoo import HERE, parallel

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgepv.console import tell
+from edgepv.base.console import tell
+from edgepv.base.files import digest
 from edgepv.errors import EdgepvError
-from edgepv.files import digest
 from edgepv.types import ModelSpec, TensorSpec, encode
 from edgepv.zoo import HERE
 from edgepv.zoo import pv_track as models

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgepv.optional import need
+from edgepv.base.optional import need
 from edgepv.runtimes.engine import CancelledError, Read, open_engine
 from edgepv.runtimes.session import Answer, Continuity, Gap, Lane, check_alike
 from edgepv.types import Variant

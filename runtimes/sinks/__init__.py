@@ -12,9 +12,9 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from edgepv.console import Console, visible
+from edgepv.base.console import Console, visible
+from edgepv.base.files import digest
 from edgepv.errors import UsageError, unknown
-from edgepv.files import digest
 
 Record: TypeAlias = dict[str, Any]
 """Plain JSON data. ``record["type"]`` is one of

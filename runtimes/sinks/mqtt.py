@@ -31,9 +31,9 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import numpy as np
 
+from edgepv.base.files import digest
+from edgepv.base.optional import need
 from edgepv.errors import UsageError, unknown
-from edgepv.files import digest
-from edgepv.optional import need
 from edgepv.runtimes.backoff import pause_s
 from edgepv.runtimes.sinks import Record, Setup, as_json, own_name, plain_name, redacted
 from edgepv.runtimes.sinks.spool import Spool, SpooledSink

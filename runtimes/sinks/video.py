@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from edgepv.base.files import whole_file
+from edgepv.base.optional import need
 from edgepv.errors import UsageError
-from edgepv.files import whole_file
-from edgepv.optional import need
 from edgepv.runtimes.drawing import Painter
 from edgepv.runtimes.sinks import Record, Setup
 

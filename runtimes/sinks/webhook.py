@@ -20,8 +20,8 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 import numpy as np
 
+from edgepv.base.files import digest
 from edgepv.errors import UsageError
-from edgepv.files import digest
 from edgepv.runtimes.backoff import pause_s
 from edgepv.runtimes.sinks import Record, Setup, plain_name, redacted
 from edgepv.runtimes.sinks.spool import CLOSE_S, Item, Spool, SpooledSink

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from edgepv.base.optional import need
 from edgepv.errors import SourceLostError, UsageError
-from edgepv.optional import need
 from edgepv.runtimes.sources import Frame, OnStatus, Source
 from edgepv.runtimes.sources.address import without_password
 from edgepv.runtimes.sources.diagnose import has_length, why_not

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from edgepv.base.optional import present
 from edgepv.errors import SourceLostError, TargetUnavailableError, UsageError
-from edgepv.optional import present
 from edgepv.runtimes.sources import Frame, OnStatus
 from edgepv.runtimes.sources.address import without_password
 from edgepv.runtimes.sources.capture import StreamClock

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from edgepv.console import hush_native
+from edgepv.base.optional import need
+from edgepv.base.quiet import hush_native
 from edgepv.errors import UsageError
-from edgepv.optional import need
 from edgepv.runtimes.sources import Frame, OnStatus
 from edgepv.runtimes.sources.address import options, rate_option
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from edgepv.base.optional import need
 from edgepv.errors import UsageError, unknown
-from edgepv.optional import need
 from edgepv.runtimes.sources import Frame, OnStatus
 from edgepv.runtimes.sources.address import options, rate_option
 

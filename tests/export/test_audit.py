@@ -11,8 +11,8 @@ onnx = pytest.importorskip("onnx")
 quantization = pytest.importorskip("onnxruntime.quantization")
 
 from edgepv import judge  # noqa: E402
+from edgepv.base.files import sha256  # noqa: E402
 from edgepv.export.audit import audit  # noqa: E402
-from edgepv.files import sha256  # noqa: E402
 from edgepv.types import Audit, ConvPlan, Measurement, ModelSpec, TensorSpec, Variant  # noqa: E402
 
 SPEC = ModelSpec("net", TensorSpec("clip", (1, 3, 16, 16)), ("a", "b"))

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgepv.base.optional import present
 from edgepv.errors import UsageError
 from edgepv.export import trt_form as form
 from edgepv.export.trt_parser import parse_with_nvidia
 from edgepv.export.trt_plan import calibration_table, precision_plan
 from edgepv.export.trt_rules import check
-from edgepv.optional import present
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")

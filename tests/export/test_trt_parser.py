@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from edgepv.base.optional import present
 from edgepv.errors import UsageError
 from edgepv.export import trt_parser
 from edgepv.export.trt_parser import parse_with_nvidia
-from edgepv.optional import present
 
 onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper  # noqa: E402

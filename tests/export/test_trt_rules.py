@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgepv.base.optional import present
 from edgepv.export.trt_parser import parse_with_nvidia
 from edgepv.export.trt_rules import RULES, check
-from edgepv.optional import present
 
 onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402

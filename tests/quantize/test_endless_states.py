@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from support import in_this_process
 from torch import Tensor, nn
 
-from edgepv import isolated
+from edgepv.base import isolated
 from edgepv.calibration import grown, to_and_fro
 from edgepv.checkpoint import build, from_files
 from edgepv.export.islands import optimised

@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 from support import TINY, Tiny
 from torch import Tensor, nn
 
+from edgepv.base.files import sha256
 from edgepv.checkpoint import build, from_files, read_spec
 from edgepv.errors import UsageError
-from edgepv.files import sha256
 from edgepv.quantize import finetune, low_rank, prune
 from edgepv.stats import sqnr_db
 from edgepv.stream import convert

@@ -168,7 +168,7 @@ def test_the_command_prints_draws_and_remembers(
 def test_a_model_without_clips_of_its_own_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="needs clips like those its camera will see"):
         from edgepv import pipeline
-        from edgepv.console import Console
+        from edgepv.base.console import Console
         from edgepv.line import Options
 
         pipeline.sensitivity(Options("pv-conv-nano-handwash"), Console(quiet=True))

@@ -16,9 +16,9 @@ from support import Tiny
 from torch import Tensor, nn
 
 from edgepv import show
+from edgepv.base.files import sha256
 from edgepv.checkpoint import from_files, read_spec
 from edgepv.errors import UsageError
-from edgepv.files import sha256
 from edgepv.quantize.sensitivity import per_group, per_layer
 from edgepv.types import Checkpoint, LayerSensitivity, ModelSpec, TensorSpec, Variant, decode, encode
 

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from edgepv.base.files import sha256
 from edgepv.checkpoint import build
-from edgepv.files import sha256
 from edgepv.quantize.sparsity import LayerSparsity, check
 from edgepv.stream import convert
 from edgepv.types import Checkpoint, ModelSpec, Rewrite, TensorSpec

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from edgepv import bundle
+from edgepv.base.files import sha256
 from edgepv.errors import TargetUnavailableError, UsageError
 from edgepv.export.to_onnx import example_inputs
-from edgepv.files import sha256
 from edgepv.runtimes import ENGINES, open_engine, open_session
 from edgepv.types import Variant
 
@@ -77,7 +77,7 @@ def test_tensorrt_off_the_device_says_where_to_go(step_bundle: Path, variant: Va
 def test_a_missing_engine_says_what_to_install(
     step_bundle: Path, variant: Variant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgepv import optional
+    from edgepv.base import optional
 
     monkeypatch.setattr(optional, "present", lambda module: False)
     for name, extra in (("onnxruntime", "cpu"), ("openvino", "cpu"), ("litert", "mobile")):
@@ -86,7 +86,7 @@ def test_a_missing_engine_says_what_to_install(
 
 
 def test_the_old_tflite_package_is_not_trusted_with_new_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgepv import optional
+    from edgepv.base import optional
 
     monkeypatch.setattr(optional, "present", lambda module: module == "tflite_runtime")
     with pytest.raises(TargetUnavailableError, match="numpy below 2"):
@@ -96,7 +96,7 @@ def test_the_old_tflite_package_is_not_trusted_with_new_numpy(monkeypatch: pytes
 def test_the_old_tflite_package_is_used_with_old_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
     import types
 
-    from edgepv import optional
+    from edgepv.base import optional
 
     class Interpreter:
         pass

@@ -221,7 +221,7 @@ def test_without_prometheus_everything_but_metrics_works(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(health_module, "present", lambda module: False)
-    monkeypatch.setattr("edgepv.optional.present", lambda module: False)
+    monkeypatch.setattr("edgepv.base.optional.present", lambda module: False)
     health = Health("cam1")
     health.running("int8")
     health.answered({"pre": 1.0}, stale="deadline")

@@ -209,7 +209,7 @@ def test_a_rule_for_a_camera_that_is_not_here_is_refused(tmp_path: Path) -> None
     from null_bundle import write_null_bundle
 
     from edgepv import camera
-    from edgepv.console import Console
+    from edgepv.base.console import Console
     from edgepv.runtimes.events import LiveConfig
 
     options = LiveOptions(

@@ -12,7 +12,7 @@ import pytest
 from fake_trials import Fake, seeded, study, time_of
 from support import ROOT
 
-from edgepv.console import Console
+from edgepv.base.console import Console
 from edgepv.errors import UsageError
 from edgepv.search import study as studies
 from edgepv.search.space import Space

@@ -8,8 +8,8 @@ import pytest
 from support import ROOT
 
 from edgepv import zoo
+from edgepv.base.files import digest, read_json, write_json
 from edgepv.errors import UsageError
-from edgepv.files import digest, read_json, write_json
 from edgepv.zoo import cards
 
 NAMES = sorted(read_json(zoo.INDEX))

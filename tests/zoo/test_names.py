@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from edgepv import zoo
+from edgepv.base.files import read_json, sha256
 from edgepv.clips import find_clips, split_clips
 from edgepv.errors import UsageError
-from edgepv.files import read_json, sha256
 
 SHIPPED = sorted(read_json(zoo.INDEX))
 CLASSIFIERS = [n for n in zoo.names() if zoo.MODELS[zoo.parse(n)[0]].trainer == "edgepv.zoo.train"]

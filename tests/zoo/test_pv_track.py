@@ -315,7 +315,7 @@ def test_a_phone_steps_like_torch(lowered: tuple[Checkpoint, Variant, Path]) -> 
 
 def _no_product_of_probabilities_is_int8(path: Path) -> None:
     """Behind the encoder matrix products turn scores into places: all of them stay in float."""
-    from edgepv.optional import litert_interpreter
+    from edgepv.base.optional import litert_interpreter
     from edgepv.quantize.int8_litert import float_scopes
 
     interpreter = litert_interpreter()(str(path), num_threads=1)

@@ -13,9 +13,9 @@ pytest.importorskip("torch")
 import cv2
 import torch
 
+from edgepv.base.files import read_json, sha256
 from edgepv.checkpoint import build, find_function
 from edgepv.errors import UsageError
-from edgepv.files import read_json, sha256
 from edgepv.types import Checkpoint, ModelSpec, decode
 from edgepv.zoo import train_restore
 from edgepv.zoo.loop import Schedule

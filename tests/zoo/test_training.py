@@ -15,8 +15,8 @@ pytest.importorskip("torch")
 import torch
 
 from edgepv import zoo
+from edgepv.base.files import read_json, sha256
 from edgepv.errors import UsageError
-from edgepv.files import read_json, sha256
 from edgepv.zoo import crossval, pv_conv
 from edgepv.zoo.baselines import PlainNet, features
 from edgepv.zoo.data import (

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from edgepv import zoo
+from edgepv.base.files import read_json
 from edgepv.clips import find_clips
-from edgepv.files import read_json
 from edgepv.zoo import pv_conv
 from edgepv.zoo.data import read_manifest
 from edgepv.zoo.publish import headline

@@ -148,7 +148,7 @@ def test_a_wrong_name_is_one_clear_line(sink: Open, url: str, says: str) -> None
 def test_a_missing_library_is_named_with_its_cure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [m for m in sys.modules if m.partition(".")[0] == "paho"]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr("edgepv.optional.present", lambda module: False)
+    monkeypatch.setattr("edgepv.base.optional.present", lambda module: False)
     with pytest.raises(TargetUnavailableError, match=r"pip install 'edgepv\[live\]'"):
         open_sink("mqtt://host/cam1", camera="c", spool_folder=tmp_path, labels=[], fps=10)
     assert list(tmp_path.iterdir()) == []

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from edgepv.base.optional import present
 from edgepv.errors import TargetUnavailableError, UsageError
-from edgepv.optional import present
 from edgepv.runtimes.sources import open_source
 from edgepv.runtimes.sources.address import without_password
 from edgepv.video import frame_rate

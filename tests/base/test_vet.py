@@ -15,10 +15,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgepv import bundle
+from edgepv.base.vet import ONNX, vet_onnx, vet_openvino, vet_tflite
 from edgepv.errors import UsageError
 from edgepv.runtimes import open_engine
 from edgepv.types import Variant
-from edgepv.vet import ONNX, vet_onnx, vet_openvino, vet_tflite
 
 ANYWHERE = ("other.bin", "/etc/passwd", "*/_ORT_MEM_ADDR_/*")
 

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from edgepv import files
-from edgepv.errors import UsageError
-from edgepv.files import (
+from edgepv.base import files
+from edgepv.base.files import (
     canonical,
     digest,
     read_json,
@@ -25,6 +24,7 @@ from edgepv.files import (
     write_json,
     write_text,
 )
+from edgepv.errors import UsageError
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:

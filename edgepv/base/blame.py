@@ -17,7 +17,7 @@ PACKAGES = re.compile(r"/(site|dist)-packages/([^/]+)/")
 TOOLS = ("torch", "onnx", "onnxscript", "onnx_ir", "litert_torch", "numpy", "_pytest", "pluggy")
 """Installed packages that run a model or convert it, and never are one."""
 _STDLIB = sysconfig.get_path("stdlib") + "/"
-_HERE = re.escape(str(Path(__file__).resolve().parents[1]))
+_HERE = re.escape(str(Path(__file__).resolve().parents[2]))
 _OURS = re.compile(_HERE + "/(edgepv(?!/zoo/)|export|quantize|runtimes)/")
 _COMMENT = re.compile(r"\s#.*")
 _PLACE = re.compile(r'File "([^"]+)", line (\d+)')

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgepv.files import digest, read_json, sha256, sweep, whole_folder, write_json
+from edgepv.base.files import digest, read_json, sha256, sweep, whole_folder, write_json
 
 RESULT = "result.json"
 
@@ -25,7 +25,7 @@ def root() -> Path:
 @functools.cache
 def code_digest() -> str:
     """Digest of edgepv's own source: a changed step is another step, also between releases."""
-    return digest(sources(Path(__file__).parent))
+    return digest(sources(Path(__file__).parents[1]))
 
 
 def sources(folder: Path) -> dict[str, str]:

@@ -16,8 +16,8 @@ from null_bundle import write_null_bundle
 
 import edgepv
 from edgepv import bundle, show, update
+from edgepv.base.console import Console, say_next, tell, visible
 from edgepv.cli import main
-from edgepv.console import Console, say_next, tell, visible
 
 ESCAPES = "\x1b]0;owned\x07\x1b[2J\x9b31m\r\b\x7f\u202e\ud800"
 
@@ -70,7 +70,7 @@ def test_a_line_and_its_end_are_written_at_once_for_threads_that_tell_together()
 
 
 def test_news_that_nobody_reads_is_no_error() -> None:
-    run = "from edgepv.console import Console; Console().say('x'); print('went on')"
+    run = "from edgepv.base.console import Console; Console().say('x'); print('went on')"
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run([sys.executable, "-c", run], stdout=subprocess.PIPE, stderr=write, check=True)
@@ -129,7 +129,7 @@ def test_past_the_door_goes_nothing_but_json() -> None:
 
 CHATTER = """
 import ctypes, logging, os, sys, warnings
-from edgepv.console import hush
+from edgepv.base.console import hush
 print("before", flush=False)
 with hush():
     print("python"); print("python", file=sys.stderr)

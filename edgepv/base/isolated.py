@@ -40,7 +40,7 @@ def call(function: str, *, timeout_s: float = TIMEOUT_S, tool: str = "", **argum
         env = {**os.environ, "LITERT_TORCH_SHOW_PROGRESS": "n", "TF_CPP_MIN_LOG_LEVEL": "3"}
         try:
             done = subprocess.run(
-                [sys.executable, "-m", "edgepv.isolated", str(order)],
+                [sys.executable, "-m", "edgepv.base.isolated", str(order)],
                 capture_output=True,
                 text=True,
                 errors="replace",

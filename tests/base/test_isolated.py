@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from edgepv.base.isolated import call
 from edgepv.errors import UsageError
-from edgepv.isolated import call
 
 CONVERTER = """
 import os, time

@@ -1,0 +1,3 @@
+"""What every room stands on and that knows no model: files, cache, console, processes apart, optional
+libraries, the machine. Nothing here imports another room but ``types`` and ``errors``.
+"""
