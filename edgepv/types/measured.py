@@ -1,0 +1,314 @@
+"""What was measured of an artifact, with what is needed to believe it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from edgepv.types.artifact import StepRecord
+from edgepv.types.spec import Metric, StreamSpec
+
+Verdict = Literal["pass", "fail", "inconclusive", "not applied"]
+
+
+@dataclass(frozen=True)
+class ConvPlan:
+    """One convolution or matrix product as planned and as the engine runs it (None: the engine hides it)."""
+
+    node: str
+    planned: str
+    executed: str | None
+
+
+@dataclass(frozen=True)
+class Island:
+    """Neighbouring operators of an INT8 artifact that the engine runs in float.
+
+    first: the name of the first of them. operators: their kinds in order. share: of the time of one call;
+    None where the engine does not tell.
+    """
+
+    first: str
+    operators: tuple[str, ...]
+    share: float | None
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Answer to "is it really INT8?" for one artifact.
+
+    islands: what an INT8 artifact runs in float, the costliest first. conversions: quantize, dequantize and
+    convert operators that are executed; their share of the time of one call, None where the engine hides it.
+    products: of matrices, as attention and linear layers are made of.
+    """
+
+    source: str
+    convolutions: tuple[ConvPlan, ...]
+    islands: tuple[Island, ...] = ()
+    conversions: int | None = None
+    conversions_share: float | None = None
+    products: tuple[ConvPlan, ...] = ()
+
+    @property
+    def int8(self) -> int:
+        """How many convolutions run in INT8."""
+        return sum(c.executed == "int8" for c in self.convolutions)
+
+    @property
+    def int8_products(self) -> int:
+        """How many matrix products run in INT8."""
+        return sum(c.executed == "int8" for c in self.products)
+
+    @property
+    def silent_float(self) -> tuple[str, ...]:
+        """Convolutions and matrix products planned in INT8 that stayed float."""
+        both = (*self.convolutions, *self.products)
+        return tuple(c.node for c in both if c.planned == "int8" and c.executed not in ("int8", None))
+
+
+def _signed(value: float, digits: int, sign: str) -> str:
+    """A number so rounded; nothing has no sign of a loss."""
+    return f"{round(value, digits) + 0.0:{sign}.{digits}f}"
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Points lost by counting clips, with the 95 % interval of that."""
+
+    points: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class PairedDrop:
+    """What was lost against the original on the same clips, in ``unit``: points (1 point = 1 %), or dB.
+
+    Of a classifier the points are those expected from the margins of all clips (``edgepv.margins``), and
+    ``counted`` is what counting the clips alone tells; where margins cannot tell, the points are the counted
+    ones, ``counted`` is None and ``why`` says what forbade margins.
+    lost, won: clips only the original / only this variant got right; for other metrics than top-1, clips
+    that it does worse / better.
+    verdict: "not applied" where a label has no clips that could have told. clips_needed: clips that would
+    settle ``max_drop`` at this disagreement; None once settled, or if
+    not even a million would. groups: how many groups of clips the interval is taken over; None where every
+    clip counts for itself. One group has no interval: low and high are the loss itself.
+    """
+
+    points: float
+    low: float
+    high: float
+    n: int
+    lost: int
+    won: int
+    max_drop: float
+    verdict: Verdict
+    clips_needed: int | None = None
+    unit: Literal["points", "dB"] = "points"
+    groups: int | None = None
+    counted: Counted | None = None
+    why: str | None = None
+
+    def figures(self, sign: Literal["+", ""] = "") -> tuple[str, str, str]:
+        """The loss and the ends of its interval, in ``unit``: counted points with one decimal, else two.
+
+        sign: "+" writes it before what is not negative too.
+        """
+        digits = 1 if self.unit == "points" and self.counted is None else 2
+        loss, low, high = (_signed(value, digits, sign) for value in (self.points, self.low, self.high))
+        return loss, low, high
+
+    def interval(self, sign: Literal["+", ""] = "") -> str:
+        """ "-2.6 to 2.6", or that one group of clips has none."""
+        _, low, high = self.figures(sign)
+        return "one group of clips: no interval" if self.groups == 1 else f"{low} to {high}"
+
+    def by_count(self, sign: Literal["+", ""] = "") -> str | None:
+        """ "+0.7 (-2.6 to +4.1)" by counting clips, where the points were expected from margins."""
+        if self.counted is None:
+            return None
+        points, low, high = (_signed(value, 1, sign) for value in vars(self.counted).values())
+        return f"{points} ({low} to {high})"
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """Precision, recall and F1 of one label; ``n`` clips carry it."""
+
+    label: str
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """A metric over ``n`` clips with its 95 % interval.
+
+    top1, delta_avg: fractions of 1, with Wilson's interval and Student's over the clips. psnr: dB, with
+    Student's over the clips. clips: SHA-256 of the clips' bytes and labels; None where nobody noted it.
+    groups: how many groups of clips the interval is taken over; None where every clip counts for itself. One
+    group has no interval: low and high are the value itself.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    macro_f1: float | None = None
+    roc_auc: float | None = None
+    classes: tuple[ClassScore, ...] = ()
+    confusion: tuple[tuple[int, ...], ...] = ()
+    metric: Metric = "top1"
+    clips: str | None = None
+    groups: int | None = None
+
+
+@dataclass(frozen=True)
+class LayerSensitivity:
+    """One layer changed, all others as they were: SQNR of the answers, share of ``n`` answers that changed.
+
+    changed: None for what does not classify.
+    change: what was done to it, "in INT8" or "cut by 50%". drop: top-1 lost; None without labels.
+    """
+
+    layer: str
+    sqnr_db: float
+    changed: float | None
+    n: int
+    change: str = "in INT8"
+    drop: PairedDrop | None = None
+
+
+@dataclass(frozen=True)
+class WorstClip:
+    """A clip on which an artifact is furthest from the original: its name, SQNR, and share of equal top-1."""
+
+    clip: str
+    sqnr_db: float
+    agreement: float | None
+
+
+@dataclass(frozen=True)
+class Parity:
+    """One artifact against the torch original on real frames, over every output value.
+
+    max_abs: in the unit of the answer. sqnr_db: 10 log10(signal power / error power); of tracks, the signal
+    is how far they moved.
+    saturation: share of 8-bit activation codes at an end of their range, where a value may have been
+    clipped; an end that means zero is not counted. None where no such codes can be read.
+    agreement: share of frames with the same top-1; None for other tasks. first_divergence: looked for on
+    "fail" only.
+    slope: least and largest over the outputs of the least-squares slope through their means, artifact over
+    original; 1 when right, below it when a range clips. flicker: changes of the top-1 from one frame to the
+    next, as a share of frames: (original, artifact). worst: the clips it gets least right, worst first.
+    track_px: of a tracker, median and 95th percentile of the distance between its points and the original's,
+    in px of a frame of 256 x 256. psnr_db: of a restorer, its pictures against the original's. others: SQNR
+    in dB of every further answer, such as a classifier's particles, on inputs with equal states.
+    """
+
+    max_abs: float
+    sqnr_db: float
+    agreement: float | None
+    frames: int
+    min_sqnr_db: float
+    verdict: Verdict
+    saturation: float | None = None
+    first_divergence: str | None = None
+    slope: tuple[float, float] | None = None
+    flicker: tuple[float, float] | None = None
+    worst: tuple[WorstClip, ...] = ()
+    track_px: tuple[float, float] | None = None
+    psnr_db: float | None = None
+    others: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def least(self) -> tuple[str, float]:
+        """The answer that is furthest off and its SQNR in dB; "the answer" for the one that is judged."""
+        return min({"the answer": self.sqnr_db, **self.others}.items(), key=lambda one: one[1])
+
+
+@dataclass(frozen=True)
+class DeviceFacts:
+    """The machine a figure was measured on."""
+
+    cpu: str
+    cores: int
+    arch: str
+    flags: tuple[str, ...]
+    os: str
+    python: str
+    load: float | None = None
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Where a variant gave its golden answers: all that may change an answer of the same file.
+
+    arch, flags: of the CPU, as in ``DeviceFacts``. engine: its name and version.
+    """
+
+    arch: str
+    flags: tuple[str, ...]
+    engine: str
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Time of one engine call (one new frame), in ms, after ``warmup`` calls."""
+
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    n: int
+    warmup: int
+    threads: int
+    interleaved_with: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One variant on one machine. None is "not measured".
+
+    bytes: of the model file. gflops_per_frame: 10^9 operations for one new frame. rss_mib: peak memory of a
+    process that only runs this variant. blocked: why it may not be shipped, whatever its own figures say.
+    """
+
+    variant: str
+    target: str
+    engine: str
+    precision: str
+    form: str
+    status: str
+    bytes: int | None = None
+    params: int | None = None
+    gflops_per_frame: float | None = None
+    state_bytes: int | None = None
+    latency: tuple[Latency, ...] = ()
+    rss_mib: float | None = None
+    accuracy: Accuracy | None = None
+    drop: PairedDrop | None = None
+    parity: Parity | None = None
+    audit: Audit | None = None
+    device: DeviceFacts | None = None
+    note: str | None = None
+    blocked: str | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """Rows of measurements, the row the others are compared to, and what each step changed.
+
+    stream: how the model was made to step, None for a window. frames: the window of the original.
+    thumbnails: clip name -> base64 of a JPEG of its middle frame, for the clips in a row's ``Parity.worst``.
+    """
+
+    title: str
+    rows: tuple[Measurement, ...]
+    baseline: str
+    steps: tuple[StepRecord, ...] = ()
+    reasons: tuple[str, ...] = ()
+    stream: StreamSpec | None = None
+    frames: int = 1
+    thumbnails: dict[str, str] = field(default_factory=dict)
