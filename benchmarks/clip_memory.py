@@ -45,7 +45,7 @@ def film(path: Path, width: int, height: int, seconds: int) -> None:
 
 
 def _shown(path: Path) -> object:
-    from edgepv import quality
+    from edgepv.metrics import tasks as quality
 
     return quality.shown(_clip(path), _spec())
 

@@ -31,13 +31,13 @@ from edgepv.checkpoint import build
 from edgepv.errors import EdgepvError
 from edgepv.line import Options
 from edgepv.measure import interleaved, noise_feeds
+from edgepv.metrics.stats import counted
 from edgepv.runtimes.eager import EagerEngine
 from edgepv.runtimes.engine import open_engine
 from edgepv.search.answer import search
 from edgepv.search.finals import Result
 from edgepv.search.space import Candidate, Space, lever
 from edgepv.search.trial import Question, Trials
-from edgepv.stats import counted
 from edgepv.types import Variant, decode, encode
 
 HERE = Path(__file__).resolve().parent

@@ -2,7 +2,7 @@
 
 ``python benchmarks/gate.py --simulate`` draws clips with margins and changes of known law, many times, and
 writes gate.json: coverage of the 95 % interval, how often a variant at the very limit passes, and the median
-width beside that of counting (``edgepv.stats.paired_drop``). ``--data DIR`` does what an export
+width beside that of counting (``edgepv.metrics.stats.paired_drop``). ``--data DIR`` does what an export
 does to the built-in classifiers and keeps the margins of every INT8 variant on the held-out clips, model by
 model; what is there is left as it is. Without an option it writes gate.md from the committed results.
 """
@@ -27,10 +27,10 @@ from edgepv.base.files import read_json, write_json, write_text
 from edgepv.base.machine import device_facts
 from edgepv.bundle import on_this_host
 from edgepv.line import Line, Options, gather, load, lowered, ready, run_builder
-from edgepv.margins import expected_loss, margin_drop, margins
-from edgepv.quality import figures, groups_of, shown
+from edgepv.metrics.margins import expected_loss, margin_drop, margins
+from edgepv.metrics.stats import counted, paired_drop
+from edgepv.metrics.tasks import figures, groups_of, shown
 from edgepv.runtimes import Engine, open_engine
-from edgepv.stats import counted, paired_drop
 from edgepv.stream import Stepper
 from edgepv.targets import target as find_target
 from edgepv.types import PairedDrop, Variant, encode
@@ -209,8 +209,8 @@ def page(found: dict[str, Any]) -> str:
         "# The gate of accuracy",
         "",
         "Made by `python benchmarks/gate.py` from benchmarks/gate.json. A variant passes where the whole "
-        "95 % interval of the points it is expected to lose by the margins of all clips (edgepv/margins.py) "
-        "is within --max-drop. Counting: what edgepv/stats.py makes of the clips that flipped (Tango 1998).",
+        "95 % interval of the points it is expected to lose by the margins of all clips (edgepv/metrics/margins.py) "
+        "is within --max-drop. Counting: what edgepv/metrics/stats.py makes of the clips that flipped (Tango 1998).",
     ]
     return "\n".join([*lines, *drawn(found), *shipped(found["real"])]) + "\n"
 

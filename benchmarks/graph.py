@@ -35,9 +35,9 @@ from edgepv.clips import Clip
 from edgepv.export.cost import gflops_per_frame
 from edgepv.export.to_onnx import lower
 from edgepv.measure import interleaved, noise_feeds
+from edgepv.metrics.stats import paired_drop, sqnr_db, wilson
 from edgepv.quantize.int8_onnx import Step
 from edgepv.runtimes import open_engine
-from edgepv.stats import paired_drop, sqnr_db, wilson
 from edgepv.stream import Stepper, roll
 from edgepv.types import Variant, encode
 from edgepv.zoo import TASKS

@@ -35,9 +35,9 @@ from edgepv import bundle, measure, replay
 from edgepv.base.files import write_json, write_text
 from edgepv.bundle import Bundle
 from edgepv.clips import find_clips
+from edgepv.metrics.stats import percentiles_ms
 from edgepv.replay import Shot
 from edgepv.runtimes.deadline import DeadlineRunner, open_ladder, profile
-from edgepv.stats import percentiles_ms
 from edgepv.types import Deadline, encode
 
 HERE = Path(__file__).parent

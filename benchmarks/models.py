@@ -28,10 +28,10 @@ from edgepv.base.machine import device_facts
 from edgepv.clips import clean_frames, degraded
 from edgepv.errors import EdgepvError
 from edgepv.line import Options
+from edgepv.metrics.stats import METRIC_NAMES
 from edgepv.runtimes.play import play
 from edgepv.runtimes.said import picture_of
 from edgepv.runtimes.session import open_session
-from edgepv.stats import METRIC_NAMES
 from edgepv.types import Accuracy, Measurement, PairedDrop, decode, encode
 from edgepv.video import read_video
 from edgepv.zoo import HERE as ZOO

@@ -38,7 +38,8 @@ from edgepv.base.files import read_json, write_json
 from edgepv.checkpoint import read_weights
 from edgepv.clips import clean_frames, degraded, find_clips
 from edgepv.export.to_onnx import lower
-from edgepv.quality import MOST_FRAMES, psnr_db
+from edgepv.metrics import pictures
+from edgepv.metrics.tasks import MOST_FRAMES, psnr_db
 from edgepv.quantize import int8_onnx, int8_openvino
 from edgepv.runtimes import open_engine
 from edgepv.stream import Stepper, Tensors
@@ -95,7 +96,7 @@ def tuned_nl_means(data: Path) -> dict[str, float]:
     clean = read_source(data, walk)[[0, 10, 20], 120:360, 180:540]
     given = spoilt(clean, 1, np.random.default_rng(0))
     pairs = [(float(a), float(b)) for a in (10, 15, 20, 25, 30) for b in (10, 15, 20, 25, 30)]
-    luma, colour = max(pairs, key=lambda p: degrade.psnr(clean, nl_means(given, *p)))
+    luma, colour = max(pairs, key=lambda p: pictures.psnr(clean, nl_means(given, *p)))
     return {"h": luma, "hColor": colour}
 
 
@@ -148,9 +149,9 @@ def sharpness(truth: np.ndarray, got: np.ndarray) -> float:
 def of_clip(clean: np.ndarray, got: np.ndarray) -> dict[str, float]:
     """Figures of one short clip; SSIM of every fourth frame."""
     return {
-        "psnr": float(np.mean([degrade.psnr(a, b) for a, b in zip(clean, got)])),
-        "ssim": float(np.mean([degrade.ssim(a, b) for a, b in zip(clean[::4], got[::4])])),
-        "flicker": degrade.flicker(clean, got),
+        "psnr": float(np.mean([pictures.psnr(a, b) for a, b in zip(clean, got)])),
+        "ssim": float(np.mean([pictures.ssim(a, b) for a, b in zip(clean[::4], got[::4])])),
+        "flicker": pictures.flicker(clean, got),
         "sharpness": sharpness(clean, got),
     }
 
@@ -187,14 +188,14 @@ def long_table(
         psnr, ssim, drift, blink = [], [], [], []
         for clip, clean in clips.items():
             got = method(given[clip])
-            curve = [degrade.psnr(a, b) for a, b in zip(clean, got)]
+            curve = [pictures.psnr(a, b) for a, b in zip(clean, got)]
             psnr.append(at_marks(curve))
-            ssim.append([degrade.ssim(clean[m], got[m]) for m in MARKS])
+            ssim.append([pictures.ssim(clean[m], got[m]) for m in MARKS])
             drift += [
-                curve[t] - degrade.psnr(clean[t], method(given[clip][t - BACK + 1 : t + 1])[-1])
+                curve[t] - pictures.psnr(clean[t], method(given[clip][t - BACK + 1 : t + 1])[-1])
                 for t in range(LONG - 10, LONG)
             ]
-            blink.append(degrade.flicker(clean, got))
+            blink.append(pictures.flicker(clean, got))
         table[name] = {
             "psnr": by_frame(np.mean(psnr, 0), digits=3),
             "psnr_of_clips": {c: np.round(row, 2).tolist() for c, row in zip(clips, psnr)},
@@ -334,7 +335,7 @@ def stepped(variant: Variant, folder: Path, frames: np.ndarray) -> tuple[np.ndar
 def figures(variant: Variant, folder: Path, clean: np.ndarray, given: np.ndarray) -> dict[str, float]:
     """PSNR of frames 5 to 20 and 285 to 300, mean of the frames."""
     got, _ = stepped(variant, folder, given)
-    curve = [degrade.psnr(a, b) for a, b in zip(clean, got)]
+    curve = [pictures.psnr(a, b) for a, b in zip(clean, got)]
     early, late = (round(float(np.mean(part)), 3) for part in (curve[5:21], curve[285:]))
     return {"psnr_5_to_20": early, "psnr_285_to_300": late}
 

@@ -32,10 +32,10 @@ from edgepv.export.audit import audit
 from edgepv.export.to_onnx import float_variant, lower, tensor_names
 from edgepv.export.to_tflite import to_tflite
 from edgepv.measure import interleaved
+from edgepv.metrics.stats import sqnr_db
 from edgepv.quantize import int8_litert, int8_onnx
 from edgepv.runtimes.eager import EagerEngine
 from edgepv.runtimes.engine import Engine, open_engine
-from edgepv.stats import sqnr_db
 from edgepv.stream import NotStreamableError, Stepper, StreamModel, Tensors, convert, copied, roll
 from edgepv.stream.verify import against_chunk, prove, steps
 from edgepv.types import Checkpoint, ModelSpec, Rewrite, TensorSpec, Variant, encode

@@ -20,8 +20,8 @@ import numpy as np
 from edgepv import bundle, zoo
 from edgepv.base.files import read_json, write_json
 from edgepv.measure import clip_answers, scores
+from edgepv.metrics.stats import paired_drop
 from edgepv.runtimes.engine import open_engine
-from edgepv.stats import paired_drop
 from edgepv.stream import Stepper
 from edgepv.types import Variant, encode
 from edgepv.zoo.data import read_manifest

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from edgepv.base.files import sha256, whole_file, write_json
-from edgepv.stats import accuracy
+from edgepv.metrics.stats import accuracy
 from edgepv.types import ModelSpec, TensorSpec, encode
 from edgepv.zoo import TASKS
 from edgepv.zoo.data import load, read_manifest

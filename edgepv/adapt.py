@@ -42,8 +42,8 @@ from edgepv.clips import (
 from edgepv.errors import UsageError
 from edgepv.export.probes import probe
 from edgepv.line import Options, load
+from edgepv.metrics.stats import accuracy, counted
 from edgepv.quantize.finetune import as_logits, views
-from edgepv.stats import accuracy, counted
 from edgepv.types import Accuracy, Checkpoint, ModelSpec, decode, encode
 
 How = Literal["adapter", "full", "head"]
@@ -549,7 +549,7 @@ def window(frames: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarr
 
 def _judged(model: Any, validation: Sequence[Shot], spec: ModelSpec) -> tuple[float | None, float | None]:
     """(cross entropy, top-1) on the validation clips; (None, None) without."""
-    from edgepv.zoo.score import cross_entropy
+    from edgepv.metrics.stats import cross_entropy
 
     if not validation:
         return None, None

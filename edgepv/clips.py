@@ -503,16 +503,3 @@ def hold_last(frames: np.ndarray, count: int) -> np.ndarray:
     return frames if missing <= 0 else np.concatenate([frames, frames[-1:].repeat(missing, 0)])
 
 
-def clip_scores(logits: np.ndarray, warmup: int) -> np.ndarray:
-    """One answer for a whole clip from the answers a streamed model gave after each frame.
-
-    logits: (T, classes), one row per frame in order. Returns (classes,): the mean of the valid rows,
-    those from frame ``warmup`` on, because earlier answers saw fewer frames than the model needs.
-    Raises UsageError if there is no valid row; feed a short clip through ``hold_last`` first.
-    """
-    if len(logits) < warmup:
-        raise UsageError(
-            f"a clip of {len(logits)} frames is shorter than the {warmup} the model needs before its "
-            "first answer. Use longer clips, or repeat the last frame"
-        )
-    return logits[warmup - 1 :].mean(axis=0)

@@ -53,37 +53,3 @@ def smaller(frames: np.ndarray, factor: int) -> np.ndarray:
     return cv2.resize(frames, (width // factor, height // factor), interpolation=cv2.INTER_AREA)
 
 
-def psnr(truth: np.ndarray, got: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB, peak 1; infinite for equal frames. ``got`` is clipped to [0, 1]."""
-    error = as_float(truth) - np.clip(as_float(got), 0, 1)
-    mean = float(np.mean(np.square(error, dtype=np.float64)))
-    return float(-10 * np.log10(mean)) if mean else float("inf")
-
-
-def ssim(truth: np.ndarray, got: np.ndarray) -> float:
-    """Structural similarity of two frames (H, W, C): 1 for equal ones, mean over pixels and channels.
-
-    Gaussian window of 11 x 11 pixels, sigma 1.5, inside the frame only; ``got`` is clipped to [0, 1].
-    Source: Wang et al. 2004, "Image Quality Assessment: From Error Visibility to Structural Similarity".
-    """
-    cv2 = need("cv2", extra="cpu")
-
-    def blur(x: np.ndarray) -> np.ndarray:
-        return cv2.GaussianBlur(x, (11, 11), 1.5)[5:-5, 5:-5]
-
-    a, b = as_float(truth).astype(np.float64), np.clip(as_float(got), 0, 1).astype(np.float64)
-    mean_a, mean_b = blur(a), blur(b)
-    spread = blur(a * a) + blur(b * b) - mean_a * mean_a - mean_b * mean_b
-    shared = blur(a * b) - mean_a * mean_b
-    c1, c2 = 0.01**2, 0.03**2
-    likeness = (2 * mean_a * mean_b + c1) * (2 * shared + c2)
-    return float(np.mean(likeness / ((mean_a * mean_a + mean_b * mean_b + c1) * (spread + c2))))
-
-
-def flicker(truth: np.ndarray, got: np.ndarray) -> float:
-    """Mean of |change from frame to frame in ``got`` - the change in ``truth``|, on [0, 1].
-
-    Both (T, H, W, C) with T of 2 or more. 0 when every change is the true one.
-    """
-    a, b = as_float(truth), np.clip(as_float(got), 0, 1)
-    return float(np.abs(np.diff(b, axis=0) - np.diff(a, axis=0)).mean())

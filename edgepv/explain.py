@@ -26,11 +26,11 @@ from edgepv.base.optional import need
 from edgepv.bundle import check, on_this_host, opened
 from edgepv.clips import preprocess, within
 from edgepv.errors import UsageError, unknown
+from edgepv.metrics.stats import mean_interval
 from edgepv.proof import proven
 from edgepv.runtimes.engine import open_engine
 from edgepv.runtimes.player import Player, score
 from edgepv.runtimes.session import softmax
-from edgepv.stats import mean_interval
 from edgepv.types import ModelSpec
 from edgepv.video import open_video, taken
 

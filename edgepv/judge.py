@@ -17,7 +17,8 @@ from edgepv.export.audit import audit
 from edgepv.export.job import FLAT
 from edgepv.export.parity import compare_clips, first_divergence, saturation
 from edgepv.measure import clip_answers
-from edgepv.quality import (
+from edgepv.metrics.stats import sqnr_db
+from edgepv.metrics.tasks import (
     INT8_FLOOR_DB,
     Pictures,
     Shown,
@@ -30,7 +31,6 @@ from edgepv.quality import (
     rate,
 )
 from edgepv.runtimes.engine import open_engine
-from edgepv.stats import sqnr_db
 from edgepv.stream import Infer, Tensors, by_file_names, copied
 from edgepv.types import Accuracy, Audit, Measurement, ModelSpec, PairedDrop, Parity, Target, Variant
 

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from edgepv.base.isolated import call
-from edgepv.clips import clip_scores, hold_last
+from edgepv.clips import hold_last
+from edgepv.metrics.stats import percentiles_ms
+from edgepv.metrics.tasks import clip_scores
 from edgepv.runtimes.engine import Engine, open_engine
-from edgepv.stats import percentiles_ms
 from edgepv.stream import Infer, Stepper, Tensors, copied, roll
 from edgepv.types import Latency, Variant, decode, encode
 

@@ -53,7 +53,7 @@ from edgepv.line import (
     source_key,
 )
 from edgepv.measure import clip_answers, latencies, peak_rss_mib
-from edgepv.quality import Pictures, Shown, shown, shows
+from edgepv.metrics.tasks import Pictures, Shown, shown, shows
 from edgepv.quantize.sparsity import LayerSparsity
 from edgepv.report_tables import ORIGINALS
 from edgepv.runtimes.eager import EagerEngine

@@ -12,8 +12,8 @@ import numpy as np
 
 from edgepv.clips import Clip, shrunk
 from edgepv.errors import UsageError
+from edgepv.metrics.stats import percentiles_ms
 from edgepv.runtimes.deadline import DeadlineRunner, Ladder, Reply
-from edgepv.stats import percentiles_ms
 from edgepv.types import Deadline, ModelSpec
 from edgepv.video import open_video, taken
 

@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from edgepv.metrics.pareto import pareto
+from edgepv.metrics.stats import METRIC_NAMES, counted, worded
 from edgepv.report_tables import figure, machine, main_latency
-from edgepv.stats import METRIC_NAMES, counted, worded
 from edgepv.types import Accuracy, DeviceFacts, Latency, Measurement, Report
 
 WIDTH = 560
@@ -107,18 +108,6 @@ class Bars:
 class _Panel:
     title: str
     rows: list[Measurement] = field(default_factory=list)
-
-
-def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Which (cost, gain) points no other point beats: no dearer and no worse, and better in one.
-
-    Returns their indices, cheapest first; equal points stand together.
-    """
-
-    def beaten(a: tuple[float, float]) -> bool:
-        return any(b[0] <= a[0] and b[1] >= a[1] and b != a for b in points)
-
-    return sorted((i for i, p in enumerate(points) if not beaten(p)), key=lambda i: points[i])
 
 
 def panels(report: Report) -> list[_Panel]:

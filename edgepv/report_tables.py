@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from edgepv.stats import METRIC_NAMES, counted, worded
+from edgepv.metrics.stats import METRIC_NAMES, counted, worded
 from edgepv.stream.explain import exactness
 from edgepv.types import (
     Accuracy,

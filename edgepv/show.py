@@ -13,7 +13,7 @@ from edgepv.base.console import tell
 from edgepv.base.files import whole_file
 from edgepv.base.optional import need
 from edgepv.bundle import Bundle
-from edgepv.stats import METRIC_NAMES, SQNR_CAP_DB, counted, worded
+from edgepv.metrics.stats import METRIC_NAMES, SQNR_CAP_DB, counted, worded
 from edgepv.stream.explain import exactness
 from edgepv.types import Accuracy, Audit, Latency, LayerSensitivity, Measurement, PairedDrop, encode
 

@@ -30,10 +30,10 @@ from edgepv.base.isolated import call, within
 from edgepv.bundle import Bundle
 from edgepv.errors import EdgepvError, LatencyGateError, SignatureError, UsageError
 from edgepv.golden import broken_as_parity, load, of_variant, same
+from edgepv.metrics.stats import percentiles_ms
 from edgepv.proof import proven
 from edgepv.runtimes import open_session
 from edgepv.signing import Signature, read_signature, verify
-from edgepv.stats import percentiles_ms
 from edgepv.types import Variant, decode, encode
 
 Slot = Literal["a", "b"]

@@ -24,7 +24,7 @@ from edgepv.base.optional import need, ort_options
 from edgepv.base.vet import vet_onnx
 from edgepv.errors import UsageError
 from edgepv.export.to_onnx import float_variant, refusal
-from edgepv.stats import sqnr_db
+from edgepv.metrics.stats import sqnr_db
 from edgepv.types import ModelSpec, QuantScheme, StateSpec, StreamSpec, Variant
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from edgepv.base.optional import litert_feeds, ort_options
-from edgepv.stats import sqnr_db
+from edgepv.metrics.stats import sqnr_db
 from edgepv.stream import Tensors
 from edgepv.types import Parity, Verdict, WorstClip
 

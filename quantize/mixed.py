@@ -11,10 +11,10 @@ from typing import Literal
 from edgepv.base.cache import cached
 from edgepv.base.machine import versions
 from edgepv.errors import ParityError, UsageError
+from edgepv.metrics.stats import sqnr_db
 from edgepv.quantize import int8_onnx
 from edgepv.quantize.ranges import Method, check_method
 from edgepv.quantize.sensitivity import answers_of, per_layer
-from edgepv.stats import sqnr_db
 from edgepv.stream import Tensors, by_file_names
 from edgepv.types import Variant
 

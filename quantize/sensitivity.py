@@ -21,7 +21,8 @@ from edgepv.base.optional import need
 from edgepv.checkpoint import build, splittable
 from edgepv.clips import hold_last
 from edgepv.errors import UsageError
-from edgepv.margins import margin_drop, margins
+from edgepv.metrics.margins import margin_drop, margins
+from edgepv.metrics.stats import sqnr_db
 from edgepv.quantize import ranges as spread
 from edgepv.quantize.int8_onnx import (
     CONVOLUTIONS,
@@ -31,7 +32,6 @@ from edgepv.quantize.int8_onnx import (
     state_overrides,
 )
 from edgepv.quantize.prune import clip_example, never_cut, refuse_changed, silence
-from edgepv.stats import sqnr_db
 from edgepv.stream import Tensors, by_file_names
 from edgepv.types import Checkpoint, LayerSensitivity, ModelSpec, Variant
 

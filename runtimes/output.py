@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from edgepv.metrics.stats import percentiles_ms
 from edgepv.runtimes.deadline import Reply
 from edgepv.runtimes.events import MOVING, Events, LiveConfig, Positions
 from edgepv.runtimes.faults import Faults
@@ -18,7 +19,6 @@ from edgepv.runtimes.places import MovingPoints, Within, ZoneSearch
 from edgepv.runtimes.privacy import mosaic
 from edgepv.runtimes.said import RECORDS, picture_of, record
 from edgepv.runtimes.sinks import Record, Sink
-from edgepv.stats import percentiles_ms
 from edgepv.types import ModelSpec
 
 LATEST = 20_000

@@ -17,10 +17,10 @@ from edgepv import zoo
 from edgepv.base.console import Console
 from edgepv.errors import UsageError
 from edgepv.line import Options
+from edgepv.metrics.stats import paired_drop
 from edgepv.search.space import Candidate, Space
 from edgepv.search.study import Study
 from edgepv.search.trial import Found, Question, Trials
-from edgepv.stats import paired_drop
 from edgepv.types import Latency, Variant
 
 SPACE = Space(("onnxruntime-fp32", "onnxruntime-int8"), ("clip", "stream"), (112, 96), 2, (0.0, 0.9))

@@ -16,7 +16,6 @@ import pytest
 from edgepv.clips import (
     Clip,
     as_manifest,
-    clip_scores,
     find_clips,
     halves,
     hold_last,
@@ -28,6 +27,7 @@ from edgepv.clips import (
     unlabelled_told,
 )
 from edgepv.errors import UsageError
+from edgepv.metrics.tasks import clip_scores
 from edgepv.types import ModelSpec, TensorSpec
 from edgepv.video import read_video
 

@@ -7,8 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from edgepv.degrade import as_float, flicker, noisy, psnr, rounded, smaller, ssim
+from edgepv.degrade import as_float, noisy, rounded, smaller
 from edgepv.errors import UsageError
+from edgepv.metrics.pictures import flicker, psnr, ssim
 
 
 def picture(seed: int = 0, height: int = 48, width: int = 64) -> np.ndarray:

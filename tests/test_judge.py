@@ -10,7 +10,7 @@ import pytest
 
 from edgepv import judge
 from edgepv.errors import ParityError
-from edgepv.quality import Shown
+from edgepv.metrics.tasks import Shown
 from edgepv.targets import target
 from edgepv.types import Latency, Measurement, ModelSpec, PairedDrop, Parity, TensorSpec, Verdict
 

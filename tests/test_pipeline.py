@@ -21,7 +21,7 @@ from edgepv.cli import main
 from edgepv.errors import AccuracyGateError, LatencyGateError, ParityError
 from edgepv.golden import replay
 from edgepv.line import Line, Options, gather, load
-from edgepv.quality import Shown
+from edgepv.metrics.tasks import Shown
 from edgepv.report_tables import speedups
 from edgepv.stream import Tensors
 from edgepv.types import (

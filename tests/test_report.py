@@ -20,6 +20,7 @@ from edgepv import report_tables as tables
 from edgepv.base.files import write_json
 from edgepv.cli import main
 from edgepv.errors import UsageError
+from edgepv.metrics import pareto
 from edgepv.report import is_report, load, picture_of_scatter, to_html, to_json, to_markdown
 from edgepv.report_tables import NOT_MEASURED, figure, size, speedups
 from edgepv.types import (
@@ -264,8 +265,8 @@ def test_markdown_holds_the_same_figures_and_its_tables_are_square() -> None:
 def test_the_pareto_front_of_a_hand_example() -> None:
     #          fast, poor   slow, good  beaten by 1  beaten by 0  equal to 0   beaten by 0
     points = [(1.0, 0.70), (4.0, 0.90), (5.0, 0.89), (2.0, 0.70), (1.0, 0.70), (1.0, 0.60)]
-    assert charts.pareto(points) == [0, 4, 1]
-    assert charts.pareto([(1.0, 0.5), (2.0, 0.6), (3.0, 0.7)]) == [0, 1, 2]
+    assert pareto.pareto(points) == [0, 4, 1]
+    assert pareto.pareto([(1.0, 0.5), (2.0, 0.6), (3.0, 0.7)]) == [0, 1, 2]
 
 
 def test_the_front_is_drawn_only_among_rows_of_one_run() -> None:

@@ -11,12 +11,12 @@ from edgepv.base.console import Console
 from edgepv.base.files import whole_folder, write_json, write_text
 from edgepv.base.optional import need
 from edgepv.errors import AccuracyGateError, InconclusiveError, UsageError
-from edgepv.report_charts import pareto
+from edgepv.metrics.pareto import pareto
+from edgepv.metrics.stats import counted
 from edgepv.search.finals import Result, finish
 from edgepv.search.space import command
 from edgepv.search.study import Study, opened
 from edgepv.search.trial import Question, Trials, at_percentile
-from edgepv.stats import counted
 from edgepv.types import Latency, PairedDrop, decode
 
 SHARE = 0.7

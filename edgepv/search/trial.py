@@ -34,10 +34,10 @@ from edgepv.line import (
     source_key,
     streamed,
 )
-from edgepv.margins import margin_drop, margins
 from edgepv.measure import clip_answers, on_noise, scores
+from edgepv.metrics.margins import margin_drop, margins
+from edgepv.metrics.tasks import not_applied
 from edgepv.pipeline import all_labelled
-from edgepv.quality import not_applied
 from edgepv.quantize import low_rank, prune
 from edgepv.runtimes.engine import Engine, open_engine
 from edgepv.search import costs

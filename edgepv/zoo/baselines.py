@@ -5,7 +5,7 @@
 * ``plain_2plus1d``: a plain (2+1)D network, 16 frames of 64 x 64.
 
 All learn from the whole training split and are scored once on the test split, by the protocol of the
-zoo models (``edgepv.clips.clip_scores``). The networks use one seed, a fixed number of epochs and the
+zoo models (``edgepv.metrics.tasks.clip_scores``). The networks use one seed, a fixed number of epochs and the
 same augmentation as the zoo models; nothing is selected.
 """
 
@@ -29,7 +29,7 @@ from edgepv.base.files import read_json, write_json
 from edgepv.base.optional import need
 from edgepv.clips import hold_last
 from edgepv.errors import EdgepvError
-from edgepv.stats import accuracy
+from edgepv.metrics.stats import accuracy
 from edgepv.types import ModelSpec, TensorSpec, encode
 from edgepv.video import open_video, taken
 from edgepv.zoo import HERE, TASKS, spec

@@ -18,7 +18,7 @@ from edgepv.base.console import tell
 from edgepv.base.files import digest, read_json, whole_file, write_text
 from edgepv.base.optional import need
 from edgepv.errors import EdgepvError, UsageError
-from edgepv.stats import counted
+from edgepv.metrics.stats import counted
 from edgepv.types import Accuracy, decode
 from edgepv.zoo import HERE, MODELS, TASKS, cross_validated, full_names, parse
 

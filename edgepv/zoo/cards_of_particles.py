@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from edgepv.base.files import read_json
-from edgepv.stats import counted
+from edgepv.metrics.stats import counted
 from edgepv.types import Accuracy, decode
 from edgepv.zoo import MODELS, TASKS, parse
 from edgepv.zoo.cards import GROUPS, SOURCES, USES, classes_table, crossval, interval, who_trained

@@ -21,7 +21,7 @@ import torch
 from edgepv.base.console import tell
 from edgepv.base.files import digest, read_json, write_json
 from edgepv.errors import EdgepvError
-from edgepv.stats import accuracy
+from edgepv.metrics.stats import accuracy
 from edgepv.types import encode
 from edgepv.zoo import HERE, TASKS, spec
 from edgepv.zoo.data import Sample, folds, load, read_manifest

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from edgepv.base.files import read_json, sha256, whole_file, write_json
-from edgepv.stats import mean_accuracy
+from edgepv.metrics.stats import mean_accuracy
 from edgepv.types import Metric, ModelSpec, encode
 from edgepv.zoo import parallel
 

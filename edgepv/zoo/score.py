@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgepv.clips import clip_scores, hold_last, model_frames
-from edgepv.stats import accuracy
+from edgepv.clips import hold_last, model_frames
+from edgepv.metrics.stats import accuracy, cross_entropy
+from edgepv.metrics.tasks import clip_scores
 from edgepv.types import ModelSpec, encode
 from edgepv.zoo.data import Sample
 from edgepv.zoo.pv_conv import PvConv
@@ -41,13 +42,6 @@ def scores(
         rows.append(clip_answer(net, frames))
         tick()
     return np.stack(rows)
-
-
-def cross_entropy(scores: np.ndarray, truth: Sequence[int]) -> float:
-    """Mean -log p of the right label, in nats."""
-    shifted = scores - scores.max(1, keepdims=True)
-    log_p = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
-    return float(-log_p[np.arange(len(truth)), list(truth)].mean())
 
 
 def verdict(scores: np.ndarray, truth: Sequence[int]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from edgepv import zoo
 from edgepv.base.console import tell
 from edgepv.base.files import digest
 from edgepv.errors import EdgepvError, UsageError
-from edgepv.stats import roc_auc
+from edgepv.metrics.stats import roc_auc
 from edgepv.types import ModelSpec, TensorSpec, encode
 from edgepv.zoo import HERE, TASKS, parallel
 from edgepv.zoo.data import MIRRORED, Footage, Sample, augmented, load, read_manifest

@@ -38,6 +38,7 @@ from edgepv.base.files import digest, read_json, sha256
 from edgepv.base.optional import need
 from edgepv.checkpoint import find_function, read_weights
 from edgepv.errors import EdgepvError, UsageError
+from edgepv.metrics import pictures
 from edgepv.types import ModelSpec, TensorSpec
 from edgepv.video import open_video
 from edgepv.zoo import HERE, parallel
@@ -416,7 +417,7 @@ def test_result(net: Restore, data: Path, *, frames: int = 34, seed: int = 0) ->
         after = restored(net, given)
         rows.append({"clip": source.path, "frames": len(clean)} | {
             f"{what}_{when}": round(float(np.mean([score(a, b) for a, b in zip(clean, got)])), digits)
-            for what, score, digits in (("psnr", degrade.psnr, 3), ("ssim", degrade.ssim, 4))
+            for what, score, digits in (("psnr", pictures.psnr, 3), ("ssim", pictures.ssim, 4))
             for when, got in (("given", before), ("restored", after))
         })  # fmt: skip
     return {"clips": rows} | {

@@ -11,7 +11,7 @@ from torch import nn
 
 from edgepv.export import parity
 from edgepv.export.parity import compare, compare_clips, first_divergence, saturation, slope
-from edgepv.stats import sqnr_db
+from edgepv.metrics.stats import sqnr_db
 
 
 def test_sqnr_by_hand() -> None:

@@ -14,9 +14,9 @@ from onnx import TensorProto, helper, numpy_helper
 from edgepv.export.for_cpu import build
 from edgepv.export.job import Job
 from edgepv.export.sums import saturating
+from edgepv.metrics.stats import sqnr_db
 from edgepv.quantize import int8_onnx, int8_openvino
 from edgepv.runtimes import open_engine
-from edgepv.stats import sqnr_db
 from edgepv.types import ModelSpec, TensorSpec, Variant
 
 BRIGHT = [{"frame": np.full((1, 8, 16, 16), value, np.float32)} for value in (0.25, 0.5, 1.0, 0.75)]

@@ -18,10 +18,10 @@ from edgepv.export.islands import optimised
 from edgepv.export.parity import saturation
 from edgepv.export.to_onnx import lower
 from edgepv.export.to_tflite import to_tflite
+from edgepv.metrics.stats import sqnr_db
 from edgepv.quantize import int8_litert, int8_onnx
 from edgepv.runtimes import open_engine
 from edgepv.runtimes.eager import EagerEngine
-from edgepv.stats import sqnr_db
 from edgepv.stream import Stepper, Tensors, by_file_names, copied, roll
 from edgepv.types import Checkpoint, ModelSpec, TensorSpec, Variant
 

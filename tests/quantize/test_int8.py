@@ -17,10 +17,10 @@ from edgepv.errors import UsageError
 from edgepv.export.audit import audit
 from edgepv.export.to_onnx import lower
 from edgepv.export.to_tflite import to_tflite
+from edgepv.metrics.stats import sqnr_db
 from edgepv.quantize import int8_litert, int8_onnx, int8_openvino
 from edgepv.quantize.ranges import Histogram, Method
 from edgepv.runtimes import open_engine
-from edgepv.stats import sqnr_db
 from edgepv.stream import Stepper, Tensors
 from edgepv.types import Variant
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from edgepv.base.files import sha256
 from edgepv.checkpoint import build, from_files, read_spec
 from edgepv.errors import UsageError
+from edgepv.metrics.stats import sqnr_db
 from edgepv.quantize import finetune, low_rank, prune
-from edgepv.stats import sqnr_db
 from edgepv.stream import convert
 from edgepv.stream.verify import verify
 from edgepv.types import Checkpoint, ModelSpec, TensorSpec

@@ -14,9 +14,9 @@ from support import TINY, Tiny
 from edgepv.checkpoint import build, from_files, read_spec, save
 from edgepv.errors import UsageError
 from edgepv.export.to_onnx import lower
+from edgepv.metrics.stats import sqnr_db
 from edgepv.quantize import finetune, int8_onnx, qat
 from edgepv.quantize.sensitivity import answers_of
-from edgepv.stats import sqnr_db
 from edgepv.stream import Tensors, by_file_names
 from edgepv.types import Checkpoint, ModelSpec, Rewrite, TensorSpec
 

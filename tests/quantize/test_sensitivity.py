@@ -15,10 +15,10 @@ from support import Tiny
 from edgepv import bundle
 from edgepv.cli import main
 from edgepv.errors import ParityError, UsageError
+from edgepv.metrics.stats import sqnr_db
 from edgepv.quantize import int8_onnx, mixed
 from edgepv.quantize.ranges import Method
 from edgepv.quantize.sensitivity import answers_of, per_layer
-from edgepv.stats import sqnr_db
 from edgepv.stream import Tensors, by_file_names
 from edgepv.types import ModelSpec, TensorSpec, Variant
 

@@ -18,7 +18,7 @@ from support import assert_static_4_d
 from torch import Tensor
 
 from edgepv.checkpoint import build, from_files
-from edgepv.quality import Points, Shown, figures
+from edgepv.metrics.tasks import Points, Shown, figures
 from edgepv.stream import Stepper
 from edgepv.types import Checkpoint, ModelSpec, TensorSpec, Variant
 from edgepv.zoo import pv_track, train_track

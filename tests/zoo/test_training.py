@@ -17,6 +17,7 @@ import torch
 from edgepv import zoo
 from edgepv.base.files import read_json, sha256
 from edgepv.errors import UsageError
+from edgepv.metrics.stats import cross_entropy
 from edgepv.zoo import crossval, pv_conv
 from edgepv.zoo.baselines import PlainNet, features
 from edgepv.zoo.data import (
@@ -30,7 +31,6 @@ from edgepv.zoo.data import (
     read_manifest,
 )
 from edgepv.zoo.learn import Plan, _soft, fit
-from edgepv.zoo.score import cross_entropy
 from edgepv.zoo.train import Job, Recipe, main, train
 
 FIGHT = {"fight": slice(0, 2)}

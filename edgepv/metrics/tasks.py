@@ -15,18 +15,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from edgepv.clips import (
-    Clip,
-    clean_frames,
-    clip_scores,
-    degraded,
-    pictures,
-    preprocess,
-)
-from edgepv.degrade import psnr
+from edgepv.clips import Clip, clean_frames, degraded, pictures, preprocess
 from edgepv.errors import UsageError
-from edgepv.margins import margin_drop, margins
-from edgepv.stats import accuracy, mean_accuracy, mean_drop
+from edgepv.metrics.margins import margin_drop, margins
+from edgepv.metrics.pictures import psnr
+from edgepv.metrics.stats import accuracy, mean_accuracy, mean_drop
 from edgepv.stream import Tensors
 from edgepv.types import Accuracy, ModelSpec, PairedDrop
 from edgepv.video import at_rate, open_video
@@ -274,3 +267,18 @@ def lost(
         return margin_drop(before, after, max_drop=max_drop, groups=groups)
     scale, unit = (100.0, "points") if spec.task == "tracking" else (1.0, "dB")
     return mean_drop(scale * before, scale * after, max_drop=max_drop, unit=unit, groups=groups)  # type: ignore[arg-type]
+
+
+def clip_scores(logits: np.ndarray, warmup: int) -> np.ndarray:
+    """One answer for a whole clip from the answers a streamed model gave after each frame.
+
+    logits: (T, classes), one row per frame in order. Returns (classes,): the mean of the valid rows,
+    those from frame ``warmup`` on, because earlier answers saw fewer frames than the model needs.
+    Raises UsageError if there is no valid row; feed a short clip through ``hold_last`` first.
+    """
+    if len(logits) < warmup:
+        raise UsageError(
+            f"a clip of {len(logits)} frames is shorter than the {warmup} the model needs before its "
+            "first answer. Use longer clips, or repeat the last frame"
+        )
+    return logits[warmup - 1 :].mean(axis=0)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgepv.margins import expected_loss, margin_drop, margins
-from edgepv.stats import paired_drop
+from edgepv.metrics.margins import expected_loss, margin_drop, margins
+from edgepv.metrics.stats import paired_drop
 
 RNG = np.random.default_rng
 

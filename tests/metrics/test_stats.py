@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from edgepv.stats import (
+from edgepv.metrics.stats import (
     accuracy,
     group_count,
     mean_accuracy,

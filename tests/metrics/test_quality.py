@@ -13,8 +13,8 @@ from scipy import stats
 
 from edgepv.clips import Clip, clean_frames, degraded, find_clips, model_frames, pictures
 from edgepv.errors import UsageError
-from edgepv.quality import Points, Shown, born_at, distance_px, figures, groups_of, lost, rate, shown
-from edgepv.stats import mean_drop, mean_interval, student
+from edgepv.metrics.stats import mean_drop, mean_interval, student
+from edgepv.metrics.tasks import Points, Shown, born_at, distance_px, figures, groups_of, lost, rate, shown
 from edgepv.types import ModelSpec, TensorSpec
 from edgepv.zoo import HERE
 

@@ -325,3 +325,10 @@ def sqnr_db(reference: np.ndarray, got: np.ndarray) -> float:
     if error == 0:
         return SQNR_CAP_DB
     return float(np.clip(10 * np.log10(max(signal, 1e-300) / error), -SQNR_CAP_DB, SQNR_CAP_DB))
+
+
+def cross_entropy(scores: np.ndarray, truth: Sequence[int]) -> float:
+    """Mean -log p of the right label, in nats."""
+    shifted = scores - scores.max(1, keepdims=True)
+    log_p = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    return float(-log_p[np.arange(len(truth)), list(truth)].mean())

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edgepv.stats import Z95, group_count, paired_drop, student
+from edgepv.metrics.stats import Z95, group_count, paired_drop, student
 from edgepv.types import Counted, PairedDrop, Verdict
 
 DENSITY_WIDTH = 1.33  # of Silverman's rule: a kernel of fourth order takes a wider one than his Gaussian
@@ -108,7 +108,7 @@ def margin_drop(
 
     pass, fail: the whole interval of ``expected_loss`` is at or below, or above, max_drop. It decides nothing
     against the count: where counting the clips is sure of the contrary, it is inconclusive. Where the
-    margins cannot tell, counting decides (``edgepv.stats.paired_drop``), and ``why`` says so.
+    margins cannot tell, counting decides (``edgepv.metrics.stats.paired_drop``), and ``why`` says so.
     """
     counted = paired_drop((before > 0).tolist(), (after > 0).tolist(), max_drop=max_drop, groups=groups)
     if counted.groups == 1:
