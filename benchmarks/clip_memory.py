@@ -23,7 +23,9 @@ import numpy as np
 
 from edgepv.base.files import write_json
 from edgepv.base.optional import need
-from edgepv.clips import Clip, model_frames
+from edgepv.data import truth
+from edgepv.data.clips import Clip
+from edgepv.data.frames import model_frames
 
 OUT = Path(__file__).resolve().with_suffix(".json")
 VIDEOS = {"720p 30 s": (1280, 720, 30), "1080p 60 s": (1920, 1080, 60)}
@@ -45,9 +47,8 @@ def film(path: Path, width: int, height: int, seconds: int) -> None:
 
 
 def _shown(path: Path) -> object:
-    from edgepv.metrics import tasks as quality
 
-    return quality.shown(_clip(path), _spec())
+    return truth.shown(_clip(path), _spec())
 
 
 def _finetune(path: Path) -> object:
@@ -79,7 +80,8 @@ def _thumbnails(path: Path) -> object:
 
 
 def _zoo(path: Path) -> object:
-    from edgepv.zoo.data import Sample, load
+    from edgepv.data.split import Sample
+    from edgepv.zoo.data import load
 
     return load([Sample(path, "handwash", 0, "train", "g")])
 

@@ -22,7 +22,8 @@ import numpy as np
 from edgepv.base.console import Console
 from edgepv.base.files import write_json
 from edgepv.base.machine import device_facts
-from edgepv.clips import find_clips, model_frames
+from edgepv.data.clips import find_clips
+from edgepv.data.frames import model_frames
 from edgepv.explain import LONGEST, Deletion, Explanation, explain
 from edgepv.line import Clips, Line, Options, load, lowered
 from edgepv.replay import drawn

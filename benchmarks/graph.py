@@ -29,9 +29,9 @@ from safetensors.torch import load_file
 from edgepv import zoo
 from edgepv.base.files import read_json, write_json
 from edgepv.base.machine import device_facts
-from edgepv.calibration import calibration_set, rolled_feeds
 from edgepv.checkpoint import build
-from edgepv.clips import Clip
+from edgepv.data.calibration import calibration_set, rolled_feeds
+from edgepv.data.clips import Clip
 from edgepv.export.cost import gflops_per_frame
 from edgepv.export.to_onnx import lower
 from edgepv.measure import interleaved, noise_feeds

@@ -25,7 +25,8 @@ from edgepv import bundle, pipeline, show
 from edgepv.base.console import Console
 from edgepv.base.files import read_json, whole_file, write_json, write_text
 from edgepv.base.machine import device_facts
-from edgepv.clips import clean_frames, degraded
+from edgepv.data.frames import clean_frames, degraded
+from edgepv.data.video import read_video
 from edgepv.errors import EdgepvError
 from edgepv.line import Options
 from edgepv.metrics.stats import METRIC_NAMES
@@ -33,7 +34,6 @@ from edgepv.runtimes.play import play
 from edgepv.runtimes.said import picture_of
 from edgepv.runtimes.session import open_session
 from edgepv.types import Accuracy, Measurement, PairedDrop, decode, encode
-from edgepv.video import read_video
 from edgepv.zoo import HERE as ZOO
 from edgepv.zoo import INDEX, MODELS, cross_validated, parse, tested_on
 

@@ -33,13 +33,15 @@ import cv2
 import numpy as np
 import torch
 
-from edgepv import degrade
 from edgepv.base.files import read_json, write_json
 from edgepv.checkpoint import read_weights
-from edgepv.clips import clean_frames, degraded, find_clips
+from edgepv.data import degrade
+from edgepv.data.clips import find_clips
+from edgepv.data.frames import clean_frames, degraded
+from edgepv.data.truth import MOST_FRAMES
 from edgepv.export.to_onnx import lower
 from edgepv.metrics import pictures
-from edgepv.metrics.tasks import MOST_FRAMES, psnr_db
+from edgepv.metrics.tasks import psnr_db
 from edgepv.quantize import int8_onnx, int8_openvino
 from edgepv.runtimes import open_engine
 from edgepv.stream import Stepper, Tensors

@@ -24,9 +24,10 @@ from edgepv import zoo
 from edgepv.base.files import read_json, write_json, write_text
 from edgepv.base.machine import device_facts, versions
 from edgepv.base.quiet import hush
-from edgepv.calibration import filling
 from edgepv.checkpoint import build, save
-from edgepv.clips import find_clips, model_frames
+from edgepv.data.calibration import filling
+from edgepv.data.clips import find_clips
+from edgepv.data.frames import model_frames
 from edgepv.errors import EdgepvError
 from edgepv.export.audit import audit
 from edgepv.export.to_onnx import float_variant, lower, tensor_names

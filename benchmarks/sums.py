@@ -25,9 +25,10 @@ from edgepv.base.console import Console
 from edgepv.base.files import read_json, write_json, write_text
 from edgepv.base.machine import device_facts
 from edgepv.base.optional import need
+from edgepv.data.truth import Shown, shown
 from edgepv.line import Line, Options, gather, load, lowered, ready
 from edgepv.metrics.stats import sqnr_db
-from edgepv.metrics.tasks import Shown, figures, shown
+from edgepv.metrics.tasks import figures
 from edgepv.quantize import int8_onnx, int8_openvino
 from edgepv.runtimes import Engine, open_engine, ort
 from edgepv.stream import Stepper

@@ -24,21 +24,19 @@ from edgepv.base.console import Console
 from edgepv.base.files import read_json, refuse_out, whole_folder, write_json, write_text
 from edgepv.base.optional import need
 from edgepv.checkpoint import as_toml, build, check_spec, load_notes, put, save
-from edgepv.clips import (
+from edgepv.data.clips import (
     SPLITS,
     Clip,
     as_manifest,
-    clean_frames,
-    hold_last,
     label_finder,
     manifest_rows,
-    preprocess,
     spelling,
     survey,
     unheld_told,
     unlabelled_told,
     videos_below,
 )
+from edgepv.data.frames import clean_frames, hold_last, preprocess
 from edgepv.errors import UsageError
 from edgepv.export.probes import probe
 from edgepv.line import Options, load
@@ -307,7 +305,7 @@ def sides(
 
 def _carved(clips: list[Clip], labels: Sequence[str], seed: int) -> tuple[list[Clip], list[Clip]]:
     """(training, validation) clips: a fold of whole groups, without groups a label cannot spare."""
-    from edgepv.zoo.data import Sample, folds
+    from edgepv.data.split import Sample, folds
 
     samples = [Sample(c.path, "", labels.index(str(c.label)), "train", c.group) for c in clips]
     parts = folds(samples, round(1 / SHARE))
@@ -344,7 +342,7 @@ def relabelled(spec: ModelSpec, labels: Sequence[str], name: str) -> ModelSpec:
 
 
 def shots(clips: Sequence[Clip], spec: ModelSpec, console: Console) -> list[Shot]:
-    """The clips decoded at the model's size and frame rate, as ``edgepv.clips.model_frames`` has them."""
+    """The clips decoded at the model's size and frame rate, as ``edgepv.data.frames.model_frames`` has them."""
     return [
         Shot(np.stack(clean_frames(c.path, spec)), spec.labels.index(str(c.label)), c.group)
         for c in console.track(clips, "decoding clips")

@@ -12,7 +12,8 @@ from pathlib import Path
 from edgepv import measure, replay
 from edgepv.base.console import Console
 from edgepv.bundle import Bundle, on_this_host
-from edgepv.clips import Clip, split_clips, survey, unheld_told, unlabelled_told
+from edgepv.data.clips import Clip, survey, unheld_told, unlabelled_told
+from edgepv.data.split import split_clips
 from edgepv.errors import TargetUnavailableError, UsageError
 from edgepv.replay import Replayed
 from edgepv.runtimes.deadline import open_ladder, profile

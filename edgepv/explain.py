@@ -24,7 +24,8 @@ from edgepv.base.console import Console
 from edgepv.base.files import refuse_out, whole_file, write_json
 from edgepv.base.optional import need
 from edgepv.bundle import check, on_this_host, opened
-from edgepv.clips import preprocess, within
+from edgepv.data.frames import preprocess, within
+from edgepv.data.video import open_video, taken
 from edgepv.errors import UsageError, unknown
 from edgepv.metrics.stats import mean_interval
 from edgepv.proof import proven
@@ -32,7 +33,6 @@ from edgepv.runtimes.engine import open_engine
 from edgepv.runtimes.player import Player, score
 from edgepv.runtimes.session import softmax
 from edgepv.types import ModelSpec
-from edgepv.video import open_video, taken
 
 ORDERS = 8
 """Random orders that a deletion is held against."""

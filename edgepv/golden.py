@@ -15,7 +15,7 @@ from edgepv.base.isolated import TIMEOUT_S, call
 from edgepv.base.machine import proof
 from edgepv.bundle import GOLDEN, Bundle, on_this_host, read
 from edgepv.checkpoint import MOST_FRAMES, MOST_SIDE
-from edgepv.clips import preprocess
+from edgepv.data.frames import preprocess
 from edgepv.errors import EdgepvError, ParityError, TargetUnavailableError, UsageError
 from edgepv.runtimes.engine import Engine, open_engine
 from edgepv.runtimes.ort import first_line

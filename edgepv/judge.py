@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from edgepv.base.files import digest, sha256
 from edgepv.bundle import on_this_host
-from edgepv.clips import Clip, pictures
+from edgepv.data.frames import pictures
+from edgepv.data.truth import Shown
 from edgepv.errors import AccuracyGateError, LatencyGateError, ParityError, UsageError
 from edgepv.export.audit import audit
 from edgepv.export.job import FLAT
@@ -21,7 +21,6 @@ from edgepv.metrics.stats import sqnr_db
 from edgepv.metrics.tasks import (
     INT8_FLOOR_DB,
     Pictures,
-    Shown,
     distance_px,
     figures,
     groups_of,
@@ -109,11 +108,6 @@ class Exam:
         if sqnr_db >= SAME_NUMBERS_DB and same:
             drop = replace(drop, low=0.0, high=0.0, verdict="pass", clips_needed=None, groups=None)
         return not_applied(drop) if self.unheld else drop
-
-
-def clips_digest(clips: Sequence[Clip]) -> str:
-    """SHA-256 of the clips' bytes and labels, the same in any order and wherever they lie."""
-    return digest(sorted((sha256(clip.path), clip.label or "") for clip in clips))
 
 
 def play_clips(infer: Infer, variant: Variant, clips: Sequence[Shown]) -> list[np.ndarray]:

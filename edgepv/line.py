@@ -22,19 +22,11 @@ from edgepv.base.console import Console
 from edgepv.base.files import digest, sha256
 from edgepv.base.machine import versions
 from edgepv.base.optional import present
-from edgepv.calibration import CalibrationSet, calibration_set, grown, rolled_feeds
 from edgepv.checkpoint import at_size, build, from_files, load_notes, read_spec, record, with_particles
-from edgepv.clips import (
-    SHOWN_LABELS,
-    Clip,
-    find_clips,
-    hold_last,
-    model_frames,
-    split_clips,
-    survey,
-    unheld_told,
-    unlabelled_told,
-)
+from edgepv.data.calibration import CalibrationSet, calibration_set, grown, rolled_feeds
+from edgepv.data.clips import SHOWN_LABELS, Clip, find_clips, survey, unheld_told, unlabelled_told
+from edgepv.data.frames import hold_last, model_frames
+from edgepv.data.split import split_clips
 from edgepv.errors import EdgepvError, UsageError
 from edgepv.export.job import Job, Packed
 from edgepv.quantize.alive import refuse_dead_layers

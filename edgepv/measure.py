@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from edgepv.base.isolated import call
-from edgepv.clips import hold_last
+from edgepv.data.frames import hold_last
 from edgepv.metrics.stats import percentiles_ms
 from edgepv.metrics.tasks import clip_scores
 from edgepv.runtimes.engine import Engine, open_engine

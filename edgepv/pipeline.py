@@ -22,9 +22,13 @@ from edgepv.base.files import digest, refuse_out, sha256, whole_file, whole_fold
 from edgepv.base.machine import device_facts, proof
 from edgepv.base.optional import need, present
 from edgepv.bundle import Content, Measured
-from edgepv.calibration import PREPROCESSING, calibration_set, in_turns, rolled_feeds, to_and_fro
 from edgepv.checkpoint import build, load_notes
-from edgepv.clips import Clip, at_model_size, hold_last, model_frames, unheld
+from edgepv.data import clips as data_clips
+from edgepv.data.calibration import PREPROCESSING, calibration_set, in_turns, rolled_feeds, to_and_fro
+from edgepv.data.clips import Clip, unheld
+from edgepv.data.frames import at_model_size, hold_last, model_frames
+from edgepv.data.truth import Shown, shown
+from edgepv.data.video import open_video, taken
 from edgepv.errors import (
     AccuracyGateError,
     EdgepvError,
@@ -53,7 +57,7 @@ from edgepv.line import (
     source_key,
 )
 from edgepv.measure import clip_answers, latencies, peak_rss_mib
-from edgepv.metrics.tasks import Pictures, Shown, shown, shows
+from edgepv.metrics.tasks import Pictures, shows
 from edgepv.quantize.sparsity import LayerSparsity
 from edgepv.report_tables import ORIGINALS
 from edgepv.runtimes.eager import EagerEngine
@@ -72,7 +76,6 @@ from edgepv.types import (
     decode,
     encode,
 )
-from edgepv.video import open_video, taken
 
 POSTPROCESSING = {
     "classification": "softmax of logits; a clip's answer is the mean of logits over valid frames",
@@ -418,7 +421,7 @@ def prepare(line: Line, source: Source, clips: Clips) -> Subject:
         original_warmup=before.warmup,
         delay=base.stream.delay if base.stream else 0,
         others=judge.others(model(1).infer, spec, probes),
-        clips=judge.clips_digest(clips.held_out),
+        clips=data_clips.clips_digest(clips.held_out),
         endless=_endless(model(1), base, held[0].frames) if found.grown else None,
         original_lag=first.spec.lag,
         unheld=unheld(clips.held_out, spec.labels),

@@ -10,12 +10,13 @@ from fractions import Fraction
 
 import numpy as np
 
-from edgepv.clips import Clip, shrunk
+from edgepv.data.clips import Clip
+from edgepv.data.frames import shrunk
+from edgepv.data.video import open_video, taken
 from edgepv.errors import UsageError
 from edgepv.metrics.stats import percentiles_ms
 from edgepv.runtimes.deadline import DeadlineRunner, Ladder, Reply
 from edgepv.types import Deadline, ModelSpec
-from edgepv.video import open_video, taken
 
 LARGEST = 16
 """Pixels of a frame that is replayed as it is, in those of the model's own frame."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from edgepv.base.optional import need
 from edgepv.checkpoint import build, record, save
-from edgepv.clips import hold_last
+from edgepv.data.frames import hold_last
 from edgepv.errors import UsageError
 from edgepv.types import Checkpoint, ModelSpec
 

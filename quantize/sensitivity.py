@@ -19,7 +19,7 @@ import numpy as np
 
 from edgepv.base.optional import need
 from edgepv.checkpoint import build, splittable
-from edgepv.clips import hold_last
+from edgepv.data.frames import hold_last
 from edgepv.errors import UsageError
 from edgepv.metrics.margins import margin_drop, margins
 from edgepv.metrics.stats import sqnr_db

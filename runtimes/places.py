@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgepv.base.optional import need
-from edgepv.clips import at_model_size, preprocess
+from edgepv.data.frames import at_model_size, preprocess
 from edgepv.errors import UsageError
 from edgepv.runtimes.deadline.realtime import yield_to_others
 from edgepv.runtimes.engine import Engine

@@ -14,6 +14,7 @@ import numpy as np
 
 from edgepv.base.files import whole_file
 from edgepv.base.optional import need
+from edgepv.data.video import Ticks, VideoFrame, at_rate, open_video
 from edgepv.errors import UsageError
 from edgepv.metrics.stats import percentiles_ms
 from edgepv.runtimes.drawing import Painter
@@ -21,7 +22,6 @@ from edgepv.runtimes.engine import Read
 from edgepv.runtimes.said import RECORDS, picture_of, record, said
 from edgepv.runtimes.session import Answer, open_session
 from edgepv.types import ModelSpec, Variant
-from edgepv.video import Ticks, VideoFrame, at_rate, open_video
 
 Event = dict[str, Any]
 

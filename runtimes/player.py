@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from edgepv.clips import hold_last
+from edgepv.data.frames import hold_last
 from edgepv.runtimes.engine import Engine
 from edgepv.stream import Stepper
 from edgepv.types import Variant

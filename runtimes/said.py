@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edgepv.clips import pictures
+from edgepv.data.frames import pictures
 from edgepv.runtimes.session import Answer
 from edgepv.types import ModelSpec
 

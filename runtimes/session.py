@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from edgepv.clips import preprocess
+from edgepv.data.frames import preprocess
 from edgepv.errors import EdgepvError, UsageError
 from edgepv.runtimes.cuts import SceneCuts
 from edgepv.runtimes.engine import CancelledError, Engine, Read, open_engine

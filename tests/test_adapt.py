@@ -22,7 +22,8 @@ from edgepv.base.console import Console
 from edgepv.base.console import seed as seed_of
 from edgepv.base.files import sha256
 from edgepv.checkpoint import as_toml, build, from_files, put, read_spec
-from edgepv.clips import Clip, find_clips, model_frames
+from edgepv.data.clips import Clip, find_clips
+from edgepv.data.frames import model_frames
 from edgepv.errors import UsageError
 from edgepv.line import Clips, Options, gather
 from edgepv.types import ModelSpec, TensorSpec

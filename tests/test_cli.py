@@ -17,7 +17,7 @@ import pytest
 from support import TINY, Run, Tiny
 
 from edgepv.cli import main
-from edgepv.video import read_video
+from edgepv.data.video import read_video
 
 
 def refused(result: tuple[int, str, str], code: int, *words: str) -> None:

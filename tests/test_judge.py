@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from edgepv import judge
+from edgepv.data.truth import Shown
 from edgepv.errors import ParityError
-from edgepv.metrics.tasks import Shown
 from edgepv.targets import target
 from edgepv.types import Latency, Measurement, ModelSpec, PairedDrop, Parity, TensorSpec, Verdict
 

@@ -11,16 +11,17 @@ from null_bundle import write_null_bundle
 from support import Tiny
 
 import edgepv
-from edgepv import bundle, judge, ladder, update
+from edgepv import bundle, ladder, update
 from edgepv.base.console import Console
 from edgepv.base.files import write_json
 from edgepv.cli import main
-from edgepv.clips import Clip
+from edgepv.data import clips as data_clips
+from edgepv.data.clips import Clip
+from edgepv.data.video import read_video
 from edgepv.errors import TargetUnavailableError, UsageError
 from edgepv.runtimes.engine import Engine
 from edgepv.stream import Tensors
 from edgepv.types import Accuracy, Measurement, Report, Rung, Variant
-from edgepv.video import read_video
 
 QUIET = Console(quiet=True)
 
@@ -191,9 +192,9 @@ def test_other_bytes_or_labels_are_other_clips_and_other_places_are_not(tmp_path
 
     a, b = clip("a", b"1", "fight"), clip("b", b"2", None)
     moved = clip("z", b"1", "fight")
-    assert judge.clips_digest([a, b]) == judge.clips_digest([b, moved])
+    assert data_clips.clips_digest([a, b]) == data_clips.clips_digest([b, moved])
     others = [clip("c", b"3", "fight"), clip("d", b"1", "no_fight")]
-    assert judge.clips_digest([a, b]) not in [judge.clips_digest([other, b]) for other in others]
+    assert data_clips.clips_digest([a, b]) not in [data_clips.clips_digest([other, b]) for other in others]
 
 
 def test_a_rung_whose_engine_is_not_here_leaves_none_open(

@@ -17,9 +17,9 @@ from support import Run, drifts
 
 import edgepv
 from edgepv import bundle, measure
-from edgepv.clips import preprocess
+from edgepv.data.frames import preprocess
+from edgepv.data.video import read_video
 from edgepv.types import Report, decode
-from edgepv.video import read_video
 
 
 @pytest.fixture(autouse=True)

@@ -18,10 +18,11 @@ import edgepv
 from edgepv import bundle, judge, pipeline, report
 from edgepv.base.console import Console
 from edgepv.cli import main
+from edgepv.data.truth import Shown
+from edgepv.data.video import read_video
 from edgepv.errors import AccuracyGateError, LatencyGateError, ParityError
 from edgepv.golden import replay
 from edgepv.line import Line, Options, gather, load
-from edgepv.metrics.tasks import Shown
 from edgepv.report_tables import speedups
 from edgepv.stream import Tensors
 from edgepv.types import (
@@ -36,7 +37,6 @@ from edgepv.types import (
     TensorSpec,
     decode,
 )
-from edgepv.video import read_video
 
 SHARED = ROOT.parent / "shared" / "data" / "actions"
 

@@ -12,7 +12,8 @@ import pytest
 from simulated import FRAME, variant
 
 from edgepv import show
-from edgepv.clips import Clip, model_frames
+from edgepv.data.clips import Clip
+from edgepv.data.frames import model_frames
 from edgepv.errors import UsageError
 from edgepv.replay import Shot, replay, shots
 from edgepv.runtimes.deadline import Ladder

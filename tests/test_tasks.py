@@ -19,9 +19,9 @@ from safetensors.torch import save_file
 from edgepv import bundle
 from edgepv.checkpoint import read_spec, with_particles
 from edgepv.cli import main
+from edgepv.data.video import read_video
 from edgepv.errors import UsageError
 from edgepv.types import Report, decode
-from edgepv.video import read_video
 
 BUILDERS = Path(__file__).with_name("tiny_tasks.py")
 TRACKER = """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgepv.base.optional import need
-from edgepv.degrade import as_float
+from edgepv.data.degrade import as_float
 
 
 def psnr(truth: np.ndarray, got: np.ndarray) -> float:

@@ -9,54 +9,26 @@ restorer by the PSNR of its pictures, in dB.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from edgepv.clips import Clip, clean_frames, degraded, pictures, preprocess
+from edgepv.data.frames import pictures
+from edgepv.data.truth import Points, Shown, aspect
 from edgepv.errors import UsageError
 from edgepv.metrics.margins import margin_drop, margins
 from edgepv.metrics.pictures import psnr
 from edgepv.metrics.stats import accuracy, mean_accuracy, mean_drop
-from edgepv.stream import Tensors
 from edgepv.types import Accuracy, ModelSpec, PairedDrop
-from edgepv.video import at_rate, open_video
 
 SIDE = 256
 WITHIN_PX = (1, 2, 4, 8, 16)
-MOST_FRAMES = {"classification": 1 << 30, "tracking": 200, "restoration": 16}
-"""Frames of a clip that are judged: pictures are large, and a score needs only so many."""
 
 INT8_FLOOR_DB = {"classification": 15.0, "tracking": 17.0, "restoration": 30.0}
 """SQNR below which an INT8 file is broken, whatever a few clips say. In benchmarks/models.json classifiers
 below it change one top-1 in eight, trackers lose 9 to 55 points (above it, 0.4 at most). A restorer's file at
 30 dB is 36 dB of PSNR or more from the original's pictures, so it adds less error than restoring leaves."""
-
-
-@dataclass(frozen=True)
-class Points:
-    """True tracks of a clip. position: (T, K, 2) in image heights of the model's frame. visible: (T, K)."""
-
-    position: np.ndarray
-    visible: np.ndarray
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A clip as the model sees it, and what is true of it.
-
-    frames: (T, C, h, w) float32. truth: index of its label, ``Points``, or clean pictures (T, H, W, 3) uint8
-    BGR; None where nobody knows. start: states that the clip begins with, such as the points to follow.
-    group: clips of one group share footage; None where nobody knows. doubt: why it may not be whole.
-    """
-
-    frames: np.ndarray
-    truth: int | Points | np.ndarray | None
-    start: Tensors | None = None
-    group: str | None = None
-    doubt: str | None = None
 
 
 class Pictures(NamedTuple):
@@ -83,81 +55,6 @@ class Pictures(NamedTuple):
     def needed(self) -> int:
         """Frames of a clip beyond those that are judged."""
         return self.first + self.behind
-
-
-def shown(clip: Clip, spec: ModelSpec, more: int = 0) -> Shown:
-    """Decode a clip and what is known of it, its group too.
-
-    more: frames of a restorer's clip beyond those that are judged.
-    The true points of CLIP.mp4 stand in CLIP.npz beside it: ``points`` (N, T, 2) as x, y in px of the video,
-    and ``occluded`` (N, T), for each of its frames. Raises UsageError if they do not fit the video.
-    """
-    return replace(_decoded(clip, spec, more), group=clip.group)
-
-
-def _decoded(clip: Clip, spec: ModelSpec, more: int) -> Shown:
-    if spec.task == "tracking":
-        return _tracked(clip, spec)
-    doubts: list[str] = []
-    clean = clean_frames(clip.path, spec, MOST_FRAMES[spec.task] + more, doubt=doubts.append)
-    frames = np.concatenate([preprocess(f, spec) for f in degraded(clean, spec)])
-    if spec.task == "restoration":
-        return Shown(frames, np.stack(clean) if spec.degrade else None, doubt=next(iter(doubts), None))
-    truth = spec.labels.index(clip.label) if clip.label else None
-    return Shown(frames, truth, doubt=next(iter(doubts), None))
-
-
-def _tracked(clip: Clip, spec: ModelSpec) -> Shown:
-    seen: list[np.ndarray] = []
-    taken: list[int] = []
-    with open_video(clip.path) as video:
-        for frame, count in at_rate(video, spec.fps):
-            height, width = frame.pixels.shape[:2]
-            if count and len(taken) < MOST_FRAMES["tracking"]:
-                seen += [preprocess(frame.pixels, spec)] * count
-                taken += [frame.index] * count
-    taken = taken[: MOST_FRAMES["tracking"]]
-    frames = np.concatenate(seen[: len(taken)])
-    beside = clip.path.with_suffix(".npz")
-    if not beside.is_file():
-        return Shown(frames, None)
-    points, occluded = _read_points(beside, video.read_count)
-    known = np.flatnonzero(~occluded[:, 0])[: spec.particles]
-    if not known.size:
-        raise UsageError(f"{beside}: no point is visible in the first frame, so there is none to follow")
-    place = points[known] / [width, height] * [_aspect(spec), 1.0]
-    truth = Points(place[:, taken].transpose(1, 0, 2), ~occluded[known][:, taken].T)
-    return Shown(frames, truth, born_at(place[:, 0], spec))
-
-
-def _read_points(path: Path, frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """(points (N, T, 2), occluded (N, T)) of a file. Raises UsageError if they do not fit ``frames``."""
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            points, occluded = np.asarray(data["points"], float), np.asarray(data["occluded"], bool)
-    except (OSError, ValueError, KeyError) as e:
-        wanted = "'points' (N, T, 2) and 'occluded' (N, T)"
-        raise UsageError(f"{path} holds no points: {e}. It needs {wanted}") from e
-    if points.shape != (*occluded.shape, 2) or points.shape[1] != frames:
-        raise UsageError(
-            f"{path}: points {points.shape} and occluded {occluded.shape} do not fit a video of {frames} "
-            "frames. Give a place for every frame"
-        )
-    return points, occluded
-
-
-def born_at(places: np.ndarray, spec: ModelSpec) -> Tensors:
-    """States of a tracker whose only particles are born at ``places`` (n, 2), in image heights."""
-    count = spec.particles or 0
-    position = np.zeros((1, count, 2), np.float32)
-    life = np.full((1, count, 1), -1, np.float32)
-    position[0, : len(places)], life[0, : len(places)] = places, 2
-    return {"position": position, "life": life}
-
-
-def _aspect(spec: ModelSpec) -> float:
-    height, width = spec.input.shape[-2:]
-    return width / height
 
 
 def figures(
@@ -194,7 +91,7 @@ def _delta_avg(spec: ModelSpec, rows: np.ndarray, truth: Points, warmup: int) ->
 
 def distance_px(spec: ModelSpec, one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """How far apart two sets of places (..., K, 2 or more) are, in px of a frame of 256 x 256: (..., K)."""
-    apart = (one[..., :2] - other[..., :2]) * [SIDE / _aspect(spec), SIDE]
+    apart = (one[..., :2] - other[..., :2]) * [SIDE / aspect(spec), SIDE]
     return np.sqrt((apart**2).sum(-1))
 
 

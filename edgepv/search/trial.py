@@ -17,7 +17,9 @@ from edgepv.base.console import Console
 from edgepv.base.files import digest, sha256
 from edgepv.base.machine import machine, versions
 from edgepv.checkpoint import at_size, build
-from edgepv.clips import Clip, halves, model_frames, unheld
+from edgepv.data.clips import Clip, unheld
+from edgepv.data.frames import model_frames
+from edgepv.data.split import halves
 from edgepv.errors import UsageError
 from edgepv.line import (
     Clips,

@@ -20,8 +20,8 @@ from edgepv.base.console import Console
 from edgepv.base.files import sha256
 from edgepv.base.machine import machine, versions
 from edgepv.base.optional import need
-from edgepv.calibration import CalibrationSet
 from edgepv.checkpoint import save
+from edgepv.data.calibration import CalibrationSet
 from edgepv.line import Line, Options, Ready, Source, lower, run_builder
 from edgepv.measure import interleaved
 from edgepv.search.space import variants_of

@@ -27,13 +27,14 @@ from torch import Tensor, nn
 from edgepv.base.console import tell
 from edgepv.base.files import read_json, write_json
 from edgepv.base.optional import need
-from edgepv.clips import hold_last
+from edgepv.data.frames import hold_last
+from edgepv.data.split import Sample
+from edgepv.data.video import open_video, taken
 from edgepv.errors import EdgepvError
 from edgepv.metrics.stats import accuracy
 from edgepv.types import ModelSpec, TensorSpec, encode
-from edgepv.video import open_video, taken
 from edgepv.zoo import HERE, TASKS, spec
-from edgepv.zoo.data import Sample, load, read_manifest
+from edgepv.zoo.data import load, read_manifest
 from edgepv.zoo.learn import Plan, fit
 from edgepv.zoo.score import frames_of, scores
 

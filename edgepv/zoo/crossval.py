@@ -20,11 +20,12 @@ import torch
 
 from edgepv.base.console import tell
 from edgepv.base.files import digest, read_json, write_json
+from edgepv.data.split import Sample, folds
 from edgepv.errors import EdgepvError
 from edgepv.metrics.stats import accuracy
 from edgepv.types import encode
 from edgepv.zoo import HERE, TASKS, spec
-from edgepv.zoo.data import Sample, folds, load, read_manifest
+from edgepv.zoo.data import load, read_manifest
 from edgepv.zoo.learn import Plan
 from edgepv.zoo.score import frames_of, scores
 from edgepv.zoo.train import PRETRAIN, Recipe, default_cache, finetune, line, pretrain

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -12,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from edgepv.base.optional import need
+from edgepv.data.split import Sample, samples_by_task
+from edgepv.data.video import at_rate, open_video
 from edgepv.errors import UsageError
-from edgepv.video import at_rate, open_video
 from edgepv.zoo import TASKS
 
 SIDE = 144
@@ -21,17 +21,6 @@ SIDE = 144
 
 MIRRORED = ("fight", "interact")
 """Tasks whose labels stay true in a mirror, and are told by motion rather than by the place."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One labelled clip of a task. group: clips that share footage, never split over two sides."""
-
-    path: Path
-    task: str
-    label: int
-    split: str
-    group: str
 
 
 @dataclass(frozen=True)
@@ -88,65 +77,9 @@ def _load_one(sample: Sample) -> Footage:
     return Footage(sample, np.stack(square)[..., ::-1].copy(), video.fps)
 
 
-def carve(samples: Sequence[Sample], share: float, *, seed: int = 0) -> tuple[list[Sample], list[Sample]]:
-    """(training, validation): whole groups are moved to validation until it has about ``share``.
-
-    A group is moved only if every label in it keeps at least 60 % of its clips for training; a label
-    filmed as a single group therefore stays out of validation. The order is the hash of the names.
-    """
-    total, left = _counts(samples), _counts(samples)
-    wanted = {task: share * n for task, n in _tasks(samples).items()}
-    held: set[tuple[str, str]] = set()
-    for key in sorted({(s.task, s.group) for s in samples}, key=lambda k: _hash(k, seed)):
-        inside = _counts([s for s in samples if (s.task, s.group) == key])
-        moved = sum(inside.values())
-        keeps = all(left[k] - n >= 0.6 * total[k] for k, n in inside.items())
-        if keeps and moved <= wanted[key[0]] * 1.2:
-            held.add(key)
-            wanted[key[0]] -= moved
-            for k, n in inside.items():
-                left[k] -= n
-    train = [s for s in samples if (s.task, s.group) not in held]
-    return train, [s for s in samples if (s.task, s.group) in held]
-
-
-def folds(samples: Sequence[Sample], count: int) -> list[set[Path]]:
-    """Disjoint sets of clips, grouped and balanced: the held-out side of a cross-validation.
-
-    Greedy: groups in order of size go, each, to the fold that has the fewest clips of its labels.
-    """
-    sides: list[list[Sample]] = [[] for _ in range(count)]
-    groups: dict[tuple[str, str], list[Sample]] = {}
-    for s in samples:
-        groups.setdefault((s.task, s.group), []).append(s)
-    for key in sorted(groups, key=lambda k: (-len(groups[k]), _hash(k, 0))):
-        inside = _counts(groups[key])
-        load = [sum(_counts(side).get(k, 0) * n for k, n in inside.items()) for side in sides]
-        sides[int(np.argmin(load))].extend(groups[key])
-    return [{s.path for s in side} for side in sides]
-
-
-def _counts(samples: Iterable[Sample]) -> dict[tuple[str, int], int]:
-    found: dict[tuple[str, int], int] = {}
-    for s in samples:
-        found[s.task, s.label] = found.get((s.task, s.label), 0) + 1
-    return found
-
-
-def _tasks(samples: Iterable[Sample]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for s in samples:
-        found[s.task] = found.get(s.task, 0) + 1
-    return found
-
-
-def _hash(key: tuple[str, str], seed: int) -> bytes:
-    return hashlib.sha256(f"{seed}/{key[0]}/{key[1]}".encode()).digest()
-
-
 def balanced(footage: Sequence[Footage]) -> list[Footage]:
     """The clips of every task repeated until the tasks are about equally large."""
-    count = _tasks(f.sample for f in footage)
+    count = samples_by_task(f.sample for f in footage)
     return [f for f in footage for _ in range(round(max(count.values()) / count[f.sample.task]))]
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgepv.clips import hold_last, model_frames
+from edgepv.data.frames import hold_last, model_frames
+from edgepv.data.split import Sample
 from edgepv.metrics.stats import accuracy, cross_entropy
 from edgepv.metrics.tasks import clip_scores
 from edgepv.types import ModelSpec, encode
-from edgepv.zoo.data import Sample
 from edgepv.zoo.pv_conv import PvConv
 
 

@@ -27,11 +27,12 @@ import torch
 from edgepv.base.console import tell
 from edgepv.base.files import digest
 from edgepv.checkpoint import find_function
-from edgepv.clips import find_clips
+from edgepv.data.clips import find_clips
+from edgepv.data.split import Sample, carve
 from edgepv.errors import EdgepvError, UsageError
 from edgepv.types import encode
 from edgepv.zoo import HERE, MODELS, TASKS, parallel, spec
-from edgepv.zoo.data import Footage, Sample, balanced, carve, load, read_manifest
+from edgepv.zoo.data import Footage, balanced, load, read_manifest
 from edgepv.zoo.learn import Columns, Judge, Plan, fit
 from edgepv.zoo.publish import counted, halve, publish, trained_on
 from edgepv.zoo.pv_conv import PvConv

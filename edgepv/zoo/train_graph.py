@@ -33,11 +33,12 @@ from torch.nn import functional as F
 from edgepv import zoo
 from edgepv.base.console import tell
 from edgepv.base.files import digest
+from edgepv.data.split import Sample
 from edgepv.errors import EdgepvError, UsageError
 from edgepv.metrics.stats import roc_auc
 from edgepv.types import ModelSpec, TensorSpec, encode
 from edgepv.zoo import HERE, TASKS, parallel
-from edgepv.zoo.data import MIRRORED, Footage, Sample, augmented, load, read_manifest
+from edgepv.zoo.data import MIRRORED, Footage, augmented, load, read_manifest
 from edgepv.zoo.learn import to_input
 from edgepv.zoo.loop import Loss, Schedule, fit
 from edgepv.zoo.physics import Film, World, film

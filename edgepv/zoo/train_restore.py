@@ -1,7 +1,7 @@
 """Train a restorer: ``python -m edgepv.zoo.train_restore pv-restore-nano-denoise --data DIR``.
 
 DIR holds natural video and stills (``SPLIT`` says which). Each sample is a short clean video: a crop of real
-video, or one or two stills that drift smoothly, one before the other. It is spoilt by ``edgepv.degrade``:
+video, or one or two stills that drift smoothly, one before the other. It is spoilt by ``edgepv.data.degrade``:
 for a denoiser by noise, for an enlarger by halving its size. Unrolls grow from 8 over 16 to 32 frames
 during the training; a net trained on short unrolls alone gets worse the longer it runs.
 
@@ -32,15 +32,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgepv import degrade
 from edgepv.base.console import tell
 from edgepv.base.files import digest, read_json, sha256
 from edgepv.base.optional import need
 from edgepv.checkpoint import find_function, read_weights
+from edgepv.data import degrade
+from edgepv.data.video import open_video
 from edgepv.errors import EdgepvError, UsageError
 from edgepv.metrics import pictures
 from edgepv.types import ModelSpec, TensorSpec
-from edgepv.video import open_video
 from edgepv.zoo import HERE, parallel
 from edgepv.zoo.loop import Schedule, fit
 from edgepv.zoo.particles.reconstruct import Discriminator, hinge

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from edgepv.clips import check_frame
+from edgepv.data.frames import check_frame
 from edgepv.errors import DeadlineError, EdgepvError, UsageError
 from edgepv.runtimes.deadline.controller import Controller
 from edgepv.runtimes.deadline.desk import Desk, Reply, Task

@@ -6,8 +6,8 @@ import re
 from fractions import Fraction
 from urllib.parse import parse_qsl
 
+from edgepv.data.video import frame_rate
 from edgepv.errors import UsageError, unknown
-from edgepv.video import frame_rate
 
 _USER = re.compile(r"(//[^/\s:@]*):.*@", re.DOTALL)
 _VALUE = re.compile(r"([\w-]*(?:pass|pwd|pw|token|secret|key|auth)[\w-]*=)[^&\s]+", re.IGNORECASE)

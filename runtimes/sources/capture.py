@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from edgepv.base.optional import need
+from edgepv.data.video import VideoReader, frame_rate
 from edgepv.errors import SourceLostError, UsageError
 from edgepv.runtimes.sources import Frame, OnStatus, Source
 from edgepv.runtimes.sources.address import without_password
 from edgepv.runtimes.sources.diagnose import has_length, why_not
 from edgepv.runtimes.sources.pace import Pace
-from edgepv.video import VideoReader, frame_rate
 
 OPEN_S = 5.0
 READ_S = 5.0
@@ -36,7 +36,7 @@ def open_file(text: str, on_status: OnStatus) -> VideoFile:
 
 
 class VideoFile:
-    """A video file; its frames have the times that it shows them at, from 0 on (``edgepv.video``).
+    """A video file; its frames have the times that it shows them at, from 0 on (``edgepv.data.video``).
 
     on_status is told at the end of what is doubtful, such as a picture that is shorter than the file. Raises
     UsageError at a place that is damaged.

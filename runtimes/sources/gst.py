@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from edgepv.base.optional import present
+from edgepv.data.video import frame_rate
 from edgepv.errors import SourceLostError, TargetUnavailableError, UsageError
 from edgepv.runtimes.sources import Frame, OnStatus
 from edgepv.runtimes.sources.address import without_password
 from edgepv.runtimes.sources.capture import StreamClock
-from edgepv.video import frame_rate
 
 WAIT_S, SLICE_S = 5.0, 0.2
 SINK = "videoconvert ! video/x-raw,format=BGR ! appsink name=edgepv max-buffers=1 drop=true sync=false"

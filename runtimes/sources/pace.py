@@ -10,9 +10,9 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
+from edgepv.data.video import ROUNDED_S, STEADY_S
 from edgepv.errors import UsageError
 from edgepv.runtimes.sources import Frame, Source
-from edgepv.video import ROUNDED_S, STEADY_S
 
 MEASURED_S = 3.0
 LEARN = 0.2

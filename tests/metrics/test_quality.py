@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from edgepv.clips import Clip, clean_frames, degraded, find_clips, model_frames, pictures
+from edgepv.data.clips import Clip, find_clips
+from edgepv.data.frames import clean_frames, degraded, model_frames, pictures
+from edgepv.data.truth import Points, Shown, born_at, shown
 from edgepv.errors import UsageError
 from edgepv.metrics.stats import mean_drop, mean_interval, student
-from edgepv.metrics.tasks import Points, Shown, born_at, distance_px, figures, groups_of, lost, rate, shown
+from edgepv.metrics.tasks import distance_px, figures, groups_of, lost, rate
 from edgepv.types import ModelSpec, TensorSpec
 from edgepv.zoo import HERE
 

@@ -12,8 +12,8 @@ from support import in_this_process
 from torch import Tensor, nn
 
 from edgepv.base import isolated
-from edgepv.calibration import grown, to_and_fro
 from edgepv.checkpoint import build, from_files
+from edgepv.data.calibration import grown, to_and_fro
 from edgepv.export.islands import optimised
 from edgepv.export.parity import saturation
 from edgepv.export.to_onnx import lower

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from support import CLIPS, Tiny
 
-from edgepv.calibration import calibration_set, rolled_feeds
 from edgepv.checkpoint import build, from_files, read_spec
-from edgepv.clips import find_clips, model_frames, split_clips
+from edgepv.data.calibration import calibration_set, rolled_feeds
+from edgepv.data.clips import find_clips
+from edgepv.data.frames import model_frames
+from edgepv.data.split import split_clips
 from edgepv.errors import UsageError
 from edgepv.export.audit import audit
 from edgepv.export.to_onnx import lower

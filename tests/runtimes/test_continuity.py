@@ -12,14 +12,14 @@ import pytest
 from support import CLIPS
 
 from edgepv import bundle
-from edgepv.clips import find_clips
+from edgepv.data.clips import find_clips
+from edgepv.data.video import read_video
 from edgepv.errors import UsageError
 from edgepv.runtimes import Session, open_session
 from edgepv.runtimes.cuts import SceneCuts
 from edgepv.runtimes.engine import open_engine
 from edgepv.stream import Stepper, Tensors
 from edgepv.types import StreamSpec, Variant
-from edgepv.video import read_video
 
 RNG = np.random.default_rng(0)
 FRAMES = RNG.integers(0, 255, (12, 40, 60, 3)).astype(np.uint8)

@@ -14,7 +14,8 @@ from support import CLIPS
 
 from edgepv import zoo
 from edgepv.camera import LiveOptions
-from edgepv.clips import preprocess
+from edgepv.data.frames import preprocess
+from edgepv.data.video import open_video, taken
 from edgepv.errors import UsageError
 from edgepv.runtimes.eager import EagerEngine
 from edgepv.runtimes.events import Events, Rule, Rules, Zone
@@ -23,7 +24,6 @@ from edgepv.runtimes.player import Player
 from edgepv.runtimes.session import Lane
 from edgepv.stream import Tensors
 from edgepv.types import ModelSpec, StreamSpec, TensorSpec, Variant
-from edgepv.video import open_video, taken
 
 torch = pytest.importorskip("torch")
 LEFT = Zone("left", ((0.0, 0.0), (0.5, 0.0), (0.5, 1.0), (0.0, 1.0)))

@@ -15,7 +15,7 @@ from support import CLIPS, Tiny
 from edgepv import bundle
 from edgepv.base.console import Console
 from edgepv.cli import main
-from edgepv.clips import Clip
+from edgepv.data.clips import Clip
 from edgepv.line import Options
 from edgepv.search.trial import Question, Trials
 from edgepv.types import Variant

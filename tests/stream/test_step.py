@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgepv.calibration import CalibrationSet, calibration_set, rolled_feeds
-from edgepv.clips import Clip
+from edgepv.data.calibration import CalibrationSet, calibration_set, rolled_feeds
+from edgepv.data.clips import Clip
 from edgepv.errors import UsageError
 from edgepv.stream import Memory, Stepper, Tensors, roll
 from edgepv.types import ModelSpec, StateSpec, StreamSpec, TensorSpec

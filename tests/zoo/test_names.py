@@ -10,7 +10,8 @@ import pytest
 
 from edgepv import zoo
 from edgepv.base.files import read_json, sha256
-from edgepv.clips import find_clips, split_clips
+from edgepv.data.clips import find_clips
+from edgepv.data.split import split_clips
 from edgepv.errors import UsageError
 
 SHIPPED = sorted(read_json(zoo.INDEX))

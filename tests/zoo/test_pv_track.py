@@ -18,7 +18,8 @@ from support import assert_static_4_d
 from torch import Tensor
 
 from edgepv.checkpoint import build, from_files
-from edgepv.metrics.tasks import Points, Shown, figures
+from edgepv.data.truth import Points, Shown
+from edgepv.metrics.tasks import figures
 from edgepv.stream import Stepper
 from edgepv.types import Checkpoint, ModelSpec, TensorSpec, Variant
 from edgepv.zoo import pv_track, train_track

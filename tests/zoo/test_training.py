@@ -16,20 +16,12 @@ import torch
 
 from edgepv import zoo
 from edgepv.base.files import read_json, sha256
+from edgepv.data.split import Sample, carve, folds
 from edgepv.errors import UsageError
 from edgepv.metrics.stats import cross_entropy
 from edgepv.zoo import crossval, pv_conv
 from edgepv.zoo.baselines import PlainNet, features
-from edgepv.zoo.data import (
-    SIDE,
-    Footage,
-    Sample,
-    augmented,
-    balanced,
-    carve,
-    folds,
-    read_manifest,
-)
+from edgepv.zoo.data import SIDE, Footage, augmented, balanced, read_manifest
 from edgepv.zoo.learn import Plan, _soft, fit
 from edgepv.zoo.train import Job, Recipe, main, train
 

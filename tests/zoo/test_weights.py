@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from edgepv import zoo
 from edgepv.base.files import read_json
-from edgepv.clips import find_clips
+from edgepv.data.clips import find_clips
 from edgepv.zoo import pv_conv
 from edgepv.zoo.data import read_manifest
 from edgepv.zoo.publish import headline

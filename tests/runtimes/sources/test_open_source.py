@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from edgepv.base.optional import present
+from edgepv.data.video import frame_rate
 from edgepv.errors import TargetUnavailableError, UsageError
 from edgepv.runtimes.sources import open_source
 from edgepv.runtimes.sources.address import without_password
-from edgepv.video import frame_rate
 
 
 @pytest.mark.parametrize(

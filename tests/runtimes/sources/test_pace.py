@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgepv.data.video import Ticks
 from edgepv.errors import UsageError
 from edgepv.runtimes.sources import Frame, open_source
 from edgepv.runtimes.sources.pace import Due, Pace, Rate
-from edgepv.video import Ticks
 
 TEN = [i / 10 for i in range(10)]
 

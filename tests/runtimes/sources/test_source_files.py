@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgepv.data.video import read_video
 from edgepv.errors import UsageError
 from edgepv.runtimes.sources import Frame, Source, open_source
-from edgepv.video import read_video
 
 
 def all_of(source: Source) -> list[Frame]:

@@ -15,11 +15,11 @@ import pytest
 from support import CLIPS
 
 from edgepv import bundle
-from edgepv.container import structure
+from edgepv.data.container import structure
+from edgepv.data.video import FrameTimes, Ticks, VideoFrame, open_video, read_video, taken
 from edgepv.errors import UsageError
 from edgepv.runtimes.play import play
 from edgepv.runtimes.sources import open_source
-from edgepv.video import FrameTimes, Ticks, VideoFrame, open_video, read_video, taken
 
 Make = Callable[..., Path]
 DARK = "select='lt(t,2)+gte(t,2)*not(mod(n,6))'"  # a phone in the dark: 2 s at 30 fps, then 4 s at 5 fps

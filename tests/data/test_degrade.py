@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from edgepv.degrade import as_float, noisy, rounded, smaller
+from edgepv.data.degrade import as_float, noisy, rounded, smaller
 from edgepv.errors import UsageError
 from edgepv.metrics.pictures import flicker, psnr, ssim
 

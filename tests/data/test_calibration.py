@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgepv.calibration import calibration_set, in_turns, rolled_feeds
-from edgepv.clips import Clip
+from edgepv.data.calibration import calibration_set, in_turns, rolled_feeds
+from edgepv.data.clips import Clip
 from edgepv.errors import UsageError
 from edgepv.line import Options, gather
 from edgepv.stream import Stepper, Tensors

@@ -13,23 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgepv.clips import (
-    Clip,
-    as_manifest,
-    find_clips,
-    halves,
-    hold_last,
-    model_frames,
-    preprocess,
-    split_clips,
-    survey,
-    unheld,
-    unlabelled_told,
-)
+from edgepv.data.clips import Clip, as_manifest, find_clips, survey, unheld, unlabelled_told
+from edgepv.data.frames import hold_last, model_frames, preprocess
+from edgepv.data.split import halves, split_clips
+from edgepv.data.video import read_video
 from edgepv.errors import UsageError
 from edgepv.metrics.tasks import clip_scores
 from edgepv.types import ModelSpec, TensorSpec
-from edgepv.video import read_video
 
 SPEC = ModelSpec("m", TensorSpec("frame", (1, 3, 4, 6)), ("a", "b"), mean=(0.5,) * 3, std=(0.25,) * 3)
 

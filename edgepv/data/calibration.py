@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from edgepv.base.files import digest, sha256
-from edgepv.clips import Clip, clean_frames, degraded, preprocess
+from edgepv.data.clips import Clip
+from edgepv.data.frames import clean_frames, degraded, preprocess
 from edgepv.errors import UsageError
 from edgepv.stream import Stepper, Tensors, copied, roll
 from edgepv.types import ModelSpec

@@ -2,7 +2,7 @@
 
 OpenCV decodes, and says when each frame is shown (CAP_PROP_POS_MSEC). On files with variable rates, late
 starts, edit lists, wrapped and repeated clocks and B-frames its stamps are those of the file wherever it has
-any (tests/test_video_files.py); PyAV would bring a second FFmpeg to every device. What PyAV says and OpenCV
+any (tests/data/test_video_files.py); PyAV would bring a second FFmpeg to every device. What PyAV says and OpenCV
 does not, that a frame could not be decoded, is told by frames that come after such a one.
 """
 
@@ -21,7 +21,7 @@ import numpy as np
 
 from edgepv.base.optional import need
 from edgepv.base.quiet import hush_native
-from edgepv.container import Structure, structure
+from edgepv.data.container import Structure, structure
 from edgepv.errors import UsageError
 
 SUFFIXES = (

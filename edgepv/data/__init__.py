@@ -1,0 +1,3 @@
+"""Video as a model sees it: files and their times, frames, labelled clips, what is true of them, their split
+into sides that share nothing. Torch is not needed.
+"""

@@ -1,0 +1,117 @@
+"""A clip as a model sees it, with what is true of it: its label, its points, or its clean pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from edgepv.data.clips import Clip
+from edgepv.data.frames import clean_frames, degraded, preprocess
+from edgepv.data.video import at_rate, open_video
+from edgepv.errors import UsageError
+from edgepv.stream import Tensors
+from edgepv.types import ModelSpec
+
+MOST_FRAMES = {"classification": 1 << 30, "tracking": 200, "restoration": 16}
+"""Frames of a clip that are judged: pictures are large, and a score needs only so many."""
+
+
+@dataclass(frozen=True)
+class Points:
+    """True tracks of a clip. position: (T, K, 2) in image heights of the model's frame. visible: (T, K)."""
+
+    position: np.ndarray
+    visible: np.ndarray
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A clip as the model sees it, and what is true of it.
+
+    frames: (T, C, h, w) float32. truth: index of its label, ``Points``, or clean pictures (T, H, W, 3) uint8
+    BGR; None where nobody knows. start: states that the clip begins with, such as the points to follow.
+    group: clips of one group share footage; None where nobody knows. doubt: why it may not be whole.
+    """
+
+    frames: np.ndarray
+    truth: int | Points | np.ndarray | None
+    start: Tensors | None = None
+    group: str | None = None
+    doubt: str | None = None
+
+
+def shown(clip: Clip, spec: ModelSpec, more: int = 0) -> Shown:
+    """Decode a clip and what is known of it, its group too.
+
+    more: frames of a restorer's clip beyond those that are judged.
+    The true points of CLIP.mp4 stand in CLIP.npz beside it: ``points`` (N, T, 2) as x, y in px of the video,
+    and ``occluded`` (N, T), for each of its frames. Raises UsageError if they do not fit the video.
+    """
+    return replace(_decoded(clip, spec, more), group=clip.group)
+
+
+def _decoded(clip: Clip, spec: ModelSpec, more: int) -> Shown:
+    if spec.task == "tracking":
+        return _tracked(clip, spec)
+    doubts: list[str] = []
+    clean = clean_frames(clip.path, spec, MOST_FRAMES[spec.task] + more, doubt=doubts.append)
+    frames = np.concatenate([preprocess(f, spec) for f in degraded(clean, spec)])
+    if spec.task == "restoration":
+        return Shown(frames, np.stack(clean) if spec.degrade else None, doubt=next(iter(doubts), None))
+    truth = spec.labels.index(clip.label) if clip.label else None
+    return Shown(frames, truth, doubt=next(iter(doubts), None))
+
+
+def _tracked(clip: Clip, spec: ModelSpec) -> Shown:
+    seen: list[np.ndarray] = []
+    taken: list[int] = []
+    with open_video(clip.path) as video:
+        for frame, count in at_rate(video, spec.fps):
+            height, width = frame.pixels.shape[:2]
+            if count and len(taken) < MOST_FRAMES["tracking"]:
+                seen += [preprocess(frame.pixels, spec)] * count
+                taken += [frame.index] * count
+    taken = taken[: MOST_FRAMES["tracking"]]
+    frames = np.concatenate(seen[: len(taken)])
+    beside = clip.path.with_suffix(".npz")
+    if not beside.is_file():
+        return Shown(frames, None)
+    points, occluded = _read_points(beside, video.read_count)
+    known = np.flatnonzero(~occluded[:, 0])[: spec.particles]
+    if not known.size:
+        raise UsageError(f"{beside}: no point is visible in the first frame, so there is none to follow")
+    place = points[known] / [width, height] * [aspect(spec), 1.0]
+    truth = Points(place[:, taken].transpose(1, 0, 2), ~occluded[known][:, taken].T)
+    return Shown(frames, truth, born_at(place[:, 0], spec))
+
+
+def _read_points(path: Path, frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """(points (N, T, 2), occluded (N, T)) of a file. Raises UsageError if they do not fit ``frames``."""
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            points, occluded = np.asarray(data["points"], float), np.asarray(data["occluded"], bool)
+    except (OSError, ValueError, KeyError) as e:
+        wanted = "'points' (N, T, 2) and 'occluded' (N, T)"
+        raise UsageError(f"{path} holds no points: {e}. It needs {wanted}") from e
+    if points.shape != (*occluded.shape, 2) or points.shape[1] != frames:
+        raise UsageError(
+            f"{path}: points {points.shape} and occluded {occluded.shape} do not fit a video of {frames} "
+            "frames. Give a place for every frame"
+        )
+    return points, occluded
+
+
+def born_at(places: np.ndarray, spec: ModelSpec) -> Tensors:
+    """States of a tracker whose only particles are born at ``places`` (n, 2), in image heights."""
+    count = spec.particles or 0
+    position = np.zeros((1, count, 2), np.float32)
+    life = np.full((1, count, 1), -1, np.float32)
+    position[0, : len(places)], life[0, : len(places)] = places, 2
+    return {"position": position, "life": life}
+
+
+def aspect(spec: ModelSpec) -> float:
+    height, width = spec.input.shape[-2:]
+    return width / height
