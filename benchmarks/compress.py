@@ -27,11 +27,11 @@ from measured_at import machine, now, told
 from edgepv.base.console import Console
 from edgepv.base.files import read_json, write_json, write_text
 from edgepv.base.machine import device_facts
-from edgepv.checkpoint import build
 from edgepv.errors import EdgepvError
 from edgepv.line import Options
 from edgepv.measure import interleaved, noise_feeds
 from edgepv.metrics.stats import counted
+from edgepv.model.checkpoint import build
 from edgepv.runtimes.eager import EagerEngine
 from edgepv.runtimes.engine import open_engine
 from edgepv.search.answer import search

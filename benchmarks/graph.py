@@ -29,13 +29,13 @@ from safetensors.torch import load_file
 from edgepv import zoo
 from edgepv.base.files import read_json, write_json
 from edgepv.base.machine import device_facts
-from edgepv.checkpoint import build
 from edgepv.data.calibration import calibration_set, rolled_feeds
 from edgepv.data.clips import Clip
 from edgepv.export.cost import gflops_per_frame
 from edgepv.export.to_onnx import lower
 from edgepv.measure import interleaved, noise_feeds
 from edgepv.metrics.stats import paired_drop, sqnr_db, wilson
+from edgepv.model.checkpoint import build
 from edgepv.quantize.int8_onnx import Step
 from edgepv.runtimes import open_engine
 from edgepv.stream import Stepper, roll

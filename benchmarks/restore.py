@@ -34,7 +34,6 @@ import numpy as np
 import torch
 
 from edgepv.base.files import read_json, write_json
-from edgepv.checkpoint import read_weights
 from edgepv.data import degrade
 from edgepv.data.clips import find_clips
 from edgepv.data.frames import clean_frames, degraded
@@ -42,6 +41,7 @@ from edgepv.data.truth import MOST_FRAMES
 from edgepv.export.to_onnx import lower
 from edgepv.metrics import pictures
 from edgepv.metrics.tasks import psnr_db
+from edgepv.model.weights import read_weights
 from edgepv.quantize import int8_onnx, int8_openvino
 from edgepv.runtimes import open_engine
 from edgepv.stream import Stepper, Tensors

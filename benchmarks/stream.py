@@ -24,7 +24,6 @@ from edgepv import zoo
 from edgepv.base.files import read_json, write_json, write_text
 from edgepv.base.machine import device_facts, versions
 from edgepv.base.quiet import hush
-from edgepv.checkpoint import build, save
 from edgepv.data.calibration import filling
 from edgepv.data.clips import find_clips
 from edgepv.data.frames import model_frames
@@ -34,6 +33,8 @@ from edgepv.export.to_onnx import float_variant, lower, tensor_names
 from edgepv.export.to_tflite import to_tflite
 from edgepv.measure import interleaved
 from edgepv.metrics.stats import sqnr_db
+from edgepv.model.checkpoint import build
+from edgepv.model.weights import save
 from edgepv.quantize import int8_litert, int8_onnx
 from edgepv.runtimes.eager import EagerEngine
 from edgepv.runtimes.engine import Engine, open_engine

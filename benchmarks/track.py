@@ -23,8 +23,8 @@ import cv2
 import numpy as np
 import torch
 
-from edgepv.checkpoint import build, from_files
 from edgepv.export.to_onnx import lower
+from edgepv.model.checkpoint import build, from_files
 from edgepv.quantize import int8_onnx
 from edgepv.runtimes import open_engine
 from edgepv.runtimes.particles import BORN, EMPTY, GOING

@@ -23,7 +23,6 @@ import numpy as np
 from edgepv.base.console import Console
 from edgepv.base.files import read_json, refuse_out, whole_folder, write_json, write_text
 from edgepv.base.optional import need
-from edgepv.checkpoint import as_toml, build, check_spec, load_notes, put, save
 from edgepv.data.clips import (
     SPLITS,
     Clip,
@@ -41,6 +40,10 @@ from edgepv.errors import UsageError
 from edgepv.export.probes import probe
 from edgepv.line import Options, load
 from edgepv.metrics.stats import accuracy, counted
+from edgepv.model.checkpoint import build, load_notes
+from edgepv.model.spec import as_toml, check_spec
+from edgepv.model.surgery import put
+from edgepv.model.weights import save
 from edgepv.quantize.finetune import as_logits, views
 from edgepv.types import Accuracy, Checkpoint, ModelSpec, decode, encode
 

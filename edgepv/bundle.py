@@ -21,8 +21,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from edgepv.base.files import check_part, digest, inside, parse_json, sha256, whole_file, write_json
-from edgepv.checkpoint import check_spec, check_stream
 from edgepv.errors import EdgepvError, UsageError, unknown
+from edgepv.model.spec import check_spec, check_stream
 from edgepv.types import ModelSpec, Proof, Rung, StepRecord, StreamSpec, Variant, decode, encode
 
 SCHEMA = 1

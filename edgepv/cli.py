@@ -515,7 +515,7 @@ def sensitivity_command(a: argparse.Namespace) -> int:
 def stream_command(a: argparse.Namespace) -> int:
     """edgepv stream"""
     from edgepv import show
-    from edgepv.checkpoint import MOST_FRAMES
+    from edgepv.model.spec import MOST_FRAMES
     from edgepv.stream import explain
     from edgepv.types import encode
 
@@ -572,7 +572,8 @@ def _account(a: argparse.Namespace) -> Any:
 
 def _stream_model(a: argparse.Namespace) -> tuple[Any, Any]:
     """The torch module and its spec; without --weights as the builder initialises it."""
-    from edgepv.checkpoint import build, from_files, load_notes, made_plain, new_module, read_spec
+    from edgepv.model.checkpoint import build, from_files, load_notes, made_plain, new_module
+    from edgepv.model.spec import read_spec
 
     if a.model.lower().endswith(".onnx"):
         raise UsageError(f"{a.model}: an ONNX file is not converted. Give the builder: file.py:builder")

@@ -22,13 +22,15 @@ from edgepv.base.console import Console
 from edgepv.base.files import digest, sha256
 from edgepv.base.machine import versions
 from edgepv.base.optional import present
-from edgepv.checkpoint import at_size, build, from_files, load_notes, read_spec, record, with_particles
 from edgepv.data.calibration import CalibrationSet, calibration_set, grown, rolled_feeds
 from edgepv.data.clips import SHOWN_LABELS, Clip, find_clips, survey, unheld_told, unlabelled_told
 from edgepv.data.frames import hold_last, model_frames
 from edgepv.data.split import split_clips
 from edgepv.errors import EdgepvError, UsageError
 from edgepv.export.job import Job, Packed
+from edgepv.model.checkpoint import build, from_files, load_notes
+from edgepv.model.provenance import record
+from edgepv.model.spec import at_size, read_spec, with_particles
 from edgepv.quantize.alive import refuse_dead_layers
 from edgepv.runtimes.engine import open_engine
 from edgepv.stream import NotStreamableError, Stepper, Tensors, convert

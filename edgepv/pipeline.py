@@ -22,7 +22,6 @@ from edgepv.base.files import digest, refuse_out, sha256, whole_file, whole_fold
 from edgepv.base.machine import device_facts, proof
 from edgepv.base.optional import need, present
 from edgepv.bundle import Content, Measured
-from edgepv.checkpoint import build, load_notes
 from edgepv.data import clips as data_clips
 from edgepv.data.calibration import PREPROCESSING, calibration_set, in_turns, rolled_feeds, to_and_fro
 from edgepv.data.clips import Clip, unheld
@@ -58,6 +57,7 @@ from edgepv.line import (
 )
 from edgepv.measure import clip_answers, latencies, peak_rss_mib
 from edgepv.metrics.tasks import Pictures, shows
+from edgepv.model.checkpoint import build, load_notes
 from edgepv.quantize.sparsity import LayerSparsity
 from edgepv.report_tables import ORIGINALS
 from edgepv.runtimes.eager import EagerEngine

@@ -11,10 +11,10 @@ from edgepv.base.files import sha256, whole_file
 from edgepv.base.isolated import call
 from edgepv.base.optional import litert_feeds, litert_interpreter, plain_attention
 from edgepv.base.quiet import hush
-from edgepv.checkpoint import build
 from edgepv.errors import UsageError
 from edgepv.export.plain import in_parts
 from edgepv.export.to_onnx import example_inputs, refusal, step_module, stream_spec, tensor_names
+from edgepv.model.checkpoint import build
 from edgepv.types import Checkpoint, Variant, decode, encode
 
 

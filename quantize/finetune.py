@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from edgepv.base.optional import need
-from edgepv.checkpoint import build, record, save
 from edgepv.data.frames import hold_last
 from edgepv.errors import UsageError
+from edgepv.model.checkpoint import build
+from edgepv.model.provenance import record
+from edgepv.model.weights import save
 from edgepv.types import Checkpoint, ModelSpec
 
 TEMPERATURE = 2.0

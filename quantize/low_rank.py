@@ -17,8 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from edgepv.base.optional import need
-from edgepv.checkpoint import build, put, record, save, split, splittable
 from edgepv.errors import UsageError
+from edgepv.model.checkpoint import build
+from edgepv.model.provenance import record
+from edgepv.model.surgery import put, split, splittable
+from edgepv.model.weights import save
 from edgepv.types import Checkpoint, ModelSpec
 
 WORTH = 0.8

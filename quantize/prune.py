@@ -21,8 +21,10 @@ from typing import Any, Literal
 import numpy as np
 
 from edgepv.base.optional import need
-from edgepv.checkpoint import build, record, save
 from edgepv.errors import UsageError
+from edgepv.model.checkpoint import build
+from edgepv.model.provenance import record
+from edgepv.model.weights import save
 from edgepv.quantize.finetune import batches, windows
 from edgepv.types import Checkpoint, ModelSpec
 

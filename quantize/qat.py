@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from edgepv.base.optional import need
-from edgepv.checkpoint import build
 from edgepv.errors import UsageError
+from edgepv.model.checkpoint import build
 from edgepv.quantize import finetune
 from edgepv.types import Checkpoint, ModelSpec
 

@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 
 from edgepv.base.optional import need
-from edgepv.checkpoint import build, splittable
 from edgepv.data.frames import hold_last
 from edgepv.errors import UsageError
 from edgepv.metrics.margins import margin_drop, margins
 from edgepv.metrics.stats import sqnr_db
+from edgepv.model.checkpoint import build
+from edgepv.model.surgery import splittable
 from edgepv.quantize import ranges as spread
 from edgepv.quantize.int8_onnx import (
     CONVOLUTIONS,

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from edgepv.checkpoint import build
+from edgepv.model.checkpoint import build
 from edgepv.types import Checkpoint
 
 GROUP, MOST = 4, 2

@@ -21,11 +21,13 @@ from edgepv.adapt import Job
 from edgepv.base.console import Console
 from edgepv.base.console import seed as seed_of
 from edgepv.base.files import sha256
-from edgepv.checkpoint import as_toml, build, from_files, put, read_spec
 from edgepv.data.clips import Clip, find_clips
 from edgepv.data.frames import model_frames
 from edgepv.errors import UsageError
 from edgepv.line import Clips, Options, gather
+from edgepv.model.checkpoint import build, from_files
+from edgepv.model.spec import as_toml, read_spec
+from edgepv.model.surgery import put
 from edgepv.types import ModelSpec, TensorSpec
 from edgepv.zoo import checkpoint, lora
 

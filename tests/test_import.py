@@ -14,10 +14,11 @@ import pytest
 torch = pytest.importorskip("torch")
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from edgepv.checkpoint import build, from_files, read_spec  # noqa: E402
 from edgepv.cli import main  # noqa: E402
 from edgepv.errors import TargetUnavailableError, UsageError  # noqa: E402
 from edgepv.importers import KINETICS, LIBRARY, NETS, find, read_labels  # noqa: E402
+from edgepv.model.checkpoint import build, from_files  # noqa: E402
+from edgepv.model.spec import read_spec  # noqa: E402
 
 NAMES = {
     "torchvision:r3d_18": (122, "bcf06ca66922c7d6"),

@@ -17,10 +17,10 @@ import torch
 from safetensors.torch import save_file
 
 from edgepv import bundle
-from edgepv.checkpoint import read_spec, with_particles
 from edgepv.cli import main
 from edgepv.data.video import read_video
 from edgepv.errors import UsageError
+from edgepv.model.spec import read_spec, with_particles
 from edgepv.types import Report, decode
 
 BUILDERS = Path(__file__).with_name("tiny_tasks.py")

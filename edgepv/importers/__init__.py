@@ -15,11 +15,12 @@ from typing import Any
 
 from edgepv.base.files import refuse_out, whole_folder, write_text
 from edgepv.base.optional import present
-from edgepv.checkpoint import as_toml, build, check_spec, made_plain, new_module, save
 from edgepv.errors import TargetUnavailableError, UsageError, unknown
-from edgepv.naming import fitted
+from edgepv.model.checkpoint import build, made_plain, new_module
+from edgepv.model.naming import fitted
+from edgepv.model.spec import as_toml, check_spec
+from edgepv.model.weights import Found, addressed, first_line, read, save
 from edgepv.types import Checkpoint, ModelSpec, TensorSpec
-from edgepv.weights import Found, addressed, first_line, read
 
 HERE = Path(__file__).parent
 FILES = ("model.py", "weights.safetensors", "spec.toml")

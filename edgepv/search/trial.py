@@ -16,7 +16,6 @@ from edgepv.base import cache
 from edgepv.base.console import Console
 from edgepv.base.files import digest, sha256
 from edgepv.base.machine import machine, versions
-from edgepv.checkpoint import at_size, build
 from edgepv.data.clips import Clip, unheld
 from edgepv.data.frames import model_frames
 from edgepv.data.split import halves
@@ -39,6 +38,8 @@ from edgepv.line import (
 from edgepv.measure import clip_answers, on_noise, scores
 from edgepv.metrics.margins import margin_drop, margins
 from edgepv.metrics.tasks import not_applied
+from edgepv.model.checkpoint import build
+from edgepv.model.spec import at_size
 from edgepv.pipeline import all_labelled
 from edgepv.quantize import low_rank, prune
 from edgepv.runtimes.engine import Engine, open_engine

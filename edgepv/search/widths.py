@@ -20,10 +20,10 @@ from edgepv.base.console import Console
 from edgepv.base.files import sha256
 from edgepv.base.machine import machine, versions
 from edgepv.base.optional import need
-from edgepv.checkpoint import save
 from edgepv.data.calibration import CalibrationSet
 from edgepv.line import Line, Options, Ready, Source, lower, run_builder
 from edgepv.measure import interleaved
+from edgepv.model.weights import save
 from edgepv.search.space import variants_of
 from edgepv.search.trial import alone, engines
 from edgepv.targets import target as find_target

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from edgepv.base.files import whole_file
-from edgepv.checkpoint import fit_to_weights
 from edgepv.errors import UsageError
+from edgepv.model.surgery import fit_to_weights
 
 RANK = 8
 KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)

@@ -26,10 +26,10 @@ import torch
 
 from edgepv.base.console import tell
 from edgepv.base.files import digest
-from edgepv.checkpoint import find_function
 from edgepv.data.clips import find_clips
 from edgepv.data.split import Sample, carve
 from edgepv.errors import EdgepvError, UsageError
+from edgepv.model.builder import find_function
 from edgepv.types import encode
 from edgepv.zoo import HERE, MODELS, TASKS, parallel, spec
 from edgepv.zoo.data import Footage, balanced, load, read_manifest

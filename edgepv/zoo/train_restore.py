@@ -35,11 +35,12 @@ from torch import Tensor, nn
 from edgepv.base.console import tell
 from edgepv.base.files import digest, read_json, sha256
 from edgepv.base.optional import need
-from edgepv.checkpoint import find_function, read_weights
 from edgepv.data import degrade
 from edgepv.data.video import open_video
 from edgepv.errors import EdgepvError, UsageError
 from edgepv.metrics import pictures
+from edgepv.model.builder import find_function
+from edgepv.model.weights import read_weights
 from edgepv.types import ModelSpec, TensorSpec
 from edgepv.zoo import HERE, parallel
 from edgepv.zoo.loop import Schedule, fit

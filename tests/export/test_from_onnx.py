@@ -15,10 +15,11 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_models import CLIP, FRAME, SIDE, answers, net, written
 from support import Tiny
 
-from edgepv.checkpoint import build, from_files, read_spec
 from edgepv.errors import UsageError
 from edgepv.export.from_onnx import digest_of, is_quantized, read_onnx
 from edgepv.export.to_onnx import lower
+from edgepv.model.checkpoint import build, from_files
+from edgepv.model.spec import read_spec
 from edgepv.runtimes import open_engine
 from edgepv.types import ModelSpec, TensorSpec, Variant
 

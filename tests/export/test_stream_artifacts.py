@@ -13,11 +13,12 @@ import pytest
 import torch
 from support import ROOT
 
-from edgepv.checkpoint import build, save
 from edgepv.errors import UsageError
 from edgepv.export.audit import audit
 from edgepv.export.to_onnx import lower, step_module
 from edgepv.export.to_tflite import to_tflite
+from edgepv.model.checkpoint import build
+from edgepv.model.weights import save
 from edgepv.quantize import int8_litert, int8_onnx, int8_openvino
 from edgepv.runtimes.engine import open_engine
 from edgepv.stream import Infer, Stepper, StreamModel, Tensors, convert, copied, roll
@@ -79,7 +80,7 @@ def _made(name: str, folder: Path) -> Made:
     )
     builder = f"{source}:build"
     sys.path.insert(0, str(NETS.parent))
-    from edgepv.checkpoint import call_builder
+    from edgepv.model.builder import call_builder
 
     digest = save(call_builder(builder), folder / "w.safetensors")
     clip = Checkpoint(str(folder / "w.safetensors"), digest, builder, spec)

@@ -13,9 +13,10 @@ import pytest
 import torch
 from support import TINY, Tiny
 
-from edgepv.checkpoint import build, from_files, read_spec
 from edgepv.errors import UsageError
 from edgepv.export.to_onnx import example_inputs, lower, stream_spec
+from edgepv.model.checkpoint import build, from_files
+from edgepv.model.spec import read_spec
 from edgepv.runtimes import open_engine
 from edgepv.runtimes.eager import EagerEngine
 from edgepv.stream import Stepper

@@ -12,13 +12,13 @@ from support import in_this_process
 from torch import Tensor, nn
 
 from edgepv.base import isolated
-from edgepv.checkpoint import build, from_files
 from edgepv.data.calibration import grown, to_and_fro
 from edgepv.export.islands import optimised
 from edgepv.export.parity import saturation
 from edgepv.export.to_onnx import lower
 from edgepv.export.to_tflite import to_tflite
 from edgepv.metrics.stats import sqnr_db
+from edgepv.model.checkpoint import build, from_files
 from edgepv.quantize import int8_litert, int8_onnx
 from edgepv.runtimes import open_engine
 from edgepv.runtimes.eager import EagerEngine

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from support import CLIPS, Tiny
 
-from edgepv.checkpoint import build, from_files, read_spec
 from edgepv.data.calibration import calibration_set, rolled_feeds
 from edgepv.data.clips import find_clips
 from edgepv.data.frames import model_frames
@@ -20,6 +19,8 @@ from edgepv.export.audit import audit
 from edgepv.export.to_onnx import lower
 from edgepv.export.to_tflite import to_tflite
 from edgepv.metrics.stats import sqnr_db
+from edgepv.model.checkpoint import build, from_files
+from edgepv.model.spec import read_spec
 from edgepv.quantize import int8_litert, int8_onnx, int8_openvino
 from edgepv.quantize.ranges import Histogram, Method
 from edgepv.runtimes import open_engine

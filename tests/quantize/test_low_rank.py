@@ -13,9 +13,10 @@ from support import TINY, Tiny
 from torch import Tensor, nn
 
 from edgepv.base.files import sha256
-from edgepv.checkpoint import build, from_files, read_spec
 from edgepv.errors import UsageError
 from edgepv.metrics.stats import sqnr_db
+from edgepv.model.checkpoint import build, from_files
+from edgepv.model.spec import read_spec
 from edgepv.quantize import finetune, low_rank, prune
 from edgepv.stream import convert
 from edgepv.stream.verify import verify

@@ -13,8 +13,10 @@ from prunable import Plain
 from support import ROOT, SPEC, TINY, Tiny
 from torch import Tensor, nn
 
-from edgepv.checkpoint import build, from_files, read_spec, save
 from edgepv.errors import UsageError
+from edgepv.model.checkpoint import build, from_files
+from edgepv.model.spec import read_spec
+from edgepv.model.weights import save
 from edgepv.quantize import finetune, prune
 from edgepv.types import Checkpoint, Rewrite
 from edgepv.zoo import checkpoint as zoo_checkpoint

@@ -11,10 +11,12 @@ import pytest
 import torch
 from support import TINY, Tiny
 
-from edgepv.checkpoint import build, from_files, read_spec, save
 from edgepv.errors import UsageError
 from edgepv.export.to_onnx import lower
 from edgepv.metrics.stats import sqnr_db
+from edgepv.model.checkpoint import build, from_files
+from edgepv.model.spec import read_spec
+from edgepv.model.weights import save
 from edgepv.quantize import finetune, int8_onnx, qat
 from edgepv.quantize.sensitivity import answers_of
 from edgepv.stream import Tensors, by_file_names

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from edgepv import show
 from edgepv.base.files import sha256
-from edgepv.checkpoint import from_files, read_spec
 from edgepv.errors import UsageError
+from edgepv.model.checkpoint import from_files
+from edgepv.model.spec import read_spec
 from edgepv.quantize.sensitivity import per_group, per_layer
 from edgepv.types import Checkpoint, LayerSensitivity, ModelSpec, TensorSpec, Variant, decode, encode
 

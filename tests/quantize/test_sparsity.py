@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from edgepv.base.files import sha256
-from edgepv.checkpoint import build
+from edgepv.model.checkpoint import build
 from edgepv.quantize.sparsity import LayerSparsity, check
 from edgepv.stream import convert
 from edgepv.types import Checkpoint, ModelSpec, Rewrite, TensorSpec

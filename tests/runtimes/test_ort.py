@@ -9,8 +9,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from support import Tiny
 
-from edgepv.checkpoint import build, from_files, read_spec
 from edgepv.export.to_onnx import lower
+from edgepv.model.checkpoint import build, from_files
+from edgepv.model.spec import read_spec
 from edgepv.runtimes.ort import OrtEngine, session
 from edgepv.runtimes.ort import open as open_ort
 from edgepv.stream import Stepper, convert

@@ -34,8 +34,8 @@ CALM = CLIPS / "calibration" / "no_fight" / "fs_nofi051.mp4"
 
 def opened(name: str) -> tuple[EagerEngine, Variant]:
     """A model of the zoo in torch, as it was trained."""
-    from edgepv.checkpoint import build
     from edgepv.export.to_onnx import stream_spec
+    from edgepv.model.checkpoint import build
 
     found = zoo.checkpoint(name)
     module = build(found).eval()

@@ -22,7 +22,7 @@ from torch.nn import functional as F  # noqa: E402
 from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
-from edgepv.checkpoint import find_function  # noqa: E402
+from edgepv.model.builder import find_function  # noqa: E402
 from edgepv.stream import NotStreamableError, Stepper, StreamModel, Tensors, convert, flatten  # noqa: E402
 from edgepv.stream.verify import against_chunk, against_clip, steps  # noqa: E402
 from edgepv.types import ModelSpec, TensorSpec  # noqa: E402

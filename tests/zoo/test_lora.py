@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgepv.checkpoint import put
 from edgepv.errors import UsageError
+from edgepv.model.surgery import put
 from edgepv.zoo import lora
 from edgepv.zoo.pv_conv import PvConv, nano
 

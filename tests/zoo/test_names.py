@@ -66,7 +66,8 @@ def test_a_checkpoint_says_what_its_model_eats(name: str) -> None:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_shipped_spec_holds_together_and_its_model_builds(name: str) -> None:
     pytest.importorskip("torch")
-    from edgepv.checkpoint import build, check_spec
+    from edgepv.model.checkpoint import build
+    from edgepv.model.spec import check_spec
 
     found = zoo.checkpoint(name)
     check_spec(found.spec, name)

@@ -18,8 +18,8 @@ import torch
 from support import assert_static_4_d
 from torch import Tensor
 
-from edgepv.checkpoint import build, from_files
 from edgepv.errors import UsageError
+from edgepv.model.checkpoint import build, from_files
 from edgepv.runtimes import open_engine
 from edgepv.runtimes.eager import EagerEngine
 from edgepv.stream import Stepper

@@ -17,9 +17,9 @@ import torch
 from support import assert_static_4_d
 from torch import Tensor
 
-from edgepv.checkpoint import build, from_files
 from edgepv.data.truth import Points, Shown
 from edgepv.metrics.tasks import figures
+from edgepv.model.checkpoint import build, from_files
 from edgepv.stream import Stepper
 from edgepv.types import Checkpoint, ModelSpec, TensorSpec, Variant
 from edgepv.zoo import pv_track, train_track

@@ -14,8 +14,9 @@ import cv2
 import torch
 
 from edgepv.base.files import read_json, sha256
-from edgepv.checkpoint import build, find_function
 from edgepv.errors import UsageError
+from edgepv.model.builder import find_function
+from edgepv.model.checkpoint import build
 from edgepv.types import Checkpoint, ModelSpec, decode
 from edgepv.zoo import train_restore
 from edgepv.zoo.loop import Schedule

@@ -21,8 +21,9 @@ from support import Tiny  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn.utils import parametrizations, prune  # noqa: E402
 
-from edgepv.checkpoint import build, from_files, load_notes, read_spec  # noqa: E402
 from edgepv.errors import UsageError  # noqa: E402
+from edgepv.model.checkpoint import build, from_files, load_notes  # noqa: E402
+from edgepv.model.spec import read_spec  # noqa: E402
 
 State = dict[str, Any]
 

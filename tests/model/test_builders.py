@@ -11,8 +11,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from edgepv.base.cache import imported  # noqa: E402
-from edgepv.checkpoint import call_builder  # noqa: E402
 from edgepv.errors import UsageError  # noqa: E402
+from edgepv.model.builder import call_builder  # noqa: E402
 from edgepv.types import ModelSpec, TensorSpec  # noqa: E402
 
 Files = Callable[..., Path]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgepv.errors import UsageError
-from edgepv.weights import COUNTERS, Found, State, plain
+from edgepv.model.weights import COUNTERS, Found, State, plain
 
 SHOWN = 3
 """Names that an error lists."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgepv.base.files import sha256, whole_file
 from edgepv.base.optional import need
 from edgepv.errors import UsageError
 
@@ -417,3 +418,26 @@ def _divided(weight: Any, u: Any, v: Any) -> Any:
         if (matrix.shape[0], matrix.shape[1]) == (u.numel(), v.numel()):
             found.append(u.flatten().float() @ matrix.float() @ v.flatten().float())
     return weight.float() / max(found, key=abs) if found else None
+
+
+def read_weights(path: Path) -> dict[str, Any]:
+    """State dict of a safetensors file, all finite in float32. Raises UsageError for anything else."""
+    torch = need("torch", extra="compress")
+    state = read(path, trust_pickle=False).sets[""]
+    for name, value in state.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value.float()).all()):
+            beyond = "" if not torch.isfinite(value).all() else " in float32, where 3.4e38 is the largest"
+            raise UsageError(f"{path}: weight '{name}' has values that are not finite{beyond}. Train again")
+    return state
+
+
+def save(module: Any, path: Path) -> str:
+    """Write the module's weights as safetensors, whole; returns their digest."""
+    from safetensors.torch import save
+
+    state = {
+        k: v.detach().cpu().contiguous().clone() for k, v in module.state_dict().items()
+    }  # none is shared
+    with whole_file(path) as tmp:
+        tmp.write_bytes(save(state))
+    return sha256(path)

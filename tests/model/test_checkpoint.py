@@ -11,8 +11,10 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from support import Tiny  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from edgepv.checkpoint import build, call_builder, find_function, from_files, read_spec  # noqa: E402
 from edgepv.errors import UsageError  # noqa: E402
+from edgepv.model.builder import call_builder, find_function  # noqa: E402
+from edgepv.model.checkpoint import build, from_files  # noqa: E402
+from edgepv.model.spec import read_spec  # noqa: E402
 
 SPEC = """
 name = "net"
