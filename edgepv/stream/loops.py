@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from edgepv.stream.capture import Captured, kind
-from edgepv.stream.rules_running import endless
+from edgepv.stream.rules.running import endless
 from edgepv.stream.times import Clip, Stream
 from edgepv.stream.values import Axis, Clock, RefusedError, Value, in_time, physical
 from edgepv.stream.walk import Folded, Walk, moved, state_name

@@ -10,15 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from edgepv.errors import UsageError
-from edgepv.stream import (  # noqa: F401  (they register the rules)
-    rules_assign,
-    rules_memory,
-    rules_running,
-    rules_shape,
-    rules_window,
-)
 from edgepv.stream.capture import Captured, capture, describe
 from edgepv.stream.loops import find
+from edgepv.stream.rules import assign as rules_assign  # noqa: F401  (they register the rules)
 from edgepv.stream.times import Clip, Stream
 from edgepv.stream.values import MAX_RANK, RefusedError, Value
 from edgepv.stream.walk import Folded, Layer, Walk

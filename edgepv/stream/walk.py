@@ -315,7 +315,7 @@ class Walk:
 
     def _painted(self, x: Any) -> Any:
         """What was assigned to piece by piece, read."""
-        from edgepv.stream.rules_assign import Canvas, resolved
+        from edgepv.stream.rules.assign import Canvas, resolved
 
         if isinstance(x, Canvas):
             return resolved(self, x)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgepv.stream.rules_running import endless
-from edgepv.stream.rules_shape import common_axis
+from edgepv.stream.rules.running import endless
+from edgepv.stream.rules.shape import common_axis
 from edgepv.stream.times import Clip
 from edgepv.stream.values import Axis, Clock, RefusedError, Value, kept, physical, shaped, spread_dims
 from edgepv.stream.walk import Walk, rule

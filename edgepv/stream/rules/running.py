@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from edgepv.stream.capture import layer, place
-from edgepv.stream.rules_shape import pointwise
+from edgepv.stream.rules.shape import pointwise
 from edgepv.stream.times import Clip
 from edgepv.stream.values import Clock, RefusedError, Sum, Value, along, constant_rows, in_time
 from edgepv.stream.walk import Walk, rule

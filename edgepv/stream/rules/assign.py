@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgepv.stream.rules_shape import cut, joined, sliced
+from edgepv.stream.rules.shape import cut, joined, sliced
 from edgepv.stream.values import RefusedError, Value
 from edgepv.stream.walk import Walk, rule
 
@@ -108,7 +108,7 @@ def overwritten(
 @rule("select_scatter")
 def overwritten_one(walk: Walk, x: Any, part: Any, dim: int, index: int) -> Any:
     """``x`` with one element of a dimension replaced."""
-    from edgepv.stream.rules_shape import with_one
+    from edgepv.stream.rules.shape import with_one
 
     dims = walk.node.meta["val"].shape
     index %= dims[dim]

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgepv.stream.rules_running import means
-from edgepv.stream.rules_shape import common_axis, constant
+from edgepv.stream.rules.running import means
+from edgepv.stream.rules.shape import common_axis, constant
 from edgepv.stream.times import Clip
 from edgepv.stream.values import (
     Axis,
