@@ -487,7 +487,7 @@ def sensitivity_command(a: argparse.Namespace) -> int:
     from edgepv import pipeline, show
     from edgepv.base.console import Console
     from edgepv.line import Options
-    from edgepv.stream.explain import check_picture
+    from edgepv.stream.account import check_picture
     from edgepv.types import encode
 
     if a.picture:
@@ -516,7 +516,7 @@ def stream_command(a: argparse.Namespace) -> int:
     """edgepv stream"""
     from edgepv import show
     from edgepv.model.spec import MOST_FRAMES
-    from edgepv.stream import explain
+    from edgepv.stream import account as explain
     from edgepv.types import encode
 
     picture = Path(a.picture) if a.picture else None
@@ -548,7 +548,8 @@ def _account(a: argparse.Namespace) -> Any:
 
     from edgepv.export.probes import probe
     from edgepv.export.to_onnx import stream_spec
-    from edgepv.stream import NotStreamableError, convert, explain
+    from edgepv.stream import NotStreamableError, convert
+    from edgepv.stream import account as explain
     from edgepv.stream.verify import prove
 
     module, spec = _stream_model(a)

@@ -166,7 +166,7 @@ def widths_command(a: argparse.Namespace) -> int:
     from edgepv import show
     from edgepv.base.console import Console
     from edgepv.search import widths
-    from edgepv.stream.explain import check_picture
+    from edgepv.stream.account import check_picture
     from edgepv.types import encode
 
     if a.picture:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from edgepv.metrics.stats import METRIC_NAMES, counted, worded
-from edgepv.stream.explain import exactness
+from edgepv.stream.account import exactness
 from edgepv.types import (
     Accuracy,
     Audit,

@@ -14,14 +14,14 @@ from edgepv.base.files import whole_file
 from edgepv.base.optional import need
 from edgepv.bundle import Bundle
 from edgepv.metrics.stats import METRIC_NAMES, SQNR_CAP_DB, counted, worded
-from edgepv.stream.explain import exactness
+from edgepv.stream.account import exactness
 from edgepv.types import Accuracy, Audit, Latency, LayerSensitivity, Measurement, PairedDrop, encode
 
 if TYPE_CHECKING:
     from edgepv.pipeline import Exported, NotMade
     from edgepv.quantize.sparsity import LayerSparsity
     from edgepv.replay import Replayed
-    from edgepv.stream.explain import Account, Row, Told
+    from edgepv.stream.account import Account, Row, Told
     from edgepv.update import State, Trust
 
 UNKNOWN = "not measured"
@@ -387,7 +387,7 @@ def stream(account: Account) -> None:
 
 def _layers(streams: Sequence[Told]) -> None:
     """Every layer of the first conversion, and what it costs in each of them."""
-    from edgepv.stream.explain import keys, kilobytes
+    from edgepv.stream.account import keys, kilobytes
 
     costs = [dict(zip(keys(s.layers), s.layers)) for s in streams]
     header = ["layer", "operator", "source", "rate", "delay", "states", "host keeps", "GFLOPs/clip"]
@@ -417,7 +417,7 @@ def _gflops(value: float) -> str:
 
 def _savings(account: Account) -> None:
     """What a new frame costs, by how often a result is wanted."""
-    from edgepv.stream.explain import kilobytes, operations
+    from edgepv.stream.account import kilobytes, operations
 
     header = ["a result every", "clip model, GFLOPs/frame"]
     if account.streams:

@@ -315,7 +315,8 @@ class Walk:
 
     def _painted(self, x: Any) -> Any:
         """What was assigned to piece by piece, read."""
-        from edgepv.stream.rules.assign import Canvas, resolved
+        from edgepv.stream.canvas import Canvas
+        from edgepv.stream.rules.assign import resolved
 
         if isinstance(x, Canvas):
             return resolved(self, x)

@@ -20,7 +20,7 @@ from torch.nn import functional as F  # noqa: E402
 
 from edgepv.stream import NotStreamableError, Stepper, StreamModel, convert, flatten  # noqa: E402
 from edgepv.stream import verify as judge  # noqa: E402
-from edgepv.stream.explain import of_streams, told  # noqa: E402
+from edgepv.stream.account import of_streams, told  # noqa: E402
 from edgepv.stream.verify import against_chunk, prove, steps, verify  # noqa: E402
 from edgepv.types import ModelSpec, TensorSpec  # noqa: E402
 

@@ -7,33 +7,17 @@ value moved in time, and the pieces are joined.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from edgepv.stream.canvas import Canvas
 from edgepv.stream.rules.shape import cut, joined, sliced
 from edgepv.stream.values import RefusedError, Value
 from edgepv.stream.walk import Walk, rule
-
-Box = tuple[tuple[int, int], ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Canvas:
-    """A constant ``fill`` with values written over it, later ones on top.
-
-    parent: the canvas this is a slice of, the dimension and where the slice begins; the first ``old``
-    writes are the parent's.
-    """
-
-    dims: tuple[int, ...]
-    fill: float
-    writes: tuple[tuple[Box, Value], ...]
-    parent: tuple[Canvas, int, int] | None = None
-    old: int = 0
 
 
 def canvas_of(walk: Walk, x: Any, name: str) -> Canvas | None:

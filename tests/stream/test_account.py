@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 from torch import Tensor, nn  # noqa: E402
 
 from edgepv.stream import convert  # noqa: E402
-from edgepv.stream.explain import (  # noqa: E402
+from edgepv.stream.account import (  # noqa: E402
     Account,
     Told,
     exactness,
