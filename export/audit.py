@@ -10,8 +10,9 @@ from pathlib import Path
 from edgepv.base.optional import need
 from edgepv.base.vet import vet_onnx
 from edgepv.errors import UsageError
-from edgepv.export import islands, trt_layers
+from edgepv.export import islands
 from edgepv.export.islands import Float
+from edgepv.export.tensorrt import layers as trt_layers
 from edgepv.types import Audit, ConvPlan, Variant
 
 CONV_OPS = ("Conv", "ConvTranspose", "FusedConv", "QLinearConv", "NhwcFusedConv", "ConvInteger")

@@ -16,8 +16,13 @@ from typing import Any
 
 from edgepv.base.files import sha256, write_json, write_text
 from edgepv.errors import UsageError
-from edgepv.export import half, trt_form, trt_parser, trt_plan, trt_rules
+from edgepv.export import half
 from edgepv.export.job import Job, Packed
+from edgepv.export.tensorrt import form as trt_form
+from edgepv.export.tensorrt import fp16, opset
+from edgepv.export.tensorrt import parser as trt_parser
+from edgepv.export.tensorrt import plan as trt_plan
+from edgepv.export.tensorrt import rules as trt_rules
 from edgepv.export.to_onnx import example_inputs
 from edgepv.stream import Tensors, by_file_names
 from edgepv.types import QuantScheme, StateSpec, Variant
@@ -75,8 +80,8 @@ def _form(job: Job, source: Variant, file: str) -> Any:
     path = job.folder / source.path
     model = _read(path) if source.precision == "int8" else trt_form.prepare(path)
     if file in (FILES.weak_int8, FILES.weak_float):
-        return trt_form.to_opset(model, 17)
-    return trt_form.to_fp16(model, _met(job), _pairs(job.base, job.grown))
+        return opset.to_opset(model, 17)
+    return fp16.to_fp16(model, _met(job), _pairs(job.base, job.grown))
 
 
 def _met(job: Job) -> list[Tensors]:

@@ -20,10 +20,10 @@ from support import assert_static_4_d
 from torch import Tensor, nn
 
 from edgepv.base.optional import present
+from edgepv.export.tensorrt.parser import parse_with_nvidia
+from edgepv.export.tensorrt.rules import check
 from edgepv.export.to_onnx import lower
 from edgepv.export.to_tflite import to_tflite
-from edgepv.export.trt_parser import parse_with_nvidia
-from edgepv.export.trt_rules import check
 from edgepv.model.checkpoint import build, from_files
 from edgepv.runtimes import open_engine
 from edgepv.runtimes.eager import EagerEngine

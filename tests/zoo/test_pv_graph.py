@@ -17,9 +17,9 @@ import onnx
 import torch
 from support import assert_static_4_d
 
+from edgepv.export.tensorrt.rules import check
 from edgepv.export.to_onnx import lower
 from edgepv.export.to_tflite import to_tflite
-from edgepv.export.trt_rules import check
 from edgepv.model.checkpoint import build, from_files
 from edgepv.runtimes import open_engine
 from edgepv.runtimes.eager import EagerEngine

@@ -248,7 +248,7 @@ def test_the_graph_is_static_at_most_4_d_and_breaks_no_rule_of_tensorrt(
 ) -> None:
     import onnx
 
-    from edgepv.export.trt_rules import check
+    from edgepv.export.tensorrt.rules import check
 
     _, variant, folder = lowered
     assert check(onnx.load(folder / variant.path), opset_limit=18) == []

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from edgepv.base.optional import present
-from edgepv.export.trt_parser import parse_with_nvidia
-from edgepv.export.trt_rules import RULES, check
+from edgepv.export.tensorrt.parser import parse_with_nvidia
+from edgepv.export.tensorrt.rules import RULES, check
 
 onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from edgepv.export.trt_form import WEIGHTED, attribute, opset_of, residual_adds
+from edgepv.export.tensorrt.graph import WEIGHTED, attribute, residual_adds
+from edgepv.export.tensorrt.opset import opset_of
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto

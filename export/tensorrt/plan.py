@@ -10,7 +10,8 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from edgepv.export.trt_form import float_reason, quantize_nodes, weighted_nodes
+from edgepv.export.tensorrt.form import float_reason
+from edgepv.export.tensorrt.graph import quantize_nodes, weighted_nodes
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto

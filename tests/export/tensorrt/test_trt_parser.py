@@ -9,8 +9,8 @@ import pytest
 
 from edgepv.base.optional import present
 from edgepv.errors import UsageError
-from edgepv.export import trt_parser
-from edgepv.export.trt_parser import parse_with_nvidia
+from edgepv.export.tensorrt import parser as trt_parser
+from edgepv.export.tensorrt.parser import parse_with_nvidia
 
 onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper  # noqa: E402

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from edgepv.errors import UsageError
-from edgepv.export.trt_layers import audit
+from edgepv.export.tensorrt.layers import audit
 from edgepv.types import Audit
 
 INT8 = "Thirty-two wide channel vectorized row major Int8 format"

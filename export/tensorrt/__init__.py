@@ -1,0 +1,3 @@
+"""ONNX files as NVIDIA's builder takes them, for each TensorRT: opsets, float16, Q/DQ pairs, a table of
+rules, the plan for trtexec. Nothing here needs a GPU.
+"""
