@@ -32,8 +32,8 @@ from edgepv.line import Options
 from edgepv.measure import interleaved, noise_feeds
 from edgepv.metrics.stats import counted
 from edgepv.model.checkpoint import build
-from edgepv.runtimes.eager import EagerEngine
 from edgepv.runtimes.engine import open_engine
+from edgepv.runtimes.engines.eager import EagerEngine
 from edgepv.search.answer import search
 from edgepv.search.finals import Result
 from edgepv.search.space import Candidate, Space, lever

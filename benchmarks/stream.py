@@ -36,8 +36,8 @@ from edgepv.metrics.stats import sqnr_db
 from edgepv.model.checkpoint import build
 from edgepv.model.weights import save
 from edgepv.quantize import int8_litert, int8_onnx
-from edgepv.runtimes.eager import EagerEngine
 from edgepv.runtimes.engine import Engine, open_engine
+from edgepv.runtimes.engines.eager import EagerEngine
 from edgepv.stream import NotStreamableError, Stepper, StreamModel, Tensors, convert, copied, roll
 from edgepv.stream.verify import against_chunk, prove, steps
 from edgepv.types import Checkpoint, ModelSpec, Rewrite, TensorSpec, Variant, encode

@@ -19,8 +19,8 @@ from edgepv import bundle
 from edgepv.base.files import write_json
 from edgepv.base.machine import device_facts
 from edgepv.metrics.stats import percentiles_ms
-from edgepv.runtimes.ort import OrtEngine
-from edgepv.runtimes.ort import open as open_ort
+from edgepv.runtimes.engines.ort import OrtEngine
+from edgepv.runtimes.engines.ort import open as open_ort
 from edgepv.stream import Stepper, copied
 from edgepv.types import Variant, encode
 

@@ -30,7 +30,8 @@ from edgepv.line import Line, Options, gather, load, lowered, ready
 from edgepv.metrics.stats import sqnr_db
 from edgepv.metrics.tasks import figures
 from edgepv.quantize import int8_onnx, int8_openvino
-from edgepv.runtimes import Engine, open_engine, ort
+from edgepv.runtimes import Engine, open_engine
+from edgepv.runtimes.engines import ort
 from edgepv.stream import Stepper
 from edgepv.types import Variant, encode
 

@@ -18,7 +18,7 @@ from edgepv.data.frames import preprocess
 from edgepv.errors import EdgepvError, ParityError, TargetUnavailableError, UsageError
 from edgepv.model.spec import MOST_FRAMES, MOST_SIDE
 from edgepv.runtimes.engine import Engine, open_engine
-from edgepv.runtimes.ort import first_line
+from edgepv.runtimes.engines.ort import first_line
 from edgepv.stream import Stepper
 from edgepv.types import Proof, Variant, decode, encode
 

@@ -60,8 +60,8 @@ from edgepv.metrics.tasks import Pictures, shows
 from edgepv.model.checkpoint import build, load_notes
 from edgepv.quantize.sparsity import LayerSparsity
 from edgepv.report_tables import ORIGINALS
-from edgepv.runtimes.eager import EagerEngine
 from edgepv.runtimes.engine import Engine, open_engine
+from edgepv.runtimes.engines.eager import EagerEngine
 from edgepv.stream import Stepper, Tensors, copied, roll
 from edgepv.targets import target as find_target
 from edgepv.types import (

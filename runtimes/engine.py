@@ -36,11 +36,11 @@ class Engine(Protocol):
 
 
 ENGINES = {
-    "onnxruntime": "edgepv.runtimes.ort",
-    "openvino": "edgepv.runtimes.ov",
-    "litert": "edgepv.runtimes.litert",
-    "tensorrt": "edgepv.runtimes.trt",
-    "null": "edgepv.runtimes.null",
+    "onnxruntime": "edgepv.runtimes.engines.ort",
+    "openvino": "edgepv.runtimes.engines.ov",
+    "litert": "edgepv.runtimes.engines.litert",
+    "tensorrt": "edgepv.runtimes.engines.trt",
+    "null": "edgepv.runtimes.engines.null",
 }
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from edgepv.runtimes.deadline import DeadlineRunner, Ladder, Reply
-from edgepv.runtimes.null import NullEngine
+from edgepv.runtimes.engines.null import NullEngine
 from edgepv.runtimes.session import Lane
 from edgepv.types import Deadline, ModelSpec, StateSpec, StreamSpec, TensorSpec, Variant
 

@@ -17,7 +17,7 @@ from edgepv.data.frames import model_frames
 from edgepv.errors import UsageError
 from edgepv.replay import Shot, replay, shots
 from edgepv.runtimes.deadline import Ladder
-from edgepv.runtimes.null import NullEngine
+from edgepv.runtimes.engines.null import NullEngine
 from edgepv.runtimes.session import Lane
 from edgepv.types import Deadline, Variant, encode
 

@@ -142,7 +142,7 @@ def test_a_cpu_without_bfloat16_is_named_not_the_model(
 def test_a_variant_that_an_engine_refuses_leaves_its_target_with_the_others(
     run: Run, tiny_clip: Tiny, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgepv.runtimes import ov
+    from edgepv.runtimes.engines import ov
 
     def refusing(*_: Any) -> Any:
         raise RuntimeError("Operator 'Odd' is not supported\nat node 7")

@@ -83,7 +83,7 @@ def test_the_code_digest_covers_every_room_at_any_depth() -> None:
         "cache.py",
         "quantize/prune.py",
         "export/to_onnx.py",
-        "runtimes/ort.py",
+        "runtimes/engines/ort.py",
         "runtimes/sinks/mqtt.py",
         "zoo/pv_conv.py",
         "zoo/particles/interact.py",

@@ -18,7 +18,7 @@ from edgepv.export.to_onnx import example_inputs, lower, stream_spec
 from edgepv.model.checkpoint import build, from_files
 from edgepv.model.spec import read_spec
 from edgepv.runtimes import open_engine
-from edgepv.runtimes.eager import EagerEngine
+from edgepv.runtimes.engines.eager import EagerEngine
 from edgepv.stream import Stepper
 from edgepv.types import Checkpoint, ModelSpec, TensorSpec, Variant
 

@@ -21,7 +21,7 @@ from edgepv.metrics.stats import sqnr_db
 from edgepv.model.checkpoint import build, from_files
 from edgepv.quantize import int8_litert, int8_onnx
 from edgepv.runtimes import open_engine
-from edgepv.runtimes.eager import EagerEngine
+from edgepv.runtimes.engines.eager import EagerEngine
 from edgepv.stream import Stepper, Tensors, by_file_names, copied, roll
 from edgepv.types import Checkpoint, ModelSpec, TensorSpec, Variant
 

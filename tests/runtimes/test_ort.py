@@ -12,8 +12,8 @@ from support import Tiny
 from edgepv.export.to_onnx import lower
 from edgepv.model.checkpoint import build, from_files
 from edgepv.model.spec import read_spec
-from edgepv.runtimes.ort import OrtEngine, session
-from edgepv.runtimes.ort import open as open_ort
+from edgepv.runtimes.engines.ort import OrtEngine, session
+from edgepv.runtimes.engines.ort import open as open_ort
 from edgepv.stream import Stepper, convert
 
 

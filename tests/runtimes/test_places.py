@@ -17,7 +17,7 @@ from edgepv.camera import LiveOptions
 from edgepv.data.frames import preprocess
 from edgepv.data.video import open_video, taken
 from edgepv.errors import UsageError
-from edgepv.runtimes.eager import EagerEngine
+from edgepv.runtimes.engines.eager import EagerEngine
 from edgepv.runtimes.events import Events, Rule, Rules, Zone
 from edgepv.runtimes.places import MovingPoints, ZoneSearch, alone, check_rules, holding
 from edgepv.runtimes.player import Player

@@ -9,9 +9,9 @@ from simulated import variant
 
 from edgepv.camera import NO_RULES
 from edgepv.runtimes.deadline import DeadlineRunner, Ladder
+from edgepv.runtimes.engines.null import NullEngine
 from edgepv.runtimes.health import Health
 from edgepv.runtimes.live import Live
-from edgepv.runtimes.null import NullEngine
 from edgepv.runtimes.output import Output
 from edgepv.runtimes.session import Lane
 from edgepv.runtimes.sinks import Record

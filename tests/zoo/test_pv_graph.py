@@ -22,7 +22,7 @@ from edgepv.export.to_onnx import lower
 from edgepv.export.to_tflite import to_tflite
 from edgepv.model.checkpoint import build, from_files
 from edgepv.runtimes import open_engine
-from edgepv.runtimes.eager import EagerEngine
+from edgepv.runtimes.engines.eager import EagerEngine
 from edgepv.types import Checkpoint, ModelSpec, TensorSpec, Variant
 from edgepv.zoo import pv_graph
 from edgepv.zoo.loop import Schedule

@@ -21,7 +21,7 @@ from torch import Tensor
 from edgepv.errors import UsageError
 from edgepv.model.checkpoint import build, from_files
 from edgepv.runtimes import open_engine
-from edgepv.runtimes.eager import EagerEngine
+from edgepv.runtimes.engines.eager import EagerEngine
 from edgepv.stream import Stepper
 from edgepv.types import Checkpoint, ModelSpec, TensorSpec, Variant
 from edgepv.zoo import pv_restore

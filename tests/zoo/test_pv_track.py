@@ -278,7 +278,7 @@ def worst(source: Checkpoint, variant: Variant, folder: Path, spec: ModelSpec) -
     Two particles are written by the host in between, and one place is emptied.
     """
     from edgepv.runtimes import open_engine
-    from edgepv.runtimes.eager import EagerEngine
+    from edgepv.runtimes.engines.eager import EagerEngine
 
     assert variant.stream
     steppers = [

@@ -9,7 +9,7 @@ from __future__ import annotations
 from edgepv.base.optional import need
 from edgepv.errors import TargetUnavailableError
 from edgepv.runtimes.engine import Read
-from edgepv.runtimes.ort import OrtEngine, session
+from edgepv.runtimes.engines.ort import OrtEngine, session
 from edgepv.types import Variant
 
 PROVIDER = "TensorrtExecutionProvider"

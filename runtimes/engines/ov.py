@@ -11,7 +11,7 @@ from edgepv.base.optional import need
 from edgepv.base.vet import vet_onnx, vet_openvino
 from edgepv.errors import TargetUnavailableError, UsageError
 from edgepv.runtimes.engine import Read, check_inputs, check_names, expected_inputs
-from edgepv.runtimes.ort import first_line
+from edgepv.runtimes.engines.ort import first_line
 from edgepv.stream import Tensors
 from edgepv.types import Variant
 

@@ -11,7 +11,7 @@ from edgepv.base.quiet import hush_native
 from edgepv.base.vet import vet_tflite
 from edgepv.errors import UsageError
 from edgepv.runtimes.engine import Read, check_inputs, check_names, expected_inputs
-from edgepv.runtimes.ort import first_line
+from edgepv.runtimes.engines.ort import first_line
 from edgepv.stream import Tensors
 from edgepv.types import Variant
 

@@ -1,0 +1,4 @@
+"""One file for each engine: a variant's file in, a callable that answers out.
+
+Each imports its library when it opens.
+"""
