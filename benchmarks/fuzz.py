@@ -42,7 +42,7 @@ from edgepv.base.files import digest, sha256, write_json  # noqa: E402
 from edgepv.base.vet import vet_onnx, vet_openvino, vet_tflite  # noqa: E402
 from edgepv.cli import main as command  # noqa: E402
 from edgepv.errors import EdgepvError  # noqa: E402
-from edgepv.runtimes.events import read_rules  # noqa: E402
+from edgepv.runtimes.events.rules import read_rules  # noqa: E402
 from edgepv.types import Measurement, Report, Rung, StateSpec, StreamSpec, TensorSpec  # noqa: E402
 
 OUT = Path(__file__).resolve().with_suffix(".json")

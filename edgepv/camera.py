@@ -21,7 +21,7 @@ from edgepv.runtimes.deadline import DeadlineRunner, Ladder, Reply, open_ladder,
 from edgepv.runtimes.deadline.admission import Demand, admit
 from edgepv.runtimes.deadline.realtime import prioritise
 from edgepv.runtimes.engine import open_engine
-from edgepv.runtimes.events import ANOMALY, ANY, LiveConfig, Rules
+from edgepv.runtimes.events.rules import ANOMALY, ANY, LiveConfig, Rules
 from edgepv.runtimes.faults import Faults
 from edgepv.runtimes.health import Health, sd_notify
 from edgepv.runtimes.live import Live

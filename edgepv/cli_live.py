@@ -205,7 +205,7 @@ def _on_cameras(a: argparse.Namespace, sources: dict[str, str]) -> int:
     """Until Ctrl-C, SIGTERM, or the end of what is replayed: all three are a good end."""
     from edgepv import camera
     from edgepv.base.console import Console
-    from edgepv.runtimes.events import read_rules
+    from edgepv.runtimes.events.rules import read_rules
     from edgepv.runtimes.faults import error_of
 
     _refuse_deadline(a.deadline_ms)

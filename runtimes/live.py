@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from edgepv.runtimes.deadline import DeadlineRunner, Reply
-from edgepv.runtimes.events import LiveConfig
+from edgepv.runtimes.events.rules import LiveConfig
 from edgepv.runtimes.output import Output
 from edgepv.runtimes.places import ZoneSearch
 from edgepv.runtimes.privacy import Mask

@@ -12,7 +12,8 @@ import numpy as np
 
 from edgepv.metrics.stats import percentiles_ms
 from edgepv.runtimes.deadline import Reply
-from edgepv.runtimes.events import MOVING, Events, LiveConfig, Positions
+from edgepv.runtimes.events.rules import MOVING, LiveConfig
+from edgepv.runtimes.events.watch import Events, Positions
 from edgepv.runtimes.faults import Faults
 from edgepv.runtimes.health import STAGES, Health
 from edgepv.runtimes.places import MovingPoints, Within, ZoneSearch

@@ -20,7 +20,8 @@ from edgepv.data.frames import at_model_size, preprocess
 from edgepv.errors import UsageError
 from edgepv.runtimes.deadline.realtime import yield_to_others
 from edgepv.runtimes.engine import Engine
-from edgepv.runtimes.events import ANY, MOVING, Polygon, Positions, Rule, Rules, Zone
+from edgepv.runtimes.events.rules import ANY, MOVING, Polygon, Rule, Rules, Zone
+from edgepv.runtimes.events.watch import Positions
 from edgepv.runtimes.player import Player, score
 from edgepv.types import ModelSpec, Variant
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from support import ROOT
 
 from edgepv.errors import UsageError
-from edgepv.runtimes.events import Events, LiveConfig, Rule, Rules, Zone, read_rules
+from edgepv.runtimes.events.rules import LiveConfig, Rule, Rules, Zone, read_rules
+from edgepv.runtimes.events.watch import Events
 from edgepv.runtimes.sinks import Record
 
 WALL = 1_700_000_000.0

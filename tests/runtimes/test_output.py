@@ -11,7 +11,7 @@ import pytest
 
 from edgepv.camera import NO_RULES
 from edgepv.runtimes.deadline import Reply
-from edgepv.runtimes.events import LiveConfig, Rule, Rules, Zone
+from edgepv.runtimes.events.rules import LiveConfig, Rule, Rules, Zone
 from edgepv.runtimes.faults import Faults, error_of
 from edgepv.runtimes.health import Health
 from edgepv.runtimes.output import Output, WallClock

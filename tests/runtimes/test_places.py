@@ -18,7 +18,8 @@ from edgepv.data.frames import preprocess
 from edgepv.data.video import open_video, taken
 from edgepv.errors import UsageError
 from edgepv.runtimes.engines.eager import EagerEngine
-from edgepv.runtimes.events import Events, Rule, Rules, Zone
+from edgepv.runtimes.events.rules import Rule, Rules, Zone
+from edgepv.runtimes.events.watch import Events
 from edgepv.runtimes.places import MovingPoints, ZoneSearch, alone, check_rules, holding
 from edgepv.runtimes.player import Player
 from edgepv.runtimes.session import Lane
@@ -210,7 +211,7 @@ def test_a_rule_for_a_camera_that_is_not_here_is_refused(tmp_path: Path) -> None
 
     from edgepv import camera
     from edgepv.base.console import Console
-    from edgepv.runtimes.events import LiveConfig
+    from edgepv.runtimes.events.rules import LiveConfig
 
     options = LiveOptions(
         bundle=write_null_bundle(tmp_path / "b"),

@@ -1,0 +1,4 @@
+"""Answers become events: rules say when something starts and ends, in which zone.
+
+``watch`` follows them, ``rules`` reads them.
+"""

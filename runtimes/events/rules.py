@@ -1,0 +1,203 @@
+"""The file of a camera's rules: zones, labels, thresholds, times; read strictly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from edgepv.base.files import check_part, read_toml
+from edgepv.base.optional import need
+from edgepv.errors import UsageError, unknown
+from edgepv.types import decode
+
+Point: TypeAlias = tuple[float, float]
+Polygon: TypeAlias = tuple[Point, ...]
+ANY = "*"
+ANOMALY = "anomaly"
+MOVING = "moving"
+"""What a rule about a tracker is about: the visibility of the points that move."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """When a label becomes an event. All scores are smoothed ones, 0 to 1; all times in seconds.
+
+    threshold: an event starts once the score stayed at or above it for min_s. release: it ends once the
+    score is below this; None: the threshold. smooth_s: time constant of the smoothing, 0 for none.
+    cooldown_s: from the end of one event to the start of the next. hold_s: how long a running event outlives
+    answers that are stale or not valid; longer than the time between two answers.
+    zones: where the label must be, in one of them; elsewhere, or while that is not known, it counts as 0.
+    camera: the only one the rule is for; None: every one.
+    Label "*" is the anomaly rule: its score is how unsure the model is, ``doubt`` says by which measure
+    ("entropy": of all scores, 1 where all are equal; "rest": 1 - the highest score).
+    """
+
+    label: str
+    threshold: float
+    release: float | None = None
+    smooth_s: float = 0.0
+    min_s: float = 0.0
+    cooldown_s: float = 0.0
+    hold_s: float = 2.0
+    zones: tuple[str, ...] = ()
+    camera: str | None = None
+    doubt: Literal["entropy", "rest"] = "entropy"
+
+    @property
+    def low(self) -> float:
+        """Below this score a running event ends."""
+        return self.threshold if self.release is None else self.release
+
+
+@dataclass(frozen=True)
+class Zone:
+    """A named part of the picture. polygon: corners (x, y), relative to width and height, 0 to 1."""
+
+    name: str
+    polygon: Polygon
+
+    def holds(self, x: float, y: float) -> bool:
+        """Whether a point is inside or on the edge."""
+        cv2 = need("cv2", extra="cpu")
+        return bool(cv2.pointPolygonTest(np.array(self.polygon, np.float32), (x, y), False) >= 0)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """All rules and the zones they name. Raises UsageError if a number or a name makes no sense."""
+
+    rules: tuple[Rule, ...]
+    zones: tuple[Zone, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [z.name for z in self.zones]
+        if len(set(names)) != len(names):
+            raise UsageError(f"zone '{max(names, key=names.count)}' is there twice. Give each its own name")
+        for zone in self.zones:
+            _refuse_crossing(zone)
+            check_polygon(zone.polygon, f"zone '{zone.name}'")
+        for rule in self.rules:
+            _check_rule(rule, names)
+
+    def of(self, camera: str) -> tuple[Rule, ...]:
+        """The rules that are for this camera."""
+        return tuple(r for r in self.rules if r.camera in (None, camera))
+
+    def check_labels(self, labels: Sequence[str]) -> None:
+        """Raise UsageError if a rule is for a label the model does not have: it would never fire."""
+        for rule in self.rules:
+            if rule.label != ANY and rule.label not in labels:
+                raise UsageError(f"rule: {unknown('label', rule.label, labels)}")
+
+
+@dataclass(frozen=True)
+class LiveConfig:
+    """What a live file says.
+
+    masks: polygons hidden from everyone, the model too. redact: polygons hidden from all but the model.
+    """
+
+    camera: str
+    rules: Rules
+    masks: tuple[Polygon, ...] = ()
+    redact: tuple[Polygon, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Camera:
+    name: str
+
+
+@dataclass(frozen=True)
+class _Mask:
+    polygon: Polygon
+
+
+@dataclass(frozen=True)
+class _Redact:
+    regions: tuple[Polygon, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Document:
+    """The sections of the file, by their names in it."""
+
+    camera: _Camera
+    rule: tuple[Rule, ...]
+    zone: tuple[Zone, ...] = ()
+    mask: tuple[_Mask, ...] = ()
+    redact: _Redact = field(default_factory=_Redact)
+
+
+def read_rules(path: Path) -> LiveConfig:
+    """A live file (TOML). Raises UsageError naming the place of an unknown key or a wrong value."""
+    data = read_toml(path, wanted="--rules wants a TOML file like examples/alarm.toml")
+    for key in ("rule", "zone", "mask"):
+        if isinstance(data.get(key), dict):
+            raise UsageError(f"{path.name}: there may be several of [{key}]. Write [[{key}]]")
+    found = decode(_Document, data, where=path.name)
+    try:
+        check_part(found.camera.name, "camera.name")
+        for n, mask in enumerate(found.mask):
+            check_polygon(mask.polygon, f"mask[{n}]")
+        for n, region in enumerate(found.redact.regions):
+            check_polygon(region, f"redact.regions[{n}]")
+        rules = Rules(found.rule, found.zone)
+    except UsageError as e:
+        raise UsageError(f"{path.name}: {e}") from e
+    return LiveConfig(found.camera.name, rules, tuple(m.polygon for m in found.mask), found.redact.regions)
+
+
+def check_polygon(polygon: Polygon, what: str) -> None:
+    """Raise UsageError unless there are 3 corners or more, within the picture, around some area."""
+    if len(polygon) < 3:
+        raise UsageError(f"{what}: a polygon has 3 corners or more, this one has {len(polygon)}")
+    for x, y in polygon:
+        if not (0 <= x <= 1 and 0 <= y <= 1):  # NaN is outside too
+            pixels = ": divide pixels by its width and height" if max(x, y) > 2 else ""
+            raise UsageError(
+                f"{what}: corner ({x:g}, {y:g}) is outside the picture. Corners are 0 to 1{pixels}"
+            )
+    pairs = zip(polygon, (*polygon[1:], polygon[0]))
+    if abs(sum(x0 * y1 - x1 * y0 for (x0, y0), (x1, y1) in pairs)) < 1e-9:
+        raise UsageError(f"{what}: the corners are on one line and hold no area")
+
+
+def _refuse_crossing(zone: Zone) -> None:
+    """Raise UsageError if two edges cross: what is inside of such a polygon is anybody's guess."""
+    corners, count = zone.polygon, len(zone.polygon)
+
+    def side(a: Point, b: Point, c: Point) -> float:
+        return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
+
+    for i in range(count):
+        for j in range(i + 2, count - (i == 0)):
+            a, b, c, d = corners[i], corners[i + 1], corners[j], corners[(j + 1) % count]
+            if side(a, b, c) * side(a, b, d) < 0 and side(c, d, a) * side(c, d, b) < 0:
+                raise UsageError(
+                    f"zone '{zone.name}': its edge from corner {i + 1} crosses the one from corner {j + 1}. "
+                    "Give the corners in their order around the zone"
+                )
+
+
+def _check_rule(rule: Rule, zones: Sequence[str]) -> None:
+    what = f"rule for '{rule.label}'"
+    if not 0 < rule.threshold <= 1:
+        raise UsageError(f"{what}: threshold {rule.threshold:g} is not above 0 and up to 1")
+    if not 0 < rule.low <= rule.threshold:
+        raise UsageError(f"{what}: release {rule.low:g} is not above 0 and up to the threshold")
+    if not rule.hold_s > 0:
+        raise UsageError(f"{what}: hold_s = {rule.hold_s:g} would end every event at the next answer")
+    for name in ("smooth_s", "min_s", "cooldown_s", "hold_s"):
+        if not 0 <= getattr(rule, name) < math.inf:
+            raise UsageError(f"{what}: {name} = {getattr(rule, name):g} is not a number of seconds")
+    for zone in rule.zones:
+        if zone not in zones:
+            raise UsageError(f"{what}: {unknown('zone', zone, zones)}")
+    if rule.label == ANY and rule.zones:
+        raise UsageError(f"{what}: doubt is about the whole picture and has no place. Remove its zones")
