@@ -23,7 +23,8 @@ from edgepv.runtimes.deadline.realtime import prioritise
 from edgepv.runtimes.engine import open_engine
 from edgepv.runtimes.events.rules import ANOMALY, ANY, LiveConfig, Rules
 from edgepv.runtimes.faults import Faults
-from edgepv.runtimes.health import Health, sd_notify
+from edgepv.runtimes.health.state import Health
+from edgepv.runtimes.health.systemd import sd_notify
 from edgepv.runtimes.live import Live
 from edgepv.runtimes.output import Output
 from edgepv.runtimes.places import ZoneSearch, check_rules, needs_search

@@ -15,7 +15,8 @@ from edgepv.runtimes.deadline import Reply
 from edgepv.runtimes.events.rules import MOVING, LiveConfig
 from edgepv.runtimes.events.watch import Events, Positions
 from edgepv.runtimes.faults import Faults
-from edgepv.runtimes.health import STAGES, Health
+from edgepv.runtimes.health.series import STAGES
+from edgepv.runtimes.health.state import Health
 from edgepv.runtimes.places import MovingPoints, Within, ZoneSearch
 from edgepv.runtimes.privacy import mosaic
 from edgepv.runtimes.said import RECORDS, picture_of, record

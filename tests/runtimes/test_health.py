@@ -21,7 +21,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from edgepv.errors import TargetUnavailableError, UsageError
 from edgepv.runtimes import health as health_module
-from edgepv.runtimes.health import Health, Server, sd_notify
+from edgepv.runtimes.health.server import Server
+from edgepv.runtimes.health.state import Health
+from edgepv.runtimes.health.systemd import sd_notify
 
 Serve = Callable[[Health], Server]
 

@@ -13,7 +13,7 @@ from edgepv.camera import NO_RULES
 from edgepv.runtimes.deadline import Reply
 from edgepv.runtimes.events.rules import LiveConfig, Rule, Rules, Zone
 from edgepv.runtimes.faults import Faults, error_of
-from edgepv.runtimes.health import Health
+from edgepv.runtimes.health.state import Health
 from edgepv.runtimes.output import Output, WallClock
 from edgepv.runtimes.session import Answer
 from edgepv.runtimes.sinks import Record

@@ -10,7 +10,7 @@ from simulated import variant
 from edgepv.camera import NO_RULES
 from edgepv.runtimes.deadline import DeadlineRunner, Ladder
 from edgepv.runtimes.engines.null import NullEngine
-from edgepv.runtimes.health import Health
+from edgepv.runtimes.health.state import Health
 from edgepv.runtimes.live import Live
 from edgepv.runtimes.output import Output
 from edgepv.runtimes.session import Lane

@@ -1,0 +1,4 @@
+"""How a running camera shows that it is well: state, metrics, an HTTP address, systemd's watchdog.
+
+None of it can stop an answer.
+"""
