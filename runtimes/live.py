@@ -13,8 +13,8 @@ import numpy as np
 from edgepv.runtimes.deadline import DeadlineRunner, Reply
 from edgepv.runtimes.events.rules import LiveConfig
 from edgepv.runtimes.output import Output
+from edgepv.runtimes.picture.privacy import Mask
 from edgepv.runtimes.places import ZoneSearch
-from edgepv.runtimes.privacy import Mask
 from edgepv.runtimes.sources import Frame, Source
 from edgepv.runtimes.sources.pace import Due, Rate
 

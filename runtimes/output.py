@@ -17,8 +17,8 @@ from edgepv.runtimes.events.watch import Events, Positions
 from edgepv.runtimes.faults import Faults
 from edgepv.runtimes.health.series import STAGES
 from edgepv.runtimes.health.state import Health
+from edgepv.runtimes.picture.privacy import mosaic
 from edgepv.runtimes.places import MovingPoints, Within, ZoneSearch
-from edgepv.runtimes.privacy import mosaic
 from edgepv.runtimes.said import RECORDS, picture_of, record
 from edgepv.runtimes.sinks import Record, Sink
 from edgepv.types import ModelSpec

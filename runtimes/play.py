@@ -17,8 +17,8 @@ from edgepv.base.optional import need
 from edgepv.data.video import Ticks, VideoFrame, at_rate, open_video
 from edgepv.errors import UsageError
 from edgepv.metrics.stats import percentiles_ms
-from edgepv.runtimes.drawing import Painter
 from edgepv.runtimes.engine import Read
+from edgepv.runtimes.picture.drawing import Painter
 from edgepv.runtimes.said import RECORDS, picture_of, record, said
 from edgepv.runtimes.session import Answer, open_session
 from edgepv.types import ModelSpec, Variant

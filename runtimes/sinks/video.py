@@ -15,7 +15,7 @@ import numpy as np
 from edgepv.base.files import whole_file
 from edgepv.base.optional import need
 from edgepv.errors import UsageError
-from edgepv.runtimes.drawing import Painter
+from edgepv.runtimes.picture.drawing import Painter
 from edgepv.runtimes.sinks import Record, Setup
 
 WAITING = 8

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from edgepv.runtimes.drawing import GREEN, ORANGE, STRIP, Painter, colour
+from edgepv.runtimes.picture.drawing import GREEN, ORANGE, STRIP, Painter, colour
 
 
 def answer(**more: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edgepv.errors import UsageError
-from edgepv.runtimes.privacy import Mask, Polygon, mosaic
+from edgepv.runtimes.picture.privacy import Mask, Polygon, mosaic
 
 WHITE = np.full((40, 60, 3), 255, np.uint8)
 NOISE = np.random.default_rng(0).integers(1, 256, (120, 160, 3), dtype=np.uint8)

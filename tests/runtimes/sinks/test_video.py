@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from live_support import answer, event, until
 
-from edgepv.runtimes.drawing import STRIP, Painter, caption
+from edgepv.runtimes.picture.drawing import STRIP, Painter, caption
 from edgepv.runtimes.sinks.video import letterbox
 
 Open = Callable[[str], Any]

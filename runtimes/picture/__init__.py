@@ -1,0 +1,4 @@
+"""What is drawn on pictures, and what is made unrecognisable in them.
+
+Both come before any receiver sees a frame.
+"""
