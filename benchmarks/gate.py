@@ -25,13 +25,13 @@ from edgepv import judge
 from edgepv.base.console import Console
 from edgepv.base.files import read_json, write_json, write_text
 from edgepv.base.machine import device_facts
-from edgepv.bundle import on_this_host
 from edgepv.data.truth import shown
 from edgepv.line import Line, Options, gather, load, lowered, ready, run_builder
 from edgepv.metrics.margins import expected_loss, margin_drop, margins
 from edgepv.metrics.stats import counted, paired_drop
 from edgepv.metrics.tasks import figures, groups_of
 from edgepv.runtimes import Engine, open_engine
+from edgepv.runtimes.engine import on_this_host
 from edgepv.stream import Stepper
 from edgepv.targets import target as find_target
 from edgepv.types import PairedDrop, Variant, encode

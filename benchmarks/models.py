@@ -30,8 +30,8 @@ from edgepv.data.video import read_video
 from edgepv.errors import EdgepvError
 from edgepv.line import Options
 from edgepv.metrics.stats import METRIC_NAMES
-from edgepv.runtimes.play import play
-from edgepv.runtimes.said import picture_of
+from edgepv.runtimes.on_file import play
+from edgepv.runtimes.records import picture_of
 from edgepv.runtimes.session import open_session
 from edgepv.types import Accuracy, Measurement, PairedDrop, decode, encode
 from edgepv.zoo import HERE as ZOO

@@ -27,7 +27,7 @@ from edgepv.export.to_onnx import lower
 from edgepv.model.checkpoint import build, from_files
 from edgepv.quantize import int8_onnx
 from edgepv.runtimes import open_engine
-from edgepv.runtimes.particles import BORN, EMPTY, GOING
+from edgepv.runtimes.births import BORN, EMPTY, GOING
 from edgepv.stream import Stepper
 from edgepv.types import TensorSpec, Variant
 from edgepv.zoo import HERE as ZOO

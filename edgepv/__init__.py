@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from edgepv.runtimes.deadline import DeadlineRunner, Reply
-    from edgepv.runtimes.session import Gap, Session
+    from edgepv.runtimes.lane import Gap
+    from edgepv.runtimes.session import Session
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "open", "runner"]

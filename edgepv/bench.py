@@ -11,13 +11,13 @@ from pathlib import Path
 
 from edgepv import measure, replay
 from edgepv.base.console import Console
-from edgepv.bundle import Bundle, on_this_host
+from edgepv.bundle import Bundle
 from edgepv.data.clips import Clip, survey, unheld_told, unlabelled_told
 from edgepv.data.split import split_clips
 from edgepv.errors import TargetUnavailableError, UsageError
 from edgepv.replay import Replayed
 from edgepv.runtimes.deadline import open_ladder, profile
-from edgepv.runtimes.engine import open_engine
+from edgepv.runtimes.engine import on_this_host, open_engine
 from edgepv.types import Deadline, Latency, Variant
 
 LADDER = "ladder"

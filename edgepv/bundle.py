@@ -23,6 +23,7 @@ from typing import Any
 from edgepv.base.files import check_part, digest, inside, parse_json, sha256, whole_file, write_json
 from edgepv.errors import EdgepvError, UsageError, unknown
 from edgepv.model.spec import check_spec, check_stream
+from edgepv.runtimes.engine import replay_variant
 from edgepv.types import ModelSpec, Proof, Rung, StepRecord, StreamSpec, Variant, decode, encode
 
 SCHEMA = 1
@@ -125,18 +126,6 @@ class Bundle:
     def ladder(self) -> tuple[Variant, ...]:
         """The variants a deadline chooses from, the largest first."""
         return tuple(self.variant(rung.variant) for rung in self.measured.ladder) or (self.variant(),)
-
-
-def replay_variant(variant: Variant) -> Variant:
-    """A TensorRT variant as ONNX Runtime runs it: the same file and numbers, not the same speed."""
-    from dataclasses import replace
-
-    return replace(variant, engine="onnxruntime")
-
-
-def on_this_host(variant: Variant) -> Variant:
-    """The variant as a machine without TensorRT can run it."""
-    return replay_variant(variant) if variant.engine == "tensorrt" else variant
 
 
 def write(folder: Path, content: Content, measured: Measured) -> str:

@@ -25,10 +25,10 @@ from edgepv.runtimes.events.rules import ANOMALY, ANY, LiveConfig, Rules
 from edgepv.runtimes.faults import Faults
 from edgepv.runtimes.health.state import Health
 from edgepv.runtimes.health.systemd import sd_notify
-from edgepv.runtimes.live import Live
+from edgepv.runtimes.lane import Gap
+from edgepv.runtimes.on_camera import Live
 from edgepv.runtimes.output import Output
 from edgepv.runtimes.places import ZoneSearch, check_rules, needs_search
-from edgepv.runtimes.session import Gap
 from edgepv.runtimes.sinks import Sink, open_sink
 from edgepv.runtimes.sources import device, is_live, open_source
 from edgepv.types import Deadline, ModelSpec, Variant

@@ -144,7 +144,7 @@ def _on_file(a: argparse.Namespace, name: str, source: str) -> int:
     from edgepv import show, signing
     from edgepv.bundle import check
     from edgepv.proof import proven
-    from edgepv.runtimes import play
+    from edgepv.runtimes import on_file as play
 
     _refuse_deadline(a.deadline_ms)
     live_only = {"--emit": a.emit, "--rules": a.rules, "--metrics": a.metrics, "--realtime": a.realtime}

@@ -13,11 +13,11 @@ import numpy as np
 
 from edgepv.base.isolated import TIMEOUT_S, call
 from edgepv.base.machine import proof
-from edgepv.bundle import GOLDEN, Bundle, on_this_host, read
+from edgepv.bundle import GOLDEN, Bundle, read
 from edgepv.data.frames import preprocess
 from edgepv.errors import EdgepvError, ParityError, TargetUnavailableError, UsageError
 from edgepv.model.spec import MOST_FRAMES, MOST_SIDE
-from edgepv.runtimes.engine import Engine, open_engine
+from edgepv.runtimes.engine import Engine, on_this_host, open_engine
 from edgepv.runtimes.engines.ort import first_line
 from edgepv.stream import Stepper
 from edgepv.types import Proof, Variant, decode, encode

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from edgepv.bundle import on_this_host
 from edgepv.data.frames import pictures
 from edgepv.data.truth import Shown
 from edgepv.errors import AccuracyGateError, LatencyGateError, ParityError, UsageError
@@ -29,7 +28,7 @@ from edgepv.metrics.tasks import (
     psnr_db,
     rate,
 )
-from edgepv.runtimes.engine import open_engine
+from edgepv.runtimes.engine import on_this_host, open_engine
 from edgepv.stream import Infer, Tensors, by_file_names, copied
 from edgepv.types import Accuracy, Audit, Measurement, ModelSpec, PairedDrop, Parity, Target, Variant
 

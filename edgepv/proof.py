@@ -15,8 +15,9 @@ from edgepv import golden, judge
 from edgepv.base import cache
 from edgepv.base.files import digest, parse_json, write_json
 from edgepv.base.machine import proof
-from edgepv.bundle import Bundle, on_this_host
+from edgepv.bundle import Bundle
 from edgepv.errors import ParityError, TargetUnavailableError, UsageError
+from edgepv.runtimes.engine import on_this_host
 from edgepv.types import Measurement, Report, Variant, decode
 
 

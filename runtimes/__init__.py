@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edgepv.runtimes.engine import ENGINES, Engine, open_engine
-from edgepv.runtimes.session import Answer, Session, open_session
+from edgepv.runtimes.lane import Answer
+from edgepv.runtimes.session import Session, open_session
 
 __all__ = ["ENGINES", "Answer", "Engine", "Session", "open_engine", "open_session"]

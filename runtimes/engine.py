@@ -93,3 +93,15 @@ def expected_inputs(variant: Variant) -> dict[str, tuple[tuple[int, ...], str]]:
     for state in variant.stream.states if variant.stream else ():
         wanted[state.name] = (state.shape, state.dtype)
     return wanted
+
+
+def replay_variant(variant: Variant) -> Variant:
+    """A TensorRT variant as ONNX Runtime runs it: the same file and numbers, not the same speed."""
+    from dataclasses import replace
+
+    return replace(variant, engine="onnxruntime")
+
+
+def on_this_host(variant: Variant) -> Variant:
+    """The variant as a machine without TensorRT can run it."""
+    return replay_variant(variant) if variant.engine == "tensorrt" else variant

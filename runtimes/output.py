@@ -19,8 +19,9 @@ from edgepv.runtimes.health.series import STAGES
 from edgepv.runtimes.health.state import Health
 from edgepv.runtimes.picture.privacy import mosaic
 from edgepv.runtimes.places import MovingPoints, Within, ZoneSearch
-from edgepv.runtimes.said import RECORDS, picture_of, record
-from edgepv.runtimes.sinks import Record, Sink
+from edgepv.runtimes.record import Record
+from edgepv.runtimes.records import RECORDS, picture_of, record
+from edgepv.runtimes.sinks import Sink
 from edgepv.types import ModelSpec
 
 LATEST = 20_000

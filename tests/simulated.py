@@ -11,7 +11,7 @@ import numpy as np
 
 from edgepv.runtimes.deadline import DeadlineRunner, Ladder, Reply
 from edgepv.runtimes.engines.null import NullEngine
-from edgepv.runtimes.session import Lane
+from edgepv.runtimes.lane import Lane
 from edgepv.types import Deadline, ModelSpec, StateSpec, StreamSpec, TensorSpec, Variant
 
 Delays: TypeAlias = Sequence[float] | Callable[[float], float]

@@ -18,7 +18,7 @@ from edgepv.errors import UsageError
 from edgepv.replay import Shot, replay, shots
 from edgepv.runtimes.deadline import Ladder
 from edgepv.runtimes.engines.null import NullEngine
-from edgepv.runtimes.session import Lane
+from edgepv.runtimes.lane import Lane
 from edgepv.types import Deadline, Variant, encode
 
 

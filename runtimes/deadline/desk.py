@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from edgepv.runtimes.session import Answer
+from edgepv.runtimes.lane import Answer
 
 Why = Literal["", "dropped", "overrun", "failed"]
 

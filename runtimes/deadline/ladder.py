@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from edgepv.base.optional import need
+from edgepv.runtimes.continuity import Continuity, check_alike
 from edgepv.runtimes.engine import CancelledError, Read, open_engine
-from edgepv.runtimes.session import Answer, Continuity, Gap, Lane, check_alike
+from edgepv.runtimes.lane import Answer, Gap, Lane
 from edgepv.types import Variant
 
 

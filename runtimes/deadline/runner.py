@@ -19,7 +19,7 @@ from edgepv.runtimes.deadline.desk import Desk, Reply, Task
 from edgepv.runtimes.deadline.ladder import Ladder
 from edgepv.runtimes.engine import CancelledError
 from edgepv.runtimes.faults import Faults
-from edgepv.runtimes.session import Answer
+from edgepv.runtimes.lane import Answer
 from edgepv.types import Deadline
 
 Clock = Callable[[], float]

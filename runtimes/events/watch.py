@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 from edgepv.errors import UsageError, unknown
 from edgepv.runtimes.events.rules import ANOMALY, ANY, Rule, Rules
-from edgepv.runtimes.sinks import Record
+from edgepv.runtimes.record import Record
 
 Position: TypeAlias = tuple[float, float, float]
 Positions: TypeAlias = Mapping[str, Sequence[Position]]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgepv.base.optional import need
-from edgepv.runtimes.sinks import Record
+from edgepv.runtimes.record import Record
 
 STRIP = 44
 LEAST_LINES = 360

@@ -15,18 +15,7 @@ import numpy as np
 from edgepv.base.console import Console, visible
 from edgepv.base.files import digest
 from edgepv.errors import UsageError, unknown
-
-Record: TypeAlias = dict[str, Any]
-"""Plain JSON data. ``record["type"]`` is one of
-
-"answer": one per frame that was due, see ``runtimes.said.record``;
-"new", "update", "end": the life of one event, with "before" (None for new) and "after": id, camera, label,
-score, top_score, start_time, end_time (None until the end), zones. Times are seconds since 1970 (UTC).
-"status": something about the camera or the runner: "what" (camera_lost, camera_back, restarted, switched,
-clock_set, fault, ...), "why".
-"summary": what the run came to, last of all.
-All have "version", see ``runtimes.said.RECORDS``.
-"""
+from edgepv.runtimes.record import Record
 
 
 class Sink(Protocol):

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from edgepv.errors import UsageError
-from edgepv.runtimes.sinks import Record, Setup, as_json
+from edgepv.runtimes.record import Record
+from edgepv.runtimes.sinks import Setup, as_json
 
 WAITING = 1_000
 CLOSE_S = 3.0

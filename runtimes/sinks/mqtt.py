@@ -35,7 +35,8 @@ from edgepv.base.files import digest
 from edgepv.base.optional import need
 from edgepv.errors import UsageError, unknown
 from edgepv.runtimes.backoff import pause_s
-from edgepv.runtimes.sinks import Record, Setup, as_json, own_name, plain_name, redacted
+from edgepv.runtimes.record import Record
+from edgepv.runtimes.sinks import Setup, as_json, own_name, plain_name, redacted
 from edgepv.runtimes.sinks.spool import Spool, SpooledSink
 
 IN_FLIGHT = 20

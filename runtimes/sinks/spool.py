@@ -21,7 +21,8 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from edgepv.errors import UsageError
-from edgepv.runtimes.sinks import Record, as_json
+from edgepv.runtimes.record import Record
+from edgepv.runtimes.sinks import as_json
 
 T = TypeVar("T")
 

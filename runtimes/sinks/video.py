@@ -16,7 +16,8 @@ from edgepv.base.files import whole_file
 from edgepv.base.optional import need
 from edgepv.errors import UsageError
 from edgepv.runtimes.picture.drawing import Painter
-from edgepv.runtimes.sinks import Record, Setup
+from edgepv.runtimes.record import Record
+from edgepv.runtimes.sinks import Setup
 
 WAITING = 8
 CLOSE_S = 5.0

@@ -23,7 +23,8 @@ import numpy as np
 from edgepv.base.files import digest
 from edgepv.errors import UsageError
 from edgepv.runtimes.backoff import pause_s
-from edgepv.runtimes.sinks import Record, Setup, plain_name, redacted
+from edgepv.runtimes.record import Record
+from edgepv.runtimes.sinks import Setup, plain_name, redacted
 from edgepv.runtimes.sinks.spool import CLOSE_S, Item, Spool, SpooledSink
 
 TIMEOUT_S = 10.0

@@ -18,7 +18,7 @@ from edgepv import bundle
 from edgepv.data.container import structure
 from edgepv.data.video import FrameTimes, Ticks, VideoFrame, open_video, read_video, taken
 from edgepv.errors import UsageError
-from edgepv.runtimes.play import play
+from edgepv.runtimes.on_file import play
 from edgepv.runtimes.sources import open_source
 
 Make = Callable[..., Path]

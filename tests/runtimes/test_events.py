@@ -15,7 +15,7 @@ from support import ROOT
 from edgepv.errors import UsageError
 from edgepv.runtimes.events.rules import LiveConfig, Rule, Rules, Zone, read_rules
 from edgepv.runtimes.events.watch import Events
-from edgepv.runtimes.sinks import Record
+from edgepv.runtimes.record import Record
 
 WALL = 1_700_000_000.0
 LEFT = Zone("left", ((0.0, 0.0), (0.5, 0.0), (0.5, 1.0), (0.0, 1.0)))

@@ -14,9 +14,9 @@ from edgepv.runtimes.deadline import Reply
 from edgepv.runtimes.events.rules import LiveConfig, Rule, Rules, Zone
 from edgepv.runtimes.faults import Faults, error_of
 from edgepv.runtimes.health.state import Health
+from edgepv.runtimes.lane import Answer
 from edgepv.runtimes.output import Output, WallClock
-from edgepv.runtimes.session import Answer
-from edgepv.runtimes.sinks import Record
+from edgepv.runtimes.record import Record
 from edgepv.runtimes.sinks.jsonl import JsonLines
 from edgepv.types import ModelSpec, TensorSpec
 

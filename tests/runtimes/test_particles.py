@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgepv.errors import UsageError
-from edgepv.runtimes.particles import Births, Followed, Policy
+from edgepv.runtimes.births import Births, Followed, Policy
 
 EAGER = Policy(every=1, patience=3)
 

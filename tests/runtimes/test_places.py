@@ -20,9 +20,9 @@ from edgepv.errors import UsageError
 from edgepv.runtimes.engines.eager import EagerEngine
 from edgepv.runtimes.events.rules import Rule, Rules, Zone
 from edgepv.runtimes.events.watch import Events
+from edgepv.runtimes.lane import Lane
 from edgepv.runtimes.places import MovingPoints, ZoneSearch, alone, check_rules, holding
 from edgepv.runtimes.player import Player
-from edgepv.runtimes.session import Lane
 from edgepv.stream import Tensors
 from edgepv.types import ModelSpec, StreamSpec, TensorSpec, Variant
 

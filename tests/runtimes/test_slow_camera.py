@@ -11,10 +11,10 @@ from edgepv.camera import NO_RULES
 from edgepv.runtimes.deadline import DeadlineRunner, Ladder
 from edgepv.runtimes.engines.null import NullEngine
 from edgepv.runtimes.health.state import Health
-from edgepv.runtimes.live import Live
+from edgepv.runtimes.lane import Lane
+from edgepv.runtimes.on_camera import Live
 from edgepv.runtimes.output import Output
-from edgepv.runtimes.session import Lane
-from edgepv.runtimes.sinks import Record
+from edgepv.runtimes.record import Record
 from edgepv.runtimes.sources import Frame
 from edgepv.types import Deadline
 

@@ -8,7 +8,7 @@ from simulated import variant
 
 from edgepv.errors import UsageError
 from edgepv.runtimes.deadline import Ladder
-from edgepv.runtimes.session import Lane
+from edgepv.runtimes.lane import Lane
 from edgepv.stream import Tensors
 from edgepv.types import Variant
 

@@ -15,7 +15,7 @@ from simulated import FRAME, World, variant
 from edgepv.errors import DeadlineError, ReceiverError, UsageError
 from edgepv.runtimes.deadline import DeadlineRunner, Ladder, Reply, profile
 from edgepv.runtimes.engines.null import NullEngine
-from edgepv.runtimes.session import Answer, Lane
+from edgepv.runtimes.lane import Answer, Lane
 from edgepv.types import Deadline
 
 

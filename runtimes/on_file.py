@@ -18,9 +18,10 @@ from edgepv.data.video import Ticks, VideoFrame, at_rate, open_video
 from edgepv.errors import UsageError
 from edgepv.metrics.stats import percentiles_ms
 from edgepv.runtimes.engine import Read
+from edgepv.runtimes.lane import Answer
 from edgepv.runtimes.picture.drawing import Painter
-from edgepv.runtimes.said import RECORDS, picture_of, record, said
-from edgepv.runtimes.session import Answer, open_session
+from edgepv.runtimes.records import RECORDS, picture_of, record, said
+from edgepv.runtimes.session import open_session
 from edgepv.types import ModelSpec, Variant
 
 Event = dict[str, Any]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgepv.data.frames import pictures
-from edgepv.runtimes.session import Answer
+from edgepv.runtimes.lane import Answer
 from edgepv.types import ModelSpec
 
 RECORDS = 1

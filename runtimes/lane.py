@@ -1,0 +1,147 @@
+"""One variant stepping through a camera's frames: its states, its warm-up, its answers."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from edgepv.data.frames import preprocess
+from edgepv.errors import EdgepvError, UsageError
+from edgepv.runtimes.births import Births
+from edgepv.runtimes.engine import CancelledError, Engine
+from edgepv.stream import Stepper, Tensors
+from edgepv.types import ModelSpec, Variant
+
+Gap = Literal["hold", "reset"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The model's word on one frame.
+
+    index: frames since the states were last forgotten. label, score: of a classifier, else None. scores: of
+    all labels, the softmax of logits, which adds up to 1, or the probabilities that the model answers (see
+    ``ModelSpec.scores``). outputs: everything the model answered, by name, without the batch axis. ids: of a
+    tracker, the number of the particle in each place.
+    valid: False until the model has seen a full window. restarted: the states were forgotten right
+    before this frame. missed: frames that were lost within what this answer looks back on.
+    pre_ms, infer_ms: time spent on preprocessing and in the engine.
+    """
+
+    index: int
+    label: str | None
+    score: float | None
+    scores: tuple[float, ...]
+    valid: bool
+    pre_ms: float
+    infer_ms: float
+    restarted: bool = False
+    missed: int = 0
+    outputs: Tensors = field(default_factory=dict, compare=False, repr=False)
+    ids: tuple[int, ...] = ()
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Of a tracker, the point in each row of "tracks", -1 for none; counted by places otherwise."""
+        return self.ids or tuple(range(len(self.outputs["tracks"])))
+
+
+class Lane:
+    """One variant with its engine and its states."""
+
+    def __init__(self, engine: Engine, variant: Variant) -> None:
+        self.variant, self._engine = variant, engine
+        into = getattr(engine, "infer_into", None)
+        self.stepper = Stepper(engine.infer, variant.spec, variant.stream, into=into)
+        self.ids: tuple[int, ...] = ()
+        self._births = _births(variant)
+
+    def step(self, frame: np.ndarray) -> tuple[Tensors, float, float]:
+        """(outputs by name without batch axis, ms of preprocessing, ms in the engine) for one camera frame.
+
+        Raises UsageError for a frame of another kind, and if the model's answer is not finite or of another
+        shape.
+        """
+        start = time.perf_counter()
+        tensor = preprocess(frame, self.variant.spec)
+        ready = time.perf_counter()
+        if self._births and self.stepper.seen == 0:
+            self._births.reset()
+            self._write(self._births.update(None, frame))
+        made = self._stepped(tensor)
+        if self._births:
+            self.ids = tuple(self._births.ids.tolist())
+            self._write(self._births.update(made["tracks"], frame))
+        outputs = {a.name: np.array(made[a.name][0]) for a in self.variant.spec.answers}
+        done = time.perf_counter()
+        for name, value in outputs.items():
+            if not np.isfinite(value).all():
+                raise UsageError(
+                    f"{self.variant.name} answered '{name}' with values that are not finite at frame "
+                    f"{self.stepper.seen - 1}. The bundle or the engine is broken: run edgepv verify"
+                )
+        return outputs, 1e3 * (ready - start), 1e3 * (done - ready)
+
+    def _stepped(self, tensor: np.ndarray) -> Tensors:
+        """The outputs. Raises UsageError for what an engine raises of its own, and for another shape."""
+        try:
+            made = self.stepper.step(tensor)
+            shapes = [(a.name, made[a.name].shape, a.shape) for a in self.variant.spec.answers]
+        except (EdgepvError, CancelledError):
+            raise
+        except Exception as e:  # each engine has types of its own
+            why = next(iter(str(e).splitlines()), "")
+            raise UsageError(
+                f"{self.variant.name} cannot be run: {type(e).__name__}: {why}. "
+                "The bundle or the engine is broken: run edgepv verify"
+            ) from e
+        for name, got, wanted in shapes:
+            if got != wanted:
+                raise UsageError(
+                    f"{self.variant.name} answered '{name}' {got}, the manifest says {wanted}. "
+                    "The bundle is broken: run edgepv verify"
+                )
+        return made
+
+    def _write(self, states: Tensors) -> None:
+        for name, value in states.items():
+            self.stepper.write(name, value)
+
+    def remember(self, frame: np.ndarray) -> None:
+        """Let the states see one more frame; no answer is wanted."""
+        self.stepper.remember(preprocess(frame, self.variant.spec))
+
+    def cancel(self) -> bool:
+        """End the call that runs in another thread; False if this engine cannot."""
+        cancel = getattr(self._engine, "cancel", None)
+        if cancel:
+            cancel()
+        return cancel is not None
+
+    def close(self) -> None:
+        """Free the engine."""
+        self._engine.close()
+
+
+def _births(variant: Variant) -> Births | None:
+    """Who bears and kills the particles of a tracker; None for a model that does not leave it to the host."""
+    spec, stream = variant.spec, variant.stream
+    names = {state.name for state in stream.states} if stream else set()
+    if spec.task != "tracking" or not spec.particles or not {"position", "life"} <= names:
+        return None
+    height, width = spec.input.shape[-2:]
+    return Births(spec.particles, aspect=width / height)
+
+
+def scored(spec: ModelSpec, answer: np.ndarray) -> np.ndarray:
+    """Scores, 0 to 1, of one row of a classifier's answers: their softmax, or the probabilities they are."""
+    return answer.clip(0, 1) if spec.scores == "probabilities" else softmax(answer)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities of one row of logits."""
+    e = np.exp(logits - logits.max())
+    return e / e.sum()
