@@ -33,7 +33,7 @@ from measured_at import machine, now, told
 
 from edgepv import bundle, measure, replay
 from edgepv.base.files import write_json, write_text
-from edgepv.bundle import Bundle
+from edgepv.bundle.manifest import Bundle
 from edgepv.data.clips import find_clips
 from edgepv.metrics.stats import percentiles_ms
 from edgepv.replay import Shot

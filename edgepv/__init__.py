@@ -42,8 +42,8 @@ def open(
     import warnings
     from pathlib import Path
 
-    from edgepv.bundle import check, read
-    from edgepv.proof import proven
+    from edgepv.bundle.manifest import check, read
+    from edgepv.bundle.proof import proven
     from edgepv.runtimes.session import open_session
 
     found = read(Path(bundle))
@@ -76,8 +76,8 @@ def runner(
     import warnings
     from pathlib import Path
 
-    from edgepv.bundle import check, read
-    from edgepv.proof import proven
+    from edgepv.bundle.manifest import check, read
+    from edgepv.bundle.proof import proven
     from edgepv.runtimes.deadline import DeadlineRunner, open_ladder, profile
     from edgepv.types import Deadline
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from edgepv import measure, replay
 from edgepv.base.console import Console
-from edgepv.bundle import Bundle
+from edgepv.bundle.manifest import Bundle
 from edgepv.data.clips import Clip, survey, unheld_told, unlabelled_told
 from edgepv.data.split import split_clips
 from edgepv.errors import TargetUnavailableError, UsageError

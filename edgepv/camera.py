@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from edgepv import bundle, signing, update
+from edgepv import bundle, update
 from edgepv.base.console import Console
 from edgepv.base.files import check_part, inside
-from edgepv.bundle import Bundle
+from edgepv.bundle import signing
+from edgepv.bundle.manifest import Bundle
+from edgepv.bundle.proof import Proven, proven
 from edgepv.errors import EdgepvError, UsageError, unknown
-from edgepv.proof import Proven, proven
 from edgepv.runtimes.deadline import DeadlineRunner, Ladder, Reply, open_ladder, profile
 from edgepv.runtimes.deadline.admission import Demand, admit
 from edgepv.runtimes.deadline.realtime import prioritise

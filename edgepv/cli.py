@@ -630,7 +630,7 @@ def report_command(a: argparse.Namespace) -> int:
     from edgepv import report
     from edgepv.base.files import write_text
     from edgepv.base.isolated import within
-    from edgepv.bundle import MANIFEST
+    from edgepv.bundle.manifest import MANIFEST
 
     page = Path(a.html)
     places = {
@@ -658,9 +658,9 @@ def report_command(a: argparse.Namespace) -> int:
 
 def verify_command(a: argparse.Namespace) -> int:
     """edgepv verify"""
-    from edgepv import golden, signing
     from edgepv.base.isolated import within
-    from edgepv.bundle import check
+    from edgepv.bundle import golden, signing
+    from edgepv.bundle.manifest import check
 
     key = Path(a.key) if a.key else None
     with within(a.timeout, a.bundle) as left, signing.opened(Path(a.bundle), key) as bundle:
@@ -685,7 +685,8 @@ def verify_command(a: argparse.Namespace) -> int:
 def inspect_command(a: argparse.Namespace) -> int:
     """edgepv inspect"""
     from edgepv import show
-    from edgepv.bundle import MANIFEST, opened
+    from edgepv.bundle.archive import opened
+    from edgepv.bundle.manifest import MANIFEST
 
     with opened(Path(a.bundle)) as bundle:
         if a.layers:

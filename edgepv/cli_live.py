@@ -141,9 +141,10 @@ def _named(text: str) -> tuple[str, str] | None:
 
 def _on_file(a: argparse.Namespace, name: str, source: str) -> int:
     """Every frame of a file that is due, however long it takes."""
-    from edgepv import show, signing
-    from edgepv.bundle import check
-    from edgepv.proof import proven
+    from edgepv import show
+    from edgepv.bundle import signing
+    from edgepv.bundle.manifest import check
+    from edgepv.bundle.proof import proven
     from edgepv.runtimes import on_file as play
 
     _refuse_deadline(a.deadline_ms)
@@ -285,7 +286,8 @@ def bench_command(a: argparse.Namespace) -> int:
     """edgepv bench"""
     from edgepv import bench, show
     from edgepv.base.console import Console
-    from edgepv.bundle import check, opened
+    from edgepv.bundle.archive import opened
+    from edgepv.bundle.manifest import check
     from edgepv.types import encode
 
     _refuse_threads(a.threads)
@@ -327,7 +329,7 @@ def ladder_command(a: argparse.Namespace) -> int:
     from edgepv import ladder, show
     from edgepv.base.console import Console
     from edgepv.base.files import refuse_out
-    from edgepv.bundle import is_bundle
+    from edgepv.bundle.archive import is_bundle
 
     out = Path(a.out)
     refuse_out(out)
@@ -363,7 +365,7 @@ def add_signing(commands: Any) -> None:
 
 def keygen_command(a: argparse.Namespace) -> int:
     """edgepv keygen"""
-    from edgepv import signing
+    from edgepv.bundle import signing
 
     public = signing.keygen(Path(a.private))
     tell(f"private: {a.private} (keep it off the camera)")
@@ -375,7 +377,7 @@ def keygen_command(a: argparse.Namespace) -> int:
 
 def sign_command(a: argparse.Namespace) -> int:
     """edgepv sign"""
-    from edgepv import signing
+    from edgepv.bundle import signing
 
     made = signing.sign(Path(a.bundle), Path(a.key), a.version)
     tell(f"{a.bundle} is signed by key {made.key}, version {made.version}")

@@ -23,12 +23,13 @@ import numpy as np
 from edgepv.base.console import Console
 from edgepv.base.files import refuse_out, whole_file, write_json
 from edgepv.base.optional import need
-from edgepv.bundle import check, opened
+from edgepv.bundle.archive import opened
+from edgepv.bundle.manifest import check
+from edgepv.bundle.proof import proven
 from edgepv.data.frames import preprocess, within
 from edgepv.data.video import open_video, taken
 from edgepv.errors import UsageError, unknown
 from edgepv.metrics.stats import mean_interval
-from edgepv.proof import proven
 from edgepv.runtimes.engine import on_this_host, open_engine
 from edgepv.runtimes.lane import softmax
 from edgepv.runtimes.player import Player, score

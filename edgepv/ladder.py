@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from edgepv import bundle, golden, measure, report
+from edgepv import bundle, measure, report
 from edgepv.base.console import Console
 from edgepv.base.files import inside, parse_json, whole_folder, write_json, write_text
-from edgepv.bundle import GOLDEN, Bundle, Measured
+from edgepv.bundle import golden
+from edgepv.bundle.manifest import GOLDEN, Bundle, Measured
 from edgepv.errors import UsageError
 from edgepv.runtimes.engine import open_engine
 from edgepv.types import Accuracy, Measurement, Report, Rung, Variant, decode

@@ -21,7 +21,7 @@ from edgepv.base.console import Console
 from edgepv.base.files import digest, refuse_out, sha256, whole_file, whole_folder, write_json, write_text
 from edgepv.base.machine import device_facts, proof
 from edgepv.base.optional import need, present
-from edgepv.bundle import Content, Measured
+from edgepv.bundle.manifest import Content, Measured
 from edgepv.data import clips as data_clips
 from edgepv.data.calibration import PREPROCESSING, calibration_set, in_turns, rolled_feeds, to_and_fro
 from edgepv.data.clips import Clip, unheld
@@ -831,7 +831,7 @@ def write_golden(subject: Subject, variants: Sequence[Variant], folder: Path) ->
     """
     from safetensors.numpy import save
 
-    from edgepv.golden import play
+    from edgepv.bundle.golden import play
 
     spec = subject.base.spec
     with open_video(subject.golden_clip.path) as video:

@@ -20,7 +20,8 @@ from edgepv import report_charts as charts
 from edgepv import report_tables as tables
 from edgepv.base.files import canonical, parse_json
 from edgepv.base.optional import need
-from edgepv.bundle import MANIFEST, manifest_bytes, parse, unpacked
+from edgepv.bundle.archive import unpacked
+from edgepv.bundle.manifest import MANIFEST, manifest_bytes, parse
 from edgepv.errors import UsageError, unknown
 from edgepv.report_tables import Cell, Table
 from edgepv.types import Accuracy, Latency, Measurement, Report, decode

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from edgepv.base.console import tell
 from edgepv.base.files import whole_file
 from edgepv.base.optional import need
-from edgepv.bundle import Bundle
+from edgepv.bundle.manifest import Bundle
 from edgepv.metrics.stats import METRIC_NAMES, SQNR_CAP_DB, counted, worded
 from edgepv.stream.account import exactness
 from edgepv.types import Accuracy, Audit, Latency, LayerSensitivity, Measurement, PairedDrop, encode

@@ -24,16 +24,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from edgepv import bundle, signing
+from edgepv import bundle
 from edgepv.base.files import digest, read_json, write_json
 from edgepv.base.isolated import call, within
-from edgepv.bundle import Bundle
+from edgepv.bundle import signing
+from edgepv.bundle.golden import broken_as_parity, load, of_variant, same
+from edgepv.bundle.manifest import Bundle
+from edgepv.bundle.proof import proven
+from edgepv.bundle.signing import Signature, read_signature, verify
 from edgepv.errors import EdgepvError, LatencyGateError, SignatureError, UsageError
-from edgepv.golden import broken_as_parity, load, of_variant, same
 from edgepv.metrics.stats import percentiles_ms
-from edgepv.proof import proven
 from edgepv.runtimes import open_session
-from edgepv.signing import Signature, read_signature, verify
 from edgepv.types import Variant, decode, encode
 
 Slot = Literal["a", "b"]

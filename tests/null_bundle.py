@@ -8,7 +8,7 @@ import numpy as np
 
 from edgepv import bundle
 from edgepv.base.files import sha256, write_text
-from edgepv.bundle import Content, Measured
+from edgepv.bundle.manifest import Content, Measured
 from edgepv.types import ModelSpec, TensorSpec, Variant
 
 

@@ -512,7 +512,7 @@ def test_ctrl_c_leaves_nothing_half_written(tiny_step: Tiny, tmp_path: Path, how
 def test_a_killed_export_goes_on_to_the_same_bundle(
     tiny_step: Tiny, step_bundle: Path, tmp_path: Path
 ) -> None:
-    from edgepv.bundle import read
+    from edgepv.bundle.manifest import read
 
     arguments = ["export", *tiny_step.arguments, "--out", str(tmp_path / "b")]
     for wait_for in ("running", "int8"):

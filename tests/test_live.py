@@ -19,7 +19,8 @@ import pytest
 from live_support import Broker, Camera, Subscriber, free_port, until
 from null_bundle import write_null_bundle
 
-from edgepv import signing, update
+from edgepv import update
+from edgepv.bundle import signing
 from edgepv.camera import LiveOptions
 from edgepv.errors import UsageError
 

@@ -17,11 +17,11 @@ from support import CLIPS, ROOT, TINY, Tiny
 import edgepv
 from edgepv import bundle, judge, pipeline, report
 from edgepv.base.console import Console
+from edgepv.bundle.golden import replay
 from edgepv.cli import main
 from edgepv.data.truth import Shown
 from edgepv.data.video import read_video
 from edgepv.errors import AccuracyGateError, LatencyGateError, ParityError
-from edgepv.golden import replay
 from edgepv.line import Line, Options, gather, load
 from edgepv.report_tables import speedups
 from edgepv.stream import Tensors

@@ -14,7 +14,7 @@ import pytest
 from support import TINY, Run, Tiny, drifts
 
 from edgepv import judge, measure
-from edgepv.bundle import check, read
+from edgepv.bundle.manifest import check, read
 from edgepv.errors import AccuracyGateError
 from edgepv.export import for_cpu
 

@@ -16,8 +16,8 @@ from null_bundle import write_null_bundle
 from support import in_this_process
 
 from edgepv import bundle, update
+from edgepv.bundle.signing import keygen, sign
 from edgepv.errors import LatencyGateError, SignatureError, TargetUnavailableError, UsageError
-from edgepv.signing import keygen, sign
 from edgepv.update import Canary, Limits, Rate, SelfTest, State, at_least
 
 QUICK = SelfTest(steps=3)
@@ -31,7 +31,7 @@ def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def no_waiting_for_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """That the self-test has one of its own is tested in tests/test_hostile.py."""
+    """That the self-test has one of its own is tested in tests/bundle/test_hostile.py."""
     monkeypatch.setattr(update, "call", in_this_process)
 
 

@@ -16,11 +16,12 @@ import pytest
 from null_bundle import write_null_bundle
 from support import in_this_process
 
-from edgepv import bundle, golden
+from edgepv import bundle
 from edgepv.base.files import digest, sha256
+from edgepv.bundle import golden
+from edgepv.bundle.golden import replay, rmse, tolerance
 from edgepv.cli import main
 from edgepv.errors import ParityError, TargetUnavailableError, UsageError
-from edgepv.golden import replay, rmse, tolerance
 from edgepv.runtimes import open_session
 
 

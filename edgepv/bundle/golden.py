@@ -13,7 +13,7 @@ import numpy as np
 
 from edgepv.base.isolated import TIMEOUT_S, call
 from edgepv.base.machine import proof
-from edgepv.bundle import GOLDEN, Bundle, read
+from edgepv.bundle.manifest import GOLDEN, Bundle, read
 from edgepv.data.frames import preprocess
 from edgepv.errors import EdgepvError, ParityError, TargetUnavailableError, UsageError
 from edgepv.model.spec import MOST_FRAMES, MOST_SIDE
@@ -101,7 +101,7 @@ def replay_apart(bundle: Bundle, timeout_s: float = TIMEOUT_S) -> list[Replay]:
     Raises UsageError then, and after ``timeout_s`` seconds.
     """
     rows = call(
-        "edgepv.golden:replayed", timeout_s=timeout_s, folder=str(bundle.folder), digest=bundle.digest
+        "edgepv.bundle.golden:replayed", timeout_s=timeout_s, folder=str(bundle.folder), digest=bundle.digest
     )
     return [decode(Replay, row) for row in rows]
 

@@ -11,11 +11,12 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from edgepv import golden, judge
+from edgepv import judge
 from edgepv.base import cache
 from edgepv.base.files import digest, parse_json, write_json
 from edgepv.base.machine import proof
-from edgepv.bundle import Bundle
+from edgepv.bundle import golden
+from edgepv.bundle.manifest import Bundle
 from edgepv.errors import ParityError, TargetUnavailableError, UsageError
 from edgepv.runtimes.engine import on_this_host
 from edgepv.types import Measurement, Report, Variant, decode

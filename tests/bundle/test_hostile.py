@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 from null_bundle import write_null_bundle
 
-from edgepv import bundle, signing, update
+from edgepv import bundle, update
 from edgepv.base.files import digest, parse_json
+from edgepv.bundle import archive as bundle_archive
+from edgepv.bundle import signing
 from edgepv.cli import main
 from edgepv.errors import UsageError
 
@@ -220,7 +222,7 @@ def test_a_zip_beyond_what_a_bundle_may_be_is_refused(
 def test_what_a_zip_unpacks_to_is_counted_not_believed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bundle, "MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(bundle_archive, "MOST_BYTES", 1 << 20)
     path = zipped(tmp_path / "b.zip", {f"f{i}": bytes(1 << 19) for i in range(3)})
     with pytest.raises(UsageError, match="unpacks to more than"), bundle.opened(path):
         pass

@@ -14,8 +14,8 @@ import pytest
 from null_bundle import write_null_bundle
 
 from edgepv import bundle
+from edgepv.bundle.signing import PREFIX, PREFIX_2, keygen, read_signature, read_signed, sign, verify
 from edgepv.errors import SignatureError, UsageError
-from edgepv.signing import PREFIX, PREFIX_2, keygen, read_signature, read_signed, sign, verify
 
 pytest.importorskip("cryptography")
 

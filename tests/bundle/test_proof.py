@@ -17,10 +17,10 @@ import edgepv
 from edgepv import bundle
 from edgepv.base import cache
 from edgepv.base.machine import proof
-from edgepv.bundle import Bundle
+from edgepv.bundle.manifest import Bundle
+from edgepv.bundle.proof import proven
 from edgepv.cli import main
 from edgepv.errors import TargetUnavailableError
-from edgepv.proof import proven
 from edgepv.types import Proof
 
 ELSEWHERE = Proof("x86_64", ("avx2", "avx512_vnni"), "an engine 1.0")
