@@ -65,7 +65,7 @@ def _explain(path: Path) -> object:
 
 
 def _replay(path: Path) -> object:
-    from edgepv import replay
+    from edgepv.measure import replay
 
     return replay.shots([_clip(path)], _spec())
 

@@ -29,7 +29,7 @@ from edgepv.base.files import read_json, write_json, write_text
 from edgepv.base.machine import device_facts
 from edgepv.errors import EdgepvError
 from edgepv.line import Options
-from edgepv.measure import interleaved, noise_feeds
+from edgepv.measure.latency import interleaved, noise_feeds
 from edgepv.metrics.stats import counted
 from edgepv.model.checkpoint import build
 from edgepv.runtimes.engine import open_engine

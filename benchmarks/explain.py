@@ -26,7 +26,7 @@ from edgepv.data.clips import find_clips
 from edgepv.data.frames import model_frames
 from edgepv.explain import LONGEST, Deletion, Explanation, explain
 from edgepv.line import Clips, Line, Options, load, lowered
-from edgepv.replay import drawn
+from edgepv.measure.replay import drawn
 from edgepv.runtimes.engine import open_engine
 from edgepv.runtimes.player import Player
 from edgepv.types import encode

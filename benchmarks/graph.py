@@ -33,7 +33,7 @@ from edgepv.data.calibration import calibration_set, rolled_feeds
 from edgepv.data.clips import Clip
 from edgepv.export.cost import gflops_per_frame
 from edgepv.export.to_onnx import lower
-from edgepv.measure import interleaved, noise_feeds
+from edgepv.measure.latency import interleaved, noise_feeds
 from edgepv.metrics.stats import paired_drop, sqnr_db, wilson
 from edgepv.model.checkpoint import build
 from edgepv.quantize.int8_onnx import Step

@@ -31,12 +31,13 @@ from typing import Any
 import numpy as np
 from measured_at import machine, now, told
 
-from edgepv import bundle, measure, replay
+from edgepv import bundle, measure
 from edgepv.base.files import write_json, write_text
 from edgepv.bundle.manifest import Bundle
 from edgepv.data.clips import find_clips
+from edgepv.measure import replay
+from edgepv.measure.replay import Shot
 from edgepv.metrics.stats import percentiles_ms
-from edgepv.replay import Shot
 from edgepv.runtimes.deadline import DeadlineRunner, open_ladder, profile
 from edgepv.types import Deadline, encode
 

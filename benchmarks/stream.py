@@ -31,7 +31,7 @@ from edgepv.errors import EdgepvError
 from edgepv.export.audit import audit
 from edgepv.export.to_onnx import float_variant, lower, tensor_names
 from edgepv.export.to_tflite import to_tflite
-from edgepv.measure import interleaved
+from edgepv.measure.latency import interleaved
 from edgepv.metrics.stats import sqnr_db
 from edgepv.model.checkpoint import build
 from edgepv.model.weights import save

@@ -19,7 +19,7 @@ import numpy as np
 
 from edgepv import bundle, zoo
 from edgepv.base.files import read_json, write_json
-from edgepv.measure import clip_answers, scores
+from edgepv.measure.answers import clip_answers, scores
 from edgepv.metrics.stats import paired_drop
 from edgepv.runtimes.engine import open_engine
 from edgepv.stream import Stepper

@@ -284,10 +284,11 @@ def add_bench(commands: Any) -> None:
 
 def bench_command(a: argparse.Namespace) -> int:
     """edgepv bench"""
-    from edgepv import bench, show
+    from edgepv import show
     from edgepv.base.console import Console
     from edgepv.bundle.archive import opened
     from edgepv.bundle.manifest import check
+    from edgepv.measure import bench
     from edgepv.types import encode
 
     _refuse_threads(a.threads)

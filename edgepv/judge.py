@@ -15,7 +15,7 @@ from edgepv.errors import AccuracyGateError, LatencyGateError, ParityError, Usag
 from edgepv.export.audit import audit
 from edgepv.export.job import FLAT
 from edgepv.export.parity import compare_clips, first_divergence, saturation
-from edgepv.measure import clip_answers
+from edgepv.measure.answers import clip_answers
 from edgepv.metrics.stats import sqnr_db
 from edgepv.metrics.tasks import (
     INT8_FLOOR_DB,

@@ -55,7 +55,9 @@ from edgepv.line import (
     run_builder,
     source_key,
 )
-from edgepv.measure import clip_answers, latencies, peak_rss_mib
+from edgepv.measure.answers import clip_answers
+from edgepv.measure.latency import latencies
+from edgepv.measure.memory import peak_rss_mib
 from edgepv.metrics.tasks import Pictures, shows
 from edgepv.model.checkpoint import build, load_notes
 from edgepv.quantize.sparsity import LayerSparsity

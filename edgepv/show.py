@@ -18,9 +18,9 @@ from edgepv.stream.account import exactness
 from edgepv.types import Accuracy, Audit, Latency, LayerSensitivity, Measurement, PairedDrop, encode
 
 if TYPE_CHECKING:
+    from edgepv.measure.replay import Replayed
     from edgepv.pipeline import Exported, NotMade
     from edgepv.quantize.sparsity import LayerSparsity
-    from edgepv.replay import Replayed
     from edgepv.stream.account import Account, Row, Told
     from edgepv.update import State, Trust
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,7 +34,8 @@ from edgepv.line import (
     source_key,
     streamed,
 )
-from edgepv.measure import clip_answers, on_noise, scores
+from edgepv.measure.answers import clip_answers, scores
+from edgepv.measure.latency import alone, on_noise
 from edgepv.metrics.margins import margin_drop, margins
 from edgepv.metrics.tasks import not_applied
 from edgepv.model.checkpoint import build
@@ -408,11 +408,3 @@ def engines(*opened: tuple[Variant, Path]) -> Iterator[tuple[Engine, ...]]:
             engine.close()
 
 
-@contextlib.contextmanager
-def alone() -> Iterator[None]:
-    """Only one worker of a machine measures time at a time."""
-    place = cache.root() / "timing.lock"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with place.open("w") as f:
-        fcntl.flock(f, fcntl.LOCK_EX)
-        yield

@@ -22,10 +22,10 @@ from edgepv.base.machine import machine, versions
 from edgepv.base.optional import need
 from edgepv.data.calibration import CalibrationSet
 from edgepv.line import Line, Options, Ready, Source, lower, run_builder
-from edgepv.measure import interleaved
+from edgepv.measure.latency import alone, interleaved
 from edgepv.model.weights import save
 from edgepv.search.space import variants_of
-from edgepv.search.trial import alone, engines
+from edgepv.search.trial import engines
 from edgepv.targets import target as find_target
 from edgepv.types import Checkpoint, ModelSpec, TensorSpec, Variant, decode, encode
 

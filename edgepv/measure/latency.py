@@ -3,50 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
-import itertools
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgepv.base.isolated import call
-from edgepv.data.frames import hold_last
+from edgepv.base import cache
 from edgepv.metrics.stats import percentiles_ms
-from edgepv.metrics.tasks import clip_scores
 from edgepv.runtimes.engine import Engine, open_engine
 from edgepv.stream import Infer, Stepper, Tensors, copied, roll
-from edgepv.types import Latency, Variant, decode, encode
+from edgepv.types import Latency, Variant
 
 CALLS = 201
 WARMUP = 6
 TURN = 3
 MIN_CALLS = 30
 BUDGET_S = 12.0
-
-
-def clip_answers(
-    infer: Infer, variant: Variant, clips: Iterable[np.ndarray], starts: Iterable[Tensors] = ()
-) -> list[np.ndarray]:
-    """Answers after every frame of every clip, streamed frame by frame as a camera would.
-
-    clips: (T, C, H, W) float32 each, preprocessed; short ones are held on their last frame. starts: states
-    that a clip begins with, one for each clip; none: all begin as the model says.
-    Returns one array per clip: (T, classes) of logits, (T, K, 3) of tracks, (T, 3, H, W) of pictures.
-    """
-    stepper, name = Stepper(infer, variant.spec, variant.stream), variant.spec.answer.name
-    found = []
-    for clip, start in itertools.zip_longest(clips, starts):
-        frames = hold_last(clip, stepper.warmup)
-        found.append(np.concatenate([out[name] for _, out in roll(stepper, frames, start)]))
-    return found
-
-
-def scores(logits: Sequence[np.ndarray], warmup: int) -> np.ndarray:
-    """One row of scores per clip, (clips, classes): the mean of the valid frames' logits."""
-    return np.stack([clip_scores(rows, warmup) for rows in logits])
 
 
 def interleaved(
@@ -138,32 +114,11 @@ def latencies(
     return {name: tuple(found) for name, found in rows.items()}
 
 
-def peak_rss_mib(variant: Variant, folder: Path) -> float | None:
-    """Peak resident memory, in MiB, of a fresh process that loads the variant and steps it 20 times.
-
-    None where the system does not tell.
-    """
-    found: float | None = call("edgepv.measure:rss_of", variant=encode(variant), folder=str(folder))
-    return found
-
-
-def rss_of(variant: dict[str, Any], folder: str) -> float | None:
-    """Subprocess side of ``peak_rss_mib``."""
-    chosen = decode(Variant, variant)
-    engine = open_engine(chosen, Path(folder))
-    stepper = Stepper(engine.infer, chosen.spec, chosen.stream)
-    frame = np.zeros(chosen.spec.input.shape, np.float32)
-    frame = frame[:1] if chosen.stream else frame[:, :, 0]
-    for _ in range(20):
-        stepper.step(frame)
-    return peak_mib()
-
-
-def peak_mib(status: Path = Path("/proc/self/status")) -> float | None:
-    """Peak resident memory of this process since it began to run its program, in MiB; None if not told.
-
-    The ``ru_maxrss`` of getrusage is not it: Linux passes on the peak of the process that started this one.
-    """
-    lines = status.read_text().splitlines() if status.is_file() else []
-    told = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
-    return int(told[0]) / 1024 if told else None
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Only one worker of a machine measures time at a time."""
+    place = cache.root() / "timing.lock"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with place.open("w") as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        yield

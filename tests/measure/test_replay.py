@@ -15,7 +15,7 @@ from edgepv import show
 from edgepv.data.clips import Clip
 from edgepv.data.frames import model_frames
 from edgepv.errors import UsageError
-from edgepv.replay import Shot, replay, shots
+from edgepv.measure.replay import Shot, replay, shots
 from edgepv.runtimes.deadline import Ladder
 from edgepv.runtimes.engines.null import NullEngine
 from edgepv.runtimes.lane import Lane

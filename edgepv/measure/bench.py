@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from edgepv import measure, replay
+from edgepv import measure
 from edgepv.base.console import Console
 from edgepv.bundle.manifest import Bundle
 from edgepv.data.clips import Clip, survey, unheld_told, unlabelled_told
 from edgepv.data.split import split_clips
 from edgepv.errors import TargetUnavailableError, UsageError
-from edgepv.replay import Replayed
+from edgepv.measure import replay
+from edgepv.measure.replay import Replayed
 from edgepv.runtimes.deadline import open_ladder, profile
 from edgepv.runtimes.engine import on_this_host, open_engine
 from edgepv.types import Deadline, Latency, Variant

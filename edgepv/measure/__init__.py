@@ -1,0 +1,4 @@
+"""Measure on this machine: latency interleaved, memory, answers on real clips, a replay at camera speed.
+
+A figure never travels without its machine.
+"""

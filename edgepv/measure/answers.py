@@ -1,0 +1,35 @@
+"""What a variant answers on clips, and the clip's scores."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from edgepv.data.frames import hold_last
+from edgepv.metrics.tasks import clip_scores
+from edgepv.stream import Infer, Stepper, Tensors, roll
+from edgepv.types import Variant
+
+
+def clip_answers(
+    infer: Infer, variant: Variant, clips: Iterable[np.ndarray], starts: Iterable[Tensors] = ()
+) -> list[np.ndarray]:
+    """Answers after every frame of every clip, streamed frame by frame as a camera would.
+
+    clips: (T, C, H, W) float32 each, preprocessed; short ones are held on their last frame. starts: states
+    that a clip begins with, one for each clip; none: all begin as the model says.
+    Returns one array per clip: (T, classes) of logits, (T, K, 3) of tracks, (T, 3, H, W) of pictures.
+    """
+    stepper, name = Stepper(infer, variant.spec, variant.stream), variant.spec.answer.name
+    found = []
+    for clip, start in itertools.zip_longest(clips, starts):
+        frames = hold_last(clip, stepper.warmup)
+        found.append(np.concatenate([out[name] for _, out in roll(stepper, frames, start)]))
+    return found
+
+
+def scores(logits: Sequence[np.ndarray], warmup: int) -> np.ndarray:
+    """One row of scores per clip, (clips, classes): the mean of the valid frames' logits."""
+    return np.stack([clip_scores(rows, warmup) for rows in logits])
