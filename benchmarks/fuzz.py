@@ -37,11 +37,12 @@ from null_bundle import write_null_bundle  # noqa: E402
 from support import in_this_process  # noqa: E402
 
 import edgepv  # noqa: E402
-from edgepv import bundle, update  # noqa: E402
+from edgepv import bundle  # noqa: E402
 from edgepv.base.files import digest, sha256, write_json  # noqa: E402
 from edgepv.base.vet import vet_onnx, vet_openvino, vet_tflite  # noqa: E402
 from edgepv.bundle import golden, signing  # noqa: E402
 from edgepv.cli import main as command  # noqa: E402
+from edgepv.device import slots as update  # noqa: E402
 from edgepv.errors import EdgepvError  # noqa: E402
 from edgepv.runtimes.events.rules import read_rules  # noqa: E402
 from edgepv.types import Measurement, Report, Rung, StateSpec, StreamSpec, TensorSpec  # noqa: E402

@@ -14,6 +14,7 @@ from typing import Any
 
 from edgepv.base.console import say_next, seed, tell, timeout
 from edgepv.base.quiet import nobody_reads
+from edgepv.device import self_test
 from edgepv.errors import UsageError
 
 MOST_THREADS = 256
@@ -204,8 +205,8 @@ def _lines(*, on: bool) -> Callable[[dict[str, Any]], None]:
 
 def _on_cameras(a: argparse.Namespace, sources: dict[str, str]) -> int:
     """Until Ctrl-C, SIGTERM, or the end of what is replayed: all three are a good end."""
-    from edgepv import camera
     from edgepv.base.console import Console
+    from edgepv.device import cameras as camera
     from edgepv.runtimes.events.rules import read_rules
     from edgepv.runtimes.faults import error_of
 
@@ -414,7 +415,8 @@ def add_update(commands: Any) -> None:
 
 def update_command(a: argparse.Namespace) -> int:
     """edgepv update"""
-    from edgepv import show, update
+    from edgepv import show
+    from edgepv.device import slots as update
 
     root = Path(a.root)
     if sum((bool(a.bundle), a.rollback, a.commit)) > 1:
@@ -424,7 +426,7 @@ def update_command(a: argparse.Namespace) -> int:
     if not a.bundle and (a.key or a.again or a.change_key):
         raise UsageError("--key, --again and --change-key are about a new BUNDLE: name it")
     if a.bundle:
-        key, test = Path(a.key) if a.key else None, update.SelfTest(a.p99_ms, timeout_s=a.timeout)
+        key, test = Path(a.key) if a.key else None, self_test.SelfTest(a.p99_ms, timeout_s=a.timeout)
         state = update.install(root, Path(a.bundle), key, again=a.again, change_key=a.change_key, test=test)
     elif a.rollback:
         state = update.rollback(root, "asked for")

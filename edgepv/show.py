@@ -18,11 +18,11 @@ from edgepv.stream.account import exactness
 from edgepv.types import Accuracy, Audit, Latency, LayerSensitivity, Measurement, PairedDrop, encode
 
 if TYPE_CHECKING:
+    from edgepv.device.slots import State, Trust
     from edgepv.measure.replay import Replayed
     from edgepv.pipeline import Exported, NotMade
     from edgepv.quantize.sparsity import LayerSparsity
     from edgepv.stream.account import Account, Row, Told
-    from edgepv.update import State, Trust
 
 UNKNOWN = "not measured"
 

@@ -52,7 +52,7 @@ UNITS = {
 
 GIVEN = (
     (r"95 %( interval|[^.]{0,20}interval|, |,? Wilson)", "the level of every interval"),
-    (r"started three times", "edgepv.update.MAX_STARTS"),
+    (r"started three times", "edgepv.device.slots.MAX_STARTS"),
     (r"\b(cut|one) of \d+ %", "the share of the channels that an option cuts"),
     (r"opened again .{0,40}, 0.5 s to 30 s apart", "how a source is opened again, see Reconnecting"),
     (r"within 1, 2, 4, 8, 16 px", "the distances of TAP-Vid, what delta-avg is defined by"),

@@ -11,13 +11,14 @@ from null_bundle import write_null_bundle
 from support import Tiny
 
 import edgepv
-from edgepv import bundle, ladder, update
+from edgepv import bundle, ladder
 from edgepv.base.console import Console
 from edgepv.base.files import write_json
 from edgepv.cli import main
 from edgepv.data import clips as data_clips
 from edgepv.data.clips import Clip
 from edgepv.data.video import read_video
+from edgepv.device import slots as update
 from edgepv.errors import TargetUnavailableError, UsageError
 from edgepv.runtimes.engine import Engine
 from edgepv.stream import Tensors

@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 from null_bundle import write_null_bundle
 
-from edgepv import bundle, update
+from edgepv import bundle
 from edgepv.base.files import digest, parse_json
 from edgepv.bundle import archive as bundle_archive
 from edgepv.bundle import signing
 from edgepv.cli import main
+from edgepv.device import slots as update
 from edgepv.errors import UsageError
 
 FOR_EVER = "1e999999999"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgepv.camera import NO_RULES
+from edgepv.device.cameras import NO_RULES
 from edgepv.runtimes.deadline import Reply
 from edgepv.runtimes.events.rules import LiveConfig, Rule, Rules, Zone
 from edgepv.runtimes.faults import Faults, error_of

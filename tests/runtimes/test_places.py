@@ -13,9 +13,9 @@ import pytest
 from support import CLIPS
 
 from edgepv import zoo
-from edgepv.camera import LiveOptions
 from edgepv.data.frames import preprocess
 from edgepv.data.video import open_video, taken
+from edgepv.device.cameras import LiveOptions
 from edgepv.errors import UsageError
 from edgepv.runtimes.engines.eager import EagerEngine
 from edgepv.runtimes.events.rules import Rule, Rules, Zone
@@ -209,8 +209,8 @@ def test_a_rule_that_could_never_fire_is_refused_by_name(
 def test_a_rule_for_a_camera_that_is_not_here_is_refused(tmp_path: Path) -> None:
     from null_bundle import write_null_bundle
 
-    from edgepv import camera
     from edgepv.base.console import Console
+    from edgepv.device import cameras as camera
     from edgepv.runtimes.events.rules import LiveConfig
 
     options = LiveOptions(

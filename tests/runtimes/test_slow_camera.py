@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 from simulated import variant
 
-from edgepv.camera import NO_RULES
+from edgepv.device.cameras import NO_RULES
 from edgepv.runtimes.deadline import DeadlineRunner, Ladder
 from edgepv.runtimes.engines.null import NullEngine
 from edgepv.runtimes.health.state import Health

@@ -19,9 +19,9 @@ import pytest
 from live_support import Broker, Camera, Subscriber, free_port, until
 from null_bundle import write_null_bundle
 
-from edgepv import update
 from edgepv.bundle import signing
-from edgepv.camera import LiveOptions
+from edgepv.device import slots as update
+from edgepv.device.cameras import LiveOptions
 from edgepv.errors import UsageError
 
 Start = Callable[..., "Run"]

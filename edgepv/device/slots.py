@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import math
 import os
 import shutil
 import stat
@@ -22,20 +21,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from edgepv import bundle
 from edgepv.base.files import digest, read_json, write_json
-from edgepv.base.isolated import call, within
+from edgepv.base.isolated import within
 from edgepv.bundle import signing
-from edgepv.bundle.golden import broken_as_parity, load, of_variant, same
-from edgepv.bundle.manifest import Bundle
-from edgepv.bundle.proof import proven
 from edgepv.bundle.signing import Signature, read_signature, verify
-from edgepv.errors import EdgepvError, LatencyGateError, SignatureError, UsageError
-from edgepv.metrics.stats import percentiles_ms
-from edgepv.runtimes import open_session
-from edgepv.types import Variant, decode, encode
+from edgepv.device.canary import Rate, Verdict
+from edgepv.device.self_test import SelfTest, self_test
+from edgepv.errors import EdgepvError, SignatureError, UsageError
+from edgepv.types import decode
 
 Slot = Literal["a", "b"]
 SLOTS: tuple[Slot, ...] = ("a", "b")
@@ -47,8 +43,6 @@ MAX_STARTS = 3
 MAX_HISTORY = 50
 MAX_SEEN = 200
 MAX_WHY = 300
-WARMUP = 10
-CHANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -63,14 +57,6 @@ class Outcome:
     digest: str
     why: str
     times: int = 1
-
-
-@dataclass(frozen=True)
-class Rate:
-    """How many events a bundle raised in how many frames."""
-
-    frames: int
-    events: int
 
 
 @dataclass(frozen=True)
@@ -118,18 +104,6 @@ class _Sealed:
 
     trust: Trust
     digest: str
-
-
-@dataclass(frozen=True)
-class SelfTest:
-    """What a bundle must do before it may be tried. p99_ms: limit for one step of the variant that will run,
-    preprocessing and engine, over ``steps`` golden frames after a warm-up; None: only measured. timeout_s:
-    for all of it, from the first look at the bundle."""
-
-    p99_ms: float | None = None
-    steps: int = 100
-    threads: int = 1
-    timeout_s: float = 600.0
 
 
 def install(
@@ -252,150 +226,6 @@ def recover(root: Path) -> Path:
         state = _recovered(root)
         _point(root, state)
         return _folder(root, state.active)
-
-
-def self_test(opened: Bundle, test: SelfTest) -> str:
-    """Replay the golden frames of the variant that will run here, then step it; returns what came out.
-
-    In a process of its own. As ``edgepv run`` would, another one takes its place if it answers otherwise on
-    this machine than where it was proven. Frames have the model's size: a camera's larger ones take longer.
-    Raises TargetUnavailableError if none answers as it did, or the engine is not on this machine,
-    LatencyGateError above the limit, UsageError if the process crashes.
-    """
-    return str(
-        call(
-            "edgepv.update:self_tested",
-            timeout_s=test.timeout_s,
-            folder=str(opened.folder),
-            digest=opened.digest,
-            run=opened.measured.run,
-            test=encode(test),
-        )
-    )
-
-
-def self_tested(folder: str, digest: str, run: str, test: dict[str, Any]) -> str:
-    """Subprocess side of ``self_test``."""
-    with broken_as_parity():
-        found = same(Path(folder), digest)
-        fit = proven(found, (found.variant(run),))
-        p99_ms = _stepped(found, fit.variants[0], decode(SelfTest, test))
-    return " ".join((f"self-test passed, p99 {p99_ms:.1f} ms.", *fit.notes)).removesuffix(".")
-
-
-def _stepped(opened: Bundle, variant: Variant, test: SelfTest) -> float:
-    """The p99 of a step in ms."""
-    frames = of_variant(load(opened), variant.name)["frames"]
-    with open_session(variant, opened.checked, threads=test.threads) as session:
-        answers = [session.step(frames[i % len(frames)]) for i in range(WARMUP + test.steps)]
-    p99_ms = percentiles_ms([(a.pre_ms + a.infer_ms) / 1e3 for a in answers[WARMUP:]])[2]
-    if test.p99_ms is not None and not p99_ms <= test.p99_ms:
-        raise LatencyGateError(
-            f"{variant.name} takes {p99_ms:.1f} ms here at p99 of {test.steps} steps, allowed "
-            f"{test.p99_ms:g} ms. Export a faster variant, or test while the machine is idle"
-        )
-    return p99_ms
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a trial must keep. frames: how many are watched. miss_rate: share of missed deadlines.
-
-    low, high: the event rate may lie between low and high times the one of the bundle before.
-    """
-
-    frames: int = 600
-    miss_rate: float = 0.05
-    low: float = 0.2
-    high: float = 5.0
-
-    def __post_init__(self) -> None:
-        sound = self.frames >= 1 and 0 <= self.miss_rate <= 1 and 0 <= self.low <= 1 <= self.high < math.inf
-        if not sound:
-            raise UsageError(
-                f"canary limits {self} make no sense: 0 <= low <= 1 <= high, 0 <= miss_rate <= 1"
-            )
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether the trial is to be committed, and why."""
-
-    commit: bool
-    why: str
-
-
-class Canary:
-    """Watches a trial frame by frame. old: event rate of the bundle before; None: rates are not compared.
-
-    Rates are compared by counts: a rate is outside only if chance would make it look so in fewer than 1 of
-    1000 trials that keep the limit. A quiet camera with two events instead of none is no explosion.
-    """
-
-    def __init__(self, limits: Limits, old: Rate | None = None) -> None:
-        self._limits, self._old = limits, old
-        self._frames = self._missed = self._events = 0
-        self.verdict: Verdict | None = None
-
-    @property
-    def rate(self) -> Rate:
-        """What was seen so far."""
-        return Rate(self._frames, self._events)
-
-    def feed(self, *, missed: bool, failed: bool, events: int) -> Verdict | None:
-        """Outcome of one frame; returns the verdict once there is one.
-
-        missed: no answer in time. failed: the answer was not finite, or the engine raised. events: new ones.
-        """
-        if self.verdict is None:
-            self._frames += 1
-            self._missed += missed
-            self._events += events
-            self.verdict = self._failure(failed, events) or self._end()
-        return self.verdict
-
-    def _failure(self, failed: bool, events: int) -> Verdict | None:
-        limits = self._limits
-        if failed:
-            return Verdict(False, f"frame {self._frames} had no finite answer")
-        if self._missed > limits.miss_rate * limits.frames:
-            seen = f"{self._missed} of {self._frames} frames missed the deadline"
-            return Verdict(False, f"{seen}, allowed {limits.miss_rate:.1%} of {limits.frames}")
-        if events and self._old and self._chance(limits.high, self._old) < CHANCE:
-            return Verdict(False, f"{self._compared(self._old)}, allowed {limits.high:g} times as many")
-        return None
-
-    def _end(self) -> Verdict | None:
-        limits = self._limits
-        if self._frames < limits.frames:
-            return None
-        missed = f"{self._missed} of {self._frames} deadlines missed"
-        if self._old is None:
-            return Verdict(True, f"{missed}; event rates were not compared")
-        if limits.low > 0 and 1 - self._chance(limits.low, self._old, more_than=True) < CHANCE:
-            return Verdict(False, f"{self._compared(self._old)}, wanted {limits.low:g} times as many")
-        return Verdict(True, f"{missed}; {self._compared(self._old)}")
-
-    def _compared(self, old: Rate) -> str:
-        return f"{self._events} events in {self._frames} frames, before {old.events} in {old.frames}"
-
-    def _chance(self, factor: float, old: Rate, *, more_than: bool = False) -> float:
-        """Chance of at least (or more than) this many events if the true rate were ``factor`` times the old.
-
-        Given their sum, the counts of two Poisson streams are binomial with the ratio of their exposures.
-        Source: Przyborowski and Wilenski 1940, the exact test of two Poisson means. The whole trial counts
-        as exposure from the start, so that looking after every frame finds no more than looking once.
-        """
-        exposure = factor * self._limits.frames
-        share = exposure / (exposure + max(old.frames, 1))
-        return at_least(self._events + more_than, self._events + old.events, share)
-
-
-def at_least(k: int, n: int, p: float) -> float:
-    """Chance of k or more hits in n tries of chance p, 0 < p < 1."""
-    logs = (math.log(p), math.log1p(-p))
-    ways = (math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) for i in range(k, n + 1))
-    return min(1.0, sum(math.exp(w + i * logs[0] + (n - i) * logs[1]) for i, w in enumerate(ways, k)))
 
 
 def _install(root: Path, new: Path, key: Path | None, again: bool, change_key: bool, test: SelfTest) -> State:

@@ -15,10 +15,15 @@ import pytest
 from null_bundle import write_null_bundle
 from support import in_this_process
 
-from edgepv import bundle, update
+from edgepv import bundle
 from edgepv.bundle.signing import keygen, sign
+from edgepv.device import canary as device_canary
+from edgepv.device import self_test
+from edgepv.device import slots as update
+from edgepv.device.canary import Canary, Limits, Rate, at_least
+from edgepv.device.self_test import SelfTest
+from edgepv.device.slots import State
 from edgepv.errors import LatencyGateError, SignatureError, TargetUnavailableError, UsageError
-from edgepv.update import Canary, Limits, Rate, SelfTest, State, at_least
 
 QUICK = SelfTest(steps=3)
 
@@ -367,13 +372,13 @@ def test_a_runner_may_start_while_an_update_is_tested(
     root: Path, new: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither waits for the other, and the start does not sweep away what is being tested."""
-    honest, seen = update.self_test, []
+    honest, seen = self_test.self_test, []
 
     def testing(opened: bundle.Bundle, test: SelfTest) -> str:
         seen.append(update.started(root).name)
         return honest(opened, test)
 
-    monkeypatch.setattr(update, "self_test", testing)
+    monkeypatch.setattr(self_test, "self_test", testing)
     assert update.install(root, new, test=QUICK).trial == "b"
     assert seen == ["a"]
 
@@ -658,7 +663,7 @@ def _with_cuts(root: Path, act: Callable[[Path], object], judge: Callable[[Path,
 
 def _settle(device: Path) -> None:
     digest = bundle.read(device / "slots" / "b").digest
-    assert update.settle(device, digest, update.Verdict(False, "NaN"), Rate(1, 0))
+    assert update.settle(device, digest, device_canary.Verdict(False, "NaN"), Rate(1, 0))
 
 
 def _is_whole(device: Path, operations: int) -> None:
@@ -739,7 +744,7 @@ def test_a_power_cut_during_the_very_first_install_leaves_none_or_the_new_one(
 # The canary.
 
 
-def _feed(canary: Canary, frames: int, *, missed: int = 0, events: int = 0) -> update.Verdict | None:
+def _feed(canary: Canary, frames: int, *, missed: int = 0, events: int = 0) -> device_canary.Verdict | None:
     """``frames`` frames, of which the first ``missed`` come late and the first ``events`` raise an event."""
     verdict = None
     for n in range(frames):
@@ -785,7 +790,7 @@ def test_one_answer_that_is_not_finite_ends_the_trial(root: Path, new: Path) -> 
 
 @pytest.mark.parametrize(("keep", "runs"), [(True, "new"), (False, "old")])
 def test_a_verdict_is_carried_out_once(root: Path, new: Path, keep: bool, runs: str) -> None:
-    digest, verdict = bundle.read(new).digest, update.Verdict(keep, "seen")
+    digest, verdict = bundle.read(new).digest, device_canary.Verdict(keep, "seen")
     update.install(root, new, test=QUICK)
     assert update.settle(root, digest, verdict, Rate(9, 1)) is True
     before = update.read_state(root)
@@ -802,7 +807,7 @@ def test_a_verdict_about_one_bundle_is_none_about_the_next(
     update.install(root, new, test=QUICK)
     update.rollback(root, "the operator said so")
     update.install(root, write_null_bundle(tmp_path / "third", name="third"), test=QUICK)
-    assert update.settle(root, bundle.read(new).digest, update.Verdict(keep, ""), Rate(9, 1)) is False
+    assert update.settle(root, bundle.read(new).digest, device_canary.Verdict(keep, ""), Rate(9, 1)) is False
     assert update.read_state(root).trial == "b" and _runs(root) == "third"
 
 
