@@ -61,7 +61,7 @@ from edgepv.measure.memory import peak_rss_mib
 from edgepv.metrics.tasks import Pictures, shows
 from edgepv.model.checkpoint import build, load_notes
 from edgepv.quantize.sparsity import LayerSparsity
-from edgepv.report_tables import ORIGINALS
+from edgepv.report.compare import ORIGINALS
 from edgepv.runtimes.engine import Engine, open_engine
 from edgepv.runtimes.engines.eager import EagerEngine
 from edgepv.stream import Stepper, Tensors, copied, roll

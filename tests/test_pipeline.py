@@ -23,7 +23,7 @@ from edgepv.data.truth import Shown
 from edgepv.data.video import read_video
 from edgepv.errors import AccuracyGateError, LatencyGateError, ParityError
 from edgepv.line import Line, Options, gather, load
-from edgepv.report_tables import speedups
+from edgepv.report.compare import speedups
 from edgepv.stream import Tensors
 from edgepv.types import (
     Audit,

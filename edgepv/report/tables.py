@@ -3,123 +3,38 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from edgepv.metrics.stats import METRIC_NAMES, counted, worded
+from edgepv.metrics.stats import counted, worded
+from edgepv.report.cells import (
+    NOT_MEASURED,
+    UNKNOWN,
+    Cell,
+    Table,
+    amount,
+    figure,
+    heads,
+    number,
+    percent,
+    ratio,
+    share,
+    size,
+    text,
+    verdict,
+    whole,
+)
+from edgepv.report.compare import machine, main_latency, metric, name, speedups
 from edgepv.stream.account import exactness
 from edgepv.types import (
     Accuracy,
     Audit,
     DeviceFacts,
-    Latency,
     Measurement,
     PairedDrop,
     Parity,
     Report,
     StreamSpec,
 )
-
-NOT_MEASURED = "not measured"
-ORIGINALS = {"torch": "torch-fp32", "onnxruntime": "onnxruntime-original"}
-"""Engine of an original -> name of its row: a torch model, a user's ONNX file."""
-UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One cell: its text, what to sort it by, a verdict's tone, a small second line, folded lines."""
-
-    text: str
-    sort: float | str | None = None
-    tone: str = ""
-    note: str = ""
-    hint: str = ""
-    more: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Table:
-    """One table. The first column names the row; ``about`` says how to read it."""
-
-    key: str
-    title: str
-    about: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-
-
-UNKNOWN = Cell(NOT_MEASURED, tone="none")
-
-
-def figure(value: float) -> str:
-    """A number with three significant digits: 0.0123, 1.23, 123, 12,300."""
-    if not math.isfinite(value):
-        return {math.inf: "infinite", -math.inf: "-infinite"}.get(value, "not a number")
-    if value and abs(value) < 1e-3:
-        return f"{value:.2e}"
-    digits = 2 - math.floor(math.log10(abs(value))) if value else 0
-    return f"{round(value, digits):,.{max(digits, 0)}f}"
-
-
-def size(count: float) -> str:
-    """Bytes as a person reads them; 1 MB is 10^6 bytes."""
-    for scale, unit in UNITS:
-        if count >= scale:
-            return f"{figure(count / scale)} {unit}"
-    return f"{count:.0f} B"
-
-
-def percent(share: float) -> str:
-    """A fraction of 1 in percent, with one decimal."""
-    return f"{100 * share:.1f} %"
-
-
-def heads(names: str) -> tuple[str, ...]:
-    """Column heads from one comma-separated line."""
-    return tuple(names.split(", "))
-
-
-def number(value: float | None, unit: str = "", note: str = "") -> Cell:
-    """A figure with its unit, or "not measured"."""
-    return UNKNOWN if value is None else Cell(f"{figure(value)} {unit}".strip(), value, note=note)
-
-
-def whole(value: int | None) -> Cell:
-    """A count, every digit of it, or "not measured"."""
-    return UNKNOWN if value is None else Cell(f"{value:,}", value)
-
-
-def share(value: float | None) -> Cell:
-    """A fraction of 1 shown in percent, or "not measured"."""
-    return UNKNOWN if value is None else Cell(percent(value), value)
-
-
-def amount(value: int | None) -> Cell:
-    """Bytes, with the exact count on hover, or "not measured"."""
-    return UNKNOWN if value is None else Cell(size(value), value, hint=f"{value:,} bytes")
-
-
-def text(value: str | None) -> Cell:
-    """Words, or "not measured"."""
-    return UNKNOWN if value is None else Cell(value, value)
-
-
-def ratio(value: float | None) -> Cell:
-    """How many times faster, or "not measured" (also when the two never ran in turns)."""
-    return UNKNOWN if value is None else Cell(f"×{value:.2f}", value)
-
-
-def verdict(value: str | None) -> Cell:
-    """pass, fail or inconclusive, in its tone, or "not measured"."""
-    return UNKNOWN if value is None else Cell(value, value, tone=value)
-
-
-def metric(report: Report) -> str:
-    """What the models of a report are judged by, in words."""
-    known = [row.accuracy.metric for row in report.rows if row.accuracy]
-    return METRIC_NAMES[known[0]] if known else "accuracy"
 
 
 def score(accuracy: Accuracy | None) -> Cell:
@@ -171,54 +86,6 @@ def gate(drop: PairedDrop | None) -> Cell:
     if drop.why:
         note = f"{note}; {drop.why}"
     return Cell(drop.verdict, drop.verdict, tone=drop.verdict, note=note)
-
-
-def machine(device: DeviceFacts | None) -> DeviceFacts | None:
-    """The facts that make two figures comparable: all but the load of the moment."""
-    return device and replace(device, load=None)
-
-
-def together(report: Report, row: Measurement, latency: Latency) -> dict[str, Latency]:
-    """The rows timed in turns with ``latency`` in one run on one machine, itself among them."""
-    found = {row.variant: latency}
-    for other in report.rows:
-        same_machine = machine(other.device) == machine(row.device)
-        for theirs in other.latency if same_machine and other is not row else ():
-            both = other.variant in latency.interleaved_with
-            both = both and row.variant in theirs.interleaved_with
-            if both and theirs.threads == latency.threads:
-                found[other.variant] = theirs
-    return found
-
-
-def original(report: Report, row: Measurement, among: Iterable[str]) -> str | None:
-    """The name of the original that ``row`` compares to: the baseline, or its own folder's one.
-
-    Rows of joined reports whose names clash are called "folder/name": each folder brings its own original.
-    """
-    folder = "".join(row.variant.rpartition("/")[:2])
-    beside = (folder + one for one in (report.baseline.rpartition("/")[2], *ORIGINALS.values()))
-    return next((name for name in (report.baseline, *beside) if name in among), None)
-
-
-def speedups(report: Report, row: Measurement, latency: Latency) -> tuple[float | None, float | None]:
-    """p50 of the original, and of the slowest row, over this p50; None if not timed in turns."""
-    found = together(report, row, latency)
-    base = original(report, row, found)
-    slowest = max(other.p50_ms for other in found.values())
-    to_base = found[base].p50_ms / latency.p50_ms if base else None
-    return to_base, slowest / latency.p50_ms if len(found) > 1 else None
-
-
-def main_latency(row: Measurement) -> Latency | None:
-    """The latency on the fewest threads: the one that is compared first."""
-    return min(row.latency, key=lambda found: found.threads, default=None)
-
-
-def name(report: Report, row: Measurement, note: str | None = None) -> Cell:
-    """The row's name; an original is marked."""
-    mark = "the original" if row.variant == original(report, row, [row.variant]) else None
-    return Cell(row.variant, row.variant, note="; ".join(filter(None, [mark, note])))
 
 
 def glance(report: Report) -> Table:

@@ -1,50 +1,29 @@
-"""Every variant of one or more bundles side by side, as HTML, Markdown or JSON.
-
-The HTML is one file: charts are inline SVG, nothing is fetched. What was not measured says so.
-"""
+"""Measured results found on disk, and joined under names that do not clash."""
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import html
 import math
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-from edgepv import report_charts as charts
-from edgepv import report_tables as tables
-from edgepv.base.files import canonical, parse_json
-from edgepv.base.optional import need
+from edgepv.base.files import parse_json
 from edgepv.bundle.archive import unpacked
 from edgepv.bundle.manifest import MANIFEST, manifest_bytes, parse
 from edgepv.errors import UsageError, unknown
-from edgepv.report_tables import Cell, Table
-from edgepv.types import Accuracy, Latency, Measurement, Report, decode
+from edgepv.types import Latency, Measurement, Report, decode
 
 MEASURED = "measured.json"
 MOST_REPORT = 64 << 20  # bytes; the largest of ours has 0.4 MiB
-HEATMAP_LABELS = 25
+
 Rename: TypeAlias = Callable[[str, str], str]
 OPENING = 1 << 20  # characters; the first table of a page comes long before
 OPENINGS = (r"# [^\n]*\n\n\d+ rows?, [^\n]* The original is [^\n]*\.\n\n", r'\{"baseline":"[^\n]*"rows":\[')
 """How our Markdown and JSON begin."""
-PICTURES = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg"}
-
-
-@dataclass(frozen=True)
-class Confusion:
-    """A confusion matrix to draw: counts, and each row's shares for the shade; or its worst cells."""
-
-    variant: str
-    labels: tuple[str, ...]
-    counts: tuple[tuple[int, ...], ...]
-    shares: tuple[tuple[float, ...], ...]
-    worst: tuple[str, ...] = ()
 
 
 def load(paths: Sequence[Path]) -> Report:
@@ -203,11 +182,6 @@ def _renamed(row: Measurement, new: str, label: str, rename: Rename) -> Measurem
     return replace(row, variant=new, latency=tuple(tied(found) for found in row.latency))
 
 
-def to_json(report: Report) -> str:
-    """Canonical JSON; ``decode(Report, json.loads(text))`` gives an equal report."""
-    return canonical(report)
-
-
 def is_report(path: Path) -> bool:
     """Whether a file is a report as ``to_html``, ``to_markdown`` or ``to_json`` writes it, or empty."""
     if not path.is_file():
@@ -217,112 +191,3 @@ def is_report(path: Path) -> bool:
     if text.startswith("<!doctype html>"):
         return 'data-table="glance"' in text
     return not text or any(re.match(opening, text) for opening in OPENINGS)
-
-
-def to_html(report: Report, *, picture: bytes | None = None) -> str:
-    """The whole report as one HTML file without any reference to the network.
-
-    picture: a PNG or JPEG shown at the top. Raises UsageError for other bytes.
-    """
-    return _render(
-        "report.html.j2",
-        report=report,
-        summary=tables.summary(report),
-        glance=tables.glance(report),
-        tables=_tables(report),
-        scatters=charts.scatters(report),
-        bars=charts.bars(report),
-        confusions=_confusions(report),
-        picture=picture and _data_uri(picture),
-    )
-
-
-def picture_of_scatter(report: Report) -> str:
-    """Accuracy over latency alone, as an SVG file: the machine with the most drawn rows.
-
-    Raises UsageError if no row has both accuracy and latency.
-    """
-    found = charts.scatters(report)
-    if not found:
-        raise UsageError("no variant has both accuracy and latency measured: nothing to draw")
-    return _render("report_scatter.svg.j2", chart=max(found, key=lambda one: len(one.points)))
-
-
-def _render(template: str, **values: Any) -> str:
-    jinja2 = need("jinja2", extra="compress")
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(template).render(values)
-
-
-def _tables(report: Report) -> dict[str, Table]:
-    """The tables under the overview, by key, in reading order; empty ones are left out."""
-    every = (
-        tables.latency_table(report),
-        tables.stream_table(report),
-        tables.accuracy_table(report),
-        tables.class_table(report),
-        tables.parity_table(report),
-        tables.worst_table(report),
-        tables.cost_table(report),
-        tables.device_table(report),
-        tables.steps_table(report),
-    )
-    return {table.key: table for table in every if table.rows}
-
-
-def _confusions(report: Report) -> list[Confusion]:
-    return [
-        _confusion(row.variant, row.accuracy)
-        for row in report.rows
-        if row.accuracy and row.accuracy.confusion
-    ]
-
-
-def _confusion(variant: str, accuracy: Accuracy) -> Confusion:
-    counts = accuracy.confusion
-    labels = tuple(found.label for found in accuracy.classes) or tuple(map(str, range(len(counts))))
-    if len(counts) <= HEATMAP_LABELS:
-        shares = tuple(tuple(n / max(1, sum(row)) for n in row) for row in counts)
-        return Confusion(variant, labels, counts, shares)
-    wrong = [(n, t, p) for t, row in enumerate(counts) for p, n in enumerate(row) if n and t != p]
-    worst = (f"{labels[t]} answered as {labels[p]}: {n} clips" for n, t, p in sorted(wrong)[::-1])
-    return Confusion(variant, labels, (), (), tuple(worst)[:20])
-
-
-def _data_uri(picture: bytes) -> str:
-    for magic, kind in PICTURES.items():
-        if picture.startswith(magic):
-            return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
-    raise UsageError("the report's picture is neither PNG nor JPEG. Convert it first")
-
-
-def to_markdown(report: Report) -> str:
-    """The same tables as Markdown, for a README or a pull request."""
-    parts = [f"# {_plain(report.title)}", _plain(tables.summary(report))]
-    parts += ["\n".join(f"* {_plain(why)}" for why in report.reasons) or "No reasons were recorded."]
-    for table in (tables.glance(report), *_tables(report).values()):
-        parts += [f"## {table.title}", table.about, _markdown(table)]
-    return "\n\n".join(parts) + "\n"
-
-
-def _markdown(table: Table) -> str:
-    lines = [table.columns, tuple("---" for _ in table.columns)]
-    lines += [tuple(_markdown_cell(cell) for cell in row) for row in table.rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _markdown_cell(cell: Cell) -> str:
-    notes = [cell.note, ", ".join(cell.more)]
-    return _plain(cell.text + "".join(f" ({note})" for note in notes if note))
-
-
-def _plain(words: str) -> str:
-    """Text that Markdown shows as it is: no tags, no new columns, no emphasis, no links."""
-    escaped = html.escape(" ".join(words.split()), quote=False)
-    return "".join("\\" + c if c in "\\|*_`[]" else c for c in escaped)

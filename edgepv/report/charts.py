@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from edgepv.metrics.pareto import pareto
 from edgepv.metrics.stats import METRIC_NAMES, counted, worded
-from edgepv.report_tables import figure, machine, main_latency
+from edgepv.report.cells import figure
+from edgepv.report.compare import machine, main_latency
 from edgepv.types import Accuracy, DeviceFacts, Latency, Measurement, Report
 
 WIDTH = 560

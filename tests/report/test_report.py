@@ -12,17 +12,19 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from edgepv.report.load.load import is_report, load
 from null_bundle import write_null_bundle
 
 from edgepv import bundle, show
-from edgepv import report_charts as charts
-from edgepv import report_tables as tables
 from edgepv.base.files import write_json
 from edgepv.cli import main
 from edgepv.errors import UsageError
 from edgepv.metrics import pareto
-from edgepv.report import is_report, load, picture_of_scatter, to_html, to_json, to_markdown
-from edgepv.report_tables import NOT_MEASURED, figure, size, speedups
+from edgepv.report import charts as charts
+from edgepv.report import tables as tables
+from edgepv.report.cells import NOT_MEASURED, figure, size
+from edgepv.report.compare import speedups
+from edgepv.report.page import picture_of_scatter, to_html, to_json, to_markdown
 from edgepv.types import (
     Accuracy,
     Audit,

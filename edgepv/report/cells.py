@@ -1,0 +1,100 @@
+"""A value as a table's cell: its unit, its sign, and "not measured" where there is none."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+NOT_MEASURED = "not measured"
+
+
+UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: its text, what to sort it by, a verdict's tone, a small second line, folded lines."""
+
+    text: str
+    sort: float | str | None = None
+    tone: str = ""
+    note: str = ""
+    hint: str = ""
+    more: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table. The first column names the row; ``about`` says how to read it."""
+
+    key: str
+    title: str
+    about: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+UNKNOWN = Cell(NOT_MEASURED, tone="none")
+
+
+def figure(value: float) -> str:
+    """A number with three significant digits: 0.0123, 1.23, 123, 12,300."""
+    if not math.isfinite(value):
+        return {math.inf: "infinite", -math.inf: "-infinite"}.get(value, "not a number")
+    if value and abs(value) < 1e-3:
+        return f"{value:.2e}"
+    digits = 2 - math.floor(math.log10(abs(value))) if value else 0
+    return f"{round(value, digits):,.{max(digits, 0)}f}"
+
+
+def size(count: float) -> str:
+    """Bytes as a person reads them; 1 MB is 10^6 bytes."""
+    for scale, unit in UNITS:
+        if count >= scale:
+            return f"{figure(count / scale)} {unit}"
+    return f"{count:.0f} B"
+
+
+def percent(share: float) -> str:
+    """A fraction of 1 in percent, with one decimal."""
+    return f"{100 * share:.1f} %"
+
+
+def heads(names: str) -> tuple[str, ...]:
+    """Column heads from one comma-separated line."""
+    return tuple(names.split(", "))
+
+
+def number(value: float | None, unit: str = "", note: str = "") -> Cell:
+    """A figure with its unit, or "not measured"."""
+    return UNKNOWN if value is None else Cell(f"{figure(value)} {unit}".strip(), value, note=note)
+
+
+def whole(value: int | None) -> Cell:
+    """A count, every digit of it, or "not measured"."""
+    return UNKNOWN if value is None else Cell(f"{value:,}", value)
+
+
+def share(value: float | None) -> Cell:
+    """A fraction of 1 shown in percent, or "not measured"."""
+    return UNKNOWN if value is None else Cell(percent(value), value)
+
+
+def amount(value: int | None) -> Cell:
+    """Bytes, with the exact count on hover, or "not measured"."""
+    return UNKNOWN if value is None else Cell(size(value), value, hint=f"{value:,} bytes")
+
+
+def text(value: str | None) -> Cell:
+    """Words, or "not measured"."""
+    return UNKNOWN if value is None else Cell(value, value)
+
+
+def ratio(value: float | None) -> Cell:
+    """How many times faster, or "not measured" (also when the two never ran in turns)."""
+    return UNKNOWN if value is None else Cell(f"×{value:.2f}", value)
+
+
+def verdict(value: str | None) -> Cell:
+    """pass, fail or inconclusive, in its tone, or "not measured"."""
+    return UNKNOWN if value is None else Cell(value, value, tone=value)
