@@ -18,13 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from edgepv.explain.deletion.deletion import Deletion
+from edgepv.explain.picture.picture import Explanation
 
 from edgepv.base.console import Console
 from edgepv.base.files import write_json
 from edgepv.base.machine import device_facts
 from edgepv.data.clips import find_clips
 from edgepv.data.frames import model_frames
-from edgepv.explain import LONGEST, Deletion, Explanation, explain
+from edgepv.explain.clip import LONGEST, explain
 from edgepv.line import Clips, Line, Options, load, lowered
 from edgepv.measure.replay import drawn
 from edgepv.runtimes.engine import open_engine

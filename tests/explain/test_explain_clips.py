@@ -16,7 +16,7 @@ from null_bundle import write_null_bundle
 from edgepv import bundle, cli_models, explain
 from edgepv.base.console import Console
 from edgepv.errors import UsageError
-from edgepv.explain import Cover
+from edgepv.explain.occlusion import Cover
 from edgepv.runtimes.player import WINDOWS, Player
 from edgepv.stream import Tensors
 from edgepv.types import ModelSpec, StateSpec, StreamSpec, TensorSpec, Variant, decode
