@@ -28,10 +28,10 @@ from edgepv.base.console import Console
 from edgepv.base.files import read_json, write_json, write_text
 from edgepv.base.machine import device_facts
 from edgepv.errors import EdgepvError
-from edgepv.line import Options
 from edgepv.measure.latency import interleaved, noise_feeds
 from edgepv.metrics.stats import counted
 from edgepv.model.checkpoint import build
+from edgepv.pipeline.options import Options
 from edgepv.runtimes.engine import open_engine
 from edgepv.runtimes.engines.eager import EagerEngine
 from edgepv.search.answer import search

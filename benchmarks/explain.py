@@ -27,8 +27,11 @@ from edgepv.base.machine import device_facts
 from edgepv.data.clips import find_clips
 from edgepv.data.frames import model_frames
 from edgepv.explain.clip import LONGEST, explain
-from edgepv.line import Clips, Line, Options, load, lowered
 from edgepv.measure.replay import drawn
+from edgepv.pipeline.line import lowered
+from edgepv.pipeline.options import Options
+from edgepv.pipeline.source import Clips, load
+from edgepv.pipeline.step import Line
 from edgepv.runtimes.engine import open_engine
 from edgepv.runtimes.player import Player
 from edgepv.types import encode

@@ -21,15 +21,19 @@ from typing import Any
 import numpy as np
 from measured_at import machine, now, told
 
-from edgepv import judge
 from edgepv.base.console import Console
 from edgepv.base.files import read_json, write_json, write_text
 from edgepv.base.machine import device_facts
 from edgepv.data.truth import shown
-from edgepv.line import Line, Options, gather, load, lowered, ready, run_builder
 from edgepv.metrics.margins import expected_loss, margin_drop, margins
 from edgepv.metrics.stats import counted, paired_drop
 from edgepv.metrics.tasks import figures, groups_of
+from edgepv.pipeline import judge
+from edgepv.pipeline.build import run_builder
+from edgepv.pipeline.line import lowered, ready
+from edgepv.pipeline.options import Options
+from edgepv.pipeline.source import gather, load
+from edgepv.pipeline.step import Line
 from edgepv.runtimes import Engine, open_engine
 from edgepv.runtimes.engine import on_this_host
 from edgepv.stream import Stepper

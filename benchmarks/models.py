@@ -28,8 +28,8 @@ from edgepv.base.machine import device_facts
 from edgepv.data.frames import clean_frames, degraded
 from edgepv.data.video import read_video
 from edgepv.errors import EdgepvError
-from edgepv.line import Options
 from edgepv.metrics.stats import METRIC_NAMES
+from edgepv.pipeline.options import Options
 from edgepv.runtimes.on_file import play
 from edgepv.runtimes.records import picture_of
 from edgepv.runtimes.session import open_session

@@ -20,15 +20,18 @@ from unittest import mock
 import numpy as np
 from measured_at import now, told
 
-from edgepv import judge
 from edgepv.base.console import Console
 from edgepv.base.files import read_json, write_json, write_text
 from edgepv.base.machine import device_facts
 from edgepv.base.optional import need
 from edgepv.data.truth import Shown, shown
-from edgepv.line import Line, Options, gather, load, lowered, ready
 from edgepv.metrics.stats import sqnr_db
 from edgepv.metrics.tasks import figures
+from edgepv.pipeline import judge
+from edgepv.pipeline.line import lowered, ready
+from edgepv.pipeline.options import Options
+from edgepv.pipeline.source import gather, load
+from edgepv.pipeline.step import Line
 from edgepv.quantize import int8_onnx, int8_openvino
 from edgepv.runtimes import Engine, open_engine
 from edgepv.runtimes.engines import ort

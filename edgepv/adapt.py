@@ -38,12 +38,13 @@ from edgepv.data.clips import (
 from edgepv.data.frames import clean_frames, hold_last, preprocess
 from edgepv.errors import UsageError
 from edgepv.export.probes import probe
-from edgepv.line import Options, load
 from edgepv.metrics.stats import accuracy, counted
 from edgepv.model.checkpoint import build, load_notes
 from edgepv.model.spec import as_toml, check_spec
 from edgepv.model.surgery import put
 from edgepv.model.weights import save
+from edgepv.pipeline.options import Options
+from edgepv.pipeline.source import load
 from edgepv.quantize.finetune import as_logits, views
 from edgepv.types import Accuracy, Checkpoint, ModelSpec, decode, encode
 

@@ -394,7 +394,7 @@ def export_command(a: argparse.Namespace) -> int:
 
     options = export_options(a)
     if a.dry_run:
-        from edgepv.pipeline import plan
+        from edgepv.pipeline.plan.plan import plan
 
         planned = plan(options)
         if a.json:
@@ -434,7 +434,7 @@ def _shares(text: str) -> list[float]:
 def export_options(a: argparse.Namespace) -> Any:
     """Options from --config and the command line; the command line wins."""
     from edgepv.base.files import read_toml
-    from edgepv.line import Options
+    from edgepv.pipeline.options import Options
     from edgepv.types import decode
 
     data: dict[str, Any] = {}
@@ -486,7 +486,7 @@ def sensitivity_command(a: argparse.Namespace) -> int:
     """edgepv sensitivity"""
     from edgepv import pipeline, show
     from edgepv.base.console import Console
-    from edgepv.line import Options
+    from edgepv.pipeline.options import Options
     from edgepv.stream.account import check_picture
     from edgepv.types import encode
 
@@ -579,7 +579,8 @@ def _stream_model(a: argparse.Namespace) -> tuple[Any, Any]:
     if a.model.lower().endswith(".onnx"):
         raise UsageError(f"{a.model}: an ONNX file is not converted. Give the builder: file.py:builder")
     if ":" not in a.model:
-        from edgepv.line import Options, load, refuse_other
+        from edgepv.pipeline.options import Options
+        from edgepv.pipeline.source import load, refuse_other
 
         refuse_other(a.model)
         if a.clip:

@@ -328,10 +328,11 @@ def add_ladder(commands: Any) -> None:
 
 def ladder_command(a: argparse.Namespace) -> int:
     """edgepv ladder"""
-    from edgepv import ladder, show
+    from edgepv import show
     from edgepv.base.console import Console
     from edgepv.base.files import refuse_out
     from edgepv.bundle.archive import is_bundle
+    from edgepv.pipeline import combine as ladder
 
     out = Path(a.out)
     refuse_out(out)

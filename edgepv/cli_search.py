@@ -118,8 +118,8 @@ def search_command(a: argparse.Namespace) -> int:
 
 
 def _question(a: argparse.Namespace, console: Any) -> Any:
-    from edgepv.line import Options, gather
-    from edgepv.pipeline import check_options
+    from edgepv.pipeline.options import Options, check_options
+    from edgepv.pipeline.source import gather
     from edgepv.search import widths
     from edgepv.search.trial import Question, classifier
     from edgepv.targets import target

@@ -16,8 +16,8 @@ from typing import Any, cast
 from edgepv import zoo
 from edgepv.base.console import Console
 from edgepv.errors import UsageError
-from edgepv.line import Options
 from edgepv.metrics.stats import paired_drop
+from edgepv.pipeline.options import Options
 from edgepv.search.space import Candidate, Space
 from edgepv.search.study import Study
 from edgepv.search.trial import Found, Question, Trials

@@ -24,10 +24,11 @@ from edgepv.base.files import sha256
 from edgepv.data.clips import Clip, find_clips
 from edgepv.data.frames import model_frames
 from edgepv.errors import UsageError
-from edgepv.line import Clips, Options, gather
 from edgepv.model.checkpoint import build, from_files
 from edgepv.model.spec import as_toml, read_spec
 from edgepv.model.surgery import put
+from edgepv.pipeline.options import Options
+from edgepv.pipeline.source import Clips, gather
 from edgepv.types import ModelSpec, TensorSpec
 from edgepv.zoo import checkpoint, lora
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from edgepv.errors import UsageError
 from edgepv.export.job import FLAT
-from edgepv.line import Options
+from edgepv.pipeline.options import Options
 from edgepv.types import Target
 
 Form = Literal["stream", "clip", "flat"]

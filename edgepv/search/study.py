@@ -18,7 +18,7 @@ from edgepv.base.machine import machine
 from edgepv.base.optional import need
 from edgepv.base.quiet import hush
 from edgepv.errors import EdgepvError, UsageError
-from edgepv.line import source_key
+from edgepv.pipeline.source import source_key
 from edgepv.search import costs
 from edgepv.search.space import Candidate
 from edgepv.search.trial import Found, Question, Trials, at_percentile, clips_digest, without_paths

@@ -19,28 +19,18 @@ from edgepv.data.clips import Clip, unheld
 from edgepv.data.frames import model_frames
 from edgepv.data.split import halves
 from edgepv.errors import UsageError
-from edgepv.line import (
-    Clips,
-    Line,
-    Lowered,
-    Options,
-    Ready,
-    Source,
-    gather,
-    load,
-    lowered,
-    ready,
-    run_builder,
-    source_key,
-    streamed,
-)
 from edgepv.measure.answers import clip_answers, scores
 from edgepv.measure.latency import alone, on_noise
 from edgepv.metrics.margins import margin_drop, margins
 from edgepv.metrics.tasks import not_applied
 from edgepv.model.checkpoint import build
 from edgepv.model.spec import at_size
-from edgepv.pipeline import all_labelled
+from edgepv.pipeline.build import run_builder
+from edgepv.pipeline.line import Lowered, Ready, lowered, ready
+from edgepv.pipeline.lower import streamed
+from edgepv.pipeline.options import Options
+from edgepv.pipeline.source import Clips, Source, all_labelled, gather, load, source_key
+from edgepv.pipeline.step import Line
 from edgepv.quantize import low_rank, prune
 from edgepv.runtimes.engine import Engine, open_engine
 from edgepv.search import costs

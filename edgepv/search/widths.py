@@ -21,9 +21,14 @@ from edgepv.base.files import sha256
 from edgepv.base.machine import machine, versions
 from edgepv.base.optional import need
 from edgepv.data.calibration import CalibrationSet
-from edgepv.line import Line, Options, Ready, Source, lower, run_builder
 from edgepv.measure.latency import alone, interleaved
 from edgepv.model.weights import save
+from edgepv.pipeline.build import run_builder
+from edgepv.pipeline.line import Ready
+from edgepv.pipeline.lower import lower
+from edgepv.pipeline.options import Options
+from edgepv.pipeline.source import Source
+from edgepv.pipeline.step import Line
 from edgepv.search.space import variants_of
 from edgepv.search.trial import engines
 from edgepv.targets import target as find_target

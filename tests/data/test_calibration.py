@@ -13,7 +13,8 @@ import pytest
 from edgepv.data.calibration import calibration_set, in_turns, rolled_feeds
 from edgepv.data.clips import Clip
 from edgepv.errors import UsageError
-from edgepv.line import Options, gather
+from edgepv.pipeline.options import Options
+from edgepv.pipeline.source import gather
 from edgepv.stream import Stepper, Tensors
 from edgepv.types import ModelSpec, TensorSpec
 

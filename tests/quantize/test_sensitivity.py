@@ -169,6 +169,6 @@ def test_a_model_without_clips_of_its_own_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="needs clips like those its camera will see"):
         from edgepv import pipeline
         from edgepv.base.console import Console
-        from edgepv.line import Options
+        from edgepv.pipeline.options import Options
 
         pipeline.sensitivity(Options("pv-conv-nano-handwash"), Console(quiet=True))

@@ -16,7 +16,7 @@ from edgepv import bundle
 from edgepv.base.console import Console
 from edgepv.cli import main
 from edgepv.data.clips import Clip
-from edgepv.line import Options
+from edgepv.pipeline.options import Options
 from edgepv.search.trial import Question, Trials
 from edgepv.types import Variant
 

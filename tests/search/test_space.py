@@ -10,7 +10,7 @@ from fake_trials import SPACE
 
 from edgepv.cli import export_options, parser
 from edgepv.errors import UsageError
-from edgepv.line import Options
+from edgepv.pipeline.options import Options
 from edgepv.search.space import Candidate, command, lever, sizes_for, variants_of
 from edgepv.targets import target
 

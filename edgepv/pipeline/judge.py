@@ -11,7 +11,6 @@ import numpy as np
 
 from edgepv.data.frames import pictures
 from edgepv.data.truth import Shown
-from edgepv.errors import AccuracyGateError, LatencyGateError, ParityError, UsageError
 from edgepv.export.audit import audit
 from edgepv.export.job import FLAT
 from edgepv.export.parity import compare_clips, first_divergence, saturation
@@ -30,7 +29,7 @@ from edgepv.metrics.tasks import (
 )
 from edgepv.runtimes.engine import on_this_host, open_engine
 from edgepv.stream import Infer, Tensors, by_file_names, copied
-from edgepv.types import Accuracy, Audit, Measurement, ModelSpec, PairedDrop, Parity, Target, Variant
+from edgepv.types import Accuracy, Measurement, ModelSpec, PairedDrop, Parity, Target, Variant
 
 SAME_NUMBERS_DB = 80.0  # at this SQNR the answers are equal to four digits: no clip can tell them apart
 SAME_DB = 0.005  # a PSNR that differs by less is printed as equal
@@ -288,146 +287,3 @@ def _bytes(path: Path) -> int:
     return path.stat().st_size + (beside.stat().st_size if beside else 0)
 
 
-def choose(rows: Sequence[Measurement], *, latency_ms: float | None) -> tuple[Measurement, str]:
-    """The row that runs, and the reason in one sentence.
-
-    Among the rows without a fault that were not seen to lose more than the gate, the one with the
-    lowest p50 on the first thread count; where nothing is timed here, the smallest file. A row that
-    lost more on too few clips to tell is shipped, and does not run by itself unless all did: then the one
-    that lost least runs, and the reason says what it lost. ``latency_ms``: p99 gate.
-    Raises ParityError, AccuracyGateError or LatencyGateError naming what came nearest.
-    """
-    faithful = [r for r in rows if not r.blocked and (r.parity is None or r.parity.verdict != "fail")]
-    if not faithful:
-        best = max(rows, key=lambda r: r.parity.least[1] if r.parity else 0.0)
-        if best.blocked:
-            raise ParityError(
-                f"no artifact computes what the original does: {best.blocked}. Use another engine or target, "
-                "or change that layer in the model"
-            )
-        assert best.parity
-        what, sqnr = best.parity.least
-        raise ParityError(
-            f"no artifact computes what the original does: {what} of {best.variant} reaches "
-            f"{sqnr:.1f} dB of the {best.parity.min_sqnr_db:.0f} dB promised; first "
-            f"diverging node: {best.parity.first_divergence or 'not found'}. Keep that layer in float, "
-            "or use --precision fp32"
-        )
-    kept = [r for r in faithful if keeps(r)]
-    if not kept:
-        best = min(faithful, key=lambda r: r.drop.points if r.drop else 0.0)
-        raise AccuracyGateError(
-            f"no artifact may be shipped; the best is {best.variant}: {fault(best)}. Prune less, use "
-            "--precision fp32, or raise --max-drop"
-        )
-    within = [r for r in kept if r.drop is None or r.drop.points <= r.drop.max_drop]
-    kept = within or [min(kept, key=lambda r: r.drop.points if r.drop else 0.0)]
-    timed = [r for r in kept if r.latency]
-    if not timed and latency_ms is not None:
-        raise UsageError(f"--latency-ms: {rows[0].target} is not timed on this host. Measure on the device")
-    if not timed:
-        best = min(kept, key=lambda r: r.bytes or 0)
-        why = f"{best.variant} runs: the smallest file; its speed is not measured on this host"
-        return best, why + _but(best)
-    in_time = [r for r in timed if latency_ms is None or r.latency[0].p99_ms <= latency_ms]
-    if latency_ms is not None and not in_time:
-        best = min(timed, key=lambda r: r.latency[0].p99_ms)
-        raise LatencyGateError(
-            f"no artifact answers within {latency_ms:g} ms; the nearest is {best.variant} with p99 "
-            f"{best.latency[0].p99_ms:.2f} ms on {best.latency[0].threads} thread. Prune more, or use a "
-            "smaller model"
-        )
-    best = min(in_time, key=lambda r: r.latency[0].p50_ms)
-    return best, _why(best, in_time) + _but(best)
-
-
-def keeps(row: Measurement) -> bool:
-    """Whether a variant may be shipped; ``fault`` says why not."""
-    return fault(row) is None
-
-
-def fault(row: Measurement) -> str | None:
-    """Why a variant must not be shipped: its engine, parity, accuracy, INT8 in name only; None if it may."""
-    parity, drop, audit = row.parity, row.drop, row.audit
-    if row.blocked:
-        return row.blocked
-    if parity and parity.verdict == "fail":
-        where, (what, sqnr) = parity.first_divergence or "no single node", parity.least
-        return f"parity of {what}, {sqnr:.1f} dB, is below {parity.min_sqnr_db:.0f} dB, first at {where}"
-    if drop and drop.verdict == "fail":
-        loss, low, high = drop.figures()
-        return f"it loses {loss} {drop.unit} ({low} to {high}, {drop.n} clips), more than {drop.max_drop:g}"
-    both = (*audit.convolutions, *audit.products) if audit else ()
-    if row.precision == "int8" and both and all(c.executed == "float" for c in both):
-        return f"INT8 in name only: all {_counted(audit)} run in float"
-    return None
-
-
-def _counted(audit: Audit | None) -> str:
-    """ "1 convolutions and 25 matrix products"; without those of which there are none."""
-    assert audit
-    found = ((len(audit.convolutions), "convolutions"), (len(audit.products), "matrix products"))
-    return " and ".join(f"{count} {what}" for count, what in found if count)
-
-
-def partly(row: Measurement) -> str | None:
-    """What an INT8 variant leaves in float, if that are more products than it has in INT8 at all; or None."""
-    audit = row.audit
-    if row.precision != "int8" or audit is None:
-        return None
-    left = [c for c in audit.products if c.executed == "float"]
-    if len(left) <= audit.int8 + audit.int8_products:
-        return None
-    convolutions = f"{audit.int8}/{len(audit.convolutions)} convolutions"
-    products = f"{audit.int8_products}/{len(audit.products)} matrix products"
-    return f"{row.variant}: INT8 {convolutions}, {products}; {len(left)} run in float, first {left[0].node}"
-
-
-def doubt(row: Measurement) -> str | None:
-    """Why a shipped variant that was not chosen does not run by itself: see ``_doubtful``."""
-    lost = _doubtful(row)
-    return lost and f"{row.variant} is in the bundle and does not run by itself: {lost}"
-
-
-def _doubtful(row: Measurement) -> str | None:
-    """What a variant that may be shipped lost above the gate, on too few clips to tell, or None."""
-    drop = row.drop
-    if not keeps(row) or drop is None or drop.points <= drop.max_drop:
-        return None
-    loss = drop.figures()[0]
-    return f"it lost {loss} {drop.unit} on {drop.n} clips ({drop.interval()}), too few to tell"
-
-
-def _but(best: Measurement) -> str:
-    """What is to be said of a chosen variant that lost more than the gate, behind the reason why it runs."""
-    lost = _doubtful(best)
-    return f"; {lost}, and nothing that may be shipped lost less" if lost else ""
-
-
-def _why(best: Measurement, timed: Sequence[Measurement]) -> str:
-    p50 = best.latency[0].p50_ms
-    others = sorted((r for r in timed if r is not best), key=lambda r: r.latency[0].p50_ms)
-    text = (
-        f"{best.variant} runs: p50 {p50:.2f} ms on {best.latency[0].threads} thread, the fastest of "
-        f"{len(timed)} {_shown_of(timed)}"
-    )
-    if others:
-        text += f"; next is {others[0].variant}, {others[0].latency[0].p50_ms / p50:.2f}x as long"
-    slower = [r for r in others if r.precision == "int8" and best.precision != "int8"]
-    if slower:
-        text += f"; INT8 is slower here ({slower[0].variant}: {slower[0].latency[0].p50_ms:.2f} ms)"
-    return text
-
-
-def _shown_of(rows: Sequence[Measurement]) -> str:
-    """What was shown of every one of the rows, none of which has a fault: words after "the fastest of 3"."""
-    verdicts = {r.drop.verdict if r.drop else None for r in rows}
-    if not all(r.parity for r in rows):
-        return "that were not compared with the original"
-    if "not applied" in verdicts:
-        return "that pass parity and whose accuracy is not known for every label"
-    if None in verdicts:
-        return "that pass parity and whose accuracy is not known"
-    if verdicts == {"pass"}:
-        return "that pass parity and keep the allowed drop"
-    return "that pass parity, none of which surely loses more accuracy than allowed"

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgepv import judge
 from edgepv.data.truth import Shown
 from edgepv.errors import ParityError
+from edgepv.pipeline import choose, judge
 from edgepv.targets import target
 from edgepv.types import Latency, Measurement, ModelSpec, PairedDrop, Parity, TensorSpec, Verdict
 
@@ -22,12 +22,12 @@ def restored(low: float, verdict: Verdict) -> Measurement:
 
 
 def test_a_loss_in_db_is_told_finely_enough_to_see_that_it_is_above_the_gate() -> None:
-    said = judge.fault(restored(0.32, "fail"))
+    said = choose.fault(restored(0.32, "fail"))
     assert said == "it loses 0.34 dB (0.32 to 0.38, 20 clips), more than 0.3"
 
 
 def test_a_doubt_in_db_shows_that_the_gate_lies_inside_the_interval() -> None:
-    said = judge.doubt(restored(-0.02, "inconclusive"))
+    said = choose.doubt(restored(-0.02, "inconclusive"))
     assert said and "it lost 0.34 dB on 20 clips (-0.02 to 0.38), too few to tell" in said
 
 
@@ -47,10 +47,10 @@ def test_no_int8_of_an_engine_that_is_wrong_in_float() -> None:
     flat = row("openvino-int8-r4", "int8", 28.0, 15.0)
     found = {r.variant: r for r in judge.by_engine([int8, other, flat], [wrong, right])}
     why = "openvino computes this graph wrongly in float too: the answer of openvino-fp32 reaches 29.0 dB"
-    assert judge.fault(found["openvino-int8"]) == f"{why} of 80 dB"
-    assert judge.keeps(found["onnxruntime-int8"]) and judge.keeps(found["openvino-int8-r4"])
+    assert choose.fault(found["openvino-int8"]) == f"{why} of 80 dB"
+    assert choose.keeps(found["onnxruntime-int8"]) and choose.keeps(found["openvino-int8-r4"])
     with pytest.raises(ParityError, match="what the original does: openvino computes this graph wrongly"):
-        judge.choose([found["openvino-int8"]], latency_ms=None)
+        choose.choose([found["openvino-int8"]], latency_ms=None)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_the_floor_is_that_of_the_task(task: Any, precision: str, floor: float) 
 def test_the_only_variant_runs_with_its_doubt_said_and_nothing_says_that_it_does_not(timed: bool) -> None:
     latency = (Latency(1.0, 1.0, 1.0, 9, 1, 1),) if timed else ()
     rows = [replace(restored(-0.02, "inconclusive"), latency=latency)]
-    best, why = judge.choose(rows, latency_ms=None)
+    best, why = choose.choose(rows, latency_ms=None)
     assert best is rows[0] and why.startswith("v runs: ")
     assert "; it lost 0.34 dB on 20 clips (-0.02 to 0.38), too few to tell, and nothing that may be" in why
 
@@ -104,12 +104,12 @@ def test_the_reason_claims_of_the_accuracy_only_what_was_shown(
     verdicts: tuple[Verdict | None, ...], said: str
 ) -> None:
     rows = [timed("a", 1.0, verdicts[0]), timed("b", 2.0, verdicts[1])]
-    best, why = judge.choose(rows, latency_ms=None)
+    best, why = choose.choose(rows, latency_ms=None)
     assert best.variant == "a" and said in why
 
 
 def test_the_reason_claims_no_parity_where_nothing_was_compared() -> None:
-    why = judge.choose([timed("a", 1.0, None, None)], latency_ms=None)[1]
+    why = choose.choose([timed("a", 1.0, None, None)], latency_ms=None)[1]
     assert why.endswith("the fastest of 1 that were not compared with the original")
 
 

@@ -11,7 +11,7 @@ from null_bundle import write_null_bundle
 from support import Tiny
 
 import edgepv
-from edgepv import bundle, ladder
+from edgepv import bundle
 from edgepv.base.console import Console
 from edgepv.base.files import write_json
 from edgepv.cli import main
@@ -20,6 +20,7 @@ from edgepv.data.clips import Clip
 from edgepv.data.video import read_video
 from edgepv.device import slots as update
 from edgepv.errors import TargetUnavailableError, UsageError
+from edgepv.pipeline import combine as ladder
 from edgepv.runtimes.engine import Engine
 from edgepv.stream import Tensors
 from edgepv.types import Accuracy, Measurement, Report, Rung, Variant

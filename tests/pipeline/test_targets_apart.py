@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 from support import TINY, Run, Tiny, drifts
 
-from edgepv import judge, measure
+from edgepv import measure
 from edgepv.bundle.manifest import check, read
 from edgepv.errors import AccuracyGateError
 from edgepv.export import for_cpu
+from edgepv.pipeline import choose
 
 KILLED = """
 import os, signal, sys
@@ -91,14 +92,14 @@ def test_what_is_whole_stays_when_the_rest_is_stopped(tiny_step: Tiny, clips: Pa
 def test_a_gate_that_fails_for_one_target_is_named_and_the_others_ship(
     run: Run, tiny_step: Tiny, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chosen = judge.choose
+    chosen = choose.choose
 
     def strict(rows: Sequence[Any], **limits: Any) -> Any:
         if rows[0].target == "jetson":
             raise AccuracyGateError("no artifact may be shipped")
         return chosen(rows, **limits)
 
-    monkeypatch.setattr(judge, "choose", strict)
+    monkeypatch.setattr(choose, "choose", strict)
     arguments = ["export", *tiny_step.arguments, "--clips", clips, "--precision", "fp32"]
     arguments += ["--out", tmp_path / "b"]
     code, out, err = run(*arguments, "--target", "jetson,cpu")
@@ -106,7 +107,7 @@ def test_a_gate_that_fails_for_one_target_is_named_and_the_others_ship(
     assert out.splitlines()[-2:] == ["jetson", "  not made: no artifact may be shipped"]
     assert not (tmp_path / "b" / "jetson").exists() and (tmp_path / "b" / "cpu.zip").is_file()
     before = read(tmp_path / "b" / "cpu").digest
-    monkeypatch.setattr(judge, "choose", lambda rows, **limits: 1 / 0)
+    monkeypatch.setattr(choose, "choose", lambda rows, **limits: 1 / 0)
     code, _, err = run(*arguments, "--target", "cpu", "--force", "--out", tmp_path / "b" / "cpu")
     assert code == 1 and "internal error: ZeroDivisionError" in err
     assert read(tmp_path / "b" / "cpu").digest == before, "the old bundle is as it was"

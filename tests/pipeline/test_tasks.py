@@ -23,7 +23,7 @@ from edgepv.errors import UsageError
 from edgepv.model.spec import read_spec, with_particles
 from edgepv.types import Report, decode
 
-BUILDERS = Path(__file__).with_name("tiny_tasks.py")
+BUILDERS = Path(__file__).parents[1] / "tiny_tasks.py"
 TRACKER = """
 name = "tiny-tracker"
 task = "tracking"

@@ -15,14 +15,17 @@ import pytest
 from support import CLIPS, ROOT, TINY, Tiny
 
 import edgepv
-from edgepv import bundle, judge, pipeline, report
+from edgepv import bundle, pipeline, report
 from edgepv.base.console import Console
 from edgepv.bundle.golden import replay
 from edgepv.cli import main
 from edgepv.data.truth import Shown
 from edgepv.data.video import read_video
 from edgepv.errors import AccuracyGateError, LatencyGateError, ParityError
-from edgepv.line import Line, Options, gather, load
+from edgepv.pipeline import choose, judge
+from edgepv.pipeline.options import Options
+from edgepv.pipeline.source import gather, load
+from edgepv.pipeline.step import Line
 from edgepv.report.compare import speedups
 from edgepv.stream import Tensors
 from edgepv.types import (
@@ -79,7 +82,7 @@ def test_what_runs_is_the_fastest_that_may(exported: Path) -> None:
         rows = [
             r
             for r in _report(exported / target).rows
-            if r.target == target and judge.keeps(r) and not judge.doubt(r)
+            if r.target == target and choose.keeps(r) and not choose.doubt(r)
         ]
         best = min(rows, key=lambda r: r.latency[0].p50_ms)
         assert opened.measured.run == best.variant
@@ -376,8 +379,8 @@ def test_an_edited_builder_is_cut_again(
 def test_a_gate_on_latency_takes_the_variant_that_fits() -> None:
     steady = Latency(5.5, 6.0, 7.0, 200, 10, 1)
     rows = [_row("jumpy", 5.0), _row("steady", latency=(steady,))]
-    assert judge.choose(rows, latency_ms=8.0)[0].variant == "steady"  # jumpy: p50 5, p99 10
-    assert judge.choose(rows, latency_ms=None)[0].variant == "jumpy"
+    assert choose.choose(rows, latency_ms=8.0)[0].variant == "steady"  # jumpy: p50 5, p99 10
+    assert choose.choose(rows, latency_ms=None)[0].variant == "jumpy"
 
 
 def _report(folder: Path) -> Report:
@@ -401,42 +404,42 @@ def _drop(points: float, verdict: str) -> PairedDrop:
 
 def test_a_faster_variant_that_loses_accuracy_does_not_run() -> None:
     rows = [_row("slow", 2.0), _row("fast", 1.0, drop=_drop(5.0, "fail"))]
-    assert judge.choose(rows, latency_ms=None)[0].variant == "slow"
+    assert choose.choose(rows, latency_ms=None)[0].variant == "slow"
 
 
 def test_an_undecided_variant_runs_only_if_what_it_lost_is_within_the_gate() -> None:
     rows = [_row("slow", 2.0), _row("fast", 1.0, drop=_drop(0.5, "inconclusive"))]
-    assert judge.choose(rows, latency_ms=None)[0].variant == "fast"
+    assert choose.choose(rows, latency_ms=None)[0].variant == "fast"
     rows[1] = _row("fast", 1.0, drop=_drop(1.5, "inconclusive"))
-    assert judge.choose(rows, latency_ms=None)[0].variant == "slow"
-    assert judge.keeps(rows[1]) and "does not run by itself: it lost 1.5 points" in str(judge.doubt(rows[1]))
-    assert judge.choose(rows[1:], latency_ms=None)[0].variant == "fast"  # nothing else was asked for
+    assert choose.choose(rows, latency_ms=None)[0].variant == "slow"
+    assert choose.keeps(rows[1]) and "does not run by itself: it lost 1.5 points" in str(choose.doubt(rows[1]))
+    assert choose.choose(rows[1:], latency_ms=None)[0].variant == "fast"  # nothing else was asked for
 
 
 def test_slower_int8_is_not_chosen_and_the_reason_says_so() -> None:
     rows = [_row("float", 1.0), _row("small", 1.3, precision="int8")]
-    chosen, why = judge.choose(rows, latency_ms=None)
+    chosen, why = choose.choose(rows, latency_ms=None)
     assert chosen.variant == "float" and "INT8 is slower here (small: 1.30 ms)" in why
 
 
 def test_int8_in_name_only_is_not_chosen() -> None:
     audit = Audit("x", (ConvPlan("conv", "int8", "float"),))
     rows = [_row("float", 2.0), _row("fake", 1.0, precision="int8", audit=audit)]
-    assert judge.choose(rows, latency_ms=None)[0].variant == "float"
-    assert "INT8 in name only: all 1 convolutions" in str(judge.fault(rows[1]))
+    assert choose.choose(rows, latency_ms=None)[0].variant == "float"
+    assert "INT8 in name only: all 1 convolutions" in str(choose.fault(rows[1]))
 
 
 def test_each_gate_raises_its_own_error() -> None:
     bad = Parity(9.0, 3.0, 0.5, 100, 80.0, "fail", first_divergence="conv_3 (1.0 dB)")
     with pytest.raises(ParityError, match=r"3.0 dB of the 80 dB promised; first diverging node: conv_3"):
-        judge.choose([_row("a", 1.0, parity=bad)], latency_ms=None)
+        choose.choose([_row("a", 1.0, parity=bad)], latency_ms=None)
     with pytest.raises(AccuracyGateError, match=r"the best is a: it loses 5.0 points"):
-        judge.choose(
+        choose.choose(
             [_row("a", 1.0, drop=_drop(5.0, "fail")), _row("b", 1.0, drop=_drop(9.0, "fail"))],
             latency_ms=None,
         )
     with pytest.raises(LatencyGateError, match=r"within 1 ms; the nearest is a with p99 2.00 ms"):
-        judge.choose([_row("a", 1.0)], latency_ms=1.0)
+        choose.choose([_row("a", 1.0)], latency_ms=1.0)
 
 
 def test_particles_that_are_wrong_beside_right_logits_are_a_failure() -> None:
@@ -456,7 +459,7 @@ def test_particles_that_are_wrong_beside_right_logits_are_a_failure() -> None:
     assert judge.with_others(right, wanted, wanted).verdict == "pass"
     wrong = judge.with_others(right, wanted, {"particles": wanted["particles"][::-1]})
     assert wrong.verdict == "fail" and wrong.least[0] == "particles"
-    assert "parity of particles" in str(judge.fault(_row("a", 1.0, parity=wrong)))
+    assert "parity of particles" in str(choose.fault(_row("a", 1.0, parity=wrong)))
 
 
 def test_tracks_a_hundredth_of_a_pixel_apart_are_the_same() -> None:
@@ -501,4 +504,4 @@ def test_the_whole_test_split_is_judged_where_it_is_present(tmp_path: Path) -> N
     assert code == 0
     rows = [r for r in _report(out).rows if r.precision == "int8"]
     assert rows and all(r.accuracy and r.accuracy.n == 52 for r in rows)
-    assert all(r.drop and r.drop.points <= 4 for r in rows if judge.keeps(r))
+    assert all(r.drop and r.drop.points <= 4 for r in rows if choose.keeps(r))

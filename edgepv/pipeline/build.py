@@ -1,0 +1,111 @@
+"""The target's builder is called, with the cache and the quantization steps at hand."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from edgepv.base.files import digest
+from edgepv.errors import EdgepvError, UsageError
+from edgepv.export.job import Job, Packed
+from edgepv.model.provenance import record
+from edgepv.pipeline.line import Ready
+from edgepv.pipeline.lower import lower
+from edgepv.pipeline.step import Line
+from edgepv.stream import NotStreamableError
+from edgepv.types import Target, Variant, decode, encode
+
+
+def run_builder(line: Line, model: Ready, target: Target, base: Variant, models: Path) -> Packed:
+    """Call the target's builder with the cache and the quantization room at hand."""
+
+    def work(
+        name: str,
+        options: dict[str, Any],
+        source: Variant,
+        tools: tuple[str, ...],
+        make: Callable[[Path], Variant],
+    ) -> Variant:
+        checkpoint = model.checkpoint
+        key = {
+            "target": target.name,
+            "options": options,
+            "source": digest(source),
+            "weights": checkpoint.sha256 if checkpoint else None,
+            "rewrite": digest(checkpoint.rewrite) if checkpoint and checkpoint.rewrite else None,
+            "feeds": model.calibration.digest if model.calibration else None,
+        }
+        folder, result = line.step(name, key, tools, lambda tmp: encode(make(tmp)))
+        made = decode(Variant, result)
+        for path in folder.glob(f"{Path(made.path).stem}.*"):
+            shutil.copyfile(path, models / path.name)
+        step = record(name, options, {source.path: source.sha256}, {made.path: made.sha256}, tools)
+        return replace(made, steps=(*source.steps, step))
+
+    def compress(step: str, options: dict[str, Any], source: Variant, file: str) -> Variant:
+        module, _, name = step.partition(":")
+        call = getattr(importlib.import_module(module), name)(**options)
+        calibration = model.calibration
+        assert calibration
+        tools = ("onnxruntime", "openvino", "nncf", "ai-edge-quantizer", "ai-edge-litert")
+        return work(
+            f"int8 {Path(file).stem}",
+            options,
+            source,
+            tools,
+            lambda tmp: call(source, models, model.feeds, calibration.digest, tmp / file),
+        )
+
+    module, _, name = target.builder.partition(":")
+    wanted = line.options.precision
+    job = Job(
+        base=base,
+        flat=_flat_base(line, model, models),
+        folder=models,
+        checkpoint=model.checkpoint,
+        flat_checkpoint=model.flat,
+        feeds=model.feeds,
+        calibration_digest=model.calibration.digest if model.calibration else "",
+        precisions=target.precisions if wanted == "auto" else (wanted,),
+        work=work,
+        compress=compress,
+        say=line.console.say,
+        min_sqnr_db=line.options.min_sqnr,
+        keep_float=line.options.keep_float,
+        ranges=line.options.ranges,
+        only=line.options.variant,
+        grown=model.grown,
+    )
+    packed: Packed = getattr(importlib.import_module(module), name)(job)
+    if packed.variants:
+        return replace(packed, failed={**packed.failed, **{n: str(e) for n, e in job.failed.items()}})
+    if job.failed:
+        nothing_made(target.name, job.failed)
+    unmade = f"{wanted} is not possible on this machine"
+    if job.only:
+        unmade = f"there is no variant '{job.only}' of this model; export without --variant lists all"
+    why = next(iter(packed.failed.values()), unmade)
+    raise UsageError(f"{target.name}: nothing could be made. {why}")
+
+
+def nothing_made(target: str, failed: Mapping[str, EdgepvError]) -> NoReturn:
+    """Raise the first of the reasons, as an error of its kind, with the names of all that failed."""
+    first = next(iter(failed.values()))
+    raise type(first)(f"{target}: nothing could be made ({', '.join(failed)}). {first}") from first
+
+
+def _flat_base(line: Line, model: Ready, models: Path) -> Variant | None:
+    """The flat form of a clip model, lowered beside the other; None for a step, and where it has none."""
+    if model.flat is None:
+        return None
+    try:
+        flat, folder = lower(line, model.source, model.flat)
+    except NotStreamableError as e:
+        line.console.say(f"no flat form: {e.why}")
+        return None
+    shutil.copyfile(folder / flat.path, models / "model-r4.onnx")
+    return replace(flat, path="model-r4.onnx")

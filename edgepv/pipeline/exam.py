@@ -1,0 +1,253 @@
+"""A model made ready for its exam: what the original answers on the held-out clips."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from edgepv.base.optional import need
+from edgepv.data import clips as data_clips
+from edgepv.data.calibration import in_turns, to_and_fro
+from edgepv.data.clips import Clip, unheld
+from edgepv.data.frames import hold_last
+from edgepv.data.truth import Shown, shown
+from edgepv.errors import UsageError
+from edgepv.measure.answers import clip_answers
+from edgepv.metrics.tasks import Pictures, shows
+from edgepv.model.checkpoint import build
+from edgepv.pipeline import judge
+from edgepv.pipeline.line import Ready, lowered, ready
+from edgepv.pipeline.options import max_drop
+from edgepv.pipeline.source import Clips, Source, all_labelled
+from edgepv.pipeline.step import Line
+from edgepv.report.compare import ORIGINALS
+from edgepv.runtimes.engine import Engine, open_engine
+from edgepv.runtimes.engines.eager import EagerEngine
+from edgepv.stream import Stepper, Tensors, copied, roll
+from edgepv.types import Checkpoint, Measurement, ModelSpec, Variant
+
+ENDLESS = 1024
+"""Frames of the video on which a model with states that grow for ever is compared."""
+PROBED = 32
+"""Held-out clips of which one input each is kept, to look inside a model and to time it."""
+
+SURELY_DB = 1.0  # a restorer's picture that is so much nearer to another frame shows that one
+CHANGES = {
+    "prune": ("pruned", "pruned"),
+    "low-rank": ("split", "split into low-rank layers"),
+    "finetune": ("tuned", "fine-tuned"),
+    "qat": ("qat", "trained under INT8 rounding"),
+    "stream": ("stream", "made to step"),
+}
+"""Step -> (what it adds to a row's name, what the report says of it)."""
+
+
+@dataclass(frozen=True)
+class Subject(Ready):
+    """The model as the targets' builders get it, with the exam its artifacts must pass.
+
+    original: opens the model before pruning, and inputs for it; model: opens what was converted. rows: of the
+    original first, then of what torch made of it.
+    """
+
+    exam: judge.Exam
+    original: tuple[Callable[[int], Engine], tuple[Tensors, ...]]
+    model: Callable[[int], Engine]
+    rows: tuple[Measurement, ...]
+    golden_clip: Clip
+    held_out: tuple[Clip, ...]
+
+
+def prepare(line: Line, source: Source, clips: Clips) -> Subject:
+    """Run the line up to the targets, and let the original answer the held-out clips."""
+    found = ready(line, lowered(line, source, clips), clips)
+    source = found.source
+    checkpoint, base, folder = found.checkpoint, found.base, found.base_folder
+    spec = base.spec
+    changed = checkpoint is not source.checkpoint
+    original, first = _opener(source.checkpoint, base, folder)
+    model, _ = _opener(checkpoint, base, folder)
+    more = _more_frames(base, first)
+    held = tuple(shown(c, spec, more) for c in line.console.track(clips.held_out, "decoding"))
+    line.console.say(f"running the original on {len(held)} held-out clips")
+    answers = judge.play_clips(original(1).infer, first, held)
+    if not all(np.isfinite(rows).all() for rows in answers):
+        raise UsageError(
+            f"{spec.name}: the original itself answers NaN or infinity on real clips, so nothing can be "
+            "compared with it. Check the weights, and mean and std of the spec"
+        )
+    if spec.task == "restoration":
+        _refuse_lag(first.spec, answers, held)
+    model_answers = judge.play_clips(model(1).infer, base, held) if changed else answers
+    if spec.task == "classification":
+        all_labelled(clips.held_out, spec.labels)
+    stepper = Stepper(model(1).infer, spec, base.stream)
+    before = Stepper(original(1).infer, first.spec, first.stream)
+    probed = [held[i].frames for i in probed_clips(clips.held_out)]
+    probes = tuple(probe_feeds(stepper, probed))
+    exam = judge.Exam(
+        spec=spec,
+        shown=held,
+        names=tuple(clip_name(c) for c in clips.held_out),
+        known=all(clip.truth is not None for clip in held),
+        warmup=stepper.warmup,
+        original=tuple(answers),
+        model=tuple(model_answers),
+        feeds=probes,
+        max_drop=max_drop(line.options, spec),
+        original_warmup=before.warmup,
+        delay=base.stream.delay if base.stream else 0,
+        others=judge.others(model(1).infer, spec, probes),
+        clips=data_clips.clips_digest(clips.held_out),
+        endless=_endless(model(1), base, held[0].frames) if found.grown else None,
+        original_lag=first.spec.lag,
+        unheld=unheld(clips.held_out, spec.labels),
+    )
+    return Subject(
+        **vars(found) | {"notes": (*clips.notes, *_doubtful(clips.held_out, held), *found.notes)},
+        exam=exam,
+        original=(original, tuple(probe_feeds(before, probed))),
+        model=model,
+        rows=_original_rows(source, checkpoint, base, first, exam),
+        golden_clip=clips.held_out[0],
+        held_out=clips.held_out,
+    )
+
+
+def _endless(engine: Engine, base: Variant, clip: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A clip (T, C, H, W) played to and fro for long, and what the model answers to it."""
+    video = to_and_fro(clip, ENDLESS)
+    return video, clip_answers(engine.infer, base, [video])[0]
+
+
+def _more_frames(base: Variant, first: Variant) -> int:
+    """Frames of a clip that a restorer is not judged by: before its pictures count, and after the last."""
+    both = []
+    for variant in (base, first):
+        warmup, delay = variant.spec.frames, 0
+        if variant.stream:
+            warmup, delay = variant.stream.warmup, variant.stream.delay
+        both.append(Pictures.of(warmup, variant.spec.lag + delay))
+    return both[0].beside(both[1]).needed
+
+
+def _refuse_lag(spec: ModelSpec, answers: Sequence[np.ndarray], held: Sequence[Shown]) -> None:
+    """Raise UsageError if a restorer's pictures show another frame of its clip than its spec says."""
+    if spec.frames == 1 or any(clip.truth is None for clip in held):
+        return
+    enough = [(a, c) for a, c in zip(answers, held) if len(c.frames) >= 2 * spec.frames]
+    if not enough:
+        return
+    lag, nearer = shows(spec, [a for a, _ in enough], [c for _, c in enough], spec.frames)
+    if lag != spec.lag and nearer > SURELY_DB:
+        raise UsageError(
+            f"{spec.name}: its pictures are {nearer:.1f} dB nearer to the frame {lag} before the newest than "
+            f"to the frame {spec.lag} before it, which is the spec's lag. Set lag = {lag}"
+        )
+
+
+def _doubtful(clips: Sequence[Clip], held: Sequence[Shown]) -> list[str]:
+    """That held-out clips may not be whole, the first by name."""
+    doubts = [f"{clip.path}: {one.doubt}" for clip, one in zip(clips, held) if one.doubt]
+    count = f"{len(doubts)} of {len(held)} held-out clips"
+    return [f"{count} may not be what they seem; the first: {doubts[0]}"] if doubts else []
+
+
+def _opener(
+    checkpoint: Checkpoint | None, base: Variant, folder: Path
+) -> tuple[Callable[[int], Engine], Variant]:
+    """Opens torch eager for a checkpoint, ONNX Runtime for a user's ONNX file; and how it is stepped.
+
+    An original that was pruned later has larger states than ``base``, one that was streamed has none.
+    """
+    from edgepv.export.to_onnx import stream_spec
+
+    if checkpoint is None:
+        return lambda threads: open_engine(base, folder, threads=threads), base
+    module, spec = build(checkpoint), checkpoint.spec
+    stream = stream_spec(module, spec)
+
+    def opened(threads: int) -> Engine:
+        need("torch", extra="compress").set_num_threads(threads)
+        return EagerEngine(module, spec, stream)
+
+    return opened, replace(base, spec=spec, stream=stream, form="step" if stream else "window")
+
+
+def probed_clips(held: Sequence[Clip]) -> list[int]:
+    """Places of at most ``PROBED`` clips; the first few are spread over labels and groups too."""
+    return in_turns(held)[:PROBED]
+
+
+def probe_feeds(stepper: Stepper, clips: Iterable[np.ndarray]) -> list[Tensors]:
+    """One input with warm states for each clip, (T, C, H, W) float32."""
+    probes = []
+    for clip in clips:
+        steps = [
+            feeds for feeds, _ in roll(stepper, hold_last(clip, stepper.warmup + stepper.chunk)) if feeds
+        ]
+        probes.append(copied(steps[-1]))
+    return probes
+
+
+def _original_rows(
+    source: Source, checkpoint: Checkpoint | None, base: Variant, first: Variant, exam: judge.Exam
+) -> tuple[Measurement, ...]:
+    """The original, and the torch model that was made of it if it was changed, as rows of the report."""
+    if source.checkpoint is None or checkpoint is None:
+        row = Measurement(
+            ORIGINALS["onnxruntime"],
+            "host",
+            "onnxruntime",
+            base.precision,
+            base.form,
+            "the user's ONNX file",
+            accuracy=exam.accuracy(exam.original),
+        )
+        return (row,)
+    rows = [_torch_row(ORIGINALS["torch"], "the original", source.checkpoint, first, exam, exam.original)]
+    if checkpoint is not source.checkpoint:
+        names, says = zip(*(CHANGES[s.name] for s in checkpoint.steps if s.name in CHANGES))
+        name = "-".join(("torch", *names))
+        rows.append(_torch_row(name, " and ".join(says), checkpoint, base, exam, exam.model))
+    return tuple(rows)
+
+
+def _torch_row(
+    name: str,
+    status: str,
+    checkpoint: Checkpoint,
+    how: Variant,
+    exam: judge.Exam,
+    answers: Sequence[np.ndarray],
+) -> Measurement:
+    from edgepv.export.cost import gflops_per_frame
+
+    module = build(checkpoint)
+    return Measurement(
+        variant=name,
+        target="host",
+        engine="torch",
+        precision="fp32",
+        form=how.form,
+        status=status,
+        bytes=Path(checkpoint.weights).stat().st_size,
+        params=_weights_of(checkpoint),
+        gflops_per_frame=gflops_per_frame(module, checkpoint.spec),
+        state_bytes=how.stream.state_bytes if how.stream else None,
+        accuracy=exam.accuracy(answers),
+        drop=exam.drop(answers, 0.0) if answers is not exam.original else None,
+    )
+
+
+def _weights_of(checkpoint: Checkpoint) -> int:
+    """Parameters of the module as trained, before any rewriting."""
+    return sum(p.numel() for p in build(replace(checkpoint, rewrite=None)).parameters())
+
+
+def clip_name(clip: Clip) -> str:
+    """How reports call a clip: its folder, which is its label or its source, and its file."""
+    return f"{clip.path.parent.name}/{clip.path.name}"

@@ -1,0 +1,122 @@
+"""From a model to bundles: the line, the exam of every variant, and what is written."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NoReturn
+
+from edgepv import bundle
+from edgepv.base.console import Console
+from edgepv.base.files import whole_file, whole_folder
+from edgepv.errors import (
+    EdgepvError,
+    IncompleteError,
+    InconclusiveError,
+    told,
+)
+from edgepv.model.checkpoint import load_notes
+from edgepv.pipeline.exam import Subject, prepare
+from edgepv.pipeline.options import Options, bundle_folder, check_options, zip_of
+from edgepv.pipeline.pack.pack import Exported, pack
+from edgepv.pipeline.source import gather, load
+from edgepv.pipeline.step import Line
+from edgepv.targets import target as find_target
+from edgepv.types import (
+    Target,
+)
+
+
+@dataclass(frozen=True)
+class NotMade:
+    """A target that has no bundle: why, in one line, and what exit code that alone would have."""
+
+    target: str
+    why: str
+    exit_code: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an export came to: the bundles that are there, and the targets that have none."""
+
+    made: tuple[Exported, ...]
+    not_made: tuple[NotMade, ...] = ()
+
+
+def export(options: Options, console: Console) -> Outcome:
+    """Make one bundle per target below ``options.out``.
+
+    Each is built under a temporary name and renamed into place as soon as it is complete; a target that
+    cannot be made leaves the others. Raises what went wrong with the first, of its kind, if none can be made;
+    then nothing new is left behind.
+    """
+    targets = [find_target(name) for name in options.targets]
+    check_options(options, targets)
+    source = load(options)
+    clips = gather(options, source.spec)
+    console.say(f"model {source.spec.name} ({source.sha256[:12]}), clips: {clips.origin}")
+    for note in (*load_notes(source.checkpoint), *clips.notes):
+        console.say(note)
+    line = Line(options, console)
+    subject = prepare(line, source, clips)
+    made: list[Exported] = []
+    failed: dict[str, Exception] = {}
+    try:
+        for target in targets:
+            try:
+                made.append(_bundled(line, subject, target))
+            except Exception as e:
+                failed[target.name] = e
+                if len(targets) > 1:
+                    console.say(f"{target.name}: not made: {told(e)[0]}")
+    except KeyboardInterrupt as e:
+        raise KeyboardInterrupt(_left(options, made)) from e
+    if not made:
+        _raise_all(failed)
+    return Outcome(tuple(made), tuple(NotMade(name, *told(e)) for name, e in failed.items()))
+
+
+def _bundled(line: Line, subject: Subject, target: Target) -> Exported:
+    """One target's bundle and its zip; both appear when they are whole, or neither does."""
+    folder = bundle_folder(line.options, target.name)
+    with (
+        whole_file(zip_of(folder)) as archive,
+        whole_folder(folder, replace=line.options.force) as tmp,
+    ):
+        made = replace(pack(line, subject, target, tmp), folder=folder)
+        bundle.zip_bundle(tmp, archive)
+    line.console.say(f"{target.name}: {made.chosen.variant} ({made.digest[:12]})")
+    return made
+
+
+def _left(options: Options, made: Sequence[Exported]) -> str:
+    """What a stopped export left, and what makes the rest; nothing where it left nothing."""
+    rest = [name for name in options.targets if name not in {one.target for one in made}]
+    if not made or not rest:
+        return ""
+    whole = ", ".join(str(one.folder) for one in made)
+    out = options.out if len(rest) > 1 else str(bundle_folder(options, rest[0]))
+    again = shlex.join(["--target", ",".join(rest), "--out", out])
+    return f"Whole and kept: {whole}. For the rest run it again with {again}"
+
+
+def _raise_all(failed: Mapping[str, Exception]) -> NoReturn:
+    """Raise the first of the errors; where there are more, one of its kind that says them all."""
+    first = next(iter(failed.values()))
+    if len(failed) == 1 or not isinstance(first, EdgepvError):
+        raise first
+    raise type(first)("; ".join(f"{name}: {told(e)[0]}" for name, e in failed.items())) from first
+
+
+def exit_code(options: Options, found: Outcome) -> int:
+    """10 if a target was not made; 6 if the user asked for an accuracy gate and a chosen variant has too few
+    clips to tell, or a label none; else 0."""
+    if found.not_made:
+        return IncompleteError.exit_code
+    drops = [m.chosen.drop for m in found.made]
+    undecided = any(d is None or d.verdict in ("inconclusive", "not applied") for d in drops)
+    return InconclusiveError.exit_code if options.gate and undecided else 0
+
+

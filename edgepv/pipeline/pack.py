@@ -1,0 +1,206 @@
+"""One target's bundle: every variant is built, examined, timed; one is chosen; the rest is kept or named."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from edgepv import bundle
+from edgepv.base.files import digest
+from edgepv.base.machine import device_facts
+from edgepv.errors import AccuracyGateError, EdgepvError, UsageError
+from edgepv.export.job import Packed, reason
+from edgepv.measure.latency import latencies
+from edgepv.measure.memory import peak_rss_mib
+from edgepv.pipeline import choose, judge
+from edgepv.pipeline.build import nothing_made, run_builder
+from edgepv.pipeline.exam import Subject
+from edgepv.pipeline.options import Options
+from edgepv.pipeline.step import Line
+from edgepv.pipeline.write import thumbnails, write_bundle
+from edgepv.types import Measurement, Report, StepRecord, Target, Variant
+
+STRAY = "kept out of the bundle"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One finished bundle."""
+
+    target: str
+    folder: Path
+    digest: str
+    chosen: Measurement
+    report: Report
+    notes: tuple[str, ...] = ()
+
+
+def pack(line: Line, subject: Subject, target: Target, folder: Path) -> Exported:
+    """Build, examine and measure every variant of one target in ``folder``, and write the bundle."""
+    models = folder / "models"
+    models.mkdir()
+    shutil.copyfile(subject.base_folder / subject.base.path, models / "model.onnx")
+    base = replace(subject.base, path="model.onnx")
+    packed = run_builder(line, subject, target, base, models)
+    packed, rows = _examined(line, subject, target, packed, models)
+    rows = [_localised(r, packed, base, models, subject) for r in rows]
+    rows, torch_rows = _timed(line, subject, target, packed, rows, models)
+    chosen, why = _choice(subject, rows, line.options)
+    kept = [v for v, r in zip(packed.variants, rows) if choose.keeps(r)]
+    reasons = (
+        why,
+        *(f"{r.variant} {STRAY}: {choose.fault(r)}" for r in rows if not choose.keeps(r)),
+        *filter(None, (choose.doubt(r) for r in rows if r is not chosen)),
+        *filter(None, map(choose.partly, rows)),
+        *(f"{name} was not made: {cause}" for name, cause in packed.failed.items()),
+        *subject.notes,
+        *packed.notes,
+    )
+    title = f"{subject.base.spec.name} for {target.name}"
+    found = Report(
+        title,
+        (*torch_rows, *rows),
+        subject.rows[0].variant,
+        _all_steps(kept),
+        reasons,
+        subject.base.stream,
+        subject.source.spec.frames,
+        thumbnails(rows, subject.held_out),
+    )
+    _sweep(models, kept, packed.files)
+    write_bundle(subject, target, folder, kept, found, chosen)
+    return Exported(
+        target.name, folder, bundle.read(folder).digest, chosen, found, (*subject.notes, *packed.notes)
+    )
+
+
+def _examined(
+    line: Line, subject: Subject, target: Target, packed: Packed, models: Path
+) -> tuple[Packed, list[Measurement]]:
+    """What its engine runs of a target's variants, with a row for each; the others go to ``failed``.
+
+    Float twins of INT8 that nobody asked for are run too, and judge it.
+    """
+    if not target.min_sqnr_db:
+        return packed, [_unexamined(v, target) for v in packed.variants]
+    names = {v.name for v in packed.variants}
+    twins = [v for v in packed.floats if v.name not in names]
+    rows: dict[str, Measurement] = {}
+    failed: dict[str, EdgepvError] = {}
+    for v in line.console.track((*packed.variants, *twins), f"{target.name}: running on held-out clips"):
+        try:
+            rows[v.name] = judge.examine(v, models, target, subject.exam)
+        except Exception as e:  # engines raise anything
+            failed[v.name] = reason(e)
+    run = tuple(v for v in packed.variants if v.name in rows)
+    if not run:
+        nothing_made(target.name, failed)
+    why = {name: str(e) for name, e in failed.items() if name in names}
+    floats = [row for row in rows.values() if row.precision == "fp32"]
+    judged = judge.by_engine([rows[v.name] for v in run], floats)
+    if subject.base.precision == "int8":
+        judged = [_as_given(row) for row in judged]
+    return replace(packed, variants=run, failed={**packed.failed, **why}), judged
+
+
+def _as_given(row: Measurement) -> Measurement:
+    """A row of a file that was quantized before: convolutions that it keeps in float are no fault."""
+    meant = row.audit is None or any(c.planned == "int8" for c in row.audit.convolutions)
+    integer = row.audit is not None and row.audit.int8 > 0
+    return row if meant or integer else replace(row, audit=None)
+
+
+def _choice(subject: Subject, rows: Sequence[Measurement], options: Options) -> tuple[Measurement, str]:
+    """``judge.choose``; a stream that lost its accuracy is told apart from what INT8 lost."""
+    try:
+        return choose.choose(rows, latency_ms=options.latency_ms)
+    except AccuracyGateError as e:
+        stream, frames = subject.base.stream, subject.source.spec.frames
+        streamed = subject.checkpoint is not None and subject.checkpoint.rewrite is not None
+        field = stream.receptive_field if stream and streamed else None
+        if field is None or field <= frames:
+            raise
+        raise AccuracyGateError(
+            f"{e}. As a stream it sees {field} frames where its clips of {frames} ended in padding: if that "
+            "is what costs, export with --stream window"
+        ) from e
+
+
+def _unexamined(variant: Variant, target: Target) -> Measurement:
+    return Measurement(
+        variant.name, target.name, variant.engine, variant.precision, variant.form, target.status
+    )
+
+
+def _localised(
+    row: Measurement, packed: Packed, base: Variant, models: Path, subject: Subject
+) -> Measurement:
+    """Name the first diverging node of a row that failed parity."""
+    if row.parity is None or row.parity.verdict != "fail":
+        return row
+    variant = next(v for v in packed.variants if v.name == row.variant)
+    reference = base
+    if variant.engine == "litert":
+        reference = next((v for v in packed.variants if v.name == "litert-fp32"), variant)
+    found = judge.localise(variant, reference, models, subject.exam, row.parity)
+    return replace(row, parity=found)
+
+
+def _timed(
+    line: Line,
+    subject: Subject,
+    target: Target,
+    packed: Packed,
+    rows: Sequence[Measurement],
+    models: Path,
+) -> tuple[list[Measurement], list[Measurement]]:
+    """(rows with latency and memory, the original's rows with latency). TensorRT is not timed on a host."""
+    here = [v for v in packed.variants if v.engine != "tensorrt"]
+    found: dict[str, Any] = {}
+    if here and subject.exam.feeds:
+        line.console.say(f"{target.name}: timing {len(here) + 1} variants, interleaved")
+        baseline = subject.rows[0].variant
+        found = latencies(here, models, subject.exam.feeds, original=subject.original, baseline=baseline)
+    facts = device_facts()
+    params = subject.rows[-1].params
+    cost = subject.rows[-1].gflops_per_frame
+    timed = []
+    for variant, row in zip(packed.variants, rows):
+        row = replace(row, params=params, gflops_per_frame=cost, latency=found.get(row.variant, ()))
+        if variant in here:
+            row = replace(row, device=facts, rss_mib=_peak_rss_mib(variant, models))
+        timed.append(row)
+    torch_rows = [
+        replace(r, latency=found.get(r.variant, ()), device=facts if r.variant in found else None)
+        for r in subject.rows
+    ]
+    return timed, torch_rows
+
+
+def _peak_rss_mib(variant: Variant, models: Path) -> float | None:
+    """None where the process that is measured does not end by itself: its memory may not be there."""
+    try:
+        return peak_rss_mib(variant, models)
+    except UsageError:
+        return None
+
+
+def _all_steps(variants: Sequence[Variant]) -> tuple[StepRecord, ...]:
+    """Every step behind the variants, once, in order."""
+    steps: dict[str, StepRecord] = {}
+    for variant in variants:
+        for step in variant.steps:
+            steps.setdefault(digest(step), step)
+    return tuple(steps.values())
+
+
+def _sweep(models: Path, kept: Sequence[Variant], extra: Sequence[str]) -> None:
+    """Remove files that no kept variant and no note refers to. An .xml keeps its .bin."""
+    wanted = {*extra, *(v.path for v in kept)}
+    wanted |= {str(Path(v.path).with_suffix(".bin")) for v in kept if v.path.endswith(".xml")}
+    for path in models.iterdir():
+        if path.name not in wanted:
+            path.unlink()

@@ -1,0 +1,46 @@
+"""What an export would do, checked as far as that is possible without doing it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgepv.pipeline.options import Options, bundle_folder, check_options, max_drop, shares
+from edgepv.pipeline.source import gather, load
+from edgepv.targets import target as find_target
+from edgepv.types import ModelSpec
+
+
+def plan(options: Options) -> dict[str, Any]:
+    """What ``export`` would do, checked as far as that is possible without doing it."""
+    targets = [find_target(name) for name in options.targets]
+    check_options(options, targets)
+    source = load(options)
+    clips = gather(options, source.spec)
+    wanted = {t.name: t.precisions if options.precision == "auto" else (options.precision,) for t in targets}
+    return {
+        "model": source.spec.name,
+        "weights": source.sha256,
+        "clips": f"{clips.origin}: {len(clips.train)} train, {len(clips.calibration)} calibration, "
+        f"{len(clips.held_out)} held out",
+        "prune": f"{shares(options.prune)}, then fine-tune" if any(options.prune) else "off",
+        "stream": _stream_plan(options, source.spec),
+        "precisions": "; ".join(f"{name}: {', '.join(p)}" for name, p in wanted.items()),
+        "gate": f"at most {max_drop(options, source.spec):g} {_unit(source.spec)}; too few clips to tell is "
+        + ("exit code 6" if options.gate else "reported only"),
+        "latency": f"p99 at most {options.latency_ms:g} ms" if options.latency_ms else "no limit",
+        "seed": options.seed,
+        "bundles": ", ".join(str(bundle_folder(options, t.name)) for t in targets),
+        **({"notes": "; ".join(clips.notes)} if clips.notes else {}),
+    }
+
+
+def _unit(spec: ModelSpec) -> str:
+    return "dB" if spec.task == "restoration" else "points"
+
+
+def _stream_plan(options: Options, spec: ModelSpec) -> str:
+    if spec.input.layout != "NCTHW":
+        return "not needed: the model eats single frames"
+    if options.stream == "auto":
+        return f"a step over {options.every} new frames if every operator allows it, else a window"
+    return {"window": "off: the host keeps a window", "off": "off: the graph stays as it is"}[options.stream]

@@ -1,0 +1,104 @@
+"""What INT8, or cutting channels, costs each layer alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from edgepv.base.console import Console
+from edgepv.base.files import digest, sha256
+from edgepv.data.calibration import calibration_set, rolled_feeds
+from edgepv.data.frames import model_frames
+from edgepv.errors import UsageError
+from edgepv.model.checkpoint import load_notes
+from edgepv.pipeline.exam import probe_feeds, probed_clips
+from edgepv.pipeline.line import lowered
+from edgepv.pipeline.options import Options
+from edgepv.pipeline.source import Clips, Source, all_labelled, gather, load, source_key
+from edgepv.pipeline.step import Line
+from edgepv.quantize.sparsity import LayerSparsity
+from edgepv.runtimes.engine import open_engine
+from edgepv.stream import Stepper
+from edgepv.types import LayerSensitivity, decode, encode
+
+
+def sensitivity(
+    options: Options, console: Console, *, cut: float | None = None
+) -> tuple[LayerSensitivity, ...]:
+    """What INT8 of each layer alone costs a model, the most sensitive first; from the cache if it is known.
+
+    cut: instead, what cutting this share of the channels of each group of layers alone costs, before any
+    fine-tuning. Ranges come from the calibration clips. Answers are compared on the held-out ones: of all of
+    them after a cut, of at most ``PROBED``, labels in turns, in INT8. Raises UsageError if there are no clips
+    the model was made for.
+    """
+    line = Line(options, console)
+    source = load(options)
+    for note in load_notes(source.checkpoint):
+        console.say(note)
+    clips = gather(options, source.spec)
+    if not clips.fits:
+        raise UsageError(f"{source.spec.name} needs clips like those its camera will see: --clips DIR")
+    held = clips.held_out
+    truth = None
+    if source.spec.task == "classification" and all_labelled(held, source.spec.labels):
+        truth = [source.spec.labels.index(str(c.label)) for c in held]
+    key: dict[str, Any] = {"held out": digest([(sha256(c.path), c.label) for c in held])}
+    if cut is not None and source.spec.task != "classification":
+        raise UsageError(f"cuts are tried on classifiers; {source.spec.name} is for {source.spec.task}")
+    if cut is None:
+        found = _int8_alone(line, source, clips, truth, key)
+    else:
+        found = _cut_alone(line, source, clips, truth, key, cut)
+    return tuple(decode(LayerSensitivity, row) for row in found)
+
+
+def sparsity(options: Options) -> tuple[LayerSparsity, ...]:
+    """Every layer of a model against NVIDIA's 2:4 pattern. Raises UsageError for an ONNX file."""
+    from edgepv.quantize.sparsity import check
+
+    checkpoint = load(options).checkpoint
+    if checkpoint is None:
+        raise UsageError("the 2:4 pattern is checked on torch weights. Give the builder and its weights")
+    return check(checkpoint)
+
+
+def _int8_alone(
+    line: Line, source: Source, clips: Clips, truth: list[int] | None, key: dict[str, Any]
+) -> list[Any]:
+    from edgepv.quantize.sensitivity import per_layer
+
+    model = lowered(line, source, clips)
+    base, folder = model.base, model.base_folder
+    if base.precision == "int8":
+        raise UsageError(f"{source.onnx} is quantized already. Give the float model to see what INT8 costs")
+    chosen, probed = calibration_set(clips.calibration, base.spec), probed_clips(clips.held_out)
+
+    def make(_: Path) -> Any:
+        stepper = Stepper(open_engine(base, folder).infer, base.spec, base.stream)
+        feeds = rolled_feeds(stepper, chosen, base.spec)
+        probes = probe_feeds(stepper, (model_frames(clips.held_out[i].path, base.spec) for i in probed))
+        known = [truth[i] for i in probed] if truth else None
+        return encode(per_layer(base, folder, feeds, probes, line.console.track, known))
+
+    key |= {"model": base.sha256, "calibration": chosen.digest, "probed": probed}
+    result: list[Any] = line.step("sensitivity", key, ("onnx", "onnxruntime"), make)[1]
+    return result
+
+
+def _cut_alone(
+    line: Line, source: Source, clips: Clips, truth: list[int] | None, key: dict[str, Any], cut: float
+) -> list[Any]:
+    from edgepv.quantize.sensitivity import per_group
+
+    checkpoint = source.checkpoint
+    if checkpoint is None:
+        raise UsageError("an ONNX file has no channels to cut here. Give the builder and its weights")
+
+    def make(_: Path) -> Any:
+        frames = [model_frames(c.path, source.spec) for c in clips.held_out]
+        return encode(per_group(checkpoint, frames, truth, cut, line.console.track))
+
+    key |= {**source_key(source), "cut": cut}
+    result: list[Any] = line.step("sensitivity", key, ("torch", "torch-pruning"), make)[1]
+    return result

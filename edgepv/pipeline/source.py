@@ -1,0 +1,264 @@
+"""The model that the user named, and the clips that it is calibrated, trained and judged on."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from edgepv.base.cache import imported, sources
+from edgepv.base.files import digest, sha256
+from edgepv.base.optional import present
+from edgepv.data.clips import SHOWN_LABELS, Clip, find_clips, survey, unheld_told, unlabelled_told
+from edgepv.data.split import split_clips
+from edgepv.errors import UsageError
+from edgepv.model.checkpoint import from_files
+from edgepv.model.spec import at_size, read_spec, with_particles
+from edgepv.pipeline.options import Options
+from edgepv.types import Checkpoint, ModelSpec
+from edgepv.zoo import checkpoint as zoo_checkpoint
+
+CALIBRATION_CLIPS = 24
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model to export: a checkpoint, or an ONNX file (then ``checkpoint`` is None)."""
+
+    spec: ModelSpec
+    checkpoint: Checkpoint | None
+    onnx: Path | None = None
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Digest of the weights or of the ONNX file."""
+        from edgepv.export.from_onnx import digest_of
+
+        return self.checkpoint.sha256 if self.checkpoint else digest_of(self.onnx or Path())
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Clips by use; no group stands on two sides. origin: where they come from. notes: what of the user's
+    folder was left out, and which labels have no held-out clips."""
+
+    train: tuple[Clip, ...]
+    calibration: tuple[Clip, ...]
+    held_out: tuple[Clip, ...]
+    origin: str
+    fits: bool = True
+    notes: tuple[str, ...] = ()
+
+
+def load(options: Options) -> Source:
+    """The model the user named. Raises UsageError if it is not whole, or its parts do not fit."""
+    found = _named(options)
+    if options.size is None and options.particles is None:
+        return found
+    if found.checkpoint is None:
+        raise UsageError("--size and --particles: an ONNX file is as it was exported")
+    spec = found.spec
+    if options.size is not None:
+        if spec.task == "restoration":
+            raise UsageError(f"--size {options.size} is for square frames; give {spec.name} its own --spec")
+        spec = at_size(spec, options.size)
+    if options.particles is not None:
+        spec = with_particles(spec, options.particles)
+    return Source(spec, replace(found.checkpoint, spec=spec))
+
+
+NO_MODEL = (
+    "not a model as edgepv takes it: a built-in name, file.py:builder, package.module:builder or file.onnx"
+)
+EXPORT_IT = "Give the model that it was made of: an .onnx file, or file.py:builder with --weights"
+STATE = "Give the builder that makes the module, and these as its weights: file.py:builder --weights "
+OTHERS = {
+    ".tflite": EXPORT_IT,
+    ".lite": EXPORT_IT,
+    ".engine": EXPORT_IT,
+    ".plan": EXPORT_IT,
+    ".trt": EXPORT_IT,
+    ".hef": EXPORT_IT,
+    ".rknn": EXPORT_IT,
+    ".ort": EXPORT_IT,
+    ".mlmodel": EXPORT_IT,
+    ".mlpackage": EXPORT_IT,
+    ".xml": EXPORT_IT,
+    ".bin": EXPORT_IT,
+    ".param": EXPORT_IT,
+    ".pb": "Convert it: python -m tf2onnx.convert --graphdef FILE --output model.onnx",
+    ".h5": "Convert it: tf2onnx.convert.from_keras(model, output_path='model.onnx')",
+    ".hdf5": "Convert it: tf2onnx.convert.from_keras(model, output_path='model.onnx')",
+    ".keras": "Convert it: model.export('model.onnx', format='onnx')",
+    ".torchscript": "A compiled module cannot be taken apart. " + STATE + "FILE",
+    ".pt2": "An exported program cannot be taken apart. " + STATE + "FILE",
+    ".safetensors": STATE + "FILE",
+    ".pt": STATE + "FILE --trust-pickle",
+    ".pth": STATE + "FILE --trust-pickle",
+    ".ckpt": STATE + "FILE --trust-pickle",
+    ".pkl": STATE + "FILE --trust-pickle",
+    ".zip": "Unpack it, and give the .onnx file inside",
+    ".py": "Name the function in it that makes the module: FILE:build",
+}
+"""Files that are given as a model and are none that can be taken: by suffix, what to do."""
+
+
+def _named(options: Options) -> Source:
+    name = options.model
+    refuse_other(name)
+    if name.lower().endswith(".onnx"):
+        if not Path(name).exists():
+            raise UsageError(f"{name} does not exist. MODEL may be an ONNX file")
+        if options.weights:
+            raise UsageError(f"{name} holds its weights itself. Leave --weights out")
+        return Source(_spec(options, name), None, Path(name))
+    if ":" in name:
+        if not options.weights:
+            raise UsageError(f"{name} needs its weights: --weights FILE.safetensors")
+        spec = _spec(options, name)
+        return Source(
+            spec,
+            from_files(name, Path(options.weights), spec, trust_pickle=options.trust_pickle),
+        )
+    try:
+        checkpoint = zoo_checkpoint(name)
+    except UsageError:
+        if Path(name).exists():
+            raise UsageError(f"{name} is {NO_MODEL}") from None
+        raise
+    if options.weights or options.spec:
+        raise UsageError(
+            f"'{name}' is a built-in model with weights of its own; --weights and --spec go with "
+            "file.py:builder or package.module:builder"
+        )
+    return Source(checkpoint.spec, checkpoint)
+
+
+def refuse_other(name: str) -> None:
+    """Raise UsageError for a file or a folder of another kind than a MODEL can be."""
+    path = Path(name)
+    cure = OTHERS.get(path.suffix.lower())
+    if cure is None and (path / "saved_model.pb").exists():
+        cure = "Convert it: python -m tf2onnx.convert --saved-model FILE --output model.onnx"
+    if cure is not None:
+        raise UsageError(f"{name} is {NO_MODEL}. {cure.replace('FILE', name)}")
+
+
+def _spec(options: Options, name: str) -> ModelSpec:
+    if not options.spec:
+        raise UsageError(f"{name} needs its description: --spec FILE.toml (see docs/spec.md)")
+    return read_spec(Path(options.spec))
+
+
+def gather(options: Options, spec: ModelSpec) -> Clips:
+    """Calibration, training and held-out clips: the user's, else those shipped with edgepv.
+
+    A classifier whose labels the shipped clips do not carry gets them as plain video: enough to compare
+    numbers, not to set INT8 ranges or to judge accuracy.
+    """
+    if options.clips:
+        there, origin = survey(Path(options.clips), spec.labels), options.clips
+        calibration, held_out = split_clips(list(there.clips), calibration=CALIBRATION_CLIPS)
+        train = tuple(c for c in there.clips if c.split == "train" and c.label)
+        _refuse_shared((*calibration, *train), held_out)
+        left_out = [f"left out of {origin}: {there.left_out}"] if there.left_out else []
+        notes = (*left_out, *_unjudged(there.clips, held_out, spec))
+        return Clips(train, tuple(calibration), tuple(held_out), origin, notes=notes)
+    found = _shipped(spec)
+    fits = spec.task != "classification" or {c.label for c in found} <= set(spec.labels)
+    if not fits:
+        found = [replace(c, label=None) for c in found]
+    calibration, held_out = split_clips(found, calibration=CALIBRATION_CLIPS)
+    origin = "shipped with edgepv" if fits else "shipped with edgepv, as plain video"
+    if not fits and options.precision == "int8":
+        raise UsageError(
+            f"INT8 for {spec.name} needs clips like those its camera will see: --clips DIR. Ranges set "
+            "on other video would silently cost accuracy"
+        )
+    return Clips((), tuple(calibration), tuple(held_out), origin, fits)
+
+
+def _unjudged(clips: Sequence[Clip], held_out: Sequence[Clip], spec: ModelSpec) -> Iterator[str]:
+    """What labels do not say of these clips: which have none, and which labels nobody can judge."""
+    if not spec.labels:
+        return
+    if bare := unlabelled_told(clips):
+        yield f"{bare}: they set ranges, and neither train nor judge"
+    if not any(c.label for c in held_out):
+        shown = ", ".join(spec.labels[:SHOWN_LABELS])
+        yield f"accuracy is not judged: no held-out clip lies in a folder called like a label ({shown})"
+    if told := unheld_told(held_out, spec.labels):
+        yield f"the accuracy gate is not applied: {told}. Add clips of each to an evaluation/ folder"
+
+
+def _refuse_shared(seen: Sequence[Clip], held_out: Sequence[Clip]) -> None:
+    """Raise UsageError if a clip that calibrates or trains is judged too, under whatever name."""
+    known = {sha256(c.path): c.path for c in seen}
+    for clip in held_out:
+        twin = known.get(sha256(clip.path))
+        if twin:
+            raise UsageError(
+                f"{clip.path} is the same video as {twin}, which calibrates or trains, so its "
+                "score would flatter. Take one of them out"
+            )
+
+
+def _shipped(spec: ModelSpec) -> list[Clip]:
+    """Clips that came with the package: of fights; film for a restorer; for a tracker film to calibrate on,
+    and clips with true points."""
+    import edgepv.zoo
+
+    here = Path(edgepv.zoo.__file__).parent
+    if spec.task == "classification":
+        return find_clips(here / "clips", edgepv.zoo.TASKS["fight"])
+    film = find_clips(here / "film", ())
+    if spec.task == "restoration":
+        return film
+    return [c for c in film if c.split == "calibration"] + find_clips(here / "points", ())
+
+
+def source_key(source: Source) -> dict[str, Any]:
+    """What a model given by a user depends on, for the cache."""
+    if source.checkpoint is None:
+        return {"onnx": source.sha256, "spec": digest(source.spec)}
+    return checkpoint_key(source.checkpoint)
+
+
+def checkpoint_key(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What a module built from a checkpoint depends on, for the cache."""
+    return {
+        "weights": checkpoint.sha256,
+        "builder": _builder_digest(checkpoint.builder),
+        "spec": digest(checkpoint.spec),
+        "rewrite": digest(checkpoint.rewrite) if checkpoint.rewrite else None,
+    }
+
+
+def _builder_digest(builder: str) -> str:
+    """The builder's name and the text behind it, for an edited builder is another model.
+
+    That is a user's file with what it imports from beside it, or the whole of a package.
+    """
+    place = builder.rpartition(":")[0]
+    if place.endswith(".py"):
+        return f"{builder}@{digest(imported(Path(place)))}"
+    top = place.partition(".")[0]
+    found = importlib.util.find_spec(top) if present(top) else None
+    folders = (found.submodule_search_locations if found else None) or ()
+    if not folders and found and found.origin:
+        return f"{builder}@{digest(imported(Path(found.origin)))}"
+    return f"{builder}@{digest([sources(Path(folder)) for folder in folders])}"
+
+
+def all_labelled(clips: Sequence[Clip], labels: Sequence[str]) -> bool:
+    """Whether every held-out clip has a label. Raises UsageError if only some have: a typing error."""
+    bare = [c for c in clips if not c.label]
+    if bare and len(bare) < len(clips):
+        raise UsageError(
+            f"{bare[0].path} has no label, other clips have. Put it into a folder named after its label "
+            f"({', '.join(labels)}), or take it out"
+        )
+    return not bare

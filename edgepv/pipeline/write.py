@@ -1,0 +1,126 @@
+"""What a bundle's folder holds: golden answers, the report, the manifest."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgepv import bundle, report
+from edgepv.base.files import write_json, write_text
+from edgepv.base.machine import proof
+from edgepv.base.optional import need
+from edgepv.bundle.manifest import Content, Measured
+from edgepv.data.calibration import PREPROCESSING
+from edgepv.data.clips import Clip
+from edgepv.data.frames import at_model_size, hold_last
+from edgepv.data.video import open_video, taken
+from edgepv.pipeline.exam import Subject, clip_name
+from edgepv.runtimes.engine import Engine, open_engine
+from edgepv.types import Measurement, ModelSpec, Report, Target, Variant
+
+POSTPROCESSING = {
+    "classification": "softmax of logits; a clip's answer is the mean of logits over valid frames",
+    "tracking": "x and y in image heights, visibility in [0, 1]",
+    "restoration": "x * std + mean, clipped to [0, 1]",
+}
+PROBABILITIES = "probabilities as they are; a clip's answer is their mean over valid frames"
+THUMBNAIL = 112
+
+
+def thumbnails(rows: Sequence[Measurement], clips: Sequence[Clip]) -> dict[str, str]:
+    """A small JPEG, base64, of the middle frame of every clip that a row names as one of its worst."""
+    worst = [one for row in rows if row.parity for one in row.parity.worst]
+    named = {one.clip for one in worst if one.agreement is None or one.agreement < 1}
+    cv2 = need("cv2", extra="cpu")
+    found = {}
+    for clip in clips:
+        if clip_name(clip) in named:
+            frame = _middle(clip.path)
+            size = (THUMBNAIL, max(1, round(THUMBNAIL * frame.shape[0] / frame.shape[1])))
+            _, data = cv2.imencode(".jpg", cv2.resize(frame, size, interpolation=cv2.INTER_AREA))
+            found[clip_name(clip)] = base64.b64encode(data.tobytes()).decode("ascii")
+    return dict(sorted(found.items()))
+
+
+def _middle(path: Path) -> np.ndarray:
+    """The frame in the middle of a video, found by reading it twice; one frame is held at a time."""
+    with open_video(path) as video:
+        count = sum(1 for _ in video)
+    with open_video(path) as video:
+        return next(itertools.islice(video, count // 2, None)).pixels
+
+
+def write_bundle(
+    subject: Subject,
+    target: Target,
+    folder: Path,
+    kept: Sequence[Variant],
+    found: Report,
+    chosen: Measurement,
+) -> None:
+    """Golden vectors, report and manifest."""
+    variants = tuple(replace(v, path=f"models/{v.path}") for v in kept)
+    golden = write_golden(subject, variants, folder)
+    made = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
+    content = Content(
+        name=subject.base.spec.name,
+        target=target.name,
+        spec=subject.base.spec,
+        stream=subject.base.stream,
+        preprocessing=PREPROCESSING,
+        postprocessing=_postprocessing(subject.base.spec),
+        calibration_digest=subject.calibration.digest if subject.calibration else None,
+        steps=found.steps,
+        variants=variants,
+        golden=golden,
+        files=bundle.digests(folder, made),
+    )
+    write_json(folder / "measured.json", found)
+    write_text(folder / "report.md", report.to_markdown(found))
+    write_text(folder / "report.html", report.to_html(found))
+    measured = Measured(
+        run=chosen.variant,
+        status=target.status,
+        verdict=chosen.drop.verdict if chosen.drop else "not measured",
+        reasons=found.reasons,
+        files=bundle.digests(folder, ["measured.json", "report.md", "report.html"]),
+        proven={v.name: proof(bundle.on_this_host(v).engine) for v in variants},
+    )
+    bundle.write(folder, content, measured)
+
+
+def _postprocessing(spec: ModelSpec) -> str:
+    return PROBABILITIES if spec.scores == "probabilities" else POSTPROCESSING[spec.task]
+
+
+def write_golden(subject: Subject, variants: Sequence[Variant], folder: Path) -> dict[str, Any]:
+    """Frames of one held-out clip, and what the converted torch model and each variant answer.
+
+    The frames have the model's size: OpenCV rounds a few values to another grey level on Arm
+    when it resizes, and golden answers are about engines.
+    """
+    from safetensors.numpy import save
+
+    from edgepv.bundle.golden import play
+
+    spec = subject.base.spec
+    with open_video(subject.golden_clip.path) as video:
+        first = itertools.islice(taken(video, spec.fps), subject.exam.warmup + 4)
+        small = np.stack([at_model_size(frame.pixels, spec) for frame in first])
+    frames = hold_last(small, subject.exam.warmup + 2)
+    tensors = {"frames": frames, "torch": play(subject.model(1), subject.base, frames)}
+    for variant in variants:
+        tensors[variant.name] = play(open_replay(variant, folder), variant, frames)
+    (folder / bundle.GOLDEN).write_bytes(save(tensors))
+    return {"file": bundle.GOLDEN, "frames": len(frames)}
+
+
+def open_replay(variant: Variant, folder: Path) -> Engine:
+    """The variant's own engine, or ONNX Runtime for a file meant for TensorRT."""
+    return open_engine(bundle.on_this_host(variant), folder)
