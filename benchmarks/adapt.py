@@ -18,10 +18,11 @@ from typing import Any, get_args
 
 import torch
 
-from edgepv.adapt import How, Job, finetune
 from edgepv.base.console import Console
 from edgepv.base.files import read_json, write_json
 from edgepv.base.machine import device_facts
+from edgepv.finetune.job import How, Job
+from edgepv.finetune.run import finetune
 from edgepv.types import encode
 from edgepv.zoo import TASKS
 

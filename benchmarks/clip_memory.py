@@ -26,6 +26,7 @@ from edgepv.base.optional import need
 from edgepv.data import truth
 from edgepv.data.clips import Clip
 from edgepv.data.frames import model_frames
+from edgepv.finetune import data
 
 OUT = Path(__file__).resolve().with_suffix(".json")
 VIDEOS = {"720p 30 s": (1280, 720, 30), "1080p 60 s": (1920, 1080, 60)}
@@ -52,10 +53,9 @@ def _shown(path: Path) -> object:
 
 
 def _finetune(path: Path) -> object:
-    from edgepv import adapt
     from edgepv.base.console import Console
 
-    return adapt.shots([_clip(path)], _spec(), Console(quiet=True))
+    return data.shots([_clip(path)], _spec(), Console(quiet=True))
 
 
 def _explain(path: Path) -> object:

@@ -9,6 +9,8 @@ from typing import Any
 
 from edgepv.base.console import own_model, say_next, seed, tell
 from edgepv.errors import UsageError
+from edgepv.finetune import card
+from edgepv.finetune import job as finetune_job
 
 
 def add_finetune(commands: Any) -> None:
@@ -57,13 +59,14 @@ def add_finetune(commands: Any) -> None:
 
 def finetune_command(a: argparse.Namespace) -> int:
     """edgepv finetune"""
-    from edgepv import adapt, show
+    from edgepv import show
     from edgepv.base.console import Console
+    from edgepv.finetune import run as adapt
     from edgepv.types import encode
 
     if a.adapter and a.head_only:
         raise UsageError("--adapter trains the head too; give one of --adapter and --head-only")
-    job = adapt.Job(
+    job = finetune_job.Job(
         a.model,
         a.data,
         out=a.out,
@@ -84,8 +87,8 @@ def finetune_command(a: argparse.Namespace) -> int:
     if a.json:
         print(json.dumps(encode(made), indent=1))
     else:
-        show.table(("", a.out), adapt.rows(made))
-        say_next(adapt.export_command(made, job))
+        show.table(("", a.out), card.rows(made))
+        say_next(card.export_command(made, job))
     return 0
 
 

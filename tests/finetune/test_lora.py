@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from edgepv.errors import UsageError
+from edgepv.finetune import lora
 from edgepv.model.surgery import put
-from edgepv.zoo import lora
 from edgepv.zoo.pv_conv import PvConv, nano
 
 

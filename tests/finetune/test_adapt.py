@@ -16,21 +16,25 @@ import torch
 from support import CLIPS, TINY, Tiny
 from torch import Tensor, nn
 
-from edgepv import adapt, cli_models
-from edgepv.adapt import Job
+from edgepv import cli_models
 from edgepv.base.console import Console
 from edgepv.base.console import seed as seed_of
 from edgepv.base.files import sha256
 from edgepv.data.clips import Clip, find_clips
 from edgepv.data.frames import model_frames
 from edgepv.errors import UsageError
+from edgepv.finetune import card, head, lora
+from edgepv.finetune import data as finetune_data
+from edgepv.finetune import job as finetune_job
+from edgepv.finetune import run as adapt
+from edgepv.finetune.job import Job
 from edgepv.model.checkpoint import build, from_files
 from edgepv.model.spec import as_toml, read_spec
 from edgepv.model.surgery import put
 from edgepv.pipeline.options import Options
 from edgepv.pipeline.source import Clips, gather
 from edgepv.types import ModelSpec, TensorSpec
-from edgepv.zoo import checkpoint, lora
+from edgepv.zoo import checkpoint
 
 QUIET = Console(quiet=True)
 COLOURS = {"blue": (255, 0, 0), "green": (0, 255, 0), "red": (0, 0, 255)}
@@ -88,8 +92,8 @@ def test_three_colours_are_learned_and_the_result_is_a_model_to_export(
     spec = read_spec(out / "spec.toml")
     assert spec.labels == ("blue", "green", "red")
     model = build(from_files(tiny_clip.model, out / "weights.safetensors", spec, trust_pickle=False))
-    shot = adapt.shots([Clip(colours / "test" / "red" / "0.mp4", "red", "0")], spec, QUIET)[0]
-    answer = model(adapt.tensor(shot.frames[:4], spec)[None])
+    shot = finetune_data.shots([Clip(colours / "test" / "red" / "0.mp4", "red", "0")], spec, QUIET)[0]
+    answer = model(finetune_data.tensor(shot.frames[:4], spec)[None])
     assert answer.shape == (1, 3) and int(answer.argmax()) == 2
     assert (out / "adapter.safetensors").exists() == ("--adapter" in how)
     assert "6 clips" in (out / "card.md").read_text()
@@ -149,7 +153,7 @@ def test_a_zoo_model_is_adapted_to_renamed_labels(tmp_path: Path) -> None:
 def test_frames_are_those_that_a_bundle_will_see(colours: Path) -> None:
     spec = checkpoint("pv-conv-nano").spec
     clip = Clip(colours / "test" / "red" / "0.mp4", spec.labels[0], "0")
-    seen = adapt.tensor(adapt.shots([clip], spec, QUIET)[0].frames, spec)
+    seen = finetune_data.tensor(finetune_data.shots([clip], spec, QUIET)[0].frames, spec)
     assert np.array_equal(seen.numpy().transpose(1, 0, 2, 3), model_frames(clip.path, spec))
 
 
@@ -157,7 +161,7 @@ def test_rows_of_labels_the_model_knows_are_kept() -> None:
     known = checkpoint("pv-conv-nano")
     model = build(known)
     before = model.head.weight.clone()
-    assert adapt.new_head(model, known.spec, ("calm", "fight", "no_fight")) == "head"
+    assert head.new_head(model, known.spec, ("calm", "fight", "no_fight")) == "head"
     assert model.head.weight.shape == (3, before.shape[1])
     assert torch.equal(model.head.weight[1:], before)
 
@@ -181,12 +185,12 @@ def tiny_spec(**more: object) -> ModelSpec:
 
 
 def test_the_head_is_the_layer_whose_answer_the_logits_are() -> None:
-    assert adapt.find_head(TwoHeads(), tiny_spec()) == "answer"
+    assert head.find_head(TwoHeads(), tiny_spec()) == "answer"
     model = nn.Sequential(nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(3, 4), nn.Linear(4, 2))
-    assert adapt.find_head(model, tiny_spec()) == "3"
+    assert head.find_head(model, tiny_spec()) == "3"
     put(model, "3", nn.Unflatten(1, (2, 2)))
     with pytest.raises(UsageError, match="no linear layer gives its 2 logits"):
-        adapt.find_head(model, tiny_spec())
+        head.find_head(model, tiny_spec())
 
 
 def clips_of(groups: str, label: str, split: str | None = None) -> list[Clip]:
@@ -196,7 +200,7 @@ def clips_of(groups: str, label: str, split: str | None = None) -> list[Clip]:
 
 def test_validation_takes_whole_groups_and_leaves_every_label_its_clips() -> None:
     clips = clips_of("aabbccddee", "x") + clips_of("aabbccddee", "y") + clips_of("zzzz", "filmed once")
-    train, validation, test = adapt.sides(clips, ("filmed once", "x", "y"))
+    train, validation, test = finetune_data.sides(clips, ("filmed once", "x", "y"))
     assert not test and len(train) + len(validation) == 24
     assert not {c.group for c in train} & {c.group for c in validation}
     counts = {label: sum(c.label == label for c in validation) for label in ("filmed once", "x", "y")}
@@ -207,9 +211,9 @@ def test_named_splits_are_taken_as_they_are() -> None:
     clips = [c for s in ("train", "validation", "test") for c in clips_of(s[:1] * 4, "x", s)]
     clips += [c for s in ("train", "validation", "test") for c in clips_of(s[:1] * 4, "y", s)]
     with pytest.raises(UsageError, match="group 't' stands in two splits"):
-        adapt.sides(clips, ("x", "y"))
+        finetune_data.sides(clips, ("x", "y"))
     clips = [replace(c, group=str(c.split)) for c in clips]
-    train, validation, test = adapt.sides(clips, ("x", "y"))
+    train, validation, test = finetune_data.sides(clips, ("x", "y"))
     assert [{c.split for c in side} for side in (train, validation, test)] == [
         {"train"},
         {"validation"},
@@ -218,10 +222,10 @@ def test_named_splits_are_taken_as_they_are() -> None:
 
 
 def test_labels_come_from_folders_or_from_a_manifest(colours: Path, tmp_path: Path) -> None:
-    assert adapt.labels_of(colours) == ("blue", "green", "red")
-    assert adapt.labels_of(colours, ("red", "blue")) == ("blue", "red")
+    assert finetune_data.labels_of(colours) == ("blue", "green", "red")
+    assert finetune_data.labels_of(colours, ("red", "blue")) == ("blue", "red")
     (tmp_path / "manifest.csv").write_text("path,label,split,group\nx.mp4,b,train,1\ny.mp4,a,train,2\n")
-    assert adapt.labels_of(tmp_path) == ("a", "b")
+    assert finetune_data.labels_of(tmp_path) == ("a", "b")
 
 
 def test_a_spec_survives_being_written(tmp_path: Path) -> None:
@@ -282,13 +286,13 @@ def test_only_an_earlier_result_is_replaced(tiny_clip: Tiny, colours: Path, tmp_
 
 def test_the_next_command_survives_blanks(tiny_clip: Tiny, colours: Path, tmp_path: Path) -> None:
     job = job_of(tiny_clip, colours, tmp_path / "sp ace", epochs=1, how="head")
-    words = shlex.split(adapt.export_command(adapt.finetune(job, QUIET), job))
+    words = shlex.split(card.export_command(adapt.finetune(job, QUIET), job))
     assert words[words.index("--weights") + 1] == str(tmp_path / "sp ace" / "weights.safetensors")
 
 
-def exported(made: adapt.Adapted, job: Job) -> Clips:
+def exported(made: finetune_job.Adapted, job: Job) -> Clips:
     """The clips that the next command calibrates on and judges, run where finetune was."""
-    words = shlex.split(adapt.export_command(made, job))
+    words = shlex.split(card.export_command(made, job))
     return gather(Options(words[2], clips=words[words.index("--clips") + 1]), made.spec)
 
 
@@ -358,7 +362,7 @@ def test_ctrl_c_leaves_nothing_half_written(
     def stop(*_: object) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(adapt, "card", stop)
+    monkeypatch.setattr(card, "card", stop)
     with pytest.raises(KeyboardInterrupt):
         adapt.finetune(job_of(tiny_clip, colours, tmp_path / "o", epochs=1), QUIET)
     assert not list(tmp_path.iterdir())
@@ -366,7 +370,7 @@ def test_ctrl_c_leaves_nothing_half_written(
 
 def test_a_short_clip_is_held_on_its_last_frame() -> None:
     frames = np.arange(3, dtype=np.uint8)[:, None, None, None].repeat(3, 3)
-    cut = adapt.window(frames, 6, np.random.default_rng(0))
+    cut = finetune_data.window(frames, 6, np.random.default_rng(0))
     assert len(cut) == 6 and cut[-1].max() == 2
 
 
@@ -375,11 +379,11 @@ def test_folders_that_might_be_labels_are_asked_for(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).touch()
     with pytest.raises(UsageError, match="its label might be 'train' or 'wave' or 'monday'. Say which"):
-        adapt.labels_of(tmp_path)
-    assert adapt.labels_of(tmp_path, ("wave", "still")) == ("still", "wave")
+        finetune_data.labels_of(tmp_path)
+    assert finetune_data.labels_of(tmp_path, ("wave", "still")) == ("still", "wave")
     (tmp_path / "train/wave/monday/1.mp4").rename(tmp_path / "train/wave/1.mp4")
-    assert adapt.labels_of(tmp_path) == ("Still", "wave")
+    assert finetune_data.labels_of(tmp_path) == ("Still", "wave")
     (tmp_path / "train/train").mkdir()
     (tmp_path / "train/train/x.mp4").touch()
     with pytest.raises(UsageError, match="its label might be 'train'. Say which"):
-        adapt.labels_of(tmp_path)
+        finetune_data.labels_of(tmp_path)

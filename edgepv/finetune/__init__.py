@@ -1,0 +1,3 @@
+"""A trained classifier learns a user's own labels: clips in; weights, a spec and a card for ``edgepv
+export`` out.
+"""

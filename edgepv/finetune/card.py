@@ -1,0 +1,83 @@
+"""What a person reads of a fine-tuned model: its card, its rows, the command that exports it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgepv.finetune.job import Adapted, Job
+from edgepv.metrics.stats import counted
+from edgepv.model.spec import check_spec
+from edgepv.types import Accuracy, ModelSpec, decode, encode
+
+UNJUDGED = (
+    "no clip is left to judge on: all of them train or choose the epoch, so `edgepv export` gets none. For "
+    "an accuracy on your clips, and for INT8, put some into a folder test/ or give them the split test"
+)
+"""What is said where no clip is of a split test."""
+
+
+def relabelled(spec: ModelSpec, labels: Sequence[str], name: str) -> ModelSpec:
+    """The same model for other labels; outputs that spell out their logits follow."""
+    data = encode(spec) | {"labels": list(labels), "name": re.sub(r"[^\w.-]+", "-", name)}
+    for output in data.get("outputs", ()):
+        if output["name"] == "logits":
+            output["shape"][-1] = len(labels)
+    made = decode(ModelSpec, data)
+    check_spec(made, made.name)
+    return made
+
+
+def export_command(made: Adapted, job: Job) -> str:
+    """What to run next: it judges the test clips. Without those it is given no clips, and tells no accuracy
+    on any that the model has seen."""
+    out = Path(job.out)
+    files = ["--weights", str(out / "weights.safetensors"), "--spec", str(out / "spec.toml")]
+    clips = ["--clips", str(out)] if made.clips[2] else []
+    return shlex.join(["edgepv", "export", made.builder, *files, *clips])
+
+
+def told(value: Accuracy | None) -> str:
+    """Top-1 in percent with its 95 % interval and the number of clips."""
+    if value is None:
+        return "not measured"
+    spread = "no interval" if value.groups == 1 else f"{100 * value.low:.1f} to {100 * value.high:.1f}"
+    return f"{100 * value.value:.1f} % ({spread}, {counted(value.n, value.groups, 'clips')})"
+
+
+def rows(made: Adapted) -> list[tuple[str, str]]:
+    """What a person wants to know, as (what, value)."""
+    what = {
+        "adapter": f"adapters of rank {made.rank}, norms and head",
+        "full": "everything",
+        "head": "the head",
+    }[made.how]
+    share = f"{made.trained:,} numbers, {100 * made.trained / made.total:.0f} % of the model's {made.total:,}"
+    return [
+        ("labels", ", ".join(made.spec.labels)),
+        ("trained", f"{what}: {share}"),
+        ("clips", "{} training, {} validation, {} test".format(*made.clips)),
+        ("epoch kept", f"{made.best + 1} of {len(made.epochs)}"),
+        ("validation top-1", told(made.validation)),
+        ("test top-1", told(made.test)),
+        ("training time", f"{made.seconds / 60:.1f} min"),
+    ]
+
+
+def card(made: Adapted, job: Job) -> str:
+    """The model card, Markdown."""
+    table = "\n".join(f"| {what} | {value} |" for what, value in rows(made))
+    if made.validation:
+        note = "Validation clips chose the epoch, so their score flatters a little; test clips chose nothing."
+    else:
+        note = "No clip could be spared for validation, so the last epoch was kept."
+    unjudged = "" if made.test else f"{UNJUDGED[0].upper()}{UNJUDGED[1:]}.\n\n"
+    return (
+        f"# {made.spec.name}\n\n"
+        f"Adapted from `{job.model}` (weights {made.base[:16]}) on `{Path(job.data).name}`.\n\n"
+        f"| | |\n|---|---|\n{table}\n\n"
+        f"{note} Intervals are 95 % Wilson intervals, over groups of clips where a manifest names them.\n\n"
+        f"{unjudged}```sh\n{export_command(made, job)}\n```\n"
+    )

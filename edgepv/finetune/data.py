@@ -1,0 +1,168 @@
+"""A user's labelled clips as training data: their labels, their sides, the windows that are drawn from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgepv.base.console import Console
+from edgepv.base.optional import need
+from edgepv.data.clips import SPLITS, Clip, as_manifest, label_finder, manifest_rows, spelling, videos_below
+from edgepv.data.frames import clean_frames, preprocess
+from edgepv.errors import UsageError
+from edgepv.types import ModelSpec
+
+LEAST = 4
+"""Fewest training clips of a label."""
+SHARE = 0.2
+"""Share of the training clips that choose the epoch, by whole groups."""
+KEEP = 0.6
+"""Least share of a label's clips that stays for training; else none of them validates."""
+
+SPEED = 1.25
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One labelled clip: frames (T, H, W, 3) uint8 BGR, at the size and rate of the model, and its group."""
+
+    frames: np.ndarray
+    label: int
+    group: str
+
+
+def labels_of(folder: Path, wanted: Sequence[str] = ()) -> tuple[str, ...]:
+    """The labels of a folder of clips, sorted: of its manifest.csv, else the folders that hold videos.
+
+    Raises UsageError if one of ``wanted`` is not there, if there are fewer than two, if one begins or ends
+    with a blank, which no manifest.csv could name, and, with nothing ``wanted``, if no folder above a video
+    or more than one might be its label.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is not a folder. --data wants one with a sub-folder of clips per label")
+    manifest = folder / "manifest.csv"
+    if manifest.is_file():
+        found = {row["label"] for row in manifest_rows(manifest)} - {""}
+    else:
+        found = _labels_of_folders(folder, wanted)
+    if not found:
+        raise UsageError(
+            f"{folder} holds no labelled clip. Put clips into one sub-folder per label, or list them in "
+            "manifest.csv with the columns path, label, split, group"
+        )
+    if missing := sorted(set(wanted) - found):
+        raise UsageError(f"{folder} has no label '{missing[0]}'. It has: {', '.join(sorted(found))}")
+    labels = tuple(sorted(wanted or found))
+    if blank := [label for label in labels if label != label.strip()]:
+        raise UsageError(f"{folder}: the label '{blank[0]}' begins or ends with a blank. Rename its folder")
+    if len(labels) < 2 or len(set(labels)) < len(labels):
+        raise UsageError(
+            f"{folder}: {', '.join(labels)} is one label only. A classifier needs two; add a folder of clips "
+            "that show something else"
+        )
+    return labels
+
+
+def _labels_of_folders(folder: Path, wanted: Sequence[str]) -> set[str]:
+    """The labels that folders name; of two spelt alike but for case the first. With labels ``wanted``, those
+    of them that some folder above a video is called like."""
+    paths = [path.relative_to(folder) for path in videos_below(folder)[0]]
+    if wanted:
+        known = label_finder(wanted)
+        return {label for path in paths for part in path.parts[:-1] if (label := known(part)) is not None}
+    found: dict[str, str] = {}
+    for path in paths:
+        names = [part for part in path.parts[:-1] if part.lower() not in SPLITS]
+        if len(names) > 1 or (not names and len(path.parts) > 1):
+            what = " or ".join(f"'{part}'" for part in dict.fromkeys(path.parts[:-1]))
+            raise UsageError(
+                f"{folder / path}: its label might be {what}. Say which folders are labels: --labels A,B, or "
+                "list the clips in manifest.csv"
+            )
+        found |= {spelling(name): min(name, found.get(spelling(name), name)) for name in names}
+    return set(found.values())
+
+
+def sides(
+    clips: Sequence[Clip], labels: Sequence[str], *, seed: int = 0
+) -> tuple[list[Clip], list[Clip], list[Clip]]:
+    """(training, validation, test) clips; no group stands on two sides.
+
+    Clips of a split evaluation or test are scored once at the end. Validation is the split of that name;
+    without one, about ``SHARE`` of the rest, by whole groups. Raises UsageError for a label with too few
+    training clips, and for a group in two splits.
+    """
+    held = ("evaluation", "test")
+    known = [c for c in clips if c.label in labels]
+    test = [c for c in known if c.split in held]
+    validation = [c for c in known if c.split == "validation"]
+    train = [c for c in known if c.split not in (*held, "validation")]
+    for label in labels:
+        count = sum(c.label == label for c in train)
+        if count < LEAST:
+            raise UsageError(
+                f"label '{label}' has {count} training clips; at least {LEAST} are needed, and some dozens "
+                "are better. Add clips, or leave it out with --labels"
+            )
+    if not validation:
+        train, validation = _carved(train, labels, seed)
+    for one, other in ((train, validation), (train, test), (validation, test)):
+        if shared := {c.group for c in one} & {c.group for c in other}:
+            raise UsageError(
+                f"group '{min(shared)}' stands in two splits; the scores would flatter. Put it into one"
+            )
+    return train, validation, test
+
+
+def _carved(clips: list[Clip], labels: Sequence[str], seed: int) -> tuple[list[Clip], list[Clip]]:
+    """(training, validation) clips: a fold of whole groups, without groups a label cannot spare."""
+    from edgepv.data.split import Sample, folds
+
+    samples = [Sample(c.path, "", labels.index(str(c.label)), "train", c.group) for c in clips]
+    parts = folds(samples, round(1 / SHARE))
+    ordered = sorted(parts, key=lambda part: abs(len(part) - SHARE * len(clips)))
+    fitting = [part for part in ordered if abs(len(part) - len(ordered[0])) <= 1]
+    chosen = fitting[seed % len(fitting)]
+    held = [c for c in clips if c.path in chosen]
+    for label in labels:
+        total = sum(c.label == label for c in clips)
+        if sum(c.label == label for c in held) > (1 - KEEP) * total:
+            back = {c.group for c in held if c.label == label}
+            held = [c for c in held if c.group not in back]
+    apart = set(held)
+    return [c for c in clips if c not in apart], held
+
+
+def listed(train: Sequence[Clip], test: Sequence[Clip]) -> str:
+    """The manifest.csv for ``edgepv export --clips``: it calibrates on training clips and judges test clips.
+
+    Validation clips chose the epoch, so they are not in it.
+    """
+    return as_manifest([replace(c, split=s) for s, side in (("train", train), ("test", test)) for c in side])
+
+
+def shots(clips: Sequence[Clip], spec: ModelSpec, console: Console) -> list[Shot]:
+    """The clips decoded at the model's size and frame rate, as ``edgepv.data.frames.model_frames`` has them."""
+    return [
+        Shot(np.stack(clean_frames(c.path, spec)), spec.labels.index(str(c.label)), c.group)
+        for c in console.track(clips, "decoding clips")
+    ]
+
+
+def tensor(frames: np.ndarray, spec: ModelSpec) -> Any:
+    """(C, T, H, W) float32 as the model wants it, of frames (T, H, W, 3) uint8 BGR."""
+    torch = need("torch", extra="compress")
+    planes = np.concatenate([preprocess(frame, spec) for frame in frames])
+    return torch.from_numpy(np.ascontiguousarray(planes.transpose(1, 0, 2, 3)))
+
+
+def window(frames: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """``count`` frames of a clip from a random start, at a random speed; the last one repeats if it ends."""
+    speed = rng.uniform(1 / SPEED, SPEED)
+    start = rng.uniform(0, max(0.0, len(frames) - speed * count))
+    return frames[np.minimum((start + speed * np.arange(count)).astype(int), len(frames) - 1)]

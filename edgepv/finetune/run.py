@@ -1,0 +1,142 @@
+"""Adapt a trained classifier to a user's own labels: clips in, weights and a spec for ``edgepv export`` out.
+
+The last layer of the network is made anew for the new labels. What trains besides: low-rank adapters and the
+norms (``how`` "adapter", see edgepv.finetune.lora), everything ("full"), or nothing ("head"). Adapters are merged,
+so what comes out is the same network with other weights.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from edgepv.base.console import Console
+from edgepv.base.files import read_json, refuse_out, whole_folder, write_json, write_text
+from edgepv.data.clips import (
+    survey,
+    unheld_told,
+    unlabelled_told,
+)
+from edgepv.errors import UsageError
+from edgepv.export.probes import probe
+from edgepv.finetune.card import UNJUDGED, card, relabelled
+from edgepv.finetune.data import labels_of, listed, shots, sides
+from edgepv.finetune.head import new_head
+from edgepv.finetune.job import Adapted, Job
+from edgepv.finetune.train import merged, score, trained
+from edgepv.model.checkpoint import build, load_notes
+from edgepv.model.spec import as_toml
+from edgepv.model.weights import save
+from edgepv.pipeline.options import Options
+from edgepv.pipeline.source import load
+from edgepv.types import Checkpoint, decode
+
+RESULT = "adapt.json"
+MANIFEST = "manifest.csv"
+FILES = {RESULT, MANIFEST, "weights.safetensors", "spec.toml", "adapter.safetensors", "card.md"}
+"""All that finetune writes into its folder."""
+
+
+def finetune(job: Job, console: Console) -> Adapted:
+    """Adapt the model and write the folder ``job.out``; it appears whole or not at all.
+
+    Raises UsageError for a model that cannot be trained, for too few clips, and if the loss diverges.
+    """
+    out, data = Path(job.out), Path(job.data)
+    _refuse(job, out)
+    base = _source(job)
+    labels = labels_of(data, job.labels)
+    there = survey(data, labels)
+    if there.left_out:
+        console.say(f"left out of {data}: {there.left_out}")
+    if bare := unlabelled_told(there.clips):
+        console.say(f"{bare}: they are left out")
+    parts = sides(there.clips, labels, seed=job.seed)
+    spec = relabelled(base.spec, labels, f"{base.spec.name}-{data.resolve().name}")
+    train, validation, test = (len(part) for part in parts)
+    tested = f", {test} test" if test else ""
+    console.say(
+        f"{spec.name}: {len(labels)} labels, {train} clips train, {validation} choose the epoch{tested}"
+    )
+    for side, what in zip(parts[1:], ("validation", "test")):
+        if told := unheld_told(side, labels, what):
+            console.say(f"{told}: its top-1 says nothing of them")
+    if not test:
+        console.say(UNJUDGED)
+    for note in load_notes(base):
+        console.say(note)
+    model = build(base)
+    head = new_head(model, base.spec, labels, seed=job.seed)
+    learning, judging = shots(parts[0], spec, console), shots(parts[1], spec, console)
+    start = time.perf_counter()
+    model, log, best = trained(model, head, learning, judging, spec, job, console)
+    seconds = time.perf_counter() - start
+    whole = merged(model)
+    made = Adapted(
+        builder=base.builder,
+        spec=spec,
+        how=job.how,
+        rank=job.rank if job.how == "adapter" else None,
+        trained=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        total=sum(p.numel() for p in whole.parameters()),
+        clips=(train, validation, test),
+        best=best,
+        validation=score(whole, judging, spec),
+        test=score(whole, shots(parts[2], spec, console), spec),
+        seconds=seconds,
+        base=base.sha256,
+        epochs=tuple(log),
+    )
+    _write(made, model, whole, head, listed(parts[0], parts[2]), job, out)
+    return made
+
+
+def _refuse(job: Job, out: Path) -> None:
+    """Raise UsageError for options that cannot be met, before anything is decoded."""
+    if out.exists() and not job.force:
+        raise UsageError(f"{out} already exists. Choose another --out, or replace it with --force")
+    if out.exists() and not (out / RESULT).is_file():
+        raise UsageError(f"{out} exists and is no earlier finetune; --force replaces those only")
+    if out.exists() and (foreign := sorted({p.name for p in out.iterdir()} - FILES)):
+        raise UsageError(f"{out} also holds {foreign[0]}, which finetune did not write. Move it elsewhere")
+    refuse_out(out)
+    if job.model.lower().endswith(".onnx"):
+        raise UsageError(
+            f"{job.model}: an ONNX file cannot be trained. Give the builder it came from, file.py:builder"
+        )
+    if min(job.epochs, job.batch, job.rank) < 1:
+        raise UsageError("--epochs, --batch and --rank must be at least 1")
+    if job.learning_rate is not None and not job.learning_rate > 0:
+        raise UsageError(f"--learning-rate {job.learning_rate}: must be above 0")
+
+
+def _source(job: Job) -> Checkpoint:
+    source = load(
+        Options(job.model, weights=job.weights, spec=job.spec, trust_pickle=job.trust_pickle)
+    ).checkpoint
+    if source is None or source.spec.task != "classification":
+        raise UsageError(f"{job.model} gives no labels; finetune is for classifiers")
+    found = probe(build(source), source.spec)
+    return replace(source, spec=replace(source.spec, scores=found.scores))
+
+
+def _write(made: Adapted, model: Any, whole: Any, head: str, manifest: str, job: Job, out: Path) -> None:
+    from edgepv.finetune import lora
+
+    with whole_folder(out, replace=job.force) as tmp:
+        save(whole, tmp / "weights.safetensors")
+        write_text(tmp / "spec.toml", as_toml(made.spec))
+        if made.rank is not None:
+            lora.save(model, tmp / "adapter.safetensors", rank=made.rank, head=head)
+        write_json(tmp / RESULT, made)
+        write_text(tmp / MANIFEST, manifest)
+        write_text(tmp / "card.md", card(made, job))
+
+
+def read(folder: Path) -> Adapted:
+    """What an earlier finetune left in ``folder``."""
+    return decode(Adapted, read_json(folder / RESULT))
+
+

@@ -1,0 +1,181 @@
+"""The training itself: the loop over epochs, what is kept, and when it is stopped."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from edgepv.base.console import Console
+from edgepv.base.optional import need
+from edgepv.data.frames import hold_last
+from edgepv.errors import UsageError
+from edgepv.finetune.data import Shot, tensor, window
+from edgepv.finetune.head import logits
+from edgepv.finetune.job import LEARNING_RATE, Epoch, Job
+from edgepv.metrics.stats import accuracy
+from edgepv.quantize.finetune import views
+from edgepv.types import Accuracy, ModelSpec
+
+SMOOTHING = 0.1
+
+WINDOWS = 4
+DIVERGED = 1e3
+"""Cross entropy in nats from which on a training is lost; guessing costs the logarithm of the labels."""
+
+
+def _prepared(model: Any, head: str, job: Job) -> None:
+    """Decide what trains."""
+    from edgepv.finetune import lora
+
+    if job.how == "adapter":
+        lora.inject(model, job.rank, head=head)
+    else:
+        model.requires_grad_(job.how == "full")
+        model.get_submodule(head).requires_grad_(True)
+
+
+def merged(model: Any) -> Any:
+    from edgepv.finetune import lora
+
+    return lora.merged(model).eval()
+
+
+def trained(
+    model: Any,
+    head: str,
+    train: Sequence[Shot],
+    validation: Sequence[Shot],
+    spec: ModelSpec,
+    job: Job,
+    console: Console,
+) -> tuple[Any, list[Epoch], int]:
+    """Train in place. Returns (model, log, epoch kept): the lowest validation loss, else the last."""
+    torch = need("torch", extra="compress")
+    torch.manual_seed(job.seed)
+    _prepared(model, head, job)
+    rng = np.random.default_rng(job.seed)
+    rate = job.learning_rate or LEARNING_RATE[job.how]
+    steps = job.epochs * -(-len(train) // job.batch)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, functools.partial(_rate, steps=steps))
+    log: list[Epoch] = []
+    best, kept = job.epochs - 1, None
+    for epoch in range(job.epochs):
+        start = time.perf_counter()
+        loss = _epoch(model, train, spec, job, rng, optimizer, schedule)
+        judged = _judged(model, validation, spec)
+        _refuse_diverged(loss if judged[0] is None else judged[0])
+        log.append(Epoch(epoch, loss, *judged, seconds=time.perf_counter() - start))
+        console.say(_told(log[-1], job.epochs))
+        if judged[0] is not None and judged[0] <= min(e.validation_loss or math.inf for e in log):
+            best, kept = epoch, copy.deepcopy(model.state_dict())
+    if kept is not None:
+        model.load_state_dict(kept)
+    return model.eval(), log, best
+
+
+def _rate(step: int, *, steps: int) -> float:
+    """Share of the full learning rate: a short rise, then a cosine to zero."""
+    rise = 0.1 * steps
+    return min((step + 1) / (rise + 1), 0.5 * (1 + math.cos(math.pi * step / steps)))
+
+
+def _told(row: Epoch, epochs: int) -> str:
+    line = f"epoch {row.epoch + 1}/{epochs}: loss {row.train_loss:.3f}"
+    if row.validation_loss is not None:
+        line += f", validation {row.validation_loss:.3f}, top-1 {100 * (row.validation_top1 or 0):.1f} %"
+    return f"{line}, {row.seconds:.0f} s"
+
+
+def _epoch(
+    model: Any,
+    train: Sequence[Shot],
+    spec: ModelSpec,
+    job: Job,
+    rng: np.random.Generator,
+    optimizer: Any,
+    schedule: Any,
+) -> float:
+    """One pass over the training clips; returns its mean loss. Raises UsageError if it is not finite."""
+    import torch
+    from torch.nn import functional as F
+
+    _training_mode(model, job)
+    batches = np.array_split(rng.permutation(len(train)), -(-len(train) // job.batch))
+    total = 0.0
+    for rows in batches:
+        x = torch.stack([tensor(window(train[i].frames, spec.frames, rng), spec) for i in rows])
+        x = views(x, rng)
+        if job.mirror:
+            x = torch.stack([clip.flip(-1) if rng.random() < 0.5 else clip for clip in x])
+        y = torch.tensor([train[i].label for i in rows])
+        loss = F.cross_entropy(logits(model, x, spec), y, label_smoothing=SMOOTHING)
+        _refuse_diverged(float(loss.detach()))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 2.0)
+        optimizer.step()
+        schedule.step()
+        total += float(loss.detach()) * len(rows)
+    return total / len(train)
+
+
+def _refuse_diverged(loss: float) -> None:
+    if not loss < DIVERGED:
+        raise UsageError(f"training diverged (a loss of {loss:.3g}). Lower --learning-rate")
+
+
+def _training_mode(model: Any, job: Job) -> None:
+    """Norms count anew, unless nothing but the head trains, or frames come one by one."""
+    import torch
+
+    one_by_one = type(model).forward is torch.nn.Module.forward
+    model.train(not (job.how == "head" or one_by_one))
+
+
+def _judged(model: Any, validation: Sequence[Shot], spec: ModelSpec) -> tuple[float | None, float | None]:
+    """(cross entropy, top-1) on the validation clips; (None, None) without."""
+    from edgepv.metrics.stats import cross_entropy
+
+    if not validation:
+        return None, None
+    rows = scores(model.eval(), validation, spec)
+    truth = [s.label for s in validation]
+    return cross_entropy(rows, truth), float((rows.argmax(1) == truth).mean())
+
+
+def scores(model: Any, clips: Sequence[Shot], spec: ModelSpec) -> np.ndarray:
+    """(clips, classes) logits of whole clips.
+
+    A model with ``frame_logits`` (N, C, T, H, W) -> (N, T, classes) is asked for every frame and its valid
+    answers are averaged, as ``edgepv export`` judges it; others see up to ``WINDOWS`` windows spread evenly.
+    """
+    torch = need("torch", extra="compress")
+    every_frame = spec.input.layout == "NCHW" and callable(getattr(model, "frame_logits", None))
+    rows = []
+    with torch.no_grad():
+        for clip in clips:
+            frames = hold_last(clip.frames, spec.frames)
+            if every_frame:
+                said = model.frame_logits(tensor(frames, spec)[None])[0, spec.frames - 1 :]
+            else:
+                last = len(frames) - spec.frames
+                starts = sorted({round(s) for s in np.linspace(0, last, WINDOWS)})
+                parts = [tensor(frames[s : s + spec.frames], spec) for s in starts]
+                said = torch.cat([logits(model, part[None], spec) for part in parts])
+            rows.append(said.mean(0).numpy())
+    return np.stack(rows)
+
+
+def score(model: Any, clips: Sequence[Shot], spec: ModelSpec) -> Accuracy | None:
+    """Top-1 with its interval over the clips' groups; None without clips."""
+    if not clips:
+        return None
+    groups = [c.group for c in clips]
+    return accuracy([c.label for c in clips], scores(model, clips, spec), spec.labels, groups)
