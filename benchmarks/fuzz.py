@@ -41,7 +41,7 @@ from edgepv import bundle  # noqa: E402
 from edgepv.base.files import digest, sha256, write_json  # noqa: E402
 from edgepv.base.vet import vet_onnx, vet_openvino, vet_tflite  # noqa: E402
 from edgepv.bundle import golden, signing  # noqa: E402
-from edgepv.cli import main as command  # noqa: E402
+from edgepv.cli.app import main as command  # noqa: E402
 from edgepv.device import slots as update  # noqa: E402
 from edgepv.errors import EdgepvError  # noqa: E402
 from edgepv.runtimes.events.rules import read_rules  # noqa: E402

@@ -21,10 +21,11 @@ import model_tables
 import numpy as np
 from measured_at import machine, now
 
-from edgepv import bundle, pipeline, show
+from edgepv import bundle, pipeline
 from edgepv.base.console import Console
 from edgepv.base.files import read_json, whole_file, write_json, write_text
 from edgepv.base.machine import device_facts
+from edgepv.cli import show
 from edgepv.data.frames import clean_frames, degraded
 from edgepv.data.video import read_video
 from edgepv.errors import EdgepvError

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from edgepv.cli import main
+from edgepv.cli.app import main
 
 sys.exit(main())

@@ -27,7 +27,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
     """The command line in this process: (exit code, stdout, stderr) of its arguments."""
 
     def call(*argv: object) -> tuple[int, str, str]:
-        from edgepv.cli import main
+        from edgepv.cli.app import main
 
         code = main([str(a) for a in argv])
         captured = capsys.readouterr()
@@ -70,7 +70,7 @@ def tiny_ceil(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 @pytest.fixture(scope="session")
 def step_bundle(tiny_step: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cpu bundle of the tiny step model, made by the command line."""
-    from edgepv.cli import main
+    from edgepv.cli.app import main
 
     out = tmp_path_factory.mktemp("bundles") / "step"
     assert main(["export", *tiny_step.arguments, "--target", "cpu", "--out", str(out)]) == 0

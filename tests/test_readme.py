@@ -133,7 +133,7 @@ def test_links_to_files_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_docs_name_only_flags_that_exist(command: str) -> None:
     """Every --flag that a docs line, or the lines that continue it, give to a command is in its --help."""
-    from edgepv.cli import parser
+    from edgepv.cli.app import parser
 
     texts = [p.read_text() for p in (README, *ROOT.glob("docs/*.md"))]
     sub = next(a for a in parser()._actions if hasattr(a, "choices") and a.choices)

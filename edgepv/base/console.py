@@ -7,13 +7,12 @@ Also what commands say alike: their next steps, and their options for a model of
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, TextIO, TypeVar
+from typing import TextIO, TypeVar
 
 T = TypeVar("T")
 PLAIN_EVERY_S = 10.0
@@ -86,32 +85,3 @@ def say_next(*commands: str) -> None:
         tell(f"  {command}", file=sys.stderr)
 
 
-def own_model(c: Any) -> None:
-    """Options of a command for a model of the user's own."""
-    c.add_argument(
-        "--weights",
-        metavar="FILE",
-        help="weights of file.py:builder: safetensors, or what torch.save wrote with --trust-pickle",
-    )
-    c.add_argument(
-        "--spec", metavar="FILE", help="TOML that describes file.py:builder or file.onnx (see docs/spec.md)"
-    )
-    c.add_argument("--trust-pickle", action="store_true", help="read pickled weights; no code in them runs")
-
-
-def timeout(c: Any, what: str) -> None:
-    """The option of a command that reads what others made."""
-    c.add_argument(
-        "--timeout",
-        type=float,
-        metavar="SECONDS",
-        default=600.0,
-        help=f"stop if {what} takes longer (default: 600)",
-    )
-
-
-def seed(text: str) -> int:
-    """A --seed: every generator here takes 0 to 2^32 - 1."""
-    if not text.isdecimal() or int(text) >= 2**32:
-        raise argparse.ArgumentTypeError(f"{text} is no whole number from 0 to {2**32 - 1}")
-    return int(text)

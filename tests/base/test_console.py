@@ -15,9 +15,10 @@ import pytest
 from null_bundle import write_null_bundle
 
 import edgepv
-from edgepv import bundle, show
+from edgepv import bundle
 from edgepv.base.console import Console, say_next, tell, visible
-from edgepv.cli import main
+from edgepv.cli import show
+from edgepv.cli.app import main
 from edgepv.device import self_test
 from edgepv.device import slots as update
 

@@ -20,7 +20,7 @@ from edgepv import bundle
 from edgepv.base.files import digest, sha256
 from edgepv.bundle import golden
 from edgepv.bundle.golden import replay, rmse, tolerance
-from edgepv.cli import main
+from edgepv.cli.app import main
 from edgepv.errors import ParityError, TargetUnavailableError, UsageError
 from edgepv.runtimes import open_session
 

@@ -19,7 +19,7 @@ from edgepv import bundle
 from edgepv.base.files import digest, parse_json
 from edgepv.bundle import archive as bundle_archive
 from edgepv.bundle import signing
-from edgepv.cli import main
+from edgepv.cli.app import main
 from edgepv.device import slots as update
 from edgepv.errors import UsageError
 

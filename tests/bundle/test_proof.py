@@ -19,7 +19,7 @@ from edgepv.base import cache
 from edgepv.base.machine import proof
 from edgepv.bundle.manifest import Bundle
 from edgepv.bundle.proof import proven
-from edgepv.cli import main
+from edgepv.cli.app import main
 from edgepv.errors import TargetUnavailableError
 from edgepv.types import Proof
 

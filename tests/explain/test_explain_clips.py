@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from null_bundle import write_null_bundle
 
-from edgepv import bundle, cli_models, explain
+from edgepv import bundle, explain
 from edgepv.base.console import Console
+from edgepv.cli import models as cli_models
 from edgepv.errors import UsageError
 from edgepv.explain.occlusion import Cover
 from edgepv.runtimes.player import WINDOWS, Player

@@ -16,10 +16,10 @@ import torch
 from support import CLIPS, TINY, Tiny
 from torch import Tensor, nn
 
-from edgepv import cli_models
 from edgepv.base.console import Console
-from edgepv.base.console import seed as seed_of
 from edgepv.base.files import sha256
+from edgepv.cli import models as cli_models
+from edgepv.cli.arguments import seed as seed_of
 from edgepv.data.clips import Clip, find_clips
 from edgepv.data.frames import model_frames
 from edgepv.errors import UsageError

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from simulated import FRAME, variant
 
-from edgepv import show
+from edgepv.cli import show
 from edgepv.data.clips import Clip
 from edgepv.data.frames import model_frames
 from edgepv.errors import UsageError

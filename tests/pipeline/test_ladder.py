@@ -14,7 +14,7 @@ import edgepv
 from edgepv import bundle
 from edgepv.base.console import Console
 from edgepv.base.files import write_json
-from edgepv.cli import main
+from edgepv.cli.app import main
 from edgepv.data import clips as data_clips
 from edgepv.data.clips import Clip
 from edgepv.data.video import read_video

@@ -18,7 +18,7 @@ import edgepv
 from edgepv import bundle, pipeline, report
 from edgepv.base.console import Console
 from edgepv.bundle.golden import replay
-from edgepv.cli import main
+from edgepv.cli.app import main
 from edgepv.data.truth import Shown
 from edgepv.data.video import read_video
 from edgepv.errors import AccuracyGateError, LatencyGateError, ParityError

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 from edgepv import bundle
-from edgepv.cli import main
+from edgepv.cli.app import main
 from edgepv.data.video import read_video
 from edgepv.errors import UsageError
 from edgepv.model.spec import read_spec, with_particles

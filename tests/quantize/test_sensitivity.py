@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from support import Tiny
 
 from edgepv import bundle
-from edgepv.cli import main
+from edgepv.cli.app import main
 from edgepv.errors import ParityError, UsageError
 from edgepv.metrics.stats import sqnr_db
 from edgepv.quantize import int8_onnx, mixed

@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from support import Tiny
 from torch import Tensor, nn
 
-from edgepv import show
 from edgepv.base.files import sha256
+from edgepv.cli import show
 from edgepv.errors import UsageError
 from edgepv.model.checkpoint import from_files
 from edgepv.model.spec import read_spec

@@ -15,9 +15,10 @@ import pytest
 from edgepv.report.load.load import is_report, load
 from null_bundle import write_null_bundle
 
-from edgepv import bundle, show
+from edgepv import bundle
 from edgepv.base.files import write_json
-from edgepv.cli import main
+from edgepv.cli import show
+from edgepv.cli.app import main
 from edgepv.errors import UsageError
 from edgepv.metrics import pareto
 from edgepv.report import charts as charts

@@ -14,7 +14,7 @@ from support import CLIPS, Tiny
 
 from edgepv import bundle
 from edgepv.base.console import Console
-from edgepv.cli import main
+from edgepv.cli.app import main
 from edgepv.data.clips import Clip
 from edgepv.pipeline.options import Options
 from edgepv.search.trial import Question, Trials

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from fake_trials import SPACE
 
-from edgepv.cli import export_options, parser
+from edgepv.cli.app import parser
+from edgepv.cli.export import export_options
 from edgepv.errors import UsageError
 from edgepv.pipeline.options import Options
 from edgepv.search.space import Candidate, command, lever, sizes_for, variants_of

@@ -323,7 +323,7 @@ def test_the_page_shows_what_the_command_prints(
     block: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Line numbers of sources may move; every figure must be the command's."""
-    from edgepv.cli import main
+    from edgepv.cli.app import main
     from edgepv.stream import verify
 
     monkeypatch.setattr(verify, "VIDEO", 0)  # as few frames as will do

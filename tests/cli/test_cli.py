@@ -16,7 +16,7 @@ import onnx
 import pytest
 from support import TINY, Run, Tiny
 
-from edgepv.cli import main
+from edgepv.cli.app import main
 from edgepv.data.video import read_video
 
 
@@ -356,7 +356,7 @@ def test_a_command_keeps_its_temporary_files_in_a_folder_that_goes(run: Run, tmp
 
 
 def test_children_of_a_command_end_by_os_exit_as_ever() -> None:
-    from edgepv.cli import _no_silent_end
+    from edgepv.cli.app import _no_silent_end
 
     with _no_silent_end():
         child = os.fork()

@@ -14,7 +14,7 @@ import pytest
 torch = pytest.importorskip("torch")
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from edgepv.cli import main  # noqa: E402
+from edgepv.cli.app import main  # noqa: E402
 from edgepv.errors import TargetUnavailableError, UsageError  # noqa: E402
 from edgepv.importers import KINETICS, LIBRARY, NETS, find, read_labels  # noqa: E402
 from edgepv.model.checkpoint import build, from_files  # noqa: E402

@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgepv.base.console import own_model, say_next, seed, tell
+from edgepv.base.console import say_next, tell
 from edgepv.base.files import refuse_out
+from edgepv.cli.arguments import own_model, seed
 from edgepv.errors import UsageError
 
 
@@ -152,7 +153,7 @@ def _question(a: argparse.Namespace, console: Any) -> Any:
 
 
 def _show(result: Any, out: Path) -> None:
-    from edgepv import show
+    from edgepv.cli import show
     from edgepv.search import answer
 
     show.table(answer.HEADER, answer.rows(result))
@@ -163,8 +164,8 @@ def _show(result: Any, out: Path) -> None:
 
 def widths_command(a: argparse.Namespace) -> int:
     """edgepv widths"""
-    from edgepv import show
     from edgepv.base.console import Console
+    from edgepv.cli import show
     from edgepv.search import widths
     from edgepv.stream.account import check_picture
     from edgepv.types import encode

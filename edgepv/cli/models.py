@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from edgepv.base.console import own_model, say_next, seed, tell
+from edgepv.base.console import say_next, tell
+from edgepv.cli.arguments import own_model, seed
 from edgepv.errors import UsageError
 from edgepv.finetune import card
 from edgepv.finetune import job as finetune_job
@@ -59,8 +60,8 @@ def add_finetune(commands: Any) -> None:
 
 def finetune_command(a: argparse.Namespace) -> int:
     """edgepv finetune"""
-    from edgepv import show
     from edgepv.base.console import Console
+    from edgepv.cli import show
     from edgepv.finetune import run as adapt
     from edgepv.types import encode
 
@@ -120,8 +121,9 @@ def add_explain(commands: Any) -> None:
 
 def explain_command(a: argparse.Namespace) -> int:
     """edgepv explain"""
-    from edgepv import explain, show
+    from edgepv import explain
     from edgepv.base.console import Console
+    from edgepv.cli import show
     from edgepv.types import encode
 
     made = explain.explain_clip(

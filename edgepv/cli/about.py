@@ -1,0 +1,51 @@
+"""The commands that say what there is: targets, models, doctor."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from edgepv.base.console import say_next, tell
+
+
+def targets_command(a: argparse.Namespace) -> int:
+    """edgepv targets"""
+    from edgepv.targets import targets
+    from edgepv.types import encode
+
+    known = sorted(targets().values(), key=lambda t: t.name)
+    if a.json:
+        print(json.dumps([encode(t) for t in known], indent=1))
+        return 0
+    for t in known:
+        tell(f"{t.name:8} {t.summary}")
+        tell(f"{'':8} precisions {', '.join(t.precisions)}; engines {', '.join(t.engines)}")
+    say_next("edgepv export --target cpu", "edgepv doctor")
+    return 0
+
+
+def models_command(a: argparse.Namespace) -> int:
+    """edgepv models"""
+    from edgepv import zoo
+    from edgepv.cli import show
+
+    rows = show.model_rows(zoo)
+    if a.json:
+        print(json.dumps(rows, indent=1))
+        return 0
+    show.models(rows)
+    say_next("edgepv export pv-conv-small --target cpu")
+    return 0
+
+
+def doctor_command(a: argparse.Namespace) -> int:
+    """edgepv doctor"""
+    from edgepv.cli import doctor
+
+    found = doctor.examine()
+    if a.json:
+        print(json.dumps(found, indent=1))
+        return 0
+    doctor.show(found)
+    say_next(*(found["cures"] or ["edgepv export --target cpu"]))
+    return 0
