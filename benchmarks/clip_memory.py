@@ -81,7 +81,7 @@ def _thumbnails(path: Path) -> object:
 
 def _zoo(path: Path) -> object:
     from edgepv.data.split import Sample
-    from edgepv.zoo.data import load
+    from edgepv.zoo.training.data import load
 
     return load([Sample(path, "handwash", 0, "train", "g")])
 

@@ -8,7 +8,7 @@
 * latency: one frame in ONNX Runtime, by number of particles, beside pv-conv, interleaved on one thread;
 * int8: how close the INT8 file stays to float, logits and positions apart.
 
-Networks come out of the cache of ``edgepv.zoo.train_graph`` and are trained first where they are not there.
+Networks come out of the cache of ``edgepv.zoo.training.graph`` and are trained first where they are not there.
 Each part replaces its own section of graph.json.
 """
 
@@ -41,11 +41,11 @@ from edgepv.runtimes import open_engine
 from edgepv.stream import Stepper, roll
 from edgepv.types import Variant, encode
 from edgepv.zoo import TASKS
-from edgepv.zoo import train_graph as graph
-from edgepv.zoo.data import read_manifest
-from edgepv.zoo.physics import Film, film
 from edgepv.zoo.pv_graph import Bodies, PvGraph
-from edgepv.zoo.train import default_cache
+from edgepv.zoo.training import graph as graph
+from edgepv.zoo.training.classifiers import default_cache
+from edgepv.zoo.training.data import read_manifest
+from edgepv.zoo.training.physics import Film, film
 
 OUT = Path(__file__).resolve().with_suffix(".json")
 AHEAD = (1, 5, 10)

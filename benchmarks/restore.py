@@ -1,8 +1,8 @@
 """How well the restorers of the zoo restore, frame by frame, against what one would use without them:
 
-    python -m edgepv.zoo.train_restore pv-restore-nano-denoise --single --data DIR --out runs/compare
-    python -m edgepv.zoo.train_restore pv-restore-nano-x2 --single --data DIR --out runs/compare
-    python -m edgepv.zoo.train_restore pv-restore-nano-x2 --gan 0.005 --data DIR --out runs/compare
+    python -m edgepv.zoo.training.restore pv-restore-nano-denoise --single --data DIR --out runs/compare
+    python -m edgepv.zoo.training.restore pv-restore-nano-x2 --single --data DIR --out runs/compare
+    python -m edgepv.zoo.training.restore pv-restore-nano-x2 --gan 0.005 --data DIR --out runs/compare
     python benchmarks/restore.py --data DIR --compare runs/compare
 
 ``short``: 20 frames of each test clip: the four of ``SPLIT["test"]`` and twelve windows that drift over the
@@ -48,7 +48,7 @@ from edgepv.stream import Stepper, Tensors
 from edgepv.types import Variant
 from edgepv.zoo import HERE, INDEX, checkpoint, pv_restore
 from edgepv.zoo.pv_restore import Restore
-from edgepv.zoo.train_restore import SPLIT, enlarged, middle, read_source, restored, spec_of, spoilt
+from edgepv.zoo.training.restore import SPLIT, enlarged, middle, read_source, restored, spec_of, spoilt
 
 OUT = Path(__file__).resolve().with_suffix(".json")
 SHORT, LONG, BACK = 20, 301, 6

@@ -24,8 +24,8 @@ from edgepv.metrics.stats import paired_drop
 from edgepv.runtimes.engine import open_engine
 from edgepv.stream import Stepper
 from edgepv.types import Variant, encode
-from edgepv.zoo.data import read_manifest
-from edgepv.zoo.score import frames_of
+from edgepv.zoo.training.data import read_manifest
+from edgepv.zoo.training.score import frames_of
 
 OUT = Path(__file__).resolve().with_suffix(".json")
 

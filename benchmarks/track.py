@@ -31,8 +31,8 @@ from edgepv.runtimes.births import BORN, EMPTY, GOING
 from edgepv.stream import Stepper
 from edgepv.types import TensorSpec, Variant
 from edgepv.zoo import HERE as ZOO
-from edgepv.zoo import train_track as tt
-from edgepv.zoo.motion import Rendered, Scene, read_pictures, render
+from edgepv.zoo.training import track as tt
+from edgepv.zoo.training.motion import Rendered, Scene, read_pictures, render
 
 HERE = Path(__file__).resolve().parent
 DATA = HERE.parent.parent / "shared" / "data" / "natural"

@@ -23,11 +23,11 @@ from edgepv.base.files import sha256, whole_file, write_json
 from edgepv.metrics.stats import accuracy
 from edgepv.types import ModelSpec, TensorSpec, encode
 from edgepv.zoo import TASKS
-from edgepv.zoo.data import load, read_manifest
-from edgepv.zoo.learn import Plan, fit
-from edgepv.zoo.publish import halve
-from edgepv.zoo.score import frames_of
-from edgepv.zoo.train import default_cache, line
+from edgepv.zoo.training.classifiers import default_cache, line
+from edgepv.zoo.training.data import load, read_manifest
+from edgepv.zoo.training.epochs import Plan, fit
+from edgepv.zoo.training.publish import halve
+from edgepv.zoo.training.score import frames_of
 
 HERE = Path(__file__).resolve().parent
 WEIGHTS = HERE / "weights"
@@ -48,7 +48,7 @@ def plans(name: str) -> tuple[Plan, Plan]:
 
 
 class Trainable(nn.Module):
-    """A clip net as ``edgepv.zoo.learn`` trains it: it says how many frames an answer needs."""
+    """A clip net as ``edgepv.zoo.training.epochs`` trains it: it says how many frames an answer needs."""
 
     warmup = FRAMES
 

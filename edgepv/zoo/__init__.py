@@ -65,7 +65,7 @@ class Entry:
     tasks: tuple[str, ...] = tuple(TASKS)
     default_task: str = "fight"
     clip: bool = False
-    trainer: str = "edgepv.zoo.train"
+    trainer: str = "edgepv.zoo.training.classifiers"
 
 
 MODELS: Mapping[str, Entry] = MappingProxyType(
@@ -89,14 +89,14 @@ MODELS: Mapping[str, Entry] = MappingProxyType(
             "particles that interact, 16 of them, 96 x 96",
             96,
             ("fight", "interact"),
-            trainer="edgepv.zoo.train_graph",
+            trainer="edgepv.zoo.training.graph",
         ),
         "pv-graph-small": Entry(
             "edgepv.zoo.pv_graph:small",
             "particles that interact, 16 of them, 128 x 128",
             128,
             ("fight", "interact"),
-            trainer="edgepv.zoo.train_graph",
+            trainer="edgepv.zoo.training.graph",
         ),
         "pv-track-nano": Entry(
             "edgepv.zoo.pv_track:nano",
@@ -104,7 +104,7 @@ MODELS: Mapping[str, Entry] = MappingProxyType(
             128,
             (),
             "",
-            trainer="edgepv.zoo.train_track",
+            trainer="edgepv.zoo.training.track",
         ),
         "pv-track-small": Entry(
             "edgepv.zoo.pv_track:small",
@@ -112,7 +112,7 @@ MODELS: Mapping[str, Entry] = MappingProxyType(
             192,
             (),
             "",
-            trainer="edgepv.zoo.train_track",
+            trainer="edgepv.zoo.training.track",
         ),
         "pv-restore-nano": Entry(
             "edgepv.zoo.pv_restore:nano",
@@ -120,7 +120,7 @@ MODELS: Mapping[str, Entry] = MappingProxyType(
             180,
             ("denoise", "x2"),
             "denoise",
-            trainer="edgepv.zoo.train_restore",
+            trainer="edgepv.zoo.training.restore",
         ),
         "pv-restore-small": Entry(
             "edgepv.zoo.pv_restore:small",
@@ -128,7 +128,7 @@ MODELS: Mapping[str, Entry] = MappingProxyType(
             360,
             ("denoise", "x2"),
             "denoise",
-            trainer="edgepv.zoo.train_restore",
+            trainer="edgepv.zoo.training.restore",
         ),
     }
 )
@@ -152,7 +152,7 @@ def tested_on(name: str) -> str:
 
 
 def cross_validated(name: str, folder: Path = HERE / "cards") -> dict[str, Any] | None:
-    """The grouped cross-validation of a model, as ``edgepv.zoo.crossval`` wrote it; None where there is none.
+    """The grouped cross-validation of a model, as ``edgepv.zoo.training.crossval`` wrote it; None where there is none.
 
     folder: of the results. In it: "value", top-1 of all "n" clips; "per_fold", top-1 of each; "epochs" of
     each stage of training.

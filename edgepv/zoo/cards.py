@@ -287,7 +287,7 @@ def text_of(name: str, folder: Path = FOLDER) -> str:
     """The card of any model of the zoo."""
     from edgepv.zoo import cards_of_particles
 
-    classified = MODELS[parse(name)[0]].trainer == "edgepv.zoo.train"
+    classified = MODELS[parse(name)[0]].trainer == "edgepv.zoo.training.classifiers"
     return card(name, folder) if classified else cards_of_particles.card(name, folder)
 
 
@@ -299,7 +299,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     done = [n for n in full_names() if (folder / f"{n}.json").is_file()]
     try:
         if not done:
-            raise UsageError(f"{folder} holds no result. Train first: python -m edgepv.zoo.train")
+            raise UsageError(f"{folder} holds no result. Train first: python -m edgepv.zoo.training.classifiers")
         for name in done:
             write_text(folder / f"{name}.md", text_of(name, folder))
             if "accuracy" in read_json(folder / f"{name}.json")["test"]:

@@ -14,7 +14,7 @@ pytest.importorskip("torch")
 import torch
 from torch import Tensor, nn
 
-from edgepv.zoo.loop import Schedule, fit
+from edgepv.zoo.training.steps import Schedule, fit
 
 STEPS = Schedule(steps=12, lr=0.05, average=0.9, log_every=4, save_every=3)
 
@@ -68,7 +68,7 @@ WORKER = """
 import sys, numpy as np, torch
 from torch import nn
 from edgepv.zoo import parallel
-from edgepv.zoo.loop import Schedule, fit
+from edgepv.zoo.training.steps import Schedule, fit
 
 def loss_of(net, step, rng):
     torch.manual_seed(step)

@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 
 from edgepv.errors import UsageError
-from edgepv.zoo.motion import Layer, Scene, batch, blob, compose, follow, read_pictures, render, to_and_fro
+from edgepv.zoo.training.motion import (
+    Layer,
+    Scene,
+    batch,
+    blob,
+    compose,
+    follow,
+    read_pictures,
+    render,
+    to_and_fro,
+)
 
 SIZE = 64
 

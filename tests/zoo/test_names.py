@@ -15,7 +15,7 @@ from edgepv.data.split import split_clips
 from edgepv.errors import UsageError
 
 SHIPPED = sorted(read_json(zoo.INDEX))
-CLASSIFIERS = [n for n in zoo.names() if zoo.MODELS[zoo.parse(n)[0]].trainer == "edgepv.zoo.train"]
+CLASSIFIERS = [n for n in zoo.names() if zoo.MODELS[zoo.parse(n)[0]].trainer == "edgepv.zoo.training.classifiers"]
 
 
 def test_importing_the_zoo_loads_no_heavy_library() -> None:

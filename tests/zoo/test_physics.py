@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgepv.errors import UsageError
-from edgepv.zoo.physics import World, advance, energy, film, play
+from edgepv.zoo.training.physics import World, advance, energy, film, play
 
 OPEN = World(walls=False)
 

@@ -25,10 +25,10 @@ from edgepv.runtimes import open_engine
 from edgepv.runtimes.engines.eager import EagerEngine
 from edgepv.types import Checkpoint, ModelSpec, TensorSpec, Variant
 from edgepv.zoo import pv_graph
-from edgepv.zoo.loop import Schedule
-from edgepv.zoo.physics import World, film
 from edgepv.zoo.pv_graph import WINDOW, Bodies, Contact, Core, Joints, PvGraph
-from edgepv.zoo.train_graph import Physics, collisions, forecasts, physics, sequence
+from edgepv.zoo.training.graph import Physics, collisions, forecasts, physics, sequence
+from edgepv.zoo.training.physics import World, film
+from edgepv.zoo.training.steps import Schedule
 
 SIZE, K, CLASSES = 32, 6, 3
 

@@ -22,12 +22,13 @@ from edgepv.metrics.tasks import figures
 from edgepv.model.checkpoint import build, from_files
 from edgepv.stream import Stepper
 from edgepv.types import Checkpoint, ModelSpec, TensorSpec, Variant
-from edgepv.zoo import pv_track, train_track
-from edgepv.zoo.loop import Schedule, fit
-from edgepv.zoo.motion import Scene, render
+from edgepv.zoo import pv_track
 from edgepv.zoo.particles.decompose import lattice
 from edgepv.zoo.pv_track import LIMIT, PvTrack, begun, tents
-from edgepv.zoo.train_track import Recipe, objective, per_point, score, tracked
+from edgepv.zoo.training import track as train_track
+from edgepv.zoo.training.motion import Scene, render
+from edgepv.zoo.training.steps import Schedule, fit
+from edgepv.zoo.training.track import Recipe, objective, per_point, score, tracked
 
 SIZE, N = 32, 5
 

@@ -18,10 +18,9 @@ from edgepv.errors import UsageError
 from edgepv.model.builder import find_function
 from edgepv.model.checkpoint import build
 from edgepv.types import Checkpoint, ModelSpec, decode
-from edgepv.zoo import train_restore
-from edgepv.zoo.loop import Schedule
 from edgepv.zoo.pv_restore import Restore
-from edgepv.zoo.train_restore import (
+from edgepv.zoo.training import restore as train_restore
+from edgepv.zoo.training.restore import (
     RECIPES,
     SPLIT,
     STILLS,
@@ -37,6 +36,7 @@ from edgepv.zoo.train_restore import (
     read_source,
     restored,
 )
+from edgepv.zoo.training.steps import Schedule
 
 NANO = "pv-restore-nano-denoise"
 TINY = Recipe("nano", Schedule(10, lr=1e-3), frames=16, crop=16, bf16=False)

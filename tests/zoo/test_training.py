@@ -19,11 +19,12 @@ from edgepv.base.files import read_json, sha256
 from edgepv.data.split import Sample, carve, folds
 from edgepv.errors import UsageError
 from edgepv.metrics.stats import cross_entropy
-from edgepv.zoo import crossval, pv_conv
-from edgepv.zoo.baselines import PlainNet, features
-from edgepv.zoo.data import SIDE, Footage, augmented, balanced, read_manifest
-from edgepv.zoo.learn import Plan, _soft, fit
-from edgepv.zoo.train import Job, Recipe, main, train
+from edgepv.zoo import pv_conv
+from edgepv.zoo.training import crossval
+from edgepv.zoo.training.baselines import PlainNet, features
+from edgepv.zoo.training.classifiers import Job, Recipe, main, train
+from edgepv.zoo.training.data import SIDE, Footage, augmented, balanced, read_manifest
+from edgepv.zoo.training.epochs import Plan, _soft, fit
 
 FIGHT = {"fight": slice(0, 2)}
 

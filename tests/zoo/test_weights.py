@@ -16,9 +16,9 @@ from edgepv import zoo
 from edgepv.base.files import read_json
 from edgepv.data.clips import find_clips
 from edgepv.zoo import pv_conv
-from edgepv.zoo.data import read_manifest
-from edgepv.zoo.publish import headline
-from edgepv.zoo.score import frames_of, scores
+from edgepv.zoo.training.data import read_manifest
+from edgepv.zoo.training.publish import headline
+from edgepv.zoo.training.score import frames_of, scores
 
 ACTIONS = Path(__file__).resolve().parents[3] / "shared" / "data" / "actions"
 

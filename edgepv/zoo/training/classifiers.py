@@ -1,4 +1,4 @@
-"""Train a zoo model: ``python -m edgepv.zoo.train pv-conv-small --task fight --data DIR``.
+"""Train a zoo model: ``python -m edgepv.zoo.training.classifiers pv-conv-small --task fight --data DIR``.
 
 ``pretrain``: one trunk on the training clips of all tasks together, on small frames. ``adapt`` (not
 for every task): the same at the final scale, with motion made the only clue where it should be.
@@ -31,12 +31,13 @@ from edgepv.data.split import Sample, carve
 from edgepv.errors import EdgepvError, UsageError
 from edgepv.model.builder import find_function
 from edgepv.types import encode
-from edgepv.zoo import HERE, MODELS, TASKS, parallel, spec
-from edgepv.zoo.data import Footage, balanced, load, read_manifest
-from edgepv.zoo.learn import Columns, Judge, Plan, fit
-from edgepv.zoo.publish import counted, halve, publish, trained_on
+from edgepv.zoo import HERE, MODELS, TASKS, spec
 from edgepv.zoo.pv_conv import PvConv
-from edgepv.zoo.score import frames_of, of_test, scores, verdict
+from edgepv.zoo.training import parallel
+from edgepv.zoo.training.data import Footage, balanced, load, read_manifest
+from edgepv.zoo.training.epochs import Columns, Judge, Plan, fit
+from edgepv.zoo.training.publish import counted, halve, publish, trained_on
+from edgepv.zoo.training.score import frames_of, of_test, scores, verdict
 
 SHARE = 0.15
 """Share of the training clips that pre-training leaves for validation."""
@@ -344,7 +345,7 @@ def run_with_progress(job: Job, total: int) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of the training script; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m edgepv.zoo.train", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m edgepv.zoo.training.classifiers", description=__doc__)
     parser.add_argument("model", choices=sorted(PRETRAIN), metavar="MODEL", help=", ".join(PRETRAIN))
     parser.add_argument("--task", choices=list(TASKS), default="fight", help="default: fight")
     parser.add_argument("--data", type=Path, required=True, help="folder with manifest.csv and clips")

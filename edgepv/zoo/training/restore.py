@@ -1,4 +1,4 @@
-"""Train a restorer: ``python -m edgepv.zoo.train_restore pv-restore-nano-denoise --data DIR``.
+"""Train a restorer: ``python -m edgepv.zoo.training.restore pv-restore-nano-denoise --data DIR``.
 
 DIR holds natural video and stills (``SPLIT`` says which). Each sample is a short clean video: a crop of real
 video, or one or two stills that drift smoothly, one before the other. It is spoilt by ``edgepv.data.degrade``:
@@ -42,12 +42,13 @@ from edgepv.metrics import pictures
 from edgepv.model.builder import find_function
 from edgepv.model.weights import read_weights
 from edgepv.types import ModelSpec, TensorSpec
-from edgepv.zoo import HERE, parallel
-from edgepv.zoo.loop import Schedule, fit
+from edgepv.zoo import HERE
 from edgepv.zoo.particles.reconstruct import Discriminator, hinge
-from edgepv.zoo.publish import halve, headline, publish, trained_on
 from edgepv.zoo.pv_restore import Restore
-from edgepv.zoo.train import default_cache
+from edgepv.zoo.training import parallel
+from edgepv.zoo.training.classifiers import default_cache
+from edgepv.zoo.training.publish import halve, headline, publish, trained_on
+from edgepv.zoo.training.steps import Schedule, fit
 
 
 @dataclass(frozen=True)
@@ -469,7 +470,7 @@ def recipe_for(args: argparse.Namespace) -> tuple[str, Recipe]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of the training script; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m edgepv.zoo.train_restore", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m edgepv.zoo.training.restore", description=__doc__)
     parser.add_argument("name", choices=sorted(RECIPES), metavar="NAME", help=", ".join(RECIPES))
     parser.add_argument("--data", type=Path, required=True, help="folder with natural video and stills")
     parser.add_argument("--out", type=Path, default=HERE, help="gets weights/ and cards/")

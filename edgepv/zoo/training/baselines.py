@@ -1,4 +1,4 @@
-"""What simple methods reach on the same clips: ``python -m edgepv.zoo.baselines --data DIR``.
+"""What simple methods reach on the same clips: ``python -m edgepv.zoo.training.baselines --data DIR``.
 
 * ``logistic``: logistic regression on hand-made features (colours, edges, frame differences);
 * ``frame_average``: a 2-D network that never compares frames, its answers averaged over the clip;
@@ -34,9 +34,9 @@ from edgepv.errors import EdgepvError
 from edgepv.metrics.stats import accuracy
 from edgepv.types import ModelSpec, TensorSpec, encode
 from edgepv.zoo import HERE, TASKS, spec
-from edgepv.zoo.data import load, read_manifest
-from edgepv.zoo.learn import Plan, fit
-from edgepv.zoo.score import frames_of, scores
+from edgepv.zoo.training.data import load, read_manifest
+from edgepv.zoo.training.epochs import Plan, fit
+from edgepv.zoo.training.score import frames_of, scores
 
 KINDS = ("logistic", "frame_average", "plain_2plus1d")
 EPOCHS = {"fight": 25, "interact": 40, "handwash": 40}
@@ -173,7 +173,7 @@ def _result(task: str, test: Sequence[Sample], table: np.ndarray, start: float) 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure every baseline on every task and write one JSON; rows already there are kept."""
-    parser = argparse.ArgumentParser(prog="python -m edgepv.zoo.baselines", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m edgepv.zoo.training.baselines", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with manifest.csv and clips")
     parser.add_argument("--out", type=Path, default=HERE / "cards" / "baselines.json")
     parser.add_argument("--task", choices=list(TASKS), action="append", help="default: all")

@@ -14,7 +14,7 @@ from torch import nn
 from edgepv.base.files import read_json, sha256, whole_file, write_json
 from edgepv.metrics.stats import mean_accuracy
 from edgepv.types import Metric, ModelSpec, encode
-from edgepv.zoo import parallel
+from edgepv.zoo.training import parallel
 
 
 def halve(net: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Train a point tracker: ``python -m edgepv.zoo.train_track pv-track-nano --data DIR``.
+"""Train a point tracker: ``python -m edgepv.zoo.training.track pv-track-nano --data DIR``.
 
 Every batch is rendered anew (see ``motion``) from the training pictures in DIR, the folder of natural video.
 Clips are short at first and grow, so that the tracker learns to go on. Afterwards it is measured on clips
@@ -26,11 +26,11 @@ from edgepv.errors import EdgepvError
 from edgepv.types import ModelSpec, TensorSpec, encode
 from edgepv.zoo import HERE
 from edgepv.zoo import pv_track as models
-from edgepv.zoo.loop import Schedule, fit
-from edgepv.zoo.motion import Rendered, Scene, batch, read_pictures, render
-from edgepv.zoo.publish import halve, headline, publish, trained_on
 from edgepv.zoo.pv_track import PvTrack
-from edgepv.zoo.train import default_cache
+from edgepv.zoo.training.classifiers import default_cache
+from edgepv.zoo.training.motion import Rendered, Scene, batch, read_pictures, render
+from edgepv.zoo.training.publish import halve, headline, publish, trained_on
+from edgepv.zoo.training.steps import Schedule, fit
 
 MEAN, STD = 0.45, 0.225
 """Normalisation of the frames, all channels alike."""
@@ -319,7 +319,7 @@ def line(row: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of the training script; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m edgepv.zoo.train_track", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m edgepv.zoo.training.track", description=__doc__)
     parser.add_argument("name", choices=sorted(RECIPES), metavar="NAME", help=", ".join(RECIPES))
     parser.add_argument("--data", type=Path, required=True, help="folder of natural video")
     parser.add_argument("--out", type=Path, default=HERE, help="gets weights/ and cards/")

@@ -1,4 +1,4 @@
-"""Train pv-graph and its core: ``python -m edgepv.zoo.train_graph NAME --data DIR``.
+"""Train pv-graph and its core: ``python -m edgepv.zoo.training.graph NAME --data DIR``.
 
 NAME is one of
 
@@ -37,15 +37,16 @@ from edgepv.data.split import Sample
 from edgepv.errors import EdgepvError, UsageError
 from edgepv.metrics.stats import roc_auc
 from edgepv.types import ModelSpec, TensorSpec, encode
-from edgepv.zoo import HERE, TASKS, parallel
-from edgepv.zoo.data import MIRRORED, Footage, augmented, load, read_manifest
-from edgepv.zoo.learn import to_input
-from edgepv.zoo.loop import Loss, Schedule, fit
-from edgepv.zoo.physics import Film, World, film
-from edgepv.zoo.publish import counted, halve, publish, trained_on
+from edgepv.zoo import HERE, TASKS
 from edgepv.zoo.pv_graph import PACE, WINDOW, Bodies, Joints, PvGraph, Tokens, nano, small
-from edgepv.zoo.score import frames_of, of_test, scores
-from edgepv.zoo.train import columns, default_cache
+from edgepv.zoo.training import parallel
+from edgepv.zoo.training.classifiers import columns, default_cache
+from edgepv.zoo.training.data import MIRRORED, Footage, augmented, load, read_manifest
+from edgepv.zoo.training.epochs import to_input
+from edgepv.zoo.training.physics import Film, World, film
+from edgepv.zoo.training.publish import counted, halve, publish, trained_on
+from edgepv.zoo.training.score import frames_of, of_test, scores
+from edgepv.zoo.training.steps import Loss, Schedule, fit
 
 Tick = Callable[[dict[str, Any]], None]
 Rows = list[dict[str, Any]]
@@ -597,7 +598,7 @@ def line(row: dict[str, Any]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of the training script; returns the exit code."""
     names = ("physics-nano", "physics-small", "points", "pv-graph-nano", "pv-graph-small")
-    parser = argparse.ArgumentParser(prog="python -m edgepv.zoo.train_graph", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m edgepv.zoo.training.graph", description=__doc__)
     parser.add_argument("name", choices=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--data", type=Path, help="folder with manifest.csv, clips and points")
     parser.add_argument("--out", type=Path, default=HERE, help="gets weights/ and cards/")

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from edgepv.base.files import whole_file
-from edgepv.zoo import parallel
-from edgepv.zoo.data import MIRRORED, Footage, augmented
-from edgepv.zoo.loop import adamw, follow
 from edgepv.zoo.pv_conv import PvConv
+from edgepv.zoo.training import parallel
+from edgepv.zoo.training.data import MIRRORED, Footage, augmented
+from edgepv.zoo.training.steps import adamw, follow
 
 Columns = Mapping[str, slice]
 """Task -> the head's columns that hold its classes."""

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from edgepv.base.files import whole_file
-from edgepv.zoo import parallel
+from edgepv.zoo.training import parallel
 
 Net = TypeVar("Net", bound=nn.Module)
 Loss = Callable[[Net, int, np.random.Generator], tuple[Tensor, dict[str, float]]]

@@ -1,4 +1,4 @@
-"""Grouped cross-validation: ``python -m edgepv.zoo.crossval pv-conv-small --data DIR``.
+"""Grouped cross-validation: ``python -m edgepv.zoo.training.crossval pv-conv-small --data DIR``.
 
 All clips of train and test together are dealt into folds by group. For each fold the whole training is
 done on the other folds only, joint pre-training included, with a shorter schedule than the shipped
@@ -25,10 +25,10 @@ from edgepv.errors import EdgepvError
 from edgepv.metrics.stats import accuracy
 from edgepv.types import encode
 from edgepv.zoo import HERE, TASKS, spec
-from edgepv.zoo.data import load, read_manifest
-from edgepv.zoo.learn import Plan
-from edgepv.zoo.score import frames_of, scores
-from edgepv.zoo.train import PRETRAIN, Recipe, default_cache, finetune, line, pretrain
+from edgepv.zoo.training.classifiers import PRETRAIN, Recipe, default_cache, finetune, line, pretrain
+from edgepv.zoo.training.data import load, read_manifest
+from edgepv.zoo.training.epochs import Plan
+from edgepv.zoo.training.score import frames_of, scores
 
 SHORT = {
     "pv-conv-small": Recipe(
@@ -121,7 +121,7 @@ def _pooled(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the folds of one model and write its JSON."""
-    parser = argparse.ArgumentParser(prog="python -m edgepv.zoo.crossval", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m edgepv.zoo.training.crossval", description=__doc__)
     parser.add_argument("model", choices=sorted(PRETRAIN), metavar="MODEL", help=", ".join(PRETRAIN))
     parser.add_argument("--data", type=Path, required=True, help="folder with manifest.csv and clips")
     parser.add_argument("--out", type=Path, help="default: the cards folder of the package")

@@ -1,0 +1,4 @@
+"""Everything that trains the built-in models: data, losses, loops, baselines, cards.
+
+Nothing of it is needed to run or export one.
+"""
