@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from edgepv.explain.deletion.deletion import Deletion
-from edgepv.explain.picture.picture import Explanation
 
 from edgepv.base.console import Console
 from edgepv.base.files import write_json
@@ -27,6 +25,8 @@ from edgepv.base.machine import device_facts
 from edgepv.data.clips import find_clips
 from edgepv.data.frames import model_frames
 from edgepv.explain.clip import LONGEST, explain
+from edgepv.explain.deletion import Deletion
+from edgepv.explain.picture import Explanation
 from edgepv.measure.replay import drawn
 from edgepv.pipeline.line import lowered
 from edgepv.pipeline.options import Options

@@ -214,8 +214,9 @@ def page(found: dict[str, Any]) -> str:
         "# The gate of accuracy",
         "",
         "Made by `python benchmarks/gate.py` from benchmarks/gate.json. A variant passes where the whole "
-        "95 % interval of the points it is expected to lose by the margins of all clips (edgepv/metrics/margins.py) "
-        "is within --max-drop. Counting: what edgepv/metrics/stats.py makes of the clips that flipped (Tango 1998).",
+        "95 % interval of the points it is expected to lose by the margins of all clips "
+        "(edgepv/metrics/margins.py) is within --max-drop. Counting: what edgepv/metrics/stats.py makes "
+        "of the clips that flipped (Tango 1998).",
     ]
     return "\n".join([*lines, *drawn(found), *shipped(found["real"])]) + "\n"
 

@@ -8,7 +8,8 @@
 * latency: one frame in ONNX Runtime, by number of particles, beside pv-conv, interleaved on one thread;
 * int8: how close the INT8 file stays to float, logits and positions apart.
 
-Networks come out of the cache of ``edgepv.zoo.training.graph`` and are trained first where they are not there.
+Networks come out of the cache of ``edgepv.zoo.training.graph`` and are trained
+first where they are not there.
 Each part replaces its own section of graph.json.
 """
 
@@ -42,7 +43,7 @@ from edgepv.stream import Stepper, roll
 from edgepv.types import Variant, encode
 from edgepv.zoo import TASKS
 from edgepv.zoo.pv_graph import Bodies, PvGraph
-from edgepv.zoo.training import graph as graph
+from edgepv.zoo.training import graph
 from edgepv.zoo.training.classifiers import default_cache
 from edgepv.zoo.training.data import read_manifest
 from edgepv.zoo.training.physics import Film, film

@@ -31,8 +31,9 @@ from typing import Any
 import numpy as np
 from measured_at import machine, now, told
 
-from edgepv import bundle, measure
+from edgepv import bundle
 from edgepv.base.files import write_json, write_text
+from edgepv.base.machine import device_facts
 from edgepv.bundle.manifest import Bundle
 from edgepv.data.clips import find_clips
 from edgepv.measure import replay
@@ -315,7 +316,7 @@ def main() -> None:
         runs: list[dict[str, Any]] = []
         blocks(found, a.data, a.seeds, a.clips, runs)
         result["rows"] = summarised(runs)
-        result["device"] = encode(measure.device_facts())
+        result["device"] = encode(device_facts())
         first = runs[0]
         profiles = ", ".join(
             f"{v.name} {ms:.1f} ms" for v, ms in zip(found.ladder(), first["profiles_ms"], strict=True)

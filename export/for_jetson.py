@@ -18,18 +18,14 @@ from edgepv.base.files import sha256, write_json, write_text
 from edgepv.errors import UsageError
 from edgepv.export import half
 from edgepv.export.job import Job, Packed
-from edgepv.export.tensorrt import form as trt_form
-from edgepv.export.tensorrt import fp16, opset
-from edgepv.export.tensorrt import parser as trt_parser
-from edgepv.export.tensorrt import plan as trt_plan
-from edgepv.export.tensorrt import rules as trt_rules
+from edgepv.export.tensorrt import form, fp16, opset, parser, plan, rules
 from edgepv.export.to_onnx import example_inputs
 from edgepv.stream import Tensors, by_file_names
 from edgepv.types import QuantScheme, StateSpec, Variant
 
 VARIANTS = ("tensorrt-fp32", "tensorrt-fp16", "tensorrt-int8", "tensorrt-int8-fp16")
 """All there are."""
-FILES = trt_plan.Files(
+FILES = plan.Files(
     weak_int8="model-int8-op17.onnx",
     strong_int8="model-int8-fp16-op19.onnx",
     weak_float="model-fp32-op17.onnx",
@@ -66,7 +62,7 @@ def build(job: Job) -> Packed:
 
 def _refuse_unlike_tensorrt(path: Path) -> None:
     """Raise UsageError if a file that somebody else quantized breaks a rule of TensorRT's."""
-    found = trt_rules.check(_read(path), opset_limit=OPSET_LIMIT[path.name])
+    found = rules.check(_read(path), opset_limit=OPSET_LIMIT[path.name])
     errors = [f for f in found if f.severity == "error"]
     if errors:
         raise UsageError(
@@ -78,7 +74,7 @@ def _refuse_unlike_tensorrt(path: Path) -> None:
 def _form(job: Job, source: Variant, file: str) -> Any:
     """A source in the form of one of the files."""
     path = job.folder / source.path
-    model = _read(path) if source.precision == "int8" else trt_form.prepare(path)
+    model = _read(path) if source.precision == "int8" else form.prepare(path)
     if file in (FILES.weak_int8, FILES.weak_float):
         return opset.to_opset(model, 17)
     return fp16.to_fp16(model, _met(job), _pairs(job.base, job.grown))
@@ -146,7 +142,7 @@ def _quantized(job: Job) -> Variant:
 
     def make(folder: Path) -> Variant:
         out = folder / "qdq.onnx"
-        trt_form.quantize_for_tensorrt(job.folder / base.path, out, feeds, state_pairs=pairs)
+        form.quantize_for_tensorrt(job.folder / base.path, out, feeds, state_pairs=pairs)
         scheme = QuantScheme(
             "onnxruntime, TensorRT placement",
             "int8 symmetric per-tensor",
@@ -164,8 +160,8 @@ def _checks(job: Job, variants: Sequence[Variant]) -> tuple[str, ...]:
     rows, notes = [], []
     for variant in variants:
         path = job.folder / variant.path
-        findings = trt_rules.check(_read(path), opset_limit=OPSET_LIMIT[variant.path])
-        verdict = trt_parser.parse_with_nvidia(path)
+        findings = rules.check(_read(path), opset_limit=OPSET_LIMIT[variant.path])
+        verdict = parser.parse_with_nvidia(path)
         rows.append({"file": variant.path, "rules": [asdict(f) for f in findings], "parser": asdict(verdict)})
         errors = [f for f in findings if f.severity == "error"]
         said = f"refused it: {(verdict.errors or (verdict.reason,))[0]}"
@@ -187,8 +183,8 @@ def _plan(job: Job, variants: Sequence[Variant]) -> tuple[str, ...]:
     source = by_name.get("tensorrt-int8") or variants[0]
     model = _read(job.folder / source.path)
     wide = any(half.noted(_read(job.folder / v.path)).nodes for v in variants)
-    write_json(job.folder / "precision_plan.json", trt_plan.precision_plan(model, fp16_flag=not wide))
-    write_json(job.folder / "calibration_table.json", trt_plan.calibration_table(model))
+    write_json(job.folder / "precision_plan.json", plan.precision_plan(model, fp16_flag=not wide))
+    write_json(job.folder / "calibration_table.json", plan.calibration_table(model))
     precision = "int8" if "tensorrt-int8" in by_name else "fp16"
     write_text(job.folder / "build.sh", build_script(precision, float16=not wide))
     return ("checks.json", "precision_plan.json", "calibration_table.json", "build.sh")
@@ -209,12 +205,12 @@ def build_script(precision: str, *, float16: bool = True) -> str:
         "built=0",
         'case "$1" in',
     ]
-    for version in [build.tensorrt for build in trt_plan.BUILDS]:
+    for version in [build.tensorrt for build in plan.BUILDS]:
         lines.append(f"  {json.dumps(version)})")
         for kind in ("int8", "fp16") if precision == "int8" else ("fp16",):
             lines += _building(version, kind, float16)
         lines.append("    ;;")
-    known = ", ".join(build.tensorrt for build in trt_plan.BUILDS)
+    known = ", ".join(build.tensorrt for build in plan.BUILDS)
     lines += [
         f"  *) echo \"build.sh: TensorRT version '$1' is not one of: {known}\" >&2; exit 2 ;;",
         "esac",
@@ -226,9 +222,9 @@ def build_script(precision: str, *, float16: bool = True) -> str:
 
 def _building(version: str, precision: Any, float16: bool) -> list[str]:
     """The lines that build one precision for one TensorRT, with float16 where that is known to be right."""
-    (strong,) = (b.strongly_typed for b in trt_plan.BUILDS if b.tensorrt == version)
+    (strong,) = (b.strongly_typed for b in plan.BUILDS if b.tensorrt == version)
     proven = FILES.pick(strong=True, precision=precision)
-    commands = [trt_plan.trtexec_lines(FILES, precision=precision, half=h)[version] for h in (True, False)]
+    commands = [plan.trtexec_lines(FILES, precision=precision, half=h)[version] for h in (True, False)]
     file = commands[0].split("--onnx=")[1].split()[0]
     for flag in ("--saveEngine=", "--exportLayerInfo="):
         commands = [command.replace(flag, f'{flag}"$out"/') for command in commands]

@@ -2,7 +2,7 @@
 
 An x86 without VNNI multiplies unsigned activations by signed weights and adds the products two by two in 16
 bits, which saturate above 32,767 (the instruction vpmaddubsw; onnxruntime issues 6004 and 14642). ONNX
-Runtime can be told to add exactly (``edgepv.base.optional.ort_options``), OpenVINO cannot, so what it runs must
+Runtime can be told to add exactly (``base.optional.ort_options``), OpenVINO cannot, so what it runs must
 have weights that never come that far.
 """
 

@@ -3,3 +3,18 @@
 One file per step, one frozen dataclass ``Step`` per file: its fields are its options, calling it does
 the work and returns a new value. Nothing is edited in place.
 """
+
+__all__ = [
+    "alive",
+    "finetune",
+    "int8_litert",
+    "int8_onnx",
+    "int8_openvino",
+    "low_rank",
+    "mixed",
+    "prune",
+    "qat",
+    "ranges",
+    "sensitivity",
+    "sparsity",
+]

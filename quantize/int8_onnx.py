@@ -1,7 +1,7 @@
 """INT8 for CPUs: ONNX Q/DQ with uint8 activations and int8 per-channel weights (u8s8).
 
 ONNX Runtime and OpenVINO both run such a file in integers. On an x86 without VNNI both add two products in
-16 bits, where eight-bit weights saturate. ONNX Runtime can be told not to (``edgepv.base.optional.ort_options``),
+16 bits, where eight-bit weights saturate. ONNX Runtime can be told not to (``base.optional.ort_options``),
 for OpenVINO the weights have seven bits, so that either means the same on every CPU; benchmarks/sums.md has
 what each costs. Signed activations are several times slower in ONNX Runtime on x86; TensorRT wants the signed
 form, which the jetson target writes itself.
@@ -20,7 +20,7 @@ import numpy as np
 from edgepv.base.files import sha256, whole_file
 from edgepv.base.optional import SAFE_BITS, need, ort_options
 from edgepv.errors import UsageError
-from edgepv.quantize import ranges as spread
+from edgepv.quantize.ranges import Method, check_method, linked, of_model
 from edgepv.stream import Tensors, by_file_names
 from edgepv.types import QuantScheme, Variant
 
@@ -40,7 +40,7 @@ class Step:
     """
 
     keep_float: tuple[str, ...] = ()
-    ranges: spread.Method = "minmax"
+    ranges: Method = "minmax"
     weight_bits: Literal[7, 8] = 8
 
     def __call__(
@@ -51,7 +51,7 @@ class Step:
         feeds: graph inputs with rolled states (see calibration.rolled_feeds). Raises UsageError if a
         state was zero in every feed: such ranges drift, so they are refused.
         """
-        spread.check_method(self.ranges)
+        check_method(self.ranges)
         refuse_zero_states(base, feeds)
         with tempfile.TemporaryDirectory() as scratch, whole_file(out) as tmp:
             clean = Path(scratch) / "clean.onnx"
@@ -101,7 +101,7 @@ def preprocess(source: Path, out: Path) -> None:
 
 
 def state_overrides(
-    model_path: Path, base: Variant, feeds: Sequence[Tensors], method: spread.Method = "minmax"
+    model_path: Path, base: Variant, feeds: Sequence[Tensors], method: Method = "minmax"
 ) -> dict[str, list[dict[str, Any]]]:
     """One range for a state's input, the tensor it is fed from, and what it is concatenated with.
 
@@ -124,9 +124,9 @@ def state_overrides(
             links += [(name, node.output[0]) for name in node.input]
         elif node.op_type in PASSING:
             links.append((node.input[0], node.output[0]))
-    groups = spread.linked(links, inputs)
+    groups = linked(links, inputs)
     names = set().union(*groups)
-    known = spread.of_model(model_path, by_file_names(base, feeds), method, names) if names else {}
+    known = of_model(model_path, by_file_names(base, feeds), method, names) if names else {}
     overrides: dict[str, list[dict[str, Any]]] = {}
     for group in groups:
         low, high = (pick(known[n][end] for n in group if n in known) for end, pick in ((0, min), (1, max)))
@@ -211,7 +211,7 @@ class Reader:
         return next(self._feeds, None)
 
 
-def _table(clean: Path, feeds: Sequence[Tensors], method: spread.Method, out: Path) -> Path | None:
+def _table(clean: Path, feeds: Sequence[Tensors], method: Method, out: Path) -> Path | None:
     """The ranges in a file that onnxruntime reads; None for "minmax", which its own calibrator does well.
 
     Its others do not: they hold every activation of every feed, and what it calls entropy has one candidate.
@@ -220,7 +220,7 @@ def _table(clean: Path, feeds: Sequence[Tensors], method: spread.Method, out: Pa
         return None
     from onnxruntime.quantization.calibrate import CalibrationMethod, TensorsData, save_tensors_data
 
-    found = spread.of_model(clean, feeds, method)
+    found = of_model(clean, feeds, method)
     data = {name: (np.float32(low), np.float32(high)) for name, (low, high) in found.items()}
     save_tensors_data(TensorsData(CalibrationMethod.MinMax, data), out)
     return out

@@ -13,8 +13,8 @@ from edgepv.base.files import sha256
 from edgepv.base.optional import SAFE_BITS, need
 from edgepv.base.quiet import hush
 from edgepv.errors import UsageError, unknown
-from edgepv.quantize import ranges as spread
 from edgepv.quantize.int8_onnx import blends, is_vector, refuse_zero_states
+from edgepv.quantize.ranges import PERCENTILE, Method, check_method
 from edgepv.stream import Tensors, by_file_names
 from edgepv.types import QuantScheme, Variant
 
@@ -31,7 +31,7 @@ class Step:
     float model's tensors ("fast"), layer by layer on the quantized model ("accurate"), or not ("none").
     """
 
-    ranges: spread.Method = "minmax"
+    ranges: Method = "minmax"
     bias: Literal["fast", "accurate", "none"] = "fast"
 
     def __call__(
@@ -86,12 +86,12 @@ class Step:
         )
 
 
-def _estimator(method: spread.Method) -> Any:
+def _estimator(method: Method) -> Any:
     """NNCF's parameters for a range estimator: the extremes over the feeds, of all values or of a quantile.
 
     Its own default is a mean over the feeds, which clips what few frames show.
     """
-    spread.check_method(method)
+    check_method(method)
     if method == "entropy":
         raise UsageError(
             "NNCF sets no INT8 ranges by entropy. It has minmax, percentile and mse; entropy is there for "
@@ -101,7 +101,7 @@ def _estimator(method: spread.Method) -> Any:
     if method != "percentile":
         known = r.RangeEstimatorParametersSet
         return known.MINMAX if method == "minmax" else known.HISTOGRAM
-    quantile, tail = r.StatisticsType.QUANTILE, 1 - spread.PERCENTILE / 100
+    quantile, tail = r.StatisticsType.QUANTILE, 1 - PERCENTILE / 100
     ends = [
         r.StatisticsCollectorParameters(quantile, over, quantile_outlier_prob=tail)
         for over in (r.AggregatorType.MIN, r.AggregatorType.MAX)

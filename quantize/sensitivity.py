@@ -24,7 +24,6 @@ from edgepv.metrics.margins import margin_drop, margins
 from edgepv.metrics.stats import sqnr_db
 from edgepv.model.checkpoint import build
 from edgepv.model.surgery import splittable
-from edgepv.quantize import ranges as spread
 from edgepv.quantize.int8_onnx import (
     CONVOLUTIONS,
     opened,
@@ -33,6 +32,7 @@ from edgepv.quantize.int8_onnx import (
     state_overrides,
 )
 from edgepv.quantize.prune import clip_example, never_cut, refuse_changed, silence
+from edgepv.quantize.ranges import Method, of_model
 from edgepv.stream import Tensors, by_file_names
 from edgepv.types import Checkpoint, LayerSensitivity, ModelSpec, Variant
 
@@ -46,7 +46,7 @@ def per_layer(
     probes: Sequence[Tensors],
     track: Track = lambda names, what: names,
     truth: Sequence[int] | None = None,
-    ranges: spread.Method = "minmax",
+    ranges: Method = "minmax",
 ) -> tuple[LayerSensitivity, ...]:
     """What INT8 of each convolution alone does to the answers, the most sensitive first.
 
@@ -81,11 +81,11 @@ def _convolutions(path: Path) -> list[str]:
     return [n.name for n in onnx.load(path).graph.node if n.op_type in CONVOLUTIONS]
 
 
-def _ranges(path: Path, feeds: Sequence[Tensors], method: spread.Method) -> Any:
+def _ranges(path: Path, feeds: Sequence[Tensors], method: Method) -> Any:
     """Least and largest value of every tensor, as the quantizer wants them."""
     from onnxruntime.quantization.calibrate import CalibrationMethod, TensorsData
 
-    spans = spread.of_model(path, feeds, method)
+    spans = of_model(path, feeds, method)
     table = {name: (np.float32(low), np.float32(high)) for name, (low, high) in spans.items()}
     return TensorsData(CalibrationMethod.MinMax, table)
 

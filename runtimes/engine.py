@@ -48,7 +48,7 @@ def open_engine(variant: Variant, source: Path | Read, *, threads: int = 1) -> E
     """Load the variant's file into the engine it names. source: the folder it lies in, or what reads it.
 
     The engine gets the very bytes that ``source`` gave, and none that could make it read outside of them
-    (edgepv.base.vet). Raises TargetUnavailableError if the engine is not on this machine, UsageError if the file
+    (``base.vet``). Raises TargetUnavailableError if the engine is not on this machine, UsageError if the file
     is not readable by it.
     """
     if variant.engine not in ENGINES:

@@ -13,12 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edgepv.base.files import inside, whole_file
-from edgepv.bundle.manifest import MANIFEST, Bundle, check_path, read
+from edgepv.bundle.manifest import MANIFEST, MOST_BYTES, MOST_FILES, Bundle, check_path, is_dropping, read
 from edgepv.errors import EdgepvError, UsageError
 
-MOST_BYTES = 2 << 30  # of a file, and of all that a zip holds
 MOST_DIRECTORY = 4 << 20  # bytes of a zip's list of files
-MOST_FILES = 4096
 
 PIECE = 1 << 20
 
@@ -130,11 +128,6 @@ def _within(path: Path, names: list[str]) -> list[str | None]:
         check_path(name)
     top = tops[0]
     return [n.removeprefix(top) if n is not None and n.startswith(top) else None for n in kept]
-
-
-def is_dropping(part: str) -> bool:
-    """Whether macOS or Windows leaves a file or folder of that name wherever it was."""
-    return part in ("__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini") or part.startswith("._")
 
 
 def _unpack(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, most: int) -> int:

@@ -15,7 +15,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from edgepv.base.files import check_part, digest, parse_json, sha256, write_json
-from edgepv.bundle.archive import MOST_BYTES, MOST_FILES, is_dropping
 from edgepv.errors import UsageError, unknown
 from edgepv.model.spec import check_spec, check_stream
 from edgepv.runtimes.engine import replay_variant
@@ -294,3 +293,11 @@ def check_path(name: str) -> None:
         check_part(part, f"{MANIFEST}: a part of the path '{name}'")
 
 
+MOST_BYTES = 2 << 30  # of a file, and of all that a zip holds
+
+MOST_FILES = 4096
+
+
+def is_dropping(part: str) -> bool:
+    """Whether macOS or Windows leaves a file or folder of that name wherever it was."""
+    return part in ("__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini") or part.startswith("._")

@@ -17,7 +17,7 @@ from edgepv.base.machine import proof
 from edgepv.bundle import golden
 from edgepv.bundle.manifest import Bundle
 from edgepv.errors import ParityError, TargetUnavailableError, UsageError
-from edgepv.pipeline import choose
+from edgepv.metrics import gate
 from edgepv.runtimes.engine import on_this_host
 from edgepv.types import Measurement, Report, Variant, decode
 
@@ -61,7 +61,7 @@ def _instead(found: Bundle, wanted: Sequence[Variant], notes: list[str]) -> Iter
 def _preference(row: Measurement) -> tuple[bool, float]:
     """Sorts rows as a bundle prefers them: what kept its accuracy first, then by the time measured where it
     was made."""
-    return choose.doubt(row) is not None, row.latency[0].p50_ms if row.latency else math.inf
+    return gate.doubt(row) is not None, row.latency[0].p50_ms if row.latency else math.inf
 
 
 def _rows(found: Bundle) -> tuple[Measurement, ...]:

@@ -1,6 +1,6 @@
 """Signed bundles: Ed25519 over a version and the manifest's very bytes, which hold every other file's digest.
 
-A valid signature together with ``bundle.check`` covers the whole bundle, what was made and what was
+A valid signature together with ``manifest.check`` covers the whole bundle, what was made and what was
 measured. The device holds the public key only.
 """
 
@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgepv import bundle
 from edgepv.base.files import parse_json, write_json, write_text
 from edgepv.base.optional import need
+from edgepv.bundle import archive, manifest
 from edgepv.errors import SignatureError, UsageError
 from edgepv.types import decode
 
@@ -81,45 +81,45 @@ def sign(folder: Path, private_key: Path, version: int | None = None) -> Signatu
     if not 1 <= version <= MAX_VERSION:
         raise UsageError(f"--version {version}: give a whole number from 1 to {MAX_VERSION}")
     key = _private(private_key)
-    manifest = bundle.manifest_bytes(folder)
-    bundle.check(bundle.parse(folder, manifest))
+    raw = manifest.manifest_bytes(folder)
+    manifest.check(manifest.parse(folder, raw))
     name = key_id(key.public_key())
     made = Signature(SCHEMA, ALGORITHM, name, "", version)
-    signature = base64.b64encode(key.sign(_signed_bytes(made, manifest))).decode("ascii")
+    signature = base64.b64encode(key.sign(_signed_bytes(made, raw))).decode("ascii")
     made = replace(made, signature=signature)
-    write_json(folder / bundle.SIGNATURE, made)
+    write_json(folder / manifest.SIGNATURE, made)
     return made
 
 
 def verify(folder: Path, public_key: Path) -> Signature:
     """The signature of the manifest, made by the key given.
 
-    Says nothing about the other files: see ``read_signed`` and ``bundle.check``.
+    Says nothing about the other files: see ``read_signed`` and ``manifest.check``.
     Raises SignatureError if the bundle is not signed, by another key, or was changed since.
     """
-    return _verify(folder, bundle.manifest_bytes(folder), public_key)
+    return _verify(folder, manifest.manifest_bytes(folder), public_key)
 
 
-def read_signed(folder: Path, public_key: Path) -> bundle.Bundle:
+def read_signed(folder: Path, public_key: Path) -> manifest.Bundle:
     """Read a bundle from the very manifest bytes whose signature was verified.
 
-    Raises SignatureError like ``verify``, UsageError like ``bundle.read``.
+    Raises SignatureError like ``verify``, UsageError like ``manifest.read``.
     """
-    manifest = bundle.manifest_bytes(folder)
-    _verify(folder, manifest, public_key)
-    return bundle.parse(folder, manifest)
+    raw = manifest.manifest_bytes(folder)
+    _verify(folder, raw, public_key)
+    return manifest.parse(folder, raw)
 
 
 @contextlib.contextmanager
-def opened(path: Path, public_key: Path | None) -> Iterator[bundle.Bundle]:
-    """Like ``bundle.opened``; with a key, nothing is parsed before its signature was verified."""
-    with bundle.unpacked(path) as folder:
+def opened(path: Path, public_key: Path | None) -> Iterator[manifest.Bundle]:
+    """Like ``archive.opened``; with a key, nothing is parsed before its signature was verified."""
+    with archive.unpacked(path) as folder:
         yield read(folder, public_key)
 
 
-def read(folder: Path, public_key: Path | None) -> bundle.Bundle:
-    """A bundle as ``read_signed`` reads it where a key is asked for, else as ``bundle.read`` does."""
-    return read_signed(folder, public_key) if public_key else bundle.read(folder)
+def read(folder: Path, public_key: Path | None) -> manifest.Bundle:
+    """A bundle as ``read_signed`` reads it where a key is asked for, else as ``manifest.read`` does."""
+    return read_signed(folder, public_key) if public_key else manifest.read(folder)
 
 
 def key_id(public_key: Any) -> str:
@@ -129,7 +129,7 @@ def key_id(public_key: Any) -> str:
     return hashlib.sha256(raw).hexdigest()[:16]
 
 
-def _verify(folder: Path, manifest: bytes, public_key: Path) -> Signature:
+def _verify(folder: Path, signed: bytes, public_key: Path) -> Signature:
     key = _public(public_key)
     wanted = key_id(key)
     found, raw = read_signature(folder)
@@ -141,24 +141,24 @@ def _verify(folder: Path, manifest: bytes, public_key: Path) -> Signature:
     from cryptography.exceptions import InvalidSignature
 
     try:
-        key.verify(raw, _signed_bytes(found, manifest))
+        key.verify(raw, _signed_bytes(found, signed))
     except InvalidSignature:
-        if b"\r\n" in manifest:
+        if b"\r\n" in signed:
             raise SignatureError(
-                f"{folder}: {bundle.MANIFEST} has other line ends than were signed. {bundle.LINE_ENDS}"
+                f"{folder}: {manifest.MANIFEST} has other line ends than were signed. {manifest.LINE_ENDS}"
             ) from None
         raise SignatureError(
-            f"{folder}: {bundle.MANIFEST} is not what key {wanted} signed; it or the signature was changed "
+            f"{folder}: {manifest.MANIFEST} is not what key {wanted} signed; it or the signature was changed "
             "since. Copy the bundle again"
         ) from None
     return found
 
 
-def _signed_bytes(found: Signature, manifest: bytes) -> bytes:
+def _signed_bytes(found: Signature, signed: bytes) -> bytes:
     """What the key signs: the manifest, since schema 2 with the version before it."""
     if found.schema == 1:
-        return PREFIX + manifest
-    return PREFIX_2 + str(found.version).encode() + b"\0" + manifest
+        return PREFIX + signed
+    return PREFIX_2 + str(found.version).encode() + b"\0" + signed
 
 
 def read_signature(folder: Path) -> tuple[Signature, bytes]:
@@ -166,14 +166,14 @@ def read_signature(folder: Path) -> tuple[Signature, bytes]:
 
     Raises SignatureError if it is missing or malformed.
     """
-    path = folder / bundle.SIGNATURE
+    path = folder / manifest.SIGNATURE
     if not path.exists():
         raise SignatureError(
-            f"{folder} is not signed: it has no {bundle.SIGNATURE}. Get a signed copy, or sign it"
+            f"{folder} is not signed: it has no {manifest.SIGNATURE}. Get a signed copy, or sign it"
         )
     try:
-        data = parse_json(bundle.read_plain(folder, bundle.SIGNATURE, MAX_BYTES), path)
-        signature = decode(Signature, data, where=bundle.SIGNATURE)
+        data = parse_json(manifest.read_plain(folder, manifest.SIGNATURE, MAX_BYTES), path)
+        signature = decode(Signature, data, where=manifest.SIGNATURE)
         if signature.schema not in (1, SCHEMA) or signature.algorithm != ALGORITHM:
             raise ValueError(f"schema {signature.schema}, algorithm '{signature.algorithm}' are not known")
         if (signature.schema == 1) != (signature.version == 0) or not 0 <= signature.version <= MAX_VERSION:

@@ -2,3 +2,9 @@
 
 Only argparse is imported before a command runs, so ``edgepv --help`` answers at once.
 """
+
+from __future__ import annotations
+
+from edgepv.cli.app import main, parser
+
+__all__ = ["main", "parser"]

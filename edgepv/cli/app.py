@@ -16,11 +16,7 @@ from typing import NoReturn
 from edgepv import __version__
 from edgepv.base.console import tell
 from edgepv.base.quiet import nobody_reads
-from edgepv.cli import bench, fleet
-from edgepv.cli import imports as cli_import
-from edgepv.cli import models as cli_models
-from edgepv.cli import run as cli_live
-from edgepv.cli import search as cli_search
+from edgepv.cli import bench, fleet, imports, models, run, search
 from edgepv.cli.about import doctor_command, models_command, targets_command
 from edgepv.cli.arguments import EXIT_CODES, refuse_odd_text
 from edgepv.cli.bundles import add_inspect, add_report, add_verify
@@ -125,12 +121,12 @@ def parser() -> argparse.ArgumentParser:
     add_export(commands)
     add_stream(commands)
     add_sensitivity(commands)
-    cli_import.add_import(commands)
-    cli_models.add_finetune(commands)
-    cli_models.add_explain(commands)
-    cli_search.add_search(commands)
-    cli_search.add_widths(commands)
-    cli_live.add_run(commands)
+    imports.add_import(commands)
+    models.add_finetune(commands)
+    models.add_explain(commands)
+    search.add_search(commands)
+    search.add_widths(commands)
+    run.add_run(commands)
     bench.add_bench(commands)
     fleet.add_ladder(commands)
     add_report(commands)

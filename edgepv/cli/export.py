@@ -163,7 +163,7 @@ def export_command(a: argparse.Namespace) -> int:
 
     options = export_options(a)
     if a.dry_run:
-        from edgepv.pipeline.plan.plan import plan
+        from edgepv.pipeline.dry_run import plan
 
         planned = plan(options)
         if a.json:

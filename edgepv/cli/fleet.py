@@ -1,4 +1,4 @@
-"""The commands of a fleet: ladder, keygen, sign, update."""
+"""The commands of a fleet: combine, keygen, sign, slots."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def ladder_command(a: argparse.Namespace) -> int:
     from edgepv.base.files import refuse_out
     from edgepv.bundle.archive import is_bundle
     from edgepv.cli import show
-    from edgepv.pipeline import combine as ladder
+    from edgepv.pipeline import combine
 
     out = Path(a.out)
     refuse_out(out)
     if a.force and out.exists() and not is_bundle(out):
         raise UsageError(f"{out} exists and is not a bundle; --force replaces bundles only")
-    made = ladder.combine([Path(b) for b in a.bundles], out, Console(), force=a.force)
+    made = combine.combine([Path(b) for b in a.bundles], out, Console(), force=a.force)
     show.ladder(made)
     run = ["edgepv", "run", str(out), "--source", "rtsp://...", "--deadline-ms", "33"]
     say_next(shlex.join(run), shlex.join(["edgepv", "bench", str(out), "--live"]))
@@ -118,7 +118,7 @@ def add_update(commands: Any) -> None:
 def update_command(a: argparse.Namespace) -> int:
     """edgepv update"""
     from edgepv.cli import show
-    from edgepv.device import slots as update
+    from edgepv.device import slots
 
     root = Path(a.root)
     if sum((bool(a.bundle), a.rollback, a.commit)) > 1:
@@ -129,13 +129,13 @@ def update_command(a: argparse.Namespace) -> int:
         raise UsageError("--key, --again and --change-key are about a new BUNDLE: name it")
     if a.bundle:
         key, test = Path(a.key) if a.key else None, self_test.SelfTest(a.p99_ms, timeout_s=a.timeout)
-        state = update.install(root, Path(a.bundle), key, again=a.again, change_key=a.change_key, test=test)
+        state = slots.install(root, Path(a.bundle), key, again=a.again, change_key=a.change_key, test=test)
     elif a.rollback:
-        state = update.rollback(root, "asked for")
+        state = slots.rollback(root, "asked for")
     elif a.commit:
-        state = update.commit(root)
+        state = slots.commit(root)
     else:
-        state = update.read_state(root)
-    show.slots(root, state, update.read_trust(root))
+        state = slots.read_state(root)
+    show.slots(root, state, slots.read_trust(root))
     say_next(shlex.join(["edgepv", "run", str(root), "--source", "rtsp://..."]))
     return 0

@@ -11,7 +11,7 @@ from edgepv.base.console import say_next, tell
 from edgepv.cli.arguments import own_model, seed
 from edgepv.errors import UsageError
 from edgepv.finetune import card
-from edgepv.finetune import job as finetune_job
+from edgepv.finetune.job import Job
 
 
 def add_finetune(commands: Any) -> None:
@@ -62,12 +62,12 @@ def finetune_command(a: argparse.Namespace) -> int:
     """edgepv finetune"""
     from edgepv.base.console import Console
     from edgepv.cli import show
-    from edgepv.finetune import run as adapt
+    from edgepv.finetune import run
     from edgepv.types import encode
 
     if a.adapter and a.head_only:
         raise UsageError("--adapter trains the head too; give one of --adapter and --head-only")
-    job = finetune_job.Job(
+    job = Job(
         a.model,
         a.data,
         out=a.out,
@@ -84,7 +84,7 @@ def finetune_command(a: argparse.Namespace) -> int:
         force=a.force,
         trust_pickle=a.trust_pickle,
     )
-    made = adapt.finetune(job, Console(quiet=a.json))
+    made = run.finetune(job, Console(quiet=a.json))
     if a.json:
         print(json.dumps(encode(made), indent=1))
     else:

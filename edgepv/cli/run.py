@@ -143,7 +143,7 @@ def _on_file(a: argparse.Namespace, name: str, source: str) -> int:
     from edgepv.bundle.manifest import check
     from edgepv.bundle.proof import proven
     from edgepv.cli import show
-    from edgepv.runtimes import on_file as play
+    from edgepv.runtimes import on_file
 
     refuse_deadline(a.deadline_ms)
     live_only = {"--emit": a.emit, "--rules": a.rules, "--metrics": a.metrics, "--realtime": a.realtime}
@@ -157,7 +157,7 @@ def _on_file(a: argparse.Namespace, name: str, source: str) -> int:
         fit = proven(bundle, (wanted,), fixed=bool(a.variant or a.engine))
         for note in fit.notes:
             tell(f"edgepv: {note}", file=sys.stderr)
-        summary = play.play(
+        summary = on_file.play(
             fit.variants[0],
             bundle.checked,
             Path(source),
@@ -193,16 +193,16 @@ def _lines(*, on: bool) -> Callable[[dict[str, Any]], None]:
 def _on_cameras(a: argparse.Namespace, sources: dict[str, str]) -> int:
     """Until Ctrl-C, SIGTERM, or the end of what is replayed: all three are a good end."""
     from edgepv.base.console import Console
-    from edgepv.device import cameras as camera
+    from edgepv.device import cameras
     from edgepv.runtimes.events.rules import read_rules
     from edgepv.runtimes.faults import error_of
 
     refuse_deadline(a.deadline_ms)
-    config = read_rules(Path(a.rules)) if a.rules else camera.NO_RULES
+    config = read_rules(Path(a.rules)) if a.rules else cameras.NO_RULES
     if config.camera and len(sources) == 1 and _named(a.source[0]) is None:
         sources = {config.camera: next(iter(sources.values()))}
     emit = a.emit or ["jsonl:-"]
-    options = camera.LiveOptions(
+    options = cameras.LiveOptions(
         bundle=Path(a.bundle),
         sources=sources,
         deadline_ms=a.deadline_ms,
@@ -223,7 +223,7 @@ def _on_cameras(a: argparse.Namespace, sources: dict[str, str]) -> int:
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    summaries = camera.run(options, Console(), stop)
+    summaries = cameras.run(options, Console(), stop)
     for summary in summaries:
         print(json.dumps(summary), file=sys.stderr, flush=True)
     raised = error_of({f"{s['camera']}: {who}": what for s in summaries for who, what in s["faults"].items()})

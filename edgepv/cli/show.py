@@ -20,8 +20,8 @@ from edgepv.types import Accuracy, Audit, Latency, LayerSensitivity, Measurement
 if TYPE_CHECKING:
     from edgepv.device.slots import State, Trust
     from edgepv.measure.replay import Replayed
-    from edgepv.pipeline.export import NotMade
-    from edgepv.pipeline.pack.pack import Exported
+    from edgepv.pipeline.pack import Exported
+    from edgepv.pipeline.run import NotMade
     from edgepv.quantize.sparsity import LayerSparsity
     from edgepv.stream.account import Account, Row, Told
 

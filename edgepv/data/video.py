@@ -2,7 +2,8 @@
 
 OpenCV decodes, and says when each frame is shown (CAP_PROP_POS_MSEC). On files with variable rates, late
 starts, edit lists, wrapped and repeated clocks and B-frames its stamps are those of the file wherever it has
-any (tests/data/test_video_files.py); PyAV would bring a second FFmpeg to every device. What PyAV says and OpenCV
+any (tests/data/test_video_files.py); PyAV would bring a second FFmpeg to every device. What PyAV
+says and OpenCV
 does not, that a frame could not be decoded, is told by frames that come after such a one.
 """
 

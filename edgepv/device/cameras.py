@@ -17,7 +17,7 @@ from edgepv.base.files import check_part, inside
 from edgepv.bundle import signing
 from edgepv.bundle.manifest import Bundle
 from edgepv.bundle.proof import Proven, proven
-from edgepv.device import slots as update
+from edgepv.device import slots
 from edgepv.device.trial import Trial
 from edgepv.errors import EdgepvError, UsageError, unknown
 from edgepv.runtimes.deadline import DeadlineRunner, Ladder, Reply, open_ladder, profile
@@ -26,8 +26,9 @@ from edgepv.runtimes.deadline.realtime import prioritise
 from edgepv.runtimes.engine import open_engine
 from edgepv.runtimes.events.rules import ANOMALY, ANY, LiveConfig, Rules
 from edgepv.runtimes.faults import Faults
+from edgepv.runtimes.health.server import serve
 from edgepv.runtimes.health.state import Health
-from edgepv.runtimes.health.systemd import sd_notify
+from edgepv.runtimes.health.systemd import sd_notify, watchdog
 from edgepv.runtimes.lane import Gap
 from edgepv.runtimes.on_camera import Live
 from edgepv.runtimes.output import Output
@@ -94,12 +95,12 @@ def run(options: LiveOptions, console: Console, stop: threading.Event) -> list[d
 
 def _open_bundle(options: LiveOptions, stack: contextlib.ExitStack) -> tuple[Bundle, Trial | None]:
     """The bundle, checked against its digests and, with a key, its signature."""
-    if not update.is_root(options.bundle):
+    if not slots.is_root(options.bundle):
         found = stack.enter_context(signing.opened(options.bundle, options.key))
         bundle.check(found)
         return found, None
-    folder = update.started(options.bundle)
-    stack.callback(update.stopped, options.bundle)
+    folder = slots.started(options.bundle)
+    stack.callback(slots.stopped, options.bundle)
     found = signing.read(folder, options.key)
     bundle.check(found)
     return found, Trial(options.bundle, found.digest)
@@ -356,10 +357,10 @@ class _Cameras:
         if self._health is None:
             return
         if self._options.metrics:
-            server = self._health.serve(self._options.metrics)
+            server = serve(self._health, self._options.metrics)
             stack.callback(server.close)
             host, port = server.address
             self._console.say(f"metrics: http://{host}:{port}/metrics and /healthz")
-        watchdog = self._health.watchdog()
-        if watchdog:
-            stack.callback(watchdog.close)
+        dog = watchdog(self._health)
+        if dog:
+            stack.callback(dog.close)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from edgepv.device import canary
-from edgepv.device import slots as update
+from edgepv.device import canary, slots
 from edgepv.runtimes.deadline import Reply
 
 
@@ -18,7 +17,7 @@ class Trial:
 
     def __init__(self, root: Path, digest: str) -> None:
         self._root, self._digest, self._lock = root, digest, threading.Lock()
-        state = update.read_state(root)
+        state = slots.read_state(root)
         self._canary = canary.Canary(canary.Limits(), state.rate) if state.trial else None
         self._verdict: canary.Verdict | None = None
         self._frames = self._events = 0
@@ -36,11 +35,11 @@ class Trial:
         """Carry out the verdict once there is one; returns why the bundle was taken back, if it was."""
         if self._canary is None or self._verdict is None:
             return None
-        done = update.settle(self._root, self._digest, self._verdict, self._canary.rate)
+        done = slots.settle(self._root, self._digest, self._verdict, self._canary.rate)
         self._canary = None
         return None if self._verdict.commit or not done else self._verdict.why
 
     def observed(self) -> None:
         """Keep the event rate seen so far."""
         if self._frames and self._canary is None:
-            update.observed(self._root, canary.Rate(self._frames, self._events))
+            slots.observed(self._root, canary.Rate(self._frames, self._events))

@@ -2,3 +2,10 @@
 
 Deletion says how far to believe it.
 """
+
+from __future__ import annotations
+
+from edgepv.explain.clip import explain, explain_clip, first_frames, rows, verdicts
+from edgepv.explain.picture import Explanation
+
+__all__ = ["Explanation", "explain", "explain_clip", "first_frames", "rows", "verdicts"]

@@ -27,9 +27,9 @@ from edgepv.bundle.proof import proven
 from edgepv.data.frames import preprocess, within
 from edgepv.data.video import open_video, taken
 from edgepv.errors import UsageError, unknown
-from edgepv.explain.deletion.deletion import Deletion, Without, chance, contributions, deletion
+from edgepv.explain.deletion import Deletion, Without, chance, contributions, deletion
 from edgepv.explain.occlusion import Cover, followed
-from edgepv.explain.picture.picture import PICTURE_SIDE, Explanation, picture
+from edgepv.explain.picture import PICTURE_SIDE, Explanation, picture
 from edgepv.runtimes.engine import on_this_host, open_engine
 from edgepv.runtimes.player import Player
 from edgepv.types import ModelSpec

@@ -11,7 +11,7 @@ import numpy as np
 
 from edgepv.base.files import whole_file
 from edgepv.base.optional import need
-from edgepv.explain.deletion.deletion import Deletion
+from edgepv.explain.deletion import Deletion
 
 PICTURES = 5
 PICTURE_SIDE = 320

@@ -147,7 +147,7 @@ def listed(train: Sequence[Clip], test: Sequence[Clip]) -> str:
 
 
 def shots(clips: Sequence[Clip], spec: ModelSpec, console: Console) -> list[Shot]:
-    """The clips decoded at the model's size and frame rate, as ``edgepv.data.frames.model_frames`` has them."""
+    """The clips decoded at the model's size and rate, as ``edgepv.data.frames.model_frames`` has them."""
     return [
         Shot(np.stack(clean_frames(c.path, spec)), spec.labels.index(str(c.label)), c.group)
         for c in console.track(clips, "decoding clips")

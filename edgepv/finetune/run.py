@@ -1,7 +1,8 @@
 """Adapt a trained classifier to a user's own labels: clips in, weights and a spec for ``edgepv export`` out.
 
 The last layer of the network is made anew for the new labels. What trains besides: low-rank adapters and the
-norms (``how`` "adapter", see edgepv.finetune.lora), everything ("full"), or nothing ("head"). Adapters are merged,
+norms (``how`` "adapter", see edgepv.finetune.lora), everything ("full"), or nothing ("head"). Adapters are
+merged,
 so what comes out is the same network with other weights.
 """
 

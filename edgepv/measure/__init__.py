@@ -2,3 +2,5 @@
 
 A figure never travels without its machine.
 """
+
+__all__ = ["answers", "bench", "latency", "memory", "replay"]

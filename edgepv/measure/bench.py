@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from edgepv import measure
 from edgepv.base.console import Console
 from edgepv.bundle.manifest import Bundle
 from edgepv.data.clips import Clip, survey, unheld_told, unlabelled_told
 from edgepv.data.split import split_clips
 from edgepv.errors import TargetUnavailableError, UsageError
-from edgepv.measure import replay
+from edgepv.measure import latency, replay
 from edgepv.measure.replay import Replayed
 from edgepv.runtimes.deadline import open_ladder, profile
 from edgepv.runtimes.engine import on_this_host, open_engine
@@ -49,7 +48,7 @@ def latencies(found: Bundle, threads: int) -> dict[str, Latency]:
             opened[variant.name] = (engine, variant)
     if not opened:
         raise TargetUnavailableError(f"{found.folder}: no engine of its variants is on this machine")
-    return measure.on_noise(opened, threads=threads)
+    return latency.on_noise(opened, threads=threads)
 
 
 def live(found: Bundle, options: LiveBench, console: Console) -> list[Replayed]:

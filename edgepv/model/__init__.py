@@ -1,3 +1,5 @@
 """A trained model as its owner has it: the spec, the builder, the weights under their names, and the module
 they make. What was done to it is recorded.
 """
+
+__all__ = ["builder", "checkpoint", "naming", "provenance", "spec", "surgery", "weights"]

@@ -1,3 +1,28 @@
 """From a model to bundles: options, the model and its clips, compress, stream, lower, the target's builder,
 the evaluation of every variant, the choice, what is written. Each step is cached by what went into it.
 """
+
+from __future__ import annotations
+
+from edgepv.pipeline.dry_run import plan
+from edgepv.pipeline.layers import sensitivity, sparsity
+from edgepv.pipeline.options import Options
+from edgepv.pipeline.pack import Exported
+from edgepv.pipeline.run import NotMade, Outcome, exit_code, export
+from edgepv.pipeline.source import Clips, Source, gather, load
+
+__all__ = [
+    "Clips",
+    "Exported",
+    "NotMade",
+    "Options",
+    "Outcome",
+    "Source",
+    "exit_code",
+    "export",
+    "gather",
+    "load",
+    "plan",
+    "sensitivity",
+    "sparsity",
+]

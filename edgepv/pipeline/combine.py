@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from edgepv import bundle, measure, report
+from edgepv import bundle, report
 from edgepv.base.console import Console
 from edgepv.base.files import inside, parse_json, whole_folder, write_json, write_text
 from edgepv.bundle import golden
 from edgepv.bundle.manifest import GOLDEN, Bundle, Measured
 from edgepv.errors import UsageError
+from edgepv.measure import latency
 from edgepv.runtimes.engine import open_engine
 from edgepv.types import Accuracy, Measurement, Report, Rung, Variant, decode
 
@@ -143,8 +144,8 @@ def _times(parts: Sequence[Part], folder: Path) -> dict[str, float]:
     """p50 in ms of one call of each, one thread, interleaved."""
     variants = {p.variant.name: p.variant for p in parts}
     openers = {name: functools.partial(open_engine, v, folder) for name, v in variants.items()}
-    opened = {name: (engine, variants[name]) for name, engine in measure.open_all(openers).items()}
-    return {name: latency.p50_ms for name, latency in measure.on_noise(opened, threads=1).items()}
+    opened = {name: (engine, variants[name]) for name, engine in latency.open_all(openers).items()}
+    return {name: one.p50_ms for name, one in latency.on_noise(opened, threads=1).items()}
 
 
 def _rungs(parts: Sequence[Part], times: dict[str, float]) -> tuple[tuple[Rung, ...], tuple[str, ...]]:

@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from edgepv.base.optional import need
-from edgepv.data import clips as data_clips
 from edgepv.data.calibration import in_turns, to_and_fro
-from edgepv.data.clips import Clip, unheld
+from edgepv.data.clips import Clip, clips_digest, unheld
 from edgepv.data.frames import hold_last
 from edgepv.data.truth import Shown, shown
 from edgepv.errors import UsageError
@@ -101,7 +100,7 @@ def prepare(line: Line, source: Source, clips: Clips) -> Subject:
         original_warmup=before.warmup,
         delay=base.stream.delay if base.stream else 0,
         others=judge.others(model(1).infer, spec, probes),
-        clips=data_clips.clips_digest(clips.held_out),
+        clips=clips_digest(clips.held_out),
         endless=_endless(model(1), base, held[0].frames) if found.grown else None,
         original_lag=first.spec.lag,
         unheld=unheld(clips.held_out, spec.labels),

@@ -15,6 +15,7 @@ from edgepv.errors import AccuracyGateError, EdgepvError, UsageError
 from edgepv.export.job import Packed, reason
 from edgepv.measure.latency import latencies
 from edgepv.measure.memory import peak_rss_mib
+from edgepv.metrics import gate
 from edgepv.pipeline import choose, judge
 from edgepv.pipeline.build import nothing_made, run_builder
 from edgepv.pipeline.exam import Subject
@@ -49,12 +50,12 @@ def pack(line: Line, subject: Subject, target: Target, folder: Path) -> Exported
     rows = [_localised(r, packed, base, models, subject) for r in rows]
     rows, torch_rows = _timed(line, subject, target, packed, rows, models)
     chosen, why = _choice(subject, rows, line.options)
-    kept = [v for v, r in zip(packed.variants, rows) if choose.keeps(r)]
+    kept = [v for v, r in zip(packed.variants, rows) if gate.keeps(r)]
     reasons = (
         why,
-        *(f"{r.variant} {STRAY}: {choose.fault(r)}" for r in rows if not choose.keeps(r)),
-        *filter(None, (choose.doubt(r) for r in rows if r is not chosen)),
-        *filter(None, map(choose.partly, rows)),
+        *(f"{r.variant} {STRAY}: {gate.fault(r)}" for r in rows if not gate.keeps(r)),
+        *filter(None, (gate.doubt(r) for r in rows if r is not chosen)),
+        *filter(None, map(gate.partly, rows)),
         *(f"{name} was not made: {cause}" for name, cause in packed.failed.items()),
         *subject.notes,
         *packed.notes,

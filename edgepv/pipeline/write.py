@@ -21,7 +21,7 @@ from edgepv.data.clips import Clip
 from edgepv.data.frames import at_model_size, hold_last
 from edgepv.data.video import open_video, taken
 from edgepv.pipeline.exam import Subject, clip_name
-from edgepv.runtimes.engine import Engine, open_engine
+from edgepv.runtimes.engine import Engine, on_this_host, open_engine
 from edgepv.types import Measurement, ModelSpec, Report, Target, Variant
 
 POSTPROCESSING = {
@@ -90,7 +90,7 @@ def write_bundle(
         verdict=chosen.drop.verdict if chosen.drop else "not measured",
         reasons=found.reasons,
         files=bundle.digests(folder, ["measured.json", "report.md", "report.html"]),
-        proven={v.name: proof(bundle.on_this_host(v).engine) for v in variants},
+        proven={v.name: proof(on_this_host(v).engine) for v in variants},
     )
     bundle.write(folder, content, measured)
 
@@ -123,4 +123,4 @@ def write_golden(subject: Subject, variants: Sequence[Variant], folder: Path) ->
 
 def open_replay(variant: Variant, folder: Path) -> Engine:
     """The variant's own engine, or ONNX Runtime for a file meant for TensorRT."""
-    return open_engine(bundle.on_this_host(variant), folder)
+    return open_engine(on_this_host(variant), folder)

@@ -14,8 +14,7 @@ from typing import Any
 from edgepv.base.files import canonical
 from edgepv.base.optional import need
 from edgepv.errors import UsageError
-from edgepv.report import charts as charts
-from edgepv.report import tables as tables
+from edgepv.report import charts, tables
 from edgepv.report.cells import Cell, Table
 from edgepv.types import Accuracy, Report
 

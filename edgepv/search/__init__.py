@@ -8,3 +8,5 @@ finals.py     finalists side by side, one look at the final clips
 answer.py     the Pareto picture, the table, the files
 widths.py     which multiples of channels a target rewards
 """
+
+__all__ = ["answer", "costs", "finals", "space", "study", "trial", "widths"]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from edgepv.errors import UsageError
 from edgepv.stream.capture import Captured, capture, describe
 from edgepv.stream.loops import find
-from edgepv.stream.rules import assign as rules_assign  # noqa: F401  (they register the rules)
+from edgepv.stream.rules import assign  # noqa: F401  (they register the rules)
 from edgepv.stream.times import Clip, Stream
 from edgepv.stream.values import MAX_RANK, RefusedError, Value
 from edgepv.stream.walk import Folded, Layer, Walk

@@ -84,7 +84,7 @@ class Counted:
 class PairedDrop:
     """What was lost against the original on the same clips, in ``unit``: points (1 point = 1 %), or dB.
 
-    Of a classifier the points are those expected from the margins of all clips (``edgepv.metrics.margins``), and
+    Of a classifier the points are those expected from the margins of all clips (``metrics.margins``), and
     ``counted`` is what counting the clips alone tells; where margins cannot tell, the points are the counted
     ones, ``counted`` is None and ``why`` says what forbade margins.
     lost, won: clips only the original / only this variant got right; for other metrics than top-1, clips

@@ -152,7 +152,7 @@ def tested_on(name: str) -> str:
 
 
 def cross_validated(name: str, folder: Path = HERE / "cards") -> dict[str, Any] | None:
-    """The grouped cross-validation of a model, as ``edgepv.zoo.training.crossval`` wrote it; None where there is none.
+    """A model's grouped cross-validation, as ``zoo.training.crossval`` wrote it; None where there is none.
 
     folder: of the results. In it: "value", top-1 of all "n" clips; "per_fold", top-1 of each; "epochs" of
     each stage of training.

@@ -2,3 +2,5 @@
 
 Each imports its library when it opens.
 """
+
+__all__ = ["eager", "litert", "null", "ort", "ov", "trt"]

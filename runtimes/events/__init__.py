@@ -2,3 +2,5 @@
 
 ``watch`` follows them, ``rules`` reads them.
 """
+
+__all__ = ["rules", "watch"]

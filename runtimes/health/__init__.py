@@ -2,3 +2,5 @@
 
 None of it can stop an answer.
 """
+
+__all__ = ["series", "server", "state", "systemd"]

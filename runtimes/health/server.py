@@ -94,3 +94,11 @@ def host_port(address: str) -> tuple[str, int]:
     if not (port.isascii() and port.isdigit() and int(port) < 65536):
         raise UsageError(f"'{address}' is not an address to listen on. Write 9464, or 0.0.0.0:9464 for all")
     return host, int(port)
+
+
+def serve(health: Health, address: str) -> Server:
+    """Answer HTTP at ``PORT`` (of this machine only), ``HOST:PORT`` or ``[IPV6]:PORT``; port 0 picks one.
+
+    Raises UsageError if the address is wrong or taken.
+    """
+    return Server(health, *host_port(address))

@@ -6,15 +6,12 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Mapping
 
 from edgepv.base.optional import need, present
 from edgepv.runtimes.health.series import Metrics, Series
-from edgepv.runtimes.health.server import Server, host_port
-from edgepv.runtimes.health.systemd import Watchdog
 from edgepv.runtimes.sinks import Sink
 
 
@@ -112,18 +109,6 @@ class Health:
         assert self._metrics is not None
         return client.generate_latest(self._metrics.series.registry)
 
-    def serve(self, address: str) -> Server:
-        """Answer HTTP at ``PORT`` (of this machine only), ``HOST:PORT`` or ``[IPV6]:PORT``; port 0 picks one.
-
-        Raises UsageError if the address is wrong or taken.
-        """
-        return Server(self, *host_port(address))
-
-    def watchdog(self) -> Watchdog | None:
-        """A thread that tells systemd's watchdog that all is well, while it is; None if it did not ask."""
-        every = _watchdog_every_s(os.environ)
-        return None if every is None else Watchdog(self, every)
-
     def _camera(self, lost: str | None) -> None:
         with self._lock:
             self._lost = lost
@@ -131,11 +116,3 @@ class Health:
             self._metrics.camera.set(lost is None)
 
 
-def _watchdog_every_s(environment: Mapping[str, str]) -> float | None:
-    """Half of $WATCHDOG_USEC in seconds; None if it is not set, or is for another process."""
-    try:
-        every_s = int(environment.get("WATCHDOG_USEC", "0")) / 2e6
-        for_us = int(environment.get("WATCHDOG_PID", os.getpid())) == os.getpid()
-    except ValueError:
-        return None
-    return every_s if every_s > 0 and for_us else None

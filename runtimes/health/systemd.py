@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from collections.abc import Mapping
 
 from edgepv.runtimes.health.state import Health
 
@@ -51,3 +52,19 @@ class Watchdog:
                 sd_notify("WATCHDOG=1")
             if self._stopping.wait(self._every_s):
                 return
+
+
+def watchdog_every_s(environment: Mapping[str, str]) -> float | None:
+    """Half of $WATCHDOG_USEC in seconds; None if it is not set, or is for another process."""
+    try:
+        every_s = int(environment.get("WATCHDOG_USEC", "0")) / 2e6
+        for_us = int(environment.get("WATCHDOG_PID", os.getpid())) == os.getpid()
+    except ValueError:
+        return None
+    return every_s if every_s > 0 and for_us else None
+
+
+def watchdog(health: Health) -> Watchdog | None:
+    """A thread that tells systemd's watchdog that all is well, while it is; None if it did not ask."""
+    every = watchdog_every_s(os.environ)
+    return None if every is None else Watchdog(health, every)

@@ -2,3 +2,5 @@
 
 Both come before any receiver sees a frame.
 """
+
+__all__ = ["drawing", "privacy"]

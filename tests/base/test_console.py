@@ -19,8 +19,7 @@ from edgepv import bundle
 from edgepv.base.console import Console, say_next, tell, visible
 from edgepv.cli import show
 from edgepv.cli.app import main
-from edgepv.device import self_test
-from edgepv.device import slots as update
+from edgepv.device import self_test, slots
 
 ESCAPES = "\x1b]0;owned\x07\x1b[2J\x9b31m\r\b\x7f\u202e\ud800"
 
@@ -110,8 +109,8 @@ def test_nothing_of_a_bundle_reaches_the_terminal_raw(
 
 def test_no_reason_reaches_the_terminal_raw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = tmp_path / "device"
-    update.install(root, write_null_bundle(tmp_path / "b"), test=self_test.SelfTest(steps=1))
-    update._note_refusal(root, ESCAPES)
+    slots.install(root, write_null_bundle(tmp_path / "b"), test=self_test.SelfTest(steps=1))
+    slots._note_refusal(root, ESCAPES)
     assert main(["update", str(root)]) == 0
     assert main(["verify", str(tmp_path / f"none{ESCAPES}")]) == 2
     say_next(f"edgepv run {ESCAPES}")

@@ -17,10 +17,10 @@ from null_bundle import write_null_bundle
 
 from edgepv import bundle
 from edgepv.base.files import digest, parse_json
-from edgepv.bundle import archive as bundle_archive
-from edgepv.bundle import signing
+from edgepv.bundle import manifest, signing
+from edgepv.bundle import manifest as bundle_manifest
 from edgepv.cli.app import main
-from edgepv.device import slots as update
+from edgepv.device import slots
 from edgepv.errors import UsageError
 
 FOR_EVER = "1e999999999"
@@ -97,7 +97,7 @@ def test_text_beyond_ascii_is_read_as_it_is(tmp_path: Path) -> None:
 def test_a_manifest_beyond_its_size_is_not_parsed(tmp_path: Path) -> None:
     folder = write_null_bundle(tmp_path / "b")
     with (folder / bundle.MANIFEST).open("ab") as f:
-        f.write(b" " * bundle.MOST_MANIFEST)
+        f.write(b" " * manifest.MOST_MANIFEST)
     with pytest.raises(UsageError, match=r"manifest\.json is larger than 4194304 bytes"):
         bundle.read(folder)
 
@@ -223,7 +223,7 @@ def test_a_zip_beyond_what_a_bundle_may_be_is_refused(
 def test_what_a_zip_unpacks_to_is_counted_not_believed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bundle_archive, "MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(bundle_manifest, "MOST_BYTES", 1 << 20)
     path = zipped(tmp_path / "b.zip", {f"f{i}": bytes(1 << 19) for i in range(3)})
     with pytest.raises(UsageError, match="unpacks to more than"), bundle.opened(path):
         pass
@@ -310,7 +310,7 @@ def test_an_engine_that_crashes_hangs_or_breaks_is_one_line(
     assert (found, len(lines)) == (code, 1) and says in lines[0]
     assert time.monotonic() - begun < 50
     if command == "update":
-        (outcome,) = update.read_state(tmp_path / "device").history
+        (outcome,) = slots.read_state(tmp_path / "device").history
         assert outcome.what == "refused" and not (tmp_path / "device" / "slots" / ".new").exists()
 
 

@@ -20,7 +20,7 @@ from live_support import Broker, Camera, Subscriber, free_port, until
 from null_bundle import write_null_bundle
 
 from edgepv.bundle import signing
-from edgepv.device import slots as update
+from edgepv.device import slots
 from edgepv.device.cameras import LiveOptions
 from edgepv.errors import UsageError
 
@@ -301,15 +301,15 @@ def test_a_trial_that_answers_late_is_taken_back_while_it_runs(
     tmp_path: Path, bundle: Path, a_clip: Path, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "slots"
-    update.install(root, bundle)
+    slots.install(root, bundle)
     slow = write_null_bundle(tmp_path / "slow", name="slow", delays_ms=LATE)
-    update.install(root, slow)
-    assert update.read_state(root).trial == "b"
+    slots.install(root, slow)
+    assert slots.read_state(root).trial == "b"
     clips = [arg for n in range(6) for arg in ("--source", f"cam{n}={a_clip}")]
     run = start(root, *clips, "--live", "--deadline-ms", "60")
     assert run.process.wait(60) == 2, run.err
     assert "the new bundle was taken back" in run.err
-    state = update.read_state(root)
+    state = slots.read_state(root)
     assert state.trial is None and state.active == "a" and state.history[-1].what == "rolled back"
 
 

@@ -17,10 +17,8 @@ from support import in_this_process
 
 from edgepv import bundle
 from edgepv.bundle.signing import keygen, sign
-from edgepv.device import canary as device_canary
-from edgepv.device import self_test
-from edgepv.device import slots as update
-from edgepv.device.canary import Canary, Limits, Rate, at_least
+from edgepv.device import self_test, slots
+from edgepv.device.canary import Canary, Limits, Rate, Verdict, at_least
 from edgepv.device.self_test import SelfTest
 from edgepv.device.slots import State
 from edgepv.errors import LatencyGateError, SignatureError, TargetUnavailableError, UsageError
@@ -37,14 +35,14 @@ def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def no_waiting_for_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """That the self-test has one of its own is tested in tests/bundle/test_hostile.py."""
-    monkeypatch.setattr(update, "call", in_this_process)
+    monkeypatch.setattr(slots, "call", in_this_process)
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A device that runs bundle "old", committed."""
     root = tmp_path / "device"
-    update.install(root, write_null_bundle(tmp_path / "old", name="old"), test=QUICK)
+    slots.install(root, write_null_bundle(tmp_path / "old", name="old"), test=QUICK)
     return root
 
 
@@ -65,54 +63,54 @@ def _whats(state: State) -> list[str]:
 
 
 def test_the_first_bundle_is_committed_at_once_and_the_second_is_on_trial(root: Path, new: Path) -> None:
-    assert (update.read_state(root).good, update.read_state(root).trial) == ("a", None)
-    state = update.install(root, new, test=QUICK)
+    assert (slots.read_state(root).good, slots.read_state(root).trial) == ("a", None)
+    state = slots.install(root, new, test=QUICK)
     assert (state.good, state.trial, _runs(root)) == ("a", "b", "new")
-    assert update.started(root) == root / "slots" / "b"
-    state = update.commit(root)
+    assert slots.started(root) == root / "slots" / "b"
+    state = slots.commit(root)
     assert (state.good, state.trial, state.previous, _runs(root)) == ("b", None, "a", "new")
     assert _whats(state) == ["installed", "trial", "committed"]
 
 
 def test_an_update_never_writes_to_the_slot_that_runs(root: Path, new: Path) -> None:
     before = {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in (root / "slots" / "a").rglob("*")}
-    update.install(root, new, test=QUICK)
+    slots.install(root, new, test=QUICK)
     after = {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in (root / "slots" / "a").rglob("*")}
     assert before == after and len(before) == 4
 
 
 def test_a_zip_is_installed_like_a_folder(root: Path, new: Path, tmp_path: Path) -> None:
     bundle.zip_bundle(new, tmp_path / "new.zip")
-    assert update.install(root, tmp_path / "new.zip", test=QUICK).trial == "b"
+    assert slots.install(root, tmp_path / "new.zip", test=QUICK).trial == "b"
     assert _runs(root) == "new"
 
 
 def test_a_rollback_goes_back_and_says_why(root: Path, new: Path) -> None:
-    update.install(root, new, test=QUICK)
-    state = update.rollback(root, "the operator said so")
+    slots.install(root, new, test=QUICK)
+    state = slots.rollback(root, "the operator said so")
     assert (state.good, state.trial, _runs(root)) == ("a", None, "old")
     assert (state.history[-1].what, state.history[-1].why) == ("rolled back", "the operator said so")
     with pytest.raises(UsageError, match="no earlier bundle"):
-        update.rollback(root, "again")
+        slots.rollback(root, "again")
 
 
 def test_a_committed_bundle_can_be_taken_back_too(root: Path, new: Path) -> None:
-    update.install(root, new, test=QUICK)
-    update.commit(root)
-    assert update.rollback(root, "it looked good for a day").good == "a"
+    slots.install(root, new, test=QUICK)
+    slots.commit(root)
+    assert slots.rollback(root, "it looked good for a day").good == "a"
     assert _runs(root) == "old"
 
 
 def test_a_bundle_that_ran_before_must_be_asked_for(root: Path, new: Path, tmp_path: Path) -> None:
-    update.install(root, new, test=QUICK)
-    update.rollback(root, "too many alarms")
+    slots.install(root, new, test=QUICK)
+    slots.rollback(root, "too many alarms")
     with pytest.raises(UsageError, match=r"ran here before \(rolled back: too many alarms\)"):
-        update.install(root, new, test=QUICK)
+        slots.install(root, new, test=QUICK)
     with pytest.raises(UsageError, match="is the one that runs already"):
-        update.install(root, tmp_path / "old", test=QUICK, again=True)
-    assert update.install(root, new, test=QUICK, again=True).trial == "b"
+        slots.install(root, tmp_path / "old", test=QUICK, again=True)
+    assert slots.install(root, new, test=QUICK, again=True).trial == "b"
     with pytest.raises(UsageError, match="another bundle is on trial"):
-        update.install(root, write_null_bundle(tmp_path / "third", name="third"), test=QUICK)
+        slots.install(root, write_null_bundle(tmp_path / "third", name="third"), test=QUICK)
 
 
 def _flip(folder: Path) -> None:
@@ -153,8 +151,8 @@ def test_a_bad_update_is_refused_before_it_touches_a_slot(
     if damage:
         damage(folder)
     with pytest.raises(error, match=message):
-        update.install(root, folder, test=SelfTest(p99_ms=limit_ms, steps=3))
-    state = update.read_state(root)
+        slots.install(root, folder, test=SelfTest(p99_ms=limit_ms, steps=3))
+    state = slots.read_state(root)
     assert (state.good, state.trial, _runs(root)) == ("a", None, "old")
     assert sorted(p.name for p in (root / "slots").iterdir()) == ["a", "trust.json"]
     assert _whats(state) == ["installed", "refused"]
@@ -165,13 +163,13 @@ def test_a_key_makes_a_signature_necessary(root: Path, new: Path, tmp_path: Path
     ours, theirs = keygen(tmp_path / "ours.pem"), tmp_path / "theirs.pem"
     keygen(theirs)
     with pytest.raises(SignatureError, match="is not signed"):
-        update.install(root, new, ours, test=QUICK)
+        slots.install(root, new, ours, test=QUICK)
     sign(new, theirs)
     with pytest.raises(SignatureError, match="is signed by key"):
-        update.install(root, new, ours, test=QUICK)
+        slots.install(root, new, ours, test=QUICK)
     sign(new, tmp_path / "ours.pem")
-    assert update.install(root, new, ours, test=QUICK).trial == "b"
-    assert [o.why.split(": ")[-1][:20] for o in update.read_state(root).history][1] == "it has no manifest.s"
+    assert slots.install(root, new, ours, test=QUICK).trial == "b"
+    assert [o.why.split(": ")[-1][:20] for o in slots.read_state(root).history][1] == "it has no manifest.s"
 
 
 @pytest.fixture
@@ -191,30 +189,30 @@ def _signed(folder: Path, version: int, private: Path) -> Path:
 def at_five(tmp_path: Path, keys: tuple[Path, Path]) -> Path:
     """A device that runs version 4 and gave up version 5."""
     root = tmp_path / "signed"
-    update.install(root, _signed(tmp_path / "v4", 4, keys[0]), keys[1], test=QUICK)
-    update.install(root, _signed(tmp_path / "v5", 5, keys[0]), keys[1], test=QUICK)
-    update.rollback(root, "too many alarms")
+    slots.install(root, _signed(tmp_path / "v4", 4, keys[0]), keys[1], test=QUICK)
+    slots.install(root, _signed(tmp_path / "v5", 5, keys[0]), keys[1], test=QUICK)
+    slots.rollback(root, "too many alarms")
     return root
 
 
 def test_an_older_version_must_be_asked_for(at_five: Path, tmp_path: Path, keys: tuple[Path, Path]) -> None:
     older = _signed(tmp_path / "v3", 3, keys[0])
     with pytest.raises(UsageError, match="version 3 is older than 5, which was here before"):
-        update.install(at_five, older, keys[1], test=QUICK)
-    asked = update.install(at_five, older, keys[1], again=True, test=QUICK)
+        slots.install(at_five, older, keys[1], test=QUICK)
+    asked = slots.install(at_five, older, keys[1], again=True, test=QUICK)
     assert asked.history[-1].why.endswith("asked for: version 3 after 5")
-    update.commit(at_five)
+    slots.commit(at_five)
     with pytest.raises(UsageError, match="version 4 is older than 5"):  # what was asked for once is no rule
-        update.install(at_five, _signed(tmp_path / "x4", 4, keys[0]), keys[1], test=QUICK)
-    update.install(at_five, _signed(tmp_path / "v6", 6, keys[0]), keys[1], test=QUICK)
-    assert update.read_trust(at_five) == update.Trust(key=sign(tmp_path / "v6", keys[0], 6).key, version=6)
+        slots.install(at_five, _signed(tmp_path / "x4", 4, keys[0]), keys[1], test=QUICK)
+    slots.install(at_five, _signed(tmp_path / "v6", 6, keys[0]), keys[1], test=QUICK)
+    assert slots.read_trust(at_five) == slots.Trust(key=sign(tmp_path / "v6", keys[0], 6).key, version=6)
 
 
 def test_two_bundles_of_one_version_are_both_new(
     at_five: Path, tmp_path: Path, keys: tuple[Path, Path]
 ) -> None:
     """Two that were signed within one second."""
-    assert update.install(at_five, _signed(tmp_path / "x5", 5, keys[0]), keys[1], test=QUICK).trial == "b"
+    assert slots.install(at_five, _signed(tmp_path / "x5", 5, keys[0]), keys[1], test=QUICK).trial == "b"
 
 
 def test_a_key_once_used_is_asked_for_ever_after(
@@ -222,21 +220,21 @@ def test_a_key_once_used_is_asked_for_ever_after(
 ) -> None:
     ours = sign(tmp_path / "v4", keys[0], 4).key
     with pytest.raises(SignatureError, match=f"by key {ours}, and this one was given without --key"):
-        update.install(at_five, new, test=QUICK)
+        slots.install(at_five, new, test=QUICK)
     with pytest.raises(SignatureError, match="was given without --key"):
-        update.install(at_five, new, again=True, test=QUICK)
+        slots.install(at_five, new, again=True, test=QUICK)
     public = keygen(tmp_path / "theirs.pem")
     theirs = sign(new, tmp_path / "theirs.pem", 1).key
     with pytest.raises(SignatureError, match=f"by key {ours}, and this one is signed by key {theirs}"):
-        update.install(at_five, new, public, test=QUICK)
-    changed = update.install(at_five, new, public, change_key=True, test=QUICK)
+        slots.install(at_five, new, public, test=QUICK)
+    changed = slots.install(at_five, new, public, change_key=True, test=QUICK)
     assert changed.history[-1].why.endswith(f"asked for: key {theirs} after {ours}")
-    assert update.read_trust(at_five) == update.Trust(key=theirs, version=1)
-    update.commit(at_five)
+    assert slots.read_trust(at_five) == slots.Trust(key=theirs, version=1)
+    slots.commit(at_five)
     unsigned = write_null_bundle(tmp_path / "unsigned", name="unsigned")
-    update.install(at_five, unsigned, change_key=True, test=QUICK)
-    update.commit(at_five)
-    assert update.install(
+    slots.install(at_five, unsigned, change_key=True, test=QUICK)
+    slots.commit(at_five)
+    assert slots.install(
         at_five, write_null_bundle(tmp_path / "more", name="more"), test=QUICK
     ).trial  # no key was asked for since
 
@@ -256,12 +254,12 @@ def test_what_is_lost_allows_no_way_back(
             if damage is not None and name != "current":
                 (at_five / name).write_text(damage)
     with pytest.raises(SignatureError, match="was given without --key"):
-        update.install(at_five, new, test=QUICK)
+        slots.install(at_five, new, test=QUICK)
     with pytest.raises(UsageError, match="version 3 is older than 5"):
-        update.install(at_five, _signed(tmp_path / "v3", 3, keys[0]), keys[1], test=QUICK)
-    update.started(at_five)
+        slots.install(at_five, _signed(tmp_path / "v3", 3, keys[0]), keys[1], test=QUICK)
+    slots.started(at_five)
     assert _runs(at_five) == ("v5" if kept not in ("state.json", "current") else "v4")
-    state = update.install(at_five, _signed(tmp_path / "v6", 6, keys[0]), keys[1], test=QUICK)
+    state = slots.install(at_five, _signed(tmp_path / "v6", 6, keys[0]), keys[1], test=QUICK)
     assert state.trial and state.good
 
 
@@ -273,32 +271,32 @@ def test_a_flipped_bit_in_what_is_known_is_no_other_version(
         (at_five / name).write_text(text.replace('"version": 5', '"version": 1'))
         assert text != (at_five / name).read_text()
         with pytest.raises(UsageError, match="version 3 is older than 5"):
-            update.install(at_five, _signed(tmp_path / name / "v3", 3, keys[0]), keys[1], test=QUICK)
+            slots.install(at_five, _signed(tmp_path / name / "v3", 3, keys[0]), keys[1], test=QUICK)
 
 
 def test_a_lost_state_and_a_damaged_bundle_leave_the_other_one(root: Path, new: Path) -> None:
-    update.install(root, new, test=QUICK)
+    slots.install(root, new, test=QUICK)
     (root / "state.json").write_text("{")
     _flip(root / "slots" / "b")  # which current points at
-    assert (update.started(root).name, _runs(root)) == ("a", "old")
+    assert (slots.started(root).name, _runs(root)) == ("a", "old")
 
 
 def test_a_lost_state_does_not_forget_what_was_overwritten_in_the_slots(
     at_five: Path, tmp_path: Path, keys: tuple[Path, Path]
 ) -> None:
-    update.install(at_five, _signed(tmp_path / "v3", 3, keys[0]), keys[1], again=True, test=QUICK)
+    slots.install(at_five, _signed(tmp_path / "v3", 3, keys[0]), keys[1], again=True, test=QUICK)
     (at_five / "state.json").unlink()
     (at_five / "trust.json").unlink()  # its copy is left
     with pytest.raises(UsageError, match="version 2 is older than 5"):
-        update.install(at_five, _signed(tmp_path / "v2", 2, keys[0]), keys[1], test=QUICK)
+        slots.install(at_five, _signed(tmp_path / "v2", 2, keys[0]), keys[1], test=QUICK)
 
 
 def test_a_device_that_never_used_a_key_takes_signed_bundles_without_one(
     root: Path, tmp_path: Path, keys: tuple[Path, Path]
 ) -> None:
-    update.install(root, _signed(tmp_path / "v1", 1, keys[0]), test=QUICK)
-    update.commit(root)
-    assert update.install(root, write_null_bundle(tmp_path / "x", name="x"), test=QUICK).trial
+    slots.install(root, _signed(tmp_path / "v1", 1, keys[0]), test=QUICK)
+    slots.commit(root)
+    assert slots.install(root, write_null_bundle(tmp_path / "x", name="x"), test=QUICK).trial
 
 
 def test_a_power_cut_leaves_no_bundle_whose_version_is_forgotten(
@@ -307,16 +305,16 @@ def test_a_power_cut_leaves_no_bundle_whose_version_is_forgotten(
     six, old = _signed(tmp_path / "v6", 6, keys[0]), _signed(tmp_path / "x5", 5, keys[0])
 
     def judge(device: Path, operations: int) -> None:
-        placed = update._digest(device, "b") == bundle.read(six).digest
-        update.started(device)
+        placed = slots._digest(device, "b") == bundle.read(six).digest
+        slots.started(device)
         assert [p.name for p in device.rglob(".*")] == [], operations
         if placed:
             with pytest.raises(UsageError, match="version 5 is older than 6|is on trial"):
-                update.install(device, old, keys[1], test=QUICK)
-            trust = update.read_trust(device)
+                slots.install(device, old, keys[1], test=QUICK)
+            trust = slots.read_trust(device)
             assert trust and trust.version == 6, operations
 
-    assert _with_cuts(at_five, lambda d: update.install(d, six, keys[1], test=QUICK), judge) > 20
+    assert _with_cuts(at_five, lambda d: slots.install(d, six, keys[1], test=QUICK), judge) > 20
 
 
 def test_a_source_swapped_while_it_is_copied_does_not_get_in(
@@ -330,42 +328,42 @@ def test_a_source_swapped_while_it_is_copied_does_not_get_in(
 
     monkeypatch.setattr(shutil, "copyfile", swapping)
     with pytest.raises(UsageError, match="was changed or is damaged"):
-        update.install(root, new, test=QUICK)
+        slots.install(root, new, test=QUICK)
     assert _runs(root) == "old"
 
 
 def test_a_trial_that_never_commits_is_taken_back_at_the_fourth_start(root: Path, new: Path) -> None:
-    update.install(root, new, test=QUICK)
-    assert [update.started(root).name for _ in range(5)] == ["b", "b", "b", "a", "a"]
-    state = update.read_state(root)
+    slots.install(root, new, test=QUICK)
+    assert [slots.started(root).name for _ in range(5)] == ["b", "b", "b", "a", "a"]
+    state = slots.read_state(root)
     assert state.trial is None and _runs(root) == "old"
     assert next(o.why for o in state.history if o.what == "rolled back") == "started 3 times without a commit"
 
 
 def test_a_good_bundle_that_crashes_is_kept_and_reported(root: Path) -> None:
-    assert {update.started(root).name for _ in range(10)} == {"a"}
-    last = update.read_state(root).history[-1]
+    assert {slots.started(root).name for _ in range(10)} == {"a"}
+    last = slots.read_state(root).history[-1]
     assert (last.what, last.times) == ("crashed", 9)  # the first start followed nothing
-    update.stopped(root)
-    update.started(root)
-    assert update.read_state(root).history[-1].times == 9
+    slots.stopped(root)
+    slots.started(root)
+    assert slots.read_state(root).history[-1].times == 9
 
 
 def test_the_history_is_bounded(root: Path) -> None:
-    for n in range(update.MAX_HISTORY + 10):
-        update._note_refusal(root, f"no {n}" + "x" * 1000)
-    history = update.read_state(root).history
-    assert (len(history), len(history[-1].why)) == (update.MAX_HISTORY, update.MAX_WHY)
-    assert history[-1].why.startswith(f"no {update.MAX_HISTORY + 9}")
+    for n in range(slots.MAX_HISTORY + 10):
+        slots._note_refusal(root, f"no {n}" + "x" * 1000)
+    history = slots.read_state(root).history
+    assert (len(history), len(history[-1].why)) == (slots.MAX_HISTORY, slots.MAX_WHY)
+    assert history[-1].why.startswith(f"no {slots.MAX_HISTORY + 9}")
 
 
 def test_two_updates_at_once_are_one_update(root: Path, new: Path) -> None:
     with (
-        update._one_update(root),
+        slots._one_update(root),
         pytest.raises(UsageError, match="another update is at work"),
     ):
-        update.install(root, new, test=QUICK)
-    assert update.install(root, new, test=QUICK).trial == "b"
+        slots.install(root, new, test=QUICK)
+    assert slots.install(root, new, test=QUICK).trial == "b"
 
 
 def test_a_runner_may_start_while_an_update_is_tested(
@@ -375,30 +373,30 @@ def test_a_runner_may_start_while_an_update_is_tested(
     honest, seen = self_test.self_test, []
 
     def testing(opened: bundle.Bundle, test: SelfTest) -> str:
-        seen.append(update.started(root).name)
+        seen.append(slots.started(root).name)
         return honest(opened, test)
 
     monkeypatch.setattr(self_test, "self_test", testing)
-    assert update.install(root, new, test=QUICK).trial == "b"
+    assert slots.install(root, new, test=QUICK).trial == "b"
     assert seen == ["a"]
 
 
 def test_nothing_installed_is_one_line(tmp_path: Path) -> None:
-    for call in (update.started, update.recover, update.commit):
+    for call in (slots.started, slots.recover, slots.commit):
         with pytest.raises(UsageError, match="does not exist"):
             call(tmp_path / "nowhere")
     with pytest.raises(UsageError, match="no bundle is installed"):
-        update.started(tmp_path)
+        slots.started(tmp_path)
 
 
 # Damage to the disk, after the fact.
 
 
 def test_a_damaged_trial_is_not_run(root: Path, new: Path) -> None:
-    update.install(root, new, test=QUICK)
+    slots.install(root, new, test=QUICK)
     _flip(root / "slots" / "b")
-    assert update.started(root).name == "a"
-    state = update.read_state(root)
+    assert slots.started(root).name == "a"
+    state = slots.read_state(root)
     assert (state.trial, state.history[-1].what, _runs(root)) == (None, "repaired", "old")
 
 
@@ -411,27 +409,27 @@ def test_a_damaged_trial_is_not_run(root: Path, new: Path) -> None:
     ],
 )
 def test_a_trial_that_no_reader_can_read_is_not_run(root: Path, new: Path, golden: str) -> None:
-    update.install(root, new, test=QUICK)
+    slots.install(root, new, test=QUICK)
     path = root / "slots" / "b" / "manifest.json"
     data = json.loads(path.read_text())
     data["content"]["golden"] = "HERE"
     path.write_text(json.dumps(data).replace('"HERE"', golden))
-    assert [update.started(root).name for _ in range(2)] == ["a", "a"]
-    state = update.read_state(root)
+    assert [slots.started(root).name for _ in range(2)] == ["a", "a"]
+    state = slots.read_state(root)
     assert (state.trial, _runs(root)) == (None, "old")
     assert next(o.why for o in state.history if o.what == "repaired").startswith("a damaged slot was left: ")
 
 
 def test_a_reason_that_utf_8_cannot_hold_is_still_written_down(root: Path, new: Path) -> None:
-    update.install(root, new, test=QUICK)
-    update.rollback(root, "\ud800 said so")
-    assert update.read_state(root).history[-1].why == r"\ud800 said so"
+    slots.install(root, new, test=QUICK)
+    slots.rollback(root, "\ud800 said so")
+    assert slots.read_state(root).history[-1].why == r"\ud800 said so"
 
 
 def test_only_the_owner_can_hold_the_lock(root: Path, new: Path) -> None:
     """Whoever can open a file can hold its lock."""
     (root / "lock").chmod(0o644)  # as it was made before
-    update.install(root, new, test=QUICK)
+    slots.install(root, new, test=QUICK)
     for name in ("lock", "install.lock"):
         assert (root / name).stat().st_mode & 0o077 == 0
 
@@ -443,10 +441,10 @@ def test_a_lock_that_is_a_link_is_not_followed(root: Path, new: Path, tmp_path: 
     (root / "lock").unlink()
     (root / "lock").symlink_to(other)
     with pytest.raises(OSError, match="symbolic links"):
-        update.started(root)
+        slots.started(root)
     (root / "lock").unlink()
     os.link(other, root / "lock")
-    update.started(root)
+    slots.started(root)
     assert other.stat().st_mode & 0o777 == 0o644
 
 
@@ -456,7 +454,7 @@ def test_what_root_makes_belongs_to_the_owner_of_the_folder(tmp_path: Path, new:
     home = tmp_path / "home"
     home.mkdir()
     os.chown(home, 12345, 12345)
-    update.install(home / "camera" / "slots", new, test=QUICK)
+    slots.install(home / "camera" / "slots", new, test=QUICK)
     made = [home / "camera", home / "camera" / "slots", *(home / "camera" / "slots").glob("*lock")]
     assert {path.stat().st_uid for path in made} == {12345} and len(made) == 4
 
@@ -476,39 +474,39 @@ sys.stdin.read()
 def test_a_lock_that_is_held_is_one_line_that_names_who(
     root: Path, new: Path, monkeypatch: pytest.MonkeyPatch, name: str, says: str
 ) -> None:
-    monkeypatch.setattr(update, "LOCK_WAIT_S", 0.1)
+    monkeypatch.setattr(slots, "LOCK_WAIT_S", 0.1)
     (root / name).touch()
     run = [sys.executable, "-c", HOLDER, str(root / name)]
     with subprocess.Popen(run, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout and holder.stdout.readline() == "held\n"
         with pytest.raises(UsageError, match=f"{says} process {holder.pid}"):
-            update.install(root, new, test=QUICK)
-        update.stopped(root)  # a good end stays one
+            slots.install(root, new, test=QUICK)
+        slots.stopped(root)  # a good end stays one
         holder.communicate()
-    assert update.install(root, new, test=QUICK).trial == "b"
+    assert slots.install(root, new, test=QUICK).trial == "b"
 
 
 def test_a_damaged_good_bundle_is_replaced_by_the_one_before(root: Path, new: Path) -> None:
-    update.install(root, new, test=QUICK)
-    update.commit(root)
+    slots.install(root, new, test=QUICK)
+    slots.commit(root)
     _flip(root / "slots" / "b")
-    assert (update.started(root).name, _runs(root)) == ("a", "old")
+    assert (slots.started(root).name, _runs(root)) == ("a", "old")
     _flip(root / "slots" / "a")
     with pytest.raises(UsageError, match="no slot holds a whole bundle"):
-        update.started(root)
+        slots.started(root)
 
 
 def test_there_is_no_rollback_to_a_damaged_bundle(root: Path, new: Path) -> None:
-    update.install(root, new, test=QUICK)
+    slots.install(root, new, test=QUICK)
     _flip(root / "slots" / "a")
     with pytest.raises(UsageError, match="the earlier bundle is damaged, so this one is kept"):
-        update.rollback(root, "x")
-    assert [update.started(root).name for _ in range(5)] == ["b"] * 5
+        slots.rollback(root, "x")
+    assert [slots.started(root).name for _ in range(5)] == ["b"] * 5
 
 
 def test_a_link_that_lags_behind_is_put_right(root: Path, new: Path) -> None:
-    update.install(root, new, test=QUICK)
-    for catch_up in (update.recover, update.started):
+    slots.install(root, new, test=QUICK)
+    for catch_up in (slots.recover, slots.started):
         (root / "current").unlink()
         (root / "current").symlink_to("slots/a")
         assert catch_up(root).name == "b" and _runs(root) == "new"
@@ -517,7 +515,7 @@ def test_a_link_that_lags_behind_is_put_right(root: Path, new: Path) -> None:
 def test_what_an_install_left_half_done_does_not_get_into_the_next(root: Path, new: Path) -> None:
     (root / "slots" / ".new").mkdir()
     (root / "slots" / ".new" / "half.bin").write_bytes(b"x")
-    assert update.install(root, new, test=QUICK).trial == "b"
+    assert slots.install(root, new, test=QUICK).trial == "b"
     assert not (root / "slots" / "b" / "half.bin").exists()
 
 
@@ -526,18 +524,18 @@ def test_a_lost_state_is_rebuilt_from_the_link(root: Path, text: str | None) -> 
     (root / "state.json").unlink()
     if text is not None:
         (root / "state.json").write_text(text)
-    assert update.started(root).name == "a"
-    assert "repaired" in _whats(update.read_state(root))
+    assert slots.started(root).name == "a"
+    assert "repaired" in _whats(slots.read_state(root))
     assert json.loads((root / "state.json").read_text())["good"] == "a"
 
 
 def test_a_root_is_known_by_its_slots_too(root: Path, new: Path) -> None:
     (root / "state.json").unlink()
-    assert (update.is_root(root), update.is_root(new), update.is_root(root.parent)) == (True, False, False)
+    assert (slots.is_root(root), slots.is_root(new), slots.is_root(root.parent)) == (True, False, False)
 
 
 def test_a_full_disk_refuses_the_update_and_does_not_stop_the_runner(tmp_path: Path, new: Path) -> None:
-    """On a disk of 256 KiB: no room for the update, then for not even one byte more."""
+    """On a disk of 256 KiB: no room for the slots, then for not even one byte more."""
     script = tmp_path / "full.py"
     script.write_text(FULL_DISK)
     disk = tmp_path / "disk"
@@ -569,24 +567,24 @@ from edgepv.errors import UsageError
 
 top = Path(sys.argv[1])
 root = top / "disk" / "device"
-quick = update.SelfTest(steps=3)
-update.install(root, top / "old", test=quick)
+quick = slots.SelfTest(steps=3)
+slots.install(root, top / "old", test=quick)
 try:
-    update.install(root, top / "new", test=quick)
+    slots.install(root, top / "new", test=quick)
 except UsageError as e:
     print("refused", str(e)[str(e).index("(No"):])
 print("slots", *(p.name for p in (root / "slots").iterdir()))
-print("trial", update.install(root, top / "small", test=quick).trial)
+print("trial", slots.install(root, top / "small", test=quick).trial)
 with (top / "disk" / "filler").open("wb", buffering=0) as f:
     try:
         while True:
             f.write(bytes(4096))
     except OSError as e:
         assert e.errno == errno.ENOSPC
-print("full: runs", update.started(root).name)
-update.stopped(root)
+print("full: runs", slots.started(root).name)
+slots.stopped(root)
 (top / "disk" / "filler").unlink()
-print("room again: runs", update.started(root).name)
+print("room again: runs", slots.started(root).name)
 """
 
 
@@ -663,30 +661,30 @@ def _with_cuts(root: Path, act: Callable[[Path], object], judge: Callable[[Path,
 
 def _settle(device: Path) -> None:
     digest = bundle.read(device / "slots" / "b").digest
-    assert update.settle(device, digest, device_canary.Verdict(False, "NaN"), Rate(1, 0))
+    assert slots.settle(device, digest, Verdict(False, "NaN"), Rate(1, 0))
 
 
 def _is_whole(device: Path, operations: int) -> None:
     """What runs is one of the two, as the state says, and a next update goes through."""
     before = _runs(device)
-    folder = update.started(device)
+    folder = slots.started(device)
     assert (device / "current").resolve() == folder.resolve(), operations
-    state = update.read_state(device)
+    state = slots.read_state(device)
     assert before in ("old", "new") and _runs(device) in ("old", "new"), operations
     assert folder.name == state.active and (state.trial is None or _runs(device) == "new"), operations
     assert [p.name for p in device.iterdir() if p.name.startswith(".")] == [], operations
     assert not (device / "slots" / ".new").exists(), operations
     if state.trial:
-        state = update.commit(device)
+        state = slots.commit(device)
     third = device.with_name("third")
     if not third.exists():
         write_null_bundle(third, name="third")
-    assert update.install(device, third, test=QUICK).trial != state.good, operations
+    assert slots.install(device, third, test=QUICK).trial != state.good, operations
 
 
 def _is_whole_and_counted(device: Path, operations: int) -> None:
     """The link never runs ahead of the state: what was never on trial is neither run nor gone back to."""
-    state = update.read_state(device)
+    state = slots.read_state(device)
     assert _runs(device) == "old" or state.trial == (device / "current").readlink().name, operations
     if state.previous:
         assert bundle.read(device / "slots" / state.previous).content.name != "new", operations
@@ -694,34 +692,34 @@ def _is_whole_and_counted(device: Path, operations: int) -> None:
 
 
 def test_a_power_cut_during_an_update_leaves_a_bundle_that_runs(root: Path, new: Path) -> None:
-    assert _with_cuts(root, lambda d: update.install(d, new, test=QUICK), _is_whole_and_counted) > 20
+    assert _with_cuts(root, lambda d: slots.install(d, new, test=QUICK), _is_whole_and_counted) > 20
 
 
 def test_a_power_cut_during_an_update_over_an_older_bundle_leaves_one_that_runs(
     root: Path, new: Path, tmp_path: Path
 ) -> None:
     """Now the other slot is full, and the state still names it as the one before."""
-    update.install(root, write_null_bundle(tmp_path / "x", name="x"), test=QUICK)
-    update.commit(root)
-    update.install(root, tmp_path / "old", test=QUICK, again=True)
-    update.commit(root)
-    assert update.read_state(root).previous == "b"
-    assert _with_cuts(root, lambda d: update.install(d, new, test=QUICK), _is_whole_and_counted) > 25
+    slots.install(root, write_null_bundle(tmp_path / "x", name="x"), test=QUICK)
+    slots.commit(root)
+    slots.install(root, tmp_path / "old", test=QUICK, again=True)
+    slots.commit(root)
+    assert slots.read_state(root).previous == "b"
+    assert _with_cuts(root, lambda d: slots.install(d, new, test=QUICK), _is_whole_and_counted) > 25
 
 
 @pytest.mark.parametrize(
     "act",
     [
-        pytest.param(lambda d: update.rollback(d, "x"), id="rollback"),
-        pytest.param(lambda d: update.commit(d), id="commit"),
+        pytest.param(lambda d: slots.rollback(d, "x"), id="rollback"),
+        pytest.param(lambda d: slots.commit(d), id="commit"),
         pytest.param(lambda d: _settle(d), id="settle"),
-        pytest.param(lambda d: [update.started(d) for _ in range(4)], id="boot loop"),
+        pytest.param(lambda d: [slots.started(d) for _ in range(4)], id="boot loop"),
     ],
 )
 def test_a_power_cut_after_the_trial_began_leaves_a_bundle_that_runs(
     root: Path, new: Path, act: Callable[[Path], object]
 ) -> None:
-    update.install(root, new, test=QUICK)
+    slots.install(root, new, test=QUICK)
     assert _with_cuts(root, act, _is_whole) > 3
 
 
@@ -730,21 +728,21 @@ def test_a_power_cut_during_the_very_first_install_leaves_none_or_the_new_one(
 ) -> None:
     def judge(device: Path, operations: int) -> None:
         try:
-            folder = update.started(device)
+            folder = slots.started(device)
         except UsageError as e:
             assert "no bundle is installed" in str(e) or "does not exist" in str(e)
-            assert update.install(device, new, test=QUICK).good
+            assert slots.install(device, new, test=QUICK).good
         else:
             assert bundle.check(bundle.read(folder)) and _runs(device) == "new"
 
     (tmp_path / "empty").mkdir()
-    assert _with_cuts(tmp_path / "empty", lambda d: update.install(d, new, test=QUICK), judge) > 15
+    assert _with_cuts(tmp_path / "empty", lambda d: slots.install(d, new, test=QUICK), judge) > 15
 
 
 # The canary.
 
 
-def _feed(canary: Canary, frames: int, *, missed: int = 0, events: int = 0) -> device_canary.Verdict | None:
+def _feed(canary: Canary, frames: int, *, missed: int = 0, events: int = 0) -> Verdict | None:
     """``frames`` frames, of which the first ``missed`` come late and the first ``events`` raise an event."""
     verdict = None
     for n in range(frames):
@@ -779,24 +777,24 @@ def test_the_canary_decides_by_limits(
 
 
 def test_one_answer_that_is_not_finite_ends_the_trial(root: Path, new: Path) -> None:
-    update.install(root, new, test=QUICK)
+    slots.install(root, new, test=QUICK)
     canary = Canary(Limits(frames=100))
     assert canary.feed(missed=False, failed=False, events=0) is None
     verdict = canary.feed(missed=False, failed=True, events=0)
     assert verdict and not verdict.commit and verdict.why == "frame 2 had no finite answer"
-    update.rollback(root, verdict.why)
+    slots.rollback(root, verdict.why)
     assert _runs(root) == "old"
 
 
 @pytest.mark.parametrize(("keep", "runs"), [(True, "new"), (False, "old")])
 def test_a_verdict_is_carried_out_once(root: Path, new: Path, keep: bool, runs: str) -> None:
-    digest, verdict = bundle.read(new).digest, device_canary.Verdict(keep, "seen")
-    update.install(root, new, test=QUICK)
-    assert update.settle(root, digest, verdict, Rate(9, 1)) is True
-    before = update.read_state(root)
+    digest, verdict = bundle.read(new).digest, Verdict(keep, "seen")
+    slots.install(root, new, test=QUICK)
+    assert slots.settle(root, digest, verdict, Rate(9, 1)) is True
+    before = slots.read_state(root)
     assert (before.trial, _runs(root), before.rate) == (None, runs, Rate(9, 1) if keep else None)
-    assert update.settle(root, digest, verdict, Rate(9, 1)) is False
-    assert update.read_state(root) == before
+    assert slots.settle(root, digest, verdict, Rate(9, 1)) is False
+    assert slots.read_state(root) == before
 
 
 @pytest.mark.parametrize("keep", [True, False])
@@ -804,11 +802,11 @@ def test_a_verdict_about_one_bundle_is_none_about_the_next(
     root: Path, new: Path, tmp_path: Path, keep: bool
 ) -> None:
     """The operator ended the trial and began another, while the runner still watched the first."""
-    update.install(root, new, test=QUICK)
-    update.rollback(root, "the operator said so")
-    update.install(root, write_null_bundle(tmp_path / "third", name="third"), test=QUICK)
-    assert update.settle(root, bundle.read(new).digest, device_canary.Verdict(keep, ""), Rate(9, 1)) is False
-    assert update.read_state(root).trial == "b" and _runs(root) == "third"
+    slots.install(root, new, test=QUICK)
+    slots.rollback(root, "the operator said so")
+    slots.install(root, write_null_bundle(tmp_path / "third", name="third"), test=QUICK)
+    assert slots.settle(root, bundle.read(new).digest, Verdict(keep, ""), Rate(9, 1)) is False
+    assert slots.read_state(root).trial == "b" and _runs(root) == "third"
 
 
 def test_a_verdict_is_final() -> None:
@@ -819,11 +817,11 @@ def test_a_verdict_is_final() -> None:
 
 
 def test_the_rate_of_the_trial_becomes_the_rate_to_compare_with(root: Path, new: Path) -> None:
-    update.observed(root, Rate(500, 5))
-    update.install(root, new, test=QUICK)
-    update.observed(root, Rate(9, 9))  # a trial's rate is not the good one's
-    assert update.read_state(root).rate == Rate(500, 5)
-    assert update.commit(root, Rate(600, 7)).rate == Rate(600, 7)
+    slots.observed(root, Rate(500, 5))
+    slots.install(root, new, test=QUICK)
+    slots.observed(root, Rate(9, 9))  # a trial's rate is not the good one's
+    assert slots.read_state(root).rate == Rate(500, 5)
+    assert slots.commit(root, Rate(600, 7)).rate == Rate(600, 7)
 
 
 @pytest.mark.parametrize("bad", [{"frames": 0}, {"miss_rate": 1.5}, {"low": 2.0}, {"high": 0.5}])

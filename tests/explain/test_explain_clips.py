@@ -15,9 +15,12 @@ from null_bundle import write_null_bundle
 
 from edgepv import bundle, explain
 from edgepv.base.console import Console
-from edgepv.cli import models as cli_models
+from edgepv.cli import models
 from edgepv.errors import UsageError
-from edgepv.explain.occlusion import Cover
+from edgepv.explain.clip import LONGEST
+from edgepv.explain.deletion import deletion
+from edgepv.explain.occlusion import Cover, followed
+from edgepv.explain.picture import picture
 from edgepv.runtimes.player import WINDOWS, Player
 from edgepv.stream import Tensors
 from edgepv.types import ModelSpec, StateSpec, StreamSpec, TensorSpec, Variant, decode
@@ -90,7 +93,7 @@ def fight_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(*arguments: object) -> int:
     """What ``edgepv explain`` does with these arguments."""
     parser = argparse.ArgumentParser()
-    cli_models.add_explain(parser.add_subparsers())
+    models.add_explain(parser.add_subparsers())
     parsed = parser.parse_args(["explain", *map(str, arguments)])
     return int(parsed.run(parsed))
 
@@ -154,19 +157,19 @@ def logits_of_shares(parts: Iterable[int]) -> np.ndarray:
 
 
 def test_deletion_starts_with_the_whole_and_ends_with_nothing() -> None:
-    found = explain.deletion(logits_of_shares, np.array([2.0, 1.0, 0.0, 0.0]), 0)
+    found = deletion(logits_of_shares, np.array([2.0, 1.0, 0.0, 0.0]), 0)
     assert found.shares == (0, 0.25, 0.5, 0.75, 1)
     assert np.round(found.curve, 2).tolist() == [1.0, 0.98, 0.5, 0.5, 0.5]
     assert found.auc == pytest.approx(np.trapezoid(found.curve, dx=0.25))
     assert found.random_curve[0] == pytest.approx(found.curve[0])
     assert found.random_curve[-1] == pytest.approx(found.curve[-1])
-    worst = explain.deletion(logits_of_shares, np.array([0.0, 0.0, 1.0, 2.0]), 0)
+    worst = deletion(logits_of_shares, np.array([0.0, 0.0, 1.0, 2.0]), 0)
     assert worst.auc > found.random > found.auc
 
 
 def test_deletion_is_the_same_every_time() -> None:
     worth = np.array([1.0, 0.0, 0.0, 2.0])
-    assert explain.deletion(logits_of_shares, worth, 0) == explain.deletion(logits_of_shares, worth, 0)
+    assert deletion(logits_of_shares, worth, 0) == deletion(logits_of_shares, worth, 0)
 
 
 def test_a_model_without_a_step_is_shown_windows() -> None:
@@ -203,7 +206,7 @@ def test_the_command_writes_a_picture_and_its_figures(
 
 def test_a_long_video_is_not_decoded_to_its_end(write_video: Callable[..., Path]) -> None:
     long = write_video("long.mp4", [7] * 300, fps=20.0)
-    assert len(explain.first_frames(long, Corner.spec)[0]) == explain.LONGEST
+    assert len(explain.first_frames(long, Corner.spec)[0]) == LONGEST
     short = write_video("short.mp4", [7] * 40, fps=20.0)
     assert len(explain.first_frames(short, Corner.spec)[0]) == 20  # the model sees 10 frames a second
 
@@ -211,10 +214,10 @@ def test_a_long_video_is_not_decoded_to_its_end(write_video: Callable[..., Path]
 def test_bars_and_places_of_particles_are_drawn(tmp_path: Path) -> None:
     player, frames = by_particles(), np.zeros((4, 3, 16, 16), np.float32)
     made = explain.explain(player, frames, QUIET, label=None, grid=2)
-    places = explain.followed(player, frames)
+    places = followed(player, frames)
     assert places is not None and places.shape == (4, 4, 2)
     pictures = [np.zeros((16, 24, 3), np.uint8)] * 4
-    explain.picture(made, pictures, places, tmp_path / "with.svg")
+    picture(made, pictures, places, tmp_path / "with.svg")
     text = (tmp_path / "with.svg").read_text()
     assert text.startswith("<?xml") and len(text) > 10_000
 

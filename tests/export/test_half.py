@@ -13,8 +13,8 @@ import pytest
 
 from edgepv.export import half
 from edgepv.export.for_jetson import FILES, build_script
-from edgepv.export.tensorrt import form as form
-from edgepv.export.tensorrt import fp16 as tensorrt_fp16
+from edgepv.export.tensorrt import form
+from edgepv.export.tensorrt.fp16 import to_fp16
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
@@ -58,15 +58,15 @@ def test_what_no_float16_holds_is_found_by_the_clips(loud: Any) -> None:
     assert half.beyond(loud, [FEED]) == {"first": 1e6, "relu": 1e6, "second": 1e6}
     quiet = {"x": 0.01 * FEED["x"]}
     assert half.beyond(loud, [quiet]) == {"first": 1e6}  # its weight
-    assert half.noted(tensorrt_fp16.to_fp16(loud)) == half.Wide()
+    assert half.noted(to_fp16(loud)) == half.Wide()
 
 
 def test_those_layers_stay_in_float32_without_a_narrow_pass_between_them(loud: Any) -> None:
     wanted = 1 / (1 + np.exp(-np.maximum(FEED["x"], 0)))
-    strong = tensorrt_fp16.to_fp16(loud, [FEED])
+    strong = to_fp16(loud, [FEED])
     assert half.noted(strong) == half.Wide(("first", "relu", "second"), 1e6)
     assert np.allclose(_run(strong, FEED)[0], wanted, atol=2e-3)
-    assert not np.allclose(_run(tensorrt_fp16.to_fp16(loud), FEED)[0], wanted, atol=0.1)
+    assert not np.allclose(_run(to_fp16(loud), FEED)[0], wanted, atol=0.1)
     order = [n.op_type for n in strong.graph.node]
     assert order[order.index("Conv") :][:3] == ["Conv", "Relu", "Conv"]
 
@@ -75,7 +75,7 @@ def test_int8_weights_of_such_a_layer_keep_their_scale(loud: Any, tmp_path: Path
     onnx.save(loud, tmp_path / "float.onnx")
     feeds = [FEED, {"x": FEED["x"][..., ::-1].copy()}]
     form.quantize_for_tensorrt(tmp_path / "float.onnx", tmp_path / "q.onnx", feeds, state_pairs=[])
-    strong = tensorrt_fp16.to_fp16(onnx.load(tmp_path / "q.onnx"), feeds)
+    strong = to_fp16(onnx.load(tmp_path / "q.onnx"), feeds)
     wanted = 1 / (1 + np.exp(-np.maximum(FEED["x"], 0)))
     assert np.allclose(_run(strong, FEED)[0], wanted, atol=0.01)
 
@@ -104,8 +104,8 @@ def _counted(model: Any, steps: int) -> float:
 
 def test_a_sum_that_grows_for_ever_goes_on_growing(counter: Any) -> None:
     assert half.sums(counter, [("s", "s_next")]) == ("add", "mul")
-    assert _counted(tensorrt_fp16.to_fp16(counter), 100) == 2048  # and one more is 2048 again
-    assert _counted(tensorrt_fp16.to_fp16(counter, grown=[("s", "s_next")]), 100) == 2100
+    assert _counted(to_fp16(counter), 100) == 2048  # and one more is 2048 again
+    assert _counted(to_fp16(counter, grown=[("s", "s_next")]), 100) == 2100
 
 
 def _built(tmp_path: Path, script: str, version: str, files: Sequence[str]) -> list[str]:

@@ -18,16 +18,14 @@ from torch import Tensor, nn
 
 from edgepv.base.console import Console
 from edgepv.base.files import sha256
-from edgepv.cli import models as cli_models
+from edgepv.cli import models
 from edgepv.cli.arguments import seed as seed_of
 from edgepv.data.clips import Clip, find_clips
 from edgepv.data.frames import model_frames
 from edgepv.errors import UsageError
-from edgepv.finetune import card, head, lora
-from edgepv.finetune import data as finetune_data
-from edgepv.finetune import job as finetune_job
-from edgepv.finetune import run as adapt
-from edgepv.finetune.job import Job
+from edgepv.finetune import card, head, lora, run
+from edgepv.finetune.data import labels_of, shots, sides, tensor, window
+from edgepv.finetune.job import Adapted, Job
 from edgepv.model.checkpoint import build, from_files
 from edgepv.model.spec import as_toml, read_spec
 from edgepv.model.surgery import put
@@ -68,7 +66,7 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(*arguments: object) -> int:
     """What ``edgepv finetune`` does with these arguments."""
     parser = argparse.ArgumentParser()
-    cli_models.add_finetune(parser.add_subparsers())
+    models.add_finetune(parser.add_subparsers())
     parsed = parser.parse_args(["finetune", *map(str, arguments)])
     return int(parsed.run(parsed))
 
@@ -92,8 +90,8 @@ def test_three_colours_are_learned_and_the_result_is_a_model_to_export(
     spec = read_spec(out / "spec.toml")
     assert spec.labels == ("blue", "green", "red")
     model = build(from_files(tiny_clip.model, out / "weights.safetensors", spec, trust_pickle=False))
-    shot = finetune_data.shots([Clip(colours / "test" / "red" / "0.mp4", "red", "0")], spec, QUIET)[0]
-    answer = model(finetune_data.tensor(shot.frames[:4], spec)[None])
+    shot = shots([Clip(colours / "test" / "red" / "0.mp4", "red", "0")], spec, QUIET)[0]
+    answer = model(tensor(shot.frames[:4], spec)[None])
     assert answer.shape == (1, 3) and int(answer.argmax()) == 2
     assert (out / "adapter.safetensors").exists() == ("--adapter" in how)
     assert "6 clips" in (out / "card.md").read_text()
@@ -102,7 +100,7 @@ def test_three_colours_are_learned_and_the_result_is_a_model_to_export(
 def test_the_adapter_alone_turns_the_base_into_the_result(
     tiny_clip: Tiny, colours: Path, tmp_path: Path
 ) -> None:
-    made = adapt.finetune(job_of(tiny_clip, colours, tmp_path / "o", how="adapter", rank=2, epochs=2), QUIET)
+    made = run.finetune(job_of(tiny_clip, colours, tmp_path / "o", how="adapter", rank=2, epochs=2), QUIET)
     base = build(
         from_files(tiny_clip.model, tiny_clip.weights, read_spec(tiny_clip.spec), trust_pickle=False)
     )
@@ -112,12 +110,12 @@ def test_the_adapter_alone_turns_the_base_into_the_result(
     )
     x = torch.randn(1, 3, 4, 32, 32)
     assert torch.allclose(mine(x), theirs(x), atol=1e-6)
-    assert adapt.read(tmp_path / "o") == made
+    assert run.read(tmp_path / "o") == made
 
 
 def test_the_same_seed_gives_the_same_weights(tiny_clip: Tiny, colours: Path, tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        adapt.finetune(job_of(tiny_clip, colours, tmp_path / name, epochs=1, seed=seed), QUIET)
+        run.finetune(job_of(tiny_clip, colours, tmp_path / name, epochs=1, seed=seed), QUIET)
     a, b, c = (sha256(tmp_path / name / "weights.safetensors") for name in "abc")
     assert a == b != c
 
@@ -126,7 +124,7 @@ def test_a_model_that_only_steps_is_trained_through_its_steps(
     tiny_step: Tiny, colours: Path, tmp_path: Path
 ) -> None:
     job = job_of(tiny_step, colours, tmp_path / "o", how="adapter", rank=2, epochs=12, learning_rate=0.05)
-    made = adapt.finetune(job, QUIET)
+    made = run.finetune(job, QUIET)
     assert made.test is not None and made.test.value == 1
     assert made.spec.input.layout == "NCHW"
 
@@ -137,7 +135,7 @@ def test_a_zoo_model_is_adapted_to_renamed_labels(tmp_path: Path) -> None:
         (data / renamed).mkdir(parents=True)
         for path in sorted((CLIPS / "calibration" / label).glob("*.mp4"))[:4]:
             (data / renamed / path.name).symlink_to(path)
-    made = adapt.finetune(
+    made = run.finetune(
         Job("pv-conv-nano", str(data), str(tmp_path / "o"), how="adapter", rank=4, epochs=1), QUIET
     )
     assert made.spec.labels == ("alarm", "calm") and made.test is None
@@ -153,7 +151,7 @@ def test_a_zoo_model_is_adapted_to_renamed_labels(tmp_path: Path) -> None:
 def test_frames_are_those_that_a_bundle_will_see(colours: Path) -> None:
     spec = checkpoint("pv-conv-nano").spec
     clip = Clip(colours / "test" / "red" / "0.mp4", spec.labels[0], "0")
-    seen = finetune_data.tensor(finetune_data.shots([clip], spec, QUIET)[0].frames, spec)
+    seen = tensor(shots([clip], spec, QUIET)[0].frames, spec)
     assert np.array_equal(seen.numpy().transpose(1, 0, 2, 3), model_frames(clip.path, spec))
 
 
@@ -200,7 +198,7 @@ def clips_of(groups: str, label: str, split: str | None = None) -> list[Clip]:
 
 def test_validation_takes_whole_groups_and_leaves_every_label_its_clips() -> None:
     clips = clips_of("aabbccddee", "x") + clips_of("aabbccddee", "y") + clips_of("zzzz", "filmed once")
-    train, validation, test = finetune_data.sides(clips, ("filmed once", "x", "y"))
+    train, validation, test = sides(clips, ("filmed once", "x", "y"))
     assert not test and len(train) + len(validation) == 24
     assert not {c.group for c in train} & {c.group for c in validation}
     counts = {label: sum(c.label == label for c in validation) for label in ("filmed once", "x", "y")}
@@ -211,9 +209,9 @@ def test_named_splits_are_taken_as_they_are() -> None:
     clips = [c for s in ("train", "validation", "test") for c in clips_of(s[:1] * 4, "x", s)]
     clips += [c for s in ("train", "validation", "test") for c in clips_of(s[:1] * 4, "y", s)]
     with pytest.raises(UsageError, match="group 't' stands in two splits"):
-        finetune_data.sides(clips, ("x", "y"))
+        sides(clips, ("x", "y"))
     clips = [replace(c, group=str(c.split)) for c in clips]
-    train, validation, test = finetune_data.sides(clips, ("x", "y"))
+    train, validation, test = sides(clips, ("x", "y"))
     assert [{c.split for c in side} for side in (train, validation, test)] == [
         {"train"},
         {"validation"},
@@ -222,10 +220,10 @@ def test_named_splits_are_taken_as_they_are() -> None:
 
 
 def test_labels_come_from_folders_or_from_a_manifest(colours: Path, tmp_path: Path) -> None:
-    assert finetune_data.labels_of(colours) == ("blue", "green", "red")
-    assert finetune_data.labels_of(colours, ("red", "blue")) == ("blue", "red")
+    assert labels_of(colours) == ("blue", "green", "red")
+    assert labels_of(colours, ("red", "blue")) == ("blue", "red")
     (tmp_path / "manifest.csv").write_text("path,label,split,group\nx.mp4,b,train,1\ny.mp4,a,train,2\n")
-    assert finetune_data.labels_of(tmp_path) == ("a", "b")
+    assert labels_of(tmp_path) == ("a", "b")
 
 
 def test_a_spec_survives_being_written(tmp_path: Path) -> None:
@@ -237,7 +235,7 @@ def test_a_spec_survives_being_written(tmp_path: Path) -> None:
 def test_bad_input_is_one_clear_line(tiny_clip: Tiny, colours: Path, tmp_path: Path) -> None:
     def refused(words: str, **more: object) -> None:
         with pytest.raises(UsageError, match=words) as error:
-            adapt.finetune(replace(good, **more), QUIET)  # type: ignore[arg-type]
+            run.finetune(replace(good, **more), QUIET)  # type: ignore[arg-type]
         assert "\n" not in str(error.value)
         assert not (tmp_path / "o").exists()
 
@@ -270,27 +268,27 @@ def test_bad_input_is_one_clear_line(tiny_clip: Tiny, colours: Path, tmp_path: P
 def test_only_an_earlier_result_is_replaced(tiny_clip: Tiny, colours: Path, tmp_path: Path) -> None:
     job = job_of(tiny_clip, colours, tmp_path, epochs=1, how="head")
     with pytest.raises(UsageError, match="already exists"):
-        adapt.finetune(job, QUIET)
+        run.finetune(job, QUIET)
     (tmp_path / "thesis.txt").write_text("x")
     with pytest.raises(UsageError, match="no earlier finetune"):
-        adapt.finetune(replace(job, force=True), QUIET)
+        run.finetune(replace(job, force=True), QUIET)
     assert (tmp_path / "thesis.txt").is_file()
     job = replace(job, out=str(tmp_path / "o"))
-    first = adapt.finetune(job, QUIET)
-    assert adapt.finetune(replace(job, force=True), QUIET).spec == first.spec
+    first = run.finetune(job, QUIET)
+    assert run.finetune(replace(job, force=True), QUIET).spec == first.spec
     (tmp_path / "o" / "notes.txt").write_text("x")
     with pytest.raises(UsageError, match=r"also holds notes.txt"):
-        adapt.finetune(replace(job, force=True), QUIET)
+        run.finetune(replace(job, force=True), QUIET)
     assert (tmp_path / "o" / "notes.txt").is_file()
 
 
 def test_the_next_command_survives_blanks(tiny_clip: Tiny, colours: Path, tmp_path: Path) -> None:
     job = job_of(tiny_clip, colours, tmp_path / "sp ace", epochs=1, how="head")
-    words = shlex.split(card.export_command(adapt.finetune(job, QUIET), job))
+    words = shlex.split(card.export_command(run.finetune(job, QUIET), job))
     assert words[words.index("--weights") + 1] == str(tmp_path / "sp ace" / "weights.safetensors")
 
 
-def exported(made: finetune_job.Adapted, job: Job) -> Clips:
+def exported(made: Adapted, job: Job) -> Clips:
     """The clips that the next command calibrates on and judges, run where finetune was."""
     words = shlex.split(card.export_command(made, job))
     return gather(Options(words[2], clips=words[words.index("--clips") + 1]), made.spec)
@@ -327,7 +325,7 @@ def test_export_judges_no_clip_that_trained_or_chose_the_epoch(
             for path in chosen:
                 (tmp_path / "my, clips" / place / label / path.name).symlink_to(path)
     job = job_of(tiny_clip, Path("my, clips"), Path("adapted"), epochs=1, how="head")
-    made = adapt.finetune(job, QUIET)
+    made = run.finetune(job, QUIET)
     clips = exported(made, job)
     assert seen(clips.held_out) == {p.resolve() for p in (colours / "test").rglob("*.mp4")}
     assert made.clips[1] and len(clips.train) == made.clips[0] == 18 - made.clips[1]
@@ -350,10 +348,10 @@ def test_an_earlier_result_is_replaced_with_its_list_of_clips(
     tiny_clip: Tiny, colours: Path, tmp_path: Path
 ) -> None:
     job = job_of(tiny_clip, colours, tmp_path / "o", epochs=1, how="head")
-    adapt.finetune(job, QUIET)
-    assert adapt.FILES - {"adapter.safetensors"} == {p.name for p in (tmp_path / "o").iterdir()}
+    run.finetune(job, QUIET)
+    assert run.FILES - {"adapter.safetensors"} == {p.name for p in (tmp_path / "o").iterdir()}
     again = replace(job, force=True, labels=("blue", "red"))
-    assert {c.label for c in exported(adapt.finetune(again, QUIET), again).held_out} == {"blue", "red"}
+    assert {c.label for c in exported(run.finetune(again, QUIET), again).held_out} == {"blue", "red"}
 
 
 def test_ctrl_c_leaves_nothing_half_written(
@@ -364,13 +362,13 @@ def test_ctrl_c_leaves_nothing_half_written(
 
     monkeypatch.setattr(card, "card", stop)
     with pytest.raises(KeyboardInterrupt):
-        adapt.finetune(job_of(tiny_clip, colours, tmp_path / "o", epochs=1), QUIET)
+        run.finetune(job_of(tiny_clip, colours, tmp_path / "o", epochs=1), QUIET)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_short_clip_is_held_on_its_last_frame() -> None:
     frames = np.arange(3, dtype=np.uint8)[:, None, None, None].repeat(3, 3)
-    cut = finetune_data.window(frames, 6, np.random.default_rng(0))
+    cut = window(frames, 6, np.random.default_rng(0))
     assert len(cut) == 6 and cut[-1].max() == 2
 
 
@@ -379,11 +377,11 @@ def test_folders_that_might_be_labels_are_asked_for(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).touch()
     with pytest.raises(UsageError, match="its label might be 'train' or 'wave' or 'monday'. Say which"):
-        finetune_data.labels_of(tmp_path)
-    assert finetune_data.labels_of(tmp_path, ("wave", "still")) == ("still", "wave")
+        labels_of(tmp_path)
+    assert labels_of(tmp_path, ("wave", "still")) == ("still", "wave")
     (tmp_path / "train/wave/monday/1.mp4").rename(tmp_path / "train/wave/1.mp4")
-    assert finetune_data.labels_of(tmp_path) == ("Still", "wave")
+    assert labels_of(tmp_path) == ("Still", "wave")
     (tmp_path / "train/train").mkdir()
     (tmp_path / "train/train/x.mp4").touch()
     with pytest.raises(UsageError, match="its label might be 'train'. Say which"):
-        finetune_data.labels_of(tmp_path)
+        labels_of(tmp_path)

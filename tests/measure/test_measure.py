@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from null_bundle import write_null_bundle
 
-from edgepv import bundle, measure
+from edgepv import bundle
+from edgepv.base import machine
 from edgepv.errors import TargetUnavailableError
+from edgepv.measure import latency, memory
 from edgepv.runtimes.engine import Engine
 from edgepv.stream import Tensors
 
@@ -37,27 +39,27 @@ FEEDS: list[Tensors] = [{"x": np.zeros(1)}]
 
 def test_engines_take_turns_and_the_slow_one_is_slower() -> None:
     log: list[str] = []
-    found = measure.interleaved(
+    found = latency.interleaved(
         {"fast": (Sleeper("fast", 1, log), FEEDS), "slow": (Sleeper("slow", 6, log), FEEDS)},
         threads=1,
         calls=42,
     )
-    turn = measure.TURN + 1  # the first call of a turn is not timed
+    turn = latency.TURN + 1  # the first call of a turn is not timed
     assert log[: 2 * turn] == ["fast"] * turn + ["slow"] * turn
-    assert len(log) == 2 * (42 + measure.WARMUP) / measure.TURN * turn
+    assert len(log) == 2 * (42 + latency.WARMUP) / latency.TURN * turn
     assert found["slow"].p50_ms > 2 * found["fast"].p50_ms > 1
     assert found["fast"].n == 42 and found["fast"].interleaved_with == ("fast", "slow")
     assert found["fast"].p50_ms <= found["fast"].p95_ms <= found["fast"].p99_ms
 
 
 def test_a_busy_machine_gets_fewer_calls_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "BUDGET_S", 0.0)
-    found = measure.interleaved({"a": (Sleeper("a", 1, []), FEEDS)}, threads=1, calls=200)
-    assert found["a"].n == measure.MIN_CALLS
+    monkeypatch.setattr(latency, "BUDGET_S", 0.0)
+    found = latency.interleaved({"a": (Sleeper("a", 1, []), FEEDS)}, threads=1, calls=200)
+    assert found["a"].n == latency.MIN_CALLS
 
 
 def test_device_facts_never_guess() -> None:
-    facts = measure.device_facts()
+    facts = machine.device_facts()
     assert facts.cpu and facts.cores >= 1 and facts.arch
 
 
@@ -65,7 +67,7 @@ def test_a_process_that_was_large_does_not_make_its_variants_large(tmp_path: Pat
     found = bundle.read(write_null_bundle(tmp_path / "b"))
     parent = np.ones(50_000_000)  # 381 MiB, every page touched
     del parent
-    peak = measure.peak_rss_mib(found.variant(), found.folder)
+    peak = memory.peak_rss_mib(found.variant(), found.folder)
     assert peak is not None and 5 < peak < 300
 
 
@@ -83,7 +85,7 @@ def test_peak_memory_is_what_the_system_says_or_not_known(
     path = tmp_path / "status"
     if status is not None:
         path.write_text(status)
-    assert measure.peak_mib(path) == mib, why
+    assert memory.peak_mib(path) == mib, why
 
 
 def test_an_engine_that_cannot_be_opened_closes_those_before_it() -> None:
@@ -93,7 +95,7 @@ def test_an_engine_that_cannot_be_opened_closes_those_before_it() -> None:
         raise TargetUnavailableError("not here")
 
     with pytest.raises(TargetUnavailableError):
-        measure.open_all({"first": lambda: first, "second": missing})
+        latency.open_all({"first": lambda: first, "second": missing})
     assert first.closed == 1
 
 
@@ -113,8 +115,8 @@ def test_a_call_that_fails_leaves_no_engine_open(tmp_path: Path, monkeypatch: py
         made.append(Broken("torch", 0, []))
         return made[-1]
 
-    monkeypatch.setattr(measure, "open_engine", opener)
+    monkeypatch.setattr(latency, "open_engine", opener)
     original: tuple[Callable[[int], Engine], list[Tensors]] = (broken, FEEDS)
     with pytest.raises(RuntimeError, match="out of memory"):
-        measure.latencies([found.variant()], found.folder, FEEDS, original=original)
+        latency.latencies([found.variant()], found.folder, FEEDS, original=original)
     assert [engine.closed for engine in made] == [1, 1]

@@ -10,6 +10,7 @@ import pytest
 
 from edgepv.data.truth import Shown
 from edgepv.errors import ParityError
+from edgepv.metrics import gate
 from edgepv.pipeline import choose, judge
 from edgepv.targets import target
 from edgepv.types import Latency, Measurement, ModelSpec, PairedDrop, Parity, TensorSpec, Verdict
@@ -22,12 +23,12 @@ def restored(low: float, verdict: Verdict) -> Measurement:
 
 
 def test_a_loss_in_db_is_told_finely_enough_to_see_that_it_is_above_the_gate() -> None:
-    said = choose.fault(restored(0.32, "fail"))
+    said = gate.fault(restored(0.32, "fail"))
     assert said == "it loses 0.34 dB (0.32 to 0.38, 20 clips), more than 0.3"
 
 
 def test_a_doubt_in_db_shows_that_the_gate_lies_inside_the_interval() -> None:
-    said = choose.doubt(restored(-0.02, "inconclusive"))
+    said = gate.doubt(restored(-0.02, "inconclusive"))
     assert said and "it lost 0.34 dB on 20 clips (-0.02 to 0.38), too few to tell" in said
 
 
@@ -47,8 +48,8 @@ def test_no_int8_of_an_engine_that_is_wrong_in_float() -> None:
     flat = row("openvino-int8-r4", "int8", 28.0, 15.0)
     found = {r.variant: r for r in judge.by_engine([int8, other, flat], [wrong, right])}
     why = "openvino computes this graph wrongly in float too: the answer of openvino-fp32 reaches 29.0 dB"
-    assert choose.fault(found["openvino-int8"]) == f"{why} of 80 dB"
-    assert choose.keeps(found["onnxruntime-int8"]) and choose.keeps(found["openvino-int8-r4"])
+    assert gate.fault(found["openvino-int8"]) == f"{why} of 80 dB"
+    assert gate.keeps(found["onnxruntime-int8"]) and gate.keeps(found["openvino-int8-r4"])
     with pytest.raises(ParityError, match="what the original does: openvino computes this graph wrongly"):
         choose.choose([found["openvino-int8"]], latency_ms=None)
 

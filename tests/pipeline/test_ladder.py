@@ -15,12 +15,11 @@ from edgepv import bundle
 from edgepv.base.console import Console
 from edgepv.base.files import write_json
 from edgepv.cli.app import main
-from edgepv.data import clips as data_clips
-from edgepv.data.clips import Clip
+from edgepv.data.clips import Clip, clips_digest
 from edgepv.data.video import read_video
-from edgepv.device import slots as update
+from edgepv.device import slots
 from edgepv.errors import TargetUnavailableError, UsageError
-from edgepv.pipeline import combine as ladder
+from edgepv.pipeline import combine
 from edgepv.runtimes.engine import Engine
 from edgepv.stream import Tensors
 from edgepv.types import Accuracy, Measurement, Report, Rung, Variant
@@ -80,7 +79,7 @@ def test_every_rung_replays_its_own_golden_answers(packed: Path, capsys: pytest.
 
 
 def test_a_ladder_can_be_an_update(packed: Path, tmp_path: Path) -> None:
-    state = update.install(tmp_path / "slots", packed)
+    state = slots.install(tmp_path / "slots", packed)
     assert state.good == "a" and state.history[-1].what in ("installed", "committed")
 
 
@@ -125,7 +124,7 @@ def test_bench_tells_every_variant_and_live_every_rung_and_the_ladder(
 def test_a_rung_stays_if_it_may_be_worth_its_time(
     rungs: list[tuple[str, float, float | None]], kept: list[str], why: str
 ) -> None:
-    chosen, reasons = ladder.worth_it([Rung(*r) for r in rungs])
+    chosen, reasons = combine.worth_it([Rung(*r) for r in rungs])
     assert [r.variant for r in chosen] == kept, why
     assert len(reasons) == len(rungs) - len(kept)
 
@@ -149,7 +148,7 @@ def judged(clips: str | None, n: int = 52) -> Accuracy:
 def test_top1_counts_where_it_was_measured_on_the_same_clips(
     found: list[Accuracy | None], known: list[float | None], why: str
 ) -> None:
-    assert ladder.comparable(found) == known, why
+    assert combine.comparable(found) == known, why
 
 
 def measured_bundle(folder: Path, delays_ms: str, accuracy: Accuracy) -> Path:
@@ -170,7 +169,7 @@ def test_a_rung_is_left_out_only_for_one_that_was_judged_on_its_clips(
 ) -> None:
     large = measured_bundle(tmp_path / "large", "[2.0]", judged("x"))
     small = measured_bundle(tmp_path / "small", "[0.0]", judged(clips))
-    found = ladder.combine([large, small], tmp_path / "out", QUIET).measured
+    found = combine.combine([large, small], tmp_path / "out", QUIET).measured
     assert [r.variant for r in found.ladder] == rungs
     assert any("top-1 is left out" in reason for reason in found.reasons) == (clips == "y")
 
@@ -194,9 +193,9 @@ def test_other_bytes_or_labels_are_other_clips_and_other_places_are_not(tmp_path
 
     a, b = clip("a", b"1", "fight"), clip("b", b"2", None)
     moved = clip("z", b"1", "fight")
-    assert data_clips.clips_digest([a, b]) == data_clips.clips_digest([b, moved])
+    assert clips_digest([a, b]) == clips_digest([b, moved])
     others = [clip("c", b"3", "fight"), clip("d", b"1", "no_fight")]
-    assert data_clips.clips_digest([a, b]) not in [data_clips.clips_digest([other, b]) for other in others]
+    assert clips_digest([a, b]) not in [clips_digest([other, b]) for other in others]
 
 
 def test_a_rung_whose_engine_is_not_here_leaves_none_open(
@@ -216,22 +215,22 @@ def test_a_rung_whose_engine_is_not_here_leaves_none_open(
             raise TargetUnavailableError("not here")
         return Closes()
 
-    monkeypatch.setattr(ladder, "open_engine", opens)
+    monkeypatch.setattr(combine, "open_engine", opens)
     delays = {"large": "[2.0]", "small": "[0.0]"}
     bundles = [write_null_bundle(tmp_path / name, name=name, delays_ms=ms) for name, ms in delays.items()]
     with pytest.raises(TargetUnavailableError):
-        ladder.combine(bundles, tmp_path / "out", QUIET)
+        combine.combine(bundles, tmp_path / "out", QUIET)
     assert closed == [1]
 
 
 def test_bundles_that_are_no_ladder_are_refused(tmp_path: Path, step_bundle: Path) -> None:
     one = write_null_bundle(tmp_path / "one")
     with pytest.raises(UsageError, match="two bundles or more"):
-        ladder.combine([one], tmp_path / "out", QUIET)
+        combine.combine([one], tmp_path / "out", QUIET)
     with pytest.raises(UsageError, match="has another target than"):
-        ladder.combine([step_bundle, one], tmp_path / "out", QUIET)
+        combine.combine([step_bundle, one], tmp_path / "out", QUIET)
     with pytest.raises(UsageError, match="both hold"):
-        ladder.combine([one, one], tmp_path / "out", QUIET)
+        combine.combine([one, one], tmp_path / "out", QUIET)
     assert not (tmp_path / "out").exists()
 
 
@@ -239,18 +238,18 @@ def test_one_model_under_two_names_is_refused_before_it_is_timed(tmp_path: Path)
     """A ladder of two, and one of the two again: its file is the same, its name is not."""
     large = measured_bundle(tmp_path / "large", "[2.0]", judged("x"))
     small = measured_bundle(tmp_path / "small", "[0.0]", judged("y"))
-    ladder.combine([large, small], tmp_path / "both", QUIET)
+    combine.combine([large, small], tmp_path / "both", QUIET)
     with pytest.raises(UsageError, match=r"both and .*large run the same model file, models/delays.json"):
-        ladder.combine([tmp_path / "both", large], tmp_path / "out", QUIET)
+        combine.combine([tmp_path / "both", large], tmp_path / "out", QUIET)
     assert not (tmp_path / "out").exists()
 
 
 def test_the_rungs_of_a_ladder_that_are_not_taken_are_told(tmp_path: Path) -> None:
     large = measured_bundle(tmp_path / "large", "[4.0]", judged("x"))
     small = measured_bundle(tmp_path / "small", "[0.0]", judged("y"))
-    ladder.combine([large, small], tmp_path / "both", QUIET)
+    combine.combine([large, small], tmp_path / "both", QUIET)
     middle = measured_bundle(tmp_path / "middle", "[2.0]", judged("z"))
-    found = ladder.combine([tmp_path / "both", middle], tmp_path / "out", QUIET).measured
+    found = combine.combine([tmp_path / "both", middle], tmp_path / "out", QUIET).measured
     assert len(found.ladder) == 2
     why = "small-8x8-null of large-ladder: left out, since of a bundle only what it runs is taken"
     assert why in found.reasons
@@ -264,6 +263,6 @@ def test_a_name_inside_a_bundle_writes_no_file_outside_the_ladder(tmp_path: Path
     bundle.write(evil, replace(found.content, name="../../stolen/x"), found.measured)
     (tmp_path / "stolen").mkdir()
     with pytest.raises(UsageError, match=r"content\.name is '../../stolen/x'"):
-        ladder.combine([large, evil], tmp_path / "out", QUIET)
+        combine.combine([large, evil], tmp_path / "out", QUIET)
     assert not list((tmp_path / "stolen").iterdir())
     assert not (tmp_path / "out").exists()

@@ -16,17 +16,18 @@ from onnx_models import CLIP, FRAME, SIDE, answers, described, net, written
 from support import Run, drifts
 
 import edgepv
-from edgepv import bundle, measure
+from edgepv import bundle
 from edgepv.data.frames import preprocess
 from edgepv.data.video import read_video
+from edgepv.measure import latency
 from edgepv.types import Report, decode
 
 
 @pytest.fixture(autouse=True)
 def short_timing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Speeds are not looked at here."""
-    monkeypatch.setattr(measure, "BUDGET_S", 0.0)
-    monkeypatch.setattr(measure, "MIN_CALLS", 3)
+    monkeypatch.setattr(latency, "BUDGET_S", 0.0)
+    monkeypatch.setattr(latency, "MIN_CALLS", 3)
 
 
 @pytest.fixture(scope="module")

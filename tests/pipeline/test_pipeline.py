@@ -22,7 +22,9 @@ from edgepv.cli.app import main
 from edgepv.data.truth import Shown
 from edgepv.data.video import read_video
 from edgepv.errors import AccuracyGateError, LatencyGateError, ParityError
+from edgepv.metrics import gate
 from edgepv.pipeline import choose, judge
+from edgepv.pipeline.exam import prepare
 from edgepv.pipeline.options import Options
 from edgepv.pipeline.source import gather, load
 from edgepv.pipeline.step import Line
@@ -82,7 +84,7 @@ def test_what_runs_is_the_fastest_that_may(exported: Path) -> None:
         rows = [
             r
             for r in _report(exported / target).rows
-            if r.target == target and choose.keeps(r) and not choose.doubt(r)
+            if r.target == target and gate.keeps(r) and not gate.doubt(r)
         ]
         best = min(rows, key=lambda r: r.latency[0].p50_ms)
         assert opened.measured.run == best.variant
@@ -344,7 +346,7 @@ def test_insides_are_looked_at_on_clips_of_every_label(
 ) -> None:
     options = _options(tiny_step, _many_fights(tmp_path, write_video))
     source = load(options)
-    subject = pipeline.prepare(Line(options, Console(quiet=True)), source, gather(options, source.spec))
+    subject = prepare(Line(options, Console(quiet=True)), source, gather(options, source.spec))
     assert len(subject.exam.feeds) == 32
     for feeds in (subject.exam.feeds, subject.original[-1]):
         assert _brighter(feeds[: judge.PROBES]) == [False, True, False, True, False, False, False, False]
@@ -412,7 +414,8 @@ def test_an_undecided_variant_runs_only_if_what_it_lost_is_within_the_gate() -> 
     assert choose.choose(rows, latency_ms=None)[0].variant == "fast"
     rows[1] = _row("fast", 1.0, drop=_drop(1.5, "inconclusive"))
     assert choose.choose(rows, latency_ms=None)[0].variant == "slow"
-    assert choose.keeps(rows[1]) and "does not run by itself: it lost 1.5 points" in str(choose.doubt(rows[1]))
+    assert gate.keeps(rows[1])
+    assert "does not run by itself: it lost 1.5 points" in str(gate.doubt(rows[1]))
     assert choose.choose(rows[1:], latency_ms=None)[0].variant == "fast"  # nothing else was asked for
 
 
@@ -426,7 +429,7 @@ def test_int8_in_name_only_is_not_chosen() -> None:
     audit = Audit("x", (ConvPlan("conv", "int8", "float"),))
     rows = [_row("float", 2.0), _row("fake", 1.0, precision="int8", audit=audit)]
     assert choose.choose(rows, latency_ms=None)[0].variant == "float"
-    assert "INT8 in name only: all 1 convolutions" in str(choose.fault(rows[1]))
+    assert "INT8 in name only: all 1 convolutions" in str(gate.fault(rows[1]))
 
 
 def test_each_gate_raises_its_own_error() -> None:
@@ -459,7 +462,7 @@ def test_particles_that_are_wrong_beside_right_logits_are_a_failure() -> None:
     assert judge.with_others(right, wanted, wanted).verdict == "pass"
     wrong = judge.with_others(right, wanted, {"particles": wanted["particles"][::-1]})
     assert wrong.verdict == "fail" and wrong.least[0] == "particles"
-    assert "parity of particles" in str(choose.fault(_row("a", 1.0, parity=wrong)))
+    assert "parity of particles" in str(gate.fault(_row("a", 1.0, parity=wrong)))
 
 
 def test_tracks_a_hundredth_of_a_pixel_apart_are_the_same() -> None:
@@ -504,4 +507,4 @@ def test_the_whole_test_split_is_judged_where_it_is_present(tmp_path: Path) -> N
     assert code == 0
     rows = [r for r in _report(out).rows if r.precision == "int8"]
     assert rows and all(r.accuracy and r.accuracy.n == 52 for r in rows)
-    assert all(r.drop and r.drop.points <= 4 for r in rows if choose.keeps(r))
+    assert all(r.drop and r.drop.points <= 4 for r in rows if gate.keeps(r))

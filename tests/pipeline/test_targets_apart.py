@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from support import TINY, Run, Tiny, drifts
 
-from edgepv import measure
 from edgepv.bundle.manifest import check, read
 from edgepv.errors import AccuracyGateError
 from edgepv.export import for_cpu
+from edgepv.measure import latency
 from edgepv.pipeline import choose
 
 KILLED = """
@@ -40,8 +40,8 @@ def build():
 @pytest.fixture(autouse=True)
 def short_timing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Speeds are not looked at here."""
-    monkeypatch.setattr(measure, "BUDGET_S", 0.0)
-    monkeypatch.setattr(measure, "MIN_CALLS", 3)
+    monkeypatch.setattr(latency, "BUDGET_S", 0.0)
+    monkeypatch.setattr(latency, "MIN_CALLS", 3)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from edgepv.report.load.load import is_report, load
 from null_bundle import write_null_bundle
 
 from edgepv import bundle
@@ -21,11 +20,11 @@ from edgepv.cli import show
 from edgepv.cli.app import main
 from edgepv.errors import UsageError
 from edgepv.metrics import pareto
-from edgepv.report import charts as charts
-from edgepv.report import tables as tables
+from edgepv.report import charts, tables
 from edgepv.report.cells import NOT_MEASURED, figure, size
 from edgepv.report.compare import speedups
 from edgepv.report.page import picture_of_scatter, to_html, to_json, to_markdown
+from edgepv.report.results import is_report, load
 from edgepv.types import (
     Accuracy,
     Audit,

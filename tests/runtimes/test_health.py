@@ -20,10 +20,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from edgepv.errors import TargetUnavailableError, UsageError
-from edgepv.runtimes import health as health_module
+from edgepv.runtimes.health import state
 from edgepv.runtimes.health.server import Server
+from edgepv.runtimes.health.server import serve as serve_http
 from edgepv.runtimes.health.state import Health
-from edgepv.runtimes.health.systemd import sd_notify
+from edgepv.runtimes.health.systemd import sd_notify, watchdog
 
 Serve = Callable[[Health], Server]
 
@@ -34,7 +35,7 @@ def serve() -> Iterator[Serve]:
     opened: list[Server] = []
 
     def start(health: Health) -> Server:
-        opened.append(health.serve("0"))
+        opened.append(serve_http(health, "0"))
         return opened[-1]
 
     yield start
@@ -200,7 +201,7 @@ def test_a_client_that_says_nothing_does_not_stop_the_others(serve: Serve) -> No
 
 def test_it_listens_on_this_machine_only_unless_a_host_is_given() -> None:
     for address, host in (("0", "127.0.0.1"), (":0", "127.0.0.1"), ("0.0.0.0:0", "0.0.0.0")):
-        server = Health("cam1").serve(address)
+        server = serve_http(Health("cam1"), address)
         assert server.address[0] == host
         server.close()
 
@@ -210,19 +211,19 @@ def test_it_listens_on_this_machine_only_unless_a_host_is_given() -> None:
 )
 def test_a_wrong_address_is_one_clear_line(address: str) -> None:
     with pytest.raises(UsageError, match="is not an address to listen on|cannot listen on"):
-        Health("cam1").serve(address)
+        serve_http(Health("cam1"), address)
 
 
 def test_a_port_that_is_taken_is_named(serve: Serve) -> None:
     server = serve(Health("cam1"))
     with pytest.raises(UsageError, match=f"cannot listen on 127.0.0.1 port {server.address[1]}"):
-        Health("cam2").serve(str(server.address[1]))
+        serve_http(Health("cam2"), str(server.address[1]))
 
 
 def test_without_prometheus_everything_but_metrics_works(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(health_module, "present", lambda module: False)
+    monkeypatch.setattr(state, "present", lambda module: False)
     monkeypatch.setattr("edgepv.base.optional.present", lambda module: False)
     health = Health("cam1")
     health.running("int8")
@@ -257,9 +258,9 @@ def systemd(
 
 
 def test_systemd_is_told(systemd: socket.socket) -> None:
-    for state in ("READY=1", "STATUS=cam1: waving 87%", "STOPPING=1"):
-        assert sd_notify(state)
-        assert systemd.recv(1000) == state.encode()
+    for told in ("READY=1", "STATUS=cam1: waving 87%", "STOPPING=1"):
+        assert sd_notify(told)
+        assert systemd.recv(1000) == told.encode()
 
 
 @pytest.mark.parametrize(
@@ -280,8 +281,8 @@ def test_the_watchdog_is_fed_at_half_its_time_and_only_while_all_is_well(
     monkeypatch.setenv("WATCHDOG_USEC", "200000")
     monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
     health = Health("cam1")
-    watchdog = health.watchdog()
-    assert watchdog
+    kept = watchdog(health)
+    assert kept
     systemd.settimeout(0.3)
     with pytest.raises(TimeoutError):
         systemd.recv(100)
@@ -292,7 +293,7 @@ def test_the_watchdog_is_fed_at_half_its_time_and_only_while_all_is_well(
     assert [systemd.recv(100) for _ in range(3)] == [b"WATCHDOG=1"] * 3
     assert 0.25 < time.perf_counter() - start < 2  # three times 0.1 s
     health.camera_lost("gone")
-    watchdog.close()
+    kept.close()
     systemd.setblocking(False)
     left = 0
     while True:
@@ -320,7 +321,7 @@ def test_there_is_no_watchdog_unless_systemd_asked_this_process(
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert Health("cam1").watchdog() is None
+    assert watchdog(Health("cam1")) is None
 
 
 def test_importing_health_imports_no_prometheus() -> None:

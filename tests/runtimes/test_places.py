@@ -210,7 +210,7 @@ def test_a_rule_for_a_camera_that_is_not_here_is_refused(tmp_path: Path) -> None
     from null_bundle import write_null_bundle
 
     from edgepv.base.console import Console
-    from edgepv.device import cameras as camera
+    from edgepv.device import cameras
     from edgepv.runtimes.events.rules import LiveConfig
 
     options = LiveOptions(
@@ -220,7 +220,7 @@ def test_a_rule_for_a_camera_that_is_not_here_is_refused(tmp_path: Path) -> None
         spool=tmp_path,
     )
     with pytest.raises(UsageError, match="unknown camera 'gaet'.*Did you mean 'gate'"):
-        camera.run(options, Console(quiet=True), threading.Event())
+        cameras.run(options, Console(quiet=True), threading.Event())
 
 
 def test_a_stream_that_answers_every_few_frames_is_searched_over_whole_chunks() -> None:

@@ -15,7 +15,8 @@ from edgepv.data.split import split_clips
 from edgepv.errors import UsageError
 
 SHIPPED = sorted(read_json(zoo.INDEX))
-CLASSIFIERS = [n for n in zoo.names() if zoo.MODELS[zoo.parse(n)[0]].trainer == "edgepv.zoo.training.classifiers"]
+TRAINER = "edgepv.zoo.training.classifiers"
+CLASSIFIERS = [n for n in zoo.names() if zoo.MODELS[zoo.parse(n)[0]].trainer == TRAINER]
 
 
 def test_importing_the_zoo_loads_no_heavy_library() -> None:

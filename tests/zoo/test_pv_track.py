@@ -25,7 +25,7 @@ from edgepv.types import Checkpoint, ModelSpec, TensorSpec, Variant
 from edgepv.zoo import pv_track
 from edgepv.zoo.particles.decompose import lattice
 from edgepv.zoo.pv_track import LIMIT, PvTrack, begun, tents
-from edgepv.zoo.training import track as train_track
+from edgepv.zoo.training import track
 from edgepv.zoo.training.motion import Scene, render
 from edgepv.zoo.training.steps import Schedule, fit
 from edgepv.zoo.training.track import Recipe, objective, per_point, score, tracked
@@ -217,7 +217,7 @@ def test_a_short_training_runs_and_the_loss_is_finite(tmp_path: Path) -> None:
     assert [row["step"] for row in log] == [1, 2, 3]
     assert all(np.isfinite(row["loss"]) for row in log)
     clip = render(np.random.default_rng(0), pictures(), Scene(size=SIZE, frames=4, points=N))
-    tracks = tracked(net, clip.frames, train_track.starts(clip), clip.birth)
+    tracks = tracked(net, clip.frames, track.starts(clip), clip.birth)
     assert tracks.shape == (4, N, 3)
 
 
@@ -248,7 +248,7 @@ def test_every_visible_position_of_a_clip_weighs_the_same() -> None:
     got = score(per_point(tracks, points, hidden, np.zeros(2, int)))
     assert got.delta_avg == 0.8
     truth = Points(points.transpose(1, 0, 2), ~hidden.T)
-    tracker = replace(train_track.spec("pv-track-nano"), particles=2)
+    tracker = replace(track.spec("pv-track-nano"), particles=2)
     assert figures(tracker, [tracks], [Shown(tracks, truth)], 0)[0] == got.delta_avg
 
 
@@ -264,7 +264,7 @@ def lowered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, Varia
     folder = tmp_path_factory.mktemp("track")
     save_file(made().state_dict(), folder / "w.safetensors")
     spec = replace(
-        train_track.spec("pv-track-nano"),
+        track.spec("pv-track-nano"),
         input=TensorSpec("frame", (1, 3, SIZE, SIZE), "NCHW"),
         outputs=(TensorSpec("tracks", (1, N, 3), "NKC"),),
         particles=N,
@@ -346,7 +346,7 @@ def test_the_step_is_static_at_most_4_d_and_breaks_no_rule_of_tensorrt(
 
 def test_the_shipped_trackers_are_what_the_index_says() -> None:
     index = json.loads((Path(pv_track.__file__).parent / "weights" / "index.json").read_text())
-    names = [name for name in train_track.RECIPES if name in index]
+    names = [name for name in track.RECIPES if name in index]
     for name in names:
         assert index[name]["spec"]["task"] == "tracking"
-        assert index[name]["spec"]["particles"] == train_track.RECIPES[name].particles
+        assert index[name]["spec"]["particles"] == track.RECIPES[name].particles

@@ -19,7 +19,7 @@ from edgepv.model.builder import find_function
 from edgepv.model.checkpoint import build
 from edgepv.types import Checkpoint, ModelSpec, decode
 from edgepv.zoo.pv_restore import Restore
-from edgepv.zoo.training import restore as train_restore
+from edgepv.zoo.training import restore
 from edgepv.zoo.training.restore import (
     RECIPES,
     SPLIT,
@@ -122,7 +122,7 @@ def test_frames_are_restored_one_by_one_as_the_training_form_does() -> None:
     torch.nn.init.normal_(net.leave.weight, 0, 0.1)
     frames = np.random.default_rng(0).random((5, 16, 20, 3), np.float32)
     with torch.no_grad():
-        whole = net(train_restore.to_input([frames]))[0].permute(1, 2, 3, 0).numpy()
+        whole = net(restore.to_input([frames]))[0].permute(1, 2, 3, 0).numpy()
     assert np.abs(restored(net, frames) - whole).max() < 1e-5
     assert (net.height, net.width) == (8, 8)
 
@@ -192,7 +192,7 @@ def test_three_steps_leave_weights_that_load_and_a_measured_result(
 def test_a_gan_without_weights_to_go_on_from_is_refused(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train_restore, "HERE", tmp_path)
+    monkeypatch.setattr(restore, "HERE", tmp_path)
     options = ["--data", str(data), "--out", str(tmp_path), "--cache", str(tmp_path), "--steps", "1"]
     assert main([NANO, *options, "--gan", "1"]) == UsageError.exit_code
     assert "Train it first" in capsys.readouterr().err

@@ -2,3 +2,5 @@
 
 A rule is registered by its operator's name.
 """
+
+__all__ = ["assign", "memory", "running", "shape", "window"]

@@ -2,3 +2,20 @@
 
 Nothing of it is needed to run or export one.
 """
+
+__all__ = [
+    "baselines",
+    "classifiers",
+    "crossval",
+    "data",
+    "epochs",
+    "graph",
+    "motion",
+    "parallel",
+    "physics",
+    "publish",
+    "restore",
+    "score",
+    "steps",
+    "track",
+]

@@ -1,4 +1,4 @@
-"""Several processes train one network: ``torchrun --nproc-per-node N -m edgepv.zoo.train_...``.
+"""Several processes train one network: ``torchrun --nproc-per-node N -m edgepv.zoo.training.MODEL``.
 
 Each process draws its own batches; gradients are averaged before every step, so all stay the same network.
 Without torchrun there is one process and nothing here does anything.

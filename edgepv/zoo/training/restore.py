@@ -1,7 +1,7 @@
 """Train a restorer: ``python -m edgepv.zoo.training.restore pv-restore-nano-denoise --data DIR``.
 
 DIR holds natural video and stills (``SPLIT`` says which). Each sample is a short clean video: a crop of real
-video, or one or two stills that drift smoothly, one before the other. It is spoilt by ``edgepv.data.degrade``:
+video, or one or two stills that drift smoothly, one before the other. It is spoilt by ``data.degrade``:
 for a denoiser by noise, for an enlarger by halving its size. Unrolls grow from 8 over 16 to 32 frames
 during the training; a net trained on short unrolls alone gets worse the longer it runs.
 

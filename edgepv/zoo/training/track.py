@@ -24,8 +24,7 @@ from edgepv.base.console import tell
 from edgepv.base.files import digest
 from edgepv.errors import EdgepvError
 from edgepv.types import ModelSpec, TensorSpec, encode
-from edgepv.zoo import HERE
-from edgepv.zoo import pv_track as models
+from edgepv.zoo import HERE, pv_track
 from edgepv.zoo.pv_track import PvTrack
 from edgepv.zoo.training.classifiers import default_cache
 from edgepv.zoo.training.motion import Rendered, Scene, batch, read_pictures, render
@@ -77,8 +76,8 @@ LEAN = ((0.4, 8, 4), (0.7, 16, 2), (1.0, 32, 1))
 """The same with two thirds of the frames per step."""
 
 RECIPES = {
-    "pv-track-nano": Recipe(models.nano, 128, 32, Schedule(6000, 2e-3), STAGES),
-    "pv-track-small": Recipe(models.small, 192, 64, Schedule(5000, 2e-3), LEAN),
+    "pv-track-nano": Recipe(pv_track.nano, 128, 32, Schedule(6000, 2e-3), STAGES),
+    "pv-track-small": Recipe(pv_track.small, 192, 64, Schedule(5000, 2e-3), LEAN),
 }
 
 

@@ -11,10 +11,9 @@ import pytest
 
 from edgepv.base.optional import present
 from edgepv.errors import UsageError
-from edgepv.export.tensorrt import form as form
-from edgepv.export.tensorrt import fp16
-from edgepv.export.tensorrt import graph as tensorrt_graph
-from edgepv.export.tensorrt import opset as tensorrt_opset
+from edgepv.export.tensorrt import form, fp16
+from edgepv.export.tensorrt.graph import quantize_nodes, shapes, weighted_nodes
+from edgepv.export.tensorrt.opset import opset_of, to_opset
 from edgepv.export.tensorrt.parser import parse_with_nvidia
 from edgepv.export.tensorrt.plan import calibration_table, precision_plan
 from edgepv.export.tensorrt.rules import check
@@ -156,7 +155,7 @@ def test_a_residual_add_reads_the_skip_from_a_pair_and_the_branch_from_its_convo
 def test_weights_stay_float_behind_their_pair_for_tensorrt_8(int8: Any) -> None:
     kinds = {init.data_type for init in int8.graph.initializer if init.name.endswith("weight")}
     assert kinds == {TensorProto.FLOAT}
-    assert len(tensorrt_graph.quantize_nodes(int8, weights=True)) == 9
+    assert len(quantize_nodes(int8, weights=True)) == 9
 
 
 def test_biases_stay_float(int8: Any) -> None:
@@ -280,7 +279,7 @@ def _model(
 def _quantized(model: Any, folder: Path) -> Any:
     """The INT8 form of a graph with one input ``x``, calibrated on a ramp from -1 to 1."""
     onnx.save(model, folder / "m.onnx")
-    shape = tensorrt_graph.shapes(model)["x"]
+    shape = shapes(model)["x"]
     feed = {"x": np.linspace(-1, 1, int(np.prod(shape)), dtype=np.float32).reshape(shape)}
     form.quantize_for_tensorrt(folder / "m.onnx", folder / "q.onnx", [feed], state_pairs=[])
     return onnx.load(folder / "q.onnx")
@@ -374,7 +373,7 @@ def test_a_wrong_request_is_one_clear_line(
 def test_keeping_everything_float_is_refused_and_never_quantizes_everything(
     float_onnx: Path, feeds: list[Feed], tmp_path: Path
 ) -> None:
-    names = [node.name for node in tensorrt_graph.weighted_nodes(onnx.load(float_onnx))]
+    names = [node.name for node in weighted_nodes(onnx.load(float_onnx))]
     with pytest.raises(UsageError, match="none of the 14"):
         form.quantize_for_tensorrt(
             float_onnx, tmp_path / "q.onnx", feeds[:1], state_pairs=STATES, keep_float=names
@@ -382,8 +381,8 @@ def test_keeping_everything_float_is_refused_and_never_quantizes_everything(
 
 
 def test_opset_17_is_really_written_and_computes_the_same(int8: Any, feeds: list[Feed]) -> None:
-    old = tensorrt_opset.to_opset(int8, 17)
-    assert (tensorrt_opset.opset_of(old), old.ir_version) == (17, 8)
+    old = to_opset(int8, 17)
+    assert (opset_of(old), old.ir_version) == (17, 8)
     assert all(len(node.input) == 1 for node in _inputs_of(old, "ReduceMean"))
     onnx.checker.check_model(old, full_check=True)
     for feed in feeds[::8]:
@@ -392,8 +391,8 @@ def test_opset_17_is_really_written_and_computes_the_same(int8: Any, feeds: list
 
 
 def test_the_float_fallback_goes_to_opset_17_too(float_onnx: Path, feeds: list[Feed]) -> None:
-    old = tensorrt_opset.to_opset(form.prepare(float_onnx), 17)
-    assert tensorrt_opset.opset_of(old) == 17
+    old = to_opset(form.prepare(float_onnx), 17)
+    assert opset_of(old) == 17
     assert "HardSwish" not in {node.op_type for node in old.graph.node}
     right = _session(onnx.load(float_onnx)).run(None, feeds[-1])
     got = _session(old).run(None, feeds[-1])
@@ -415,7 +414,7 @@ def test_a_split_in_two_is_written_out(channels: int, sizes: list[int], reason: 
     ]
     shape = (1, channels, 2, 2)
     model = _model(nodes, {"x": shape}, ["y"], shape)
-    old = tensorrt_opset.to_opset(model, 17)
+    old = to_opset(model, 17)
     (split,) = _inputs_of(old, "Split")
     (written,) = [i for i in old.graph.initializer if i.name == split.input[1]]
     assert numpy_helper.to_array(written).tolist() == sizes, reason
@@ -429,17 +428,17 @@ def test_an_operator_with_no_form_at_the_opset_is_an_error() -> None:
     model = _model([node], {"x": (1, 4, 2, 2)}, ["y"])
     model.graph.initializer.append(numpy_helper.from_array(np.ones(4, np.float32), "s"))
     with pytest.raises(UsageError, match=r"no form at opset 17 .*antialias"):
-        tensorrt_opset.to_opset(model, 17)
+        to_opset(model, 17)
 
 
 def test_the_strong_file_is_float16_inside_and_float32_outside(int8: Any) -> None:
     strong = fp16.to_fp16(int8)
     graph = strong.graph
-    assert tensorrt_opset.opset_of(strong) == 19
+    assert opset_of(strong) == 19
     assert {t.type.tensor_type.elem_type for t in [*graph.input, *graph.output]} == {1}
     inits = {init.name: init for init in graph.initializer}
     assert TensorProto.FLOAT not in {init.data_type for init in graph.initializer}
-    for node in tensorrt_graph.quantize_nodes(strong, weights=False) + _inputs_of(strong, "DequantizeLinear"):
+    for node in quantize_nodes(strong, weights=False) + _inputs_of(strong, "DequantizeLinear"):
         assert inits[node.input[1]].data_type == TensorProto.FLOAT16
     weights = [inits[n.input[0]] for n in _inputs_of(strong, "DequantizeLinear") if n.input[0] in inits]
     assert [w.data_type for w in weights] == [TensorProto.INT8] * 9
@@ -449,7 +448,7 @@ def test_the_strong_file_is_float16_inside_and_float32_outside(int8: Any) -> Non
 
 def test_the_strong_file_follows_the_weak_one(int8: Any, float_onnx: Path) -> None:
     clip = _clip(30, seed=3)
-    weak, strong = (_rolled(m, clip)[1] for m in (tensorrt_opset.to_opset(int8, 17), fp16.to_fp16(int8)))
+    weak, strong = (_rolled(m, clip)[1] for m in (to_opset(int8, 17), fp16.to_fp16(int8)))
     assert _sqnr_db(weak, strong) > 45
     plain = form.prepare(float_onnx)
     right, got = (_rolled(m, clip)[1] for m in (plain, fp16.to_fp16(plain)))
@@ -485,7 +484,7 @@ def test_the_same_input_gives_the_same_bytes(
     again = tmp_path / "again.onnx"
     form.quantize_for_tensorrt(float_onnx, again, feeds, state_pairs=STATES)
     assert again.read_bytes() == float_onnx.with_name("int8.onnx").read_bytes()
-    for make in (lambda m: tensorrt_opset.to_opset(m, 17), fp16.to_fp16):
+    for make in (lambda m: to_opset(m, 17), fp16.to_fp16):
         assert make(int8).SerializeToString() == make(onnx.load(again)).SerializeToString()
 
 
@@ -493,7 +492,7 @@ def test_making_a_file_leaves_its_source_as_it_was(int8: Any) -> None:
     source = onnx.load_from_string(int8.SerializeToString())
     source.opset_import.append(helper.make_opsetid("com.microsoft", 1))  # unused, to be dropped
     before = source.SerializeToString()
-    made = [tensorrt_opset.to_opset(source, 17), fp16.to_fp16(source)]
+    made = [to_opset(source, 17), fp16.to_fp16(source)]
     assert source.SerializeToString() == before
     assert [len(m.opset_import) for m in made] == [1, 1]
 
@@ -502,9 +501,9 @@ def _packed(int8: Any, float_onnx: Path) -> dict[str, tuple[Any, int]]:
     """The four files of a bundle, each with the opset its device reads."""
     plain = form.prepare(float_onnx)
     return {
-        "weak-int8": (tensorrt_opset.to_opset(int8, 17), 17),
+        "weak-int8": (to_opset(int8, 17), 17),
         "strong-int8": (fp16.to_fp16(int8), 19),
-        "weak-float": (tensorrt_opset.to_opset(plain, 17), 17),
+        "weak-float": (to_opset(plain, 17), 17),
         "strong-float": (fp16.to_fp16(plain), 19),
     }
 

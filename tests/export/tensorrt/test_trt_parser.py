@@ -9,7 +9,7 @@ import pytest
 
 from edgepv.base.optional import present
 from edgepv.errors import UsageError
-from edgepv.export.tensorrt import parser as trt_parser
+from edgepv.export.tensorrt import parser
 from edgepv.export.tensorrt.parser import parse_with_nvidia
 
 onnx = pytest.importorskip("onnx")
@@ -71,7 +71,7 @@ def test_a_file_that_is_not_there_is_our_error_and_not_a_verdict(tmp_path: Path)
 def test_a_missing_package_is_no_verdict_and_names_the_cure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trt_parser, "MODULE", "tensorrt_that_nobody_has")
+    monkeypatch.setattr(parser, "MODULE", "tensorrt_that_nobody_has")
     verdict = parse_with_nvidia(_saved(tmp_path, "Relu"))
     assert (verdict.ran, verdict.accepted, verdict.version) == (False, None, None)
     assert "pip install 'edgepv[trt-check]'" in str(verdict.reason)
@@ -100,7 +100,7 @@ def test_however_the_process_ends_there_is_a_verdict(
     accepted: bool | None,
     reason: str,
 ) -> None:
-    monkeypatch.setattr(trt_parser, "MODULE", "json")  # a module that is surely there
+    monkeypatch.setattr(parser, "MODULE", "json")  # a module that is surely there
     limit = 1 if "sleep" in program else 60
     verdict = parse_with_nvidia(_saved(tmp_path, "Relu"), timeout_s=limit, program=program)
     assert (verdict.ran, verdict.accepted) == (ran, accepted)

@@ -19,7 +19,7 @@ from edgepv.errors import (
 from edgepv.model.checkpoint import load_notes
 from edgepv.pipeline.exam import Subject, prepare
 from edgepv.pipeline.options import Options, bundle_folder, check_options, zip_of
-from edgepv.pipeline.pack.pack import Exported, pack
+from edgepv.pipeline.pack import Exported, pack
 from edgepv.pipeline.source import gather, load
 from edgepv.pipeline.step import Line
 from edgepv.targets import target as find_target

@@ -1,0 +1,62 @@
+"""The gate: which measured variants may be shipped, and why the others may not."""
+
+from __future__ import annotations
+
+from edgepv.types import Audit, Measurement
+
+
+def keeps(row: Measurement) -> bool:
+    """Whether a variant may be shipped; ``fault`` says why not."""
+    return fault(row) is None
+
+
+def fault(row: Measurement) -> str | None:
+    """Why a variant must not be shipped: its engine, parity, accuracy, INT8 in name only; None if it may."""
+    parity, drop, audit = row.parity, row.drop, row.audit
+    if row.blocked:
+        return row.blocked
+    if parity and parity.verdict == "fail":
+        where, (what, sqnr) = parity.first_divergence or "no single node", parity.least
+        return f"parity of {what}, {sqnr:.1f} dB, is below {parity.min_sqnr_db:.0f} dB, first at {where}"
+    if drop and drop.verdict == "fail":
+        loss, low, high = drop.figures()
+        return f"it loses {loss} {drop.unit} ({low} to {high}, {drop.n} clips), more than {drop.max_drop:g}"
+    both = (*audit.convolutions, *audit.products) if audit else ()
+    if row.precision == "int8" and both and all(c.executed == "float" for c in both):
+        return f"INT8 in name only: all {_counted(audit)} run in float"
+    return None
+
+
+def _counted(audit: Audit | None) -> str:
+    """ "1 convolutions and 25 matrix products"; without those of which there are none."""
+    assert audit
+    found = ((len(audit.convolutions), "convolutions"), (len(audit.products), "matrix products"))
+    return " and ".join(f"{count} {what}" for count, what in found if count)
+
+
+def partly(row: Measurement) -> str | None:
+    """What an INT8 variant leaves in float, if that are more products than it has in INT8 at all; or None."""
+    audit = row.audit
+    if row.precision != "int8" or audit is None:
+        return None
+    left = [c for c in audit.products if c.executed == "float"]
+    if len(left) <= audit.int8 + audit.int8_products:
+        return None
+    convolutions = f"{audit.int8}/{len(audit.convolutions)} convolutions"
+    products = f"{audit.int8_products}/{len(audit.products)} matrix products"
+    return f"{row.variant}: INT8 {convolutions}, {products}; {len(left)} run in float, first {left[0].node}"
+
+
+def doubt(row: Measurement) -> str | None:
+    """Why a shipped variant that was not chosen does not run by itself: see ``doubtful``."""
+    lost = doubtful(row)
+    return lost and f"{row.variant} is in the bundle and does not run by itself: {lost}"
+
+
+def doubtful(row: Measurement) -> str | None:
+    """What a variant that may be shipped lost above the gate, on too few clips to tell, or None."""
+    drop = row.drop
+    if not keeps(row) or drop is None or drop.points <= drop.max_drop:
+        return None
+    loss = drop.figures()[0]
+    return f"it lost {loss} {drop.unit} on {drop.n} clips ({drop.interval()}), too few to tell"
