@@ -21,7 +21,7 @@ import torch
 from edgepv.base.console import Console
 from edgepv.base.files import read_json, write_json
 from edgepv.base.machine import device_facts
-from edgepv.finetune.job import How, Job
+from edgepv.finetune.request import FinetuneRequest, How
 from edgepv.finetune.run import finetune
 from edgepv.types import encode
 from edgepv.zoo import TASKS
@@ -33,7 +33,7 @@ def one(model: str, how: How, data: Path, epochs: int, seed: int) -> dict[str, A
     """One adaptation and what it cost. cpu_minutes: of this process, decoding and scoring included."""
     start = time.process_time()
     with tempfile.TemporaryDirectory() as scratch:
-        job = Job(
+        job = FinetuneRequest(
             model,
             str(data),
             out=f"{scratch}/adapted",

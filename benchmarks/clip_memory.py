@@ -49,7 +49,7 @@ def film(path: Path, width: int, height: int, seconds: int) -> None:
 
 def _shown(path: Path) -> object:
 
-    return truth.shown(_clip(path), _spec())
+    return truth.eval_clip(_clip(path), _spec())
 
 
 def _finetune(path: Path) -> object:

@@ -1,4 +1,4 @@
-"""What each compression lever buys alone, and what the search finds together.
+"""What each compression method buys alone, and what the search finds together.
 
 Four nets trained on the hand-washing clips: pv-c3d, pv-conv-small, R(2+1)D-18 and X3D-S (the last two by
 train_clipnets.py). For each: engine alone, form alone (streamed), INT8 alone, pruning alone, low rank alone,
@@ -36,8 +36,8 @@ from edgepv.runtimes.engine import open_engine
 from edgepv.runtimes.engines.eager import EagerEngine
 from edgepv.search.answer import search
 from edgepv.search.finals import Result
-from edgepv.search.space import Candidate, Space, lever
-from edgepv.search.trial import Question, Trials
+from edgepv.search.space import Candidate, Space, methods_of
+from edgepv.search.trial import SearchRequest, TrialRunner
 from edgepv.types import Variant, decode, encode
 
 HERE = Path(__file__).resolve().parent
@@ -73,8 +73,8 @@ def nets(data: Path) -> list[Net]:
 
 
 def alone(space: Space) -> Iterator[Candidate]:
-    """The model as it was written, and one lever at a time; sizes are left to the search."""
-    for candidate in dict.fromkeys(space.levers()):
+    """The model as it was written, and one method at a time; sizes are left to the search."""
+    for candidate in dict.fromkeys(space.single_methods()):
         if candidate.size == space.sizes[0] and candidate.low_rank in (0.0, RANK):
             yield candidate
 
@@ -90,8 +90,8 @@ def path(space: Space, winner: Candidate) -> list[Candidate]:
 
 def measure(net: Net, seconds: float, console: Console) -> dict[str, Any]:
     """Everything about one net."""
-    question = Question(net.options, net.limit_ms, 50, EPOCHS, EPOCHS)
-    ground = Trials(question, console)
+    question = SearchRequest(net.options, net.limit_ms, 50, EPOCHS, EPOCHS)
+    ground = TrialRunner(question, console)
     rows: dict[str, Any] = {}
     for candidate in alone(ground.space):
         rows[candidate.name] = row(ground, candidate)
@@ -118,19 +118,19 @@ def measure(net: Net, seconds: float, console: Console) -> dict[str, Any]:
     }
 
 
-def row(ground: Trials, candidate: Candidate) -> dict[str, Any]:
+def row(ground: TrialRunner, candidate: Candidate) -> dict[str, Any]:
     """One candidate on the whole test split; why not, if it cannot be made."""
     held = ground.clips.held_out
     try:
         variant, folder = ground.make(candidate, EPOCHS)
         after, before = ground.margins(variant, folder, held), ground.original(held)
     except EdgepvError as e:
-        return {"why": str(e), "lever": lever(candidate, ground.space.start())}
+        return {"why": str(e), "method": methods_of(candidate, ground.space.start())}
     drop = ground.lost(before, after, held)
     net = ground.features(candidate)
     return {
         "candidate": encode(candidate),
-        "lever": lever(candidate, ground.space.start()),
+        "method": methods_of(candidate, ground.space.start()),
         "top1": float((after > 0).mean()),
         "points": drop.points,
         "drop": encode(drop),
@@ -140,7 +140,7 @@ def row(ground: Trials, candidate: Candidate) -> dict[str, Any]:
     }
 
 
-def timed(ground: Trials, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def timed(ground: TrialRunner, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """p50 and percentiles of every row and of torch eager, in turns, one thread."""
     turns: dict[str, Any] = {"torch": torch_eager(ground)}
     for one in rows:
@@ -150,7 +150,7 @@ def timed(ground: Trials, rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {name: encode(latency) for name, latency in interleaved(turns, threads=1, calls=150).items()}
 
 
-def torch_eager(ground: Trials) -> tuple[EagerEngine, list[dict[str, np.ndarray]]]:
+def torch_eager(ground: TrialRunner) -> tuple[EagerEngine, list[dict[str, np.ndarray]]]:
     """The original in torch: a whole clip for every new frame, or its own step."""
     import torch
 
@@ -184,12 +184,12 @@ def summary(result: Result) -> dict[str, Any]:
     }
 
 
-def best(net: dict[str, Any], levers: tuple[str, ...], within: float) -> tuple[str, dict[str, Any]] | None:
-    """The fastest row of one of the ``levers`` that lost at most ``within`` points."""
+def best(net: dict[str, Any], methods: tuple[str, ...], within: float) -> tuple[str, dict[str, Any]] | None:
+    """The fastest row of one of the ``methods`` that lost at most ``within`` points."""
     rows = [
         (name, r)
         for name, r in net["rows"].items()
-        if r.get("latency") and r["lever"] in levers and r["points"] <= within
+        if r.get("latency") and r["methods"] in methods and r["points"] <= within
     ]
     return min(rows, key=lambda r: r[1]["latency"]["p50_ms"]) if rows else None
 
@@ -206,7 +206,7 @@ SINGLE = {
 
 def table(found: dict[str, Any]) -> str:
     """compress.md."""
-    lines = ["# What each lever buys alone, and together", "", str(__doc__).split("\n\n")[1], ""]
+    lines = ["# What each method buys alone, and together", "", str(__doc__).split("\n\n")[1], ""]
     for name, net in found.items():
         lines += [f"## {name}", "", *_net(net), ""]
     missing = [net.name for net in nets(Path()) if net.name not in found]
@@ -227,13 +227,13 @@ def _net(net: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield (
         f"One thread, {machine(net['device'])}, n = {n} calls each, in turns. torch eager {torch_ms:.2f} ms "
-        "for every new frame. The fastest of each lever within 1 point (point estimate) on the test split:"
+        "for every new frame. The fastest of each method within 1 point (point estimate) on the test split:"
     )
     yield ""
-    head = ("lever", "candidate", "p50 / p99 ms", "against torch", "against as written", "GFLOP a clip")
+    head = ("method", "candidate", "p50 / p99 ms", "against torch", "against as written", "GFLOP a clip")
     yield "| " + " | ".join((*head, "points lost")) + " |"
     yield "|---|---|---|---|---|---|---|"
-    singles = [(label, best(net, levers, 1.0)) for label, levers in SINGLE.items()]
+    singles = [(label, best(net, methods, 1.0)) for label, methods in SINGLE.items()]
     for label, one in singles:
         if one is None:
             yield f"| {label} | none within 1 point | | | | | |"
@@ -247,7 +247,7 @@ def _net(net: dict[str, Any]) -> Iterator[str]:
     name, plain = min(unchanged(net), key=lambda r: r[1]["latency"]["p50_ms"])
     over = plain["latency"]["p50_ms"] / joint[1]["latency"]["p50_ms"]
     yield (
-        f"The search's winner is x{faster:.2f} as fast as the best single lever, and x{over:.2f} as fast as "
+        f"The search's winner is x{faster:.2f} as fast as the best single method, and x{over:.2f} as fast as "
         f"the fastest that changes neither width, rank nor size ({name}), which a plain export makes."
     )
     yield _split(net, torch_ms)
@@ -265,13 +265,13 @@ def unchanged(net: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _split(net: dict[str, Any], torch_ms: float) -> str:
-    """How the whole saving divides between the levers, pulled in this order."""
+    """How the whole saving divides between the methods, pulled in this order."""
     parts, before = [], torch_ms
     for name in net["path"]:
         now = net["rows"][name]["latency"]["p50_ms"]
         parts.append(f"x{before / now:.2f} ({name})")
         before = now
-    return f"From torch, a lever at a time: {', then '.join(parts)}; x{torch_ms / before:.1f} in all."
+    return f"From torch, a method at a time: {', then '.join(parts)}; x{torch_ms / before:.1f} in all."
 
 
 def _cells(label: str, one: tuple[str, dict[str, Any]], torch_ms: float, base: float) -> str:

@@ -28,10 +28,10 @@ from edgepv.explain.clip import LONGEST, explain
 from edgepv.explain.deletion import Deletion
 from edgepv.explain.picture import Explanation
 from edgepv.measure.replay import drawn
+from edgepv.pipeline.context import RunContext
 from edgepv.pipeline.line import lowered
 from edgepv.pipeline.options import Options
 from edgepv.pipeline.source import Clips, load
-from edgepv.pipeline.step import Line
 from edgepv.runtimes.engine import open_engine
 from edgepv.runtimes.player import Player
 from edgepv.types import encode
@@ -50,7 +50,7 @@ DRAWS = 10_000
 def opened(name: str) -> Player:
     """A zoo model in ONNX Runtime."""
     options = Options(name, precision="fp32")
-    model = lowered(Line(options, Console(quiet=True)), load(options), Clips((), (), (), ""))
+    model = lowered(RunContext(options, Console(quiet=True)), load(options), Clips((), (), (), ""))
     return Player(open_engine(model.base, model.base_folder), model.base)
 
 

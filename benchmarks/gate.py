@@ -24,16 +24,16 @@ from measured_at import machine, now, told
 from edgepv.base.console import Console
 from edgepv.base.files import read_json, write_json, write_text
 from edgepv.base.machine import device_facts
-from edgepv.data.truth import shown
+from edgepv.data.truth import eval_clip
 from edgepv.metrics.margins import expected_loss, margin_drop, margins
 from edgepv.metrics.stats import counted, paired_drop
 from edgepv.metrics.tasks import figures, groups_of
-from edgepv.pipeline import judge
+from edgepv.pipeline import evaluate
 from edgepv.pipeline.build import run_builder
+from edgepv.pipeline.context import RunContext
 from edgepv.pipeline.line import lowered, ready
 from edgepv.pipeline.options import Options
 from edgepv.pipeline.source import gather, load
-from edgepv.pipeline.step import Line
 from edgepv.runtimes import Engine, open_engine
 from edgepv.runtimes.engine import on_this_host
 from edgepv.stream import Stepper
@@ -177,15 +177,15 @@ def repeat(
 def real(name: str, data: Path) -> dict[str, Any]:
     """Margins of a built-in classifier and of its INT8 variants for every target, on the held-out clips."""
     options = Options(name, precision="int8", clips=str(data))
-    line, source = Line(options, Console(quiet=True)), load(options)
+    context, source = RunContext(options, Console(quiet=True)), load(options)
     clips = gather(options, source.spec)
-    model = ready(line, lowered(line, source, clips), clips)
-    held = [shown(clip, model.base.spec) for clip in clips.held_out]
+    model = ready(context, lowered(context, source, clips), clips)
+    held = [eval_clip(clip, model.base.spec) for clip in clips.held_out]
 
     def asked(variant: Variant, engine: Engine) -> list[float]:
         warmup = Stepper(engine.infer, variant.spec, variant.stream).warmup
         try:
-            rows = judge.play_clips(engine.infer, variant, held)
+            rows = evaluate.play_clips(engine.infer, variant, held)
         finally:
             engine.close()
         return [round(float(m), 5) for m in figures(variant.spec, rows, held, warmup)]
@@ -197,7 +197,7 @@ def real(name: str, data: Path) -> dict[str, Any]:
             folder = Path(scratch)
             base = replace(model.base, path="model.onnx")
             (folder / base.path).write_bytes((model.base_folder / model.base.path).read_bytes())
-            for made in run_builder(line, model, find_target(target), base, folder).variants:
+            for made in run_builder(context, model, find_target(target), base, folder).variants:
                 here = on_this_host(made)
                 variants[f"{target} {made.name}"] = asked(here, open_engine(here, folder))
     return {

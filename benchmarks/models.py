@@ -31,7 +31,7 @@ from edgepv.data.video import read_video
 from edgepv.errors import EdgepvError
 from edgepv.metrics.stats import METRIC_NAMES
 from edgepv.pipeline.options import Options
-from edgepv.runtimes.on_file import play
+from edgepv.runtimes.on_file import run_file
 from edgepv.runtimes.records import picture_of
 from edgepv.runtimes.session import open_session
 from edgepv.types import Accuracy, Measurement, PairedDrop, decode, encode
@@ -92,7 +92,7 @@ def draw(name: str, folder: Path, video: Path) -> None:
     else:
         points = ZOO / "points" / "evaluation" / "pt3.mp4"
         fight = ZOO / "clips" / "evaluation" / "fight" / "fs_fi045.mp4"
-        play(bundle.read(folder).variant(), folder, points if "track" in name else fight, video=video)
+        run_file(bundle.read(folder).variant(), folder, points if "track" in name else fight, video=video)
         frames = read_video(video).frames
         frame = frames[3 * len(frames) // 4]
     width = round(HEIGHT * frame.shape[1] / frame.shape[0])

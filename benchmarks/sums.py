@@ -24,14 +24,14 @@ from edgepv.base.console import Console
 from edgepv.base.files import read_json, write_json, write_text
 from edgepv.base.machine import device_facts
 from edgepv.base.optional import need
-from edgepv.data.truth import Shown, shown
+from edgepv.data.truth import EvalClip, eval_clip
 from edgepv.metrics.stats import sqnr_db
 from edgepv.metrics.tasks import figures
-from edgepv.pipeline import judge
+from edgepv.pipeline import evaluate
+from edgepv.pipeline.context import RunContext
 from edgepv.pipeline.line import lowered, ready
 from edgepv.pipeline.options import Options
 from edgepv.pipeline.source import gather, load
-from edgepv.pipeline.step import Line
 from edgepv.quantize import int8_onnx, int8_openvino
 from edgepv.runtimes import Engine, open_engine
 from edgepv.runtimes.engines import ort
@@ -55,10 +55,10 @@ def measure(name: str, data: Path) -> dict[str, Any]:
     """SQNR in dB and clips (lost, won) of every way to quantize and to add."""
     own = str(data) if "handwash" in name else None
     options = Options(name, clips=own)
-    line, source = Line(options, Console(quiet=True)), load(options)
+    context, source = RunContext(options, Console(quiet=True)), load(options)
     clips = gather(options, source.spec)
-    model = ready(line, lowered(line, source, clips), clips)
-    held = [shown(clip, model.base.spec) for clip in clips.held_out]
+    model = ready(context, lowered(context, source, clips), clips)
+    held = [eval_clip(clip, model.base.spec) for clip in clips.held_out]
     wanted = play(open_engine(model.base, model.base_folder), model.base, held)
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -106,15 +106,15 @@ def nncf_bits(bits: int) -> Any:
     return mock.patch.object(nncf, "quantize", changed)
 
 
-def play(engine: Engine, variant: Variant, held: Sequence[Shown]) -> list[np.ndarray]:
+def play(engine: Engine, variant: Variant, held: Sequence[EvalClip]) -> list[np.ndarray]:
     """Answers on every clip; closes the engine."""
     try:
-        return judge.play_clips(engine.infer, variant, held)
+        return evaluate.play_clips(engine.infer, variant, held)
     finally:
         engine.close()
 
 
-def changes(base: Variant, held: Sequence[Shown], wanted: list[Any], got: list[Any]) -> tuple[int, int]:
+def changes(base: Variant, held: Sequence[EvalClip], wanted: list[Any], got: list[Any]) -> tuple[int, int]:
     """Clips that only the float model, and that only the other got right."""
     warmup = Stepper(lambda feeds: feeds, base.spec, base.stream).warmup
     before, after = (figures(base.spec, rows, held, warmup) for rows in (wanted, got))

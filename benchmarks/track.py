@@ -228,11 +228,11 @@ def interval(rows: Sequence[np.ndarray], draws: int = 2000) -> dict[str, Any]:
     """Score over the points of all clips, with 95 % bootstrap intervals over clips."""
     rng = np.random.default_rng(0)
     drawn = [
-        list(asdict(tt.score(np.concatenate([rows[i] for i in pick]))).values())
+        list(asdict(tt.track_score(np.concatenate([rows[i] for i in pick]))).values())
         for pick in rng.integers(len(rows), size=(draws, len(rows)))
     ]
     low, high = np.percentile(np.array(drawn), [2.5, 97.5], axis=0)
-    values = asdict(tt.score(np.concatenate(rows)))
+    values = asdict(tt.track_score(np.concatenate(rows)))
     return {
         name: {"value": value, "low": round(float(a), 4), "high": round(float(b), 4)}
         for (name, value), a, b in zip(values.items(), low, high)

@@ -8,7 +8,7 @@ from typing import Any
 
 from edgepv.base.optional import need
 from edgepv.errors import TargetUnavailableError, UsageError
-from edgepv.export.job import FLAT, Job, Packed
+from edgepv.export.request import FLAT, BuildRequest, BuildResult
 from edgepv.export.sums import saturating
 from edgepv.types import Variant
 
@@ -30,44 +30,44 @@ INT8_STEPS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
 only seven: see int8_onnx."""
 
 
-def build(job: Job) -> Packed:
+def build(request: BuildRequest) -> BuildResult:
     """Every variant worth measuring on a CPU; the pipeline measures them and keeps the fastest.
 
     A clip model comes in two forms: OpenVINO prefers the five-dimensional graph, ONNX Runtime's INT8 the
     flat one.
     """
     variants: list[Variant] = []
-    for base in job.bases:
-        form = FLAT if base is job.flat else ""
+    for base in request.bases:
+        form = FLAT if base is request.flat else ""
         if base.precision == "int8":
-            variants += _named(job, base, ("onnxruntime-int8", "openvino-int8"))
+            variants += _named(request, base, ("onnxruntime-int8", "openvino-int8"))
             continue
-        variants += _named(job, base, (f"onnxruntime-fp32{form}", f"openvino-fp32{form}"))
-        if job.wants(f"openvino-bf16{form}", "bf16") and cpu_has_bf16():
-            variants += _named(job, replace(base, precision="bf16"), (f"openvino-bf16{form}",))
+        variants += _named(request, base, (f"onnxruntime-fp32{form}", f"openvino-fp32{form}"))
+        if request.wants(f"openvino-bf16{form}", "bf16") and cpu_has_bf16():
+            variants += _named(request, replace(base, precision="bf16"), (f"openvino-bf16{form}",))
         for name, file, step, options in INT8_STEPS:
             ours, ending = name + form, file.format(form)
-            if job.wants(ours, "int8"):
-                with job.attempt(ours):
-                    variants += _named(job, _int8(job, step, options, base, ending), (ours,))
-    job.failed.update(_unsafe(job, variants))
-    made = tuple(v for v in variants if v.name not in job.failed)
-    return Packed(made, floats=_floats(job, made))
+            if request.wants(ours, "int8"):
+                with request.attempt(ours):
+                    variants += _named(request, _int8(request, step, options, base, ending), (ours,))
+    request.failed.update(_unsafe(request, variants))
+    made = tuple(v for v in variants if v.name not in request.failed)
+    return BuildResult(made, floats=_floats(request, made))
 
 
-def _floats(job: Job, made: Sequence[Variant]) -> tuple[Variant, ...]:
+def _floats(request: BuildRequest, made: Sequence[Variant]) -> tuple[Variant, ...]:
     """The float graph in every engine and form that runs something made of it; none of an INT8 file."""
     return tuple(
         replace(base, name=f"{engine}-fp32{form}", engine=engine)
-        for base, form in zip(job.bases, ("", FLAT))
+        for base, form in zip(request.bases, ("", FLAT))
         for engine in dict.fromkeys(v.engine for v in made if v.name.endswith(FLAT) == bool(form))
         if base.precision == "fp32"
     )
 
 
-def _unsafe(job: Job, variants: Sequence[Variant]) -> dict[str, UsageError]:
+def _unsafe(request: BuildRequest, variants: Sequence[Variant]) -> dict[str, UsageError]:
     """Those that OpenVINO would compute otherwise on another CPU, and why; ONNX Runtime adds exactly."""
-    found = {v.name: saturating(job.folder / v.path) for v in variants if v.engine == "openvino"}
+    found = {v.name: saturating(request.folder / v.path) for v in variants if v.engine == "openvino"}
     return {
         name: UsageError(
             f"the eight-bit weights '{weights}' make OpenVINO's sums saturate on an x86 without VNNI, so "
@@ -78,18 +78,18 @@ def _unsafe(job: Job, variants: Sequence[Variant]) -> dict[str, UsageError]:
     }
 
 
-def _int8(job: Job, step: str, options: dict[str, Any], base: Variant, file: str) -> Variant:
+def _int8(request: BuildRequest, step: str, options: dict[str, Any], base: Variant, file: str) -> Variant:
     """By the step as it is, or with its most sensitive layers in float where the user asked for that."""
-    options = {"ranges": job.ranges, **options}
-    if not file.endswith(".onnx") or not (job.keep_float or job.min_sqnr_db):
-        return job.compress(step, options, base, file)
-    options = {"min_sqnr_db": job.min_sqnr_db, "keep": job.keep_float, **options}
-    return job.compress("edgepv.quantize.mixed:Step", options, base, file)
+    options = {"ranges": request.ranges, **options}
+    if not file.endswith(".onnx") or not (request.keep_float or request.min_sqnr_db):
+        return request.compress(step, options, base, file)
+    options = {"min_sqnr_db": request.min_sqnr_db, "keep": request.keep_float, **options}
+    return request.compress("edgepv.quantize.mixed:Step", options, base, file)
 
 
-def _named(job: Job, made: Variant, names: tuple[str, ...]) -> list[Variant]:
+def _named(request: BuildRequest, made: Variant, names: tuple[str, ...]) -> list[Variant]:
     """One file under the name of each engine that is to run it."""
-    wanted = [name for name in names if job.wants(name, made.precision)]
+    wanted = [name for name in names if request.wants(name, made.precision)]
     return [replace(made, name=name, engine=name.split("-")[0]) for name in wanted]
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from edgepv.base.files import sha256, write_json, write_text
 from edgepv.errors import UsageError
 from edgepv.export import half
-from edgepv.export.job import Job, Packed
+from edgepv.export.request import BuildRequest, BuildResult
 from edgepv.export.tensorrt import form, fp16, opset, parser, plan, rules
 from edgepv.export.to_onnx import example_inputs
 from edgepv.stream import Tensors, by_file_names
@@ -37,27 +37,27 @@ MET = 32
 OPSET_LIMIT = {FILES.weak_int8: 17, FILES.weak_float: 17, FILES.strong_int8: 19, FILES.strong_float: 19}
 
 
-def build(job: Job) -> Packed:
+def build(request: BuildRequest) -> BuildResult:
     """Files, variants and the plan for one model. The engine is the device's to build."""
     variants: list[Variant] = []
-    as_given = job.base.precision == "int8"
+    as_given = request.base.precision == "int8"
     for name, precision, file in (
         ("tensorrt-fp32", "fp32", FILES.weak_float),
         ("tensorrt-fp16", "fp16", FILES.strong_float),
         ("tensorrt-int8", "int8", FILES.weak_int8),
         ("tensorrt-int8-fp16", "int8", FILES.strong_int8),
     ):
-        if job.wants(name, precision) and (precision == "int8" or not as_given):
-            with job.attempt(name):
-                source = _quantized(job) if precision == "int8" and not as_given else job.base
-                made = _made(job, source, name, precision, file)
+        if request.wants(name, precision) and (precision == "int8" or not as_given):
+            with request.attempt(name):
+                source = _quantized(request) if precision == "int8" and not as_given else request.base
+                made = _made(request, source, name, precision, file)
                 if as_given:
-                    _refuse_unlike_tensorrt(job.folder / made.path)
+                    _refuse_unlike_tensorrt(request.folder / made.path)
                 variants.append(made)
     if not variants:
-        return Packed(())
-    notes = (*_wide_notes(job, variants), *_checks(job, variants))
-    return Packed(tuple(variants), _plan(job, variants), notes)
+        return BuildResult(())
+    notes = (*_wide_notes(request, variants), *_checks(request, variants))
+    return BuildResult(tuple(variants), _plan(request, variants), notes)
 
 
 def _refuse_unlike_tensorrt(path: Path) -> None:
@@ -71,20 +71,22 @@ def _refuse_unlike_tensorrt(path: Path) -> None:
         )
 
 
-def _form(job: Job, source: Variant, file: str) -> Any:
+def _form(request: BuildRequest, source: Variant, file: str) -> Any:
     """A source in the form of one of the files."""
-    path = job.folder / source.path
+    path = request.folder / source.path
     model = _read(path) if source.precision == "int8" else form.prepare(path)
     if file in (FILES.weak_int8, FILES.weak_float):
         return opset.to_opset(model, 17)
-    return fp16.to_fp16(model, _met(job), _pairs(job.base, job.grown))
+    return fp16.to_fp16(model, _met(request), _pairs(request.base, request.grown))
 
 
-def _met(job: Job) -> list[Tensors]:
+def _met(request: BuildRequest) -> list[Tensors]:
     """Inputs by which it is known how large values get: of calibration clips, else of noise."""
-    base = job.base
+    base = request.base
     noise = [example_inputs(base.spec, base.stream, seed) for seed in range(4)]
-    return by_file_names(base, list(job.feeds[:: -(-len(job.feeds) // MET)]) if job.feeds else noise)
+    return by_file_names(
+        base, list(request.feeds[:: -(-len(request.feeds) // MET)]) if request.feeds else noise
+    )
 
 
 def _pairs(base: Variant, names: Sequence[str]) -> list[tuple[str, str]]:
@@ -99,11 +101,11 @@ def _real(state: StateSpec) -> bool:
     return state.dtype.startswith("float")
 
 
-def _wide_notes(job: Job, variants: Sequence[Variant]) -> list[str]:
+def _wide_notes(request: BuildRequest, variants: Sequence[Variant]) -> list[str]:
     """What a person must know of layers that float16 does not hold."""
     told = []
     for variant in variants:
-        wide = half.noted(_read(job.folder / variant.path))
+        wide = half.noted(_read(request.folder / variant.path))
         if wide.nodes:
             why = f"their values reach {wide.most:.2g} and float16 ends at 65504"
             why = why if wide.most else "where sums grow for ever"
@@ -120,46 +122,46 @@ def _read(path: Path) -> Any:
     return onnx.load(path)
 
 
-def _made(job: Job, source: Variant, name: str, precision: Any, file: str) -> Variant:
+def _made(request: BuildRequest, source: Variant, name: str, precision: Any, file: str) -> Variant:
     """One file in its TensorRT form, as a cached step."""
 
     def make(folder: Path) -> Variant:
-        model = _form(job, source, file)
+        model = _form(request, source, file)
         (folder / file).write_bytes(model.SerializeToString(deterministic=True))
         return replace(
             source, name=name, engine="tensorrt", precision=precision, path=file, sha256=sha256(folder / file)
         )
 
-    options = {"grown": list(job.grown)} if job.grown else {}
-    return job.work(f"tensorrt form {Path(file).stem}", options, source, TOOLS, make)
+    options = {"grown": list(request.grown)} if request.grown else {}
+    return request.work(f"tensorrt form {Path(file).stem}", options, source, TOOLS, make)
 
 
-def _quantized(job: Job) -> Variant:
+def _quantized(request: BuildRequest) -> Variant:
     """The float model with explicit Q/DQ in TensorRT's placement, at its own opset."""
-    base = job.base
+    base = request.base
     pairs = _pairs(base, [s.name for s in base.stream.states if _real(s)] if base.stream else ())
-    feeds = by_file_names(base, job.feeds)
+    feeds = by_file_names(base, request.feeds)
 
     def make(folder: Path) -> Variant:
         out = folder / "qdq.onnx"
-        form.quantize_for_tensorrt(job.folder / base.path, out, feeds, state_pairs=pairs)
+        form.quantize_for_tensorrt(request.folder / base.path, out, feeds, state_pairs=pairs)
         scheme = QuantScheme(
             "onnxruntime, TensorRT placement",
             "int8 symmetric per-tensor",
             "int8 symmetric per-channel",
-            job.calibration_digest,
+            request.calibration_digest,
             len(feeds),
         )
         return replace(base, precision="int8", path=out.name, sha256=sha256(out), scheme=scheme)
 
-    return job.work("tensorrt int8", {}, base, TOOLS, make)
+    return request.work("tensorrt int8", {}, base, TOOLS, make)
 
 
-def _checks(job: Job, variants: Sequence[Variant]) -> tuple[str, ...]:
+def _checks(request: BuildRequest, variants: Sequence[Variant]) -> tuple[str, ...]:
     """What our rules and, where it is installed, NVIDIA's own parser say; also written to checks.json."""
     rows, notes = [], []
     for variant in variants:
-        path = job.folder / variant.path
+        path = request.folder / variant.path
         findings = rules.check(_read(path), opset_limit=OPSET_LIMIT[variant.path])
         verdict = parser.parse_with_nvidia(path)
         rows.append({"file": variant.path, "rules": [asdict(f) for f in findings], "parser": asdict(verdict)})
@@ -173,20 +175,20 @@ def _checks(job: Job, variants: Sequence[Variant]) -> tuple[str, ...]:
             f"{variant.path}: our rules found {len(errors)} errors, "
             f"{sum(f.severity == 'warning' for f in findings)} warnings; NVIDIA's parser {said}"
         )
-    write_json(job.folder / "checks.json", rows)
+    write_json(request.folder / "checks.json", rows)
     return (*notes, "built, self-tested and benchmarked: only on the device; no Jetson figure is measured")
 
 
-def _plan(job: Job, variants: Sequence[Variant]) -> tuple[str, ...]:
+def _plan(request: BuildRequest, variants: Sequence[Variant]) -> tuple[str, ...]:
     """Precision plan, calibration table and build commands, written beside the models."""
     by_name = {v.name: v for v in variants}
     source = by_name.get("tensorrt-int8") or variants[0]
-    model = _read(job.folder / source.path)
-    wide = any(half.noted(_read(job.folder / v.path)).nodes for v in variants)
-    write_json(job.folder / "precision_plan.json", plan.precision_plan(model, fp16_flag=not wide))
-    write_json(job.folder / "calibration_table.json", plan.calibration_table(model))
+    model = _read(request.folder / source.path)
+    wide = any(half.noted(_read(request.folder / v.path)).nodes for v in variants)
+    write_json(request.folder / "precision_plan.json", plan.precision_plan(model, fp16_flag=not wide))
+    write_json(request.folder / "calibration_table.json", plan.calibration_table(model))
     precision = "int8" if "tensorrt-int8" in by_name else "fp16"
-    write_text(job.folder / "build.sh", build_script(precision, float16=not wide))
+    write_text(request.folder / "build.sh", build_script(precision, float16=not wide))
     return ("checks.json", "precision_plan.json", "calibration_table.json", "build.sh")
 
 

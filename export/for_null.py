@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from edgepv.base.files import sha256, write_text
-from edgepv.export.job import Job, Packed
+from edgepv.export.request import BuildRequest, BuildResult
 
 FILE = "delays.json"
 
 
-def build(job: Job) -> Packed:
+def build(request: BuildRequest) -> BuildResult:
     """One variant that answers the first label at once."""
-    write_text(job.folder / FILE, "[0.0]\n")
-    variant = replace(job.base, name="null", engine="null", path=FILE, sha256=sha256(job.folder / FILE))
-    return Packed((variant,))
+    write_text(request.folder / FILE, "[0.0]\n")
+    variant = replace(
+        request.base, name="null", engine="null", path=FILE, sha256=sha256(request.folder / FILE)
+    )
+    return BuildResult((variant,))

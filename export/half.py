@@ -15,13 +15,13 @@ from edgepv.stream import Tensors
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-MOST = 65504 / 2
+LARGEST_FP16 = 65504 / 2
 """Values beyond it stay in float32: a camera shows what no calibration clip did."""
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 def beyond(model: ModelProto, feeds: Sequence[Tensors]) -> dict[str, float]:
-    """Node -> largest magnitude that it reads or makes, of those that are beyond ``MOST``.
+    """Node -> largest magnitude that it reads or makes, of those that are beyond ``LARGEST_FP16``.
 
     feeds: graph inputs as they are met on calibration clips. Nodes have names (``trt_form.prepare``).
     """
@@ -29,7 +29,7 @@ def beyond(model: ModelProto, feeds: Sequence[Tensors]) -> dict[str, float]:
     found = {}
     for node in model.graph.node:
         most = max((known.get(name, 0.0) for name in (*node.input, *node.output)), default=0.0)
-        if not most <= MOST:
+        if not most <= LARGEST_FP16:
             found[node.name] = most
     return found
 

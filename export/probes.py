@@ -29,7 +29,7 @@ FRAMES = 2
 """Frames of a probe of a model that steps."""
 VIDEOS = 3
 """Different inputs, of a classifier: few enough for the largest of nets, and no three logits add up to 1."""
-SAME = 1e-5
+SAME_TOLERANCE = 1e-5
 """Answers closer than this share of the largest are the same: threads may add in another order."""
 WHOLE = 1e-3
 """How far from 1 probabilities may add up to, with float16 inside."""
@@ -42,14 +42,14 @@ ONNX_PASSING = ("Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze"
 
 
 @dataclass(frozen=True)
-class Found:
+class ProbeResult:
     """scores: what the model answers (see ``ModelSpec.scores``). why: what that was seen by, for a person."""
 
     scores: Scores = "logits"
     why: str = ""
 
 
-def probe(module: Any, spec: ModelSpec) -> Found:
+def probe(module: Any, spec: ModelSpec) -> ProbeResult:
     """Ask a torch module, in eval mode and as it was built, whether it is what it seems.
 
     The module may keep what it is asked: use another one for work. Raises UsageError in one line that names
@@ -83,7 +83,7 @@ def probe(module: Any, spec: ModelSpec) -> Found:
     return _found(spec, rows, watch.end, watch.at)
 
 
-def of_onnx(path: Path, base: Variant, infer: Infer) -> Found:
+def of_onnx(path: Path, base: Variant, infer: Infer) -> ProbeResult:
     """What an ONNX file answers: by its last operator, else by its answers to noise. infer: runs it."""
     onnx = need("onnx", extra="compress")
     makers = {name: node for node in onnx.load(path).graph.node for name in node.output}
@@ -96,13 +96,13 @@ def of_onnx(path: Path, base: Variant, infer: Infer) -> Found:
     return _found(base.spec, rows, end, f"node '{node.name}'" if node is not None else "")
 
 
-def _found(spec: ModelSpec, rows: Sequence[np.ndarray], end: str, at: str) -> Found:
+def _found(spec: ModelSpec, rows: Sequence[np.ndarray], end: str, at: str) -> ProbeResult:
     """Whether answers (classes,) to several inputs are probabilities. end, at: what made them, and where.
 
     Raises UsageError if the spec says that they are, and one of them cannot be.
     """
     if spec.task != "classification":
-        return Found()
+        return ProbeResult()
     low, high = (pick([edge(r) for r in rows]) for pick, edge in ((min, np.min), (max, np.max)))
     if not (low >= -WHOLE and high <= 1 + WHOLE):
         if spec.scores == "probabilities":
@@ -110,15 +110,15 @@ def _found(spec: ModelSpec, rows: Sequence[np.ndarray], end: str, at: str) -> Fo
                 f"{spec.name}: the spec says scores = 'probabilities', and noise is answered {low:.3g} to "
                 f"{high:.3g}. Leave scores out: the softmax of logits is taken for you"
             )
-        return Found()
+        return ProbeResult()
     if spec.scores == "probabilities":
-        return Found("probabilities", "as the spec says")
+        return ProbeResult("probabilities", "as the spec says")
     if end:
-        return Found("probabilities", f"{end} at its end ({at})")
+        return ProbeResult("probabilities", f"{end} at its end ({at})")
     whole = all(abs(r.sum() - 1) <= WHOLE for r in rows)
     if whole and not np.array_equal(rows[0], rows[1]):
-        return Found("probabilities", "softmax inside: they add up to 1 whatever it is shown")
-    return Found()
+        return ProbeResult("probabilities", "softmax inside: they add up to 1 whatever it is shown")
+    return ProbeResult()
 
 
 def _refuse_training(module: Any, spec: ModelSpec) -> None:
@@ -191,7 +191,7 @@ def _apart(one: Sequence[Any], other: Sequence[Any]) -> float:
             return 1.0
         a, b = (v.double().nan_to_num() for v in (a, b))
         apart = float((a - b).abs().max() / a.abs().max().clamp(min=1e-30))
-        worst = max(worst, apart if apart > SAME else 0.0)
+        worst = max(worst, apart if apart > SAME_TOLERANCE else 0.0)
     return worst
 
 

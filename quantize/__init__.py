@@ -5,7 +5,7 @@ the work and returns a new value. Nothing is edited in place.
 """
 
 __all__ = [
-    "alive",
+    "dead_channels",
     "finetune",
     "int8_litert",
     "int8_onnx",

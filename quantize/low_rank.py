@@ -24,7 +24,7 @@ from edgepv.model.surgery import put, split, splittable
 from edgepv.model.weights import save
 from edgepv.types import Checkpoint, ModelSpec
 
-WORTH = 0.8
+MOST_COST_SHARE = 0.8
 """A layer is split only if the two need at most this share of its multiplications."""
 HEAVY = 0.01
 """A layer below this share of the model's multiplications is not worth its error: the head, gates."""
@@ -55,8 +55,8 @@ class Step:
         ranks = _split_layers(module, checkpoint.spec, self.energy)
         if not ranks:
             raise UsageError(
-                f"{checkpoint.spec.name}: no heavy layer gets {1 - WORTH:.0%} cheaper at {self.energy:.0%} "
-                "of its energy. Ask for less energy, or prune it instead"
+                f"{checkpoint.spec.name}: no heavy layer gets {1 - MOST_COST_SHARE:.0%} cheaper at "
+                f"{self.energy:.0%} of its energy. Ask for less energy, or prune it instead"
             )
         digest = save(module, out)
         options = {"energy": self.energy, "ranks": ranks, "params": [before, _size(module)]}
@@ -74,7 +74,7 @@ def rank_for(values: Any, energy: float) -> int:
     return int((left > max(1 - energy, ROUNDING) * squares.sum()).sum()) + 1
 
 
-def halves(weight: Any, energy: float) -> tuple[Any, Any]:
+def factorize(weight: Any, energy: float) -> tuple[Any, Any]:
     """(first, second) weights of a split: (r, cin, *kernel) and (cout, r, 1, ...).
 
     The singular values are shared out evenly, so that both halves have the same scale for INT8.
@@ -141,8 +141,8 @@ def _two(layer: Any, energy: float) -> Any:
     """The two layers that replace ``layer``; None if that saves too little."""
     import torch
 
-    first, second = halves(layer.weight, energy)
-    if first.numel() + second.numel() > WORTH * layer.weight.numel():
+    first, second = factorize(layer.weight, energy)
+    if first.numel() + second.numel() > MOST_COST_SHARE * layer.weight.numel():
         return None
     two = split(layer, first, second).eval().requires_grad_(False)
     with torch.no_grad():

@@ -28,13 +28,13 @@ from edgepv.model.weights import save
 from edgepv.quantize.finetune import batches, windows
 from edgepv.types import Checkpoint, ModelSpec
 
-MOST = 0.9
+MOST_CUT_SHARE = 0.9
 """No layer loses more than this share of its channels, whatever a global ranking says."""
 STAGES = 4
 SPARSE_EPOCHS = 2
 SPARSE_RATE = 1e-3
 SPARSITY = 1e-3
-SAME = 1e-4
+SAME_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,7 @@ def _pruner(
         (clip_example(spec),),
         importance=importance,
         pruning_ratio=0.0,
-        max_pruning_ratio=MOST,
+        max_pruning_ratio=MOST_CUT_SHARE,
         global_pruning=together,
         ignored_layers=never_cut(module, spec),
         pruning_ratio_dict=ratios,
@@ -408,7 +408,7 @@ def outputs(module: Any, spec: ModelSpec) -> list[Any]:
 def _close(wanted: Any, got: Any) -> bool:
     """Equal but for rounding."""
     same = tuple(wanted.shape) == tuple(got.shape)
-    return same and bool((wanted - got).abs().max() <= SAME * wanted.abs().max() + 1e-6)
+    return same and bool((wanted - got).abs().max() <= SAME_TOLERANCE * wanted.abs().max() + 1e-6)
 
 
 def _stepped(module: Any, spec: ModelSpec) -> list[Any]:

@@ -8,8 +8,8 @@ from itertools import islice
 import numpy as np
 
 from edgepv.errors import UsageError
-from edgepv.runtimes.cuts import SceneCuts
 from edgepv.runtimes.lane import Answer, Gap, Lane, scored
+from edgepv.runtimes.scene_cuts import SceneCuts
 from edgepv.stream import Tensors
 from edgepv.types import Variant
 

@@ -20,14 +20,14 @@ from edgepv.metrics.stats import percentiles_ms
 from edgepv.runtimes.engine import Read
 from edgepv.runtimes.lane import Answer
 from edgepv.runtimes.picture.drawing import Painter
-from edgepv.runtimes.records import RECORDS, picture_of, record, said
+from edgepv.runtimes.records import RECORDS, answer_fields, picture_of, record
 from edgepv.runtimes.session import open_session
 from edgepv.types import ModelSpec, Variant
 
 Event = dict[str, Any]
 
 
-def play(
+def run_file(
     variant: Variant,
     files: Path | Read,
     source: Path,
@@ -183,7 +183,7 @@ def _writer(
             if restored is not None and not answer.valid:
                 size = (restored.shape[1], restored.shape[0])
                 shown = need("cv2", extra="cpu").resize(frame.pixels, size)
-            said_now = {**said(answer, spec), "valid": answer.valid, "stale": False}
+            said_now = {**answer_fields(answer, spec), "valid": answer.valid, "stale": False}
             copy.put(painter.draw(shown, said_now), frame)
 
         try:

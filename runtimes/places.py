@@ -22,7 +22,7 @@ from edgepv.runtimes.deadline.realtime import yield_to_others
 from edgepv.runtimes.engine import Engine
 from edgepv.runtimes.events.rules import ANY, MOVING, Polygon, Rule, Rules, Zone
 from edgepv.runtimes.events.watch import Positions
-from edgepv.runtimes.player import Player, score
+from edgepv.runtimes.player import Player, above_mean
 from edgepv.types import ModelSpec, Variant
 
 MOVED, MOVED_S, SEEN = 0.03, 1.0, 0.5
@@ -121,15 +121,15 @@ def holding(player: Player, frames: np.ndarray, label: int, zones: Sequence[Zone
     """
 
     def speaks(polygons: Sequence[Polygon], *, rest: bool = False) -> float:
-        return score(player.logits(alone(frames, polygons, rest=rest)), label) - none
+        return above_mean(player.logits(alone(frames, polygons, rest=rest)), label) - none
 
     def holds(polygons: Sequence[Polygon], inside: float) -> bool:
         return inside >= ALMOST_ALL * whole or (
             inside >= HALF * whole and inside >= speaks(polygons, rest=True)
         )
 
-    none = score(player.logits(alone(frames, ())), label)
-    whole = score(player.logits(frames), label) - none
+    none = above_mean(player.logits(alone(frames, ())), label)
+    whole = above_mean(player.logits(frames), label) - none
     if whole <= 0:
         return frozenset()
     inside = {z.name: speaks([z.polygon]) for z in zones}

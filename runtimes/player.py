@@ -60,6 +60,6 @@ class Player:
         return [self._engine.infer({spec.input.name: np.ascontiguousarray(c)})["logits"][0] for c in clips]
 
 
-def score(logits: np.ndarray, label: int) -> float:
+def above_mean(logits: np.ndarray, label: int) -> float:
     """The label's logit above the mean of all."""
     return float(logits[label] - logits.mean())

@@ -44,7 +44,7 @@ def record(
         "frame": frame,
         "time_s": round(time_s, 3),
         **_nothing(spec),
-        **(said(answer, spec) if answer else {}),
+        **(answer_fields(answer, spec) if answer else {}),
         "valid": bool(answer and answer.valid),
         "restarted": bool(answer and answer.restarted and not stale),
         "stale": stale,
@@ -64,7 +64,7 @@ def _nothing(spec: ModelSpec) -> dict[str, Any]:
     return found | {name: [] for name in ("particles", "tracks") if name in names}
 
 
-def said(answer: Answer, spec: ModelSpec) -> dict[str, Any]:
+def answer_fields(answer: Answer, spec: ModelSpec) -> dict[str, Any]:
     """The keys of a record that depend on the task.
 
     "label" and "score" of a classifier; "particles", those it follows, as [x, y, vx, vy, ax, ay, visibility];

@@ -101,5 +101,3 @@ def open_session(
 ) -> Session:
     """Open one variant of a bundle. source: see open_engine. gap, cuts: see Session."""
     return Session(open_engine(variant, source, threads=threads), variant, gap=gap, cuts=cuts)
-
-

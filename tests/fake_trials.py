@@ -20,17 +20,17 @@ from edgepv.metrics.stats import paired_drop
 from edgepv.pipeline.options import Options
 from edgepv.search.space import Candidate, Space
 from edgepv.search.study import Study
-from edgepv.search.trial import Found, Question, Trials
+from edgepv.search.trial import SearchRequest, TrialResult, TrialRunner
 from edgepv.types import Latency, Variant
 
 SPACE = Space(("onnxruntime-fp32", "onnxruntime-int8"), ("clip", "stream"), (112, 96), 2, (0.0, 0.9))
-QUESTION = Question(Options("fake", max_drop=2.0), latency_ms=4.0, percentile=50)
+QUESTION = SearchRequest(Options("fake", max_drop=2.0), latency_ms=4.0, percentile=50)
 CLIPS = 100
 STDOUT = os.dup(1)  # a study hides what is written on 1 while it measures
 
 
 def time_of(candidate: Candidate) -> float:
-    """Milliseconds: 16 for the start, less with every lever."""
+    """Milliseconds: 16 for the start, less with every method."""
     ms = 16.0 if candidate.form == "clip" else 4.0
     ms *= 0.5 if candidate.precision == "int8" else 1.0
     ms *= (candidate.size / 112) ** 2 * (0.8 if candidate.low_rank else 1.0)
@@ -68,7 +68,7 @@ class Fake:
 
     def measure(
         self, candidate: Candidate, timed: Callable[[Latency, float], None] = lambda latency, ratio: None
-    ) -> Found:
+    ) -> TrialResult:
         """Programmed, after a pause."""
         self.asked.append(candidate.name)
         if self.pause:
@@ -81,7 +81,7 @@ class Fake:
         timed(latency, ms / 16.0)
         right = [i >= lost_of(candidate) for i in range(CLIPS)]
         drop = paired_drop([True] * CLIPS, right, max_drop=QUESTION.options.max_drop)
-        return Found(candidate, _variant(), "", latency, ms / 16.0, drop, sum(right) / CLIPS)
+        return TrialResult(candidate, _variant(), "", latency, ms / 16.0, drop, sum(right) / CLIPS)
 
 
 def _variant() -> Variant:
@@ -89,12 +89,14 @@ def _variant() -> Variant:
     return Variant("v", "onnxruntime", "fp32", "step", "m.onnx", "0", spec, None, {}, {})
 
 
-def study(ground: Fake, storage: str, console: Console | None = None, question: Question = QUESTION) -> Study:
+def study(
+    ground: Fake, storage: str, console: Console | None = None, question: SearchRequest = QUESTION
+) -> Study:
     """A study over the fake ground."""
-    return Study(question, cast(Trials, ground), storage, console or Console(quiet=True))
+    return Study(question, cast(TrialRunner, ground), storage, console or Console(quiet=True))
 
 
-def seeded(seed: int) -> Question:
+def seeded(seed: int) -> SearchRequest:
     """The same question under another seed."""
     return replace(QUESTION, seed=seed)
 

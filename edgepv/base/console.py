@@ -83,5 +83,3 @@ def say_next(*commands: str) -> None:
     tell("next:", file=sys.stderr)
     for command in commands:
         tell(f"  {command}", file=sys.stderr)
-
-

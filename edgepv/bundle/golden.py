@@ -39,7 +39,7 @@ class Replay:
     skipped: str | None = None
 
 
-def play(engine: Engine, variant: Variant, frames: np.ndarray) -> np.ndarray:
+def golden_answers(engine: Engine, variant: Variant, frames: np.ndarray) -> np.ndarray:
     """Answers (N, values) after each of N camera frames (N, H, W, 3) uint8; closes the engine.
 
     Of a large answer, a picture, ``VALUES`` values spread over it.
@@ -74,7 +74,7 @@ def replay_one(bundle: Bundle, variant: Variant, everything: dict[str, np.ndarra
     runnable = on_this_host(variant)
     engine = open_engine(runnable, bundle.checked)
     recorded = of_variant(everything, variant.name)
-    got = play(engine, runnable, recorded["frames"])
+    got = golden_answers(engine, runnable, recorded["frames"])
     return _compare(variant, got, recorded, difference(bundle, runnable))
 
 

@@ -61,7 +61,7 @@ def _instead(found: Bundle, wanted: Sequence[Variant], notes: list[str]) -> Iter
 def _preference(row: Measurement) -> tuple[bool, float]:
     """Sorts rows as a bundle prefers them: what kept its accuracy first, then by the time measured where it
     was made."""
-    return gate.doubt(row) is not None, row.latency[0].p50_ms if row.latency else math.inf
+    return gate.inconclusive_reason(row) is not None, row.latency[0].p50_ms if row.latency else math.inf
 
 
 def _rows(found: Bundle) -> tuple[Measurement, ...]:

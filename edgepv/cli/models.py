@@ -11,7 +11,7 @@ from edgepv.base.console import say_next, tell
 from edgepv.cli.arguments import own_model, seed
 from edgepv.errors import UsageError
 from edgepv.finetune import card
-from edgepv.finetune.job import Job
+from edgepv.finetune.request import FinetuneRequest
 
 
 def add_finetune(commands: Any) -> None:
@@ -67,7 +67,7 @@ def finetune_command(a: argparse.Namespace) -> int:
 
     if a.adapter and a.head_only:
         raise UsageError("--adapter trains the head too; give one of --adapter and --head-only")
-    job = Job(
+    request = FinetuneRequest(
         a.model,
         a.data,
         out=a.out,
@@ -84,12 +84,12 @@ def finetune_command(a: argparse.Namespace) -> int:
         force=a.force,
         trust_pickle=a.trust_pickle,
     )
-    made = run.finetune(job, Console(quiet=a.json))
+    made = run.finetune(request, Console(quiet=a.json))
     if a.json:
         print(json.dumps(encode(made), indent=1))
     else:
         show.table(("", a.out), card.rows(made))
-        say_next(card.export_command(made, job))
+        say_next(card.export_command(made, request))
     return 0
 
 

@@ -157,7 +157,7 @@ def _on_file(a: argparse.Namespace, name: str, source: str) -> int:
         fit = proven(bundle, (wanted,), fixed=bool(a.variant or a.engine))
         for note in fit.notes:
             tell(f"edgepv: {note}", file=sys.stderr)
-        summary = on_file.play(
+        summary = on_file.run_file(
             fit.variants[0],
             bundle.checked,
             Path(source),
@@ -242,5 +242,3 @@ def _cpus(text: str | None) -> tuple[int, ...]:
     if not set(parts) <= {str(n) for n in known}:
         raise UsageError(f"--cpus {text}: give numbers of CPUs of this machine, from {known}")
     return tuple(int(p) for p in parts)
-
-

@@ -122,7 +122,7 @@ def _question(a: argparse.Namespace, console: Any) -> Any:
     from edgepv.pipeline.options import Options, check_options
     from edgepv.pipeline.source import gather
     from edgepv.search import widths
-    from edgepv.search.trial import Question, classifier
+    from edgepv.search.trial import SearchRequest, classifier
     from edgepv.targets import target
 
     if not a.model or a.latency_ms is None:
@@ -149,7 +149,7 @@ def _question(a: argparse.Namespace, console: Any) -> Any:
     if a.multiple is None:
         options = replace(options, multiple=widths.best(a.target, console))
     short = max(1, round(a.tune_epochs / 5))
-    return Question(options, a.latency_ms, a.percentile, a.tune_epochs, short, a.seed)
+    return SearchRequest(options, a.latency_ms, a.percentile, a.tune_epochs, short, a.seed)
 
 
 def _show(result: Any, out: Path) -> None:
@@ -158,7 +158,7 @@ def _show(result: Any, out: Path) -> None:
 
     show.table(answer.HEADER, answer.rows(result))
     tell(f"winner: {result.winner.found.candidate.name}")
-    tell(f"on the final clips it loses {answer.lost(result.final_drop)}")
+    tell(f"on the final clips it loses {answer.drop_text(result.final_drop)}")
     tell(f"picture and table: {out / 'pareto.svg'}, {out / 'search.md'}")
 
 

@@ -20,10 +20,10 @@ from edgepv.types import Accuracy, Audit, Latency, LayerSensitivity, Measurement
 if TYPE_CHECKING:
     from edgepv.device.slots import State, Trust
     from edgepv.measure.replay import Replayed
-    from edgepv.pipeline.pack import Exported
+    from edgepv.pipeline.pack import ExportedBundle
     from edgepv.pipeline.run import NotMade
     from edgepv.quantize.sparsity import LayerSparsity
-    from edgepv.stream.account import Account, Row, Told
+    from edgepv.stream.account import Row, StreamReport, StreamTable
 
 UNKNOWN = "not measured"
 
@@ -35,7 +35,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         tell("  ".join(str(cell).ljust(w) for cell, w in zip(row, widths)).rstrip())
 
 
-def exported(made: Sequence[Exported], not_made: Sequence[NotMade] = ()) -> None:
+def exported(made: Sequence[ExportedBundle], not_made: Sequence[NotMade] = ()) -> None:
     """One line per variant of every bundle, the reason for each choice, and why targets have none."""
     header = (
         "variant",
@@ -65,13 +65,13 @@ def exported(made: Sequence[Exported], not_made: Sequence[NotMade] = ()) -> None
         tell(f"  not made: {missing.why}")
 
 
-def _metric(made: Sequence[Exported]) -> str:
+def _metric(made: Sequence[ExportedBundle]) -> str:
     """What the models are judged by, in words."""
     known = [row.accuracy.metric for one in made for row in one.report.rows if row.accuracy]
     return METRIC_NAMES[known[0]] if known else "accuracy"
 
 
-def score(found: Accuracy) -> str:
+def accuracy_text(found: Accuracy) -> str:
     """ "78.8 % (71.5 to 84.7, n 146)", or "..., n 146 in 16 groups)"."""
     value, low, high = (worded(v, found.metric) for v in (found.value, found.low, found.high))
     spread = "no interval" if found.groups == 1 else f"{low.split()[0]} to {high.split()[0]}"
@@ -84,7 +84,7 @@ def _cells(row: Measurement, chosen: bool) -> list[str]:
     return [
         row.variant + (" *" if chosen else ""),
         row.target,
-        score(a) if a else UNKNOWN,
+        accuracy_text(a) if a else UNKNOWN,
         points(d) if d else "the original" if row.parity is None else UNKNOWN,
         (d.verdict if d else "") + (f", needs {d.clips_needed} clips" if d and d.clips_needed else ""),
         f"{p.sqnr_db:.1f}" if p else "",
@@ -103,7 +103,7 @@ def _in_int8(found: Audit) -> str:
     return f"{found.int8}/{len(found.convolutions)}{products}"
 
 
-def as_data(one: Exported) -> dict[str, Any]:
+def as_data(one: ExportedBundle) -> dict[str, Any]:
     """One bundle as JSON data, for --json."""
     return {
         "target": one.target,
@@ -360,7 +360,7 @@ def _interval(test: dict[str, Any]) -> str:
     metric = test.get("metric", "top1")
     groups = test.get("groups")
     found = Accuracy(test["value"], test["low"], test["high"], test["n"], metric=metric, groups=groups)
-    return f"{METRIC_NAMES[found.metric]} {score(found)}"
+    return f"{METRIC_NAMES[found.metric]} {accuracy_text(found)}"
 
 
 KINDS = {
@@ -370,7 +370,7 @@ KINDS = {
 }
 
 
-def stream(account: Account) -> None:
+def stream(account: StreamReport) -> None:
     """What became of a model: its layers, what a result costs, and what that means."""
     tell(f"{account.model}: {KINDS[account.tier]}\n")
     if account.streams:
@@ -386,7 +386,7 @@ def stream(account: Account) -> None:
             tell(part)
 
 
-def _layers(streams: Sequence[Told]) -> None:
+def _layers(streams: Sequence[StreamTable]) -> None:
     """Every layer of the first conversion, and what it costs in each of them."""
     from edgepv.stream.account import keys, kilobytes
 
@@ -406,7 +406,7 @@ def _layers(streams: Sequence[Told]) -> None:
     table(header, rows)
 
 
-def _states(row: Row, one: Told) -> str:
+def _states(row: Row, one: StreamTable) -> str:
     """ "2 x 24x28x28": the host keeps two rows of that shape."""
     states = [s for s in one.stream.states if s.name in row.states]
     return " + ".join(f"{s.shape[0] * s.period} x {'x'.join(map(str, s.shape[1:]))}" for s in states)
@@ -416,7 +416,7 @@ def _gflops(value: float) -> str:
     return "" if not value else f"{value:.4f}" if value >= 0.0001 else "<0.0001"
 
 
-def _savings(account: Account) -> None:
+def _savings(account: StreamReport) -> None:
     """What a new frame costs, by how often a result is wanted."""
     from edgepv.stream.account import kilobytes, operations
 

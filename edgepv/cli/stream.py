@@ -148,10 +148,10 @@ def _account(a: argparse.Namespace) -> Any:
     except NotStreamableError as e:
         return explain.of_window(spec, e.why, e.cure, _gflops(module, spec))
     proven = replace(made.stream, proof=prove(module, made))
-    told = [explain.told(made.explanation, proven, spec)]
+    told = [explain.table_of(made.explanation, proven, spec)]
     if not a.every and told[0].stride > 1:
         made = convert(module, spec, every=told[0].stride, pool=a.pool)
-        told.append(explain.told(made.explanation, made.stream, spec))
+        told.append(explain.table_of(made.explanation, made.stream, spec))
     return explain.of_streams(told, spec, fps)
 
 

@@ -51,5 +51,3 @@ def smaller(frames: np.ndarray, factor: int) -> np.ndarray:
         return np.stack([smaller(frame, factor) for frame in frames])
     cv2 = need("cv2", extra="cpu")
     return cv2.resize(frames, (width // factor, height // factor), interpolation=cv2.INTER_AREA)
-
-

@@ -55,7 +55,7 @@ def _drawn(clips: list[Clip]) -> tuple[list[Clip], list[Clip]]:
     return [c for c in clips if c.group in drawn], [c for c in clips if c.group not in drawn]
 
 
-def halves(clips: list[Clip]) -> tuple[list[Clip], list[Clip], tuple[str, ...]]:
+def split_in_two(clips: list[Clip]) -> tuple[list[Clip], list[Clip], tuple[str, ...]]:
     """(one half, the other half, labels that stand on both only by tearing a group), equal on every machine.
 
     Whole groups go, the largest first, to the side that has fewer clips of their labels. A label that is then

@@ -27,7 +27,7 @@ class Points:
 
 
 @dataclass(frozen=True)
-class Shown:
+class EvalClip:
     """A clip as the model sees it, and what is true of it.
 
     frames: (T, C, h, w) float32. truth: index of its label, ``Points``, or clean pictures (T, H, W, 3) uint8
@@ -42,7 +42,7 @@ class Shown:
     doubt: str | None = None
 
 
-def shown(clip: Clip, spec: ModelSpec, more: int = 0) -> Shown:
+def eval_clip(clip: Clip, spec: ModelSpec, more: int = 0) -> EvalClip:
     """Decode a clip and what is known of it, its group too.
 
     more: frames of a restorer's clip beyond those that are judged.
@@ -52,19 +52,19 @@ def shown(clip: Clip, spec: ModelSpec, more: int = 0) -> Shown:
     return replace(_decoded(clip, spec, more), group=clip.group)
 
 
-def _decoded(clip: Clip, spec: ModelSpec, more: int) -> Shown:
+def _decoded(clip: Clip, spec: ModelSpec, more: int) -> EvalClip:
     if spec.task == "tracking":
         return _tracked(clip, spec)
     doubts: list[str] = []
     clean = clean_frames(clip.path, spec, MOST_FRAMES[spec.task] + more, doubt=doubts.append)
     frames = np.concatenate([preprocess(f, spec) for f in degraded(clean, spec)])
     if spec.task == "restoration":
-        return Shown(frames, np.stack(clean) if spec.degrade else None, doubt=next(iter(doubts), None))
+        return EvalClip(frames, np.stack(clean) if spec.degrade else None, doubt=next(iter(doubts), None))
     truth = spec.labels.index(clip.label) if clip.label else None
-    return Shown(frames, truth, doubt=next(iter(doubts), None))
+    return EvalClip(frames, truth, doubt=next(iter(doubts), None))
 
 
-def _tracked(clip: Clip, spec: ModelSpec) -> Shown:
+def _tracked(clip: Clip, spec: ModelSpec) -> EvalClip:
     seen: list[np.ndarray] = []
     taken: list[int] = []
     with open_video(clip.path) as video:
@@ -77,14 +77,14 @@ def _tracked(clip: Clip, spec: ModelSpec) -> Shown:
     frames = np.concatenate(seen[: len(taken)])
     beside = clip.path.with_suffix(".npz")
     if not beside.is_file():
-        return Shown(frames, None)
+        return EvalClip(frames, None)
     points, occluded = _read_points(beside, video.read_count)
     known = np.flatnonzero(~occluded[:, 0])[: spec.particles]
     if not known.size:
         raise UsageError(f"{beside}: no point is visible in the first frame, so there is none to follow")
     place = points[known] / [width, height] * [aspect(spec), 1.0]
     truth = Points(place[:, taken].transpose(1, 0, 2), ~occluded[known][:, taken].T)
-    return Shown(frames, truth, born_at(place[:, 0], spec))
+    return EvalClip(frames, truth, born_at(place[:, 0], spec))
 
 
 def _read_points(path: Path, frames: int) -> tuple[np.ndarray, np.ndarray]:

@@ -99,8 +99,8 @@ def _open_bundle(options: LiveOptions, stack: contextlib.ExitStack) -> tuple[Bun
         found = stack.enter_context(signing.opened(options.bundle, options.key))
         bundle.check(found)
         return found, None
-    folder = slots.started(options.bundle)
-    stack.callback(slots.stopped, options.bundle)
+    folder = slots.on_start(options.bundle)
+    stack.callback(slots.on_stop, options.bundle)
     found = signing.read(folder, options.key)
     bundle.check(found)
     return found, Trial(options.bundle, found.digest)

@@ -6,7 +6,7 @@
     ROOT/trust.json              whose bundles are taken, and their highest version; a copy in ROOT/slots
 
 state.json is the truth and ``current`` follows it: the state is written first, so a power cut between the
-two is put right by the next ``started`` or ``recover``. A slot that the state names is never written to.
+two is put right by the next ``on_start`` or ``recover``. A slot that the state names is never written to.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ MAX_WHY = 300
 
 
 @dataclass(frozen=True)
-class Outcome:
+class UpdateResult:
     """One thing that happened. time: seconds since 1970 (UTC). times: how often it did, in a row.
 
     digest: of the bundle it happened to; empty if that is not known.
@@ -77,7 +77,7 @@ class State:
     running: bool = False
     rate: Rate | None = None
     seen: tuple[str, ...] = ()
-    history: tuple[Outcome, ...] = ()
+    history: tuple[UpdateResult, ...] = ()
 
     @property
     def active(self) -> Slot | None:
@@ -135,11 +135,11 @@ def install(
             raise error from e
 
 
-def started(root: Path) -> Path:
+def on_start(root: Path) -> Path:
     """The bundle folder to run; to be called at every start of the runner.
 
     Counts the starts of a trial and takes it back when it was started MAX_STARTS times without a commit. A
-    good bundle is kept whatever happens. A start without ``stopped`` before it is written to the history.
+    good bundle is kept whatever happens. A start without ``on_stop`` before it is written to the history.
     Raises UsageError if there is no bundle that is whole.
     """
     with _locked(root):
@@ -159,13 +159,13 @@ def started(root: Path) -> Path:
         return _folder(root, state.active)
 
 
-def stopped(root: Path) -> None:
+def on_stop(root: Path) -> None:
     """To be called when the runner ends as it should, so that the next start is not taken for a crash."""
     with contextlib.suppress(OSError, UsageError), _locked(root):  # no reason to end otherwise
         _save(root, replace(read_state(root), running=False))
 
 
-def observed(root: Path, rate: Rate) -> None:
+def observe(root: Path, rate: Rate) -> None:
     """Keep the event rate of the good bundle, to compare the next one with. Ignored during a trial."""
     with contextlib.suppress(OSError, UsageError), _locked(root):
         state = read_state(root)
@@ -188,7 +188,7 @@ def commit(root: Path, rate: Rate | None = None) -> State:
         return state
 
 
-def settle(root: Path, digest: str, verdict: Verdict, rate: Rate) -> bool:
+def decide(root: Path, digest: str, verdict: Verdict, rate: Rate) -> bool:
     """Commit or roll back the bundle that a canary watched; whether that was done.
 
     False: it is not on trial any more, because someone else has decided, and maybe installed the next one.
@@ -513,7 +513,9 @@ def _noted(
     times, before = 1, state.history
     if before and (before[-1].what, before[-1].digest, before[-1].why) == (what, digest, why):
         times, before = before[-1].times + 1, before[:-1]
-    return replace(state, history=(*before, Outcome(time.time(), what, digest, why, times))[-MAX_HISTORY:])
+    return replace(
+        state, history=(*before, UpdateResult(time.time(), what, digest, why, times))[-MAX_HISTORY:]
+    )
 
 
 def _note_refusal(root: Path, why: str) -> None:

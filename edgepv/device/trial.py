@@ -35,11 +35,11 @@ class Trial:
         """Carry out the verdict once there is one; returns why the bundle was taken back, if it was."""
         if self._canary is None or self._verdict is None:
             return None
-        done = slots.settle(self._root, self._digest, self._verdict, self._canary.rate)
+        done = slots.decide(self._root, self._digest, self._verdict, self._canary.rate)
         self._canary = None
         return None if self._verdict.commit or not done else self._verdict.why
 
     def observed(self) -> None:
         """Keep the event rate seen so far."""
         if self._frames and self._canary is None:
-            slots.observed(self._root, canary.Rate(self._frames, self._events))
+            slots.observe(self._root, canary.Rate(self._frames, self._events))

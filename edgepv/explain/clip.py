@@ -175,5 +175,3 @@ def verdicts(made: Explanation) -> list[str]:
         for what, d in told
         if d is not None
     ]
-
-

@@ -9,7 +9,7 @@ import numpy as np
 
 from edgepv.metrics.stats import mean_interval
 from edgepv.runtimes.lane import softmax
-from edgepv.runtimes.player import score
+from edgepv.runtimes.player import above_mean
 
 ORDERS = 8
 """Random orders that a deletion is held against."""
@@ -53,8 +53,8 @@ def contributions(
     without: Without, count: int, label: int, show: Callable[[range], Iterable[int]]
 ) -> np.ndarray:
     """(count,) what the label's score loses without each part alone."""
-    whole = score(without([]), label)
-    return np.array([whole - score(without([part]), label) for part in show(range(count))])
+    whole = above_mean(without([]), label)
+    return np.array([whole - above_mean(without([part]), label) for part in show(range(count))])
 
 
 def deletion(

@@ -2,4 +2,4 @@
 export`` out.
 """
 
-__all__ = ["card", "data", "head", "job", "lora", "run", "train"]
+__all__ = ["card", "data", "head", "lora", "request", "run", "train"]

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgepv.finetune.job import Adapted, Job
+from edgepv.finetune.request import FinetuneRequest, FinetuneResult
 from edgepv.metrics.stats import counted
 from edgepv.model.spec import check_spec
 from edgepv.types import Accuracy, ModelSpec, decode, encode
@@ -30,16 +30,16 @@ def relabelled(spec: ModelSpec, labels: Sequence[str], name: str) -> ModelSpec:
     return made
 
 
-def export_command(made: Adapted, job: Job) -> str:
+def export_command(made: FinetuneResult, request: FinetuneRequest) -> str:
     """What to run next: it judges the test clips. Without those it is given no clips, and tells no accuracy
     on any that the model has seen."""
-    out = Path(job.out)
+    out = Path(request.out)
     files = ["--weights", str(out / "weights.safetensors"), "--spec", str(out / "spec.toml")]
     clips = ["--clips", str(out)] if made.clips[2] else []
     return shlex.join(["edgepv", "export", made.builder, *files, *clips])
 
 
-def told(value: Accuracy | None) -> str:
+def accuracy_text(value: Accuracy | None) -> str:
     """Top-1 in percent with its 95 % interval and the number of clips."""
     if value is None:
         return "not measured"
@@ -47,7 +47,7 @@ def told(value: Accuracy | None) -> str:
     return f"{100 * value.value:.1f} % ({spread}, {counted(value.n, value.groups, 'clips')})"
 
 
-def rows(made: Adapted) -> list[tuple[str, str]]:
+def rows(made: FinetuneResult) -> list[tuple[str, str]]:
     """What a person wants to know, as (what, value)."""
     what = {
         "adapter": f"adapters of rank {made.rank}, norms and head",
@@ -60,13 +60,13 @@ def rows(made: Adapted) -> list[tuple[str, str]]:
         ("trained", f"{what}: {share}"),
         ("clips", "{} training, {} validation, {} test".format(*made.clips)),
         ("epoch kept", f"{made.best + 1} of {len(made.epochs)}"),
-        ("validation top-1", told(made.validation)),
-        ("test top-1", told(made.test)),
+        ("validation top-1", accuracy_text(made.validation)),
+        ("test top-1", accuracy_text(made.test)),
         ("training time", f"{made.seconds / 60:.1f} min"),
     ]
 
 
-def card(made: Adapted, job: Job) -> str:
+def card(made: FinetuneResult, request: FinetuneRequest) -> str:
     """The model card, Markdown."""
     table = "\n".join(f"| {what} | {value} |" for what, value in rows(made))
     if made.validation:
@@ -76,8 +76,8 @@ def card(made: Adapted, job: Job) -> str:
     unjudged = "" if made.test else f"{UNJUDGED[0].upper()}{UNJUDGED[1:]}.\n\n"
     return (
         f"# {made.spec.name}\n\n"
-        f"Adapted from `{job.model}` (weights {made.base[:16]}) on `{Path(job.data).name}`.\n\n"
+        f"Adapted from `{request.model}` (weights {made.base[:16]}) on `{Path(request.data).name}`.\n\n"
         f"| | |\n|---|---|\n{table}\n\n"
         f"{note} Intervals are 95 % Wilson intervals, over groups of clips where a manifest names them.\n\n"
-        f"{unjudged}```sh\n{export_command(made, job)}\n```\n"
+        f"{unjudged}```sh\n{export_command(made, request)}\n```\n"
     )

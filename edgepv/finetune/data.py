@@ -1,5 +1,4 @@
-"""A user's labelled clips as training data: their labels, their sides, the windows that are drawn from them.
-"""
+"""A user's labelled clips as training data: their labels, their sides, the windows drawn from them."""
 
 from __future__ import annotations
 

@@ -25,8 +25,8 @@ from edgepv.export.probes import probe
 from edgepv.finetune.card import UNJUDGED, card, relabelled
 from edgepv.finetune.data import labels_of, listed, shots, sides
 from edgepv.finetune.head import new_head
-from edgepv.finetune.job import Adapted, Job
-from edgepv.finetune.train import merged, score, trained
+from edgepv.finetune.request import FinetuneRequest, FinetuneResult
+from edgepv.finetune.train import merged, rated, trained
 from edgepv.model.checkpoint import build, load_notes
 from edgepv.model.spec import as_toml
 from edgepv.model.weights import save
@@ -40,21 +40,21 @@ FILES = {RESULT, MANIFEST, "weights.safetensors", "spec.toml", "adapter.safetens
 """All that finetune writes into its folder."""
 
 
-def finetune(job: Job, console: Console) -> Adapted:
-    """Adapt the model and write the folder ``job.out``; it appears whole or not at all.
+def finetune(request: FinetuneRequest, console: Console) -> FinetuneResult:
+    """Adapt the model and write the folder ``request.out``; it appears whole or not at all.
 
     Raises UsageError for a model that cannot be trained, for too few clips, and if the loss diverges.
     """
-    out, data = Path(job.out), Path(job.data)
-    _refuse(job, out)
-    base = _source(job)
-    labels = labels_of(data, job.labels)
+    out, data = Path(request.out), Path(request.data)
+    _refuse(request, out)
+    base = _source(request)
+    labels = labels_of(data, request.labels)
     there = survey(data, labels)
     if there.left_out:
         console.say(f"left out of {data}: {there.left_out}")
     if bare := unlabelled_told(there.clips):
         console.say(f"{bare}: they are left out")
-    parts = sides(there.clips, labels, seed=job.seed)
+    parts = sides(there.clips, labels, seed=request.seed)
     spec = relabelled(base.spec, labels, f"{base.spec.name}-{data.resolve().name}")
     train, validation, test = (len(part) for part in parts)
     tested = f", {test} test" if test else ""
@@ -69,75 +69,81 @@ def finetune(job: Job, console: Console) -> Adapted:
     for note in load_notes(base):
         console.say(note)
     model = build(base)
-    head = new_head(model, base.spec, labels, seed=job.seed)
+    head = new_head(model, base.spec, labels, seed=request.seed)
     learning, judging = shots(parts[0], spec, console), shots(parts[1], spec, console)
     start = time.perf_counter()
-    model, log, best = trained(model, head, learning, judging, spec, job, console)
+    model, log, best = trained(model, head, learning, judging, spec, request, console)
     seconds = time.perf_counter() - start
     whole = merged(model)
-    made = Adapted(
+    made = FinetuneResult(
         builder=base.builder,
         spec=spec,
-        how=job.how,
-        rank=job.rank if job.how == "adapter" else None,
+        how=request.how,
+        rank=request.rank if request.how == "adapter" else None,
         trained=sum(p.numel() for p in model.parameters() if p.requires_grad),
         total=sum(p.numel() for p in whole.parameters()),
         clips=(train, validation, test),
         best=best,
-        validation=score(whole, judging, spec),
-        test=score(whole, shots(parts[2], spec, console), spec),
+        validation=rated(whole, judging, spec),
+        test=rated(whole, shots(parts[2], spec, console), spec),
         seconds=seconds,
         base=base.sha256,
         epochs=tuple(log),
     )
-    _write(made, model, whole, head, listed(parts[0], parts[2]), job, out)
+    _write(made, model, whole, head, listed(parts[0], parts[2]), request, out)
     return made
 
 
-def _refuse(job: Job, out: Path) -> None:
+def _refuse(request: FinetuneRequest, out: Path) -> None:
     """Raise UsageError for options that cannot be met, before anything is decoded."""
-    if out.exists() and not job.force:
+    if out.exists() and not request.force:
         raise UsageError(f"{out} already exists. Choose another --out, or replace it with --force")
     if out.exists() and not (out / RESULT).is_file():
         raise UsageError(f"{out} exists and is no earlier finetune; --force replaces those only")
     if out.exists() and (foreign := sorted({p.name for p in out.iterdir()} - FILES)):
         raise UsageError(f"{out} also holds {foreign[0]}, which finetune did not write. Move it elsewhere")
     refuse_out(out)
-    if job.model.lower().endswith(".onnx"):
+    if request.model.lower().endswith(".onnx"):
         raise UsageError(
-            f"{job.model}: an ONNX file cannot be trained. Give the builder it came from, file.py:builder"
+            f"{request.model}: an ONNX file cannot be trained. Give the builder it came from, file.py:builder"
         )
-    if min(job.epochs, job.batch, job.rank) < 1:
+    if min(request.epochs, request.batch, request.rank) < 1:
         raise UsageError("--epochs, --batch and --rank must be at least 1")
-    if job.learning_rate is not None and not job.learning_rate > 0:
-        raise UsageError(f"--learning-rate {job.learning_rate}: must be above 0")
+    if request.learning_rate is not None and not request.learning_rate > 0:
+        raise UsageError(f"--learning-rate {request.learning_rate}: must be above 0")
 
 
-def _source(job: Job) -> Checkpoint:
+def _source(request: FinetuneRequest) -> Checkpoint:
     source = load(
-        Options(job.model, weights=job.weights, spec=job.spec, trust_pickle=job.trust_pickle)
+        Options(request.model, weights=request.weights, spec=request.spec, trust_pickle=request.trust_pickle)
     ).checkpoint
     if source is None or source.spec.task != "classification":
-        raise UsageError(f"{job.model} gives no labels; finetune is for classifiers")
+        raise UsageError(f"{request.model} gives no labels; finetune is for classifiers")
     found = probe(build(source), source.spec)
     return replace(source, spec=replace(source.spec, scores=found.scores))
 
 
-def _write(made: Adapted, model: Any, whole: Any, head: str, manifest: str, job: Job, out: Path) -> None:
+def _write(
+    made: FinetuneResult,
+    model: Any,
+    whole: Any,
+    head: str,
+    manifest: str,
+    request: FinetuneRequest,
+    out: Path,
+) -> None:
     from edgepv.finetune import lora
 
-    with whole_folder(out, replace=job.force) as tmp:
+    with whole_folder(out, replace=request.force) as tmp:
         save(whole, tmp / "weights.safetensors")
         write_text(tmp / "spec.toml", as_toml(made.spec))
         if made.rank is not None:
             lora.save(model, tmp / "adapter.safetensors", rank=made.rank, head=head)
         write_json(tmp / RESULT, made)
         write_text(tmp / MANIFEST, manifest)
-        write_text(tmp / "card.md", card(made, job))
+        write_text(tmp / "card.md", card(made, request))
 
 
-def read(folder: Path) -> Adapted:
+def read(folder: Path) -> FinetuneResult:
     """What an earlier finetune left in ``folder``."""
-    return decode(Adapted, read_json(folder / RESULT))
-
-
+    return decode(FinetuneResult, read_json(folder / RESULT))

@@ -17,7 +17,7 @@ from edgepv.data.frames import hold_last
 from edgepv.errors import UsageError
 from edgepv.finetune.data import Shot, tensor, window
 from edgepv.finetune.head import logits
-from edgepv.finetune.job import LEARNING_RATE, Epoch, Job
+from edgepv.finetune.request import LEARNING_RATE, Epoch, FinetuneRequest
 from edgepv.metrics.stats import accuracy
 from edgepv.quantize.finetune import views
 from edgepv.types import Accuracy, ModelSpec
@@ -29,14 +29,14 @@ DIVERGED = 1e3
 """Cross entropy in nats from which on a training is lost; guessing costs the logarithm of the labels."""
 
 
-def _prepared(model: Any, head: str, job: Job) -> None:
+def _prepared(model: Any, head: str, request: FinetuneRequest) -> None:
     """Decide what trains."""
     from edgepv.finetune import lora
 
-    if job.how == "adapter":
-        lora.inject(model, job.rank, head=head)
+    if request.how == "adapter":
+        lora.inject(model, request.rank, head=head)
     else:
-        model.requires_grad_(job.how == "full")
+        model.requires_grad_(request.how == "full")
         model.get_submodule(head).requires_grad_(True)
 
 
@@ -52,27 +52,27 @@ def trained(
     train: Sequence[Shot],
     validation: Sequence[Shot],
     spec: ModelSpec,
-    job: Job,
+    request: FinetuneRequest,
     console: Console,
 ) -> tuple[Any, list[Epoch], int]:
     """Train in place. Returns (model, log, epoch kept): the lowest validation loss, else the last."""
     torch = need("torch", extra="compress")
-    torch.manual_seed(job.seed)
-    _prepared(model, head, job)
-    rng = np.random.default_rng(job.seed)
-    rate = job.learning_rate or LEARNING_RATE[job.how]
-    steps = job.epochs * -(-len(train) // job.batch)
+    torch.manual_seed(request.seed)
+    _prepared(model, head, request)
+    rng = np.random.default_rng(request.seed)
+    rate = request.learning_rate or LEARNING_RATE[request.how]
+    steps = request.epochs * -(-len(train) // request.batch)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, functools.partial(_rate, steps=steps))
     log: list[Epoch] = []
-    best, kept = job.epochs - 1, None
-    for epoch in range(job.epochs):
+    best, kept = request.epochs - 1, None
+    for epoch in range(request.epochs):
         start = time.perf_counter()
-        loss = _epoch(model, train, spec, job, rng, optimizer, schedule)
+        loss = _epoch(model, train, spec, request, rng, optimizer, schedule)
         judged = _judged(model, validation, spec)
         _refuse_diverged(loss if judged[0] is None else judged[0])
         log.append(Epoch(epoch, loss, *judged, seconds=time.perf_counter() - start))
-        console.say(_told(log[-1], job.epochs))
+        console.say(_told(log[-1], request.epochs))
         if judged[0] is not None and judged[0] <= min(e.validation_loss or math.inf for e in log):
             best, kept = epoch, copy.deepcopy(model.state_dict())
     if kept is not None:
@@ -97,7 +97,7 @@ def _epoch(
     model: Any,
     train: Sequence[Shot],
     spec: ModelSpec,
-    job: Job,
+    request: FinetuneRequest,
     rng: np.random.Generator,
     optimizer: Any,
     schedule: Any,
@@ -106,13 +106,13 @@ def _epoch(
     import torch
     from torch.nn import functional as F
 
-    _training_mode(model, job)
-    batches = np.array_split(rng.permutation(len(train)), -(-len(train) // job.batch))
+    _training_mode(model, request)
+    batches = np.array_split(rng.permutation(len(train)), -(-len(train) // request.batch))
     total = 0.0
     for rows in batches:
         x = torch.stack([tensor(window(train[i].frames, spec.frames, rng), spec) for i in rows])
         x = views(x, rng)
-        if job.mirror:
+        if request.mirror:
             x = torch.stack([clip.flip(-1) if rng.random() < 0.5 else clip for clip in x])
         y = torch.tensor([train[i].label for i in rows])
         loss = F.cross_entropy(logits(model, x, spec), y, label_smoothing=SMOOTHING)
@@ -131,12 +131,12 @@ def _refuse_diverged(loss: float) -> None:
         raise UsageError(f"training diverged (a loss of {loss:.3g}). Lower --learning-rate")
 
 
-def _training_mode(model: Any, job: Job) -> None:
+def _training_mode(model: Any, request: FinetuneRequest) -> None:
     """Norms count anew, unless nothing but the head trains, or frames come one by one."""
     import torch
 
     one_by_one = type(model).forward is torch.nn.Module.forward
-    model.train(not (job.how == "head" or one_by_one))
+    model.train(not (request.how == "head" or one_by_one))
 
 
 def _judged(model: Any, validation: Sequence[Shot], spec: ModelSpec) -> tuple[float | None, float | None]:
@@ -173,7 +173,7 @@ def scores(model: Any, clips: Sequence[Shot], spec: ModelSpec) -> np.ndarray:
     return np.stack(rows)
 
 
-def score(model: Any, clips: Sequence[Shot], spec: ModelSpec) -> Accuracy | None:
+def rated(model: Any, clips: Sequence[Shot], spec: ModelSpec) -> Accuracy | None:
     """Top-1 with its interval over the clips' groups; None without clips."""
     if not clips:
         return None

@@ -19,7 +19,7 @@ from edgepv.errors import TargetUnavailableError, UsageError, unknown
 from edgepv.model.checkpoint import build, made_plain, new_module
 from edgepv.model.naming import fitted
 from edgepv.model.spec import as_toml, check_spec
-from edgepv.model.weights import Found, addressed, first_line, read, save
+from edgepv.model.weights import WeightsFile, addressed, first_line, read, save
 from edgepv.types import Checkpoint, ModelSpec, TensorSpec
 
 HERE = Path(__file__).parent
@@ -219,7 +219,7 @@ def _classes(state: dict[str, Any], own: dict[str, Any], file: str, name: str) -
     return len(state[head])
 
 
-def _labels(file: Path | None, found: Found, classes: int) -> tuple[Sequence[str], str]:
+def _labels(file: Path | None, found: WeightsFile, classes: int) -> tuple[Sequence[str], str]:
     """(labels, what to say of them): those given, those in the checkpoint, Kinetics', or numbers."""
     if file is not None:
         names = read_labels(file)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from edgepv.types import Audit, Measurement
 
 
-def keeps(row: Measurement) -> bool:
-    """Whether a variant may be shipped; ``fault`` says why not."""
-    return fault(row) is None
+def within_gate(row: Measurement) -> bool:
+    """Whether a variant may be shipped; ``gate_failure`` says why not."""
+    return gate_failure(row) is None
 
 
-def fault(row: Measurement) -> str | None:
+def gate_failure(row: Measurement) -> str | None:
     """Why a variant must not be shipped: its engine, parity, accuracy, INT8 in name only; None if it may."""
     parity, drop, audit = row.parity, row.drop, row.audit
     if row.blocked:
@@ -34,7 +34,7 @@ def _counted(audit: Audit | None) -> str:
     return " and ".join(f"{count} {what}" for count, what in found if count)
 
 
-def partly(row: Measurement) -> str | None:
+def float_remainder(row: Measurement) -> str | None:
     """What an INT8 variant leaves in float, if that are more products than it has in INT8 at all; or None."""
     audit = row.audit
     if row.precision != "int8" or audit is None:
@@ -47,16 +47,16 @@ def partly(row: Measurement) -> str | None:
     return f"{row.variant}: INT8 {convolutions}, {products}; {len(left)} run in float, first {left[0].node}"
 
 
-def doubt(row: Measurement) -> str | None:
-    """Why a shipped variant that was not chosen does not run by itself: see ``doubtful``."""
-    lost = doubtful(row)
+def inconclusive_reason(row: Measurement) -> str | None:
+    """Why a shipped variant that was not chosen does not run by itself: see ``doubtful_loss``."""
+    lost = doubtful_loss(row)
     return lost and f"{row.variant} is in the bundle and does not run by itself: {lost}"
 
 
-def doubtful(row: Measurement) -> str | None:
+def doubtful_loss(row: Measurement) -> str | None:
     """What a variant that may be shipped lost above the gate, on too few clips to tell, or None."""
     drop = row.drop
-    if not keeps(row) or drop is None or drop.points <= drop.max_drop:
+    if not within_gate(row) or drop is None or drop.points <= drop.max_drop:
         return None
     loss = drop.figures()[0]
     return f"it lost {loss} {drop.unit} on {drop.n} clips ({drop.interval()}), too few to tell"

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from edgepv.data.frames import pictures
-from edgepv.data.truth import Points, Shown, aspect
+from edgepv.data.truth import EvalClip, Points, aspect
 from edgepv.errors import UsageError
 from edgepv.metrics.margins import margin_drop, margins
 from edgepv.metrics.pictures import psnr
@@ -60,7 +60,7 @@ class Pictures(NamedTuple):
 def figures(
     spec: ModelSpec,
     answers: Sequence[np.ndarray],
-    clips: Sequence[Shown],
+    clips: Sequence[EvalClip],
     warmup: int,
     pictures: Pictures | None = None,
 ) -> np.ndarray:
@@ -108,7 +108,7 @@ def _psnr_db(spec: ModelSpec, rows: np.ndarray, truth: np.ndarray, which: Pictur
 
 
 def shows(
-    spec: ModelSpec, answers: Sequence[np.ndarray], clips: Sequence[Shown], warmup: int
+    spec: ModelSpec, answers: Sequence[np.ndarray], clips: Sequence[EvalClip], warmup: int
 ) -> tuple[int, float]:
     """(the lag at which a restorer's pictures are nearest to the clean frames, by how many dB nearer than at
     the one that its spec says)."""
@@ -131,7 +131,7 @@ def not_applied(drop: PairedDrop) -> PairedDrop:
     return drop if drop.verdict == "fail" else replace(drop, verdict="not applied", clips_needed=None)
 
 
-def groups_of(clips: Sequence[Shown]) -> list[str] | None:
+def groups_of(clips: Sequence[EvalClip]) -> list[str] | None:
     """The group of every clip; None if that of one is not known."""
     known = [c.group for c in clips if c.group is not None]
     return known if len(known) == len(clips) else None
@@ -140,7 +140,7 @@ def groups_of(clips: Sequence[Shown]) -> list[str] | None:
 def rate(
     spec: ModelSpec,
     answers: Sequence[np.ndarray],
-    clips: Sequence[Shown],
+    clips: Sequence[EvalClip],
     warmup: int,
     pictures: Pictures | None = None,
 ) -> Accuracy:
@@ -152,7 +152,7 @@ def rate(
     return mean_accuracy(figures(spec, answers, clips, warmup, pictures), spec.metric, groups)
 
 
-def lost(
+def task_drop(
     spec: ModelSpec,
     before: np.ndarray,
     after: np.ndarray,

@@ -19,7 +19,7 @@ from edgepv.errors import UsageError
 from edgepv.model.builder import call_builder
 from edgepv.model.naming import fitted
 from edgepv.model.surgery import fit_to_weights, put
-from edgepv.model.weights import Found, addressed, first_line, read, read_weights
+from edgepv.model.weights import WeightsFile, addressed, first_line, read, read_weights
 from edgepv.types import Checkpoint, ModelSpec, StepRecord
 
 WEIGHTS = "weights.safetensors"
@@ -60,7 +60,7 @@ def load_notes(checkpoint: Checkpoint | None) -> tuple[str, ...]:
 
 
 def _in_place(
-    found: Found, module: Any, chosen: str | None, file: str, builder: str
+    found: WeightsFile, module: Any, chosen: str | None, file: str, builder: str
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """(weights under the names of the module without its parametrizations, what was done)."""
     own = {name: value.shape for name, value in module.state_dict().items()}
@@ -263,5 +263,3 @@ def rewritten(module: Any, checkpoint: Checkpoint) -> Any:
     if rewrite.kind == "flat":
         return stream.flatten(module, spec)
     return stream.convert(module, spec, every=rewrite.every, pool=rewrite.pool)
-
-

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgepv.errors import UsageError
-from edgepv.model.weights import COUNTERS, Found, State, plain
+from edgepv.model.weights import COUNTERS, State, WeightsFile, plain
 
 SHOWN = 3
 """Names that an error lists."""
@@ -73,7 +73,7 @@ class _Offer:
         return not self.missing and not self.extra
 
 
-def fitted(found: Found, module: Any, *, chosen: str | None, file: str, builder: str) -> Fitted:
+def fitted(found: WeightsFile, module: Any, *, chosen: str | None, file: str, builder: str) -> Fitted:
     """The one set of weights in ``found`` that is the module's. chosen: its address, if the user named it.
 
     Raises UsageError if none is, or if several different ones are.

@@ -40,7 +40,7 @@ COUNTERS = re.compile(r"(^|\.)(num_batches_tracked|total_ops|total_params|n_aver
 
 
 @dataclass(frozen=True)
-class Found:
+class WeightsFile:
     """What a file holds. sets: every set of weights by its place in the file, "" for the file itself.
 
     kind: "safetensors", "torch", "TorchScript". labels: of the data it was trained on, where the file says
@@ -60,7 +60,7 @@ def addressed(weights: Path) -> tuple[Path, str | None]:
     return weights, None
 
 
-def read(path: Path, *, trust_pickle: bool) -> Found:
+def read(path: Path, *, trust_pickle: bool) -> WeightsFile:
     """Every set of weights in a file.
 
     Raises UsageError, naming what the file is and the cure, for one that is missing, damaged or no weights,
@@ -69,19 +69,21 @@ def read(path: Path, *, trust_pickle: bool) -> Found:
     need("torch", extra="compress")
     kind = _kind(path)
     if kind == "safetensors":
-        return Found(kind, {"": _safetensors(path)})
+        return WeightsFile(kind, {"": _safetensors(path)})
     if not trust_pickle:
         raise UsageError(
             f"{path} is not safetensors; a pickle can run code when it is read. Save it with "
             "safetensors.torch.save_file, or pass --trust-pickle if you made the file yourself"
         )
     if kind == "TorchScript":
-        return Found(kind, {"": _torchscript(path)})
+        return WeightsFile(kind, {"": _torchscript(path)})
     loaded = _unpickled(path)
     sets = dict(_sets(loaded, ""))
     if not sets:
         raise UsageError(f"{path} holds no weights ({_contents(loaded)}). Save model.state_dict()")
-    return Found("torch", {place: _dense(state, path) for place, state in sets.items()}, _labels(loaded))
+    return WeightsFile(
+        "torch", {place: _dense(state, path) for place, state in sets.items()}, _labels(loaded)
+    )
 
 
 def _dense(state: State, path: Path) -> State:

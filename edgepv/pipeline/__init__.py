@@ -7,16 +7,16 @@ from __future__ import annotations
 from edgepv.pipeline.dry_run import plan
 from edgepv.pipeline.layers import sensitivity, sparsity
 from edgepv.pipeline.options import Options
-from edgepv.pipeline.pack import Exported
-from edgepv.pipeline.run import NotMade, Outcome, exit_code, export
+from edgepv.pipeline.pack import ExportedBundle
+from edgepv.pipeline.run import ExportResult, NotMade, exit_code, export
 from edgepv.pipeline.source import Clips, Source, gather, load
 
 __all__ = [
     "Clips",
-    "Exported",
+    "ExportResult",
+    "ExportedBundle",
     "NotMade",
     "Options",
-    "Outcome",
     "Source",
     "exit_code",
     "export",

@@ -11,16 +11,18 @@ from typing import Any, NoReturn
 
 from edgepv.base.files import digest
 from edgepv.errors import EdgepvError, UsageError
-from edgepv.export.job import Job, Packed
+from edgepv.export.request import BuildRequest, BuildResult
 from edgepv.model.provenance import record
+from edgepv.pipeline.context import RunContext
 from edgepv.pipeline.line import Ready
 from edgepv.pipeline.lower import lower
-from edgepv.pipeline.step import Line
 from edgepv.stream import NotStreamableError
 from edgepv.types import Target, Variant, decode, encode
 
 
-def run_builder(line: Line, model: Ready, target: Target, base: Variant, models: Path) -> Packed:
+def run_builder(
+    context: RunContext, model: Ready, target: Target, base: Variant, models: Path
+) -> BuildResult:
     """Call the target's builder with the cache and the quantization room at hand."""
 
     def work(
@@ -39,7 +41,7 @@ def run_builder(line: Line, model: Ready, target: Target, base: Variant, models:
             "rewrite": digest(checkpoint.rewrite) if checkpoint and checkpoint.rewrite else None,
             "feeds": model.calibration.digest if model.calibration else None,
         }
-        folder, result = line.step(name, key, tools, lambda tmp: encode(make(tmp)))
+        folder, result = context.step(name, key, tools, lambda tmp: encode(make(tmp)))
         made = decode(Variant, result)
         for path in folder.glob(f"{Path(made.path).stem}.*"):
             shutil.copyfile(path, models / path.name)
@@ -61,10 +63,10 @@ def run_builder(line: Line, model: Ready, target: Target, base: Variant, models:
         )
 
     module, _, name = target.builder.partition(":")
-    wanted = line.options.precision
-    job = Job(
+    wanted = context.options.precision
+    request = BuildRequest(
         base=base,
-        flat=_flat_base(line, model, models),
+        flat=_flat_base(context, model, models),
         folder=models,
         checkpoint=model.checkpoint,
         flat_checkpoint=model.flat,
@@ -73,22 +75,22 @@ def run_builder(line: Line, model: Ready, target: Target, base: Variant, models:
         precisions=target.precisions if wanted == "auto" else (wanted,),
         work=work,
         compress=compress,
-        say=line.console.say,
-        min_sqnr_db=line.options.min_sqnr,
-        keep_float=line.options.keep_float,
-        ranges=line.options.ranges,
-        only=line.options.variant,
+        say=context.console.say,
+        min_sqnr_db=context.options.min_sqnr,
+        keep_float=context.options.keep_float,
+        ranges=context.options.ranges,
+        only=context.options.variant,
         grown=model.grown,
     )
-    packed: Packed = getattr(importlib.import_module(module), name)(job)
-    if packed.variants:
-        return replace(packed, failed={**packed.failed, **{n: str(e) for n, e in job.failed.items()}})
-    if job.failed:
-        nothing_made(target.name, job.failed)
+    built: BuildResult = getattr(importlib.import_module(module), name)(request)
+    if built.variants:
+        return replace(built, failed={**built.failed, **{n: str(e) for n, e in request.failed.items()}})
+    if request.failed:
+        nothing_made(target.name, request.failed)
     unmade = f"{wanted} is not possible on this machine"
-    if job.only:
-        unmade = f"there is no variant '{job.only}' of this model; export without --variant lists all"
-    why = next(iter(packed.failed.values()), unmade)
+    if request.only:
+        unmade = f"there is no variant '{request.only}' of this model; export without --variant lists all"
+    why = next(iter(built.failed.values()), unmade)
     raise UsageError(f"{target.name}: nothing could be made. {why}")
 
 
@@ -98,14 +100,14 @@ def nothing_made(target: str, failed: Mapping[str, EdgepvError]) -> NoReturn:
     raise type(first)(f"{target}: nothing could be made ({', '.join(failed)}). {first}") from first
 
 
-def _flat_base(line: Line, model: Ready, models: Path) -> Variant | None:
+def _flat_base(context: RunContext, model: Ready, models: Path) -> Variant | None:
     """The flat form of a clip model, lowered beside the other; None for a step, and where it has none."""
     if model.flat is None:
         return None
     try:
-        flat, folder = lower(line, model.source, model.flat)
+        flat, folder = lower(context, model.source, model.flat)
     except NotStreamableError as e:
-        line.console.say(f"no flat form: {e.why}")
+        context.console.say(f"no flat form: {e.why}")
         return None
     shutil.copyfile(folder / flat.path, models / "model-r4.onnx")
     return replace(flat, path="model-r4.onnx")

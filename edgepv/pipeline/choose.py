@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgepv.errors import AccuracyGateError, LatencyGateError, ParityError, UsageError
-from edgepv.metrics.gate import doubtful, fault, keeps
+from edgepv.metrics.gate import doubtful_loss, gate_failure, within_gate
 from edgepv.types import Measurement
 
 
@@ -34,11 +34,11 @@ def choose(rows: Sequence[Measurement], *, latency_ms: float | None) -> tuple[Me
             f"diverging node: {best.parity.first_divergence or 'not found'}. Keep that layer in float, "
             "or use --precision fp32"
         )
-    kept = [r for r in faithful if keeps(r)]
+    kept = [r for r in faithful if within_gate(r)]
     if not kept:
         best = min(faithful, key=lambda r: r.drop.points if r.drop else 0.0)
         raise AccuracyGateError(
-            f"no artifact may be shipped; the best is {best.variant}: {fault(best)}. Prune less, use "
+            f"no artifact may be shipped; the best is {best.variant}: {gate_failure(best)}. Prune less, use "
             "--precision fp32, or raise --max-drop"
         )
     within = [r for r in kept if r.drop is None or r.drop.points <= r.drop.max_drop]
@@ -64,7 +64,7 @@ def choose(rows: Sequence[Measurement], *, latency_ms: float | None) -> tuple[Me
 
 def _but(best: Measurement) -> str:
     """What is to be said of a chosen variant that lost more than the gate, behind the reason why it runs."""
-    lost = doubtful(best)
+    lost = doubtful_loss(best)
     return f"; {lost}, and nothing that may be shipped lost less" if lost else ""
 
 

@@ -10,17 +10,17 @@ from typing import Any
 from edgepv.base.files import digest, sha256
 from edgepv.data.frames import model_frames
 from edgepv.errors import UsageError
+from edgepv.pipeline.context import RunContext
 from edgepv.pipeline.options import Options
 from edgepv.pipeline.source import Clips, Source, checkpoint_key
-from edgepv.pipeline.step import Line
 from edgepv.types import Checkpoint, decode, encode
 
 TUNE_EPOCHS = 6
 
 
-def compressed(line: Line, source: Source, clips: Clips) -> Checkpoint | None:
+def compressed(context: RunContext, source: Source, clips: Clips) -> Checkpoint | None:
     """The checkpoint pruned, split into low-rank layers and fine-tuned, as asked; else the same one."""
-    options, checkpoint = line.options, source.checkpoint
+    options, checkpoint = context.options, source.checkpoint
     trained = any(options.prune) or options.tune_epochs or options.qat
     if not trained and options.low_rank is None:
         return checkpoint
@@ -43,8 +43,8 @@ def compressed(line: Line, source: Source, clips: Clips) -> Checkpoint | None:
         "epochs": [_epochs(options, clips), options.qat],
         "clips": digest([(sha256(c.path), c.label) for c in clips.train]),
     }
-    folder, result = line.step(
-        "compress", key, ("torch", "torch-pruning"), lambda out: _compress(line, checkpoint, clips, out)
+    folder, result = context.step(
+        "compress", key, ("torch", "torch-pruning"), lambda out: _compress(context, checkpoint, clips, out)
     )
     found = decode(Checkpoint, result)
     return replace(found, weights=str(folder / found.weights))
@@ -57,22 +57,22 @@ def _epochs(options: Options, clips: Clips) -> int:
     return TUNE_EPOCHS if clips.train and changed else 0
 
 
-def _compress(line: Line, checkpoint: Checkpoint, clips: Clips, folder: Path) -> Any:
+def _compress(context: RunContext, checkpoint: Checkpoint, clips: Clips, folder: Path) -> Any:
     """Cut, split, tune and train for INT8; writes weights into ``folder``, returns the checkpoint as data."""
     from edgepv.quantize import finetune, low_rank, prune, qat
 
-    options, spec = line.options, checkpoint.spec
+    options, spec = context.options, checkpoint.spec
     epochs = _epochs(options, clips)
     frames, truth = [], []
     if epochs or options.qat or options.importance != "magnitude":
-        shown = line.console.track(clips.train, "decoding training clips")
+        shown = context.console.track(clips.train, "decoding training clips")
         frames = [model_frames(c.path, spec) for c in shown]
         truth = [spec.labels.index(str(c.label)) for c in clips.train]
     small = checkpoint
     if any(options.prune):
         ratio = options.prune if len(options.prune) > 1 else options.prune[0]
         cut = prune.Step(ratio, options.importance, options.scope, options.multiple, options.seed)
-        line.console.say(f"pruning {cut.shares} of the channels")
+        context.console.say(f"pruning {cut.shares} of the channels")
         small = cut(small, folder / "cut.safetensors", frames, truth)
     if options.low_rank is not None:
         small = low_rank.Step(options.low_rank)(small, folder / "split.safetensors")
@@ -82,7 +82,7 @@ def _compress(line: Line, checkpoint: Checkpoint, clips: Clips, folder: Path) ->
     )
     for wanted, step, name, what in taught:
         if wanted:
-            line.console.say(f"{what} on {len(frames)} clips, {wanted} epochs")
-            show = functools.partial(line.console.track, what=what)
+            context.console.say(f"{what} on {len(frames)} clips, {wanted} epochs")
+            show = functools.partial(context.console.track, what=what)
             small = step(small, checkpoint, frames, truth, folder / f"{name}.safetensors", progress=show)
     return encode(replace(small, weights=Path(small.weights).name))

@@ -11,11 +11,11 @@ from edgepv.data.calibration import calibration_set, rolled_feeds
 from edgepv.data.frames import model_frames
 from edgepv.errors import UsageError
 from edgepv.model.checkpoint import load_notes
-from edgepv.pipeline.exam import probe_feeds, probed_clips
+from edgepv.pipeline.context import RunContext
 from edgepv.pipeline.line import lowered
 from edgepv.pipeline.options import Options
+from edgepv.pipeline.prepare import probe_feeds, probed_clips
 from edgepv.pipeline.source import Clips, Source, all_labelled, gather, load, source_key
-from edgepv.pipeline.step import Line
 from edgepv.quantize.sparsity import LayerSparsity
 from edgepv.runtimes.engine import open_engine
 from edgepv.stream import Stepper
@@ -32,7 +32,7 @@ def sensitivity(
     them after a cut, of at most ``PROBED``, labels in turns, in INT8. Raises UsageError if there are no clips
     the model was made for.
     """
-    line = Line(options, console)
+    context = RunContext(options, console)
     source = load(options)
     for note in load_notes(source.checkpoint):
         console.say(note)
@@ -47,9 +47,9 @@ def sensitivity(
     if cut is not None and source.spec.task != "classification":
         raise UsageError(f"cuts are tried on classifiers; {source.spec.name} is for {source.spec.task}")
     if cut is None:
-        found = _int8_alone(line, source, clips, truth, key)
+        found = _int8_alone(context, source, clips, truth, key)
     else:
-        found = _cut_alone(line, source, clips, truth, key, cut)
+        found = _cut_alone(context, source, clips, truth, key, cut)
     return tuple(decode(LayerSensitivity, row) for row in found)
 
 
@@ -64,11 +64,11 @@ def sparsity(options: Options) -> tuple[LayerSparsity, ...]:
 
 
 def _int8_alone(
-    line: Line, source: Source, clips: Clips, truth: list[int] | None, key: dict[str, Any]
+    context: RunContext, source: Source, clips: Clips, truth: list[int] | None, key: dict[str, Any]
 ) -> list[Any]:
     from edgepv.quantize.sensitivity import per_layer
 
-    model = lowered(line, source, clips)
+    model = lowered(context, source, clips)
     base, folder = model.base, model.base_folder
     if base.precision == "int8":
         raise UsageError(f"{source.onnx} is quantized already. Give the float model to see what INT8 costs")
@@ -79,15 +79,20 @@ def _int8_alone(
         feeds = rolled_feeds(stepper, chosen, base.spec)
         probes = probe_feeds(stepper, (model_frames(clips.held_out[i].path, base.spec) for i in probed))
         known = [truth[i] for i in probed] if truth else None
-        return encode(per_layer(base, folder, feeds, probes, line.console.track, known))
+        return encode(per_layer(base, folder, feeds, probes, context.console.track, known))
 
     key |= {"model": base.sha256, "calibration": chosen.digest, "probed": probed}
-    result: list[Any] = line.step("sensitivity", key, ("onnx", "onnxruntime"), make)[1]
+    result: list[Any] = context.step("sensitivity", key, ("onnx", "onnxruntime"), make)[1]
     return result
 
 
 def _cut_alone(
-    line: Line, source: Source, clips: Clips, truth: list[int] | None, key: dict[str, Any], cut: float
+    context: RunContext,
+    source: Source,
+    clips: Clips,
+    truth: list[int] | None,
+    key: dict[str, Any],
+    cut: float,
 ) -> list[Any]:
     from edgepv.quantize.sensitivity import per_group
 
@@ -97,8 +102,8 @@ def _cut_alone(
 
     def make(_: Path) -> Any:
         frames = [model_frames(c.path, source.spec) for c in clips.held_out]
-        return encode(per_group(checkpoint, frames, truth, cut, line.console.track))
+        return encode(per_group(checkpoint, frames, truth, cut, context.console.track))
 
     key |= {**source_key(source), "cut": cut}
-    result: list[Any] = line.step("sensitivity", key, ("torch", "torch-pruning"), make)[1]
+    result: list[Any] = context.step("sensitivity", key, ("torch", "torch-pruning"), make)[1]
     return result

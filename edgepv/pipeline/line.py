@@ -16,11 +16,11 @@ from edgepv.data.frames import model_frames
 from edgepv.errors import UsageError
 from edgepv.model.checkpoint import build, load_notes
 from edgepv.pipeline.compress import compressed
+from edgepv.pipeline.context import RunContext
 from edgepv.pipeline.lower import lower, streamed
 from edgepv.pipeline.options import Options
 from edgepv.pipeline.source import Clips, Source, source_key
-from edgepv.pipeline.step import Line
-from edgepv.quantize.alive import refuse_dead_layers
+from edgepv.quantize.dead_channels import refuse_dead_layers
 from edgepv.runtimes.engine import open_engine
 from edgepv.stream import Stepper, Tensors
 from edgepv.types import (
@@ -57,18 +57,18 @@ class Ready(Lowered):
     grown: tuple[str, ...]
 
 
-def lowered(line: Line, source: Source, clips: Clips) -> Lowered:
+def lowered(context: RunContext, source: Source, clips: Clips) -> Lowered:
     """Compress, stream and lower a model that is what it seems, as the options say."""
-    source, said = probed(line, source)
-    checkpoint = compressed(line, source, clips)
-    checkpoint, flat, notes = streamed(line, checkpoint, clips)
-    base, folder = lower(line, source, checkpoint)
+    source, said = probed(context, source)
+    checkpoint = compressed(context, source, clips)
+    checkpoint, flat, notes = streamed(context, checkpoint, clips)
+    base, folder = lower(context, source, checkpoint)
     read = [s for s in base.steps if s.name == "read"]
     notes += tuple(f"{source.onnx}: {what}" for step in read for what in step.options["changed"])
     return Lowered(source, checkpoint, base, folder, flat, (*load_notes(source.checkpoint), *said, *notes))
 
 
-def probed(line: Line, source: Source) -> tuple[Source, tuple[str, ...]]:
+def probed(context: RunContext, source: Source) -> tuple[Source, tuple[str, ...]]:
     """The model with what was found of its answers, and notes; see ``edgepv.export.probes``.
 
     Raises UsageError for a model that no graph can be.
@@ -78,43 +78,45 @@ def probed(line: Line, source: Source) -> tuple[Source, tuple[str, ...]]:
     def make(_: Path) -> Any:
         if source.checkpoint:
             return encode(probes.probe(build(source.checkpoint), source.spec))
-        base, folder = lower(line, source, None)
+        base, folder = lower(context, source, None)
         engine = open_engine(base, folder)
         try:
             return encode(probes.of_onnx(folder / base.path, base, engine.infer))
         finally:
             engine.close()
 
-    found = decode(probes.Found, line.step("probe", source_key(source), ("torch", "onnxruntime"), make)[1])
+    found = decode(
+        probes.ProbeResult, context.step("probe", source_key(source), ("torch", "onnxruntime"), make)[1]
+    )
     if found.scores == source.spec.scores:
         return source, ()
     spec = replace(source.spec, scores=found.scores)
     told = replace(source, spec=spec, checkpoint=source.checkpoint and replace(source.checkpoint, spec=spec))
     note = f"the model answers probabilities, {found.why}: they are its scores, without another softmax"
-    line.console.say(note)
+    context.console.say(note)
     return told, (note,)
 
 
-def ready(line: Line, model: Lowered, clips: Clips) -> Ready:
+def ready(context: RunContext, model: Lowered, clips: Clips) -> Ready:
     """The same model with calibration inputs, where INT8 may be made; without, where a layer never fires."""
     calibration, feeds = None, []
     if model.base.precision == "int8":
-        given = (line.options.keep_float, line.options.min_sqnr, line.options.ranges != "minmax")
+        given = (context.options.keep_float, context.options.min_sqnr, context.options.ranges != "minmax")
         if any(given):
             raise UsageError(
                 f"{model.source.onnx} is quantized already: --keep-float, --min-sqnr and --ranges have "
                 "nothing to set. Leave them out, or give the float model"
             )
-        if line.options.precision not in ("auto", "int8"):
+        if context.options.precision not in ("auto", "int8"):
             raise UsageError(
-                f"{model.source.onnx} is quantized already, so there is no {line.options.precision} of it. "
-                "Give the float model"
+                f"{model.source.onnx} is quantized already, so there is no "
+                f"{context.options.precision} of it. Give the float model"
             )
-        return Ready(**vars(model), calibration=None, feeds=(), grown=outgrown(line, model, clips))
-    if model.source.onnx and (fused := _fused(model, line.options)):
+        return Ready(**vars(model), calibration=None, feeds=(), grown=outgrown(context, model, clips))
+    if model.source.onnx and (fused := _fused(model, context.options)):
         model = replace(model, notes=(*model.notes, fused))
-        return Ready(**vars(model), calibration=None, feeds=(), grown=outgrown(line, model, clips))
-    if clips.fits and line.options.precision in ("auto", "int8"):
+        return Ready(**vars(model), calibration=None, feeds=(), grown=outgrown(context, model, clips))
+    if clips.fits and context.options.precision in ("auto", "int8"):
         spec = model.base.spec
         calibration = calibration_set(clips.calibration, spec)
         engine = open_engine(model.base, model.base_folder)
@@ -123,17 +125,17 @@ def ready(line: Line, model: Lowered, clips: Clips) -> Ready:
         try:
             refuse_dead_layers(model.base, model.base_folder, feeds)
         except UsageError as e:
-            if line.options.precision == "int8":
+            if context.options.precision == "int8":
                 raise
             feeds, model = [], replace(model, notes=(*model.notes, f"no INT8: {e}"))
-    endless = outgrown(line, model, clips)
+    endless = outgrown(context, model, clips)
     if endless:
         note = f"state '{endless[0]}' grows for ever: what works with it stays in float, and is run for long"
         model = replace(model, notes=(*model.notes, note))
     return Ready(**vars(model), calibration=calibration, feeds=tuple(feeds), grown=endless)
 
 
-def outgrown(line: Line, model: Lowered, clips: Clips) -> tuple[str, ...]:
+def outgrown(context: RunContext, model: Lowered, clips: Clips) -> tuple[str, ...]:
     """States that grow for ever, of a model that brought its own step: what was converted only stores."""
     base = model.base
     own = base.stream is not None and (model.checkpoint is None or model.checkpoint.rewrite is None)
@@ -151,7 +153,7 @@ def outgrown(line: Line, model: Lowered, clips: Clips) -> tuple[str, ...]:
             engine.close()
 
     key = {"model": base.sha256, "spec": digest(base.spec), "clip": sha256(clip.path)}
-    return tuple(line.step("growth", key, ("onnxruntime",), make)[1])
+    return tuple(context.step("growth", key, ("onnxruntime",), make)[1])
 
 
 def _fused(model: Lowered, options: Options) -> str:
@@ -169,5 +171,3 @@ def _fused(model: Lowered, options: Options) -> str:
     if found and options.precision == "int8":
         raise UsageError(why)
     return f"no INT8: {why}" if found else ""
-
-

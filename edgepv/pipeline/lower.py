@@ -12,21 +12,21 @@ from edgepv.base.files import sha256
 from edgepv.data.frames import hold_last, model_frames
 from edgepv.model.checkpoint import build
 from edgepv.model.provenance import record
+from edgepv.pipeline.context import RunContext
 from edgepv.pipeline.source import Clips, Source, checkpoint_key, source_key
-from edgepv.pipeline.step import Line
 from edgepv.stream import NotStreamableError, convert
 from edgepv.types import Checkpoint, ModelSpec, Rewrite, StreamProof, StreamSpec, Variant, decode, encode
 
 
 def streamed(
-    line: Line, checkpoint: Checkpoint | None, clips: Clips
+    context: RunContext, checkpoint: Checkpoint | None, clips: Clips
 ) -> tuple[Checkpoint | None, Checkpoint | None, tuple[str, ...]]:
     """(the checkpoint to convert, its flat twin, notes): the stream tiers.
 
     A clip model becomes a step where its operators allow it, proven on held-out video against the clip
     model. Otherwise it stays a window, and a note names the operator that forced it and what it costs.
     """
-    options = line.options
+    options = context.options
     if checkpoint is None or checkpoint.spec.input.layout != "NCTHW" or options.stream == "off":
         return checkpoint, None, ()
     spec = checkpoint.spec
@@ -36,7 +36,7 @@ def streamed(
     def make(folder: Path) -> Any:
         from edgepv.stream.verify import prove
 
-        line.console.say("rewriting the clip model as a step")
+        context.console.say("rewriting the clip model as a step")
         module = build(checkpoint)
         model = convert(module, spec, every=options.every)
         held = [_first_frames(c.path, spec) for c in clips.held_out[:2]]
@@ -46,7 +46,7 @@ def streamed(
     if options.stream == "auto":
         try:
             shown = {"clips": [sha256(c.path) for c in clips.held_out[:2]], "proofs": 3}
-            _, made = line.step("stream", {**key, "every": options.every, **shown}, ("torch",), make)
+            _, made = context.step("stream", {**key, "every": options.every, **shown}, ("torch",), make)
         except NotStreamableError as e:
             cost = f"a window: all {spec.frames} frames are computed again for every answer"
             return checkpoint, flat, (f"{e}. It stays {cost}",)
@@ -77,18 +77,18 @@ def _first_frames(path: Path, spec: ModelSpec) -> np.ndarray:
     return hold_last(model_frames(path, spec), spec.frames)[: spec.frames].transpose(1, 0, 2, 3)
 
 
-def lower(line: Line, source: Source, checkpoint: Checkpoint | None) -> tuple[Variant, Path]:
+def lower(context: RunContext, source: Source, checkpoint: Checkpoint | None) -> tuple[Variant, Path]:
     """(float ONNX variant, folder it lies in)."""
     from edgepv.export import from_onnx, to_onnx
 
     if checkpoint is None:
 
         def read(folder: Path) -> Any:
-            line.console.say("reading the ONNX file")
+            context.console.say("reading the ONNX file")
             made, changed = from_onnx.read_onnx(source.onnx or Path(), source.spec, folder / "model.onnx")
             return {"variant": encode(made), "changed": changed}
 
-        folder, result = line.step("read", source_key(source), ("onnx", "onnx-ir", "onnxruntime"), read)
+        folder, result = context.step("read", source_key(source), ("onnx", "onnx-ir", "onnxruntime"), read)
         base = decode(Variant, result["variant"])
         changed = {"changed": list(result["changed"])}
         tools = ("onnx", "onnx-ir", "onnxruntime")
@@ -96,11 +96,11 @@ def lower(line: Line, source: Source, checkpoint: Checkpoint | None) -> tuple[Va
         return replace(base, steps=(step,)), folder
 
     def make(folder: Path) -> Any:
-        line.console.say("lowering to ONNX")
+        context.console.say("lowering to ONNX")
         return encode(to_onnx.lower(build(checkpoint), checkpoint.spec, folder / "model.onnx"))
 
     key = checkpoint_key(checkpoint)
-    folder, result = line.step("lower", key, ("torch", "onnx", "onnxscript"), make)
+    folder, result = context.step("lower", key, ("torch", "onnx", "onnxscript"), make)
     base = _with_proof(decode(Variant, result), checkpoint)
     step = record(
         "lower",

@@ -15,7 +15,7 @@ from edgepv.base.files import refuse_out
 from edgepv.base.optional import present
 from edgepv.errors import TargetUnavailableError, UsageError, unknown
 from edgepv.export.for_cpu import refuse_bf16
-from edgepv.export.job import FLAT
+from edgepv.export.request import FLAT
 from edgepv.types import ModelSpec, Target
 
 STREAM = ("auto", "window", "off")

@@ -12,23 +12,23 @@ from edgepv import bundle
 from edgepv.base.files import digest
 from edgepv.base.machine import device_facts
 from edgepv.errors import AccuracyGateError, EdgepvError, UsageError
-from edgepv.export.job import Packed, reason
+from edgepv.export.request import BuildResult, reason
 from edgepv.measure.latency import latencies
 from edgepv.measure.memory import peak_rss_mib
 from edgepv.metrics import gate
-from edgepv.pipeline import choose, judge
+from edgepv.pipeline import choose, evaluate
 from edgepv.pipeline.build import nothing_made, run_builder
-from edgepv.pipeline.exam import Subject
+from edgepv.pipeline.context import RunContext
 from edgepv.pipeline.options import Options
-from edgepv.pipeline.step import Line
+from edgepv.pipeline.prepare import PreparedModel
 from edgepv.pipeline.write import thumbnails, write_bundle
 from edgepv.types import Measurement, Report, StepRecord, Target, Variant
 
-STRAY = "kept out of the bundle"
+KEPT_OUT = "kept out of the bundle"
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportedBundle:
     """One finished bundle."""
 
     target: str
@@ -39,72 +39,72 @@ class Exported:
     notes: tuple[str, ...] = ()
 
 
-def pack(line: Line, subject: Subject, target: Target, folder: Path) -> Exported:
+def pack(context: RunContext, prepared: PreparedModel, target: Target, folder: Path) -> ExportedBundle:
     """Build, examine and measure every variant of one target in ``folder``, and write the bundle."""
     models = folder / "models"
     models.mkdir()
-    shutil.copyfile(subject.base_folder / subject.base.path, models / "model.onnx")
-    base = replace(subject.base, path="model.onnx")
-    packed = run_builder(line, subject, target, base, models)
-    packed, rows = _examined(line, subject, target, packed, models)
-    rows = [_localised(r, packed, base, models, subject) for r in rows]
-    rows, torch_rows = _timed(line, subject, target, packed, rows, models)
-    chosen, why = _choice(subject, rows, line.options)
-    kept = [v for v, r in zip(packed.variants, rows) if gate.keeps(r)]
+    shutil.copyfile(prepared.base_folder / prepared.base.path, models / "model.onnx")
+    base = replace(prepared.base, path="model.onnx")
+    built = run_builder(context, prepared, target, base, models)
+    built, rows = _examined(context, prepared, target, built, models)
+    rows = [_localised(r, built, base, models, prepared) for r in rows]
+    rows, torch_rows = _timed(context, prepared, target, built, rows, models)
+    chosen, why = _choice(prepared, rows, context.options)
+    kept = [v for v, r in zip(built.variants, rows) if gate.within_gate(r)]
     reasons = (
         why,
-        *(f"{r.variant} {STRAY}: {gate.fault(r)}" for r in rows if not gate.keeps(r)),
-        *filter(None, (gate.doubt(r) for r in rows if r is not chosen)),
-        *filter(None, map(gate.partly, rows)),
-        *(f"{name} was not made: {cause}" for name, cause in packed.failed.items()),
-        *subject.notes,
-        *packed.notes,
+        *(f"{r.variant} {KEPT_OUT}: {gate.gate_failure(r)}" for r in rows if not gate.within_gate(r)),
+        *filter(None, (gate.inconclusive_reason(r) for r in rows if r is not chosen)),
+        *filter(None, map(gate.float_remainder, rows)),
+        *(f"{name} was not made: {cause}" for name, cause in built.failed.items()),
+        *prepared.notes,
+        *built.notes,
     )
-    title = f"{subject.base.spec.name} for {target.name}"
+    title = f"{prepared.base.spec.name} for {target.name}"
     found = Report(
         title,
         (*torch_rows, *rows),
-        subject.rows[0].variant,
+        prepared.rows[0].variant,
         _all_steps(kept),
         reasons,
-        subject.base.stream,
-        subject.source.spec.frames,
-        thumbnails(rows, subject.held_out),
+        prepared.base.stream,
+        prepared.source.spec.frames,
+        thumbnails(rows, prepared.held_out),
     )
-    _sweep(models, kept, packed.files)
-    write_bundle(subject, target, folder, kept, found, chosen)
-    return Exported(
-        target.name, folder, bundle.read(folder).digest, chosen, found, (*subject.notes, *packed.notes)
+    _sweep(models, kept, built.files)
+    write_bundle(prepared, target, folder, kept, found, chosen)
+    return ExportedBundle(
+        target.name, folder, bundle.read(folder).digest, chosen, found, (*prepared.notes, *built.notes)
     )
 
 
 def _examined(
-    line: Line, subject: Subject, target: Target, packed: Packed, models: Path
-) -> tuple[Packed, list[Measurement]]:
+    context: RunContext, prepared: PreparedModel, target: Target, built: BuildResult, models: Path
+) -> tuple[BuildResult, list[Measurement]]:
     """What its engine runs of a target's variants, with a row for each; the others go to ``failed``.
 
     Float twins of INT8 that nobody asked for are run too, and judge it.
     """
     if not target.min_sqnr_db:
-        return packed, [_unexamined(v, target) for v in packed.variants]
-    names = {v.name for v in packed.variants}
-    twins = [v for v in packed.floats if v.name not in names]
+        return built, [_unexamined(v, target) for v in built.variants]
+    names = {v.name for v in built.variants}
+    twins = [v for v in built.floats if v.name not in names]
     rows: dict[str, Measurement] = {}
     failed: dict[str, EdgepvError] = {}
-    for v in line.console.track((*packed.variants, *twins), f"{target.name}: running on held-out clips"):
+    for v in context.console.track((*built.variants, *twins), f"{target.name}: running on held-out clips"):
         try:
-            rows[v.name] = judge.examine(v, models, target, subject.exam)
+            rows[v.name] = evaluate.examine(v, models, target, prepared.evaluation)
         except Exception as e:  # engines raise anything
             failed[v.name] = reason(e)
-    run = tuple(v for v in packed.variants if v.name in rows)
+    run = tuple(v for v in built.variants if v.name in rows)
     if not run:
         nothing_made(target.name, failed)
     why = {name: str(e) for name, e in failed.items() if name in names}
     floats = [row for row in rows.values() if row.precision == "fp32"]
-    judged = judge.by_engine([rows[v.name] for v in run], floats)
-    if subject.base.precision == "int8":
+    judged = evaluate.by_engine([rows[v.name] for v in run], floats)
+    if prepared.base.precision == "int8":
         judged = [_as_given(row) for row in judged]
-    return replace(packed, variants=run, failed={**packed.failed, **why}), judged
+    return replace(built, variants=run, failed={**built.failed, **why}), judged
 
 
 def _as_given(row: Measurement) -> Measurement:
@@ -114,13 +114,15 @@ def _as_given(row: Measurement) -> Measurement:
     return row if meant or integer else replace(row, audit=None)
 
 
-def _choice(subject: Subject, rows: Sequence[Measurement], options: Options) -> tuple[Measurement, str]:
-    """``judge.choose``; a stream that lost its accuracy is told apart from what INT8 lost."""
+def _choice(
+    prepared: PreparedModel, rows: Sequence[Measurement], options: Options
+) -> tuple[Measurement, str]:
+    """``evaluate.choose``; a stream that lost its accuracy is told apart from what INT8 lost."""
     try:
         return choose.choose(rows, latency_ms=options.latency_ms)
     except AccuracyGateError as e:
-        stream, frames = subject.base.stream, subject.source.spec.frames
-        streamed = subject.checkpoint is not None and subject.checkpoint.rewrite is not None
+        stream, frames = prepared.base.stream, prepared.source.spec.frames
+        streamed = prepared.checkpoint is not None and prepared.checkpoint.rewrite is not None
         field = stream.receptive_field if stream and streamed else None
         if field is None or field <= frames:
             raise
@@ -137,46 +139,48 @@ def _unexamined(variant: Variant, target: Target) -> Measurement:
 
 
 def _localised(
-    row: Measurement, packed: Packed, base: Variant, models: Path, subject: Subject
+    row: Measurement, built: BuildResult, base: Variant, models: Path, prepared: PreparedModel
 ) -> Measurement:
     """Name the first diverging node of a row that failed parity."""
     if row.parity is None or row.parity.verdict != "fail":
         return row
-    variant = next(v for v in packed.variants if v.name == row.variant)
+    variant = next(v for v in built.variants if v.name == row.variant)
     reference = base
     if variant.engine == "litert":
-        reference = next((v for v in packed.variants if v.name == "litert-fp32"), variant)
-    found = judge.localise(variant, reference, models, subject.exam, row.parity)
+        reference = next((v for v in built.variants if v.name == "litert-fp32"), variant)
+    found = evaluate.localise(variant, reference, models, prepared.evaluation, row.parity)
     return replace(row, parity=found)
 
 
 def _timed(
-    line: Line,
-    subject: Subject,
+    context: RunContext,
+    prepared: PreparedModel,
     target: Target,
-    packed: Packed,
+    built: BuildResult,
     rows: Sequence[Measurement],
     models: Path,
 ) -> tuple[list[Measurement], list[Measurement]]:
     """(rows with latency and memory, the original's rows with latency). TensorRT is not timed on a host."""
-    here = [v for v in packed.variants if v.engine != "tensorrt"]
+    here = [v for v in built.variants if v.engine != "tensorrt"]
     found: dict[str, Any] = {}
-    if here and subject.exam.feeds:
-        line.console.say(f"{target.name}: timing {len(here) + 1} variants, interleaved")
-        baseline = subject.rows[0].variant
-        found = latencies(here, models, subject.exam.feeds, original=subject.original, baseline=baseline)
+    if here and prepared.evaluation.feeds:
+        context.console.say(f"{target.name}: timing {len(here) + 1} variants, interleaved")
+        baseline = prepared.rows[0].variant
+        found = latencies(
+            here, models, prepared.evaluation.feeds, original=prepared.original, baseline=baseline
+        )
     facts = device_facts()
-    params = subject.rows[-1].params
-    cost = subject.rows[-1].gflops_per_frame
+    params = prepared.rows[-1].params
+    cost = prepared.rows[-1].gflops_per_frame
     timed = []
-    for variant, row in zip(packed.variants, rows):
+    for variant, row in zip(built.variants, rows):
         row = replace(row, params=params, gflops_per_frame=cost, latency=found.get(row.variant, ()))
         if variant in here:
             row = replace(row, device=facts, rss_mib=_peak_rss_mib(variant, models))
         timed.append(row)
     torch_rows = [
         replace(r, latency=found.get(r.variant, ()), device=facts if r.variant in found else None)
-        for r in subject.rows
+        for r in prepared.rows
     ]
     return timed, torch_rows
 

@@ -17,11 +17,11 @@ from edgepv.errors import (
     told,
 )
 from edgepv.model.checkpoint import load_notes
-from edgepv.pipeline.exam import Subject, prepare
+from edgepv.pipeline.context import RunContext
 from edgepv.pipeline.options import Options, bundle_folder, check_options, zip_of
-from edgepv.pipeline.pack import Exported, pack
+from edgepv.pipeline.pack import ExportedBundle, pack
+from edgepv.pipeline.prepare import PreparedModel, prepare
 from edgepv.pipeline.source import gather, load
-from edgepv.pipeline.step import Line
 from edgepv.targets import target as find_target
 from edgepv.types import (
     Target,
@@ -38,14 +38,14 @@ class NotMade:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ExportResult:
     """What an export came to: the bundles that are there, and the targets that have none."""
 
-    made: tuple[Exported, ...]
+    made: tuple[ExportedBundle, ...]
     not_made: tuple[NotMade, ...] = ()
 
 
-def export(options: Options, console: Console) -> Outcome:
+def export(options: Options, console: Console) -> ExportResult:
     """Make one bundle per target below ``options.out``.
 
     Each is built under a temporary name and renamed into place as soon as it is complete; a target that
@@ -59,14 +59,14 @@ def export(options: Options, console: Console) -> Outcome:
     console.say(f"model {source.spec.name} ({source.sha256[:12]}), clips: {clips.origin}")
     for note in (*load_notes(source.checkpoint), *clips.notes):
         console.say(note)
-    line = Line(options, console)
-    subject = prepare(line, source, clips)
-    made: list[Exported] = []
+    context = RunContext(options, console)
+    prepared = prepare(context, source, clips)
+    made: list[ExportedBundle] = []
     failed: dict[str, Exception] = {}
     try:
         for target in targets:
             try:
-                made.append(_bundled(line, subject, target))
+                made.append(_bundled(context, prepared, target))
             except Exception as e:
                 failed[target.name] = e
                 if len(targets) > 1:
@@ -75,23 +75,23 @@ def export(options: Options, console: Console) -> Outcome:
         raise KeyboardInterrupt(_left(options, made)) from e
     if not made:
         _raise_all(failed)
-    return Outcome(tuple(made), tuple(NotMade(name, *told(e)) for name, e in failed.items()))
+    return ExportResult(tuple(made), tuple(NotMade(name, *told(e)) for name, e in failed.items()))
 
 
-def _bundled(line: Line, subject: Subject, target: Target) -> Exported:
+def _bundled(context: RunContext, prepared: PreparedModel, target: Target) -> ExportedBundle:
     """One target's bundle and its zip; both appear when they are whole, or neither does."""
-    folder = bundle_folder(line.options, target.name)
+    folder = bundle_folder(context.options, target.name)
     with (
         whole_file(zip_of(folder)) as archive,
-        whole_folder(folder, replace=line.options.force) as tmp,
+        whole_folder(folder, replace=context.options.force) as tmp,
     ):
-        made = replace(pack(line, subject, target, tmp), folder=folder)
+        made = replace(pack(context, prepared, target, tmp), folder=folder)
         bundle.zip_bundle(tmp, archive)
-    line.console.say(f"{target.name}: {made.chosen.variant} ({made.digest[:12]})")
+    context.console.say(f"{target.name}: {made.chosen.variant} ({made.digest[:12]})")
     return made
 
 
-def _left(options: Options, made: Sequence[Exported]) -> str:
+def _left(options: Options, made: Sequence[ExportedBundle]) -> str:
     """What a stopped export left, and what makes the rest; nothing where it left nothing."""
     rest = [name for name in options.targets if name not in {one.target for one in made}]
     if not made or not rest:
@@ -110,7 +110,7 @@ def _raise_all(failed: Mapping[str, Exception]) -> NoReturn:
     raise type(first)("; ".join(f"{name}: {told(e)[0]}" for name, e in failed.items())) from first
 
 
-def exit_code(options: Options, found: Outcome) -> int:
+def exit_code(options: Options, found: ExportResult) -> int:
     """10 if a target was not made; 6 if the user asked for an accuracy gate and a chosen variant has too few
     clips to tell, or a label none; else 0."""
     if found.not_made:
@@ -118,5 +118,3 @@ def exit_code(options: Options, found: Outcome) -> int:
     drops = [m.chosen.drop for m in found.made]
     undecided = any(d is None or d.verdict in ("inconclusive", "not applied") for d in drops)
     return InconclusiveError.exit_code if options.gate and undecided else 0
-
-

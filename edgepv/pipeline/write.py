@@ -20,7 +20,7 @@ from edgepv.data.calibration import PREPROCESSING
 from edgepv.data.clips import Clip
 from edgepv.data.frames import at_model_size, hold_last
 from edgepv.data.video import open_video, taken
-from edgepv.pipeline.exam import Subject, clip_name
+from edgepv.pipeline.prepare import PreparedModel, clip_name
 from edgepv.runtimes.engine import Engine, on_this_host, open_engine
 from edgepv.types import Measurement, ModelSpec, Report, Target, Variant
 
@@ -57,7 +57,7 @@ def _middle(path: Path) -> np.ndarray:
 
 
 def write_bundle(
-    subject: Subject,
+    prepared: PreparedModel,
     target: Target,
     folder: Path,
     kept: Sequence[Variant],
@@ -66,16 +66,16 @@ def write_bundle(
 ) -> None:
     """Golden vectors, report and manifest."""
     variants = tuple(replace(v, path=f"models/{v.path}") for v in kept)
-    golden = write_golden(subject, variants, folder)
+    golden = write_golden(prepared, variants, folder)
     made = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
     content = Content(
-        name=subject.base.spec.name,
+        name=prepared.base.spec.name,
         target=target.name,
-        spec=subject.base.spec,
-        stream=subject.base.stream,
+        spec=prepared.base.spec,
+        stream=prepared.base.stream,
         preprocessing=PREPROCESSING,
-        postprocessing=_postprocessing(subject.base.spec),
-        calibration_digest=subject.calibration.digest if subject.calibration else None,
+        postprocessing=_postprocessing(prepared.base.spec),
+        calibration_digest=prepared.calibration.digest if prepared.calibration else None,
         steps=found.steps,
         variants=variants,
         golden=golden,
@@ -99,7 +99,7 @@ def _postprocessing(spec: ModelSpec) -> str:
     return PROBABILITIES if spec.scores == "probabilities" else POSTPROCESSING[spec.task]
 
 
-def write_golden(subject: Subject, variants: Sequence[Variant], folder: Path) -> dict[str, Any]:
+def write_golden(prepared: PreparedModel, variants: Sequence[Variant], folder: Path) -> dict[str, Any]:
     """Frames of one held-out clip, and what the converted torch model and each variant answer.
 
     The frames have the model's size: OpenCV rounds a few values to another grey level on Arm
@@ -107,16 +107,16 @@ def write_golden(subject: Subject, variants: Sequence[Variant], folder: Path) ->
     """
     from safetensors.numpy import save
 
-    from edgepv.bundle.golden import play
+    from edgepv.bundle.golden import golden_answers
 
-    spec = subject.base.spec
-    with open_video(subject.golden_clip.path) as video:
-        first = itertools.islice(taken(video, spec.fps), subject.exam.warmup + 4)
+    spec = prepared.base.spec
+    with open_video(prepared.golden_clip.path) as video:
+        first = itertools.islice(taken(video, spec.fps), prepared.evaluation.warmup + 4)
         small = np.stack([at_model_size(frame.pixels, spec) for frame in first])
-    frames = hold_last(small, subject.exam.warmup + 2)
-    tensors = {"frames": frames, "torch": play(subject.model(1), subject.base, frames)}
+    frames = hold_last(small, prepared.evaluation.warmup + 2)
+    tensors = {"frames": frames, "torch": golden_answers(prepared.model(1), prepared.base, frames)}
     for variant in variants:
-        tensors[variant.name] = play(open_replay(variant, folder), variant, frames)
+        tensors[variant.name] = golden_answers(open_replay(variant, folder), variant, frames)
     (folder / bundle.GOLDEN).write_bytes(save(tensors))
     return {"file": bundle.GOLDEN, "frames": len(frames)}
 

@@ -47,7 +47,7 @@ def to_html(report: Report, *, picture: bytes | None = None) -> str:
         "page.html.j2",
         report=report,
         summary=tables.summary(report),
-        glance=tables.glance(report),
+        glance=tables.overview(report),
         tables=_tables(report),
         scatters=charts.scatters(report),
         bars=charts.bars(report),
@@ -125,7 +125,7 @@ def to_markdown(report: Report) -> str:
     """The same tables as Markdown, for a README or a pull request."""
     parts = [f"# {_plain(report.title)}", _plain(tables.summary(report))]
     parts += ["\n".join(f"* {_plain(why)}" for why in report.reasons) or "No reasons were recorded."]
-    for table in (tables.glance(report), *_tables(report).values()):
+    for table in (tables.overview(report), *_tables(report).values()):
         parts += [f"## {table.title}", table.about, _markdown(table)]
     return "\n\n".join(parts) + "\n"
 

@@ -37,7 +37,7 @@ from edgepv.types import (
 )
 
 
-def score(accuracy: Accuracy | None) -> Cell:
+def accuracy_cell(accuracy: Accuracy | None) -> Cell:
     """A model's metric with its interval and clip count below."""
     if accuracy is None:
         return UNKNOWN
@@ -52,7 +52,7 @@ def _beside(parity: Parity) -> str:
     return f"promised {figure(parity.min_sqnr_db)} dB{others}"
 
 
-def likeness(parity: Parity) -> Cell:
+def agreement(parity: Parity) -> Cell:
     """How near a variant's answers are to the original's, in what its task understands."""
     if parity.track_px:
         p50, p95 = parity.track_px
@@ -88,7 +88,7 @@ def gate(drop: PairedDrop | None) -> Cell:
     return Cell(drop.verdict, drop.verdict, tone=drop.verdict, note=note)
 
 
-def glance(report: Report) -> Table:
+def overview(report: Report) -> Table:
     """Every variant side by side: what decides between them."""
     rows = []
     for row in report.rows:
@@ -103,7 +103,7 @@ def glance(report: Report) -> Table:
                 text(row.precision),
                 text(row.form),
                 amount(row.bytes),
-                score(row.accuracy),
+                accuracy_cell(row.accuracy),
                 lost_points(row.drop),
                 gate(row.drop),
                 verdict(row.parity.verdict if row.parity else None),
@@ -114,7 +114,7 @@ def glance(report: Report) -> Table:
             )
         )
     return Table(
-        "glance",
+        "overview",
         "Variants side by side",
         "Small print under a figure is its 95 % interval, over groups of clips (a camera, a film) where a "
         "manifest names them, else over clips. Points lost (dB of PSNR) are against the original on the same "
@@ -171,7 +171,7 @@ def accuracy_table(report: Report) -> Table:
         rows.append(
             (
                 name(report, row),
-                score(found),
+                accuracy_cell(found),
                 share(found.macro_f1 if found else None),
                 number(found.roc_auc if found else None),
                 lost_points(drop),
@@ -216,7 +216,7 @@ def parity_table(report: Report) -> Table:
                 number(found.sqnr_db, "dB", note=_beside(found)),
                 codes,
                 slopes(found.slope),
-                likeness(found),
+                agreement(found),
                 flicker(found.flicker),
                 whole(found.frames),
                 verdict(found.verdict),

@@ -16,7 +16,7 @@ from edgepv.metrics.stats import counted
 from edgepv.search.finals import Result, finish
 from edgepv.search.space import command
 from edgepv.search.study import Study, opened
-from edgepv.search.trial import Question, Trials, at_percentile
+from edgepv.search.trial import SearchRequest, TrialRunner, at_percentile
 from edgepv.types import Latency, PairedDrop, decode
 
 SHARE = 0.7
@@ -24,7 +24,7 @@ SHARE = 0.7
 
 
 def search(
-    question: Question,
+    question: SearchRequest,
     console: Console,
     *,
     seconds: float,
@@ -36,7 +36,7 @@ def search(
     seconds: for the whole of it. Raises LatencyGateError if nothing answers in time, AccuracyGateError if
     nothing in time keeps the accuracy.
     """
-    ground = Trials(question, console)
+    ground = TrialRunner(question, console)
     study = Study(question, ground, storage, console)
     console.say(
         f"study {study.name}: {len(ground.search)} search clips, {len(ground.final)} final clips, "
@@ -65,10 +65,10 @@ def work(storage: str, name: str | None, clips: str | None, console: Console) ->
             f"{storage} holds {len(going)} studies to join ({', '.join(going[:5]) or 'none'}). Name one with "
             "--study, or start the search first"
         )
-    question = decode(Question, attrs[going[0]]["question"])
+    question = decode(SearchRequest, attrs[going[0]]["question"])
     if clips:
         question = replace(question, options=replace(question.options, clips=clips))
-    study = Study(question, Trials(question, console), storage, console)
+    study = Study(question, TrialRunner(question, console), storage, console)
     if study.name != going[0]:
         raise UsageError(
             f"this machine has another model, other clips or another edgepv than study {going[0]}. Install "
@@ -85,7 +85,7 @@ def exit_code(result: Result) -> int:
     return codes.get(result.final_drop.verdict, InconclusiveError.exit_code)
 
 
-def write(result: Result, question: Question, out: Path, *, force: bool) -> tuple[str, ...]:
+def write(result: Result, question: SearchRequest, out: Path, *, force: bool) -> tuple[str, ...]:
     """Write search.json, search.md and pareto.svg into a new folder; returns the export commands to paste."""
     commands = exports(result, question)
     with whole_folder(out, replace=force) as tmp:
@@ -95,7 +95,7 @@ def write(result: Result, question: Question, out: Path, *, force: bool) -> tupl
     return commands
 
 
-def exports(result: Result, question: Question) -> tuple[str, ...]:
+def exports(result: Result, question: SearchRequest) -> tuple[str, ...]:
     """The command line that makes the winner's bundle, then those of the other finalists."""
     order = [result.winner, *(f for f in result.finalists if f != result.winner)]
     found = []
@@ -106,7 +106,7 @@ def exports(result: Result, question: Question) -> tuple[str, ...]:
     return tuple(found)
 
 
-def lost(drop: PairedDrop) -> str:
+def drop_text(drop: PairedDrop) -> str:
     """Points lost, with the interval and what would settle it."""
     many = counted(drop.n, drop.groups, "clips")
     text = f"{drop.figures()[0]} points ({drop.interval()}, {many}): {drop.verdict}"
@@ -119,7 +119,7 @@ def _times(latency: Latency) -> str:
 
 
 def rows(result: Result) -> list[list[str]]:
-    """Finalists as cells: candidate, p50 / p99, against the reference, top-1, lost, levers."""
+    """Finalists as cells: candidate, p50 / p99, against the reference, top-1, lost, methods."""
     table = []
     for final in result.finalists:
         found = final.found
@@ -127,11 +127,11 @@ def rows(result: Result) -> list[list[str]]:
         name = found.candidate.name + (" (winner)" if final == result.winner else "")
         cells = [name, _times(final.latency), f"x{faster:.2f}", f"{100 * found.top1:.1f} %"]
         drop = f"{found.drop.figures()[0]} ({found.drop.interval()})"
-        table.append([*cells, drop, final.lever])
+        table.append([*cells, drop, final.methods])
     return table
 
 
-HEADER = ("finalist", "p50 / p99 ms", "against the reference", "top-1", "points lost", "levers")
+HEADER = ("finalist", "p50 / p99 ms", "against the reference", "top-1", "points lost", "methods")
 
 
 def markdown(result: Result, commands: tuple[str, ...]) -> str:
@@ -156,7 +156,7 @@ def markdown(result: Result, commands: tuple[str, ...]) -> str:
         "independent.",
         "",
         f"On the final clips the winner is right on {100 * after:.1f} %, the original on "
-        f"{100 * before:.1f} %; it loses {lost(result.final_drop)}.",
+        f"{100 * before:.1f} %; it loses {drop_text(result.final_drop)}.",
         "",
         _looked(result.looks),
         "",

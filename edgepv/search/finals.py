@@ -14,13 +14,13 @@ from edgepv.base.console import Console
 from edgepv.base.files import read_json, sha256, write_json
 from edgepv.base.machine import machine, versions
 from edgepv.errors import AccuracyGateError, LatencyGateError, UsageError
-from edgepv.search.space import lever
+from edgepv.search.space import methods_of
 from edgepv.search.study import Study
-from edgepv.search.trial import RUNNERS, Found, Trials, at_percentile, in_turns
+from edgepv.search.trial import RUNNERS, TrialResult, TrialRunner, at_percentile, in_turns
 from edgepv.types import Latency, PairedDrop, decode, encode
 
 FINALISTS = 4
-HOPE = 3.0
+TUNING_GAP_POINTS = 3.0
 """Points that a short fine-tuning may still be short of the whole one."""
 CALLS = 201
 
@@ -30,7 +30,7 @@ class Row:
     """A candidate as it was tried: milliseconds of the percentile asked for, and the search clips."""
 
     name: str
-    lever: str
+    methods: str
     ms: float
     top1: float
     points: float
@@ -38,11 +38,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Final:
-    """A finalist. latency: in turns with all others. lever: what it pulls. tuned: epochs, None for none."""
+    """A finalist. latency: in turns with all others. methods: those it uses. tuned: epochs, None for none."""
 
-    found: Found
+    found: TrialResult
     latency: Latency
-    lever: str
+    methods: str
     tuned: int | None
 
 
@@ -98,7 +98,7 @@ def finish(study: Study, console: Console) -> Result:
     start = trials.space.start()
     finals = sorted(
         (
-            Final(f, times[f.candidate.name], lever(f.candidate, start), trials.epochs(f.candidate))
+            Final(f, times[f.candidate.name], methods_of(f.candidate, start), trials.epochs(f.candidate))
             for f in whole
         ),
         key=lambda f: f.latency.p50_ms,
@@ -112,7 +112,7 @@ def finish(study: Study, console: Console) -> Result:
         percentile=question.percentile,
         max_drop=question.options.max_drop,
         trials=tuple(
-            Row(f.candidate.name, lever(f.candidate, start), ms, f.top1, f.drop.points) for f, ms in rows
+            Row(f.candidate.name, methods_of(f.candidate, start), ms, f.top1, f.drop.points) for f, ms in rows
         ),
         failures=tuple(study.failures()),
         finalists=tuple(finals),
@@ -126,19 +126,21 @@ def finish(study: Study, console: Console) -> Result:
     )
 
 
-def _finalists(study: Study, rows: Sequence[tuple[Found, float]]) -> list[Found]:
+def _finalists(study: Study, rows: Sequence[tuple[TrialResult, float]]) -> list[TrialResult]:
     """The fastest candidates within the budget that keep the gate, or may after their whole fine-tuning."""
     limit, most = study.question.latency_ms, study.question.options.max_drop
     in_time = sorted((r for r in rows if r[1] <= limit), key=lambda r: r[1])
     changed = study.trials.changed
-    good = [f for f, _ in in_time if f.drop.points <= most + (HOPE if changed(f.candidate) else 0.0)]
+    good = [
+        f for f, _ in in_time if f.drop.points <= most + (TUNING_GAP_POINTS if changed(f.candidate) else 0.0)
+    ]
     safe = [f for f in good if not changed(f.candidate)]
     sure = [f for f in good if f.drop.points <= most]
     kept = list({f.candidate: f for f in [*good[: FINALISTS - 1], *sure[:1], *safe[:1]]}.values())
     return kept or [min((f for f, _ in in_time), key=lambda f: f.drop.points)]
 
 
-def _side_by_side(trials: Trials, whole: Sequence[Found]) -> tuple[dict[str, Latency], Latency]:
+def _side_by_side(trials: TrialRunner, whole: Sequence[TrialResult]) -> tuple[dict[str, Latency], Latency]:
     """Latency of every finalist and of the reference, taking turns on one thread."""
     base, base_folder = trials.reference()
     named = {"reference": (base, base_folder)}
@@ -179,7 +181,7 @@ def _winner(finals: Sequence[Final], study: Study) -> Final:
     return good[0]
 
 
-def _last_look(trials: Trials, winner: Found) -> tuple[PairedDrop, tuple[float, float], int]:
+def _last_look(trials: TrialRunner, winner: TrialResult) -> tuple[PairedDrop, tuple[float, float], int]:
     """(drop on the final clips, top-1 of original and winner, how often these clips were looked at).
 
     The same winner asked again is no new look: its answers are known.

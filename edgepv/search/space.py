@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgepv.errors import UsageError
-from edgepv.export.job import FLAT
+from edgepv.export.request import FLAT
 from edgepv.pipeline.options import Options
 from edgepv.types import Target
 
@@ -103,7 +103,7 @@ def _is_file(model: str) -> bool:
 
 @dataclass(frozen=True)
 class Space:
-    """Every value each lever may take.
+    """Every value each method may take.
 
     variants: of the target that may be chosen. first: the target's float one on its first engine, which the
     model as it was written is taken to be. forms: of the model, the one it was written in first. sizes: the
@@ -136,8 +136,8 @@ class Space:
         found |= {f"cut{i}": share for i, share in enumerate(cut)}
         return found | ({"keep_float": candidate.keep_float} if candidate.variant in self._keeping() else {})
 
-    def levers(self) -> Iterator[Candidate]:
-        """The model as it was written, and each lever pulled alone: what a search has to beat."""
+    def single_methods(self) -> Iterator[Candidate]:
+        """The model as it was written, and each method alone: what a search has to beat."""
         start = self.start()
         yield start
         for variant in self.variants:
@@ -178,8 +178,8 @@ class Space:
         return tuple(v for v in self.variants if v in ("onnxruntime-int8", "openvino-int8"))
 
 
-def lever(candidate: Candidate, start: Candidate) -> str:
-    """Which levers a candidate pulls, against the model as it was written; "none" for that itself."""
+def methods_of(candidate: Candidate, start: Candidate) -> str:
+    """The methods that a candidate uses, against the model as it was written; "none" for that itself."""
     pulled = {
         "engine": candidate.engine != start.engine or candidate.precision == "bf16",
         "form": candidate.form != start.form,

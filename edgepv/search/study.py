@@ -21,14 +21,21 @@ from edgepv.errors import EdgepvError, UsageError
 from edgepv.pipeline.source import source_key
 from edgepv.search import costs
 from edgepv.search.space import Candidate
-from edgepv.search.trial import Found, Question, Trials, at_percentile, clips_digest, without_paths
+from edgepv.search.trial import (
+    SearchRequest,
+    TrialResult,
+    TrialRunner,
+    at_percentile,
+    clips_digest,
+    without_paths,
+)
 from edgepv.types import Latency, PairedDrop, decode, encode
 
-SLACK = 1.5
+BUDGET_FACTOR = 1.5
 """A candidate that takes this many times the budget is not trained or scored; predicted to, not built."""
 HEARTBEAT_S = 30
 GRACE_S = 120
-ENOUGH = 15
+MOST_REPEATS = 15
 """Trials in a row that propose nothing new end the search."""
 LONGEST_WHY = 300
 
@@ -36,7 +43,9 @@ LONGEST_WHY = 300
 class Study:
     """One question in one storage. Trials are kept by Optuna; what is not measured has no value there."""
 
-    def __init__(self, question: Question, trials: Trials, storage: str | None, console: Console) -> None:
+    def __init__(
+        self, question: SearchRequest, trials: TrialRunner, storage: str | None, console: Console
+    ) -> None:
         """Open the study of this question, or begin it. Raises UsageError if the storage cannot be opened."""
         self.question, self.trials, self.console = question, trials, console
         self.name = study_name(question, trials)
@@ -149,7 +158,7 @@ class Study:
         """End a trial whose time alone rules it out, before it is trained and scored."""
         trial.set_user_attr("ms", self.latency(latency, ratio))
         typical = self._scaled(latency.p50_ms, latency, ratio)
-        if typical > SLACK * self.question.latency_ms:
+        if typical > BUDGET_FACTOR * self.question.latency_ms:
             trial.set_user_attr("skipped", f"{typical:.2f} ms is too slow to be scored")
             raise self._optuna.TrialPruned
 
@@ -181,16 +190,16 @@ class Study:
         if model is None:
             return
         least = model.predict(net) * max(0.0, 1 - 2 * model.error)
-        if least > SLACK * self.question.latency_ms:
+        if least > BUDGET_FACTOR * self.question.latency_ms:
             trial.set_user_attr(
                 "skipped", f"predicted {model.predict(net):.2f} ms, give or take {100 * model.error:.0f} %"
             )
             raise self._optuna.TrialPruned
 
-    def found(self) -> list[tuple[Found, float]]:
+    def found(self) -> list[tuple[TrialResult, float]]:
         """(what was measured, its latency in ms) of every whole trial, each candidate once."""
         whole = [t for t in self._done() if t.values]
-        rows = [(decode(Found, t.user_attrs["found"]), float(t.values[0])) for t in whole]
+        rows = [(decode(TrialResult, t.user_attrs["found"]), float(t.values[0])) for t in whole]
         return list({row[0].candidate: row for row in rows}.values())
 
     def nearest(self) -> tuple[str, float] | None:
@@ -219,7 +228,7 @@ class Study:
     def _nothing_new(self) -> bool:
         """Whether the last trials only repeated candidates that were tried before."""
         names = [t.user_attrs.get("name") for t in self._done()]
-        return len(names) > ENOUGH and set(names[-ENOUGH:]) <= set(names[:-ENOUGH])
+        return len(names) > MOST_REPEATS and set(names[-MOST_REPEATS:]) <= set(names[:-MOST_REPEATS])
 
     def _bury_dead(self) -> None:
         """Give the trials of killed workers back: of this machine at once, of others after the heartbeat."""
@@ -243,7 +252,7 @@ class Study:
             )
 
 
-def study_name(question: Question, trials: Trials) -> str:
+def study_name(question: SearchRequest, trials: TrialRunner) -> str:
     """Model and a digest of everything that makes the question: another question is another study."""
     options = replace(without_paths(question.options), max_drop=question.options.max_drop)
     clips = [clips_digest(c) for c in (trials.search, trials.clips.train, trials.clips.calibration)]

@@ -17,7 +17,7 @@ from edgepv.base.files import digest, sha256
 from edgepv.base.machine import machine, versions
 from edgepv.data.clips import Clip, unheld
 from edgepv.data.frames import model_frames
-from edgepv.data.split import halves
+from edgepv.data.split import split_in_two
 from edgepv.errors import UsageError
 from edgepv.measure.answers import clip_answers, scores
 from edgepv.measure.latency import alone, on_noise
@@ -26,11 +26,11 @@ from edgepv.metrics.tasks import not_applied
 from edgepv.model.checkpoint import build
 from edgepv.model.spec import at_size
 from edgepv.pipeline.build import run_builder
+from edgepv.pipeline.context import RunContext
 from edgepv.pipeline.line import Lowered, Ready, lowered, ready
 from edgepv.pipeline.lower import streamed
 from edgepv.pipeline.options import Options
 from edgepv.pipeline.source import Clips, Source, all_labelled, gather, load, source_key
-from edgepv.pipeline.step import Line
 from edgepv.quantize import low_rank, prune
 from edgepv.runtimes.engine import Engine, open_engine
 from edgepv.search import costs
@@ -45,7 +45,7 @@ TOOLS = (*RUNNERS, "torch", "torch-pruning", "onnx", "onnxscript", "nncf", "ai-e
 
 
 @dataclass(frozen=True)
-class Question:
+class SearchRequest:
     """What is asked: the model and clips in ``options``, and what the answer must keep.
 
     latency_ms: limit of the ``percentile`` (50 or 99) of one answer on this machine, one thread.
@@ -61,7 +61,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Found:
+class TrialResult:
     """What was measured of a candidate. variant, folder: what was built. latency: of one answer, here.
 
     ratio: its p50 over that of the reference, timed in turns with it. drop: on the search clips, against the
@@ -77,14 +77,14 @@ class Found:
     top1: float
 
 
-class Trials:
+class TrialRunner:
     """One model on this machine, and the clips that judge its candidates.
 
     Calibration clips set ranges and training clips fine-tune; the held-out clips are halved into ``search``,
     on which candidates are compared, and ``final``, which is not touched here.
     """
 
-    def __init__(self, question: Question, console: Console) -> None:
+    def __init__(self, question: SearchRequest, console: Console) -> None:
         """Raises UsageError for clips that cannot judge, or a target that cannot be measured here."""
         self.question, self.console = question, console
         options = question.options
@@ -104,7 +104,7 @@ class Trials:
         checkpoint = self.source.checkpoint
         forms: tuple[Form, ...] = ("stream",)
         if checkpoint is not None and self.source.spec.input.layout == "NCTHW":
-            made, _, notes = streamed(Line(self.question.options, self.console), checkpoint, self.clips)
+            made, _, notes = streamed(RunContext(self.question.options, self.console), checkpoint, self.clips)
             for note in notes:
                 self.console.say(note)
             forms = ("clip",) if made is checkpoint else ("clip", "stream")
@@ -189,24 +189,24 @@ class Trials:
         return decode(Variant, result), folder
 
     def _built(self, options: Options, folder: Path) -> Variant:
-        line = Line(options, Console(quiet=True))
+        context = RunContext(options, Console(quiet=True))
         source = self.source
         if options.size is not None and source.checkpoint:
             spec = at_size(source.spec, options.size)
             source = Source(spec, replace(source.checkpoint, spec=spec))
-        model = self._ready(line, lowered(line, source, self.clips))
+        model = self._ready(context, lowered(context, source, self.clips))
         base = replace(model.base, path="model.onnx")
         (folder / "model.onnx").write_bytes((model.base_folder / model.base.path).read_bytes())
-        packed = run_builder(line, model, self.target, base, folder)
+        packed = run_builder(context, model, self.target, base, folder)
         return packed.variants[0]
 
-    def _ready(self, line: Line, model: Lowered) -> Ready:
+    def _ready(self, context: RunContext, model: Lowered) -> Ready:
         """With its calibration inputs, which are kept for the next candidate: often it needs the same."""
-        if line.options.precision != "int8":
-            return ready(line, model, self.clips)
+        if context.options.precision != "int8":
+            return ready(context, model, self.clips)
         if self._inputs is None or self._inputs.base.sha256 != model.base.sha256:
             self._inputs = None  # free the old ones first, they are large
-            self._inputs = ready(line, model, self.clips)
+            self._inputs = ready(context, model, self.clips)
         known = self._inputs
         return Ready(**vars(model), calibration=known.calibration, feeds=known.feeds, grown=known.grown)
 
@@ -222,7 +222,7 @@ class Trials:
         timed: Callable[[Latency, float], None] = lambda latency, ratio: None,
         *,
         epochs: int | None = None,
-    ) -> Found:
+    ) -> TrialResult:
         """Build, time, train and score a candidate. Raises EdgepvError if that is not possible.
 
         timed: is told latency and ratio before the candidate is trained, and may end it there by raising:
@@ -233,7 +233,7 @@ class Trials:
         variant, folder = self.make(candidate, self.question.short_epochs if epochs is None else epochs)
         found = self.margins(variant, folder, self.search)
         drop = self.lost(self.original(), found, self.search)
-        return Found(candidate, variant, str(folder), latency, ratio, drop, float((found > 0).mean()))
+        return TrialResult(candidate, variant, str(folder), latency, ratio, drop, float((found > 0).mean()))
 
     def reference(self) -> tuple[Variant, Path]:
         """What latencies are compared to: the unchanged model in float, in its fastest form."""
@@ -331,7 +331,7 @@ def _judges(held: Sequence[Clip], console: Console) -> tuple[tuple[Clip, ...], t
         first, second = [c for c in held if c.split != "test"], [c for c in held if c.split == "test"]
         torn: tuple[str, ...] = ()
     else:
-        first, second, torn = halves(list(held))
+        first, second, torn = split_in_two(list(held))
     if not first or not second:
         raise UsageError(
             f"{len(held)} held-out clips cannot be halved into search and final clips. Give more labelled "
@@ -396,5 +396,3 @@ def engines(*opened: tuple[Variant, Path]) -> Iterator[tuple[Engine, ...]]:
     finally:
         for engine in made:
             engine.close()
-
-

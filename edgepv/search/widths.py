@@ -24,11 +24,11 @@ from edgepv.data.calibration import CalibrationSet
 from edgepv.measure.latency import alone, interleaved
 from edgepv.model.weights import save
 from edgepv.pipeline.build import run_builder
+from edgepv.pipeline.context import RunContext
 from edgepv.pipeline.line import Ready
 from edgepv.pipeline.lower import lower
 from edgepv.pipeline.options import Options
 from edgepv.pipeline.source import Source
-from edgepv.pipeline.step import Line
 from edgepv.search.space import variants_of
 from edgepv.search.trial import engines
 from edgepv.targets import target as find_target
@@ -108,15 +108,15 @@ def _built(target: str, width: int, folder: Path) -> tuple[Variant, ...]:
         save(block(width), weights)
         checkpoint = Checkpoint(str(weights), sha256(weights), f"{__name__}:block", spec)
         source = Source(spec, checkpoint)
-        line = Line(Options(targets=(target,)), Console(quiet=True))
-        base, place = lower(line, source, checkpoint)
+        context = RunContext(Options(targets=(target,)), Console(quiet=True))
+        base, place = lower(context, source, checkpoint)
         rng = np.random.default_rng(0)
         feeds = tuple({"frame": rng.standard_normal((1, 3, SIDE, SIDE), np.float32)} for _ in range(8))
         noise = CalibrationSet((), "noise")
         model = Ready(source, checkpoint, base, place, None, (), noise, feeds, ())
         (folder / "model.onnx").write_bytes((place / base.path).read_bytes())
         base = replace(base, path="model.onnx")
-        return run_builder(line, model, find_target(target), base, folder).variants
+        return run_builder(context, model, find_target(target), base, folder).variants
 
 
 def _curve(name: str, built: dict[int, tuple[Variant, Path]]) -> Curve:

@@ -19,11 +19,11 @@ from edgepv.errors import UsageError
 from edgepv.types import ModelSpec, StreamProof, StreamSpec
 
 if TYPE_CHECKING:
+    from edgepv.stream.interpreter import Layer
     from edgepv.stream.rewrite import Explanation
-    from edgepv.stream.walk import Layer
 
 
-WORTH = 1.2
+LEAST_SAVING = 1.2
 """A saving below this is called none."""
 
 
@@ -52,7 +52,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Told:
+class StreamTable:
     """One conversion of a model for clips of ``frames`` frames: a result every ``every`` frames.
 
     stride: frames after which the layers before the last pool have advanced by whole positions. window: why
@@ -87,7 +87,7 @@ class Saving:
 
 
 @dataclass(frozen=True)
-class Account:
+class StreamReport:
     """What `edgepv stream` has to say about one model.
 
     tier: "step" for a model that steps by itself, "stream" for a converted clip model, "window" for one
@@ -97,7 +97,7 @@ class Account:
     model: str
     tier: Literal["step", "stream", "window"]
     says: dict[str, str]
-    streams: tuple[Told, ...] = ()
+    streams: tuple[StreamTable, ...] = ()
     savings: tuple[Saving, ...] = ()
 
 
@@ -107,9 +107,9 @@ FADING = (
 )
 
 
-def told(explanation: Explanation, stream: StreamSpec, spec: ModelSpec) -> Told:
+def table_of(explanation: Explanation, stream: StreamSpec, spec: ModelSpec) -> StreamTable:
     """One conversion. spec: of the clip model, (1, C, T, H, W)."""
-    return Told(
+    return StreamTable(
         every=stream.chunk,
         stride=_stride(explanation.layers),
         frames=spec.frames,
@@ -148,7 +148,7 @@ def _row(layer: Layer, stream: StreamSpec, frames: int) -> Row:
     )
 
 
-def savings(streams: Sequence[Told]) -> tuple[Saving, ...]:
+def savings(streams: Sequence[StreamTable]) -> tuple[Saving, ...]:
     """For a result as often as each stream gives one, and for clips that overlap by half and not at all.
 
     A stream that answers every S frames serves every multiple of S at the same cost.
@@ -167,7 +167,7 @@ def savings(streams: Sequence[Told]) -> tuple[Saving, ...]:
     return tuple(found)
 
 
-def of_streams(streams: Sequence[Told], spec: ModelSpec, fps: Fraction | None) -> Account:
+def of_streams(streams: Sequence[StreamTable], spec: ModelSpec, fps: Fraction | None) -> StreamReport:
     """A converted model. streams: one conversion or several that differ in ``every`` alone. fps: None if
     it is not known."""
     stream, found = streams[0].stream, savings(streams)
@@ -182,7 +182,7 @@ def of_streams(streams: Sequence[Told], spec: ModelSpec, fps: Fraction | None) -
     if any(row.operator == "cumsum" for row in streams[0].layers):
         says["mean"] = FADING
     says["saving"] = _worth(streams, found)
-    return Account(spec.name, "stream", says, tuple(streams), found)
+    return StreamReport(spec.name, "stream", says, tuple(streams), found)
 
 
 def exactness(stream: StreamSpec, fps: Fraction | None) -> str:
@@ -235,12 +235,12 @@ def _memory(stream: StreamSpec, fps: Fraction | None) -> str:
     return f"an answer rests on {rests}; answers are not valid before {warm} were seen (the warm-up)"
 
 
-def _worth(streams: Sequence[Told], found: Sequence[Saving]) -> str:
+def _worth(streams: Sequence[StreamTable], found: Sequence[Saving]) -> str:
     """Where the saving ends, and why a result every frame may save less than the clip's length."""
     first, last = streams[0], streams[-1]
     if not last.gflops_frame:
         return "no convolution or matrix product to save"
-    if first.every == 1 and first.stream.receptive_field and (found[0].times or WORTH) < WORTH:
+    if first.every == 1 and first.stream.receptive_field and (found[0].times or LEAST_SAVING) < LEAST_SAVING:
         return (
             f"{found[0].times:.1f}x: a step computes all that the clip model does, nothing of a frame is of "
             "use to the next. If the model goes over its frames one by one, give it init_state() and "
@@ -256,7 +256,7 @@ def _worth(streams: Sequence[Told], found: Sequence[Saving]) -> str:
     )
 
 
-def of_step(spec: ModelSpec, stream: StreamSpec, gflops: float, fps: Fraction | None) -> Account:
+def of_step(spec: ModelSpec, stream: StreamSpec, gflops: float, fps: Fraction | None) -> StreamReport:
     """A model that brought its own step. gflops: for one new frame."""
     count = len(stream.states)
     field = stream.receptive_field
@@ -266,10 +266,10 @@ def of_step(spec: ModelSpec, stream: StreamSpec, gflops: float, fps: Fraction | 
         "memory": f"answers are not valid before {_frames(stream.warmup, fps)} were seen (the warm-up); "
         + (f"an answer rests on {_frames(field, fps)}" if field else "the model states no receptive field"),
     }
-    return Account(spec.name, "step", says)
+    return StreamReport(spec.name, "step", says)
 
 
-def of_window(spec: ModelSpec, why: str, cure: str, gflops: float) -> Account:
+def of_window(spec: ModelSpec, why: str, cure: str, gflops: float) -> StreamReport:
     """A clip model that stays one. why, cure: of the refusal. gflops: for one clip."""
     frames = spec.frames
     wanted = (1, frames // 2, frames) if frames > 2 and frames % 2 == 0 else (1, frames)
@@ -280,7 +280,7 @@ def of_window(spec: ModelSpec, why: str, cure: str, gflops: float) -> Account:
         "window": f"the host keeps the last {frames} frames, and every result computes the whole clip: "
         f"{operations(gflops)} GFLOPs. A result every frame computes each frame {frames} times",
     }
-    return Account(spec.name, "window", says, savings=found)
+    return StreamReport(spec.name, "window", says, savings=found)
 
 
 def _frames(count: int, fps: Fraction | None) -> str:
@@ -311,7 +311,7 @@ def keys(layers: Sequence[Row]) -> list[tuple[str, str, int]]:
 
 
 @dataclass(frozen=True)
-class Line:
+class AccountLine:
     """One line of the picture: layers of equal span and rate. text: what stands beside it."""
 
     name: str
@@ -320,7 +320,7 @@ class Line:
     text: tuple[str, str, str]
 
 
-def lines(one: Told) -> list[Line]:
+def lines(one: StreamTable) -> list[AccountLine]:
     """The lines of the picture, from the input to the answer: a layer where span or rate is new, with
     what all layers of that span and rate hold."""
     inner, answer = one.layers[:-1], one.layers[-1:]
@@ -332,13 +332,13 @@ def lines(one: Told) -> list[Line]:
     return [_line([frame]), *(_line(rows) for rows in groups.values()), *last]
 
 
-def _line(rows: list[Row], ending: str = "") -> Line:
+def _line(rows: list[Row], ending: str = "") -> AccountLine:
     first = rows[0]
     more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
     held = tuple(sorted({age for row in rows for age in row.held}))
     size = sum(row.state_bytes for row in rows)
     sees = "all" if first.span is None else str(first.span)
-    return Line(
+    return AccountLine(
         first.layer + more + ending, first, held, (sees, str(first.rate), kilobytes(size) if size else "")
     )
 
@@ -354,7 +354,7 @@ def check_picture(path: Path) -> None:
         raise UsageError(f"--picture {path}: give a name that ends in .png or .svg")
 
 
-def picture(account: Account, path: Path) -> None:
+def picture(account: StreamReport, path: Path) -> None:
     """Draw the time axis of the first stream of ``account`` as .png or .svg, whole or not at all."""
     need("matplotlib", extra="compress")
     from matplotlib import rc_context
@@ -374,14 +374,14 @@ def picture(account: Account, path: Path) -> None:
             figure.savefig(tmp, dpi=110, metadata=stamp)
 
 
-def _oldest(one: Told, found: Sequence[Line]) -> int:
+def _oldest(one: StreamTable, found: Sequence[AccountLine]) -> int:
     """The oldest frame of the picture, counted from the newest, which is 0."""
     ends = [one.stream.delay + one.frames, *(line.row.span or 0 for line in found)]
     without_bound = 2 if one.stream.receptive_field is None else 0
     return 1 - max(*ends, *(age + 1 for line in found for age in line.held)) - without_bound
 
 
-def _bands(axes: Any, one: Told, left: int, count: int) -> list[Any]:
+def _bands(axes: Any, one: StreamTable, left: int, count: int) -> list[Any]:
     """The clip the answer belongs to, what lies beyond it, and the delay; returns what the legend needs."""
     new = 0.5 - one.stream.delay
     old = new - one.frames
@@ -408,7 +408,7 @@ def _measure(axes: Any, start: float, y: float, text: str) -> None:
     axes.text(0.4, y - 0.15, text, ha="right", va="bottom", color=INK)
 
 
-def _bars(axes: Any, found: Sequence[Line], left: int) -> list[Any]:
+def _bars(axes: Any, found: Sequence[AccountLine], left: int) -> list[Any]:
     """Per line the frames a position rests on, the rows held, the rows computed by this step."""
     size = min(24.0, (480 / (1 - left)) ** 2)  # points squared: dots of neighbouring frames stay apart
     for y, line in enumerate(found):
@@ -428,7 +428,9 @@ def _bars(axes: Any, found: Sequence[Line], left: int) -> list[Any]:
     return [bar, dot, ring]
 
 
-def _texts(axes: Any, account: Account, found: Sequence[Line], limits: tuple[float, float]) -> None:
+def _texts(
+    axes: Any, account: StreamReport, found: Sequence[AccountLine], limits: tuple[float, float]
+) -> None:
     """Axes, title, and the columns beside the picture."""
     axes.set_yticks(range(len(found)), [line.name for line in found])
     axes.set_xlim(*limits)

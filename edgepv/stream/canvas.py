@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgepv.stream.values import Value
+from edgepv.stream.values import TimedTensor
 
 Box = tuple[tuple[int, int], ...]
 
@@ -19,6 +19,6 @@ class Canvas:
 
     dims: tuple[int, ...]
     fill: float
-    writes: tuple[tuple[Box, Value], ...]
+    writes: tuple[tuple[Box, TimedTensor], ...]
     parent: tuple[Canvas, int, int] | None = None
     old: int = 0

@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.fx import Node
 
 from edgepv.stream.capture import Captured, kind
+from edgepv.stream.interpreter import Folded, GraphInterpreter, moved, state_name
 from edgepv.stream.rules.running import endless
 from edgepv.stream.times import Clip, Stream
-from edgepv.stream.values import Axis, Clock, RefusedError, Value, in_time, physical
-from edgepv.stream.walk import Folded, Walk, moved, state_name
+from edgepv.stream.values import Axis, Clock, RefusedError, TimedTensor, in_time, row_shape
 
 BLANK = frozenset(
     f"aten::{x}" for x in ("zeros_like", "new_zeros", "ones_like", "new_ones", "full_like", "new_full")
@@ -158,21 +158,21 @@ def _frames(graph: Captured, clip: Tensor) -> dict[Node, Node]:
         found |= dict(zip(nodes, picked.get((*what, index - 1), ())))
     if not found:
         return {}
-    walk = Walk(graph, Clip(), Folded())
+    walk = GraphInterpreter(graph, Clip(), Folded())
     with contextlib.suppress(RefusedError):
         walk.run(clip)
     return {node: before for node, before in found.items() if _in_time(walk, node)}
 
 
-def _in_time(walk: Walk, node: Node) -> bool:
+def _in_time(walk: GraphInterpreter, node: Node) -> bool:
     """Whether what a node picks from runs over time there."""
     source: Any = node.args[0]
     if kind(node) == "getitem":
         parts, whole = walk.values.get(source.name), walk.values.get(source.args[0].name)
-        one = isinstance(parts, list | tuple) and all(isinstance(p, Value) and p.n == 1 for p in parts)
-        return one and isinstance(whole, Value) and whole.n > 1
+        one = isinstance(parts, list | tuple) and all(isinstance(p, TimedTensor) and p.n == 1 for p in parts)
+        return one and isinstance(whole, TimedTensor) and whole.n > 1
     value, dim = walk.values.get(source.name), node.args[1]
-    return isinstance(value, Value) and isinstance(dim, int) and in_time(value, dim % len(value.dims))
+    return isinstance(value, TimedTensor) and isinstance(dim, int) and in_time(value, dim % len(value.dims))
 
 
 def _place(node: Node) -> tuple[Any, ...] | None:
@@ -266,7 +266,7 @@ def _goes_on(pairs: Pairs, body: list[Node], states: dict[Node, tuple[Node, Node
     return False
 
 
-def roll(walk: Walk, loop: Loop) -> dict[str, Any] | None:
+def roll(walk: GraphInterpreter, loop: Loop) -> dict[str, Any] | None:
     """What the body makes of every row, by name, at the time of the first round.
 
     None if it does not go from frame to frame, or does not begin with one number: rounds stay as they are.
@@ -287,7 +287,12 @@ def roll(walk: Walk, loop: Loop) -> dict[str, Any] | None:
 
 def _next_frame(first: Any, second: Any) -> bool:
     """Whether ``second`` is ``first`` one position later."""
-    if not isinstance(first, Value) or not isinstance(second, Value) or first.n != 1 or second.n != 1:
+    if (
+        not isinstance(first, TimedTensor)
+        or not isinstance(second, TimedTensor)
+        or first.n != 1
+        or second.n != 1
+    ):
         return False
     a, b = first.rows, second.rows
     same = a is b or (a.shape == b.shape and a.data_ptr() == b.data_ptr() and a.stride() == b.stride())
@@ -302,7 +307,7 @@ def _uniform(start: Any) -> float | None:
 
 
 def _each_row(
-    walk: Walk, loop: Loop, outer: list[Value], clock: Clock, inits: list[float]
+    walk: GraphInterpreter, loop: Loop, outer: list[TimedTensor], clock: Clock, inits: list[float]
 ) -> list[dict[str, Any]]:
     """The body's values for each row, oldest first; the states go from row to row."""
     after = endless(walk, clock, 1)
@@ -313,17 +318,17 @@ def _each_row(
     for (x, (maker, _)), init in zip(loop.states.items(), inits):
         if isinstance(walk.time, Stream):
             walk.time.label = state_name(maker)
-        held[x] = walk.time.hold(outer[0].rows, (1, *physical(dims[x], axes[x])), clock, init)
+        held[x] = walk.time.hold(outer[0].rows, (1, *row_shape(dims[x], axes[x])), clock, init)
     count, made = len(outer[0].rows), []
     for j in range(count):
-        inner = Walk(walk.graph, Clip(), walk.folded, walk.pool)
+        inner = GraphInterpreter(walk.graph, Clip(), walk.folded, walk.pool)
         inner.values |= walk.values
         for node, value in zip(loop.outer, outer):
             row = value.rows if count == 1 else value.rows[j : j + 1]
             inner.values[node.name] = replace(value, rows=row, clock=after)
         for (x, state), init in zip(held.items(), inits):
             rows = walk.time.resumed(state, j, clock, init)
-            inner.values[x.name] = Value(rows, dims[x], axes[x], 1, after)
+            inner.values[x.name] = TimedTensor(rows, dims[x], axes[x], 1, after)
         made.append({node.name: inner.compute(node) for node in loop.body})
         held = {x: _as_state(inner.values[m.name], held[x]) for x, (m, _) in loop.states.items()}
         if j == 0:
@@ -333,13 +338,13 @@ def _each_row(
     return made
 
 
-def _axis_like(dims: tuple[int, ...], other: Value) -> Axis | None:
+def _axis_like(dims: tuple[int, ...], other: TimedTensor) -> Axis | None:
     axis = other.axis
     fits = axis and len(dims) == len(other.dims) and dims[axis.at] == 1
     return axis if fits else None
 
 
-def _as_state(value: Value, like: Tensor) -> Tensor:
+def _as_state(value: TimedTensor, like: Tensor) -> Tensor:
     if value.rows.numel() != like.numel():
         raise RefusedError("changes the shape of what it remembers from frame to frame")
     return value.rows.reshape(like.shape)
@@ -349,7 +354,7 @@ def _joined(made: list[Any]) -> Any:
     first = made[0]
     if len(made) == 1:
         return first
-    if isinstance(first, Value):
+    if isinstance(first, TimedTensor):
         return replace(first, rows=torch.cat([m.rows for m in made]))
     if isinstance(first, list | tuple):
         return type(first)(_joined(list(parts)) for parts in zip(*made))
@@ -362,8 +367,8 @@ def later(value: Any, rounds: int) -> Any:
     return moved(value, rounds * period)
 
 
-def _values(x: Any) -> Iterator[Value]:
-    if isinstance(x, Value):
+def _values(x: Any) -> Iterator[TimedTensor]:
+    if isinstance(x, TimedTensor):
         yield x
     elif isinstance(x, list | tuple):
         for y in x:

@@ -11,11 +11,17 @@ from torch import Tensor, nn
 
 from edgepv.errors import UsageError
 from edgepv.stream.capture import Captured, capture, describe
+from edgepv.stream.interpreter import Folded, GraphInterpreter, Layer
 from edgepv.stream.loops import find
-from edgepv.stream.rules import assign  # noqa: F401  (they register the rules)
+from edgepv.stream.rules import (  # noqa: F401  (they register the rules)
+    assign,
+    memory,
+    running,
+    shape,
+    window,
+)
 from edgepv.stream.times import Clip, Stream
-from edgepv.stream.values import MAX_RANK, RefusedError, Value
-from edgepv.stream.walk import Folded, Layer, Walk
+from edgepv.stream.values import MAX_RANK, RefusedError, TimedTensor
 from edgepv.types import ModelSpec, StateSpec, StreamSpec
 
 WORTH = 2.0
@@ -60,14 +66,14 @@ class Rewritten(nn.Module):
                 self._names[kind, key] = f"{kind}_{i}"
                 self.register_buffer(f"{kind}_{i}", value)
 
-    def walk(self, time: Any) -> Walk:
+    def walk(self, time: Any) -> GraphInterpreter:
         """A walk over this module's own tensors, so that exporters see them as its weights."""
 
         def mine(kind: str) -> dict[str, Tensor]:
             return {key: getattr(self, name) for (k, key), name in self._names.items() if k == kind}
 
         graph = replace(self._graph, constants=mine("weight"))
-        return Walk(graph, time, Folded(mine("folded"), self._facts), self._pool)
+        return GraphInterpreter(graph, time, Folded(mine("folded"), self._facts), self._pool)
 
 
 class FlatModel(Rewritten):
@@ -118,7 +124,7 @@ class StreamModel(Rewritten):
         time = Stream(self.stream.chunk, self.origin, list(states), input=frames)
         return self.answer(self.walk(time).run(frames)), *time.fresh
 
-    def answer(self, value: Value) -> Tensor:
+    def answer(self, value: TimedTensor) -> Tensor:
         """The newest row, in the shape of the original's answer (with one frame where that has T)."""
         return value.rows[-1:].reshape(value.with_rows(value.rows, value.clock, 1).dims)
 
@@ -127,7 +133,7 @@ def _rows_of_clip(clip: Tensor) -> Tensor:
     return clip[0].transpose(0, 1)
 
 
-def _as_original(v: Value) -> Tensor:
+def _as_original(v: TimedTensor) -> Tensor:
     """The rows of a whole clip in the shape the original answers in."""
     if v.axis is None:
         return v.rows.reshape(v.dims)
@@ -187,7 +193,7 @@ def flatten(module: nn.Module, spec: ModelSpec) -> FlatModel:
     try:
         with torch.no_grad():
             graph, folded = capture(module, _example(spec)), Folded()
-            walk = Walk(graph, Clip(), folded)
+            walk = GraphInterpreter(graph, Clip(), folded)
             walk.run(_rows_of_clip(_example(spec)))
             _check_ranks(walk)
             return FlatModel(graph, folded, "window").eval()
@@ -244,22 +250,22 @@ def _convert(graph: Captured, spec: ModelSpec, every: int, pool: str) -> StreamM
 
 def _plan(
     graph: Captured, folded: Folded, x: Tensor, every: int, origin: int, pool: str
-) -> tuple[Walk, Value, Stream]:
+) -> tuple[GraphInterpreter, TimedTensor, Stream]:
     time = Stream(every, origin, input=x)
-    walk = Walk(graph, time, folded, pool)
+    walk = GraphInterpreter(graph, time, folded, pool)
     return walk, walk.run(x), time
 
 
-def _check_ranks(walk: Walk) -> None:
+def _check_ranks(walk: GraphInterpreter) -> None:
     """Raise RefusedError for a tensor of more than four dimensions."""
     for node in walk.graph.nodes:
         value = walk.values.get(node.name)
-        if isinstance(value, Value) and value.rows.ndim > MAX_RANK:
+        if isinstance(value, TimedTensor) and value.rows.ndim > MAX_RANK:
             shape = tuple(value.rows.shape)
             raise RefusedError(f"{describe(node)} makes a tensor of {len(shape)} dimensions, {shape}")
 
 
-def _stream_spec(walk: Walk, answer: Value, time: Stream, spec: ModelSpec) -> StreamSpec:
+def _stream_spec(walk: GraphInterpreter, answer: TimedTensor, time: Stream, spec: ModelSpec) -> StreamSpec:
     names = _unique([p.name for p in time.plans], taken=(spec.input.name, *(a.name for a in spec.answers)))
     fresh = {p.source: f"{name}_next" for p, name in reversed(list(zip(time.plans, names)))}
     fresh[-1] = spec.input.name

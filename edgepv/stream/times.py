@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from edgepv.errors import UsageError
-from edgepv.stream.values import Clock, RefusedError, Value
+from edgepv.stream.values import Clock, RefusedError, TimedTensor
 
 
 class Taps(NamedTuple):
@@ -53,7 +53,7 @@ class Taps(NamedTuple):
         return over(self.stacked(), 1).reshape(self.height, *self.joined.shape[1:])
 
 
-def clock_of(v: Value, offsets: Sequence[int], stride: int, first: int, n: int) -> Clock:
+def clock_of(v: TimedTensor, offsets: Sequence[int], stride: int, first: int, n: int) -> Clock:
     """Clock of an operator whose position i reads positions i * stride + first + offsets of ``v``.
 
     Positions are ``stride`` times as far apart also where the clip has room for one only: in a stream the
@@ -89,14 +89,21 @@ class Time(Protocol):
     """A layout of time."""
 
     def gather(
-        self, v: Value, offsets: Sequence[int], *, n: int, stride: int = 1, first: int = 0, fill: float = 0.0
+        self,
+        v: TimedTensor,
+        offsets: Sequence[int],
+        *,
+        n: int,
+        stride: int = 1,
+        first: int = 0,
+        fill: float = 0.0,
     ) -> Taps:
         """What ``n`` windows over ``v`` see; ``fill`` stands beyond the ends of a clip."""
 
-    def relabel(self, v: Value, start: int, step: int, n: int) -> Value:
+    def relabel(self, v: TimedTensor, start: int, step: int, n: int) -> TimedTensor:
         """Positions start, start + step, ... of ``v``, the original's slice along time."""
 
-    def align(self, values: Sequence[Value]) -> tuple[list[Tensor], Clock]:
+    def align(self, values: Sequence[TimedTensor]) -> tuple[list[Tensor], Clock]:
         """Rows of equal positions, side by side."""
 
     def hold(self, like: Tensor, shape: tuple[int, ...], clock: Clock, init: float = 0.0) -> Tensor:
@@ -113,7 +120,14 @@ class Clip:
     """Every position of the clip is a row."""
 
     def gather(
-        self, v: Value, offsets: Sequence[int], *, n: int, stride: int = 1, first: int = 0, fill: float = 0.0
+        self,
+        v: TimedTensor,
+        offsets: Sequence[int],
+        *,
+        n: int,
+        stride: int = 1,
+        first: int = 0,
+        fill: float = 0.0,
     ) -> Taps:
         left = max(0, -(first + min(offsets)))
         right = max(0, (n - 1) * stride + first + max(offsets) - (v.n - 1))
@@ -123,11 +137,11 @@ class Clip:
         starts = tuple(left + first + o for o in offsets)
         return Taps(joined, starts, stride, n, clock_of(v, offsets, stride, first, n))
 
-    def relabel(self, v: Value, start: int, step: int, n: int) -> Value:
+    def relabel(self, v: TimedTensor, start: int, step: int, n: int) -> TimedTensor:
         rows = v.rows[start : start + step * (n - 1) + 1 : step]
         return v.with_rows(rows, clock_of(v, [0], step, start, n), n)
 
-    def align(self, values: Sequence[Value]) -> tuple[list[Tensor], Clock]:
+    def align(self, values: Sequence[TimedTensor]) -> tuple[list[Tensor], Clock]:
         return [v.rows for v in values], joint_clock([v.clock for v in values])
 
     def hold(self, like: Tensor, shape: tuple[int, ...], clock: Clock, init: float = 0.0) -> Tensor:
@@ -206,7 +220,7 @@ class Stream:
             )
         return clock
 
-    def _clock(self, v: Value, offsets: Sequence[int], stride: int, first: int, n: int) -> Clock:
+    def _clock(self, v: TimedTensor, offsets: Sequence[int], stride: int, first: int, n: int) -> Clock:
         """``clock_of``. One position per clip fits any step: it is computed as often as answers need it."""
         clock = clock_of(v, offsets, stride, first, n)
         return self.fitting(clock) if n > 1 else clock
@@ -217,13 +231,20 @@ class Stream:
         return tuple(self.every - 1 - at - g * i for i in places)
 
     def gather(
-        self, v: Value, offsets: Sequence[int], *, n: int, stride: int = 1, first: int = 0, fill: float = 0.0
+        self,
+        v: TimedTensor,
+        offsets: Sequence[int],
+        *,
+        n: int,
+        stride: int = 1,
+        first: int = 0,
+        fill: float = 0.0,
     ) -> Taps:
         clock = self._clock(v, offsets, stride, first, n)
         newest = max(offsets)
         return self._at(v, clock, [v.clock.period * (newest - o) for o in offsets], fill)
 
-    def _at(self, v: Value, clock: Clock, lags: Sequence[int], fill: float = 0.0) -> Taps:
+    def _at(self, v: TimedTensor, clock: Clock, lags: Sequence[int], fill: float = 0.0) -> Taps:
         """Rows of ``v`` that were due ``lags`` frames before each row of ``clock``."""
         (g_in, at_in), (g_out, at_out) = self.grid(v.clock), self.grid(clock)
         count = self.every // g_out
@@ -236,7 +257,7 @@ class Stream:
         joined = torch.cat([self._past(v, back, 1, fill), v.rows]) if back else v.rows
         return Taps(joined, tuple(p + back for p in places), step, count, clock)
 
-    def _steps_ago(self, v: Value, clock: Clock, ago: list[int], fill: float) -> Taps:
+    def _steps_ago(self, v: TimedTensor, clock: Clock, ago: list[int], fill: float) -> Taps:
         """One row per step: a window that looks back in strides is a state with a period."""
         if not any(ago):
             return Taps(v.rows, (0,) * len(ago), 1, 1, clock)
@@ -247,7 +268,7 @@ class Stream:
             joined = torch.cat([joined, v.rows])
         return Taps(joined, tuple(depth - a // period for a in ago), 1, 1, clock)
 
-    def _past(self, v: Value, depth: int, period: int, fill: float) -> Tensor:
+    def _past(self, v: TimedTensor, depth: int, period: int, fill: float) -> Tensor:
         """State of ``depth`` rows before those of ``v``; asked twice, it is one state."""
         key = (id(v.rows), depth, period)
         if key not in self._known:
@@ -272,11 +293,11 @@ class Stream:
             return like.new_full(plan.shape, plan.init)
         return self.given[len(self.plans) - 1]
 
-    def relabel(self, v: Value, start: int, step: int, n: int) -> Value:
+    def relabel(self, v: TimedTensor, start: int, step: int, n: int) -> TimedTensor:
         clock = self._clock(v, [0], step, start, n)
         return v.with_rows(self._at(v, clock, [0]).each()[0], clock, n)
 
-    def align(self, values: Sequence[Value]) -> tuple[list[Tensor], Clock]:
+    def align(self, values: Sequence[TimedTensor]) -> tuple[list[Tensor], Clock]:
         moving = [v for v in values if v.n > 1] or list(values)
         periods = {v.clock.period for v in moving}
         if len(periods) > 1 and moving[0].n > 1:

@@ -59,7 +59,7 @@ class Clock:
 
 
 @dataclass(frozen=True, eq=False)
-class Value:
+class TimedTensor:
     """rows: (m, *physical(dims, axis)). n: positions in time of the original's tensor; 1 once pooled."""
 
     rows: Tensor
@@ -76,17 +76,17 @@ class Value:
         at, outer, inner = self.axis
         return (*self.dims[:at], outer * inner, *self.dims[at + 1 :])
 
-    def with_rows(self, rows: Tensor, clock: Clock, n: int) -> Value:
+    def with_rows(self, rows: Tensor, clock: Clock, n: int) -> TimedTensor:
         """Other rows of the same physical shape, for ``n`` positions."""
         dims = self.dims
         if self.axis:
             at, outer, inner = self.axis
             dims = (*dims[:at], outer * n * inner, *dims[at + 1 :])
-        return Value(rows, dims, self.axis, n, clock)
+        return TimedTensor(rows, dims, self.axis, n, clock)
 
 
 @dataclass(frozen=True, eq=False)
-class Sum(Value):
+class Sum(TimedTensor):
     """The sum of all positions so far in a stream, where it would grow without end. Rows hold their mean.
 
     It must be divided by the number of positions before anything else reads it.
@@ -98,44 +98,44 @@ class Sum(Value):
     )
 
 
-def kept(dims: Sequence[int], axis: Axis | None) -> list[int]:
+def row_dims(dims: Sequence[int], axis: Axis | None) -> list[int]:
     """Dimensions of the original that rows have, too: not pure time, not a batch of one in front."""
     pure = axis.at if axis and axis.outer * axis.inner == 1 else -1
     batch = bool(dims) and (dims[0] if not axis or axis.at != 0 else axis.outer * axis.inner) == 1
     return [i for i in range(len(dims)) if i != pure and not (i == 0 and batch)]
 
 
-def physical(dims: Sequence[int], axis: Axis | None) -> tuple[int, ...]:
+def row_shape(dims: Sequence[int], axis: Axis | None) -> tuple[int, ...]:
     """Shape of one row."""
     sizes = list(dims)
     if axis:
         sizes[axis.at] = axis.outer * axis.inner
-    return tuple(sizes[i] for i in kept(dims, axis))
+    return tuple(sizes[i] for i in row_dims(dims, axis))
 
 
-def shaped(rows: Tensor, shape: Sequence[int]) -> Tensor:
+def with_last_shape(rows: Tensor, shape: Sequence[int]) -> Tensor:
     """``rows`` with its trailing dimensions reshaped; the same tensor if nothing changes."""
     wanted = (rows.shape[0], *shape)
     return rows if tuple(rows.shape) == wanted else rows.reshape(wanted)
 
 
-def fitted(rows: Tensor, dims: Sequence[int], axis: Axis | None) -> Tensor:
+def in_four_dims(rows: Tensor, dims: Sequence[int], axis: Axis | None) -> Tensor:
     """Rows of a value with ``dims``; what would need more than four dimensions has its last ones joined.
 
-    Rules ask for the dimensions they need with ``shaped``, so joined ones are only a way to be kept.
+    Rules ask for the dimensions they need with ``with_last_shape``, so joined ones are only a way to be kept.
     """
-    shape = physical(dims, axis)
-    return shaped(rows, (*shape[:2], math.prod(shape[2:])) if len(shape) >= MAX_RANK else shape)
+    shape = row_shape(dims, axis)
+    return with_last_shape(rows, (*shape[:2], math.prod(shape[2:])) if len(shape) >= MAX_RANK else shape)
 
 
-def reshape(v: Value, dims: Sequence[int]) -> Value:
+def reshape(v: TimedTensor, dims: Sequence[int]) -> TimedTensor:
     """The original's reshape to ``dims``. Raises RefusedError if it splits time."""
     dims = tuple(dims)
     axis = _axis_after(v, dims)
-    return Value(fitted(v.rows, dims, axis), dims, axis, v.n, v.clock)
+    return TimedTensor(in_four_dims(v.rows, dims, axis), dims, axis, v.n, v.clock)
 
 
-def _axis_after(v: Value, dims: tuple[int, ...]) -> Axis | None:
+def _axis_after(v: TimedTensor, dims: tuple[int, ...]) -> Axis | None:
     if v.axis is None:
         return None
     stride = v.axis.inner * math.prod(v.dims[v.axis.at + 1 :])
@@ -158,7 +158,7 @@ def _axis_after(v: Value, dims: tuple[int, ...]) -> Axis | None:
     )
 
 
-def permute(v: Value, order: Sequence[int]) -> Value:
+def permute(v: TimedTensor, order: Sequence[int]) -> TimedTensor:
     """The original's permute."""
     order = [d % len(v.dims) for d in order]
     dims = tuple(v.dims[d] for d in order)
@@ -168,13 +168,13 @@ def permute(v: Value, order: Sequence[int]) -> Value:
     rows = v.rows
     if wanted != sorted(wanted):
         rows = _permuted(rows, [v.sizes[d] for d in solid], wanted)
-    return Value(fitted(rows, dims, axis), dims, axis, v.n, v.clock)
+    return TimedTensor(in_four_dims(rows, dims, axis), dims, axis, v.n, v.clock)
 
 
 def _permuted(rows: Tensor, sizes: list[int], order: list[int]) -> Tensor:
     """Rows (m, *sizes) permuted; where that needs more than four dimensions, one dimension at a time."""
     if len(sizes) < MAX_RANK:
-        return shaped(rows, sizes).permute(0, *(i + 1 for i in order))
+        return with_last_shape(rows, sizes).permute(0, *(i + 1 for i in order))
     now = list(range(len(sizes)))
     for to, dim in enumerate(order):
         at = now.index(dim)
@@ -187,18 +187,18 @@ def _permuted(rows: Tensor, sizes: list[int], order: list[int]) -> Tensor:
     return rows.reshape(-1, *(sizes[d] for d in now[:2]), math.prod(sizes[d] for d in now[2:]))
 
 
-def in_time(v: Value, dim: int) -> bool:
+def in_time(v: TimedTensor, dim: int) -> bool:
     """Whether a dimension holds the frames of the clip."""
     return v.axis is not None and v.axis.at == dim and v.n > 1
 
 
-def along(v: Value, dim: int) -> Tensor:
+def along(v: TimedTensor, dim: int) -> Tensor:
     """Rows as (-1, size of ``dim``, what is behind it)."""
     behind = math.prod(v.sizes[dim + 1 :])
     return v.rows.reshape(-1, v.sizes[dim], *[behind][: behind > 1])
 
 
-def trailing(v: Value, count: int) -> Tensor:
+def last_dims(v: TimedTensor, count: int) -> Tensor:
     """Rows as (m * leading, *last ``count`` dimensions), for operators that treat the rest as a batch.
 
     Raises RefusedError if time stands among those dimensions.
@@ -206,19 +206,23 @@ def trailing(v: Value, count: int) -> Tensor:
     first = len(v.dims) - count
     if v.axis and v.axis.at >= first and v.n > 1:
         raise RefusedError("works across the frames of the clip", "let it work inside each frame")
-    return v.rows.reshape(-1, *v.sizes[first:]) if _lead(v, first) != () else shaped(v.rows, v.sizes[first:])
+    return (
+        v.rows.reshape(-1, *v.sizes[first:])
+        if _lead(v, first) != ()
+        else with_last_shape(v.rows, v.sizes[first:])
+    )
 
 
-def _lead(v: Value, first: int) -> tuple[int, ...]:
+def _lead(v: TimedTensor, first: int) -> tuple[int, ...]:
     return tuple(s for s in v.sizes[:first] if s != 1)
 
 
-def retail(v: Value, rows: Tensor, tail: Sequence[int], count: int) -> Value:
-    """The inverse of ``trailing``: new rows whose last dimensions are now ``tail``."""
+def with_last_dims(v: TimedTensor, rows: Tensor, tail: Sequence[int], count: int) -> TimedTensor:
+    """The inverse of ``last_dims``: new rows whose last dimensions are now ``tail``."""
     first = len(v.dims) - count
     dims = (*v.dims[:first], *tail)
     axis = v.axis if v.axis and v.axis.at < first else None
-    return Value(rows.reshape(v.rows.shape[0], *physical(dims, axis)), dims, axis, v.n, v.clock)
+    return TimedTensor(rows.reshape(v.rows.shape[0], *row_shape(dims, axis)), dims, axis, v.n, v.clock)
 
 
 def spread_dims(*shapes: Sequence[int]) -> tuple[int, ...]:
@@ -228,10 +232,10 @@ def spread_dims(*shapes: Sequence[int]) -> tuple[int, ...]:
     return tuple(max(column) for column in zip(*padded))
 
 
-def broadcast_rows(v: Value, dims: Sequence[int], axis: Axis | None) -> Tensor:
+def broadcast_rows(v: TimedTensor, dims: Sequence[int], axis: Axis | None) -> Tensor:
     """Rows of ``v`` made to broadcast against rows of a value with ``dims`` and ``axis``."""
     sizes = (1,) * (len(dims) - len(v.dims)) + v.sizes
-    return shaped(v.rows, [sizes[i] for i in kept(dims, axis)])
+    return with_last_shape(v.rows, [sizes[i] for i in row_dims(dims, axis)])
 
 
 def constant_rows(c: Tensor, dims: Sequence[int], axis: Axis | None, n: int) -> Tensor:
@@ -240,20 +244,20 @@ def constant_rows(c: Tensor, dims: Sequence[int], axis: Axis | None, n: int) -> 
     shape = [1] * (len(dims) - c.ndim) + list(c.shape)
     c = c.reshape(shape)
     if axis is None or shape[axis.at] == 1:
-        return c.reshape(1, *(shape[i] for i in kept(dims, axis)))
+        return c.reshape(1, *(shape[i] for i in row_dims(dims, axis)))
     at, outer, inner = axis
     c = c.reshape(*shape[:at], outer, n, inner, *shape[at + 1 :]).movedim(at + 1, 0)
     shape[at] = outer * inner
-    c = c.reshape(n, *(shape[i] for i in kept(dims, axis)))
+    c = c.reshape(n, *(shape[i] for i in row_dims(dims, axis)))
     return c[:1] if bool((c == c[:1]).all()) else c
 
 
-def laid_open(v: Value, rows: Tensor, clock: Clock) -> Value:
+def laid_open(v: TimedTensor, rows: Tensor, clock: Clock) -> TimedTensor:
     """A value of one position that holds all ``n`` of ``v`` as the original does. rows: (m, n, elements)."""
     at, outer, _ = v.axis or Axis(0)
     lead = math.prod(v.dims[:at]) * outer if v.axis else 1
     spread = rows.reshape(len(rows), v.n, lead, -1).transpose(1, 2) if v.n > 1 and lead > 1 else rows
-    return Value(fitted(spread.reshape(len(rows), -1), v.dims, None), v.dims, None, 1, clock)
+    return TimedTensor(in_four_dims(spread.reshape(len(rows), -1), v.dims, None), v.dims, None, 1, clock)
 
 
 def static(x: Any) -> bool:

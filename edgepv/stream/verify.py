@@ -31,12 +31,12 @@ from torch import Tensor, nn
 
 from edgepv.errors import ParityError, UsageError
 from edgepv.stream.capture import Captured, capture, describe
+from edgepv.stream.interpreter import GraphInterpreter, operator
 from edgepv.stream.rewrite import StreamModel
 from edgepv.stream.step import Infer, Stepper, Tensors
 from edgepv.stream.times import Stream, Taps, first_step
 from edgepv.stream.untouched import Since, UnfitError, Untouched, Windows
-from edgepv.stream.values import Clock, Value, constant_rows
-from edgepv.stream.walk import Walk, operator
+from edgepv.stream.values import Clock, TimedTensor, constant_rows
 from edgepv.types import StreamProof
 
 TOLERANCE = 1e-5
@@ -62,23 +62,30 @@ class Masked(Stream):
     """
 
     now: int = 0
-    padded: dict[int, tuple[Tensor, Value, float]] = field(default_factory=dict)
+    padded: dict[int, tuple[Tensor, TimedTensor, float]] = field(default_factory=dict)
 
     def gather(
-        self, v: Value, offsets: Sequence[int], *, n: int, stride: int = 1, first: int = 0, fill: float = 0.0
+        self,
+        v: TimedTensor,
+        offsets: Sequence[int],
+        *,
+        n: int,
+        stride: int = 1,
+        first: int = 0,
+        fill: float = 0.0,
     ) -> Taps:
         taps = super().gather(v, offsets, n=n, stride=stride, first=first, fill=fill)
         lags = [v.clock.period * (max(offsets) - o) for o in offsets]
         return self._shown(v, taps, lags, fill)
 
-    def _at(self, v: Value, clock: Clock, lags: Sequence[int], fill: float = 0.0) -> Taps:
+    def _at(self, v: TimedTensor, clock: Clock, lags: Sequence[int], fill: float = 0.0) -> Taps:
         if id(v.rows) not in self.padded:
             return super()._at(v, clock, lags, fill)
         _, under, shown = self.padded[id(v.rows)]
         taps = self._at(replace(v, rows=under.rows), clock, lags, fill)
         return self._shown(under, taps, lags, shown)
 
-    def _shown(self, v: Value, taps: Taps, lags: Sequence[int], fill: float) -> Taps:
+    def _shown(self, v: TimedTensor, taps: Taps, lags: Sequence[int], fill: float) -> Taps:
         """``taps`` of ``v`` with ``fill`` where they look beyond the clip."""
         clock = taps.clock
         g, first = self.grid(clock)
@@ -150,14 +157,14 @@ def against_clip(module: nn.Module, model: StreamModel, clips: Sequence[np.ndarr
     return _worst(errors)
 
 
-def _answer(model: StreamModel) -> Value:
+def _answer(model: StreamModel) -> TimedTensor:
     """The answer as it comes out of the graph, of a step on nothing."""
     frames = torch.zeros(model.spec.input.shape)
     with torch.no_grad():
         return model.walk(Stream(model.stream.chunk, model.origin, input=frames)).run(frames)
 
 
-def _rows(original: Tensor, like: Value) -> Tensor:
+def _rows(original: Tensor, like: TimedTensor) -> Tensor:
     """A tensor of the original as rows, one for each position of ``like``."""
     rows = constant_rows(original, like.dims, like.axis, like.n)
     return rows.expand(like.n, *rows.shape[1:])
@@ -265,9 +272,9 @@ def _originals(graph: Captured, clip: Tensor) -> dict[str, Any]:
     return values
 
 
-def _difference(original: Tensor, walk: Walk, name: str, now: int) -> float:
+def _difference(original: Tensor, walk: GraphInterpreter, name: str, now: int) -> float:
     value = walk.values.get(name)
-    if not isinstance(value, Value) or not isinstance(walk.time, Stream):
+    if not isinstance(value, TimedTensor) or not isinstance(walk.time, Stream):
         return 0.0
     rows = _rows(original, value)
     g, first = walk.time.grid(value.clock)

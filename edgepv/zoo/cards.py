@@ -299,8 +299,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     done = [n for n in full_names() if (folder / f"{n}.json").is_file()]
     try:
         if not done:
-            raise UsageError(f"{folder} holds no result. Train first: "
-                "python -m edgepv.zoo.training.classifiers")
+            raise UsageError(
+                f"{folder} holds no result. Train first: python -m edgepv.zoo.training.classifiers"
+            )
         for name in done:
             write_text(folder / f"{name}.md", text_of(name, folder))
             if "accuracy" in read_json(folder / f"{name}.json")["test"]:

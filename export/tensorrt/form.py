@@ -387,5 +387,3 @@ def _copied(model: ModelProto) -> Iterator[tuple[str, str]]:
             for name in [*data, *node.output[1:]]:
                 if name not in constants:
                     yield name, node.output[0]
-
-

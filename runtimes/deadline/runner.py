@@ -15,8 +15,8 @@ import numpy as np
 from edgepv.data.frames import check_frame
 from edgepv.errors import DeadlineError, EdgepvError, UsageError
 from edgepv.runtimes.deadline.controller import Controller
-from edgepv.runtimes.deadline.desk import Desk, Reply, Task
 from edgepv.runtimes.deadline.ladder import Ladder
+from edgepv.runtimes.deadline.scheduler import FrameScheduler, Reply, Task
 from edgepv.runtimes.engine import CancelledError
 from edgepv.runtimes.faults import Faults
 from edgepv.runtimes.lane import Answer
@@ -66,7 +66,7 @@ class DeadlineRunner:
             raise UsageError(f"a deadline of {deadline.limit_ms} ms: give a number above 0")
         self.deadline, self.ladder = deadline, ladder
         self.controller = Controller(profiles_ms)
-        self.desk = Desk(deadline.limit_ms / 1e3, self._speak, ladder.name)
+        self.desk = FrameScheduler(deadline.limit_ms / 1e3, self._speak, ladder.name)
         self._listener, self._hears_status, self._keep, self._clock = say, status, keep, clock
         self.faults = faults or Faults()
         self._hang_s, self._extrapolate = hang_s, extrapolate

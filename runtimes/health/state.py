@@ -114,5 +114,3 @@ class Health:
             self._lost = lost
         if self._metrics:
             self._metrics.camera.set(lost is None)
-
-

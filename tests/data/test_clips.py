@@ -15,7 +15,7 @@ import pytest
 
 from edgepv.data.clips import Clip, as_manifest, find_clips, survey, unheld, unlabelled_told
 from edgepv.data.frames import hold_last, model_frames, preprocess
-from edgepv.data.split import halves, split_clips
+from edgepv.data.split import split_clips, split_in_two
 from edgepv.data.video import read_video
 from edgepv.errors import UsageError
 from edgepv.metrics.tasks import clip_scores
@@ -180,18 +180,18 @@ def test_a_folder_without_clips_is_refused(tmp_path: Path) -> None:
 def test_halves_keep_groups_together_and_name_what_they_cannot() -> None:
     many = [Clip(Path(f"a{i}.mp4"), "a", f"g{i // 3}") for i in range(12)]  # 4 groups of 3
     single = [Clip(Path(f"b{i}.mp4"), "b", "g9") for i in range(5)]
-    first, second, torn = halves([*many, *single])
+    first, second, torn = split_in_two([*many, *single])
     assert torn == ("b",)
     assert not {c.group for c in first if c.label == "a"} & {c.group for c in second if c.label == "a"}
     assert [sum(c.label == "a" for c in side) for side in (first, second)] == [6, 6]
     assert sorted(sum(c.label == "b" for c in side) for side in (first, second)) == [2, 3]
-    assert halves([*single, *many]) == (first, second, torn)
+    assert split_in_two([*single, *many]) == (first, second, torn)
 
 
 def test_a_recording_of_several_labels_stays_in_one_half() -> None:
     counts = {("P1", "a"): 5, ("P2", "a"): 3, ("P3", "a"): 2, ("P1", "b"): 1, ("P2", "b"): 4, ("P3", "b"): 2}
     clips = [Clip(Path(f"{g}{la}{i}.mp4"), la, g) for (g, la), n in counts.items() for i in range(n)]
-    first, second, torn = halves(clips)
+    first, second, torn = split_in_two(clips)
     assert torn == () and not {c.group for c in first} & {c.group for c in second}
 
 

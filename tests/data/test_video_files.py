@@ -18,7 +18,7 @@ from edgepv import bundle
 from edgepv.data.container import structure
 from edgepv.data.video import FrameTimes, Ticks, VideoFrame, open_video, read_video, taken
 from edgepv.errors import UsageError
-from edgepv.runtimes.on_file import play
+from edgepv.runtimes.on_file import run_file
 from edgepv.runtimes.sources import open_source
 
 Make = Callable[..., Path]
@@ -258,7 +258,7 @@ def test_a_file_of_which_no_frame_can_be_decoded_names_its_codec(make: Make) -> 
 def test_a_run_keeps_the_time_of_a_variable_rate(make: Make, step_bundle: Path, tmp_path: Path) -> None:
     path, out = make("dark.mkv", "-vf", DARK, "-fps_mode", "vfr", *H264, seconds=6), tmp_path / "out.mp4"
     told: list[dict[str, Any]] = []
-    found = play(bundle.read(step_bundle).variant(), step_bundle, path, video=out, emit=told.append)
+    found = run_file(bundle.read(step_bundle).variant(), step_bundle, path, video=out, emit=told.append)
     assert (found["frames_read"], found["frames_answered"]) == (80, 60)
     assert [told[i]["time_s"] for i in (10, 20, -1)] == [1.0, 2.0, 5.8]
     drawn = read_video(out)
@@ -270,7 +270,7 @@ def test_a_run_over_a_jump_of_the_clock_begins_anew(make: Make, step_bundle: Pat
     twice, out = tmp_path / "twice.ts", tmp_path / "out.mp4"
     twice.write_bytes(one * 2)
     told: list[dict[str, Any]] = []
-    play(bundle.read(step_bundle).variant(), step_bundle, twice, video=out, emit=told.append)
+    run_file(bundle.read(step_bundle).variant(), step_bundle, twice, video=out, emit=told.append)
     place = next(i for i, record in enumerate(told) if record["type"] == "status")
     assert told[place]["what"] == "clock_jumped" and told[place + 1]["restarted"]
     assert {record["version"] for record in told} == {1}

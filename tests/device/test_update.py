@@ -66,7 +66,7 @@ def test_the_first_bundle_is_committed_at_once_and_the_second_is_on_trial(root: 
     assert (slots.read_state(root).good, slots.read_state(root).trial) == ("a", None)
     state = slots.install(root, new, test=QUICK)
     assert (state.good, state.trial, _runs(root)) == ("a", "b", "new")
-    assert slots.started(root) == root / "slots" / "b"
+    assert slots.on_start(root) == root / "slots" / "b"
     state = slots.commit(root)
     assert (state.good, state.trial, state.previous, _runs(root)) == ("b", None, "a", "new")
     assert _whats(state) == ["installed", "trial", "committed"]
@@ -257,7 +257,7 @@ def test_what_is_lost_allows_no_way_back(
         slots.install(at_five, new, test=QUICK)
     with pytest.raises(UsageError, match="version 3 is older than 5"):
         slots.install(at_five, _signed(tmp_path / "v3", 3, keys[0]), keys[1], test=QUICK)
-    slots.started(at_five)
+    slots.on_start(at_five)
     assert _runs(at_five) == ("v5" if kept not in ("state.json", "current") else "v4")
     state = slots.install(at_five, _signed(tmp_path / "v6", 6, keys[0]), keys[1], test=QUICK)
     assert state.trial and state.good
@@ -278,7 +278,7 @@ def test_a_lost_state_and_a_damaged_bundle_leave_the_other_one(root: Path, new: 
     slots.install(root, new, test=QUICK)
     (root / "state.json").write_text("{")
     _flip(root / "slots" / "b")  # which current points at
-    assert (slots.started(root).name, _runs(root)) == ("a", "old")
+    assert (slots.on_start(root).name, _runs(root)) == ("a", "old")
 
 
 def test_a_lost_state_does_not_forget_what_was_overwritten_in_the_slots(
@@ -306,7 +306,7 @@ def test_a_power_cut_leaves_no_bundle_whose_version_is_forgotten(
 
     def judge(device: Path, operations: int) -> None:
         placed = slots._digest(device, "b") == bundle.read(six).digest
-        slots.started(device)
+        slots.on_start(device)
         assert [p.name for p in device.rglob(".*")] == [], operations
         if placed:
             with pytest.raises(UsageError, match="version 5 is older than 6|is on trial"):
@@ -334,18 +334,18 @@ def test_a_source_swapped_while_it_is_copied_does_not_get_in(
 
 def test_a_trial_that_never_commits_is_taken_back_at_the_fourth_start(root: Path, new: Path) -> None:
     slots.install(root, new, test=QUICK)
-    assert [slots.started(root).name for _ in range(5)] == ["b", "b", "b", "a", "a"]
+    assert [slots.on_start(root).name for _ in range(5)] == ["b", "b", "b", "a", "a"]
     state = slots.read_state(root)
     assert state.trial is None and _runs(root) == "old"
     assert next(o.why for o in state.history if o.what == "rolled back") == "started 3 times without a commit"
 
 
 def test_a_good_bundle_that_crashes_is_kept_and_reported(root: Path) -> None:
-    assert {slots.started(root).name for _ in range(10)} == {"a"}
+    assert {slots.on_start(root).name for _ in range(10)} == {"a"}
     last = slots.read_state(root).history[-1]
     assert (last.what, last.times) == ("crashed", 9)  # the first start followed nothing
-    slots.stopped(root)
-    slots.started(root)
+    slots.on_stop(root)
+    slots.on_start(root)
     assert slots.read_state(root).history[-1].times == 9
 
 
@@ -373,7 +373,7 @@ def test_a_runner_may_start_while_an_update_is_tested(
     honest, seen = self_test.self_test, []
 
     def testing(opened: bundle.Bundle, test: SelfTest) -> str:
-        seen.append(slots.started(root).name)
+        seen.append(slots.on_start(root).name)
         return honest(opened, test)
 
     monkeypatch.setattr(self_test, "self_test", testing)
@@ -382,11 +382,11 @@ def test_a_runner_may_start_while_an_update_is_tested(
 
 
 def test_nothing_installed_is_one_line(tmp_path: Path) -> None:
-    for call in (slots.started, slots.recover, slots.commit):
+    for call in (slots.on_start, slots.recover, slots.commit):
         with pytest.raises(UsageError, match="does not exist"):
             call(tmp_path / "nowhere")
     with pytest.raises(UsageError, match="no bundle is installed"):
-        slots.started(tmp_path)
+        slots.on_start(tmp_path)
 
 
 # Damage to the disk, after the fact.
@@ -395,7 +395,7 @@ def test_nothing_installed_is_one_line(tmp_path: Path) -> None:
 def test_a_damaged_trial_is_not_run(root: Path, new: Path) -> None:
     slots.install(root, new, test=QUICK)
     _flip(root / "slots" / "b")
-    assert slots.started(root).name == "a"
+    assert slots.on_start(root).name == "a"
     state = slots.read_state(root)
     assert (state.trial, state.history[-1].what, _runs(root)) == (None, "repaired", "old")
 
@@ -414,7 +414,7 @@ def test_a_trial_that_no_reader_can_read_is_not_run(root: Path, new: Path, golde
     data = json.loads(path.read_text())
     data["content"]["golden"] = "HERE"
     path.write_text(json.dumps(data).replace('"HERE"', golden))
-    assert [slots.started(root).name for _ in range(2)] == ["a", "a"]
+    assert [slots.on_start(root).name for _ in range(2)] == ["a", "a"]
     state = slots.read_state(root)
     assert (state.trial, _runs(root)) == (None, "old")
     assert next(o.why for o in state.history if o.what == "repaired").startswith("a damaged slot was left: ")
@@ -441,10 +441,10 @@ def test_a_lock_that_is_a_link_is_not_followed(root: Path, new: Path, tmp_path: 
     (root / "lock").unlink()
     (root / "lock").symlink_to(other)
     with pytest.raises(OSError, match="symbolic links"):
-        slots.started(root)
+        slots.on_start(root)
     (root / "lock").unlink()
     os.link(other, root / "lock")
-    slots.started(root)
+    slots.on_start(root)
     assert other.stat().st_mode & 0o777 == 0o644
 
 
@@ -481,7 +481,7 @@ def test_a_lock_that_is_held_is_one_line_that_names_who(
         assert holder.stdout and holder.stdout.readline() == "held\n"
         with pytest.raises(UsageError, match=f"{says} process {holder.pid}"):
             slots.install(root, new, test=QUICK)
-        slots.stopped(root)  # a good end stays one
+        slots.on_stop(root)  # a good end stays one
         holder.communicate()
     assert slots.install(root, new, test=QUICK).trial == "b"
 
@@ -490,10 +490,10 @@ def test_a_damaged_good_bundle_is_replaced_by_the_one_before(root: Path, new: Pa
     slots.install(root, new, test=QUICK)
     slots.commit(root)
     _flip(root / "slots" / "b")
-    assert (slots.started(root).name, _runs(root)) == ("a", "old")
+    assert (slots.on_start(root).name, _runs(root)) == ("a", "old")
     _flip(root / "slots" / "a")
     with pytest.raises(UsageError, match="no slot holds a whole bundle"):
-        slots.started(root)
+        slots.on_start(root)
 
 
 def test_there_is_no_rollback_to_a_damaged_bundle(root: Path, new: Path) -> None:
@@ -501,12 +501,12 @@ def test_there_is_no_rollback_to_a_damaged_bundle(root: Path, new: Path) -> None
     _flip(root / "slots" / "a")
     with pytest.raises(UsageError, match="the earlier bundle is damaged, so this one is kept"):
         slots.rollback(root, "x")
-    assert [slots.started(root).name for _ in range(5)] == ["b"] * 5
+    assert [slots.on_start(root).name for _ in range(5)] == ["b"] * 5
 
 
 def test_a_link_that_lags_behind_is_put_right(root: Path, new: Path) -> None:
     slots.install(root, new, test=QUICK)
-    for catch_up in (slots.recover, slots.started):
+    for catch_up in (slots.recover, slots.on_start):
         (root / "current").unlink()
         (root / "current").symlink_to("slots/a")
         assert catch_up(root).name == "b" and _runs(root) == "new"
@@ -524,7 +524,7 @@ def test_a_lost_state_is_rebuilt_from_the_link(root: Path, text: str | None) -> 
     (root / "state.json").unlink()
     if text is not None:
         (root / "state.json").write_text(text)
-    assert slots.started(root).name == "a"
+    assert slots.on_start(root).name == "a"
     assert "repaired" in _whats(slots.read_state(root))
     assert json.loads((root / "state.json").read_text())["good"] == "a"
 
@@ -661,13 +661,13 @@ def _with_cuts(root: Path, act: Callable[[Path], object], judge: Callable[[Path,
 
 def _settle(device: Path) -> None:
     digest = bundle.read(device / "slots" / "b").digest
-    assert slots.settle(device, digest, Verdict(False, "NaN"), Rate(1, 0))
+    assert slots.decide(device, digest, Verdict(False, "NaN"), Rate(1, 0))
 
 
 def _is_whole(device: Path, operations: int) -> None:
     """What runs is one of the two, as the state says, and a next update goes through."""
     before = _runs(device)
-    folder = slots.started(device)
+    folder = slots.on_start(device)
     assert (device / "current").resolve() == folder.resolve(), operations
     state = slots.read_state(device)
     assert before in ("old", "new") and _runs(device) in ("old", "new"), operations
@@ -713,7 +713,7 @@ def test_a_power_cut_during_an_update_over_an_older_bundle_leaves_one_that_runs(
         pytest.param(lambda d: slots.rollback(d, "x"), id="rollback"),
         pytest.param(lambda d: slots.commit(d), id="commit"),
         pytest.param(lambda d: _settle(d), id="settle"),
-        pytest.param(lambda d: [slots.started(d) for _ in range(4)], id="boot loop"),
+        pytest.param(lambda d: [slots.on_start(d) for _ in range(4)], id="boot loop"),
     ],
 )
 def test_a_power_cut_after_the_trial_began_leaves_a_bundle_that_runs(
@@ -728,7 +728,7 @@ def test_a_power_cut_during_the_very_first_install_leaves_none_or_the_new_one(
 ) -> None:
     def judge(device: Path, operations: int) -> None:
         try:
-            folder = slots.started(device)
+            folder = slots.on_start(device)
         except UsageError as e:
             assert "no bundle is installed" in str(e) or "does not exist" in str(e)
             assert slots.install(device, new, test=QUICK).good
@@ -790,10 +790,10 @@ def test_one_answer_that_is_not_finite_ends_the_trial(root: Path, new: Path) -> 
 def test_a_verdict_is_carried_out_once(root: Path, new: Path, keep: bool, runs: str) -> None:
     digest, verdict = bundle.read(new).digest, Verdict(keep, "seen")
     slots.install(root, new, test=QUICK)
-    assert slots.settle(root, digest, verdict, Rate(9, 1)) is True
+    assert slots.decide(root, digest, verdict, Rate(9, 1)) is True
     before = slots.read_state(root)
     assert (before.trial, _runs(root), before.rate) == (None, runs, Rate(9, 1) if keep else None)
-    assert slots.settle(root, digest, verdict, Rate(9, 1)) is False
+    assert slots.decide(root, digest, verdict, Rate(9, 1)) is False
     assert slots.read_state(root) == before
 
 
@@ -805,7 +805,7 @@ def test_a_verdict_about_one_bundle_is_none_about_the_next(
     slots.install(root, new, test=QUICK)
     slots.rollback(root, "the operator said so")
     slots.install(root, write_null_bundle(tmp_path / "third", name="third"), test=QUICK)
-    assert slots.settle(root, bundle.read(new).digest, Verdict(keep, ""), Rate(9, 1)) is False
+    assert slots.decide(root, bundle.read(new).digest, Verdict(keep, ""), Rate(9, 1)) is False
     assert slots.read_state(root).trial == "b" and _runs(root) == "third"
 
 
@@ -817,9 +817,9 @@ def test_a_verdict_is_final() -> None:
 
 
 def test_the_rate_of_the_trial_becomes_the_rate_to_compare_with(root: Path, new: Path) -> None:
-    slots.observed(root, Rate(500, 5))
+    slots.observe(root, Rate(500, 5))
     slots.install(root, new, test=QUICK)
-    slots.observed(root, Rate(9, 9))  # a trial's rate is not the good one's
+    slots.observe(root, Rate(9, 9))  # a trial's rate is not the good one's
     assert slots.read_state(root).rate == Rate(500, 5)
     assert slots.commit(root, Rate(600, 7)).rate == Rate(600, 7)
 

@@ -86,14 +86,14 @@ def test_products_left_in_float_are_counted_and_named(folder: Path, engine: str)
     row = Measurement("onnx-int8", "cpu", engine, "int8", "step", "measured", audit=found)
     first = found.products[0].node
     says = f"onnx-int8: INT8 1/1 convolutions, 0/3 matrix products; 3 run in float, first {first}"
-    assert gate.partly(row) == says
+    assert gate.float_remainder(row) == says
 
 
 def test_products_in_int8_are_counted_too(folder: Path) -> None:
     found = audit(variant(folder, "all", "onnxruntime"), folder)
     assert (found.int8, found.int8_products, len(found.products)) == (1, 3, 3)
     row = Measurement("onnx-int8", "cpu", "onnxruntime", "int8", "step", "measured", audit=found)
-    assert gate.partly(row) is None and gate.fault(row) is None
+    assert gate.float_remainder(row) is None and gate.gate_failure(row) is None
 
 
 def test_planned_products_of_an_engine_that_is_not_here_are_named(folder: Path) -> None:
@@ -105,4 +105,4 @@ def test_a_net_of_products_alone_is_int8_in_name_only_if_they_all_run_in_float()
     rows = (ConvPlan("query", "float", "float"), ConvPlan("value", "float", "float"))
     found = Audit("x", (), products=rows)
     row = Measurement("x", "cpu", "onnxruntime", "int8", "window", "measured", audit=found)
-    assert gate.fault(row) == "INT8 in name only: all 2 matrix products run in float"
+    assert gate.gate_failure(row) == "INT8 in name only: all 2 matrix products run in float"

@@ -49,7 +49,7 @@ class Net(nn.Module):
         return self.head(y) if self.then is None else self.then(self, y)
 
 
-def _asked(module: nn.Module, spec: ModelSpec = SPEC) -> probes.Found:
+def _asked(module: nn.Module, spec: ModelSpec = SPEC) -> probes.ProbeResult:
     return probes.probe(module.eval(), spec)
 
 
@@ -67,7 +67,7 @@ def _monte_carlo(net: Any, y: Tensor) -> Tensor:
 
 
 def test_a_plain_model_answers_logits() -> None:
-    assert _asked(Net()) == probes.Found("logits", "")
+    assert _asked(Net()) == probes.ProbeResult("logits", "")
 
 
 @pytest.mark.parametrize(

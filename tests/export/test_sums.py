@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgepv.export.for_cpu import build
-from edgepv.export.job import Job
+from edgepv.export.request import BuildRequest
 from edgepv.export.sums import saturating
 from edgepv.metrics.stats import sqnr_db
 from edgepv.quantize import int8_onnx, int8_openvino
@@ -118,7 +118,7 @@ def test_openvino_is_not_offered_a_file_that_it_computes_otherwise_elsewhere(
     def unused(*_: Any, **__: Any) -> Any:
         raise AssertionError("nothing is to be quantized")
 
-    job = Job(made, None, folder, None, None, (), "", ("fp32",), unused, unused, print)
+    job = BuildRequest(made, None, folder, None, None, (), "", ("fp32",), unused, unused, print)
     packed = build(job)
     assert [v.name for v in packed.variants] == ["onnxruntime-fp32"]
     assert "'w_quantized' make OpenVINO's sums saturate" in str(job.failed["openvino-fp32"])

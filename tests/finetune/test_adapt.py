@@ -25,7 +25,7 @@ from edgepv.data.frames import model_frames
 from edgepv.errors import UsageError
 from edgepv.finetune import card, head, lora, run
 from edgepv.finetune.data import labels_of, shots, sides, tensor, window
-from edgepv.finetune.job import Adapted, Job
+from edgepv.finetune.request import FinetuneRequest, FinetuneResult
 from edgepv.model.checkpoint import build, from_files
 from edgepv.model.spec import as_toml, read_spec
 from edgepv.model.surgery import put
@@ -71,8 +71,8 @@ def command(*arguments: object) -> int:
     return int(parsed.run(parsed))
 
 
-def job_of(tiny: Tiny, data: Path, out: Path, **more: object) -> Job:
-    whole = Job(tiny.model, str(data), str(out), weights=str(tiny.weights), spec=str(tiny.spec))
+def job_of(tiny: Tiny, data: Path, out: Path, **more: object) -> FinetuneRequest:
+    whole = FinetuneRequest(tiny.model, str(data), str(out), weights=str(tiny.weights), spec=str(tiny.spec))
     return replace(whole, **more)  # type: ignore[arg-type]
 
 
@@ -136,7 +136,8 @@ def test_a_zoo_model_is_adapted_to_renamed_labels(tmp_path: Path) -> None:
         for path in sorted((CLIPS / "calibration" / label).glob("*.mp4"))[:4]:
             (data / renamed / path.name).symlink_to(path)
     made = run.finetune(
-        Job("pv-conv-nano", str(data), str(tmp_path / "o"), how="adapter", rank=4, epochs=1), QUIET
+        FinetuneRequest("pv-conv-nano", str(data), str(tmp_path / "o"), how="adapter", rank=4, epochs=1),
+        QUIET,
     )
     assert made.spec.labels == ("alarm", "calm") and made.test is None
     assert made.spec.name == "pv-conv-nano-fight-clips"
@@ -288,7 +289,7 @@ def test_the_next_command_survives_blanks(tiny_clip: Tiny, colours: Path, tmp_pa
     assert words[words.index("--weights") + 1] == str(tmp_path / "sp ace" / "weights.safetensors")
 
 
-def exported(made: Adapted, job: Job) -> Clips:
+def exported(made: FinetuneResult, job: FinetuneRequest) -> Clips:
     """The clips that the next command calibrates on and judges, run where finetune was."""
     words = shlex.split(card.export_command(made, job))
     return gather(Options(words[2], clips=words[words.index("--clips") + 1]), made.spec)

@@ -13,10 +13,10 @@ from scipy import stats
 
 from edgepv.data.clips import Clip, find_clips
 from edgepv.data.frames import clean_frames, degraded, model_frames, pictures
-from edgepv.data.truth import Points, Shown, born_at, shown
+from edgepv.data.truth import EvalClip, Points, born_at, eval_clip
 from edgepv.errors import UsageError
 from edgepv.metrics.stats import mean_drop, mean_interval, student
-from edgepv.metrics.tasks import distance_px, figures, groups_of, lost, rate
+from edgepv.metrics.tasks import distance_px, figures, groups_of, rate, task_drop
 from edgepv.types import ModelSpec, TensorSpec
 from edgepv.zoo import HERE
 
@@ -62,7 +62,7 @@ def test_delta_avg_counts_visible_points_after_the_first_frame() -> None:
     rows = np.zeros((3, 2, 3))
     rows[1, 0, 1] = 3 / 256  # within 4, 8 and 16 px, not within 1 and 2
     rows[0, 1, 1] = rows[2, 1, 1] = 0.5  # the frame of birth, and a hidden point: neither counts
-    found = figures(TRACKER, [rows], [Shown(rows, truth)], warmup=1)
+    found = figures(TRACKER, [rows], [EvalClip(rows, truth)], warmup=1)
     assert found[0] == pytest.approx((2 / 3 + 2 / 3 + 1 + 1 + 1) / 5)
 
 
@@ -74,7 +74,7 @@ def test_true_points_come_from_the_file_beside_the_clip_at_the_models_rate(tmp_p
     occluded = np.zeros((3, 6), bool)
     occluded[0, 0] = occluded[2, 4] = True
     np.savez(tmp_path / "a.npz", points=points, occluded=occluded)
-    found = shown(clip(path), TRACKER)
+    found = eval_clip(clip(path), TRACKER)
     assert isinstance(found.truth, Points) and found.start is not None
     assert found.frames.shape == (3, 3, 64, 128)
     assert found.truth.position.shape == (3, 2, 2)  # point 0 is hidden at first, so 1 and 2 are followed
@@ -88,10 +88,10 @@ def test_points_that_do_not_fit_the_video_are_refused(tmp_path: Path) -> None:
     path = video(tmp_path / "a.mp4", 6)
     np.savez(tmp_path / "a.npz", points=np.zeros((3, 5, 2)), occluded=np.zeros((3, 5), bool))
     with pytest.raises(UsageError, match="do not fit a video of 6 frames"):
-        shown(clip(path), TRACKER)
+        eval_clip(clip(path), TRACKER)
     np.savez(tmp_path / "a.npz", places=np.zeros(3))
     with pytest.raises(UsageError, match="holds no points"):
-        shown(clip(path), TRACKER)
+        eval_clip(clip(path), TRACKER)
 
 
 def test_places_without_a_point_are_empty() -> None:
@@ -100,7 +100,7 @@ def test_places_without_a_point_are_empty() -> None:
 
 def test_a_restorer_sees_the_degraded_clip_and_is_judged_by_the_clean_one(tmp_path: Path) -> None:
     path = video(tmp_path / "a.mp4", 4)
-    found = shown(clip(path), RESTORER)
+    found = eval_clip(clip(path), RESTORER)
     assert isinstance(found.truth, np.ndarray)
     assert found.frames.shape == (4, 3, 16, 24) and found.truth.shape == (4, 32, 48, 3)
     np.testing.assert_array_equal(found.frames, model_frames(path, RESTORER))
@@ -150,13 +150,13 @@ def test_one_clip_can_tell_nothing() -> None:
 
 
 def test_delta_avg_is_lost_in_points() -> None:
-    drop = lost(TRACKER, np.array([0.9, 0.8]), np.array([0.8, 0.7]), max_drop=1.0)
+    drop = task_drop(TRACKER, np.array([0.9, 0.8]), np.array([0.8, 0.7]), max_drop=1.0)
     assert drop.unit == "points" and drop.points == pytest.approx(10.0) and drop.verdict == "fail"
 
 
 def test_the_shipped_films_are_one_film_on_each_side_and_give_no_interval() -> None:
     film = find_clips(HERE / "film", ())
-    held = [shown(c, RESTORER) for c in film if c.split == "evaluation"]
+    held = [eval_clip(c, RESTORER) for c in film if c.split == "evaluation"]
     assert {c.group for c in film if c.split != "evaluation"}.isdisjoint(groups_of(held) or ())
     found = rate(RESTORER, [np.zeros((16, 3, 32, 48), np.float32)] * len(held), held, 1)
     assert (found.n, found.groups) == (6, 1) and found.low == found.high == found.value

@@ -19,15 +19,15 @@ from edgepv import bundle, pipeline, report
 from edgepv.base.console import Console
 from edgepv.bundle.golden import replay
 from edgepv.cli.app import main
-from edgepv.data.truth import Shown
+from edgepv.data.truth import EvalClip
 from edgepv.data.video import read_video
 from edgepv.errors import AccuracyGateError, LatencyGateError, ParityError
 from edgepv.metrics import gate
-from edgepv.pipeline import choose, judge
-from edgepv.pipeline.exam import prepare
+from edgepv.pipeline import choose, evaluate
+from edgepv.pipeline.context import RunContext
 from edgepv.pipeline.options import Options
+from edgepv.pipeline.prepare import prepare
 from edgepv.pipeline.source import gather, load
-from edgepv.pipeline.step import Line
 from edgepv.report.compare import speedups
 from edgepv.stream import Tensors
 from edgepv.types import (
@@ -84,7 +84,7 @@ def test_what_runs_is_the_fastest_that_may(exported: Path) -> None:
         rows = [
             r
             for r in _report(exported / target).rows
-            if r.target == target and gate.keeps(r) and not gate.doubt(r)
+            if r.target == target and gate.within_gate(r) and not gate.inconclusive_reason(r)
         ]
         best = min(rows, key=lambda r: r.latency[0].p50_ms)
         assert opened.measured.run == best.variant
@@ -346,10 +346,10 @@ def test_insides_are_looked_at_on_clips_of_every_label(
 ) -> None:
     options = _options(tiny_step, _many_fights(tmp_path, write_video))
     source = load(options)
-    subject = prepare(Line(options, Console(quiet=True)), source, gather(options, source.spec))
-    assert len(subject.exam.feeds) == 32
-    for feeds in (subject.exam.feeds, subject.original[-1]):
-        assert _brighter(feeds[: judge.PROBES]) == [False, True, False, True, False, False, False, False]
+    prepared = prepare(RunContext(options, Console(quiet=True)), source, gather(options, source.spec))
+    assert len(prepared.evaluation.feeds) == 32
+    for feeds in (prepared.evaluation.feeds, prepared.original[-1]):
+        assert _brighter(feeds[: evaluate.PROBES]) == [False, True, False, True, False, False, False, False]
 
 
 def _options(tiny: Tiny, clips: str | None = None) -> Options:
@@ -414,8 +414,8 @@ def test_an_undecided_variant_runs_only_if_what_it_lost_is_within_the_gate() -> 
     assert choose.choose(rows, latency_ms=None)[0].variant == "fast"
     rows[1] = _row("fast", 1.0, drop=_drop(1.5, "inconclusive"))
     assert choose.choose(rows, latency_ms=None)[0].variant == "slow"
-    assert gate.keeps(rows[1])
-    assert "does not run by itself: it lost 1.5 points" in str(gate.doubt(rows[1]))
+    assert gate.within_gate(rows[1])
+    assert "does not run by itself: it lost 1.5 points" in str(gate.inconclusive_reason(rows[1]))
     assert choose.choose(rows[1:], latency_ms=None)[0].variant == "fast"  # nothing else was asked for
 
 
@@ -429,7 +429,7 @@ def test_int8_in_name_only_is_not_chosen() -> None:
     audit = Audit("x", (ConvPlan("conv", "int8", "float"),))
     rows = [_row("float", 2.0), _row("fake", 1.0, precision="int8", audit=audit)]
     assert choose.choose(rows, latency_ms=None)[0].variant == "float"
-    assert "INT8 in name only: all 1 convolutions" in str(gate.fault(rows[1]))
+    assert "INT8 in name only: all 1 convolutions" in str(gate.gate_failure(rows[1]))
 
 
 def test_each_gate_raises_its_own_error() -> None:
@@ -456,21 +456,21 @@ def test_particles_that_are_wrong_beside_right_logits_are_a_failure() -> None:
         buffer[:] = feed["frame"].ravel()[:8].reshape(1, 4, 2)  # as engines do that answer into one buffer
         return {"logits": feed["frame"].reshape(1, -1)[:, :2], "particles": buffer}
 
-    wanted = judge.others(model, spec, feeds)
+    wanted = evaluate.other_answers(model, spec, feeds)
     assert list(wanted) == ["particles"] and wanted["particles"].shape == (3, 4, 2)
     right = Parity(0.0, 100.0, 1.0, 100, 40.0, "pass")
-    assert judge.with_others(right, wanted, wanted).verdict == "pass"
-    wrong = judge.with_others(right, wanted, {"particles": wanted["particles"][::-1]})
+    assert evaluate.with_others(right, wanted, wanted).verdict == "pass"
+    wrong = evaluate.with_others(right, wanted, {"particles": wanted["particles"][::-1]})
     assert wrong.verdict == "fail" and wrong.least[0] == "particles"
-    assert "parity of particles" in str(gate.fault(_row("a", 1.0, parity=wrong)))
+    assert "parity of particles" in str(gate.gate_failure(_row("a", 1.0, parity=wrong)))
 
 
 def test_tracks_a_hundredth_of_a_pixel_apart_are_the_same() -> None:
     near = np.full(100, 0.001)
     near[:3] = 5.0  # points that both have lost
     low = Parity(0.1, 79.0, None, 100, 80.0, "fail")
-    assert judge.with_tracks(low, near).verdict == "pass"
-    apart = judge.with_tracks(low, near + 0.1)
+    assert evaluate.with_tracks(low, near).verdict == "pass"
+    apart = evaluate.with_tracks(low, near + 0.1)
     assert apart.verdict == "fail" and apart.track_px and round(apart.track_px[0], 3) == 0.101
 
 
@@ -478,10 +478,10 @@ def test_equal_numbers_settle_the_gate_and_unequal_ones_do_not() -> None:
     rng = np.random.default_rng(0)
     logits = tuple(rng.standard_normal((20, 2)) for _ in range(24))
     spec = ModelSpec("two", TensorSpec("frame", (1, 3, 8, 8)), ("a", "b"), frames=16)
-    clips = tuple(Shown(rows, i % 2) for i, rows in enumerate(logits))
-    exam = judge.Exam(spec, clips, (), True, 16, logits, logits, (), 1.0, 16)
+    clips = tuple(EvalClip(rows, i % 2) for i, rows in enumerate(logits))
+    evaluation = evaluate.Evaluation(spec, clips, (), True, 16, logits, logits, (), 1.0, 16)
     noisy = [rows + 0.5 * rng.standard_normal(rows.shape) for rows in logits]
-    same, close = exam.drop(logits, 100.0), exam.drop(noisy, 40.0)
+    same, close = evaluation.drop(logits, 100.0), evaluation.drop(noisy, 40.0)
     assert same and close
     assert (same.verdict, same.high) == ("pass", 0.0)
     assert close.verdict == "inconclusive" and close.low < 0 < 1 < close.high and close.clips_needed
@@ -507,4 +507,4 @@ def test_the_whole_test_split_is_judged_where_it_is_present(tmp_path: Path) -> N
     assert code == 0
     rows = [r for r in _report(out).rows if r.precision == "int8"]
     assert rows and all(r.accuracy and r.accuracy.n == 52 for r in rows)
-    assert all(r.drop and r.drop.points <= 4 for r in rows if gate.keeps(r))
+    assert all(r.drop and r.drop.points <= 4 for r in rows if gate.within_gate(r))

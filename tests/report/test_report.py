@@ -404,9 +404,9 @@ def test_load_joins_reports_without_clashes_as_they_are(tmp_path: Path) -> None:
 
 def test_an_interval_says_over_how_many_groups_it_is_and_one_group_has_none() -> None:
     many, one = (replace(scored(0.8), groups=g) for g in (16, 1))
-    assert tables.score(many).note == "70.0 to 85.0, n = 40 in 16 groups"
-    assert tables.score(one).note == "no interval, n = 40 in 1 group"
-    assert show.score(many) == "80.0 % (70.0 to 85.0, n 40 in 16 groups)"
+    assert tables.accuracy_cell(many).note == "70.0 to 85.0, n = 40 in 16 groups"
+    assert tables.accuracy_cell(one).note == "no interval, n = 40 in 1 group"
+    assert show.accuracy_text(many) == "80.0 % (70.0 to 85.0, n 40 in 16 groups)"
     drop = PairedDrop(0.2, 0.2, 0.2, 6, 6, 0, 0.3, "inconclusive", unit="dB", groups=1)
     assert tables.lost_points(drop).note == "one group of clips: no interval"
     assert show.points(drop) == "+0.20 dB (one group of clips: no interval)"

@@ -16,8 +16,8 @@ from edgepv.data.clips import find_clips
 from edgepv.data.video import read_video
 from edgepv.errors import UsageError
 from edgepv.runtimes import Session, open_session
-from edgepv.runtimes.cuts import SceneCuts
 from edgepv.runtimes.engine import open_engine
+from edgepv.runtimes.scene_cuts import SceneCuts
 from edgepv.stream import Stepper, Tensors
 from edgepv.types import StreamSpec, Variant
 

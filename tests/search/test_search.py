@@ -17,7 +17,7 @@ from edgepv.base.console import Console
 from edgepv.cli.app import main
 from edgepv.data.clips import Clip
 from edgepv.pipeline.options import Options
-from edgepv.search.trial import Question, Trials
+from edgepv.search.trial import SearchRequest, TrialRunner
 from edgepv.types import Variant
 
 LIMIT = ("--percentile", "50", "--multiple", "4", "--tune-epochs", "1", "--precision", "int8")
@@ -52,7 +52,9 @@ def test_the_answer_can_be_read_looked_at_pasted_and_asked_for_again(
     answer = json.loads((first / "search.json").read_text())
     assert answer["looks"] == 1 and answer["search_clips"] == 4 and answer["final_drop"]["n"] == 4
     assert answer["failures"] == []
-    assert "quant" in answer["winner"]["lever"]  # against the float original, though INT8 alone was searched
+    assert (
+        "quant" in answer["winner"]["methods"]
+    )  # against the float original, though INT8 alone was searched
 
     assert main(asked(tiny_clip, clips, again, *command)) == 0
     repeated = json.loads((again / "search.json").read_text())
@@ -82,16 +84,16 @@ def test_a_stream_that_loses_too_much_in_float_is_left_out(
     tiny_clip: Tiny, clips: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights, spec = str(tiny_clip.weights), str(tiny_clip.spec)
-    question = Question(
+    question = SearchRequest(
         Options(tiny_clip.model, weights=weights, spec=spec, clips=str(clips), multiple=4), 100.0
     )
-    assert Trials(question, Console()).space.forms == ("clip", "flat", "stream")
+    assert TrialRunner(question, Console()).space.forms == ("clip", "flat", "stream")
 
-    def answers(self: Trials, variant: Variant, folder: Path, judged: Sequence[Clip]) -> np.ndarray:
+    def answers(self: TrialRunner, variant: Variant, folder: Path, judged: Sequence[Clip]) -> np.ndarray:
         return np.full(len(judged), 1.0 if variant.stream is None else -1.0)  # wrong about every clip
 
-    monkeypatch.setattr(Trials, "margins", answers)
-    trials = Trials(question, Console())
+    monkeypatch.setattr(TrialRunner, "margins", answers)
+    trials = TrialRunner(question, Console())
     assert trials.space.forms == ("clip", "flat")
     said = f"not searched as a stream: that loses 100 points of {len(trials.search)} clips"
     assert said in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Candidates, levers, and the command that makes one again."""
+"""Candidates, methods, and the command that makes one again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgepv.cli.app import parser
 from edgepv.cli.export import export_options
 from edgepv.errors import UsageError
 from edgepv.pipeline.options import Options
-from edgepv.search.space import Candidate, command, lever, sizes_for, variants_of
+from edgepv.search.space import Candidate, command, methods_of, sizes_for, variants_of
 from edgepv.targets import target
 
 ASKED = Options(
@@ -30,13 +30,13 @@ SMALL = Candidate("openvino-int8", "flat", 96, (0.0, 0.25, 0.5), 0.9, 2)
 
 def test_a_lever_alone_changes_one_thing() -> None:
     start = SPACE.start()
-    pulled = [lever(c, start) for c in SPACE.levers()]
+    pulled = [methods_of(c, start) for c in SPACE.single_methods()]
     assert pulled[0] == "none"
     assert set(pulled) == {"none", "quant", "form", "prune", "size", "rank"}
-    assert lever(SMALL, start) == "engine+form+quant+prune+rank+size"
+    assert methods_of(SMALL, start) == "engine+form+quant+prune+rank+size"
 
 
-@pytest.mark.parametrize("candidate", [*SPACE.levers(), *SPACE.whole(), *SPACE.around(SPACE.start())])
+@pytest.mark.parametrize("candidate", [*SPACE.single_methods(), *SPACE.whole(), *SPACE.around(SPACE.start())])
 def test_a_trial_of_a_candidates_parameters_proposes_that_candidate(candidate: Candidate) -> None:
     import optuna
 

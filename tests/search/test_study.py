@@ -63,7 +63,7 @@ def test_the_search_finds_what_no_lever_alone_reaches(storage: str) -> None:
     done = study(Fake(), storage)
     done.run(seconds=120, trials=30)
     fastest = min(ms for f, ms in done.found() if f.drop.points <= 2)
-    alone = min(time_of(c) for c in done.trials.space.levers())
+    alone = min(time_of(c) for c in done.trials.space.single_methods())
     assert alone == 4.0 and fastest <= 2.0
 
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn  # noqa: E402
 
 from edgepv.stream import convert  # noqa: E402
 from edgepv.stream.account import (  # noqa: E402
-    Account,
-    Told,
+    StreamReport,
+    StreamTable,
     exactness,
     keys,
     lines,
@@ -26,7 +26,7 @@ from edgepv.stream.account import (  # noqa: E402
     of_window,
     picture,
     savings,
-    told,
+    table_of,
 )
 from edgepv.types import ModelSpec, StateSpec, StreamProof, StreamSpec, TensorSpec, decode, encode  # noqa: E402
 
@@ -42,9 +42,9 @@ class Net(nn.Module):
         return self.run(x, *self.layers)
 
 
-def tell(net: nn.Module, *, frames: int = 4, every: int = 1, size: int = 2) -> Told:
+def tell(net: nn.Module, *, frames: int = 4, every: int = 1, size: int = 2) -> StreamTable:
     made = convert(net.eval(), spec(frames, size), every=every)
-    return told(made.explanation, made.stream, spec(frames, size))
+    return table_of(made.explanation, made.stream, spec(frames, size))
 
 
 def spec(frames: int = 4, size: int = 2) -> ModelSpec:
@@ -196,7 +196,7 @@ def test_a_stream_of_an_older_bundle_is_what_it_is_by_construction() -> None:
     assert decode(StreamSpec, encode(new)).proof == SHOWN
 
 
-def account(net: nn.Module, *every: int) -> Account:
+def account(net: nn.Module, *every: int) -> StreamReport:
     return of_streams([tell(net, every=n) for n in every], spec(), None)
 
 

@@ -20,7 +20,7 @@ from torch.nn import functional as F  # noqa: E402
 
 from edgepv.stream import NotStreamableError, Stepper, StreamModel, convert, flatten  # noqa: E402
 from edgepv.stream import verify as judge  # noqa: E402
-from edgepv.stream.account import of_streams, told  # noqa: E402
+from edgepv.stream.account import of_streams, table_of  # noqa: E402
 from edgepv.stream.verify import against_chunk, prove, steps, verify  # noqa: E402
 from edgepv.types import ModelSpec, TensorSpec  # noqa: E402
 
@@ -176,7 +176,7 @@ def test_after_five_thousand_frames_a_cumulative_mean_is_still_torchs() -> None:
 
 def test_a_stream_with_a_cumulative_mean_is_told_to_be_reset() -> None:
     model = convert(causal_net(), spec())
-    says = of_streams([told(model.explanation, model.stream, spec())], spec(), None).says
+    says = of_streams([table_of(model.explanation, model.stream, spec())], spec(), None).says
     assert "the longer a stream runs, the less a new frame moves it" in says["mean"]
 
 
@@ -320,7 +320,7 @@ def test_any_other_loop_stays_what_it_is_and_says_what_it_saves(name: str) -> No
     assert model.stream.receptive_field == FRAMES and not model.stream.edges
     if name != "runs over channels":
         assert saving(model) == pytest.approx(1, abs=0.2)
-        says = of_streams([told(model.explanation, model.stream, spec())], spec(), None).says
+        says = of_streams([table_of(model.explanation, model.stream, spec())], spec(), None).says
         assert "give it init_state() and step(frame, *states)" in says["saving"]
 
 
@@ -497,7 +497,7 @@ def test_under_a_head_that_needs_all_frames_the_rest_still_streams(temporal: Cal
     model = proven(net)
     assert model.stream.exactness == "exact" and model.stream.receptive_field == FRAMES
     assert saving(model) > 4 and {s.shape[0] for s in model.stream.states} == {FRAMES - 1}
-    says = of_streams([told(model.explanation, model.stream, spec())], spec(), None).says
+    says = of_streams([table_of(model.explanation, model.stream, spec())], spec(), None).says
     assert says["window"].startswith("its last part computes all frames of the clip at every step: aten.")
     assert against_chunk(model, steps(model), video(20)) <= 1e-5
     assert verify(net, convert(net, spec(), every=2), [clip()]) <= 1e-5

@@ -20,7 +20,7 @@ from edgepv.errors import ParityError  # noqa: E402
 from edgepv.stream import Memory, StreamModel, convert  # noqa: E402
 from edgepv.stream import verify as judge  # noqa: E402
 from edgepv.stream.times import Stream, Taps  # noqa: E402
-from edgepv.stream.values import Clock, Value  # noqa: E402
+from edgepv.stream.values import Clock, TimedTensor  # noqa: E402
 from edgepv.stream.verify import against_chunk, against_clip, steps, verify  # noqa: E402
 from edgepv.types import ModelSpec, StateSpec, TensorSpec  # noqa: E402
 
@@ -68,7 +68,7 @@ def lags(change: Callable[[int], int]) -> Callable[[Any], None]:
     """Values that are joined wait another number of frames for each other."""
     honest = Stream.align
 
-    def align(self: Stream, values: Sequence[Value]) -> tuple[list[Tensor], Clock]:
+    def align(self: Stream, values: Sequence[TimedTensor]) -> tuple[list[Tensor], Clock]:
         rows, clock = honest(self, values)
         if len(values) == 1 or len({v.clock.ready for v in values}) == 1:
             return rows, clock
@@ -81,7 +81,7 @@ def late_window(patch: Any) -> None:
     """The mean over the clip is taken one frame too early."""
     honest = Stream._at
 
-    def at(self: Stream, v: Value, clock: Clock, lags: Sequence[int], fill: float = 0.0) -> Taps:
+    def at(self: Stream, v: TimedTensor, clock: Clock, lags: Sequence[int], fill: float = 0.0) -> Taps:
         late = 1 if len(lags) == FRAMES else 0
         return honest(self, v, clock, [lag + late for lag in lags], fill)
 

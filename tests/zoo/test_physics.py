@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgepv.errors import UsageError
-from edgepv.zoo.training.physics import World, advance, energy, film, play
+from edgepv.zoo.training.physics import World, advance, energy, film, simulate
 
 OPEN = World(walls=False)
 
@@ -25,7 +25,7 @@ def test_energy_and_momentum_stay_without_walls() -> None:
 def test_two_equal_discs_that_meet_head_on_swap_velocities() -> None:
     position = np.array([[[0.40, 0.5], [0.60, 0.5]]])
     velocity = np.array([[[0.03, 0.0], [-0.01, 0.0]]])
-    got = play(OPEN, position, velocity, np.zeros((1, 2)), frames=8)
+    got = simulate(OPEN, position, velocity, np.zeros((1, 2)), frames=8)
     assert np.allclose(got.velocity[0, -1], [[-0.01, 0.0], [0.03, 0.0]])
     # 0.12 apart edge to edge, closing at 0.04 per frame: they touch as the third frame ends
     assert np.flatnonzero(got.touched[0, :, 0, 1]).tolist() == [3]
@@ -43,7 +43,7 @@ def test_a_disc_that_is_only_grazed_keeps_the_speed_across() -> None:
 def test_reversed_time_leads_back_to_the_start() -> None:
     world = replace(OPEN, radius=0.0)
     got = film(world, np.random.default_rng(1), films=5, frames=20)
-    back = play(world, got.position[:, -1], -got.velocity[:, -1], got.charge, frames=20)
+    back = simulate(world, got.position[:, -1], -got.velocity[:, -1], got.charge, frames=20)
     assert np.allclose(back.position[:, -1], got.position[:, 0], atol=1e-12)
     assert np.allclose(back.velocity[:, -1], -got.velocity[:, 0], atol=1e-12)
 
@@ -51,7 +51,7 @@ def test_reversed_time_leads_back_to_the_start() -> None:
 @pytest.mark.parametrize(("charges", "sign"), [((1, 1), 1), ((1, -1), -1), ((1, 0), 0)])
 def test_equal_charges_part_and_opposite_ones_meet(charges: tuple[int, int], sign: int) -> None:
     position = np.array([[[0.3, 0.5], [0.7, 0.5]]])
-    got = play(OPEN, position, np.zeros((1, 2, 2)), np.array([charges], float), frames=4)
+    got = simulate(OPEN, position, np.zeros((1, 2, 2)), np.array([charges], float), frames=4)
     gap = got.position[0, -1, 1, 0] - got.position[0, -1, 0, 0]
     assert np.sign(np.round(gap - 0.4, 12)) == sign
 

@@ -17,7 +17,7 @@ import torch
 from support import assert_static_4_d
 from torch import Tensor
 
-from edgepv.data.truth import Points, Shown
+from edgepv.data.truth import EvalClip, Points
 from edgepv.metrics.tasks import figures
 from edgepv.model.checkpoint import build, from_files
 from edgepv.stream import Stepper
@@ -28,7 +28,7 @@ from edgepv.zoo.pv_track import LIMIT, PvTrack, begun, tents
 from edgepv.zoo.training import track
 from edgepv.zoo.training.motion import Scene, render
 from edgepv.zoo.training.steps import Schedule, fit
-from edgepv.zoo.training.track import Recipe, objective, per_point, score, tracked
+from edgepv.zoo.training.track import Recipe, objective, per_point, track_score, tracked
 
 SIZE, N = 32, 5
 
@@ -224,7 +224,7 @@ def test_a_short_training_runs_and_the_loss_is_finite(tmp_path: Path) -> None:
 def test_perfect_tracks_get_a_perfect_score() -> None:
     clip = render(np.random.default_rng(0), pictures(), Scene(size=SIZE, frames=8, points=20))
     perfect = np.concatenate([clip.points, 1.0 - clip.occluded[..., None]], -1).transpose(1, 0, 2)
-    got = score(per_point(perfect, clip.points, clip.occluded, clip.birth))
+    got = track_score(per_point(perfect, clip.points, clip.occluded, clip.birth))
     assert (got.delta_avg, got.median_px, got.survival, got.occlusion) == (1, 0, 1, 1)
 
 
@@ -245,11 +245,11 @@ def test_every_visible_position_of_a_clip_weighs_the_same() -> None:
     points, hidden = np.zeros((2, 5, 2)), np.zeros((2, 5), bool)
     tracks = np.ones((5, 2, 3))
     tracks[:, 0, :2], hidden[1, 2:] = 0.0, True
-    got = score(per_point(tracks, points, hidden, np.zeros(2, int)))
+    got = track_score(per_point(tracks, points, hidden, np.zeros(2, int)))
     assert got.delta_avg == 0.8
     truth = Points(points.transpose(1, 0, 2), ~hidden.T)
     tracker = replace(track.spec("pv-track-nano"), particles=2)
-    assert figures(tracker, [tracks], [Shown(tracks, truth)], 0)[0] == got.delta_avg
+    assert figures(tracker, [tracks], [EvalClip(tracks, truth)], 0)[0] == got.delta_avg
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from edgepv.metrics.stats import cross_entropy
 from edgepv.zoo import pv_conv
 from edgepv.zoo.training import crossval
 from edgepv.zoo.training.baselines import PlainNet, features
-from edgepv.zoo.training.classifiers import Job, Recipe, main, train
+from edgepv.zoo.training.classifiers import ClassifierRun, Recipe, main, train
 from edgepv.zoo.training.data import SIDE, Footage, augmented, balanced, read_manifest
 from edgepv.zoo.training.epochs import Plan, _soft, fit
 
@@ -122,7 +122,7 @@ def test_training_from_a_folder_leaves_weights_index_and_result(actions: Path, t
         Plan("finetune", ((1, 32),), lr=1e-3),
         share=0.2,
     )
-    job = Job("pv-conv-nano", "fight", actions, tmp_path / "out", tmp_path / "cache", 0, recipe)
+    job = ClassifierRun("pv-conv-nano", "fight", actions, tmp_path / "out", tmp_path / "cache", 0, recipe)
     rows: list[dict[str, Any]] = []
     result = train(job, rows.append)
     assert [r["stage"] for r in result["log"]] == ["pretrain", "adapt", "finetune", "refit"]

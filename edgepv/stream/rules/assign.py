@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from edgepv.stream.canvas import Canvas
+from edgepv.stream.interpreter import GraphInterpreter, rule
 from edgepv.stream.rules.shape import cut, joined, sliced
-from edgepv.stream.values import RefusedError, Value
-from edgepv.stream.walk import Walk, rule
+from edgepv.stream.values import RefusedError, TimedTensor
 
 
-def canvas_of(walk: Walk, x: Any, name: str) -> Canvas | None:
+def canvas_of(walk: GraphInterpreter, x: Any, name: str) -> Canvas | None:
     """A canvas, or one made of a constant that is the same number everywhere."""
     if not isinstance(x, Tensor):
         return x if isinstance(x, Canvas) else None
@@ -29,9 +29,11 @@ def canvas_of(walk: Walk, x: Any, name: str) -> Canvas | None:
 
 
 @rule("slice", "narrow_copy")
-def slice_of(walk: Walk, x: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Any:
+def slice_of(
+    walk: GraphInterpreter, x: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
+) -> Any:
     """A range of one dimension, of a value or of a canvas."""
-    if isinstance(x, Value):
+    if isinstance(x, TimedTensor):
         return sliced(walk, x, dim, start, end, step)
     if step != 1:
         return sliced(walk, resolved(walk, x), dim, start, end, step)
@@ -48,7 +50,7 @@ def slice_of(walk: Walk, x: Any, dim: int = 0, start: Any = None, end: Any = Non
 
 
 @rule("copy")
-def copied(walk: Walk, x: Any, source: Any, *_: Any) -> Any:
+def copied(walk: GraphInterpreter, x: Any, source: Any, *_: Any) -> Any:
     """The right-hand side of an assignment."""
     dims = tuple(walk.node.meta["val"].shape)
     if isinstance(source, Tensor):
@@ -60,7 +62,7 @@ def copied(walk: Walk, x: Any, source: Any, *_: Any) -> Any:
 
 @rule("slice_scatter")
 def overwritten(
-    walk: Walk, x: Any, part: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
+    walk: GraphInterpreter, x: Any, part: Any, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
 ) -> Any:
     """``x`` with a range of one dimension replaced."""
     dims = tuple(walk.node.meta["val"].shape)
@@ -77,7 +79,7 @@ def overwritten(
         part = canvas_of(walk, part, "over")
         if part is None or part.fill != canvas.fill:
             raise RefusedError("assigns a constant")
-    if isinstance(part, Value):
+    if isinstance(part, TimedTensor):
         box = tuple((a, b) if d == dim else (0, size) for d, size in enumerate(dims))
         return replace(canvas, writes=(*canvas.writes, (box, part)))
     fresh = part.writes
@@ -90,7 +92,7 @@ def overwritten(
 
 
 @rule("select_scatter")
-def overwritten_one(walk: Walk, x: Any, part: Any, dim: int, index: int) -> Any:
+def overwritten_one(walk: GraphInterpreter, x: Any, part: Any, dim: int, index: int) -> Any:
     """``x`` with one element of a dimension replaced."""
     from edgepv.stream.rules.shape import with_one
 
@@ -99,7 +101,7 @@ def overwritten_one(walk: Walk, x: Any, part: Any, dim: int, index: int) -> Any:
     return overwritten(walk, x, with_one(part, dim % len(dims)), dim, index, index + 1)
 
 
-def _patched(walk: Walk, x: Any, part: Any, dim: int, a: int, b: int) -> Any:
+def _patched(walk: GraphInterpreter, x: Any, part: Any, dim: int, a: int, b: int) -> Any:
     """A value with a range replaced, as a join of what stays and what is new."""
     before = [_range(walk, x, dim, 0, a)] if a else []
     size = walk.node.meta["val"].shape[dim]
@@ -107,13 +109,13 @@ def _patched(walk: Walk, x: Any, part: Any, dim: int, a: int, b: int) -> Any:
     return joined(walk, [*before, part, *after], dim)
 
 
-def _range(walk: Walk, x: Any, dim: int, start: int, end: int) -> Any:
+def _range(walk: GraphInterpreter, x: Any, dim: int, start: int, end: int) -> Any:
     if isinstance(x, Tensor):
         return walk.constant(f"_{start}", lambda: x.narrow(dim, start, end - start))
     return cut(walk, x, dim, start, end)
 
 
-def resolved(walk: Walk, canvas: Canvas) -> Value:
+def resolved(walk: GraphInterpreter, canvas: Canvas) -> TimedTensor:
     """The picture on a canvas as one value."""
     time = next((v.axis.at for _, v in canvas.writes if v.axis), -1)
     whole = [(0, size) for size in canvas.dims]
@@ -126,7 +128,7 @@ def resolved(walk: Walk, canvas: Canvas) -> Value:
     return joined(walk, pieces, dim) if len(pieces) > 1 else pieces[0]
 
 
-def _piece(walk: Walk, canvas: Canvas, dim: int, time: int, a: int, b: int) -> Any:
+def _piece(walk: GraphInterpreter, canvas: Canvas, dim: int, time: int, a: int, b: int) -> Any:
     """Elements a to b of ``dim``: the last write there, with the constant before and behind it in time."""
     shape = [*canvas.dims]
     shape[dim] = b - a

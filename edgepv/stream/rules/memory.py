@@ -11,11 +11,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from edgepv.stream.interpreter import GraphInterpreter, rule
 from edgepv.stream.rules.running import endless
 from edgepv.stream.rules.shape import common_axis
 from edgepv.stream.times import Clip
-from edgepv.stream.values import Axis, Clock, RefusedError, Value, kept, physical, shaped, spread_dims
-from edgepv.stream.walk import Walk, rule
+from edgepv.stream.values import (
+    Axis,
+    Clock,
+    RefusedError,
+    TimedTensor,
+    row_dims,
+    row_shape,
+    spread_dims,
+    with_last_shape,
+)
 
 JOINT = (
     "attends to frames and to parts of them at once (joint space-time attention)",
@@ -25,8 +34,8 @@ JOINT = (
 
 @rule("scaled_dot_product_attention")
 def attention(
-    walk: Walk,
-    q: Value,
+    walk: GraphInterpreter,
+    q: TimedTensor,
     k: Any,
     v: Any,
     mask: Tensor | None = None,
@@ -34,9 +43,9 @@ def attention(
     causal: bool = False,
     scale: float | None = None,
     **_: Any,
-) -> Value:
+) -> TimedTensor:
     """Attention: inside every frame, or over time with a mask that only depends on the distance."""
-    if not (isinstance(k, Value) and isinstance(v, Value)):
+    if not (isinstance(k, TimedTensor) and isinstance(v, TimedTensor)):
         raise RefusedError("attends to constants")
     rank = len(q.dims)
     over_time = [x.axis is not None and x.axis.at == len(x.dims) - 2 and x.n > 1 for x in (q, k, v)]
@@ -50,8 +59,12 @@ def attention(
 
 
 def _inside_frames(
-    walk: Walk, values: Sequence[Value], mask: Tensor | None, causal: bool, scale: float | None
-) -> Value:
+    walk: GraphInterpreter,
+    values: Sequence[TimedTensor],
+    mask: Tensor | None,
+    causal: bool,
+    scale: float | None,
+) -> TimedTensor:
     rank = max(len(x.dims) for x in values)
     lead = spread_dims(*(x.dims[:-2] for x in values))
     dims = (*lead, values[0].dims[-2], values[2].dims[-1])
@@ -63,24 +76,28 @@ def _inside_frames(
         if mask.ndim > 2:
             raise RefusedError("attends with a mask per head or frame")
     rows, clock = walk.align(values)
-    order = [d for d in kept(dims, axis) if d < len(lead)]
+    order = [d for d in row_dims(dims, axis) if d < len(lead)]
 
-    def laid(x: Value, rows: Tensor) -> Tensor:
+    def laid(x: TimedTensor, rows: Tensor) -> Tensor:
         sizes = [*(1,) * (rank - len(x.dims)), *x.sizes]
-        return shaped(rows, [*(sizes[d] for d in order), *x.dims[-2:]])
+        return with_last_shape(rows, [*(sizes[d] for d in order), *x.dims[-2:]])
 
     q, k, v = map(laid, values, rows)
     made = F.scaled_dot_product_attention(q, k, v, mask, 0.0, causal, scale=scale)
-    return Value(shaped(made, physical(dims, axis)), dims, axis, n, clock)
+    return TimedTensor(with_last_shape(made, row_shape(dims, axis)), dims, axis, n, clock)
 
 
-def _over_clip(q: Value, k: Value, v: Value, mask: Tensor | None, causal: bool, scale: float | None) -> Value:
+def _over_clip(
+    q: TimedTensor, k: TimedTensor, v: TimedTensor, mask: Tensor | None, causal: bool, scale: float | None
+) -> TimedTensor:
     """All positions at once: time goes back to where attention wants it."""
     a, b, c = (x.rows.reshape(x.n, -1, x.dims[-1]).transpose(0, 1) for x in (q, k, v))
     flat = mask.reshape(mask.shape[-2:]) if mask is not None else None
     made = F.scaled_dot_product_attention(a, b, c, flat, 0.0, causal, scale=scale)
     dims = (*q.dims[:-1], v.dims[-1])
-    return Value(made.transpose(0, 1).reshape(q.n, *physical(dims, q.axis)), dims, q.axis, q.n, q.clock)
+    return TimedTensor(
+        made.transpose(0, 1).reshape(q.n, *row_shape(dims, q.axis)), dims, q.axis, q.n, q.clock
+    )
 
 
 def _reach(n: int, mask: Tensor | None, causal: bool) -> tuple[int, int]:
@@ -113,8 +130,13 @@ def _reach(n: int, mask: Tensor | None, causal: bool) -> tuple[int, int]:
 
 
 def _over_ring(
-    walk: Walk, q: Value, k: Value, v: Value, reach: tuple[int, int], scale: float | None
-) -> Value:
+    walk: GraphInterpreter,
+    q: TimedTensor,
+    k: TimedTensor,
+    v: TimedTensor,
+    reach: tuple[int, int],
+    scale: float | None,
+) -> TimedTensor:
     """The newest frame's query against a ring of keys and values."""
     back, ahead = reach
     offsets = range(-back, ahead + 1)
@@ -135,24 +157,24 @@ def _over_ring(
             scores[..., beyond] = -torch.inf
         parts.append(torch.softmax(scores, -1) @ values)
     dims = (*q.dims[:-1], v.dims[-1])
-    made = torch.cat([p.reshape(1, *physical(dims, q.axis)) for p in parts])
-    return Value(made, dims, q.axis, q.n, taps[0].clock)
+    made = torch.cat([p.reshape(1, *row_shape(dims, q.axis)) for p in parts])
+    return TimedTensor(made, dims, q.axis, q.n, taps[0].clock)
 
 
 @dataclass(frozen=True, eq=False)
-class Recurrent(Value):
+class Recurrent(TimedTensor):
     """The hidden state of a cell that is called frame by frame in a loop. cell: what was called."""
 
     cell: Any = None
     source: Any = None
 
 
-def _zero_starts(walk: Walk, starts: Sequence[Any]) -> None:
+def _zero_starts(walk: GraphInterpreter, starts: Sequence[Any]) -> None:
     if not walk.fact("zeros", lambda: all(isinstance(s, Tensor) and not bool(s.any()) for s in starts)):
         raise RefusedError("starts its recurrence from something else than zeros", "start from zeros")
 
 
-def _each_row(x: Value, batch: int) -> list[Tensor]:
+def _each_row(x: TimedTensor, batch: int) -> list[Tensor]:
     """(batch, features) of every row, oldest first. One row is not split: converters refuse that."""
     flat = x.rows.reshape(len(x.rows) * batch, -1)
     return [flat] if len(x.rows) == 1 else list(flat.split(batch))
@@ -160,8 +182,8 @@ def _each_row(x: Value, batch: int) -> list[Tensor]:
 
 @rule("gru", "lstm", "rnn_tanh", "rnn_relu")
 def recurrent(
-    walk: Walk,
-    x: Value,
+    walk: GraphInterpreter,
+    x: TimedTensor,
     start: Any,
     weights: Sequence[Tensor],
     has_bias: bool,
@@ -170,7 +192,7 @@ def recurrent(
     train: bool,
     both_ways: bool,
     batch_first: bool,
-) -> tuple[Value, ...]:
+) -> tuple[TimedTensor, ...]:
     """nn.GRU, nn.LSTM and nn.RNN over time, one cell step per frame."""
     kind = walk.node.target._schema.name[6:]
     if both_ways:
@@ -199,28 +221,28 @@ def recurrent(
         rows = [h[0] for h in made]
         states.append(made[-1:] if isinstance(walk.time, Clip) else made)
     dims = (*x.dims[:2], rows[0].shape[1])
-    out = Value(torch.cat(rows).reshape(-1, *physical(dims, x.axis)), dims, x.axis, x.n, clock)
+    out = TimedTensor(torch.cat(rows).reshape(-1, *row_shape(dims, x.axis)), dims, x.axis, x.n, clock)
     last = replace(clock, ready=clock.ready + clock.period * (x.n - 1), clean=(1, 0))
     ends = [_last([[h[j] for h in made] for made in states], batch, last) for j in range(len(held))]
     return (out, *ends)
 
 
-def _last(layers: Sequence[list[Tensor]], batch: int, clock: Clock) -> Value:
+def _last(layers: Sequence[list[Tensor]], batch: int, clock: Clock) -> TimedTensor:
     """The final hidden (or cell) state of all layers, (layers, batch, hidden), after every row."""
     dims = (len(layers), batch, layers[0][0].shape[1])
     rows = torch.stack([torch.cat(made) for made in layers]).unflatten(1, (-1, batch)).transpose(0, 1)
-    return Value(shaped(rows, physical(dims, None)), dims, None, 1, clock)
+    return TimedTensor(with_last_shape(rows, row_shape(dims, None)), dims, None, 1, clock)
 
 
 @rule("gru_cell", "lstm_cell", "rnn_tanh_cell", "rnn_relu_cell")
-def cell(walk: Walk, x: Value, start: Any, *weights: Tensor | None) -> Any:
+def cell(walk: GraphInterpreter, x: TimedTensor, start: Any, *weights: Tensor | None) -> Any:
     """A cell called in a loop over the frames: the loop is rolled up into one state."""
     kind = walk.node.target._schema.name[6:-5]
     begins = list(start) if isinstance(start, list | tuple) else [start]
     if isinstance(walk.time, Clip):
-        held = [b.rows if isinstance(b, Value) else b for b in begins]
+        held = [b.rows if isinstance(b, TimedTensor) else b for b in begins]
         made = CELLS[kind](x.rows, held, *weights)
-        found = [Value(m, tuple(m.shape), None, 1, x.clock) for m in made]
+        found = [TimedTensor(m, tuple(m.shape), None, 1, x.clock) for m in made]
         return found if len(found) > 1 else found[0]
     mark = tuple(id(w) for w in weights)
     if all(isinstance(b, Recurrent) and b.cell == mark and b.source is x.rows for b in begins):
@@ -234,7 +256,7 @@ def cell(walk: Walk, x: Value, start: Any, *weights: Tensor | None) -> Any:
 
 
 def _first_cell(
-    walk: Walk, x: Value, step: Any, sizes: Sequence[int], weights: Sequence[Any], mark: Any
+    walk: GraphInterpreter, x: TimedTensor, step: Any, sizes: Sequence[int], weights: Sequence[Any], mark: Any
 ) -> Any:
     """The first round of a loop over frames; the later rounds are the same rows, later."""
     clock = endless(walk, x.clock, 1)
@@ -249,7 +271,7 @@ def _first_cell(
     found = []
     for j, h in enumerate(held):
         dims = (batch, h.shape[1])
-        rows = torch.cat([m[j] for m in made]).reshape(len(made), *physical(dims, None))
+        rows = torch.cat([m[j] for m in made]).reshape(len(made), *row_shape(dims, None))
         found.append(Recurrent(rows, dims, None, 1, clock, mark, x.rows))
     return found if len(found) > 1 else found[0]
 

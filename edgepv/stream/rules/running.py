@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from edgepv.stream.capture import layer, place
+from edgepv.stream.interpreter import GraphInterpreter, rule
 from edgepv.stream.rules.shape import pointwise
 from edgepv.stream.times import Clip
-from edgepv.stream.values import Clock, RefusedError, Sum, Value, along, constant_rows, in_time
-from edgepv.stream.walk import Walk, rule
+from edgepv.stream.values import Clock, RefusedError, Sum, TimedTensor, along, constant_rows, in_time
 
 ONE_OF_FRAMES = "works along a dimension that holds frames and something else"
 LOWEST = float(torch.finfo(torch.float32).min)
@@ -21,13 +21,13 @@ LIKE = 1e-6
 """Share by which the divisors of a cumulative sum may differ from 1, 2, 3, ..."""
 
 
-def endless(walk: Walk, clock: Clock, n: int) -> Clock:
+def endless(walk: GraphInterpreter, clock: Clock, n: int) -> Clock:
     """Clock behind a recurrence: it starts anew with every clip, in a stream only with a reset."""
     walk.edges.setdefault(layer(walk.node), place(walk.node))
     return replace(clock, clean=(n, -1), endless=True)
 
 
-def means(walk: Walk, x: Value, least: float = 0.0) -> Tensor:
+def means(walk: GraphInterpreter, x: TimedTensor, least: float = 0.0) -> Tensor:
     """The mean of all rows since the reset, behind each row. least: the smallest weight of the newest.
 
     Mean and count are held, not the sum: that would grow without end, and lose digits.
@@ -48,7 +48,7 @@ def means(walk: Walk, x: Value, least: float = 0.0) -> Tensor:
 
 
 @rule("cumsum")
-def cumulative(walk: Walk, x: Value, dim: int, **_: Any) -> Value:
+def cumulative(walk: GraphInterpreter, x: TimedTensor, dim: int, **_: Any) -> TimedTensor:
     """A sum of all elements so far. Of frames in a stream it is held as their mean; see ``Sum``."""
     dim %= len(x.dims)
     if not in_time(x, dim):
@@ -59,13 +59,13 @@ def cumulative(walk: Walk, x: Value, dim: int, **_: Any) -> Value:
     return Sum(means(walk, x), x.dims, x.axis, x.n, endless(walk, x.clock, x.n))
 
 
-def _refuse_mixed(x: Value) -> None:
+def _refuse_mixed(x: TimedTensor) -> None:
     if x.axis and x.axis.outer * x.axis.inner > 1:
         raise RefusedError(ONE_OF_FRAMES)
 
 
 @rule("mul", "div")
-def scaled(walk: Walk, *args: Any, **kwargs: Any) -> Value:
+def scaled(walk: GraphInterpreter, *args: Any, **kwargs: Any) -> TimedTensor:
     """Product or quotient; of a sum of all frames so far the mean, if it is divided by their number."""
     sums = [a for a in args if isinstance(a, Sum)]
     if not sums:
@@ -76,14 +76,14 @@ def scaled(walk: Walk, *args: Any, **kwargs: Any) -> Value:
     count = _first_count(walk, x, c, divided) if isinstance(x, Sum) and isinstance(c, Tensor) else None
     if count is None:
         raise RefusedError(*Sum.REFUSED)
-    mean = Value(x.rows, x.dims, x.axis, x.n, x.clock)
+    mean = TimedTensor(x.rows, x.dims, x.axis, x.n, x.clock)
     factor = 1.0 / count if divided else count
     if bool(walk.fact("plain", lambda: bool((factor == 1).all()))):
         return mean
     return replace(mean, rows=x.rows * walk.constant("_share", lambda: factor))
 
 
-def _first_count(walk: Walk, x: Value, c: Tensor, divided: bool) -> Tensor | None:
+def _first_count(walk: GraphInterpreter, x: TimedTensor, c: Tensor, divided: bool) -> Tensor | None:
     """What a sum of one position is divided by or multiplied with; None unless i + 1 positions are divided by
     i + 1 times as much."""
 
@@ -107,7 +107,7 @@ EXTREMES: dict[str, tuple[Callable[..., Tensor], Callable[..., Any], float]] = {
 
 
 @rule("cummax", "cummin")
-def extremes(walk: Walk, x: Value, dim: int) -> tuple[Value]:
+def extremes(walk: GraphInterpreter, x: TimedTensor, dim: int) -> tuple[TimedTensor]:
     """The largest or smallest so far; nobody may look at its place."""
     dim %= len(x.dims)
     better, whole, worst = EXTREMES[walk.node.target._schema.name]
@@ -127,7 +127,7 @@ def extremes(walk: Walk, x: Value, dim: int) -> tuple[Value]:
 
 
 @rule("cumprod", "logcumsumexp")
-def grows(walk: Walk, x: Value, dim: int, **_: Any) -> Value:
+def grows(walk: GraphInterpreter, x: TimedTensor, dim: int, **_: Any) -> TimedTensor:
     """What has no end in a stream."""
     dim %= len(x.dims)
     if in_time(x, dim):

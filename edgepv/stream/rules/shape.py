@@ -13,31 +13,31 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgepv.stream.capture import BATCH_NORM, CLIP_STATISTICS, scale_and_shift
+from edgepv.stream.interpreter import GraphInterpreter, rule
 from edgepv.stream.times import Clip
 from edgepv.stream.values import (
     MAX_RANK,
     Axis,
     RefusedError,
-    Value,
+    TimedTensor,
     broadcast_rows,
     constant_rows,
-    fitted,
-    kept,
+    in_four_dims,
     permute,
-    shaped,
+    row_dims,
     spread_dims,
+    with_last_shape,
 )
-from edgepv.stream.walk import Walk, rule
 
 
 @rule("clone", "contiguous", "alias", "detach", "dropout", "lift_fresh_copy", "feature_dropout")
-def same(walk: Walk, x: Value, *_: Any, **__: Any) -> Value:
+def same(walk: GraphInterpreter, x: TimedTensor, *_: Any, **__: Any) -> TimedTensor:
     """What changes nothing in eval mode."""
     return x
 
 
 @rule("zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "new_empty")
-def constant_like(walk: Walk, x: Value, *args: Any, **kwargs: Any) -> Tensor:
+def constant_like(walk: GraphInterpreter, x: TimedTensor, *args: Any, **kwargs: Any) -> Tensor:
     """A constant with the shape of a value. What is left empty is overwritten: zeros will do."""
     made = walk.node.meta["val"]
     name = walk.node.target._schema.name
@@ -46,19 +46,19 @@ def constant_like(walk: Walk, x: Value, *args: Any, **kwargs: Any) -> Tensor:
 
 
 @rule("view", "_unsafe_view", "reshape", "squeeze", "unsqueeze", "flatten", "unflatten", "view_copy")
-def reshaped(walk: Walk, x: Value, *_: Any, **__: Any) -> Value:
+def reshaped(walk: GraphInterpreter, x: TimedTensor, *_: Any, **__: Any) -> TimedTensor:
     """Any change of shape that keeps the order of elements."""
     return walk.reshaped(x)
 
 
 @rule("permute")
-def permuted(walk: Walk, x: Value, order: Sequence[int]) -> Value:
+def permuted(walk: GraphInterpreter, x: TimedTensor, order: Sequence[int]) -> TimedTensor:
     """Reordered dimensions."""
     return permute(x, order)
 
 
 @rule("transpose", "swapaxes")
-def transposed(walk: Walk, x: Value, a: int, b: int) -> Value:
+def transposed(walk: GraphInterpreter, x: TimedTensor, a: int, b: int) -> TimedTensor:
     """Two dimensions exchanged."""
     order = list(range(len(x.dims)))
     order[a], order[b] = order[b], order[a]
@@ -66,13 +66,13 @@ def transposed(walk: Walk, x: Value, a: int, b: int) -> Value:
 
 
 @rule("t")
-def matrix_transposed(walk: Walk, x: Value) -> Value:
+def matrix_transposed(walk: GraphInterpreter, x: TimedTensor) -> TimedTensor:
     """A matrix transposed."""
     return permute(x, list(reversed(range(len(x.dims)))))
 
 
 @rule("expand")
-def expanded(walk: Walk, x: Value, size: Sequence[int], **_: Any) -> Value:
+def expanded(walk: GraphInterpreter, x: TimedTensor, size: Sequence[int], **_: Any) -> TimedTensor:
     """Repeated along dimensions of size one, not along time."""
     dims = tuple(walk.node.meta["val"].shape)
     axis = _at_end(x.axis, len(x.dims), len(dims))
@@ -85,7 +85,9 @@ def expanded(walk: Walk, x: Value, size: Sequence[int], **_: Any) -> Value:
     sizes = list(dims)
     if axis:
         sizes[axis.at] = axis.outer * axis.inner
-    return Value(rows.expand(len(rows), *(sizes[i] for i in kept(dims, axis))), dims, axis, x.n, x.clock)
+    return TimedTensor(
+        rows.expand(len(rows), *(sizes[i] for i in row_dims(dims, axis))), dims, axis, x.n, x.clock
+    )
 
 
 def _at_end(axis: Axis | None, rank: int, wanted: int) -> Axis | None:
@@ -94,36 +96,36 @@ def _at_end(axis: Axis | None, rank: int, wanted: int) -> Axis | None:
 
 
 @rule("pointwise")
-def pointwise(walk: Walk, *args: Any, **kwargs: Any) -> Value:
+def pointwise(walk: GraphInterpreter, *args: Any, **kwargs: Any) -> TimedTensor:
     """Any operator that works element by element, broadcasting included."""
     flat = [*args, *kwargs.values()]
-    values = [a for a in flat if isinstance(a, Value)]
-    shapes = [shape_of(a) for a in flat if isinstance(a, Value | Tensor)]
+    values = [a for a in flat if isinstance(a, TimedTensor)]
+    shapes = [shape_of(a) for a in flat if isinstance(a, TimedTensor | Tensor)]
     dims = spread_dims(*shapes)
     axis, n = common_axis(values, len(dims))
     rows, clock = walk.align(values)
     ready = {id(v): broadcast_rows(_with(v, r), dims, axis) for v, r in zip(values, rows)}
 
     def place(i: int, a: Any) -> Any:
-        if isinstance(a, Value):
+        if isinstance(a, TimedTensor):
             return ready[id(a)]
         return constant(walk, a, dims, axis, n, f"_c{i}") if isinstance(a, Tensor) and a.ndim else a
 
     placed = [place(i, a) for i, a in enumerate(args)]
     named = {k: place(len(args) + i, a) for i, (k, a) in enumerate(kwargs.items())}
-    return Value(walk.node.target(*placed, **named), dims, axis, n, clock)
+    return TimedTensor(walk.node.target(*placed, **named), dims, axis, n, clock)
 
 
-def shape_of(x: Value | Tensor) -> tuple[int, ...]:
+def shape_of(x: TimedTensor | Tensor) -> tuple[int, ...]:
     """Shape in the original."""
-    return x.dims if isinstance(x, Value) else tuple(x.shape)
+    return x.dims if isinstance(x, TimedTensor) else tuple(x.shape)
 
 
-def _with(v: Value, rows: Tensor) -> Value:
-    return Value(rows, v.dims, v.axis, v.n, v.clock)
+def _with(v: TimedTensor, rows: Tensor) -> TimedTensor:
+    return TimedTensor(rows, v.dims, v.axis, v.n, v.clock)
 
 
-def common_axis(values: Sequence[Value], rank: int) -> tuple[Axis | None, int]:
+def common_axis(values: Sequence[TimedTensor], rank: int) -> tuple[Axis | None, int]:
     """Where time stands in the result of joining ``values``, and how many positions it has."""
     moving = [v for v in values if v.n > 1]
     chosen = moving or [v for v in values if v.axis] or list(values)
@@ -135,7 +137,9 @@ def common_axis(values: Sequence[Value], rank: int) -> tuple[Axis | None, int]:
     return (next(iter(axes)) if len(axes) == 1 else None), chosen[0].n
 
 
-def constant(walk: Walk, c: Tensor, dims: Sequence[int], axis: Axis | None, n: int, suffix: str) -> Tensor:
+def constant(
+    walk: GraphInterpreter, c: Tensor, dims: Sequence[int], axis: Axis | None, n: int, suffix: str
+) -> Tensor:
     """A constant beside rows. In a stream it may not depend on the position in the clip."""
     rows = walk.constant(suffix, lambda: constant_rows(c, dims, axis, n))
     if len(rows) > 1 and not isinstance(walk.time, Clip):
@@ -147,15 +151,15 @@ def constant(walk: Walk, c: Tensor, dims: Sequence[int], axis: Axis | None, n: i
 
 
 @rule("prelu")
-def prelu(walk: Walk, x: Value, weight: Tensor) -> Value:
+def prelu(walk: GraphInterpreter, x: TimedTensor, weight: Tensor) -> TimedTensor:
     """A slope per channel for what is below zero."""
-    if kept(x.dims, x.axis)[0] != 1:
+    if row_dims(x.dims, x.axis)[0] != 1:
         raise RefusedError("has a slope per frame")
     return _with(x, F.prelu(x.rows, weight))
 
 
 @rule("glu")
-def gated(walk: Walk, x: Value, dim: int = -1) -> Value:
+def gated(walk: GraphInterpreter, x: TimedTensor, dim: int = -1) -> TimedTensor:
     """One half of a dimension, each element let through by the other half's."""
     dim %= len(x.dims)
     half = x.dims[dim] // 2
@@ -165,7 +169,7 @@ def gated(walk: Walk, x: Value, dim: int = -1) -> Value:
 
 
 @rule(BATCH_NORM[6:])
-def batch_norm(walk: Walk, x: Value, *args: Any) -> tuple[Value]:
+def batch_norm(walk: GraphInterpreter, x: TimedTensor, *args: Any) -> tuple[TimedTensor]:
     """A batch norm that no convolution took in: one multiply and one add per channel."""
     shape = (-1, *(1,) * (len(x.dims) - 2))
     scale = walk.constant("_scale", lambda: scale_and_shift(*args)[0].reshape(shape))
@@ -176,21 +180,26 @@ def batch_norm(walk: Walk, x: Value, *args: Any) -> tuple[Value]:
 
 
 @rule("_native_batch_norm_legit", "native_batch_norm", "_native_batch_norm_legit_functional", "batch_norm")
-def clip_statistics(walk: Walk, x: Value, *_: Any) -> Value:
+def clip_statistics(walk: GraphInterpreter, x: TimedTensor, *_: Any) -> TimedTensor:
     """Batch norm on the statistics of the clip itself."""
     raise RefusedError(*CLIP_STATISTICS)
 
 
 def sliced(
-    walk: Walk, x: Value, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
-) -> Value:
+    walk: GraphInterpreter,
+    x: TimedTensor,
+    dim: int = 0,
+    start: int | None = None,
+    end: int | None = None,
+    step: int = 1,
+) -> TimedTensor:
     """A range of one dimension; of time it is only another name for the same rows."""
     dim %= len(x.dims)
     a, b, step = slice(start, end, step).indices(x.dims[dim])
     return cut(walk, x, dim, a, b, step)
 
 
-def cut(walk: Walk, x: Value, dim: int, start: int, end: int, step: int = 1) -> Value:
+def cut(walk: GraphInterpreter, x: TimedTensor, dim: int, start: int, end: int, step: int = 1) -> TimedTensor:
     """Elements start, start + step, ... below end of dimension ``dim``."""
     count = len(range(start, end, step))
     timed = x.axis is not None and dim == x.axis.at
@@ -203,14 +212,14 @@ def cut(walk: Walk, x: Value, dim: int, start: int, end: int, step: int = 1) -> 
     at = order.index(dim)
     sizes = [x.sizes[d] for d in order]
     if len(sizes) < MAX_RANK:
-        rows = shaped(x.rows, sizes)[(slice(None),) * (at + 1) + (slice(start, end, step),)]
+        rows = with_last_shape(x.rows, sizes)[(slice(None),) * (at + 1) + (slice(start, end, step),)]
     else:
         flat = x.rows.reshape(-1, sizes[at], math.prod(sizes[at + 1 :]))
         rows = flat[:, start:end:step].reshape(len(x.rows), -1)
-    return Value(fitted(rows, dims, x.axis), dims, x.axis, x.n, x.clock)
+    return TimedTensor(in_four_dims(rows, dims, x.axis), dims, x.axis, x.n, x.clock)
 
 
-def _cut_in_time(walk: Walk, x: Value, start: int, end: int, step: int) -> Value:
+def _cut_in_time(walk: GraphInterpreter, x: TimedTensor, start: int, end: int, step: int) -> TimedTensor:
     """Frames of a clip. Where a frame has several elements in that dimension, only whole frames are cut."""
     assert x.axis
     _, outer, inner = x.axis
@@ -225,25 +234,25 @@ def _cut_in_time(walk: Walk, x: Value, start: int, end: int, step: int) -> Value
 
 
 def kept_with(dims: Sequence[int], axis: Axis | None, dim: int) -> list[int]:
-    """``kept``, and ``dim`` in any case."""
-    return sorted({*kept(dims, axis), dim})
+    """``row_dims``, and ``dim`` in any case."""
+    return sorted({*row_dims(dims, axis), dim})
 
 
 def _full(rows: Tensor, sizes: Sequence[int], axis: Axis | None, dim: int) -> Tensor:
     """Rows with dimension ``dim`` present even if it is a batch of one."""
     dims = list(sizes)
-    return shaped(rows, [dims[i] for i in kept_with(dims, axis, dim)])
+    return with_last_shape(rows, [dims[i] for i in kept_with(dims, axis, dim)])
 
 
 @rule("select", "select_copy")
-def selected(walk: Walk, x: Value, dim: int, index: int) -> Value:
+def selected(walk: GraphInterpreter, x: TimedTensor, dim: int, index: int) -> TimedTensor:
     """One element of a dimension, which is dropped."""
     dim %= len(x.dims)
     index %= x.dims[dim]
     return without(cut(walk, x, dim, index, index + 1), dim)
 
 
-def without(x: Value, dim: int) -> Value:
+def without(x: TimedTensor, dim: int) -> TimedTensor:
     """Drop a dimension of size one."""
     dims = (*x.dims[:dim], *x.dims[dim + 1 :])
     axis = x.axis
@@ -251,11 +260,11 @@ def without(x: Value, dim: int) -> Value:
         axis = None
     elif axis and axis.at > dim:
         axis = axis._replace(at=axis.at - 1)
-    return Value(fitted(x.rows, dims, axis), dims, axis, x.n, x.clock)
+    return TimedTensor(in_four_dims(x.rows, dims, axis), dims, axis, x.n, x.clock)
 
 
 @rule("split", "split_with_sizes", "chunk", "unsafe_split", "unbind", "split_copy", "unbind_copy")
-def pieces(walk: Walk, x: Value, *_: Any, **__: Any) -> list[Value]:
+def pieces(walk: GraphInterpreter, x: TimedTensor, *_: Any, **__: Any) -> list[TimedTensor]:
     """Consecutive ranges of one dimension."""
     shapes = [tuple(v.shape) for v in walk.node.meta["val"]]
     unbound = len(shapes[0]) < len(x.dims)
@@ -272,12 +281,12 @@ def pieces(walk: Walk, x: Value, *_: Any, **__: Any) -> list[Value]:
 
 
 @rule("cat", "concat", "concatenate")
-def joined(walk: Walk, parts: Sequence[Any], dim: int = 0) -> Any:
+def joined(walk: GraphInterpreter, parts: Sequence[Any], dim: int = 0) -> Any:
     """Values side by side in one dimension."""
     parts = [p for p in parts if not (isinstance(p, Tensor) and p.numel() == 0)]
-    rank = len(parts[0].dims if isinstance(parts[0], Value) else parts[0].shape)
+    rank = len(parts[0].dims if isinstance(parts[0], TimedTensor) else parts[0].shape)
     dim %= rank
-    values = [p for p in parts if isinstance(p, Value)]
+    values = [p for p in parts if isinstance(p, TimedTensor)]
     alone = len(values) == 1 < len(parts)  # one frame between constants
     if any(v.axis and v.axis.at == dim and (v.n > 1 or alone) for v in values):
         return _in_time(walk, parts, dim)
@@ -286,15 +295,15 @@ def joined(walk: Walk, parts: Sequence[Any], dim: int = 0) -> Any:
     axis, n = common_axis(values, rank)
     axis = None if axis and axis.at == dim else axis  # pooled values: their time becomes a plain dimension
     rows, clock = walk.align(values)
-    sizes = [list(p.sizes) if isinstance(p, Value) else list(p.shape) for p in parts]
+    sizes = [list(p.sizes) if isinstance(p, TimedTensor) else list(p.shape) for p in parts]
     dims = list(next(v for v in values if v.n == n).dims)
     dims[dim] = sum(s[dim] for s in sizes)
-    order = kept_with(dims, axis, dim) if dims[dim] > 1 or dim else kept(dims, axis)
+    order = kept_with(dims, axis, dim) if dims[dim] > 1 or dim else row_dims(dims, axis)
     at, height = order.index(dim), max(len(r) for r in rows)
     aligned = iter(rows)
     laid = []
     for i, part in enumerate(parts):
-        if isinstance(part, Value):
+        if isinstance(part, TimedTensor):
             laid.append(_around(next(aligned), [sizes[i][d] for d in order], at))
         else:
             shape = [*dims[:dim], sizes[i][dim], *dims[dim + 1 :]]
@@ -303,20 +312,20 @@ def joined(walk: Walk, parts: Sequence[Any], dim: int = 0) -> Any:
                 shape[axis.at] = axis.outer * axis.inner
             laid.append(_around(c.expand(height, *c.shape[1:]), [shape[d] for d in order], at))
     made = torch.cat(laid, at + 1 if len(order) < MAX_RANK else 2)
-    return Value(fitted(made, dims, axis), tuple(dims), axis, n, clock)
+    return TimedTensor(in_four_dims(made, dims, axis), tuple(dims), axis, n, clock)
 
 
 def _around(rows: Tensor, shape: Sequence[int], at: int) -> Tensor:
     """Rows of that shape; where it has too many dimensions, those before ``at`` and the others joined."""
     if len(shape) < MAX_RANK:
-        return shaped(rows, shape)
+        return with_last_shape(rows, shape)
     return rows.reshape(len(rows), math.prod(shape[:at]), math.prod(shape[at:]))
 
 
 @rule("stack")
-def stacked(walk: Walk, parts: Sequence[Any], dim: int = 0) -> Any:
+def stacked(walk: GraphInterpreter, parts: Sequence[Any], dim: int = 0) -> Any:
     """Values side by side in a new dimension."""
-    rank = len(parts[0].dims if isinstance(parts[0], Value) else parts[0].shape) + 1
+    rank = len(parts[0].dims if isinstance(parts[0], TimedTensor) else parts[0].shape) + 1
     dim %= rank
     return joined(walk, [with_one(p, dim) for p in parts], dim)
 
@@ -327,10 +336,10 @@ def with_one(x: Any, dim: int) -> Any:
         return x.unsqueeze(dim)
     dims = (*x.dims[:dim], 1, *x.dims[dim:])
     axis = x.axis._replace(at=x.axis.at + (x.axis.at >= dim)) if x.axis else None
-    return Value(fitted(x.rows, dims, axis), dims, axis, x.n, x.clock)
+    return TimedTensor(in_four_dims(x.rows, dims, axis), dims, axis, x.n, x.clock)
 
 
-def _series(walk: Walk, parts: Sequence[Value], dim: int) -> Value | None:
+def _series(walk: GraphInterpreter, parts: Sequence[TimedTensor], dim: int) -> TimedTensor | None:
     """The frames of a loop put together again: one value, each part a constant time after the last."""
     first = parts[0]
     gaps = {b.clock.ready - a.clock.ready for a, b in pairwise(parts)}
@@ -348,7 +357,7 @@ def _series(walk: Walk, parts: Sequence[Value], dim: int) -> Value | None:
     clock = replace(first.clock, period=gaps.pop(), clean=(clean[0], clean[-1]) if clean else (n, -1))
     dims = (*first.dims[:dim], n * first.dims[dim], *first.dims[dim + 1 :])
     axis = Axis(dim, 1, first.dims[dim])
-    return Value(fitted(rows, dims, axis), dims, axis, n, clock)
+    return TimedTensor(in_four_dims(rows, dims, axis), dims, axis, n, clock)
 
 
 def _view_of_same(a: Tensor, b: Tensor) -> bool:
@@ -365,10 +374,10 @@ BEHIND = (
 )
 
 
-def _in_time(walk: Walk, parts: Sequence[Any], dim: int) -> Value:
+def _in_time(walk: GraphInterpreter, parts: Sequence[Any], dim: int) -> TimedTensor:
     """Parts one after the other in time: the longest gives the law, the others stand at the clip's ends."""
-    lengths = [p.n if isinstance(p, Value) else p.shape[dim] for p in parts]
-    main = max(range(len(parts)), key=lambda i: (isinstance(parts[i], Value), lengths[i]))
+    lengths = [p.n if isinstance(p, TimedTensor) else p.shape[dim] for p in parts]
+    main = max(range(len(parts)), key=lambda i: (isinstance(parts[i], TimedTensor), lengths[i]))
     v, total = parts[main], sum(lengths)
     start = sum(lengths[:main])
     if v.axis.outer * v.axis.inner > 1:
@@ -377,13 +386,13 @@ def _in_time(walk: Walk, parts: Sequence[Any], dim: int) -> Value:
     taps = walk.gather(v, [0], n=total, first=-start)
     if not isinstance(walk.time, Clip):
         others = [p for i, p in enumerate(parts) if i != main]
-        if walk.fact("tail", lambda: any(isinstance(p, Value) or bool(p.any()) for p in others)):
+        if walk.fact("tail", lambda: any(isinstance(p, TimedTensor) or bool(p.any()) for p in others)):
             learned = all(isinstance(p, Tensor) for p in others)
             raise RefusedError(*(TOKEN if learned else BEHIND))
         return v.with_rows(taps.each()[0], taps.clock, total)
     dims = (*v.dims[:dim], 1, *v.dims[dim + 1 :])
     rows = [
-        p.rows if isinstance(p, Value) else _every(constant_rows(p, dims, v.axis, size), size)
+        p.rows if isinstance(p, TimedTensor) else _every(constant_rows(p, dims, v.axis, size), size)
         for p, size in zip(parts, lengths)
     ]
     return v.with_rows(torch.cat(rows), taps.clock, total)
@@ -394,7 +403,7 @@ def _every(rows: Tensor, n: int) -> Tensor:
 
 
 @rule("constant_pad_nd", "pad")
-def padded(walk: Walk, x: Value, pads: Sequence[int], *rest: Any) -> Value:
+def padded(walk: GraphInterpreter, x: TimedTensor, pads: Sequence[int], *rest: Any) -> TimedTensor:
     """Padding with a constant; of time it is only another name for the same rows (in a stream)."""
     mode = next((r for r in rest if isinstance(r, str)), "constant")
     value = next((float(r) for r in rest if isinstance(r, int | float)), 0.0)
@@ -415,11 +424,11 @@ def padded(walk: Walk, x: Value, pads: Sequence[int], *rest: Any) -> Value:
         flat += rest_pads.get(d, (0, 0))
     rows = F.pad(_full(x.rows, x.sizes, x.axis, lowest), flat, mode, value if mode == "constant" else None)
     dims = tuple(s + sum(rest_pads.get(d, (0, 0))) for d, s in enumerate(x.dims))
-    return Value(rows, dims, x.axis, x.n, x.clock)
+    return TimedTensor(rows, dims, x.axis, x.n, x.clock)
 
 
 @rule("flip")
-def flipped(walk: Walk, x: Value, dims: Sequence[int]) -> Value:
+def flipped(walk: GraphInterpreter, x: TimedTensor, dims: Sequence[int]) -> TimedTensor:
     """Dimensions of a frame in reverse order."""
     rows = x.rows
     for dim in (d % len(x.dims) for d in dims):
@@ -434,7 +443,9 @@ def flipped(walk: Walk, x: Value, dims: Sequence[int]) -> Value:
 
 
 @rule("roll")
-def rolled(walk: Walk, x: Value, shifts: Sequence[int], dims: Sequence[int] = ()) -> Value:
+def rolled(
+    walk: GraphInterpreter, x: TimedTensor, shifts: Sequence[int], dims: Sequence[int] = ()
+) -> TimedTensor:
     """Rolled along dimensions. Along time, what comes in at one end of a clip is its other end."""
     for shift, dim in zip(shifts, dims):
         dim %= len(x.dims)
@@ -445,7 +456,7 @@ def rolled(walk: Walk, x: Value, shifts: Sequence[int], dims: Sequence[int] = ()
 
 
 @rule("index_select")
-def picked(walk: Walk, x: Value, dim: int, index: Any) -> Value:
+def picked(walk: GraphInterpreter, x: TimedTensor, dim: int, index: Any) -> TimedTensor:
     """Elements of a dimension; of time in a stream evenly spaced ones."""
     if not isinstance(index, Tensor):
         raise RefusedError("picks elements by what the video shows", "pick them by their place")
@@ -479,7 +490,7 @@ def _th(count: int) -> str:
 
 
 @rule("index")
-def indexed(walk: Walk, x: Value, indices: Sequence[Any]) -> Value:
+def indexed(walk: GraphInterpreter, x: TimedTensor, indices: Sequence[Any]) -> TimedTensor:
     """``x[:, :, places]`` with one list of places."""
     (dim, *more) = [d for d, i in enumerate(indices) if i is not None]
     if more or getattr(indices[dim], "ndim", 0) != 1:
@@ -488,7 +499,7 @@ def indexed(walk: Walk, x: Value, indices: Sequence[Any]) -> Value:
 
 
 @rule("repeat")
-def repeated(walk: Walk, x: Value, times: Sequence[int]) -> Value:
+def repeated(walk: GraphInterpreter, x: TimedTensor, times: Sequence[int]) -> TimedTensor:
     """Repeated along dimensions other than time."""
     for dim, count in enumerate(times):
         if count > 1:
@@ -499,7 +510,7 @@ def repeated(walk: Walk, x: Value, times: Sequence[int]) -> Value:
 
 
 @rule("_to_copy", "to", "type_as")
-def converted(walk: Walk, x: Any, *args: Any, **kwargs: Any) -> Any:
+def converted(walk: GraphInterpreter, x: Any, *args: Any, **kwargs: Any) -> Any:
     """Another dtype."""
     dtype = walk.node.meta["val"].dtype
     if isinstance(x, Tensor):

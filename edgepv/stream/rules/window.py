@@ -12,23 +12,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from edgepv.stream.interpreter import GraphInterpreter, rule
 from edgepv.stream.rules.running import means
 from edgepv.stream.rules.shape import common_axis, constant
 from edgepv.stream.times import Clip
 from edgepv.stream.values import (
     Axis,
     RefusedError,
-    Value,
+    TimedTensor,
     along,
     in_time,
-    kept,
-    physical,
-    retail,
-    shaped,
+    last_dims,
+    row_dims,
+    row_shape,
     spread_dims,
-    trailing,
+    with_last_dims,
+    with_last_shape,
 )
-from edgepv.stream.walk import Walk, rule
 
 CONVOLVE: tuple[Callable[..., Tensor] | None, ...] = (None, F.conv1d, F.conv2d)
 
@@ -40,7 +40,7 @@ def _each(value: int | Sequence[int], count: int) -> list[int]:
 
 @rule("conv1d", "conv2d", "conv3d", "convolution")
 def convolution(
-    walk: Walk,
+    walk: GraphInterpreter,
     x: Any,
     weight: Any,
     bias: Tensor | None = None,
@@ -48,12 +48,12 @@ def convolution(
     padding: int | str | Sequence[int] = 0,
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
-) -> Value:
+) -> TimedTensor:
     """A convolution: plain per row, or over time as a 2-D convolution of the rows its kernel spans.
 
     Source: a k x h x w kernel on C channels equals an h x w kernel on k * C channels.
     """
-    if not isinstance(x, Value) or not isinstance(weight, Tensor):
+    if not isinstance(x, TimedTensor) or not isinstance(weight, Tensor):
         raise RefusedError(
             "convolves with weights that are made from the video (a kernel per clip)",
             "give it weights that stay the same",
@@ -75,9 +75,9 @@ def convolution(
         raise RefusedError("convolves a volume without time")
     convolve = CONVOLVE[count]
     assert convolve
-    rows = trailing(x, count + 1)
+    rows = last_dims(x, count + 1)
     made = convolve(_padded_sides(rows, pads), weight, bias, stride, _common(pads), dilation, groups)
-    return retail(x, made, made.shape[1:], count + 1)
+    return with_last_dims(x, made, made.shape[1:], count + 1)
 
 
 def _pads(padding: Any, kernel: Sequence[int], dilation: Sequence[int]) -> list[tuple[int, int]]:
@@ -99,7 +99,7 @@ def _padded_sides(rows: Tensor, pads: Sequence[tuple[int, int]]) -> Tensor:
     return F.pad(rows, extra) if any(extra) else rows
 
 
-def _with_norm(walk: Walk, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def _with_norm(walk: GraphInterpreter, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Weights with the batch norm behind this convolution folded in."""
     affine = walk.graph.affine.get(walk.node.name)
     if affine is None:
@@ -110,11 +110,11 @@ def _with_norm(walk: Walk, weight: Tensor, bias: Tensor | None) -> tuple[Tensor,
 
 
 def _over_time(
-    walk: Walk, x: Value, weight: Tensor, bias: Tensor | None, how: tuple[Any, ...], t: int
-) -> Value:
+    walk: GraphInterpreter, x: TimedTensor, weight: Tensor, bias: Tensor | None, how: tuple[Any, ...], t: int
+) -> TimedTensor:
     """The kernel's dimension ``t`` runs over time, the others over what is left."""
     stride, pads, dilation, groups = how
-    if math.prod(physical(x.dims, x.axis)) != math.prod(x.sizes[1:]) or x.axis != Axis(t + 2):
+    if math.prod(row_shape(x.dims, x.axis)) != math.prod(x.sizes[1:]) or x.axis != Axis(t + 2):
         raise RefusedError("convolves frames that share a dimension with something else")
     dims = tuple(walk.node.meta["val"].shape)
     taps = walk.gather(
@@ -126,11 +126,11 @@ def _over_time(
     )
     rest = [[v for i, v in enumerate(vs) if i != t] for vs in (stride, pads, dilation)]
     made = _in_space(walk, taps, weight.movedim(2 + t, 2), bias, rest, groups)
-    return Value(made, dims, x.axis, dims[2 + t], taps.clock)
+    return TimedTensor(made, dims, x.axis, dims[2 + t], taps.clock)
 
 
 def _in_space(
-    walk: Walk, taps: Any, weight: Tensor, bias: Tensor | None, rest: Sequence[Any], groups: int
+    walk: GraphInterpreter, taps: Any, weight: Tensor, bias: Tensor | None, rest: Sequence[Any], groups: int
 ) -> Tensor:
     """weight: (O, I / groups, k, *space). Dense: taps become channels. Grouped: one convolution a tap."""
     k = weight.shape[2]
@@ -164,15 +164,15 @@ def _one(rows: Tensor, weight: Tensor, bias: Tensor | None, rest: Sequence[Any],
 
 
 def _time_in_channels(
-    walk: Walk,
-    x: Value,
+    walk: GraphInterpreter,
+    x: TimedTensor,
     weight: Tensor,
     bias: Tensor | None,
     stride: Any,
     pads: Any,
     dilation: Any,
     groups: int,
-) -> Value:
+) -> TimedTensor:
     """A 2-D convolution whose channels are all frames of the clip: a window over them."""
     if groups > 1 or len(stride) > 2:
         raise RefusedError("convolves frames stacked into channels, in groups")
@@ -188,13 +188,13 @@ def _time_in_channels(
         ),
     )
     made = _one(seen, flat, bias, (stride, pads, dilation), 1)
-    return Value(made, tuple(walk.node.meta["val"].shape), None, 1, taps.clock)
+    return TimedTensor(made, tuple(walk.node.meta["val"].shape), None, 1, taps.clock)
 
 
 @rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 def transposed_convolution(
-    walk: Walk,
-    x: Value,
+    walk: GraphInterpreter,
+    x: TimedTensor,
     weight: Tensor,
     bias: Tensor | None = None,
     stride: int | Sequence[int] = 1,
@@ -202,7 +202,7 @@ def transposed_convolution(
     output_padding: int | Sequence[int] = 0,
     groups: int = 1,
     dilation: int | Sequence[int] = 1,
-) -> Value:
+) -> TimedTensor:
     """Transposed convolution in space; a kernel of one over time is allowed."""
     count = weight.ndim - 2
     stride, padding, extra, dilation = (_each(v, count) for v in (stride, padding, output_padding, dilation))
@@ -214,14 +214,14 @@ def transposed_convolution(
         made = F.conv_transpose2d(
             x.rows, flat, bias, stride[1:], padding[1:], extra[1:], groups, dilation[1:]
         )
-        return Value(made, tuple(walk.node.meta["val"].shape), x.axis, x.n, x.clock)
+        return TimedTensor(made, tuple(walk.node.meta["val"].shape), x.axis, x.n, x.clock)
     enlarge = F.conv_transpose1d if count == 1 else F.conv_transpose2d
-    made = enlarge(trailing(x, count + 1), weight, bias, stride, padding, extra, groups, dilation)
-    return retail(x, made, made.shape[1:], count + 1)
+    made = enlarge(last_dims(x, count + 1), weight, bias, stride, padding, extra, groups, dilation)
+    return with_last_dims(x, made, made.shape[1:], count + 1)
 
 
 def _transposed_norm(
-    walk: Walk, weight: Tensor, bias: Tensor | None, groups: int
+    walk: GraphInterpreter, weight: Tensor, bias: Tensor | None, groups: int
 ) -> tuple[Tensor, Tensor | None]:
     affine = walk.graph.affine.get(walk.node.name)
     if affine is None:
@@ -236,21 +236,23 @@ def _transposed_norm(
 
 
 @rule("linear")
-def linear(walk: Walk, x: Value, weight: Tensor, bias: Tensor | None = None) -> Value:
+def linear(walk: GraphInterpreter, x: TimedTensor, weight: Tensor, bias: Tensor | None = None) -> TimedTensor:
     """A linear layer; over a dimension that holds frames it is a window over them."""
     last = len(x.dims) - 1
     if x.axis and x.axis.at == last and x.n > 1:
         return _linear_over_time(walk, x, weight, bias)
     dims = (*x.dims[:last], len(weight))
-    rows = shaped(x.rows, [x.sizes[i] for i in sorted({*kept(x.dims, x.axis), last})])
-    return Value(F.linear(rows, weight, bias), dims, _before(x.axis, last), x.n, x.clock)
+    rows = with_last_shape(x.rows, [x.sizes[i] for i in sorted({*row_dims(x.dims, x.axis), last})])
+    return TimedTensor(F.linear(rows, weight, bias), dims, _before(x.axis, last), x.n, x.clock)
 
 
 def _before(axis: Axis | None, dim: int) -> Axis | None:
     return axis if axis and axis.at < dim else None
 
 
-def _linear_over_time(walk: Walk, x: Value, weight: Tensor, bias: Tensor | None) -> Value:
+def _linear_over_time(
+    walk: GraphInterpreter, x: TimedTensor, weight: Tensor, bias: Tensor | None
+) -> TimedTensor:
     assert x.axis
     at, outer, inner = x.axis
     rest = math.prod(x.dims[:at])
@@ -261,35 +263,35 @@ def _linear_over_time(walk: Walk, x: Value, weight: Tensor, bias: Tensor | None)
     )
     made = F.linear(seen.transpose(1, 2).reshape(-1, rest, x.n * outer * inner), flat, bias)
     dims = (*x.dims[:at], len(weight))
-    return Value(shaped(made, physical(dims, None)), dims, None, 1, taps.clock)
+    return TimedTensor(with_last_shape(made, row_shape(dims, None)), dims, None, 1, taps.clock)
 
 
 @rule("addmm")
-def addmm(walk: Walk, bias: Tensor, x: Value, weight: Tensor, **_: Any) -> Value:
+def addmm(walk: GraphInterpreter, bias: Tensor, x: TimedTensor, weight: Tensor, **_: Any) -> TimedTensor:
     """A linear layer in its older form."""
     return linear(walk, x, walk.constant("_t", lambda: weight.t()), bias)
 
 
 @rule("matmul", "mm", "bmm")
-def product(walk: Walk, a: Any, b: Any) -> Value:
+def product(walk: GraphInterpreter, a: Any, b: Any) -> TimedTensor:
     """Products of matrices, frame by frame."""
     for v in (a, b):
-        if isinstance(v, Value) and v.axis and v.n > 1 and v.axis.at >= len(v.dims) - 2:
+        if isinstance(v, TimedTensor) and v.axis and v.n > 1 and v.axis.at >= len(v.dims) - 2:
             if v is a and isinstance(b, Tensor) and b.ndim == 2 and v.axis.at == len(v.dims) - 2:
                 continue
             raise RefusedError(
                 "multiplies frames with frames (attention over time, spelled out)",
                 "write it with torch.nn.functional.scaled_dot_product_attention and a causal mask",
             )
-    if isinstance(a, Value) and isinstance(b, Tensor) and b.ndim == 2:
+    if isinstance(a, TimedTensor) and isinstance(b, Tensor) and b.ndim == 2:
         return linear(walk, a, walk.constant("_t", lambda: b.t()))
     return _paired(walk, a, b, torch.matmul)
 
 
-def _paired(walk: Walk, a: Any, b: Any, function: Callable[..., Tensor]) -> Value:
+def _paired(walk: GraphInterpreter, a: Any, b: Any, function: Callable[..., Tensor]) -> TimedTensor:
     """``function`` of two tensors whose last two dimensions are matrices."""
-    values = [v for v in (a, b) if isinstance(v, Value)]
-    shapes = [v.dims if isinstance(v, Value) else tuple(v.shape) for v in (a, b)]
+    values = [v for v in (a, b) if isinstance(v, TimedTensor)]
+    shapes = [v.dims if isinstance(v, TimedTensor) else tuple(v.shape) for v in (a, b)]
     lead = spread_dims(*(s[:-2] for s in shapes)) if max(map(len, shapes)) > 2 else ()
     dims = (*lead, shapes[0][-2], shapes[1][-1])
     axis, n = common_axis(values, len(dims))
@@ -301,18 +303,18 @@ def _paired(walk: Walk, a: Any, b: Any, function: Callable[..., Tensor]) -> Valu
         if isinstance(v, Tensor):
             sizes = [*(1,) * (len(dims) - v.ndim), *v.shape]
             c = constant(walk, v, sizes, axis, n, f"_c{i}")
-            order = [d for d in kept(dims, axis) if d < len(lead)]
+            order = [d for d in row_dims(dims, axis) if d < len(lead)]
             parts.append(c.reshape(len(c), *(sizes[d] for d in order), *tail))
             continue
         sizes = [*(1,) * (len(dims) - len(v.dims)), *v.sizes]
-        order = [d for d in kept(dims, axis) if d < len(lead)]
-        parts.append(shaped(next(given), [*(sizes[d] for d in order), *tail]))
+        order = [d for d in row_dims(dims, axis) if d < len(lead)]
+        parts.append(with_last_shape(next(given), [*(sizes[d] for d in order), *tail]))
     made = function(*parts)
-    return Value(shaped(made, physical(dims, axis)), dims, axis, n, clock)
+    return TimedTensor(with_last_shape(made, row_shape(dims, axis)), dims, axis, n, clock)
 
 
 @rule("softmax", "_softmax", "log_softmax", "_log_softmax")
-def along_one(walk: Walk, x: Value, dim: int, *args: Any) -> Value:
+def along_one(walk: GraphInterpreter, x: TimedTensor, dim: int, *args: Any) -> TimedTensor:
     """Operators along one dimension that is not time."""
     dim %= len(x.dims)
     if in_time(x, dim):
@@ -322,8 +324,8 @@ def along_one(walk: Walk, x: Value, dim: int, *args: Any) -> Value:
 
 @rule("layer_norm", "native_layer_norm")
 def layer_norm(
-    walk: Walk,
-    x: Value,
+    walk: GraphInterpreter,
+    x: TimedTensor,
     shape: Sequence[int],
     weight: Any = None,
     bias: Any = None,
@@ -332,50 +334,56 @@ def layer_norm(
 ) -> Any:
     """Layer norm over dimensions that do not hold frames."""
     try:
-        rows = trailing(x, len(shape))
+        rows = last_dims(x, len(shape))
     except RefusedError as e:
         raise RefusedError("normalises over all frames of the clip", "normalise every frame by itself") from e
-    made = retail(x, F.layer_norm(rows, list(shape), weight, bias, eps), shape, len(shape))
+    made = with_last_dims(x, F.layer_norm(rows, list(shape), weight, bias, eps), shape, len(shape))
     return (made,) if walk.node.target._schema.name == "aten::native_layer_norm" else made
 
 
 @rule("instance_norm")
-def instance_norm(walk: Walk, x: Value, *how: Any) -> Value:
+def instance_norm(walk: GraphInterpreter, x: TimedTensor, *how: Any) -> TimedTensor:
     """Instance norm of every frame by itself."""
     try:
-        rows = trailing(x, len(x.dims) - 1)
+        rows = last_dims(x, len(x.dims) - 1)
     except RefusedError as e:
         raise RefusedError("normalises over all frames of the clip", "normalise every frame by itself") from e
-    return retail(x, walk.node.target(rows, *how), x.dims[1:], len(x.dims) - 1)
+    return with_last_dims(x, walk.node.target(rows, *how), x.dims[1:], len(x.dims) - 1)
 
 
 @rule("group_norm")
 def group_norm(
-    walk: Walk, x: Value, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, *_: Any
-) -> Value:
+    walk: GraphInterpreter,
+    x: TimedTensor,
+    groups: int,
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
+    *_: Any,
+) -> TimedTensor:
     """Group norm of every frame by itself."""
     try:
-        rows = trailing(x, len(x.dims) - 1)
+        rows = last_dims(x, len(x.dims) - 1)
     except RefusedError as e:
         raise RefusedError("normalises over all frames of the clip", "normalise every frame by itself") from e
-    return retail(x, F.group_norm(rows, groups, weight, bias, eps), x.dims[1:], len(x.dims) - 1)
+    return with_last_dims(x, F.group_norm(rows, groups, weight, bias, eps), x.dims[1:], len(x.dims) - 1)
 
 
 @rule("pixel_shuffle", "pixel_unshuffle")
-def picture(walk: Walk, x: Value, *args: Any) -> Value:
+def picture(walk: GraphInterpreter, x: TimedTensor, *args: Any) -> TimedTensor:
     """Operators on the last three dimensions, a picture (C, H, W)."""
-    made = walk.node.target(trailing(x, 3), *args)
-    return retail(x, made, made.shape[1:], 3)
+    made = walk.node.target(last_dims(x, 3), *args)
+    return with_last_dims(x, made, made.shape[1:], 3)
 
 
 @rule("upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d", "_upsample_bilinear2d_aa")
-def enlarged(walk: Walk, x: Value, *args: Any) -> Value:
+def enlarged(walk: GraphInterpreter, x: TimedTensor, *args: Any) -> TimedTensor:
     """Interpolation of each plane (H, W)."""
     return _each_plane(x, 2, lambda rows: walk.node.target(rows, *args))
 
 
 @rule("upsample_nearest3d", "upsample_trilinear3d")
-def volume(walk: Walk, x: Value, *args: Any) -> Value:
+def volume(walk: GraphInterpreter, x: TimedTensor, *args: Any) -> TimedTensor:
     """Interpolation in space and time; in time for a whole clip only."""
     dims = tuple(walk.node.meta["val"].shape)
     mode = "nearest" if "nearest" in walk.node.target._schema.name else "bilinear"
@@ -395,17 +403,17 @@ def volume(walk: Walk, x: Value, *args: Any) -> Value:
             flat, dims[2], mode="nearest" if mode == "nearest" else "linear", align_corners=corners
         )
         rows = flat[0].t().reshape(dims[2], *rows.shape[1:])
-    return Value(rows, dims, x.axis, dims[2], x.clock)
+    return TimedTensor(rows, dims, x.axis, dims[2], x.clock)
 
 
-def _count(walk: Walk) -> int:
+def _count(walk: GraphInterpreter) -> int:
     """How many dimensions an operator pools: the digit in its name."""
     found = re.search(r"(\d)d", walk.node.target._schema.name)
     assert found
     return int(found[1])
 
 
-def _shape(walk: Walk) -> tuple[int, ...]:
+def _shape(walk: GraphInterpreter) -> tuple[int, ...]:
     """Shape of the (first) result in the original."""
     made = walk.node.meta["val"]
     return tuple((made[0] if isinstance(made, tuple | list) else made).shape)
@@ -416,15 +424,15 @@ POOLS: tuple[Any, ...] = (None, F.avg_pool1d, F.avg_pool2d), (None, F.max_pool1d
 
 @rule("avg_pool1d", "avg_pool2d", "avg_pool3d")
 def average_pool(
-    walk: Walk,
-    x: Value,
+    walk: GraphInterpreter,
+    x: TimedTensor,
     kernel: Any,
     stride: Any = None,
     padding: Any = 0,
     ceil_mode: bool = False,
     include_pad: bool = True,
     divisor: int | None = None,
-) -> Value:
+) -> TimedTensor:
     """Mean over a window in space, then in time."""
     if ceil_mode or divisor:
         raise RefusedError("averages with ceil_mode or a divisor of its own")
@@ -437,14 +445,14 @@ def average_pool(
 
 @rule("max_pool1d", "max_pool2d", "max_pool3d")
 def max_pool(
-    walk: Walk,
-    x: Value,
+    walk: GraphInterpreter,
+    x: TimedTensor,
     kernel: Any,
     stride: Any = None,
     padding: Any = 0,
     dilation: Any = 1,
     ceil_mode: bool = False,
-) -> Value:
+) -> TimedTensor:
     """Maximum over a window in space, then in time."""
 
     def space(rows: Tensor, k: list[int], s: list[int], p: list[int], d: list[int]) -> Tensor:
@@ -454,20 +462,20 @@ def max_pool(
 
 
 @rule("max_pool3d_with_indices", "max_pool2d_with_indices", "max_pool1d_with_indices")
-def max_pool_first(walk: Walk, *args: Any) -> tuple[Value]:
+def max_pool_first(walk: GraphInterpreter, *args: Any) -> tuple[TimedTensor]:
     """Maximum with indices nobody looks at."""
     return (max_pool(walk, *args),)
 
 
 def _pooled(
-    walk: Walk,
-    x: Value,
+    walk: GraphInterpreter,
+    x: TimedTensor,
     how: tuple[Any, ...],
     space: Callable[..., Tensor],
     over: Callable[[Tensor, int], Tensor],
     fill: float,
     padded_ok: bool,
-) -> Value:
+) -> TimedTensor:
     count, dims = _count(walk), _shape(walk)
     kernel = _each(how[0], count)
     stride = _each(how[1], count) if how[1] not in (None, []) else kernel
@@ -484,7 +492,7 @@ def _pooled(
     rows = x.rows
     if flat[0] and any(k > 1 or s > 1 for k, s in zip(flat[0], flat[1])):
         rows = space(rows, *flat)
-    x = Value(rows, (*dims[: x.axis.at], x.n, *dims[x.axis.at + 1 :]), x.axis, x.n, x.clock)
+    x = TimedTensor(rows, (*dims[: x.axis.at], x.n, *dims[x.axis.at + 1 :]), x.axis, x.n, x.clock)
     if padding[t] and not padded_ok:
         raise RefusedError("averages over time without counting the padding")
     n = dims[x.axis.at] if x.axis else 1
@@ -495,28 +503,31 @@ def _pooled(
 
 
 @rule("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "_adaptive_avg_pool3d")
-def adaptive_average(walk: Walk, x: Value, size: Sequence[int]) -> Value:
+def adaptive_average(walk: GraphInterpreter, x: TimedTensor, size: Sequence[int]) -> TimedTensor:
     """Mean to a given size; of time to one position, or a whole fraction."""
     return _adaptive(walk, x, F.adaptive_avg_pool2d, torch.mean)
 
 
 @rule("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d")
-def adaptive_max(walk: Walk, x: Value, size: Sequence[int]) -> tuple[Value]:
+def adaptive_max(walk: GraphInterpreter, x: TimedTensor, size: Sequence[int]) -> tuple[TimedTensor]:
     """Maximum to a given size."""
     return (_adaptive(walk, x, F.adaptive_max_pool2d, torch.amax),)
 
 
-def _each_plane(x: Value, count: int, make: Callable[[Tensor], Tensor]) -> Value:
+def _each_plane(x: TimedTensor, count: int, make: Callable[[Tensor], Tensor]) -> TimedTensor:
     """What works on each plane of the last ``count`` dimensions by itself; frames may stand in channels."""
     rows = x.rows.reshape(-1, *x.sizes[len(x.dims) - count - 1 :])
     made = make(rows)
     dims = (*x.dims[: len(x.dims) - count], *made.shape[2:])
-    return Value(made.reshape(len(x.rows), *physical(dims, x.axis)), dims, x.axis, x.n, x.clock)
+    return TimedTensor(made.reshape(len(x.rows), *row_shape(dims, x.axis)), dims, x.axis, x.n, x.clock)
 
 
 def _adaptive(
-    walk: Walk, x: Value, space: Callable[..., Tensor], over: Callable[[Tensor, int], Tensor]
-) -> Value:
+    walk: GraphInterpreter,
+    x: TimedTensor,
+    space: Callable[..., Tensor],
+    over: Callable[[Tensor, int], Tensor],
+) -> TimedTensor:
     count, dims = _count(walk), _shape(walk)
     first = len(dims) - count
     timed = x.axis is not None and x.axis.at >= first
@@ -531,7 +542,7 @@ def _adaptive(
     if x.n % n:
         raise RefusedError(f"pools {x.n} frames to {n}, windows of different length", "pool to one")
     k = x.n // n
-    x = Value(rows, (*dims[: x.axis.at], x.n, *dims[x.axis.at + 1 :]), x.axis, x.n, x.clock)
+    x = TimedTensor(rows, (*dims[: x.axis.at], x.n, *dims[x.axis.at + 1 :]), x.axis, x.n, x.clock)
     if k == 1:
         return x
     if n == 1:
@@ -564,23 +575,25 @@ REDUCE: dict[str, Callable[..., Tensor]] = {
 
 
 @rule("mean", "sum", "amax", "amin")
-def reduced(walk: Walk, x: Value, dim: Any = None, keepdim: bool = False, **_: Any) -> Value:
+def reduced(
+    walk: GraphInterpreter, x: TimedTensor, dim: Any = None, keepdim: bool = False, **_: Any
+) -> TimedTensor:
     """Mean, sum or extreme over dimensions; over time it is a window as long as the clip."""
     reduce = REDUCE[walk.node.target._schema.name]
     rank = len(x.dims)
     dims = sorted(d % rank for d in (range(rank) if dim in (None, []) else _each(dim, 1)))
     timed = x.axis is not None and x.axis.at in dims
     sizes = list(x.sizes)
-    order = sorted({*kept(x.dims, x.axis), *(d for d in dims if sizes[d] > 1)})
+    order = sorted({*row_dims(x.dims, x.axis), *(d for d in dims if sizes[d] > 1)})
     places = [i + 1 for i, d in enumerate(order) if d in dims]
-    rows = shaped(x.rows, [sizes[d] for d in order])
+    rows = with_last_shape(x.rows, [sizes[d] for d in order])
     rows = reduce(rows, places, keepdim=True) if places else rows
     whole = tuple(1 if d in dims and not (x.axis and d == x.axis.at) else s for d, s in enumerate(x.dims))
     axis = x.axis
     if timed and axis:
         whole = (*whole[: axis.at], x.n, *whole[axis.at + 1 :])
         axis = Axis(axis.at)
-    x = Value(shaped(rows, physical(whole, axis)), whole, axis, x.n, x.clock)
+    x = TimedTensor(with_last_shape(rows, row_shape(whole, axis)), whole, axis, x.n, x.clock)
     if timed and x.n > 1:
         x = _consumed(walk, x, reduce)
     if keepdim:
@@ -588,17 +601,17 @@ def reduced(walk: Walk, x: Value, dim: Any = None, keepdim: bool = False, **_: A
     return _dropped(x, dims)
 
 
-def _dropped(x: Value, gone: Sequence[int]) -> Value:
+def _dropped(x: TimedTensor, gone: Sequence[int]) -> TimedTensor:
     dims = tuple(s for d, s in enumerate(x.dims) if d not in gone)
     axis = x.axis
     if axis and axis.at in gone:
         axis = None
     elif axis:
         axis = axis._replace(at=axis.at - sum(d < axis.at for d in gone))
-    return Value(shaped(x.rows, physical(dims, axis)), dims, axis, x.n, x.clock)
+    return TimedTensor(with_last_shape(x.rows, row_shape(dims, axis)), dims, axis, x.n, x.clock)
 
 
-def _consumed(walk: Walk, x: Value, over: Callable[[Tensor, int], Tensor]) -> Value:
+def _consumed(walk: GraphInterpreter, x: TimedTensor, over: Callable[[Tensor, int], Tensor]) -> TimedTensor:
     """All positions of the clip become one: over a window as long as the clip, or what was asked for."""
     averages = any(word in walk.node.target._schema.name for word in ("mean", "avg"))
     if averages and walk.pool != "window" and not isinstance(walk.time, Clip):
@@ -610,7 +623,7 @@ def _consumed(walk: Walk, x: Value, over: Callable[[Tensor, int], Tensor]) -> Va
 MEANS = {"running": "a mean of everything since the reset", "ema": "an exponential mean"}
 
 
-def _running(walk: Walk, x: Value) -> Value:
+def _running(walk: GraphInterpreter, x: TimedTensor) -> TimedTensor:
     """Mean of all frames since the reset; an exponential one is the same until a clip's weight is reached."""
     walk.approximate(f"a mean over the clip became {MEANS[walk.pool]}")
     clock = replace(x.clock, ready=x.clock.ready + x.clock.period * (x.n - 1), endless=True)

@@ -208,7 +208,7 @@ def judge_of(model: str, task: str, held: Sequence[Sample]) -> Judge:
 
 
 @dataclass(frozen=True)
-class Job:
+class ClassifierRun:
     """What to train, from where, to where."""
 
     model: str
@@ -220,7 +220,7 @@ class Job:
     recipe: Recipe | None = None
 
 
-def train(job: Job, say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+def train(job: ClassifierRun, say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     """All three parts, the weights written to ``job.out``/weights, the result to ``job.out``/cards."""
     recipe = job.recipe or recipe_of(job.model, job.task)
     everything = read_manifest(job.data)
@@ -264,7 +264,7 @@ def train(job: Job, say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
 
 
 def _one_task(
-    job: Job,
+    job: ClassifierRun,
     recipe: Recipe,
     joint: PvConv,
     footage: Sequence[Footage],
@@ -302,7 +302,7 @@ def test_result(model: str, task: str, net: PvConv, test: Sequence[Sample]) -> d
     return of_test(test, scores(net, clips), TASKS[task])
 
 
-def shipped(job: Job, net: PvConv) -> dict[str, int] | None:
+def shipped(job: ClassifierRun, net: PvConv) -> dict[str, int] | None:
     """Right answers on the evaluation clips that come with the package; None without such clips."""
     if job.task != "fight":
         return None
@@ -328,7 +328,7 @@ def line(row: dict[str, Any]) -> str:
     )
 
 
-def run_with_progress(job: Job, total: int) -> dict[str, Any]:
+def run_with_progress(job: ClassifierRun, total: int) -> dict[str, Any]:
     """Train with a progress bar on a terminal, one line per epoch in a pipe."""
     if not sys.stdout.isatty():
         return train(job, lambda row: print(line(row), flush=True))
@@ -355,7 +355,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
-    job = Job(args.model, args.task, args.data, args.out, args.cache, args.seed)
+    job = ClassifierRun(args.model, args.task, args.data, args.out, args.cache, args.seed)
     recipe = recipe_of(args.model, args.task)
     plans = [recipe.pretrain, recipe.adapt, recipe.finetune, recipe.finetune]
     try:

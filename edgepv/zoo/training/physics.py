@@ -62,10 +62,10 @@ def film(world: World, rng: np.random.Generator, *, films: int, frames: int) -> 
     angle = rng.uniform(0, 2 * np.pi, (films, world.count))
     velocity = speed * np.stack([np.cos(angle), np.sin(angle)], -1)
     charge = rng.integers(-1, 2, (films, world.count)).astype(np.float64)
-    return play(world, position, velocity, charge, frames=frames)
+    return simulate(world, position, velocity, charge, frames=frames)
 
 
-def play(
+def simulate(
     world: World, position: np.ndarray, velocity: np.ndarray, charge: np.ndarray, *, frames: int
 ) -> Film:
     """Run B worlds from a given start. position, velocity: (B, K, 2); charge: (B, K)."""
@@ -80,7 +80,7 @@ def play(
 def advance(
     world: World, position: np.ndarray, velocity: np.ndarray, charge: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One frame later: (position, velocity, touched) of B worlds, shapes as in ``play`` and ``Film``."""
+    """One frame later: (position, velocity, touched) of B worlds, shapes as in ``simulate`` and ``Film``."""
     dt = 1 / world.substeps
     position, velocity = position.copy(), velocity.copy()
     touched = np.zeros((*charge.shape, charge.shape[1]), bool)

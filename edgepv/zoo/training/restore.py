@@ -328,7 +328,7 @@ def gan_loss(footage: Footage, recipe: Recipe) -> Callable[..., tuple[Tensor, di
 
 
 @dataclass(frozen=True)
-class Job:
+class RestorerRun:
     """What to train, from which footage, to where. name: what the result is called."""
 
     name: str
@@ -339,7 +339,7 @@ class Job:
     seed: int = 0
 
 
-def train(job: Job, say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+def train(job: RestorerRun, say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     """Train, score the test clips, publish weights and result; returns the result."""
     there = [s for s in SPLIT["train"] if (job.data / s.path).exists()]
     footage = Footage([read_source(job.data, s) for s in there], read_stills(job.data / STILLS))
@@ -364,7 +364,7 @@ def train(job: Job, say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
 
 
 def learned(
-    job: Job, footage: Footage, say: Callable[[dict[str, Any]], None]
+    job: RestorerRun, footage: Footage, say: Callable[[dict[str, Any]], None]
 ) -> tuple[Restore, list[dict[str, Any]]]:
     """(trained network on the CPU, log of the training)."""
     recipe = job.recipe
@@ -384,7 +384,7 @@ def learned(
     return pair.net.cpu(), log
 
 
-def _trained(job: Job) -> Path:
+def _trained(job: RestorerRun) -> Path:
     """The weights to go on from. Raises UsageError if there are none."""
     name = f"{job.name.removesuffix('-gan')}.safetensors"
     for folder in (job.out, HERE):
@@ -486,7 +486,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     name, recipe = recipe_for(args)
-    job = Job(name, recipe, args.data, args.out, args.cache, args.seed)
+    job = RestorerRun(name, recipe, args.data, args.out, args.cache, args.seed)
     try:
         result = train(job, lambda row: print(line(row), flush=True))
     except EdgepvError as e:

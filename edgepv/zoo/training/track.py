@@ -210,7 +210,7 @@ def per_point(tracks: np.ndarray, points: np.ndarray, occluded: np.ndarray, birt
     return np.array(rows)
 
 
-def score(rows: np.ndarray) -> Score:
+def track_score(rows: np.ndarray) -> Score:
     """Means over the points of ``per_point``; delta-avg over visible positions, of the medians the median."""
     shown = rows[:, 4]
     found = float(np.nansum(rows[:, 0] * shown) / shown.sum()) if shown.any() else np.nan
@@ -259,11 +259,11 @@ def measured(net: PvTrack, clips: Sequence[Rendered]) -> tuple[Score, list[float
     rows = [
         per_point(tracked(net, c.frames, starts(c), c.birth), c.points, c.occluded, c.birth) for c in clips
     ]
-    return score(np.concatenate(rows)), [score(row).delta_avg for row in rows]
+    return track_score(np.concatenate(rows)), [track_score(row).delta_avg for row in rows]
 
 
 @dataclass(frozen=True)
-class Job:
+class TrackerRun:
     """What to train, from where, to where. steps: None, or fewer than the recipe's."""
 
     name: str
@@ -274,7 +274,7 @@ class Job:
     steps: int | None = None
 
 
-def train(job: Job, say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+def train(job: TrackerRun, say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     """Train, measure on held-out renders, publish to ``job.out``; returns what goes to the card."""
     recipe = RECIPES[job.name]
     if job.steps is not None:
@@ -328,7 +328,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
-    job = Job(args.name, args.data, args.out, args.cache, args.seed, args.steps)
+    job = TrackerRun(args.name, args.data, args.out, args.cache, args.seed, args.steps)
     try:
         result = train(job, lambda row: print(line(row), flush=True))
     except EdgepvError as e:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgepv.data.truth import Shown
+from edgepv.data.truth import EvalClip
 from edgepv.errors import ParityError
 from edgepv.metrics import gate
-from edgepv.pipeline import choose, judge
+from edgepv.pipeline import choose, evaluate
 from edgepv.targets import target
 from edgepv.types import Latency, Measurement, ModelSpec, PairedDrop, Parity, TensorSpec, Verdict
 
@@ -23,12 +23,12 @@ def restored(low: float, verdict: Verdict) -> Measurement:
 
 
 def test_a_loss_in_db_is_told_finely_enough_to_see_that_it_is_above_the_gate() -> None:
-    said = gate.fault(restored(0.32, "fail"))
+    said = gate.gate_failure(restored(0.32, "fail"))
     assert said == "it loses 0.34 dB (0.32 to 0.38, 20 clips), more than 0.3"
 
 
 def test_a_doubt_in_db_shows_that_the_gate_lies_inside_the_interval() -> None:
-    said = gate.doubt(restored(-0.02, "inconclusive"))
+    said = gate.inconclusive_reason(restored(-0.02, "inconclusive"))
     assert said and "it lost 0.34 dB on 20 clips (-0.02 to 0.38), too few to tell" in said
 
 
@@ -46,10 +46,10 @@ def test_no_int8_of_an_engine_that_is_wrong_in_float() -> None:
     wrong, int8 = row("openvino-fp32", "fp32", 29.0, 80.0), row("openvino-int8", "int8", 28.0, 15.0)
     right, other = row("onnxruntime-fp32", "fp32", 120.0, 80.0), row("onnxruntime-int8", "int8", 28.0, 15.0)
     flat = row("openvino-int8-r4", "int8", 28.0, 15.0)
-    found = {r.variant: r for r in judge.by_engine([int8, other, flat], [wrong, right])}
+    found = {r.variant: r for r in evaluate.by_engine([int8, other, flat], [wrong, right])}
     why = "openvino computes this graph wrongly in float too: the answer of openvino-fp32 reaches 29.0 dB"
-    assert gate.fault(found["openvino-int8"]) == f"{why} of 80 dB"
-    assert gate.keeps(found["onnxruntime-int8"]) and gate.keeps(found["openvino-int8-r4"])
+    assert gate.gate_failure(found["openvino-int8"]) == f"{why} of 80 dB"
+    assert gate.within_gate(found["onnxruntime-int8"]) and gate.within_gate(found["openvino-int8-r4"])
     with pytest.raises(ParityError, match="what the original does: openvino computes this graph wrongly"):
         choose.choose([found["openvino-int8"]], latency_ms=None)
 
@@ -66,7 +66,7 @@ def test_no_int8_of_an_engine_that_is_wrong_in_float() -> None:
 )
 def test_the_floor_is_that_of_the_task(task: Any, precision: str, floor: float) -> None:
     spec = ModelSpec("m", TensorSpec("frame", (1, 3, 8, 8)), (), task=task)
-    assert judge.floor_db(spec, target("cpu"), precision) == floor
+    assert evaluate.floor_db(spec, target("cpu"), precision) == floor
 
 
 @pytest.mark.parametrize("timed", [True, False])
@@ -114,7 +114,7 @@ def test_the_reason_claims_no_parity_where_nothing_was_compared() -> None:
     assert why.endswith("the fastest of 1 that were not compared with the original")
 
 
-def of_one_film(found: np.ndarray) -> judge.Exam:
+def of_one_film(found: np.ndarray) -> evaluate.Evaluation:
     """A restorer whose original answers ``found`` to six clips of one film, which are black."""
     spec = ModelSpec(
         "r",
@@ -123,15 +123,15 @@ def of_one_film(found: np.ndarray) -> judge.Exam:
         metric="psnr",
         outputs=(TensorSpec("image", (1, 3, 8, 8)),),
     )
-    clip = Shown(found, np.zeros((2, 8, 8, 3), np.uint8), group="film")
+    clip = EvalClip(found, np.zeros((2, 8, 8, 3), np.uint8), group="film")
     answers = (found,) * 6
-    return judge.Exam(spec, (clip,) * 6, ("c",) * 6, True, 1, answers, answers, (), 0.3, 1)
+    return evaluate.Evaluation(spec, (clip,) * 6, ("c",) * 6, True, 1, answers, answers, (), 0.3, 1)
 
 
 def test_six_cuts_of_one_film_decide_nothing_unless_the_numbers_are_the_same() -> None:
     grey = np.full((2, 3, 8, 8), 0.5, np.float32)
-    exam = of_one_film(grey)
-    worse = exam.drop([grey * 1.01] * 6, 40.0)
+    evaluation = of_one_film(grey)
+    worse = evaluation.drop([grey * 1.01] * 6, 40.0)
     assert worse and (worse.groups, worse.verdict) == (1, "inconclusive") and 0 < worse.points < 0.3
-    same = exam.drop([grey] * 6, 120.0)
+    same = evaluation.drop([grey] * 6, 120.0)
     assert same and same.verdict == "pass"

@@ -23,7 +23,7 @@ ACTIVATIONS = ("Relu", "Clip", "LeakyRelu", "PRelu", "Elu", "HardSwish", "HardSi
 
 
 @dataclass(frozen=True)
-class Quiet:
+class DeadChannels:
     """A layer and how many of its channels never changed, after its activation where it has one.
 
     layer: the name of its node in the file. vector: it holds one value per channel, not a picture (a gate,
@@ -41,7 +41,7 @@ class Quiet:
         return self.constant == self.channels
 
 
-def quiet(base: Variant, folder: Path, feeds: Sequence[Tensors]) -> tuple[Quiet, ...]:
+def dead_channels(base: Variant, folder: Path, feeds: Sequence[Tensors]) -> tuple[DeadChannels, ...]:
     """Layers of a float ONNX with channels that are one and the same number in all feeds, in graph order.
 
     feeds: graph inputs with rolled states (see calibration.rolled_feeds). The same means equal bits: a
@@ -53,16 +53,18 @@ def quiet(base: Variant, folder: Path, feeds: Sequence[Tensors]) -> tuple[Quiet,
         ends = _watch(watched)
         seen = _ranges(watched, list(ends.values()), by_file_names(base, feeds))
     found = (
-        Quiet(name, int((seen[end].least == seen[end].most).sum()), seen[end].least.size, seen[end].vector)
+        DeadChannels(
+            name, int((seen[end].least == seen[end].most).sum()), seen[end].least.size, seen[end].vector
+        )
         for name, end in ends.items()
         if seen[end].values > 1  # one value alone is neither quiet nor alive
     )
     return tuple(row for row in found if row.constant)
 
 
-def refuse_dead_layers(base: Variant, folder: Path, feeds: Sequence[Tensors]) -> tuple[Quiet, ...]:
-    """``quiet``'s rows. Raises UsageError naming the first dead layer of those that INT8 would quantize."""
-    rows = quiet(base, folder, feeds)
+def refuse_dead_layers(base: Variant, folder: Path, feeds: Sequence[Tensors]) -> tuple[DeadChannels, ...]:
+    """``dead_channels``'s rows. Raises UsageError naming the first dead layer that INT8 would quantize."""
+    rows = dead_channels(base, folder, feeds)
     dead = [row for row in rows if row.dead and not row.vector]
     if dead:
         raise UsageError(

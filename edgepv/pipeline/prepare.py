@@ -12,16 +12,16 @@ from edgepv.base.optional import need
 from edgepv.data.calibration import in_turns, to_and_fro
 from edgepv.data.clips import Clip, clips_digest, unheld
 from edgepv.data.frames import hold_last
-from edgepv.data.truth import Shown, shown
+from edgepv.data.truth import EvalClip, eval_clip
 from edgepv.errors import UsageError
 from edgepv.measure.answers import clip_answers
 from edgepv.metrics.tasks import Pictures, shows
 from edgepv.model.checkpoint import build
-from edgepv.pipeline import judge
+from edgepv.pipeline import evaluate
+from edgepv.pipeline.context import RunContext
 from edgepv.pipeline.line import Ready, lowered, ready
 from edgepv.pipeline.options import max_drop
 from edgepv.pipeline.source import Clips, Source, all_labelled
-from edgepv.pipeline.step import Line
 from edgepv.report.compare import ORIGINALS
 from edgepv.runtimes.engine import Engine, open_engine
 from edgepv.runtimes.engines.eager import EagerEngine
@@ -45,14 +45,14 @@ CHANGES = {
 
 
 @dataclass(frozen=True)
-class Subject(Ready):
+class PreparedModel(Ready):
     """The model as the targets' builders get it, with the exam its artifacts must pass.
 
     original: opens the model before pruning, and inputs for it; model: opens what was converted. rows: of the
     original first, then of what torch made of it.
     """
 
-    exam: judge.Exam
+    evaluation: evaluate.Evaluation
     original: tuple[Callable[[int], Engine], tuple[Tensors, ...]]
     model: Callable[[int], Engine]
     rows: tuple[Measurement, ...]
@@ -60,9 +60,9 @@ class Subject(Ready):
     held_out: tuple[Clip, ...]
 
 
-def prepare(line: Line, source: Source, clips: Clips) -> Subject:
+def prepare(context: RunContext, source: Source, clips: Clips) -> PreparedModel:
     """Run the line up to the targets, and let the original answer the held-out clips."""
-    found = ready(line, lowered(line, source, clips), clips)
+    found = ready(context, lowered(context, source, clips), clips)
     source = found.source
     checkpoint, base, folder = found.checkpoint, found.base, found.base_folder
     spec = base.spec
@@ -70,9 +70,9 @@ def prepare(line: Line, source: Source, clips: Clips) -> Subject:
     original, first = _opener(source.checkpoint, base, folder)
     model, _ = _opener(checkpoint, base, folder)
     more = _more_frames(base, first)
-    held = tuple(shown(c, spec, more) for c in line.console.track(clips.held_out, "decoding"))
-    line.console.say(f"running the original on {len(held)} held-out clips")
-    answers = judge.play_clips(original(1).infer, first, held)
+    held = tuple(eval_clip(c, spec, more) for c in context.console.track(clips.held_out, "decoding"))
+    context.console.say(f"running the original on {len(held)} held-out clips")
+    answers = evaluate.play_clips(original(1).infer, first, held)
     if not all(np.isfinite(rows).all() for rows in answers):
         raise UsageError(
             f"{spec.name}: the original itself answers NaN or infinity on real clips, so nothing can be "
@@ -80,14 +80,14 @@ def prepare(line: Line, source: Source, clips: Clips) -> Subject:
         )
     if spec.task == "restoration":
         _refuse_lag(first.spec, answers, held)
-    model_answers = judge.play_clips(model(1).infer, base, held) if changed else answers
+    model_answers = evaluate.play_clips(model(1).infer, base, held) if changed else answers
     if spec.task == "classification":
         all_labelled(clips.held_out, spec.labels)
     stepper = Stepper(model(1).infer, spec, base.stream)
     before = Stepper(original(1).infer, first.spec, first.stream)
     probed = [held[i].frames for i in probed_clips(clips.held_out)]
     probes = tuple(probe_feeds(stepper, probed))
-    exam = judge.Exam(
+    evaluation = evaluate.Evaluation(
         spec=spec,
         shown=held,
         names=tuple(clip_name(c) for c in clips.held_out),
@@ -96,21 +96,21 @@ def prepare(line: Line, source: Source, clips: Clips) -> Subject:
         original=tuple(answers),
         model=tuple(model_answers),
         feeds=probes,
-        max_drop=max_drop(line.options, spec),
+        max_drop=max_drop(context.options, spec),
         original_warmup=before.warmup,
         delay=base.stream.delay if base.stream else 0,
-        others=judge.others(model(1).infer, spec, probes),
+        other_answers=evaluate.other_answers(model(1).infer, spec, probes),
         clips=clips_digest(clips.held_out),
         endless=_endless(model(1), base, held[0].frames) if found.grown else None,
         original_lag=first.spec.lag,
         unheld=unheld(clips.held_out, spec.labels),
     )
-    return Subject(
+    return PreparedModel(
         **vars(found) | {"notes": (*clips.notes, *_doubtful(clips.held_out, held), *found.notes)},
-        exam=exam,
+        evaluation=evaluation,
         original=(original, tuple(probe_feeds(before, probed))),
         model=model,
-        rows=_original_rows(source, checkpoint, base, first, exam),
+        rows=_original_rows(source, checkpoint, base, first, evaluation),
         golden_clip=clips.held_out[0],
         held_out=clips.held_out,
     )
@@ -133,7 +133,7 @@ def _more_frames(base: Variant, first: Variant) -> int:
     return both[0].beside(both[1]).needed
 
 
-def _refuse_lag(spec: ModelSpec, answers: Sequence[np.ndarray], held: Sequence[Shown]) -> None:
+def _refuse_lag(spec: ModelSpec, answers: Sequence[np.ndarray], held: Sequence[EvalClip]) -> None:
     """Raise UsageError if a restorer's pictures show another frame of its clip than its spec says."""
     if spec.frames == 1 or any(clip.truth is None for clip in held):
         return
@@ -148,7 +148,7 @@ def _refuse_lag(spec: ModelSpec, answers: Sequence[np.ndarray], held: Sequence[S
         )
 
 
-def _doubtful(clips: Sequence[Clip], held: Sequence[Shown]) -> list[str]:
+def _doubtful(clips: Sequence[Clip], held: Sequence[EvalClip]) -> list[str]:
     """That held-out clips may not be whole, the first by name."""
     doubts = [f"{clip.path}: {one.doubt}" for clip, one in zip(clips, held) if one.doubt]
     count = f"{len(doubts)} of {len(held)} held-out clips"
@@ -193,7 +193,11 @@ def probe_feeds(stepper: Stepper, clips: Iterable[np.ndarray]) -> list[Tensors]:
 
 
 def _original_rows(
-    source: Source, checkpoint: Checkpoint | None, base: Variant, first: Variant, exam: judge.Exam
+    source: Source,
+    checkpoint: Checkpoint | None,
+    base: Variant,
+    first: Variant,
+    evaluation: evaluate.Evaluation,
 ) -> tuple[Measurement, ...]:
     """The original, and the torch model that was made of it if it was changed, as rows of the report."""
     if source.checkpoint is None or checkpoint is None:
@@ -204,14 +208,18 @@ def _original_rows(
             base.precision,
             base.form,
             "the user's ONNX file",
-            accuracy=exam.accuracy(exam.original),
+            accuracy=evaluation.accuracy(evaluation.original),
         )
         return (row,)
-    rows = [_torch_row(ORIGINALS["torch"], "the original", source.checkpoint, first, exam, exam.original)]
+    rows = [
+        _torch_row(
+            ORIGINALS["torch"], "the original", source.checkpoint, first, evaluation, evaluation.original
+        )
+    ]
     if checkpoint is not source.checkpoint:
         names, says = zip(*(CHANGES[s.name] for s in checkpoint.steps if s.name in CHANGES))
         name = "-".join(("torch", *names))
-        rows.append(_torch_row(name, " and ".join(says), checkpoint, base, exam, exam.model))
+        rows.append(_torch_row(name, " and ".join(says), checkpoint, base, evaluation, evaluation.model))
     return tuple(rows)
 
 
@@ -220,7 +228,7 @@ def _torch_row(
     status: str,
     checkpoint: Checkpoint,
     how: Variant,
-    exam: judge.Exam,
+    evaluation: evaluate.Evaluation,
     answers: Sequence[np.ndarray],
 ) -> Measurement:
     from edgepv.export.cost import gflops_per_frame
@@ -237,8 +245,8 @@ def _torch_row(
         params=_weights_of(checkpoint),
         gflops_per_frame=gflops_per_frame(module, checkpoint.spec),
         state_bytes=how.stream.state_bytes if how.stream else None,
-        accuracy=exam.accuracy(answers),
-        drop=exam.drop(answers, 0.0) if answers is not exam.original else None,
+        accuracy=evaluation.accuracy(answers),
+        drop=evaluation.drop(answers, 0.0) if answers is not evaluation.original else None,
     )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from edgepv.errors import UsageError
 from edgepv.export.to_onnx import lower
-from edgepv.quantize.alive import Quiet, quiet, refuse_dead_layers
+from edgepv.quantize.dead_channels import DeadChannels, dead_channels, refuse_dead_layers
 from edgepv.stream import Tensors
 from edgepv.types import ModelSpec, TensorSpec, Variant
 
@@ -59,7 +59,7 @@ def noise(count: int = 4) -> list[Tensors]:
 
 
 def test_a_healthy_net_is_not_mentioned(net: Net, lowered: Lowered) -> None:
-    assert quiet(*lowered(net), noise()) == refuse_dead_layers(*lowered(net), noise()) == ()
+    assert dead_channels(*lowered(net), noise()) == refuse_dead_layers(*lowered(net), noise()) == ()
 
 
 def test_channels_that_a_relu_never_lets_through_are_counted(net: Net, lowered: Lowered) -> None:
@@ -71,15 +71,15 @@ def test_channels_that_a_relu_never_lets_through_are_counted(net: Net, lowered: 
 def test_channels_whose_weights_are_zero_answer_their_bias_alone(net: Net, lowered: Lowered) -> None:
     shift(net.second, 0.7)
     net.second.weight.data[2] = 0.0
-    (row,) = quiet(*lowered(net), noise())
+    (row,) = dead_channels(*lowered(net), noise())
     assert (row.constant, row.channels) == (1, 8)
 
 
 def test_a_layer_that_never_fires_is_refused_by_name(net: Net, lowered: Lowered) -> None:
     shift(net.second, -50.0)
     base, folder = lowered(net)
-    (row,) = quiet(base, folder, noise())
-    assert row == Quiet(row.layer, 8, 8, False)
+    (row,) = dead_channels(base, folder, noise())
+    assert row == DeadChannels(row.layer, 8, 8, False)
     with pytest.raises(UsageError, match=f"layer '{row.layer}' gives the same numbers.*--precision fp32"):
         refuse_dead_layers(base, folder, noise())
 
@@ -90,14 +90,14 @@ def test_a_channel_that_one_input_wakes_is_alive(net: Net, lowered: Lowered) -> 
     shift(net.second, -30.0)  # noise of size 1 does not reach it, of size 1000 does
     base, folder = lowered(net)
     loud = {"frame": noise(1)[0]["frame"] * 1000}
-    assert quiet(base, folder, noise())[0].constant == 8
-    assert quiet(base, folder, [*noise(), loud])[0].constant == 7
+    assert dead_channels(base, folder, noise())[0].constant == 8
+    assert dead_channels(base, folder, [*noise(), loud])[0].constant == 7
 
 
 def test_a_layer_behind_a_dead_one_is_named_too(net: Net, lowered: Lowered) -> None:
     net.norm.weight.data[:] = 0.0
     net.norm.bias.data[:] = -1.0
-    rows = quiet(*lowered(net), noise())
+    rows = dead_channels(*lowered(net), noise())
     assert [row.dead for row in rows] == [True, True, True]  # nothing reaches second and head
     assert [row.vector for row in rows] == [False, False, True]
 
@@ -122,7 +122,7 @@ def test_a_gate_that_always_stands_open_is_told_and_not_refused(lowered: Lowered
 
 
 def test_one_value_alone_says_nothing(lowered: Lowered) -> None:
-    assert quiet(*lowered(Gated()), noise(1)) == ()
+    assert dead_channels(*lowered(Gated()), noise(1)) == ()
 
 
 def test_a_shipped_model_runs_as_a_stream_and_has_no_dead_layer(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ LEARNING_RATE: dict[How, float] = {"adapter": 5e-3, "full": 2e-3, "head": 1e-2}
 
 
 @dataclass(frozen=True)
-class Job:
+class FinetuneRequest:
     """What ``edgepv finetune`` was asked for.
 
     model, weights, spec: as in ``edgepv export``. data: folder of clips. labels: which of its labels, empty
@@ -49,7 +49,7 @@ class Epoch:
 
 
 @dataclass(frozen=True)
-class Adapted:
+class FinetuneResult:
     """What came out. trained, total: numbers in the network. best: the epoch that was kept, from 0.
 
     clips: of training, validation and test. validation, test: None where there were no clips for it. base:

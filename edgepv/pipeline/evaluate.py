@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from edgepv.data.frames import pictures
-from edgepv.data.truth import Shown
+from edgepv.data.truth import EvalClip
 from edgepv.export.audit import audit
-from edgepv.export.job import FLAT
 from edgepv.export.parity import compare_clips, first_divergence, saturation
+from edgepv.export.request import FLAT
 from edgepv.measure.answers import clip_answers
 from edgepv.metrics.stats import sqnr_db
 from edgepv.metrics.tasks import (
@@ -22,10 +22,10 @@ from edgepv.metrics.tasks import (
     distance_px,
     figures,
     groups_of,
-    lost,
     not_applied,
     psnr_db,
     rate,
+    task_drop,
 )
 from edgepv.runtimes.engine import on_this_host, open_engine
 from edgepv.stream import Infer, Tensors, by_file_names, copied
@@ -38,14 +38,14 @@ PROBES = 8  # inputs used to look inside a graph; more show the same
 
 
 @dataclass(frozen=True)
-class Exam:
+class Evaluation:
     """Held-out clips and what the original answers on them.
 
     spec: of the model. shown: the clips as it sees them. names: of the clips. known: whether it is known what
     is true of every clip. warmup, original_warmup: frames before an answer of the converted model and of the
     original counts. delay: frames the converted model answers later than the original. original: answers per
     clip of the torch original; model: of the (possibly pruned) torch model that was converted. feeds:
-    inputs with rolled states from these clips, to look inside artifacts. others: what ``others`` says of the
+    inputs with rolled states from these clips, to look inside artifacts. other_answers: of the
     model. clips: ``clips_digest`` of the clips; None where it was not computed. endless: of a
     model with states that grow for ever, a long video (T, C, H, W) and what it answers to it. original_lag:
     the original's ``ModelSpec.lag``; None for that of ``spec``. unheld: labels that none of the clips shows,
@@ -53,7 +53,7 @@ class Exam:
     """
 
     spec: ModelSpec
-    shown: tuple[Shown, ...]
+    shown: tuple[EvalClip, ...]
     names: tuple[str, ...]
     known: bool
     warmup: int
@@ -63,7 +63,7 @@ class Exam:
     max_drop: float
     original_warmup: int
     delay: int = 0
-    others: Mapping[str, np.ndarray] = field(default_factory=dict)
+    other_answers: Mapping[str, np.ndarray] = field(default_factory=dict)
     clips: str | None = None
     endless: tuple[np.ndarray, np.ndarray] | None = None
     original_lag: int | None = None
@@ -101,19 +101,19 @@ class Exam:
         if not self.known:
             return None
         after = figures(self.spec, answers, self.shown, self.warmup, self.pictures[1])
-        drop = lost(self.spec, self.before, after, self.max_drop, groups_of(self.shown))
+        drop = task_drop(self.spec, self.before, after, self.max_drop, groups_of(self.shown))
         same = drop.lost == drop.won == 0 or (drop.unit == "dB" and abs(drop.points) < SAME_DB)
         if sqnr_db >= SAME_NUMBERS_DB and same:
             drop = replace(drop, low=0.0, high=0.0, verdict="pass", clips_needed=None, groups=None)
         return not_applied(drop) if self.unheld else drop
 
 
-def play_clips(infer: Infer, variant: Variant, clips: Sequence[Shown]) -> list[np.ndarray]:
+def play_clips(infer: Infer, variant: Variant, clips: Sequence[EvalClip]) -> list[np.ndarray]:
     """What a model answers on clips, each begun as it is to begin."""
     return clip_answers(infer, variant, [c.frames for c in clips], [c.start or {} for c in clips])
 
 
-def others(infer: Infer, spec: ModelSpec, feeds: Sequence[Tensors]) -> dict[str, np.ndarray]:
+def other_answers(infer: Infer, spec: ModelSpec, feeds: Sequence[Tensors]) -> dict[str, np.ndarray]:
     """What a model says besides its answer, for the first of the feeds; nothing if it has one answer."""
     if not spec.answers[1:]:
         return {}
@@ -121,7 +121,7 @@ def others(infer: Infer, spec: ModelSpec, feeds: Sequence[Tensors]) -> dict[str,
     return {one.name: np.concatenate([s[one.name] for s in said]) for one in spec.answers[1:]}
 
 
-def examine(variant: Variant, folder: Path, target: Target, exam: Exam) -> Measurement:
+def examine(variant: Variant, folder: Path, target: Target, evaluation: Evaluation) -> Measurement:
     """Run one artifact on the held-out clips and compare it with the original; no timing here.
 
     TensorRT files are run by ONNX Runtime: their numbers are checked, their speed is not measured.
@@ -129,13 +129,15 @@ def examine(variant: Variant, folder: Path, target: Target, exam: Exam) -> Measu
     runnable = on_this_host(variant)
     engine = open_engine(runnable, folder)
     try:
-        outgrown = _outgrown(engine.infer, runnable, target, exam)
-        answers = play_clips(engine.infer, runnable, exam.shown)
-        beside = others(engine.infer, exam.spec, exam.feeds)
+        outgrown = _outgrown(engine.infer, runnable, target, evaluation)
+        answers = play_clips(engine.infer, runnable, evaluation.shown)
+        beside = other_answers(engine.infer, evaluation.spec, evaluation.feeds)
     finally:
         engine.close()
-    parity = with_others(_parity(runnable, folder, target, exam, answers), exam.others, beside)
-    against_original = exam.drop(answers, _sqnr_to_original(exam, answers))
+    parity = with_others(
+        _parity(runnable, folder, target, evaluation, answers), evaluation.other_answers, beside
+    )
+    against_original = evaluation.drop(answers, _sqnr_to_original(evaluation, answers))
     return Measurement(
         variant=variant.name,
         target=target.name,
@@ -145,7 +147,7 @@ def examine(variant: Variant, folder: Path, target: Target, exam: Exam) -> Measu
         status=target.status,
         bytes=_bytes(folder / variant.path),
         state_bytes=variant.stream.state_bytes if variant.stream else None,
-        accuracy=exam.accuracy(answers),
+        accuracy=evaluation.accuracy(answers),
         drop=against_original,
         parity=parity,
         audit=audit(variant, folder),
@@ -153,14 +155,14 @@ def examine(variant: Variant, folder: Path, target: Target, exam: Exam) -> Measu
     )
 
 
-def _outgrown(infer: Infer, variant: Variant, target: Target, exam: Exam) -> str | None:
+def _outgrown(infer: Infer, variant: Variant, target: Target, evaluation: Evaluation) -> str | None:
     """What is wrong with a variant at the end of a long video, where a state outgrew what clips show."""
-    if exam.endless is None:
+    if evaluation.endless is None:
         return None
-    video, wanted = exam.endless
+    video, wanted = evaluation.endless
     got = clip_answers(infer, variant, [video])[0]
     last = slice(-len(video) // 4, None)
-    reached, floor = sqnr_db(wanted[last], got[last]), floor_db(exam.spec, target, variant.precision)
+    reached, floor = sqnr_db(wanted[last], got[last]), floor_db(evaluation.spec, target, variant.precision)
     if reached >= floor:
         return None
     return (
@@ -170,23 +172,26 @@ def _outgrown(infer: Infer, variant: Variant, target: Target, exam: Exam) -> str
 
 
 def _parity(
-    variant: Variant, folder: Path, target: Target, exam: Exam, answers: Sequence[np.ndarray]
+    variant: Variant, folder: Path, target: Target, evaluation: Evaluation, answers: Sequence[np.ndarray]
 ) -> Parity:
-    probes = by_file_names(variant, exam.feeds[:PROBES])
-    spec = exam.spec
+    probes = by_file_names(variant, evaluation.feeds[:PROBES])
+    spec = evaluation.spec
     found = compare_clips(
-        _rows(spec, exam.model, exam),
-        _rows(spec, answers, exam),
-        exam.names,
+        _rows(spec, evaluation.model, evaluation),
+        _rows(spec, answers, evaluation),
+        evaluation.names,
         min_sqnr_db=floor_db(spec, target, variant.precision),
         saturation=saturation(folder / variant.path, probes) if variant.precision == "int8" else None,
         classes=spec.task == "classification",
     )
     if spec.task == "tracking":
-        apart = [distance_px(spec, a, b)[:, _followed(c)] for a, b, c in zip(answers, exam.model, exam.shown)]
+        apart = [
+            distance_px(spec, a, b)[:, _followed(c)]
+            for a, b, c in zip(answers, evaluation.model, evaluation.shown)
+        ]
         found = with_tracks(found, np.concatenate([a.ravel() for a in apart]))
     if spec.task == "restoration":
-        both = [(pictures(spec, a), pictures(spec, b)) for a, b in zip(exam.model, answers)]
+        both = [(pictures(spec, a), pictures(spec, b)) for a, b in zip(evaluation.model, answers)]
         found = replace(found, psnr_db=float(np.mean([psnr_db(a, b) for a, b in both])))
     return found
 
@@ -238,42 +243,42 @@ def with_others(parity: Parity, wanted: Mapping[str, np.ndarray], got: Mapping[s
     return replace(parity, others=found, verdict="fail" if low else parity.verdict)
 
 
-def _followed(clip: Shown) -> slice:
+def _followed(clip: EvalClip) -> slice:
     """Which places of a tracker hold a point of this clip."""
     return slice(int((clip.start["life"] > 0).sum())) if clip.start else slice(None)
 
 
-def _rows(spec: ModelSpec, answers: Sequence[np.ndarray], exam: Exam) -> list[np.ndarray]:
+def _rows(spec: ModelSpec, answers: Sequence[np.ndarray], evaluation: Evaluation) -> list[np.ndarray]:
     """Answers as (frames, values) of each clip. Of tracks, how far the followed points moved from where the
     model began, else the places themselves would make any error look small; and only while the model sees
     them, since where a hidden point is taken to be is a guess."""
     if spec.task != "tracking":
         return [a.reshape(len(a), -1) for a in answers]
     rows = []
-    for a, m, clip in zip(answers, exam.model, exam.shown, strict=True):
+    for a, m, clip in zip(answers, evaluation.model, evaluation.shown, strict=True):
         k = _followed(clip)
         moved = (a[:, k, :2] - m[:1, k, :2]) * (m[:, k, 2:] > 0.5)
         rows.append(moved.reshape(len(a), -1))
     return rows
 
 
-def localise(variant: Variant, base: Variant, folder: Path, exam: Exam, parity: Parity) -> Parity:
+def localise(variant: Variant, base: Variant, folder: Path, evaluation: Evaluation, parity: Parity) -> Parity:
     """The same parity with the first node that diverges from the float graph ``base`` named."""
     engine = "litert" if variant.engine == "litert" else "onnxruntime"
     node = first_divergence(
         folder / base.path,
         folder / variant.path,
         engine,
-        by_file_names(variant, exam.feeds[:PROBES]),
+        by_file_names(variant, evaluation.feeds[:PROBES]),
         min_sqnr_db=parity.min_sqnr_db,
     )
     return replace(parity, first_divergence=node)
 
 
-def _sqnr_to_original(exam: Exam, answers: Sequence[np.ndarray]) -> float:
+def _sqnr_to_original(evaluation: Evaluation, answers: Sequence[np.ndarray]) -> float:
     """Over the frames for which both have seen enough; 0 dB where a clip has no such frame."""
-    first = max(exam.original_warmup, exam.warmup - exam.later) - 1
-    pairs = [(a[first:], b[first + exam.later :]) for a, b in zip(exam.original, answers)]
+    first = max(evaluation.original_warmup, evaluation.warmup - evaluation.later) - 1
+    pairs = [(a[first:], b[first + evaluation.later :]) for a, b in zip(evaluation.original, answers)]
     same = [(a[: len(b)], b[: len(a)]) for a, b in pairs]
     if not all(len(a) for a, _ in same):
         return 0.0
@@ -285,5 +290,3 @@ def _bytes(path: Path) -> int:
     """Size of a model file, with the .bin that belongs to an OpenVINO .xml."""
     beside = path.with_suffix(".bin") if path.suffix == ".xml" else None
     return path.stat().st_size + (beside.stat().st_size if beside else 0)
-
-

@@ -51,7 +51,7 @@ class Reply:
     variant: str
 
 
-class Desk:
+class FrameScheduler:
     """Takes frames, hands out the newest, and replies to every one in order, exactly once.
 
     All methods may be called from any thread; ``say`` is called while the desk is locked and must not wait.

@@ -14,7 +14,7 @@ from edgepv.pipeline.options import Options
 
 
 @dataclass(frozen=True)
-class Line:
+class RunContext:
     """One run of the line: its options and its console."""
 
     options: Options

@@ -27,7 +27,7 @@ class Work(Protocol):
 
 
 @dataclass(frozen=True)
-class Job:
+class BuildRequest:
     """One target's order.
 
     base: the float ONNX of the model, at ``folder / base.path``. flat, flat_checkpoint: a clip model once
@@ -93,11 +93,11 @@ FLAT = "-r4"
 
 
 @dataclass(frozen=True)
-class Packed:
+class BuildResult:
     """A builder's result: variants to run, other files for the bundle, and what a person must know.
 
-    failed: variant name -> why it could not be made; ``Job.attempt`` fills it. The rest of the bundle stands
-    without it. floats: the fp32 files that the others were made of, asked for or not: an engine that computes
+    failed: variant name -> why it could not be made; ``BuildRequest.attempt`` fills it. The rest of the
+    bundle stands without it. floats: the fp32 files that the others were made of, asked for or not: an engine that computes
     those wrongly computes nothing rightly.
     """
 

@@ -19,8 +19,8 @@ from edgepv.stream.values import (
     Clock,
     RefusedError,
     Sum,
-    Value,
-    fitted,
+    TimedTensor,
+    in_four_dims,
     laid_open,
     reshape,
     static,
@@ -83,7 +83,7 @@ class Folded(dict[str, Tensor]):
 
 
 @dataclass
-class Walk:
+class GraphInterpreter:
     """Runs every operator's rule on real tensors.
 
     folded: constants and facts about them, filled by the first walk. pool: what a mean over time becomes.
@@ -108,7 +108,7 @@ class Walk:
     _rolled: dict[int, Any] = field(default_factory=dict)
     windowed: set[str] = field(default_factory=set)
 
-    def run(self, x: Tensor) -> Value:
+    def run(self, x: Tensor) -> TimedTensor:
         """The answer for rows of input frames ``x``, (m, C, H, W). Raises RefusedError at an operator
         that cannot be rewritten, with its name and source line."""
         self._input = x
@@ -125,7 +125,7 @@ class Walk:
                     why = f"is used in a way that no rule foresees ({type(e).__name__}: {str(e)[:120]})"
                     raise RefusedError(f"{describe(self.node)} {why}") from e
         result = self.values[self.graph.output.name]
-        if not isinstance(result, Value):
+        if not isinstance(result, TimedTensor):
             raise RefusedError("answers the same whatever the video shows", "let forward() use its input")
         if isinstance(result, Sum):
             raise RefusedError(f"{describe(self.graph.output)} {Sum.REFUSED[0]}", Sum.REFUSED[1])
@@ -166,7 +166,7 @@ class Walk:
         self.values[node.name] = later(made[name], rounds)
         return True
 
-    def adopt(self, inner: Walk, rounds: int, height: int, known: int, clock: Clock) -> None:
+    def adopt(self, inner: GraphInterpreter, rounds: int, height: int, known: int, clock: Clock) -> None:
         """Take the layers of one row of a recurrence as those of all its rounds. known: states before it."""
         self.flops_clip += rounds * inner.flops_clip
         if not isinstance(self.time, Stream):
@@ -188,7 +188,7 @@ class Walk:
     def _value(self, node: torch.fx.Node) -> Any:
         if node is self.graph.input:
             dims, x = tuple(node.meta["val"].shape), self._input
-            return Value(x, dims, Axis(2), dims[2], Clock(1, 0, 0, (0, dims[2] - 1)))
+            return TimedTensor(x, dims, Axis(2), dims[2], Clock(1, 0, 0, (0, dims[2] - 1)))
         if node.op == "placeholder":
             return self.graph.constants[node.name]
         if node.name in self.graph.folded:
@@ -282,9 +282,11 @@ class Walk:
         """Arguments with all frames of the clip as a plain dimension."""
         if isinstance(x, Sum):
             raise RefusedError(*Sum.REFUSED)
-        if isinstance(x, Value):
+        if isinstance(x, TimedTensor):
             if x.n == 1:
-                return Value(fitted(x.rows, x.dims, None), x.dims, None, 1, x.clock) if x.axis else x
+                return (
+                    TimedTensor(in_four_dims(x.rows, x.dims, None), x.dims, None, 1, x.clock) if x.axis else x
+                )
             taps = self.gather(x, range(x.n), n=1)
             return laid_open(x, taps.stacked(), taps.clock)
         return type(x)(self._opened(y) for y in x) if isinstance(x, list | tuple) else x
@@ -298,7 +300,7 @@ class Walk:
             given = {id(v): r[j : j + 1].reshape(v.dims) for v, r in zip(values, rows)}
 
             def look(x: Any, given: dict[int, Tensor] = given) -> Any:
-                if isinstance(x, Value):
+                if isinstance(x, TimedTensor):
                     return given[id(x)]
                 return type(x)(map(look, x)) if isinstance(x, list | tuple) else x
 
@@ -308,7 +310,9 @@ class Walk:
             if isinstance(parts[0], Tensor):
                 dims = tuple(parts[0].shape)
                 joined = torch.cat([p.reshape(1, -1) for p in parts]) if len(parts) > 1 else parts[0]
-                return Value(fitted(joined.reshape(len(parts), -1), dims, None), dims, None, 1, clock)
+                return TimedTensor(
+                    in_four_dims(joined.reshape(len(parts), -1), dims, None), dims, None, 1, clock
+                )
             return type(parts[0])(map(lay, map(list, zip(*parts))))
 
         return lay(made)
@@ -327,7 +331,7 @@ class Walk:
         out = result[0] if isinstance(result, tuple | list) and result else result
         time = self.time
         plans = time.plans[known:] if isinstance(time, Stream) else []
-        if not isinstance(out, Value) or not (cost or plans):
+        if not isinstance(out, TimedTensor) or not (cost or plans):
             return
         height = len(out.rows)
         each = self._share * cost / out.n * height / (time.every if isinstance(time, Stream) else 1)
@@ -363,7 +367,14 @@ class Walk:
         return self.folded.facts[key]
 
     def gather(
-        self, v: Value, offsets: Sequence[int], *, n: int, stride: int = 1, first: int = 0, fill: float = 0.0
+        self,
+        v: TimedTensor,
+        offsets: Sequence[int],
+        *,
+        n: int,
+        stride: int = 1,
+        first: int = 0,
+        fill: float = 0.0,
     ) -> Taps:
         """``time.gather``, noting whether it looks beyond the ends of the clip."""
         beyond = first + min(offsets) < 0 or (n - 1) * stride + first + max(offsets) > v.n - 1
@@ -372,7 +383,7 @@ class Walk:
             self.edges.setdefault(layer(self.node), place(self.node))
         return self.time.gather(v, offsets, n=n, stride=stride, first=first, fill=fill)
 
-    def align(self, values: Sequence[Value]) -> tuple[list[Tensor], Clock]:
+    def align(self, values: Sequence[TimedTensor]) -> tuple[list[Tensor], Clock]:
         """``time.align``. What was pooled over the clip and goes back to its frames is not exact."""
         if len({v.n == 1 for v in values}) > 1:
             self.approximate("joins frames with a mean over the clip; a stream takes the clip that ends now")
@@ -387,7 +398,7 @@ class Walk:
         if isinstance(self.time, Stream):
             self.approximations.setdefault(describe(self.node), why)
 
-    def reshaped(self, v: Value) -> Value:
+    def reshaped(self, v: TimedTensor) -> TimedTensor:
         """``v`` in the shape that the original's tensor has after this node."""
         return reshape(v, tuple(self.node.meta["val"].shape))
 
@@ -412,7 +423,7 @@ def _pointwise(node: torch.fx.Node) -> Rule | None:
     return RULES["aten::pointwise"] if torch.Tag.pointwise in tags else None
 
 
-def _no_rule(walk: Walk, *_: Any, **__: Any) -> Any:
+def _no_rule(walk: GraphInterpreter, *_: Any, **__: Any) -> Any:
     raise RefusedError("has no rule that keeps it exact frame by frame")
 
 
@@ -421,8 +432,8 @@ def _first_ready(arguments: Any) -> int:
     return found[0] if found else 0
 
 
-def _values(x: Any) -> list[Value]:
-    if isinstance(x, Value):
+def _values(x: Any) -> list[TimedTensor]:
+    if isinstance(x, TimedTensor):
         return [x]
     if isinstance(x, dict):
         x = list(x.values())
@@ -430,7 +441,7 @@ def _values(x: Any) -> list[Value]:
 
 
 def _key(x: Any, begin: int) -> Any:
-    if isinstance(x, Value):
+    if isinstance(x, TimedTensor):
         c = x.clock
         return ("v", id(x.rows), x.dims, x.axis, x.n, c.period, c.ready - begin, c.oldest - begin, c.clean)
     if isinstance(x, Tensor):
@@ -444,7 +455,7 @@ def _key(x: Any, begin: int) -> Any:
 
 def moved(x: Any, frames: int) -> Any:
     """Values of the same rows, so many frames further on."""
-    if isinstance(x, Value):
+    if isinstance(x, TimedTensor):
         return replace(x, clock=x.clock.later(frames)) if frames else x
     if isinstance(x, list | tuple):
         return type(x)(moved(y, frames) for y in x)
