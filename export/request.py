@@ -97,8 +97,8 @@ class BuildResult:
     """A builder's result: variants to run, other files for the bundle, and what a person must know.
 
     failed: variant name -> why it could not be made; ``BuildRequest.attempt`` fills it. The rest of the
-    bundle stands without it. floats: the fp32 files that the others were made of, asked for or not: an engine that computes
-    those wrongly computes nothing rightly.
+    bundle stands without it. floats: the fp32 files that the others were made of, asked for or not: an
+    engine that computes those wrongly computes nothing rightly.
     """
 
     variants: tuple[Variant, ...]

@@ -9,7 +9,6 @@ from typing import Any
 
 from edgepv.base.console import say_next, tell
 from edgepv.cli.arguments import timeout
-from edgepv.device import self_test
 from edgepv.errors import UsageError
 
 
@@ -119,6 +118,7 @@ def update_command(a: argparse.Namespace) -> int:
     """edgepv update"""
     from edgepv.cli import show
     from edgepv.device import slots
+    from edgepv.device.self_test import SelfTest
 
     root = Path(a.root)
     if sum((bool(a.bundle), a.rollback, a.commit)) > 1:
@@ -128,7 +128,7 @@ def update_command(a: argparse.Namespace) -> int:
     if not a.bundle and (a.key or a.again or a.change_key):
         raise UsageError("--key, --again and --change-key are about a new BUNDLE: name it")
     if a.bundle:
-        key, test = Path(a.key) if a.key else None, self_test.SelfTest(a.p99_ms, timeout_s=a.timeout)
+        key, test = Path(a.key) if a.key else None, SelfTest(a.p99_ms, timeout_s=a.timeout)
         state = slots.install(root, Path(a.bundle), key, again=a.again, change_key=a.change_key, test=test)
     elif a.rollback:
         state = slots.rollback(root, "asked for")

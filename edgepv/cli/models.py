@@ -10,8 +10,6 @@ from typing import Any
 from edgepv.base.console import say_next, tell
 from edgepv.cli.arguments import own_model, seed
 from edgepv.errors import UsageError
-from edgepv.finetune import card
-from edgepv.finetune.request import FinetuneRequest
 
 
 def add_finetune(commands: Any) -> None:
@@ -62,7 +60,8 @@ def finetune_command(a: argparse.Namespace) -> int:
     """edgepv finetune"""
     from edgepv.base.console import Console
     from edgepv.cli import show
-    from edgepv.finetune import run
+    from edgepv.finetune import card, run
+    from edgepv.finetune.request import FinetuneRequest
     from edgepv.types import encode
 
     if a.adapter and a.head_only:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
+import importlib.abc
+import importlib.machinery
 import importlib.util
 import inspect
 import os

@@ -47,7 +47,7 @@ def to_html(report: Report, *, picture: bytes | None = None) -> str:
         "page.html.j2",
         report=report,
         summary=tables.summary(report),
-        glance=tables.overview(report),
+        overview=tables.overview(report),
         tables=_tables(report),
         scatters=charts.scatters(report),
         bars=charts.bars(report),

@@ -189,5 +189,5 @@ def is_report(path: Path) -> bool:
     with path.open(encoding="utf-8", errors="replace") as f:
         text = f.read(OPENING)
     if text.startswith("<!doctype html>"):
-        return 'data-table="glance"' in text
+        return 'data-table="overview"' in text or 'data-table="glance"' in text  # 0.1.0's name of it
     return not text or any(re.match(opening, text) for opening in OPENINGS)

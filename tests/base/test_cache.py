@@ -80,7 +80,7 @@ def test_changed_code_is_another_step(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_code_digest_covers_every_room_at_any_depth() -> None:
     assert {
-        "cache.py",
+        "base/cache.py",
         "quantize/prune.py",
         "export/to_onnx.py",
         "runtimes/engines/ort.py",

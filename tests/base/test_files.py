@@ -171,7 +171,7 @@ def _exchanges(folder: Path) -> bool:
 KILLED = """
 import os, sys
 from pathlib import Path
-from edgepv import files
+from edgepv.base import files
 here = Path(sys.argv[1])
 with files.whole_folder(here / "out") as folder, files.whole_file(here / "out.zip") as file:
     (folder / "half").write_text("x")

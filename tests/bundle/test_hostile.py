@@ -17,8 +17,7 @@ from null_bundle import write_null_bundle
 
 from edgepv import bundle
 from edgepv.base.files import digest, parse_json
-from edgepv.bundle import manifest, signing
-from edgepv.bundle import manifest as bundle_manifest
+from edgepv.bundle import archive, manifest, signing
 from edgepv.cli.app import main
 from edgepv.device import slots
 from edgepv.errors import UsageError
@@ -223,7 +222,7 @@ def test_a_zip_beyond_what_a_bundle_may_be_is_refused(
 def test_what_a_zip_unpacks_to_is_counted_not_believed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bundle_manifest, "MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(archive, "MOST_BYTES", 1 << 20)
     path = zipped(tmp_path / "b.zip", {f"f{i}": bytes(1 << 19) for i in range(3)})
     with pytest.raises(UsageError, match="unpacks to more than"), bundle.opened(path):
         pass

@@ -14,6 +14,7 @@ import pytest
 from null_bundle import write_null_bundle
 
 from edgepv import bundle
+from edgepv.bundle import manifest
 from edgepv.bundle.signing import PREFIX, PREFIX_2, keygen, read_signature, read_signed, sign, verify
 from edgepv.errors import SignatureError, UsageError
 
@@ -237,7 +238,7 @@ def test_what_is_parsed_is_what_was_verified(
         (folder / "manifest.json").write_text("{}")
         return data
 
-    monkeypatch.setattr(bundle, "manifest_bytes", then_swap)
+    monkeypatch.setattr(manifest, "manifest_bytes", then_swap)
     assert read_signed(signed, keys[1]).content.name == "net"
     assert len(reads) == 1
 
@@ -245,7 +246,7 @@ def test_what_is_parsed_is_what_was_verified(
 def test_without_cryptography_the_cure_is_named(tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['cryptography'] = None\n"
-        "from pathlib import Path; from edgepv import signing; from edgepv.errors import *\n"
+        "from pathlib import Path; from edgepv.bundle import signing; from edgepv.errors import *\n"
         "try: signing.keygen(Path(sys.argv[1]))\n"
         "except TargetUnavailableError as e: print(e)"
     )

@@ -297,9 +297,9 @@ def test_options_that_cannot_be_kept_are_refused_before_the_work(
 def test_a_target_whose_tools_are_missing_is_exit_7(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from edgepv import pipeline
+    from edgepv.pipeline import options
 
-    monkeypatch.setattr(pipeline, "present", lambda module: module != "litert_torch")
+    monkeypatch.setattr(options, "present", lambda module: module != "litert_torch")
     result = run("export", "--target", "mobile", "--out", tmp_path / "b")
     refused(result, 7, "needs litert_torch", "pip install 'edgepv[compress]'")
 
@@ -482,7 +482,7 @@ def test_what_is_next_can_be_pasted(run: Run, step_bundle: Path, tmp_path: Path)
 
 def _start(arguments: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "edgepv.cli", *arguments],
+        [sys.executable, "-m", "edgepv", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -41,7 +41,7 @@ class Run:
     def __init__(self, folder: Path, arguments: list[str], stdin: Any = None) -> None:
         folder.mkdir(exist_ok=True)
         self._out, self._err = folder / "out", folder / "err"
-        command = [sys.executable, "-m", "edgepv.cli", "run", *arguments]
+        command = [sys.executable, "-m", "edgepv", "run", *arguments]
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(command, stdout=out, stderr=err, stdin=stdin, cwd=folder)
 

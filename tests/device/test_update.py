@@ -35,7 +35,7 @@ def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def no_waiting_for_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """That the self-test has one of its own is tested in tests/bundle/test_hostile.py."""
-    monkeypatch.setattr(slots, "call", in_this_process)
+    monkeypatch.setattr(self_test, "call", in_this_process)
 
 
 @pytest.fixture
@@ -376,7 +376,7 @@ def test_a_runner_may_start_while_an_update_is_tested(
         seen.append(slots.on_start(root).name)
         return honest(opened, test)
 
-    monkeypatch.setattr(self_test, "self_test", testing)
+    monkeypatch.setattr(slots, "self_test", testing)
     assert slots.install(root, new, test=QUICK).trial == "b"
     assert seen == ["a"]
 
@@ -562,12 +562,12 @@ def test_a_full_disk_refuses_the_update_and_does_not_stop_the_runner(tmp_path: P
 FULL_DISK = """
 import errno, sys
 from pathlib import Path
-from edgepv import update
+from edgepv.device import self_test, slots
 from edgepv.errors import UsageError
 
 top = Path(sys.argv[1])
 root = top / "disk" / "device"
-quick = slots.SelfTest(steps=3)
+quick = self_test.SelfTest(steps=3)
 slots.install(root, top / "old", test=quick)
 try:
     slots.install(root, top / "new", test=quick)
@@ -581,10 +581,10 @@ with (top / "disk" / "filler").open("wb", buffering=0) as f:
             f.write(bytes(4096))
     except OSError as e:
         assert e.errno == errno.ENOSPC
-print("full: runs", slots.started(root).name)
-slots.stopped(root)
+print("full: runs", slots.on_start(root).name)
+slots.on_stop(root)
 (top / "disk" / "filler").unlink()
-print("room again: runs", slots.started(root).name)
+print("room again: runs", slots.on_start(root).name)
 """
 
 

@@ -163,13 +163,13 @@ def cells(page: str, table: str, variant: str) -> dict[str, str]:
 
 def test_the_page_shows_the_measured_values() -> None:
     page = to_html(example())
-    glance = cells(page, "glance", "ov-int8")
-    assert glance["size"] == "2.21 MB"
-    assert glance["top-1"] == "85.0 %|75.0 to 90.0, n = 40"
-    assert glance["points lost"] == "+2.5|-1.0 to +6.0"
-    assert glance["drop gate"] == "inconclusive|at most 3 points; needs 1,240 clips"
-    assert (glance["p50 ms"], glance["p99 ms"]) == ("2.00|1 thr, n = 200", "8.00")
-    assert glance["speed"] == "×5.00"
+    overview = cells(page, "overview", "ov-int8")
+    assert overview["size"] == "2.21 MB"
+    assert overview["top-1"] == "85.0 %|75.0 to 90.0, n = 40"
+    assert overview["points lost"] == "+2.5|-1.0 to +6.0"
+    assert overview["drop gate"] == "inconclusive|at most 3 points; needs 1,240 clips"
+    assert (overview["p50 ms"], overview["p99 ms"]) == ("2.00|1 thr, n = 200", "8.00")
+    assert overview["speed"] == "×5.00"
     cost = cells(page, "cost", "ov-int8")
     assert (cost["parameters"], cost["state"]) == ("1,234,567", "4.10 kB")
     assert cost["GFLOPs per frame"] == "0.0912"
@@ -189,9 +189,10 @@ def test_the_page_shows_the_measured_values() -> None:
 def test_what_a_restorer_lost_and_may_lose_is_in_db() -> None:
     report = example()
     drop = PairedDrop(0.34, 0.32, 0.38, 20, 20, 0, 0.3, "fail", unit="dB")
-    glance = cells(to_html(replace(report, rows=(replace(report.rows[1], drop=drop),))), "glance", "ov-fp32")
-    assert glance["points lost"] == "+0.34 dB|+0.32 to +0.38"
-    assert glance["drop gate"] == "fail|at most 0.3 dB"
+    page = to_html(replace(report, rows=(replace(report.rows[1], drop=drop),)))
+    overview = cells(page, "overview", "ov-fp32")
+    assert overview["points lost"] == "+0.34 dB|+0.32 to +0.38"
+    assert overview["drop gate"] == "fail|at most 0.3 dB"
 
 
 def test_int8_convolutions_are_counted_as_executed_and_the_silent_one_is_named() -> None:
@@ -209,7 +210,7 @@ def test_an_engine_that_hides_its_precision_is_not_counted_as_int8_or_as_float()
 
 def test_unknown_is_printed_not_measured_never_zero_or_blank() -> None:
     page = to_html(example())
-    for table in ("glance", "latency", "accuracy", "parity", "cost"):
+    for table in ("overview", "latency", "accuracy", "parity", "cost"):
         found = cells(page, table, "trt-int8")
         unknown = [text for text in found.values() if text == NOT_MEASURED]
         known = {"trt-int8", "jetson", "tensorrt", "int8", "step", "host-checked", NOT_MEASURED}
@@ -315,7 +316,7 @@ def test_a_ratio_exists_only_where_both_were_timed_in_turns() -> None:
     moved = replace(int8, device=BOARD)
     rows = (*report.rows[:2], moved)
     assert speedups(replace(report, rows=rows), moved, int8.latency[0]) == (None, None)
-    assert cells(to_html(report), "glance", "ort-fp32")["speed"] == NOT_MEASURED
+    assert cells(to_html(report), "overview", "ort-fp32")["speed"] == NOT_MEASURED
 
 
 def test_one_sided_claims_of_turns_are_not_believed() -> None:

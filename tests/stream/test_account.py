@@ -224,7 +224,7 @@ def test_what_was_compared_is_said_and_what_was_allowed(proof: StreamProof | Non
 def test_padding_that_a_stream_does_not_see_is_named() -> None:
     says = account(plain(), 1).says
     assert says["class"] == "by construction, after a delay of 1 frame, away from the ends of the clip"
-    assert "(layers.0 (test_explain.py:" in says["edges"] and "compare their accuracy" in says["edges"]
+    assert "(layers.0 (test_account.py:" in says["edges"] and "compare their accuracy" in says["edges"]
     causal = Net(lambda x, conv: conv(x).mean((3, 4))[:, :, -1], nn.Conv3d(3, 2, (2, 1, 1)))
     assert "edges" not in account(causal, 1).says
     assert account(causal, 1).says["class"] == "by construction"
@@ -337,7 +337,7 @@ def test_the_page_shows_what_the_command_prints(
 
 def test_the_page_names_reasons_that_exist() -> None:
     """Every reason in the page's table of refusals is one the converter gives."""
-    source = " ".join(path.read_text() for path in (ROOT / "edgepv" / "stream").glob("*.py"))
+    source = " ".join(path.read_text() for path in (ROOT / "edgepv" / "stream").rglob("*.py"))
     reasons = re.findall(r"^\| `([^`]+)` \|", PAGE.read_text(), re.MULTILINE)
     assert len(reasons) > 4
     for reason in reasons:
