@@ -361,7 +361,7 @@ def test_ctrl_c_leaves_nothing_half_written(
     def stop(*_: object) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(card, "card", stop)
+    monkeypatch.setattr(run, "card", stop)
     with pytest.raises(KeyboardInterrupt):
         run.finetune(job_of(tiny_clip, colours, tmp_path / "o", epochs=1), QUIET)
     assert not list(tmp_path.iterdir())
