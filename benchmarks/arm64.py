@@ -27,15 +27,16 @@ OUT = HERE / "arm64.json"
 REPLAY = """
 import json, sys
 from pathlib import Path
-from edgepv import bundle, golden
+from edgepv import bundle
+from edgepv.base.machine import device_facts, proof
+from edgepv.bundle import golden
 from edgepv.errors import EdgepvError
-from edgepv.measure import device_facts, proof
 from edgepv.types import encode
 found = bundle.read(Path(sys.argv[1]))
 recorded, rows = golden.load(found), {}
 for variant in found.content.variants:
     wanted = golden.of_variant(recorded, variant.name)
-    got = golden.play(golden.open_engine(variant, found.checked), variant, wanted["frames"])
+    got = golden.golden_answers(golden.open_engine(variant, found.checked), variant, wanted["frames"])
     rows[variant.name] = {
         "engine": proof(variant.engine).engine,
         "rmse": golden.rmse(got, wanted[variant.name]),
