@@ -5,7 +5,6 @@ Every message is one line: what happened, what we know, what to do.
 
 from __future__ import annotations
 
-import difflib
 import errno
 from collections.abc import Iterable
 
@@ -103,6 +102,8 @@ def told(error: BaseException) -> tuple[str, int]:
 
 def unknown(what: str, got: str, known: Iterable[str]) -> str:
     """One line naming a wrong name, the right ones, and the nearest of them if one is near."""
+    import difflib  # it would slow --help
+
     names, got = sorted(known), got[:MOST_SHOWN]
     near = difflib.get_close_matches(got, names, n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""

@@ -8,7 +8,6 @@ import importlib.util
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
@@ -38,9 +37,11 @@ def send_nothing() -> None:
 
 def _openvino_may_report() -> bool:
     """Whether the user said yes: ``opt_in_out --opt_in`` writes a 1."""
+    consent = os.path.expanduser("~/intel/openvino_telemetry")  # noqa: PTH111  pathlib would slow --help
     try:
-        return (Path.home() / "intel" / "openvino_telemetry").read_text().strip() == "1"
-    except (OSError, RuntimeError, ValueError):  # no such file, no home, no text
+        with open(consent, encoding="utf-8") as file:  # noqa: PTH123
+            return file.read().strip() == "1"
+    except (OSError, ValueError):  # no such file, no home, no text
         return False
 
 

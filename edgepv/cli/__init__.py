@@ -1,6 +1,6 @@
 """The command line: one file for each group of commands.
 
-Only argparse is imported before a command runs, so ``edgepv --help`` answers at once.
+Only argparse and the file of the asked command are imported before it runs, so ``--help`` answers at once.
 """
 
 from __future__ import annotations

@@ -4,8 +4,21 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import Any
 
 from edgepv.base.console import say_next, tell
+
+
+def add_about(commands: Any) -> None:
+    """edgepv targets, edgepv models, edgepv doctor"""
+    for name, text, call in (
+        ("targets", "the devices edgepv packs for", targets_command),
+        ("models", "the built-in trained models", models_command),
+        ("doctor", "what is installed, and what can be built and measured here", doctor_command),
+    ):
+        c = commands.add_parser(name, help=text, description=text)
+        c.add_argument("--json", action="store_true", help="print JSON")
+        c.set_defaults(run=call)
 
 
 def targets_command(a: argparse.Namespace) -> int:

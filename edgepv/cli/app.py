@@ -1,9 +1,13 @@
-"""The command line. Only argparse is imported here: ``edgepv --help`` answers at once."""
+"""The command line: a table of the commands, and the file of the one that was asked for.
+
+Only argparse is imported before that, so ``edgepv --help`` answers at once.
+"""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import os
 import posix
 import signal
@@ -15,14 +19,73 @@ from typing import NoReturn
 
 from edgepv import __version__
 from edgepv.base.console import tell
-from edgepv.base.quiet import nobody_reads
-from edgepv.cli import bench, fleet, imports, models, run, search
-from edgepv.cli.about import doctor_command, models_command, targets_command
 from edgepv.cli.arguments import EXIT_CODES, refuse_odd_text
-from edgepv.cli.bundles import add_inspect, add_report, add_verify
-from edgepv.cli.export import add_export
-from edgepv.cli.stream import add_sensitivity, add_stream
 from edgepv.errors import EdgepvError, UsageError, told
+
+COMMANDS: dict[str, dict[str, str]] = {
+    "edgepv.cli.export:add_export": {
+        "export": "compress and convert a model, compare it with the original, write a bundle",
+    },
+    "edgepv.cli.stream:add_stream": {
+        "stream": "explain how a clip model becomes a per-frame stream: layers, delay, states, saving",
+    },
+    "edgepv.cli.stream:add_sensitivity": {
+        "sensitivity": "what INT8 (or a cut) of each layer alone does to a model's answers",
+    },
+    "edgepv.cli.imports:add_import": {
+        "import": "make builder, weights and spec of a checkpoint that another library trained",
+    },
+    "edgepv.cli.models:add_finetune": {
+        "finetune": "adapt a trained classifier to your own labels, in minutes",
+    },
+    "edgepv.cli.models:add_explain": {
+        "explain": "show which places and particles a bundle's answer to a clip rests on, and whether "
+        "that is true",
+    },
+    "edgepv.cli.search:add_search": {
+        "search": "search engine, graph form, width, size and precision together for a latency and an "
+        "accuracy",
+    },
+    "edgepv.cli.search:add_widths": {
+        "widths": "measure how the time of a convolution grows with its channels, and which multiples pay",
+    },
+    "edgepv.cli.run:add_run": {
+        "run": "run a bundle on a video file or on cameras: answers and events out, each before its deadline",
+    },
+    "edgepv.cli.bench:add_bench": {
+        "bench": "measure a bundle here: latency of every variant, or --live, what a camera would get "
+        "from it",
+    },
+    "edgepv.cli.fleet:add_ladder": {
+        "ladder": "pack several bundles of one task into one, from which edgepv run chooses frame by frame",
+    },
+    "edgepv.cli.bundles:add_report": {
+        "report": "put every variant of one or more bundles side by side",
+    },
+    "edgepv.cli.bundles:add_verify": {
+        "verify": "check every digest of a bundle and replay its golden vectors",
+    },
+    "edgepv.cli.bundles:add_inspect": {
+        "inspect": "print what a bundle holds, for a person",
+    },
+    "edgepv.cli.fleet:add_signing": {
+        "keygen": "make an Ed25519 key pair for signing bundles",
+        "sign": "sign a bundle's manifest, and with it every file of the bundle",
+    },
+    "edgepv.cli.fleet:add_update": {
+        "update": "install a bundle beside the running one: verified, tested, tried, and taken back if "
+        "it fails",
+    },
+    "edgepv.cli.about:add_about": {
+        "targets": "the devices edgepv packs for",
+        "models": "the built-in trained models",
+        "doctor": "what is installed, and what can be built and measured here",
+    },
+    "edgepv.cli.completion:add_completion": {
+        "completion": "print a script that has your shell complete commands, options and paths",
+    },
+}
+"""What adds commands to the parser (``module:function``): their names and lines in ``edgepv --help``."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -37,7 +100,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's Ctrl-C
     try:
-        arguments = parser().parse_args(argv)
+        given = sys.argv[1:] if argv is None else list(argv)
+        arguments = parser(_asked(given)).parse_args(given)
         for value in vars(arguments).values():
             refuse_odd_text(value)
         from edgepv.base.files import scratch
@@ -51,6 +115,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         left = str(e) or "Nothing half-written is left; run the same command again"
         return _fail(f"stopped. {left}", 130)
     except BrokenPipeError:
+        from edgepv.base.quiet import nobody_reads
+
         nobody_reads()
         return 0
     except (EdgepvError, OSError) as e:
@@ -108,8 +174,16 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-def parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+def _asked(argv: Sequence[str]) -> str:
+    """The command among the arguments; options that come before it take no value. Empty without one."""
+    return next((word for word in argv if not word.startswith("-")), "")
+
+
+def parser(asked: str | None = None) -> argparse.ArgumentParser:
+    """The whole command line or, with a name in ``asked``, that command's part of it.
+
+    Every other command is then a name and one line of help, and its file is not imported.
+    """
     top = _Parser(
         prog="edgepv",
         description="Take a trained video model to an embedded camera: smaller, converted, checked.",
@@ -118,30 +192,13 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"edgepv {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
-    add_export(commands)
-    add_stream(commands)
-    add_sensitivity(commands)
-    imports.add_import(commands)
-    models.add_finetune(commands)
-    models.add_explain(commands)
-    search.add_search(commands)
-    search.add_widths(commands)
-    run.add_run(commands)
-    bench.add_bench(commands)
-    fleet.add_ladder(commands)
-    add_report(commands)
-    add_verify(commands)
-    add_inspect(commands)
-    fleet.add_signing(commands)
-    fleet.add_update(commands)
-    for name, text, call in (
-        ("targets", "the devices edgepv packs for", targets_command),
-        ("models", "the built-in trained models", models_command),
-        ("doctor", "what is installed, and what can be built and measured here", doctor_command),
-    ):
-        command = commands.add_parser(name, help=text, description=text)
-        command.add_argument("--json", action="store_true", help="print JSON")
-        command.set_defaults(run=call)
+    for adder, helps in COMMANDS.items():
+        if asked is None or asked in helps:
+            module, _, function = adder.partition(":")
+            getattr(importlib.import_module(module), function)(commands)
+        else:
+            for name, text in helps.items():
+                commands.add_parser(name, help=text)
     return top
 
 

@@ -22,6 +22,19 @@ from edgepv.model.spec import as_toml, check_spec
 from edgepv.model.weights import WeightsFile, addressed, first_line, read, save
 from edgepv.types import Checkpoint, ModelSpec, TensorSpec
 
+__all__ = [
+    "FILES",
+    "KINETICS",
+    "LIBRARY",
+    "NETS",
+    "Imported",
+    "Net",
+    "find",
+    "import_model",
+    "read_labels",
+    "source",
+]
+
 HERE = Path(__file__).parent
 FILES = ("model.py", "weights.safetensors", "spec.toml")
 COUNT = 400

@@ -10,6 +10,8 @@ from importlib.metadata import entry_points
 from edgepv.errors import UsageError, unknown
 from edgepv.types import Target
 
+__all__ = ["GROUP", "target", "targets"]
+
 GROUP = "edgepv.targets"
 
 

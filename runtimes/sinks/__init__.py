@@ -17,6 +17,8 @@ from edgepv.base.files import digest
 from edgepv.errors import UsageError, unknown
 from edgepv.runtimes.record import Record
 
+__all__ = ["SINKS", "Setup", "Sink", "as_json", "open_sink", "own_name", "plain_name", "redacted"]
+
 
 class Sink(Protocol):
     """A receiver. ``put`` never waits for the network or the disk and never raises for their sake.

@@ -18,6 +18,20 @@ import numpy as np
 
 from edgepv.errors import UsageError, unknown
 
+__all__ = [
+    "FORMS",
+    "KINDS",
+    "REOPENED",
+    "Frame",
+    "OnStatus",
+    "Source",
+    "device",
+    "is_live",
+    "is_video_file",
+    "open_source",
+    "refuse_bare_address",
+]
+
 
 @dataclass(frozen=True)
 class Frame:

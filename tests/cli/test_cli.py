@@ -30,19 +30,6 @@ def refused(result: tuple[int, str, str], code: int, *words: str) -> None:
         assert word in lines[0], lines[0]
 
 
-def test_help_answers_at_once_and_imports_nothing_heavy() -> None:
-    code = (
-        "import sys, time; start = time.perf_counter()\n"
-        "from edgepv.cli import parser; parser().format_help()\n"
-        "took = time.perf_counter() - start\n"
-        "heavy = {'torch', 'numpy', 'onnx', 'onnxruntime', 'openvino', 'nncf', 'cv2', 'rich'}\n"
-        "print(took, sorted(heavy & set(sys.modules)))"
-    )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert out.strip().endswith("[]")
-    assert float(out.split()[0]) < 0.2
-
-
 def test_running_a_bundle_imports_no_torch(step_bundle: Path, a_clip: Path) -> None:
     code = (
         "import sys; from edgepv.cli import main\n"

@@ -21,3 +21,5 @@ No weight depends on K: one set of weights serves any number of particles. K, an
 fixed in an exported graph. Everything in a step is at most 4-D and made of operators that ONNX Runtime,
 OpenVINO, LiteRT and TensorRT's parser all take; norms are spelled out in operators that old parsers know.
 """
+
+__all__ = ["decompose", "describe", "interact", "reconstruct"]

@@ -1,0 +1,85 @@
+"""``edgepv --help`` answers at once: from a table, which says what the commands say of themselves."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import ROOT
+
+from edgepv.cli import app
+
+NAMES = [name for helps in app.COMMANDS.values() for name in helps]
+
+
+def test_the_tables_helps_are_the_commands_own() -> None:
+    assert app.parser("").format_help() == app.parser().format_help()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_asked_command_is_whole(name: str) -> None:
+    def of(top: object) -> str:
+        sub = next(a for a in top._actions if getattr(a, "choices", None))  # type: ignore[attr-defined]
+        return str(sub.choices[name].format_help())
+
+    assert of(app.parser(name)) == of(app.parser())
+    assert "show this help message" in of(app.parser(name))
+
+
+def test_every_function_that_adds_commands_is_in_the_table() -> None:
+    written = [
+        f"edgepv.cli.{path.stem}:{line.removeprefix('def ').partition('(')[0]}"
+        for path in (ROOT / "edgepv" / "cli").glob("*.py")
+        for line in path.read_text().splitlines()
+        if line.startswith("def add_")
+    ]
+    assert sorted(written) == sorted(app.COMMANDS)
+
+
+def _imported(*argv: str) -> set[str]:
+    code = (
+        "import sys; from edgepv.cli import main\n"
+        f"try: main({list(argv)!r})\n"
+        "except SystemExit: pass\n"
+        "print('MODULES', *sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.rpartition("MODULES")[2].split())
+
+
+def test_help_imports_no_command_and_nothing_heavy() -> None:
+    modules = _imported("--help")
+    ours = {m for m in modules if m.startswith("edgepv")}
+    assert {m for m in ours if m.startswith("edgepv.cli.")} == {"edgepv.cli.app", "edgepv.cli.arguments"}
+    assert "edgepv.types" not in ours
+    assert not modules & {"dataclasses", "difflib", "inspect", "logging", "pathlib", "torch", "numpy", "rich"}
+
+
+def test_a_command_imports_its_own_file_alone() -> None:
+    ours = {m for m in _imported("verify", "--help") if m.startswith("edgepv.cli.")}
+    assert ours == {"edgepv.cli.app", "edgepv.cli.arguments", "edgepv.cli.bundles"}
+
+
+def test_a_wrong_command_is_held_against_all_of_them(capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.main(["exprt"]) == 2
+    said = capsys.readouterr().err
+    assert "invalid choice: 'exprt'" in said and all(f"'{name}'" in said for name in NAMES)
+
+
+def _cpu_s(*command: str) -> float:
+    """CPU time of a process, the least of three runs: other programs on this machine only add to it."""
+    took = []
+    for _ in range(3):
+        silent = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
+        process = os.posix_spawn(command[0], command, os.environ, file_actions=silent)
+        _, status, used = os.wait4(process, 0)
+        assert status == 0
+        took.append(used.ru_utime + used.ru_stime)
+    return min(took)
+
+
+def test_help_takes_less_than_a_tenth_of_a_second_of_cpu() -> None:
+    assert _cpu_s(str(Path(sys.executable).with_name("edgepv")), "--help") < 0.1
