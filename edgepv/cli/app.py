@@ -22,7 +22,7 @@ from edgepv.cli.arguments import EXIT_CODES, refuse_odd_text
 from edgepv.cli.bundles import add_inspect, add_report, add_verify
 from edgepv.cli.export import add_export
 from edgepv.cli.stream import add_sensitivity, add_stream
-from edgepv.errors import EdgepvError, UsageError, told
+from edgepv.errors import EdgepvError, ModelError, UsageError, told
 
 
 class _Parser(argparse.ArgumentParser):
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         nobody_reads()
         return 0
-    except (EdgepvError, OSError) as e:
+    except (EdgepvError, OSError, MemoryError) as e:
         return _fail(*told(e))
     except SystemExit:
         raise  # --help and --version
@@ -68,7 +68,7 @@ def _call(arguments: argparse.Namespace) -> int:
     try:
         return int(arguments.run(arguments) or 0)
     except SystemExit as e:
-        raise UsageError(
+        raise ModelError(
             f"code of the model or of a library called sys.exit or os._exit ({e.code}) before this was done. "
             "Take the call out"
         ) from e
