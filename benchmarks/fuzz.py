@@ -49,7 +49,7 @@ from edgepv.types import Measurement, Report, Rung, StateSpec, StreamSpec, Tenso
 
 OUT = Path(__file__).resolve().with_suffix(".json")
 HANG_S, AGAIN_S, START_S = 10.0, 60.0, 60.0
-CODES = {0, 2, 3, 4, 5, 6, 7, 8, 9}
+CODES = {0, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 14}
 MOST_FAULTS = 40  # that are written out
 VALUES: list[Any] = [
     *(None, True, 0, -1, 2, 1 << 40, 10**19, 10**30, 0.0, -0.0, 0.5, 1e308, float("inf"), float("nan")),

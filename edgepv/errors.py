@@ -9,11 +9,18 @@ import errno
 from collections.abc import Iterable
 
 MOST_SHOWN = 80
-"""Characters of a wrong name or value in a message."""
-CURES = {errno.ENOSPC: ". Free disk space", errno.EDQUOT: ". Free disk space"} | dict.fromkeys(
-    (errno.EACCES, errno.EPERM, errno.EROFS), ". Check permissions"
-)
-"""What to do about an error of the file system."""
+"""Characters of a wrong name or value in a message: a name is known by them, and one line holds it."""
+CURES = {
+    errno.ENOSPC: "Free disk space",
+    errno.EDQUOT: "Free disk space",
+    errno.EACCES: "Check permissions",
+    errno.EPERM: "Check permissions",
+    errno.EROFS: "Check permissions",
+    errno.ENOMEM: "Free memory",
+    errno.EMFILE: "Raise the limit of open files: ulimit -n",
+    errno.EIO: "Check the disk",
+}
+"""Errors of the operating system that only its owner can cure, and how."""
 
 
 class EdgepvError(Exception):
@@ -23,9 +30,31 @@ class EdgepvError(Exception):
 
 
 class UsageError(EdgepvError):
-    """The input or an option is wrong: a missing file, an unknown key, a truncated video."""
+    """Refused, and the line says why. By itself: the input or an option is wrong; who gave it can cure it.
+
+    A missing file, an unknown key, a truncated video, a spec that does not fit the model. Its subclasses are
+    refusals that another person cures: ModelError, EngineError, DeviceError.
+    """
 
     exit_code = 2
+
+
+class ModelError(UsageError):
+    """The model's own code or weights cannot be built, converted, pruned or streamed. Its author cures it."""
+
+    exit_code = 12
+
+
+class EngineError(UsageError):
+    """A converter or an engine failed, crashed, hung, or computed something else. Its makers cure it."""
+
+    exit_code = 13
+
+
+class DeviceError(UsageError):
+    """The machine lacks what is needed: space, permission, memory, cores, a camera. Its owner cures it."""
+
+    exit_code = 14
 
 
 class AccuracyGateError(EdgepvError):
@@ -88,13 +117,21 @@ class ReceiverError(EdgepvError):
     exit_code = 11
 
 
+def kind_of(error: OSError) -> type[UsageError]:
+    """Who can cure an error of the operating system: the device's owner, or who named the file."""
+    return DeviceError if error.errno in CURES else UsageError
+
+
 def told(error: BaseException) -> tuple[str, int]:
     """(one line, exit code) of any error, as a command ends with them."""
     if isinstance(error, EdgepvError):
         line, code = str(error), error.exit_code
     elif isinstance(error, OSError):
         what = f"{error.filename}: " if error.filename else ""
-        line, code = f"{what}{error.strerror or error}{CURES.get(error.errno or 0, '')}", 2
+        cure = f". {CURES[error.errno]}" if error.errno in CURES else ""
+        line, code = f"{what}{error.strerror or error}{cure}", kind_of(error).exit_code
+    elif isinstance(error, MemoryError):
+        line, code = "not enough memory. Free some, or give smaller input", DeviceError.exit_code
     else:
         line, code = f"internal error: {type(error).__name__}: {error}", 1
     return " ".join(line.split()), code

@@ -22,7 +22,7 @@ import numpy as np
 from edgepv.base.files import digest, sha256, whole_file
 from edgepv.base.optional import need, ort_options
 from edgepv.base.vet import vet_onnx
-from edgepv.errors import UsageError
+from edgepv.errors import EngineError, ModelError, UsageError
 from edgepv.export.to_onnx import float_variant, refusal
 from edgepv.metrics.stats import sqnr_db
 from edgepv.types import ModelSpec, QuantScheme, StateSpec, StreamSpec, Variant
@@ -178,7 +178,7 @@ def _whole(path: Path) -> ModelProto:
     for weight in model.graph.initializer:
         values = onnx.numpy_helper.to_array(weight)
         if values.dtype.kind == "f" and np.isnan(values).any():
-            raise UsageError(f"{path}: weight '{weight.name}' holds NaN. Train again, or export again")
+            raise ModelError(f"{path}: weight '{weight.name}' holds NaN. Train again, or export again")
     return model
 
 
@@ -189,7 +189,7 @@ def _tensors_only(path: Path, model: ModelProto) -> None:
         del values[:]
         values.extend(kept)
     if not model.graph.output:
-        raise UsageError(f"{path} has no output that is a tensor. Export it without ZipMap, with its scores")
+        raise ModelError(f"{path} has no output that is a tensor. Export it without ZipMap, with its scores")
 
 
 def _sorted(model: ModelProto) -> ModelProto:
@@ -288,7 +288,7 @@ def _formed(given: ModelProto, path: Path) -> tuple[ModelProto, list[str], list[
         try:
             made = onnx.version_converter.convert_version(made, OLDEST_OPSET)
         except Exception as e:
-            raise UsageError(
+            raise ModelError(
                 f"{path} is written in opset {opset}, and onnx cannot convert it to {OLDEST_OPSET} "
                 f"({refusal(e)}). Export it with opset {OLDEST_OPSET} or newer"
             ) from e
@@ -397,7 +397,7 @@ def _ways(spec: ModelSpec) -> list[Way]:
 def _video(path: Path, fed: dict[str, Port], spec: ModelSpec) -> str:
     """The input that is the video: the one that the spec names, else the first that fits, else the first."""
     if not fed:
-        raise UsageError(f"{path} has no input; its first is the video, float32 {spec.input.shape}")
+        raise ModelError(f"{path} has no input; its first is the video, float32 {spec.input.shape}")
     fitting = [name for name, port in fed.items() if any(_fits(port, way) for way in _ways(spec))]
     return spec.input.name if spec.input.name in fed else (*fitting, *fed)[0]
 
@@ -415,7 +415,7 @@ def _way(path: Path, video: str, port: Port, spec: ModelSpec) -> Way:
             return way
     batch, *rest = port.shape
     if isinstance(batch, int) and batch > 1 and tuple(rest) == spec.input.shape[1:]:
-        raise UsageError(
+        raise ModelError(
             f"{path}: input '{video}' is {port}, a batch of {batch}; a camera gives one input at a time. "
             "Export it with batch 1, or with a free batch axis"
         )
@@ -456,7 +456,7 @@ def _check_inputs(path: Path, spec: ModelSpec, video: str, inputs: dict[str, Por
         taken = ("float32", "uint8") if name == video else ("float32",)
         if port.dtype not in taken:
             what = "the video" if name == video else "a state"
-            raise UsageError(
+            raise ModelError(
                 f"{path}: input '{name}' is {port}, and {what} is fed as float32. "
                 "Export the model with a float32 input, and cast inside it"
             )
@@ -516,12 +516,12 @@ def _session(path: Path, model: ModelProto) -> Any:
     except Exception as e:
         nodes = [node for graph in _graphs(model.graph) for node in graph.node]
         if odd := sorted({f"'{n.op_type}' of domain '{n.domain}'" for n in nodes if not _known(n)}):
-            raise UsageError(
+            raise ModelError(
                 f"{path}: no engine here knows the operator {', '.join(odd)}. Export it with the standard "
                 "operators of ONNX"
             ) from e
         cure = ". Quantize it in Q/DQ format, or give the float model" if quantized else ""
-        raise UsageError(f"{path}: ONNX Runtime cannot run it: {refusal(e)[:200]}{cure}") from e
+        raise ModelError(f"{path}: ONNX Runtime cannot run it: {refusal(e)[:200]}{cure}") from e
 
 
 def _known(node: NodeProto) -> bool:
@@ -544,7 +544,7 @@ def _answered(path: Path, session: Any, wanted: list[str], feeds: dict[str, np.n
         return list(session.run(wanted, feeds))
     except Exception as e:
         shapes = ", ".join(f"{name} {value.shape}" for name, value in feeds.items())
-        raise UsageError(f"{path} does not run on {shapes}: {refusal(e)}") from e
+        raise ModelError(f"{path} does not run on {shapes}: {refusal(e)}") from e
 
 
 def _compare(path: Path, given: ModelProto, rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
@@ -559,7 +559,7 @@ def _compare(path: Path, given: ModelProto, rows: Sequence[tuple[np.ndarray, np.
             continue  # judged on real clips, as any original
         found = sqnr_db(before, after) if before.shape == after.shape else 0.0
         if found < least:
-            raise UsageError(
+            raise EngineError(
                 f"{path}: converted for edgepv it answers otherwise ({found:.0f} dB of {least:.0f}). Export "
                 f"it again, with opset {OLDEST_OPSET} to 18 and in float32"
             )
@@ -586,12 +586,12 @@ def _check_states(
     for name, output in states.items():
         port, fresh = inputs[name], outputs.get(output)
         if fresh is None:
-            raise UsageError(
+            raise ModelError(
                 f"{path}: input '{name}' {port} is neither the video nor a state: there is no output "
                 f"'{output}' to feed it from. Make it a constant of the model, or give it that output"
             )
         if fresh != port or port.static != port.shape or len(port.shape) > 4:
-            raise UsageError(
+            raise ModelError(
                 f"{path}: state input '{name}' is {port}, its output '{output}' is {fresh}. "
                 "Make both float32 of one static shape with at most 4 axes"
             )

@@ -20,7 +20,7 @@ import numpy as np
 from edgepv.base.blame import running_at
 from edgepv.base.optional import need, plain_attention
 from edgepv.base.quiet import hush
-from edgepv.errors import UsageError
+from edgepv.errors import ModelError, UsageError
 from edgepv.export.to_onnx import answers_of, check_answers, example_inputs, step_module, stream_spec
 from edgepv.stream import Infer
 from edgepv.types import ModelSpec, Scores, StreamSpec, Variant
@@ -70,14 +70,14 @@ def probe(module: Any, spec: ModelSpec) -> ProbeResult:
         last = _seeded(0, lambda: _asked(call, spec, stream, 0))
     if watch.written:
         operator, line = watch.written
-        raise UsageError(
+        raise ModelError(
             f"{spec.name}: it changes its input in place: {operator} ({line}). The frames are needed again; "
             "write a new tensor there, as in x = x - mean"
         )
     kept, drawn = _apart(first, last), _apart(first, again)
     if kept or drawn:
         changed = before.changed(_Kept(module)) if kept else []
-        raise UsageError(f"{spec.name}: {_told(watch, changed, kept or drawn)}")
+        raise ModelError(f"{spec.name}: {_told(watch, changed, kept or drawn)}")
     _refuse_training(module, spec)
     rows = [v[0].flatten().double().numpy() for v in (first, *others)]
     return _found(spec, rows, watch.end, watch.at)
@@ -131,7 +131,7 @@ def _refuse_training(module: Any, spec: ModelSpec) -> None:
         drops = isinstance(layer, _DropoutNd) and layer.p > 0
         if layer.training and (normalises or drops):
             what = "normalises with the statistics of each clip" if normalises else "draws at random"
-            raise UsageError(
+            raise ModelError(
                 f"{spec.name}: layer '{name}' ({type(layer).__name__}) is in training mode after eval(), so "
                 f"it {what}. Take out the train() or eval() of the model's own that keeps it so"
             )

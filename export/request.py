@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from edgepv.errors import EdgepvError, UsageError, told
+from edgepv.errors import DeviceError, EdgepvError, EngineError, told
 from edgepv.stream import Tensors
 from edgepv.types import Checkpoint, Variant
 
@@ -83,7 +83,9 @@ def reason(error: Exception) -> EdgepvError:
     """Why a variant was not made, whatever a converter or an engine raised."""
     if isinstance(error, EdgepvError):
         return error
-    return UsageError(told(error)[0].removeprefix("internal error: ")[:MOST_SAID])
+    line, code = told(error)
+    kind = DeviceError if code == DeviceError.exit_code else EngineError
+    return kind(line.removeprefix("internal error: ")[:MOST_SAID])
 
 
 MOST_SAID = 400

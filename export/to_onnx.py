@@ -14,7 +14,7 @@ from edgepv.base.blame import named_in, raised_at
 from edgepv.base.files import sha256, whole_file
 from edgepv.base.optional import need, plain_attention
 from edgepv.base.quiet import hush
-from edgepv.errors import UsageError
+from edgepv.errors import ModelError, UsageError
 from edgepv.export.plain import in_parts
 from edgepv.types import ModelSpec, StateSpec, StreamSpec, TensorSpec, Variant
 
@@ -50,7 +50,7 @@ def stream_spec(module: Any, spec: ModelSpec) -> StreamSpec | None:
     states = tuple(_state_spec(name, value, taken) for name, value in _first_states(module, spec).items())
     warmup = getattr(module, "warmup", spec.frames)
     if not isinstance(warmup, int) or not 1 <= warmup <= MOST_WARMUP:
-        raise UsageError(f"{spec.name}: its warmup is {warmup!r}; give 1 to {MOST_WARMUP} frames")
+        raise ModelError(f"{spec.name}: its warmup is {warmup!r}; give 1 to {MOST_WARMUP} frames")
     return StreamSpec(states, warmup=warmup, receptive_field=getattr(module, "receptive_field", None))
 
 
@@ -60,10 +60,10 @@ def _first_states(module: Any, spec: ModelSpec) -> dict[str, Any]:
     try:
         states = module.init_state()
     except Exception as e:
-        raise UsageError(f"{spec.name}: init_state() raised {type(e).__name__}: {refusal(e)}") from e
+        raise ModelError(f"{spec.name}: init_state() raised {type(e).__name__}: {refusal(e)}") from e
     named = isinstance(states, dict) and all(isinstance(name, str) for name in states)
     if not named or not all(isinstance(value, torch.Tensor) for value in states.values()):
-        raise UsageError(
+        raise ModelError(
             f"{spec.name}: init_state() gives no dict of named tensors but a {type(states).__name__}. "
             'Return {"NAME": tensor, ...}, in the order that step(frame, *states) takes them'
         )
@@ -77,19 +77,19 @@ def _state_spec(name: str, value: Any, taken: set[str]) -> StateSpec:
     """
     dtype: Any = str(value.dtype).removeprefix("torch.")
     if name in taken:
-        raise UsageError(f"state '{name}' has the name of the input or of an answer. Rename it")
+        raise ModelError(f"state '{name}' has the name of the input or of an answer. Rename it")
     if not value.numel() or value.ndim > 4:
-        raise UsageError(
+        raise ModelError(
             f"state '{name}' is {tuple(value.shape)}; a state has 1 to 4 axes, none of them empty"
         )
     if dtype not in STATE_DTYPES:
-        raise UsageError(
+        raise ModelError(
             f"state '{name}' is {dtype}; a state is {', '.join(STATE_DTYPES)}. "
             "Return it so from init_state() and from step()"
         )
     start = float(value.flatten()[0])
     if not bool((value == start).all()):
-        raise UsageError(
+        raise ModelError(
             f"state '{name}' starts with different values; a state starts with one number everywhere. "
             "Add the pattern inside step()"
         )
@@ -120,7 +120,7 @@ def lower(module: Any, spec: ModelSpec, out: Path) -> Variant:
             try:
                 _export(_in_parts(target, example), example, tmp, inputs, outputs)
             except Exception:
-                raise UsageError(
+                raise ModelError(
                     f"torch.onnx cannot convert {spec.name}: {_untaken(target, example, e)}"
                 ) from e
         _strip_origin(tmp)
@@ -246,7 +246,7 @@ def check_answers(module: Any, example: tuple[Any, ...], spec: ModelSpec) -> tup
             values = answers_of(module(*(x.clone() for x in example)))
     except Exception as e:
         where = raised_at(e)
-        raise UsageError(
+        raise ModelError(
             f"{spec.name} raised {type(e).__name__} on an input of shape {tuple(example[0].shape)}"
             f"{f' ({where})' if where else ''}: {refusal(e).rstrip('.')}{_cure(module, example, spec, e)}"
         ) from e
@@ -272,16 +272,16 @@ def _check_kinds(values: tuple[Any, ...], spec: ModelSpec) -> None:
             kinds, cure = f"{kinds} of {', '.join(names)}", f"return the tensor alone: ...['{first}']"
         elif not isinstance(values[0], torch.Tensor) and hasattr(values[0], "__dict__"):
             cure = f"return the tensor alone: ....{next(iter(vars(values[0])), 'logits')}"
-        raise UsageError(f"{spec.name} answers {kinds}; {cure}")
+        raise ModelError(f"{spec.name} answers {kinds}; {cure}")
     for value, answer in zip(values, spec.answers):
         kind = str(value.dtype).removeprefix("torch.")
         if not value.is_floating_point():
-            raise UsageError(
+            raise ModelError(
                 f"{spec.name} answers '{answer.name}' in whole numbers, {kind} {tuple(value.shape)}. "
                 "Return the scores of all labels themselves, without argmax or a threshold"
             )
         if value.dtype != torch.float32:
-            raise UsageError(
+            raise ModelError(
                 f"{spec.name} answers '{answer.name}' in {kind}; answers are float32. Return .float() of it, "
                 "or build the model in float32: net.float()"
             )
@@ -339,7 +339,7 @@ def _check_fresh(fresh: tuple[Any, ...], states: tuple[StateSpec, ...], spec: Mo
     wanted = [f"{s.dtype} {s.shape}" for s in states]
     got = [f"{str(v.dtype).removeprefix('torch.')} {tuple(v.shape)}" for v in fresh]
     if got != wanted and states:
-        raise UsageError(
+        raise ModelError(
             f"{spec.name}: step returns the states {', '.join(got) or 'none'}; "
             f"init_state has {', '.join(wanted)}. Return each as it came in, in the same order"
         )
@@ -364,7 +364,7 @@ def _check_finite(module: Any, frame: Any, stream: StreamSpec | None, spec: Mode
             values = result if isinstance(result, tuple | list) else (result,)
             states = list(values[len(spec.answers) :])
     if not all(bool(value.isfinite().all()) for value in values[: len(spec.answers)]):
-        raise UsageError(
+        raise ModelError(
             f"{spec.name}: the original itself answers NaN or infinity. "
             "Check its weights: very large ones, or a running_var below 0; and divisions or roots of 0"
         )

@@ -11,7 +11,7 @@ from edgepv.base.files import sha256, whole_file
 from edgepv.base.isolated import call
 from edgepv.base.optional import litert_feeds, litert_interpreter, plain_attention
 from edgepv.base.quiet import hush
-from edgepv.errors import UsageError
+from edgepv.errors import EngineError
 from edgepv.export.plain import in_parts
 from edgepv.export.to_onnx import example_inputs, refusal, step_module, stream_spec, tensor_names
 from edgepv.model.checkpoint import build
@@ -60,7 +60,7 @@ def convert(checkpoint: dict[str, Any], out: str) -> dict[str, dict[str, str]]:
                 with in_parts():
                     litert_torch.convert(target, arguments).export(str(tmp))
             except Exception:
-                raise UsageError(f"litert-torch cannot convert {source.spec.name}: {refusal(e)}") from e
+                raise EngineError(f"litert-torch cannot convert {source.spec.name}: {refusal(e)}") from e
         return _names(tmp, source, stream, example, target, arguments)
 
 
@@ -90,7 +90,7 @@ def _names(
         value = wanted[i].numpy()
         error = float(np.abs(got[f"output_{i}"] - value).max())
         if error > 1e-3 * max(1.0, float(np.abs(value).max())):
-            raise UsageError(
+            raise EngineError(
                 f"litert-torch converted {source.spec.name}, but '{name}' differs by {error:.2g}. "
                 "Use another target, and report this model"
             )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgepv.errors import UsageError
+from edgepv.errors import ModelError
 from edgepv.quantize.int8_onnx import CONVOLUTIONS, is_vector, opened, preprocess
 from edgepv.stream import Tensors, by_file_names
 from edgepv.types import Variant
@@ -67,7 +67,7 @@ def refuse_dead_layers(base: Variant, folder: Path, feeds: Sequence[Tensors]) ->
     rows = dead_channels(base, folder, feeds)
     dead = [row for row in rows if row.dead and not row.vector]
     if dead:
-        raise UsageError(
+        raise ModelError(
             f"{base.spec.name}: layer '{dead[0].layer}' gives the same numbers for every calibration input "
             f"({len(dead)} such), so it has no range for INT8. Train again or take it out, or keep the model "
             "in float: --precision fp32"

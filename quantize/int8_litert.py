@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 
 from edgepv.base.files import sha256, whole_file
 from edgepv.base.optional import litert_feeds, litert_interpreter, need
-from edgepv.errors import UsageError
+from edgepv.errors import EngineError, ModelError
 from edgepv.quantize.int8_onnx import refuse_zero_states
 from edgepv.quantize.ranges import linked
 from edgepv.stream import Tensors, by_file_names
@@ -123,14 +123,14 @@ def work(
     tool = quantizer.Quantizer(source, recipe_list)
     ranges = _ranges(source, recipe_list, [rows[i] for i in sorted(rows)], states)
     if not ranges:
-        raise UsageError("ai-edge-quantizer found no layer of a kind that it quantizes")
+        raise ModelError("ai-edge-quantizer found no layer of a kind that it quantizes")
     result = tool.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
     result.export_model(out, overwrite=True)
     interpreter = litert_interpreter()(out, num_threads=1)
     interpreter.allocate_tensors()
     answer = interpreter.get_signature_runner()(**next(iter(rows.values())))
     if not all(np.isfinite(v).all() for v in answer.values()):
-        raise UsageError("the INT8 model answers values that are not finite")
+        raise EngineError("the INT8 model answers values that are not finite")
 
 
 def _ranges(

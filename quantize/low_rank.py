@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from edgepv.base.optional import need
-from edgepv.errors import UsageError
+from edgepv.errors import ModelError, UsageError
 from edgepv.model.checkpoint import build
 from edgepv.model.provenance import record
 from edgepv.model.surgery import put, split, splittable
@@ -130,7 +130,7 @@ def _costs(module: Any, spec: ModelSpec) -> dict[str, int]:
         answers(module, spec)
     except Exception as e:  # models fail in as many ways as they are written
         line = (str(e).splitlines() or [""])[0][:200]
-        raise UsageError(f"{spec.name} does not run on noise: {type(e).__name__}: {line}") from e
+        raise ModelError(f"{spec.name} does not run on noise: {type(e).__name__}: {line}") from e
     finally:
         for hook in hooks:
             hook.remove()
@@ -174,7 +174,7 @@ def _same_numbers(split_module: Any, rebuilt: Any, spec: ModelSpec) -> None:
 
     pairs = zip(answers(split_module, spec), answers(rebuilt, spec), strict=True)
     if not all(torch.allclose(a, b, atol=TOLERANCE) for a, b in pairs):
-        raise UsageError(f"{spec.name}: the split model does not rebuild from its weights")
+        raise ModelError(f"{spec.name}: the split model does not rebuild from its weights")
 
 
 def _size(module: Any) -> int:

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 
 from edgepv.base.optional import need
-from edgepv.errors import UsageError
+from edgepv.errors import ModelError, UsageError
 from edgepv.model.checkpoint import build
 from edgepv.model.provenance import record
 from edgepv.model.weights import save
@@ -73,7 +73,7 @@ class Step:
         except UsageError:
             raise
         except Exception as e:  # the tracer fails in as many ways as models are written
-            raise UsageError(
+            raise ModelError(
                 f"{checkpoint.spec.name} cannot be pruned: {type(e).__name__}: "
                 f"{(str(e).splitlines() or [''])[0][:200]}. Export it with --prune 0"
             ) from e
@@ -143,7 +143,7 @@ class Step:
 def refuse_changed(silenced: Any, cut: Any, spec: ModelSpec) -> None:
     """Raise UsageError unless ``cut`` computes what the original with those channels silenced does."""
     if not _alike(silenced, cut, spec, steady=True):
-        raise UsageError(
+        raise ModelError(
             f"{spec.name} cannot be pruned: cutting channels changed what the others compute. It "
             "addresses channels by number (a temporal shift, a split, heads of attention) or keeps a "
             "state of fixed width. Use --prune 0"
@@ -158,7 +158,7 @@ def _check_rebuilt(module: Any, pruned: Checkpoint) -> None:
     except Exception as e:  # a layer that keeps its old width fails in its own way
         same, why = False, (str(e).splitlines() or [""])[0][:300]
     if not same:
-        raise UsageError(
+        raise ModelError(
             f"{pruned.spec.name} cannot be pruned: the cut model does not rebuild from its weights: {why}. "
             "A layer of its builder may not follow their width. Use --prune 0"
         )
@@ -170,12 +170,12 @@ def refuse_recurrent(module: Any, spec: ModelSpec) -> None:
 
     for name, layer in module.named_modules():
         if isinstance(layer, nn.RNNBase | nn.RNNCellBase):
-            raise UsageError(
+            raise ModelError(
                 f"{spec.name} cannot be pruned: '{name}' is a recurrent layer ({type(layer).__name__}), "
                 "whose state keeps the old width. Use --prune 0, or prune it in training"
             )
     if type(module).forward is nn.Module.forward:
-        raise UsageError(
+        raise ModelError(
             f"{spec.name} cannot be pruned: it has a step and no forward over clips, and a state that a cut "
             "layer feeds would keep its size. Give it a forward (1, C, T, H, W) -> logits, or use --prune 0"
         )
@@ -420,7 +420,7 @@ def _stepped(module: Any, spec: ModelSpec) -> list[Any]:
         logits, *fresh = module.step(frame, *states)
         states = tuple(fresh)
         if [tuple(s.shape) for s in states] != shapes:
-            raise UsageError(
+            raise ModelError(
                 f"{spec.name} cannot be pruned: a state keeps its old size while the layer that feeds it was "
                 "cut. Use --prune 0, or let init_state() follow the layers' widths"
             )

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from edgepv.base.optional import need
-from edgepv.errors import UsageError
+from edgepv.errors import ModelError, UsageError
 from edgepv.model.checkpoint import build
 from edgepv.quantize import finetune
 from edgepv.types import Checkpoint, ModelSpec
@@ -78,7 +78,7 @@ def picture_convolutions(model: Any, spec: ModelSpec, clip: np.ndarray) -> list[
     torch = need("torch", extra="compress")
     nn = torch.nn
     if type(model).forward is nn.Module.forward:
-        raise UsageError(
+        raise ModelError(
             f"{spec.name} cannot be trained for INT8: it has a step and no forward over clips. "
             "Give it a forward (N, C, T, H, W) -> logits"
         )
@@ -97,7 +97,7 @@ def picture_convolutions(model: Any, spec: ModelSpec, clip: np.ndarray) -> list[
         for handle in handles:
             handle.remove()
     if not found:
-        raise UsageError(f"{spec.name} has no convolution over pictures: INT8 leaves all of it in float")
+        raise ModelError(f"{spec.name} has no convolution over pictures: INT8 leaves all of it in float")
     return found
 
 

@@ -18,7 +18,7 @@ from typing import Literal, TypeVar, get_args
 import numpy as np
 
 from edgepv.base.optional import need, ort_options
-from edgepv.errors import UsageError, unknown
+from edgepv.errors import ModelError, UsageError, unknown
 from edgepv.stream import Tensors
 
 Method = Literal["minmax", "percentile", "mse", "entropy"]
@@ -60,7 +60,7 @@ class Histogram:
         """Count a tensor of any shape. Raises UsageError for values that are not finite."""
         low, high = float(values.min(initial=0)), float(values.max(initial=0))
         if not math.isfinite(low) or not math.isfinite(high):
-            raise UsageError("its values are not finite on calibration clips")
+            raise ModelError("its values are not finite on calibration clips")
         self.low, self.high = min(self.low, low), max(self.high, high)
         if not self._counting:
             return
@@ -211,5 +211,5 @@ def of_model(
             try:
                 seen.setdefault(name, Histogram(counts=method != "minmax")).add(value)
             except UsageError as e:
-                raise UsageError(f"INT8 ranges: tensor '{name}': {e}. Check the weights and the clips") from e
+                raise ModelError(f"INT8 ranges: tensor '{name}': {e}. Check the weights and the clips") from e
     return {name: one.span(method) for name, one in seen.items()}

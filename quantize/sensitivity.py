@@ -19,7 +19,7 @@ import numpy as np
 
 from edgepv.base.optional import need
 from edgepv.data.frames import hold_last
-from edgepv.errors import UsageError
+from edgepv.errors import ModelError, UsageError
 from edgepv.metrics.margins import margin_drop, margins
 from edgepv.metrics.stats import sqnr_db
 from edgepv.model.checkpoint import build
@@ -61,7 +61,7 @@ def per_layer(
         preprocess(folder / base.path, clean)
         names = _convolutions(clean)
         if not names:
-            raise UsageError(f"{base.spec.name} has no convolution: there is nothing to quantize")
+            raise ModelError(f"{base.spec.name} has no convolution: there is nothing to quantize")
         table = _ranges(clean, by_file_names(base, feeds), ranges)
         overrides = state_overrides(clean, base, feeds, ranges)
         theirs = by_file_names(base, probes)
@@ -183,7 +183,7 @@ def _named_failures(spec: ModelSpec) -> Iterator[None]:
         raise
     except Exception as e:
         line = (str(e).splitlines() or [""])[0][:200]
-        raise UsageError(f"{spec.name} cannot be cut group by group: {type(e).__name__}: {line}") from e
+        raise ModelError(f"{spec.name} cannot be cut group by group: {type(e).__name__}: {line}") from e
 
 
 @dataclass(frozen=True)

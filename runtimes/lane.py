@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from edgepv.data.frames import preprocess
-from edgepv.errors import EdgepvError, UsageError
+from edgepv.errors import EdgepvError, EngineError
 from edgepv.runtimes.births import Births
 from edgepv.runtimes.engine import CancelledError, Engine
 from edgepv.stream import Stepper, Tensors
@@ -79,7 +79,7 @@ class Lane:
         done = time.perf_counter()
         for name, value in outputs.items():
             if not np.isfinite(value).all():
-                raise UsageError(
+                raise EngineError(
                     f"{self.variant.name} answered '{name}' with values that are not finite at frame "
                     f"{self.stepper.seen - 1}. The bundle or the engine is broken: run edgepv verify"
                 )
@@ -94,13 +94,13 @@ class Lane:
             raise
         except Exception as e:  # each engine has types of its own
             why = next(iter(str(e).splitlines()), "")
-            raise UsageError(
+            raise EngineError(
                 f"{self.variant.name} cannot be run: {type(e).__name__}: {why}. "
                 "The bundle or the engine is broken: run edgepv verify"
             ) from e
         for name, got, wanted in shapes:
             if got != wanted:
-                raise UsageError(
+                raise EngineError(
                     f"{self.variant.name} answered '{name}' {got}, the manifest says {wanted}. "
                     "The bundle is broken: run edgepv verify"
                 )

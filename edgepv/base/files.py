@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from edgepv.errors import UsageError
+from edgepv.errors import UsageError, kind_of
 from edgepv.types import encode
 
 _OURS = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.([0-9a-f]{8})\.edgepv(\.[^.]+)?")
@@ -193,7 +193,7 @@ def refuse_out(path: Path, option: str = "--out") -> None:
         with tempfile.TemporaryFile(dir=above):
             pass
     except OSError as e:
-        raise UsageError(
+        raise kind_of(e)(
             f"{option} {path}: nothing can be written into {above} ({e.strerror}). Give another place"
         ) from None
 

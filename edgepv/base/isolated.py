@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from edgepv import errors
-from edgepv.errors import EdgepvError, UsageError
+from edgepv.errors import EdgepvError, EngineError, UsageError
 
 TIMEOUT_S = 900
 MOST_TIMEOUT_S = 1_000_000
@@ -49,7 +49,7 @@ def call(function: str, *, timeout_s: float = TIMEOUT_S, tool: str = "", **argum
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            raise UsageError(
+            raise EngineError(
                 f"{tool or function} did not finish within {timeout_s:.0f} s and was stopped"
             ) from None
         if os.environ.get("EDGEPV_DEBUG"):
@@ -60,7 +60,7 @@ def call(function: str, *, timeout_s: float = TIMEOUT_S, tool: str = "", **argum
             if "error" in told:
                 raise getattr(errors, told["error"])(told["says"])
             return told["result"]
-    raise UsageError(f"{tool or function.rpartition(':')[2]} failed: {_why(done)}")
+    raise EngineError(f"{tool or function.rpartition(':')[2]} failed: {_why(done)}")
 
 
 def _why(done: subprocess.CompletedProcess[str]) -> str:

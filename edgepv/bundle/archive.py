@@ -14,7 +14,7 @@ from pathlib import Path
 
 from edgepv.base.files import inside, whole_file
 from edgepv.bundle.manifest import MANIFEST, MOST_BYTES, MOST_FILES, Bundle, check_path, is_dropping, read
-from edgepv.errors import EdgepvError, UsageError
+from edgepv.errors import DeviceError, EdgepvError, UsageError
 
 MOST_DIRECTORY = 4 << 20  # bytes of a zip's list of files
 
@@ -102,7 +102,7 @@ def _unzip(path: Path, into: Path) -> None:
         raise
     except Exception as e:  # zipfile raises whatever its damage leads to
         if isinstance(e, OSError) and e.errno == errno.ENOSPC:
-            raise UsageError(f"{path} cannot be unpacked: no space left in {into.parent}. Free some") from e
+            raise DeviceError(f"{path} cannot be unpacked: no space left in {into.parent}. Free some") from e
         raise UsageError(f"{path} is not a whole zip file ({e}). Copy it again") from e
 
 

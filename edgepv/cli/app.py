@@ -20,7 +20,7 @@ from typing import NoReturn
 from edgepv import __version__
 from edgepv.base.console import tell
 from edgepv.cli.arguments import EXIT_CODES, refuse_odd_text
-from edgepv.errors import EdgepvError, UsageError, told
+from edgepv.errors import EdgepvError, ModelError, UsageError, told
 
 COMMANDS: dict[str, dict[str, str]] = {
     "edgepv.cli.export:add_export": {
@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         nobody_reads()
         return 0
-    except (EdgepvError, OSError) as e:
+    except (EdgepvError, OSError, MemoryError) as e:
         return _fail(*told(e))
     except SystemExit:
         raise  # --help and --version
@@ -134,7 +134,7 @@ def _call(arguments: argparse.Namespace) -> int:
     try:
         return int(arguments.run(arguments) or 0)
     except SystemExit as e:
-        raise UsageError(
+        raise ModelError(
             f"code of the model or of a library called sys.exit or os._exit ({e.code}) before this was done. "
             "Take the call out"
         ) from e

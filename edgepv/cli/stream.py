@@ -12,7 +12,7 @@ from typing import Any
 
 from edgepv.base.console import say_next, tell
 from edgepv.cli.arguments import own_model
-from edgepv.errors import UsageError
+from edgepv.errors import ModelError, UsageError
 
 
 def add_stream(commands: Any) -> None:
@@ -205,6 +205,6 @@ def _gflops(module: Any, spec: Any) -> float:
         with sdpa_kernel(SDPBackend.MATH):  # torch counts attention only as its two products
             return gflops_per_frame(module, spec)
     except Exception as e:
-        raise UsageError(
+        raise ModelError(
             f"{spec.name} does not run on an input of shape {spec.input.shape}: {type(e).__name__}: {e}"
         ) from e

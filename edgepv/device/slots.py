@@ -30,7 +30,7 @@ from edgepv.bundle import signing
 from edgepv.bundle.signing import Signature, read_signature, verify
 from edgepv.device.canary import Rate, Verdict
 from edgepv.device.self_test import SelfTest, self_test
-from edgepv.errors import EdgepvError, SignatureError, UsageError
+from edgepv.errors import DeviceError, EdgepvError, SignatureError, UsageError
 from edgepv.types import decode
 
 Slot = Literal["a", "b"]
@@ -130,7 +130,7 @@ def install(
             raise
         except OSError as e:
             cure = "Free some space" if e.errno == errno.ENOSPC else "Check the disk"
-            error = UsageError(f"{root}: the update could not be stored ({e.strerror or e}). {cure}")
+            error = DeviceError(f"{root}: the update could not be stored ({e.strerror or e}). {cure}")
             _note_refusal(root, str(error))
             raise error from e
 
@@ -556,7 +556,7 @@ def _lock(path: Path, wait_s: float, held_by: Callable[[str], str]) -> Iterator[
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except PermissionError:
-        raise UsageError(
+        raise DeviceError(
             f"{path} cannot be opened by this user. Let one user run both edgepv update and edgepv run"
         ) from None
     try:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from edgepv.base.optional import need
-from edgepv.errors import UsageError
+from edgepv.errors import ModelError
 from edgepv.model.surgery import put
 from edgepv.quantize.finetune import as_logits
 from edgepv.types import ModelSpec
@@ -78,7 +78,7 @@ def find_head(model: Any, spec: ModelSpec) -> str:
     flat = answer.flatten()
     equal = [n for n, out in called if out.numel() == len(flat) and torch.equal(out.flatten(), flat)]
     if not called:
-        raise UsageError(
+        raise ModelError(
             f"{spec.name}: no linear layer gives its {len(spec.labels)} logits. finetune replaces the last "
             "nn.Linear; let the model end in one"
         )

@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from edgepv.base.optional import need
-from edgepv.errors import EdgepvError, UsageError
+from edgepv.errors import EdgepvError, ModelError, UsageError
 from edgepv.types import ModelSpec
 
 USERS = "edgepv_user_"
@@ -48,13 +48,13 @@ def call_builder(name: str, spec: ModelSpec | None = None) -> Any:
         except EdgepvError:
             raise
         except SystemExit as e:
-            raise UsageError(
+            raise ModelError(
                 f"builder {name} called sys.exit or os._exit; it must return a torch module"
             ) from e
         except KeyboardInterrupt:
             raise
         except BaseException as e:
-            raise UsageError(f"builder {name} raised {_what(e)}. {_remedy(e)}") from e
+            raise ModelError(f"builder {name} raised {_what(e)}. {_remedy(e)}") from e
 
 
 def _arguments(name: str, function: Callable[..., Any], spec: ModelSpec | None) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def _arguments(name: str, function: Callable[..., Any], spec: ModelSpec | None) 
     ]
     if required:
         called = f"{name.rpartition(':')[2]}({required[0]}=...)"
-        raise UsageError(
+        raise ModelError(
             f"builder {name} needs the argument '{required[0]}'; it must need none. Put a function without "
             f"arguments beside it that returns {called}, and name that one"
         )
@@ -132,14 +132,16 @@ def find_function(name: str) -> Callable[..., Any]:
     except EdgepvError:
         raise
     except SystemExit as e:
-        raise UsageError(
+        raise ModelError(
             f"{place} cannot be imported: it called sys.exit or os._exit. "
             "Put what it does as a program under: if __name__ == '__main__'"
         ) from e
     except KeyboardInterrupt:
         raise
     except BaseException as e:
-        raise UsageError(f"{place} cannot be imported: {_what(e)}. {_remedy(e)}") from e
+        misnamed = isinstance(e, ModuleNotFoundError) and f"{place}.".startswith(f"{e.name}.")
+        kind = UsageError if misnamed else ModelError
+        raise kind(f"{place} cannot be imported: {_what(e)}. {_remedy(e)}") from e
     if not callable(getattr(module, attribute, None)):
         raise UsageError(f"{place} has no function '{attribute}'")
     return getattr(module, attribute)

@@ -15,7 +15,7 @@ from edgepv.base.cache import cached
 from edgepv.base.files import sha256
 from edgepv.base.machine import versions
 from edgepv.base.optional import need
-from edgepv.errors import UsageError
+from edgepv.errors import ModelError, UsageError
 from edgepv.model.builder import call_builder
 from edgepv.model.naming import fitted
 from edgepv.model.surgery import fit_to_weights, put
@@ -144,29 +144,29 @@ def new_module(builder: str, spec: ModelSpec) -> Any:
         what, cure = type(module).__name__, "Return the module alone"
         if module is None:
             what, cure = "nothing", "End it with: return the_module"
-        raise UsageError(f"{builder} returned {what}, not a torch module. {cure}")
+        raise ModelError(f"{builder} returned {what}, not a torch module. {cure}")
     try:
         module = _unwrapped(module).eval()
     except NotImplementedError as e:
-        raise UsageError(
+        raise ModelError(
             f"{builder} returned a program of torch.export, not a model. Return the nn.Module it was made of"
         ) from e
     for name, part in module.named_modules():
         where = f"'{name}' of what {builder} returned" if name else f"what {builder} returned"
         if isinstance(part, torch.jit.ScriptModule):
-            raise UsageError(
+            raise ModelError(
                 f"{where} is TorchScript, whose layers cannot be taken apart. Return the nn.Module that was "
                 "scripted or traced, and give its state_dict() as weights"
             )
         if _quantizes(part):
-            raise UsageError(
+            raise ModelError(
                 f"{where} is prepared for quantization or quantized ({type(part).__name__}). Return the "
                 "float model: edgepv quantizes by itself, and trains for it with --qat"
             )
     _give_sizes(module, spec, builder)
     values = (*module.parameters(), *module.buffers())
     if any(v.is_meta for v in values):
-        raise UsageError(f"{builder} returned a module without storage (device meta). Build it on the CPU")
+        raise ModelError(f"{builder} returned a module without storage (device meta). Build it on the CPU")
     if any(v.dtype in (torch.float16, torch.bfloat16, torch.float64) for v in values):
         module.float()
     return module.cpu()
@@ -212,7 +212,7 @@ def _give_sizes(module: Any, spec: ModelSpec, builder: str) -> None:
         with torch.no_grad():
             module(torch.zeros(spec.input.shape))
     except Exception as e:
-        raise UsageError(
+        raise ModelError(
             f"the lazy layers of {builder} get no size, for it does not run on an input of shape "
             f"{spec.input.shape}: {first_line(e)}"
         ) from e

@@ -20,7 +20,7 @@ from typing import Any
 
 from edgepv.base.files import sha256, whole_file
 from edgepv.base.optional import need
-from edgepv.errors import UsageError
+from edgepv.errors import ModelError, UsageError
 
 State = dict[str, Any]
 """Tensors by name."""
@@ -429,7 +429,7 @@ def read_weights(path: Path) -> dict[str, Any]:
     for name, value in state.items():
         if value.is_floating_point() and not bool(torch.isfinite(value.float()).all()):
             beyond = "" if not torch.isfinite(value).all() else " in float32, where 3.4e38 is the largest"
-            raise UsageError(f"{path}: weight '{name}' has values that are not finite{beyond}. Train again")
+            raise ModelError(f"{path}: weight '{name}' has values that are not finite{beyond}. Train again")
     return state
 
 

@@ -13,7 +13,7 @@ from edgepv.data.calibration import in_turns, to_and_fro
 from edgepv.data.clips import Clip, clips_digest, unheld
 from edgepv.data.frames import hold_last
 from edgepv.data.truth import EvalClip, eval_clip
-from edgepv.errors import UsageError
+from edgepv.errors import ModelError, UsageError
 from edgepv.measure.answers import clip_answers
 from edgepv.metrics.tasks import Pictures, shows
 from edgepv.model.checkpoint import build
@@ -74,7 +74,7 @@ def prepare(context: RunContext, source: Source, clips: Clips) -> PreparedModel:
     context.console.say(f"running the original on {len(held)} held-out clips")
     answers = evaluate.play_clips(original(1).infer, first, held)
     if not all(np.isfinite(rows).all() for rows in answers):
-        raise UsageError(
+        raise ModelError(
             f"{spec.name}: the original itself answers NaN or infinity on real clips, so nothing can be "
             "compared with it. Check the weights, and mean and std of the spec"
         )

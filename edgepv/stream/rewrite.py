@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgepv.errors import UsageError
+from edgepv.errors import ModelError, UsageError
 from edgepv.stream.capture import Captured, capture, describe
 from edgepv.stream.interpreter import Folded, GraphInterpreter, Layer
 from edgepv.stream.loops import find
@@ -29,7 +29,7 @@ WORTH = 2.0
 POOLS = ("window", "running", "ema")
 
 
-class NotStreamableError(UsageError):
+class NotStreamableError(ModelError):
     """A model that stays a clip model. why: operator, source line and reason. cure: what to change."""
 
     def __init__(self, name: str, error: RefusedError) -> None:

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgepv.errors import ParityError, UsageError
+from edgepv.errors import ModelError, ParityError
 from edgepv.stream.capture import Captured, capture, describe
 from edgepv.stream.interpreter import GraphInterpreter, operator
 from edgepv.stream.rewrite import StreamModel
@@ -147,7 +147,7 @@ def against_clip(module: nn.Module, model: StreamModel, clips: Sequence[np.ndarr
         with torch.no_grad():
             wanted = module(torch.from_numpy(clip)[None])
         if not bool(wanted.isfinite().all()):
-            raise UsageError(
+            raise ModelError(
                 f"{model.spec.name}: the original itself answers NaN or infinity, so no stream can be "
                 "compared with it. Check its weights: very large ones, or a running_var below 0"
             )

@@ -26,7 +26,7 @@ import numpy as np
 
 from edgepv.base.files import whole_file
 from edgepv.base.optional import need
-from edgepv.errors import UsageError, unknown
+from edgepv.errors import EngineError, UsageError, unknown
 from edgepv.export.tensorrt.graph import (
     COPIES,
     WEIGHTED,
@@ -75,7 +75,7 @@ def prepare(float_onnx: Path) -> ModelProto:
             clean = onnx.load(options.optimized_model_filepath)
             model = onnx.shape_inference.infer_shapes(clean, strict_mode=True, data_prop=True)
         except Exception as e:
-            raise UsageError(
+            raise EngineError(
                 f"{float_onnx} cannot be prepared for TensorRT ({one_line(e)}). Export it again"
             ) from e
     drop_unused_domains(model)

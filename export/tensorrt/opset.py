@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgepv.base.optional import need
-from edgepv.errors import UsageError
+from edgepv.errors import ModelError, UsageError
 from edgepv.export.tensorrt.graph import (
     attribute,
     drop_unused_constants,
@@ -43,7 +43,7 @@ def to_opset(model: ModelProto, opset: int) -> ModelProto:
         converted.ir_version = IR_VERSION.get(opset, converted.ir_version)
         onnx.checker.check_model(converted, full_check=True)
     except (RuntimeError, ValueError, onnx.checker.ValidationError) as e:
-        raise UsageError(
+        raise ModelError(
             f"the model has no form at opset {opset} ({one_line(e)}). Export it without that operator"
         ) from e
     if opset_of(converted) != opset:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgepv.errors import UsageError
+from edgepv.errors import DeviceError
 
 SHARE = 0.8
 
@@ -42,7 +42,7 @@ def admit(demands: Sequence[Demand], cores: int) -> dict[str, int]:
         used += demand.load(rungs[demand.camera])
         if used > room:
             names = ", ".join(d.camera for d in demands[i:])
-            raise UsageError(
+            raise DeviceError(
                 f"no room for camera {names}: {len(demands)} cameras need {used:.2f} cores or more on "
                 f"their smallest variants, {room:.2f} of {cores} may be used. "
                 "Use fewer cameras or a smaller variant"

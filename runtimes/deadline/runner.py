@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from edgepv.data.frames import check_frame
-from edgepv.errors import DeadlineError, EdgepvError, UsageError
+from edgepv.errors import DeadlineError, EdgepvError, EngineError, UsageError
 from edgepv.runtimes.deadline.controller import Controller
 from edgepv.runtimes.deadline.ladder import Ladder
 from edgepv.runtimes.deadline.scheduler import FrameScheduler, Reply, Task
@@ -190,7 +190,7 @@ class DeadlineRunner:
     def _drop(self, rung: int, what: str, why: str) -> None:
         self._status(what, " ".join(why.split()))
         if self._keep is not None or not self.controller.exclude(rung):
-            self._end(UsageError(f"no variant is left that works. The last: {why}"))
+            self._end(EngineError(f"no variant is left that works. The last: {why}"))
             return
         self.ladder.leave(rung, self.controller.rung)
 

@@ -9,7 +9,7 @@ import numpy as np
 from edgepv.base.optional import litert_interpreter
 from edgepv.base.quiet import hush_native
 from edgepv.base.vet import vet_tflite
-from edgepv.errors import UsageError
+from edgepv.errors import EngineError
 from edgepv.runtimes.engine import Read, check_inputs, check_names, expected_inputs
 from edgepv.runtimes.engines.ort import first_line
 from edgepv.stream import Tensors
@@ -53,4 +53,4 @@ def open(variant: Variant, read: Read, threads: int) -> LiteRtEngine:
             interpreter.allocate_tensors()
         return LiteRtEngine(variant, interpreter)
     except (RuntimeError, ValueError) as e:
-        raise UsageError(f"LiteRT cannot load {variant.path}: {first_line(e)}") from e
+        raise EngineError(f"LiteRT cannot load {variant.path}: {first_line(e)}") from e

@@ -10,7 +10,7 @@ import numpy as np
 
 from edgepv.base.optional import SAFE_BITS, need, ort_options
 from edgepv.base.vet import vet_onnx
-from edgepv.errors import UsageError
+from edgepv.errors import EngineError
 from edgepv.runtimes.engine import CancelledError, Read, check_inputs, check_names, expected_inputs
 from edgepv.stream import Tensors
 from edgepv.types import Variant
@@ -124,7 +124,7 @@ def session(
             model, options, providers=list(providers), disabled_optimizers=BROKEN_OPTIMIZERS
         )
     except Exception as e:  # onnxruntime raises a dozen types of its own
-        raise UsageError(f"ONNX Runtime cannot load {name}: {first_line(e)}") from e
+        raise EngineError(f"ONNX Runtime cannot load {name}: {first_line(e)}") from e
     found._model_bytes = None  # kept for a change of providers, which none makes: memory of a whole model
     return found
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from edgepv.base.optional import need
 from edgepv.base.vet import vet_onnx, vet_openvino
-from edgepv.errors import TargetUnavailableError, UsageError
+from edgepv.errors import EngineError, TargetUnavailableError
 from edgepv.runtimes.engine import Read, check_inputs, check_names, expected_inputs
 from edgepv.runtimes.engines.ort import first_line
 from edgepv.stream import Tensors
@@ -66,7 +66,7 @@ def open(variant: Variant, read: Read, threads: int) -> OvEngine:
     try:
         compiled = core.compile_model(core.read_model(*files), "CPU", config)
     except RuntimeError as e:
-        raise UsageError(f"OpenVINO cannot load {variant.path}: {_telling(e)}") from e
+        raise EngineError(f"OpenVINO cannot load {variant.path}: {_telling(e)}") from e
     runs = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
     if variant.precision == "bf16" and runs != "bf16":
         raise TargetUnavailableError(

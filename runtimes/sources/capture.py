@@ -15,7 +15,7 @@ import numpy as np
 
 from edgepv.base.optional import need
 from edgepv.data.video import VideoReader, frame_rate
-from edgepv.errors import SourceLostError, UsageError
+from edgepv.errors import DeviceError, SourceLostError, UsageError
 from edgepv.runtimes.sources import Frame, OnStatus, Source
 from edgepv.runtimes.sources.address import without_password
 from edgepv.runtimes.sources.diagnose import has_length, why_not
@@ -104,11 +104,11 @@ def open_v4l2(text: str, on_status: OnStatus) -> Camera:
     device = text.removeprefix("v4l2:")
     device = f"/dev/video{device}" if device.isdigit() else device
     if not Path(device).exists():
-        raise UsageError(f"{device} does not exist. Plug the camera in; see: ls /dev/video*")
+        raise DeviceError(f"{device} does not exist. Plug the camera in; see: ls /dev/video*")
     with _quiet_options(cv2, ""):
         capture = cv2.VideoCapture(device, cv2.CAP_V4L2)
     if not capture.isOpened():
-        raise UsageError(f"{device} cannot be opened as a camera. Is another program using it?")
+        raise DeviceError(f"{device} cannot be opened as a camera. Is another program using it?")
     capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
     return Camera(device, capture)
 

@@ -64,13 +64,13 @@ def test_a_killed_converter_costs_its_own_target_only(
     code, out, err = run(*arguments, "--target", "mobile,cpu,jetson", "--json")
     assert code == 10, err
     found = {row["target"]: row for row in json.loads(out)}
-    assert found["mobile"]["exit_code"] == 2 and "crashed with SIGKILL" in found["mobile"]["why"]
+    assert found["mobile"]["exit_code"] == 13 and "crashed with SIGKILL" in found["mobile"]["why"]
     assert sorted(p.name for p in (tmp_path / "b").iterdir()) == ["cpu", "cpu.zip", "jetson", "jetson.zip"]
     for target in ("cpu", "jetson"):
         assert found[target]["digest"] == read(tmp_path / "b" / target).digest
         check(read(tmp_path / "b" / target))
     code, _, err = run(*arguments[:-1], tmp_path / "alone", "--target", "mobile")
-    assert code == 2 and "mobile: nothing could be made (litert-fp32). litert-torch failed" in err
+    assert code == 13 and "mobile: nothing could be made (litert-fp32). litert-torch failed" in err
     assert not (tmp_path / "alone").exists()
 
 
@@ -156,4 +156,4 @@ def test_a_variant_that_an_engine_refuses_leaves_its_target_with_the_others(
     assert said in out and said in " ".join(read(tmp_path / "b").measured.reasons)
     assert [v.name for v in read(tmp_path / "b").content.variants] == ["onnxruntime-fp32"]
     code, _, err = run(*arguments, "--variant", "openvino-fp32", "--out", tmp_path / "c")
-    assert code == 2 and "cpu: nothing could be made (openvino-fp32). RuntimeError: Operator 'Odd'" in err
+    assert code == 13 and "cpu: nothing could be made (openvino-fp32). RuntimeError: Operator 'Odd'" in err
