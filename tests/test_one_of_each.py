@@ -18,7 +18,11 @@ PRODUCT = {
 
 @pytest.mark.parametrize(
     ("what", "words", "place"),
-    [("ONNX Runtime sessions", "InferenceSession(", "edgepv/base/optional.py")],
+    [
+        ("ONNX Runtime sessions", "InferenceSession(", "edgepv/base/optional.py"),
+        ("manifest.csv read", "DictReader(", "edgepv/data/clips.py"),
+        ("clips as one digest", "def clips_digest(", "edgepv/data/clips.py"),
+    ],
 )
 def test_it_is_done_in_one_place(what: str, words: str, place: str) -> None:
     assert [name for name, text in PRODUCT.items() if words in text] == [place], what

@@ -118,7 +118,7 @@ class Sample:
     path: Path
     task: str
     label: int
-    split: str
+    split: str | None
     group: str
 
 
