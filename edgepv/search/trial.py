@@ -17,7 +17,7 @@ from edgepv.base.files import digest
 from edgepv.base.machine import machine, versions
 from edgepv.data.clips import Clip, clips_digest, unheld
 from edgepv.data.frames import model_frames
-from edgepv.data.split import split_in_two
+from edgepv.data.split import search_and_final
 from edgepv.errors import UsageError
 from edgepv.measure.answers import clip_answers, scores
 from edgepv.measure.latency import alone, on_noise
@@ -326,12 +326,7 @@ def classifier(options: Options) -> Source:
 
 def _judges(held: Sequence[Clip], console: Console) -> tuple[tuple[Clip, ...], tuple[Clip, ...]]:
     """(search clips, final clips): validation and test where both are named, else two halves."""
-    named = {c.split for c in held}
-    if {"validation", "test"} <= named:
-        first, second = [c for c in held if c.split != "test"], [c for c in held if c.split == "test"]
-        torn: tuple[str, ...] = ()
-    else:
-        first, second, torn = split_in_two(list(held))
+    first, second, torn = search_and_final(list(held))
     if not first or not second:
         raise UsageError(
             f"{len(held)} held-out clips cannot be halved into search and final clips. Give more labelled "
