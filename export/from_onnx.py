@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgepv.base.files import digest, sha256, whole_file
-from edgepv.base.optional import need, ort_options
+from edgepv.base.optional import need, ort_options, ort_session
 from edgepv.base.vet import vet_onnx
 from edgepv.errors import EngineError, ModelError, UsageError
 from edgepv.export.to_onnx import float_variant, refusal
@@ -506,13 +506,10 @@ def _outputs(
 
 def _session(path: Path, model: ModelProto) -> Any:
     """An ONNX Runtime session of a model. Raises UsageError naming the operator that it does not know."""
-    ort = need("onnxruntime", extra="cpu")
-    options = ort_options()
-    quantized = is_quantized(model)
-    if not quantized:  # those are fused as an engine would, which is where their operators are refused
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    quantized = is_quantized(model)  # fused as an engine would: that is where its operators are refused
+    options = ort_options(rewrites="all" if quantized else "basic")
     try:
-        return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return ort_session(model.SerializeToString(), options)
     except Exception as e:
         nodes = [node for graph in _graphs(model.graph) for node in graph.node]
         if odd := sorted({f"'{n.op_type}' of domain '{n.domain}'" for n in nodes if not _known(n)}):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgepv.base.optional import need, ort_options
+from edgepv.base.optional import need, ort_options, ort_session
 from edgepv.stream import Tensors
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ def beyond(model: ModelProto, feeds: Sequence[Tensors]) -> dict[str, float]:
 def largest(model: ModelProto, feeds: Sequence[Tensors]) -> dict[str, float]:
     """Tensor -> largest magnitude over the feeds, of every float32 tensor and weight of an ONNX model."""
     onnx = need("onnx", extra="compress")
-    ort = need("onnxruntime", extra="compress")
     weights = (w for w in model.graph.initializer if w.data_type == onnx.TensorProto.FLOAT)
     found = {w.name: _magnitude(onnx.numpy_helper.to_array(w)) for w in weights}
     probe = type(model)()
@@ -45,9 +44,7 @@ def largest(model: ModelProto, feeds: Sequence[Tensors]) -> dict[str, float]:
     present = {o.name for o in probe.graph.output}
     made = [name for node in probe.graph.node for name in node.output if name]
     probe.graph.output.extend(onnx.ValueInfoProto(name=n) for n in made if n not in present)
-    options = ort_options()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = ort_session(probe.SerializeToString(), ort_options(rewrites="none"))
     for feed in feeds:
         for name, value in (feed | dict(zip(made, session.run(made, feed)))).items():
             if value.dtype == np.float32:

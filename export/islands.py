@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from edgepv.base.optional import ort_options
+from edgepv.base.optional import ort_options, ort_session
 from edgepv.types import Island
 
 Runs: TypeAlias = Literal["int8", "float", "convert", "move"]
@@ -95,13 +95,12 @@ def _runs(kind: str, integer: bool) -> Runs:
 def optimised(path: Path, folder: Path, *, timed: bool) -> tuple[Any, dict[str, float]]:
     """(the graph ONNX Runtime makes of the file, microseconds of each node in a call on zeros, if timed)."""
     import onnx
-    import onnxruntime as ort
 
     options = ort_options(exact_sums=False)  # the times are of interest here, not the numbers
     options.optimized_model_filepath = str(folder / "optimised.onnx")
     options.enable_profiling = timed
     options.profile_file_prefix = str(folder / "profile")
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = ort_session(path, options)
     return onnx.load(folder / "optimised.onnx").graph, _times(session) if timed else {}
 
 

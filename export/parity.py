@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edgepv.base.optional import litert_feeds, ort_options
+from edgepv.base.optional import litert_feeds, ort_options, ort_session
 from edgepv.metrics.stats import sqnr_db
 from edgepv.stream import Tensors
 from edgepv.types import Parity, Verdict, WorstClip
@@ -118,18 +117,12 @@ def _onnx_tensors(path: Path, feeds: Sequence[Tensors]) -> dict[str, np.ndarray]
 def run_with_outputs(model: Any, names: Sequence[str], feeds: Sequence[Tensors]) -> dict[str, np.ndarray]:
     """Run an ONNX model with extra tensors as outputs; float ones come back stacked over the feeds."""
     import onnx
-    import onnxruntime as ort
 
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
     present = {o.name for o in probe.graph.output}
     probe.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n not in present)
-    options = ort_options()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    with tempfile.NamedTemporaryFile(suffix=".onnx") as f:
-        f.write(probe.SerializeToString())
-        f.flush()
-        session = ort.InferenceSession(f.name, options, providers=["CPUExecutionProvider"])
+    session = ort_session(probe.SerializeToString(), ort_options(rewrites="none"))
     rows = [session.run(list(names), feed) for feed in feeds]
     stacked = {n: np.stack([row[i] for row in rows]) for i, n in enumerate(names)}
     return {n: v for n, v in stacked.items() if v.dtype in (np.float32, np.float16)}

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from edgepv.base.optional import ort_session
 from edgepv.errors import ModelError
-from edgepv.quantize.int8_onnx import CONVOLUTIONS, is_vector, opened, preprocess
+from edgepv.quantize.int8_onnx import CONVOLUTIONS, is_vector, preprocess
 from edgepv.stream import Tensors, by_file_names
 from edgepv.types import Variant
 
@@ -117,7 +118,7 @@ class _Seen:
 
 def _ranges(path: Path, names: list[str], feeds: Sequence[Tensors]) -> dict[str, _Seen]:
     """What the channels of the named tensors (N, C, ...) held over the feeds."""
-    session = opened(path)
+    session = ort_session(path)
     seen: dict[str, _Seen] = {}
     for feed in feeds:
         for name, value in zip(names, session.run(names, feed)):

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from edgepv.base.files import sha256, whole_file
-from edgepv.base.optional import SAFE_BITS, need, ort_options
+from edgepv.base.optional import SAFE_BITS, need
 from edgepv.errors import UsageError
 from edgepv.quantize.ranges import Method, check_method, linked, of_model
 from edgepv.stream import Tensors, by_file_names
@@ -84,12 +84,6 @@ def refuse_zero_states(base: Variant, feeds: Sequence[Tensors]) -> None:
                 f"state '{state.name}' is zero in every calibration input; INT8 ranges would drift. "
                 "Calibrate on states rolled over real clips"
             )
-
-
-def opened(path: Path) -> Any:
-    """An ONNX Runtime session on one thread of the CPU that keeps its warnings to itself."""
-    ort = need("onnxruntime", extra="compress")
-    return ort.InferenceSession(str(path), ort_options(), providers=["CPUExecutionProvider"])
 
 
 def preprocess(source: Path, out: Path) -> None:

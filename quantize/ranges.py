@@ -17,7 +17,7 @@ from typing import Literal, TypeVar, get_args
 
 import numpy as np
 
-from edgepv.base.optional import need, ort_options
+from edgepv.base.optional import ort_session
 from edgepv.errors import ModelError, UsageError, unknown
 from edgepv.stream import Tensors
 
@@ -186,7 +186,6 @@ def of_model(
     """
     import onnx
 
-    ort = need("onnxruntime", extra="compress")
     model = onnx.load(path)
     graph = model.graph
     constants = {i.name for i in graph.initializer}
@@ -199,9 +198,7 @@ def of_model(
     }
     known = {v.name for v in graph.output}
     graph.output.extend(v for name, v in wanted.items() if name not in known)
-    session = ort.InferenceSession(
-        model.SerializeToString(), ort_options(), providers=["CPUExecutionProvider"]
-    )
+    session = ort_session(model.SerializeToString())
     seen: dict[str, Histogram] = {}
     for feed in feeds:
         values = dict(zip(wanted, session.run(list(wanted), feed)))

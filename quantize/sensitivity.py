@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from edgepv.base.optional import need
+from edgepv.base.optional import need, ort_session
 from edgepv.data.frames import hold_last
 from edgepv.errors import ModelError, UsageError
 from edgepv.metrics.margins import margin_drop, margins
@@ -26,7 +26,6 @@ from edgepv.model.checkpoint import build
 from edgepv.model.surgery import splittable
 from edgepv.quantize.int8_onnx import (
     CONVOLUTIONS,
-    opened,
     preprocess,
     refuse_zero_states,
     state_overrides,
@@ -118,7 +117,7 @@ def _one(path: Path, out: Path, node: str, table: Any, overrides: dict[str, Any]
 
 def answers_of(path: Path, base: Variant, feeds: Sequence[Tensors]) -> np.ndarray:
     """(n, values) for n feeds by the file's names, by ONNX Runtime; logits of a classifier."""
-    session, name = opened(path), base.outputs[base.spec.answer.name]
+    session, name = ort_session(path), base.outputs[base.spec.answer.name]
     return np.concatenate([session.run([name], feed)[0].reshape(1, -1) for feed in feeds])
 
 

@@ -7,9 +7,10 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from edgepv.errors import TargetUnavailableError
 
@@ -78,20 +79,51 @@ def plain_attention() -> Iterator[None]:
         mha.set_fastpath_enabled(before)
 
 
-def ort_options(threads: int = 1, *, exact_sums: bool = True) -> Any:
+def ort_options(
+    threads: int = 1, *, exact_sums: bool = True, rewrites: Literal["all", "basic", "none"] = "all"
+) -> Any:
     """Session options for ONNX Runtime: so many threads inside one operator, nothing on the terminal.
 
+    rewrites: which of its own it makes in a graph; the basic ones keep to ONNX's operators.
     exact_sums: integer sums that mean the same on every CPU. Without it an x86 without VNNI adds pairs of
     unsigned by signed products in 16 bits, where they saturate (ONNX Runtime's issues 6004 and 14642); only
     files whose weights have ``SAFE_BITS`` bits may do without, and are faster there.
     """
-    options = need("onnxruntime", extra="cpu").SessionOptions()
+    ort = need("onnxruntime", extra="cpu")
+    options = ort.SessionOptions()
+    options.graph_optimization_level = {
+        "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+        "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+        "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    }[rewrites]
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # what fails is raised, and said in one line
     if exact_sums:
         options.add_session_config_entry("session.x64quantprecision", "1")
     return options
+
+
+def ort_session(
+    model: Path | bytes,
+    options: Any = None,
+    *,
+    providers: Sequence[str] = ("CPUExecutionProvider",),
+    without: Sequence[str] = (),
+) -> Any:
+    """The ONNX Runtime session of a file or of what it holds: the one place that makes any.
+
+    options: from ``ort_options``, by default its defaults. without: graph rewrites that are left out, by ONNX
+    Runtime's names. Raises what ONNX Runtime does, a dozen types of its own.
+    """
+    session = need("onnxruntime", extra="cpu").InferenceSession(
+        model if isinstance(model, bytes) else str(model),
+        options or ort_options(),
+        providers=list(providers),
+        disabled_optimizers=list(without),
+    )
+    session._model_bytes = None  # kept for a change of providers, which none makes: memory of a whole model
+    return session
 
 
 def litert_interpreter() -> Any:

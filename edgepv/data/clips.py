@@ -98,11 +98,11 @@ def _surrogates(text: str) -> bool:
 COLUMNS = ("path", "label", "split", "group")
 
 
-def manifest_rows(manifest: Path) -> list[dict[str, str]]:
+def manifest_rows(manifest: Path, more: Sequence[str] = ()) -> list[dict[str, str]]:
     """The rows of a manifest.csv, ``COLUMNS`` without blanks around them; a group left out is the path.
 
-    Raises UsageError for a file that is no UTF-8 CSV, a missing column, a row without a path, and a path that
-    stands there twice: it could train and test at once.
+    more: further columns that are wanted. Raises UsageError for a file that is no UTF-8 CSV, a missing
+    column, a row without a path, and a path that stands there twice: it could train and test at once.
     """
     try:
         text = manifest.read_text(encoding="utf-8-sig")
@@ -110,13 +110,14 @@ def manifest_rows(manifest: Path) -> list[dict[str, str]]:
         raise UsageError(f"{manifest} is not UTF-8 ({e.reason}). Save it as CSV in UTF-8") from None
     table = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
     named = [(name or "").strip().lower() for name in table.fieldnames or ()]
-    if missing := [c for c in COLUMNS if c not in named]:
+    columns = (*COLUMNS, *more)
+    if missing := [c for c in columns if c not in named]:
         raise UsageError(
-            f"{manifest}: column '{missing[0]}' is missing. It needs {', '.join(COLUMNS)}, with commas "
+            f"{manifest}: column '{missing[0]}' is missing. It needs {', '.join(columns)}, with commas "
             f"between; found: {', '.join(named) or 'nothing'}"
         )
     table.fieldnames = named
-    rows = [{c: (row[c] or "").strip() for c in COLUMNS} for row in table]
+    rows = [{c: (row[c] or "").strip() for c in columns} for row in table]
     seen: set[str] = set()
     for number, row in enumerate(rows, 2):
         path = os.path.normpath(row["path"])
@@ -136,7 +137,7 @@ def _from_manifest(manifest: Path, labels: tuple[str, ...]) -> Survey:
             others.append(f"{row['path']}, '{row['label']}'")
             continue
         path = _as_on_disk(manifest.parent, row["path"])
-        clips.append(Clip(path, label, row["group"], _split(row["split"], manifest)))
+        clips.append(Clip(path, label, row["group"], split_named(row["split"], manifest)))
     return Survey(tuple(clips), _told({"of a label that the model does not have": others}))
 
 
@@ -182,7 +183,7 @@ def as_manifest(clips: Sequence[Clip]) -> str:
     return text.getvalue()
 
 
-def _split(name: str, manifest: Path) -> str | None:
+def split_named(name: str, manifest: Path) -> str | None:
     """The split a manifest names, None for none. Raises UsageError for a name nobody knows."""
     if name and name.lower() not in SPLITS:
         raise UsageError(f"{manifest}: {unknown('split', name, sorted(SPLITS))}")
@@ -274,6 +275,10 @@ def unheld_told(held: Iterable[Clip], labels: Sequence[str], what: str = "held-o
     return f"no {what} clip shows {shown}{more} ({len(bare)} of {len(labels)} labels)" if bare else ""
 
 
-def clips_digest(clips: Sequence[Clip]) -> str:
-    """SHA-256 of the clips' bytes and labels, the same in any order and wherever they lie."""
-    return digest(sorted((sha256(clip.path), clip.label or "") for clip in clips))
+def clips_digest(clips: Sequence[Clip], *, ordered: bool = False) -> str:
+    """SHA-256 of the clips' bytes and labels, wherever they lie; the same in any order unless ``ordered``.
+
+    Order counts where something goes through the clips one after the other: training, ranges, answers.
+    """
+    rows = [(sha256(clip.path), clip.label) for clip in clips]
+    return digest(rows if ordered else sorted((data, label or "") for data, label in rows))

@@ -1,16 +1,60 @@
-"""Clips are split by group: footage that shares a camera, a take or a film never stands on two sides."""
+"""Clips are split by group: footage that shares a camera, a take or a film never stands on two sides.
+
+Whoever splits clips does it here, by the rule that its committed figures rest on. Groups are ordered by the
+hash of their names, so a split is the same on every machine.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import itertools
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
+from typing import TypeVar
 
 from edgepv.data.clips import Clip
 from edgepv.errors import UsageError
+
+KEEP = 0.6
+"""Least share of a label's clips that stays for training; else its groups do not validate."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One labelled clip of a task. group: clips that share footage, never split over two sides."""
+
+    path: Path
+    task: str
+    label: int
+    split: str | None
+    group: str
+
+
+AnyClip = TypeVar("AnyClip", bound=Clip | Sample)
+
+
+def apart(**sides: Sequence[Clip | Sample]) -> None:
+    """The law: raises UsageError if a group stands on two of the sides, each called by its name."""
+    for (one, first), (other, second) in itertools.combinations(sides.items(), 2):
+        if shared := {c.group for c in first} & {c.group for c in second}:
+            raise UsageError(
+                f"group '{min(shared)}' is in both the {one} and the {other} clips; accuracy would be "
+                "flattered. Put each group on one side"
+            )
+
+
+def named(clips: Sequence[AnyClip]) -> tuple[list[AnyClip], list[AnyClip], list[AnyClip]]:
+    """(training, validation, test) clips by the splits that folders or a manifest name, else training ones.
+
+    A split called evaluation is a test. Raises UsageError if a group stands on two sides.
+    """
+    test = [c for c in clips if c.split in ("evaluation", "test")]
+    validation = [c for c in clips if c.split == "validation"]
+    train = [c for c in clips if c.split not in ("evaluation", "test", "validation")]
+    apart(training=train, validation=validation, test=test)
+    return train, validation, test
 
 
 def split_clips(clips: list[Clip], *, calibration: int) -> tuple[list[Clip], list[Clip]]:
@@ -25,16 +69,11 @@ def split_clips(clips: list[Clip], *, calibration: int) -> tuple[list[Clip], lis
     """
     if any(c.split for c in clips):
         held = [c for c in clips if c.split in ("evaluation", "validation", "test")]
-        named = [c for c in clips if c.split in ("calibration", "train")]
-        train = named or [c for c in clips if c.split is None]
+        train = [c for c in clips if c.split in ("calibration", "train")]
+        train = train or [c for c in clips if c.split is None]
     else:
         train, held = _drawn(clips)
-    shared = {c.group for c in train} & {c.group for c in held}
-    if shared:
-        raise UsageError(
-            f"group '{min(shared)}' is in both the calibration and the evaluation clips; "
-            "accuracy would be flattered. Put each group on one side"
-        )
+    apart(calibration=train, evaluation=held)
     if not train or not held:
         side = "calibration" if not train else "evaluation"
         raise UsageError(
@@ -47,49 +86,12 @@ def split_clips(clips: list[Clip], *, calibration: int) -> tuple[list[Clip], lis
 def _drawn(clips: list[Clip]) -> tuple[list[Clip], list[Clip]]:
     """(calibration, evaluation) clips by the hash of their groups; a label that would have none to be judged
     by gives its last group to that side, where it has two."""
-    drawn = {c.group for c in clips if _bucket(c.group) == 0}
+    drawn = {c.group for c in clips if _hash(c.group)[0] % 4 == 0}
     for label in sorted({c.label for c in clips if c.label}):
         groups = {c.group for c in clips if c.label == label}
         if groups <= drawn and len(groups) > 1:
-            drawn.remove(max(groups, key=lambda g: hashlib.sha256(g.encode()).digest()))
+            drawn.remove(max(groups, key=_hash))
     return [c for c in clips if c.group in drawn], [c for c in clips if c.group not in drawn]
-
-
-def split_in_two(clips: list[Clip]) -> tuple[list[Clip], list[Clip], tuple[str, ...]]:
-    """(one half, the other half, labels that stand on both only by tearing a group), equal on every machine.
-
-    Whole groups go, the largest first, to the side that has fewer clips of their labels. A label that is then
-    on one side only was filmed in one piece: its clips are divided all the same, and it is named.
-    """
-    groups: dict[str, list[Clip]] = {}
-    for clip in sorted(clips, key=_order):
-        groups.setdefault(clip.group, []).append(clip)
-    counts: tuple[dict[str | None, int], dict[str | None, int]] = ({}, {})
-    side_of: dict[Path, int] = {}
-    for name in sorted(groups, key=lambda g: (-len(groups[g]), hashlib.sha256(g.encode()).digest())):
-        cost = [sum(side.get(c.label, 0) for c in groups[name]) for side in counts]
-        least = min((cost[i], sum(counts[i].values()), i) for i in (0, 1))[-1]
-        for clip in groups[name]:
-            side_of[clip.path] = least
-            counts[least][clip.label] = counts[least].get(clip.label, 0) + 1
-    torn = []
-    for label in sorted({c.label for c in clips}, key=str):
-        mine = sorted((c for c in clips if c.label == label), key=_order)
-        if len(mine) > 1 and len({side_of[c.path] for c in mine}) == 1:
-            torn.append(str(label))
-            side_of |= {c.path: 1 - side_of[c.path] for c in mine[1::2]}
-    ordered = sorted(clips, key=lambda c: str(c.path))
-    first, second = ([c for c in ordered if side_of[c.path] == i] for i in (0, 1))
-    return first, second, tuple(torn)
-
-
-def _order(clip: Clip) -> bytes:
-    """A shuffle that is the same everywhere."""
-    return hashlib.sha256(clip.path.name.encode()).digest()
-
-
-def _bucket(group: str) -> int:
-    return hashlib.sha256(group.encode()).digest()[0] % 4
 
 
 def _spread(clips: list[Clip], limit: int) -> list[Clip]:
@@ -99,7 +101,7 @@ def _spread(clips: list[Clip], limit: int) -> list[Clip]:
         mine = [c for c in clips if c.label == label]
         seen: dict[str, int] = {}
         turn: list[tuple[int, int, Clip]] = []
-        for clip in sorted(mine, key=lambda c: hashlib.sha256(c.path.name.encode()).digest()):
+        for clip in sorted(mine, key=_order):
             seen[clip.group] = seen.get(clip.group, 0) + 1
             turn.append((seen[clip.group], len(turn), clip))
         queues[label] = [clip for _, _, clip in sorted(turn, key=lambda t: t[:2])]
@@ -111,68 +113,139 @@ def _spread(clips: list[Clip], limit: int) -> list[Clip]:
     return sorted(chosen, key=lambda c: str(c.path))
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One labelled clip of a task. group: clips that share footage, never split over two sides."""
+def search_and_final(held: list[Clip]) -> tuple[list[Clip], list[Clip], tuple[str, ...]]:
+    """(clips that compare candidates, clips that judge the winner, labels torn): see ``split_in_two``.
 
-    path: Path
-    task: str
-    label: int
-    split: str
-    group: str
+    Splits called validation and test are taken as they are where both are named. Raises UsageError if a group
+    stands in both of those.
+    """
+    if not {"validation", "test"} <= {c.split for c in held}:
+        return split_in_two(held)
+    final = [c for c in held if c.split == "test"]
+    search = [c for c in held if c.split != "test"]
+    apart(search=search, final=final)
+    return search, final, ()
+
+
+def split_in_two(clips: list[Clip]) -> tuple[list[Clip], list[Clip], tuple[str, ...]]:
+    """(one half, the other half, labels that stand on both only by tearing a group), equal on every machine.
+
+    Whole groups go, the largest first, to the side that has fewer clips of their labels. A label that is then
+    on one side only was filmed in one piece: its clips are divided all the same, and it is named, which is
+    the one exception to the law.
+    """
+    groups = _groups(clips)
+    dealt = _dealt(groups, 2, _hash, even=True)
+    side_of = {c.path: dealt[c.group] for c in clips}
+    torn = []
+    for label in sorted({c.label for c in clips}, key=str):
+        mine = sorted((c for c in clips if c.label == label), key=_order)
+        if len(mine) > 1 and len({side_of[c.path] for c in mine}) == 1:
+            torn.append(str(label))
+            side_of |= {c.path: 1 - side_of[c.path] for c in mine[1::2]}
+    ordered = sorted(clips, key=lambda c: str(c.path))
+    first, second = ([c for c in ordered if side_of[c.path] == i] for i in (0, 1))
+    return first, second, tuple(torn)
+
+
+def hold_out(clips: list[Clip], share: float, *, seed: int = 0) -> tuple[list[Clip], list[Clip]]:
+    """(training, validation) clips: of as many folds as ``share`` says, one of those nearest to it in size.
+
+    Without the groups of a label that would keep less than ``KEEP`` of its clips for training.
+    """
+    parts = folds(clips, round(1 / share))
+    ordered = sorted(parts, key=lambda part: abs(len(part) - share * len(clips)))
+    fitting = [part for part in ordered if abs(len(part) - len(ordered[0])) <= 1]
+    chosen = fitting[seed % len(fitting)]
+    held = [c for c in clips if c.path in chosen]
+    for label in sorted({c.label for c in clips}, key=str):
+        total = sum(c.label == label for c in clips)
+        if sum(c.label == label for c in held) > (1 - KEEP) * total:
+            back = {c.group for c in held if c.label == label}
+            held = [c for c in held if c.group not in back]
+    apart_from = set(held)
+    return [c for c in clips if c not in apart_from], held
 
 
 def carve(samples: Sequence[Sample], share: float, *, seed: int = 0) -> tuple[list[Sample], list[Sample]]:
-    """(training, validation): whole groups are moved to validation until it has about ``share``.
+    """(training, validation): whole groups are moved to validation until it has about ``share`` of each task.
 
-    A group is moved only if every label in it keeps at least 60 % of its clips for training; a label
-    filmed as a single group therefore stays out of validation. The order is the hash of the names.
+    A group is moved only if every label in it keeps ``KEEP`` of its clips for training; a label filmed as a
+    single group therefore stays out of validation.
     """
-    total, left = _counts(samples), _counts(samples)
+    groups = _groups(samples)
+    total = _count(samples)
+    left = total.copy()
     wanted = {task: share * n for task, n in samples_by_task(samples).items()}
-    held: set[tuple[str, str]] = set()
-    for key in sorted({(s.task, s.group) for s in samples}, key=lambda k: _hash(k, seed)):
-        inside = _counts([s for s in samples if (s.task, s.group) == key])
-        moved = sum(inside.values())
-        keeps = all(left[k] - n >= 0.6 * total[k] for k, n in inside.items())
-        if keeps and moved <= wanted[key[0]] * 1.2:
-            held.add(key)
-            wanted[key[0]] -= moved
-            for k, n in inside.items():
-                left[k] -= n
-    train = [s for s in samples if (s.task, s.group) not in held]
-    return train, [s for s in samples if (s.task, s.group) in held]
+    held: set[str] = set()
+    for name in sorted(groups, key=lambda g: _hash(f"{seed}/{_task(groups[g])}/{g}")):
+        task, inside = _task(groups[name]), _count(groups[name])
+        keeps = all(left[k] - n >= KEEP * total[k] for k, n in inside.items())
+        if keeps and len(groups[name]) <= wanted[task] * 1.2:
+            held.add(name)
+            wanted[task] -= len(groups[name])
+            left -= inside
+    train = [s for s in samples if s.group not in held]
+    return train, [s for s in samples if s.group in held]
 
 
-def folds(samples: Sequence[Sample], count: int) -> list[set[Path]]:
+def folds(clips: Sequence[Clip | Sample], count: int) -> list[set[Path]]:
     """Disjoint sets of clips, grouped and balanced: the held-out side of a cross-validation.
 
     Greedy: groups in order of size go, each, to the fold that has the fewest clips of its labels.
     """
-    sides: list[list[Sample]] = [[] for _ in range(count)]
-    groups: dict[tuple[str, str], list[Sample]] = {}
-    for s in samples:
-        groups.setdefault((s.task, s.group), []).append(s)
-    for key in sorted(groups, key=lambda k: (-len(groups[k]), _hash(k, 0))):
-        inside = _counts(groups[key])
-        load = [sum(_counts(side).get(k, 0) * n for k, n in inside.items()) for side in sides]
-        sides[int(np.argmin(load))].extend(groups[key])
-    return [{s.path for s in side} for side in sides]
-
-
-def _counts(samples: Iterable[Sample]) -> dict[tuple[str, int], int]:
-    found: dict[tuple[str, int], int] = {}
-    for s in samples:
-        found[s.task, s.label] = found.get((s.task, s.label), 0) + 1
-    return found
+    groups = _groups(clips)
+    dealt = _dealt(groups, count, lambda g: _hash(f"0/{_task(groups[g])}/{g}"), even=False)
+    return [{c.path for c in clips if dealt[c.group] == i} for i in range(count)]
 
 
 def samples_by_task(samples: Iterable[Sample]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for s in samples:
-        found[s.task] = found.get(s.task, 0) + 1
+    """How many there are of each task."""
+    return dict(Counter(s.task for s in samples))
+
+
+def _groups(clips: Iterable[AnyClip]) -> dict[str, list[AnyClip]]:
+    found: dict[str, list[AnyClip]] = {}
+    for clip in clips:
+        found.setdefault(clip.group, []).append(clip)
     return found
 
 
-def _hash(key: tuple[str, str], seed: int) -> bytes:
-    return hashlib.sha256(f"{seed}/{key[0]}/{key[1]}".encode()).digest()
+def _dealt(
+    groups: Mapping[str, Sequence[Clip | Sample]],
+    count: int,
+    order: Callable[[str], bytes],
+    *,
+    even: bool,
+) -> dict[str, int]:
+    """Group -> which of ``count`` sides it goes to: the largest first, to where its labels have fewest clips.
+
+    order: of groups of one size. even: of sides alike in that the one with fewest clips, else the first.
+    """
+    sides: list[Counter[Hashable]] = [Counter() for _ in range(count)]
+    place = {}
+    for name in sorted(groups, key=lambda g: (-len(groups[g]), order(g))):
+        inside = _count(groups[name])
+        load = [sum(side[k] * n for k, n in inside.items()) for side in sides]
+        place[name] = min(range(count), key=lambda i: (load[i], even and sides[i].total(), i))
+        sides[place[name]] += inside
+    return place
+
+
+def _count(clips: Iterable[Clip | Sample]) -> Counter[Hashable]:
+    """Label, or task and label, -> clips."""
+    return Counter((c.task, c.label) if isinstance(c, Sample) else c.label for c in clips)
+
+
+def _task(group: Sequence[Clip | Sample]) -> str:
+    """The task of a group, that of its first clip; "" for clips of no task."""
+    return group[0].task if isinstance(group[0], Sample) else ""
+
+
+def _order(clip: Clip) -> bytes:
+    """A shuffle that is the same everywhere."""
+    return _hash(clip.path.name)
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()

@@ -13,6 +13,7 @@ from edgepv.base.console import Console
 from edgepv.base.optional import need
 from edgepv.data.clips import SPLITS, Clip, as_manifest, label_finder, manifest_rows, spelling, videos_below
 from edgepv.data.frames import clean_frames, preprocess
+from edgepv.data.split import apart, hold_out, named
 from edgepv.errors import UsageError
 from edgepv.types import ModelSpec
 
@@ -20,8 +21,6 @@ LEAST = 4
 """Fewest training clips of a label."""
 SHARE = 0.2
 """Share of the training clips that choose the epoch, by whole groups."""
-KEEP = 0.6
-"""Least share of a label's clips that stays for training; else none of them validates."""
 
 SPEED = 1.25
 
@@ -96,11 +95,7 @@ def sides(
     without one, about ``SHARE`` of the rest, by whole groups. Raises UsageError for a label with too few
     training clips, and for a group in two splits.
     """
-    held = ("evaluation", "test")
-    known = [c for c in clips if c.label in labels]
-    test = [c for c in known if c.split in held]
-    validation = [c for c in known if c.split == "validation"]
-    train = [c for c in known if c.split not in (*held, "validation")]
+    train, validation, test = named([c for c in clips if c.label in labels])
     for label in labels:
         count = sum(c.label == label for c in train)
         if count < LEAST:
@@ -109,32 +104,9 @@ def sides(
                 "are better. Add clips, or leave it out with --labels"
             )
     if not validation:
-        train, validation = _carved(train, labels, seed)
-    for one, other in ((train, validation), (train, test), (validation, test)):
-        if shared := {c.group for c in one} & {c.group for c in other}:
-            raise UsageError(
-                f"group '{min(shared)}' stands in two splits; the scores would flatter. Put it into one"
-            )
+        train, validation = hold_out(train, SHARE, seed=seed)
+        apart(training=train, validation=validation, test=test)
     return train, validation, test
-
-
-def _carved(clips: list[Clip], labels: Sequence[str], seed: int) -> tuple[list[Clip], list[Clip]]:
-    """(training, validation) clips: a fold of whole groups, without groups a label cannot spare."""
-    from edgepv.data.split import Sample, folds
-
-    samples = [Sample(c.path, "", labels.index(str(c.label)), "train", c.group) for c in clips]
-    parts = folds(samples, round(1 / SHARE))
-    ordered = sorted(parts, key=lambda part: abs(len(part) - SHARE * len(clips)))
-    fitting = [part for part in ordered if abs(len(part) - len(ordered[0])) <= 1]
-    chosen = fitting[seed % len(fitting)]
-    held = [c for c in clips if c.path in chosen]
-    for label in labels:
-        total = sum(c.label == label for c in clips)
-        if sum(c.label == label for c in held) > (1 - KEEP) * total:
-            back = {c.group for c in held if c.label == label}
-            held = [c for c in held if c.group not in back]
-    apart = set(held)
-    return [c for c in clips if c not in apart], held
 
 
 def listed(train: Sequence[Clip], test: Sequence[Clip]) -> str:

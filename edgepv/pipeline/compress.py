@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgepv.base.files import digest, sha256
+from edgepv.data.clips import clips_digest
 from edgepv.data.frames import model_frames
 from edgepv.errors import UsageError
 from edgepv.pipeline.context import RunContext
@@ -41,7 +41,7 @@ def compressed(context: RunContext, source: Source, clips: Clips) -> Checkpoint 
         "prune": [options.prune, options.importance, options.scope, options.multiple, options.seed],
         "low rank": options.low_rank,
         "epochs": [_epochs(options, clips), options.qat],
-        "clips": digest([(sha256(c.path), c.label) for c in clips.train]),
+        "clips": clips_digest(clips.train, ordered=True),
     }
     folder, result = context.step(
         "compress", key, ("torch", "torch-pruning"), lambda out: _compress(context, checkpoint, clips, out)

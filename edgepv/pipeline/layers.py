@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from edgepv.base.console import Console
-from edgepv.base.files import digest, sha256
 from edgepv.data.calibration import calibration_set, rolled_feeds
+from edgepv.data.clips import clips_digest
 from edgepv.data.frames import model_frames
 from edgepv.errors import UsageError
 from edgepv.model.checkpoint import load_notes
@@ -43,7 +43,7 @@ def sensitivity(
     truth = None
     if source.spec.task == "classification" and all_labelled(held, source.spec.labels):
         truth = [source.spec.labels.index(str(c.label)) for c in held]
-    key: dict[str, Any] = {"held out": digest([(sha256(c.path), c.label) for c in held])}
+    key: dict[str, Any] = {"held out": clips_digest(held, ordered=True)}
     if cut is not None and source.spec.task != "classification":
         raise UsageError(f"cuts are tried on classifiers; {source.spec.name} is for {source.spec.task}")
     if cut is None:

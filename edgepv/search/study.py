@@ -17,6 +17,7 @@ from edgepv.base.files import digest
 from edgepv.base.machine import machine
 from edgepv.base.optional import need
 from edgepv.base.quiet import hush
+from edgepv.data.clips import clips_digest
 from edgepv.errors import EdgepvError, UsageError
 from edgepv.pipeline.source import source_key
 from edgepv.search import costs
@@ -26,7 +27,6 @@ from edgepv.search.trial import (
     TrialResult,
     TrialRunner,
     at_percentile,
-    clips_digest,
     without_paths,
 )
 from edgepv.types import Latency, PairedDrop, decode, encode
@@ -255,7 +255,8 @@ class Study:
 def study_name(question: SearchRequest, trials: TrialRunner) -> str:
     """Model and a digest of everything that makes the question: another question is another study."""
     options = replace(without_paths(question.options), max_drop=question.options.max_drop)
-    clips = [clips_digest(c) for c in (trials.search, trials.clips.train, trials.clips.calibration)]
+    sides = (trials.search, trials.clips.train, trials.clips.calibration)
+    clips = [clips_digest(side, ordered=True) for side in sides]
     what = encode(replace(question, options=options))
     asked = [what, source_key(trials.source), clips, cache.code_digest()]
     return f"{trials.source.spec.name}-{digest(asked)[:12]}"

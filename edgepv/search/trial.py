@@ -13,11 +13,11 @@ import numpy as np
 
 from edgepv.base import cache
 from edgepv.base.console import Console
-from edgepv.base.files import digest, sha256
+from edgepv.base.files import digest
 from edgepv.base.machine import machine, versions
-from edgepv.data.clips import Clip, unheld
+from edgepv.data.clips import Clip, clips_digest, unheld
 from edgepv.data.frames import model_frames
-from edgepv.data.split import split_in_two
+from edgepv.data.split import search_and_final
 from edgepv.errors import UsageError
 from edgepv.measure.answers import clip_answers, scores
 from edgepv.measure.latency import alone, on_noise
@@ -178,7 +178,7 @@ class TrialRunner:
             "step": "search build",
             "options": encode(without_paths(options)),
             "model": source_key(self.source),
-            "clips": clips_digest([*self.clips.train, *self.clips.calibration]),
+            "clips": clips_digest([*self.clips.train, *self.clips.calibration], ordered=True),
             "tools": versions(TOOLS),
         }
 
@@ -264,7 +264,7 @@ class TrialRunner:
             "step": "search margins",
             "variant": [variant.sha256, variant.precision, digest(variant.spec), digest(variant.stream)],
             "engine": "any" if variant.precision == "fp32" else variant.engine,
-            "clips": clips_digest(clips),
+            "clips": clips_digest(clips, ordered=True),
             "tools": versions(RUNNERS),
         }
 
@@ -326,12 +326,7 @@ def classifier(options: Options) -> Source:
 
 def _judges(held: Sequence[Clip], console: Console) -> tuple[tuple[Clip, ...], tuple[Clip, ...]]:
     """(search clips, final clips): validation and test where both are named, else two halves."""
-    named = {c.split for c in held}
-    if {"validation", "test"} <= named:
-        first, second = [c for c in held if c.split != "test"], [c for c in held if c.split == "test"]
-        torn: tuple[str, ...] = ()
-    else:
-        first, second, torn = split_in_two(list(held))
+    first, second, torn = search_and_final(list(held))
     if not first or not second:
         raise UsageError(
             f"{len(held)} held-out clips cannot be halved into search and final clips. Give more labelled "
@@ -368,11 +363,6 @@ def without_paths(options: Options) -> Options:
         max_drop=0.0,
         latency_ms=None,
     )
-
-
-def clips_digest(clips: Sequence[Clip]) -> str:
-    """Of the clips' bytes and labels."""
-    return digest([(sha256(c.path), c.label) for c in clips])
 
 
 def in_turns(named: Mapping[str, tuple[Variant, Path]], *, calls: int) -> dict[str, Latency]:

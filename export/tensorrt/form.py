@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgepv.base.files import whole_file
-from edgepv.base.optional import need
+from edgepv.base.optional import need, ort_options, ort_session
 from edgepv.errors import EngineError, UsageError, unknown
 from edgepv.export.tensorrt.graph import (
     COPIES,
@@ -61,17 +61,12 @@ def prepare(float_onnx: Path) -> ModelProto:
     a name and every tensor a shape. Raises UsageError if the file is not a readable model.
     """
     onnx = need("onnx", extra="compress")
-    ort = need("onnxruntime", extra="compress")
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.intra_op_num_threads = 1
+    options = ort_options(rewrites="basic")
     with tempfile.TemporaryDirectory(prefix="edgepv.") as folder:
         options.optimized_model_filepath = str(Path(folder) / "clean.onnx")
         try:
             # the quantizer's own preprocessing step, which only logs when this fails, and goes on
-            ort.InferenceSession(
-                str(float_onnx), options, ["CPUExecutionProvider"], disabled_optimizers=SHARING
-            )
+            ort_session(float_onnx, options, without=SHARING)
             clean = onnx.load(options.optimized_model_filepath)
             model = onnx.shape_inference.infer_shapes(clean, strict_mode=True, data_prop=True)
         except Exception as e:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edgepv.base.optional import SAFE_BITS, need, ort_options
+from edgepv.base.optional import SAFE_BITS, need, ort_options, ort_session
 from edgepv.base.vet import vet_onnx
 from edgepv.errors import EngineError
 from edgepv.runtimes.engine import CancelledError, Read, check_inputs, check_names, expected_inputs
@@ -117,16 +117,11 @@ def session(
     name: the file's. exact_sums: see ``edgepv.base.optional.ort_options``.
     """
     vet_onnx(model, name)
-    ort = need("onnxruntime", extra="cpu")
     options = ort_options(threads, exact_sums=exact_sums)
     try:
-        found = ort.InferenceSession(
-            model, options, providers=list(providers), disabled_optimizers=BROKEN_OPTIMIZERS
-        )
+        return ort_session(model, options, providers=providers, without=BROKEN_OPTIMIZERS)
     except Exception as e:  # onnxruntime raises a dozen types of its own
         raise EngineError(f"ONNX Runtime cannot load {name}: {first_line(e)}") from e
-    found._model_bytes = None  # kept for a change of providers, which none makes: memory of a whole model
-    return found
 
 
 def first_line(error: BaseException) -> str:

@@ -209,7 +209,7 @@ def test_validation_takes_whole_groups_and_leaves_every_label_its_clips() -> Non
 def test_named_splits_are_taken_as_they_are() -> None:
     clips = [c for s in ("train", "validation", "test") for c in clips_of(s[:1] * 4, "x", s)]
     clips += [c for s in ("train", "validation", "test") for c in clips_of(s[:1] * 4, "y", s)]
-    with pytest.raises(UsageError, match="group 't' stands in two splits"):
+    with pytest.raises(UsageError, match="group 't' is in both the training and the test clips"):
         sides(clips, ("x", "y"))
     clips = [replace(c, group=str(c.split)) for c in clips]
     train, validation, test = sides(clips, ("x", "y"))

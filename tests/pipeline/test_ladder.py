@@ -194,6 +194,8 @@ def test_other_bytes_or_labels_are_other_clips_and_other_places_are_not(tmp_path
     a, b = clip("a", b"1", "fight"), clip("b", b"2", None)
     moved = clip("z", b"1", "fight")
     assert clips_digest([a, b]) == clips_digest([b, moved])
+    assert clips_digest([a, b], ordered=True) == clips_digest([moved, b], ordered=True)
+    assert clips_digest([a, b], ordered=True) != clips_digest([b, a], ordered=True)
     others = [clip("c", b"3", "fight"), clip("d", b"1", "no_fight")]
     assert clips_digest([a, b]) not in [clips_digest([other, b]) for other in others]
 

@@ -159,7 +159,22 @@ def test_a_folder_without_a_manifest_is_a_clear_error(
 def test_an_unknown_label_in_the_manifest_is_named(actions: Path) -> None:
     text = (actions / "manifest.csv").read_text()
     (actions / "manifest.csv").write_text(text.replace("no_fight", "dance"))
-    with pytest.raises(UsageError, match="missing"):
+    with pytest.raises(UsageError, match="unknown label 'dance'"):
+        read_manifest(actions)
+
+
+def test_a_clip_that_is_listed_twice_could_train_and_test_and_is_refused(actions: Path) -> None:
+    first = (actions / "manifest.csv").read_text().splitlines()[1]
+    with (actions / "manifest.csv").open("a") as f:
+        f.write(first.replace("train", "test") + "\n")
+    with pytest.raises(UsageError, match="stands there twice"):
+        read_manifest(actions)
+
+
+def test_training_clips_need_a_column_that_says_the_task(actions: Path) -> None:
+    text = (actions / "manifest.csv").read_text()
+    (actions / "manifest.csv").write_text(text.replace("task", "what", 1))
+    with pytest.raises(UsageError, match="column 'task' is missing"):
         read_manifest(actions)
 
 

@@ -28,7 +28,7 @@ from edgepv.base.console import tell
 from edgepv.base.files import read_json, write_json
 from edgepv.base.optional import need
 from edgepv.data.frames import hold_last
-from edgepv.data.split import Sample
+from edgepv.data.split import Sample, named
 from edgepv.data.video import open_video, taken
 from edgepv.errors import EdgepvError
 from edgepv.metrics.stats import accuracy
@@ -96,7 +96,7 @@ def network(
 ) -> dict[str, Any]:
     """Train one baseline network on the training split and score it on the test split."""
     start = time.perf_counter()
-    train, test = _sides(samples, task)
+    train, _, test = named([s for s in samples if s.task == task])
     torch.manual_seed(seed)
     net: Any = PlainNet(len(TASKS[task]), timeless=kind == "frame_average")
     plan = Plan(kind, ((epochs or EPOCHS[task], SIZE),), lr=2e-3, mix=0.0)
@@ -119,7 +119,7 @@ def logistic(task: str, samples: Sequence[Sample]) -> dict[str, Any]:
     from sklearn.preprocessing import StandardScaler
 
     start = time.perf_counter()
-    train, test = _sides(samples, task)
+    train, _, test = named([s for s in samples if s.task == task])
     model = GridSearchCV(
         make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)),
         {"logisticregression__C": [0.001, 0.003, 0.01, 0.03, 0.1, 0.3]},
@@ -159,11 +159,6 @@ def _cells(x: np.ndarray) -> np.ndarray:
     side = x.shape[1] // 4
     x = x[:, : 4 * side, : 4 * side].reshape(len(x), 4, side, 4, side)
     return x.mean((2, 4)).reshape(len(x), 16)
-
-
-def _sides(samples: Sequence[Sample], task: str) -> tuple[list[Sample], list[Sample]]:
-    mine = [s for s in samples if s.task == task]
-    return [s for s in mine if s.split == "train"], [s for s in mine if s.split == "test"]
 
 
 def _result(task: str, test: Sequence[Sample], table: np.ndarray, start: float) -> dict[str, Any]:

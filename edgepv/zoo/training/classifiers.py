@@ -27,7 +27,7 @@ import torch
 from edgepv.base.console import tell
 from edgepv.base.files import digest
 from edgepv.data.clips import find_clips
-from edgepv.data.split import Sample, carve
+from edgepv.data.split import Sample, carve, named
 from edgepv.errors import EdgepvError, UsageError
 from edgepv.model.builder import find_function
 from edgepv.types import encode
@@ -224,7 +224,7 @@ def train(job: ClassifierRun, say: Callable[[dict[str, Any]], None]) -> dict[str
     """All three parts, the weights written to ``job.out``/weights, the result to ``job.out``/cards."""
     recipe = job.recipe or recipe_of(job.model, job.task)
     everything = read_manifest(job.data)
-    learning = [s for s in everything if s.split == "train"]
+    learning, _, tests = named(everything)
     kept, held = carve(learning, recipe.share or SHARE)
     footage = load(learning)
     paths = {s.path for s in kept}
@@ -232,7 +232,7 @@ def train(job: ClassifierRun, say: Callable[[dict[str, Any]], None]) -> dict[str
     joint, log = pretrain(job.model, fitting, recipe, seed=job.seed, cache=job.cache, tick=say)
     net, steps, best = _one_task(job, recipe, joint, footage, paths, held, say)
     halve(net)
-    test = [s for s in everything if s.split == "test" and s.task == job.task]
+    test = [s for s in tests if s.task == job.task]
     result = {
         "name": f"{job.model}-{job.task}",
         "seed": job.seed,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -11,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from edgepv.base.optional import need
+from edgepv.data.clips import manifest_rows, split_named
 from edgepv.data.split import Sample, samples_by_task
 from edgepv.data.video import at_rate, open_video
-from edgepv.errors import UsageError
+from edgepv.errors import UsageError, unknown
 from edgepv.zoo import TASKS
 
 SIDE = 144
@@ -35,27 +35,22 @@ class Footage:
 def read_manifest(folder: Path) -> list[Sample]:
     """Every clip of the known tasks in ``folder``/manifest.csv, in the order of the file.
 
-    Raises UsageError if there is no manifest, or it has none of the columns needed.
+    Raises UsageError if there is no manifest, for what ``manifest_rows`` refuses (it needs a column task as
+    well), and for a label that its task does not have.
     """
     manifest = folder / "manifest.csv"
     if not manifest.is_file():
         raise UsageError(f"{manifest} does not exist. --data wants the folder with manifest.csv")
-    with manifest.open(newline="", encoding="utf-8") as f:
-        rows = list(csv.DictReader(f))
-    try:
-        return [
-            Sample(
-                folder / r["path"],
-                r["task"],
-                TASKS[r["task"]].index(r["label"]),
-                r["split"],
-                r["group"],
-            )
-            for r in rows
-            if r["task"] in TASKS
-        ]
-    except (KeyError, ValueError) as e:
-        raise UsageError(f"{manifest}: column or label {e} is missing. Check the file") from e
+    samples = []
+    for row in manifest_rows(manifest, ("task",)):
+        task, label = row["task"], row["label"]
+        if task not in TASKS:
+            continue
+        if label not in TASKS[task]:
+            raise UsageError(f"{manifest}: {unknown('label', label, TASKS[task])}")
+        split = split_named(row["split"], manifest)
+        samples.append(Sample(folder / row["path"], task, TASKS[task].index(label), split, row["group"]))
+    return samples
 
 
 def load(samples: Iterable[Sample], tick: Callable[[], None] = lambda: None) -> list[Footage]:

@@ -33,7 +33,7 @@ from torch.nn import functional as F
 from edgepv import zoo
 from edgepv.base.console import tell
 from edgepv.base.files import digest
-from edgepv.data.split import Sample
+from edgepv.data.split import Sample, named
 from edgepv.errors import EdgepvError, UsageError
 from edgepv.metrics.stats import roc_auc
 from edgepv.types import ModelSpec, TensorSpec, encode
@@ -514,13 +514,13 @@ def _names(footage: Sequence[Footage]) -> list[str]:
 @cache
 def decoded(data: Path) -> tuple[Footage, ...]:
     """The training clips of all tasks in memory, read once."""
-    return tuple(load([s for s in read_manifest(data) if s.split == "train"]))
+    return tuple(load(named(read_manifest(data))[0]))
 
 
 @cache
 def held_clips(data: Path, size: str, task: str) -> tuple[list[Sample], list[np.ndarray]]:
     """The test clips of a task as pv-graph ``size`` sees them, (T, 3, H, W) each, read once."""
-    found = [s for s in read_manifest(data) if s.split == "test" and s.task == task]
+    found = [s for s in named(read_manifest(data))[2] if s.task == task]
     return found, [frames_of(s.path, spec(size, task)) for s in found]
 
 
