@@ -9,8 +9,9 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from edgepv.runtimes.deadline import DeadlineRunner, Ladder, Reply
+from edgepv.runtimes.deadline import DeadlineRunner, Reply
 from edgepv.runtimes.engines.null import NullEngine
+from edgepv.runtimes.ladder import Ladder
 from edgepv.runtimes.lane import Lane
 from edgepv.types import Deadline, ModelSpec, StateSpec, StreamSpec, TensorSpec, Variant
 

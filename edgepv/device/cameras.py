@@ -20,7 +20,7 @@ from edgepv.bundle.proof import Proven, proven
 from edgepv.device import slots
 from edgepv.device.trial import Trial
 from edgepv.errors import EdgepvError, UsageError, unknown
-from edgepv.runtimes.deadline import DeadlineRunner, Ladder, Reply, open_ladder, profile
+from edgepv.runtimes.deadline import DeadlineRunner, Reply, profile
 from edgepv.runtimes.deadline.admission import Demand, admit
 from edgepv.runtimes.deadline.realtime import prioritise
 from edgepv.runtimes.engine import open_engine
@@ -29,6 +29,7 @@ from edgepv.runtimes.faults import Faults
 from edgepv.runtimes.health.server import serve
 from edgepv.runtimes.health.state import Health
 from edgepv.runtimes.health.systemd import sd_notify, watchdog
+from edgepv.runtimes.ladder import Ladder, open_ladder
 from edgepv.runtimes.lane import Gap
 from edgepv.runtimes.on_camera import Live
 from edgepv.runtimes.output import Output

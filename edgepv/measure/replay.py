@@ -15,7 +15,8 @@ from edgepv.data.frames import shrunk
 from edgepv.data.video import open_video, taken
 from edgepv.errors import UsageError
 from edgepv.metrics.stats import percentiles_ms
-from edgepv.runtimes.deadline import DeadlineRunner, Ladder, Reply
+from edgepv.runtimes.deadline import DeadlineRunner, Reply
+from edgepv.runtimes.ladder import Ladder
 from edgepv.types import Deadline, ModelSpec
 
 LARGEST = 16

@@ -15,10 +15,10 @@ import numpy as np
 from edgepv.data.frames import check_frame
 from edgepv.errors import DeadlineError, EdgepvError, UsageError
 from edgepv.runtimes.deadline.controller import Controller
-from edgepv.runtimes.deadline.ladder import Ladder
 from edgepv.runtimes.deadline.scheduler import FrameScheduler, Reply, Task
 from edgepv.runtimes.engine import CancelledError
 from edgepv.runtimes.faults import Faults
+from edgepv.runtimes.ladder import Ladder
 from edgepv.runtimes.lane import Answer
 from edgepv.types import Deadline
 
@@ -93,7 +93,7 @@ class DeadlineRunner:
         """Hand in a frame, (H, W, 3) uint8 BGR; returns its number at once.
 
         arrived_s: when this program had it, by the runner's clock; the deadline counts from there. time_s:
-        its own time. Both are now by default. missed, restarted: see ``Session.step``. Raises UsageError for
+        its own time. Both are now by default. missed, restarted: see ``Ladder.step``. Raises UsageError for
         another kind of frame.
         """
         check_frame(frame)

@@ -8,9 +8,10 @@ import numpy as np
 from simulated import variant
 
 from edgepv.device.cameras import NO_RULES
-from edgepv.runtimes.deadline import DeadlineRunner, Ladder
+from edgepv.runtimes.deadline import DeadlineRunner
 from edgepv.runtimes.engines.null import NullEngine
 from edgepv.runtimes.health.state import Health
+from edgepv.runtimes.ladder import Ladder
 from edgepv.runtimes.lane import Lane
 from edgepv.runtimes.on_camera import Live
 from edgepv.runtimes.output import Output

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from simulated import FRAME, World, variant
 
 from edgepv.errors import DeadlineError, ReceiverError, UsageError
-from edgepv.runtimes.deadline import DeadlineRunner, Ladder, Reply, profile
+from edgepv.runtimes.deadline import DeadlineRunner, Reply, profile
 from edgepv.runtimes.engines.null import NullEngine
+from edgepv.runtimes.ladder import Ladder
 from edgepv.runtimes.lane import Answer, Lane
 from edgepv.types import Deadline
 
