@@ -65,9 +65,11 @@ def runner(
 
     A ladder bundle (edgepv ladder) is run on the largest variant that is in time; its variants are timed
     first, which takes a few seconds at most; those that answer otherwise on this CPU than where they were
-    proven are left out, with a RuntimeWarning. say: gets every reply; without it, use ``ask``. What it
-    raises is counted in ``faults`` and costs no answer; the end of the ``with`` block raises ReceiverError.
-    The rest is as in ``open`` and in runtimes.deadline.DeadlineRunner. Start it with ``with`` or ``start()``.
+    proven are left out, with a RuntimeWarning. say: hears the replies in a thread of its own; while it takes
+    its time, newer ones replace those that wait, counted in ``replies_dropped``. Without it, use ``ask``.
+    What it raises is counted in ``faults`` and costs no answer; the end of the ``with`` block raises
+    ReceiverError. The rest is as in ``open`` and in runtimes.deadline.DeadlineRunner. Start it with ``with``
+    or ``start()``. Raises UsageError for a deadline that is no time, and what ``open`` raises.
     """
     from edgepv.runtimes.deadline import DeadlineRunner, profile
     from edgepv.types import Deadline
@@ -76,7 +78,7 @@ def runner(
     wanted = (found.variant(variant),) if variant else found.ladder()
     ladder = _ladder(found, wanted, fixed=bool(variant), threads=threads, gap=gap, cuts=cuts)
     limit = Deadline(deadline_ms, on_miss)
-    return DeadlineRunner(ladder, profile(ladder), limit, say=say or (lambda reply: None))
+    return DeadlineRunner(ladder, profile(ladder), limit, say=say)
 
 
 def _read(bundle: str | Path) -> Bundle:
