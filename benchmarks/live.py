@@ -39,7 +39,8 @@ from edgepv.data.clips import find_clips
 from edgepv.measure import replay
 from edgepv.measure.replay import Shot
 from edgepv.metrics.stats import percentiles_ms
-from edgepv.runtimes.deadline import DeadlineRunner, open_ladder, profile
+from edgepv.runtimes.deadline import DeadlineRunner, profile
+from edgepv.runtimes.ladder import open_ladder
 from edgepv.types import Deadline, encode
 
 HERE = Path(__file__).parent

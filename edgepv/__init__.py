@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING
 from edgepv.base.optional import send_nothing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
     from typing import Literal
 
+    from edgepv.bundle.manifest import Bundle
     from edgepv.runtimes.deadline import DeadlineRunner, Reply
+    from edgepv.runtimes.ladder import Ladder
     from edgepv.runtimes.lane import Gap
     from edgepv.runtimes.session import Session
+    from edgepv.types import Variant
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "open", "runner"]
@@ -33,25 +36,18 @@ def open(
     """Open a bundle folder for use; needs the engine's extra, never torch.
 
     variant: which one to run, by default the one the bundle chose. gap, cuts: what lost frames and scene
-    cuts do to a streamed model's states, see runtimes.Session. Every file is checked against its
+    cuts do to a streamed model's states, see runtimes.ladder.Ladder. Every file is checked against its
     digest first, and on a CPU that the bundle was not proven on its golden answers are replayed once;
     a RuntimeWarning says it if another variant has to take the place of the bundle's own.
     Raises UsageError if the bundle is damaged or has no such variant, TargetUnavailableError if its engine
     is not on this machine or answers otherwise here.
     """
-    import warnings
-    from pathlib import Path
+    from edgepv.runtimes.session import Session
 
-    from edgepv.bundle.manifest import check, read
-    from edgepv.bundle.proof import proven
-    from edgepv.runtimes.session import open_session
-
-    found = read(Path(bundle))
-    check(found)
-    fit = proven(found, (found.variant(variant, engine),), fixed=bool(variant or engine))
-    for note in fit.notes:
-        warnings.warn(note, RuntimeWarning, stacklevel=2)
-    return open_session(fit.variants[0], found.checked, threads=threads, gap=gap, cuts=cuts)
+    found = _read(bundle)
+    wanted = (found.variant(variant, engine),)
+    fixed = bool(variant or engine)
+    return Session(_ladder(found, wanted, fixed=fixed, threads=threads, gap=gap, cuts=cuts))
 
 
 def runner(
@@ -69,24 +65,43 @@ def runner(
 
     A ladder bundle (edgepv ladder) is run on the largest variant that is in time; its variants are timed
     first, which takes a few seconds at most; those that answer otherwise on this CPU than where they were
-    proven are left out, with a RuntimeWarning. say: gets every reply; without it, use ``ask``. What it
-    raises is counted in ``faults`` and costs no answer; the end of the ``with`` block raises ReceiverError.
-    The rest is as in ``open`` and in runtimes.deadline.DeadlineRunner. Start it with ``with`` or ``start()``.
+    proven are left out, with a RuntimeWarning. say: hears the replies in a thread of its own; while it takes
+    its time, newer ones replace those that wait, counted in ``replies_dropped``. Without it, use ``ask``.
+    What it raises is counted in ``faults`` and costs no answer; the end of the ``with`` block raises
+    ReceiverError. The rest is as in ``open`` and in runtimes.deadline.DeadlineRunner. Start it with ``with``
+    or ``start()``. Raises UsageError for a deadline that is no time, and what ``open`` raises.
     """
-    import warnings
+    from edgepv.runtimes.deadline import DeadlineRunner, profile
+    from edgepv.types import Deadline
+
+    found = _read(bundle)
+    wanted = (found.variant(variant),) if variant else found.ladder()
+    ladder = _ladder(found, wanted, fixed=bool(variant), threads=threads, gap=gap, cuts=cuts)
+    limit = Deadline(deadline_ms, on_miss)
+    return DeadlineRunner(ladder, profile(ladder), limit, say=say)
+
+
+def _read(bundle: str | Path) -> Bundle:
+    """The bundle in a folder, every file of it checked against its digest."""
     from pathlib import Path
 
     from edgepv.bundle.manifest import check, read
-    from edgepv.bundle.proof import proven
-    from edgepv.runtimes.deadline import DeadlineRunner, open_ladder, profile
-    from edgepv.types import Deadline
 
     found = read(Path(bundle))
     check(found)
-    wanted = (found.variant(variant),) if variant else found.ladder()
-    fit = proven(found, wanted, fixed=bool(variant))
+    return found
+
+
+def _ladder(
+    found: Bundle, wanted: Sequence[Variant], *, fixed: bool, threads: int, gap: Gap, cuts: bool
+) -> Ladder:
+    """The wanted variants opened, or those that answer here as where they were proven, with a warning."""
+    import warnings
+
+    from edgepv.bundle.proof import proven
+    from edgepv.runtimes.ladder import open_ladder
+
+    fit = proven(found, wanted, fixed=fixed)
     for note in fit.notes:
-        warnings.warn(note, RuntimeWarning, stacklevel=2)
-    ladder = open_ladder(fit.variants, found.checked, threads=threads, gap=gap, cuts=cuts)
-    limit = Deadline(deadline_ms, on_miss)
-    return DeadlineRunner(ladder, profile(ladder), limit, say=say or (lambda reply: None))
+        warnings.warn(note, RuntimeWarning, stacklevel=3)
+    return open_ladder(fit.variants, found.checked, threads=threads, gap=gap, cuts=cuts)

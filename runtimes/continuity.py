@@ -19,7 +19,7 @@ MAX_LOOK_BACK = 4096
 class Continuity:
     """Whether a frame still belongs to what was seen before it, and what of that an answer has to say.
 
-    gap, cuts: as in ``Session``.
+    gap, cuts: as in ``Ladder``.
     """
 
     def __init__(self, gap: Gap, cuts: bool) -> None:

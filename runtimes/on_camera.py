@@ -26,8 +26,10 @@ SLOW_CAMERA = 0.9
 class Live:
     """One camera: reads, masks, offers the frames that are due, and tells what the runner replies.
 
-    fps: the model's frame rate. search: is shown the frames the model gets. on_reply: hears every reply
-    after it was told, such as a canary.
+    The runner is to be made with ``say`` and ``status`` that lead to ``tell`` and to the output. What is told
+    is told in the runner's own thread: no receiver and no rule, however slow, keeps a frame from being read
+    or answered in time. fps: the model's frame rate. search: is shown the frames the model gets. on_reply:
+    hears every reply after it was told, such as a canary.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Live:
         self._due = Due(fps, source.fps)
         self._fps, self._search, self._on_reply = fps, search, on_reply
         self._stopped = threading.Event()
+        self._lock = threading.Lock()
         self._shown: OrderedDict[int, np.ndarray] = OrderedDict()
         self._indices: OrderedDict[int, int] = OrderedDict()
         self._read = 0
@@ -68,6 +71,7 @@ class Live:
         finally:
             self._runner.close()
             self._source.close()
+            self._output.counts["replies_dropped"] = self._runner.replies_dropped
             self._output.close()
         if self._runner.failed:
             raise self._runner.failed
@@ -89,7 +93,7 @@ class Live:
         if frame.restarted:
             self._due.reset()
             self._rate.reset()
-            self._output.status("restarted", frame.why)
+            self._runner.note("restarted", frame.why)
         self._watch_the_rate(frame.time_s)
         is_due, missed = self._due.due(frame.time_s, frame.lasts_s)
         if not is_due:
@@ -97,7 +101,7 @@ class Live:
         pixels = self._mask(frame.pixels) if self._mask else frame.pixels
         if self._search:
             self._search.see(pixels, restarted=frame.restarted)
-        with self._runner.desk.lock:
+        with self._lock:  # nobody looks up a number that is not noted yet
             number = self._runner.offer(
                 pixels,
                 time_s=frame.time_s,
@@ -115,8 +119,10 @@ class Live:
 
     def tell(self, reply: Reply) -> None:
         """Takes the runner's replies; give it to the runner as ``say``."""
-        frame = self._shown.pop(reply.number, None)
-        self._output.reply(reply, frame, index=self._indices.pop(reply.number, None))
+        with self._lock:
+            frame = self._shown.pop(reply.number, None)
+            index = self._indices.pop(reply.number, None)
+        self._output.reply(reply, frame, index=index)
         self._output.faults.call("on_reply", self._on_reply, reply)
 
     def _watch_the_rate(self, time_s: float) -> None:
@@ -130,6 +136,6 @@ class Live:
         self._slow = slow
         trained = f"it gives {rate:.3g} frames a second, the model was trained at {float(self._fps):g}"
         if slow:
-            self._output.status("slow_camera", f"{trained}: motion looks faster than it is")
+            self._runner.note("slow_camera", f"{trained}: motion looks faster than it is")
         else:
-            self._output.status("slow_camera_over", trained)
+            self._runner.note("slow_camera_over", trained)

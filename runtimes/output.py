@@ -93,7 +93,7 @@ class Output:
             self._count(reply)
             if not (reply.stale and self._quiet_misses):
                 self._tell(self._answer(reply, index), reply, frame)
-            if reply.answer and reply.answer.restarted and not reply.stale:
+            if reply.restarted:
                 self._end_events(wall_s, "another scene")
             self._judge(reply, wall_s)
 
@@ -212,8 +212,10 @@ class Output:
     def summary(self) -> Record:
         """What the run came to: the keys of a file's summary, counts, and percentiles in ms of each stage.
 
-        Percentiles are over the last 20,000 replies. "lost": records that no receiver will get, whatever the
-        reason; they are in the metrics by receiver. "faults": who raised, how often, and the first words.
+        Percentiles are over the last 20,000 replies. All is of the replies that were told: frames whose reply
+        was replaced by a newer one, because rules and receivers took too long, are "replies_dropped" beside
+        them. "lost": records that no receiver will get, whatever the reason; they are in the metrics by
+        receiver. "faults": who raised, how often, and the first words.
         """
         with self._lock:
             times = {name: percentiles_ms(list(seen)) for name, seen in self._latest.items() if seen}

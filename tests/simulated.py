@@ -9,8 +9,9 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from edgepv.runtimes.deadline import DeadlineRunner, Ladder, Reply
+from edgepv.runtimes.deadline import DeadlineRunner, Reply
 from edgepv.runtimes.engines.null import NullEngine
+from edgepv.runtimes.ladder import Ladder
 from edgepv.runtimes.lane import Lane
 from edgepv.types import Deadline, ModelSpec, StateSpec, StreamSpec, TensorSpec, Variant
 
@@ -56,7 +57,8 @@ class World:
         return self._cancelled
 
     def _next(self) -> float | None:
-        deadline = self.runner.desk.expire(self.now) if self.runner else None
+        deadline = self.runner.scheduler.expire(self.now) if self.runner else None
+        self._tell()
         times = [deadline, self._events[0][0] if self._events else None]
         return min((t for t in times if t is not None), default=None)
 
@@ -65,6 +67,12 @@ class World:
             heapq.heappop(self._events)[2]()
         if self.runner:
             self.runner.watch()
+        self._tell()
+
+    def _tell(self) -> None:
+        """Listeners hear at once what was said: they take no time here."""
+        if self.runner:
+            self.runner.tell()
 
     def engine(self, variant: Variant, delays: Delays, *, stops: bool = True) -> NullEngine:
         """A null engine that takes the trace's delays in this world. stops: a call can be cancelled."""
@@ -111,7 +119,9 @@ class World:
         for ms in arrivals_ms:
             self.at(ms, lambda: runner.offer(FRAME))
         while not runner.failed:
-            if not runner.cycle():
+            worked = runner.cycle()
+            self._tell()
+            if not worked:
                 coming = self._next()
                 if coming is None:
                     break

@@ -20,7 +20,7 @@ from edgepv.bundle.proof import Proven, proven
 from edgepv.device import slots
 from edgepv.device.trial import Trial
 from edgepv.errors import EdgepvError, UsageError, unknown
-from edgepv.runtimes.deadline import DeadlineRunner, Ladder, Reply, open_ladder, profile
+from edgepv.runtimes.deadline import DeadlineRunner, Reply, profile
 from edgepv.runtimes.deadline.admission import Demand, admit
 from edgepv.runtimes.deadline.realtime import prioritise
 from edgepv.runtimes.engine import open_engine
@@ -29,6 +29,7 @@ from edgepv.runtimes.faults import Faults
 from edgepv.runtimes.health.server import serve
 from edgepv.runtimes.health.state import Health
 from edgepv.runtimes.health.systemd import sd_notify, watchdog
+from edgepv.runtimes.ladder import Ladder, open_ladder
 from edgepv.runtimes.lane import Gap
 from edgepv.runtimes.on_camera import Live
 from edgepv.runtimes.output import Output
@@ -243,10 +244,11 @@ class _Cameras:
         check_rules(rules, variant)
         deadline = Deadline(options.deadline_ms or 1e3 / float(spec.fps))  # misses are counted in any case
         outputs: list[Output] = []
+        runners: list[DeadlineRunner] = []
 
         def on_status(record: dict[str, Any]) -> None:
-            for output in outputs:
-                output.status(record["what"], record["why"])
+            for runner in runners:  # by the queue that replies take, so that the order is kept
+                runner.note(record["what"], record["why"])
 
         address = options.sources[name]
         source = open_source(address, on_status=on_status, pace=None if is_live(address) else 1.0)
@@ -257,7 +259,8 @@ class _Cameras:
         def on_fault(who: str, why: str) -> None:
             health.fault(who, why)
             self._console.say(f"{name}: {who} raised {why}; the run goes on without it")
-            on_status({"what": "fault", "why": f"{who} raised {why}"})
+            for output in outputs:
+                output.status("fault", f"{who} raised {why}")
 
         faults = Faults(on_fault)
         sinks = [self._sink(url, name, spec, health, opened) for url in options.emit]
@@ -289,6 +292,7 @@ class _Cameras:
             status=output.status,
             faults=faults,
         )
+        runners.append(runner)
         health.camera_up()
         self._lives[name] = Live(
             source,

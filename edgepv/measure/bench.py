@@ -16,8 +16,9 @@ from edgepv.data.split import split_clips
 from edgepv.errors import TargetUnavailableError, UsageError
 from edgepv.measure import latency, replay
 from edgepv.measure.replay import Replayed
-from edgepv.runtimes.deadline import open_ladder, profile
+from edgepv.runtimes.deadline import profile
 from edgepv.runtimes.engine import on_this_host, open_engine
+from edgepv.runtimes.ladder import open_ladder
 from edgepv.types import Deadline, Latency, Variant
 
 LADDER = "ladder"

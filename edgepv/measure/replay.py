@@ -15,7 +15,8 @@ from edgepv.data.frames import shrunk
 from edgepv.data.video import open_video, taken
 from edgepv.errors import UsageError
 from edgepv.metrics.stats import percentiles_ms
-from edgepv.runtimes.deadline import DeadlineRunner, Ladder, Reply
+from edgepv.runtimes.deadline import DeadlineRunner, Reply
+from edgepv.runtimes.ladder import Ladder
 from edgepv.types import Deadline, ModelSpec
 
 LARGEST = 16
@@ -34,7 +35,8 @@ class Shot:
 class Replayed:
     """What a replay came to.
 
-    frames: that were due. missed: those without a fresh answer at their deadline, dropped ones included.
+    frames: that were due. missed: those without a fresh answer at their deadline, dropped ones included, and
+    those whose reply was not heard before a newer one came.
     right, instants: of the moments at which a frame came and the clip had been on long enough for an
     answer, how many the latest answer was right at (streaming accuracy; Li, Wang and Ramanan, ECCV 2020).
     age_ms: at those moments, since the frame on which the latest answer rests came (p50, p95, p99);
@@ -163,8 +165,8 @@ def replay(
         name=name,
         limit_ms=deadline.limit_ms,
         period_ms=1e3 * period,
-        frames=len(watcher.missed),
-        missed=sum(watcher.missed),
+        frames=len(watcher.missed) + runner.replies_dropped,
+        missed=sum(watcher.missed) + runner.replies_dropped,
         dropped=watcher.dropped,
         right=sum(r for r, _ in per_clip),
         instants=sum(n for _, n in per_clip),

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from edgepv.runtimes.deadline.controller import Controller
-from edgepv.runtimes.deadline.ladder import Ladder, open_ladder
 from edgepv.runtimes.deadline.runner import DeadlineRunner, profile
 from edgepv.runtimes.deadline.scheduler import Reply
 
-__all__ = ["Controller", "DeadlineRunner", "Ladder", "Reply", "open_ladder", "profile"]
+__all__ = ["Controller", "DeadlineRunner", "Reply", "profile"]

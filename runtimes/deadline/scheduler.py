@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -37,7 +37,7 @@ class Reply:
     frame came first), "overrun" (the model was not done), "failed" (the model's answer was no number).
     age_ms: from the arrival of the frame the answer rests on until now; None without an answer. latency_ms:
     from the arrival of this frame until now. wait_ms: what of it passed before work began, None if it never
-    began.
+    began. variant: the name of the one that answered last.
     """
 
     number: int
@@ -50,17 +50,25 @@ class Reply:
     wait_ms: float | None
     variant: str
 
+    @property
+    def restarted(self) -> bool:
+        """Whether this is the first answer after the model had forgotten what was before."""
+        return self.answer is not None and self.answer.restarted and not self.stale
+
 
 class FrameScheduler:
     """Takes frames, hands out the newest, and replies to every one in order, exactly once.
 
-    All methods may be called from any thread; ``say`` is called while the desk is locked and must not wait.
-    limit_s: from a frame's arrival to its reply. variant: the name of the one that works, for replies.
+    All methods may be called from any thread. ``hand`` gets the replies of one moment in order; since it is
+    called under the lock, it puts them where others fetch them and does nothing else.
+    limit_s: from a frame's arrival to its reply; infinite without a deadline. variant: the name of the one
+    that works, for replies.
     """
 
-    def __init__(self, limit_s: float, say: Callable[[Reply], None], variant: str) -> None:
-        self.limit_s, self._say, self.variant = limit_s, say, variant
+    def __init__(self, limit_s: float, hand: Callable[[Sequence[Reply]], None], variant: str) -> None:
+        self.limit_s, self._hand, self.variant = limit_s, hand, variant
         self.lock = threading.Condition(threading.RLock())
+        self._made: list[Reply] = []
         self._pending: deque[Task] = deque()
         self._waiting: Task | None = None
         self.working: Task | None = None
@@ -120,6 +128,7 @@ class FrameScheduler:
                 self._lost += 1 + task.missed
             else:
                 self._last = (answer, task.arrived_s)
+            self._hand_over()
             return in_time
 
     def _close(self, task: Task, now: float, why: Why) -> None:
@@ -135,6 +144,7 @@ class FrameScheduler:
             if self.working:
                 self._lost += 1 + self.working.missed
                 self._close(self.working, now, "overrun")
+                self._hand_over()
             self.lock.notify_all()
 
     def expire(self, now: float) -> float | None:
@@ -143,6 +153,7 @@ class FrameScheduler:
             while self._pending and self._pending[0].deadline_s <= now:
                 late = self._pending.popleft()
                 self._reply(late, now, "overrun" if self._at_work(late) else "dropped")
+            self._hand_over()
             return self._pending[0].deadline_s if self._pending else None
 
     @property
@@ -162,7 +173,7 @@ class FrameScheduler:
 
     def _reply(self, task: Task, now: float, why: Why) -> None:
         answer, arrived = self._last or (None, None)
-        self._say(
+        self._made.append(
             Reply(
                 number=task.number,
                 time_s=task.time_s,
@@ -175,3 +186,9 @@ class FrameScheduler:
                 variant=self.variant,
             )
         )
+
+    def _hand_over(self) -> None:
+        """Let the replies of this moment go."""
+        made, self._made = self._made, []
+        if made:
+            self._hand(made)

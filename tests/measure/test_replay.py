@@ -16,8 +16,8 @@ from edgepv.data.clips import Clip
 from edgepv.data.frames import model_frames
 from edgepv.errors import UsageError
 from edgepv.measure.replay import Shot, replay, shots
-from edgepv.runtimes.deadline import Ladder
 from edgepv.runtimes.engines.null import NullEngine
+from edgepv.runtimes.ladder import Ladder
 from edgepv.runtimes.lane import Lane
 from edgepv.types import Deadline, Variant, encode
 

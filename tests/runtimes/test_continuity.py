@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from edgepv.data.video import read_video
 from edgepv.errors import UsageError
 from edgepv.runtimes import Session, open_session
 from edgepv.runtimes.engine import open_engine
+from edgepv.runtimes.ladder import open_ladder
+from edgepv.runtimes.lane import Lane
 from edgepv.runtimes.scene_cuts import SceneCuts
 from edgepv.stream import Stepper, Tensors
 from edgepv.types import StreamSpec, Variant
@@ -94,33 +97,33 @@ def test_a_light_that_is_switched_on_is_no_cut_and_a_dark_picture_is() -> None:
     assert [cuts(f) for f in (frame, frame * 2, dark, dark, frame)] == [False, False, True, False, True]
 
 
-def test_a_switch_answers_with_the_old_variant_until_the_new_one_is_warm(
+def test_another_engine_takes_over_in_the_middle_and_answers_as_if_it_had_always_run(
     step_bundle: Path, variant: Variant
 ) -> None:
     other = next(v for v in bundle.read(step_bundle).content.variants if v.name == "openvino-fp32")
     with open_session(other, step_bundle) as session:
-        alone = [session.step(f).scores for f in FRAMES[3:]]
-    with open_session(variant, step_bundle) as session:
-        for frame in FRAMES[:3]:
-            session.step(frame)
-        session.switch(open_engine(other, step_bundle), other)
-        answers = []
-        for frame in FRAMES[3:]:
-            answers.append((session.step(frame), session.variant.name))
-    names = [name for _, name in answers]
-    assert names == [variant.name] * 3 + ["openvino-fp32"] * 6  # valid after 4 frames
-    assert all(a.valid for (a, name) in answers[3:])
-    assert [a.scores for a, _ in answers[3:]] == alone[3:]
+        alone = [session.step(f) for f in FRAMES]
+    ladder = open_ladder([variant, other], step_bundle)
+    answers = []
+    for i, frame in enumerate(FRAMES):
+        if i == 5:
+            ladder.aim(1)
+        answers.append((ladder.step(frame), ladder.name))
+    ladder.close()
+    assert [name for _, name in answers] == [variant.name] * 5 + ["openvino-fp32"] * 7
+    assert [a.valid for a, _ in answers] == [a.valid for a in alone]
+    assert np.allclose([a.scores for a, _ in answers], [a.scores for a in alone], atol=1e-5)
 
 
-def test_a_variant_with_other_labels_cannot_take_over(step_bundle: Path, variant: Variant) -> None:
-    from dataclasses import replace
-
-    other = replace(variant, spec=replace(variant.spec, labels=("a", "b")))
-    with open_session(variant, step_bundle) as session:
-        with pytest.raises(UsageError, match="other labels"):
-            session.switch(open_engine(variant, step_bundle), other)
-        assert not session.switching
+def test_a_variant_with_other_labels_cannot_take_over_and_nothing_stays_open(
+    step_bundle: Path, variant: Variant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[str] = []
+    monkeypatch.setattr(Lane, "close", lambda lane: closed.append(lane.variant.name))
+    other = replace(variant, name="other", spec=replace(variant.spec, labels=("a", "b")))
+    with pytest.raises(UsageError, match="other labels"):
+        open_ladder([variant, other], step_bundle)
+    assert sorted(closed) == sorted([variant.name, "other"])
 
 
 def test_states_written_in_place_are_the_states_that_were_copied(step_bundle: Path, variant: Variant) -> None:

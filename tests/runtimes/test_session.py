@@ -12,6 +12,8 @@ import pytest
 from edgepv import bundle
 from edgepv.errors import UsageError
 from edgepv.runtimes import Session, open_session
+from edgepv.runtimes.ladder import Ladder
+from edgepv.runtimes.lane import Lane
 from edgepv.stream import Tensors
 from edgepv.types import ModelSpec, Variant, decode, encode
 
@@ -49,7 +51,7 @@ def test_probabilities_are_scores_as_they_are(
             pass
 
     told = replace(variant, spec=replace(variant.spec, scores=scores))
-    with Session(Sure(), told) as session:
+    with Session(Ladder([Lane(Sure(), told)])) as session:
         answer = session.step(np.zeros((8, 8, 3), np.uint8))
     assert answer.label == "fight" and answer.score == pytest.approx(wanted[0], abs=0.005)
     assert answer.scores == pytest.approx(wanted, abs=0.005)
@@ -70,5 +72,8 @@ def test_a_nan_answer_is_an_error_not_a_label(variant: Variant) -> None:
         def close(self) -> None:
             pass
 
-    with Session(Broken(), variant) as session, pytest.raises(UsageError, match="run edgepv verify"):
+    with (
+        Session(Ladder([Lane(Broken(), variant)])) as session,
+        pytest.raises(UsageError, match="run edgepv verify"),
+    ):
         session.step(np.zeros((8, 8, 3), np.uint8))

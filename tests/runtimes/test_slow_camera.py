@@ -8,9 +8,10 @@ import numpy as np
 from simulated import variant
 
 from edgepv.device.cameras import NO_RULES
-from edgepv.runtimes.deadline import DeadlineRunner, Ladder
+from edgepv.runtimes.deadline import DeadlineRunner
 from edgepv.runtimes.engines.null import NullEngine
 from edgepv.runtimes.health.state import Health
+from edgepv.runtimes.ladder import Ladder
 from edgepv.runtimes.lane import Lane
 from edgepv.runtimes.on_camera import Live
 from edgepv.runtimes.output import Output
@@ -59,7 +60,9 @@ def test_a_camera_that_slows_down_is_told_once_and_so_is_its_return() -> None:
     ear, one = Ear(), variant("one")
     output = Output("cam", one.spec, [ear], NO_RULES, Health("cam"))
     ladder = Ladder([Lane(NullEngine(one, [0]), one)])
-    runner = DeadlineRunner(ladder, [1], Deadline(1000), say=lambda reply: live.tell(reply))
+    runner = DeadlineRunner(
+        ladder, [1], Deadline(1000), say=lambda reply: live.tell(reply), status=output.status
+    )
     live = Live(Script(light + dark + again), runner, output, NO_RULES, Fraction(10))
     live.run()
     told = [(r["what"], r["why"].partition(",")[0]) for r in ear.heard if r["type"] == "status"]
@@ -67,4 +70,5 @@ def test_a_camera_that_slows_down_is_told_once_and_so_is_its_return() -> None:
     assert told[0][1] == "it gives 5 frames a second"
     summary = ear.heard[-1]
     assert (summary["type"], summary["frames_read"]) == ("summary", 550)
-    assert summary["frames_answered"] in range(245, 256)  # 100 in the light, 50 in the dark, 100 again
+    answered = summary["frames_answered"] + summary["replies_dropped"]  # it reads faster than anyone listens
+    assert answered in range(245, 256)  # 100 in the light, 50 in the dark, 100 again

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,11 +13,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from live_support import until
 from simulated import FRAME, World, variant
 
 from edgepv.errors import DeadlineError, ReceiverError, UsageError
-from edgepv.runtimes.deadline import DeadlineRunner, Ladder, Reply, profile
+from edgepv.runtimes.deadline import DeadlineRunner, Reply, profile
 from edgepv.runtimes.engines.null import NullEngine
+from edgepv.runtimes.ladder import Ladder
 from edgepv.runtimes.lane import Answer, Lane
 from edgepv.types import Deadline
 
@@ -100,9 +105,10 @@ def test_a_variant_that_hangs_is_left_behind_and_the_next_one_answers() -> None:
         ladder, [1, 1], Deadline(33), clock=lambda: now[0], status=lambda *n: news.append(n), hang_s=1.0
     )
     runner.offer(FRAME)
-    runner.desk.take(0.0)  # a worker took it and never came back
+    runner.scheduler.take(0.0)  # a worker took it and never came back
     for now[0] in (0.033, 1.0, 1.034):
         runner.watch()
+        runner.tell()
     assert news == [("variant_hung", "large has not come back for 1 s")]
     runner.offer(FRAME)
     assert runner.cycle() and ladder.name == "small"
@@ -123,6 +129,7 @@ def test_a_variant_that_answers_nan_is_left_out_and_the_other_one_goes_on() -> N
     for _ in range(2):
         runner.offer(FRAME)
         runner.cycle()
+        runner.tell()
     assert [(r.why, r.variant) for r in replies] == [("failed", "large"), ("", "small")]
     assert news[0].startswith("variant_failed: large: large answered 'logits' with values that are not")
     assert runner.failed is None
@@ -154,6 +161,7 @@ def test_a_variant_that_fails_while_it_catches_up_is_left_out_too() -> None:
     for _ in range(6):
         runner.offer(FRAME)
         runner.cycle()
+        runner.tell()
     assert [r.why or r.variant for r in replies] == ["large", "large", "large", "failed", "small", "small"]
     assert [n.split(":")[1] for n in news[:2]] == [" large", " middle"] and "out of memory" in news[1]
 
@@ -232,7 +240,7 @@ def test_in_real_threads_a_hang_costs_its_frame_and_the_next_variant_answers() -
         assert not runner.ask(FRAME).stale
         hung = runner.ask(FRAME)
         assert hung.stale and hung.why == "overrun" and 95 <= hung.latency_ms < 1000
-        while runner.desk.working:
+        while runner.scheduler.working:
             pass
         assert runner.ask(FRAME).variant == "small"
 
@@ -260,9 +268,58 @@ def test_a_listener_that_raises_costs_no_answer_and_is_told_at_the_end() -> None
         pytest.raises(ReceiverError, match="say raised 30 times, first ZeroDivisionError: by my own code"),
         DeadlineRunner(ladder, [1], Deadline(1000), say=listen) as runner,
     ):
-        replies = [runner.ask(FRAME) for _ in range(30)]
+        replies = []
+        for _ in range(30):  # no faster than it listens
+            replies.append(runner.ask(FRAME))
+            until(lambda: len(heard) == len(replies))
     assert [r.stale for r in replies] == [False] * 30
     assert heard == list(range(30))
+
+
+def test_a_listener_that_sleeps_delays_no_answer_and_no_deadline_and_hears_the_newest_then() -> None:
+    heard: list[int] = []
+    awake = threading.Event()
+
+    def listen(reply: Reply) -> None:
+        heard.append(reply.number)
+        awake.wait(20)
+
+    one = variant("one")
+    ladder = Ladder([Lane(NullEngine(one, [0.0] * 10 + [60_000]), one)])
+    with DeadlineRunner(ladder, [1], Deadline(1000), say=listen) as runner:
+        runner.ask(FRAME)
+        until(lambda: heard)
+        began = time.perf_counter()
+        fresh, late = [runner.ask(FRAME) for _ in range(9)], runner.ask(FRAME)
+        took_s = time.perf_counter() - began
+        awake.set()
+    assert not any(r.stale for r in fresh) and late.why == "overrun"
+    assert took_s < 10  # a deadline of one second was kept while it slept
+    assert heard == [0, 10] and runner.replies_dropped == 9
+
+
+def test_the_end_waits_for_a_slow_listener_to_hear_the_last_reply() -> None:
+    heard: list[int] = []
+
+    def listen(reply: Reply) -> None:
+        time.sleep(0.2)
+        heard.append(reply.number)
+
+    one = variant("one")
+    with DeadlineRunner(Ladder([Lane(NullEngine(one, [0]), one)]), [1], Deadline(1000), say=listen) as runner:
+        last = [runner.ask(FRAME) for _ in range(5)][-1].number
+    assert heard[-1] == last == 4
+    assert len(heard) + runner.replies_dropped == 5
+
+
+def test_without_threads_the_caller_does_the_work_and_an_infinite_deadline_is_never_missed() -> None:
+    one = variant("one")
+    runner = DeadlineRunner(Ladder([Lane(NullEngine(one, [50, 0]), one)]), [1], Deadline(math.inf))
+    replies = [runner.ask(FRAME) for _ in range(4)]
+    runner.finish()
+    runner.close()
+    assert told(replies)[0][1] == "fresh" and not any(r.stale for r in replies)
+    assert [r.number for r in replies] == [0, 1, 2, 3] and replies[0].latency_ms >= 50
 
 
 def test_an_error_of_the_callers_own_is_not_hidden_by_a_listeners() -> None:

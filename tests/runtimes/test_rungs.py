@@ -7,7 +7,7 @@ import pytest
 from simulated import variant
 
 from edgepv.errors import UsageError
-from edgepv.runtimes.deadline import Ladder
+from edgepv.runtimes.ladder import Ladder
 from edgepv.runtimes.lane import Lane
 from edgepv.stream import Tensors
 from edgepv.types import Variant

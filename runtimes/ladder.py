@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,12 +17,19 @@ from edgepv.types import Variant
 
 
 class Ladder:
-    """Opened variants, the largest first, of which ``active`` answers.
+    """Opened variants, the largest first, of which ``active`` answers; often there is only one.
 
     A streamed variant that was not running knows nothing of the last frames. It takes over at once if it
     keeps the same states as the active one (another precision of the same net); else it is shown the last
     frames, which are kept here at the largest variant's size, until it is level with the present. That may
-    be done piece by piece, whenever there is time (``catch_up``). gap, cuts: as in ``Session``.
+    be done piece by piece, whenever there is time (``catch_up``).
+
+    gap: what lost frames do to the states. "hold" keeps them, as if no time had passed, until more frames
+    are lost than the model looks back on; "reset" forgets them at once. cuts: forget the states when the
+    picture becomes another one. After that answers are not valid until a window is full again.
+
+    Not for several threads at once, but for ``cancel``. Raises UsageError for variants that cannot stand in
+    for each other.
     """
 
     def __init__(self, lanes: Sequence[Lane], *, gap: Gap = "hold", cuts: bool = False) -> None:
@@ -35,9 +43,14 @@ class Ladder:
         self._out: set[int] = set()
 
     @property
-    def name(self) -> str:
+    def variant(self) -> Variant:
         """The variant that answers."""
-        return self.lanes[self.active].variant.name
+        return self.lanes[self.active].variant
+
+    @property
+    def name(self) -> str:
+        """The name of the variant that answers."""
+        return self.variant.name
 
     @property
     def behind(self) -> int:
@@ -69,9 +82,12 @@ class Ladder:
             self.lanes[self.aimed].remember(self._todo.popleft())
 
     def step(self, frame: np.ndarray, *, missed: int = 0, restarted: bool = False) -> Answer:
-        """Answer for one camera frame, by the variant aimed at if it has caught up. See ``Session.step``.
+        """Answer for one camera frame, (H, W, 3) uint8 BGR, by the variant aimed at if it has caught up.
 
-        Raises what the engine raises; nothing is remembered of the frame then.
+        missed: frames, at the model's rate, that were lost since the one before. restarted: nothing that was
+        before this frame belongs to it. Raises UsageError for a frame of another kind, for what the engine
+        raises, and if the answer is not finite; CancelledError for a call that was ended, or whose variant
+        was given up meanwhile. Nothing is remembered of the frame then.
         """
         warmup = self.lanes[self.active].stepper.warmup
         if self._continuity.breaks(frame, missed, warmup) or restarted:
@@ -149,6 +165,15 @@ def open_ladder(
     gap: Gap = "hold",
     cuts: bool = False,
 ) -> Ladder:
-    """Open variants of a bundle, the largest first. source: see open_engine. gap, cuts: see Session."""
-    lanes = [Lane(open_engine(v, source, threads=threads), v) for v in variants]
-    return Ladder(lanes, gap=gap, cuts=cuts)
+    """Open variants of a bundle, the largest first. source: see open_engine, which says what it raises.
+
+    gap, cuts: see Ladder, which says what else is refused; what was opened by then is closed.
+    """
+    with contextlib.ExitStack() as opened:  # closes what was opened if the next one cannot be
+        lanes: list[Lane] = []
+        for variant in variants:
+            lanes.append(Lane(open_engine(variant, source, threads=threads), variant))
+            opened.callback(lanes[-1].close)
+        ladder = Ladder(lanes, gap=gap, cuts=cuts)
+        opened.pop_all()
+    return ladder

@@ -1,0 +1,122 @@
+"""A rule or a receiver that takes its time: no camera waits for it, not even its own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from simulated import variant
+
+from edgepv.device.cameras import NO_RULES
+from edgepv.runtimes.deadline import DeadlineRunner
+from edgepv.runtimes.engines.null import NullEngine
+from edgepv.runtimes.health.state import Health
+from edgepv.runtimes.ladder import Ladder
+from edgepv.runtimes.lane import Lane
+from edgepv.runtimes.on_camera import Live
+from edgepv.runtimes.output import Output
+from edgepv.runtimes.places import Within, ZoneSearch
+from edgepv.runtimes.record import Record
+from edgepv.runtimes.sources import Frame
+from edgepv.types import Deadline
+
+FRAMES, EVERY_S, SLEEP_S = 20, 0.03, 1.0
+
+
+class Camera:
+    """Gives FRAMES frames, one every EVERY_S seconds, and notes when it was asked for the last one."""
+
+    live = True
+    fps: Fraction | None = Fraction(10)
+
+    def __init__(self) -> None:
+        self._given = 0
+        self.ended_s = 0.0
+
+    def read(self) -> Frame | None:
+        if self._given == FRAMES:
+            self.ended_s = time.monotonic()
+            return None
+        time.sleep(EVERY_S)
+        self._given += 1
+        return Frame(np.zeros((8, 8, 3), np.uint8), self._given / 10, time.monotonic())
+
+    def close(self) -> None:
+        """Nothing to let go."""
+
+
+class Receiver:
+    pixels = False
+
+    def __init__(self, sleep_s: float) -> None:
+        self.heard: list[Record] = []
+        self._sleep_s = sleep_s
+
+    def put(self, record: Record, frame: np.ndarray | None = None) -> None:
+        time.sleep(self._sleep_s)
+        self.heard.append(record)
+
+    def counts(self) -> dict[str, int]:
+        return {"taken": 0, "sent": 0, "queued": 0, "lost": 0}
+
+    def close(self) -> None:
+        """Nothing waits."""
+
+
+class SlowRules(ZoneSearch):
+    """What a rule with a zone asks, and waits for."""
+
+    def __init__(self) -> None:
+        """No engine."""
+
+    def see(self, frame: np.ndarray, *, restarted: bool = False) -> None:
+        """Looks at nothing."""
+
+    def within(self, scores: Mapping[str, float], lows: Mapping[str, float]) -> Within:
+        time.sleep(SLEEP_S)
+        return {}
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+def live(camera: Camera, receiver: Receiver, search: ZoneSearch | None) -> Live:
+    one = variant("one")
+    output = Output("cam", one.spec, [receiver], NO_RULES, Health("cam"), search=search)
+    runner = DeadlineRunner(
+        Ladder([Lane(NullEngine(one, [0]), one)]),
+        [1],
+        Deadline(5000),
+        say=lambda reply: made.tell(reply),
+        status=output.status,
+    )
+    made = Live(camera, runner, output, NO_RULES, Fraction(10), search=search)
+    return made
+
+
+@pytest.mark.parametrize("who", ["receiver", "rule"])
+def test_who_is_slow_on_one_camera_holds_up_neither_it_nor_another_one(who: str) -> None:
+    cameras = Camera(), Camera()
+    receivers = Receiver(SLEEP_S if who == "receiver" else 0), Receiver(0)
+    search = SlowRules() if who == "rule" else None
+    runs = live(cameras[0], receivers[0], search), live(cameras[1], receivers[1], None)
+    threads = [threading.Thread(target=run.run) for run in runs]
+    began = time.monotonic()
+    for thread in threads:
+        thread.start()
+    threads[1].join()
+    heard = [r for r in receivers[1].heard if r["type"] == "answer"]
+    for thread in threads:
+        thread.join()
+    assert max(c.ended_s for c in cameras) - began < FRAMES * SLEEP_S / 2  # read at its own pace
+    summaries = [r.heard[-1] for r in receivers]
+    assert [s["frames_answered"] + s["replies_dropped"] for s in summaries] == [FRAMES, FRAMES]
+    assert summaries[0]["replies_dropped"] > FRAMES / 2
+    assert len(heard) == summaries[1]["frames_answered"] > FRAMES / 2
+    told = [r for r in receivers[0].heard if r["type"] == "answer"]
+    assert not any(r["stale"] for r in (*told, *heard))
+    assert told[-1]["number"] == heard[-1]["number"] == FRAMES - 1  # the last one is told
