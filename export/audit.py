@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from edgepv.base.engines import ENGINES
 from edgepv.base.optional import need
+from edgepv.base.registry import resolve
 from edgepv.base.vet import vet_onnx
 from edgepv.errors import UsageError
 from edgepv.export import islands
 from edgepv.export.islands import Float
-from edgepv.export.tensorrt import layers as trt_layers
 from edgepv.types import Audit, ConvPlan, Variant
 
 CONV_OPS = ("Conv", "ConvTranspose", "FusedConv", "QLinearConv", "NhwcFusedConv", "ConvInteger")
@@ -29,37 +29,20 @@ def audit(variant: Variant, folder: Path) -> Audit:
     planned: what the file asks for. executed: what the loaded engine reports; None where the engine
     cannot be asked on this machine.
     """
-    path = folder / variant.path
-    readers = {"onnxruntime": _onnxruntime, "openvino": _openvino, "litert": _litert}
-    if variant.engine in readers:
-        return readers[variant.engine](variant, path)
+    path, how = folder / variant.path, ENGINES.find(variant.engine)
+    if how.audit:
+        found: Audit = resolve(how.audit)(variant, path)
+        return found
     data = path.read_bytes() if path.suffix == ".onnx" else None
     rows, products = (
-        tuple(ConvPlan(n, p, None) for n, p in (_planned_onnx(data, path.name, kind) if data else {}).items())
+        tuple(ConvPlan(n, p, None) for n, p in (planned_onnx(data, path.name, kind) if data else {}).items())
         for kind in PLANNED
     )
-    return Audit("planned only: the engine is not on this machine", rows, products=products)
+    why = "is not on this machine" if how.stand_in else "does not tell"
+    return Audit(f"planned only: the engine {why}", rows, products=products)
 
 
-def of_layers(layers: Path, read: Callable[[str], bytes], variants: Sequence[Variant]) -> Audit:
-    """Audit of an engine built on a Jetson, from the layers.json that build.sh wrote beside it.
-
-    variants: of the bundle whose files ``read`` gives. Raises UsageError for a file whose name fits none of
-    them, and for a model that is no whole ONNX file.
-    """
-    wanted = next((p for p in ("int8", "fp16") if f"-{p}-" in layers.name), None)
-    files = [v for v in variants if v.engine == "tensorrt" and (v.precision == "int8") == (wanted == "int8")]
-    if wanted is None or not files:
-        raise UsageError(
-            f"{layers.name} fits no TensorRT file of this bundle. Give build.sh's file under its own name, "
-            "like model-int8-trt10.3.layers.json"
-        )
-    data, name = read(files[0].path), files[0].path
-    convolutions, products = (_planned_onnx(data, name, kind) for kind in PLANNED)
-    return trt_layers.audit(layers, convolutions, products)
-
-
-def _planned_onnx(model: bytes, name: str, kind: str = "convolutions") -> dict[str, str]:
+def planned_onnx(model: bytes, name: str, kind: str = "convolutions") -> dict[str, str]:
     """Name of a node of this kind -> int8 when both of its factors come out of a DequantizeLinear.
 
     kind: of ``PLANNED``.
@@ -79,7 +62,7 @@ def _planned_onnx(model: bytes, name: str, kind: str = "convolutions") -> dict[s
     }
 
 
-def _onnxruntime(variant: Variant, path: Path) -> Audit:
+def of_onnxruntime(variant: Variant, path: Path) -> Audit:
     """Reads the graph ONNX Runtime made of the file: QLinearConv is integer, the others are float."""
     timed = variant.precision == "int8"
     with tempfile.TemporaryDirectory() as folder:
@@ -95,11 +78,11 @@ def _onnxruntime(variant: Variant, path: Path) -> Audit:
         executed = [
             (n.name, "int8" if n.op_type in integer else "float") for n in graph.node if n.op_type in known
         ]
-        rows[kind] = _pair(_planned_onnx(data, path.name, kind), executed)
+        rows[kind] = _pair(planned_onnx(data, path.name, kind), executed)
     return _told("ONNX Runtime's optimised graph", rows, inside)
 
 
-def _openvino(variant: Variant, path: Path) -> Audit:
+def of_openvino(variant: Variant, path: Path) -> Audit:
     """Reads OpenVINO's runtime model: each convolution names the precision it runs in."""
 
     ov = need("openvino", extra="cpu")
@@ -124,7 +107,7 @@ def _openvino(variant: Variant, path: Path) -> Audit:
     data = path.read_bytes() if path.suffix == ".onnx" else None
     rows = {}
     for kind, executed in found.items():
-        planned = _planned_onnx(data, path.name, kind) if data else {}
+        planned = planned_onnx(data, path.name, kind) if data else {}
         if not planned:
             wanted = "int8" if variant.precision == "int8" and kind == "convolutions" else "float"
             planned = {name: wanted for name, _ in executed}
@@ -140,7 +123,7 @@ def _kind_of(layer: str) -> str | None:
     return "products" if "MATMUL" in name or "FULLYCONNECTED" in name else None
 
 
-def _litert(variant: Variant, path: Path) -> Audit:
+def of_litert(variant: Variant, path: Path) -> Audit:
     """Reads operators and tensor types of the .tflite; XNNPACK runs an int8 convolution in int8."""
 
     need("ai_edge_litert", extra="mobile")

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from edgepv.base.engines import ENGINES
 from edgepv.base.optional import litert_feeds, ort_options, ort_session
+from edgepv.base.registry import resolve
 from edgepv.metrics.stats import sqnr_db
 from edgepv.stream import Tensors
 from edgepv.types import Parity, Verdict, WorstClip
@@ -89,12 +91,14 @@ def first_divergence(
 ) -> str | None:
     """The first node, in graph order, whose output falls below ``min_sqnr_db`` against the float graph.
 
-    Tensors are paired by name, which the converters and quantizers keep. LiteRT renames them, so for a
-    .tflite pass the float .tflite as ``base``. None if no paired tensor diverges.
+    Both files are read as ``engine`` reads them. Tensors are paired by name, which the converters and
+    quantizers keep; ``base`` is a file of the engine's own where it renames them. None if no paired tensor
+    diverges, or where nobody can look inside.
     """
-    read = _litert_tensors if engine == "litert" else _onnx_tensors
-    if other.suffix not in (".onnx", ".tflite"):
+    place = ENGINES.find(engine).tensors
+    if place is None:
         return None
+    read = resolve(place)
     wanted, got = read(base, feeds), read(other, feeds)
     for name, value in wanted.items():
         found = got.get(f"{name}_DequantizeLinear_Output", got.get(name))  # a Relu may live in its Q
@@ -105,10 +109,12 @@ def first_divergence(
     return None
 
 
-def _onnx_tensors(path: Path, feeds: Sequence[Tensors]) -> dict[str, np.ndarray]:
-    """Every float tensor of the graph, in graph order, stacked over the feeds."""
+def onnx_tensors(path: Path, feeds: Sequence[Tensors]) -> dict[str, np.ndarray]:
+    """Every float tensor of an ONNX graph, in graph order, stacked over the feeds; none of another file."""
     import onnx
 
+    if path.suffix != ".onnx":
+        return {}
     model = onnx.load(path)
     names = [name for node in model.graph.node for name in node.output if name]
     return run_with_outputs(model, names, feeds)
@@ -128,7 +134,7 @@ def run_with_outputs(model: Any, names: Sequence[str], feeds: Sequence[Tensors])
     return {n: v for n, v in stacked.items() if v.dtype in (np.float32, np.float16)}
 
 
-def _litert_tensors(path: Path, feeds: Sequence[Tensors]) -> dict[str, np.ndarray]:
+def litert_tensors(path: Path, feeds: Sequence[Tensors]) -> dict[str, np.ndarray]:
     """Every tensor of a .tflite in operator order, dequantized, stacked over the feeds.
 
     feeds are by the file's own argument names.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from edgepv.runtimes.engine import ENGINES, Engine, open_engine
+from edgepv.runtimes.engine import Engine, open_engine
 from edgepv.runtimes.lane import Answer
 from edgepv.runtimes.session import Session, open_session
 
-__all__ = ["ENGINES", "Answer", "Engine", "Session", "open_engine", "open_session"]
+__all__ = ["Answer", "Engine", "Session", "open_engine", "open_session"]

@@ -1,14 +1,16 @@
-"""What an engine is, and the table of engines: adding one is one file and one line here."""
+"""What an engine is, and how one is opened; ``edgepv.base.engines`` has the table of them."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
 import numpy as np
 
+from edgepv.base.engines import ENGINES
+from edgepv.base.registry import resolve
 from edgepv.errors import UsageError, unknown
 from edgepv.stream import Tensors
 from edgepv.types import Variant
@@ -35,15 +37,6 @@ class Engine(Protocol):
         """Free the engine's memory."""
 
 
-ENGINES = {
-    "onnxruntime": "edgepv.runtimes.engines.ort",
-    "openvino": "edgepv.runtimes.engines.ov",
-    "litert": "edgepv.runtimes.engines.litert",
-    "tensorrt": "edgepv.runtimes.engines.trt",
-    "null": "edgepv.runtimes.engines.null",
-}
-
-
 def open_engine(variant: Variant, source: Path | Read, *, threads: int = 1) -> Engine:
     """Load the variant's file into the engine it names. source: the folder it lies in, or what reads it.
 
@@ -51,11 +44,9 @@ def open_engine(variant: Variant, source: Path | Read, *, threads: int = 1) -> E
     (``base.vet``). Raises TargetUnavailableError if the engine is not on this machine, UsageError if the file
     is not readable by it.
     """
-    if variant.engine not in ENGINES:
-        raise UsageError(unknown("engine", variant.engine, ENGINES))
-    module = importlib.import_module(ENGINES[variant.engine])
+    opener = resolve(ENGINES.find(variant.engine).opener)
     read = source if callable(source) else lambda name: (source / name).read_bytes()
-    engine: Engine = module.open(variant, read, threads)
+    engine: Engine = opener(variant, read, threads)
     return engine
 
 
@@ -95,13 +86,8 @@ def expected_inputs(variant: Variant) -> dict[str, tuple[tuple[int, ...], str]]:
     return wanted
 
 
-def replay_variant(variant: Variant) -> Variant:
-    """A TensorRT variant as ONNX Runtime runs it: the same file and numbers, not the same speed."""
-    from dataclasses import replace
-
-    return replace(variant, engine="onnxruntime")
-
-
 def on_this_host(variant: Variant) -> Variant:
-    """The variant as a machine without TensorRT can run it."""
-    return replay_variant(variant) if variant.engine == "tensorrt" else variant
+    """The variant as a machine that packs it runs it: on its engine, or on what stands in for that: the same
+    file and numbers, not the same speed."""
+    stand_in = ENGINES.find(variant.engine).stand_in
+    return replace(variant, engine=stand_in) if stand_in else variant

@@ -1,5 +1,18 @@
 """What every room stands on and that knows no model: files, cache, console, processes apart, optional
-libraries, the machine. Nothing here imports another room but ``types`` and ``errors``.
+libraries, the machine, the registry of what packages bring, and the engines as data. Nothing here imports
+another room but ``types`` and ``errors``.
 """
 
-__all__ = ["blame", "cache", "console", "files", "isolated", "machine", "optional", "quiet", "vet"]
+__all__ = [
+    "blame",
+    "cache",
+    "console",
+    "engines",
+    "files",
+    "isolated",
+    "machine",
+    "optional",
+    "quiet",
+    "registry",
+    "vet",
+]

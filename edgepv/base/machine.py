@@ -7,6 +7,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from edgepv.base.engines import ENGINES
 from edgepv.types import DeviceFacts, Proof
 
 TELLING_FLAGS = (
@@ -20,13 +21,6 @@ TELLING_FLAGS = (
     "asimddp",
     "i8mm",
 )
-
-PACKAGES = {
-    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
-    "openvino": ("openvino",),
-    "litert": ("ai-edge-litert", "tflite-runtime"),
-}
-"""The packages that may bring an engine, the preferred first."""
 
 
 def device_facts() -> DeviceFacts:
@@ -48,9 +42,9 @@ def device_facts() -> DeviceFacts:
 
 
 def proof(engine: str) -> Proof:
-    """What an answer of this engine rests on here."""
+    """What an answer of this engine rests on here. Raises UsageError for an engine that nobody offers."""
     facts = device_facts()
-    version = next(iter(versions(PACKAGES.get(engine, ())).values()), "")
+    version = next(iter(versions(ENGINES.find(engine).packages).values()), "")
     return Proof(facts.arch, facts.flags, f"{engine} {version}".strip())
 
 

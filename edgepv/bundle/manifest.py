@@ -10,14 +10,14 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from edgepv.base.engines import ENGINES
 from edgepv.base.files import check_part, digest, parse_json, sha256, write_json
 from edgepv.errors import UsageError, unknown
 from edgepv.model.spec import check_spec, check_stream
-from edgepv.runtimes.engine import replay_variant
 from edgepv.types import ModelSpec, Proof, Rung, StepRecord, StreamSpec, Variant, decode, encode
 
 SCHEMA = 1
@@ -96,8 +96,8 @@ class Bundle:
             for variant in self.content.variants:
                 if variant.engine == engine:
                     return variant
-        if engine == "onnxruntime" and chosen.path.endswith(".onnx"):
-            return replay_variant(chosen)
+        if engine in ENGINES.names() and Path(chosen.path).suffix in ENGINES.find(engine).replays:
+            return replace(chosen, engine=engine)
         raise UsageError(f"{self.folder}: {unknown('engine', engine, {v.engine for v in variants.values()})}")
 
     def checked(self, name: str) -> bytes:

@@ -76,7 +76,11 @@ def _stands(found: Bundle, variant: Variant, notes: list[str]) -> bool:
 
     A file for TensorRT is replayed by ONNX Runtime here too, as where it was made.
     """
-    here = proof(on_this_host(variant).engine)
+    try:
+        here = proof(on_this_host(variant).engine)
+    except (TargetUnavailableError, UsageError) as e:  # an engine of a package that is not here, or is broken
+        notes.append(f"{e}.")
+        return False
     if found.measured.proven.get(variant.name) == here:
         return True
     known = cache.root() / "proofs" / f"{digest([found.digest, variant, here])}.json"

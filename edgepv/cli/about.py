@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from typing import Any
 
 from edgepv.base.console import say_next, tell
@@ -23,10 +24,13 @@ def add_about(commands: Any) -> None:
 
 def targets_command(a: argparse.Namespace) -> int:
     """edgepv targets"""
-    from edgepv.targets import targets
+    from edgepv.targets import TARGETS
     from edgepv.types import encode
 
-    known = sorted(targets().values(), key=lambda t: t.name)
+    found, faults = TARGETS.every()
+    for fault in faults:
+        tell(f"edgepv: {fault}", file=sys.stderr)
+    known = [found[name] for name in sorted(found)]
     if a.json:
         print(json.dumps([encode(t) for t in known], indent=1))
         return 0

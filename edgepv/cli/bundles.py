@@ -114,10 +114,10 @@ def inspect_command(a: argparse.Namespace) -> int:
 
     with opened(Path(a.bundle)) as bundle:
         if a.layers:
-            from edgepv.export.audit import of_layers
+            from edgepv.export.tensorrt import layers
             from edgepv.types import encode
 
-            found = of_layers(Path(a.layers), bundle.checked, bundle.content.variants)
+            found = layers.of_bundle(Path(a.layers), bundle.checked, bundle.content.variants)
             print(json.dumps(encode(found), indent=1)) if a.json else show.audited(found)
             return 0
         if a.json:

@@ -6,10 +6,13 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from edgepv.base.console import tell
+from edgepv.base.engines import ENGINES
 from edgepv.base.machine import device_facts
 from edgepv.base.optional import litert_interpreter, present
 from edgepv.errors import TargetUnavailableError
-from edgepv.targets import targets
+from edgepv.runtimes.sinks import SINKS
+from edgepv.runtimes.sources import KINDS
+from edgepv.targets import TARGETS
 from edgepv.types import encode
 
 PACKAGES = {
@@ -29,13 +32,17 @@ PACKAGES = {
 
 
 def examine() -> dict[str, Any]:
-    """Packages, per target whether it can be built, run and measured here, and the pip lines that help."""
+    """Packages, per target whether it can be built, run and measured here, what of other packages cannot be
+    loaded, and the pip lines that help."""
     packages = {}
     for module, (distribution, extra) in PACKAGES.items():
         packages[distribution] = {"version": _version(distribution, module), "extra": extra}
     found = {}
     cures: set[str] = set()
-    for target in targets().values():
+    targets, faults = TARGETS.every()
+    for registry in (ENGINES, KINDS, SINKS):
+        faults += registry.every()[1]
+    for target in targets.values():
         build = [e for m, e in target.needs_build if not present(m)]
         run = [e for m, e in target.needs_run if not _runs(m)]
         found[target.name] = {
@@ -48,6 +55,7 @@ def examine() -> dict[str, Any]:
         "device": encode(device_facts()),
         "packages": packages,
         "targets": found,
+        "broken": faults,
         "cures": sorted(cures),
     }
 
@@ -85,6 +93,8 @@ def show(found: dict[str, Any]) -> None:
     for name, row in found["packages"].items():
         cure = f"  pip install 'edgepv[{row['extra']}]'" if row["version"] is None else ""
         tell(f"  {name:24} {row['version'] or 'not installed'}{cure}")
+    for line in found["broken"]:
+        tell(line)
     for name, row in found["targets"].items():
         words = ["yes" if row[verb] else "no" for verb in ("build", "run")]
         tell(f"{name:8} build {words[0]:3} run {words[1]:3} {row['why']}")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from edgepv.base.files import digest
+from edgepv.base.registry import resolve
 from edgepv.errors import EdgepvError, UsageError
 from edgepv.export.request import BuildRequest, BuildResult
 from edgepv.model.provenance import record
@@ -62,7 +63,6 @@ def run_builder(
             lambda tmp: call(source, models, model.feeds, calibration.digest, tmp / file),
         )
 
-    module, _, name = target.builder.partition(":")
     wanted = context.options.precision
     request = BuildRequest(
         base=base,
@@ -82,7 +82,7 @@ def run_builder(
         only=context.options.variant,
         grown=model.grown,
     )
-    built: BuildResult = getattr(importlib.import_module(module), name)(request)
+    built: BuildResult = resolve(target.builder)(request)
     if built.variants:
         return replace(built, failed={**built.failed, **{n: str(e) for n, e in request.failed.items()}})
     if request.failed:

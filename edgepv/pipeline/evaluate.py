@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgepv.base.engines import files_of
 from edgepv.data.frames import pictures
 from edgepv.data.truth import EvalClip
 from edgepv.export.audit import audit
@@ -124,7 +125,7 @@ def other_answers(infer: Infer, spec: ModelSpec, feeds: Sequence[Tensors]) -> di
 def examine(variant: Variant, folder: Path, target: Target, evaluation: Evaluation) -> Measurement:
     """Run one artifact on the held-out clips and compare it with the original; no timing here.
 
-    TensorRT files are run by ONNX Runtime: their numbers are checked, their speed is not measured.
+    Where another engine stands in for its own, its numbers are checked; its speed is not measured.
     """
     runnable = on_this_host(variant)
     engine = open_engine(runnable, folder)
@@ -145,7 +146,7 @@ def examine(variant: Variant, folder: Path, target: Target, evaluation: Evaluati
         precision=variant.precision,
         form=variant.form,
         status=target.status,
-        bytes=_bytes(folder / variant.path),
+        bytes=_bytes(variant, folder),
         state_bytes=variant.stream.state_bytes if variant.stream else None,
         accuracy=evaluation.accuracy(answers),
         drop=against_original,
@@ -264,11 +265,10 @@ def _rows(spec: ModelSpec, answers: Sequence[np.ndarray], evaluation: Evaluation
 
 def localise(variant: Variant, base: Variant, folder: Path, evaluation: Evaluation, parity: Parity) -> Parity:
     """The same parity with the first node that diverges from the float graph ``base`` named."""
-    engine = "litert" if variant.engine == "litert" else "onnxruntime"
     node = first_divergence(
         folder / base.path,
         folder / variant.path,
-        engine,
+        variant.engine,
         by_file_names(variant, evaluation.feeds[:PROBES]),
         min_sqnr_db=parity.min_sqnr_db,
     )
@@ -286,7 +286,6 @@ def _sqnr_to_original(evaluation: Evaluation, answers: Sequence[np.ndarray]) -> 
     return sqnr_db(wanted, got)
 
 
-def _bytes(path: Path) -> int:
-    """Size of a model file, with the .bin that belongs to an OpenVINO .xml."""
-    beside = path.with_suffix(".bin") if path.suffix == ".xml" else None
-    return path.stat().st_size + (beside.stat().st_size if beside else 0)
+def _bytes(variant: Variant, folder: Path) -> int:
+    """Size of a model file, with what lies beside it."""
+    return sum(p.stat().st_size for name in files_of(variant) if (p := folder / name).is_file())

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from edgepv import bundle
+from edgepv.base.engines import ENGINES, files_of
 from edgepv.base.files import digest
 from edgepv.base.machine import device_facts
 from edgepv.errors import AccuracyGateError, EdgepvError, UsageError
-from edgepv.export.request import BuildResult, reason
+from edgepv.export.request import FLAT, BuildResult, reason
 from edgepv.measure.latency import latencies
 from edgepv.measure.memory import peak_rss_mib
 from edgepv.metrics import gate
@@ -22,6 +23,7 @@ from edgepv.pipeline.context import RunContext
 from edgepv.pipeline.options import Options
 from edgepv.pipeline.prepare import PreparedModel
 from edgepv.pipeline.write import thumbnails, write_bundle
+from edgepv.runtimes.engine import on_this_host
 from edgepv.types import Measurement, Report, StepRecord, Target, Variant
 
 KEPT_OUT = "kept out of the bundle"
@@ -145,11 +147,16 @@ def _localised(
     if row.parity is None or row.parity.verdict != "fail":
         return row
     variant = next(v for v in built.variants if v.name == row.variant)
-    reference = base
-    if variant.engine == "litert":
-        reference = next((v for v in built.variants if v.name == "litert-fp32"), variant)
+    reference = _in_float(variant, built) if ENGINES.find(variant.engine).own_names else base
     found = evaluate.localise(variant, reference, models, prepared.evaluation, row.parity)
     return replace(row, parity=found)
+
+
+def _in_float(variant: Variant, built: BuildResult) -> Variant:
+    """The float file that a variant was made of, for the same engine; itself where there is none."""
+    flat = variant.name.endswith(FLAT)
+    made = (v for v in (*built.variants, *built.floats) if v.engine == variant.engine)
+    return next((v for v in made if v.precision == "fp32" and v.name.endswith(FLAT) == flat), variant)
 
 
 def _timed(
@@ -160,8 +167,8 @@ def _timed(
     rows: Sequence[Measurement],
     models: Path,
 ) -> tuple[list[Measurement], list[Measurement]]:
-    """(rows with latency and memory, the original's rows with latency). TensorRT is not timed on a host."""
-    here = [v for v in built.variants if v.engine != "tensorrt"]
+    """(rows with latency and memory, the original's rows with latency). What has a stand-in is not timed."""
+    here = [v for v in built.variants if on_this_host(v).engine == v.engine]
     found: dict[str, Any] = {}
     if here and prepared.evaluation.feeds:
         context.console.say(f"{target.name}: timing {len(here) + 1} variants, interleaved")
@@ -203,9 +210,8 @@ def _all_steps(variants: Sequence[Variant]) -> tuple[StepRecord, ...]:
 
 
 def _sweep(models: Path, kept: Sequence[Variant], extra: Sequence[str]) -> None:
-    """Remove files that no kept variant and no note refers to. An .xml keeps its .bin."""
-    wanted = {*extra, *(v.path for v in kept)}
-    wanted |= {str(Path(v.path).with_suffix(".bin")) for v in kept if v.path.endswith(".xml")}
+    """Remove files that no kept variant and no note refers to."""
+    wanted = {*extra, *(name for v in kept for name in files_of(v))}
     for path in models.iterdir():
         if path.name not in wanted:
             path.unlink()

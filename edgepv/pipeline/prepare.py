@@ -202,9 +202,9 @@ def _original_rows(
     """The original, and the torch model that was made of it if it was changed, as rows of the report."""
     if source.checkpoint is None or checkpoint is None:
         row = Measurement(
-            ORIGINALS["onnxruntime"],
+            ORIGINALS[base.engine],
             "host",
-            "onnxruntime",
+            base.engine,
             base.precision,
             base.form,
             "the user's ONNX file",

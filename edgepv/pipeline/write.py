@@ -122,5 +122,5 @@ def write_golden(prepared: PreparedModel, variants: Sequence[Variant], folder: P
 
 
 def open_replay(variant: Variant, folder: Path) -> Engine:
-    """The variant's own engine, or ONNX Runtime for a file meant for TensorRT."""
+    """The variant's own engine, or what stands in for it on this host."""
     return open_engine(on_this_host(variant), folder)

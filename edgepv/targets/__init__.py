@@ -3,38 +3,25 @@ group ``edgepv.targets`` of any installed package."""
 
 from __future__ import annotations
 
-import importlib
 import pkgutil
-from importlib.metadata import entry_points
 
-from edgepv.errors import UsageError, unknown
+from edgepv.base.registry import Registry
+from edgepv.errors import UsageError
 from edgepv.types import Target
 
-__all__ = ["GROUP", "target", "targets"]
+__all__ = ["TARGETS", "target"]
 
-GROUP = "edgepv.targets"
-
-
-def targets() -> dict[str, Target]:
-    """Every known target by name: those in this folder, then installed plug-ins.
-
-    Raises UsageError if two claim one name: silently preferring one would pack for the wrong device.
-    """
-    found: dict[str, Target] = {}
-    for module in pkgutil.iter_modules(__path__):
-        target = importlib.import_module(f"{__name__}.{module.name}").TARGET
-        found[target.name] = target
-    for point in entry_points(group=GROUP):
-        target = point.load()
-        if target.name in found:
-            raise UsageError(f"two packages offer the target '{target.name}'. Remove one of them")
-        found[target.name] = target
-    return found
+TARGETS = Registry[Target](
+    "target",
+    "edgepv.targets",
+    Target,
+    {module.name: f"{__name__}.{module.name}:TARGET" for module in pkgutil.iter_modules(__path__)},
+)
 
 
 def target(name: str) -> Target:
-    """The target called ``name``. Raises UsageError with the known names."""
-    known = targets()
-    if name not in known:
-        raise UsageError(unknown("target", name, known))
-    return known[name]
+    """The target called ``name``. Raises like ``Registry.find``, and if it calls itself otherwise."""
+    found = TARGETS.find(name)
+    if found.name != name:
+        raise UsageError(f"the target '{name}' calls itself '{found.name}'. Give both one name")
+    return found

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from edgepv.types.artifact import Checkpoint, Deadline, QuantScheme, Rung, StepRecord, Target, Variant
+from edgepv.types.artifact import (
+    Checkpoint,
+    Deadline,
+    EngineSpec,
+    QuantScheme,
+    Rung,
+    StepRecord,
+    Target,
+    Variant,
+)
 from edgepv.types.codec import decode, encode
 from edgepv.types.measured import (
     Accuracy,
@@ -48,6 +57,7 @@ __all__ = [
     "DType",
     "Deadline",
     "DeviceFacts",
+    "EngineSpec",
     "Island",
     "Latency",
     "LayerSensitivity",

@@ -76,9 +76,10 @@ class Variant:
 
 @dataclass(frozen=True)
 class Target:
-    """A device family to pack for. Names its builder and opener; imports neither.
+    """A device family to pack for. Names its builder and its engines; imports neither.
 
-    builder: "module:function", called by the pipeline to write this target's files.
+    builder: "module:function", called by the pipeline to write this target's files. engines: those that run
+    them (see ``EngineSpec``).
     min_sqnr_db: the parity promise, per precision, against the torch original. torch_only: it is
     made from torch, never from an ONNX file.
     """
@@ -93,6 +94,33 @@ class Target:
     needs_run: tuple[tuple[str, str], ...] = ()
     status: str = "measured on this host"
     torch_only: bool = False
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """What edgepv knows of an engine without importing it; a dotted string is "module:function".
+
+    opener: called as (variant, read, threads), returns the engine (``edgepv.runtimes.engine``).
+    packages: the distributions that may bring it, the preferred first; the version of what is there is part
+    of a proof.
+    audit: called as (variant, path), returns the ``Audit`` of what it runs in INT8; None: it does not tell.
+    tensors: called as (path, feeds), returns every tensor inside a file by name, in the order of the graph,
+    stacked over the feeds; None: the first diverging node is not looked for.
+    own_names: its files rename tensors, so they are compared with its own float file, not with the ONNX.
+    beside: suffixes of files that may belong to a model file, under the same stem.
+    stand_in: the engine that runs its files on a host that packs for it, with the same numbers and not the
+    same speed; None: it runs there itself, and is timed.
+    replays: suffixes of files of other engines that it may be asked to run.
+    """
+
+    opener: str
+    packages: tuple[str, ...] = ()
+    audit: str | None = None
+    tensors: str | None = None
+    own_names: bool = False
+    beside: tuple[str, ...] = ()
+    stand_in: str | None = None
+    replays: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

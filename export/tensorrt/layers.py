@@ -19,14 +19,15 @@ text, most of it from desktop GPUs, and the tests write them by hand.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from edgepv.base.files import read_json
 from edgepv.errors import UsageError
 from edgepv.export import islands
-from edgepv.types import Audit, ConvPlan
+from edgepv.export.audit import PLANNED, planned_onnx
+from edgepv.types import Audit, ConvPlan, Variant
 
 Layer = dict[str, Any]
 
@@ -49,6 +50,24 @@ CONVOLVES = re.compile("conv(?!ert)|correlation|gemm|matmul|matrixmultiply")
 CONVERTS = frozenset(("reformat", "quantize", "dequantize", "cast"))
 MOVES = frozenset(("noop", "constant", "shuffle", "slice", "gather", "concat", "concatenation", "identity"))
 CURE = "Build again with the bundle's build.sh: it passes --profilingVerbosity=detailed to trtexec"
+
+
+def of_bundle(layers: Path, read: Callable[[str], bytes], variants: Sequence[Variant]) -> Audit:
+    """Audit of an engine built on a Jetson, from the layers.json that build.sh wrote beside it.
+
+    variants: of the bundle whose files ``read`` gives. Raises UsageError for a file whose name fits none of
+    them, and for a model that is no whole ONNX file.
+    """
+    wanted = next((p for p in ("int8", "fp16") if f"-{p}-" in layers.name), None)
+    files = [v for v in variants if v.engine == "tensorrt" and (v.precision == "int8") == (wanted == "int8")]
+    if wanted is None or not files:
+        raise UsageError(
+            f"{layers.name} fits no TensorRT file of this bundle. Give build.sh's file under its own name, "
+            "like model-int8-trt10.3.layers.json"
+        )
+    data, name = read(files[0].path), files[0].path
+    convolutions, products = (planned_onnx(data, name, kind) for kind in PLANNED)
+    return audit(layers, convolutions, products)
 
 
 def audit(layers: Path, planned: Mapping[str, str], products: Mapping[str, str] | None = None) -> Audit:

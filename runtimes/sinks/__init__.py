@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
 from edgepv.base.console import Console, visible
 from edgepv.base.files import digest
+from edgepv.base.registry import Registry
 from edgepv.errors import UsageError, unknown
 from edgepv.runtimes.record import Record
 
@@ -53,15 +53,21 @@ class Setup:
     say: Callable[[str], None]
 
 
-SINKS = {
-    "jsonl": "edgepv.runtimes.sinks.jsonl:open_jsonl",
-    "mqtt": "edgepv.runtimes.sinks.mqtt:open_mqtt",
-    "mqtts": "edgepv.runtimes.sinks.mqtt:open_mqtt",
-    "http": "edgepv.runtimes.sinks.webhook:open_webhook",
-    "https": "edgepv.runtimes.sinks.webhook:open_webhook",
-    "video": "edgepv.runtimes.sinks.video:open_video_sink",
-}
-"""URL scheme -> "module:function"; the function takes (url, Setup) and returns the Sink."""
+Opener: TypeAlias = Callable[[str, Setup], Sink]
+SINKS = Registry[Opener](
+    "kind of receiver",
+    "edgepv.sinks",
+    Callable,  # type: ignore[arg-type]
+    {
+        "jsonl": "edgepv.runtimes.sinks.jsonl:open_jsonl",
+        "mqtt": "edgepv.runtimes.sinks.mqtt:open_mqtt",
+        "mqtts": "edgepv.runtimes.sinks.mqtt:open_mqtt",
+        "http": "edgepv.runtimes.sinks.webhook:open_webhook",
+        "https": "edgepv.runtimes.sinks.webhook:open_webhook",
+        "video": "edgepv.runtimes.sinks.video:open_video_sink",
+    },
+)
+"""URL scheme -> what takes (url, Setup) and returns the Sink."""
 
 
 def open_sink(
@@ -81,12 +87,10 @@ def open_sink(
     Raises TargetUnavailableError if the library for it is not installed.
     """
     scheme, colon, _ = url.partition(":")
-    if not colon or scheme.lower() not in SINKS:
-        raise UsageError(unknown("kind of receiver", scheme if colon else redacted(url), SINKS))
-    module, function = SINKS[scheme.lower()].split(":")
+    if not colon:
+        raise UsageError(unknown(SINKS.kind, redacted(url), SINKS.names()))
     setup = Setup(camera, spool_folder, tuple(labels), fps, say or Console().say)
-    sink: Sink = getattr(importlib.import_module(module), function)(url, setup)
-    return sink
+    return SINKS.find(scheme.lower())(url, setup)
 
 
 def as_json(record: Record) -> str:

@@ -1,12 +1,12 @@
 """Where frames come from: one file per kind of camera, and what they have in common.
 
-A new kind of camera is one file with a function ``(text, on_status) -> Source`` and one line in ``KINDS``.
+A new kind of camera is one file with a function ``(text, on_status) -> Source`` and one line in ``KINDS``, or
+an entry point in the group ``edgepv.sources`` of any installed package.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
+from edgepv.base.registry import Registry, resolve
 from edgepv.errors import UsageError, unknown
 
 __all__ = [
@@ -74,16 +75,36 @@ class Source(Protocol):
 OnStatus: TypeAlias = Callable[[dict[str, Any]], None]
 """Takes records like {"type": "status", "what": "camera_lost", "why": "..."}; plain JSON data."""
 
-KINDS = {
-    "rtsp": "capture:open_stream",
-    "rtsps": "capture:open_stream",
-    "http": "capture:open_stream",
-    "https": "capture:open_stream",
-    "v4l2": "capture:open_v4l2",
-    "raw": "raw:open_raw",
-    "gst": "gst:open_gst",
-}
-REOPENED = tuple(kind for kind in KINDS if kind != "raw")  # bytes on stdin come once
+
+@dataclass(frozen=True)
+class SourceKind:
+    """What the scheme of an address stands for.
+
+    opener: "module:function", called as (text, on_status), returns the Source. live: it has a clock of its
+    own and is opened anew when it dies; False: what it gives comes once, and waits until it is read.
+    """
+
+    opener: str
+    live: bool = True
+
+
+CAPTURED = SourceKind("edgepv.runtimes.sources.capture:open_stream")
+KINDS = Registry(
+    "kind of source",
+    "edgepv.sources",
+    SourceKind,
+    {
+        "rtsp": CAPTURED,
+        "rtsps": CAPTURED,
+        "http": CAPTURED,
+        "https": CAPTURED,
+        "v4l2": SourceKind("edgepv.runtimes.sources.capture:open_v4l2"),
+        "raw": SourceKind("edgepv.runtimes.sources.raw:open_raw", live=False),
+        "gst": SourceKind("edgepv.runtimes.sources.gst:open_gst"),
+    },
+)
+FILE = SourceKind("edgepv.runtimes.sources.capture:open_file", live=False)
+FOLDER = SourceKind("edgepv.runtimes.sources.images:open_images", live=False)
 FORMS = ("clip.mp4", "folder/?fps=10", "/dev/video0 or 0")
 
 
@@ -104,9 +125,10 @@ def open_source(
     from edgepv.runtimes.sources.pace import Pace
     from edgepv.runtimes.sources.reconnect import Reconnecting
 
-    open_kind = _opener(text)
-    if _kind(text) not in REOPENED:
-        source = open_kind(text, on_status)
+    kind = _source_kind(text)
+    open_kind = resolve(kind.opener)
+    if not kind.live:
+        source: Source = open_kind(text, on_status)
         return source if pace is None else Pace(source, rate=pace)
     if pace is not None:
         raise UsageError("only a file can be replayed at a pace; a live source has its own")
@@ -115,7 +137,7 @@ def open_source(
 
 def is_live(text: str) -> bool:
     """Whether the source that ``text`` names has a clock of its own; a file, a folder or a pipe waits."""
-    return _kind(text) in REOPENED
+    return _kind(text) in KINDS.names() and _source_kind(text).live
 
 
 def device(text: str) -> str | None:
@@ -158,15 +180,12 @@ def _kind(text: str) -> str:
     return scheme[1].lower()
 
 
-def _opener(text: str) -> Callable[[str, OnStatus], Source]:
+def _source_kind(text: str) -> SourceKind:
     kind = _kind(text)
     if kind == "":
-        where = "images:open_images" if _is_folder(text) else "capture:open_file"
-    elif kind in KINDS:
-        where = KINDS[kind]
-    elif kind == "file":
+        return FOLDER if _is_folder(text) else FILE
+    if kind in KINDS.names():
+        return KINDS.find(kind)
+    if kind == "file":
         raise UsageError(f"{text}: a file is named by its path alone. Write {text[5:].replace('//', '', 1)}")
-    else:
-        raise UsageError(f"{unknown('kind of source', kind, KINDS)} Or a path: {', '.join(FORMS)}")
-    module, _, function = where.partition(":")
-    return getattr(importlib.import_module(f"edgepv.runtimes.sources.{module}"), function)
+    raise UsageError(f"{unknown(KINDS.kind, kind, KINDS.names())} Or a path: {', '.join(FORMS)}")

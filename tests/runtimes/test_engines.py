@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from edgepv import bundle
+from edgepv.base.engines import ENGINES
 from edgepv.base.files import sha256
+from edgepv.base.registry import resolve
 from edgepv.errors import TargetUnavailableError, UsageError
 from edgepv.export.to_onnx import example_inputs
-from edgepv.runtimes import ENGINES, open_engine, open_session
+from edgepv.runtimes import open_engine, open_session
 from edgepv.types import Variant
 
 
@@ -110,11 +112,11 @@ def test_the_old_tflite_package_is_used_with_old_numpy(monkeypatch: pytest.Monke
     assert optional.litert_interpreter() is Interpreter
 
 
-def test_every_engine_in_the_table_can_be_imported() -> None:
-    import importlib
-
-    for module in ENGINES.values():
-        assert callable(importlib.import_module(module).open)
+def test_every_function_of_an_engine_is_there() -> None:
+    for name in ENGINES.names():
+        engine = ENGINES.find(name)
+        for place in filter(None, (engine.opener, engine.audit, engine.tensors)):
+            assert callable(resolve(place)), (name, place)
 
 
 def test_the_null_engine_walks_the_whole_path(variant: Variant, tmp_path: Path) -> None:

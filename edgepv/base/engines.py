@@ -1,0 +1,49 @@
+"""The engines that run a variant, as data: which functions open and examine one. See ``EngineSpec``."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+
+from edgepv.base.registry import Registry
+from edgepv.types import EngineSpec, Variant
+
+ENGINES = Registry(
+    "engine",
+    "edgepv.engines",
+    EngineSpec,
+    {
+        "onnxruntime": EngineSpec(
+            opener="edgepv.runtimes.engines.ort:open",
+            packages=("onnxruntime", "onnxruntime-gpu"),
+            audit="edgepv.export.audit:of_onnxruntime",
+            tensors="edgepv.export.parity:onnx_tensors",
+            replays=(".onnx",),
+        ),
+        "openvino": EngineSpec(
+            opener="edgepv.runtimes.engines.ov:open",
+            packages=("openvino",),
+            audit="edgepv.export.audit:of_openvino",
+            tensors="edgepv.export.parity:onnx_tensors",
+            beside=(".bin",),
+        ),
+        "litert": EngineSpec(
+            opener="edgepv.runtimes.engines.litert:open",
+            packages=("ai-edge-litert", "tflite-runtime"),
+            audit="edgepv.export.audit:of_litert",
+            tensors="edgepv.export.parity:litert_tensors",
+            own_names=True,
+        ),
+        "tensorrt": EngineSpec(
+            opener="edgepv.runtimes.engines.trt:open",
+            tensors="edgepv.export.parity:onnx_tensors",
+            stand_in="onnxruntime",
+        ),
+        "null": EngineSpec(opener="edgepv.runtimes.engines.null:open"),
+    },
+)
+
+
+def files_of(variant: Variant) -> tuple[str, ...]:
+    """The paths of a variant's model file and of what may lie beside it."""
+    path = PurePosixPath(variant.path)
+    return (variant.path, *(str(path.with_suffix(s)) for s in ENGINES.find(variant.engine).beside))

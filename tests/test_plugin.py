@@ -1,0 +1,87 @@
+"""A package that edgepv knows nothing of brings a target, an engine, a source and a sink."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import ROOT, TINY, Tiny, drifts
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def edgepv(tmp_path_factory: pytest.TempPathFactory) -> Command:
+    """The command line in a process that finds the package of tests/plugin, installed in a folder by pip."""
+    source, place = tmp_path_factory.mktemp("source") / "plugin", tmp_path_factory.mktemp("site")
+    shutil.copytree(ROOT / "tests" / "plugin", source)
+    offline = ["--no-index", "--no-deps", "--no-build-isolation", "--disable-pip-version-check"]
+    install = [sys.executable, "-m", "pip", "install", "-q", *offline, "--target", str(place), str(source)]
+    done = subprocess.run(install, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join((str(place), str(TINY.parent)))}
+
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "edgepv", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, env=env, cwd=place.parent, check=False)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def board_bundle(edgepv: Command, tiny_step: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("board")
+    clips = drifts(folder / "clips", ("fight", "no_fight"))
+    arguments = [*tiny_step.arguments, "--clips", clips, "--precision", "fp32", "--out", folder / "bundle"]
+    done = edgepv("export", *arguments, "--target", "board")
+    assert done.returncode == 0, done.stderr
+    return folder / "bundle"
+
+
+def test_the_target_is_listed_beside_ours(edgepv: Command) -> None:
+    done = edgepv("targets", "--json")
+    assert done.returncode == 0 and not done.stderr
+    found = {row["name"]: row["engines"] for row in json.loads(done.stdout)}
+    assert found["board"] == ["board-npu"] and set(found) == {"board", "cpu", "jetson", "mobile", "null"}
+
+
+def test_its_engine_is_examined_timed_and_asked_what_it_ran(board_bundle: Path) -> None:
+    (row,) = json.loads((board_bundle / "measured.json").read_text())["rows"][1:]
+    assert (row["variant"], row["engine"], row["target"]) == ("board-npu-fp32", "board-npu", "board")
+    assert row["parity"]["verdict"] == "pass" and row["latency"][0]["n"] > 0 and row["rss_mib"] > 0
+    assert row["audit"]["source"] == "the board's own word"
+    files = {p.name: p.stat().st_size for p in (board_bundle / "models").iterdir()}
+    assert set(files) == {"model.board", "model.note"} and row["bytes"] == sum(files.values())
+    manifest = json.loads((board_bundle / "manifest.json").read_text())
+    assert manifest["measured"]["proven"]["board-npu-fp32"]["engine"] == "board-npu 1.2"
+
+
+def test_its_bundle_verifies_and_runs_on_its_source_into_its_receiver(
+    edgepv: Command, board_bundle: Path, tmp_path: Path
+) -> None:
+    done = edgepv("verify", board_bundle)
+    assert done.returncode == 0 and "board-npu-fp32: golden answers reproduced" in done.stdout, done.stderr
+    np.save(tmp_path / "clip.npy", np.random.default_rng(0).integers(0, 256, (12, 48, 64, 3), np.uint8))
+    tally = tmp_path / "tally.json"
+    run = ["run", board_bundle, "--source", f"frames:{tmp_path}/clip.npy", "--deadline-ms", "2000"]
+    done = edgepv(*run, "--emit", f"tally:{tally}", "--emit", "jsonl:-")
+    assert done.returncode == 0, done.stderr
+    answers = [r for r in map(json.loads, done.stdout.splitlines()) if r["type"] == "answer"]
+    assert len(answers) == json.loads(tally.read_text())["answer"] == 12
+    assert answers[-1]["label"] in ("fight", "no_fight") and answers[-1]["variant"] == "board-npu-fp32"
+
+
+def test_without_the_package_its_bundle_names_the_engine_that_is_missing(
+    board_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from edgepv.cli.app import main
+
+    assert main(["run", str(board_bundle), "--source", "0"]) == 7
+    assert "unknown engine 'board-npu'. Known: litert, null, onnxruntime" in capsys.readouterr().err
