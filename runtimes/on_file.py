@@ -1,11 +1,11 @@
-"""Run a variant over a video file: one answer per model frame, optionally drawn into a copy."""
+"""A video file in, a camera's records out: every frame that is due is answered, however long it takes."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,17 @@ import numpy as np
 
 from edgepv.base.files import whole_file
 from edgepv.base.optional import need
-from edgepv.data.video import Ticks, VideoFrame, at_rate, open_video
+from edgepv.data.video import Ticks, VideoFrame, VideoReader, at_rate, open_video
 from edgepv.errors import UsageError
-from edgepv.metrics.stats import percentiles_ms
+from edgepv.runtimes.deadline import DeadlineRunner
 from edgepv.runtimes.engine import Read
+from edgepv.runtimes.ladder import open_ladder
 from edgepv.runtimes.lane import Answer
+from edgepv.runtimes.output import NO_RULES, Output, WallClock
 from edgepv.runtimes.picture.drawing import Painter
-from edgepv.runtimes.records import RECORDS, answer_fields, picture_of, record
-from edgepv.runtimes.session import open_session
-from edgepv.types import ModelSpec, Variant
-
-Event = dict[str, Any]
+from edgepv.runtimes.record import Record
+from edgepv.runtimes.records import answer_fields, picture_of
+from edgepv.types import Deadline, ModelSpec, Variant
 
 
 def run_file(
@@ -37,53 +37,120 @@ def run_file(
     video: Path | None = None,
     cuts: bool = True,
     camera: str = "cam1",
-    emit: Callable[[Event], None] = lambda event: None,
-) -> Event:
+    notes: Sequence[str] = (),
+    emit: Callable[[Record], None] = lambda record: None,
+) -> Record:
     """Answer every frame that is due at the model's rate; returns the summary.
 
-    A restorer that looks ahead answers late; in ``video`` its pictures stand at the frames that they show:
-    the first, before its warm-up, are the camera's own, and for the last ones the last frame is held.
+    A file is a source that does not run away: it goes the way of a camera's frames, through a runner and an
+    output, but one frame at a time and by the file's own clock. A frame is due when it is the newest one
+    shown at time k / fps; frames between are skipped, and of a slower file a frame is due several times.
 
-    A frame is due when it is the newest one shown at time k / fps; frames between are skipped. ``emit`` gets
-    one event per answer, and a status where the clock jumps and of what is doubtful at the end. cuts: forget
-    the states at a scene cut.
-    Raises UsageError for a file that was cut off or is damaged.
+    files: what reads the bundle's files, see open_engine. deadline_ms: later answers are counted, none is
+    stale. video: the file copied with the answers drawn in. A restorer that looks ahead answers late; there
+    its pictures stand at the frames that they show: the first, before its warm-up, are the file's own, and
+    for the last ones the last frame is held. cuts: forget the states at a scene cut. notes: for the summary.
+    emit: hears every record: an answer per frame that was due, a status where the clock jumps and of what is
+    doubtful at the end, the summary. What it raises ends the run.
+    Raises UsageError for a file that was cut off or is damaged, a ``video`` that cannot be written, and a
+    model that cannot be run or whose answer is not finite.
     """
     if video and video.exists() and source.exists() and video.samefile(source):
         raise UsageError(f"--video {video} is the source itself. Name another file")
-    answers: list[Answer] = []
-    missed = 0
+    receiver, spec = _Receiver(emit), variant.spec
+    output = Output(
+        camera,
+        spec,
+        [receiver],
+        NO_RULES,
+        None,
+        clock=WallClock(lambda: 0.0, lambda: 0.0),  # a film has no time of day
+        deadline_ms=deadline_ms,
+        about={"variant": variant.name, "engine": variant.engine, "threads": threads, "notes": notes},
+        whole=True,
+    )
+    ladder = open_ladder([variant], files, threads=threads, cuts=cuts)
+    runner = DeadlineRunner(ladder, [1.0], Deadline(math.inf), keep=0)  # no deadline: nobody asks the profile
     with (
-        open_session(variant, files, threads=threads, cuts=cuts) as session,
+        contextlib.closing(runner),
         open_video(source) as film,
-        _writer(video, variant.spec, film.fps) as write,
+        _writer(video, spec, film.fps) as write,
     ):
-        latest: Answer | None = None
-        draw = _InStep(write, late(variant, film.fps))
-        for frame, owed in at_rate(film, variant.spec.fps):
-            if frame.jump_s is not None:
-                session.reset()
-                emit(_status(camera, "clock_jumped", f"by {frame.jump_s:+.1f} s before frame {frame.index}"))
-            for _ in range(owed):
-                latest = session.step(frame.pixels)
-                missed += deadline_ms is not None and latest.pre_ms + latest.infer_ms > deadline_ms
-                emit(event(latest, variant, len(answers), frame, camera))
-                answers.append(replace(latest, outputs={}))  # pictures of a whole film are too much to keep
-            if latest:
-                draw(frame, latest)
-            last = frame
-        for i in range(film.read_count, film.read_count + len(draw.waiting) if video else 0):
-            for _ in range(_owed(i, film.fps, variant.spec.fps)):
-                latest = session.step(last.pixels)
-            if latest:
-                draw(last, latest)
+        draw = _InStep(write, late(variant, film.fps) if video else 0)
+        _Replayed(runner, output, receiver, draw).play(film, spec.fps)
         if film.doubt:
-            emit(_status(camera, *film.doubt))
-    return summary(variant, answers, film.read_count, threads, deadline_ms, missed) | {"camera": camera}
+            output.status(*film.doubt)
+    output.close()
+    receiver.check()
+    return output.summary()
 
 
-def _status(camera: str, what: str, why: str) -> Event:
-    return {"type": "status", "version": RECORDS, "camera": camera, "what": what, "why": why}
+class _Replayed:
+    """A film shown to a runner that works in this thread, and what it replies told and drawn."""
+
+    def __init__(self, runner: DeadlineRunner, output: Output, receiver: _Receiver, draw: _InStep) -> None:
+        self._runner, self._output, self._receiver, self._draw = runner, output, receiver, draw
+        self._restarted = False
+        self._latest: Answer | None = None
+
+    def play(self, film: VideoReader, fps: Fraction) -> None:
+        """All frames, each as often as the model's clock at ``fps`` owes it an answer; then the late ones."""
+        for frame, owed in at_rate(film, fps):
+            self._output.counts["frames_read"] = frame.index + 1
+            if frame.jump_s is not None:
+                self._restarted = True
+                why = f"by {frame.jump_s:+.1f} s before frame {frame.index}"
+                self._output.status("clock_jumped", why)
+            for _ in range(owed):
+                self._answer(frame)
+            self._show(frame)
+            last = frame
+        for i in range(film.read_count, film.read_count + len(self._draw.waiting)):
+            for _ in range(_owed(i, film.fps, fps)):
+                self._latest = self._runner.ask(last.pixels).answer
+            self._show(last)
+
+    def _answer(self, frame: VideoFrame) -> None:
+        reply = self._runner.ask(frame.pixels, time_s=float(frame.time_s), restarted=self._restarted)
+        if self._runner.failed:
+            raise self._runner.failed
+        self._restarted, self._latest = False, reply.answer
+        self._output.reply(reply, index=frame.index)
+        self._receiver.check()
+
+    def _show(self, frame: VideoFrame) -> None:
+        if self._latest:
+            self._draw(frame, self._latest)
+
+
+class _Receiver:
+    """Gives records to a function, at once; what that raises first is kept for ``check``."""
+
+    pixels = False
+
+    def __init__(self, emit: Callable[[Record], None]) -> None:
+        self._emit = emit
+        self._raised: Exception | None = None
+
+    def put(self, record: Record, frame: np.ndarray | None = None) -> None:
+        """Give one record."""
+        if self._raised is None:
+            try:
+                self._emit(record)
+            except Exception as e:
+                self._raised = e
+
+    def check(self) -> None:
+        """Raise what the function raised."""
+        if self._raised:
+            raise self._raised
+
+    def counts(self) -> dict[str, int]:
+        """None waits or is lost: the run ends with the first that cannot be given."""
+        return {"taken": 0, "sent": 0, "queued": 0, "lost": 0}
+
+    def close(self) -> None:
+        """Nothing waits."""
 
 
 def late(variant: Variant, fps: Fraction) -> int:
@@ -110,58 +177,6 @@ class _InStep:
 def _owed(index: int, source: Fraction, wanted: Fraction) -> int:
     """How many answers frame ``index`` owes: those k whose newest frame at time k / wanted it is."""
     return int(-(-(index + 1) * wanted // source) + (-index * wanted // source))
-
-
-def event(answer: Answer, variant: Variant, number: int, frame: VideoFrame, camera: str) -> Event:
-    """One answer as plain data, as a camera's: it came in time, since a file waits."""
-    took_ms = answer.pre_ms + answer.infer_ms
-    return record(
-        answer,
-        variant.spec,
-        camera=camera,
-        number=number,
-        frame=frame.index,
-        time_s=round(float(frame.time_s), 3),
-        latency_ms=took_ms,
-        age_ms=took_ms,
-        variant=variant.name,
-    )
-
-
-def summary(
-    variant: Variant, answers: list[Answer], read: int, threads: int, deadline_ms: float | None, missed: int
-) -> Event:
-    """What a run came to: frames, latency percentiles of preprocessing and engine, a classified clip's label.
-
-    drops: frames that were due and got no answer; a file waits for its reader, so there are none.
-    """
-    p50, p95, p99 = percentiles_ms([(a.pre_ms + a.infer_ms) / 1e3 for a in answers])
-    return {
-        "type": "summary",
-        "version": RECORDS,
-        "variant": variant.name,
-        "engine": variant.engine,
-        "threads": threads,
-        "frames_read": read,
-        "frames_answered": len(answers),
-        "drops": 0,
-        "p50_ms": round(p50, 3),
-        "p95_ms": round(p95, 3),
-        "p99_ms": round(p99, 3),
-        "deadline_ms": deadline_ms,
-        "missed": missed if deadline_ms is not None else None,
-        **(_verdict(variant, answers) if variant.spec.labels else {}),
-        "lost": 0,
-    }
-
-
-def _verdict(variant: Variant, answers: list[Answer]) -> Event:
-    """The label of the whole clip: the mean of what was said after the warm-up."""
-    valid = [a.scores for a in answers if a.valid]
-    if not valid:
-        return {"label": None, "score": None}
-    mean = np.mean(valid, axis=0)
-    return {"label": variant.spec.labels[int(mean.argmax())], "score": round(float(mean.max()), 4)}
 
 
 @contextlib.contextmanager

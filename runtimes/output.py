@@ -12,11 +12,12 @@ import numpy as np
 
 from edgepv.metrics.stats import percentiles_ms
 from edgepv.runtimes.deadline import Reply
-from edgepv.runtimes.events.rules import MOVING, LiveConfig
+from edgepv.runtimes.events.rules import MOVING, LiveConfig, Rules
 from edgepv.runtimes.events.watch import Events, Positions
 from edgepv.runtimes.faults import Faults
 from edgepv.runtimes.health.series import STAGES
 from edgepv.runtimes.health.state import Health
+from edgepv.runtimes.lane import Answer
 from edgepv.runtimes.picture.privacy import mosaic
 from edgepv.runtimes.places import MovingPoints, Within, ZoneSearch
 from edgepv.runtimes.record import Record
@@ -24,10 +25,12 @@ from edgepv.runtimes.records import RECORDS, picture_of, record
 from edgepv.runtimes.sinks import Sink
 from edgepv.types import ModelSpec
 
+NO_RULES = LiveConfig("", Rules(()))
 LATEST = 20_000
+"""Replies that percentiles are over: those of a year do not fit into memory."""
 TIMES = (*STAGES, "age")
 WORK = "work"
-"""What a file's latency is too: preprocessing and engine."""
+"""What an answer took: preprocessing and engine."""
 SET_S = 0.5
 """The wall clock was set if it moved by more than this against the monotonic one between two records."""
 
@@ -50,13 +53,17 @@ class WallClock:
 
 
 class Output:
-    """What one camera tells the world: an answer per frame, events by the rules, and what happened to it.
+    """What one source tells the world: an answer per frame, events by the rules, and what happened to it.
 
-    From any thread. Frames go only to sinks that want pixels, with the regions of ``config.redact`` averaged
-    away. An event ends when the camera is lost, and with the first answer about another scene. A sink that
-    raises is counted in ``faults``; the others get the record all the same. search: finds zones for a
-    classifier; needed if a rule of this camera has one. about: what the summary says of the run besides.
-    quiet_misses: stale replies are counted, and no receiver is told.
+    The same for a camera and for a file. From any thread. Frames go only to sinks that want pixels, with the
+    regions of ``config.redact`` averaged away. An event ends when the camera is lost, and with the first
+    answer about another scene. A sink that raises is counted in ``faults``; the others get the record all
+    the same.
+
+    health: hears what a probe may ask for; None: nobody will. search: finds zones for a classifier; needed if
+    a rule of this camera has one. deadline_ms: what a missed answer is judged by; None: there is no deadline.
+    about: what the summary says of the run besides. quiet_misses: stale replies are counted, and no receiver
+    is told. whole: the source is one clip, which has a label of its own.
     """
 
     def __init__(
@@ -65,16 +72,20 @@ class Output:
         spec: ModelSpec,
         sinks: Sequence[Sink],
         config: LiveConfig,
-        health: Health,
+        health: Health | None,
         *,
         search: ZoneSearch | None = None,
         faults: Faults | None = None,
         clock: WallClock | None = None,
+        deadline_ms: float | None = None,
         about: Mapping[str, Any] | None = None,
         quiet_misses: bool = False,
+        whole: bool = False,
     ) -> None:
         self.camera, self._spec, self._sinks, self._health = camera, spec, tuple(sinks), health
         self.faults, self._clock, self._about = faults or Faults(), clock or WallClock(), dict(about or {})
+        self._deadline_ms, self._late = deadline_ms, 0
+        self._verdict = _Verdict(spec.labels) if whole else None
         self._events = Events(config.rules, camera)
         self._redact, self._search, self._quiet_misses = config.redact, search, quiet_misses
         self._lows: dict[str, float] = {}
@@ -83,11 +94,15 @@ class Output:
         self._moving = MovingPoints(spec) if spec.task == "tracking" else None
         self.wants_pixels = any(s.pixels for s in sinks)
         self._lock = threading.RLock()
-        self.counts: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter(events=0)
         self._latest: dict[str, deque[float]] = {n: deque(maxlen=LATEST) for n in (*TIMES, WORK)}
 
     def reply(self, reply: Reply, frame: np.ndarray | None = None, *, index: int | None = None) -> None:
-        """Tell one reply. frame: for sinks with pixels. index: of the frame in its source."""
+        """Tell one reply.
+
+        frame: (H, W, 3) uint8 BGR, for sinks with pixels. index: of the frame in its source, from 0; None:
+        the reply's own number. Raises UsageError for a rule whose label the model has not.
+        """
         with self._lock:
             wall_s = self._now_s() - reply.latency_ms / 1e3
             self._count(reply)
@@ -158,12 +173,16 @@ class Output:
                 "post": max(0.0, reply.latency_ms - waited - spent),
             }
             self._latest[WORK].append(spent / 1e3)
+            self._late += self._deadline_ms is not None and reply.latency_ms > self._deadline_ms
+            if self._verdict:
+                self._verdict.hear(reply.answer)
         for name, ms in stages.items():
             self._latest[name].append(ms / 1e3)
-        self._health.answered(stages, stale=reply.why or None)
-        self._health.running(reply.variant)
-        if reply.why == "dropped":
-            self._health.dropped()
+        if self._health:
+            self._health.answered(stages, stale=reply.why or None)
+            self._health.running(reply.variant)
+            if reply.why == "dropped":
+                self._health.dropped()
 
     def _redacted(self, frame: np.ndarray) -> np.ndarray:
         if not self._redact:
@@ -176,13 +195,10 @@ class Output:
         with self._lock:
             now_s = self._now_s()
             self.counts[what] += 1
-            if what == "restarted":
-                self._health.restarted()
-            if what == "camera_back":
-                self._health.camera_up()
+            if self._health:
+                _tell_health(self._health, what, why)
             self._put({"type": "status", "camera": self.camera, "what": what, "why": why, **more})
             if what == "camera_lost":
-                self._health.camera_lost(why)
                 self._end_events(now_s)
 
     def _now_s(self) -> float:
@@ -210,30 +226,35 @@ class Output:
         return any(getattr(sink, "ended", False) for sink in self._sinks)
 
     def summary(self) -> Record:
-        """What the run came to: the keys of a file's summary, counts, and percentiles in ms of each stage.
+        """What the run came to: who answered, counts, and percentiles in ms of each stage.
 
-        Percentiles are over the last 20,000 replies. All is of the replies that were told: frames whose reply
-        was replaced by a newer one, because rules and receivers took too long, are "replies_dropped" beside
-        them. "lost": records that no receiver will get, whatever the reason; they are in the metrics by
-        receiver. "faults": who raised, how often, and the first words.
+        "missed": answers that were stale or later than the deadline; None without one. "label", "score": of a
+        whole clip, None for a camera. "p50_ms" to "p99_ms": preprocessing and engine. Percentiles are over
+        the last 20,000 replies. All is of the replies that were told: frames whose reply was replaced by a
+        newer one, because rules and receivers took too long, are "replies_dropped" beside them. "lost":
+        records that no receiver will get, whatever the reason; they are in the metrics by receiver.
+        "faults": who raised, how often, and the first words.
         """
         with self._lock:
             times = {name: percentiles_ms(list(seen)) for name, seen in self._latest.items() if seen}
             work = times.pop(WORK, (None, None, None))
             p50, p95, p99 = (None if ms is None else round(ms, 3) for ms in work)
             stale = {k: v for k, v in self.counts.items() if k.startswith("stale_")}
+            missed = None if self._deadline_ms is None else sum(stale.values()) + self._late
             return {
                 "type": "summary",
                 "version": RECORDS,
                 "camera": self.camera,
-                **dict.fromkeys(("variant", "engine", "threads", "deadline_ms", "notes")),
+                **dict.fromkeys(("variant", "engine", "threads")),
+                "deadline_ms": self._deadline_ms,
+                "notes": None,
                 **self._about,
                 "frames_read": self.counts["frames_read"],
                 "frames_answered": self.counts["fresh" if self._quiet_misses else "replies"],
                 "drops": stale.get("stale_dropped", 0),
-                "missed": sum(stale.values()),
+                "missed": missed,
                 **{"p50_ms": p50, "p95_ms": p95, "p99_ms": p99},
-                **({"label": None, "score": None} if self._spec.labels else {}),
+                **(_label(self._verdict) if self._spec.labels else {}),
                 **dict(sorted(self.counts.items())),
                 "lost": sum(self._lost(sink) for sink in self._sinks),
                 "faults": self.faults.summary(),
@@ -260,5 +281,41 @@ class Output:
             self.faults.call(_name(sink), sink.close)
 
 
+def _tell_health(health: Health, what: str, why: str) -> None:
+    """What a status means for a probe."""
+    if what == "restarted":
+        health.restarted()
+    elif what == "camera_back":
+        health.camera_up()
+    elif what == "camera_lost":
+        health.camera_lost(why)
+
+
 def _name(sink: Sink) -> str:
     return f"receiver {type(sink).__name__}"
+
+
+class _Verdict:
+    """The label of a whole clip: the mean of what was said after the warm-up."""
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        self._labels, self._sum, self._count = labels, np.zeros(len(labels)), 0
+
+    def hear(self, answer: Answer) -> None:
+        """One fresh answer."""
+        if answer.valid and answer.scores:
+            self._sum += answer.scores
+            self._count += 1
+
+    def best(self) -> tuple[str, float] | None:
+        """(label, mean score 0 to 1) of the likeliest; None before there was a valid answer."""
+        if not self._count:
+            return None
+        best = int(self._sum.argmax())
+        return self._labels[best], float(self._sum[best] / self._count)
+
+
+def _label(verdict: _Verdict | None) -> Record:
+    """The summary's "label" and "score"."""
+    label, score = (verdict.best() if verdict else None) or (None, None)
+    return {"label": label, "score": None if score is None else round(score, 4)}

@@ -166,9 +166,9 @@ def _on_file(a: argparse.Namespace, name: str, source: str) -> int:
             video=Path(a.video) if a.video else None,
             cuts=a.on_cut == "reset",
             camera=name,
+            notes=fit.notes,
             emit=lines,
         )
-    lines({**summary, "notes": fit.notes})
     show.summary(summary)
     video = ["edgepv", "run", a.bundle, "--source", source, "--video", "out.mp4"]
     more = [] if a.video else [shlex.join(video)]
@@ -196,9 +196,10 @@ def _on_cameras(a: argparse.Namespace, sources: dict[str, str]) -> int:
     from edgepv.device import cameras
     from edgepv.runtimes.events.rules import read_rules
     from edgepv.runtimes.faults import error_of
+    from edgepv.runtimes.output import NO_RULES
 
     refuse_deadline(a.deadline_ms)
-    config = read_rules(Path(a.rules)) if a.rules else cameras.NO_RULES
+    config = read_rules(Path(a.rules)) if a.rules else NO_RULES
     if config.camera and len(sources) == 1 and _named(a.source[0]) is None:
         sources = {config.camera: next(iter(sources.values()))}
     emit = a.emit or ["jsonl:-"]

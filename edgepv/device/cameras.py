@@ -24,7 +24,7 @@ from edgepv.runtimes.deadline import DeadlineRunner, Reply, profile
 from edgepv.runtimes.deadline.admission import Demand, admit
 from edgepv.runtimes.deadline.realtime import prioritise
 from edgepv.runtimes.engine import open_engine
-from edgepv.runtimes.events.rules import ANOMALY, ANY, LiveConfig, Rules
+from edgepv.runtimes.events.rules import ANOMALY, ANY, LiveConfig
 from edgepv.runtimes.faults import Faults
 from edgepv.runtimes.health.server import serve
 from edgepv.runtimes.health.state import Health
@@ -32,7 +32,7 @@ from edgepv.runtimes.health.systemd import sd_notify, watchdog
 from edgepv.runtimes.ladder import Ladder, open_ladder
 from edgepv.runtimes.lane import Gap
 from edgepv.runtimes.on_camera import Live
-from edgepv.runtimes.output import Output
+from edgepv.runtimes.output import NO_RULES, Output
 from edgepv.runtimes.places import ZoneSearch, check_rules, needs_search
 from edgepv.runtimes.sinks import Sink, open_sink
 from edgepv.runtimes.sources import device, is_live, open_source
@@ -41,7 +41,6 @@ from edgepv.types import Deadline, ModelSpec, Variant
 WATCH_S = 0.2
 CAMERA = "{camera}"
 OBSERVED_S = 3600.0
-NO_RULES = LiveConfig("", Rules(()))
 
 
 @dataclass(frozen=True)
@@ -269,7 +268,6 @@ class _Cameras:
             "variant": ladder.lanes[0].variant.name,
             "engine": ladder.lanes[0].variant.engine,
             "threads": options.threads,
-            "deadline_ms": deadline.limit_ms,
             "notes": self._notes,
         }
         output = Output(
@@ -280,6 +278,7 @@ class _Cameras:
             health,
             search=search,
             faults=faults,
+            deadline_ms=deadline.limit_ms,
             about=about,
             quiet_misses=options.on_miss == "drop",
         )

@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 from simulated import variant
 
-from edgepv.device.cameras import NO_RULES
 from edgepv.runtimes.deadline import DeadlineRunner
 from edgepv.runtimes.engines.null import NullEngine
 from edgepv.runtimes.health.state import Health
 from edgepv.runtimes.ladder import Ladder
 from edgepv.runtimes.lane import Lane
 from edgepv.runtimes.on_camera import Live
-from edgepv.runtimes.output import Output
+from edgepv.runtimes.output import NO_RULES, Output
 from edgepv.runtimes.places import Within, ZoneSearch
 from edgepv.runtimes.record import Record
 from edgepv.runtimes.sources import Frame

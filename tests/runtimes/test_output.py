@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgepv.device.cameras import NO_RULES
 from edgepv.runtimes.deadline import Reply
 from edgepv.runtimes.events.rules import LiveConfig, Rule, Rules, Zone
 from edgepv.runtimes.faults import Faults, error_of
 from edgepv.runtimes.health.state import Health
 from edgepv.runtimes.lane import Answer
-from edgepv.runtimes.output import Output, WallClock
+from edgepv.runtimes.output import NO_RULES, Output, WallClock
 from edgepv.runtimes.record import Record
 from edgepv.runtimes.sinks.jsonl import JsonLines
 from edgepv.types import ModelSpec, TensorSpec
@@ -65,7 +64,7 @@ def points(*rows: tuple[float, float, float]) -> Answer:
 
 def test_a_miss_of_which_nothing_is_said_is_counted_all_the_same() -> None:
     ear = Ear()
-    output = Output("cam1", SPEC, [ear], NO_RULES, Health("cam1"), quiet_misses=True)
+    output = Output("cam1", SPEC, [ear], NO_RULES, Health("cam1"), deadline_ms=50, quiet_misses=True)
     output.reply(reply(0, 0.0, fight(0.9)))
     output.reply(reply(1, 0.1, None))
     output.close()
