@@ -21,6 +21,7 @@ PRODUCT = {
     [
         ("ONNX Runtime sessions", "InferenceSession(", "edgepv/base/optional.py"),
         ("manifest.csv read", "DictReader(", "edgepv/data/clips.py"),
+        ("AdamW of all trainers", "AdamW(", "edgepv/model/training.py"),
         ("clips as one digest", "def clips_digest(", "edgepv/data/clips.py"),
     ],
 )
