@@ -11,9 +11,9 @@ import numpy as np
 
 from edgepv.base.optional import need
 from edgepv.data.frames import hold_last
-from edgepv.errors import UsageError
 from edgepv.model.checkpoint import build
 from edgepv.model.provenance import record
+from edgepv.model.training import Trainer, cosine
 from edgepv.model.weights import save
 from edgepv.types import Checkpoint, ModelSpec
 
@@ -75,19 +75,13 @@ def train(
     torch = need("torch", extra="compress")
     rng = np.random.default_rng(how.seed)
     steps = how.epochs * -(-len(clips) // how.batch)
-    optimizer = torch.optim.AdamW(model.parameters(), how.learning_rate, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    trainer = Trainer(model, weight_decay=1e-4, cure=cure)
     for _ in progress(range(how.epochs)):
         for rows in batches(rng, len(clips), how.batch):
             x = views(torch.from_numpy(windows(rng, [clips[i] for i in rows], spec.frames)), rng)
             y = torch.tensor([truth[i] for i in rows])
             loss = distilled(as_logits(model(x), spec), as_logits(original(x), spec), y)
-            if not torch.isfinite(loss):
-                raise UsageError(f"fine-tuning diverged (the loss is not finite). {cure}")
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
+            trainer.step(loss, how.learning_rate * cosine(trainer.steps, steps))
 
 
 def trained(

@@ -6,7 +6,7 @@
     ROOT/trust.json              whose bundles are taken, and their highest version; a copy in ROOT/slots
 
 state.json is the truth and ``current`` follows it: the state is written first, so a power cut between the
-two is put right by the next ``on_start`` or ``recover``. A slot that the state names is never written to.
+two is put right by the next ``on_start``. A slot that the state names is never written to.
 """
 
 from __future__ import annotations
@@ -215,17 +215,6 @@ def rollback(root: Path, why: str) -> State:
         _save(root, state)
         _point(root, state)
         return state
-
-
-def recover(root: Path) -> Path:
-    """After a power cut: clear what was half done and have ``current`` follow the state; returns its folder.
-
-    Raises UsageError if no bundle was installed or none is whole.
-    """
-    with _locked(root):
-        state = _recovered(root)
-        _point(root, state)
-        return _folder(root, state.active)
 
 
 def _install(root: Path, new: Path, key: Path | None, again: bool, change_key: bool, test: SelfTest) -> State:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-import functools
-import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,11 +11,11 @@ import numpy as np
 from edgepv.base.console import Console
 from edgepv.base.optional import need
 from edgepv.data.frames import hold_last
-from edgepv.errors import UsageError
 from edgepv.finetune.data import Shot, tensor, window
 from edgepv.finetune.head import logits
 from edgepv.finetune.request import LEARNING_RATE, Epoch, FinetuneRequest
 from edgepv.metrics.stats import accuracy
+from edgepv.model.training import Best, Trainer, cosine, refuse_diverged
 from edgepv.quantize.finetune import views
 from edgepv.types import Accuracy, ModelSpec
 
@@ -27,6 +24,7 @@ SMOOTHING = 0.1
 WINDOWS = 4
 DIVERGED = 1e3
 """Cross entropy in nats from which on a training is lost; guessing costs the logarithm of the labels."""
+CURE = "Lower --learning-rate"
 
 
 def _prepared(model: Any, head: str, request: FinetuneRequest) -> None:
@@ -62,28 +60,26 @@ def trained(
     rng = np.random.default_rng(request.seed)
     rate = request.learning_rate or LEARNING_RATE[request.how]
     steps = request.epochs * -(-len(train) // request.batch)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, functools.partial(_rate, steps=steps))
+    trainer = Trainer(model, weight_decay=0.01, clip=2.0, cure=CURE, most=DIVERGED)
     log: list[Epoch] = []
-    best, kept = request.epochs - 1, None
+    best = Best()
     for epoch in range(request.epochs):
         start = time.perf_counter()
-        loss = _epoch(model, train, spec, request, rng, optimizer, schedule)
+        loss = _epoch(model, train, spec, request, rng, trainer, lambda step: rate * _rate(step, steps=steps))
         judged = _judged(model, validation, spec)
-        _refuse_diverged(loss if judged[0] is None else judged[0])
+        if judged[0] is not None:
+            refuse_diverged(judged[0], "validation", CURE, DIVERGED)
+            best.offer(model, judged[0], epoch)
         log.append(Epoch(epoch, loss, *judged, seconds=time.perf_counter() - start))
         console.say(_told(log[-1], request.epochs))
-        if judged[0] is not None and judged[0] <= min(e.validation_loss or math.inf for e in log):
-            best, kept = epoch, copy.deepcopy(model.state_dict())
-    if kept is not None:
-        model.load_state_dict(kept)
-    return model.eval(), log, best
+    best.restore(model)
+    return model.eval(), log, best.epoch if validation else request.epochs - 1
 
 
 def _rate(step: int, *, steps: int) -> float:
     """Share of the full learning rate: a short rise, then a cosine to zero."""
     rise = 0.1 * steps
-    return min((step + 1) / (rise + 1), 0.5 * (1 + math.cos(math.pi * step / steps)))
+    return min((step + 1) / (rise + 1), cosine(step, steps))
 
 
 def _told(row: Epoch, epochs: int) -> str:
@@ -99,10 +95,13 @@ def _epoch(
     spec: ModelSpec,
     request: FinetuneRequest,
     rng: np.random.Generator,
-    optimizer: Any,
-    schedule: Any,
+    trainer: Trainer,
+    rate: Callable[[int], float],
 ) -> float:
-    """One pass over the training clips; returns its mean loss. Raises UsageError if it is not finite."""
+    """One pass over the training clips at learning rate ``rate`` of each step; returns its mean loss.
+
+    Raises UsageError for a loss that is not finite, or beyond ``DIVERGED``.
+    """
     import torch
     from torch.nn import functional as F
 
@@ -116,19 +115,8 @@ def _epoch(
             x = torch.stack([clip.flip(-1) if rng.random() < 0.5 else clip for clip in x])
         y = torch.tensor([train[i].label for i in rows])
         loss = F.cross_entropy(logits(model, x, spec), y, label_smoothing=SMOOTHING)
-        _refuse_diverged(float(loss.detach()))
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 2.0)
-        optimizer.step()
-        schedule.step()
-        total += float(loss.detach()) * len(rows)
+        total += trainer.step(loss, rate(trainer.steps)) * len(rows)
     return total / len(train)
-
-
-def _refuse_diverged(loss: float) -> None:
-    if not loss < DIVERGED:
-        raise UsageError(f"training diverged (a loss of {loss:.3g}). Lower --learning-rate")
 
 
 def _training_mode(model: Any, request: FinetuneRequest) -> None:

@@ -2,4 +2,4 @@
 they make. What was done to it is recorded.
 """
 
-__all__ = ["builder", "checkpoint", "naming", "provenance", "spec", "surgery", "weights"]
+__all__ = ["builder", "checkpoint", "naming", "provenance", "spec", "surgery", "training", "weights"]

@@ -170,22 +170,10 @@ def tie_states(model: ModelProto, state_pairs: Sequence[tuple[str, str]]) -> Non
     from onnx import numpy_helper
 
     inits = {init.name: init for init in model.graph.initializer}
-    for names in filter(None, _state_scale_names(model, state_pairs)):  # a float state has no scale
+    for names in filter(None, state_scale_names(model, state_pairs)):  # a float state has no scale
         largest = max((numpy_helper.to_array(inits[n]) for n in names), key=float)
         for name in names:
             inits[name].CopyFrom(numpy_helper.from_array(largest, name))
-
-
-def state_scales(model: ModelProto, state_pairs: Sequence[tuple[str, str]]) -> list[tuple[float, ...]]:
-    """The scales of the Q/DQ pairs that each group of joined states passes through.
-
-    One group per tied set of states; a group is empty when its states are never quantized.
-    """
-    from onnx import numpy_helper
-
-    inits = {init.name: init for init in model.graph.initializer}
-    groups = _state_scale_names(model, state_pairs)
-    return [tuple(float(numpy_helper.to_array(inits[n])) for n in names) for names in groups]
 
 
 def _chosen(model: ModelProto, keep_float: Sequence[str]) -> list[str]:
@@ -355,7 +343,7 @@ def _check_states(model: ModelProto, state_pairs: Sequence[tuple[str, str]]) -> 
             raise UsageError(unknown("state output", output, outputs))
 
 
-def _state_scale_names(model: ModelProto, state_pairs: Sequence[tuple[str, str]]) -> list[list[str]]:
+def state_scale_names(model: ModelProto, state_pairs: Sequence[tuple[str, str]]) -> list[list[str]]:
     """Per group of joined states, the scale constants of the Q nodes their values pass through."""
     group: dict[str, str] = {}
 

@@ -382,7 +382,7 @@ def test_a_runner_may_start_while_an_update_is_tested(
 
 
 def test_nothing_installed_is_one_line(tmp_path: Path) -> None:
-    for call in (slots.on_start, slots.recover, slots.commit):
+    for call in (slots.on_start, slots.commit):
         with pytest.raises(UsageError, match="does not exist"):
             call(tmp_path / "nowhere")
     with pytest.raises(UsageError, match="no bundle is installed"):
@@ -506,10 +506,9 @@ def test_there_is_no_rollback_to_a_damaged_bundle(root: Path, new: Path) -> None
 
 def test_a_link_that_lags_behind_is_put_right(root: Path, new: Path) -> None:
     slots.install(root, new, test=QUICK)
-    for catch_up in (slots.recover, slots.on_start):
-        (root / "current").unlink()
-        (root / "current").symlink_to("slots/a")
-        assert catch_up(root).name == "b" and _runs(root) == "new"
+    (root / "current").unlink()
+    (root / "current").symlink_to("slots/a")
+    assert slots.on_start(root).name == "b" and _runs(root) == "new"
 
 
 def test_what_an_install_left_half_done_does_not_get_into_the_next(root: Path, new: Path) -> None:

@@ -1,4 +1,4 @@
-"""Every particle operator through every converter, with the numbers torch gives."""
+"""Every particle operator through every converter, alone and in the example, with the numbers of torch."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ from edgepv.export.tensorrt.parser import parse_with_nvidia
 from edgepv.export.tensorrt.rules import check
 from edgepv.export.to_onnx import lower
 from edgepv.export.to_tflite import to_tflite
+from edgepv.model.builder import find_function
 from edgepv.model.checkpoint import build, from_files
 from edgepv.runtimes import open_engine
 from edgepv.runtimes.engines.eager import EagerEngine
 from edgepv.stream import Stepper
 from edgepv.types import Checkpoint, ModelSpec, TensorSpec, Variant
-from edgepv.zoo.particles.decompose import Frame, Patch, Pixel, Region, lattice
+from edgepv.zoo.particles.decompose import Frame, Patch, Pixel, Region
 from edgepv.zoo.particles.describe import (
     ColourHistogram,
     Fused,
@@ -41,67 +42,11 @@ from edgepv.zoo.particles.describe import (
 from edgepv.zoo.particles.interact import Attention, Force, Messages, integrate
 from edgepv.zoo.particles.reconstruct import FromFeatures, Generator
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "particles.py"
+CHAIN = find_function(f"{EXAMPLE}:build")
 SIZE, CELL, K, DIM = 32, 4, 5, 16
 SIDE = SIZE // CELL
 UNWANTED = {"Col2Im", "Einsum", "GridSample", "NonZero", "OneHot", "ScatterElements", "ScatterND"}
-
-
-class Chain(nn.Module):
-    """All operators in one streamed model: where particles are, what they do, what the next frame shows.
-
-    States: how far each particle is from its place in the lattice, its velocity, its feature, and the
-    frame that was expected. Answers with the surprise, and with the mean of the particles' features.
-    """
-
-    warmup = 1
-    home: Tensor
-    alive: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("home", lattice(K).unsqueeze(0), persistent=False)
-        self.register_buffer("alive", torch.tensor([[1.0] * (K - 1) + [0.0]]), persistent=False)
-        self.patch = Patch(3, 12, size=CELL, height=SIZE, width=SIZE)
-        self.region = Region(12, DIM, height=SIDE, width=SIDE)
-        self.pixel, self.frame = Pixel(SIDE, SIDE), Frame(SIDE, SIDE)
-        hand_made = [ColourHistogram(4, stride=CELL), TextureEnergy(stride=CELL)]
-        self.looks = nn.ModuleList([*hand_made, OrientationHistogram(4, stride=CELL)])
-        self.shape, self.window = ShapeMoments(SIDE, SIDE), WindowPool(SIDE, SIDE, sigmas=(0.1, 0.3))
-        self.fused = Fused((DIM, 12, 9, 5, ShapeMoments.SIZE, 24), DIM)
-        self.messages, self.attention, self.force = Messages(DIM, 24), Attention(DIM), Force(DIM)
-        self.paint = FromFeatures(DIM, 3, up=CELL, height=SIDE, width=SIDE)
-        self.generate = Generator(DIM, 3, widths=(8, 8), height=SIDE, width=SIDE)
-        self.head = nn.Linear(DIM + 12 + 1, 2)
-
-    def init_state(self) -> dict[str, Tensor]:
-        at = self.head.weight
-        return {
-            "offset": at.new_zeros(1, K, 2),
-            "velocity": at.new_zeros(1, K, 2),
-            "feature": at.new_zeros(1, K, DIM),
-            "expected": at.new_zeros(1, 3, SIZE, SIZE),
-        }
-
-    def step(self, frame: Tensor, offset: Tensor, velocity: Tensor, feature: Tensor, expected: Tensor) -> Any:
-        before = self.home + 0.1 * torch.tanh(offset)
-        x = self.patch(frame).feature.transpose(1, 2).reshape(1, 12, SIDE, SIDE)
-        seen, masks = self.region(x, before, feature, self.alive)
-        looks = [look(frame, masks) for look in self.looks]
-        where = [self.shape(masks, seen.position), self.window(x, seen.position)]
-        feature = self.fused(seen.feature, *looks, *where)
-        feature = self.messages(seen.position, velocity, feature, self.alive)
-        feature = self.attention(seen.position, feature, self.alive)
-        pull = 0.001 * self.force(seen.position, feature, self.alive)
-        position, velocity = integrate(seen.position, 0.5 * velocity, pull)
-        surprise = (frame - expected).abs().mean((1, 2, 3)).unsqueeze(1)
-        whole = self.frame(x)[0].feature[:, 0] + self.pixel(x).feature.mean(1)
-        answer = self.head(torch.cat([feature.mean(1), whole, surprise], 1))
-        made = torch.tanh(self.paint(masks, feature) + self.generate(masks, feature))
-        return answer, position - self.home, velocity, feature, made
-
-
-def chain() -> Chain:
-    return Chain()
 
 
 def example(net: nn.Module) -> nn.Module:
@@ -120,7 +65,7 @@ def lowered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, Varia
     torch.set_num_threads(1)
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("chain")
-    save_file(example(chain()).state_dict(), folder / "w.safetensors")
+    save_file(example(CHAIN()).state_dict(), folder / "w.safetensors")
     spec = ModelSpec(
         name="chain",
         input=TensorSpec("frame", (1, 3, SIZE, SIZE), "NCHW"),
@@ -128,7 +73,7 @@ def lowered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, Varia
         frames=4,
         fps=Fraction(10),
     )
-    source = from_files(f"{__file__}:chain", folder / "w.safetensors", spec, trust_pickle=False)
+    source = from_files(f"{EXAMPLE}:build", folder / "w.safetensors", spec, trust_pickle=False)
     return source, lower(build(source), spec, folder / "m.onnx"), folder
 
 

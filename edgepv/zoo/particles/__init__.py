@@ -1,6 +1,7 @@
 """Particle operators: small torch modules to build particle models from, each of which converts.
 
-A particle is (position, velocity, scale, feature, visibility). Four kinds of operator work on K of them:
+``pv_graph`` and ``pv_track`` are built from some of them, examples/particles.py from all. A particle is
+(position, velocity, scale, feature, visibility). Four kinds of operator work on K of them:
 
 * ``decompose``: a frame into particles, at the granularity of a pixel, a patch, a region or the frame;
 * ``describe``: what a particle looks like, by colour, texture, edges, shape and learned features;

@@ -7,10 +7,9 @@ and a clip is only asked about the classes of its own task.
 from __future__ import annotations
 
 import copy
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,11 @@ import torch
 from torch import Tensor
 
 from edgepv.base.files import whole_file
+from edgepv.model.training import Best, Trainer, cosine
 from edgepv.zoo.pv_conv import PvConv
 from edgepv.zoo.training import parallel
 from edgepv.zoo.training.data import MIRRORED, Footage, augmented
-from edgepv.zoo.training.steps import adamw, follow
+from edgepv.zoo.training.steps import follow, trainer_of
 
 Columns = Mapping[str, slice]
 """Task -> the head's columns that hold its classes."""
@@ -81,22 +81,20 @@ class Run:
 
     net: PvConv
     average: PvConv
-    optimizer: torch.optim.Optimizer
+    trainer: Trainer
     epoch: int = 0
-    best: dict[str, Tensor] | None = None
-    best_loss: float = math.inf
-    best_epoch: int = -1
+    best: Best = field(default_factory=Best)
 
     def state(self, log: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Plain data and tensors, as torch.save writes and ``weights_only`` reads them."""
         return {
             "net": self.net.state_dict(),
             "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.trainer.optimizer.state_dict(),
             "epoch": self.epoch,
-            "best": self.best,
-            "best_loss": self.best_loss,
-            "best_epoch": self.best_epoch,
+            "best": self.best.weights,
+            "best_loss": self.best.loss,
+            "best_epoch": self.best.epoch,
             "log": list(log),
         }
 
@@ -104,10 +102,10 @@ class Run:
         """Continue where ``saved`` stopped. Returns its log."""
         self.net.load_state_dict(saved["net"])
         self.average.load_state_dict(saved["average"])
-        self.optimizer.load_state_dict(saved["optimizer"])
+        self.trainer.optimizer.load_state_dict(saved["optimizer"])
         self.epoch = saved["epoch"]
-        self.best, self.best_loss = saved["best"], saved["best_loss"]
-        self.best_epoch = saved["best_epoch"]
+        self.best.weights, self.best.loss = saved["best"], saved["best_loss"]
+        self.best.epoch = saved["best_epoch"]
         return saved["log"]
 
 
@@ -136,14 +134,14 @@ def fit(
     Under torchrun the batches of an epoch are shared out among the processes (see ``parallel``).
     """
     parallel.same_start(net)
-    run = Run(net, copy.deepcopy(net), adamw(net, plan.lr, plan.weight_decay))
+    run = Run(net, copy.deepcopy(net), trainer_of(net, plan.weight_decay, clip=2.0))
     log = run.restore(torch.load(resume, weights_only=True)) if resume and resume.is_file() else []
     last = plan.epochs if stop_after is None else stop_after
     while run.epoch < last and not _out_of_patience(run, plan):
         row = _epoch(run, footage, columns, plan, seed)
         if judge:
             row |= judge(run.average)
-            _keep_best(run, row)
+            run.best.offer(run.average, row["loss"], run.epoch)
         run.epoch += 1
         log.append(row)
         if parallel.place()[0] == 0:
@@ -151,19 +149,13 @@ def fit(
                 with whole_file(resume) as tmp:
                     torch.save(run.state(log), tmp)
             tick(row)
-    if judge and run.best is not None:
-        run.average.load_state_dict(run.best)
-    return run.average, log, run.best_epoch if judge else run.epoch - 1
-
-
-def _keep_best(run: Run, row: dict[str, Any]) -> None:
-    if row["loss"] < run.best_loss:
-        run.best_loss, run.best_epoch = row["loss"], run.epoch
-        run.best = copy.deepcopy(run.average.state_dict())
+    if judge:
+        run.best.restore(run.average)
+    return run.average, log, run.best.epoch if judge else run.epoch - 1
 
 
 def _out_of_patience(run: Run, plan: Plan) -> bool:
-    return plan.patience is not None and run.epoch - run.best_epoch > plan.patience and run.epoch > 0
+    return plan.patience is not None and run.epoch - run.best.epoch > plan.patience and run.epoch > 0
 
 
 def _epoch(run: Run, footage: Sequence[Footage], columns: Columns, plan: Plan, seed: int) -> dict[str, Any]:
@@ -182,9 +174,7 @@ def _epoch(run: Run, footage: Sequence[Footage], columns: Columns, plan: Plan, s
     total = hits = 0.0
     for i, batch in enumerate(batches):
         share = (run.epoch + i / len(batches)) / plan.epochs
-        for group in run.optimizer.param_groups:
-            group["lr"] = plan.lr * _rate(share)
-        loss, right = _step(run, [footage[j] for j in batch], columns, plan, rng)
+        loss, right = _step(run, [footage[j] for j in batch], columns, plan, rng, plan.lr * _rate(share))
         total += loss * len(batch)
         hits += right
     seen = sum(len(b) for b in batches)
@@ -203,13 +193,13 @@ def _rate(share: float) -> float:
     rise = 0.06
     if share < rise:
         return 0.1 + 0.9 * share / rise
-    return 0.5 * (1 + math.cos(math.pi * (share - rise) / (1 - rise))) + 1e-3
+    return cosine(share - rise, 1 - rise) + 1e-3
 
 
 def _step(
-    run: Run, batch: Sequence[Footage], columns: Columns, plan: Plan, rng: np.random.Generator
+    run: Run, batch: Sequence[Footage], columns: Columns, plan: Plan, rng: np.random.Generator, rate: float
 ) -> tuple[float, float]:
-    """One update. Returns (loss, clips answered right)."""
+    """One update at a learning rate. Returns (loss, clips answered right)."""
     device = next(run.net.parameters()).device
     size = plan.size(run.epoch)
     x = to_input([_view(f, batch, plan, size, rng) for f in batch]).to(device)
@@ -227,14 +217,9 @@ def _step(
         goal = goal + _soft(labels[other[i]], mine, plan.smoothing) * (1 - keep[i])
         losses.append(-(goal * torch.log_softmax(mine, 0)).sum())
         right += int(mine.argmax()) == labels[i]
-    loss = torch.stack(losses).mean()
-    run.optimizer.zero_grad()
-    loss.backward()
-    parallel.average_gradients(run.net)
-    torch.nn.utils.clip_grad_norm_(run.net.parameters(), 2.0)
-    run.optimizer.step()
+    loss = run.trainer.step(torch.stack(losses).mean(), rate)
     follow(run.average, run.net, min(plan.average, 1 - 1 / (2 + run.epoch * 4)))
-    return float(loss.detach()), right
+    return loss, right
 
 
 def _view(

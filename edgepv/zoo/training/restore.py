@@ -269,7 +269,7 @@ def charbonnier(got: Tensor, truth: Tensor) -> Tensor:
 
 
 def pixel_loss(footage: Footage, recipe: Recipe) -> Callable[..., tuple[Tensor, dict[str, float]]]:
-    """The loss of ``loop.fit`` for a plain restorer."""
+    """The loss of ``steps.fit`` for a plain restorer."""
 
     def loss(net: Restore, step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         given, truth = (x.to(net.leave.weight.device) for x in batch_of(footage, recipe, net.up, step, rng))
@@ -303,7 +303,7 @@ class Adversary(nn.Module):
 
 
 def gan_loss(footage: Footage, recipe: Recipe) -> Callable[..., tuple[Tensor, dict[str, float]]]:
-    """The loss of ``loop.fit`` for an ``Adversary``: pixels, judgement, and the critic's own hinge.
+    """The loss of ``steps.fit`` for an ``Adversary``: pixels, judgement, and the critic's own hinge.
 
     One optimizer serves both: the critic gets no gradient from the judgement, the restorer none from the
     hinge, whose frames are detached.

@@ -1,13 +1,12 @@
 """A training loop over random batches: seeded, resumable after a kill, on one device or on several.
 
-``learn`` trains classifiers over epochs of clips; this one serves what draws its batches without end, from
+``epochs`` trains classifiers over epochs of clips; this one serves what draws its batches without end, from
 a renderer or a simulator.
 """
 
 from __future__ import annotations
 
 import copy
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from edgepv.base.files import whole_file
+from edgepv.model.training import Trainer, cosine
 from edgepv.zoo.training import parallel
 
 Net = TypeVar("Net", bound=nn.Module)
@@ -50,7 +50,7 @@ class Schedule:
         warm = max(1, round(self.warm * self.steps))
         if step < warm:
             return self.lr * (step + 1) / warm
-        return 0.5 * self.lr * (1 + math.cos(math.pi * (step - warm) / max(1, self.steps - warm)))
+        return self.lr * cosine(step - warm, max(1, self.steps - warm))
 
 
 def fit(
@@ -67,26 +67,25 @@ def fit(
     A log row has the mean ``loss`` and figures of the steps since the row before, "step" and "seconds".
     resume: file the run is saved to, and continued from if it is there: the same command after a kill gives
     the same network. ``loss`` puts its batches on the device of the network's weights. Under torchrun every
-    process draws batches of its own (see ``parallel``). Raises ArithmeticError when the loss is not finite.
+    process draws batches of its own (see ``parallel``). Raises UsageError when the loss is not finite.
     """
     device = parallel.start()
     net = net.to(device)
     parallel.same_start(net)
     average = copy.deepcopy(net)
-    optimizer = adamw(net, schedule.lr, schedule.weight_decay)
+    trainer = trainer_of(net, schedule.weight_decay, schedule.clip)
     log: list[dict[str, Any]] = []
-    done = 0
     if resume and resume.is_file():
         saved = torch.load(resume, weights_only=True, map_location=device)
         net.load_state_dict(saved["net"])
         average.load_state_dict(saved["average"])
-        optimizer.load_state_dict(saved["optimizer"])
-        log, done = saved["log"], saved["step"]
+        trainer.optimizer.load_state_dict(saved["optimizer"])
+        log, trainer.steps = saved["log"], saved["step"]
     first = parallel.place()[0] == 0
     tally = Tally()
     net.train()
-    for step in range(done, schedule.steps):
-        tally.add(*_step(net, loss, optimizer, schedule, step, seed))
+    for step in range(trainer.steps, schedule.steps):
+        tally.add(*_step(net, loss, trainer, schedule, step, seed))
         follow(average, net, min(schedule.average, 1 - 1 / (2 + step)))
         last = step + 1 == schedule.steps
         if last or (step + 1) % schedule.log_every == 0:
@@ -96,36 +95,23 @@ def fit(
         if resume and first and (last or (step + 1) % schedule.save_every == 0):
             state = {"net": net.state_dict(), "average": average.state_dict(), "step": step + 1, "log": log}
             with whole_file(resume) as tmp:
-                torch.save({**state, "optimizer": optimizer.state_dict()}, tmp)
+                torch.save({**state, "optimizer": trainer.optimizer.state_dict()}, tmp)
     return average.eval(), log
 
 
-def adamw(net: nn.Module, lr: float, weight_decay: float) -> torch.optim.Optimizer:
-    """AdamW; only matrices and kernels decay."""
-    matrices = [p for p in net.parameters() if p.ndim > 1]
-    rest = [p for p in net.parameters() if p.ndim <= 1]
-    return torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}], lr=lr
-    )
+def trainer_of(net: nn.Module, weight_decay: float, clip: float) -> Trainer:
+    """The optimizer of a network here: only matrices and kernels decay, processes average their gradients."""
+    return Trainer(net, weight_decay, only_matrices=True, clip=clip, share=parallel.average_gradients)
 
 
 def _step(
-    net: Net, loss: Loss[Net], optimizer: torch.optim.Optimizer, schedule: Schedule, step: int, seed: int
+    net: Net, loss: Loss[Net], trainer: Trainer, schedule: Schedule, step: int, seed: int
 ) -> tuple[float, dict[str, float]]:
     """One step of the optimizer; (loss, figures)."""
-    for group in optimizer.param_groups:
-        group["lr"] = schedule.rate(step)
     rng = np.random.default_rng((seed, step, parallel.place()[0]))
     torch.manual_seed(int(rng.integers(1 << 31)))  # for dropout and the like
     value, figures = loss(net, step, rng)
-    if not math.isfinite(float(value.detach())):
-        raise ArithmeticError(f"the loss of step {step} is {float(value.detach())}. Lower the learning rate")
-    optimizer.zero_grad()
-    value.backward()
-    parallel.average_gradients(net)
-    nn.utils.clip_grad_norm_(net.parameters(), schedule.clip)
-    optimizer.step()
-    return float(value.detach()), figures
+    return trainer.step(value, schedule.rate(step)), figures
 
 
 class Tally:

@@ -1,0 +1,100 @@
+"""What every training here has in common: steps of AdamW down a finite loss, and the best weights so far.
+
+Which clips are drawn, what is lost on them and when it ends is each trainer's own.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any
+
+from edgepv.base.optional import need
+from edgepv.errors import UsageError
+
+
+def cosine(step: float, steps: float) -> float:
+    """Share of the highest learning rate: from 1 at step 0 along half a cosine to 0 after ``steps``.
+
+    Source: Loshchilov & Hutter 2017, "SGDR", without restarts.
+    """
+    return 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def refuse_diverged(loss: float, when: str, cure: str, most: float = math.inf) -> None:
+    """Raise UsageError, ending in ``cure``, for a loss that is not finite or not below ``most``.
+
+    when: "step 3", for the message.
+    """
+    if not loss < most:
+        what = f"a loss of {loss:.3g}" if math.isfinite(loss) else "the loss is not finite"
+        raise UsageError(f"training diverged in {when} ({what}). {cure}")
+
+
+class Trainer:
+    """AdamW on those weights of a torch module that train.
+
+    weight_decay: of all of them, or of ``only_matrices``: kernels and matrices, not biases and norms. clip:
+    largest norm of the gradient, None for any. share: what is done to the module's gradients before they are
+    clipped. cure, most: of ``refuse_diverged``. steps: how many were taken.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        weight_decay: float,
+        *,
+        only_matrices: bool = False,
+        clip: float | None = None,
+        share: Callable[[Any], None] = lambda model: None,
+        cure: str = "Lower the learning rate",
+        most: float = math.inf,
+    ) -> None:
+        torch = need("torch", extra="compress")
+        self._model, self._clip, self._share = model, clip, share
+        self._cure, self._most = cure, most
+        self.steps = 0
+        trained = [p for p in model.parameters() if p.requires_grad]
+        decaying = [p for p in trained if p.ndim > 1 or not only_matrices]
+        groups = [{"params": decaying, "weight_decay": weight_decay}]
+        if only_matrices:
+            groups.append({"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0})
+        self.optimizer = torch.optim.AdamW(groups)
+
+    def step(self, loss: Any, rate: float) -> float:
+        """One step at learning rate ``rate`` down a loss, a tensor of one number; returns the number.
+
+        Raises UsageError, with the weights as they were, if it is not finite or not below ``most``.
+        """
+        value = float(loss.detach())
+        refuse_diverged(value, f"step {self.steps}", self._cure, self._most)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad()
+        loss.backward()
+        self._share(self._model)
+        if self._clip is not None:
+            need("torch", extra="compress").nn.utils.clip_grad_norm_(self._model.parameters(), self._clip)
+        self.optimizer.step()
+        self.steps += 1
+        return value
+
+
+class Best:
+    """The weights of the epoch with the lowest validation loss, the first of equal ones; None before any."""
+
+    def __init__(self) -> None:
+        self.weights: dict[str, Any] | None = None
+        self.loss, self.epoch = math.inf, -1
+
+    def offer(self, model: Any, loss: float, epoch: int) -> None:
+        """Keep a copy of the weights if no earlier epoch lost less."""
+        if loss < self.loss:
+            self.loss, self.epoch = loss, epoch
+            self.weights = copy.deepcopy(model.state_dict())
+
+    def restore(self, model: Any) -> None:
+        """Give a module the best weights; without any it keeps its own."""
+        if self.weights is not None:
+            model.load_state_dict(self.weights)
