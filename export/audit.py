@@ -101,7 +101,6 @@ def _onnxruntime(variant: Variant, path: Path) -> Audit:
 
 def _openvino(variant: Variant, path: Path) -> Audit:
     """Reads OpenVINO's runtime model: each convolution names the precision it runs in."""
-
     ov = need("openvino", extra="cpu")
     compiled = ov.Core().compile_model(
         str(path),
@@ -142,7 +141,6 @@ def _kind_of(layer: str) -> str | None:
 
 def _litert(variant: Variant, path: Path) -> Audit:
     """Reads operators and tensor types of the .tflite; XNNPACK runs an int8 convolution in int8."""
-
     need("ai_edge_litert", extra="mobile")
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
