@@ -84,7 +84,6 @@ def of_onnxruntime(variant: Variant, path: Path) -> Audit:
 
 def of_openvino(variant: Variant, path: Path) -> Audit:
     """Reads OpenVINO's runtime model: each convolution names the precision it runs in."""
-
     ov = need("openvino", extra="cpu")
     compiled = ov.Core().compile_model(
         str(path),
@@ -125,7 +124,6 @@ def _kind_of(layer: str) -> str | None:
 
 def of_litert(variant: Variant, path: Path) -> Audit:
     """Reads operators and tensor types of the .tflite; XNNPACK runs an int8 convolution in int8."""
-
     need("ai_edge_litert", extra="mobile")
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 

@@ -151,7 +151,7 @@ def is_quantized(model: ModelProto) -> bool:
 def _whole(path: Path) -> ModelProto:
     """The model in an ONNX file, its weights in it and its functions inlined.
 
-    Raises UsageError if it is no ONNX file or damaged, newer than what is here, or holds NaN.
+    Raises UsageError if it is no ONNX file, damaged, or newer than what is here, ModelError if it holds NaN.
     """
     onnx = need("onnx", extra="compress")
     from onnx import inliner
@@ -183,7 +183,7 @@ def _whole(path: Path) -> ModelProto:
 
 
 def _tensors_only(path: Path, model: ModelProto) -> None:
-    """Leave out outputs that are maps or sequences, such as a ZipMap's. Raises UsageError if none is left."""
+    """Leave out outputs that are maps or sequences, such as a ZipMap's. Raises ModelError if none is left."""
     for values in (model.graph.output, model.graph.value_info):
         kept = [v for v in values if v.type.HasField("tensor_type")]
         del values[:]
@@ -505,7 +505,7 @@ def _outputs(
 
 
 def _session(path: Path, model: ModelProto) -> Any:
-    """An ONNX Runtime session of a model. Raises UsageError naming the operator that it does not know."""
+    """An ONNX Runtime session of a model. Raises ModelError naming the operator that it does not know."""
     quantized = is_quantized(model)  # fused as an engine would: that is where its operators are refused
     options = ort_options(rewrites="all" if quantized else "basic")
     try:
@@ -545,7 +545,7 @@ def _answered(path: Path, session: Any, wanted: list[str], feeds: dict[str, np.n
 
 
 def _compare(path: Path, given: ModelProto, rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
-    """Raise UsageError if a model does not answer as its file, (before, after) on the same noise."""
+    """Raise EngineError if a model does not answer as its file, (before, after) on the same noise."""
     from onnx import TensorProto
 
     narrow = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
@@ -579,7 +579,7 @@ def _states(
 def _check_states(
     path: Path, states: dict[str, str], inputs: dict[str, Port], outputs: dict[str, Port]
 ) -> None:
-    """Raise UsageError for an input that is neither the video nor a state that a host can carry."""
+    """Raise ModelError for an input that is neither the video nor a state that a host can carry."""
     for name, output in states.items():
         port, fresh = inputs[name], outputs.get(output)
         if fresh is None:

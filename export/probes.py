@@ -52,9 +52,9 @@ class ProbeResult:
 def probe(module: Any, spec: ModelSpec) -> ProbeResult:
     """Ask a torch module, in eval mode and as it was built, whether it is what it seems.
 
-    The module may keep what it is asked: use another one for work. Raises UsageError in one line that names
-    the user's line or the attribute, and the cure, if it raises, answers what the spec does not say, draws at
-    random, keeps something between calls, or changes its input in place.
+    The module may keep what it is asked: use another one for work. Raises in one line that names the
+    user's line or the attribute, and the cure: ModelError if it raises, draws at random, keeps something
+    between calls, or changes its input in place; UsageError if it answers what the spec does not say.
     """
     torch = need("torch", extra="compress")
     _refuse_training(module, spec)
@@ -122,7 +122,7 @@ def _found(spec: ModelSpec, rows: Sequence[np.ndarray], end: str, at: str) -> Pr
 
 
 def _refuse_training(module: Any, spec: ModelSpec) -> None:
-    """Raise UsageError for a layer that is in training mode after eval() and answers otherwise then."""
+    """Raise ModelError for a layer that is in training mode after eval() and answers otherwise then."""
     from torch.nn.modules.batchnorm import _NormBase
     from torch.nn.modules.dropout import _DropoutNd
 
@@ -270,9 +270,12 @@ def _watch() -> Any:
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Watch(TorchDispatchMode):
-        """drawn, written: (operator, the user's line) of what first drew at random, and wrote into the input.
+        """Notes what a forward pass draws, writes and answers, operator by operator.
+
+        drawn, written: (operator, the user's line) of what first drew at random, and wrote into the input.
         rolled: whether Python's or NumPy's generator was used. end, at: the operator behind the answer that
-        makes probabilities, "" for another, and its line."""
+        makes probabilities, "" for another, and its line.
+        """
 
         def __init__(self) -> None:
             super().__init__()

@@ -23,7 +23,8 @@ class Work(Protocol):
         source: Variant,
         tools: tuple[str, ...],
         make: Callable[[Path], Variant],
-    ) -> Variant: ...
+    ) -> Variant:
+        """The variant of the finished step, from the cache if its inputs are known."""
 
 
 @dataclass(frozen=True)

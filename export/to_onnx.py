@@ -32,8 +32,8 @@ def has_step(module: Any) -> bool:
 def stream_spec(module: Any, spec: ModelSpec) -> StreamSpec | None:
     """States of a module that steps, by itself or converted; None for a clip model.
 
-    Raises UsageError if the spec's input layout contradicts what the module offers, and for states or a
-    ``warmup`` that no host can keep.
+    Raises UsageError if the spec's input layout contradicts what the module offers, ModelError for states
+    or a ``warmup`` that no host can keep.
     """
     if spec.input.layout == "NCTHW":
         return None
@@ -55,7 +55,7 @@ def stream_spec(module: Any, spec: ModelSpec) -> StreamSpec | None:
 
 
 def _first_states(module: Any, spec: ModelSpec) -> dict[str, Any]:
-    """What ``init_state`` gives. Raises UsageError if it raises or gives no dict of named tensors."""
+    """What ``init_state`` gives. Raises ModelError if it raises or gives no dict of named tensors."""
     torch = need("torch", extra="compress")
     try:
         states = module.init_state()
@@ -73,7 +73,7 @@ def _first_states(module: Any, spec: ModelSpec) -> dict[str, Any]:
 def _state_spec(name: str, value: Any, taken: set[str]) -> StateSpec:
     """A state as ``init_state`` gives it. taken: names of the graph's input and answers.
 
-    Raises UsageError if no host can keep it, or if its start is not one number throughout.
+    Raises ModelError if no host can keep it, or if its start is not one number throughout.
     """
     dtype: Any = str(value.dtype).removeprefix("torch.")
     if name in taken:
@@ -101,8 +101,8 @@ def lower(module: Any, spec: ModelSpec, out: Path) -> Variant:
 
     A clip model with a step is lowered as its step when the spec's input is one frame.
 
-    Raises UsageError naming the operator if torch.onnx refuses the model, if it does not answer what the
-    spec says, and if its answers are not finite.
+    Raises ModelError naming the operator if torch.onnx refuses the model, and if its answers are not finite;
+    UsageError if it does not answer what the spec says.
     """
     torch = need("torch", extra="compress")
     stream = stream_spec(module, spec)
@@ -237,8 +237,8 @@ def answers_of(result: Any) -> tuple[Any, ...]:
 def check_answers(module: Any, example: tuple[Any, ...], spec: ModelSpec) -> tuple[Any, ...]:
     """What a module answers behind the answers of its spec: its new states.
 
-    Raises UsageError if it raises, and if the answers are no float tensors of the shapes that the spec says;
-    names the user's line, and the cure where that can be told.
+    Raises ModelError if it raises or answers no float tensors, UsageError if their shapes are not those of
+    the spec; names the user's line, and the cure where that can be told.
     """
     torch = need("torch", extra="compress")
     try:
@@ -261,7 +261,7 @@ def check_answers(module: Any, example: tuple[Any, ...], spec: ModelSpec) -> tup
 
 
 def _check_kinds(values: tuple[Any, ...], spec: ModelSpec) -> None:
-    """Raise UsageError for answers that are no tensors, or not of float32."""
+    """Raise ModelError for answers that are no tensors, or not of float32."""
     torch = need("torch", extra="compress")
     if not all(isinstance(value, torch.Tensor) for value in values):
         kinds = ", ".join(type(value).__name__ for value in values)
@@ -335,7 +335,7 @@ def _cure(module: Any, example: tuple[Any, ...], spec: ModelSpec, error: Excepti
 
 
 def _check_fresh(fresh: tuple[Any, ...], states: tuple[StateSpec, ...], spec: ModelSpec) -> None:
-    """Raise UsageError if what ``step`` returns behind its answers is not its states, each as it came in."""
+    """Raise ModelError if what ``step`` returns behind its answers is not its states, each as it came in."""
     wanted = [f"{s.dtype} {s.shape}" for s in states]
     got = [f"{str(v.dtype).removeprefix('torch.')} {tuple(v.shape)}" for v in fresh]
     if got != wanted and states:
@@ -346,7 +346,7 @@ def _check_fresh(fresh: tuple[Any, ...], states: tuple[StateSpec, ...], spec: Mo
 
 
 def _check_finite(module: Any, frame: Any, stream: StreamSpec | None, spec: ModelSpec) -> None:
-    """Raise UsageError if a model answers NaN or infinity to noise, and so can be compared with nothing.
+    """Raise ModelError if a model answers NaN or infinity to noise, and so can be compared with nothing.
 
     module: as it is lowered. frame: one input. A model that steps is stepped from its first states until its
     answers count; one that needs more than ``PROBED_FRAMES`` is not tried.

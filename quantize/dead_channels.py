@@ -64,7 +64,7 @@ def dead_channels(base: Variant, folder: Path, feeds: Sequence[Tensors]) -> tupl
 
 
 def refuse_dead_layers(base: Variant, folder: Path, feeds: Sequence[Tensors]) -> tuple[DeadChannels, ...]:
-    """``dead_channels``'s rows. Raises UsageError naming the first dead layer that INT8 would quantize."""
+    """``dead_channels``'s rows. Raises ModelError naming the first dead layer that INT8 would quantize."""
     rows = dead_channels(base, folder, feeds)
     dead = [row for row in rows if row.dead and not row.vector]
     if dead:

@@ -136,8 +136,10 @@ def work(
 def _ranges(
     source: str, recipe: Any, rows: list[dict[str, np.ndarray]], states: Sequence[tuple[str, str]]
 ) -> Any:
-    """True minimum and maximum of every tensor. The tool's own default is a moving average over the
-    feeds, which clipped a sixth of the logits."""
+    """True minimum and maximum of every tensor.
+
+    The tool's own default is a moving average over the feeds, which clipped a sixth of the logits.
+    """
     from ai_edge_quantizer import calibrator, recipe_manager
     from ai_edge_quantizer.utils import qsv_utils
 

@@ -202,6 +202,7 @@ class Reader:
         self._feeds: Iterator[Tensors] = iter(feeds)
 
     def get_next(self) -> Tensors | None:
+        """The next feed; None at the end."""
         return next(self._feeds, None)
 
 

@@ -110,7 +110,7 @@ def _split_layers(module: Any, spec: ModelSpec, energy: float) -> dict[str, int]
 def _costs(module: Any, spec: ModelSpec) -> dict[str, int]:
     """Multiplications of every convolution and linear layer that the module calls, by name.
 
-    Raises UsageError if the module does not run.
+    Raises ModelError if the module does not run.
     """
     from torch import nn
 

@@ -62,8 +62,8 @@ class Step:
         """A smaller checkpoint at ``out`` (.safetensors), rebuilt and run once to prove it whole.
 
         clips: (T, C, H, W) float32 each, training clips with their labels' indices in ``truth``; for "taylor"
-        and "group" only. Raises UsageError if the model cannot be traced, addresses its channels by number,
-        does not rebuild at its new widths, or nothing could be removed.
+        and "group" only. Raises ModelError if the model cannot be traced, addresses its channels by number or
+        does not rebuild at its new widths, UsageError if nothing could be removed.
         """
         self._check(checkpoint, clips)
         module = build(checkpoint).requires_grad_(True)
@@ -141,7 +141,7 @@ class Step:
 
 
 def refuse_changed(silenced: Any, cut: Any, spec: ModelSpec) -> None:
-    """Raise UsageError unless ``cut`` computes what the original with those channels silenced does."""
+    """Raise ModelError unless ``cut`` computes what the original with those channels silenced does."""
     if not _alike(silenced, cut, spec, steady=True):
         raise ModelError(
             f"{spec.name} cannot be pruned: cutting channels changed what the others compute. It "
@@ -151,7 +151,7 @@ def refuse_changed(silenced: Any, cut: Any, spec: ModelSpec) -> None:
 
 
 def _check_rebuilt(module: Any, pruned: Checkpoint) -> None:
-    """Raise UsageError unless ``pruned`` builds to what ``module`` computes."""
+    """Raise ModelError unless ``pruned`` builds to what ``module`` computes."""
     why = "its answers differ"
     try:
         same = _alike(module, build(pruned), pruned.spec)
@@ -165,7 +165,7 @@ def _check_rebuilt(module: Any, pruned: Checkpoint) -> None:
 
 
 def refuse_recurrent(module: Any, spec: ModelSpec) -> None:
-    """Raise UsageError for a model that has a recurrent layer, or only a step and no clip form."""
+    """Raise ModelError for a model that has a recurrent layer, or only a step and no clip form."""
     from torch import nn
 
     for name, layer in module.named_modules():
@@ -372,8 +372,10 @@ def _scaled(x: Any, weight: Any, bias: Any) -> Any:
 
 
 def _answers(module: Any, spec: ModelSpec) -> list[Any]:
-    """Logits of the example clip, and what the layer that makes them gives without its bias: a softmax or a
-    large bias may hide a fault."""
+    """Logits of the example clip, and what the layer that makes them gives without its bias.
+
+    A softmax or a large bias may hide a fault.
+    """
     seen: list[Any] = []
 
     def look(layer: Any, _: Any, out: Any) -> None:

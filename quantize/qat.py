@@ -148,6 +148,7 @@ class InputRange:
         self.ends: tuple[float, float] | None = None
 
     def __call__(self, layer: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The layer's inputs, the first rounded; the ends move by ``MOMENTUM`` of the way to this batch's."""
         import torch
 
         x, *others = inputs

@@ -57,7 +57,7 @@ class Histogram:
         self._counts: np.ndarray = np.zeros(2 * BINS)
 
     def add(self, values: np.ndarray) -> None:
-        """Count a tensor of any shape. Raises UsageError for values that are not finite."""
+        """Count a tensor of any shape. Raises ModelError for values that are not finite."""
         low, high = float(values.min(initial=0)), float(values.max(initial=0))
         if not math.isfinite(low) or not math.isfinite(high):
             raise ModelError("its values are not finite on calibration clips")
@@ -181,7 +181,7 @@ def of_model(
     """Range of every float tensor of an ONNX model over ``feeds``, by the names inside the file.
 
     names: of the tensors that are wanted; None for all.
-    The shapes must be inferred already (``int8_onnx.preprocess``). Raises UsageError, naming the tensor, if
+    The shapes must be inferred already (``int8_onnx.preprocess``). Raises ModelError, naming the tensor, if
     one holds values that are not finite.
     """
     import onnx

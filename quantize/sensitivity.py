@@ -52,7 +52,7 @@ def per_layer(
     feeds: graph inputs with rolled states, which set the ranges once for all layers, by the method
     ``ranges``; probes: others, which set no range, on which answers are compared. track: shows progress over
     the layers' names. truth: the label of each probe's clip, for the points of top-1 that are lost.
-    Raises UsageError if a state was zero in every feed, or there is no convolution.
+    Raises UsageError if a state was zero in every feed, ModelError if there is no convolution.
     """
     refuse_zero_states(base, feeds)
     with tempfile.TemporaryDirectory() as scratch:

@@ -45,8 +45,11 @@ class Policy:
 
 @dataclass(frozen=True)
 class Followed:
-    """A living particle: its place in the model, its id, how many frames it has been followed, where it is
-    (x, y) in image heights, and its visibility in [0, 1]."""
+    """A living particle.
+
+    Its place in the model, its id, how many frames it has been followed, where it is (x, y) in image heights,
+    and its visibility in [0, 1].
+    """
 
     place: int
     id: int

@@ -62,8 +62,8 @@ class Lane:
     def step(self, frame: np.ndarray) -> tuple[Tensors, float, float]:
         """(outputs by name without batch axis, ms of preprocessing, ms in the engine) for one camera frame.
 
-        Raises UsageError for a frame of another kind, and if the model's answer is not finite or of another
-        shape.
+        Raises UsageError for a frame of another kind, EngineError if the model's answer is not finite or of
+        another shape.
         """
         start = time.perf_counter()
         tensor = preprocess(frame, self.variant.spec)
@@ -86,7 +86,7 @@ class Lane:
         return outputs, 1e3 * (ready - start), 1e3 * (done - ready)
 
     def _stepped(self, tensor: np.ndarray) -> Tensors:
-        """The outputs. Raises UsageError for what an engine raises of its own, and for another shape."""
+        """The outputs. Raises EngineError for what an engine raises of its own, and for another shape."""
         try:
             made = self.stepper.step(tensor)
             shapes = [(a.name, made[a.name].shape, a.shape) for a in self.variant.spec.answers]

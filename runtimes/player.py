@@ -32,8 +32,10 @@ class Player:
         return next((s.shape[1] for s in states if s.name == LIFE), 0)
 
     def logits(self, frames: np.ndarray, dead: Sequence[int] = ()) -> np.ndarray:
-        """(classes,) mean of the valid answers to a clip (T, C, h, w), with these particles dead; of
-        probabilities the logarithm of it."""
+        """(classes,) mean of the valid answers to a clip (T, C, h, w), with these particles dead.
+
+        Of probabilities the logarithm of it.
+        """
         frames = hold_last(frames, self._stepper.warmup)
         rows = self._windows(frames) if self.variant.stream is None else self._steps(frames, dead)
         mean: np.ndarray = np.mean(rows, axis=0)

@@ -1,6 +1,6 @@
-"""What every room stands on and that knows no model: files, cache, console, processes apart, optional
-libraries, the machine, the registry of what packages bring, and the engines as data. Nothing here imports
-another room but ``types`` and ``errors``.
+"""What every room stands on and that knows no model: files, cache, console, registry, engines as data.
+
+Nothing here imports another room but ``types`` and ``errors``.
 """
 
 __all__ = [

@@ -39,8 +39,11 @@ def sources(folder: Path) -> dict[str, str]:
 
 
 def imported(script: Path) -> dict[str, str]:
-    """Digest of a script and of all that it imports, here or later, from its own folder, its package, or the
-    current folder; by path from its folder."""
+    """Digests of a script and of all the user's files that it imports, by path from its folder.
+
+    Counted are imports, at the top or inside functions, from its own folder, its package, or the current
+    folder.
+    """
     folder = top = script.resolve().parent
     while (top / "__init__.py").is_file():
         top = top.parent

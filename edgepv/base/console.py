@@ -20,8 +20,10 @@ _UNSEEN = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2
 
 
 def visible(text: str, *, keep: str = "") -> str:
-    """Text with every control character as its escape, like \\u001b; also those that turn the direction of
-    writing, and halves of surrogate pairs. In JSON it stays the same text. keep: characters that are left.
+    r"""Text with every control character as its escape, like \u001b, safe to print.
+
+    Also those that turn the direction of writing, and halves of surrogate pairs. In JSON it stays the same
+    text. keep: characters that are left.
     """
     return _UNSEEN.sub(lambda found: found[0] if found[0] in keep else f"\\u{ord(found[0]):04x}", text)
 

@@ -30,7 +30,7 @@ def call(function: str, *, timeout_s: float = TIMEOUT_S, tool: str = "", **argum
     tool: the name that a person knows it by.
 
     The subprocess imports from where this process does: a builder finds the user's modules in both.
-    Raises what it raised if that was meant for a person, else UsageError with the last telling line of its
+    Raises what it raised if that was meant for a person, else EngineError with the last telling line of its
     output if it fails, crashes or takes longer than ``timeout_s`` seconds. Its output reaches the terminal
     under ``EDGEPV_DEBUG`` only.
     """

@@ -1,5 +1,6 @@
-"""The bundle: one folder (or one zip of it) that a device can run and anyone can check: manifest, golden
-answers, signature, and proof on a machine it was not made on.
+"""The bundle: one folder, or one zip of it, that a device can run and anyone can check.
+
+It holds a manifest, golden answers and a signature, and is proven on a machine it was not made on.
 """
 
 from __future__ import annotations

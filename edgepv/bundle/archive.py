@@ -1,5 +1,6 @@
-"""Bundles as zips, read without trusting them: sizes, names and paths are checked before anything is
-written.
+"""Bundles as zips, read without trusting them.
+
+Sizes, names and paths are checked before anything is written.
 """
 
 from __future__ import annotations

@@ -69,8 +69,10 @@ def replay(bundle: Bundle) -> list[Replay]:
 
 
 def replay_one(bundle: Bundle, variant: Variant, everything: dict[str, np.ndarray]) -> Replay:
-    """Replay one variant; everything: what ``load`` gives. Raises like ``replay``, and
-    TargetUnavailableError if its engine is not on this machine."""
+    """Replay one variant; everything: the tensors that ``load`` gives.
+
+    Raises like ``replay``, and TargetUnavailableError if its engine is not on this machine.
+    """
     runnable = on_this_host(variant)
     engine = open_engine(runnable, bundle.checked)
     recorded = of_variant(everything, variant.name)

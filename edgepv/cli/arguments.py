@@ -66,10 +66,12 @@ MOST_THREADS = 256
 
 
 def refuse_threads(count: int) -> None:
+    """Raise UsageError for a ``--threads`` that no machine here could use."""
     if not 1 <= count <= MOST_THREADS:
         raise UsageError(f"--threads {count}: give a number from 1 to {MOST_THREADS}")
 
 
 def refuse_deadline(ms: float | None) -> None:
+    """Raise UsageError for a ``--deadline-ms`` that is not above 0 and finite; None is no deadline."""
     if ms is not None and not 0 < ms < float("inf"):
         raise UsageError(f"--deadline-ms {ms:g}: give a time above 0")

@@ -15,6 +15,7 @@ from edgepv.errors import UsageError
 
 
 def add_report(commands: Any) -> None:
+    """Add ``edgepv report`` to the commands."""
     text = "put every variant of one or more bundles side by side"
     c = commands.add_parser("report", help=text, description=text)
     c.add_argument("runs", nargs="+", metavar="RUN", help="bundle, folder of bundles, or measured.json")
@@ -28,6 +29,7 @@ def add_report(commands: Any) -> None:
 
 
 def add_verify(commands: Any) -> None:
+    """Add ``edgepv verify`` to the commands."""
     text = "check every digest of a bundle and replay its golden vectors"
     c = commands.add_parser("verify", help=text, description=text)
     c.add_argument("bundle", metavar="BUNDLE", help="bundle folder or .zip")
@@ -37,6 +39,7 @@ def add_verify(commands: Any) -> None:
 
 
 def add_inspect(commands: Any) -> None:
+    """Add ``edgepv inspect`` to the commands."""
     text = "print what a bundle holds, for a person"
     c = commands.add_parser("inspect", help=text, description=text)
     c.add_argument("bundle", metavar="BUNDLE", help="bundle folder or .zip")

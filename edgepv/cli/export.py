@@ -16,6 +16,7 @@ from edgepv.errors import UsageError
 
 
 def add_export(commands: Any) -> None:
+    """Add ``edgepv export`` to the commands."""
     text = "compress and convert a model, compare it with the original, write a bundle"
     c = commands.add_parser(
         "export",

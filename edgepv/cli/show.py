@@ -313,8 +313,10 @@ def bundle(b: Bundle) -> None:
 
 
 def model_rows(zoo: Any) -> list[dict[str, Any]]:
-    """Every shipped checkpoint: name, task, labels, its metric when cross-validated by group (None: it was
-    not) and on held-out data, both as its card has them, and what the held-out data show."""
+    """Every shipped checkpoint: name, task, labels, metrics, and what its held-out data show.
+
+    Its metric when cross-validated by group (None: it was not) and on held-out data are as its card has them.
+    """
     from edgepv.base.files import read_json
 
     index = read_json(zoo.INDEX)

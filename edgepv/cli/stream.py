@@ -16,6 +16,7 @@ from edgepv.errors import ModelError, UsageError
 
 
 def add_stream(commands: Any) -> None:
+    """Add ``edgepv stream`` to the commands."""
     text = "explain how a clip model becomes a per-frame stream: layers, delay, states, saving"
     c = commands.add_parser("stream", help=text, description=text)
     c.add_argument(
@@ -40,6 +41,7 @@ def add_stream(commands: Any) -> None:
 
 
 def add_sensitivity(commands: Any) -> None:
+    """Add ``edgepv sensitivity`` to the commands."""
     text = "what INT8 (or a cut) of each layer alone does to a model's answers"
     c = commands.add_parser("sensitivity", help=text, description=text)
     c.add_argument(
@@ -196,7 +198,7 @@ def _clip_spec(model: str, clip: str) -> Any:
 
 
 def _gflops(module: Any, spec: Any) -> float:
-    """10^9 operations of one call. Raises UsageError if the module does not run on its own input."""
+    """10^9 operations of one call. Raises ModelError if the module does not run on its own input."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     from edgepv.export.cost import gflops_per_frame

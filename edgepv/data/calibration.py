@@ -153,8 +153,10 @@ def _labels_abreast(met: Sequence[tuple[str | None, Tensors]]) -> list[Tensors]:
 
 
 def filling(count: int, warmup: int) -> np.ndarray:
-    """Which of ``count`` frames of a clip to play so that it goes on past a warm-up by its own length: all,
-    to and fro if they are too few."""
+    """Which of ``count`` frames of a clip to play so that it goes on past a warm-up by its own length.
+
+    All of them, to and fro if they are too few. Returns their numbers, in playing order.
+    """
     if count >= 2 * warmup:
         return np.arange(count)
     return to_and_fro(np.arange(count), warmup + count)

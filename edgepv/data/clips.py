@@ -48,8 +48,10 @@ class Clip:
 
 @dataclass(frozen=True)
 class Survey:
-    """What a folder holds. left_out: how many of its files are no clips and why, the first by name, as
-    "2 hidden (the first: ._a.mp4); 1 ..."; "" for none.
+    """What a folder holds.
+
+    left_out: how many of its files are no clips and why, the first by name, as "2 hidden (the first:
+    ._a.mp4); 1 ..."; "" for none.
     """
 
     clips: tuple[Clip, ...]
@@ -149,8 +151,11 @@ def _as_on_disk(folder: Path, name: str) -> Path:
 
 
 def label_finder(labels: Iterable[str]) -> Callable[[str], str | None]:
-    """A function from the name of a folder to the label that it means: the same text, else the same but for
-    case and for how accents are composed (macOS takes them apart), where that is one label alone."""
+    """A function from the name of a folder to the label that it means.
+
+    The same text, else the same but for case and for how accents are composed (macOS takes them apart), where
+    that is one label alone; None for no label.
+    """
     exact = set(labels)
     alike: dict[str, list[str]] = {}
     for label in sorted(exact):
@@ -210,8 +215,10 @@ def _meant(folders: Sequence[str], known: Callable[[str], str | None]) -> tuple[
 
 
 def videos_below(folder: Path) -> tuple[list[Path], dict[str, list[str]]]:
-    """(videos in a folder and all below it, what else lies there by reason). Linked folders are entered,
-    after all others, so that none is read twice."""
+    """(videos in a folder and all below it, what else lies there by reason).
+
+    Linked folders are entered, after all others, so that none is read twice.
+    """
     videos: list[Path] = []
     reasons: dict[str, list[str]] = {
         "hidden": [],

@@ -21,10 +21,12 @@ _SEGMENT = b"\x18\x53\x80\x67"
 
 @dataclass(frozen=True)
 class Structure:
-    """missing: bytes that the structure promises beyond the end of the file. counted: whether the header
-    counts the frames of the picture itself, not the seconds of its longest track. shown_s: seconds of the
-    picture that an edit list shows; None where it shows all of it. stamped: whether there are time stamps at
-    all; a raw stream of pictures has none.
+    """What the structure of a video file says.
+
+    missing: bytes that it promises beyond the end of the file. counted: whether the header counts the frames
+    of the picture itself, not the seconds of its longest track. shown_s: seconds of the picture that an edit
+    list shows; None where it shows all of it. stamped: whether there are time stamps at all; a raw stream of
+    pictures has none.
     """
 
     missing: int = 0

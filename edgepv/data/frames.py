@@ -79,10 +79,11 @@ def clean_frames(
     *,
     doubt: Callable[[str], None] = lambda why: None,
 ) -> list[np.ndarray]:
-    """Frames (h, w, 3) uint8 BGR at the model's rate, of the size that it takes; for a restorer of the size
-    of its answer, and as colourless as that, where it is known what it undoes. Nothing else of the video is
-    held in memory, and after ``most`` frames no more is read. doubt: is told of a video that may not be whole
-    or whose rate is not known.
+    """Frames (h, w, 3) uint8 BGR at the model's rate, of the size that it takes.
+
+    For a restorer they have the size of its answer, and are as colourless as that, where it is known what it
+    undoes. Nothing else of the video is held in memory, and after ``most`` frames no more is read. doubt: is
+    told of a video that may not be whole or whose rate is not known.
 
     Raises UsageError like ``edgepv.data.video.open_video``.
     """

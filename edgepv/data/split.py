@@ -84,8 +84,10 @@ def split_clips(clips: list[Clip], *, calibration: int) -> tuple[list[Clip], lis
 
 
 def _drawn(clips: list[Clip]) -> tuple[list[Clip], list[Clip]]:
-    """(calibration, evaluation) clips by the hash of their groups; a label that would have none to be judged
-    by gives its last group to that side, where it has two."""
+    """(calibration, evaluation) clips by the hash of their groups.
+
+    A label that would have none to be judged by gives its last group to that side, where it has two.
+    """
     drawn = {c.group for c in clips if _hash(c.group)[0] % 4 == 0}
     for label in sorted({c.label for c in clips if c.label}):
         groups = {c.group for c in clips if c.label == label}

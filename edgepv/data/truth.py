@@ -113,5 +113,6 @@ def born_at(places: np.ndarray, spec: ModelSpec) -> Tensors:
 
 
 def aspect(spec: ModelSpec) -> float:
+    """Width of the model's frame by its height: image heights along x."""
     height, width = spec.input.shape[-2:]
     return width / height

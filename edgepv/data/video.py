@@ -237,8 +237,10 @@ def _what_else(path: Path) -> str:
 
 
 def _rate(cv2: Any, path: Path, said: Fraction | None) -> Fraction:
-    """The rate that a header says, unless the first frames have other stamps: a header may hold the mean of a
-    variable rate, twice the rate, or the ticks of its clock."""
+    """The rate in frames per second that a header says, unless the first frames have other stamps.
+
+    A header may hold the mean of a variable rate, twice the rate, or the ticks of its clock.
+    """
     capture = _opened(cv2, path)
     stamps = [capture.get(cv2.CAP_PROP_POS_MSEC) / 1000 for _ in range(PEEKED) if capture.grab()]
     capture.release()
@@ -339,8 +341,11 @@ class Ticks:
 
 
 def at_rate(video: VideoReader, fps: Fraction) -> Iterator[tuple[VideoFrame, int]]:
-    """Every frame with how many of a model's ticks at ``fps`` it is owed: 0 for one that is passed over, more
-    than one where the video is slower. At most two frames are held at a time."""
+    """Every frame with how many of a model's ticks at ``fps`` it is owed.
+
+    0 for one that is passed over, more than one where the video is slower. At most two frames are held at a
+    time.
+    """
     ticks = Ticks(fps)
     frame = video.read()
     while frame is not None:

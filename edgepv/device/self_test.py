@@ -20,9 +20,11 @@ WARMUP = 10
 
 @dataclass(frozen=True)
 class SelfTest:
-    """What a bundle must do before it may be tried. p99_ms: limit for one step of the variant that will run,
-    preprocessing and engine, over ``steps`` golden frames after a warm-up; None: only measured. timeout_s:
-    for all of it, from the first look at the bundle."""
+    """What a bundle must do before it may be tried.
+
+    p99_ms: limit for one step of the variant that will run, preprocessing and engine, over ``steps`` golden
+    frames after a warm-up; None: only measured. timeout_s: for all of it, from the first look at the bundle.
+    """
 
     p99_ms: float | None = None
     steps: int = 100

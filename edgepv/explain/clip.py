@@ -144,8 +144,10 @@ def _refuse_foreign(out: Path) -> None:
 
 
 def first_frames(path: Path, spec: ModelSpec) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Up to ``LONGEST`` frames of a video at the model's rate, (T, C, h, w) float32 as it sees them and as
-    small pictures (H, W, 3) uint8 BGR; more are not decoded."""
+    """Up to ``LONGEST`` frames of a video at the model's rate, in two forms; more are not decoded.
+
+    Returns (T, C, h, w) float32 as the model sees them, and small pictures (H, W, 3) uint8 BGR.
+    """
     seen, pictures = [], []
     with open_video(path) as video:
         for frame in itertools.islice(taken(video, spec.fps), LONGEST):

@@ -1,5 +1,6 @@
-"""A trained classifier learns a user's own labels: clips in; weights, a spec and a card for ``edgepv
-export`` out.
+"""A trained classifier learns a user's own labels.
+
+Clips go in; weights, a spec and a card for ``edgepv export`` come out.
 """
 
 __all__ = ["card", "data", "head", "lora", "request", "run", "train"]

@@ -31,8 +31,10 @@ def relabelled(spec: ModelSpec, labels: Sequence[str], name: str) -> ModelSpec:
 
 
 def export_command(made: FinetuneResult, request: FinetuneRequest) -> str:
-    """What to run next: it judges the test clips. Without those it is given no clips, and tells no accuracy
-    on any that the model has seen."""
+    """What to run next: the export that judges the test clips.
+
+    Without test clips it is given none, and tells no accuracy on any that the model has seen.
+    """
     out = Path(request.out)
     files = ["--weights", str(out / "weights.safetensors"), "--spec", str(out / "spec.toml")]
     clips = ["--clips", str(out)] if made.clips[2] else []

@@ -67,8 +67,10 @@ def labels_of(folder: Path, wanted: Sequence[str] = ()) -> tuple[str, ...]:
 
 
 def _labels_of_folders(folder: Path, wanted: Sequence[str]) -> set[str]:
-    """The labels that folders name; of two spelt alike but for case the first. With labels ``wanted``, those
-    of them that some folder above a video is called like."""
+    """The labels that folders name; of two spelt alike but for case the first.
+
+    With labels ``wanted``, those of them that some folder above a video is called like.
+    """
     paths = [path.relative_to(folder) for path in videos_below(folder)[0]]
     if wanted:
         known = label_finder(wanted)

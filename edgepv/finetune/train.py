@@ -39,6 +39,7 @@ def _prepared(model: Any, head: str, request: FinetuneRequest) -> None:
 
 
 def merged(model: Any) -> Any:
+    """The model in eval mode, its adapters folded into the weights they stand beside."""
     from edgepv.finetune import lora
 
     return lora.merged(model).eval()

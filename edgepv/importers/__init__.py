@@ -190,8 +190,10 @@ def find(name: str) -> Net:
 
 
 def source(name: str, net: Net, classes: int) -> str:
-    """The text of the user's builder: a file of ours and a function without arguments, or the library's
-    call."""
+    """The text of the user's builder: a function without arguments.
+
+    It holds a copy of our file, or calls the library.
+    """
     file, _, function = net.source.partition(":")
     told = f'    """{name}, with the labels of spec.toml."""\n'
     if name in NETS:
@@ -254,10 +256,10 @@ def _labels(file: Path | None, found: WeightsFile, classes: int) -> tuple[Sequen
 
 
 def read_labels(file: Path) -> list[str]:
-    """Labels in the order of the logits: one a line, a JSON list, or a JSON object of label -> number or
-    back.
+    """Labels in the order of the logits.
 
-    Raises UsageError for anything else.
+    The file has one a line, a JSON list, or a JSON object of label -> number or back. Raises UsageError for
+    anything else.
     """
     from edgepv.base.files import parse_json
 

@@ -27,6 +27,7 @@ class Split(nn.Module):
         self.conv_xy = nn.Conv3d(width, width, (1, 3, 3), (1, *stride[1:]), (0, 1, 1), bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, C, T, H, W) to (N, C', T, H', W')."""
         return self.conv_xy(self.relu(self.norm(self.conv_t(x))))
 
 
@@ -47,6 +48,7 @@ class Branch(nn.Module):
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, C, T, H, W) to (N, C', T', H', W')."""
         x = self.relu(self.norm_a(self.conv_a(x)))
         return self.norm_c(self.conv_c(self.relu(self.norm_b(self.conv_b(x)))))
 
@@ -73,6 +75,7 @@ class Block(nn.Module):
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, C, T, H, W) to (N, C', T', H', W')."""
         return self.relu(self.branch1_norm(self.branch1_conv(x)) + self.branch2(x))
 
 
@@ -90,6 +93,7 @@ class Stage(nn.Module):
         self.res_blocks = nn.Sequential(*blocks)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, C, T, H, W) to (N, C', T', H', W')."""
         return self.res_blocks(x)
 
 
@@ -103,6 +107,7 @@ class Stem(nn.Module):
         self.pool = nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)) if pool else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
+        """Clips (N, 3, T, H, W) to features (N, C, T, H / 4, W / 4), H / 2 and W / 2 without ``pool``."""
         return self.pool(self.relu(self.norm(self.conv(x))))
 
 
@@ -114,6 +119,7 @@ class Head(nn.Module):
         self.dropout, self.proj = nn.Dropout(0.5), nn.Linear(width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Features (N, C, T, H, W), or their means (N, C), to logits (N, classes)."""
         return self.proj(self.dropout(x if x.ndim == 2 else x.mean((2, 3, 4))))
 
 
@@ -125,6 +131,7 @@ class Net(nn.Module):
         self.blocks = nn.ModuleList(blocks)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Clips (N, 3, T, H, W) to logits (N, classes)."""
         for block in self.blocks:
             x = block(x)
         return x
@@ -176,6 +183,7 @@ class Fusion(nn.Module):
         self.norm, self.relu = nn.BatchNorm3d(2 * width), nn.ReLU()
 
     def forward(self, slow: Tensor, fast: Tensor) -> Tensor:
+        """Slow (N, C, T, H, W) and fast (N, c, k T, H, W) features to (N, C + 2 c, T, H, W)."""
         return torch.cat([slow, self.relu(self.norm(self.conv_fast_to_slow(fast)))], 1)
 
 
@@ -188,6 +196,7 @@ class Pair(nn.Module):
         self.multipathway_fusion = fusion
 
     def forward(self, slow: Tensor, fast: Tensor) -> tuple[Tensor, Tensor]:
+        """Both paths' features, (N, C, T, H, W) each with its own C and T, one part further."""
         slow, fast = self.multipathway_blocks[0](slow), self.multipathway_blocks[1](fast)
         return (slow if self.multipathway_fusion is None else self.multipathway_fusion(slow, fast)), fast
 
@@ -210,6 +219,7 @@ class SlowFast(nn.Module):
         self.blocks = nn.ModuleList([*pairs, nn.Identity(), Head(2304, num_classes)])
 
     def forward(self, x: Tensor) -> Tensor:
+        """Clips (N, 3, T, H, W) to logits (N, classes)."""
         frames, few = x.shape[2], x.shape[2] // ALPHA
         kept = [i * (frames - 1) // max(few - 1, 1) for i in range(few)]  # evenly, from the first to the last
         slow, fast = torch.cat([x[:, :, k : k + 1] for k in kept], 2), x

@@ -23,6 +23,7 @@ class Unit(nn.Module):
         self.bn = nn.BatchNorm3d(cout)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, C, T, H, W) to (N, C', T', H', W')."""
         return self.bn(self.conv(x))
 
 
@@ -41,6 +42,7 @@ class Block(nn.Module):
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, C, T, H, W) to (N, C', T, H', W')."""
         y = self.relu(self.conv2(self.relu(self.conv1(x))))
         return self.relu(self.conv3(y) + self.downsample(x))
 
@@ -73,6 +75,7 @@ class Backbone(nn.Module):
             self.add_module(f"layer{i + 1}", nn.Sequential(*blocks))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Clips (N, 3, T, H, W) to features (N, 2048, T', H / 32, W / 32)."""
         x = self.layer1(self.maxpool(self.relu(self.conv1(x))))
         return self.layer4(self.layer3(self.layer2(self.pool2(x))))
 
@@ -85,6 +88,7 @@ class Head(nn.Module):
         self.dropout, self.fc_cls = nn.Dropout(0.5), nn.Linear(2048, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Features (N, C, T, H, W) to logits (N, classes)."""
         return self.fc_cls(self.dropout(x.mean((2, 3, 4))))
 
 
@@ -96,6 +100,7 @@ class Inflated(nn.Module):
         self.backbone, self.cls_head = backbone, Head(num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Clips (N, 3, T, H, W) to logits (N, classes)."""
         return self.cls_head(self.backbone(x))
 
 

@@ -23,6 +23,7 @@ class Shift(nn.Module):
         self.net = net
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
+        """(N T, C, H, W) with T ``frames`` to a clip, to (N T, C', H', W')."""
         n, c, h, w = x.shape
         part = c // SHIFTED
         v = x.view(n // frames, frames, c, h, w)
@@ -42,6 +43,7 @@ class Unit(nn.Module):
         self.bn = nn.BatchNorm2d(cout)
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
+        """(N T, C, H, W) with T ``frames`` to a clip, to (N T, C', H', W')."""
         return self.bn(self.conv(x, frames) if isinstance(self.conv, Shift) else self.conv(x))
 
 
@@ -57,6 +59,7 @@ class Block(nn.Module):
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
+        """(N T, C, H, W) with T ``frames`` to a clip, to (N T, C', H', W')."""
         y = self.relu(self.conv2(self.relu(self.conv1(x, frames)), frames))
         kept = x if self.downsample is None else self.downsample(x, frames)
         return self.relu(self.conv3(y, frames) + kept)
@@ -83,6 +86,7 @@ class Backbone(nn.Module):
             self.add_module(f"layer{i + 1}", nn.ModuleList(blocks))
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
+        """Frames (N T, 3, H, W), T ``frames`` to a clip, to features (N T, 2048, H / 32, W / 32)."""
         x = self.maxpool(self.relu(self.conv1(x, frames)))
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             for block in stage:
@@ -98,6 +102,7 @@ class Head(nn.Module):
         self.dropout, self.fc_cls = nn.Dropout(0.5), nn.Linear(2048, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Features (N, C) to logits (N, classes)."""
         return self.fc_cls(self.dropout(x))
 
 
@@ -109,6 +114,7 @@ class Segments(nn.Module):
         self.backbone, self.cls_head = Backbone(shift), Head(num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Clips (N, 3, T, H, W) to logits (N, classes)."""
         n, c, t, h, w = x.shape
         y = self.backbone(x.transpose(1, 2).reshape(n * t, c, h, w), t)
         y = y.mean((2, 3)).view(n, t, -1).mean(1)

@@ -1,8 +1,7 @@
-"""S3D, after Xie et al. 2018, "Rethinking Spatiotemporal Feature Learning": Inception with split
-convolutions.
+"""S3D: Inception with split convolutions.
 
-Clips (1, 3, T, H, W) in, T at least 16, logits (1, num_classes) out. Layers are named as in
-torchvision.models.video, so its weights load.
+Source: Xie et al. 2018, "Rethinking Spatiotemporal Feature Learning". Clips (1, 3, T, H, W) in, T at least
+16, logits (1, num_classes) out. Layers are named as in torchvision.models.video, so its weights load.
 """
 
 from __future__ import annotations
@@ -54,6 +53,7 @@ class Mixed(nn.Module):
         self.branch3 = nn.Sequential(nn.MaxPool3d(3, 1, 1), unit(cin, d, 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, C, T, H, W) to (N, C', T, H, W)."""
         return torch.cat([self.branch0(x), self.branch1(x), self.branch2(x), self.branch3(x)], 1)
 
 
@@ -78,6 +78,7 @@ class S3D(nn.Module):
         self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Conv3d(1024, num_classes, 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Clips (N, 3, T, H, W) to logits (N, classes)."""
         x = self.features(x)
         x = F.avg_pool3d(x, (2, *x.shape[3:]), 1)
         return self.classifier(x).mean((2, 3, 4))

@@ -35,8 +35,11 @@ Conv = Callable[[int, int, int, int], nn.Module]
 
 
 class Block(nn.Module):
-    """ResNet's basic block. The channels between the halves of a 2+1-D convolution give it as many weights as
-    one of 3x3x3 has (equation 1 of the paper)."""
+    """ResNet's basic block.
+
+    The channels between the halves of a 2+1-D convolution give it as many weights as one of 3x3x3 has
+    (equation 1 of the paper).
+    """
 
     def __init__(self, cin: int, cout: int, stride: int, conv: Conv) -> None:
         super().__init__()
@@ -50,12 +53,15 @@ class Block(nn.Module):
             self.downsample = nn.Sequential(nn.Conv3d(cin, cout, 1, step, bias=False), nn.BatchNorm3d(cout))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, C, T, H, W) to (N, C', T', H', W')."""
         return self.relu(self.conv2(self.conv1(x)) + self.downsample(x))
 
 
 class VideoResNet(nn.Module):
-    """Four stages of two blocks. convs: of each stage. Space is halved 4 times, time where a convolution has
-    it."""
+    """Four stages of two blocks.
+
+    convs: of each stage. Space is halved 4 times, time where a convolution has it.
+    """
 
     layer1: nn.Module
     layer2: nn.Module
@@ -75,6 +81,7 @@ class VideoResNet(nn.Module):
         self.fc = nn.Linear(512, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Clips (N, 3, T, H, W) to logits (N, classes)."""
         x = self.layer4(self.layer3(self.layer2(self.layer1(self.stem(x)))))
         return self.fc(self.avgpool(x).flatten(1))
 

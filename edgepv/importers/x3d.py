@@ -29,6 +29,7 @@ class Stem(nn.Module):
         self.conv_xy = nn.Conv3d(24, 24, (5, 1, 1), 1, (2, 0, 0), groups=24, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Clips (N, 3, T, H, W) to (N, C, T, H / 2, W / 2)."""
         return self.conv_xy(self.conv_t(x))
 
 
@@ -43,6 +44,7 @@ class SqueezeExcite(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, C, T, H, W) to the same shape."""
         return x * self.block(x.mean((2, 3, 4), keepdim=True))
 
 
@@ -59,6 +61,7 @@ class Branch(nn.Module):
         self.relu, self.swish = nn.ReLU(), nn.SiLU()
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, C, T, H, W) to (N, C', T, H', W')."""
         x = self.relu(self.norm_a(self.conv_a(x)))
         x = self.swish(self.norm_b(self.conv_b(x)))
         return self.norm_c(self.conv_c(x))
@@ -79,6 +82,7 @@ class Block(nn.Module):
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, C, T, H, W) to (N, C', T, H', W')."""
         return self.relu(self.branch1_norm(self.branch1_conv(x)) + self.branch2(x))
 
 
@@ -90,6 +94,7 @@ class Start(nn.Module):
         self.conv, self.norm, self.relu = Stem(), nn.BatchNorm3d(24), nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
+        """Clips (N, 3, T, H, W) to (N, C, T, H / 2, W / 2)."""
         return self.relu(self.norm(self.conv(x)))
 
 
@@ -103,6 +108,7 @@ class Stage(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, C, T, H, W) to (N, C', T, H / 2, W / 2)."""
         return self.res_blocks(x)
 
 
@@ -116,6 +122,7 @@ class Pool(nn.Module):
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
+        """Features (N, C, T, H, W) to (N, 2048)."""
         x = self.relu(self.pre_norm(self.pre_conv(x)))
         return self.relu(self.post_conv(x.mean((2, 3, 4), keepdim=True))).flatten(1)
 
@@ -128,6 +135,7 @@ class Head(nn.Module):
         self.pool, self.dropout, self.proj = Pool(), nn.Dropout(0.5), nn.Linear(2048, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Features (N, C, T, H, W) to logits (N, classes)."""
         return self.proj(self.dropout(self.pool(x)))
 
 
@@ -140,6 +148,7 @@ class X3D(nn.Module):
         self.blocks = nn.ModuleList([Start(), *stages, Head(num_classes)])
 
     def forward(self, x: Tensor) -> Tensor:
+        """Clips (N, 3, T, H, W) to logits (N, classes)."""
         for block in self.blocks:
             x = block(x)
         return x

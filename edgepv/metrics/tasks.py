@@ -1,9 +1,10 @@
-"""How good a model's answers are, whatever its task: what is true of a clip, one figure for each clip, and
-what two models' figures on the same clips can tell.
+"""How good a model's answers are, whatever its task.
 
-A classifier is judged by top-1. A tracker by delta-avg: the share of visible points within 1, 2, 4, 8 and
-16 px of the truth on a frame of 256 x 256, averaged over the five (Doersch et al. 2022, "TAP-Vid"). A
-restorer by the PSNR of its pictures, in dB.
+What is true of a clip, one figure for each clip, and what two models' figures on the same clips can tell.
+
+A classifier is judged by top-1. A tracker by delta-avg: the share of visible points within 1, 2, 4, 8 and 16
+px of the truth on a frame of 256 x 256, averaged over the five (Doersch et al. 2022, "TAP-Vid"). A restorer
+by the PSNR of its pictures, in dB.
 """
 
 from __future__ import annotations
@@ -64,8 +65,7 @@ def figures(
     warmup: int,
     pictures: Pictures | None = None,
 ) -> np.ndarray:
-    """One figure for each clip: the margin of its label (above 0 is right), delta-avg as a fraction, or PSNR
-    in dB.
+    """One figure for each clip: a label's margin (above 0 is right), delta-avg in [0, 1], or PSNR in dB.
 
     pictures: of a restorer, which are judged; None: all after its warm-up.
     """
@@ -110,8 +110,10 @@ def _psnr_db(spec: ModelSpec, rows: np.ndarray, truth: np.ndarray, which: Pictur
 def shows(
     spec: ModelSpec, answers: Sequence[np.ndarray], clips: Sequence[EvalClip], warmup: int
 ) -> tuple[int, float]:
-    """(the lag at which a restorer's pictures are nearest to the clean frames, by how many dB nearer than at
-    the one that its spec says)."""
+    """(the lag, in frames, at which a restorer's pictures are nearest to the clean frames, by how many dB).
+
+    The dB are how much nearer than at the lag that its spec says.
+    """
     every = [Pictures.of(warmup, lag) for lag in range(spec.frames)]
     by_lag = []
     for one in every:

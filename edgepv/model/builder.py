@@ -29,14 +29,13 @@ _CALLED_WITH = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD, Para
 
 
 def call_builder(name: str, spec: ModelSpec | None = None) -> Any:
-    """What the builder "package.module:function" or "path/file.py:function" returns, or a module of that
-    name.
+    """What the builder "package.module:function" or "path/file.py:function" returns, or the module it names.
 
     spec: its frames' ``height`` and ``width`` (both or none: alone, a width is often one of channels) and
     ``size`` (the width), its ``frames``, the number of its labels as ``num_classes``, and its ``particles``
     are handed to a builder that has a parameter of that name, whose default is a whole number, None or none.
-    What the builder prints goes to stderr. Raises UsageError if it cannot be imported or called, naming its
-    line.
+    What the builder prints goes to stderr. Raises UsageError for a name that leads nowhere, and ModelError if
+    it cannot be imported or called, naming its line.
     """
     with contextlib.redirect_stdout(sys.stderr), _beside(name.rpartition(":")[0]):
         function = find_function(name)
@@ -58,7 +57,7 @@ def call_builder(name: str, spec: ModelSpec | None = None) -> Any:
 
 
 def _arguments(name: str, function: Callable[..., Any], spec: ModelSpec | None) -> dict[str, Any]:
-    """What a builder is told of the spec. Raises UsageError if it needs to be told more."""
+    """What a builder is told of the spec. Raises ModelError if it needs to be told more."""
     parameters = inspect.signature(function).parameters
     facts = _facts(spec) if spec else {}
     if not {"height", "width"} <= parameters.keys():
@@ -121,7 +120,7 @@ def _facts(spec: ModelSpec) -> dict[str, int | None]:
 def find_function(name: str) -> Callable[..., Any]:
     """Import the function behind "module:function" or "file.py:function".
 
-    Raises UsageError if there is none, or if importing raises or ends the program.
+    Raises UsageError if there is none, ModelError if importing raises or ends the program.
     """
     place, _, attribute = name.rpartition(":")
     if not place or not attribute:
@@ -149,8 +148,7 @@ def find_function(name: str) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def _beside(place: str) -> Iterator[None]:
-    """Let the user's code import what lies beside its file, in its package's folder and in the current
-    folder.
+    """Let the user's code import what lies beside its file, in its package's folder and where we run.
 
     The first two come before what is installed, as for any script, except for the file's own name: a file
     torchvision.py may import torchvision. Afterwards they are asked last, for what is imported when it runs.

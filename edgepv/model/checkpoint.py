@@ -26,13 +26,12 @@ WEIGHTS = "weights.safetensors"
 
 
 def from_files(builder: str, weights: Path, spec: ModelSpec, *, trust_pickle: bool) -> Checkpoint:
-    """Checkpoint of a user's own model, its weights plain safetensors under the names of the builder's
-    module.
+    """Checkpoint of a user's own model, its weights safetensors under the names of the builder's module.
 
     weights: a file, or FILE#SET for one of several sets of weights in it. Where it holds anything else than
     exactly the module's weights, plain safetensors are written into the cache, and ``load_notes`` says what
-    was done. Raises UsageError for a file or a builder that is no use (see ``edgepv.model.weights`` and
-    ``new_module``), and for names that do not fit (see ``edgepv.model.naming``).
+    was done. Raises UsageError for a file that is no use or names that do not fit, ModelError for a builder
+    that is none (see ``edgepv.model.weights``, ``edgepv.model.naming`` and ``new_module``).
     """
     path, chosen = addressed(weights)
     found = read(path, trust_pickle=trust_pickle)
@@ -100,9 +99,10 @@ def build(checkpoint: Checkpoint) -> Any:
     """The torch module in eval mode, its weights in, gradients off, rewritten if the checkpoint says so.
 
     Parametrizations and masks of the builder's module are computed once and taken off. Raises UsageError if
-    the weights changed since the checkpoint was made; if the builder is no use (see ``new_module``); if
-    weights are not finite in float32; or if weights and module do not match in name, shape or kind of number,
-    naming the first that differs."""
+    the weights changed since the checkpoint was made, or if weights and module do not match in name, shape or
+    kind of number, naming the first that differs; ModelError if the builder is no use (see ``new_module``) or
+    weights are not finite in float32.
+    """
     if sha256(Path(checkpoint.weights)) != checkpoint.sha256:
         raise UsageError(f"{checkpoint.weights} is not the file this run began with. Start again")
     weights = read_weights(Path(checkpoint.weights))
@@ -136,8 +136,9 @@ def new_module(builder: str, spec: ModelSpec) -> Any:
     """What a builder returns, in eval mode, on the CPU and in float32, without wrappers around it or inside.
 
     torch.compile's and nn.DataParallel's wrappers are taken off, lazy layers get their sizes. Raises
-    UsageError for a builder that fails or returns no module, and for TorchScript or a quantized model in what
-    it returns."""
+    ModelError for a builder that fails or returns no module, and for TorchScript or a quantized model in what
+    it returns.
+    """
     torch = need("torch", extra="compress")
     module = call_builder(builder, spec)
     if not isinstance(module, torch.nn.Module):

@@ -101,8 +101,7 @@ def fitted(found: WeightsFile, module: Any, *, chosen: str | None, file: str, bu
 
 
 def _offers(place: str, state: State, own: State, ties: dict[str, str]) -> Iterator[_Offer]:
-    """Every reading of one set that could be the module's: as it is, and with prefixes taken off or put
-    on."""
+    """Every reading of one set that could be the module's: as it is, with prefixes taken off or put on."""
     bare, notes = plain(state)
     bare, notes = _without_wrapper(bare, own, notes)
     readings = {("", ""), *(("", add) for add in _prefixes(own, bare))}
@@ -128,8 +127,7 @@ def _offers(place: str, state: State, own: State, ties: dict[str, str]) -> Itera
 
 
 def _without_wrapper(state: State, own: State, notes: tuple[str, ...]) -> tuple[State, tuple[str, ...]]:
-    """Names without the part "module" that nn.DataParallel puts in, anywhere, if the module has no such
-    part."""
+    """Names without the part "module" that nn.DataParallel puts in, anywhere, if the module has none."""
     if any("module" in name.split(".") for name in own):
         return state, notes
     made = {".".join(part for part in k.split(".") if part != "module"): v for k, v in state.items()}

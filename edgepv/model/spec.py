@@ -59,8 +59,10 @@ def _grey_defaults(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_spec(spec: ModelSpec, where: str, *, chunk: int = 1) -> None:
-    """Raise UsageError for a spec whose numbers contradict each other or that no camera and no model can
-    have. chunk: frames of one step."""
+    """Raise UsageError for a spec that contradicts itself or that no camera and no model can have.
+
+    chunk: frames of one step.
+    """
     shape, layout = spec.input.shape, spec.input.layout
     _check_names(spec, where)
     if layout not in ("NCHW", "NCTHW") or len(shape) != len(layout) or shape[0] != chunk:
@@ -110,8 +112,10 @@ def _check_channels(spec: ModelSpec, where: str) -> None:
 
 
 def _check_names(spec: ModelSpec, where: str) -> None:
-    """Raise UsageError for a name that cannot be read: empty, too long, or with control characters; and if
-    that of the spec, which becomes part of paths, cannot name a file."""
+    """Raise UsageError for a name that cannot be read: empty, too long, or with control characters.
+
+    Also if that of the spec, which becomes part of paths, cannot name a file.
+    """
     check_part(spec.name, f"{where}: name")
     named = {"input name": spec.input.name}
     named |= {f"label {i + 1}": label for i, label in enumerate(spec.labels)}

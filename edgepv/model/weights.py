@@ -234,6 +234,7 @@ class Inert:
         pass
 
     def __new__(cls, *_: Any, **__: Any) -> Inert:
+        """A new one, whatever the class that it stands for would have been given."""
         return object.__new__(cls)
 
     def __setstate__(self, state: Any) -> None:
@@ -243,10 +244,10 @@ class Inert:
         pass
 
     def append(self, value: Any) -> None:
-        pass
+        """Take no value: a list that is not loaded stays empty."""
 
     def extend(self, values: Any) -> None:
-        pass
+        """Take no values: a list that is not loaded stays empty."""
 
     add = append
 
@@ -423,7 +424,7 @@ def _divided(weight: Any, u: Any, v: Any) -> Any:
 
 
 def read_weights(path: Path) -> dict[str, Any]:
-    """State dict of a safetensors file, all finite in float32. Raises UsageError for anything else."""
+    """State dict of a safetensors file, all finite in float32; ModelError for values that are not."""
     torch = need("torch", extra="compress")
     state = read(path, trust_pickle=False).sets[""]
     for name, value in state.items():

@@ -1,5 +1,6 @@
-"""From a model to bundles: options, the model and its clips, compress, stream, lower, the target's builder,
-the evaluation of every variant, the choice, what is written. Each step is cached by what went into it.
+"""From a model to bundles: options, compress, stream, lower, build, evaluate, choose, write.
+
+Each step is cached by what went into it.
 """
 
 from __future__ import annotations

@@ -250,9 +250,12 @@ def _followed(clip: EvalClip) -> slice:
 
 
 def _rows(spec: ModelSpec, answers: Sequence[np.ndarray], evaluation: Evaluation) -> list[np.ndarray]:
-    """Answers as (frames, values) of each clip. Of tracks, how far the followed points moved from where the
-    model began, else the places themselves would make any error look small; and only while the model sees
-    them, since where a hidden point is taken to be is a guess."""
+    """Answers as (frames, values) of each clip.
+
+    Of tracks, how far the followed points moved from where the model began, else the places themselves would
+    make any error look small; and only while the model sees them, since where a hidden point is taken to be
+    is a guess.
+    """
     if spec.task != "tracking":
         return [a.reshape(len(a), -1) for a in answers]
     rows = []

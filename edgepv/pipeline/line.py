@@ -49,8 +49,10 @@ class Lowered:
 
 @dataclass(frozen=True)
 class Ready(Lowered):
-    """A lowered model and what its INT8 ranges are set by. feeds: inputs with rolled states; empty: none.
-    grown: states that grow for ever."""
+    """A lowered model and what its INT8 ranges are set by.
+
+    feeds: inputs with rolled states; empty: none. grown: states that grow for ever.
+    """
 
     calibration: CalibrationSet | None
     feeds: tuple[Tensors, ...]

@@ -78,10 +78,12 @@ MOST_COUNT = 10_000
 
 
 def zip_of(folder: Path) -> Path:
+    """Where the zip of a bundle folder lies: beside it."""
     return folder.with_name(folder.name + ".zip")
 
 
 def shares(prune: Sequence[float]) -> str:
+    """The shares of channels as ``--prune`` takes them."""
     return ",".join(f"{share:g}" for share in prune)
 
 

@@ -111,8 +111,11 @@ def _raise_all(failed: Mapping[str, Exception]) -> NoReturn:
 
 
 def exit_code(options: Options, found: ExportResult) -> int:
-    """10 if a target was not made; 6 if the user asked for an accuracy gate and a chosen variant has too few
-    clips to tell, or a label none; else 0."""
+    """The code of an export that ended: 10, 6 or 0.
+
+    10 if a target was not made; 6 if the user asked for an accuracy gate and a chosen variant has too few
+    clips to tell, or a label none; else 0.
+    """
     if found.not_made:
         return IncompleteError.exit_code
     drops = [m.chosen.drop for m in found.made]

@@ -42,8 +42,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Clips:
-    """Clips by use; no group stands on two sides. origin: where they come from. notes: what of the user's
-    folder was left out, and which labels have no held-out clips."""
+    """Clips by use; no group stands on two sides.
+
+    origin: where they come from. notes: what of the user's folder was left out, and which labels have no
+    held-out clips.
+    """
 
     train: tuple[Clip, ...]
     calibration: tuple[Clip, ...]
@@ -207,8 +210,10 @@ def _refuse_shared(seen: Sequence[Clip], held_out: Sequence[Clip]) -> None:
 
 
 def _shipped(spec: ModelSpec) -> list[Clip]:
-    """Clips that came with the package: of fights; film for a restorer; for a tracker film to calibrate on,
-    and clips with true points."""
+    """Clips that came with the package, for the model's task.
+
+    Of fights; film for a restorer; for a tracker film to calibrate on, and clips with true points.
+    """
     import edgepv.zoo
 
     here = Path(edgepv.zoo.__file__).parent

@@ -63,8 +63,10 @@ def agreement(parity: Parity) -> Cell:
 
 
 def lost_points(drop: PairedDrop | None) -> Cell:
-    """Points (or dB) lost against the original on the same clips, with the paired interval below; of points
-    expected from margins, what counting clips tells too."""
+    """Points (or dB) lost against the original on the same clips, with the paired interval below.
+
+    Of points expected from margins, what counting clips tells too.
+    """
     if drop is None:
         return UNKNOWN
     unit = "" if drop.unit == "points" else f" {drop.unit}"

@@ -79,8 +79,11 @@ def work(storage: str, name: str | None, clips: str | None, console: Console) ->
 
 
 def exit_code(result: Result) -> int:
-    """3 if the winner surely loses too much on the final clips, 6 if they are too few to tell or a label has
-    none; else 0."""
+    """The code of a search that ended: 3, 6 or 0.
+
+    3 if the winner surely loses too much on the final clips, 6 if they are too few to tell or a label has
+    none; else 0.
+    """
     codes = {"pass": 0, "fail": AccuracyGateError.exit_code}
     return codes.get(result.final_drop.verdict, InconclusiveError.exit_code)
 

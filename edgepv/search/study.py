@@ -167,8 +167,10 @@ class Study:
         return self._scaled(at_percentile(latency, self.question.percentile), latency, ratio)
 
     def _scaled(self, ms: float, latency: Latency, ratio: float) -> float:
-        """A time by how fast the reference ran in the same turns against how fast it ran the first time: the
-        load of the machine cancels."""
+        """A time in ms by how fast the reference ran in the same turns against its first time.
+
+        The load of the machine cancels.
+        """
         now = latency.p50_ms / ratio
         first = self.study.user_attrs.get("reference_ms")
         if first is None:

@@ -29,12 +29,12 @@ LEAST_SAVING = 1.2
 
 @dataclass(frozen=True)
 class Row:
-    """One layer. rate: clip frames between two of its positions. delay: frames after the clip's own that
-    a position is known. span: frames one position rests on, None when it rests on all since a reset.
+    """One layer of a stream.
 
-    states: names in the StreamSpec. rows: what a step computes; held: what the states hold; both as frames
-    from the newest back. gflops_clip: of the clip model for one clip. gflops_frame: of the stream for one
-    new frame.
+    rate: clip frames between two of its positions. delay: frames after the clip's own that a position is
+    known. span: frames one position rests on, None when it rests on all since a reset. states: names in the
+    StreamSpec. rows: what a step computes; held: what the states hold; both as frames from the newest back.
+    gflops_clip: of the clip model for one clip. gflops_frame: of the stream for one new frame.
     """
 
     layer: str
@@ -168,8 +168,11 @@ def savings(streams: Sequence[StreamTable]) -> tuple[Saving, ...]:
 
 
 def of_streams(streams: Sequence[StreamTable], spec: ModelSpec, fps: Fraction | None) -> StreamReport:
-    """A converted model. streams: one conversion or several that differ in ``every`` alone. fps: None if
-    it is not known."""
+    """The report of a converted model.
+
+    streams: one conversion or several that differ in ``every`` alone. fps: frames per second; None if it is
+    not known.
+    """
     stream, found = streams[0].stream, savings(streams)
     says = {"class": exactness(stream, fps)}
     if stream.edges:
@@ -321,8 +324,10 @@ class AccountLine:
 
 
 def lines(one: StreamTable) -> list[AccountLine]:
-    """The lines of the picture, from the input to the answer: a layer where span or rate is new, with
-    what all layers of that span and rate hold."""
+    """The lines of the picture, from the input to the answer.
+
+    A layer where span or rate is new, with what all layers of that span and rate hold.
+    """
     inner, answer = one.layers[:-1], one.layers[-1:]
     groups: dict[tuple[int | None, int], list[Row]] = {}
     for row in inner:

@@ -109,8 +109,10 @@ class GraphInterpreter:
     windowed: set[str] = field(default_factory=set)
 
     def run(self, x: Tensor) -> TimedTensor:
-        """The answer for rows of input frames ``x``, (m, C, H, W). Raises RefusedError at an operator
-        that cannot be rewritten, with its name and source line."""
+        """The answer for rows of input frames ``x``, (m, C, H, W).
+
+        Raises RefusedError at an operator that cannot be rewritten, with its name and source line.
+        """
         self._input = x
         for node in self.graph.nodes:
             if node.op in ("placeholder", "call_function") and node.name not in self.values:
@@ -214,8 +216,11 @@ class GraphInterpreter:
         return argument
 
     def _once(self, name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
-        """The rule's result. The same operator on the same rows at another time is not computed again: a
-        loop over frames costs one frame. Not so if it looks at several frames, which have other ends then."""
+        """The rule's result, computed once for each operator and the rows it sees.
+
+        The same operator on the same rows at another time is not computed again: a loop over frames costs one
+        frame. Not so if it looks at several frames, which have other ends then.
+        """
         function = RULES.get(name) or _pointwise(self.node) or _no_rule
         known = 0
         if isinstance(self.time, Stream):

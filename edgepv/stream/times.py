@@ -129,6 +129,7 @@ class Clip:
         first: int = 0,
         fill: float = 0.0,
     ) -> Taps:
+        """What ``n`` windows over the clip see, ``fill`` beyond its ends; see ``Time.gather``."""
         left = max(0, -(first + min(offsets)))
         right = max(0, (n - 1) * stride + first + max(offsets) - (v.n - 1))
         parts = [v.rows.new_full((k, *v.rows.shape[1:]), fill) if k else None for k in (left, right)]
@@ -138,20 +139,24 @@ class Clip:
         return Taps(joined, starts, stride, n, clock_of(v, offsets, stride, first, n))
 
     def relabel(self, v: TimedTensor, start: int, step: int, n: int) -> TimedTensor:
+        """Rows start, start + step, ... of the clip."""
         rows = v.rows[start : start + step * (n - 1) + 1 : step]
         return v.with_rows(rows, clock_of(v, [0], step, start, n), n)
 
     def align(self, values: Sequence[TimedTensor]) -> tuple[list[Tensor], Clock]:
+        """The rows as they are: all of one clip."""
         return [v.rows for v in values], joint_clock([v.clock for v in values])
 
     def hold(self, like: Tensor, shape: tuple[int, ...], clock: Clock, init: float = 0.0) -> Tensor:
+        """``init`` everywhere: a clip has no past."""
         return like.new_full(shape, init)
 
     def resumed(self, held: Tensor, row: int, clock: Clock, init: float = 0.0) -> Tensor:
+        """The state as it is: a clip is one recurrence."""
         return held
 
     def keep(self, fresh: Tensor) -> None:
-        pass
+        """Forget it: no clip follows."""
 
 
 def first_step(clock: Clock, origin: int, every: int) -> int:
@@ -240,6 +245,7 @@ class Stream:
         first: int = 0,
         fill: float = 0.0,
     ) -> Taps:
+        """What ``n`` windows see of the newest frames and of rows kept in states; see ``Time.gather``."""
         clock = self._clock(v, offsets, stride, first, n)
         newest = max(offsets)
         return self._at(v, clock, [v.clock.period * (newest - o) for o in offsets], fill)
@@ -294,10 +300,12 @@ class Stream:
         return self.given[len(self.plans) - 1]
 
     def relabel(self, v: TimedTensor, start: int, step: int, n: int) -> TimedTensor:
+        """The newest positions start, start + step, ... of a step; what came before is a state."""
         clock = self._clock(v, [0], step, start, n)
         return v.with_rows(self._at(v, clock, [0]).each()[0], clock, n)
 
     def align(self, values: Sequence[TimedTensor]) -> tuple[list[Tensor], Clock]:
+        """Rows of equal positions, those that are ahead delayed by states; RefusedError for unequal rates."""
         moving = [v for v in values if v.n > 1] or list(values)
         periods = {v.clock.period for v in moving}
         if len(periods) > 1 and moving[0].n > 1:
@@ -318,6 +326,7 @@ class Stream:
         return rows, clock
 
     def hold(self, like: Tensor, shape: tuple[int, ...], clock: Clock, init: float = 0.0) -> Tensor:
+        """A state of ``shape`` from the step before; its new value is expected by ``keep``."""
         first = first_step(self.fitting(clock), self.origin, self.every)
         self._held.append(len(self.fresh))
         self.fresh.append(like)  # a place, taken by keep
@@ -327,7 +336,9 @@ class Stream:
         return self._state(plan, like)
 
     def resumed(self, held: Tensor, row: int, clock: Clock, init: float = 0.0) -> Tensor:
+        """The state as it is: a stream never starts anew."""
         return held
 
     def keep(self, fresh: Tensor) -> None:
+        """Hand back the new value of the oldest state that is waited for."""
         self.fresh[self._held.pop(0)] = fresh

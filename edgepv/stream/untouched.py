@@ -57,8 +57,11 @@ class UnfitError(Exception):
 
 @dataclass(frozen=True)
 class Call:
-    """One function of torch that the module called. shapes, makers: of its tensor arguments, the latter as
-    numbers of calls. made: what it returned, without numbers in it."""
+    """One function of torch that the module called.
+
+    shapes, makers: of its tensor arguments, the latter as numbers of calls. made: what it returned, without
+    numbers in it.
+    """
 
     name: str
     shapes: tuple[tuple[int, ...], ...]
@@ -101,6 +104,7 @@ class Record(Watch):
         self.calls: list[Call] = []
 
     def called(self, number: int, func: Any, args: Any, kwargs: Any) -> Any:
+        """The call's own result, noted with what it was called on and marked with its number."""
         given = list(_tensors((args, kwargs)))
         makers = tuple(getattr(t, _MADE_BY, UNKNOWN) for t in given)
         self.calls.append(Call(_name(func), tuple(tuple(t.shape) for t in given), makers))
@@ -124,6 +128,7 @@ class Take(Watch):
         self._wanted = wanted
 
     def called(self, number: int, func: Any, args: Any, kwargs: Any) -> Any:
+        """The call's own result; raises _Taken once every wanted argument is there."""
         mine = [w for w in self._wanted if w[0] == number]
         if mine:
             given = list(_tensors((args, kwargs)))
@@ -141,6 +146,7 @@ class Replay(Watch):
         self._calls, self._head, self._given = calls, head, given
 
     def called(self, number: int, func: Any, args: Any, kwargs: Any) -> Any:
+        """The head's results on the given inputs, stand-ins for all others; UnfitError for another call."""
         if number >= len(self._calls) or self._calls[number].name != _name(func):
             raise UnfitError("it does not call the same functions each time")
         if number in self._head:

@@ -239,8 +239,10 @@ def broadcast_rows(v: TimedTensor, dims: Sequence[int], axis: Axis | None) -> Te
 
 
 def constant_rows(c: Tensor, dims: Sequence[int], axis: Axis | None, n: int) -> Tensor:
-    """A constant of the original made to broadcast against rows: (1, ...) or, if it differs from
-    position to position, (n, ...)."""
+    """A constant of the original made to broadcast against rows.
+
+    (1, ...) or, if it differs from position to position, (n, ...).
+    """
     shape = [1] * (len(dims) - c.ndim) + list(c.shape)
     c = c.reshape(shape)
     if axis is None or shape[axis.at] == 1:

@@ -74,6 +74,7 @@ class Masked(Stream):
         first: int = 0,
         fill: float = 0.0,
     ) -> Taps:
+        """What a stream sees, with rows beyond the clip's ends put to ``fill``; see ``Time.gather``."""
         taps = super().gather(v, offsets, n=n, stride=stride, first=first, fill=fill)
         lags = [v.clock.period * (max(offsets) - o) for o in offsets]
         return self._shown(v, taps, lags, fill)
@@ -103,6 +104,7 @@ class Masked(Stream):
         return Taps(made, starts, 1, taps.height, clock, frozenset(hidden))
 
     def resumed(self, held: Tensor, row: int, clock: Clock, init: float = 0.0) -> Tensor:
+        """The state, or ``init`` at the clip's first position: noise before it does not count."""
         g, first = self.grid(clock)
         return held if self.now + first + g * row > clock.ready else torch.full_like(held, init)
 
@@ -114,6 +116,7 @@ class Long(Stream):
     chunk: int = 1
 
     def resumed(self, held: Tensor, row: int, clock: Clock, init: float = 0.0) -> Tensor:
+        """The state, or ``init`` where steps of ``chunk`` frames would not have computed the row before."""
         g, first = self.grid(clock)
         step, before = (first + g * row) // self.chunk, (first + g * (row - 1)) // self.chunk
         counted = step == before or before >= first_step(clock, self.origin, self.chunk)
@@ -137,10 +140,10 @@ def _named(model: StreamModel, made: Sequence[Tensor]) -> Tensors:
 
 
 def against_clip(module: nn.Module, model: StreamModel, clips: Sequence[np.ndarray]) -> float:
-    """Largest difference of the stepped answer from ``module`` on clips (C, T, H, W), as a share of the
-    largest answer (at least 1). For an approximate stream it says how approximate.
+    """Largest difference of the stepped answer from ``module`` on clips (C, T, H, W).
 
-    Raises UsageError if ``module`` itself answers what is not finite.
+    As a share of the largest answer (at least 1). For an approximate stream it says how approximate. Raises
+    ModelError if ``module`` itself answers what is not finite.
     """
     errors = []
     for clip in clips:
@@ -177,7 +180,9 @@ def _worst(errors: Sequence[float]) -> float:
 
 def _masked(model: StreamModel, clip: np.ndarray, keep: list[Any] | None = None) -> list[tuple[int, Tensor]]:
     """(position, answer) to one clip with its padding shown; position 0 alone for one answer per clip.
-    Before the clip all states were filled with noise."""
+
+    Before the clip all states were filled with noise.
+    """
     answer, chunk = _answer(model), model.stream.chunk
     grid = int(np.lcm(chunk, model.explanation.stride))
     begin = model.origin % grid + -(-model.stream.warmup // grid) * grid
@@ -213,8 +218,10 @@ def _masked_step(model: StreamModel, feeds: Tensors, now: int, keep: list[Any] |
 
 
 def against_chunk(model: StreamModel, infer: Infer, video: np.ndarray) -> float:
-    """Largest difference between ``infer``, stepped over a video (N, C, H, W), and one step over all of it,
-    over every answer due; a share of the largest answer (at least 1)."""
+    """Largest difference between ``infer``, stepped over a video (N, C, H, W), and one step over all of it.
+
+    Over every answer due; a share of the largest answer (at least 1).
+    """
     chunk = model.stream.chunk
     grid = int(np.lcm(chunk, model.explanation.stride))
     video = video[: len(video) // grid * grid]
@@ -238,8 +245,10 @@ def against_chunk(model: StreamModel, infer: Infer, video: np.ndarray) -> float:
 def first_divergence(
     module: nn.Module, model: StreamModel, clip: np.ndarray, tolerance: float = TOLERANCE
 ) -> str | None:
-    """The first operator of the original, in order, whose values the stepped stream does not reproduce on
-    ``clip``; None if all of them agree."""
+    """The first operator of the original, in order, whose values the stepped stream does not reproduce.
+
+    On ``clip`` (C, T, H, W); None if all of them agree.
+    """
     graph = capture(module, torch.from_numpy(clip)[None])
     kept: list[Any] = []
     _masked(model, clip, kept)
@@ -288,8 +297,10 @@ def _difference(original: Tensor, walk: GraphInterpreter, name: str, now: int) -
 
 
 def floor(module: nn.Module, clips: Sequence[np.ndarray]) -> float | None:
-    """Largest difference of ``module`` in float32 from itself in float64 on clips (C, T, H, W), as a share of
-    the largest answer (at least 1). None if it does not run in float64."""
+    """Largest difference of ``module`` in float32 from itself in float64 on clips (C, T, H, W).
+
+    As a share of the largest answer (at least 1). None if it does not run in float64.
+    """
     errors = []
     try:
         wide = copy.deepcopy(module).double()

@@ -1,5 +1,8 @@
-"""The devices edgepv packs for. A target is one file here with ``TARGET``, or an entry point in the
-group ``edgepv.targets`` of any installed package."""
+"""The devices edgepv packs for.
+
+A target is one file here with ``TARGET``, or an entry point in the group ``edgepv.targets`` of any installed
+package.
+"""
 
 from __future__ import annotations
 

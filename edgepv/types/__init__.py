@@ -1,4 +1,7 @@
-"""The nouns of edgepv: frozen values that travel between the rooms, and their JSON form. Unknown is None."""
+"""The nouns of edgepv: frozen values that travel between the rooms, and their JSON form.
+
+Unknown is None.
+"""
 
 from __future__ import annotations
 

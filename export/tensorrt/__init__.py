@@ -1,5 +1,6 @@
-"""ONNX files as NVIDIA's builder takes them, for each TensorRT: opsets, float16, Q/DQ pairs, a table of
-rules, the plan for trtexec. Nothing here needs a GPU.
+"""ONNX files as NVIDIA's builder takes them: opsets, float16, Q/DQ pairs, rules, the plan for trtexec.
+
+Each is for the TensorRT of one device; nothing here needs a GPU.
 """
 
 __all__ = ["form", "fp16", "graph", "layers", "opset", "parser", "plan", "rules"]

@@ -58,7 +58,7 @@ def prepare(float_onnx: Path) -> ModelProto:
     """The float model in plain ONNX operators: constants folded, batch norms in their convolutions.
 
     HardSwish and its like become primitive operators, which older parsers know too. Every node has
-    a name and every tensor a shape. Raises UsageError if the file is not a readable model.
+    a name and every tensor a shape. Raises EngineError if ONNX Runtime cannot prepare it.
     """
     onnx = need("onnx", extra="compress")
     options = ort_options(rewrites="basic")

@@ -89,6 +89,7 @@ def fixed_tensors(model: ModelProto) -> set[str]:
 
 
 def drop_unused_constants(model: ModelProto) -> None:
+    """Take out, in place, every initializer that no node reads."""
     used = {name for node in model.graph.node for name in node.input}
     for init in [i for i in model.graph.initializer if i.name not in used]:
         model.graph.initializer.remove(init)
@@ -118,4 +119,5 @@ def _free(name: str, taken: Iterable[str]) -> str:
 
 
 def one_line(error: Exception) -> str:
+    """What a library said, on one line of at most 200 characters; its kind if it said nothing."""
     return " ".join(str(error).split())[:200] or type(error).__name__

@@ -29,7 +29,7 @@ IR_VERSION = {17: 8, 18: 8, 19: 9, 20: 9}
 def to_opset(model: ModelProto, opset: int) -> ModelProto:
     """A copy of the model at ``opset``, really written at it and accepted by the ONNX checker.
 
-    Raises UsageError if an operator of the model has no form at that opset.
+    Raises ModelError if an operator of the model has no form at that opset.
     """
     onnx = need("onnx", extra="compress")
     source = type(model)()
@@ -57,8 +57,10 @@ def opset_of(model: ModelProto) -> int:
 
 
 def _lowered_to_17(model: ModelProto) -> ModelProto:
-    """The opset-18 model at 17, in place. The onnx package's own converter cannot do this step:
-    it stops at Split and leaves ReduceMean an attribute that the checker and onnxruntime refuse.
+    """The opset-18 model at 17, in place.
+
+    The onnx package's own converter cannot do this step: it stops at Split and leaves ReduceMean an attribute
+    that the checker and onnxruntime refuse.
     """
     from onnx import defs
 

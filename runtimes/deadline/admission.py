@@ -32,7 +32,7 @@ def admit(demands: Sequence[Demand], cores: int) -> dict[str, int]:
 
     Everyone starts on the smallest rung; then the step up that gains most accuracy for the load it adds is
     granted, again and again. A camera never needs more than one core, since it works on one frame at a
-    time. Raises UsageError naming the cameras that do not fit even on their smallest rungs; they are the
+    time. Raises DeviceError naming the cameras that do not fit even on their smallest rungs; they are the
     last ones.
     """
     room = SHARE * cores

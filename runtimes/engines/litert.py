@@ -43,7 +43,7 @@ class LiteRtEngine:
 
 
 def open(variant: Variant, read: Read, threads: int) -> LiteRtEngine:
-    """Load a .tflite file. Raises UsageError if LiteRT refuses it, or it is not safe to open."""
+    """Load a .tflite file. Raises EngineError if LiteRT refuses it, UsageError if it is not safe."""
     interpreter_type = litert_interpreter()
     model = read(variant.path)
     vet_tflite(model, variant.path)

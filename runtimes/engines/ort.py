@@ -101,7 +101,7 @@ class OrtEngine:
 
 
 def open(variant: Variant, read: Read, threads: int) -> OrtEngine:
-    """Load an ONNX file. Raises UsageError if ONNX Runtime refuses it, or it is not safe to open."""
+    """Load an ONNX file. EngineError if ONNX Runtime refuses it, UsageError if it is not safe to open."""
     safe = variant.scheme is not None and variant.scheme.weight_bits <= SAFE_BITS
     providers = ("CPUExecutionProvider",)
     return OrtEngine(

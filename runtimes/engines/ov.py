@@ -52,8 +52,8 @@ def variant_name(port: Any, variant: Variant) -> str:
 def open(variant: Variant, read: Read, threads: int) -> OvEngine:
     """Load an ONNX or .xml file.
 
-    Raises UsageError if OpenVINO refuses it or it is not safe to open, TargetUnavailableError for bfloat16
-    on a CPU that has none: it would silently be float32.
+    Raises EngineError if OpenVINO refuses it, UsageError if it is not safe to open, TargetUnavailableError
+    for bfloat16 on a CPU that has none: it would silently be float32.
     """
     ov = need("openvino", extra="cpu")
     config = {

@@ -75,6 +75,7 @@ class Metrics:
         series.cameras.append(self)
 
     def answered(self, stages_ms: Mapping[str, float], stale: str | None) -> None:
+        """Count an answer and its stages in ms; stale: why it is an old one, None for a fresh one."""
         self._answers.inc()
         if stale is not None:
             self.series.stale.labels(self.name, stale).inc()
@@ -82,6 +83,7 @@ class Metrics:
             self.series.latency.labels(self.name, stage).observe(ms / 1e3)
 
     def running(self, variant: str) -> None:
+        """Note which variant answers from now on; another one than before counts as a switch."""
         with self._lock:
             before, self._variant = self._variant, variant
             if before and before != variant:

@@ -89,6 +89,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def host_port(address: str) -> tuple[str, int]:
+    """(host, port) of "9464", ":9464" or "0.0.0.0:9464"; this machine alone where no host is named."""
     host, _, port = address.rpartition(":")
     host = host.removeprefix("[").removesuffix("]") or "127.0.0.1"
     if not (port.isascii() and port.isdigit() and int(port) < 65536):

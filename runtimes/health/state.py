@@ -54,7 +54,7 @@ class Health:
             self._metrics.restarts.inc()
 
     def running(self, variant: str) -> None:
-        """This variant answers from now on; another one than before counts as a switch."""
+        """Note which variant answers from now on; another one than before counts as a switch."""
         if self._metrics:
             self._metrics.running(variant)
 

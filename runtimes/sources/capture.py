@@ -50,6 +50,7 @@ class VideoFile:
         self._lock = threading.Lock()
 
     def read(self) -> Frame | None:
+        """The next frame; None at the end. A jump of the file's clock is reported."""
         with self._lock:
             frame = self._video.read()
             doubt, self._video.doubt = self._video.doubt, None
@@ -62,6 +63,7 @@ class VideoFile:
         return Frame(frame.pixels, float(frame.time_s), time.monotonic(), bool(why), why)
 
     def close(self) -> None:
+        """Close the file, after the frame that is being read."""
         with self._lock:
             self._video.close()
 
@@ -160,6 +162,7 @@ class Camera:
         return Frame(whole, self._clock(taken, arrived), arrived)
 
     def close(self) -> None:
+        """Let the device or the connection go."""
         self._capture.release()
 
 
@@ -175,6 +178,7 @@ class WebFile:
         self._read = 0
 
     def read(self) -> Frame | None:
+        """The next frame; None at the end. Reports whether the file ended or broke off."""
         ok, pixels = self._capture.read()
         if not ok:
             why = f"{self._name} is a file: it ended after {self._read} frames"
@@ -188,6 +192,7 @@ class WebFile:
         return Frame(pixels, self._capture.get(self._cv2.CAP_PROP_POS_MSEC) / 1000, time.monotonic())
 
     def close(self) -> None:
+        """Let the connection go."""
         self._capture.release()
 
 

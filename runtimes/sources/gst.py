@@ -81,6 +81,7 @@ class Pipeline:
         self.fps = frame_rate(Fraction(over, under)) if known and under else None
 
     def read(self) -> Frame | None:
+        """The next frame; SourceLostError at the end, at an error, after ``WAIT_S`` without one."""
         sample, self._first = self._first or self._pull(), None
         arrived = time.monotonic()
         buffer = sample.get_buffer()
@@ -103,6 +104,7 @@ class Pipeline:
         raise SourceLostError(f"{self._name}: no frame for {WAIT_S:.0f} s")
 
     def close(self) -> None:
+        """Stop the pipeline and free what it holds."""
         self._pipeline.set_state(self._gst.State.NULL)
 
 

@@ -52,6 +52,7 @@ class Images:
         self._shape: tuple[int, ...] | None = None
 
     def read(self) -> Frame | None:
+        """The next image that can be decoded; None at the end. UsageError if none of them could be."""
         while self._next < len(self._paths) and not self._closed:
             index, path = self._next, self._paths[self._next]
             self._next += 1
@@ -72,6 +73,7 @@ class Images:
         return Frame(pixels, float(index / self._rate), time.monotonic(), bool(why), why)
 
     def close(self) -> None:
+        """End at the next ``read``."""
         self._closed = True
 
 

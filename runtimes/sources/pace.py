@@ -49,6 +49,7 @@ class Pace:
         self.lost = 0
 
     def read(self) -> Frame | None:
+        """The frame that a camera would give now; waits until it is due. None at the end."""
         if self._zero_s is None:
             self._ahead = self._source.read()
             first_s = self._ahead.time_s if self._ahead else 0.0
@@ -83,6 +84,7 @@ class Pace:
         return frame
 
     def close(self) -> None:
+        """Close the source; a ``read`` that waits returns None."""
         self._closed.set()
         self._source.close()
 

@@ -103,6 +103,7 @@ class Raw:
         self._poll.register(fd, select.POLLIN)
 
     def read(self) -> Frame | None:
+        """The next whole frame; None at the end. A frame that is cut off is reported."""
         data = bytearray(self._layout.nbytes)
         with self._reading:
             filled = self._fill(memoryview(data))
@@ -131,6 +132,7 @@ class Raw:
         return filled
 
     def close(self) -> None:
+        """Close the file; a ``read`` that waits in another thread ends first."""
         self._closed = True
         with self._reading:
             self._file.close()

@@ -67,6 +67,7 @@ class Reconnecting:
         return self._damaged.total
 
     def read(self) -> Frame | None:
+        """The next whole frame, however long the camera is away; None once closed or at a file's end."""
         while not self._closed.is_set():
             try:
                 worker = self._connected()
@@ -80,6 +81,7 @@ class Reconnecting:
         return None
 
     def close(self) -> None:
+        """End; a ``read`` that waits in another thread returns None."""
         with self._lock:
             self._closed.set()
             if self._worker:

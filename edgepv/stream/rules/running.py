@@ -84,8 +84,10 @@ def scaled(walk: GraphInterpreter, *args: Any, **kwargs: Any) -> TimedTensor:
 
 
 def _first_count(walk: GraphInterpreter, x: TimedTensor, c: Tensor, divided: bool) -> Tensor | None:
-    """What a sum of one position is divided by or multiplied with; None unless i + 1 positions are divided by
-    i + 1 times as much."""
+    """What a sum of one position is divided by or multiplied with.
+
+    None unless i + 1 positions are divided by i + 1 times as much.
+    """
 
     def find() -> Tensor | None:
         if c.ndim > len(x.dims) or not x.axis:

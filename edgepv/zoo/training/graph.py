@@ -221,8 +221,11 @@ def collisions(touch: np.ndarray, touched: np.ndarray) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Points:
-    """Labelled sequences of body points. points: (n, T, K, 2), NaN where nothing was seen or the clip has
-    ended. length: (n,), frames. label: (n,). names: of the classes. train: (n,) bool."""
+    """Labelled sequences of body points.
+
+    points: (n, T, K, 2), NaN where nothing was seen or the clip has ended. length: (n,), frames. label: (n,).
+    names: of the classes. train: (n,) bool.
+    """
 
     points: np.ndarray
     length: np.ndarray

@@ -65,8 +65,11 @@ class Rendered:
 
 @dataclass(frozen=True)
 class Layer:
-    """A plane: picture (h, w, 3) uint8, cover (h, w) float32 in [0, 1] or None for all of it, and the
-    homographies (T, 3, 3) from its pixels to the frame's; pixel centres are at whole numbers."""
+    """A plane that moves through a scene.
+
+    picture (h, w, 3) uint8, cover (h, w) float32 in [0, 1] or None for all of it, and the homographies (T, 3,
+    3) from its pixels to the frame's; pixel centres are at whole numbers.
+    """
 
     picture: np.ndarray
     cover: np.ndarray | None
