@@ -90,6 +90,7 @@ def pasted(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_readme_commands_run_as_written(tmp_path: Path) -> None:
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     for command in commands():
@@ -97,6 +98,7 @@ def test_readme_commands_run_as_written(tmp_path: Path) -> None:
         assert done.returncode == 0, f"{command}\n{done.stdout[-1500:]}\n{done.stderr[-1500:]}"
 
 
+@pytest.mark.slow
 def test_the_search_of_the_docs_runs_as_written(tmp_path: Path) -> None:
     (command,) = commands(ROOT / "docs" / "compress.md")
     done = pasted(command, tmp_path)

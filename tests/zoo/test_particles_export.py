@@ -41,6 +41,8 @@ from edgepv.zoo.particles.describe import (
 from edgepv.zoo.particles.interact import Attention, Force, Messages, integrate
 from edgepv.zoo.particles.reconstruct import FromFeatures, Generator
 
+pytestmark = pytest.mark.slow
+
 SIZE, CELL, K, DIM = 32, 4, 5, 16
 SIDE = SIZE // CELL
 UNWANTED = {"Col2Im", "Einsum", "GridSample", "NonZero", "OneHot", "ScatterElements", "ScatterND"}
