@@ -1,4 +1,4 @@
-# Two commands do all the set-up: make demo, make test.
+# Three commands do all the set-up: make demo, make check (minutes), make test (all).
 # The newest Python that fits and can make a virtual environment.
 FITS := import sys, ensurepip; assert (3, 11) <= sys.version_info[:2] <= (3, 13)
 PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3,\
@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT := demo
 
-.PHONY: demo demo-report test install clean
+.PHONY: demo demo-report check test lint types unit whole rooms install clean
 
 # torch goes first and pinned: the converters are made for this one, and another brings other libraries with it.
 $(VENV)/installed: pyproject.toml
@@ -33,11 +33,28 @@ demo: install
 demo-report: demo
 	for kind in html json md svg; do cp $(OUT)/report.$$kind docs/demo-report.$$kind; done
 
+# What to run after every edit: all of it but the tests marked slow. mypy takes one core, so it runs beside the tests.
+check: install
+	@$(MAKE) --no-print-directory -j 2 lint types unit
+
 test: install $(VENV)/trt-check
 	@sh tests/system.sh
+	@$(MAKE) --no-print-directory -j 2 lint types whole
+
+lint:
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types:
 	$(BIN)/mypy
-	$(BIN)/pytest -q -rs -n 2 --dist loadscope
+
+# Workers take whole files (module fixtures are made once), in the order that tests/conftest.py puts them in.
+unit whole: lint
+	$(BIN)/pytest -q -n 2 --dist loadscope --no-loadscope-reorder $(if $(filter unit,$@),-m "not slow" --durations 5)
+
+# The table of rooms in CONTRIBUTING.md, from the rooms' docstrings.
+rooms: install
+	$(BIN)/python tests/rooms.py
 
 clean:
 	rm -rf $(VENV) $(OUT) build dist *.egg-info

@@ -1,4 +1,8 @@
-"""What every test shares: a cache of its own, tiny models on disk, and one export of each kind."""
+"""What every test shares: a cache of its own, tiny models on disk, and one export of each kind.
+
+A test is slow if it exports, trains or runs commands for seconds: ``pytestmark = pytest.mark.slow`` stands in
+its file, or the mark on itself. All others are unit tests, also those that ask for ``step_bundle``.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +13,40 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import CLIPS, SPEC, TINY, Run, Tiny
+from support import CLIPS, ROOT, SPEC, TINY, Run, Tiny, made_once, skip_lines
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 pytest_plugins = ["live_fixtures"]
 
+LONGEST = ("tests/test_readme.py", "tests/pipeline/test_pipeline.py", "tests/cli/test_cli.py")
+"""Files of minutes. Workers take whole files, so these must not come last, when one worker would wait."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files come first, then those with slow tests, then the rest."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    longest = {ROOT / name for name in LONGEST}
+    items.sort(key=lambda item: (item.path not in longest, item.path not in slow))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What was skipped, and why: a line for each reason."""
+    for line in skip_lines(terminalreporter.stats.get("skipped", [])):
+        terminalreporter.write_line(line)
+
 
 @pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Tests neither read nor fill the user's cache."""
-    os.environ["EDGEPV_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-    yield
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests neither read nor fill the user's cache; the workers of a run share one."""
+    os.environ["EDGEPV_CACHE"] = str(made_once(tmp_path_factory, "cache", Path.mkdir))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_timings() -> Iterator[None]:
+    """Latencies from as few calls as on the busiest machine: half of an export's time was this."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edgepv.measure.latency.BUDGET_S", 0.0)
+        yield
 
 
 @pytest.fixture
@@ -72,9 +99,10 @@ def step_bundle(tiny_step: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Pa
     """A cpu bundle of the tiny step model, made by the command line."""
     from edgepv.cli.app import main
 
-    out = tmp_path_factory.mktemp("bundles") / "step"
-    assert main(["export", *tiny_step.arguments, "--target", "cpu", "--out", str(out)]) == 0
-    return out
+    def export(out: Path) -> None:
+        assert main(["export", *tiny_step.arguments, "--target", "cpu", "--out", str(out)]) == 0
+
+    return made_once(tmp_path_factory, "step", export)
 
 
 @pytest.fixture(scope="session")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib
-from collections.abc import Callable
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 Run = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,6 +44,29 @@ class Tiny:
     @property
     def arguments(self) -> list[str]:
         return [self.model, "--weights", str(self.weights), "--spec", str(self.spec)]
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that ``make`` fills once in a run: other workers of pytest-xdist wait for it and take it."""
+    shared = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder, whole = shared / name, shared / f"{name}.whole"
+    with (shared / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not whole.exists():
+            make(folder)
+            whole.touch()
+    return folder
+
+
+def skip_lines(reports: Sequence[pytest.TestReport]) -> list[str]:
+    """Of skipped tests: how many there are of each reason, the most first."""
+    reasons: Counter[str] = Counter()
+    for report in reports:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        reasons[reason.removeprefix("Skipped: ")] += 1
+    return [f"skipped {count}: {reason}" for reason, count in reasons.most_common()]
 
 
 def in_this_process(function: str, *, timeout_s: float = 0, tool: str = "", **arguments: Any) -> Any:

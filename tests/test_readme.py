@@ -31,7 +31,7 @@ COMMANDS = (
     "import",
 )
 ACTIVATE = ". .venv/bin/activate"
-MAKE = ("make demo", "make test", ACTIVATE, "pip install", "git clone", "cd ")
+MAKE = ("make demo", "make test", "make check", ACTIVATE, "pip install", "git clone", "cd ")
 
 
 def commands(page: Path = README) -> list[str]:
@@ -44,9 +44,9 @@ def commands(page: Path = README) -> list[str]:
     return [line for line in lines if line and not line.startswith(("#", *MAKE))]
 
 
-def test_the_readme_names_the_two_commands() -> None:
+def test_the_readme_names_the_three_commands() -> None:
     text = README.read_text()
-    assert "make demo" in text and "make test" in text and len(commands()) >= 6
+    assert all(f"make {name}" in text for name in ("demo", "test", "check")) and len(commands()) >= 6
 
 
 def test_make_demo_ends_with_the_line_that_puts_edgepv_on_the_path() -> None:
@@ -90,6 +90,7 @@ def pasted(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_readme_commands_run_as_written(tmp_path: Path) -> None:
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     for command in commands():
@@ -97,6 +98,7 @@ def test_readme_commands_run_as_written(tmp_path: Path) -> None:
         assert done.returncode == 0, f"{command}\n{done.stdout[-1500:]}\n{done.stderr[-1500:]}"
 
 
+@pytest.mark.slow
 def test_the_search_of_the_docs_runs_as_written(tmp_path: Path) -> None:
     (command,) = commands(ROOT / "docs" / "compress.md")
     done = pasted(command, tmp_path)

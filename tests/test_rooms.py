@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,14 @@ TESTED_ELSEWHERE: dict[str, str] = {"targets": "each is a few lines of data; tes
 def test_the_table_of_contributing_is_what_the_rooms_say() -> None:
     found = TABLE.search(PAGE.read_text(encoding="utf-8"))
     assert found and found[0] == table(), "write it anew: python tests/rooms.py"
+
+
+def test_every_file_that_contributing_names_is_there() -> None:
+    places = ("edgepv", "export", "quantize", "runtimes", "benchmarks", "tests")
+    there = [f"/{p.relative_to(ROOT)}" for place in places for p in (ROOT / place).rglob("*.py")]
+    named = re.findall(r"`([\w/]+\.py)`", PAGE.read_text(encoding="utf-8"))
+    assert len(named) > 30
+    assert [name for name in named if not any(path.endswith(f"/{name}") for path in there)] == []
 
 
 @pytest.mark.parametrize("room", ROOMS, ids=lambda room: room.name)

@@ -106,6 +106,7 @@ def test_the_witness_sees_what_is_sent_and_what_is_written(ground: Ground, tmp_p
     assert other.written() == [str(other.home / "here")] and "127.0.0.1" in other.sent()[0]
 
 
+@pytest.mark.slow
 def test_export_run_verify_and_search_keep_to_themselves(
     ground: Ground, tiny_clip: Tiny, few_clips: Path, a_clip: Path
 ) -> None:

@@ -27,8 +27,8 @@ ELSEWHERE = Proof("x86_64", ("avx2", "avx512_vnni"), "an engine 1.0")
 
 
 @pytest.fixture(autouse=True)
-def nothing_remembered() -> None:
-    shutil.rmtree(cache.root() / "proofs", ignore_errors=True)
+def nothing_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEPV_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture

@@ -121,6 +121,7 @@ def test_bad_weights_are_named(run: Run, tiny_step: Tiny, tmp_path: Path) -> Non
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.slow
 def test_a_pickle_is_refused_unless_trusted(run: Run, tiny_step: Tiny, tmp_path: Path) -> None:
     import torch
     from safetensors.torch import load_file
@@ -161,6 +162,7 @@ def test_a_trusted_pickle_still_runs_no_code(
     assert not (tmp_path / "evil").exists()
 
 
+@pytest.mark.slow
 def test_an_operator_no_converter_takes_is_named(run: Run, tiny_clip: Tiny, tmp_path: Path) -> None:
     result = run(
         "export", f"{TINY}:fourier", "--weights", tiny_clip.weights, "--spec", tiny_clip.spec,
@@ -200,6 +202,7 @@ def test_an_original_that_overflows_on_real_clips_is_named(run: Run, tiny_step: 
     assert not (tmp_path / "b").exists()
 
 
+@pytest.mark.slow
 def test_force_replaces_a_bundle(run: Run, tiny_step: Tiny, tmp_path: Path) -> None:
     arguments = ["export", *tiny_step.arguments, "--precision", "fp32", "--out", tmp_path / "b"]
     assert run(*arguments)[0] == 0
@@ -208,6 +211,7 @@ def test_force_replaces_a_bundle(run: Run, tiny_step: Tiny, tmp_path: Path) -> N
     assert sorted(p.name for p in tmp_path.iterdir()) == ["b", "b.zip"]
 
 
+@pytest.mark.slow
 def test_int8_of_ones_own_labels_needs_ones_own_clips(run: Run, tiny_step: Tiny, tmp_path: Path) -> None:
     spec = tmp_path / "s.toml"
     spec.write_text(tiny_step.spec.read_text().replace('"fight", "no_fight"', '"open", "shut"'))
@@ -232,6 +236,7 @@ def test_pruning_without_training_clips_is_refused(run: Run, tmp_path: Path) -> 
     refused(done, 2, "--prune, --tune-epochs and --qat need training clips")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "code", "word"),
     [
@@ -318,6 +323,7 @@ def test_what_no_name_and_no_number_can_be_is_one_line(
     refused(run(*arguments), 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", ["os._exit(0)", "__import__('posix')._exit(0)"])
 def test_a_builder_that_ends_the_process_is_no_success(tmp_path: Path, call: str) -> None:
     (tmp_path / "net.py").write_text(f"import os\ndef build():\n    {call}\n")
@@ -381,6 +387,7 @@ def test_a_config_file_gives_options_and_the_command_line_wins(run: Run, tmp_pat
     refused(run("export", "--config", config, "--dry-run"), 2, "Did you mean 'precision'?")
 
 
+@pytest.mark.slow
 def test_json_is_the_only_thing_on_stdout(run: Run, tiny_step: Tiny, tmp_path: Path) -> None:
     code, text, _ = run(
         "export", *tiny_step.arguments, "--precision", "fp32", "--json", "--out", tmp_path / "b"
@@ -482,6 +489,7 @@ def _listen_to_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_leaves_nothing_half_written(tiny_step: Tiny, tmp_path: Path, how: signal.Signals) -> None:
     process = _start(["export", *tiny_step.arguments, "--out", str(tmp_path / "b")])
@@ -496,6 +504,7 @@ def test_ctrl_c_leaves_nothing_half_written(tiny_step: Tiny, tmp_path: Path, how
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_killed_export_goes_on_to_the_same_bundle(
     tiny_step: Tiny, step_bundle: Path, tmp_path: Path
 ) -> None:
@@ -527,6 +536,7 @@ def test_a_video_is_finished_when_nobody_reads_the_lines(
     assert len(read_video(out).frames) == len(read_video(a_clip).frames)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
 def test_a_full_disk_is_one_line_and_leaves_nothing(run: Run, tiny_step: Tiny, tmp_path: Path) -> None:
     small = tmp_path / "small"
@@ -630,6 +640,7 @@ def test_bad_options_of_stream_are_one_line(run: Run, tiny_clip: Tiny, tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_layer_that_never_fires_costs_the_int8_and_says_so(
     run: Run, tiny_step: Tiny, tmp_path: Path
 ) -> None:

@@ -25,6 +25,8 @@ from edgepv.runtimes.player import WINDOWS, Player
 from edgepv.stream import Tensors
 from edgepv.types import ModelSpec, StateSpec, StreamSpec, TensorSpec, Variant, decode
 
+pytestmark = pytest.mark.slow
+
 QUIET = Console(quiet=True)
 WORTH = np.array([0.0, 3.0, -1.0, 1.0], np.float32)
 """What each of four particles adds to the first logit of ``ByParticles``."""

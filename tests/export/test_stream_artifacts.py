@@ -25,6 +25,8 @@ from edgepv.stream import Infer, Stepper, StreamModel, Tensors, convert, copied,
 from edgepv.stream.verify import against_chunk, steps
 from edgepv.types import Checkpoint, ModelSpec, Rewrite, TensorSpec, Variant
 
+pytestmark = pytest.mark.slow
+
 NETS = ROOT / "benchmarks" / "clipnets.py"
 SIZE = 48
 FRAMES = {

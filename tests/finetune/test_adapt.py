@@ -34,6 +34,8 @@ from edgepv.pipeline.source import Clips, gather
 from edgepv.types import ModelSpec, TensorSpec
 from edgepv.zoo import checkpoint
 
+pytestmark = pytest.mark.slow
+
 QUIET = Console(quiet=True)
 COLOURS = {"blue": (255, 0, 0), "green": (0, 255, 0), "red": (0, 0, 255)}
 

@@ -24,6 +24,8 @@ from edgepv.runtimes.engine import Engine
 from edgepv.stream import Tensors
 from edgepv.types import Accuracy, Measurement, Report, Rung, Variant
 
+pytestmark = pytest.mark.slow
+
 QUIET = Console(quiet=True)
 
 

@@ -52,6 +52,7 @@ def last_window(clip: Path) -> np.ndarray:
     return np.stack(frames[-CLIP[2] :], 1)[None].astype(np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["constants", "inputs"])
 def test_int8_of_an_old_file_is_really_int8(run: Run, clips: Path, tmp_path: Path, kind: str) -> None:
     file, spec = written(tmp_path, net(opset=11, held=kind)), described(tmp_path)
@@ -84,6 +85,7 @@ def quantized(folder: Path, clips: Path, **options: Any) -> Path:
     return folder / "q.onnx"
 
 
+@pytest.mark.slow
 def test_a_quantized_file_is_run_as_it_is_and_called_int8(run: Run, clips: Path, tmp_path: Path) -> None:
     file, spec = quantized(tmp_path, clips, reduce_range=True), described(tmp_path)
     arguments = ["export", file, "--spec", spec, "--clips", clips, "--out", tmp_path / "b"]
@@ -134,6 +136,7 @@ def test_jetson_takes_a_quantized_file_that_is_as_tensorrt_reads_it(
     assert names == {"tensorrt-int8", "tensorrt-int8-fp16"}
 
 
+@pytest.mark.slow
 def test_a_file_that_onnx_runtime_has_optimised_is_not_called_int8(
     run: Run, clips: Path, tmp_path: Path
 ) -> None:
@@ -162,6 +165,7 @@ def test_an_onnx_file_for_mobile_is_refused_before_any_work(run: Run, tmp_path: 
     assert f"mobile is converted from torch, and {file} is an ONNX file. Leave it out of --target" in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["classifier", "infrared clip"])
 def test_one_channel_is_grey_from_the_clip_to_the_answer(
     run: Run, clips: Path, tmp_path: Path, task: str
@@ -230,6 +234,7 @@ def restorer(folder: Path, factor: int, degrade: str, channels: int = 3) -> list
     return ["export", file, "--spec", folder / "spec.toml", "--precision", "fp32", "--out", folder / "b"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("factor", "channels"), [(2, 3), (3, 3), (4, 1)])
 def test_an_enlarger_of_any_factor_is_judged_by_its_pictures(
     run: Run, clips: Path, tmp_path: Path, factor: int, channels: int
@@ -245,6 +250,7 @@ def test_an_enlarger_of_any_factor_is_judged_by_its_pictures(
     assert read_video(out).frames[0].shape[0] % (24 * factor) == 0
 
 
+@pytest.mark.slow
 def test_a_restorer_whose_fault_nobody_names_is_compared_with_the_original_alone(
     run: Run, clips: Path, tmp_path: Path
 ) -> None:

@@ -43,6 +43,8 @@ from edgepv.types import (
     decode,
 )
 
+pytestmark = pytest.mark.slow
+
 SHARED = ROOT.parent / "shared" / "data" / "actions"
 
 

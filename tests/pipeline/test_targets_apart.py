@@ -19,6 +19,8 @@ from edgepv.export import for_cpu
 from edgepv.measure import latency
 from edgepv.pipeline import choose
 
+pytestmark = pytest.mark.slow
+
 KILLED = """
 import os, signal, sys
 from tiny import TinyStep

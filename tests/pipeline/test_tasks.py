@@ -23,6 +23,8 @@ from edgepv.errors import UsageError
 from edgepv.model.spec import read_spec, with_particles
 from edgepv.types import Report, decode
 
+pytestmark = pytest.mark.slow
+
 BUILDERS = Path(__file__).parents[1] / "tiny_tasks.py"
 TRACKER = """
 name = "tiny-tracker"

@@ -25,6 +25,8 @@ from edgepv.runtimes.engines.eager import EagerEngine
 from edgepv.stream import Stepper, Tensors, by_file_names, copied, roll
 from edgepv.types import Checkpoint, ModelSpec, TensorSpec, Variant
 
+pytestmark = pytest.mark.slow
+
 SPEC = ModelSpec("mean", TensorSpec("frame", (1, 3, 16, 16)), ("a", "b"), frames=4)
 LONG = 1500
 

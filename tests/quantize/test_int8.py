@@ -27,6 +27,8 @@ from edgepv.runtimes import open_engine
 from edgepv.stream import Stepper, Tensors
 from edgepv.types import Variant
 
+pytestmark = pytest.mark.slow
+
 
 class Ready:
     """The tiny step model lowered, with rolled calibration inputs."""

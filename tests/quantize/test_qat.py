@@ -22,6 +22,8 @@ from edgepv.quantize.sensitivity import answers_of
 from edgepv.stream import Tensors, by_file_names
 from edgepv.types import Checkpoint, ModelSpec, Rewrite, TensorSpec
 
+pytestmark = pytest.mark.slow
+
 
 def _clips(count: int, seed: int) -> tuple[list[np.ndarray], list[int]]:
     """Noise with faint stripes that lie (label 0) or stand (label 1), each at its own phase; never blue."""

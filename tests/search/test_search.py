@@ -20,6 +20,8 @@ from edgepv.pipeline.options import Options
 from edgepv.search.trial import SearchRequest, TrialRunner
 from edgepv.types import Variant
 
+pytestmark = pytest.mark.slow
+
 LIMIT = ("--percentile", "50", "--multiple", "4", "--tune-epochs", "1", "--precision", "int8")
 
 

@@ -27,6 +27,8 @@ from edgepv.stream import NotStreamableError, Stepper, StreamModel, Tensors, con
 from edgepv.stream.verify import against_chunk, against_clip, steps  # noqa: E402
 from edgepv.types import ModelSpec, TensorSpec  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 WIDTH, SIZE, LONG = 0.125, 32, 304
 CLOSE = 1e-5
 

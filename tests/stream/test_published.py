@@ -24,6 +24,8 @@ from edgepv.stream.account import of_streams, table_of  # noqa: E402
 from edgepv.stream.verify import against_chunk, prove, steps, verify  # noqa: E402
 from edgepv.types import ModelSpec, TensorSpec  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 SIZE, FRAMES = 8, 6
 
 

@@ -44,6 +44,8 @@ from edgepv.zoo.particles.reconstruct import FromFeatures, Generator
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "particles.py"
 CHAIN = find_function(f"{EXAMPLE}:build")
+pytestmark = pytest.mark.slow
+
 SIZE, CELL, K, DIM = 32, 4, 5, 16
 SIDE = SIZE // CELL
 UNWANTED = {"Col2Im", "Einsum", "GridSample", "NonZero", "OneHot", "ScatterElements", "ScatterND"}

@@ -38,6 +38,8 @@ from edgepv.zoo.training.restore import (
 )
 from edgepv.zoo.training.steps import Schedule
 
+pytestmark = pytest.mark.slow
+
 NANO = "pv-restore-nano-denoise"
 TINY = Recipe("nano", Schedule(10, lr=1e-3), frames=16, crop=16, bf16=False)
 

@@ -26,6 +26,8 @@ from edgepv.zoo.training.classifiers import ClassifierRun, Recipe, main, train
 from edgepv.zoo.training.data import SIDE, Footage, augmented, balanced, read_manifest
 from edgepv.zoo.training.epochs import Plan, _soft, fit
 
+pytestmark = pytest.mark.slow
+
 FIGHT = {"fight": slice(0, 2)}
 
 
