@@ -16,7 +16,7 @@ from edgepv.base.optional import present
 from edgepv.errors import TargetUnavailableError, UsageError, unknown
 from edgepv.export.for_cpu import refuse_bf16
 from edgepv.export.request import FLAT
-from edgepv.types import ModelSpec, Target
+from edgepv.types import TASKS, ModelSpec, Target
 
 STREAM = ("auto", "window", "off")
 
@@ -69,8 +69,6 @@ class Options:
     force: bool = False
     trust_pickle: bool = False
 
-
-PICTURE_DROP_DB = 0.3
 
 MOST_PIXELS = 4096
 MOST_COUNT = 10_000
@@ -200,4 +198,5 @@ def _refuse_unheeded(options: Options) -> None:
 
 def max_drop(options: Options, spec: ModelSpec) -> float:
     """What a variant may lose: points of accuracy, or dB of a restorer's pictures."""
-    return options.max_drop if options.gate or spec.task != "restoration" else PICTURE_DROP_DB
+    usual = TASKS[spec.task].max_drop
+    return options.max_drop if options.gate or usual is None else usual

@@ -32,7 +32,6 @@ from edgepv.types.measured import (
     WorstClip,
 )
 from edgepv.types.spec import (
-    METRICS,
     DType,
     Layout,
     Metric,
@@ -45,9 +44,10 @@ from edgepv.types.spec import (
     Task,
     TensorSpec,
 )
+from edgepv.types.task import TASKS, TaskSpec
 
 __all__ = [
-    "METRICS",
+    "TASKS",
     "Accuracy",
     "Audit",
     "Checkpoint",
@@ -79,6 +79,7 @@ __all__ = [
     "StreamSpec",
     "Target",
     "Task",
+    "TaskSpec",
     "TensorSpec",
     "Variant",
     "Verdict",
