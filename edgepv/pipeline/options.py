@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import os
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from typing import Literal
 from edgepv import bundle
 from edgepv.base.files import refuse_out
 from edgepv.base.optional import present
+from edgepv.base.registry import resolve
 from edgepv.errors import TargetUnavailableError, UsageError, unknown
 from edgepv.export.for_cpu import refuse_bf16
 from edgepv.export.request import FLAT
@@ -157,7 +157,7 @@ def _refuse_unmakeable(options: Options, target: Target) -> None:
         )
     if options.latency_ms is not None and target.status != Target.status:
         raise UsageError(f"--latency-ms: {target.name} is not timed on this host. Measure on the device")
-    known = getattr(importlib.import_module(target.builder.partition(":")[0]), "VARIANTS", ())
+    known = getattr(resolve(target.builder.partition(":")[0]), "VARIANTS", ())
     if options.variant and known and options.variant.removesuffix(FLAT) not in known:
         raise UsageError(f"{target.name}: {unknown('variant', options.variant, known)}")
     if options.variant and known and options.precision not in ("auto", options.variant.split("-")[1]):

@@ -94,6 +94,16 @@ def test_a_target_has_one_name(install: Install) -> None:
         target("board")
 
 
+def test_a_target_whose_builder_is_missing_is_refused_before_work_begins(install: Install, run: Run) -> None:
+    install("half-board", "edgepv.targets", "half", BOARD.format(name="half", module="not_there"))
+    code, _, err = run("export", "--target", "half", "--dry-run")
+    assert code == 7
+    assert err == (
+        "edgepv: not_there cannot be loaded: ModuleNotFoundError: No module named 'not_there'. "
+        "Update or remove it\n"
+    )
+
+
 def test_a_name_imports_nothing_before_it_is_asked_for(install: Install) -> None:
     from edgepv.targets import TARGETS
 
