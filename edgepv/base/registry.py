@@ -80,7 +80,7 @@ def _package(point: EntryPoint) -> str:
 
 
 def resolve(place: str) -> Any:
-    """What "module:attribute" names. Raises TargetUnavailableError if it cannot be imported."""
+    """What "module:attribute", or "module", names. Raises TargetUnavailableError if it cannot be imported."""
     point = EntryPoint(place, place, "")
     return _imported(point.load, place)
 

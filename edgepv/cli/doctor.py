@@ -12,7 +12,7 @@ from edgepv.base.optional import litert_interpreter, present
 from edgepv.errors import TargetUnavailableError
 from edgepv.runtimes.sinks import SINKS
 from edgepv.runtimes.sources import KINDS
-from edgepv.targets import TARGETS
+from edgepv.targets import TARGETS, targets
 from edgepv.types import encode
 
 PACKAGES = {
@@ -39,10 +39,7 @@ def examine() -> dict[str, Any]:
         packages[distribution] = {"version": _version(distribution, module), "extra": extra}
     found = {}
     cures: set[str] = set()
-    targets, faults = TARGETS.every()
-    for registry in (ENGINES, KINDS, SINKS):
-        faults += registry.every()[1]
-    for target in targets.values():
+    for target in targets().values():
         build = [e for m, e in target.needs_build if not present(m)]
         run = [e for m, e in target.needs_run if not _runs(m)]
         found[target.name] = {
@@ -55,7 +52,7 @@ def examine() -> dict[str, Any]:
         "device": encode(device_facts()),
         "packages": packages,
         "targets": found,
-        "broken": faults,
+        "broken": [line for one in (TARGETS, ENGINES, KINDS, SINKS) for line in one.every()[1]],
         "cures": sorted(cures),
     }
 

@@ -12,10 +12,7 @@ from edgepv.data.frames import clean_frames, degraded, preprocess
 from edgepv.data.video import at_rate, open_video
 from edgepv.errors import UsageError
 from edgepv.stream import Tensors
-from edgepv.types import ModelSpec
-
-MOST_FRAMES = {"classification": 1 << 30, "tracking": 200, "restoration": 16}
-"""Frames of a clip that are judged: pictures are large, and a score needs only so many."""
+from edgepv.types import TASKS, ModelSpec
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ def _decoded(clip: Clip, spec: ModelSpec, more: int) -> EvalClip:
     if spec.task == "tracking":
         return _tracked(clip, spec)
     doubts: list[str] = []
-    clean = clean_frames(clip.path, spec, MOST_FRAMES[spec.task] + more, doubt=doubts.append)
+    clean = clean_frames(clip.path, spec, TASKS[spec.task].most_frames + more, doubt=doubts.append)
     frames = np.concatenate([preprocess(f, spec) for f in degraded(clean, spec)])
     if spec.task == "restoration":
         return EvalClip(frames, np.stack(clean) if spec.degrade else None, doubt=next(iter(doubts), None))
@@ -66,14 +63,15 @@ def _decoded(clip: Clip, spec: ModelSpec, more: int) -> EvalClip:
 
 def _tracked(clip: Clip, spec: ModelSpec) -> EvalClip:
     seen: list[np.ndarray] = []
+    most = TASKS[spec.task].most_frames
     taken: list[int] = []
     with open_video(clip.path) as video:
         for frame, count in at_rate(video, spec.fps):
             height, width = frame.pixels.shape[:2]
-            if count and len(taken) < MOST_FRAMES["tracking"]:
+            if count and len(taken) < most:
                 seen += [preprocess(frame.pixels, spec)] * count
                 taken += [frame.index] * count
-    taken = taken[: MOST_FRAMES["tracking"]]
+    taken = taken[:most]
     frames = np.concatenate(seen[: len(taken)])
     beside = clip.path.with_suffix(".npz")
     if not beside.is_file():

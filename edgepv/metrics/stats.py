@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from edgepv.types import Accuracy, ClassScore, Metric, PairedDrop, Verdict
+from edgepv.types import TASKS, Accuracy, ClassScore, Metric, PairedDrop, Verdict
 
 Z95 = 1.959963984540054
 
@@ -306,7 +306,7 @@ def worded(value: float, metric: Metric) -> str:
     return f"{value:.2f} dB" if metric == "psnr" else f"{100 * value:.1f} %"
 
 
-METRIC_NAMES: Mapping[Metric, str] = {"top1": "top-1", "delta_avg": "delta-avg", "psnr": "PSNR"}
+METRIC_NAMES: Mapping[Metric, str] = {task.metric: task.metric_name for task in TASKS.values()}
 
 
 def percentiles_ms(seconds: Sequence[float]) -> tuple[float, float, float]:

@@ -11,25 +11,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from edgepv.base.registry import resolve
 from edgepv.data.frames import pictures
 from edgepv.data.truth import EvalClip, Points, aspect
 from edgepv.errors import UsageError
 from edgepv.metrics.margins import margin_drop, margins
 from edgepv.metrics.pictures import psnr
 from edgepv.metrics.stats import accuracy, mean_accuracy, mean_drop
-from edgepv.types import Accuracy, ModelSpec, PairedDrop
+from edgepv.types import TASKS, Accuracy, ModelSpec, PairedDrop
 
 SIDE = 256
 WITHIN_PX = (1, 2, 4, 8, 16)
-
-INT8_FLOOR_DB = {"classification": 15.0, "tracking": 17.0, "restoration": 30.0}
-"""SQNR below which an INT8 file is broken, whatever a few clips say. In benchmarks/models.json classifiers
-below it change one top-1 in eight, trackers lose 9 to 55 points (above it, 0.4 at most). A restorer's file at
-30 dB is 36 dB of PSNR or more from the original's pictures, so it adds less error than restoring leaves."""
 
 
 class Pictures(NamedTuple):
@@ -69,20 +65,18 @@ def figures(
 
     pictures: of a restorer, which are judged; None: all after its warm-up.
     """
+    figure, which = resolve(TASKS[spec.task].figure), pictures or Pictures.of(warmup, spec.lag)
     both = zip(answers, clips, strict=True)
-    if spec.task == "restoration":
-        which = pictures or Pictures.of(warmup, spec.lag)
-        return np.array([_psnr_db(spec, rows, clip.truth, which) for rows, clip in both])  # type: ignore[arg-type]
-    call: Any = {"classification": _margin, "tracking": _delta_avg}[spec.task]
-    return np.array([call(spec, rows, clip.truth, warmup) for rows, clip in both])
+    return np.array([figure(spec, rows, clip.truth, warmup, which) for rows, clip in both])
 
 
-def _margin(spec: ModelSpec, rows: np.ndarray, truth: int, warmup: int) -> float:
+def margin(spec: ModelSpec, rows: np.ndarray, truth: int, warmup: int, which: Pictures) -> float:
+    """Of a classifier: the margin of the true label over the others, of the mean over valid frames."""
     return float(margins(clip_scores(rows, warmup)[None], [truth])[0])
 
 
-def _delta_avg(spec: ModelSpec, rows: np.ndarray, truth: Points, warmup: int) -> float:
-    """TAP-Vid's: over all points and frames after the first, where the points were given."""
+def delta_avg(spec: ModelSpec, rows: np.ndarray, truth: Points, warmup: int, which: Pictures) -> float:
+    """Of a tracker, TAP-Vid's: over all points and frames after the first, where the points were given."""
     frames, count = truth.position.shape[:2]
     apart = distance_px(spec, rows[:frames, :count], truth.position)
     seen = truth.visible[1:]
@@ -95,8 +89,10 @@ def distance_px(spec: ModelSpec, one: np.ndarray, other: np.ndarray) -> np.ndarr
     return np.sqrt((apart**2).sum(-1))
 
 
-def _psnr_db(spec: ModelSpec, rows: np.ndarray, truth: np.ndarray, which: Pictures) -> float:
-    """Raises UsageError if a clip is over before the first picture that counts."""
+def picture_psnr_db(
+    spec: ModelSpec, rows: np.ndarray, truth: np.ndarray, warmup: int, which: Pictures
+) -> float:
+    """Of a restorer. Raises UsageError if a clip is over before the first picture that counts."""
     stop = len(truth) - which.behind
     if stop <= which.first:
         raise UsageError(
@@ -164,8 +160,9 @@ def task_drop(
     """What ``after`` loses against ``before``, both from ``figures`` on the same clips of these groups."""
     if spec.task == "classification":
         return margin_drop(before, after, max_drop=max_drop, groups=groups)
-    scale, unit = (100.0, "points") if spec.task == "tracking" else (1.0, "dB")
-    return mean_drop(scale * before, scale * after, max_drop=max_drop, unit=unit, groups=groups)  # type: ignore[arg-type]
+    unit = TASKS[spec.task].unit
+    scale = 100.0 if unit == "points" else 1.0
+    return mean_drop(scale * before, scale * after, max_drop=max_drop, unit=unit, groups=groups)
 
 
 def clip_scores(logits: np.ndarray, warmup: int) -> np.ndarray:

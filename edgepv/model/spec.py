@@ -11,7 +11,7 @@ from typing import Any
 
 from edgepv.base.files import MOST_LETTERS, check_part, read_toml
 from edgepv.errors import UsageError
-from edgepv.types import METRICS, ModelSpec, StreamSpec, decode, encode
+from edgepv.types import TASKS, ModelSpec, StreamSpec, decode, encode
 
 MAX_STATE_BYTES = 1 << 31
 MOST_PARTICLES = 1024
@@ -24,8 +24,8 @@ MOST_VALUES = 1 << 28  # of one input: 1 GiB as float32
 def read_spec(path: Path) -> ModelSpec:
     """ModelSpec from a TOML file. Raises UsageError for bad TOML or a key nobody knows."""
     data = read_toml(path, wanted="--spec wants the TOML file that describes the model")
-    if "metric" not in data and data.get("task") in METRICS:
-        data["metric"] = METRICS[data["task"]]
+    if "metric" not in data and data.get("task") in TASKS:
+        data["metric"] = TASKS[data["task"]].metric
     spec = decode(ModelSpec, _grey_defaults(data), where=path.name)
     check_spec(spec, path.name)
     return spec
@@ -86,8 +86,9 @@ def check_spec(spec: ModelSpec, where: str, *, chunk: int = 1) -> None:
         raise UsageError(f"{where}: degrade is for restoration, the task is {spec.task}. Leave one out")
     if spec.task == "classification" and (len(spec.labels) < 2 or len(set(spec.labels)) != len(spec.labels)):
         raise UsageError(f"{where}: labels must be at least two different names")
-    if spec.metric != METRICS[spec.task]:
-        raise UsageError(f"{where}: {spec.task} is judged by {METRICS[spec.task]}, not by {spec.metric}")
+    metric = TASKS[spec.task].metric
+    if spec.metric != metric:
+        raise UsageError(f"{where}: {spec.task} is judged by {metric}, not by {spec.metric}")
     check_answers(spec, where)
 
 
@@ -156,11 +157,8 @@ def check_answers(spec: ModelSpec, where: str) -> None:
             raise UsageError(
                 f"{where}: output '{out.name}' of shape {out.shape} is none that a model can give"
             )
-    wanted = {
-        "classification": ("logits", (1, len(spec.labels))),
-        "tracking": ("tracks", (1, spec.particles or 1, 3)),
-        "restoration": ("image", (1, spec.input.shape[1], *shape[-2:])),
-    }[spec.task]
+    task = TASKS[spec.task]
+    wanted = (task.answer, task.shape(spec))
     if (spec.answer.name, shape) != wanted or len(set(names)) != len(names):
         raise UsageError(
             f"{where}: a model for {spec.task} answers first with '{wanted[0]}' {wanted[1]}, the spec says "

@@ -7,7 +7,7 @@ from typing import Any
 from edgepv.pipeline.options import Options, bundle_folder, check_options, max_drop, shares
 from edgepv.pipeline.source import gather, load
 from edgepv.targets import target as find_target
-from edgepv.types import ModelSpec
+from edgepv.types import TASKS, ModelSpec
 
 
 def plan(options: Options) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def plan(options: Options) -> dict[str, Any]:
 
 
 def _unit(spec: ModelSpec) -> str:
-    return "dB" if spec.task == "restoration" else "points"
+    return TASKS[spec.task].unit
 
 
 def _stream_plan(options: Options, spec: ModelSpec) -> str:

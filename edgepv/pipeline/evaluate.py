@@ -18,7 +18,6 @@ from edgepv.export.request import FLAT
 from edgepv.measure.answers import clip_answers
 from edgepv.metrics.stats import sqnr_db
 from edgepv.metrics.tasks import (
-    INT8_FLOOR_DB,
     Pictures,
     distance_px,
     figures,
@@ -30,7 +29,7 @@ from edgepv.metrics.tasks import (
 )
 from edgepv.runtimes.engine import on_this_host, open_engine
 from edgepv.stream import Infer, Tensors, by_file_names, copied
-from edgepv.types import Accuracy, Measurement, ModelSpec, PairedDrop, Parity, Target, Variant
+from edgepv.types import TASKS, Accuracy, Measurement, ModelSpec, PairedDrop, Parity, Target, Variant
 
 SAME_NUMBERS_DB = 80.0  # at this SQNR the answers are equal to four digits: no clip can tell them apart
 SAME_DB = 0.005  # a PSNR that differs by less is printed as equal
@@ -224,7 +223,7 @@ def _graph_of(row: Measurement) -> tuple[str, bool]:
 def floor_db(spec: ModelSpec, target: Target, precision: str) -> float:
     """The least SQNR that an artifact must reach: the target's promise, and in INT8 what the task needs."""
     promised = target.min_sqnr_db[precision]
-    return max(promised, INT8_FLOOR_DB[spec.task]) if precision == "int8" else promised
+    return max(promised, TASKS[spec.task].int8_floor_db) if precision == "int8" else promised
 
 
 def with_tracks(parity: Parity, apart: np.ndarray) -> Parity:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import os
 from collections.abc import Sequence
@@ -13,10 +12,11 @@ from typing import Literal
 from edgepv import bundle
 from edgepv.base.files import refuse_out
 from edgepv.base.optional import present
+from edgepv.base.registry import resolve
 from edgepv.errors import TargetUnavailableError, UsageError, unknown
 from edgepv.export.for_cpu import refuse_bf16
 from edgepv.export.request import FLAT
-from edgepv.types import ModelSpec, Target
+from edgepv.types import TASKS, ModelSpec, Target
 
 STREAM = ("auto", "window", "off")
 
@@ -69,8 +69,6 @@ class Options:
     force: bool = False
     trust_pickle: bool = False
 
-
-PICTURE_DROP_DB = 0.3
 
 MOST_PIXELS = 4096
 MOST_COUNT = 10_000
@@ -161,7 +159,7 @@ def _refuse_unmakeable(options: Options, target: Target) -> None:
         )
     if options.latency_ms is not None and target.status != Target.status:
         raise UsageError(f"--latency-ms: {target.name} is not timed on this host. Measure on the device")
-    known = getattr(importlib.import_module(target.builder.partition(":")[0]), "VARIANTS", ())
+    known = getattr(resolve(target.builder.partition(":")[0]), "VARIANTS", ())
     if options.variant and known and options.variant.removesuffix(FLAT) not in known:
         raise UsageError(f"{target.name}: {unknown('variant', options.variant, known)}")
     if options.variant and known and options.precision not in ("auto", options.variant.split("-")[1]):
@@ -202,4 +200,5 @@ def _refuse_unheeded(options: Options) -> None:
 
 def max_drop(options: Options, spec: ModelSpec) -> float:
     """What a variant may lose: points of accuracy, or dB of a restorer's pictures."""
-    return options.max_drop if options.gate or spec.task != "restoration" else PICTURE_DROP_DB
+    usual = TASKS[spec.task].max_drop
+    return options.max_drop if options.gate or usual is None else usual

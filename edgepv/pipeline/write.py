@@ -22,13 +22,8 @@ from edgepv.data.frames import at_model_size, hold_last
 from edgepv.data.video import open_video, taken
 from edgepv.pipeline.prepare import PreparedModel, clip_name
 from edgepv.runtimes.engine import Engine, on_this_host, open_engine
-from edgepv.types import Measurement, ModelSpec, Report, Target, Variant
+from edgepv.types import TASKS, Measurement, ModelSpec, Report, Target, Variant
 
-POSTPROCESSING = {
-    "classification": "softmax of logits; a clip's answer is the mean of logits over valid frames",
-    "tracking": "x and y in image heights, visibility in [0, 1]",
-    "restoration": "x * std + mean, clipped to [0, 1]",
-}
 PROBABILITIES = "probabilities as they are; a clip's answer is their mean over valid frames"
 THUMBNAIL = 112
 
@@ -96,7 +91,7 @@ def write_bundle(
 
 
 def _postprocessing(spec: ModelSpec) -> str:
-    return PROBABILITIES if spec.scores == "probabilities" else POSTPROCESSING[spec.task]
+    return PROBABILITIES if spec.scores == "probabilities" else TASKS[spec.task].postprocessing
 
 
 def write_golden(prepared: PreparedModel, variants: Sequence[Variant], folder: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import shlex
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from edgepv.base.registry import resolve
 from edgepv.errors import UsageError
 from edgepv.export.request import FLAT
 from edgepv.pipeline.options import Options
@@ -198,7 +198,7 @@ def variants_of(target: Target, precision: str) -> tuple[str, ...]:
     Raises UsageError if it does not say, or nothing is left.
     """
     measured = target.status == Target.status
-    module = importlib.import_module(target.builder.partition(":")[0])
+    module = resolve(target.builder.partition(":")[0])
     known: tuple[str, ...] = getattr(module, "VARIANTS", ()) if measured else ()
     wanted = tuple(v for v in known if precision in ("auto", v.split("-")[1]))
     if not wanted:

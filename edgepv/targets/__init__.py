@@ -22,6 +22,11 @@ TARGETS = Registry[Target](
 )
 
 
+def targets() -> dict[str, Target]:
+    """Every target that can be loaded, by name."""
+    return TARGETS.every()[0]
+
+
 def target(name: str) -> Target:
     """The target called ``name``. Raises like ``Registry.find``, and if it calls itself otherwise."""
     found = TARGETS.find(name)

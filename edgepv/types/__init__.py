@@ -35,7 +35,6 @@ from edgepv.types.measured import (
     WorstClip,
 )
 from edgepv.types.spec import (
-    METRICS,
     DType,
     Layout,
     Metric,
@@ -48,9 +47,10 @@ from edgepv.types.spec import (
     Task,
     TensorSpec,
 )
+from edgepv.types.task import TASKS, TaskSpec
 
 __all__ = [
-    "METRICS",
+    "TASKS",
     "Accuracy",
     "Audit",
     "Checkpoint",
@@ -82,6 +82,7 @@ __all__ = [
     "StreamSpec",
     "Target",
     "Task",
+    "TaskSpec",
     "TensorSpec",
     "Variant",
     "Verdict",

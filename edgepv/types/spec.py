@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal
@@ -13,12 +12,6 @@ DType = Literal["float32", "float16", "int8", "uint8", "int32", "int64"]
 Task = Literal["classification", "tracking", "restoration"]
 Metric = Literal["top1", "delta_avg", "psnr"]
 Scores = Literal["logits", "probabilities"]
-METRICS: Mapping[Task, Metric] = {
-    "classification": "top1",
-    "tracking": "delta_avg",
-    "restoration": "psnr",
-}
-"""What a model of each task is judged by."""
 _ITEM_BYTES = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1, "int32": 4, "int64": 8}
 
 

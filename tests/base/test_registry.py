@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from support import Run
 
 from edgepv.base import registry
+from edgepv.base.engines import ENGINES
 from edgepv.base.registry import Registry, resolve
 from edgepv.errors import TargetUnavailableError, UsageError
+from edgepv.types import ModelSpec, TensorSpec, Variant
 
 BOARD = """
 from edgepv.types import Target
@@ -91,6 +94,16 @@ def test_a_target_has_one_name(install: Install) -> None:
         target("board")
 
 
+def test_a_target_whose_builder_is_missing_is_refused_before_work_begins(install: Install, run: Run) -> None:
+    install("half-board", "edgepv.targets", "half", BOARD.format(name="half", module="not_there"))
+    code, _, err = run("export", "--target", "half", "--dry-run")
+    assert code == 7
+    assert err == (
+        "edgepv: not_there cannot be loaded: ModuleNotFoundError: No module named 'not_there'. "
+        "Update or remove it\n"
+    )
+
+
 def test_a_name_imports_nothing_before_it_is_asked_for(install: Install) -> None:
     from edgepv.targets import TARGETS
 
@@ -98,6 +111,20 @@ def test_a_name_imports_nothing_before_it_is_asked_for(install: Install) -> None
     assert "late" in TARGETS.names() and module not in sys.modules
     TARGETS.find("late")
     assert module in sys.modules
+
+
+def test_an_engine_of_a_package_may_have_ours_run_its_files_where_they_are_packed(install: Install) -> None:
+    from edgepv.base.engines import files_of
+    from edgepv.runtimes.engine import on_this_host
+
+    code = "from edgepv.types import EngineSpec\n"
+    code += "TARGET = EngineSpec('afar:open', stand_in='onnxruntime', beside=('.scales',))"
+    install("far-board", "edgepv.engines", "far", code)
+    spec = ModelSpec("m", TensorSpec("frame", (1, 3, 8, 8)), ("a", "b"))
+    variant = Variant("far-fp32", "far", "fp32", "window", "models/m.onnx", "", spec, None, {}, {})
+    assert on_this_host(variant) == replace(variant, engine="onnxruntime")
+    assert files_of(variant) == ("models/m.onnx", "models/m.scales")
+    assert ENGINES.find("far").audit is None
 
 
 def test_an_unknown_name_lists_what_is_known_and_the_nearest() -> None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 
 from edgepv.data.truth import EvalClip
 from edgepv.errors import ParityError
+from edgepv.export.request import BuildResult
 from edgepv.metrics import gate
-from edgepv.pipeline import choose, evaluate
+from edgepv.pipeline import choose, evaluate, pack
 from edgepv.targets import target
-from edgepv.types import Latency, Measurement, ModelSpec, PairedDrop, Parity, TensorSpec, Verdict
+from edgepv.types import Latency, Measurement, ModelSpec, PairedDrop, Parity, TensorSpec, Variant, Verdict
 
 
 def restored(low: float, verdict: Verdict) -> Measurement:
@@ -52,6 +53,20 @@ def test_no_int8_of_an_engine_that_is_wrong_in_float() -> None:
     assert gate.within_gate(found["onnxruntime-int8"]) and gate.within_gate(found["openvino-int8-r4"])
     with pytest.raises(ParityError, match="what the original does: openvino computes this graph wrongly"):
         choose.choose([found["openvino-int8"]], latency_ms=None)
+
+
+def test_a_file_with_names_of_its_own_is_held_against_the_float_file_of_its_form() -> None:
+    """Asked for or not: the float files that INT8 was made of are among the builder's ``floats``."""
+    names = ("litert-fp32", "litert-fp32-r4", "litert-int8-full", "litert-int8-full-r4")
+    spec = ModelSpec("m", TensorSpec("frame", (1, 3, 8, 8)), ("a", "b"))
+    precisions: tuple[Literal["fp32", "int8"], ...] = ("fp32", "fp32", "int8", "int8")
+    made = [
+        Variant(name, "litert", precision, "window", f"{name}.tflite", "", spec, None, {}, {})
+        for name, precision in zip(names, precisions)
+    ]
+    built = BuildResult((made[2], made[3]), floats=(made[0], made[1]))
+    assert [pack._in_float(v, built).name for v in built.variants] == ["litert-fp32", "litert-fp32-r4"]
+    assert pack._in_float(made[2], BuildResult((made[2],))) is made[2]
 
 
 @pytest.mark.parametrize(

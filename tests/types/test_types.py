@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 from fractions import Fraction
+from typing import get_args
 
 import pytest
 
+from edgepv.base.registry import resolve
 from edgepv.errors import UsageError
 from edgepv.types import (
+    TASKS,
     Accuracy,
     Latency,
     Measurement,
+    Metric,
     ModelSpec,
     PairedDrop,
     StateSpec,
     StreamSpec,
+    Task,
     TensorSpec,
     decode,
     encode,
@@ -90,3 +95,9 @@ def test_wrong_data_is_named_with_its_place(change: dict[str, object], message: 
 def test_state_bytes_count_float32_of_every_state() -> None:
     stream = StreamSpec((StateSpec("a", "a_next", (1, 2, 3)), StateSpec("b", "b_next", (4,))), warmup=1)
     assert stream.state_bytes == 4 * (6 + 4)
+
+
+def test_every_task_has_one_record_and_a_figure_that_is_there() -> None:
+    assert set(TASKS) == set(get_args(Task))
+    assert [t.metric for t in TASKS.values()] == list(get_args(Metric))
+    assert all(callable(resolve(t.figure)) for t in TASKS.values())
