@@ -71,12 +71,13 @@ def _replay(path: Path) -> object:
 
 
 def _thumbnails(path: Path) -> object:
-    from edgepv import pipeline
+    from edgepv.pipeline.prepare import clip_name
+    from edgepv.pipeline.write import thumbnails
 
     row: Any = SimpleNamespace(
-        parity=SimpleNamespace(worst=[SimpleNamespace(clip=pipeline.clip_name(_clip(path)), agreement=0.5)])
+        parity=SimpleNamespace(worst=[SimpleNamespace(clip=clip_name(_clip(path)), agreement=0.5)])
     )
-    return pipeline.thumbnails([row], [_clip(path)])
+    return thumbnails([row], [_clip(path)])
 
 
 def _zoo(path: Path) -> object:

@@ -189,7 +189,7 @@ def best(net: dict[str, Any], methods: tuple[str, ...], within: float) -> tuple[
     rows = [
         (name, r)
         for name, r in net["rows"].items()
-        if r.get("latency") and r["methods"] in methods and r["points"] <= within
+        if r.get("latency") and r["method"] in methods and r["points"] <= within
     ]
     return min(rows, key=lambda r: r[1]["latency"]["p50_ms"]) if rows else None
 

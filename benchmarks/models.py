@@ -207,7 +207,7 @@ def speed(row: Measurement) -> float:
 
 def score(found: Accuracy | None) -> str:
     """ "top-1 78.8 % (71.5 to 84.7, n 146)"."""
-    return f"{METRIC_NAMES[found.metric]} {show.score(found)}" if found else show.UNKNOWN
+    return f"{METRIC_NAMES[found.metric]} {show.accuracy_text(found)}" if found else show.UNKNOWN
 
 
 def loss(drop: PairedDrop | None) -> str:
