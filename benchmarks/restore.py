@@ -39,7 +39,7 @@ from edgepv.data.clips import find_clips
 from edgepv.data.frames import clean_frames, degraded
 from edgepv.export.to_onnx import lower
 from edgepv.metrics import pictures
-from edgepv.metrics.tasks import psnr_db
+from edgepv.metrics.pictures import psnr_db
 from edgepv.model.weights import read_weights
 from edgepv.quantize import int8_onnx, int8_openvino
 from edgepv.runtimes import open_engine

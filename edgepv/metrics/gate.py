@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgepv.types import Audit, Measurement
+from edgepv.types import Audit, Measurement, PairedDrop
 
 
 def within_gate(row: Measurement) -> bool:
@@ -25,6 +25,15 @@ def gate_failure(row: Measurement) -> str | None:
     if row.precision == "int8" and both and all(c.executed == "float" for c in both):
         return f"INT8 in name only: all {_counted(audit)} run in float"
     return None
+
+
+def within_limit(drop: PairedDrop | None, spare: float = 0.0) -> bool:
+    """Whether the loss itself is no more than allowed plus ``spare``, in its unit; a loss nobody measured is.
+
+    A stricter question than the gate's, which ships what cannot be told from the limit. A verdict "fail" is
+    beyond it in any case, as the whole interval is.
+    """
+    return drop is None or drop.points <= drop.max_drop + spare
 
 
 def _counted(audit: Audit | None) -> str:
@@ -56,7 +65,7 @@ def inconclusive_reason(row: Measurement) -> str | None:
 def doubtful_loss(row: Measurement) -> str | None:
     """What a variant that may be shipped lost above the gate, on too few clips to tell, or None."""
     drop = row.drop
-    if not within_gate(row) or drop is None or drop.points <= drop.max_drop:
+    if not within_gate(row) or drop is None or within_limit(drop):
         return None
     loss = drop.figures()[0]
     return f"it lost {loss} {drop.unit} on {drop.n} clips ({drop.interval()}), too few to tell"

@@ -15,6 +15,11 @@ def psnr(truth: np.ndarray, got: np.ndarray) -> float:
     return float(-10 * np.log10(mean)) if mean else float("inf")
 
 
+def psnr_db(truth: np.ndarray, got: np.ndarray) -> float:
+    """``psnr``, at most 100: 16 bits would have that, and JSON has no infinity."""
+    return min(100.0, psnr(truth, got))
+
+
 def ssim(truth: np.ndarray, got: np.ndarray) -> float:
     """Structural similarity of two frames (H, W, C): 1 for equal ones, mean over pixels and channels.
 

@@ -20,7 +20,7 @@ from edgepv.data.frames import pictures
 from edgepv.data.truth import EvalClip, Points, aspect
 from edgepv.errors import UsageError
 from edgepv.metrics.margins import margin_drop, margins
-from edgepv.metrics.pictures import psnr
+from edgepv.metrics.pictures import psnr_db
 from edgepv.metrics.stats import accuracy, mean_accuracy, mean_drop
 from edgepv.types import TASKS, Accuracy, ModelSpec, PairedDrop
 
@@ -117,11 +117,6 @@ def shows(
         by_lag.append(figures(spec, answers, clips, warmup, alike).mean())
     best = int(np.argmax(by_lag))
     return best, float(by_lag[best] - by_lag[spec.lag])
-
-
-def psnr_db(truth: np.ndarray, got: np.ndarray) -> float:
-    """PSNR of pictures in dB; at most 100, which 16 bits would have, where JSON has no infinity."""
-    return min(100.0, psnr(truth, got))
 
 
 def not_applied(drop: PairedDrop) -> PairedDrop:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgepv.errors import AccuracyGateError, LatencyGateError, ParityError, UsageError
-from edgepv.metrics.gate import doubtful_loss, gate_failure, within_gate
+from edgepv.metrics.gate import doubtful_loss, gate_failure, within_gate, within_limit
 from edgepv.types import Measurement
 
 
@@ -41,7 +41,7 @@ def choose(rows: Sequence[Measurement], *, latency_ms: float | None) -> tuple[Me
             f"no artifact may be shipped; the best is {best.variant}: {gate_failure(best)}. Prune less, use "
             "--precision fp32, or raise --max-drop"
         )
-    within = [r for r in kept if r.drop is None or r.drop.points <= r.drop.max_drop]
+    within = [r for r in kept if within_limit(r.drop)]
     kept = within or [min(kept, key=lambda r: r.drop.points if r.drop else 0.0)]
     timed = [r for r in kept if r.latency]
     if not timed and latency_ms is not None:

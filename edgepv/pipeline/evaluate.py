@@ -16,6 +16,7 @@ from edgepv.export.audit import audit
 from edgepv.export.parity import compare_clips, first_divergence, saturation
 from edgepv.export.request import FLAT
 from edgepv.measure.answers import clip_answers
+from edgepv.metrics.pictures import psnr_db
 from edgepv.metrics.stats import sqnr_db
 from edgepv.metrics.tasks import (
     Pictures,
@@ -23,7 +24,6 @@ from edgepv.metrics.tasks import (
     figures,
     groups_of,
     not_applied,
-    psnr_db,
     rate,
     task_drop,
 )

@@ -21,7 +21,7 @@ from edgepv.data.clips import Clip
 from edgepv.data.frames import at_model_size, hold_last
 from edgepv.data.video import open_video, taken
 from edgepv.pipeline.prepare import PreparedModel, clip_name
-from edgepv.runtimes.engine import Engine, on_this_host, open_engine
+from edgepv.runtimes.engine import on_this_host, open_engine
 from edgepv.types import TASKS, Measurement, ModelSpec, Report, Target, Variant
 
 PROBABILITIES = "probabilities as they are; a clip's answer is their mean over valid frames"
@@ -111,11 +111,7 @@ def write_golden(prepared: PreparedModel, variants: Sequence[Variant], folder: P
     frames = hold_last(small, prepared.evaluation.warmup + 2)
     tensors = {"frames": frames, "torch": golden_answers(prepared.model(1), prepared.base, frames)}
     for variant in variants:
-        tensors[variant.name] = golden_answers(open_replay(variant, folder), variant, frames)
+        engine = open_engine(on_this_host(variant), folder)
+        tensors[variant.name] = golden_answers(engine, variant, frames)
     (folder / bundle.GOLDEN).write_bytes(save(tensors))
     return {"file": bundle.GOLDEN, "frames": len(frames)}
-
-
-def open_replay(variant: Variant, folder: Path) -> Engine:
-    """The variant's own engine, or what stands in for it on this host."""
-    return open_engine(on_this_host(variant), folder)

@@ -14,6 +14,7 @@ from edgepv.base.console import Console
 from edgepv.base.files import read_json, sha256, write_json
 from edgepv.base.machine import machine, versions
 from edgepv.errors import AccuracyGateError, LatencyGateError, UsageError
+from edgepv.metrics.gate import within_limit
 from edgepv.search.space import methods_of
 from edgepv.search.study import Study
 from edgepv.search.trial import RUNNERS, TrialResult, TrialRunner, at_percentile, in_turns
@@ -128,14 +129,12 @@ def finish(study: Study, console: Console) -> Result:
 
 def _finalists(study: Study, rows: Sequence[tuple[TrialResult, float]]) -> list[TrialResult]:
     """The fastest candidates within the budget that keep the gate, or may after their whole fine-tuning."""
-    limit, most = study.question.latency_ms, study.question.options.max_drop
+    limit = study.question.latency_ms
     in_time = sorted((r for r in rows if r[1] <= limit), key=lambda r: r[1])
     changed = study.trials.changed
-    good = [
-        f for f, _ in in_time if f.drop.points <= most + (TUNING_GAP_POINTS if changed(f.candidate) else 0.0)
-    ]
+    good = [f for f, _ in in_time if within_limit(f.drop, TUNING_GAP_POINTS if changed(f.candidate) else 0.0)]
     safe = [f for f in good if not changed(f.candidate)]
-    sure = [f for f in good if f.drop.points <= most]
+    sure = [f for f in good if within_limit(f.drop)]
     kept = list({f.candidate: f for f in [*good[: FINALISTS - 1], *sure[:1], *safe[:1]]}.values())
     return kept or [min((f for f, _ in in_time), key=lambda f: f.drop.points)]
 
@@ -169,7 +168,7 @@ def _winner(finals: Sequence[Final], study: Study) -> Final:
             f"measured again side by side, no finalist answers within {limit:g} ms (p{p}); the nearest is "
             f"{near.found.candidate.name}: p50 {near.latency.p50_ms:.2f}, p99 {near.latency.p99_ms:.2f} ms"
         )
-    good = [f for f in in_time if f.found.drop.points <= most and f.found.drop.verdict != "fail"]
+    good = [f for f in in_time if within_limit(f.found.drop)]
     if not good:
         near = min(in_time, key=lambda f: f.found.drop.points)
         drop = near.found.drop

@@ -19,6 +19,7 @@ from edgepv.base.optional import need
 from edgepv.base.quiet import hush
 from edgepv.data.clips import clips_digest
 from edgepv.errors import EdgepvError, UsageError
+from edgepv.metrics.gate import within_limit
 from edgepv.pipeline.source import source_key
 from edgepv.search import costs
 from edgepv.search.space import Candidate
@@ -96,8 +97,8 @@ class Study:
         timed = [t for t in self._done() if "ms" in t.user_attrs]
         if waiting or not timed or self.study.user_attrs.get("widened"):
             return
-        most = self.question.options.max_drop
-        good = [t for t in timed if t.values and t.values[1] <= most] or timed
+        whole = [t for t in timed if t.values]
+        good = [t for t in whole if within_limit(decode(PairedDrop, t.user_attrs["found"]["drop"]))] or timed
         best = min(good, key=lambda t: t.user_attrs["ms"])
         fastest = self.trials.space.suggest(self._optuna.trial.FixedTrial(best.params))
         self._propose(self.trials.space.around(fastest))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from edgepv.errors import EdgepvError
+from edgepv.stream.canvas import Canvas
 from edgepv.stream.capture import BATCH_NORM, Captured, describe, kind, layer, place
 from edgepv.stream.cost import flops
 from edgepv.stream.times import Stream, Taps, Time
@@ -324,11 +325,8 @@ class GraphInterpreter:
 
     def _painted(self, x: Any) -> Any:
         """What was assigned to piece by piece, read."""
-        from edgepv.stream.canvas import Canvas
-        from edgepv.stream.rules.assign import resolved
-
         if isinstance(x, Canvas):
-            return resolved(self, x)
+            return RULES["aten::painted"](self, x)
         return type(x)(self._painted(y) for y in x) if isinstance(x, list | tuple) else x
 
     def _note(self, name: str, cost: float, result: Any, known: int) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+from nets import Net  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch.autograd import Variable  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
@@ -40,18 +41,12 @@ def few_frames(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-class Net(nn.Module):
-    """A net spelled as one function of a clip and its layers; weights large enough to be noticed."""
-
-    def __init__(self, run: Callable[..., Tensor], *layers: nn.Module) -> None:
-        super().__init__()
-        self.layers, self.run = nn.ModuleList(layers), run
-        for weight in self.parameters():
-            weight.data *= 2
-        self.eval()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.run(x, *self.layers)
+def loud(run: Callable[..., Tensor], *layers: nn.Module) -> Net:
+    """A net with weights large enough to be noticed."""
+    net = Net(run, *layers)
+    for weight in net.parameters():
+        weight.data *= 2
+    return net.eval()
 
 
 def spec(frames: int = FRAMES, task: str = "classification") -> ModelSpec:
@@ -116,7 +111,7 @@ def causal(x: Tensor, stem: nn.Module, gate: nn.Module, mix: nn.Module, head: nn
 
 def causal_net() -> Net:
     layers = (nn.Conv3d(3, 6, 3, (1, 2, 2), (0, 1, 1)), nn.Conv3d(12, 6, 1), nn.Conv2d(6, 6, (3, 1)))
-    return Net(causal, *layers, nn.Linear(6, 3))
+    return loud(causal, *layers, nn.Linear(6, 3))
 
 
 def test_a_causal_net_with_cumulative_means_is_a_stream_that_never_forgets() -> None:
@@ -142,7 +137,7 @@ def test_a_causal_net_with_cumulative_means_is_a_stream_that_never_forgets() -> 
     ids=["by range", "by its inverse", "inverse first", "by a multiple", "by a sum of ones", "extremes"],
 )
 def test_however_it_is_spelled_what_is_gathered_is_that_of_all_frames_so_far(mean: Any) -> None:
-    net = Net(lambda x, head: head(mean(x.mean((3, 4)).transpose(1, 2))), nn.Linear(3, 3))
+    net = loud(lambda x, head: head(mean(x.mean((3, 4)).transpose(1, 2))), nn.Linear(3, 3))
     model = convert(net, spec())
     assert verify(net, model, [clip()]) <= 1e-6
     many, got = video(40), stepped(model, video(40))
@@ -162,7 +157,7 @@ def stepped(model: StreamModel, frames: np.ndarray) -> np.ndarray:
 
 def test_after_five_thousand_frames_a_cumulative_mean_is_still_torchs() -> None:
     """Brightness about 100 with a little noise: a sum in float32 would have lost the noise by then."""
-    net = Net(lambda x, head: head(cumulative(x)[:, :, -1].mean((2, 3)) - 100), nn.Linear(3, 3))
+    net = loud(lambda x, head: head(cumulative(x)[:, :, -1].mean((2, 3)) - 100), nn.Linear(3, 3))
     model = convert(net, spec())
     count = 5000
     frames = 100 + np.random.default_rng(2).standard_normal((count, 3, 1, 1)).astype(np.float32)
@@ -243,14 +238,14 @@ def kept_dimension(x: Tensor, body: nn.Module, head: nn.Module) -> Tensor:
 
 
 LOOPS: dict[str, Callable[[], Net]] = {
-    "an LSTM of two layers, layer by layer": lambda: Net(
+    "an LSTM of two layers, layer by layer": lambda: loud(
         layer_by_layer, Cell(3, 4), Cell(4, 4), nn.Linear(4, 3)
     ),
-    "gates of frame and state apart": lambda: Net(
+    "gates of frame and state apart": lambda: loud(
         gated, nn.Conv2d(3, 8, 3, 1, 1), nn.Conv2d(4, 8, 3, 1, 1), nn.Linear(4, 3)
     ),
-    "an exponential mean": lambda: Net(faded, nn.Linear(3, 3)),
-    "frames that keep their dimension": lambda: Net(kept_dimension, nn.Conv3d(7, 4, 1), nn.Linear(4, 3)),
+    "an exponential mean": lambda: loud(faded, nn.Linear(3, 3)),
+    "frames that keep their dimension": lambda: loud(kept_dimension, nn.Conv3d(7, 4, 1), nn.Linear(4, 3)),
 }
 
 
@@ -269,7 +264,7 @@ def test_a_loop_over_frames_is_one_round_a_frame(name: str) -> None:
 
 
 def test_a_loop_of_two_layers_frame_by_frame_stays_unrolled_and_says_what_it_saves() -> None:
-    net = Net(frame_by_frame, Cell(3, 4), Cell(4, 4), nn.Linear(4, 3))
+    net = loud(frame_by_frame, Cell(3, 4), Cell(4, 4), nn.Linear(4, 3))
     model = proven(net)
     assert model.stream.exactness == "exact" and saving(model) == 1.0
 
@@ -306,12 +301,12 @@ def from_the_first(x: Tensor, body: nn.Module, head: nn.Module) -> Tensor:
 
 
 OTHERS: dict[str, Callable[[], Net]] = {
-    "leaves out frames": lambda: Net(leaves_out, nn.Conv2d(7, 4, 3, 1, 1), nn.Linear(4, 3)),
-    "runs both ways": lambda: Net(
+    "leaves out frames": lambda: loud(leaves_out, nn.Conv2d(7, 4, 3, 1, 1), nn.Linear(4, 3)),
+    "runs both ways": lambda: loud(
         both_ways, nn.Conv2d(7, 4, 3, 1, 1), nn.Conv2d(7, 4, 3, 1, 1), nn.Linear(4, 3)
     ),
-    "runs over channels": lambda: Net(over_channels, nn.Conv2d(2, 1, 3, 1, 1), nn.Linear(1, 3)),
-    "begins with a frame": lambda: Net(from_the_first, nn.Conv2d(6, 3, 3, 1, 1), nn.Linear(3, 3)),
+    "runs over channels": lambda: loud(over_channels, nn.Conv2d(2, 1, 3, 1, 1), nn.Linear(1, 3)),
+    "begins with a frame": lambda: loud(from_the_first, nn.Conv2d(6, 3, 3, 1, 1), nn.Linear(3, 3)),
 }
 
 
@@ -348,7 +343,7 @@ def test_a_shortcut_of_zero_channels_in_an_old_spelling_is_captured(kind: str) -
         y = torch.relu(two(y) + shortcut(F.avg_pool3d(y, 1, 2), kind))
         return head(y.mean((2, 3, 4)))
 
-    net = Net(run, nn.Conv3d(3, 4, 3, 1, 1), nn.Conv3d(4, 8, 3, 2, 1), nn.Linear(8, 3))
+    net = loud(run, nn.Conv3d(3, 4, 3, 1, 1), nn.Conv3d(4, 8, 3, 2, 1), nn.Linear(8, 3))
     model = convert(net, spec())
     assert verify(net, model, [clip()]) <= 1e-6 and model.stream.exactness == "delayed"
     assert against_chunk(model, steps(model), video(40)) <= 1e-5
@@ -361,7 +356,7 @@ def two_rates(x: Tensor, slow: nn.Module, fast: nn.Module, head: nn.Module) -> T
 
 
 def test_a_slow_path_picked_by_linspace_streams_where_its_frames_are_evenly_spaced() -> None:
-    net = Net(
+    net = loud(
         two_rates, nn.Conv3d(3, 4, (1, 3, 3)), nn.Conv3d(3, 4, (3, 1, 1), 1, (1, 0, 0)), nn.Linear(8, 3)
     )
     model = convert(net, spec())  # frames 0 and 5 of 6
@@ -382,7 +377,7 @@ def by_frames(x: Tensor, cnn: Any, block: Any, token: Any, head: Any) -> Tensor:
 
 
 def test_a_class_token_of_each_frame_streams() -> None:
-    net = Net(
+    net = loud(
         by_frames,
         nn.Conv2d(3, 8, 4, 4),
         nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, activation=F.gelu),
@@ -418,7 +413,7 @@ def denoised(x: Tensor, how: str, one: nn.Module, two: nn.Module) -> Tensor:
 @pytest.mark.parametrize("how", ["reshape", "cat", "unbind"])
 def test_frames_stacked_in_channels_are_cut_between_frames(how: str) -> None:
     layers = [nn.Sequential(nn.Conv2d(12, 9, 3, 1, 1, groups=3), nn.Conv2d(9, 3, 3, 1, 1)) for _ in range(2)]
-    net = Net(lambda x, *two: denoised(x, how, *two), *layers)
+    net = loud(lambda x, *two: denoised(x, how, *two), *layers)
     model = convert(net, spec(5, "restoration"))
     proof = prove(net, model, [clip(5)])
     assert proof.video is not None and proof.video <= proof.tolerance
@@ -429,7 +424,7 @@ def test_frames_stacked_in_channels_are_cut_between_frames(how: str) -> None:
 
 def test_a_picture_that_needs_no_later_frame_is_not_held_back() -> None:
     """The middle of five frames, and those before it: in a stream it is the newest."""
-    net = Net(lambda x, m: m(x[:, :, :3])[:, :, 0], nn.Conv3d(3, 3, (3, 3, 3), 1, (0, 1, 1)))
+    net = loud(lambda x, m: m(x[:, :, :3])[:, :, 0], nn.Conv3d(3, 3, (3, 3, 3), 1, (0, 1, 1)))
     model = convert(net, spec(5, "restoration"))
     assert verify(net, model, [clip(5)]) <= 1e-6
     assert model.spec.lag == 0 and model.stream.delay == 0
@@ -442,7 +437,7 @@ def test_planes_whose_channels_are_frames_are_pooled_and_enlarged_one_by_one() -
         small = F.avg_pool2d(moved, 2)
         return body(F.interpolate(small, scale_factor=2, mode="bilinear")).mean((2, 3))
 
-    net = Net(run, nn.Conv2d(15, 3, 3, 1, 1))
+    net = loud(run, nn.Conv2d(15, 3, 3, 1, 1))
     proven(net)
 
 
@@ -490,7 +485,7 @@ def headed(x: Tensor, cnn: nn.Module, temporal: nn.Module, head: nn.Module) -> T
 
 def headed_net(temporal: nn.Module) -> Net:
     cnn = nn.Sequential(nn.Conv2d(3, 32, 3, 1, 1), nn.ReLU(), nn.Conv2d(32, 8, 3, 1, 1))
-    return Net(headed, cnn, temporal, nn.Linear(8, 3))
+    return loud(headed, cnn, temporal, nn.Linear(8, 3))
 
 
 @pytest.mark.parametrize("temporal", [Temporal, Both, Best])
@@ -507,6 +502,6 @@ def test_under_a_head_that_needs_all_frames_the_rest_still_streams(temporal: Cal
 
 def test_a_head_that_is_most_of_the_net_leaves_it_a_window() -> None:
     layers = (nn.Linear(3, 8), Both(), nn.Linear(8, 3))
-    net = Net(lambda x, m, both, head: head(both(m(x.mean((3, 4)).transpose(1, 2)))), *layers)
+    net = loud(lambda x, m, both, head: head(both(m(x.mean((3, 4)).transpose(1, 2)))), *layers)
     with pytest.raises(NotStreamableError, match=r"aten.gru .* reads the clip backwards as well"):
         convert(net, spec())

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+from nets import Net  # noqa: E402
 from torch import Tensor, fx, nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
@@ -35,17 +36,6 @@ def one_thread() -> Iterator[None]:
     torch.manual_seed(0)
     yield
     torch.set_num_threads(before)
-
-
-class Net(nn.Module):
-    """A net spelled as one function of its layers and a clip."""
-
-    def __init__(self, run: Callable[..., Tensor], *layers: nn.Module) -> None:
-        super().__init__()
-        self.layers, self.run = nn.ModuleList(layers), run
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.run(x, *self.layers)
 
 
 class Answered(nn.Module):

@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 from hypothesis import HealthCheck, Phase, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
+from nets import Net  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from edgepv.errors import ParityError  # noqa: E402
@@ -31,17 +32,6 @@ def few_frames(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.manual_seed(0)
     yield
     torch.set_num_threads(before)
-
-
-class Net(nn.Module):
-    """A net spelled as one function of a clip and its layers."""
-
-    def __init__(self, run: Callable[..., Tensor], *layers: nn.Module) -> None:
-        super().__init__()
-        self.layers, self.run = nn.ModuleList(layers), run
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.run(x, *self.layers)
 
 
 def spec(frames: int) -> ModelSpec:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from edgepv.stream.canvas import Canvas
 from edgepv.stream.interpreter import GraphInterpreter, rule
-from edgepv.stream.rules.shape import cut, joined, sliced
+from edgepv.stream.rules.shape import cut, joined, sliced, with_one
 from edgepv.stream.values import RefusedError, TimedTensor
 
 
@@ -94,8 +94,6 @@ def overwritten(
 @rule("select_scatter")
 def overwritten_one(walk: GraphInterpreter, x: Any, part: Any, dim: int, index: int) -> Any:
     """``x`` with one element of a dimension replaced."""
-    from edgepv.stream.rules.shape import with_one
-
     dims = walk.node.meta["val"].shape
     index %= dims[dim]
     return overwritten(walk, x, with_one(part, dim % len(dims)), dim, index, index + 1)
@@ -115,8 +113,9 @@ def _range(walk: GraphInterpreter, x: Any, dim: int, start: int, end: int) -> An
     return cut(walk, x, dim, start, end)
 
 
+@rule("painted")
 def resolved(walk: GraphInterpreter, canvas: Canvas) -> TimedTensor:
-    """The picture on a canvas as one value."""
+    """The picture on a canvas as one value: what any other operator gets of it."""
     time = next((v.axis.at for _, v in canvas.writes if v.axis), -1)
     whole = [(0, size) for size in canvas.dims]
     torn = {d for box, _ in canvas.writes for d, span in enumerate(box) if span != whole[d] and d != time}
