@@ -229,7 +229,7 @@ def _parsed(path: Path) -> ModelProto:
         if data[place : place + len(mark)] == mark:
             raise UsageError(f"{path} {what}")
     try:
-        model = onnx.load_model_from_string(data)
+        model: ModelProto = onnx.load_model_from_string(data)
     except Exception as e:
         raise UsageError(
             f"{path} is not a whole ONNX file: {refusal(e)} ({len(data)} bytes). Copy or export it again"

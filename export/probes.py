@@ -278,7 +278,7 @@ def _watch() -> Any:
         """
 
         def __init__(self) -> None:
-            super().__init__()
+            super().__init__()  # type: ignore[no-untyped-call]  # of torch
             self.drawn: tuple[str, str] | None = None
             self.written: tuple[str, str] | None = None
             self.rolled, self.end, self.at = False, "", ""

@@ -37,8 +37,9 @@ def stream_spec(module: Any, spec: ModelSpec) -> StreamSpec | None:
     """
     if spec.input.layout == "NCTHW":
         return None
-    if isinstance(getattr(module, "stream", None), StreamSpec):
-        return module.stream
+    converted = getattr(module, "stream", None)
+    if isinstance(converted, StreamSpec):
+        return converted
     if not has_step(module) and spec.frames == 1:
         return StreamSpec((), warmup=1, receptive_field=1)
     if not has_step(module):

@@ -137,7 +137,8 @@ def to_and_fro(clip: np.ndarray, count: int) -> np.ndarray:
     """``count`` frames of a clip (T, ...), played forwards and backwards in turns."""
     frames = len(clip)
     there_and_back = np.r_[0:frames, frames - 2 : 0 : -1] if frames > 2 else np.arange(frames)
-    return clip[np.resize(there_and_back, count)]
+    played: np.ndarray = clip[np.resize(there_and_back, count)]
+    return played
 
 
 def _counters() -> dict[str | None, Iterator[int]]:

@@ -24,7 +24,8 @@ def as_float(frames: np.ndarray) -> np.ndarray:
 
 def rounded(frames: np.ndarray) -> np.ndarray:
     """Clipped to [0, 1] and rounded to the 256 levels a camera delivers; float32 in [0, 1]."""
-    return np.rint(np.clip(as_float(frames), 0, 1) * 255) / np.float32(255)
+    levels: np.ndarray = np.rint(np.clip(as_float(frames), 0, 1) * 255) / np.float32(255)
+    return levels
 
 
 def noisy(frames: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:
@@ -33,7 +34,8 @@ def noisy(frames: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndar
     float32, neither clipped nor rounded: some values leave [0, 1]. See ``rounded`` for what a camera gives.
     """
     clean = as_float(frames)
-    return clean + np.float32(sigma) * rng.standard_normal(clean.shape, dtype=np.float32)
+    spoilt: np.ndarray = clean + np.float32(sigma) * rng.standard_normal(clean.shape, dtype=np.float32)
+    return spoilt
 
 
 def smaller(frames: np.ndarray, factor: int) -> np.ndarray:
@@ -50,4 +52,5 @@ def smaller(frames: np.ndarray, factor: int) -> np.ndarray:
     if frames.ndim > 3:
         return np.stack([smaller(frame, factor) for frame in frames])
     cv2 = need("cv2", extra="cpu")
-    return cv2.resize(frames, (width // factor, height // factor), interpolation=cv2.INTER_AREA)
+    made: np.ndarray = cv2.resize(frames, (width // factor, height // factor), interpolation=cv2.INTER_AREA)
+    return made

@@ -60,7 +60,7 @@ def in_grey(frame: np.ndarray) -> np.ndarray:
 def pictures(spec: ModelSpec, rows: np.ndarray) -> np.ndarray:
     """A restorer's answers (T, C, H, W) as pictures (T, H, W, 3), uint8 BGR; grey ones in three channels."""
     mean, std = (np.asarray(v, np.float32)[:, None, None] for v in (spec.mean, spec.std))
-    plain = np.rint(np.clip(rows * std + mean, 0, 1) * 255).astype(np.uint8).transpose(0, 2, 3, 1)
+    plain: np.ndarray = np.rint(np.clip(rows * std + mean, 0, 1) * 255).astype(np.uint8).transpose(0, 2, 3, 1)
     if spec.colour == "grey":
         return np.repeat(plain, 3, -1)
     return plain[..., ::-1] if spec.colour == "rgb" else plain

@@ -40,7 +40,8 @@ class Cover:
         whole, mine = self.frames[:, :, *outer], self.frames[:, :, *inner]
         pixels = whole[0, 0].size - mine[0, 0].size
         total = whole.sum((2, 3), dtype=np.float64) - mine.sum((2, 3), dtype=np.float64)
-        return (total / pixels)[:, :, None, None].astype(np.float32)
+        colour: np.ndarray = (total / pixels)[:, :, None, None].astype(np.float32)
+        return colour
 
     def __call__(self, cells: Iterable[int]) -> np.ndarray:
         """The clip without these cells, counted row by row from the top left."""
@@ -56,4 +57,5 @@ def followed(player: Player, frames: np.ndarray) -> np.ndarray | None:
         return None
     height, width = frames.shape[-2:]
     places = np.stack([out[PARTICLES][0, :, :2].copy() for out in player.steps(frames)])
-    return places * (height / width, 1)
+    shares: np.ndarray = places * (height / width, 1)
+    return shares

@@ -148,7 +148,7 @@ def _silverman(m: np.ndarray) -> float:
     """Width of a Gaussian kernel by Silverman's rule, robust against long tails."""
     apart = float(np.subtract(*np.percentile(m, [75, 25]))) / 1.34
     spread = float(m.std(ddof=1)) if len(m) > 1 else 0.0
-    return 0.9 * (min(spread, apart) if apart > 0 else spread) * len(m) ** -0.2
+    return 0.9 * (min(spread, apart) if apart > 0 else spread) * math.pow(len(m), -0.2)
 
 
 def _variance(parts: np.ndarray, which: np.ndarray) -> float:

@@ -29,7 +29,8 @@ def ssim(truth: np.ndarray, got: np.ndarray) -> float:
     cv2 = need("cv2", extra="cpu")
 
     def blur(x: np.ndarray) -> np.ndarray:
-        return cv2.GaussianBlur(x, (11, 11), 1.5)[5:-5, 5:-5]
+        inside: np.ndarray = cv2.GaussianBlur(x, (11, 11), 1.5)[5:-5, 5:-5]
+        return inside
 
     a, b = as_float(truth).astype(np.float64), np.clip(as_float(got), 0, 1).astype(np.float64)
     mean_a, mean_b = blur(a), blur(b)

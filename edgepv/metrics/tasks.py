@@ -86,7 +86,8 @@ def delta_avg(spec: ModelSpec, rows: np.ndarray, truth: Points, warmup: int, whi
 def distance_px(spec: ModelSpec, one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """How far apart two sets of places (..., K, 2 or more) are, in px of a frame of 256 x 256: (..., K)."""
     apart = (one[..., :2] - other[..., :2]) * [SIDE / aspect(spec), SIDE]
-    return np.sqrt((apart**2).sum(-1))
+    px: np.ndarray = np.sqrt((apart**2).sum(-1))
+    return px
 
 
 def picture_psnr_db(
@@ -172,4 +173,5 @@ def clip_scores(logits: np.ndarray, warmup: int) -> np.ndarray:
             f"a clip of {len(logits)} frames is shorter than the {warmup} the model needs before its "
             "first answer. Use longer clips, or repeat the last frame"
         )
-    return logits[warmup - 1 :].mean(axis=0)
+    mean: np.ndarray = logits[warmup - 1 :].mean(axis=0)
+    return mean

@@ -143,7 +143,8 @@ def find_function(name: str) -> Callable[..., Any]:
         raise kind(f"{place} cannot be imported: {_what(e)}. {_remedy(e)}") from e
     if not callable(getattr(module, attribute, None)):
         raise UsageError(f"{place} has no function '{attribute}'")
-    return getattr(module, attribute)
+    function: Callable[..., Any] = getattr(module, attribute)
+    return function
 
 
 @contextlib.contextmanager

@@ -76,7 +76,8 @@ def _render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(template).render(values)
+    page: str = environment.get_template(template).render(values)
+    return page
 
 
 def _tables(report: Report) -> dict[str, Table]:

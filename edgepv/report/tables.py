@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from edgepv.metrics.stats import counted, worded
 from edgepv.report.cells import (
@@ -442,7 +444,7 @@ def steps_table(report: Report) -> Table:
     )
 
 
-def _pairs(options: dict) -> str:
+def _pairs(options: Mapping[str, Any]) -> str:
     plain = {k: v if isinstance(v, str) else json.dumps(v) for k, v in options.items()}
     return ", ".join(f"{k} = {v}" for k, v in plain.items())
 

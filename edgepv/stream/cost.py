@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -27,10 +28,14 @@ def flops(node: torch.fx.Node, name: str, args: list[Any]) -> float:
     if name in ("aten::gru", "aten::lstm"):
         steps = math.prod(_shape(node, 0)[:-1])
         weights = [w for w in args[2] if w.ndim == 2]
-        return 2.0 * steps * sum(w.numel() for w in weights)
+        return 2.0 * steps * _elements(weights)
     if name in ("aten::gru_cell", "aten::lstm_cell"):
-        return 2.0 * _shape(node, 0)[0] * sum(w.numel() for w in args[2:4])
+        return 2.0 * _shape(node, 0)[0] * _elements(args[2:4])
     return 0.0
+
+
+def _elements(weights: Sequence[torch.Tensor]) -> int:
+    return sum(w.numel() for w in weights)
 
 
 def _shape(node: torch.fx.Node, index: int) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -28,6 +28,8 @@ from edgepv.stream.values import (
 )
 
 Rule = Callable[..., Any]
+R = TypeVar("R", bound=Rule)
+T = TypeVar("T")
 RULES: dict[str, Rule] = {}
 """Operator name -> its rule: called with the walk and the operator's own arguments."""
 
@@ -41,10 +43,10 @@ CALM = frozenset(
 ASSIGNMENTS = ("aten::slice", "aten::slice_scatter", "aten::select_scatter", "aten::copy")
 
 
-def rule(*names: str) -> Callable[[Rule], Rule]:
+def rule(*names: str) -> Callable[[R], R]:
     """Register a rule for the operators "aten::NAME"."""
 
-    def register(function: Rule) -> Rule:
+    def register(function: R) -> R:
         RULES.update({f"aten::{name}": function for name in names})
         return function
 
@@ -348,7 +350,7 @@ class GraphInterpreter:
             )
         self.layers.append(made)
 
-    def constant(self, suffix: str, make: Callable[[], Any]) -> Any:
+    def constant(self, suffix: str, make: Callable[[], T]) -> T:
         """A constant of this node, made by the first walk and kept."""
         key = f"{self.node.name}{suffix}"
         if key not in self.folded:
@@ -356,7 +358,7 @@ class GraphInterpreter:
             if not isinstance(made, Tensor):
                 return made
             self.folded[key] = made.detach().contiguous()
-        return self.folded[key]
+        return cast("T", self.folded[key])
 
     def fact(self, name: str, find: Callable[[], Any]) -> Any:
         """Something about a constant of this node, found out by the first walk only."""

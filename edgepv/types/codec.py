@@ -21,7 +21,7 @@ from edgepv.types.measured import Measurement
 
 T = TypeVar("T")
 
-_FRACTION = re.compile(r"[-+]?\d{1,18}(\.\d{0,18})?([eE][-+]?\d{1,3})?|[-+]?\d{1,18}/0*[1-9]\d{0,17}")
+FRACTION = re.compile(r"[-+]?\d{1,18}(\.\d{0,18})?([eE][-+]?\d{1,3})?|[-+]?\d{1,18}/0*[1-9]\d{0,17}")
 """A number of a size that can be worked with: 1e999999999 takes for ever to write out."""
 
 
@@ -104,7 +104,7 @@ def _literal(kind: Any, data: Any, where: str) -> Any:
 
 def _scalar(kind: Any, data: Any, where: str) -> Any:
     if kind is Fraction:
-        _expect(_FRACTION.fullmatch(str(data)) is not None, where, "a number or 'n/d'", data)
+        _expect(FRACTION.fullmatch(str(data)) is not None, where, "a number or 'n/d'", data)
         return Fraction(str(data))
     if kind is float and isinstance(data, int) and not isinstance(data, bool):
         _expect(abs(data) <= sys.float_info.max, where, "a number of 64 bits", "a larger one")

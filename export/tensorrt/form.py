@@ -68,7 +68,7 @@ def prepare(float_onnx: Path) -> ModelProto:
             # the quantizer's own preprocessing step, which only logs when this fails, and goes on
             ort_session(float_onnx, options, without=SHARING)
             clean = onnx.load(options.optimized_model_filepath)
-            model = onnx.shape_inference.infer_shapes(clean, strict_mode=True, data_prop=True)
+            model: ModelProto = onnx.shape_inference.infer_shapes(clean, strict_mode=True, data_prop=True)
         except Exception as e:
             raise EngineError(
                 f"{float_onnx} cannot be prepared for TensorRT ({one_line(e)}). Export it again"
@@ -217,7 +217,7 @@ def _quantized(model: ModelProto, feeds: Sequence[dict[str, np.ndarray]], nodes:
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType
     from onnxruntime.quantization import quantize_static as quantize
 
-    class Reader(CalibrationDataReader):
+    class Reader(CalibrationDataReader):  # type: ignore[misc]  # a library without types
         def __init__(self) -> None:
             self.left = iter(feeds)
 

@@ -46,7 +46,7 @@ def to_fp16(
     from onnx import checker
 
     convert = need("onnxruntime.transformers.float16", extra="compress").convert_float_to_float16
-    strong = to_opset(model, STRONG_OPSET)
+    strong: ModelProto = to_opset(model, STRONG_OPSET)
     _check_fp16_scales(strong)
     beyond = half.beyond(strong, feeds) if feeds else {}
     wide = [*beyond, *half.sums(strong, grown)]
@@ -113,14 +113,16 @@ def fp16_scale(scale: np.ndarray) -> np.ndarray:
     half = np.maximum(scale, SMALLEST_FP16).astype(np.float16)
     low = half.astype(np.float32) < scale
     half[low] = np.nextafter(half[low], np.float16(np.inf))
-    return half.astype(np.float32)
+    up: np.ndarray = half.astype(np.float32)
+    return up
 
 
 def _codes(values: np.ndarray, scale: np.ndarray, *, axis: int) -> np.ndarray:
     """QuantizeLinear with zero point 0, as ONNX defines it: round half to even, then saturate."""
     if scale.ndim:
         scale = scale.reshape([-1 if d == axis else 1 for d in range(values.ndim)])
-    return np.clip(np.rint(values / scale), -128, 127).astype(np.int8)
+    codes: np.ndarray = np.clip(np.rint(values / scale), -128, 127).astype(np.int8)
+    return codes
 
 
 def _sort_nodes(model: ModelProto) -> None:

@@ -38,7 +38,7 @@ def to_opset(model: ModelProto, opset: int) -> ModelProto:
     try:
         if opset_of(source) > 17 >= opset:
             source = _lowered_to_17(onnx.version_converter.convert_version(source, 18))
-        converted = onnx.version_converter.convert_version(source, opset)
+        converted: ModelProto = onnx.version_converter.convert_version(source, opset)
         name_nodes(converted)
         converted.ir_version = IR_VERSION.get(opset, converted.ir_version)
         onnx.checker.check_model(converted, full_check=True)

@@ -124,7 +124,8 @@ def resolved(walk: GraphInterpreter, canvas: Canvas) -> TimedTensor:
     dim = torn.pop() if torn else (1 if time != 1 else 2)
     ends = sorted({0, canvas.dims[dim], *(e for box, _ in canvas.writes for e in box[dim])})
     pieces = [_piece(walk, canvas, dim, time, a, b) for a, b in pairwise(ends)]
-    return joined(walk, pieces, dim) if len(pieces) > 1 else pieces[0]
+    whole_picture: TimedTensor = joined(walk, pieces, dim) if len(pieces) > 1 else pieces[0]
+    return whole_picture
 
 
 def _piece(walk: GraphInterpreter, canvas: Canvas, dim: int, time: int, a: int, b: int) -> Any:

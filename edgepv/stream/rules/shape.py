@@ -378,9 +378,10 @@ def _in_time(walk: GraphInterpreter, parts: Sequence[Any], dim: int) -> TimedTen
     """Parts one after the other in time: the longest gives the law, the others stand at the clip's ends."""
     lengths = [p.n if isinstance(p, TimedTensor) else p.shape[dim] for p in parts]
     main = max(range(len(parts)), key=lambda i: (isinstance(parts[i], TimedTensor), lengths[i]))
-    v, total = parts[main], sum(lengths)
+    v: TimedTensor = parts[main]
+    total = sum(lengths)
     start = sum(lengths[:main])
-    if v.axis.outer * v.axis.inner > 1:
+    if v.axis and v.axis.outer * v.axis.inner > 1:
         learned = all(isinstance(p, Tensor) for i, p in enumerate(parts) if i != main)
         raise RefusedError(*(TOKEN if learned else BEHIND))
     taps = walk.gather(v, [0], n=total, first=-start)
@@ -466,7 +467,9 @@ def picked(walk: GraphInterpreter, x: TimedTensor, dim: int, index: Any) -> Time
     if len(gaps) == 1 and min(gaps) > 0 and places[0] >= 0:
         return cut(walk, x, dim, places[0], places[-1] + 1, gaps.pop())
     if not (x.axis and x.axis.at == dim and x.n > 1):
-        return joined(walk, [cut(walk, x, dim, i % x.dims[dim], i % x.dims[dim] + 1) for i in places], dim)
+        pieces = [cut(walk, x, dim, i % x.dims[dim], i % x.dims[dim] + 1) for i in places]
+        row: TimedTensor = joined(walk, pieces, dim)
+        return row
     if x.axis.outer * x.axis.inner > 1 or not isinstance(walk.time, Clip):
         raise RefusedError(f"picks frames that are not evenly spaced: {_named(places)}", _even(places))
     return x.with_rows(x.rows[places], x.clock, len(places))

@@ -438,7 +438,8 @@ def average_pool(
         raise RefusedError("averages with ceil_mode or a divisor of its own")
 
     def space(rows: Tensor, k: list[int], s: list[int], p: list[int], _: list[int]) -> Tensor:
-        return POOLS[0][len(k)](rows, k, s, p, False, include_pad)
+        mean: Tensor = POOLS[0][len(k)](rows, k, s, p, False, include_pad)
+        return mean
 
     return _pooled(walk, x, (kernel, stride, padding, 1), space, torch.mean, 0.0, include_pad)
 
@@ -456,7 +457,8 @@ def max_pool(
     """Maximum over a window in space, then in time."""
 
     def space(rows: Tensor, k: list[int], s: list[int], p: list[int], d: list[int]) -> Tensor:
-        return POOLS[1][len(k)](rows, k, s, p, d, ceil_mode)
+        highest: Tensor = POOLS[1][len(k)](rows, k, s, p, d, ceil_mode)
+        return highest
 
     return _pooled(walk, x, (kernel, stride, padding, dilation), space, torch.amax, -math.inf, True)
 
