@@ -359,7 +359,7 @@ def test_a_zone_on_a_model_that_cannot_say_where_is_refused_before_the_run(
 
 
 def test_the_head_of_the_answers_can_be_taken(bundle: Path, a_clip: Path) -> None:
-    command = f"{sys.executable} -m edgepv.cli run {bundle} --source {a_clip} --live | head -2"
+    command = f"{sys.executable} -m edgepv run {bundle} --source {a_clip} --live | head -2"
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=30
     )
