@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT := demo
 
-.PHONY: demo demo-report check test lint types unit whole rooms install clean
+.PHONY: demo demo-report check test lint types system unit whole rooms install clean
 
 # torch goes first and pinned: the converters are made for this one, and another brings other libraries with it.
 $(VENV)/installed: pyproject.toml
@@ -37,8 +37,7 @@ demo-report: demo
 check: install
 	@$(MAKE) --no-print-directory -j 2 lint types unit
 
-test: install $(VENV)/trt-check
-	@sh tests/system.sh
+test: install
 	@$(MAKE) --no-print-directory -j 2 lint types whole
 
 lint:
@@ -47,6 +46,12 @@ lint:
 
 types:
 	$(BIN)/mypy
+
+# The programs that tests start.
+system:
+	@sh tests/system.sh
+
+whole: system $(VENV)/trt-check
 
 # Workers take whole files (module fixtures are made once), in the order that tests/conftest.py puts them in.
 unit whole: lint

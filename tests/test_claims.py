@@ -260,6 +260,7 @@ def test_every_page_of_benchmarks_is_written_by_a_script() -> None:
     assert {f"benchmarks/{p.name}" for p in ROOT.glob("benchmarks/*.md")} <= set(WRITTEN)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", WRITTEN)
 def test_a_page_that_a_script_writes_is_that_of_its_committed_result(page: str) -> None:
     name, writer = WRITTEN[page]

@@ -44,11 +44,13 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         return archive.namelist()
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_edgepv_and_nothing_else(wheel: list[str]) -> None:
     tops = {name.split("/")[0] for name in wheel}
     assert {t for t in tops if not t.endswith(".dist-info")} == {"edgepv"}
 
 
+@pytest.mark.slow
 def test_every_module_of_the_rooms_is_in_the_wheel(wheel: list[str]) -> None:
     rooms = {
         "edgepv": "edgepv",

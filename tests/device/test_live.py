@@ -24,6 +24,8 @@ from edgepv.device import slots
 from edgepv.device.cameras import LiveOptions
 from edgepv.errors import UsageError
 
+pytestmark = pytest.mark.slow
+
 Start = Callable[..., "Run"]
 LATE = str([0] * 38 + [100] * 7)  # the first 33 calls are the profile
 RULES = """

@@ -299,6 +299,7 @@ def test_a_device_that_never_used_a_key_takes_signed_bundles_without_one(
     assert slots.install(root, write_null_bundle(tmp_path / "x", name="x"), test=QUICK).trial
 
 
+@pytest.mark.slow
 def test_a_power_cut_leaves_no_bundle_whose_version_is_forgotten(
     at_five: Path, tmp_path: Path, keys: tuple[Path, Path]
 ) -> None:
@@ -690,10 +691,12 @@ def _is_whole_and_counted(device: Path, operations: int) -> None:
     _is_whole(device, operations)
 
 
+@pytest.mark.slow
 def test_a_power_cut_during_an_update_leaves_a_bundle_that_runs(root: Path, new: Path) -> None:
     assert _with_cuts(root, lambda d: slots.install(d, new, test=QUICK), _is_whole_and_counted) > 20
 
 
+@pytest.mark.slow
 def test_a_power_cut_during_an_update_over_an_older_bundle_leaves_one_that_runs(
     root: Path, new: Path, tmp_path: Path
 ) -> None:
@@ -706,6 +709,7 @@ def test_a_power_cut_during_an_update_over_an_older_bundle_leaves_one_that_runs(
     assert _with_cuts(root, lambda d: slots.install(d, new, test=QUICK), _is_whole_and_counted) > 25
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "act",
     [
@@ -722,6 +726,7 @@ def test_a_power_cut_after_the_trial_began_leaves_a_bundle_that_runs(
     assert _with_cuts(root, act, _is_whole) > 3
 
 
+@pytest.mark.slow
 def test_a_power_cut_during_the_very_first_install_leaves_none_or_the_new_one(
     tmp_path: Path, new: Path
 ) -> None:

@@ -22,6 +22,7 @@ from edgepv.types import Checkpoint, Rewrite
 from edgepv.zoo import checkpoint as zoo_checkpoint
 
 
+@pytest.mark.slow
 def test_a_pruned_zoo_model_steps_and_agrees_with_its_clip_form(tmp_path: Path) -> None:
     source = zoo_checkpoint("pv-conv-nano")
     pruned = prune.Step(0.5)(source, tmp_path / "p.safetensors")
@@ -77,6 +78,7 @@ def _clips() -> tuple[list[np.ndarray], list[int]]:
     return clips, [i % 2 for i in range(16)]
 
 
+@pytest.mark.slow
 def test_fine_tuning_learns_and_is_repeatable(clip_checkpoint: Checkpoint, tmp_path: Path) -> None:
     clips, truth = _clips()
     step = finetune.Step(epochs=8, learning_rate=0.02)
@@ -340,6 +342,7 @@ def test_taylor_without_clips_is_refused(tmp_path: Path) -> None:
         prune.Step(0.5, importance="taylor")(made(tmp_path, "plain"), tmp_path / "p.safetensors")
 
 
+@pytest.mark.slow
 def test_group_sparsity_trains_a_copy_and_is_repeatable(tmp_path: Path) -> None:
     clips, truth = _clips()
     source = made(tmp_path, "plain")

@@ -318,6 +318,7 @@ def test_a_picture_says_the_delay_the_clip_and_every_line(tmp_path: Path) -> Non
 PAGE = ROOT / "docs" / "stream.md"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", re.findall(r"```text\n(edgepv stream .*?)```", PAGE.read_text(), re.DOTALL))
 def test_the_page_shows_what_the_command_prints(
     block: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

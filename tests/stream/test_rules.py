@@ -25,6 +25,8 @@ from edgepv.stream.capture import Captured, capture  # noqa: E402
 from edgepv.stream.verify import against_chunk, against_clip, steps  # noqa: E402
 from edgepv.types import ModelSpec, TensorSpec  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 SIZE = 16
 CLOSE = 1e-5
 

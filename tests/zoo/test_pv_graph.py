@@ -232,6 +232,7 @@ def test_foretold_collisions_are_counted_once_per_pair() -> None:
     assert (row["collisions"], row["pairs"]) == (2, 3)
 
 
+@pytest.mark.slow
 def test_a_short_training_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     plan = Physics(Schedule(3, 1e-3, save_every=1), World(count=3, substeps=2), films=4, frames=5, batch=2)
     rows: list[dict[str, Any]] = []
@@ -286,6 +287,7 @@ def worst(source: Checkpoint, variant: Variant, folder: Path, *, rounds: int = 2
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_it_steps_like_torch(lowered: tuple[Checkpoint, Variant, Path], engine: str) -> None:
     pytest.importorskip(engine)
@@ -293,22 +295,26 @@ def test_it_steps_like_torch(lowered: tuple[Checkpoint, Variant, Path], engine: 
     assert worst(source, replace(variant, engine=engine), folder) < 1e-4
 
 
+@pytest.mark.slow
 def test_it_steps_like_torch_on_a_phone(lowered: tuple[Checkpoint, Variant, Path]) -> None:
     pytest.importorskip("litert_torch")
     source, variant, folder = lowered
     assert worst(source, to_tflite(source, variant, folder / "m.tflite"), folder) < 1e-4
 
 
+@pytest.mark.slow
 def test_it_breaks_no_rule_of_tensorrt(lowered: tuple[Checkpoint, Variant, Path]) -> None:
     _, variant, folder = lowered
     assert check(onnx.load(folder / variant.path), opset_limit=18) == []
 
 
+@pytest.mark.slow
 def test_it_is_static_and_at_most_4_d(lowered: tuple[Checkpoint, Variant, Path]) -> None:
     _, variant, folder = lowered
     assert_static_4_d(folder / variant.path)
 
 
+@pytest.mark.slow
 def test_an_answer_is_never_the_input_itself(lowered: tuple[Checkpoint, Variant, Path]) -> None:
     _, variant, folder = lowered
     model = onnx.load(folder / variant.path)

@@ -226,6 +226,7 @@ def rolled(source: Checkpoint, variant: Variant, folder: Path, *, steps: int) ->
     return worst
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_30_steps_agree_with_torch(lowered: tuple[Checkpoint, Variant, Path], engine: str) -> None:
     pytest.importorskip(engine)
@@ -233,6 +234,7 @@ def test_30_steps_agree_with_torch(lowered: tuple[Checkpoint, Variant, Path], en
     assert rolled(source, replace(variant, engine=engine), folder, steps=30) < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lowered", [enlarger], indirect=True)  # has every operator of the plain one
 def test_30_steps_agree_with_torch_on_a_phone(lowered: tuple[Checkpoint, Variant, Path]) -> None:
     pytest.importorskip("litert_torch")
@@ -243,6 +245,7 @@ def test_30_steps_agree_with_torch_on_a_phone(lowered: tuple[Checkpoint, Variant
     assert rolled(source, lite, folder, steps=30) < 1e-4
 
 
+@pytest.mark.slow
 def test_the_graph_is_static_at_most_4_d_and_breaks_no_rule_of_tensorrt(
     lowered: tuple[Checkpoint, Variant, Path],
 ) -> None:
@@ -273,6 +276,7 @@ def fed_and_kept(variant: Variant, folder: Path) -> tuple[list[dict[str, np.ndar
     return fed, memory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lowered", [plain], indirect=True)
 @pytest.mark.parametrize(
     ("tool", "file", "better"), [("int8_onnx", "q.onnx", 4), ("int8_openvino", "q.xml", 1.2)]

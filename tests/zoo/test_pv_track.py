@@ -209,6 +209,7 @@ def pictures() -> list[np.ndarray]:
     return [np.repeat(rng.integers(0, 255, (90, 90, 1), dtype=np.uint8), 3, -1) for _ in range(3)]
 
 
+@pytest.mark.slow
 def test_a_short_training_runs_and_the_loss_is_finite(tmp_path: Path) -> None:
     schedule = Schedule(3, 1e-3, log_every=1)
     recipe = Recipe(tiny, SIZE, N, schedule, ((0.5, 3, 2), (1.0, 4, 1)), train_size=SIZE, train_points=N)
@@ -298,6 +299,7 @@ def worst(source: Checkpoint, variant: Variant, folder: Path, spec: ModelSpec) -
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_engines_step_like_torch(lowered: tuple[Checkpoint, Variant, Path], engine: str) -> None:
     pytest.importorskip(engine)
@@ -305,6 +307,7 @@ def test_engines_step_like_torch(lowered: tuple[Checkpoint, Variant, Path], engi
     assert worst(source, replace(variant, engine=engine), folder, variant.spec) < 1e-4
 
 
+@pytest.mark.slow
 def test_a_phone_steps_like_torch(lowered: tuple[Checkpoint, Variant, Path]) -> None:
     pytest.importorskip("litert_torch")
     from edgepv.export.to_tflite import to_tflite
@@ -329,6 +332,7 @@ def _no_product_of_probabilities_is_int8(path: Path) -> None:
     assert not any(re.match(scope, "edgepv.zoo.pv_track.Encoder_encoder") for scope in scopes)
 
 
+@pytest.mark.slow
 def test_the_step_is_static_at_most_4_d_and_breaks_no_rule_of_tensorrt(
     lowered: tuple[Checkpoint, Variant, Path],
 ) -> None:

@@ -520,6 +520,7 @@ def test_our_rules_find_nothing_in_our_own_files(int8: Any, float_onnx: Path) ->
         assert check(model, opset_limit=opset) == [], name
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not present("tensorrt_rtx"), reason="needs edgepv[trt-check]")
 def test_nvidias_parser_takes_all_our_files(int8: Any, float_onnx: Path, tmp_path: Path) -> None:
     for name, (model, _) in _packed(int8, float_onnx).items():
