@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from simulated import variant
 
-from edgepv.runtimes.deadline import DeadlineRunner
+from edgepv.runtimes.deadline import DeadlineRunner, profile
 from edgepv.runtimes.engines.null import NullEngine
 from edgepv.runtimes.health.state import Health
 from edgepv.runtimes.ladder import Ladder
@@ -86,9 +86,10 @@ class SlowRules(ZoneSearch):
 def live(camera: Camera, receiver: Receiver, search: ZoneSearch | None) -> Live:
     one = variant("one")
     output = Output("cam", one.spec, [receiver], NO_RULES, Health("cam"), search=search)
+    ladder = Ladder([Lane(NullEngine(one, [0]), one)])
     runner = DeadlineRunner(
-        Ladder([Lane(NullEngine(one, [0]), one)]),
-        [1],
+        ladder,
+        profile(ladder, calls=1),
         Deadline(5000),
         say=lambda reply: made.tell(reply),
         status=output.status,
