@@ -58,7 +58,7 @@ class Ladder:
         return len(self._todo)
 
     def aim(self, rung: int) -> None:
-        """Let another variant take over as soon as it can; ``aim(active)`` takes that back."""
+        """Let the variant of rung ``rung`` take over as soon as it can; ``aim(active)`` takes that back."""
         if rung == self.aimed:
             return
         self.aimed = rung
@@ -77,7 +77,7 @@ class Ladder:
         return self.lanes[self.aimed].stepper.adopt(self.lanes[self.active].stepper)
 
     def catch_up(self) -> None:
-        """Show one more of the last frames to the variant aimed at."""
+        """Show one more of the last frames to the variant aimed at. Raises what its engine raises."""
         if self._todo:
             self.lanes[self.aimed].remember(self._todo.popleft())
 
@@ -165,9 +165,11 @@ def open_ladder(
     gap: Gap = "hold",
     cuts: bool = False,
 ) -> Ladder:
-    """Open variants of a bundle, the largest first. source: see open_engine, which says what it raises.
+    """Open variants of a bundle, the largest first.
 
-    gap, cuts: see Ladder, which says what else is refused; what was opened by then is closed.
+    source: the bundle's folder, or what reads its files; see open_engine, which says what it raises.
+    threads: of each engine. gap, cuts: see Ladder, which says what else is refused. What was opened before
+    something is refused is closed.
     """
     with contextlib.ExitStack() as opened:  # closes what was opened if the next one cannot be
         lanes: list[Lane] = []

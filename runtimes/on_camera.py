@@ -6,7 +6,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from edgepv.runtimes.events.rules import LiveConfig
 from edgepv.runtimes.output import Output
 from edgepv.runtimes.picture.privacy import Mask
 from edgepv.runtimes.places import ZoneSearch
+from edgepv.runtimes.record import Record
 from edgepv.runtimes.sources import Frame, Source
 from edgepv.runtimes.sources.pace import Due, Rate
 
@@ -54,7 +54,7 @@ class Live:
         self._read = 0
         self._rate, self._slow = Rate(), False
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> Record:
         """Until the source ends, ``stop`` is called, or no variant works any more; returns the summary.
 
         Raises what ended it, after running events were ended and the receivers closed. What receivers and

@@ -191,7 +191,11 @@ class Output:
         return mosaic(frame, [[(x * width, y * height) for x, y in region] for region in self._redact])
 
     def status(self, what: str, why: str, **more: Any) -> None:
-        """Tell that something happened to the camera or the runner."""
+        """Tell that something happened to the camera or the runner.
+
+        what: one word, counted in the summary; "camera_lost" ends what events there are. why: a sentence.
+        more: further keys of the record.
+        """
         with self._lock:
             now_s = self._now_s()
             self.counts[what] += 1
@@ -272,7 +276,10 @@ class Output:
             return 0
 
     def close(self) -> None:
-        """End running events, tell the summary, and close the sinks, which deliver or keep what they have."""
+        """End running events, tell the summary, and close the sinks, which deliver or keep what they have.
+
+        Waits for a reply that is being told; what a sink raises is counted.
+        """
         with self._lock:
             self._put(*self._events.close(self._now_s()), self.summary())
         if self._search:

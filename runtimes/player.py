@@ -32,9 +32,9 @@ class Player:
         return next((s.shape[1] for s in states if s.name == LIFE), 0)
 
     def logits(self, frames: np.ndarray, dead: Sequence[int] = ()) -> np.ndarray:
-        """(classes,) mean of the valid answers to a clip (T, C, h, w), with these particles dead.
+        """(classes,) mean of the valid answers to a clip, logits, or the logarithm of mean probabilities.
 
-        Of probabilities the logarithm of it.
+        frames: (T, C, h, w) float32, preprocessed. dead: particles that do not live in any of them.
         """
         frames = hold_last(frames, self._stepper.warmup)
         rows = self._windows(frames) if self.variant.stream is None else self._steps(frames, dead)
@@ -45,7 +45,10 @@ class Player:
         return [out["logits"][0] for out in self.steps(frames, dead) if self._stepper.valid]
 
     def steps(self, frames: np.ndarray, dead: Sequence[int] = ()) -> Iterable[dict[str, np.ndarray]]:
-        """All outputs after every frame, from a fresh state."""
+        """All outputs after every frame, by name with the batch axis, from a fresh state.
+
+        frames, dead: as for ``logits``. The model must be streamed.
+        """
         self._stepper.reset()
         for frame in frames:
             feeds = self._stepper.feeds(frame[None])
@@ -63,5 +66,5 @@ class Player:
 
 
 def above_mean(logits: np.ndarray, label: int) -> float:
-    """The label's logit above the mean of all."""
+    """How far the logit of label number ``label`` is above the mean of all, of (classes,) logits."""
     return float(logits[label] - logits.mean())

@@ -5,12 +5,11 @@ Records of a file and of a camera have the same keys with the same meanings; REC
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from edgepv.data.frames import pictures
 from edgepv.runtimes.lane import Answer
+from edgepv.runtimes.record import Record
 from edgepv.types import ModelSpec
 
 RECORDS = 1
@@ -30,11 +29,12 @@ def record(
     stale: bool = False,
     why: str = "",
     age_ms: float | None = None,
-) -> dict[str, Any]:
+) -> Record:
     """The "answer" record of one frame that was due.
 
     number: of the answer. frame, time_s: of its frame in the source, counted from 0, and on the source's
-    clock. stale, why, age_ms, latency_ms, variant: see ``Reply``. pre_ms, infer_ms: what the answer took.
+    clock, in seconds. stale, why, age_ms, latency_ms, variant: see ``Reply``. "pre_ms", "infer_ms": what the
+    answer took; None while there is none.
     """
     return {
         "type": "answer",
@@ -57,21 +57,21 @@ def record(
     }
 
 
-def _nothing(spec: ModelSpec) -> dict[str, Any]:
+def _nothing(spec: ModelSpec) -> Record:
     """What is said before there is an answer."""
     names = {a.name for a in spec.answers}
-    found: dict[str, Any] = {"label": None, "score": None} if spec.task == "classification" else {}
+    found: Record = {"label": None, "score": None} if spec.task == "classification" else {}
     return found | {name: [] for name in ("particles", "tracks") if name in names}
 
 
-def answer_fields(answer: Answer, spec: ModelSpec) -> dict[str, Any]:
+def answer_fields(answer: Answer, spec: ModelSpec) -> Record:
     """The keys of a record that depend on the task.
 
     "label" and "score" of a classifier; "particles", those it follows, as [x, y, vx, vy, ax, ay, visibility];
     "tracks" of a tracker as [id, x, y, visibility], without empty places. x and y are shares of the picture's
     width and height, velocities such shares per frame, accelerations per frame squared.
     """
-    found: dict[str, Any] = {}
+    found: Record = {}
     if answer.label is not None and answer.score is not None:
         found = {"label": answer.label, "score": round(answer.score, 4)}
     if "particles" in answer.outputs:

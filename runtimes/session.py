@@ -58,6 +58,9 @@ class Session:
 def open_session(
     variant: Variant, source: Path | Read, *, threads: int = 1, gap: Gap = "hold", cuts: bool = False
 ) -> Session:
-    """Open one variant of a bundle. source: see open_engine, which says what it raises. gap, cuts: see
-    Ladder."""
+    """Open one variant of a bundle.
+
+    source: the bundle's folder, or what reads its files; see open_engine, which says what it raises.
+    threads: of the engine. gap, cuts: see Ladder.
+    """
     return Session(open_ladder([variant], source, threads=threads, gap=gap, cuts=cuts))

@@ -1,4 +1,4 @@
-"""The part of the command line that is about cameras: run, bench, ladder, sign, keygen, update."""
+"""``edgepv run``: a bundle on a video file or on cameras."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DEFAULT_SPOOL = Path("~/.local/state/edgepv")
 
 
 def add_run(commands: Any) -> None:
-    """edgepv run"""
+    """Add ``edgepv run`` and its options."""
     text = "run a bundle on a video file or on cameras: answers and events out, each before its deadline"
     c = commands.add_parser("run", help=text, description=text)
     c.add_argument("bundle", metavar="BUNDLE", help="bundle folder or .zip, or the root of edgepv update")
@@ -99,7 +99,7 @@ def add_run(commands: Any) -> None:
 
 
 def run_command(a: argparse.Namespace) -> int:
-    """edgepv run"""
+    """Do ``edgepv run``; returns the exit code. Raises EdgepvError for what cannot be run."""
     refuse_threads(a.threads)
     if a.require_signature != bool(a.key):
         raise UsageError("--require-signature and --key PUBLIC.pem go together")

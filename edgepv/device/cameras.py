@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from edgepv import bundle
 from edgepv.base.console import Console
@@ -34,6 +34,7 @@ from edgepv.runtimes.lane import Gap
 from edgepv.runtimes.on_camera import Live
 from edgepv.runtimes.output import NO_RULES, Output
 from edgepv.runtimes.places import ZoneSearch, check_rules, needs_search
+from edgepv.runtimes.record import Record
 from edgepv.runtimes.sinks import Sink, open_sink
 from edgepv.runtimes.sources import device, is_live, open_source
 from edgepv.types import Deadline, ModelSpec, Variant
@@ -75,7 +76,7 @@ class LiveOptions:
             check_part(name, "a camera's name")
 
 
-def run(options: LiveOptions, console: Console, stop: threading.Event) -> list[dict[str, Any]]:
+def run(options: LiveOptions, console: Console, stop: threading.Event) -> list[Record]:
     """Run until ``stop`` is set, every source ended, or one camera failed; returns a summary per camera.
 
     Raises what the first camera raised. Receivers have delivered, or kept on disk, what they had by then.
@@ -112,12 +113,12 @@ class _Cameras:
     def __init__(self, options: LiveOptions, found: Bundle, trial: Trial | None, console: Console) -> None:
         self._options, self._bundle, self._trial, self._console = options, found, trial, console
         self._lives: dict[str, Live] = {}
-        self._summaries: dict[str, dict[str, Any]] = {}
+        self._summaries: dict[str, Record] = {}
         self._errors: list[EdgepvError] = []
         self._health: Health | None = None
         self._notes: tuple[str, ...] = ()
 
-    def run(self, stop: threading.Event) -> list[dict[str, Any]]:
+    def run(self, stop: threading.Event) -> list[Record]:
         with contextlib.ExitStack() as stack:
             self._open(stack)
             sd_notify("READY=1")
@@ -245,7 +246,7 @@ class _Cameras:
         outputs: list[Output] = []
         runners: list[DeadlineRunner] = []
 
-        def on_status(record: dict[str, Any]) -> None:
+        def on_status(record: Record) -> None:
             for runner in runners:  # by the queue that replies take, so that the order is kept
                 runner.note(record["what"], record["why"])
 
