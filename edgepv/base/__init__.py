@@ -1,6 +1,6 @@
 """What every room stands on and that knows no model: files, cache, console, processes apart, optional
-libraries, the machine, the registry of what packages bring, and the engines as data. Nothing here imports
-another room but ``types`` and ``errors``.
+libraries, the machine, the registry of what packages bring, and engines and tasks as data. Nothing here
+imports another room but ``types`` and ``errors``.
 """
 
 __all__ = [
@@ -14,5 +14,6 @@ __all__ = [
     "optional",
     "quiet",
     "registry",
+    "tasks",
     "vet",
 ]
