@@ -29,7 +29,7 @@ from edgepv.cli import show
 from edgepv.data.frames import clean_frames, degraded
 from edgepv.data.video import read_video
 from edgepv.errors import EdgepvError
-from edgepv.metrics.stats import METRIC_NAMES
+from edgepv.metrics.stats import metric_name
 from edgepv.pipeline.options import Options
 from edgepv.runtimes.on_file import run_file
 from edgepv.runtimes.records import picture_of
@@ -207,7 +207,7 @@ def speed(row: Measurement) -> float:
 
 def score(found: Accuracy | None) -> str:
     """ "top-1 78.8 % (71.5 to 84.7, n 146)"."""
-    return f"{METRIC_NAMES[found.metric]} {show.accuracy_text(found)}" if found else show.UNKNOWN
+    return f"{metric_name(found.metric)} {show.accuracy_text(found)}" if found else show.UNKNOWN
 
 
 def loss(drop: PairedDrop | None) -> str:

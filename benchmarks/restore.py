@@ -34,6 +34,7 @@ import numpy as np
 import torch
 
 from edgepv.base.files import read_json, write_json
+from edgepv.base.tasks import TASKS
 from edgepv.data import degrade
 from edgepv.data.clips import find_clips
 from edgepv.data.frames import clean_frames, degraded
@@ -44,7 +45,7 @@ from edgepv.model.weights import read_weights
 from edgepv.quantize import int8_onnx, int8_openvino
 from edgepv.runtimes import open_engine
 from edgepv.stream import Stepper, Tensors
-from edgepv.types import TASKS, Variant
+from edgepv.types import Variant
 from edgepv.zoo import HERE, INDEX, checkpoint, pv_restore
 from edgepv.zoo.pv_restore import Restore
 from edgepv.zoo.training.restore import SPLIT, enlarged, middle, read_source, restored, spec_of, spoilt
@@ -353,7 +354,7 @@ def shipped(where: Where, wanted: Wanted) -> dict[str, Any]:
         spec = checkpoint(name).spec
         each = []
         for clip in (c for c in find_clips(HERE / "film", ()) if c.split == "evaluation"):
-            clean = clean_frames(clip.path, spec)[: TASKS["restoration"].most_frames]
+            clean = clean_frames(clip.path, spec)[: TASKS.find("restoration").most_frames]
             given = degrade.as_float(np.stack(degraded(clean, spec)))
             given = enlarged(given) if spec.degrade == "half" else given
             each.append(psnr_db(np.stack(clean), given))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from edgepv.base.tasks import TASKS
 from edgepv.data.frames import pictures
 from edgepv.runtimes.lane import Answer
 from edgepv.runtimes.record import Record
@@ -61,6 +62,8 @@ def _nothing(spec: ModelSpec) -> Record:
     """What is said before there is an answer."""
     names = {a.name for a in spec.answers}
     found: Record = {"label": None, "score": None} if spec.task == "classification" else {}
+    if spec.task not in TASKS.own:
+        found = {spec.answer.name: None}
     return found | {name: [] for name in ("particles", "tracks") if name in names}
 
 
@@ -69,7 +72,8 @@ def answer_fields(answer: Answer, spec: ModelSpec) -> Record:
 
     "label" and "score" of a classifier; "particles", those it follows, as [x, y, vx, vy, ax, ay, visibility];
     "tracks" of a tracker as [id, x, y, visibility], without empty places. x and y are shares of the picture's
-    width and height, velocities such shares per frame, accelerations per frame squared.
+    width and height, velocities such shares per frame, accelerations per frame squared. Of a task that a
+    package brought, the answer by its name, as it is.
     """
     found: Record = {}
     if answer.label is not None and answer.score is not None:
@@ -84,6 +88,8 @@ def answer_fields(answer: Answer, spec: ModelSpec) -> Record:
             for name, row in zip(answer.numbers, table)
             if name >= 0
         ]
+    if spec.task not in TASKS.own:
+        found[spec.answer.name] = answer.outputs[spec.answer.name].astype(float).round(4).tolist()
     return found
 
 

@@ -1,4 +1,4 @@
-"""A package that edgepv knows nothing of brings a target, an engine, a source and a sink."""
+"""A package that edgepv knows nothing of brings a target, an engine, a source, a sink and a task."""
 
 from __future__ import annotations
 
@@ -12,8 +12,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import ROOT, TINY, Tiny, drifts
+from support import ROOT, TINY, Run, Tiny, drifts
 
+from edgepv.data.video import read_video
+
+LEVEL = """
+name = "level"
+task = "brightness"
+fps = 10
+input = { name = "frame", shape = [1, 3, 32, 32], layout = "NCHW" }
+outputs = [{ name = "level", shape = [1, 1], layout = "NC" }]
+"""
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -76,6 +85,50 @@ def test_its_bundle_verifies_and_runs_on_its_source_into_its_receiver(
     answers = [r for r in map(json.loads, done.stdout.splitlines()) if r["type"] == "answer"]
     assert len(answers) == json.loads(tally.read_text())["answer"] == 12
     assert answers[-1]["label"] in ("fight", "no_fight") and answers[-1]["variant"] == "board-npu-fp32"
+
+
+@pytest.fixture(scope="module")
+def level_bundle(edgepv: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a model for the task that the package brings, on clips whose truth only the package can read."""
+    from safetensors.numpy import save_file
+
+    folder = tmp_path_factory.mktemp("level")
+    clips = drifts(folder / "clips", ("a", "b"))
+    for clip in clips.rglob("*.mp4"):
+        clip.with_suffix(".txt").write_text(f"{np.mean(read_video(clip).frames) / 255 + 0.02:.4f}")
+    weights = {"see.weight": np.full((4, 3, 3, 3), 1 / 27, np.float32), "see.bias": np.zeros(4, np.float32)}
+    save_file(weights, folder / "w.safetensors")
+    (folder / "spec.toml").write_text(LEVEL)
+    model = ["level:build", "--weights", folder / "w.safetensors", "--spec", folder / "spec.toml"]
+    done = edgepv("export", *model, "--clips", clips, "--out", folder / "bundle", "--target", "board")
+    assert done.returncode == 0, done.stderr
+    return folder / "bundle"
+
+
+def test_its_task_is_judged_by_its_own_figure(level_bundle: Path, edgepv: Command) -> None:
+    (row,) = json.loads((level_bundle / "measured.json").read_text())["rows"][1:]
+    assert row["accuracy"]["metric"] == "level_nearness" and 0.9 < row["accuracy"]["value"] < 0.99
+    assert row["drop"]["verdict"] == "pass" and row["parity"]["verdict"] == "pass"
+    assert "nearness" in (level_bundle / "report.md").read_text()
+    assert json.loads((level_bundle / "manifest.json").read_text())["content"]["postprocessing"].startswith(
+        "0 is"
+    )
+    assert edgepv("verify", level_bundle).returncode == 0
+
+
+def test_the_answer_of_its_task_is_in_the_records(
+    edgepv: Command, level_bundle: Path, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "grey.npy", np.full((4, 48, 64, 3), 51, np.uint8))
+    run = ["run", level_bundle, "--source", f"frames:{tmp_path}/grey.npy", "--deadline-ms", "2000"]
+    done = edgepv(*run)
+    answers = [r for r in map(json.loads, done.stdout.splitlines()) if r["type"] == "answer"]
+    assert len(answers) == 4 and answers[-1]["level"] == [pytest.approx(0.2, abs=0.02)]
+
+
+def test_without_the_package_its_task_is_unknown(level_bundle: Path, run: Run) -> None:
+    code, _, err = run("inspect", level_bundle)
+    assert code == 2 and "unknown task 'brightness'. Known: classification, restoration, tracking" in err
 
 
 def test_without_the_package_its_bundle_names_the_engine_that_is_missing(

@@ -14,5 +14,6 @@ __all__ = [
     "optional",
     "quiet",
     "registry",
+    "tasks",
     "vet",
 ]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Generic, TypeVar
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from typing import Any, Generic, TypeVar, cast
 
 from edgepv.errors import EdgepvError, TargetUnavailableError, UsageError, unknown
 
@@ -70,8 +70,13 @@ class Registry(Generic[T]):
 
 
 @functools.cache
-def _installed(group: str) -> tuple[EntryPoint, ...]:
-    return tuple(entry_points(group=group))
+def _points() -> EntryPoints:
+    """Those of every group: one look at what is installed."""
+    return cast(EntryPoints, entry_points())  # Python 3.11 has another name for that
+
+
+def _installed(group: str) -> EntryPoints:
+    return _points().select(group=group)
 
 
 def _package(point: EntryPoint) -> str:

@@ -13,7 +13,7 @@ from edgepv.base.console import tell
 from edgepv.base.files import whole_file
 from edgepv.base.optional import need
 from edgepv.bundle.manifest import Bundle
-from edgepv.metrics.stats import METRIC_NAMES, SQNR_CAP_DB, counted, worded
+from edgepv.metrics.stats import SQNR_CAP_DB, counted, metric_name, worded
 from edgepv.stream.account import exactness
 from edgepv.types import Accuracy, Audit, Latency, LayerSensitivity, Measurement, PairedDrop, encode
 
@@ -68,7 +68,7 @@ def exported(made: Sequence[ExportedBundle], not_made: Sequence[NotMade] = ()) -
 def _metric(made: Sequence[ExportedBundle]) -> str:
     """What the models are judged by, in words."""
     known = [row.accuracy.metric for one in made for row in one.report.rows if row.accuracy]
-    return METRIC_NAMES[known[0]] if known else "accuracy"
+    return metric_name(known[0]) if known else "accuracy"
 
 
 def accuracy_text(found: Accuracy) -> str:
@@ -362,7 +362,7 @@ def _interval(test: dict[str, Any]) -> str:
     metric = test.get("metric", "top1")
     groups = test.get("groups")
     found = Accuracy(test["value"], test["low"], test["high"], test["n"], metric=metric, groups=groups)
-    return f"{METRIC_NAMES[found.metric]} {accuracy_text(found)}"
+    return f"{metric_name(found.metric)} {accuracy_text(found)}"
 
 
 KINDS = {

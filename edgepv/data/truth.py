@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+from edgepv.base.registry import resolve
+from edgepv.base.tasks import TASKS
 from edgepv.data.clips import Clip
 from edgepv.data.frames import clean_frames, degraded, preprocess
 from edgepv.data.video import at_rate, open_video
 from edgepv.errors import UsageError
 from edgepv.stream import Tensors
-from edgepv.types import TASKS, ModelSpec
+from edgepv.types import ModelSpec
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,12 @@ class EvalClip:
     """A clip as the model sees it, and what is true of it.
 
     frames: (T, C, h, w) float32. truth: index of its label, ``Points``, or clean pictures (T, H, W, 3) uint8
-    BGR; None where nobody knows. start: states that the clip begins with, such as the points to follow.
-    group: clips of one group share footage; None where nobody knows. doubt: why it may not be whole.
+    BGR, or a number; None where nobody knows. start: states that the clip begins with, such as the points to
+    follow. group: clips of one group share footage; None where nobody knows. doubt: why it may not be whole.
     """
 
     frames: np.ndarray
-    truth: int | Points | np.ndarray | None
+    truth: int | float | Points | np.ndarray | None
     start: Tensors | None = None
     group: str | None = None
     doubt: str | None = None
@@ -42,28 +44,46 @@ class EvalClip:
 def eval_clip(clip: Clip, spec: ModelSpec, more: int = 0) -> EvalClip:
     """Decode a clip and what is known of it, its group too.
 
-    more: frames of a restorer's clip beyond those that are judged.
-    The true points of CLIP.mp4 stand in CLIP.npz beside it: ``points`` (N, T, 2) as x, y in px of the video,
-    and ``occluded`` (N, T), for each of its frames. Raises UsageError if they do not fit the video.
+    more: frames of a restorer's clip beyond those that are judged. Raises UsageError as the task's ``truth``.
     """
-    return replace(_decoded(clip, spec, more), group=clip.group)
+    read = resolve(TASKS.find(spec.task).truth)
+    return replace(read(clip, spec, more), group=clip.group)
 
 
-def _decoded(clip: Clip, spec: ModelSpec, more: int) -> EvalClip:
-    if spec.task == "tracking":
-        return _tracked(clip, spec)
-    doubts: list[str] = []
-    clean = clean_frames(clip.path, spec, TASKS[spec.task].most_frames + more, doubt=doubts.append)
-    frames = np.concatenate([preprocess(f, spec) for f in degraded(clean, spec)])
-    if spec.task == "restoration":
-        return EvalClip(frames, np.stack(clean) if spec.degrade else None, doubt=next(iter(doubts), None))
+def plain(clip: Clip, spec: ModelSpec, more: int) -> EvalClip:
+    """A clip of which nothing is known."""
+    return _decoded(clip, spec, more)[1]
+
+
+def labelled(clip: Clip, spec: ModelSpec, more: int) -> EvalClip:
+    """A clip of a classifier, with the label that its folder says."""
     truth = spec.labels.index(clip.label) if clip.label else None
-    return EvalClip(frames, truth, doubt=next(iter(doubts), None))
+    return replace(plain(clip, spec, more), truth=truth)
 
 
-def _tracked(clip: Clip, spec: ModelSpec) -> EvalClip:
+def restored(clip: Clip, spec: ModelSpec, more: int) -> EvalClip:
+    """A clip of a restorer, spoilt as ``spec.degrade`` says, with its clean pictures."""
+    clean, found = _decoded(clip, spec, more)
+    return replace(found, truth=np.stack(clean) if spec.degrade else None)
+
+
+def _decoded(clip: Clip, spec: ModelSpec, more: int) -> tuple[list[np.ndarray], EvalClip]:
+    """(its clean pictures, (H, W, 3) uint8 BGR, and the clip as the model sees it)."""
+    doubts: list[str] = []
+    most = TASKS.find(spec.task).most_frames + more
+    clean = clean_frames(clip.path, spec, most, doubt=doubts.append)
+    frames = np.concatenate([preprocess(f, spec) for f in degraded(clean, spec)])
+    return clean, EvalClip(frames, None, doubt=next(iter(doubts), None))
+
+
+def tracked(clip: Clip, spec: ModelSpec, more: int) -> EvalClip:
+    """A clip of a tracker, with its true points where there are any.
+
+    Those of CLIP.mp4 stand in CLIP.npz beside it: ``points`` (N, T, 2) as x, y in px of the video, and
+    ``occluded`` (N, T), for each of its frames. Raises UsageError if they do not fit the video.
+    """
     seen: list[np.ndarray] = []
-    most = TASKS[spec.task].most_frames
+    most = TASKS.find(spec.task).most_frames
     taken: list[int] = []
     with open_video(clip.path) as video:
         for frame, count in at_rate(video, spec.fps):

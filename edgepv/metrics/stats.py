@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 
-from edgepv.types import TASKS, Accuracy, ClassScore, Metric, PairedDrop, Verdict
+from edgepv.base.tasks import TASKS
+from edgepv.types import Accuracy, ClassScore, Metric, PairedDrop, TaskSpec, Verdict
 
 Z95 = 1.959963984540054
 
@@ -250,7 +251,7 @@ def mean_accuracy(values: np.ndarray, metric: Metric, groups: Sequence[str] | No
     low, high = mean_interval(values, groups)
     if low == -math.inf:
         low = high = mean
-    if metric == "delta_avg":
+    if unit_of(metric) == "points":
         low, high = max(low, 0.0), min(high, 1.0)
     return Accuracy(mean, low, high, len(values), metric=metric, groups=group_count(groups))
 
@@ -302,11 +303,27 @@ def counted(n: int, groups: int | None, what: str = "") -> str:
 
 
 def worded(value: float, metric: Metric) -> str:
-    """A figure of a metric as a person reads it: "78.8 %", or "31.25 dB"."""
-    return f"{value:.2f} dB" if metric == "psnr" else f"{100 * value:.1f} %"
+    """A figure of a metric as a person reads it: "78.8 %", "31.25 dB", or the bare number."""
+    unit = unit_of(metric)
+    if unit is None:
+        return f"{value:.4g}"
+    return f"{value:.2f} dB" if unit == "dB" else f"{100 * value:.1f} %"
 
 
-METRIC_NAMES: Mapping[Metric, str] = {task.metric: task.metric_name for task in TASKS.values()}
+def metric_name(metric: Metric) -> str:
+    """What reports call a metric."""
+    task = _judged_by(metric)
+    return task.metric_name if task else metric
+
+
+def unit_of(metric: Metric) -> Literal["points", "dB"] | None:
+    """The unit of a loss; in points a figure is a fraction of 1. None for a metric that nobody knows here."""
+    task = _judged_by(metric)
+    return task.unit if task else None
+
+
+def _judged_by(metric: Metric) -> TaskSpec | None:
+    return next((task for task in TASKS.every()[0].values() if task.metric == metric), None)
 
 
 def percentiles_ms(seconds: Sequence[float]) -> tuple[float, float, float]:

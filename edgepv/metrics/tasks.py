@@ -16,13 +16,14 @@ from typing import NamedTuple
 import numpy as np
 
 from edgepv.base.registry import resolve
+from edgepv.base.tasks import TASKS
 from edgepv.data.frames import pictures
 from edgepv.data.truth import EvalClip, Points, aspect
 from edgepv.errors import UsageError
 from edgepv.metrics.margins import margin_drop, margins
 from edgepv.metrics.pictures import psnr_db
 from edgepv.metrics.stats import accuracy, mean_accuracy, mean_drop
-from edgepv.types import TASKS, Accuracy, ModelSpec, PairedDrop
+from edgepv.types import Accuracy, ModelSpec, PairedDrop
 
 SIDE = 256
 WITHIN_PX = (1, 2, 4, 8, 16)
@@ -65,7 +66,7 @@ def figures(
 
     pictures: of a restorer, which are judged; None: all after its warm-up.
     """
-    figure, which = resolve(TASKS[spec.task].figure), pictures or Pictures.of(warmup, spec.lag)
+    figure, which = resolve(TASKS.find(spec.task).figure), pictures or Pictures.of(warmup, spec.lag)
     both = zip(answers, clips, strict=True)
     return np.array([figure(spec, rows, clip.truth, warmup, which) for rows, clip in both])
 
@@ -156,7 +157,7 @@ def task_drop(
     """What ``after`` loses against ``before``, both from ``figures`` on the same clips of these groups."""
     if spec.task == "classification":
         return margin_drop(before, after, max_drop=max_drop, groups=groups)
-    unit = TASKS[spec.task].unit
+    unit = TASKS.find(spec.task).unit
     scale = 100.0 if unit == "points" else 1.0
     return mean_drop(scale * before, scale * after, max_drop=max_drop, unit=unit, groups=groups)
 

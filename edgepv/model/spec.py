@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from edgepv.base.files import MOST_LETTERS, check_part, read_toml
-from edgepv.errors import UsageError
-from edgepv.types import TASKS, ModelSpec, StreamSpec, decode, encode
+from edgepv.base.tasks import TASKS
+from edgepv.errors import UsageError, unknown
+from edgepv.types import ModelSpec, StreamSpec, decode, encode
 
 MAX_STATE_BYTES = 1 << 31
 MOST_PARTICLES = 1024
@@ -24,8 +25,8 @@ MOST_VALUES = 1 << 28  # of one input: 1 GiB as float32
 def read_spec(path: Path) -> ModelSpec:
     """ModelSpec from a TOML file. Raises UsageError for bad TOML or a key nobody knows."""
     data = read_toml(path, wanted="--spec wants the TOML file that describes the model")
-    if "metric" not in data and data.get("task") in TASKS:
-        data["metric"] = TASKS[data["task"]].metric
+    if "metric" not in data and data.get("task") in TASKS.names():
+        data["metric"] = TASKS.find(data["task"]).metric
     spec = decode(ModelSpec, _grey_defaults(data), where=path.name)
     check_spec(spec, path.name)
     return spec
@@ -64,6 +65,8 @@ def check_spec(spec: ModelSpec, where: str, *, chunk: int = 1) -> None:
     chunk: frames of one step.
     """
     shape, layout = spec.input.shape, spec.input.layout
+    if spec.task not in TASKS.names():
+        raise UsageError(f"{where}: {unknown('task', spec.task, TASKS.names())}")
     _check_names(spec, where)
     if layout not in ("NCHW", "NCTHW") or len(shape) != len(layout) or shape[0] != chunk:
         raise UsageError(
@@ -86,7 +89,7 @@ def check_spec(spec: ModelSpec, where: str, *, chunk: int = 1) -> None:
         raise UsageError(f"{where}: degrade is for restoration, the task is {spec.task}. Leave one out")
     if spec.task == "classification" and (len(spec.labels) < 2 or len(set(spec.labels)) != len(spec.labels)):
         raise UsageError(f"{where}: labels must be at least two different names")
-    metric = TASKS[spec.task].metric
+    metric = TASKS.find(spec.task).metric
     if spec.metric != metric:
         raise UsageError(f"{where}: {spec.task} is judged by {metric}, not by {spec.metric}")
     check_answers(spec, where)
@@ -157,7 +160,7 @@ def check_answers(spec: ModelSpec, where: str) -> None:
             raise UsageError(
                 f"{where}: output '{out.name}' of shape {out.shape} is none that a model can give"
             )
-    task = TASKS[spec.task]
+    task = TASKS.find(spec.task)
     wanted = (task.answer, task.shape(spec))
     if (spec.answer.name, shape) != wanted or len(set(names)) != len(names):
         raise UsageError(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from edgepv.base.tasks import TASKS
 from edgepv.pipeline.options import Options, bundle_folder, check_options, max_drop, shares
 from edgepv.pipeline.source import gather, load
 from edgepv.targets import target as find_target
-from edgepv.types import TASKS, ModelSpec
+from edgepv.types import ModelSpec
 
 
 def plan(options: Options) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def plan(options: Options) -> dict[str, Any]:
 
 
 def _unit(spec: ModelSpec) -> str:
-    return TASKS[spec.task].unit
+    return TASKS.find(spec.task).unit
 
 
 def _stream_plan(options: Options, spec: ModelSpec) -> str:

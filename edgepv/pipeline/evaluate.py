@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from edgepv.base.engines import files_of
+from edgepv.base.tasks import TASKS
 from edgepv.data.frames import pictures
 from edgepv.data.truth import EvalClip
 from edgepv.export.audit import audit
@@ -29,7 +30,7 @@ from edgepv.metrics.tasks import (
 )
 from edgepv.runtimes.engine import on_this_host, open_engine
 from edgepv.stream import Infer, Tensors, by_file_names, copied
-from edgepv.types import TASKS, Accuracy, Measurement, ModelSpec, PairedDrop, Parity, Target, Variant
+from edgepv.types import Accuracy, Measurement, ModelSpec, PairedDrop, Parity, Target, Variant
 
 SAME_NUMBERS_DB = 80.0  # at this SQNR the answers are equal to four digits: no clip can tell them apart
 SAME_DB = 0.005  # a PSNR that differs by less is printed as equal
@@ -223,7 +224,7 @@ def _graph_of(row: Measurement) -> tuple[str, bool]:
 def floor_db(spec: ModelSpec, target: Target, precision: str) -> float:
     """The least SQNR that an artifact must reach: the target's promise, and in INT8 what the task needs."""
     promised = target.min_sqnr_db[precision]
-    return max(promised, TASKS[spec.task].int8_floor_db) if precision == "int8" else promised
+    return max(promised, TASKS.find(spec.task).int8_floor_db) if precision == "int8" else promised
 
 
 def with_tracks(parity: Parity, apart: np.ndarray) -> Parity:

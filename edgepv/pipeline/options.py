@@ -13,10 +13,11 @@ from edgepv import bundle
 from edgepv.base.files import refuse_out
 from edgepv.base.optional import present
 from edgepv.base.registry import resolve
+from edgepv.base.tasks import TASKS
 from edgepv.errors import TargetUnavailableError, UsageError, unknown
 from edgepv.export.for_cpu import refuse_bf16
 from edgepv.export.request import FLAT
-from edgepv.types import TASKS, ModelSpec, Target
+from edgepv.types import ModelSpec, Target
 
 STREAM = ("auto", "window", "off")
 
@@ -200,5 +201,5 @@ def _refuse_unheeded(options: Options) -> None:
 
 def max_drop(options: Options, spec: ModelSpec) -> float:
     """What a variant may lose: points of accuracy, or dB of a restorer's pictures."""
-    usual = TASKS[spec.task].max_drop
+    usual = TASKS.find(spec.task).max_drop
     return options.max_drop if options.gate or usual is None else usual

@@ -12,6 +12,7 @@ from typing import Any
 from edgepv.base.cache import imported, sources
 from edgepv.base.files import digest, sha256
 from edgepv.base.optional import present
+from edgepv.base.tasks import TASKS
 from edgepv.data.clips import SHOWN_LABELS, Clip, find_clips, survey, unheld_told, unlabelled_told
 from edgepv.data.split import split_clips
 from edgepv.errors import UsageError
@@ -171,7 +172,9 @@ def gather(options: Options, spec: ModelSpec) -> Clips:
         notes = (*left_out, *_unjudged(there.clips, held_out, spec))
         return Clips(train, tuple(calibration), tuple(held_out), origin, notes=notes)
     found = _shipped(spec)
-    fits = spec.task != "classification" or {c.label for c in found} <= set(spec.labels)
+    fits = spec.task in TASKS.own and (
+        spec.task != "classification" or {c.label for c in found} <= set(spec.labels)
+    )
     if not fits:
         found = [replace(c, label=None) for c in found]
     calibration, held_out = split_clips(found, calibration=CALIBRATION_CLIPS)
@@ -220,7 +223,7 @@ def _shipped(spec: ModelSpec) -> list[Clip]:
     if spec.task == "classification":
         return find_clips(here / "clips", edgepv.zoo.TASKS["fight"])
     film = find_clips(here / "film", ())
-    if spec.task == "restoration":
+    if spec.task != "tracking":
         return film
     return [c for c in film if c.split == "calibration"] + find_clips(here / "points", ())
 

@@ -15,6 +15,7 @@ from edgepv import bundle, report
 from edgepv.base.files import write_json, write_text
 from edgepv.base.machine import proof
 from edgepv.base.optional import need
+from edgepv.base.tasks import TASKS
 from edgepv.bundle.manifest import Content, Measured
 from edgepv.data.calibration import PREPROCESSING
 from edgepv.data.clips import Clip
@@ -22,7 +23,7 @@ from edgepv.data.frames import at_model_size, hold_last
 from edgepv.data.video import open_video, taken
 from edgepv.pipeline.prepare import PreparedModel, clip_name
 from edgepv.runtimes.engine import on_this_host, open_engine
-from edgepv.types import TASKS, Measurement, ModelSpec, Report, Target, Variant
+from edgepv.types import Measurement, ModelSpec, Report, Target, Variant
 
 PROBABILITIES = "probabilities as they are; a clip's answer is their mean over valid frames"
 THUMBNAIL = 112
@@ -91,7 +92,7 @@ def write_bundle(
 
 
 def _postprocessing(spec: ModelSpec) -> str:
-    return PROBABILITIES if spec.scores == "probabilities" else TASKS[spec.task].postprocessing
+    return PROBABILITIES if spec.scores == "probabilities" else TASKS.find(spec.task).postprocessing
 
 
 def write_golden(prepared: PreparedModel, variants: Sequence[Variant], folder: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from edgepv.metrics.pareto import pareto
-from edgepv.metrics.stats import METRIC_NAMES, counted, worded
+from edgepv.metrics.stats import counted, metric_name, unit_of, worded
 from edgepv.report.cells import figure
 from edgepv.report.compare import machine, main_latency
 from edgepv.types import Accuracy, DeviceFacts, Latency, Measurement, Report
@@ -164,13 +164,13 @@ def _scatter(panel: _Panel, palette: dict[str, int]) -> Scatter | None:
         keys,
         left_out,
         top=top,
-        metric=METRIC_NAMES[accuracies[0].metric],
+        metric=metric_name(accuracies[0].metric),
     )
 
 
 def _heights(found: Accuracy) -> tuple[float, float, float]:
     """(value, low, high) as shares of the chart's scale, which ends at 100 % or 100 dB."""
-    scale = 100 if found.metric == "psnr" else 1
+    scale = 100 if unit_of(found.metric) == "dB" else 1
     return found.value / scale, found.low / scale, found.high / scale
 
 
@@ -209,7 +209,7 @@ def _tip(row: Measurement, latency: Latency) -> str:
     value, low, high = (worded(v, found.metric) for v in (found.value, found.low, found.high))
     spread = "no interval" if found.groups == 1 else f"95 % {low} to {high}"
     return (
-        f"{row.variant} ({row.engine}, {row.precision}, {row.form}): {METRIC_NAMES[found.metric]} {value}, "
+        f"{row.variant} ({row.engine}, {row.precision}, {row.form}): {metric_name(found.metric)} {value}, "
         f"{spread}, n = {counted(found.n, found.groups)}; "
         f"p50 {figure(latency.p50_ms)} ms, p99 {figure(latency.p99_ms)} ms, "
         f"{threaded(latency)}"

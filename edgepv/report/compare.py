@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from edgepv.metrics.stats import METRIC_NAMES
+from edgepv.metrics.stats import metric_name
 from edgepv.report.cells import Cell
 from edgepv.types import DeviceFacts, Latency, Measurement, Report
 
@@ -16,7 +16,7 @@ ORIGINALS = {"torch": "torch-fp32", "onnxruntime": "onnxruntime-original"}
 def metric(report: Report) -> str:
     """What the models of a report are judged by, in words."""
     known = [row.accuracy.metric for row in report.rows if row.accuracy]
-    return METRIC_NAMES[known[0]] if known else "accuracy"
+    return metric_name(known[0]) if known else "accuracy"
 
 
 def machine(device: DeviceFacts | None) -> DeviceFacts | None:

@@ -47,10 +47,9 @@ from edgepv.types.spec import (
     Task,
     TensorSpec,
 )
-from edgepv.types.task import TASKS, TaskSpec
+from edgepv.types.task import TaskSpec
 
 __all__ = [
-    "TASKS",
     "Accuracy",
     "Audit",
     "Checkpoint",

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Literal
+from typing import Literal, TypeAlias
 
 Layout = Literal["NCHW", "NHWC", "NCTHW", "NC", "NKC"]
 DType = Literal["float32", "float16", "int8", "uint8", "int32", "int64"]
-Task = Literal["classification", "tracking", "restoration"]
-Metric = Literal["top1", "delta_avg", "psnr"]
+Task: TypeAlias = str
+"""Name of a task, see ``edgepv.base.tasks``."""
+Metric: TypeAlias = str
+"""What a task is judged by, such as "top1"."""
 Scores = Literal["logits", "probabilities"]
 _ITEM_BYTES = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1, "int32": 4, "int64": 8}
 
