@@ -87,7 +87,9 @@ def expected_inputs(variant: Variant) -> dict[str, tuple[tuple[int, ...], str]]:
 
 
 def on_this_host(variant: Variant) -> Variant:
-    """The variant as a machine that packs it runs it: on its engine, or on what stands in for that: the same
-    file and numbers, not the same speed."""
+    """The variant as a machine that packs it runs it: on its engine, or on what stands in for that.
+
+    The same file and numbers, not the same speed.
+    """
     stand_in = ENGINES.find(variant.engine).stand_in
     return replace(variant, engine=stand_in) if stand_in else variant

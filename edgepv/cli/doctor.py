@@ -32,8 +32,10 @@ PACKAGES = {
 
 
 def examine() -> dict[str, Any]:
-    """Packages, per target whether it can be built, run and measured here, what of other packages cannot be
-    loaded, and the pip lines that help."""
+    """Packages, and per target whether it can be built, run and measured here.
+
+    Also what of other packages cannot be loaded, and the pip lines that help.
+    """
     packages = {}
     for module, (distribution, extra) in PACKAGES.items():
         packages[distribution] = {"version": _version(distribution, module), "extra": extra}

@@ -47,7 +47,8 @@ def eval_clip(clip: Clip, spec: ModelSpec, more: int = 0) -> EvalClip:
     more: frames of a restorer's clip beyond those that are judged. Raises UsageError as the task's ``truth``.
     """
     read = resolve(TASKS.find(spec.task).truth)
-    return replace(read(clip, spec, more), group=clip.group)
+    read_clip: EvalClip = read(clip, spec, more)
+    return replace(read_clip, group=clip.group)
 
 
 def plain(clip: Clip, spec: ModelSpec, more: int) -> EvalClip:
