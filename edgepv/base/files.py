@@ -25,9 +25,11 @@ _OURS = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.([0-9a-f]{8})\.edgepv(\.[^.]+)?")
 """Names of what is being written: .NAME.random.kernel.edgepv, and the file's own suffix."""
 OLD = ".old"
 ABANDONED_S, SETTLED_S = 7 * 86_400.0, 600.0
+"""Seconds since the last write after which what lies half-written is nobody's: a week where the writer cannot
+be seen, ten minutes for a file whose writer is dead."""
 MOST_BYTES = 200  # of a name: file systems take 255, and names of what is being written are longer
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
-DEEPEST = 100
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux: fcntl.h, fs.h
+DEEPEST = 100  # lists and tables in each other: far more than ours, far less than Python's 1000 calls
 MOST_DIGITS = 20  # of a whole number: 64 bits
 MOST_LETTERS = 200
 """Of a name: more fits no line, and no file system."""

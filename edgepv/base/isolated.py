@@ -20,7 +20,9 @@ from edgepv import errors
 from edgepv.errors import EdgepvError, EngineError, UsageError
 
 TIMEOUT_S = 900
+"""Seconds for one converter or engine: a quarter of an hour, so a hang ends and a slow machine does not."""
 MOST_TIMEOUT_S = 1_000_000
+"""Seconds of --timeout, over eleven days: timers of the system take no endless time."""
 GRACE_S = 1.0  # the process that is waited for ends first
 
 

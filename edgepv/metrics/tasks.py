@@ -23,8 +23,8 @@ from edgepv.metrics.pictures import psnr
 from edgepv.metrics.stats import accuracy, mean_accuracy, mean_drop
 from edgepv.types import Accuracy, ModelSpec, PairedDrop
 
-SIDE = 256
-WITHIN_PX = (1, 2, 4, 8, 16)
+SIDE = 256  # px; TAP-Vid measures on frames of 256 x 256
+WITHIN_PX = (1, 2, 4, 8, 16)  # TAP-Vid's thresholds
 
 INT8_FLOOR_DB = {"classification": 15.0, "tracking": 17.0, "restoration": 30.0}
 """SQNR below which an INT8 file is broken, whatever a few clips say. In benchmarks/models.json classifiers

@@ -24,7 +24,7 @@ from edgepv.errors import ModelError, UsageError
 
 State = dict[str, Any]
 """Tensors by name."""
-HEAD_BYTES = 512
+HEAD_BYTES = 512  # that are read to tell the kind of a file
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """How torch.save began before it wrote zips: the pickle of its magic number."""
 DEEPEST = 6

@@ -20,6 +20,7 @@ METRICS: Mapping[Task, Metric] = {
 }
 """What a model of each task is judged by."""
 _ITEM_BYTES = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1, "int32": 4, "int64": 8}
+"""Bytes of one value."""
 
 
 @dataclass(frozen=True)
