@@ -6,7 +6,7 @@ Unknown is None.
 from __future__ import annotations
 
 from edgepv.types.artifact import Checkpoint, Deadline, QuantScheme, Rung, StepRecord, Target, Variant
-from edgepv.types.codec import decode, encode
+from edgepv.types.codec import Json, decode, encode
 from edgepv.types.measured import (
     Accuracy,
     Audit,
@@ -52,6 +52,7 @@ __all__ = [
     "Deadline",
     "DeviceFacts",
     "Island",
+    "Json",
     "Latency",
     "LayerSensitivity",
     "Layout",
