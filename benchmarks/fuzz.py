@@ -31,7 +31,7 @@ import numpy as np
 from safetensors.numpy import load, save
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "base")]
 
 from null_bundle import write_null_bundle  # noqa: E402
 from support import in_this_process  # noqa: E402
@@ -42,7 +42,7 @@ from edgepv.base.files import digest, sha256, write_json  # noqa: E402
 from edgepv.base.vet import vet_onnx, vet_openvino, vet_tflite  # noqa: E402
 from edgepv.bundle import golden, signing  # noqa: E402
 from edgepv.cli.app import main as command  # noqa: E402
-from edgepv.device import slots  # noqa: E402
+from edgepv.device import self_test  # noqa: E402
 from edgepv.errors import EdgepvError  # noqa: E402
 from edgepv.runtimes.events.rules import read_rules  # noqa: E402
 from edgepv.types import Measurement, Report, Rung, StateSpec, StreamSpec, TensorSpec  # noqa: E402
@@ -347,7 +347,7 @@ def try_case(bench: Bench, seed: int, number: int) -> tuple[str, str]:
 @contextlib.contextmanager
 def in_one_process() -> Any:
     """Replays run here: the null engine cannot crash, and a process for each would take half a second."""
-    rooms = [vars(module) for module in (golden, slots)]
+    rooms = [vars(module) for module in (golden, self_test)]
     calls = [room["call"] for room in rooms]
     for room in rooms:
         room["call"] = in_this_process

@@ -38,7 +38,7 @@ SAME_DB, SAME_FP16_DB = 80.0, 30.0
 """Least SQNR between a file and its form here. float16 rounds at every layer, float32 does not."""
 NOT_RUN = ("bfloat16", "float64")
 """Kinds of numbers that ONNX Runtime has no convolutions in."""
-PROBES = 2
+PROBES = 2  # inputs of noise on which the file and our form of it are compared
 OTHER_FILES = (
     (0, b"PK\x03\x04", "is a zip archive. Unpack it, and give the .onnx file inside"),
     (0, b"version https://git-lfs", "is a pointer of Git LFS, not the file itself. Run: git lfs pull"),

@@ -14,7 +14,7 @@ from edgepv.base.optional import ort_options, ort_session
 from edgepv.types import Island
 
 Runs: TypeAlias = Literal["int8", "float", "convert", "move"]
-CALLS = 10
+CALLS = 10  # of the profiled session, whose times are averaged
 MOVES = {
     *(
         "Reshape",

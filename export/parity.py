@@ -16,7 +16,7 @@ from edgepv.metrics.stats import sqnr_db
 from edgepv.stream import Tensors
 from edgepv.types import Parity, Verdict, WorstClip
 
-WORST = 5
+WORST = 5  # clips named in a report
 MIN_FRAMES = 32  # below this a ratio of powers says more about the frames than about the artifact
 
 

@@ -34,6 +34,8 @@ SAME_TOLERANCE = 1e-5
 WHOLE = 1e-3
 """How far from 1 probabilities may add up to, with float16 inside."""
 DEPTH, MOST_ITEMS = 3, 1000
+"""How deep, and how far into each list, a module's attributes are looked at for what it keeps between
+calls."""
 ENDS = {"_softmax": "softmax", "sigmoid": "sigmoid", "sigmoid_": "sigmoid"}
 """ATen operators that answer probabilities. The softmax of a log_softmax is right as it is."""
 DROPS = ("bernoulli_", "native_dropout")

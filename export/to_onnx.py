@@ -20,7 +20,7 @@ from edgepv.types import ModelSpec, StateSpec, StreamSpec, TensorSpec, Variant
 
 OPSET = 18  # the lowest that torch's dynamo exporter really implements
 MOST_WARMUP = 4096  # frames
-PROBED_FRAMES = 64
+PROBED_FRAMES = 64  # steps that are run at most to see a first valid answer
 STATE_DTYPES: tuple[str, ...] = get_args(get_type_hints(StateSpec)["dtype"])
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
 
-MOST_SHOWN = 80
+MOST_SHOWN = 80  # characters of a line of code: a message stays one line
 PACKAGES = re.compile(r"/(site|dist)-packages/([^/]+)/")
 TOOLS = ("torch", "onnx", "onnxscript", "onnx_ir", "litert_torch", "numpy", "_pytest", "pluggy")
 """Installed packages that run a model or convert it, and never are one."""

@@ -7,9 +7,9 @@ import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from edgepv.base.files import digest, read_json, sha256, sweep, whole_folder, write_json
+from edgepv.types import Json
 
 RESULT = "result.json"
 
@@ -83,7 +83,7 @@ def _imports(path: Path, roots: Sequence[Path]) -> Iterator[Path]:
                 yield from (part.with_suffix(".py"), part / "__init__.py")
 
 
-def cached(key: Any, make: Callable[[Path], Any]) -> tuple[Path, Any, bool]:
+def cached(key: object, make: Callable[[Path], object]) -> tuple[Path, Json, bool]:
     """(folder, result, read from the cache?) of the step described by ``key``.
 
     key: JSON data that names the step, its options, the digests of its inputs and the tool versions.
@@ -103,12 +103,12 @@ def cached(key: Any, make: Callable[[Path], Any]) -> tuple[Path, Any, bool]:
     return folder, result, False
 
 
-def _read(folder: Path) -> dict[str, Any] | None:
+def _read(folder: Path) -> dict[str, Json] | None:
     """The stored result if it and every file is as it was written, else None."""
     if not (folder / RESULT).is_file():
         return None
     try:
-        stored: dict[str, Any] = read_json(folder / RESULT)
+        stored: dict[str, Json] = read_json(folder / RESULT)
         whole = stored.pop("digest") == digest(stored)
         whole = whole and all(sha256(folder / name) == d for name, d in stored["files"].items())
     except Exception:  # a damaged entry is a miss, whatever the damage

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TextIO, TypeVar
 
 T = TypeVar("T")
-PLAIN_EVERY_S = 10.0
+PLAIN_EVERY_S = 10.0  # where no bar can be drawn, so a log of an hour has hundreds of lines, not thousands
 _UNSEEN = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 

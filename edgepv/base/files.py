@@ -16,18 +16,19 @@ import time
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from edgepv.errors import UsageError, kind_of
-from edgepv.types import encode
+from edgepv.types import Json, encode
 
 _OURS = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.([0-9a-f]{8})\.edgepv(\.[^.]+)?")
 """Names of what is being written: .NAME.random.kernel.edgepv, and the file's own suffix."""
 OLD = ".old"
 ABANDONED_S, SETTLED_S = 7 * 86_400.0, 600.0
+"""Seconds since the last write after which what lies half-written is nobody's: a week where the writer cannot
+be seen, ten minutes for a file whose writer is dead."""
 MOST_BYTES = 200  # of a name: file systems take 255, and names of what is being written are longer
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
-DEEPEST = 100
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux: fcntl.h, fs.h
+DEEPEST = 100  # lists and tables in each other: far more than ours, far less than Python's 1000 calls
 MOST_DIGITS = 20  # of a whole number: 64 bits
 MOST_LETTERS = 200
 """Of a name: more fits no line, and no file system."""
@@ -39,12 +40,12 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def canonical(value: Any) -> str:
+def canonical(value: object) -> str:
     """JSON with sorted keys and no spare blanks: equal values give equal text."""
     return json.dumps(encode(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
-def digest(value: Any) -> str:
+def digest(value: object) -> str:
     """Hex SHA-256 of the canonical JSON of any noun or plain data."""
     return hashlib.sha256(canonical(value).encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -58,12 +59,12 @@ def write_text(path: Path, text: str) -> None:
         tmp.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     """Write a noun or plain data as indented JSON, whole."""
     write_text(path, json.dumps(encode(value), indent=1, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path) -> Json:
     """Read JSON. Raises UsageError with the line if it is not JSON, or is not there."""
     try:
         return parse_json(path.read_bytes(), path)
@@ -71,7 +72,7 @@ def read_json(path: Path) -> Any:
         raise UsageError(f"{path} does not exist. Check the path") from None
 
 
-def parse_json(data: bytes, path: Path) -> Any:
+def parse_json(data: bytes, path: Path) -> Json:
     """The JSON in bytes that were read from ``path``.
 
     Raises UsageError with the line if it is not JSON, holds a key twice or half of a surrogate pair, or if it
@@ -91,7 +92,7 @@ def _whole(digits: str) -> int:
     return int(digits)
 
 
-def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _table(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
     found = dict(pairs)
     if len(found) < len(pairs):  # one reader would take the first, another the last
         keys = [key for key, _ in pairs]
@@ -99,7 +100,7 @@ def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _refuse_deep(found: Any) -> None:
+def _refuse_deep(found: Json) -> None:
     """Raise ValueError for values nested deeper than DEEPEST, UnicodeError for text that no file can hold."""
     level = [found]
     for _ in range(DEEPEST):
@@ -139,7 +140,7 @@ def inside(folder: Path, name: str) -> Path:
     return path
 
 
-def read_toml(path: Path, *, wanted: str) -> dict[str, Any]:
+def read_toml(path: Path, *, wanted: str) -> dict[str, Json]:
     """Read TOML. Raises UsageError if it is not TOML, or not there; then ``wanted`` says what should be."""
     if not path.is_file():
         raise UsageError(f"{path} does not exist. {wanted}")

@@ -14,17 +14,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from edgepv import errors
 from edgepv.errors import EdgepvError, EngineError, UsageError
+from edgepv.types import Json
 
 TIMEOUT_S = 900
+"""Seconds for one converter or engine: a quarter of an hour, so a hang ends and a slow machine does not."""
 MOST_TIMEOUT_S = 1_000_000
+"""Seconds of --timeout, over eleven days: timers of the system take no endless time."""
 GRACE_S = 1.0  # the process that is waited for ends first
 
 
-def call(function: str, *, timeout_s: float = TIMEOUT_S, tool: str = "", **arguments: Any) -> Any:
+def call(function: str, *, timeout_s: float = TIMEOUT_S, tool: str = "", **arguments: Json) -> Json:
     """Call "module:function" with JSON arguments in a subprocess; returns its JSON result.
 
     tool: the name that a person knows it by.
@@ -108,7 +111,7 @@ def main(order_path: str) -> None:
     order = json.loads(Path(order_path).read_text())
     sys.path[:] = order["path"]
     module, _, name = order["function"].partition(":")
-    told: dict[str, Any]
+    told: dict[str, Json]
     try:
         told = {"result": getattr(importlib.import_module(module), name)(**order["arguments"])}
     except EdgepvError as e:  # rooms have kinds of their own, each of a kind that all know

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import platform
 from pathlib import Path
-from typing import Any
 
 from edgepv.base.engines import ENGINES
-from edgepv.types import DeviceFacts, Proof
+from edgepv.types import DeviceFacts, Json, Proof
 
 TELLING_FLAGS = (
     "avx2",
@@ -48,7 +47,7 @@ def proof(engine: str) -> Proof:
     return Proof(facts.arch, facts.flags, f"{engine} {version}".strip())
 
 
-def machine() -> dict[str, Any]:
+def machine() -> dict[str, Json]:
     """What a measured time belongs to."""
     facts = device_facts()
     return {"cpu": facts.cpu, "cores": facts.cores, "arch": facts.arch, "flags": facts.flags}

@@ -16,7 +16,8 @@ from edgepv.errors import UsageError
 
 DEEPEST = 90  # messages inside each other; protobuf itself reads 100
 MOST_FIELDS = 2_000_000
-VARINT, FIXED64, LEN, FIXED32 = 0, 1, 2, 5
+"""Fields that are read of one ONNX file: a bound on the time that a hostile one can take."""
+VARINT, FIXED64, LEN, FIXED32 = 0, 1, 2, 5  # protobuf's wire types
 
 ONNX = {
     "ModelProto": {7: "GraphProto", 20: "TrainingInfoProto", 25: "FunctionProto"},
@@ -36,7 +37,7 @@ ONNX = {
     "TensorProto": {},
 }
 """Where ONNX messages hold tensors: message -> field number -> message. Source: onnx.proto."""
-IR_VERSION, OP_TYPE, EXTERNAL_DATA, DATA_LOCATION = 1, 4, 13, 14
+IR_VERSION, OP_TYPE, EXTERNAL_DATA, DATA_LOCATION = 1, 4, 13, 14  # field numbers of onnx.proto
 CONTEXT = b"EPContext"  # a node whose engine lies in a file that it names
 FLATBUFFERS = (b"ORTM", b"TFL3")  # engines take bytes with such a mark for a file of another format
 
@@ -144,7 +145,7 @@ def _within(known: dict[str, str], weights: int) -> bool:
     return offset + size <= weights and math.prod(lengths) * bits <= 8 * size
 
 
-REFUSED = -1
+REFUSED = -1  # in place of a table's name: a field that no file of ours has
 TFLITE: dict[str, dict[int, Any]] = {
     "Model": {
         1: ["OperatorCode"],

@@ -19,7 +19,7 @@ from edgepv.errors import DeviceError, EdgepvError, UsageError
 
 MOST_DIRECTORY = 4 << 20  # bytes of a zip's list of files
 
-PIECE = 1 << 20
+PIECE = 1 << 20  # bytes unpacked at a time, so a bomb is stopped within 1 MiB of its limit
 
 
 def is_bundle(path: Path) -> bool:

@@ -20,13 +20,13 @@ from edgepv.errors import UsageError, unknown
 from edgepv.model.spec import check_spec, check_stream
 from edgepv.types import ModelSpec, Proof, Rung, StepRecord, StreamSpec, Variant, decode, encode
 
-SCHEMA = 1
+SCHEMA = 1  # goes up when an older edgepv could not read what a newer one writes
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"
 GOLDEN = "golden.safetensors"
 NULL = "null"
 MOST_MANIFEST = 4 << 20  # bytes; the largest of ours has 0.2 MiB
-MOST_VARIANTS = 64
+MOST_VARIANTS = 64  # of a bundle, and rungs of its ladder; several times what all engines and precisions give
 LINE_ENDS = (
     "Git does that where core.autocrlf is on: put the line '* -text' into .gitattributes beside the bundle, "
     "and check it out again"
@@ -295,7 +295,7 @@ def check_path(name: str) -> None:
 
 MOST_BYTES = 2 << 30  # of a file, and of all that a zip holds
 
-MOST_FILES = 4096
+MOST_FILES = 4096  # of a bundle; a bound on what a hostile one can make us open
 
 
 def is_dropping(part: str) -> bool:

@@ -23,12 +23,12 @@ from edgepv.bundle import archive, manifest
 from edgepv.errors import SignatureError, UsageError
 from edgepv.types import decode
 
-SCHEMA = 2
+SCHEMA = 2  # 1 signed the manifest without a version
 ALGORITHM = "ed25519"
 PREFIX = b"edgepv-manifest-v1\0"  # a signature made for anything else is none for a manifest
 PREFIX_2 = b"edgepv-manifest-v2\0"  # the version follows, in decimal, and one more 0
-MAX_VERSION = 2**63 - 1
-MAX_BYTES = 4096
+MAX_VERSION = 2**63 - 1  # what every reader's integers hold
+MAX_BYTES = 4096  # of manifest.sig: far more than its five fields take
 
 
 @dataclass(frozen=True)

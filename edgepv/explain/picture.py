@@ -13,7 +13,7 @@ from edgepv.base.files import whole_file
 from edgepv.base.optional import need
 from edgepv.explain.deletion import Deletion
 
-PICTURES = 5
+PICTURES = 5  # frames in the strip, from the first to the last
 PICTURE_SIDE = 320
 """Longer side of a frame under its heat-map, px, at most."""
 

@@ -11,7 +11,7 @@ import numpy as np
 from edgepv.base.tasks import TASKS
 from edgepv.types import Accuracy, ClassScore, Metric, PairedDrop, TaskSpec, Verdict
 
-Z95 = 1.959963984540054
+Z95 = 1.959963984540054  # 97.5 % quantile of the normal distribution: two-sided 95 %
 
 SQNR_CAP_DB = 200.0  # what equal numbers are given; JSON has no infinity
 

@@ -25,8 +25,8 @@ from edgepv.metrics.pictures import psnr_db
 from edgepv.metrics.stats import accuracy, mean_accuracy, mean_drop
 from edgepv.types import Accuracy, ModelSpec, PairedDrop
 
-SIDE = 256
-WITHIN_PX = (1, 2, 4, 8, 16)
+SIDE = 256  # px; TAP-Vid measures on frames of 256 x 256
+WITHIN_PX = (1, 2, 4, 8, 16)  # TAP-Vid's thresholds
 
 
 class Pictures(NamedTuple):

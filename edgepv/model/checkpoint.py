@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgepv.base.cache import cached
 from edgepv.base.files import sha256
@@ -19,8 +19,11 @@ from edgepv.errors import ModelError, UsageError
 from edgepv.model.builder import call_builder
 from edgepv.model.naming import fitted
 from edgepv.model.surgery import fit_to_weights, put
-from edgepv.model.weights import WeightsFile, addressed, first_line, read, read_weights
+from edgepv.model.weights import State, WeightsFile, addressed, first_line, read, read_weights
 from edgepv.types import Checkpoint, ModelSpec, StepRecord
+
+if TYPE_CHECKING:
+    from torch import nn
 
 WEIGHTS = "weights.safetensors"
 
@@ -59,8 +62,8 @@ def load_notes(checkpoint: Checkpoint | None) -> tuple[str, ...]:
 
 
 def _in_place(
-    found: WeightsFile, module: Any, chosen: str | None, file: str, builder: str
-) -> tuple[dict[str, Any], tuple[str, ...]]:
+    found: WeightsFile, module: nn.Module, chosen: str | None, file: str, builder: str
+) -> tuple[State, tuple[str, ...]]:
     """(weights under the names of the module without its parametrizations, what was done)."""
     own = {name: value.shape for name, value in module.state_dict().items()}
     same = [v for v in found.sets.values() if {name: value.shape for name, value in v.items()} == own]
@@ -72,7 +75,7 @@ def _in_place(
     return fit.state, fit.notes
 
 
-def _check_head(module: Any, state: dict[str, Any], spec: ModelSpec, file: str) -> None:
+def _check_head(module: nn.Module, state: State, spec: ModelSpec, file: str) -> None:
     """Raise UsageError for weights of other labels: fit_to_weights would resize the module's last layer."""
     last = next((k for k, v in reversed(module.state_dict().items()) if v.ndim > 1), "")
     own = module.state_dict().get(last)
@@ -85,7 +88,7 @@ def _check_head(module: Any, state: dict[str, Any], spec: ModelSpec, file: str) 
         )
 
 
-def _stored(state: dict[str, Any]) -> Path:
+def _stored(state: State) -> Path:
     """A safetensors file of the weights in the cache, the same one for the same weights."""
     from safetensors.torch import save as serialized
 
@@ -114,7 +117,7 @@ def build(checkpoint: Checkpoint) -> Any:
     return rewritten(module.eval().requires_grad_(False), checkpoint)
 
 
-def _check_shapes(module: Any, weights: dict[str, Any], checkpoint: Checkpoint) -> None:
+def _check_shapes(module: nn.Module, weights: State, checkpoint: Checkpoint) -> None:
     """Raise UsageError for names or shapes that differ between weights and module, naming the first."""
     own = module.state_dict()
     what = ""
@@ -203,7 +206,7 @@ def _unwrapped(module: Any) -> Any:
     return module
 
 
-def _give_sizes(module: Any, spec: ModelSpec, builder: str) -> None:
+def _give_sizes(module: nn.Module, spec: ModelSpec, builder: str) -> None:
     """Run a module with lazy layers once, so that they get their sizes."""
     import torch
 
@@ -238,7 +241,7 @@ def made_plain(module: Any) -> Any:
     return module
 
 
-def _check_kinds(module: Any, weights: dict[str, Any], where: str) -> None:
+def _check_kinds(module: nn.Module, weights: State, where: str) -> None:
     """Raise UsageError for a weight that holds no real numbers where the module does.
 
     torch would cast it without a word. Counters (such as a batch norm's) may be whole numbers of any width.

@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from edgepv.errors import UsageError
 from edgepv.model.weights import COUNTERS, State, WeightsFile, plain
+
+if TYPE_CHECKING:
+    from torch import nn
 
 SHOWN = 3
 """Names that an error lists."""
@@ -73,7 +76,7 @@ class _Offer:
         return not self.missing and not self.extra
 
 
-def fitted(found: WeightsFile, module: Any, *, chosen: str | None, file: str, builder: str) -> Fitted:
+def fitted(found: WeightsFile, module: nn.Module, *, chosen: str | None, file: str, builder: str) -> Fitted:
     """The one set of weights in ``found`` that is the module's. chosen: its address, if the user named it.
 
     Raises UsageError if none is, or if several different ones are.
@@ -184,7 +187,7 @@ def _half(name: str, split: set[str]) -> bool:
     return number in ("0", "1") and whole in split and leaf in ("weight", "bias")
 
 
-def _ties(module: Any) -> dict[str, str]:
+def _ties(module: nn.Module) -> dict[str, str]:
     """Name -> another name of the same parameter, for parameters that stand in two places."""
     first: dict[int, str] = {}
     ties: dict[str, str] = {}
@@ -244,7 +247,7 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(f"'{name}'" for name in names[:SHOWN]) + (" ..." if len(names) > SHOWN else "")
 
 
-def _misfit(offers: Sequence[_Offer], module: Any, file: str, builder: str) -> str:
+def _misfit(offers: Sequence[_Offer], module: nn.Module, file: str, builder: str) -> str:
     """Why no offer fits: the nearest one's names, and the cause where it is a known one."""
     own = module.state_dict()
     best = min(offers, key=lambda o: (len(o.missing), len(o.extra), len(o.drop)))
@@ -258,7 +261,7 @@ def _misfit(offers: Sequence[_Offer], module: Any, file: str, builder: str) -> s
     return f"{file} does not fit {builder}: {'; '.join(told)}. {_cause(best, module)}"
 
 
-def _cause(offer: _Offer, module: Any) -> str:
+def _cause(offer: _Offer, module: nn.Module) -> str:
     """What to do about the names that differ."""
     own = module.state_dict()
     for parts, cure in CAUSES:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from edgepv.base.machine import versions
-from edgepv.types import StepRecord
+from edgepv.types import Json, StepRecord
 
 
 def record(
     name: str,
-    options: dict[str, Any],
+    options: dict[str, Json],
     inputs: dict[str, str],
     outputs: dict[str, str],
     tools: tuple[str, ...] = (),

@@ -14,10 +14,10 @@ from edgepv.base.tasks import TASKS
 from edgepv.errors import UsageError, unknown
 from edgepv.types import ModelSpec, StreamSpec, decode, encode
 
-MAX_STATE_BYTES = 1 << 31
-MOST_PARTICLES = 1024
-MOST_FRAMES = 4096
-MOST_STATES = 4096
+MAX_STATE_BYTES = 1 << 31  # of all states; a device has to hold them beside the model
+MOST_PARTICLES = 1024  # pairs of them, which a model compares, grow with the square
+MOST_FRAMES = 4096  # of a clip or a step; over two minutes at 30 a second
+MOST_STATES = 4096  # of a step; a bound on a hostile spec
 MOST_SIDE = 8192  # px
 MOST_VALUES = 1 << 28  # of one input: 1 GiB as float32
 

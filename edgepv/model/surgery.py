@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
-def fit_to_weights(module: Any, weights: dict[str, Any]) -> None:
+def fit_to_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
     """Replace each convolution, norm and linear layer whose size differs from its weights.
 
     Groups follow: a depthwise layer stays depthwise. Where the weights hold ``name.0`` and ``name.1`` for
@@ -16,23 +19,23 @@ def fit_to_weights(module: Any, weights: dict[str, Any]) -> None:
         if getattr(layer, "weight", None) is None:
             continue
         weight = weights.get(f"{name}.weight")
-        halves = weights.get(f"{name}.0.weight"), weights.get(f"{name}.1.weight")
+        first, second = weights.get(f"{name}.0.weight"), weights.get(f"{name}.1.weight")
         fitting = None
         if weight is not None and tuple(weight.shape) != tuple(layer.weight.shape):
             fitting = _resized(layer, weight, bias=getattr(layer, "bias", None) is not None)
-        elif weight is None and splittable(layer) and _two_of(layer, *halves):
-            fitting = split(layer, *halves)
+        elif weight is None and first is not None and second is not None and splittable(layer):
+            fitting = split(layer, first, second) if _two_of(layer, first, second) else None
         if fitting is not None:
             put(module, name, fitting)
 
 
-def put(module: Any, name: str, layer: Any) -> None:
+def put(module: nn.Module, name: str, layer: nn.Module) -> None:
     """Set the submodule ``name`` ("blocks.0.conv1") of ``module``."""
     parent, _, child = name.rpartition(".")
     setattr(module.get_submodule(parent), child, layer)
 
 
-def splittable(layer: Any) -> bool:
+def splittable(layer: nn.Module) -> bool:
     """Whether ``layer`` is an ungrouped convolution or linear layer, of torch's own classes."""
     from torch import nn
 
@@ -40,14 +43,14 @@ def splittable(layer: Any) -> bool:
     return plain and getattr(layer, "groups", 1) == 1
 
 
-def _two_of(layer: Any, first: Any, second: Any) -> bool:
+def _two_of(layer: nn.Module, first: Tensor, second: Tensor) -> bool:
     """Whether two weights are what ``split`` makes of ``layer``, and not some other pair of layers."""
-    if first is None or second is None or first.ndim != layer.weight.ndim or second.ndim != first.ndim:
+    if first.ndim != layer.weight.ndim or second.ndim != first.ndim:
         return False
     return second.shape[1] == first.shape[0] and all(n == 1 for n in second.shape[2:])
 
 
-def split(layer: Any, first: Any, second: Any) -> Any:
+def split(layer: nn.Module, first: Tensor, second: Tensor) -> Any:
     """Two layers in a row in place of ``layer``, sized for the weights ``first`` and ``second``.
 
     first: (r, cin, *kernel), takes over kernel, stride, padding and dilation. second: (cout, r, 1, ...),

@@ -16,15 +16,18 @@ from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from edgepv.base.files import sha256, whole_file
 from edgepv.base.optional import need
 from edgepv.errors import ModelError, UsageError
 
-State = dict[str, Any]
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+State: TypeAlias = "dict[str, Tensor]"
 """Tensors by name."""
-HEAD_BYTES = 512
+HEAD_BYTES = 512  # that are read to tell the kind of a file
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """How torch.save began before it wrote zips: the pickle of its magic number."""
 DEEPEST = 6
@@ -423,7 +426,7 @@ def _divided(weight: Any, u: Any, v: Any) -> Any:
     return weight.float() / max(found, key=abs) if found else None
 
 
-def read_weights(path: Path) -> dict[str, Any]:
+def read_weights(path: Path) -> State:
     """State dict of a safetensors file, all finite in float32; ModelError for values that are not."""
     torch = need("torch", extra="compress")
     state = read(path, trust_pickle=False).sets[""]
@@ -434,7 +437,7 @@ def read_weights(path: Path) -> dict[str, Any]:
     return state
 
 
-def save(module: Any, path: Path) -> str:
+def save(module: nn.Module, path: Path) -> str:
     """Write the module's weights as safetensors, whole; returns their digest."""
     from safetensors.torch import save
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 NOT_MEASURED = "not measured"
 
 
-UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))  # bytes in each, the largest first
 
 
 @dataclass(frozen=True)

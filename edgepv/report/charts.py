@@ -12,11 +12,11 @@ from edgepv.report.cells import figure
 from edgepv.report.compare import machine, main_latency
 from edgepv.types import Accuracy, DeviceFacts, Latency, Measurement, Report
 
-WIDTH = 560
-LEFT, RIGHT, TOP, HEIGHT = 52, 18, 16, 300
-CHAR = 6.3
+WIDTH = 560  # px of the picture
+LEFT, RIGHT, TOP, HEIGHT = 52, 18, 16, 300  # px of its margins, and of one panel
+CHAR = 6.3  # px, about the width of one letter of the labels
 ENGINES = ("torch", "onnxruntime", "openvino", "litert", "tensorrt")
-COLOURS = 8
+COLOURS = 8  # in the page's palette; more engines share them
 
 
 @dataclass(frozen=True)

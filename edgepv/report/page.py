@@ -18,7 +18,7 @@ from edgepv.report import charts, tables
 from edgepv.report.cells import Cell, Table
 from edgepv.types import Accuracy, Report
 
-HEATMAP_LABELS = 25
+HEATMAP_LABELS = 25  # a larger confusion matrix has cells too small to read
 PICTURES = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg"}
 
 

@@ -46,9 +46,9 @@ PICKS = frozenset(("index_select", "__getitem__", "gather", "take", "take_along_
 """With a second tensor they pick what stands at its places."""
 AROUND = ("pad", "roll", "setitem", "lstm", "gru", "rnn", "attention", "conv_transpose")
 """Parts of names of calls that, in a head, might see the ends of a clip."""
-MOST_STRIDE = 64
+MOST_STRIDE = 64  # frames between two features; each stride up to it is tried
 _MADE_BY = "_edgepv_made_by"
-INPUT, UNKNOWN = -2, -1
+INPUT, UNKNOWN = -2, -1  # in place of a call's number: the video, and nothing that was seen
 
 
 class UnfitError(Exception):

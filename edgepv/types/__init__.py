@@ -15,7 +15,7 @@ from edgepv.types.artifact import (
     Target,
     Variant,
 )
-from edgepv.types.codec import decode, encode
+from edgepv.types.codec import Json, decode, encode
 from edgepv.types.measured import (
     Accuracy,
     Audit,
@@ -61,6 +61,7 @@ __all__ = [
     "DeviceFacts",
     "EngineSpec",
     "Island",
+    "Json",
     "Latency",
     "LayerSensitivity",
     "Layout",

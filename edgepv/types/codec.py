@@ -14,12 +14,14 @@ import types as pytypes
 import typing
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from edgepv.errors import MOST_SHOWN, UsageError, unknown
 from edgepv.types.measured import Measurement
 
 T = TypeVar("T")
+Json: TypeAlias = Any
+"""Plain JSON data: dicts by strings, lists, strings, numbers, booleans, None."""
 
 FRACTION = re.compile(r"[-+]?\d{1,18}(\.\d{0,18})?([eE][-+]?\d{1,3})?|[-+]?\d{1,18}/0*[1-9]\d{0,17}")
 """A number of a size that can be worked with: 1e999999999 takes for ever to write out."""
@@ -29,7 +31,7 @@ RETIRED: Mapping[type, frozenset[str]] = {Measurement: frozenset({"misses"})}
 """Keys that files of older versions have and nobody reads."""
 
 
-def encode(value: Any) -> Any:
+def encode(value: object) -> Json:
     """Plain JSON data of a noun: dicts, lists, strings, numbers, None. Fractions become "n/d"."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
@@ -42,7 +44,7 @@ def encode(value: Any) -> Any:
     return value
 
 
-def decode(kind: type[T], data: Any, *, where: str = "") -> T:
+def decode(kind: type[T], data: Json, *, where: str = "") -> T:
     """Build a ``kind`` from JSON data; the inverse of ``encode``.
 
     Raises UsageError naming the place (``where``) for an unknown or missing key or a wrong type. ``RETIRED``

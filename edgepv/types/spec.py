@@ -15,6 +15,7 @@ Metric: TypeAlias = str
 """What a task is judged by, such as "top1"."""
 Scores = Literal["logits", "probabilities"]
 _ITEM_BYTES = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1, "int32": 4, "int64": 8}
+"""Bytes of one value."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ Severity = Literal["error", "warning", "info"]
 LARGEST_TOPK = 3840
 """The largest K that TensorRT's TopK layer takes."""
 
-LAST_OPSET_OF_TENSORRT_8 = 17
+LAST_OPSET_OF_TENSORRT_8 = 17  # of ONNX; its parser reads no newer one
 
 
 @dataclass(frozen=True)
