@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, EntryPoints, entry_points
-from typing import Any, Generic, TypeVar, cast
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Generic, TypeVar
 
 from edgepv.errors import EdgepvError, TargetUnavailableError, UsageError, unknown
 
@@ -28,7 +28,7 @@ class Registry(Generic[T]):
 
     def names(self) -> list[str]:
         """Every name there is, whether or not what it stands for can be loaded here."""
-        return sorted({*self.own, *(point.name for point in _installed(self.group))})
+        return sorted({*self.own, *(point.name for point in _installed().get(self.group, ()))})
 
     def find(self, name: str) -> T:
         """What is called ``name``.
@@ -36,7 +36,7 @@ class Registry(Generic[T]):
         Raises UsageError for a name that nobody offers or that two packages do: to prefer one silently would
         pack for the wrong device. Raises TargetUnavailableError if the package that offers it is broken.
         """
-        points = [point for point in _installed(self.group) if point.name == name]
+        points = [point for point in _installed().get(self.group, ()) if point.name == name]
         offers = ["edgepv"] * (name in self.own) + [_package(point) for point in points]
         if not offers:
             raise UsageError(unknown(self.kind, name, self.names()))
@@ -70,13 +70,10 @@ class Registry(Generic[T]):
 
 
 @functools.cache
-def _points() -> EntryPoints:
-    """Those of every group: one look at what is installed."""
-    return cast(EntryPoints, entry_points())  # Python 3.11 has another name for that
-
-
-def _installed(group: str) -> EntryPoints:
-    return _points().select(group=group)
+def _installed() -> dict[str, tuple[EntryPoint, ...]]:
+    """The entry points of all our groups: one look at what is installed."""
+    found = entry_points()
+    return {group: tuple(found.select(group=group)) for group in found.groups if group.startswith("edgepv.")}
 
 
 def _package(point: EntryPoint) -> str:

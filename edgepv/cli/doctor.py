@@ -9,12 +9,15 @@ from edgepv.base.console import tell
 from edgepv.base.engines import ENGINES
 from edgepv.base.machine import device_facts
 from edgepv.base.optional import litert_interpreter, present
+from edgepv.base.registry import Registry
+from edgepv.base.tasks import TASKS
 from edgepv.errors import TargetUnavailableError
 from edgepv.runtimes.sinks import SINKS
 from edgepv.runtimes.sources import KINDS
 from edgepv.targets import TARGETS, targets
 from edgepv.types import encode
 
+PLACES: tuple[Registry[Any], ...] = (TARGETS, ENGINES, KINDS, SINKS, TASKS)
 PACKAGES = {
     "numpy": ("numpy", None),
     "cv2": ("opencv-python-headless", None),
@@ -54,7 +57,7 @@ def examine() -> dict[str, Any]:
         "device": encode(device_facts()),
         "packages": packages,
         "targets": found,
-        "broken": [line for one in (TARGETS, ENGINES, KINDS, SINKS) for line in one.every()[1]],
+        "broken": [line for one in PLACES for line in one.every()[1]],
         "cures": sorted(cures),
     }
 

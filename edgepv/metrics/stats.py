@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Literal
@@ -322,6 +323,7 @@ def unit_of(metric: Metric) -> Literal["points", "dB"] | None:
     return task.unit if task else None
 
 
+@functools.cache
 def _judged_by(metric: Metric) -> TaskSpec | None:
     return next((task for task in TASKS.every()[0].values() if task.metric == metric), None)
 

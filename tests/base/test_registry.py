@@ -38,11 +38,11 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 0.3\n")
         (info / "entry_points.txt").write_text(f"[{group}]\n{name} = {module}:TARGET\n")
         (tmp_path / f"{module}.py").write_text(code)
-        registry._points.cache_clear()
+        registry._installed.cache_clear()
         return module
 
     yield made
-    registry._points.cache_clear()
+    registry._installed.cache_clear()
     for module in modules:
         sys.modules.pop(module, None)
 

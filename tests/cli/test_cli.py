@@ -361,9 +361,9 @@ def test_children_of_a_command_end_by_os_exit_as_ever() -> None:
 
 
 def test_an_internal_error_is_one_line_too(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgepv import targets
+    from edgepv.base.registry import Registry
 
-    monkeypatch.setattr(targets, "targets", lambda: 1 / 0)
+    monkeypatch.setattr(Registry, "every", lambda self: 1 / 0)
     refused(run("targets"), 1, "internal error: ZeroDivisionError", "EDGEPV_DEBUG=1")
 
 
