@@ -27,9 +27,10 @@ OUT = HERE / "arm64.json"
 REPLAY = """
 import json, sys
 from pathlib import Path
-from edgepv import bundle, golden
+from edgepv import bundle
+from edgepv.base.machine import device_facts, proof
+from edgepv.bundle import golden
 from edgepv.errors import EdgepvError
-from edgepv.measure import device_facts, proof
 from edgepv.types import encode
 found = bundle.read(Path(sys.argv[1]))
 recorded, rows = golden.load(found), {}

@@ -67,7 +67,7 @@ def test_a_loss_that_is_no_number_ends_the_run() -> None:
 WORKER = """
 import sys, numpy as np, torch
 from torch import nn
-from edgepv.zoo import parallel
+from edgepv.zoo.training import parallel
 from edgepv.zoo.training.steps import Schedule, fit
 
 def loss_of(net, step, rng):
