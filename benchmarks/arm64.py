@@ -36,7 +36,7 @@ found = bundle.read(Path(sys.argv[1]))
 recorded, rows = golden.load(found), {}
 for variant in found.content.variants:
     wanted = golden.of_variant(recorded, variant.name)
-    got = golden.play(golden.open_engine(variant, found.checked), variant, wanted["frames"])
+    got = golden.golden_answers(golden.open_engine(variant, found.checked), variant, wanted["frames"])
     rows[variant.name] = {
         "engine": proof(variant.engine).engine,
         "rmse": golden.rmse(got, wanted[variant.name]),
