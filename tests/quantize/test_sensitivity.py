@@ -141,6 +141,7 @@ def test_a_target_that_no_layer_meets_is_refused(hurt: tuple[Variant, Path], tmp
     assert not (tmp_path / "m.onnx").exists()
 
 
+@pytest.mark.slow
 def test_an_export_with_a_limit_reaches_it_or_says_why_not(tiny_step: Tiny, tmp_path: Path) -> None:
     out = tmp_path / "bundle"
     command = ["export", *tiny_step.arguments, "--precision", "int8", "--min-sqnr", "45", "--out", str(out)]
