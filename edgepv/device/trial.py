@@ -12,7 +12,8 @@ from edgepv.runtimes.deadline import Reply
 class Trial:
     """A bundle in an update's slots: watched while on trial, then committed, or taken back for what was seen.
 
-    The event rate of a bundle that is not on trial is kept, for the next one to be compared with.
+    The event rate of a bundle that is not on trial is kept, for the next one to be compared with. Frames are
+    counted whose reply was told; a reply that says a variant failed always is. From any thread.
     """
 
     def __init__(self, root: Path, digest: str) -> None:
@@ -23,7 +24,7 @@ class Trial:
         self._frames = self._events = 0
 
     def feed(self, reply: Reply, events: int) -> None:
-        """One reply of any camera, and the events it raised; nothing is written here."""
+        """One reply of any camera, and how many events it raised; nothing is written here."""
         with self._lock:
             self._frames += 1
             self._events += events
@@ -32,7 +33,10 @@ class Trial:
                 self._verdict = self._canary.feed(missed=reply.stale, failed=failed, events=events)
 
     def decide(self) -> str | None:
-        """Carry out the verdict once there is one; returns why the bundle was taken back, if it was."""
+        """Carry out the verdict once there is one; returns why the bundle was taken back, if it was.
+
+        Writes the slots' state; raises what ``slots.decide`` raises.
+        """
         if self._canary is None or self._verdict is None:
             return None
         done = slots.decide(self._root, self._digest, self._verdict, self._canary.rate)

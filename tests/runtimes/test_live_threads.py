@@ -9,6 +9,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from live_support import until
 from simulated import variant
 
 from edgepv.runtimes.deadline import DeadlineRunner, profile
@@ -27,17 +28,17 @@ FRAMES, EVERY_S, SLEEP_S = 20, 0.03, 1.0
 
 
 class Camera:
-    """Gives FRAMES frames, one every EVERY_S seconds, and notes when it was asked for the last one."""
+    """Gives so many frames, one every EVERY_S seconds, and notes when it was asked for the last one."""
 
     live = True
     fps: Fraction | None = Fraction(10)
 
-    def __init__(self) -> None:
-        self._given = 0
+    def __init__(self, frames: int = FRAMES) -> None:
+        self._frames, self._given = frames, 0
         self.ended_s = 0.0
 
     def read(self) -> Frame | None:
-        if self._given == FRAMES:
+        if self._given == self._frames:
             self.ended_s = time.monotonic()
             return None
         time.sleep(EVERY_S)
@@ -120,3 +121,15 @@ def test_who_is_slow_on_one_camera_holds_up_neither_it_nor_another_one(who: str)
     told = [r for r in receivers[0].heard if r["type"] == "answer"]
     assert not any(r["stale"] for r in (*told, *heard))
     assert told[-1]["number"] == heard[-1]["number"] == FRAMES - 1  # the last one is told
+
+
+def test_a_run_that_is_stopped_while_a_receiver_sleeps_ends_with_its_summary() -> None:
+    receiver = Receiver(SLEEP_S)
+    run = live(Camera(frames=100_000), receiver, None)
+    thread = threading.Thread(target=run.run, daemon=True)
+    thread.start()
+    until(lambda: receiver.heard)
+    run.stop()
+    thread.join(20 * SLEEP_S)
+    assert not thread.is_alive()
+    assert receiver.heard[-1]["type"] == "summary" and receiver.heard[-1]["replies_dropped"] > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 from edgepv.runtimes.deadline import Reply
@@ -73,3 +74,22 @@ def test_what_nobody_takes_is_counted_at_the_end() -> None:
     box.note("switched", "to small")
     box.clear()
     assert box.take() == [] and box.dropped == 2
+
+
+def test_in_real_threads_every_reply_is_told_once_in_order_or_counted() -> None:
+    box = Mailbox()
+    told: list[int] = []
+
+    def tell() -> None:
+        while not box.ended:
+            told.extend(mail.number for mail in box.take(5) if isinstance(mail, Reply))
+
+    teller = threading.Thread(target=tell)
+    teller.start()
+    for number in range(0, 6000, 3):
+        box.put([reply(number + i) for i in range(3)])
+    box.close()
+    teller.join(20)
+    assert not teller.is_alive()
+    assert told == sorted(set(told)) and told[-3:] == [5997, 5998, 5999]
+    assert len(told) + box.dropped == 6000
