@@ -77,7 +77,8 @@ def test_what_nobody_takes_is_counted_at_the_end() -> None:
 
 
 def test_in_real_threads_every_reply_is_told_once_in_order_or_counted() -> None:
-    box, told = Mailbox(), list[int]()
+    box = Mailbox()
+    told: list[int] = []
 
     def tell() -> None:
         while not box.ended:
