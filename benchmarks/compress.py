@@ -58,7 +58,7 @@ class Net:
 
 def nets(data: Path) -> list[Net]:
     """The four, with their clips."""
-    shown = {"clips": str(data), "max_drop": 1.0, "multiple": MULTIPLE, "force": True}
+    shown = {"clips": str(data), "max_drop": 1.0, "steps": {"multiple": MULTIPLE}, "force": True}
 
     def ours(name: str) -> Options:
         builder, weights = f"{HERE / 'train_clipnets.py'}:{name}", HERE / "weights" / f"{name}.safetensors"
@@ -75,7 +75,7 @@ def nets(data: Path) -> list[Net]:
 def alone(space: Space) -> Iterator[Candidate]:
     """The model as it was written, and one method at a time; sizes are left to the search."""
     for candidate in dict.fromkeys(space.single_methods()):
-        if candidate.size == space.sizes[0] and candidate.low_rank in (0.0, RANK):
+        if candidate.size == space.sizes[0] and candidate.given.get("low_rank", RANK) == RANK:
             yield candidate
 
 
@@ -84,7 +84,9 @@ def path(space: Space, winner: Candidate) -> list[Candidate]:
     start = space.start()
     engine = replace(start, variant=f"{winner.engine}-fp32")
     form = replace(engine, form=winner.form)
-    precision = replace(form, variant=winner.variant, keep_float=winner.keep_float)
+    precision = replace(
+        form, variant=winner.variant, steps=tuple(one for one in winner.steps if one[0] == "keep_float")
+    )
     return list(dict.fromkeys([start, engine, form, precision, winner]))
 
 
@@ -261,7 +263,7 @@ def _net(net: dict[str, Any]) -> Iterator[str]:
 def unchanged(net: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """The timed rows within 1 point that keep the widths of the original."""
     rows = [(name, r) for name, r in net["rows"].items() if r.get("latency") and r["points"] <= 1.0]
-    return [(n, r) for n, r in rows if not r["candidate"]["prune"] and not r["candidate"]["low_rank"]]
+    return [(n, r) for n, r in rows if "cut " not in n and "rank " not in n]
 
 
 def _split(net: dict[str, Any], torch_ms: float) -> str:

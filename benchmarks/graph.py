@@ -38,6 +38,7 @@ from edgepv.measure.latency import interleaved, noise_feeds
 from edgepv.metrics.stats import paired_drop, sqnr_db, wilson
 from edgepv.model.checkpoint import build
 from edgepv.quantize.int8_onnx import Step
+from edgepv.quantize.step import Calibration
 from edgepv.runtimes import open_engine
 from edgepv.stream import Stepper, roll
 from edgepv.types import Variant, encode
@@ -252,7 +253,9 @@ def _quantized(net: PvGraph, size: str, task: str, data: Path) -> dict[str, Any]
         wanted = _answers(base, folder, tests[:: len(tests) // 12])
         rows = {}
         for name, kept in (("every convolution", ()), ("edges in float", _edges(folder / base.path))):
-            small = Step(keep_float=kept)(base, folder, feeds, clips.digest, folder / "int8.onnx")
+            small = Step(keep_float=kept)(
+                base, folder / "int8.onnx", Calibration(folder, feeds, clips.digest)
+            )
             rows[name] = _closeness(wanted, _answers(small, folder, tests[:: len(tests) // 12]))
     return rows
 

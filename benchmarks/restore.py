@@ -43,6 +43,7 @@ from edgepv.metrics import pictures
 from edgepv.metrics.pictures import psnr_db
 from edgepv.model.weights import read_weights
 from edgepv.quantize import int8_onnx, int8_openvino
+from edgepv.quantize.step import Calibration
 from edgepv.runtimes import open_engine
 from edgepv.stream import Stepper, Tensors
 from edgepv.types import Variant
@@ -307,10 +308,10 @@ def int8_rows(
     rows = {"float": figures(base, folder, clean, given)}
     tools = {"onnxruntime": (int8_onnx, "q.onnx"), "nncf": (int8_openvino, "q.xml")}
     for tool, (module, file) in tools.items():
-        eight = module.Step()(base, folder, feeds, "benchmark", folder / file)
+        eight = module.Step()(base, folder / file, Calibration(folder, feeds, "benchmark"))
         rows[tool] = figures(eight, folder, clean, given)
         with patch.object(module, "blends", lambda *_: []):
-            rounded = module.Step()(base, folder, feeds, "benchmark", folder / file)
+            rounded = module.Step()(base, folder / file, Calibration(folder, feeds, "benchmark"))
         rows[f"{tool}, memory too"] = figures(rounded, folder, clean, given)
     print(f"{name} in INT8: {rows}", flush=True)
     return rows

@@ -36,6 +36,7 @@ from edgepv.metrics.stats import sqnr_db
 from edgepv.model.checkpoint import build
 from edgepv.model.weights import save
 from edgepv.quantize import int8_litert, int8_onnx
+from edgepv.quantize.step import Calibration
 from edgepv.runtimes.engine import Engine, open_engine
 from edgepv.runtimes.engines.eager import EagerEngine
 from edgepv.stream import NotStreamableError, Stepper, StreamModel, Tensors, convert, copied, roll
@@ -168,15 +169,17 @@ def _artifacts(
     probe = _feeds(base, folder, [video[:60]])[-12:]
     wanted = [eager.infer(f)["logits"] for f in probe]
     variants: list[Variant | tuple[str, str]] = [base, replace(base, engine="openvino")]
-    quantized = _tried(lambda: int8_onnx.Step()(base, folder, quiet, "", folder / f"{form}-int8.onnx"))
+    quantized = _tried(
+        lambda: int8_onnx.Step()(base, folder / f"{form}-int8.onnx", Calibration(folder, quiet, ""))
+    )
     variants += [quantized, replace(quantized, engine="openvino")] if isinstance(quantized, Variant) else []
     lite = _tried(lambda: to_tflite(checkpoint, base, folder / f"{form}.tflite"))
     if isinstance(lite, Variant):
         variants.append(lite)
         out = folder / f"{form}-int8.tflite"
-        small = _tried(lambda: int8_litert.Step("full")(lite, folder, quiet, "", out))
+        small = _tried(lambda: int8_litert.Step("full")(lite, out, Calibration(folder, quiet, "")))
         if not isinstance(small, Variant):
-            small = _tried(lambda: int8_litert.Step("conv")(lite, folder, quiet, "", out))
+            small = _tried(lambda: int8_litert.Step("conv")(lite, out, Calibration(folder, quiet, "")))
         variants.append(small if isinstance(small, Variant) else ("litert int8", small))
     else:
         variants.append(("litert fp32", lite))

@@ -33,6 +33,7 @@ from edgepv.pipeline.line import lowered, ready
 from edgepv.pipeline.options import Options
 from edgepv.pipeline.source import gather, load
 from edgepv.quantize import int8_onnx, int8_openvino
+from edgepv.quantize.step import Calibration
 from edgepv.runtimes import Engine, open_engine
 from edgepv.runtimes.engines import ort
 from edgepv.stream import Stepper
@@ -73,9 +74,9 @@ def measure(name: str, data: Path) -> dict[str, Any]:
 
 def ways(model: Any, scratch: Path) -> Iterator[tuple[dict[str, Any], Variant, Engine]]:
     """Every file and engine, and what to call it."""
-    arguments = (model.base, model.base_folder, model.feeds, "digest")
+    aid = Calibration(model.base_folder, model.feeds, "digest")
     for bits in BITS:
-        made = int8_onnx.Step(weight_bits=bits)(*arguments, scratch / f"{bits}.onnx")
+        made = int8_onnx.Step(weight_bits=bits)(model.base, scratch / f"{bits}.onnx", aid)
         for sums in ("fast", "exact"):
             file = (scratch / made.path).read_bytes()
             session = ort.session(file, made.path, 1, PROVIDERS, exact_sums=sums == "exact")
@@ -88,7 +89,7 @@ def ways(model: Any, scratch: Path) -> Iterator[tuple[dict[str, Any], Variant, E
         yield how, made, open_engine(replace(made, engine="openvino"), scratch)
     for bits in BITS:
         with nncf_bits(bits):
-            made = int8_openvino.Step()(*arguments, scratch / f"{bits}.xml")
+            made = int8_openvino.Step()(model.base, scratch / f"{bits}.xml", aid)
         how = {"file": "nncf", "bits": bits, "engine": "openvino", "sums": "fast"}
         yield how, made, open_engine(made, scratch)
 

@@ -26,6 +26,7 @@ import torch
 from edgepv.export.to_onnx import lower
 from edgepv.model.checkpoint import build, from_files
 from edgepv.quantize import int8_onnx
+from edgepv.quantize.step import Calibration
 from edgepv.runtimes import open_engine
 from edgepv.runtimes.births import BORN, EMPTY, GOING
 from edgepv.stream import Stepper
@@ -370,7 +371,7 @@ def int8(plain: Learned, folder: Path, data: Path, clips: Sequence[Rendered]) ->
         ("convolutions only", before_first_convolution(folder / plain.variant.path)),
     ):
         step = int8_onnx.Step(keep_float=keep)
-        small = step(plain.variant, folder, feeds, "renders", folder / "int8.onnx")
+        small = step(plain.variant, folder / "int8.onnx", Calibration(folder, feeds, "renders"))
         table[told] = against(plain, Learned(small, folder), clips)
         print(f"  INT8 {told}: {table[told]}", flush=True)
     return table

@@ -21,13 +21,15 @@ VARIANTS = (
     "openvino-int8-nncf",
 )
 """All there are; those of a flat clip model end in FLAT."""
-INT8_STEPS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
-    ("onnxruntime-int8", "model-int8{}.onnx", "edgepv.quantize.int8_onnx:Step", {"weight_bits": 8}),
-    ("openvino-int8", "model-int8-7bit{}.onnx", "edgepv.quantize.int8_onnx:Step", {"weight_bits": 7}),
-    ("openvino-int8-nncf", "model-int8-nncf{}.xml", "edgepv.quantize.int8_openvino:Step", {}),
+STEPS = {"onnxruntime-int8": "mixed", "openvino-int8": "mixed", "openvino-int8-nncf": "int8-openvino"}
+"""Variant -> the step that makes it."""
+INT8_FILES: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("onnxruntime-int8", "model-int8{}.onnx", {"weight_bits": 8}),
+    ("openvino-int8", "model-int8-7bit{}.onnx", {"weight_bits": 7}),
+    ("openvino-int8-nncf", "model-int8-nncf{}.xml", {}),
 )
-"""Variant, its file, and how that is made. ONNX Runtime adds eight bits exactly where it is told to, OpenVINO
-only seven: see int8_onnx."""
+"""Variant, its file, and what is fixed of its step's options. ONNX Runtime adds eight bits exactly where it
+is told to, OpenVINO only seven: see int8_onnx."""
 
 
 def build(request: BuildRequest) -> BuildResult:
@@ -45,11 +47,11 @@ def build(request: BuildRequest) -> BuildResult:
         variants += _named(request, base, (f"onnxruntime-fp32{form}", f"openvino-fp32{form}"))
         if request.wants(f"openvino-bf16{form}", "bf16") and cpu_has_bf16():
             variants += _named(request, replace(base, precision="bf16"), (f"openvino-bf16{form}",))
-        for name, file, step, options in INT8_STEPS:
+        for name, file, fixed in INT8_FILES:
             ours, ending = name + form, file.format(form)
             if request.wants(ours, "int8"):
                 with request.attempt(ours):
-                    variants += _named(request, _int8(request, step, options, base, ending), (ours,))
+                    variants += _named(request, request.compress(STEPS[name], fixed, base, ending), (ours,))
     request.failed.update(_unsafe(request, variants))
     made = tuple(v for v in variants if v.name not in request.failed)
     return BuildResult(made, floats=_floats(request, made))
@@ -76,15 +78,6 @@ def _unsafe(request: BuildRequest, variants: Sequence[Variant]) -> dict[str, Usa
         for name, weights in found.items()
         if weights is not None
     }
-
-
-def _int8(request: BuildRequest, step: str, options: dict[str, Any], base: Variant, file: str) -> Variant:
-    """By the step as it is, or with its most sensitive layers in float where the user asked for that."""
-    options = {"ranges": request.ranges, **options}
-    if not file.endswith(".onnx") or not (request.keep_float or request.min_sqnr_db):
-        return request.compress(step, options, base, file)
-    options = {"min_sqnr_db": request.min_sqnr_db, "keep": request.keep_float, **options}
-    return request.compress("edgepv.quantize.mixed:Step", options, base, file)
 
 
 def _named(request: BuildRequest, made: Variant, names: tuple[str, ...]) -> list[Variant]:

@@ -10,6 +10,8 @@ from edgepv.types import Checkpoint, Variant
 
 VARIANTS = ("litert-fp32", "litert-int8-full", "litert-int8-conv")
 """All there are; those of a flat clip model end in FLAT."""
+STEPS = {"litert-int8-full": "int8-litert", "litert-int8-conv": "int8-litert"}
+"""Variant -> the step that makes it."""
 TOOLS = ("torch", "litert-torch", "litert-converter", "ai-edge-litert")
 
 
@@ -48,7 +50,7 @@ def _of_form(request: BuildRequest, source: Checkpoint, form: str) -> tuple[list
     for recipe in recipes:
         name, file = f"litert-int8-{recipe}{form}", f"model-int8-{recipe}{form}.tflite"
         with request.attempt(name):
-            options = {"recipe": recipe} | ({"grown": list(request.grown)} if request.grown else {})
-            made = request.compress("edgepv.quantize.int8_litert:Step", options, base, file)
+            options = {"recipe": recipe, "grown": request.grown}
+            made = request.compress(STEPS[f"litert-int8-{recipe}"], options, base, file)
             variants.append(replace(made, name=name))
     return variants, [base]

@@ -34,12 +34,10 @@ class BuildRequest:
     base: the float ONNX of the model, at ``folder / base.path``. flat, flat_checkpoint: a clip model once
     more without Conv3D and with four dimensions at most; some engines are faster or only run with it.
     checkpoint: None if the user gave an ONNX file. feeds: calibration inputs with rolled states; empty when
-    nothing is to be quantized. min_sqnr_db: what INT8 must reach by keeping its most sensitive layers in
-    float; None: whatever it reaches; keep_float: how many of them stay in float anyhow. ranges: how those of
-    activations are set, on cpu. only: the name of the one variant wanted, None for all. grown: states whose
+    nothing is to be quantized. only: the name of the one variant wanted, None for all. grown: states whose
     values grow for ever. precisions: what may be built. work: runs a step through the cache and puts its
-    files in ``folder``. compress: calls the quantization step named by "module:Step" with its options.
-    failed: variant name -> why it could not be made, see ``attempt``.
+    files in ``folder``. compress: calls a quantization step by its name, with what the target fixes of its
+    options and what the user asked for. failed: variant name -> why it could not be made, see ``attempt``.
     """
 
     base: Variant
@@ -53,9 +51,6 @@ class BuildRequest:
     work: Work
     compress: Callable[[str, dict[str, Any], Variant, str], Variant]
     say: Callable[[str], None]
-    min_sqnr_db: float | None = None
-    keep_float: int = 0
-    ranges: str = "minmax"
     only: str | None = None
     grown: tuple[str, ...] = ()
     failed: dict[str, EdgepvError] = field(default_factory=dict)

@@ -1,7 +1,6 @@
 """The compression room: pruning and quantization steps; a model in, a smaller model out.
 
-One file per step, one frozen dataclass ``Step`` per file: its fields are its options, calling it does
-the work and returns a new value. Nothing is edited in place.
+One file per step, one frozen dataclass ``Step`` per file: see ``step``, the contract of all of them.
 """
 
 __all__ = [
@@ -17,4 +16,5 @@ __all__ = [
     "ranges",
     "sensitivity",
     "sparsity",
+    "step",
 ]

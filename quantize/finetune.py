@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgepv.base.optional import need
+from edgepv.base.options import option
 from edgepv.data.frames import hold_last
+from edgepv.errors import UsageError
 from edgepv.model.checkpoint import build
-from edgepv.model.provenance import record
 from edgepv.model.training import Trainer, cosine
-from edgepv.model.weights import save
+from edgepv.quantize.step import CheckpointStep, Training
 from edgepv.types import Checkpoint, ModelSpec
 
 TEMPERATURE = 2.0
@@ -26,35 +27,58 @@ LEAST = 1e-7
 
 
 @dataclass(frozen=True)
-class Step:
-    """epochs over the training clips, learning rate at the start (cosine to zero), clips per batch."""
+class Step(CheckpointStep):
+    """learning_rate: at the start, falls to zero as a cosine. batch: clips."""
 
-    epochs: int = 6
+    name = "finetune"
+    tools = ("torch",)
+    order = 30
+    needs_clips = True
+    done = ("tuned", "fine-tuned")
+
+    epochs: int = option(
+        6,
+        "epochs of fine-tuning on the training clips (default: 6 after --prune or --low-rank, else 0)",
+        key="tune_epochs",
+        metavar="N",
+        check=lambda n: n >= 0,
+        hint="give a number of epochs, 0 or more",
+        asks=True,
+    )
     learning_rate: float = 1e-3
     batch: int = 8
     seed: int = 0
 
-    def __call__(
-        self,
-        student: Checkpoint,
-        teacher: Checkpoint,
-        clips: Sequence[np.ndarray],
-        truth: Sequence[int],
-        out: Path,
-        *,
-        progress: Callable[[range], Iterable[int]] = iter,
-    ) -> Checkpoint:
-        """Train ``student`` to answer like ``teacher`` and like the labels; returns the new checkpoint.
+    @classmethod
+    def due(cls, before: Sequence[CheckpointStep]) -> bool:
+        """Whether a step before leaves what is to be tuned."""
+        return any(step.lossy for step in before)
 
-        clips: (T, C, H, W) float32 each, training clips only. Half of the loss is the labels' cross
-        entropy, half the teacher's softened answer. Raises UsageError if the loss stops being finite.
+    def work(self, given: Checkpoint, out: Path, aid: Training) -> Checkpoint:
+        """Train ``given`` to answer like the teacher and like the labels; returns the new checkpoint.
+
+        Half of the loss is the labels' cross entropy, half the teacher's softened answer. Raises UsageError
+        if the loss stops being finite.
         """
         torch = need("torch", extra="compress")
         torch.manual_seed(self.seed)
-        model, original = build(student).requires_grad_(True), build(teacher)
+        model, original = build(given).requires_grad_(True), build(taught_by(aid))
         model.train()
-        train(model, original, clips, truth, self, student.spec, progress, cure="Lower the ratio")
-        return trained("finetune", model, student, teacher, self, len(clips), out)
+        train(model, original, aid.clips, aid.truth, self, given.spec, aid.progress, cure="Lower the ratio")
+        return self.saved(given, model.eval(), out, **lesson(aid))
+
+
+def taught_by(aid: Training) -> Checkpoint:
+    """The teacher. Raises UsageError if there is none."""
+    if aid.teacher is None:
+        raise UsageError("there is no original model to learn from")
+    return aid.teacher
+
+
+def lesson(aid: Training) -> dict[str, Any]:
+    """What ``saved`` is told by a step that trained: its teacher went in, and of what the lesson was."""
+    teacher = {"teacher": taught_by(aid).sha256}
+    return {"inputs": teacher, "clips": len(aid.clips), "temperature": TEMPERATURE}
 
 
 def train(
@@ -82,21 +106,6 @@ def train(
             y = torch.tensor([truth[i] for i in rows])
             loss = distilled(as_logits(model(x), spec), as_logits(original(x), spec), y)
             trainer.step(loss, how.learning_rate * cosine(trainer.steps, steps))
-
-
-def trained(
-    name: str, model: Any, student: Checkpoint, teacher: Checkpoint, how: Step, clips: int, out: Path
-) -> Checkpoint:
-    """Save ``model`` at ``out``: the student's new checkpoint, with a record of the step called ``name``."""
-    digest = save(model.eval(), out)
-    step = record(
-        name,
-        {**vars(how), "clips": clips, "temperature": TEMPERATURE},
-        {"weights": student.sha256, "teacher": teacher.sha256},
-        {"weights": digest},
-        ("torch",),
-    )
-    return replace(student, weights=str(out), sha256=digest, steps=(*student.steps, step))
 
 
 def as_logits(answer: Any, spec: ModelSpec) -> Any:

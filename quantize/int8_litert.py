@@ -24,7 +24,8 @@ from edgepv.base.optional import litert_feeds, litert_interpreter, need
 from edgepv.errors import EngineError, ModelError
 from edgepv.quantize.int8_onnx import refuse_zero_states
 from edgepv.quantize.ranges import linked
-from edgepv.stream import Tensors, by_file_names
+from edgepv.quantize.step import Calibration, VariantStep
+from edgepv.stream import by_file_names
 from edgepv.types import QuantScheme, Variant
 
 CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D", "CONV_2D_TRANSPOSE", "FULLY_CONNECTED")
@@ -45,26 +46,30 @@ FRAGILE = (
 
 
 @dataclass(frozen=True)
-class Step:
+class Step(VariantStep):
     """Static INT8: int8 activations (min-max ranges), int8 per-channel weights.
 
     grown: states that grow for ever, beyond any range: what works with them stays in float.
     """
 
+    name = "int8-litert"
+    tools = ("ai-edge-quantizer", "ai-edge-litert")
+
     recipe: Literal["conv", "full"] = "full"
     grown: tuple[str, ...] = ()
 
-    def __call__(
-        self, base: Variant, folder: Path, feeds: Sequence[Tensors], calibration_digest: str, out: Path
-    ) -> Variant:
-        """Quantize ``folder / base.path`` to ``out``, and run it once.
+    def requires(self, given: Variant, aid: Calibration) -> None:
+        """Raise UsageError if a state was zero in every feed."""
+        refuse_zero_states(given, aid.feeds)
+
+    def work(self, given: Variant, out: Path, aid: Calibration) -> Variant:
+        """Quantize the file of ``given``, and run it once.
 
         Raises UsageError with the tool's reason if it refuses the model or the result does not run.
         """
-        refuse_zero_states(base, feeds)
         need("ai_edge_quantizer", extra="compress")
-        theirs = by_file_names(base, feeds)
-        states, ends = base.stream.states if base.stream else (), {**base.inputs, **base.outputs}
+        theirs = by_file_names(given, aid.feeds)
+        states, ends = given.stream.states if given.stream else (), {**given.inputs, **given.outputs}
         with whole_file(out) as tmp, tempfile.TemporaryDirectory() as scratch:
             orders = Path(scratch) / "feeds.safetensors"
             save_file({f"{i}|{n}": v for i, f in enumerate(theirs) for n, v in f.items()}, orders)
@@ -73,23 +78,23 @@ class Step:
             call(
                 "edgepv.quantize.int8_litert:work",
                 tool="ai-edge-quantizer",
-                source=str(folder / base.path),
+                source=str(aid.folder / given.path),
                 feeds=str(orders),
                 recipe=self.recipe,
                 out=str(tmp),
-                states=[(base.inputs[s.name], ends[s.output]) for s in states if s.dtype == "float32"],
-                grown=[(base.inputs[s.name], ends[s.output]) for s in states if s.name in self.grown],
+                states=[(given.inputs[s.name], ends[s.output]) for s in states if s.dtype == "float32"],
+                grown=[(given.inputs[s.name], ends[s.output]) for s in states if s.name in self.grown],
             )
         scheme = QuantScheme(
             "ai-edge-quantizer",
             "int8 per-tensor",
             "int8 per-channel",
-            calibration_digest,
-            len(feeds),
+            aid.digest,
+            len(aid.feeds),
             FRAGILE if self.recipe == "full" else ("all but convolutions",),
         )
         return replace(
-            base,
+            given,
             name=f"litert-int8-{self.recipe}",
             precision="int8",
             path=out.name,

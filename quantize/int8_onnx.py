@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,8 @@ import numpy as np
 from edgepv.base.files import sha256, whole_file
 from edgepv.base.optional import SAFE_BITS, need
 from edgepv.errors import UsageError
-from edgepv.quantize.ranges import Method, check_method, linked, of_model
+from edgepv.quantize.ranges import RANGES, Method, check_method, linked, of_model
+from edgepv.quantize.step import Calibration, VariantStep
 from edgepv.stream import Tensors, by_file_names
 from edgepv.types import QuantScheme, Variant
 
@@ -32,47 +33,46 @@ PASSING = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten")
 
 
 @dataclass(frozen=True)
-class Step:
+class Step(VariantStep):
     """Static post-training quantization with onnxruntime.quantization.
 
-    keep_float: nodes left in float. ranges: how the ranges of the activations are set; see ``ranges.py``.
-    weight_bits: how many of the eight bits the weights use.
+    keep_float: nodes left in float. weight_bits: how many of the eight bits the weights use.
     """
 
+    name = "int8-onnx"
+    tools = ("onnx", "onnxruntime")
+
     keep_float: tuple[str, ...] = ()
-    ranges: Method = "minmax"
+    ranges: Method = field(default="minmax", metadata=RANGES)
     weight_bits: Literal[7, 8] = 8
 
-    def __call__(
-        self, base: Variant, folder: Path, feeds: Sequence[Tensors], calibration_digest: str, out: Path
-    ) -> Variant:
-        """Quantize ``folder / base.path`` to ``out``.
-
-        feeds: graph inputs with rolled states (see calibration.rolled_feeds). Raises UsageError if a
-        state was zero in every feed: such ranges drift, so they are refused.
-        """
+    def requires(self, given: Variant, aid: Calibration) -> None:
+        """Raise UsageError if a state was zero in every feed: such ranges drift, so they are refused."""
         check_method(self.ranges)
-        refuse_zero_states(base, feeds)
+        refuse_zero_states(given, aid.feeds)
+
+    def work(self, given: Variant, out: Path, aid: Calibration) -> Variant:
+        """Quantize the file of ``given``."""
         with tempfile.TemporaryDirectory() as scratch, whole_file(out) as tmp:
             clean = Path(scratch) / "clean.onnx"
-            preprocess(folder / base.path, clean)
-            chosen = (*self.keep_float, *(node.name for node in blends(clean, base)))
+            preprocess(aid.folder / given.path, clean)
+            chosen = (*self.keep_float, *(node.name for node in blends(clean, given)))
             kept = tuple(dict.fromkeys((*chosen, *float_nodes(clean, chosen))))
-            theirs = by_file_names(base, feeds)
+            theirs = by_file_names(given, aid.feeds)
             table = _table(clean, theirs, self.ranges, Path(scratch) / "ranges.json")
-            overrides = state_overrides(clean, base, feeds, self.ranges)
+            overrides = state_overrides(clean, given, aid.feeds, self.ranges)
             _quantize(clean, tmp, theirs, kept, overrides, table, self.weight_bits)
         scheme = QuantScheme(
             tool="onnxruntime",
             activations="uint8 per-tensor",
             weights="int8 per-channel",
-            calibration_digest=calibration_digest,
-            calibration_feeds=len(feeds),
+            calibration_digest=aid.digest,
+            calibration_feeds=len(aid.feeds),
             kept_float=kept,
             weight_bits=self.weight_bits,
         )
         return replace(
-            base, name="onnx-int8", precision="int8", path=out.name, sha256=sha256(out), scheme=scheme
+            given, name="onnx-int8", precision="int8", path=out.name, sha256=sha256(out), scheme=scheme
         )
 
 

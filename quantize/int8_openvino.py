@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Sequence, Set
-from dataclasses import dataclass, replace
+from collections.abc import Set
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,47 +14,49 @@ from edgepv.base.optional import SAFE_BITS, need
 from edgepv.base.quiet import hush
 from edgepv.errors import UsageError, unknown
 from edgepv.quantize.int8_onnx import blends, is_vector, refuse_zero_states
-from edgepv.quantize.ranges import PERCENTILE, Method, check_method
-from edgepv.stream import Tensors, by_file_names
+from edgepv.quantize.ranges import PERCENTILE, RANGES, Method, check_method
+from edgepv.quantize.step import Calibration, VariantStep
+from edgepv.stream import by_file_names
 from edgepv.types import QuantScheme, Variant
 
 BIASES = ("fast", "accurate", "none")
 
 
 @dataclass(frozen=True)
-class Step:
-    """NNCF on an OpenVINO model.
+class Step(VariantStep):
+    """NNCF on an OpenVINO model; writes an .xml, with a .bin beside it.
 
-    Activations are symmetric, asymmetric where signed. ranges: how their ranges are set, see ``ranges.py``;
-    NNCF has no "entropy", and takes "percentile" of each feed alone.
+    Activations are symmetric, asymmetric where signed. Of the ways to set ranges NNCF has no "entropy", and
+    takes "percentile" of each feed alone.
     bias: how the mean error that rounding leaves in a channel is taken out of its bias: by the means of the
     float model's tensors ("fast"), layer by layer on the quantized model ("accurate"), or not ("none").
     """
 
-    ranges: Method = "minmax"
+    name = "int8-openvino"
+    tools = ("openvino", "nncf", "onnx")
+
+    ranges: Method = field(default="minmax", metadata=RANGES)
     bias: Literal["fast", "accurate", "none"] = "fast"
 
-    def __call__(
-        self, base: Variant, folder: Path, feeds: Sequence[Tensors], calibration_digest: str, out: Path
-    ) -> Variant:
-        """Quantize ``folder / base.path`` to ``out`` (.xml, with a .bin beside it).
-
-        Raises UsageError if a state was zero in every feed, or for an option that NNCF does not have.
-        """
+    def requires(self, given: Variant, aid: Calibration) -> None:
+        """Raise UsageError if a state was zero in every feed, or for an option that NNCF does not have."""
         if self.bias not in BIASES:
             raise UsageError(unknown("bias correction", self.bias, BIASES))
-        refuse_zero_states(base, feeds)
+        refuse_zero_states(given, aid.feeds)
+
+    def work(self, given: Variant, out: Path, aid: Calibration) -> Variant:
+        """Quantize the file of ``given``."""
         ov = need("openvino", extra="compress")
         nncf = need("nncf", extra="compress")
         estimator = _estimator(self.ranges)
-        model = ov.convert_model(str(folder / base.path))
-        blended = {name for node in blends(folder / base.path, base) for name in node.output}
+        model = ov.convert_model(str(aid.folder / given.path))
+        blended = {name for node in blends(aid.folder / given.path, given) for name in node.output}
         kept = float_nodes(model, blended)
         with hush():
             quantized = nncf.quantize(
                 model,
-                nncf.Dataset(by_file_names(base, feeds)),
-                subset_size=len(feeds),
+                nncf.Dataset(by_file_names(given, aid.feeds)),
+                subset_size=len(aid.feeds),
                 preset=nncf.QuantizationPreset.MIXED,
                 ignored_scope=nncf.IgnoredScope(names=kept, validate=False),
                 fast_bias_correction=self.bias == "fast",
@@ -70,13 +72,13 @@ class Step:
             tool="nncf",
             activations="uint8/int8",
             weights="int8 per-channel",
-            calibration_digest=calibration_digest,
-            calibration_feeds=len(feeds),
+            calibration_digest=aid.digest,
+            calibration_feeds=len(aid.feeds),
             kept_float=tuple(kept),
             weight_bits=SAFE_BITS,
         )
         return replace(
-            base,
+            given,
             name="openvino-int8-nncf",
             engine="openvino",
             precision="int8",

@@ -12,16 +12,16 @@ Detection", section 3.1 (this form of the split), without its correction for the
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgepv.base.optional import need
+from edgepv.base.options import option
 from edgepv.errors import ModelError, UsageError
 from edgepv.model.checkpoint import build
-from edgepv.model.provenance import record
 from edgepv.model.surgery import put, split, splittable
-from edgepv.model.weights import save
+from edgepv.quantize.step import CheckpointStep, Training
 from edgepv.types import Checkpoint, ModelSpec
 
 MOST_COST_SHARE = 0.8
@@ -34,35 +34,51 @@ TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True)
-class Step:
-    """energy: share of each weight's squared singular values that its rank must keep, up to 1 (exact)."""
+class Step(CheckpointStep):
+    """Heavy layers are split in two narrow ones."""
 
-    energy: float = 0.9
+    name = "low-rank"
+    tools = ("torch",)
+    order = 20
+    lossy = True
+    method = "rank"
+    done = ("split", "split into low-rank layers")
 
-    def __call__(self, checkpoint: Checkpoint, out: Path) -> Checkpoint:
-        """A checkpoint at ``out`` (.safetensors) with split layers, rebuilt and run to prove it whole.
+    energy: float = option(
+        0.9,
+        "split heavy layers in two narrow ones that keep this share of their weights' energy, like 0.9 "
+        "(default: off)",
+        key="low_rank",
+        metavar="ENERGY",
+        check=lambda energy: 0 < energy <= 1,
+        hint="give the share of energy to keep, like 0.9",
+        asks=True,
+        searched=(0.0, 0.9, 0.8),
+        called=lambda energy: f"rank {100 * energy[0]:g} %",
+    )
+
+    def requires(self, given: Checkpoint, aid: Training) -> None:
+        """Raise UsageError for a model that steps already."""
+        if given.rewrite is not None:
+            raise UsageError(f"{given.spec.name} is streamed already. Split its layers before that")
+
+    def work(self, given: Checkpoint, out: Path, aid: Training) -> Checkpoint:
+        """A checkpoint with split layers, rebuilt and run to prove it whole.
 
         The record's options say which layers were split, and at what rank. A layer whose weight the
         model's code reads itself stays whole: the model is tried after every split.
         Raises UsageError if no heavy layer gets a fifth cheaper.
         """
-        if not 0 < self.energy <= 1:
-            raise UsageError(f"low-rank energy {self.energy:g}: give the share to keep, like 0.9")
-        if checkpoint.rewrite is not None:
-            raise UsageError(f"{checkpoint.spec.name} is streamed already. Split its layers before that")
-        module = build(checkpoint)
+        module = build(given)
         before = _size(module)
-        ranks = _split_layers(module, checkpoint.spec, self.energy)
+        ranks = _split_layers(module, given.spec, self.energy)
         if not ranks:
             raise UsageError(
-                f"{checkpoint.spec.name}: no heavy layer gets {1 - MOST_COST_SHARE:.0%} cheaper at "
+                f"{given.spec.name}: no heavy layer gets {1 - MOST_COST_SHARE:.0%} cheaper at "
                 f"{self.energy:.0%} of its energy. Ask for less energy, or prune it instead"
             )
-        digest = save(module, out)
-        options = {"energy": self.energy, "ranks": ranks, "params": [before, _size(module)]}
-        step = record("low-rank", options, {"weights": checkpoint.sha256}, {"weights": digest}, ("torch",))
-        made = replace(checkpoint, weights=str(out), sha256=digest, steps=(*checkpoint.steps, step))
-        _same_numbers(module, build(made), checkpoint.spec)
+        made = self.saved(given, module, out, ranks=ranks, params=[before, _size(module)])
+        _same_numbers(module, build(made), given.spec)
         return made
 
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from edgepv.base.cache import cached
 from edgepv.base.machine import versions
+from edgepv.base.options import option
 from edgepv.errors import ParityError, UsageError
 from edgepv.metrics.stats import sqnr_db
 from edgepv.quantize import int8_onnx
-from edgepv.quantize.ranges import Method, check_method
+from edgepv.quantize.ranges import RANGES, Method, check_method
 from edgepv.quantize.sensitivity import answers_of, per_layer
+from edgepv.quantize.step import Calibration, VariantStep
 from edgepv.stream import Tensors, by_file_names
 from edgepv.types import Variant
 
@@ -22,46 +25,70 @@ PROBES = 4  # the last of four parts of the feeds compares answers; the others s
 
 
 @dataclass(frozen=True)
-class Step:
-    """How much stays in float.
+class Step(VariantStep):
+    """As much in INT8 as will do; all of it if nothing is asked. weight_bits: see ``int8_onnx.Step``."""
 
-    min_sqnr_db: of the logits against the float model, with the states the float model had; the fewest
-    layers that reach it stay in float. keep: at least this many of the most sensitive layers do. ranges: of
-    activations (see edgepv.quantize.ranges). weight_bits: see ``int8_onnx.Step``.
-    """
+    name = "mixed"
+    tools = ("onnx", "onnxruntime")
 
-    min_sqnr_db: float | None = None
-    keep: int = 0
-    ranges: Method = "minmax"
+    min_sqnr_db: float | None = option(
+        None,
+        "on cpu: keep the most sensitive layers of an INT8 ONNX in float until its logits are this "
+        "close to the original's (default: all in INT8; see: edgepv sensitivity)",
+        key="min_sqnr",
+        metavar="DB",
+        check=lambda db: 0 < db < math.inf,
+        hint="give decibels above 0, like 30",
+    )
+    keep: int = option(
+        0,
+        "on cpu: keep the N most sensitive layers of an INT8 ONNX in float (default: 0)",
+        key="keep_float",
+        metavar="N",
+        check=lambda n: n >= 0,
+        hint="give a number of layers, 0 or more",
+        searched=(0, 2, 4),
+        called=lambda kept: f"{kept[0]} float",
+    )
+    ranges: Method = field(default="minmax", metadata=RANGES)
     weight_bits: Literal[7, 8] = 8
 
-    def __call__(
-        self, base: Variant, folder: Path, feeds: Sequence[Tensors], calibration_digest: str, out: Path
-    ) -> Variant:
-        """Quantize ``folder / base.path`` to ``out``, keeping as few of its most sensitive layers as will do.
-
-        feeds: graph inputs with rolled states, in the order of ``calibration.rolled_feeds``: the last quarter
-        is of the last clips of every label. While layers are chosen it sets no range, and answers are
-        compared on it; the file that is kept has its ranges from all feeds, and reaches ``min_sqnr_db`` there
-        too. How many layers is found by halving, on the assumption that more float is never worse.
-        Raises UsageError for fewer than ``PROBES`` feeds, ParityError if one layer in INT8 is one too many.
-        """
+    def requires(self, given: Variant, aid: Calibration) -> None:
+        """Raise UsageError for fewer than ``PROBES`` feeds, if layers are to be compared."""
         check_method(self.ranges)
+        if self._choosing and len(aid.feeds) < PROBES:
+            raise UsageError(
+                f"{len(aid.feeds)} calibration inputs are too few to compare on. Give more clips"
+            )
+
+    @property
+    def _choosing(self) -> bool:
+        return self.keep > 0 or self.min_sqnr_db is not None
+
+    def work(self, given: Variant, out: Path, aid: Calibration) -> Variant:
+        """Quantize the file of ``given``, keeping as few of its most sensitive layers in float as will do.
+
+        The last quarter of the feeds is of the last clips of every label. While layers are chosen it sets no
+        range, and answers are compared on it; the file that is kept has its ranges from all feeds, and
+        reaches the limit there too. How many layers is found by halving, on the assumption that more float is
+        never worse. Raises ParityError if one layer in INT8 is one too many.
+        """
+        if not self._choosing:
+            return int8_onnx.Step((), self.ranges, self.weight_bits)(given, out, aid)
+        folder, feeds = aid.folder, aid.feeds
         cut = len(feeds) - len(feeds) // PROBES
         ranging, probes = feeds[:cut], feeds[cut:]
-        if not probes:
-            raise UsageError(f"{len(feeds)} calibration inputs are too few to compare on. Give more clips")
-        order = sensitive_first(base, folder, ranging, probes, calibration_digest, self.ranges)
+        order = sensitive_first(given, folder, ranging, probes, aid.digest, self.ranges)
 
         def made(kept: int, feeds: Sequence[Tensors]) -> Variant:
             step = int8_onnx.Step(tuple(order[:kept]), self.ranges, self.weight_bits)
-            return step(base, folder, feeds, calibration_digest, out)
+            return step(given, out, replace(aid, feeds=feeds))
 
         fewest = min(self.keep, len(order) - 1)
         if self.min_sqnr_db is None:
             return made(fewest, feeds)
-        theirs, limit = by_file_names(base, probes), self.min_sqnr_db
-        wanted = answers_of(folder / base.path, base, theirs)
+        theirs, limit = by_file_names(given, probes), self.min_sqnr_db
+        wanted = answers_of(folder / given.path, given, theirs)
 
         def enough(variant: Variant) -> bool:
             return sqnr_db(wanted, answers_of(out, variant, theirs)) >= limit
@@ -74,7 +101,7 @@ class Step:
                 return variant
         out.unlink(missing_ok=True)
         raise ParityError(
-            f"{base.spec.name}: with any layer in INT8 the logits stay below {limit:g} dB. "
+            f"{given.spec.name}: with any layer in INT8 the logits stay below {limit:g} dB. "
             "Keep it in float: --precision fp32"
         )
 

@@ -14,18 +14,18 @@ import copy
 import itertools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from edgepv.base.optional import need
+from edgepv.base.options import option
 from edgepv.errors import ModelError, UsageError
 from edgepv.model.checkpoint import build
-from edgepv.model.provenance import record
-from edgepv.model.weights import save
 from edgepv.quantize.finetune import batches, windows
+from edgepv.quantize.step import CheckpointStep, Training
 from edgepv.types import Checkpoint, ModelSpec
 
 MOST_CUT_SHARE = 0.9
@@ -38,88 +38,107 @@ SAME_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
-class Step:
+class Step(CheckpointStep):
     """Which channels go.
 
-    ratio: share of channels to remove, 0 to below 1; or one share for each stage (see ``stages``).
-    importance: how channels are ranked. "magnitude": the norm of all weights that go with a channel.
-    "taylor": the change of the loss that its removal predicts, |weight * gradient| (Molchanov et al. 2019),
-    which needs labelled clips. "group": the norm after a short training that drives whole groups towards
-    zero (DepGraph's group sparsity), which needs labelled clips too.
-    scope: "layer" cuts the same share everywhere; "global" ranks the channels of all layers (of a stage)
-    together. multiple: widths are kept multiples of this; what pays is measured by ``edgepv widths``.
+    importance: "magnitude" is the norm of all weights that go with a channel. "taylor" is the change of the
+    loss that its removal predicts, |weight * gradient| (Molchanov et al. 2019). "group" is the norm after a
+    short training that drives whole groups towards zero (DepGraph's group sparsity). The last two need clips.
+    scope: "global" ranks the channels of all layers of a stage (see ``stages``) together.
     """
 
-    ratio: float | tuple[float, ...] = 0.25
-    importance: Literal["magnitude", "taylor", "group"] = "magnitude"
-    scope: Literal["layer", "global"] = "layer"
-    multiple: int = 8
+    name = "prune"
+    tools = ("torch", "torch-pruning")
+    order = 10
+    lossy = True
+    needs_clips = True
+    done = ("pruned", "pruned")
+
+    ratio: float | tuple[float, ...] = option(
+        0.25,
+        "share of channels to cut, one for all or one for each stage (resolution) of the model, then "
+        "fine-tune on the training clips of --clips (default: 0, off)",
+        key="prune",
+        kind=tuple[float, ...],
+        metavar="SHARE[,SHARE]",
+        check=lambda ratio: all(0 <= share < 1 for share in _ratios(ratio)),
+        hint="give the share of channels to remove, like 0.25",
+        asks=True,
+        searched=(0.0, 0.25, 0.5),
+        called=lambda cut: "cut " + "/".join(f"{100 * share:g}" for share in cut),
+    )
+    importance: Literal["magnitude", "taylor", "group"] = option(
+        "magnitude",
+        "which channels go: magnitude of their weights, taylor (predicted loss), or group (driven to "
+        "zero by a short training first) (default: magnitude)",
+        metavar="HOW",
+    )
+    scope: Literal["layer", "global"] = option(
+        "layer",
+        "layer cuts the same share everywhere, global ranks all channels together (default: layer)",
+        metavar="WHERE",
+    )
+    multiple: int = option(
+        8,
+        "keep widths multiples of this (default: 8; measure yours: edgepv widths)",
+        metavar="N",
+        check=lambda n: n >= 1,
+        hint="give a number of channels above 0",
+    )
     seed: int = 0
 
-    def __call__(
-        self, checkpoint: Checkpoint, out: Path, clips: Sequence[np.ndarray] = (), truth: Sequence[int] = ()
-    ) -> Checkpoint:
-        """A smaller checkpoint at ``out`` (.safetensors), rebuilt and run once to prove it whole.
-
-        clips: (T, C, H, W) float32 each, training clips with their labels' indices in ``truth``; for "taylor"
-        and "group" only. Raises ModelError if the model cannot be traced, addresses its channels by number or
-        does not rebuild at its new widths, UsageError if nothing could be removed.
-        """
-        self._check(checkpoint, clips)
-        module = build(checkpoint).requires_grad_(True)
-        before = _size(module)
-        try:
-            self._cut(module, checkpoint.spec, clips, truth)
-        except UsageError:
-            raise
-        except Exception as e:  # the tracer fails in as many ways as models are written
-            raise ModelError(
-                f"{checkpoint.spec.name} cannot be pruned: {type(e).__name__}: "
-                f"{(str(e).splitlines() or [''])[0][:200]}. Export it with --prune 0"
-            ) from e
-        after = _size(module)
-        if after >= before:
-            raise UsageError(
-                f"pruning {self.shares} removed nothing: widths kept multiples of {self.multiple} leave "
-                "every layer as it is, and what nn.MultiheadAttention reads or gives is never cut. Ask for a "
-                "larger --prune"
-            )
-        digest = save(module, out)
-        options = {**vars(self), "params": [before, after]}
-        step = record(
-            "prune",
-            options,
-            {"weights": checkpoint.sha256},
-            {"weights": digest},
-            ("torch", "torch-pruning"),
-        )
-        pruned = replace(checkpoint, weights=str(out), sha256=digest, steps=(*checkpoint.steps, step))
-        _check_rebuilt(module, pruned)
-        return pruned
-
     @property
-    def shares(self) -> str:
-        """The ratio as a person writes it."""
-        return ", ".join(f"{r:.0%}" for r in self._ratios())
+    def learns(self) -> bool:
+        """Whether channels are ranked by what clips say."""
+        return self.importance != "magnitude"
 
-    def _ratios(self) -> tuple[float, ...]:
-        return self.ratio if isinstance(self.ratio, tuple) else (self.ratio,)
+    def places(self, given: Checkpoint) -> int:
+        """One share for each stage."""
+        return max(stages(build(given), given.spec).values()) + 1
 
-    def _check(self, checkpoint: Checkpoint, clips: Sequence[np.ndarray]) -> None:
-        if not all(0 <= r < 1 for r in self._ratios()) or not any(self._ratios()):
+    def requires(self, given: Checkpoint, aid: Training) -> None:
+        """Raise UsageError for a share of nothing, without the clips it learns from, after streaming."""
+        if not any(_ratios(self.ratio)):
             raise UsageError(f"--prune {self.ratio}: give the share of channels to remove, like 0.25")
-        if self.multiple < 1:
-            raise UsageError(f"--multiple {self.multiple}: give a number of channels above 0")
-        if self.importance != "magnitude" and not clips:
+        if self.learns and not aid.clips:
             raise UsageError(
                 f"--importance {self.importance} needs labelled training clips: --clips DIR with a train "
                 "split. Without them use --importance magnitude"
             )
-        if checkpoint.rewrite is not None:
+        if given.rewrite is not None:
             raise UsageError(
-                f"{checkpoint.spec.name} is already laid out as a step; channels are cut before that, or its "
+                f"{given.spec.name} is already laid out as a step; channels are cut before that, or its "
                 "states would keep their old size. Prune first, then stream"
             )
+
+    def work(self, given: Checkpoint, out: Path, aid: Training) -> Checkpoint:
+        """A smaller checkpoint, rebuilt and run once to prove it whole.
+
+        Raises ModelError if the model cannot be traced, addresses its channels by number or does not rebuild at
+        its new widths, UsageError if nothing could be removed.
+        """
+        module = build(given).requires_grad_(True)
+        before = _size(module)
+        try:
+            self._cut(module, given.spec, aid.clips, aid.truth)
+        except UsageError:
+            raise
+        except Exception as e:  # the tracer fails in as many ways as models are written
+            raise ModelError(
+                f"{given.spec.name} cannot be pruned: {type(e).__name__}: "
+                f"{(str(e).splitlines() or [''])[0][:200]}. Export it with --prune 0"
+            ) from e
+        after = _size(module)
+        if after >= before:
+            shares = ", ".join(f"{share:.0%}" for share in _ratios(self.ratio))
+            raise UsageError(
+                f"pruning {shares} removed nothing: widths kept multiples of {self.multiple} leave "
+                "every layer as it is, and what nn.MultiheadAttention reads or gives is never cut. Ask for a "
+                "larger --prune"
+            )
+        pruned = self.saved(given, module, out, params=[before, after])
+        _check_rebuilt(module, pruned)
+        return pruned
 
     def _cut(self, module: Any, spec: ModelSpec, clips: Sequence[np.ndarray], truth: Sequence[int]) -> None:
         """Remove channels from ``module`` in place, and prove that nothing else changed."""
@@ -138,6 +157,10 @@ class Step:
             silence(original, module, group)
             group.prune()
         refuse_changed(original, module, spec)
+
+
+def _ratios(ratio: float | tuple[float, ...]) -> tuple[float, ...]:
+    return ratio if isinstance(ratio, tuple) else (ratio,)
 
 
 def refuse_changed(silenced: Any, cut: Any, spec: ModelSpec) -> None:
@@ -253,7 +276,7 @@ def _pruner(
 def _planned(module: Any, spec: ModelSpec, step: Step, importance: Any) -> dict[Any, float]:
     """Layer -> share of its channels to remove, so that what stays is a multiple of ``step.multiple``."""
     layers = _layers(module)
-    given = step._ratios()
+    given = _ratios(step.ratio)
     where = stages(module, spec) if len(given) > 1 else dict.fromkeys(layers, 0)
     if len(given) not in (1, max(where.values()) + 1):
         raise UsageError(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,11 @@ from typing import Any
 import numpy as np
 
 from edgepv.base.optional import need
+from edgepv.base.options import option
 from edgepv.errors import ModelError, UsageError
 from edgepv.model.checkpoint import build
 from edgepv.quantize import finetune
+from edgepv.quantize.step import CheckpointStep, Training
 from edgepv.types import Checkpoint, ModelSpec
 
 MOMENTUM = 0.1
@@ -29,45 +31,52 @@ MOMENTUM = 0.1
 
 
 @dataclass(frozen=True)
-class Step:
-    """epochs over the training clips, learning rate at the start (cosine to zero), clips per batch."""
+class Step(CheckpointStep):
+    """learning_rate: at the start, falls to zero as a cosine. batch: clips."""
 
-    epochs: int = 3
+    name = "qat"
+    tools = ("torch",)
+    order = 40
+    needs_clips = True
+    done = ("qat", "trained under INT8 rounding")
+
+    epochs: int = option(
+        3,
+        "epochs of training under INT8 rounding, for a model that INT8 hurts (default: 0, off)",
+        key="qat",
+        metavar="N",
+        check=lambda n: n >= 0,
+        hint="give a number of epochs, 0 or more",
+        asks=True,
+    )
     learning_rate: float = 1e-4
     batch: int = 8
     seed: int = 0
 
-    def __call__(
-        self,
-        student: Checkpoint,
-        teacher: Checkpoint,
-        clips: Sequence[np.ndarray],
-        truth: Sequence[int],
-        out: Path,
-        *,
-        progress: Callable[[range], Iterable[int]] = iter,
-    ) -> Checkpoint:
-        """Train ``student``, rounded, to answer like ``teacher`` and like the labels; its new checkpoint.
+    def requires(self, given: Checkpoint, aid: Training) -> None:
+        """Raise UsageError for a model that steps already, and without clips."""
+        if given.rewrite is not None:
+            raise UsageError(f"{given.spec.name} is already made to step. Train it first, then stream it")
+        if not aid.clips:
+            raise UsageError("training for INT8 needs labelled clips: --clips DIR with a train split")
 
-        clips: (T, C, H, W) float32 each, training clips only, with their labels' indices in ``truth``; the
-        loss is that of ``finetune``. Statistics of batch norm stay as they are: they are folded into the
+    def work(self, given: Checkpoint, out: Path, aid: Training) -> Checkpoint:
+        """Train ``given``, rounded, to answer like the teacher and like the labels; its new checkpoint.
+
+        The loss is that of ``finetune``. Statistics of batch norm stay as they are: they are folded into the
         weights later, and noisy ones would move what was learned. Raises UsageError for a model without
-        a clip form or without convolutions, without clips, and if the loss stops being finite.
+        a clip form or without convolutions, and if the loss stops being finite.
         """
         torch = need("torch", extra="compress")
-        if student.rewrite is not None:
-            raise UsageError(f"{student.spec.name} is already made to step. Train it first, then stream it")
-        if not clips:
-            raise UsageError("training for INT8 needs labelled clips: --clips DIR with a train split")
         torch.manual_seed(self.seed)
-        model, original = build(student).requires_grad_(True), build(teacher)
-        layers = picture_convolutions(model, student.spec, clips[0])
+        model, original = build(given).requires_grad_(True), build(finetune.taught_by(aid))
+        layers = picture_convolutions(model, given.spec, aid.clips[0])
         how = finetune.Step(self.epochs, self.learning_rate, self.batch, self.seed)
         with rounded(layers):
             _train_mode(model)
             cure = "Lower the learning rate"
-            finetune.train(model, original, clips, truth, how, student.spec, progress, cure=cure)
-        return finetune.trained("qat", model, student, teacher, how, len(clips), out)
+            finetune.train(model, original, aid.clips, aid.truth, how, given.spec, aid.progress, cure=cure)
+        return self.saved(given, model.eval(), out, **finetune.lesson(aid))
 
 
 def picture_convolutions(model: Any, spec: ModelSpec, clip: np.ndarray) -> list[Any]:

@@ -18,6 +18,7 @@ from typing import Literal, TypeVar, get_args
 import numpy as np
 
 from edgepv.base.optional import ort_session
+from edgepv.base.options import Option
 from edgepv.errors import ModelError, UsageError, unknown
 from edgepv.stream import Tensors
 
@@ -27,6 +28,14 @@ Span = tuple[float, float]
 Tensor = TypeVar("Tensor", int, str)
 """A tensor of a file, by number or by name."""
 
+RANGES = {
+    "option": Option(
+        "INT8 ranges on cpu: minmax, percentile, mse or entropy (default: minmax, the best on ours)",
+        metavar="HOW",
+        key="ranges",
+    )
+}
+"""Metadata of a step's field that says how ranges are set."""
 BINS = 4096
 LEVELS = 256
 PERCENTILE = 99.99

@@ -18,12 +18,14 @@ from edgepv.base.console import Console
 from edgepv.errors import UsageError
 from edgepv.metrics.stats import paired_drop
 from edgepv.pipeline.options import Options
-from edgepv.search.space import Candidate, Space
+from edgepv.search.space import Axis, Candidate, Space
 from edgepv.search.study import Study
 from edgepv.search.trial import SearchRequest, TrialResult, TrialRunner
 from edgepv.types import Latency, Variant
 
-SPACE = Space(("onnxruntime-fp32", "onnxruntime-int8"), ("clip", "stream"), (112, 96), 2, (0.0, 0.9))
+KEEPING = Axis("keep_float", (0, 2, 4), variants=("onnxruntime-int8",))
+AXES = (Axis("prune", (0.0, 0.25, 0.5), places=2), Axis("low_rank", (0.0, 0.9)), KEEPING)
+SPACE = Space(("onnxruntime-fp32", "onnxruntime-int8"), ("clip", "stream"), (112, 96), AXES)
 QUESTION = SearchRequest(Options("fake", max_drop=2.0), latency_ms=4.0, percentile=50)
 CLIPS = 100
 STDOUT = os.dup(1)  # a study hides what is written on 1 while it measures
@@ -33,15 +35,15 @@ def time_of(candidate: Candidate) -> float:
     """Milliseconds: 16 for the start, less with every method."""
     ms = 16.0 if candidate.form == "clip" else 4.0
     ms *= 0.5 if candidate.precision == "int8" else 1.0
-    ms *= (candidate.size / 112) ** 2 * (0.8 if candidate.low_rank else 1.0)
-    return ms * (1 - 0.5 * sum(candidate.prune) / 2)
+    ms *= (candidate.size / 112) ** 2 * (0.8 if "low_rank" in candidate.given else 1.0)
+    return ms * (1 - 0.5 * sum(candidate.given.get("prune", ())) / 2)
 
 
 def lost_of(candidate: Candidate) -> int:
     """Clips of ``CLIPS`` that the original gets right and the candidate does not."""
     lost = 1 if candidate.precision == "int8" else 0
     lost += 3 if candidate.size < 112 else 0
-    return lost + round(4 * sum(candidate.prune)) + (1 if candidate.low_rank else 0)
+    return lost + round(4 * sum(candidate.given.get("prune", ()))) + ("low_rank" in candidate.given)
 
 
 @dataclass
@@ -63,8 +65,8 @@ class Fake:
 
     def features(self, candidate: Candidate) -> tuple[float, ...]:
         """One kind of work, which the time is proportional to."""
-        work = (candidate.size / 112) ** 2 * (0.8 if candidate.low_rank else 1.0)
-        return (work * (1 - 0.5 * sum(candidate.prune) / 2), 0.0, 0.0, 0.0, 0.0, 0.0)
+        work = (candidate.size / 112) ** 2 * (0.8 if "low_rank" in candidate.given else 1.0)
+        return (work * (1 - 0.5 * sum(candidate.given.get("prune", ())) / 2), 0.0, 0.0, 0.0, 0.0, 0.0)
 
     def measure(
         self, candidate: Candidate, timed: Callable[[Latency, float], None] = lambda latency, ratio: None

@@ -139,7 +139,7 @@ def _question(a: argparse.Namespace, console: Any) -> Any:
         clips=a.clips,
         precision=a.precision,
         max_drop=a.max_drop,
-        multiple=a.multiple or 1,
+        steps={"multiple": a.multiple or 1},
         seed=a.seed,
         force=True,
         trust_pickle=a.trust_pickle,
@@ -147,7 +147,7 @@ def _question(a: argparse.Namespace, console: Any) -> Any:
     check_options(options, [target(a.target)])
     gather(options, classifier(options).spec)
     if a.multiple is None:
-        options = replace(options, multiple=widths.best(a.target, console))
+        options = replace(options, steps={"multiple": widths.best(a.target, console)})
     short = max(1, round(a.tune_epochs / 5))
     return SearchRequest(options, a.latency_ms, a.percentile, a.tune_epochs, short, a.seed)
 

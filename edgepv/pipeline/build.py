@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -17,6 +16,7 @@ from edgepv.model.provenance import record
 from edgepv.pipeline.context import RunContext
 from edgepv.pipeline.line import Ready
 from edgepv.pipeline.lower import lower
+from edgepv.quantize.step import Calibration, step_named
 from edgepv.stream import NotStreamableError
 from edgepv.types import Target, Variant, decode, encode
 
@@ -32,11 +32,13 @@ def run_builder(
         source: Variant,
         tools: tuple[str, ...],
         make: Callable[[Path], Variant],
+        version: int = 1,
     ) -> Variant:
         checkpoint = model.checkpoint
         key = {
             "target": target.name,
             "options": options,
+            "version": version,
             "source": digest(source),
             "weights": checkpoint.sha256 if checkpoint else None,
             "rewrite": digest(checkpoint.rewrite) if checkpoint and checkpoint.rewrite else None,
@@ -47,20 +49,19 @@ def run_builder(
         for path in folder.glob(f"{Path(made.path).stem}.*"):
             shutil.copyfile(path, models / path.name)
         step = record(name, options, {source.path: source.sha256}, {made.path: made.sha256}, tools)
-        return replace(made, steps=(*source.steps, step))
+        return replace(made, steps=(*source.steps, replace(step, version=version)))
 
-    def compress(step: str, options: dict[str, Any], source: Variant, file: str) -> Variant:
-        module, _, name = step.partition(":")
-        call = getattr(importlib.import_module(module), name)(**options)
-        calibration = model.calibration
-        assert calibration
-        tools = ("onnxruntime", "openvino", "nncf", "ai-edge-quantizer", "ai-edge-litert")
+    def compress(name: str, fixed: dict[str, Any], source: Variant, file: str) -> Variant:
+        step = step_named(name).of(context.options.steps, context.options.seed, **fixed)
+        assert model.calibration
+        aid = Calibration(models, model.feeds, model.calibration.digest)
         return work(
             f"int8 {Path(file).stem}",
-            options,
+            {name: encode(value) for name, value in vars(step).items()},
             source,
-            tools,
-            lambda tmp: call(source, models, model.feeds, calibration.digest, tmp / file),
+            step.tools,
+            lambda tmp: step(source, tmp / file, aid),
+            step.version,
         )
 
     wanted = context.options.precision
@@ -76,9 +77,6 @@ def run_builder(
         work=work,
         compress=compress,
         say=context.console.say,
-        min_sqnr_db=context.options.min_sqnr,
-        keep_float=context.options.keep_float,
-        ranges=context.options.ranges,
         only=context.options.variant,
         grown=model.grown,
     )

@@ -1,4 +1,4 @@
-"""Prune, split into low-rank layers, fine-tune, train for INT8: as asked, in this order."""
+"""The steps on a checkpoint that were asked for, in their order."""
 
 from __future__ import annotations
 
@@ -13,76 +13,69 @@ from edgepv.errors import UsageError
 from edgepv.pipeline.context import RunContext
 from edgepv.pipeline.options import Options
 from edgepv.pipeline.source import Clips, Source, checkpoint_key
-from edgepv.types import Checkpoint, decode, encode
+from edgepv.quantize.step import CheckpointStep, Training, asked, checkpoint_steps, flags
+from edgepv.types import Checkpoint, ModelSpec, decode, encode
 
-TUNE_EPOCHS = 6
+Chain = tuple[CheckpointStep, ...]
 
 
 def compressed(context: RunContext, source: Source, clips: Clips) -> Checkpoint | None:
-    """The checkpoint pruned, split into low-rank layers and fine-tuned, as asked; else the same one."""
-    options, checkpoint = context.options, source.checkpoint
-    trained = any(options.prune) or options.tune_epochs or options.qat
-    if not trained and options.low_rank is None:
+    """The checkpoint after every step that was asked for or is due; the same one if there is none."""
+    checkpoint = source.checkpoint
+    chain = chain_of(context.options, source.spec, clips)
+    if not chain:
         return checkpoint
     if checkpoint is None:
         raise UsageError("an ONNX file is compressed by INT8 only, the rest is done in torch. Use --prune 0")
-    if trained and checkpoint.spec.task != "classification":
-        raise UsageError(
-            f"--prune, --tune-epochs and --qat train classifiers; {checkpoint.spec.name} is for "
-            f"{checkpoint.spec.task}. Train it smaller, or use INT8 and --low-rank"
-        )
-    if trained and not clips.train:
-        raise UsageError(
-            "--prune, --tune-epochs and --qat need training clips to fine-tune on: --clips DIR with a train "
-            "split. A pruned model that is not fine-tuned has lost its accuracy"
-        )
+    _refuse_untrainable(chain, checkpoint.spec, clips)
     key = {
         **checkpoint_key(checkpoint),
-        "prune": [options.prune, options.importance, options.scope, options.multiple, options.seed],
-        "low rank": options.low_rank,
-        "epochs": [_epochs(options, clips), options.qat],
+        "steps": [[step.name, step.version, encode(step)] for step in chain],
         "clips": clips_digest(clips.train, ordered=True),
     }
+    tools = tuple(dict.fromkeys(tool for step in chain for tool in step.tools))
     folder, result = context.step(
-        "compress", key, ("torch", "torch-pruning"), lambda out: _compress(context, checkpoint, clips, out)
+        "compress", key, tools, lambda out: _compress(context, chain, checkpoint, clips, out)
     )
     found = decode(Checkpoint, result)
     return replace(found, weights=str(folder / found.weights))
 
 
-def _epochs(options: Options, clips: Clips) -> int:
-    if options.tune_epochs is not None:
-        return options.tune_epochs
-    changed = any(options.prune) or options.low_rank is not None
-    return TUNE_EPOCHS if clips.train and changed else 0
+def chain_of(options: Options, spec: ModelSpec, clips: Clips) -> Chain:
+    """The steps on a checkpoint that the options ask for, and where clips can train it those that are due."""
+    tuning = bool(clips.train) and spec.task == "classification"
+    return asked(options.steps, options.seed, tuning=tuning)
 
 
-def _compress(context: RunContext, checkpoint: Checkpoint, clips: Clips, folder: Path) -> Any:
-    """Cut, split, tune and train for INT8; writes weights into ``folder``, returns the checkpoint as data."""
-    from edgepv.quantize import finetune, low_rank, prune, qat
+def _refuse_untrainable(chain: Chain, spec: ModelSpec, clips: Clips) -> None:
+    """Raise UsageError for a step that needs training clips, where there are none or no labels for them."""
+    if not any(step.needs_clips for step in chain):
+        return
+    trained = flags(kind for kind in checkpoint_steps() if kind.needs_clips)
+    if spec.task != "classification":
+        others = flags(kind for kind in checkpoint_steps() if not kind.needs_clips)
+        raise UsageError(
+            f"{trained} train classifiers; {spec.name} is for {spec.task}. Train it smaller, or use INT8 "
+            f"and {others}"
+        )
+    if not clips.train:
+        raise UsageError(
+            f"{trained} need training clips to fine-tune on: --clips DIR with a train "
+            "split. A pruned model that is not fine-tuned has lost its accuracy"
+        )
 
-    options, spec = context.options, checkpoint.spec
-    epochs = _epochs(options, clips)
-    frames, truth = [], []
-    if epochs or options.qat or options.importance != "magnitude":
+
+def _compress(context: RunContext, chain: Chain, checkpoint: Checkpoint, clips: Clips, folder: Path) -> Any:
+    """Run the chain; writes weights into ``folder``, returns the last checkpoint as data."""
+    training = Training(teacher=checkpoint)
+    if any(step.learns for step in chain):
         shown = context.console.track(clips.train, "decoding training clips")
-        frames = [model_frames(c.path, spec) for c in shown]
-        truth = [spec.labels.index(str(c.label)) for c in clips.train]
-    small = checkpoint
-    if any(options.prune):
-        ratio = options.prune if len(options.prune) > 1 else options.prune[0]
-        cut = prune.Step(ratio, options.importance, options.scope, options.multiple, options.seed)
-        context.console.say(f"pruning {cut.shares} of the channels")
-        small = cut(small, folder / "cut.safetensors", frames, truth)
-    if options.low_rank is not None:
-        small = low_rank.Step(options.low_rank)(small, folder / "split.safetensors")
-    taught = (
-        (epochs, finetune.Step(epochs, seed=options.seed), "tuned", "fine-tuning"),
-        (options.qat, qat.Step(options.qat, seed=options.seed), "qat", "training for INT8"),
-    )
-    for wanted, step, name, what in taught:
-        if wanted:
-            context.console.say(f"{what} on {len(frames)} clips, {wanted} epochs")
-            show = functools.partial(context.console.track, what=what)
-            small = step(small, checkpoint, frames, truth, folder / f"{name}.safetensors", progress=show)
-    return encode(replace(small, weights=Path(small.weights).name))
+        frames = [model_frames(c.path, checkpoint.spec) for c in shown]
+        truth = [checkpoint.spec.labels.index(str(c.label)) for c in clips.train]
+        training = Training(frames, truth, checkpoint)
+    made = checkpoint
+    for step in chain:
+        context.console.say(f"{step.name}: {step.told()}")
+        show = functools.partial(context.console.track, what=step.name)
+        made = step(made, folder / f"{step.name}.safetensors", replace(training, progress=show))
+    return encode(replace(made, weights=Path(made.weights).name))

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from edgepv.base.tasks import TASKS
-from edgepv.pipeline.options import Options, bundle_folder, check_options, max_drop, shares
+from edgepv.pipeline.compress import chain_of
+from edgepv.pipeline.options import Options, bundle_folder, check_options, max_drop, steps_of
 from edgepv.pipeline.source import gather, load
+from edgepv.quantize.step import checkpoint_steps, step_named
 from edgepv.targets import target as find_target
 from edgepv.types import ModelSpec
 
@@ -18,14 +20,17 @@ def plan(options: Options) -> dict[str, Any]:
     source = load(options)
     clips = gather(options, source.spec)
     wanted = {t.name: t.precisions if options.precision == "auto" else (options.precision,) for t in targets}
+    made_by = dict.fromkeys(name for target in targets for name in steps_of(target).values())
     return {
         "model": source.spec.name,
         "weights": source.sha256,
         "clips": f"{clips.origin}: {len(clips.train)} train, {len(clips.calibration)} calibration, "
         f"{len(clips.held_out)} held out",
-        "prune": f"{shares(options.prune)}, then fine-tune" if any(options.prune) else "off",
+        **{kind.name: "off" for kind in checkpoint_steps()},
+        **{step.name: step.told() for step in chain_of(options, source.spec, clips)},
         "stream": _stream_plan(options, source.spec),
         "precisions": "; ".join(f"{name}: {', '.join(p)}" for name, p in wanted.items()),
+        **{name: step for name in made_by if (step := step_named(name).of(options.steps).told())},
         "gate": f"at most {max_drop(options, source.spec):g} {_unit(source.spec)}; too few clips to tell is "
         + ("exit code 6" if options.gate else "reported only"),
         "latency": f"p99 at most {options.latency_ms:g} ms" if options.latency_ms else "no limit",

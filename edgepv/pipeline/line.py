@@ -21,6 +21,7 @@ from edgepv.pipeline.lower import lower, streamed
 from edgepv.pipeline.options import Options
 from edgepv.pipeline.source import Clips, Source, source_key
 from edgepv.quantize.dead_channels import refuse_dead_layers
+from edgepv.quantize.step import listed, variant_options
 from edgepv.runtimes.engine import open_engine
 from edgepv.stream import Stepper, Tensors
 from edgepv.types import (
@@ -103,10 +104,11 @@ def ready(context: RunContext, model: Lowered, clips: Clips) -> Ready:
     """The same model with calibration inputs, where INT8 may be made; without, where a layer never fires."""
     calibration, feeds = None, []
     if model.base.precision == "int8":
-        given = (context.options.keep_float, context.options.min_sqnr, context.options.ranges != "minmax")
-        if any(given):
+        idle = variant_options()
+        if any(o.key in context.options.steps for o in idle):
+            flags = listed([o.flag for o in idle])
             raise UsageError(
-                f"{model.source.onnx} is quantized already: --keep-float, --min-sqnr and --ranges have "
+                f"{model.source.onnx} is quantized already: {flags} have "
                 "nothing to set. Leave them out, or give the float model"
             )
         if context.options.precision not in ("auto", "int8"):

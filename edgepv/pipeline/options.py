@@ -4,86 +4,131 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 from edgepv import bundle
 from edgepv.base.files import refuse_out
 from edgepv.base.optional import present
+from edgepv.base.options import option, options_of
 from edgepv.base.registry import resolve
 from edgepv.base.tasks import TASKS
 from edgepv.errors import TargetUnavailableError, UsageError, unknown
 from edgepv.export.for_cpu import refuse_bf16
 from edgepv.export.request import FLAT
-from edgepv.types import ModelSpec, Target
+from edgepv.quantize.step import option_named, step_named, step_options, variant_options
+from edgepv.targets import targets as all_targets
+from edgepv.types import ModelSpec, Target, decode
 
-STREAM = ("auto", "window", "off")
+MOST_PIXELS = 4096
+"""Largest height and width of frames that a model may be given."""
 
 
 @dataclass(frozen=True)
 class Options:
     """Everything `edgepv export` was asked for, resolved; the plan that --dry-run prints.
 
-    stream: "auto" turns a clip model into a step where that is exact (or its approximation is known),
-    "window" keeps the clip model and lets the host hold its frames, "off" also leaves its graph as it is.
-    every: new frames per step. size: height and width of the frames, None for what the model was trained on.
-    particles: how many particles the model follows, None for what it was trained with.
-    prune: share of channels to cut, one for all layers or one for each stage; importance, scope, multiple:
-    how (see edgepv.quantize.prune). low_rank: share of the weights' energy that split layers keep, None for
-    whole layers. tune_epochs: of fine-tuning on the training clips; None: 6 after either, if there are such.
-    qat: epochs of training under INT8 rounding; ranges: how INT8 ranges are set (see edgepv.quantize.ranges).
-    variant: the one variant to make, None for all there are. keep_float: how many of the most sensitive
-    layers an INT8 ONNX keeps in float.
-    max_drop: points (or dB, of a restorer) that INT8 and pruning together may cost. gate: whether the user
-    set it (then too few clips to tell is an error). latency_ms: p99 limit on this machine, None for none.
-    min_sqnr: dB that the logits of an INT8 ONNX must reach, with its most sensitive layers in float.
+    steps: what compression steps were asked for, by their options' keys, without defaults (see
+    ``edgepv.quantize.step``). gate: whether ``max_drop`` was set; then too few clips to tell is an error.
     """
 
     model: str = "pv-conv-small"
     targets: tuple[str, ...] = ("cpu",)
-    out: str = "bundle"
+    out: str = option(
+        "bundle",
+        "new folder for the bundle; an existing one is never "
+        "overwritten (default: bundle); with several targets, one sub-folder each",
+        metavar="DIR",
+    )
     weights: str | None = None
     spec: str | None = None
-    clips: str | None = None
-    prune: tuple[float, ...] = ()
-    importance: Literal["magnitude", "taylor", "group"] = "magnitude"
-    scope: Literal["layer", "global"] = "layer"
-    multiple: int = 8
-    low_rank: float | None = None
-    tune_epochs: int | None = None
-    qat: int = 0
-    ranges: Literal["minmax", "percentile", "mse", "entropy"] = "minmax"
-    stream: str = "auto"
-    every: int = 1
-    size: int | None = None
-    particles: int | None = None
-    precision: str = "auto"
-    variant: str | None = None
-    keep_float: int = 0
-    max_drop: float = 1.0
+    clips: str | None = option(
+        None,
+        "clips that train, set INT8 ranges and judge: one folder "
+        "per label, or manifest.csv; needed for INT8 of your own model, and for --prune",
+        metavar="DIR",
+    )
+    steps: dict[str, Any] = field(default_factory=dict)
+    stream: str = option(
+        "auto",
+        "a clip model as: auto, a step over new frames where its operators allow it, else a window; "
+        "window, the host holds the frames; off, a window and the graph as it is (default: auto)",
+        metavar="HOW",
+        choices=("auto", "window", "off"),
+    )
+    every: int = option(
+        1,
+        "new frames per step of a streamed model, and per answer (default: 1)",
+        metavar="N",
+        check=lambda n: n >= 1,
+        hint="give a number of frames above 0",
+    )
+    size: int | None = option(
+        None,
+        "height and width of the frames (default: what the model was trained on); smaller is faster",
+        metavar="PIXELS",
+        check=lambda n: 32 <= n <= MOST_PIXELS and not n % 16,
+        hint=f"give a multiple of 16 from 32 to {MOST_PIXELS}",
+        most=math.inf,
+    )
+    particles: int | None = option(
+        None,
+        "how many particles the model follows (default: what it was trained with); fewer are faster",
+        metavar="K",
+        check=lambda n: n >= 1,
+        hint="give a number above 0",
+    )
+    precision: str = option(
+        "auto",
+        "auto, fp32, bf16, fp16 or int8; auto measures all of the "
+        "target's and keeps the fastest that passes (default: auto)",
+        metavar="P",
+    )
+    variant: str | None = option(
+        None, "make this one only, like openvino-int8 (default: all)", metavar="NAME"
+    )
+    max_drop: float = option(
+        1.0,
+        "accuracy that may be lost, in points, of a restorer in dB; a loss that is sure is exit code 3; "
+        "when given, too few clips to tell, or none of a label, is exit code 6 (default: 1, a restorer 0.3)",
+        metavar="POINTS",
+        check=lambda points: 0 <= points <= 100,
+        hint="give points of accuracy, or dB of a restorer, 0 or more",
+    )
     gate: bool = False
-    latency_ms: float | None = None
-    min_sqnr: float | None = None
+    latency_ms: float | None = option(
+        None,
+        "largest p99 of the chosen variant on this machine",
+        metavar="MS",
+        check=lambda ms: 0 < ms < math.inf,
+        hint="give a time above 0",
+    )
     seed: int = 0
     force: bool = False
     trust_pickle: bool = False
 
 
-MOST_PIXELS = 4096
-MOST_COUNT = 10_000
-"""Largest height and width of frames that a model may be given."""
+def options_from(data: Mapping[str, Any], where: str) -> Options:
+    """The options of a ``--config`` file and the command line, by their keys.
+
+    Raises UsageError, naming ``where``, for an unknown key or a wrong type.
+    """
+    ours = {f.name for f in fields(Options)} - {"steps"}
+    theirs = step_options()
+    for key in data:
+        if key not in ours | set(theirs):
+            raise UsageError(f"{where}: {unknown('key', key, ours | set(theirs))}")
+    given = {key: theirs[key].decoded(value, where) for key, value in data.items() if key in theirs}
+    asked = {key: v for key, v in given.items() if theirs[key].asks or v != theirs[key].default}
+    own = {key: value for key, value in data.items() if key in ours}
+    return decode(Options, {**own, "steps": asked}, where=where)
 
 
 def zip_of(folder: Path) -> Path:
     """Where the zip of a bundle folder lies: beside it."""
     return folder.with_name(folder.name + ".zip")
-
-
-def shares(prune: Sequence[float]) -> str:
-    """The shares of channels as ``--prune`` takes them."""
-    return ",".join(f"{share:g}" for share in prune)
 
 
 def bundle_folder(options: Options, target: str) -> Path:
@@ -100,20 +145,8 @@ def bundle_folder(options: Options, target: str) -> Path:
 def check_options(options: Options, targets: Sequence[Target]) -> None:
     """Raise for anything that can be refused before work begins."""
     for target in targets:
-        if options.precision not in ("auto", *target.precisions):
-            raise UsageError(
-                f"{target.name} has no precision '{options.precision}'. It has auto, "
-                f"{', '.join(target.precisions)}"
-            )
         _refuse_unmakeable(options, target)
-        folder = bundle_folder(options, target.name)
-        refuse_out(folder)
-        for path in (folder, zip_of(folder)):
-            refuse_out(path)
-            if path.exists() and not options.force:
-                raise UsageError(f"{path} already exists. Choose another --out, or replace it with --force")
-            if path.exists() and not bundle.is_bundle(path):
-                raise UsageError(f"{path} exists and is not a bundle; --force replaces bundles only")
+        _refuse_taken(options, target)
         for module, extra in target.needs_build:
             if not present(module):
                 raise TargetUnavailableError(
@@ -121,38 +154,34 @@ def check_options(options: Options, targets: Sequence[Target]) -> None:
                 )
     if options.precision == "bf16" or "-bf16" in (options.variant or ""):
         refuse_bf16()
-    _refuse_huge(options)
-    if not 0 <= options.max_drop <= 100:
-        raise UsageError(
-            f"--max-drop {options.max_drop:g}: give points of accuracy, or dB of a restorer, 0 or more"
-        )
-    if not all(0 <= share < 1 for share in options.prune):
-        raise UsageError(f"--prune {shares(options.prune)}: give the share of channels to remove, like 0.25")
-    if options.low_rank is not None and not 0 < options.low_rank <= 1:
-        raise UsageError(f"--low-rank {options.low_rank:g}: give the share of energy to keep, like 0.9")
-    if options.multiple < 1 or min(options.tune_epochs or 0, options.qat) < 0:
-        raise UsageError("--multiple must be above 0, --tune-epochs and --qat not below")
-    if options.keep_float < 0:
-        raise UsageError(f"--keep-float {options.keep_float}: give a number of layers, 0 or more")
-    if options.stream not in STREAM:
-        raise UsageError(unknown("--stream", options.stream, STREAM))
-    if options.every < 1:
-        raise UsageError(f"--every {options.every}: give a number of frames above 0")
-    if options.size is not None and (not 32 <= options.size <= MOST_PIXELS or options.size % 16):
-        raise UsageError(f"--size {options.size}: give a multiple of 16 from 32 to {MOST_PIXELS}")
-    if options.particles is not None and options.particles < 1:
-        raise UsageError(f"--particles {options.particles}: give a number above 0")
-    if options.min_sqnr is not None and not 0 < options.min_sqnr < math.inf:
-        raise UsageError(f"--min-sqnr {options.min_sqnr:g}: give decibels above 0, like 30")
-    _refuse_unheeded(options)
-    if options.latency_ms is not None and not 0 < options.latency_ms < math.inf:
-        raise UsageError(f"--latency-ms {options.latency_ms:g}: give a time above 0")
+    for one in options_of(Options):
+        one.refuse(getattr(options, one.key))
+    for key, value in options.steps.items():
+        option_named(key).refuse(value)
+    _refuse_unheeded(options, targets)
     if options.clips and not Path(options.clips).is_dir():
         raise UsageError(f"{options.clips} is not a folder. --clips wants a folder of video clips")
 
 
+def _refuse_taken(options: Options, target: Target) -> None:
+    """Raise UsageError for a bundle's folder or zip that cannot be written, or holds something else."""
+    folder = bundle_folder(options, target.name)
+    refuse_out(folder)
+    for path in (folder, zip_of(folder)):
+        refuse_out(path)
+        if path.exists() and not options.force:
+            raise UsageError(f"{path} already exists. Choose another --out, or replace it with --force")
+        if path.exists() and not bundle.is_bundle(path):
+            raise UsageError(f"{path} exists and is not a bundle; --force replaces bundles only")
+
+
 def _refuse_unmakeable(options: Options, target: Target) -> None:
     """Raise UsageError for what the options tell of a target that cannot be made: no work is begun then."""
+    if options.precision not in ("auto", *target.precisions):
+        raise UsageError(
+            f"{target.name} has no precision '{options.precision}'. It has auto, "
+            f"{', '.join(target.precisions)}"
+        )
     if target.torch_only and options.model.lower().endswith(".onnx"):
         raise UsageError(
             f"{target.name} is converted from torch, and {options.model} is an ONNX file. Leave it out "
@@ -160,7 +189,7 @@ def _refuse_unmakeable(options: Options, target: Target) -> None:
         )
     if options.latency_ms is not None and target.status != Target.status:
         raise UsageError(f"--latency-ms: {target.name} is not timed on this host. Measure on the device")
-    known = getattr(resolve(target.builder.partition(":")[0]), "VARIANTS", ())
+    known = getattr(_builder_file(target), "VARIANTS", ())
     if options.variant and known and options.variant.removesuffix(FLAT) not in known:
         raise UsageError(f"{target.name}: {unknown('variant', options.variant, known)}")
     if options.variant and known and options.precision not in ("auto", options.variant.split("-")[1]):
@@ -169,34 +198,30 @@ def _refuse_unmakeable(options: Options, target: Target) -> None:
         )
 
 
-def _refuse_huge(options: Options) -> None:
-    """Raise UsageError for a count that is none of frames, channels, layers, particles or epochs."""
-    counts = {
-        "--every": options.every,
-        "--multiple": options.multiple,
-        "--tune-epochs": options.tune_epochs,
-        "--qat": options.qat,
-        "--keep-float": options.keep_float,
-        "--particles": options.particles,
-    }
-    for name, count in counts.items():
-        if count is not None and count > MOST_COUNT:
-            raise UsageError(f"{name} {count}: give a number up to {MOST_COUNT}")
+def steps_of(target: Target) -> Mapping[str, str]:
+    """Variant -> the step that makes it, as the target's builder says."""
+    made_by: Mapping[str, str] = getattr(_builder_file(target), "STEPS", {})
+    return made_by
 
 
-def _refuse_unheeded(options: Options) -> None:
-    """Raise UsageError for an option of cpu's INT8 where nothing is made for cpu."""
-    given = {
-        "--keep-float": options.keep_float > 0,
-        "--min-sqnr": options.min_sqnr is not None,
-        "--ranges": options.ranges != "minmax",
-    }
-    wanted = [name for name, there in given.items() if there]
-    if wanted and "cpu" not in options.targets:
-        raise UsageError(
-            f"{wanted[0]} is heeded by INT8 for cpu only, and --target is {','.join(options.targets)}. "
-            "Leave it out, or add cpu"
-        )
+def _builder_file(target: Target) -> Any:
+    return resolve(target.builder.partition(":")[0])
+
+
+def _heeded(target: Target) -> set[str]:
+    """Keys of the options of steps that the target's builder calls."""
+    return {o.key for name in set(steps_of(target).values()) for o in options_of(step_named(name))}
+
+
+def _refuse_unheeded(options: Options, targets: Sequence[Target]) -> None:
+    """Raise UsageError for an option of INT8 that none of the targets has."""
+    for one in variant_options():
+        if one.key in options.steps and not any(one.key in _heeded(target) for target in targets):
+            able = " and ".join(name for name, other in all_targets().items() if one.key in _heeded(other))
+            raise UsageError(
+                f"{one.flag} is heeded by INT8 for {able} only, and --target is "
+                f"{','.join(options.targets)}. Leave it out, or add {able}"
+            )
 
 
 def max_drop(options: Options, spec: ModelSpec) -> float:

@@ -22,6 +22,7 @@ from edgepv.pipeline.context import RunContext
 from edgepv.pipeline.line import Ready, lowered, ready
 from edgepv.pipeline.options import max_drop
 from edgepv.pipeline.source import Clips, Source, all_labelled
+from edgepv.quantize.step import checkpoint_steps
 from edgepv.report.compare import ORIGINALS
 from edgepv.runtimes.engine import Engine, open_engine
 from edgepv.runtimes.engines.eager import EagerEngine
@@ -34,14 +35,8 @@ PROBED = 32
 """Held-out clips of which one input each is kept, to look inside a model and to time it."""
 
 SURELY_DB = 1.0  # a restorer's picture that is so much nearer to another frame shows that one
-CHANGES = {
-    "prune": ("pruned", "pruned"),
-    "low-rank": ("split", "split into low-rank layers"),
-    "finetune": ("tuned", "fine-tuned"),
-    "qat": ("qat", "trained under INT8 rounding"),
-    "stream": ("stream", "made to step"),
-}
-"""Step -> (what it adds to a row's name, what the report says of it)."""
+STREAMED = ("stream", "made to step")
+"""What streaming adds to a row's name, and what the report says of it."""
 
 
 @dataclass(frozen=True)
@@ -217,7 +212,11 @@ def _original_rows(
         )
     ]
     if checkpoint is not source.checkpoint:
-        names, says = zip(*(CHANGES[s.name] for s in checkpoint.steps if s.name in CHANGES))
+        done = {
+            "stream": STREAMED,
+            **{k.name: k.done or (k.name, f"after {k.name}") for k in checkpoint_steps()},
+        }
+        names, says = zip(*(done[s.name] for s in checkpoint.steps if s.name in done))
         name = "-".join(("torch", *names))
         rows.append(_torch_row(name, " and ".join(says), checkpoint, base, evaluation, evaluation.model))
     return tuple(rows)

@@ -9,18 +9,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from edgepv.base.options import options_of
 from edgepv.base.registry import resolve
 from edgepv.errors import UsageError
 from edgepv.export.request import FLAT
 from edgepv.pipeline.options import Options
+from edgepv.quantize.step import checkpoint_steps, option_named, step_options
 from edgepv.types import Target
 
 Form = Literal["stream", "clip", "flat"]
-SHARES = (0.0, 0.25, 0.5)
 SIZES = (1.0, 6 / 7, 5 / 7)
-ENERGIES = (0.0, 0.9, 0.8)
-KEPT = (0, 2, 4)
 SMALLEST = 32
+Picks = tuple[Any, ...]
+"""What an option of a step is set to: one value, or one for each part of the model."""
 
 
 @dataclass(frozen=True)
@@ -29,16 +30,13 @@ class Candidate:
 
     variant: engine and precision, as the target names it. form: "stream", a step over new frames; "clip", the
     window as the model was written; "flat", the window without Conv3D. size: height and width of the frames.
-    prune: share of channels cut in each stage, empty for none. low_rank: share of their weights' energy that
-    split layers keep, 0 for whole layers. keep_float: most sensitive layers that stay in float.
+    steps: what options of compression steps are set to, by their keys; those that are off are not there.
     """
 
     variant: str
     form: Form
     size: int
-    prune: tuple[float, ...] = ()
-    low_rank: float = 0.0
-    keep_float: int = 0
+    steps: tuple[tuple[str, Picks], ...] = ()
 
     @property
     def engine(self) -> str:
@@ -53,27 +51,30 @@ class Candidate:
     @property
     def name(self) -> str:
         """How tables and pictures call it."""
-        parts = [self.variant, self.form, f"{self.size}px"]
-        if any(self.prune):
-            parts.append("cut " + "/".join(f"{100 * share:g}" for share in self.prune))
-        if self.low_rank:
-            parts.append(f"rank {100 * self.low_rank:g} %")
-        if self.keep_float:
-            parts.append(f"{self.keep_float} float")
-        return " ".join(parts)
+        set_to = dict(self.steps)
+        told = [option.named(set_to[key]) for key, option in step_options().items() if key in set_to]
+        return " ".join([self.variant, self.form, f"{self.size}px", *told])
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Values of the steps' options, as an export is given them."""
+        return {key: picks if option_named(key).many else picks[0] for key, picks in self.steps}
+
+    def having(self, key: str, picks: Picks) -> Candidate:
+        """The same with one option of a step set, or turned off."""
+        steps = {**dict(self.steps), key: picks}
+        return replace(self, steps=tuple(sorted((k, p) for k, p in steps.items() if any(p))))
 
     def options(self, asked: Options, native: int, tune_epochs: int | None) -> Options:
         """The options of an export that makes this candidate and nothing else."""
+        tuned = {} if tune_epochs is None else {"tune_epochs": tune_epochs}
         return replace(
             asked,
             variant=self.variant + (FLAT if self.form == "flat" else ""),
             precision=self.precision,
             stream="auto" if self.form == "stream" else "window",
             size=None if self.size == native else self.size,
-            prune=self.prune if any(self.prune) else (),
-            low_rank=self.low_rank or None,
-            keep_float=self.keep_float,
-            tune_epochs=tune_epochs,
+            steps={**asked.steps, **self.given, **tuned},
         )
 
 
@@ -81,18 +82,17 @@ def command(options: Options, out: str) -> str:
     """The command line of these options, to paste."""
     words = ["edgepv", "export", options.model, "--target", options.targets[0]]
     words[2] = str(Path(options.model).absolute()) if _is_file(options.model) else options.model
-    plain = ("size", "multiple", "low_rank", "tune_epochs", "seed", "max_drop", "precision", "variant")
-    for name in (*plain, "keep_float", "weights", "spec", "clips"):
-        value = getattr(options, name)
-        if value != getattr(Options, name, None):
-            path = name in ("weights", "spec", "clips")
-            words += [f"--{name.replace('_', '-')}", str(Path(value).absolute() if path else value)]
-    if options.trust_pickle:
-        words.append("--trust-pickle")
-    if options.prune:
-        words += ["--prune", ",".join(f"{share:g}" for share in options.prune)]
-    if options.stream != "auto":
-        words += ["--stream", options.stream]
+    for one in options_of(Options):
+        value = getattr(options, one.key)
+        if one.key not in ("out", "clips") and value != one.default:
+            words += one.words(value)
+    for key, value in options.steps.items():
+        words += option_named(key).words(value)
+    for name in ("weights", "spec", "clips"):
+        if file := getattr(options, name):
+            words += [f"--{name}", str(Path(file).absolute())]
+    words += ["--seed", str(options.seed)] if options.seed else []
+    words += ["--trust-pickle"] if options.trust_pickle else []
     return shlex.join([*words, "--out", out])
 
 
@@ -102,20 +102,37 @@ def _is_file(model: str) -> bool:
 
 
 @dataclass(frozen=True)
+class Axis:
+    """One option of a step that is searched.
+
+    values: that it tries, the first one off. places: how many values it takes at once. variants: those it is
+    for; empty: it changes the weights, and is for all.
+    """
+
+    key: str
+    values: Picks
+    places: int = 1
+    variants: tuple[str, ...] = ()
+
+    @property
+    def params(self) -> tuple[str, ...]:
+        """What Optuna calls it, one name for each place."""
+        return tuple(f"{self.key}{i}" for i in range(self.places))
+
+
+@dataclass(frozen=True)
 class Space:
     """Every value each method may take.
 
     variants: of the target that may be chosen. first: the target's float one on its first engine, which the
     model as it was written is taken to be. forms: of the model, the one it was written in first. sizes: the
-    one it was trained at first. stages: of the model; 0 when it cannot be pruned here. energies: of low-rank
-    layers.
+    one it was trained at first. axes: options of the steps that can work on this model, in their order.
     """
 
     variants: tuple[str, ...]
     forms: tuple[Form, ...]
     sizes: tuple[int, ...]
-    stages: int
-    energies: tuple[float, ...] = (0.0,)
+    axes: tuple[Axis, ...] = ()
     first: str = "onnxruntime-fp32"
 
     def suggest(self, trial: Any) -> Candidate:
@@ -123,18 +140,19 @@ class Space:
         variant = trial.suggest_categorical("variant", list(self.variants))
         form = trial.suggest_categorical("form", list(self.forms))
         size = trial.suggest_categorical("size", list(self.sizes))
-        cut = tuple(trial.suggest_categorical(f"cut{i}", list(SHARES)) for i in range(self.stages))
-        rank = trial.suggest_categorical("low_rank", list(self.energies))
-        keeps = variant in self._keeping()
-        kept = trial.suggest_categorical("keep_float", list(KEPT)) if keeps else 0
-        return Candidate(variant, form, size, cut if any(cut) else (), rank, kept)
+        found = Candidate(variant, form, size)
+        for axis in self._axes_of(variant):
+            picks = tuple(trial.suggest_categorical(name, list(axis.values)) for name in axis.params)
+            found = found.having(axis.key, picks)
+        return found
 
     def params(self, candidate: Candidate) -> dict[str, Any]:
         """What an Optuna trial of this candidate would have suggested."""
-        cut = candidate.prune or (0.0,) * self.stages
-        found = {name: getattr(candidate, name) for name in ("variant", "form", "size", "low_rank")}
-        found |= {f"cut{i}": share for i, share in enumerate(cut)}
-        return found | ({"keep_float": candidate.keep_float} if candidate.variant in self._keeping() else {})
+        found = {name: getattr(candidate, name) for name in ("variant", "form", "size")}
+        for axis in self._axes_of(candidate.variant):
+            off = (axis.values[0],) * axis.places
+            found |= dict(zip(axis.params, dict(candidate.steps).get(axis.key, off)))
+        return found
 
     def single_methods(self) -> Iterator[Candidate]:
         """The model as it was written, and each method alone: what a search has to beat."""
@@ -144,12 +162,7 @@ class Space:
             yield replace(start, variant=variant)
         for form in self.forms:
             yield replace(start, form=form)
-        for share in SHARES[1:] if self.stages else ():
-            yield replace(start, prune=(share,) * self.stages)
-        for size in self.sizes[1:]:
-            yield replace(start, size=size)
-        for energy in self.energies[1:]:
-            yield replace(start, low_rank=energy)
+        yield from self.around(start)
 
     def whole(self) -> Iterator[Candidate]:
         """Every engine and precision: nothing here needs training.
@@ -161,11 +174,10 @@ class Space:
             yield replace(self.start(), variant=variant, form=form)
 
     def around(self, best: Candidate) -> Iterator[Candidate]:
-        """A candidate made smaller in one way at a time, the ways that bought most on our nets first."""
-        for share in SHARES[1:] if self.stages else ():
-            yield replace(best, prune=(share,) * self.stages)
-        for energy in self.energies[1:]:
-            yield replace(best, low_rank=energy)
+        """A candidate made smaller in one way at a time, by steps on its weights in their order first."""
+        for axis in self.axes:
+            for value in axis.values[1:] if not axis.variants else ():
+                yield best.having(axis.key, (value,) * axis.places)
         for size in self.sizes[1:]:
             yield replace(best, size=size)
 
@@ -173,9 +185,9 @@ class Space:
         """The model as it was written, in float, on the target's first engine."""
         return Candidate(self.first, self.forms[0], self.sizes[0])
 
-    def _keeping(self) -> tuple[str, ...]:
-        """Variants made by a tool that can keep chosen layers in float."""
-        return tuple(v for v in self.variants if v in ("onnxruntime-int8", "openvino-int8"))
+    def _axes_of(self, variant: str) -> Iterator[Axis]:
+        """Those that a variant has."""
+        return (axis for axis in self.axes if not axis.variants or variant in axis.variants)
 
 
 def methods_of(candidate: Candidate, start: Candidate) -> str:
@@ -184,8 +196,7 @@ def methods_of(candidate: Candidate, start: Candidate) -> str:
         "engine": candidate.engine != start.engine or candidate.precision == "bf16",
         "form": candidate.form != start.form,
         "quant": candidate.precision == "int8",
-        "prune": any(candidate.prune),
-        "rank": candidate.low_rank > 0,
+        **{kind.method or kind.name: bool(kind.wanted(candidate.given)) for kind in checkpoint_steps()},
         "size": candidate.size != start.size,
     }
     names = [name for name, done in pulled.items() if done]

@@ -15,6 +15,7 @@ from edgepv.base import cache
 from edgepv.base.console import Console
 from edgepv.base.files import digest
 from edgepv.base.machine import machine, versions
+from edgepv.base.options import Option, options_of
 from edgepv.data.clips import Clip, clips_digest, unheld
 from edgepv.data.frames import model_frames
 from edgepv.data.split import search_and_final
@@ -29,12 +30,13 @@ from edgepv.pipeline.build import run_builder
 from edgepv.pipeline.context import RunContext
 from edgepv.pipeline.line import Lowered, Ready, lowered, ready
 from edgepv.pipeline.lower import streamed
-from edgepv.pipeline.options import Options
+from edgepv.pipeline.options import Options, steps_of
 from edgepv.pipeline.source import Clips, Source, all_labelled, gather, load, source_key
-from edgepv.quantize import low_rank, prune
+from edgepv.quantize.prune import clip_example
+from edgepv.quantize.step import CheckpointStep, asked, steps
 from edgepv.runtimes.engine import Engine, open_engine
 from edgepv.search import costs
-from edgepv.search.space import ENERGIES, Candidate, Form, Space, sizes_for, variants_of
+from edgepv.search.space import Axis, Candidate, Form, Space, sizes_for, variants_of
 from edgepv.stream import NotStreamableError, Stepper, flatten
 from edgepv.targets import target as find_target
 from edgepv.types import Latency, PairedDrop, Variant, decode, encode
@@ -112,7 +114,7 @@ class TrialRunner:
                 flatten(build(checkpoint), self.source.spec)
                 forms = ("clip", "flat", *forms[1:])
         first = variants_of(self.target, "auto")[0]
-        return Space(self.variants, forms, self._sizes(), self._stages(), self._energies(), first)
+        return Space(self.variants, forms, self._sizes(), self._axes(), first)
 
     def _sound(self) -> tuple[Form, ...]:
         """The forms that may win: a stream that surely loses too much in float is not tried at all."""
@@ -135,35 +137,37 @@ class TrialRunner:
             return (self.native,)
         return sizes_for(self.native)
 
-    def _energies(self) -> tuple[float, ...]:
-        """None but whole layers for a model that has no heavy layer to split."""
-        if self.source.checkpoint is None:
-            return ENERGIES[:1]
-        try:
-            with tempfile.TemporaryDirectory() as scratch:
-                low_rank.Step(ENERGIES[-1])(self.source.checkpoint, Path(scratch) / "split.safetensors")
-        except UsageError as e:
-            self.console.say(f"layers are not split: {e}")
-            return ENERGIES[:1]
-        return ENERGIES
-
-    def _stages(self) -> int:
-        """0 for a model whose channels cannot be cut; the reason is said once."""
-        checkpoint = self.source.checkpoint
-        if checkpoint is None or not self.clips.train:
+    def _axes(self) -> tuple[Axis, ...]:
+        """The options of steps that are searched, as far as the steps can work on this model."""
+        if self.source.checkpoint is None or not self.clips.train:
             self.console.say("no training clips: widths and sizes stay as they are, nothing could be tuned")
+        axes, made_by = [], steps_of(self.target)
+        for name, kind in steps().items():
+            for option in (o for o in options_of(kind) if o.searched):
+                if issubclass(kind, CheckpointStep):
+                    places = self._places(kind, option)
+                    axes += [Axis(option.key, option.searched, places)] if places else []
+                elif by_it := tuple(v for v in self.variants if made_by.get(v) == name):
+                    axes.append(Axis(option.key, option.searched, variants=by_it))
+        return tuple(axes)
+
+    def _places(self, kind: type[CheckpointStep], option: Option) -> int:
+        """How many values the option has for this model; 0 if its step cannot work on it, and why is said."""
+        checkpoint = self.source.checkpoint
+        if checkpoint is None or (kind.needs_clips and not self.clips.train):
             return 0
+        step = kind.of({option.key: option.searched[-1]})
         try:
             with tempfile.TemporaryDirectory() as scratch:
-                prune.Step(0.5)(checkpoint, Path(scratch) / "cut.safetensors")
+                step(checkpoint, Path(scratch) / "tried.safetensors")
+            return step.places(checkpoint)
         except UsageError as e:
-            self.console.say(f"widths are left as they are: {e}")
+            self.console.say(f"{option.flag} is not searched: {e}")
             return 0
-        return max(prune.stages(build(checkpoint), checkpoint.spec).values()) + 1
 
     def changed(self, candidate: Candidate) -> bool:
         """Whether its weights are others than the original's, so that fine-tuning is due."""
-        return any(candidate.prune) or candidate.low_rank > 0 or candidate.size != self.native
+        return any(step.lossy for step in asked(candidate.given)) or candidate.size != self.native
 
     def epochs(self, candidate: Candidate, wanted: int | None = None) -> int | None:
         """Of fine-tuning; None for weights that are the original's, or where no clips can train."""
@@ -287,24 +291,20 @@ class TrialRunner:
         checkpoint = self.source.checkpoint
         if checkpoint is None:
             return None
-        options = self.question.options
+        chain = [s for s in asked({**self.question.options.steps, **candidate.given}) if not s.learns]
         key = {
             "step": "search layers",
             "model": source_key(self.source),
-            "prune": [candidate.prune, candidate.low_rank],
+            "steps": [[step.name, step.version, encode(step)] for step in chain],
             "size": candidate.size,
-            "multiple": options.multiple,
             "tools": versions(TOOLS),
         }
 
         def count(folder: Path) -> Any:
             sized = replace(checkpoint, spec=at_size(checkpoint.spec, candidate.size))
-            if any(candidate.prune):
-                step = prune.Step(candidate.prune, multiple=options.multiple)
-                sized = step(sized, folder / "cut.safetensors")
-            if candidate.low_rank:
-                sized = low_rank.Step(candidate.low_rank)(sized, folder / "split.safetensors")
-            layers = costs.layers_of(build(sized), prune.clip_example(sized.spec))
+            for step in chain:
+                sized = step(sized, folder / f"{step.name}.safetensors")
+            layers = costs.layers_of(build(sized), clip_example(sized.spec))
             for file in folder.glob("*.safetensors"):
                 file.unlink()
             return costs.features(layers)

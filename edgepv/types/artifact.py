@@ -10,13 +10,14 @@ from edgepv.types.spec import ModelSpec, Rewrite, StreamSpec
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One step of the line: what was done, to what, with which options and tools."""
+    """One step of the line: what was done, to what, with which options and tools; version: of the step."""
 
     name: str
     options: dict[str, Any]
     inputs: dict[str, str]
     outputs: dict[str, str]
     tools: dict[str, str]
+    version: int = 1
 
 
 @dataclass(frozen=True)

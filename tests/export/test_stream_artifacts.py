@@ -20,6 +20,7 @@ from edgepv.export.to_tflite import to_tflite
 from edgepv.model.checkpoint import build
 from edgepv.model.weights import save
 from edgepv.quantize import int8_litert, int8_onnx, int8_openvino
+from edgepv.quantize.step import Calibration
 from edgepv.runtimes.engine import open_engine
 from edgepv.stream import Infer, Stepper, StreamModel, Tensors, convert, copied, roll
 from edgepv.stream.verify import against_chunk, steps
@@ -153,11 +154,11 @@ def _drift(reference: Infer, infer: Infer, model: StreamModel) -> tuple[float, f
 def _quantized(one: Made, tool: str) -> Variant:
     feeds = _feeds(one)
     if tool == "onnx":
-        return int8_onnx.Step()(one.base, one.folder, feeds, "", one.folder / "int8.onnx")
+        return int8_onnx.Step()(one.base, one.folder / "int8.onnx", Calibration(one.folder, feeds, ""))
     if tool == "nncf":
-        return int8_openvino.Step()(one.base, one.folder, feeds, "", one.folder / "int8.xml")
+        return int8_openvino.Step()(one.base, one.folder / "int8.xml", Calibration(one.folder, feeds, ""))
     lite = to_tflite(one.checkpoint, one.base, one.folder / "q.tflite")
-    return int8_litert.Step("full")(lite, one.folder, feeds, "", one.folder / "int8.tflite")
+    return int8_litert.Step("full")(lite, one.folder / "int8.tflite", Calibration(one.folder, feeds, ""))
 
 
 @pytest.mark.parametrize("tool", ["onnx", "nncf", "litert"])
@@ -182,10 +183,12 @@ def test_a_flat_int8_clip_leaves_no_convolution_in_float(made: Callable[[str], M
     frames = moving(60).transpose(1, 0, 2, 3)[None]
     feeds = [{"clip": np.ascontiguousarray(frames[:, :, i : i + 16])} for i in range(0, 40, 4)]
     if tool == "onnx":
-        small = int8_onnx.Step()(base, one.folder, feeds, "", one.folder / "flat-int8.onnx")
+        small = int8_onnx.Step()(base, one.folder / "flat-int8.onnx", Calibration(one.folder, feeds, ""))
     else:
         lite = to_tflite(flat, base, one.folder / "flat.tflite")
-        small = int8_litert.Step("full")(lite, one.folder, feeds, "", one.folder / "flat-int8.tflite")
+        small = int8_litert.Step("full")(
+            lite, one.folder / "flat-int8.tflite", Calibration(one.folder, feeds, "")
+        )
     found = audit(small, one.folder)
     assert found.int8 == len(found.convolutions) > 10 and not found.silent_float
 
@@ -195,7 +198,7 @@ def test_a_state_and_what_it_is_fed_from_have_one_scale(made: Callable[[str], Ma
     from onnx import numpy_helper
 
     one = made("mc3_18")
-    small = int8_onnx.Step()(one.base, one.folder, _feeds(one), "", one.folder / "scales.onnx")
+    small = int8_onnx.Step()(one.base, one.folder / "scales.onnx", Calibration(one.folder, _feeds(one), ""))
     graph = onnx.load(one.folder / small.path).graph
     constants = {i.name: float(numpy_helper.to_array(i)) for i in graph.initializer if not i.dims}
     scale = {n.input[0]: constants[n.input[1]] for n in graph.node if n.op_type == "QuantizeLinear"
@@ -216,7 +219,7 @@ def test_zero_states_are_refused_as_calibration(made: Callable[[str], Made], too
     feeds = [{"clip": f[None], **zero} for f in moving(8)]
     step = int8_onnx.Step() if tool == "onnx" else int8_openvino.Step()
     with pytest.raises(UsageError, match="zero in every calibration input"):
-        step(one.base, one.folder, feeds, "", one.folder / "zero.onnx")
+        step(one.base, one.folder / "zero.onnx", Calibration(one.folder, feeds, ""))
 
 
 def test_two_states_given_the_same_example_are_told_apart_by_the_exported_graph(

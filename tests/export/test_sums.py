@@ -16,6 +16,7 @@ from edgepv.export.request import BuildRequest
 from edgepv.export.sums import saturating
 from edgepv.metrics.stats import sqnr_db
 from edgepv.quantize import int8_onnx, int8_openvino
+from edgepv.quantize.step import Calibration
 from edgepv.runtimes import open_engine
 from edgepv.types import ModelSpec, TensorSpec, Variant
 
@@ -67,7 +68,7 @@ def test_the_loudest_weights_and_pixels_stay_within_sixteen_bits(
     step: int8_onnx.Step | int8_openvino.Step, name: str, one_sign: tuple[Variant, Path], tmp_path: Path
 ) -> None:
     base, folder = one_sign
-    made = step(base, folder, BRIGHT, "digest", tmp_path / name)
+    made = step(base, tmp_path / name, Calibration(folder, BRIGHT, "digest"))
     assert made.scheme and made.scheme.weight_bits == 7 and saturating(tmp_path / name) is None
     assert sqnr_db(logits(base, folder), logits(made, tmp_path)) > 35
 
@@ -78,7 +79,7 @@ def test_depthwise_sums_are_whole_with_eight_bits(
 ) -> None:
     base, folder = one_convolution(tmp_path, group=8)
     name = "q.xml" if isinstance(step, int8_openvino.Step) else "q.onnx"
-    made = replace(step(base, folder, BRIGHT, "digest", tmp_path / name), engine="openvino")
+    made = replace(step(base, tmp_path / name, Calibration(folder, BRIGHT, "digest")), engine="openvino")
     assert saturating(tmp_path / name) is None
     assert sqnr_db(logits(base, folder), logits(made, tmp_path)) > 35
 

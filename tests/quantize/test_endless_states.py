@@ -20,6 +20,7 @@ from edgepv.export.to_tflite import to_tflite
 from edgepv.metrics.stats import sqnr_db
 from edgepv.model.checkpoint import build, from_files
 from edgepv.quantize import int8_litert, int8_onnx
+from edgepv.quantize.step import Calibration
 from edgepv.runtimes import open_engine
 from edgepv.runtimes.engines.eager import EagerEngine
 from edgepv.stream import Stepper, Tensors, by_file_names, copied, roll
@@ -97,7 +98,7 @@ def test_int8_onnx_counts_on_where_its_clips_ended(
     source, base, folder = made
     wanted = _answers(EagerEngine(build(source), SPEC, base.stream).infer, base, clip)
     feeds = _feeds(made, clip)
-    int8 = int8_onnx.Step()(base, folder, feeds, "", folder / "int8.onnx")
+    int8 = int8_onnx.Step()(base, folder / "int8.onnx", Calibration(folder, feeds, ""))
     assert sqnr_db(wanted, _answers(open_engine(int8, folder).infer, base, clip)) > 25
     assert saturation(folder / "int8.onnx", by_file_names(int8, feeds)) is not None
     assert optimised(folder / "int8.onnx", folder, timed=True)[1]
@@ -116,7 +117,7 @@ def test_int8_litert_counts_on_where_its_clips_ended(
     reached = []
     for names in ((), ("sum", "count")):
         step = int8_litert.Step("full", grown=names)
-        int8 = step(real, folder, feeds, "", folder / f"int8{len(names)}.tflite")
+        int8 = step(real, folder / f"int8{len(names)}.tflite", Calibration(folder, feeds, ""))
         reached.append(sqnr_db(wanted, _answers(open_engine(int8, folder).infer, base, clip)))
         assert saturation(folder / int8.path, by_file_names(int8, feeds)) is not None
     assert reached[0] < 10 and reached[1] > 25  # a range that clips set ends the sum after a few more frames

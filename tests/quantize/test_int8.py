@@ -23,6 +23,7 @@ from edgepv.model.checkpoint import build, from_files
 from edgepv.model.spec import read_spec
 from edgepv.quantize import int8_litert, int8_onnx, int8_openvino
 from edgepv.quantize.ranges import Histogram, Method
+from edgepv.quantize.step import Calibration
 from edgepv.runtimes import open_engine
 from edgepv.stream import Stepper, Tensors
 from edgepv.types import Variant
@@ -60,12 +61,12 @@ def ready(tiny_step: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Ready:
 def int8(ready: Ready) -> dict[str, Variant]:
     """The model in INT8 by every tool."""
     float_tflite = to_tflite(ready.source, ready.base, ready.folder / "model.tflite")
-    arguments = (ready.folder, ready.feeds, "digest")
+    aid = Calibration(ready.folder, ready.feeds, "digest")
     made = {
-        "onnx": int8_onnx.Step()(ready.base, *arguments, ready.folder / "a.onnx"),
-        "nncf": int8_openvino.Step()(ready.base, *arguments, ready.folder / "b.xml"),
-        "litert-full": int8_litert.Step("full")(float_tflite, *arguments, ready.folder / "c.tflite"),
-        "litert-conv": int8_litert.Step("conv")(float_tflite, *arguments, ready.folder / "d.tflite"),
+        "onnx": int8_onnx.Step()(ready.base, ready.folder / "a.onnx", aid),
+        "nncf": int8_openvino.Step()(ready.base, ready.folder / "b.xml", aid),
+        "litert-full": int8_litert.Step("full")(float_tflite, ready.folder / "c.tflite", aid),
+        "litert-conv": int8_litert.Step("conv")(float_tflite, ready.folder / "d.tflite", aid),
     }
     return {**made, "openvino": replace(made["onnx"], engine="openvino")}
 
@@ -146,7 +147,9 @@ def _joined(ready: Ready) -> set[str]:
 
 @pytest.mark.parametrize("method", ["minmax", *CLIPPING])
 def test_a_state_has_one_scale_on_both_sides(ready: Ready, method: Method, tmp_path: Path) -> None:
-    made = int8_onnx.Step(ranges=method)(ready.base, ready.folder, ready.feeds, "digest", tmp_path / "s.onnx")
+    made = int8_onnx.Step(ranges=method)(
+        ready.base, tmp_path / "s.onnx", Calibration(ready.folder, ready.feeds, "digest")
+    )
     scales = _scales(tmp_path / made.path)
     assert len({scales[name] for name in _joined(ready)}) == 1
 
@@ -158,7 +161,9 @@ def test_inputs_and_states_are_spread_over_the_range_that_was_estimated(
     feeds = [{k: v.copy() for k, v in f.items()} for f in ready.feeds]
     for name in ("frame", "before"):
         feeds[3][name].flat[7] = 100.0
-    made = int8_onnx.Step(ranges=method)(ready.base, ready.folder, feeds, "digest", tmp_path / "e.onnx")
+    made = int8_onnx.Step(ranges=method)(
+        ready.base, tmp_path / "e.onnx", Calibration(ready.folder, feeds, "digest")
+    )
     scales = _scales(tmp_path / made.path)
     for name in ("frame", "before"):
         seen = Histogram()
@@ -177,8 +182,8 @@ def test_inputs_and_states_are_spread_over_the_range_that_was_estimated(
 def test_every_estimator_leaves_every_picture_convolution_in_integers(
     ready: Ready, method: Method, tmp_path: Path
 ) -> None:
-    step, arguments = int8_onnx.Step(ranges=method), (ready.base, ready.folder, ready.feeds, "digest")
-    made, again = (step(*arguments, tmp_path / name) for name in ("e.onnx", "f.onnx"))
+    step, aid = int8_onnx.Step(ranges=method), Calibration(ready.folder, ready.feeds, "digest")
+    made, again = (step(ready.base, tmp_path / name, aid) for name in ("e.onnx", "f.onnx"))
     found = audit(made, tmp_path)
     assert found.int8 == len(found.convolutions) == 3 and made.sha256 == again.sha256
 
@@ -190,7 +195,7 @@ def test_every_option_of_nncf_gives_another_net_that_answers_like_float(
     ready: Ready, int8: dict[str, Variant], options: dict[str, Any]
 ) -> None:
     out = ready.folder / f"nncf-{'-'.join(options.values())}.xml"
-    made = int8_openvino.Step(**options)(ready.base, ready.folder, ready.feeds, "digest", out)
+    made = int8_openvino.Step(**options)(ready.base, out, Calibration(ready.folder, ready.feeds, "digest"))
     other, mine = (ready.folder / Path(v.path).with_suffix(".bin") for v in (int8["nncf"], made))
     assert made.sha256 != int8["nncf"].sha256 or mine.read_bytes() != other.read_bytes()
     frames = np.concatenate(ready.held)
@@ -208,14 +213,14 @@ def test_every_option_of_nncf_gives_another_net_that_answers_like_float(
 )
 def test_an_option_that_is_not_there_is_named_with_those_that_are(ready: Ready, step: Any, said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        step(ready.base, ready.folder, ready.feeds, "d", ready.folder / "none.onnx")
+        step(ready.base, ready.folder / "none.onnx", Calibration(ready.folder, ready.feeds, "d"))
     assert not (ready.folder / "none.onnx").exists()
 
 
 def test_zero_states_are_refused(ready: Ready) -> None:
     feeds: list[Tensors] = [{**f, "before": np.zeros_like(f["before"])} for f in ready.feeds]
     with pytest.raises(UsageError, match="state 'before' is zero in every calibration input"):
-        int8_onnx.Step()(ready.base, ready.folder, feeds, "d", ready.folder / "z.onnx")
+        int8_onnx.Step()(ready.base, ready.folder / "z.onnx", Calibration(ready.folder, feeds, "d"))
     assert not (ready.folder / "z.onnx").exists()
 
 
@@ -233,7 +238,7 @@ def test_what_only_float_convolutions_need_is_not_quantized_for_them(ready: Read
 
     names = [n.name for n in onnx.load(ready.folder / ready.base.path).graph.node if n.op_type == "Conv"]
     small = int8_onnx.Step(keep_float=tuple(names))(
-        ready.base, ready.folder, ready.feeds, "d", tmp_path / "float.onnx"
+        ready.base, tmp_path / "float.onnx", Calibration(ready.folder, ready.feeds, "d")
     )
     made = {n.op_type for n in onnx.load(tmp_path / small.path).graph.node}
     assert len(names) == 3 and not made & {"QuantizeLinear", "DequantizeLinear"}
@@ -246,4 +251,4 @@ def test_quantizing_twice_gives_equal_bytes(
     step = int8_onnx.Step() if name == "onnx" else int8_litert.Step("full")
     base = ready.base if name == "onnx" else replace(int8[name], path="model.tflite", precision="fp32")
     out = tmp_path / ("x.onnx" if name == "onnx" else "x.tflite")
-    assert step(base, ready.folder, ready.feeds, "digest", out).sha256 == int8[name].sha256
+    assert step(base, out, Calibration(ready.folder, ready.feeds, "digest")).sha256 == int8[name].sha256

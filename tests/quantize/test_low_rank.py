@@ -18,6 +18,7 @@ from edgepv.metrics.stats import sqnr_db
 from edgepv.model.checkpoint import build, from_files
 from edgepv.model.spec import read_spec
 from edgepv.quantize import finetune, low_rank, prune
+from edgepv.quantize.step import Training
 from edgepv.stream import convert
 from edgepv.stream.verify import verify
 from edgepv.types import Checkpoint, ModelSpec, TensorSpec
@@ -181,7 +182,7 @@ def test_a_split_net_streams_and_agrees_with_its_clip_form(planted: Checkpoint, 
 def test_a_split_net_is_fine_tuned_as_two_layers(planted: Checkpoint, tmp_path: Path) -> None:
     made = low_rank.Step(1.0)(planted, tmp_path / "s.safetensors")
     clips = list(np.random.default_rng(0).standard_normal((4, 6, 3, 16, 16)).astype(np.float32))
-    tuned = finetune.Step(epochs=1)(made, planted, clips, [0, 1, 0, 1], tmp_path / "t.safetensors")
+    tuned = finetune.Step(epochs=1)(made, tmp_path / "t.safetensors", Training(clips, [0, 1, 0, 1], planted))
     assert [len(layer.weight) for layer in build(tuned).heavy] == [2, 32]
     assert not np.array_equal(answer(tuned), answer(made))
 
@@ -209,7 +210,7 @@ def test_a_step_model_without_a_clip_form_is_split_too(tiny_step: Tiny, tmp_path
 
 @pytest.mark.parametrize("energy", [0.0, -1.0, 1.5, float("nan")])
 def test_an_energy_outside_its_range_is_refused(planted: Checkpoint, tmp_path: Path, energy: float) -> None:
-    with pytest.raises(UsageError, match="share to keep"):
+    with pytest.raises(UsageError, match="share of energy to keep"):
         low_rank.Step(energy)(planted, tmp_path / "s.safetensors")
 
 

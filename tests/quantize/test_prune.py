@@ -18,6 +18,7 @@ from edgepv.model.checkpoint import build, from_files
 from edgepv.model.spec import read_spec
 from edgepv.model.weights import save
 from edgepv.quantize import finetune, prune
+from edgepv.quantize.step import Training
 from edgepv.types import Checkpoint, Rewrite
 from edgepv.zoo import checkpoint as zoo_checkpoint
 
@@ -82,8 +83,9 @@ def _clips() -> tuple[list[np.ndarray], list[int]]:
 def test_fine_tuning_learns_and_is_repeatable(clip_checkpoint: Checkpoint, tmp_path: Path) -> None:
     clips, truth = _clips()
     step = finetune.Step(epochs=8, learning_rate=0.02)
-    one = step(clip_checkpoint, clip_checkpoint, clips, truth, tmp_path / "1.safetensors")
-    two = step(clip_checkpoint, clip_checkpoint, clips, truth, tmp_path / "2.safetensors")
+    training = Training(clips, truth, clip_checkpoint)
+    one = step(clip_checkpoint, tmp_path / "1.safetensors", training)
+    two = step(clip_checkpoint, tmp_path / "2.safetensors", training)
     assert one.sha256 == two.sha256 != clip_checkpoint.sha256
 
     def loss(source: Checkpoint) -> float:
@@ -98,7 +100,9 @@ def test_fine_tuning_that_diverges_is_named(clip_checkpoint: Checkpoint, tmp_pat
     clips, truth = _clips()
     clips = [c * np.float32(np.inf) for c in clips]
     with pytest.raises(UsageError, match="not finite"):
-        finetune.Step(epochs=1)(clip_checkpoint, clip_checkpoint, clips, truth, tmp_path / "x.safetensors")
+        finetune.Step(epochs=1)(
+            clip_checkpoint, tmp_path / "x.safetensors", Training(clips, truth, clip_checkpoint)
+        )
     assert not (tmp_path / "x.safetensors").exists()
 
 
@@ -332,7 +336,7 @@ def test_taylor_keeps_a_small_channel_that_the_loss_needs(tmp_path: Path) -> Non
     clips, truth = _clips()
     source = made(tmp_path, "plain", change=one_that_counts)
     step = prune.Step((0.0, 0.5), importance="taylor")
-    found = step(source, tmp_path / "t.safetensors", clips, truth)
+    found = step(source, tmp_path / "t.safetensors", Training(clips, truth))
     kept = build(found).head.weight
     assert any(torch.equal(kept[:, i], torch.tensor([3.0, -3.0])) for i in range(kept.shape[1]))
 
@@ -348,6 +352,6 @@ def test_group_sparsity_trains_a_copy_and_is_repeatable(tmp_path: Path) -> None:
     source = made(tmp_path, "plain")
     before = Path(source.weights).read_bytes()
     step = prune.Step(0.5, importance="group")
-    one, two = (step(source, tmp_path / f"{n}.safetensors", clips, truth) for n in ("a", "b"))
+    one, two = (step(source, tmp_path / f"{n}.safetensors", Training(clips, truth)) for n in ("a", "b"))
     assert one.sha256 == two.sha256 and Path(source.weights).read_bytes() == before
     assert one.sha256 != prune.Step(0.5)(source, tmp_path / "m.safetensors").sha256

@@ -19,6 +19,7 @@ from edgepv.model.spec import read_spec
 from edgepv.model.weights import save
 from edgepv.quantize import finetune, int8_onnx, qat
 from edgepv.quantize.sensitivity import answers_of
+from edgepv.quantize.step import Calibration, Training
 from edgepv.stream import Tensors, by_file_names
 from edgepv.types import Checkpoint, ModelSpec, Rewrite, TensorSpec
 
@@ -45,7 +46,7 @@ def teacher(tiny_clip: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Checkp
     """The tiny Conv3d net, trained on the clips."""
     start = from_files(f"{TINY}:clip", tiny_clip.weights, read_spec(tiny_clip.spec), trust_pickle=False)
     out = tmp_path_factory.mktemp("teacher") / "t.safetensors"
-    return finetune.Step(epochs=30, learning_rate=0.02)(start, start, *TRAINING, out)
+    return finetune.Step(epochs=30, learning_rate=0.02)(start, out, Training(*TRAINING, start))
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,7 @@ def outlier(teacher: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Ch
 @pytest.fixture(scope="module")
 def learned(outlier: Checkpoint, teacher: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     out = tmp_path_factory.mktemp("qat") / "q.safetensors"
-    return STEP(outlier, teacher, *TRAINING, out)
+    return STEP(outlier, out, Training(*TRAINING, teacher))
 
 
 def _inputs(clips: list[np.ndarray]) -> list[Tensors]:
@@ -71,7 +72,7 @@ def _inputs(clips: list[np.ndarray]) -> list[Tensors]:
 
 def _int8_logits(checkpoint: Checkpoint, feeds: list[Tensors], folder: Path) -> np.ndarray:
     base = lower(build(checkpoint), checkpoint.spec, folder / "m.onnx")
-    made = int8_onnx.Step()(base, folder, _inputs(TRAINING[0]), "d", folder / "q.onnx")
+    made = int8_onnx.Step()(base, folder / "q.onnx", Calibration(folder, _inputs(TRAINING[0]), "d"))
     return answers_of(folder / made.path, made, by_file_names(made, feeds))
 
 
@@ -121,8 +122,8 @@ def test_training_repeats_and_leaves_teacher_and_student_alone(
 ) -> None:
     files = [Path(outlier.weights), Path(teacher.weights)]
     before = [f.read_bytes() for f in files]
-    again = STEP(outlier, teacher, *TRAINING, tmp_path / "again.safetensors")
-    other = replace(STEP, seed=1)(outlier, teacher, *TRAINING, tmp_path / "other.safetensors")
+    again = STEP(outlier, tmp_path / "again.safetensors", Training(*TRAINING, teacher))
+    other = replace(STEP, seed=1)(outlier, tmp_path / "other.safetensors", Training(*TRAINING, teacher))
     assert again.sha256 == learned.sha256 != other.sha256
     assert [f.read_bytes() for f in files] == before
 
@@ -177,7 +178,7 @@ def test_layers_of_one_value_per_channel_are_not_rounded() -> None:
 def test_training_that_diverges_is_named(outlier: Checkpoint, teacher: Checkpoint, tmp_path: Path) -> None:
     clips = [np.full_like(c, np.inf) for c in TRAINING[0]]
     with pytest.raises(UsageError, match="not finite.*Lower the learning rate"):
-        STEP(outlier, teacher, clips, TRAINING[1], tmp_path / "x.safetensors")
+        STEP(outlier, tmp_path / "x.safetensors", Training(clips, TRAINING[1], teacher))
     assert not (tmp_path / "x.safetensors").exists()
 
 
@@ -185,12 +186,12 @@ def test_what_cannot_be_trained_is_refused(teacher: Checkpoint, tiny_step: Tiny,
     out = tmp_path / "x.safetensors"
     steps = from_files(tiny_step.model, tiny_step.weights, read_spec(tiny_step.spec), trust_pickle=False)
     with pytest.raises(UsageError, match="no forward over clips"):
-        STEP(steps, steps, *TRAINING, out)
+        STEP(steps, out, Training(*TRAINING, steps))
     laid_out = replace(teacher, rewrite=Rewrite("stream", teacher.spec.input))
     with pytest.raises(UsageError, match="already made to step"):
-        STEP(laid_out, teacher, *TRAINING, out)
+        STEP(laid_out, out, Training(*TRAINING, teacher))
     with pytest.raises(UsageError, match="needs labelled clips"):
-        STEP(teacher, teacher, [], [], out)
+        STEP(teacher, out, Training(teacher=teacher))
 
 
 def test_probabilities_are_trained_as_the_logits_they_came_from() -> None:

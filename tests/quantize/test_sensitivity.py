@@ -19,6 +19,7 @@ from edgepv.metrics.stats import sqnr_db
 from edgepv.quantize import int8_onnx, mixed
 from edgepv.quantize.ranges import Method
 from edgepv.quantize.sensitivity import answers_of, per_layer
+from edgepv.quantize.step import Calibration
 from edgepv.stream import Tensors, by_file_names
 from edgepv.types import ModelSpec, TensorSpec, Variant
 
@@ -81,13 +82,13 @@ def test_mixed_precision_keeps_the_fewest_layers_that_meet_the_target(
     feeds, probes = frames(16, 1), frames(16, 2)
     wanted = answers_of(folder / base.path, base, by_file_names(base, probes))
 
-    def reached(target: float) -> tuple[set[str], float]:
-        made = mixed.Step(target)(base, folder, feeds, "digest", tmp_path / "m.onnx")
+    def reached(target: float | None) -> tuple[set[str], float]:
+        made = mixed.Step(target)(base, tmp_path / "m.onnx", Calibration(folder, feeds, "digest"))
         got = answers_of(tmp_path / made.path, base, by_file_names(base, probes))
         assert made.scheme
         return set(made.scheme.kept_float) & {"first", "middle", "last"}, sqnr_db(wanted, got)
 
-    all_int8, low = reached(-100.0)
+    all_int8, low = reached(None)
     assert all_int8 == set() and low < 10
     kept, high = reached(20.0)
     assert kept == {"first"} and high > 20
@@ -97,7 +98,8 @@ def test_mixed_precision_keeps_the_fewest_layers_that_meet_the_target(
 def test_the_file_that_is_kept_is_made_on_all_feeds(
     step: int8_onnx.Step | mixed.Step, hurt: tuple[Variant, Path], tmp_path: Path
 ) -> None:
-    made = step(*hurt, frames(16, 1), "digest", tmp_path / "m.onnx")
+    base, folder = hurt
+    made = step(base, tmp_path / "m.onnx", Calibration(folder, frames(16, 1), "digest"))
     assert made.scheme and made.scheme.calibration_feeds == 16
 
 
@@ -114,7 +116,7 @@ def test_the_limit_is_reached_by_the_file_that_is_kept_too(
     base, folder = hurt
     feeds = even(16)
     feeds[-1]["frame"][0, 0, 0, 0] = 1000.0
-    made = mixed.Step(20.0)(base, folder, feeds, "loud at last", tmp_path / "m.onnx")
+    made = mixed.Step(20.0)(base, tmp_path / "m.onnx", Calibration(folder, feeds, "loud at last"))
     theirs = by_file_names(base, feeds[12:])
     wanted = answers_of(folder / base.path, base, theirs)
     assert sqnr_db(wanted, answers_of(tmp_path / made.path, made, theirs)) >= 20
@@ -123,6 +125,7 @@ def test_the_limit_is_reached_by_the_file_that_is_kept_too(
 
 def test_layers_are_ranked_by_the_ranges_they_will_get(hurt: tuple[Variant, Path]) -> None:
     """One value of 12,288 is loud: all of the range lets it hurt the first layer, 99.99 % does not."""
+    base, folder = hurt
     feeds = even(24)
     feeds[0]["frame"][0, 0, 0, 0] = 1000.0
 
@@ -131,13 +134,13 @@ def test_layers_are_ranked_by_the_ranges_they_will_get(hurt: tuple[Variant, Path
 
     assert first("minmax") == "first" != first("percentile")
     with pytest.raises(UsageError, match="Did you mean 'minmax'"):
-        mixed.Step(ranges="minmix")(*hurt, feeds, "digest", Path("m.onnx"))  # type: ignore[arg-type]
+        mixed.Step(ranges="minmix")(base, Path("m.onnx"), Calibration(folder, feeds, "digest"))  # type: ignore[arg-type]
 
 
 def test_a_target_that_no_layer_meets_is_refused(hurt: tuple[Variant, Path], tmp_path: Path) -> None:
     base, folder = hurt
     with pytest.raises(ParityError, match="with any layer in INT8 the logits stay below 199 dB"):
-        mixed.Step(199.0)(base, folder, frames(8, 1), "digest", tmp_path / "m.onnx")
+        mixed.Step(199.0)(base, tmp_path / "m.onnx", Calibration(folder, frames(8, 1), "digest"))
     assert not (tmp_path / "m.onnx").exists()
 
 

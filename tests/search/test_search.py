@@ -87,7 +87,7 @@ def test_a_stream_that_loses_too_much_in_float_is_left_out(
 ) -> None:
     weights, spec = str(tiny_clip.weights), str(tiny_clip.spec)
     question = SearchRequest(
-        Options(tiny_clip.model, weights=weights, spec=spec, clips=str(clips), multiple=4), 100.0
+        Options(tiny_clip.model, weights=weights, spec=spec, clips=str(clips), steps={"multiple": 4}), 100.0
     )
     assert TrialRunner(question, Console()).space.forms == ("clip", "flat", "stream")
 

@@ -20,12 +20,17 @@ ASKED = Options(
     ("cpu",),
     weights="/w.pt",
     clips="/my clips",
-    multiple=16,
+    steps={"multiple": 16},
     seed=7,
     max_drop=5.0,
     trust_pickle=True,
 )
-SMALL = Candidate("openvino-int8", "flat", 96, (0.0, 0.25, 0.5), 0.9, 2)
+SMALL = Candidate(
+    "openvino-int8",
+    "flat",
+    96,
+    (("keep_float", (2,)), ("low_rank", (0.9,)), ("prune", (0.0, 0.25, 0.5))),
+)
 
 
 def test_a_lever_alone_changes_one_thing() -> None:
@@ -50,7 +55,11 @@ def test_the_command_makes_the_candidate_again() -> None:
     assert words[:2] == ["edgepv", "export"]
     again = export_options(parser().parse_args(words[1:]))
     assert again == Options(**{**vars(options), "out": "b", "gate": True})
-    assert again.variant == "openvino-int8-r4" and again.stream == "window" and again.prune == SMALL.prune
+    assert (
+        again.variant == "openvino-int8-r4"
+        and again.stream == "window"
+        and again.steps["prune"] == (0.0, 0.25, 0.5)
+    )
 
 
 def test_the_model_as_it_was_written_needs_no_option() -> None:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from fake_trials import Fake, seeded, study, time_of
+from fake_trials import AXES, KEEPING, Fake, seeded, study, time_of
 from support import ROOT
 
 from edgepv.base.console import Console
@@ -41,7 +41,7 @@ def test_whole_streams_come_first(storage: str) -> None:
 
 
 def test_a_model_that_does_not_stream_is_tried_in_every_form(storage: str) -> None:
-    space = Space(("onnxruntime-fp32",), ("clip", "flat"), (112,), 0)
+    space = Space(("onnxruntime-fp32",), ("clip", "flat"), (112,))
     done = study(Fake(space=space), storage)
     done.run(seconds=60, trials=2)
     assert names(done) == ["onnxruntime-fp32 clip 112px", "onnxruntime-fp32 flat 112px"]
@@ -101,7 +101,7 @@ def test_what_cannot_be_made_is_named_and_has_no_value(storage: str) -> None:
 
 def test_a_candidate_far_over_the_budget_is_timed_and_neither_trained_nor_scored(storage: str) -> None:
     """In float a clip takes 16 ms, in INT8 8 ms; the limit is 4 ms."""
-    space = Space(("onnxruntime-fp32", "onnxruntime-int8"), ("clip",), (112,), 0)
+    space = Space(("onnxruntime-fp32", "onnxruntime-int8"), ("clip",), (112,))
     done = study(Fake(space=space), storage)
     done.run(seconds=60, trials=2)
     assert ("onnxruntime-fp32 clip 112px", "skipped, 16.00 ms is too slow to be scored") in done.failures()
@@ -109,7 +109,7 @@ def test_a_candidate_far_over_the_budget_is_timed_and_neither_trained_nor_scored
 
 
 def test_a_candidate_predicted_to_be_hopeless_is_not_even_built(storage: str) -> None:
-    ground = Fake(space=Space(("onnxruntime-fp32",), ("clip",), (112, 96), 2, (0.0, 0.9)))
+    ground = Fake(space=Space(("onnxruntime-fp32",), ("clip",), (112, 96), AXES))
     done = study(ground, storage)
     done.run(seconds=300, trials=20)
     foretold = [name for name, why in done.failures() if "predicted" in why]
@@ -119,7 +119,7 @@ def test_a_candidate_predicted_to_be_hopeless_is_not_even_built(storage: str) ->
 
 def test_where_all_are_too_slow_the_fastest_is_made_smaller(storage: str) -> None:
     """The only whole model takes 16 ms, the limit is 4 ms."""
-    done = study(Fake(space=Space(("onnxruntime-fp32",), ("clip",), (112, 96), 2, (0.0, 0.9))), storage)
+    done = study(Fake(space=Space(("onnxruntime-fp32",), ("clip",), (112, 96), AXES)), storage)
     done.run(seconds=60, trials=3)
     whole = "onnxruntime-fp32 clip 112px"
     assert names(done) == [whole, f"{whole} cut 25/25", f"{whole} cut 50/50"]
@@ -178,7 +178,7 @@ def test_two_workers_share_one_study(storage: str) -> None:
 
 
 def test_a_search_ends_when_nothing_new_is_proposed(storage: str) -> None:
-    ground = Fake(space=Space(("onnxruntime-fp32", "onnxruntime-int8"), ("stream",), (112,), 0))
+    ground = Fake(space=Space(("onnxruntime-fp32", "onnxruntime-int8"), ("stream",), (112,), (KEEPING,)))
     done = study(ground, storage)
     done.run(seconds=600, trials=None)
     assert len(done.found()) == len(set(ground.asked)) == len(ground.asked) == 4  # INT8: 0, 2 or 4 in float

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from edgepv.errors import UsageError
 from edgepv.model.checkpoint import build, from_files
+from edgepv.quantize.step import Calibration
 from edgepv.runtimes import open_engine
 from edgepv.runtimes.engines.eager import EagerEngine
 from edgepv.stream import Stepper
@@ -296,7 +297,7 @@ def test_int8_leaves_the_arithmetic_of_the_memory_in_float(
     shutil.copy(folder / variant.path, tmp_path)
 
     def error() -> float:
-        eight = module.Step()(variant, tmp_path, feeds[5:], "digest", tmp_path / file)
+        eight = module.Step()(variant, tmp_path / file, Calibration(tmp_path, feeds[5:], "digest"))
         return float(np.square(fed_and_kept(eight, tmp_path)[1] - memory).mean())
 
     kept = error()
