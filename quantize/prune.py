@@ -114,8 +114,8 @@ class Step(CheckpointStep):
     def work(self, given: Checkpoint, out: Path, aid: Training) -> Checkpoint:
         """A smaller checkpoint, rebuilt and run once to prove it whole.
 
-        Raises ModelError if the model cannot be traced, addresses its channels by number or does not rebuild at
-        its new widths, UsageError if nothing could be removed.
+        Raises ModelError if the model cannot be traced, addresses its channels by number or does not rebuild
+        at its new widths, UsageError if nothing could be removed.
         """
         module = build(given).requires_grad_(True)
         before = _size(module)
