@@ -16,7 +16,7 @@ from edgepv.base.files import whole_file
 from edgepv.base.optional import need
 from edgepv.data.video import Ticks, VideoFrame, VideoReader, at_rate, open_video
 from edgepv.errors import UsageError
-from edgepv.runtimes.deadline import DeadlineRunner
+from edgepv.runtimes.deadline import DeadlineRunner, Reply
 from edgepv.runtimes.engine import Read
 from edgepv.runtimes.ladder import open_ladder
 from edgepv.runtimes.lane import Answer
@@ -107,16 +107,20 @@ class _Replayed:
             last = frame
         for i in range(film.read_count, film.read_count + len(self._draw.waiting)):
             for _ in range(_owed(i, film.fps, fps)):
-                self._latest = self._runner.ask(last.pixels).answer
+                self._ask(last)
             self._show(last)
 
     def _answer(self, frame: VideoFrame) -> None:
+        self._output.reply(self._ask(frame), index=frame.index)
+        self._receiver.check()
+
+    def _ask(self, frame: VideoFrame) -> Reply:
+        """The runner's reply. Raises UsageError if the model cannot answer."""
         reply = self._runner.ask(frame.pixels, time_s=float(frame.time_s), restarted=self._restarted)
         if self._runner.failed:
             raise self._runner.failed
         self._restarted, self._latest = False, reply.answer
-        self._output.reply(reply, index=frame.index)
-        self._receiver.check()
+        return reply
 
     def _show(self, frame: VideoFrame) -> None:
         if self._latest:
