@@ -125,6 +125,7 @@ def test_one_value_alone_says_nothing(lowered: Lowered) -> None:
     assert dead_channels(*lowered(Gated()), noise(1)) == ()
 
 
+@pytest.mark.slow
 def test_a_shipped_model_runs_as_a_stream_and_has_no_dead_layer(tmp_path: Path) -> None:
     from edgepv.measure.latency import noise_feeds
     from edgepv.model.checkpoint import build

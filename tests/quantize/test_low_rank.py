@@ -141,6 +141,7 @@ def test_a_model_that_does_not_run_is_not_taken_for_one_that_reads_its_weights(t
         low_rank.Step(0.5)(source, tmp_path / "s.safetensors")
 
 
+@pytest.mark.slow
 def test_cutting_channels_and_splitting_go_together_in_either_order(tmp_path: Path) -> None:
     source = zoo_checkpoint("pv-conv-nano")
     cut, split = prune.Step(0.5), low_rank.Step(0.5)

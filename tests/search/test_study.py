@@ -19,6 +19,8 @@ from edgepv.search.space import Space
 from edgepv.search.study import Study
 from edgepv.types import Latency
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def storage(tmp_path: Path) -> str:
