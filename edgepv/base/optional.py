@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import os
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -46,17 +47,21 @@ def _openvino_may_report() -> bool:
         return False
 
 
+_IMPORTING = threading.RLock()  # cv2 imports itself twice: a thread that comes between would see half of it
+
+
 def need(module: str, *, extra: str) -> ModuleType:
     """Import ``module`` now; ``extra`` is the pip extra of edgepv that brings it.
 
     Raises TargetUnavailableError with the exact pip line if it is not installed. A module that is
     there but broken raises its own error: the guess "not installed" would hide it.
     """
-    if not present(module):
-        raise TargetUnavailableError(
-            f"{module} is not installed; it is needed here. Run: pip install 'edgepv[{extra}]'"
-        )
-    return importlib.import_module(module)
+    with _IMPORTING:
+        if not present(module):
+            raise TargetUnavailableError(
+                f"{module} is not installed; it is needed here. Run: pip install 'edgepv[{extra}]'"
+            )
+        return importlib.import_module(module)
 
 
 def present(module: str) -> bool:
