@@ -17,7 +17,6 @@ from edgepv.pipeline.context import RunContext
 from edgepv.pipeline.line import Ready
 from edgepv.pipeline.lower import lower
 from edgepv.quantize.step import Calibration, step_named
-from edgepv.stream import NotStreamableError
 from edgepv.types import Target, Variant, decode, encode
 
 
@@ -100,6 +99,8 @@ def nothing_made(target: str, failed: Mapping[str, EdgepvError]) -> NoReturn:
 
 def _flat_base(context: RunContext, model: Ready, models: Path) -> Variant | None:
     """The flat form of a clip model, lowered beside the other; None for a step, and where it has none."""
+    from edgepv.stream import NotStreamableError
+
     if model.flat is None:
         return None
     try:

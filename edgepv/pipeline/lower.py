@@ -14,7 +14,6 @@ from edgepv.model.checkpoint import build
 from edgepv.model.provenance import record
 from edgepv.pipeline.context import RunContext
 from edgepv.pipeline.source import Clips, Source, checkpoint_key, source_key
-from edgepv.stream import NotStreamableError, convert
 from edgepv.types import Checkpoint, ModelSpec, Rewrite, StreamProof, StreamSpec, Variant, decode, encode
 
 
@@ -26,6 +25,8 @@ def streamed(
     A clip model becomes a step where its operators allow it, proven on held-out video against the clip
     model. Otherwise it stays a window, and a note names the operator that forced it and what it costs.
     """
+    from edgepv.stream import NotStreamableError, convert
+
     options = context.options
     if checkpoint is None or checkpoint.spec.input.layout != "NCTHW" or options.stream == "off":
         return checkpoint, None, ()

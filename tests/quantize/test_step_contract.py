@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -230,6 +231,16 @@ def test_a_package_whose_step_is_none_or_clashes_is_named(
     _install(site, point, code=code)
     with pytest.raises(UsageError, match=said):
         step_options()
+
+
+def test_help_of_export_reads_the_steps_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from edgepv.cli.app import parser\n"
+        "assert '--low-rank' in parser('export')._actions[-1].choices['export'].format_help()\n"
+        "print(sorted({'torch', 'onnx', 'onnxruntime', 'openvino', 'nncf'} & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "[]"
 
 
 def test_a_step_is_abstract_until_it_works() -> None:
