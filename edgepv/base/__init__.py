@@ -12,6 +12,7 @@ __all__ = [
     "isolated",
     "machine",
     "optional",
+    "options",
     "quiet",
     "registry",
     "tasks",

@@ -12,7 +12,7 @@ from edgepv.base.registry import Registry
 from edgepv.errors import UsageError
 from edgepv.types import Target
 
-__all__ = ["TARGETS", "target"]
+__all__ = ["TARGETS", "target", "targets"]
 
 TARGETS = Registry[Target](
     "target",

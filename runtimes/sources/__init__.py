@@ -22,7 +22,6 @@ from edgepv.errors import UsageError, unknown
 __all__ = [
     "FORMS",
     "KINDS",
-    "REOPENED",
     "Frame",
     "OnStatus",
     "Source",
