@@ -180,7 +180,7 @@ def real(name: str, data: Path) -> dict[str, Any]:
     context, source = RunContext(options, Console(quiet=True)), load(options)
     clips = gather(options, source.spec)
     model = ready(context, lowered(context, source, clips), clips)
-    held = [eval_clip(clip, model.base.spec) for clip in clips.held_out]
+    held = [eval_clip(clip, model.lowered.base.spec) for clip in clips.held_out]
 
     def asked(variant: Variant, engine: Engine) -> list[float]:
         warmup = Stepper(engine.infer, variant.spec, variant.stream).warmup
@@ -191,12 +191,12 @@ def real(name: str, data: Path) -> dict[str, Any]:
         return [round(float(m), 5) for m in figures(variant.spec, rows, held, warmup)]
 
     variants = {}
-    before = asked(model.base, open_engine(model.base, model.base_folder))
+    before = asked(model.lowered.base, open_engine(model.lowered.base, model.lowered.base_folder))
     for target in ("cpu", "mobile", "jetson"):
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
-            base = replace(model.base, path="model.onnx")
-            (folder / base.path).write_bytes((model.base_folder / model.base.path).read_bytes())
+            base = replace(model.lowered.base, path="model.onnx")
+            (folder / base.path).write_bytes((model.lowered.base_folder / model.lowered.base.path).read_bytes())
             for made in run_builder(context, model, find_target(target), base, folder).variants:
                 here = on_this_host(made)
                 variants[f"{target} {made.name}"] = asked(here, open_engine(here, folder))

@@ -59,14 +59,14 @@ def measure(name: str, data: Path) -> dict[str, Any]:
     context, source = RunContext(options, Console(quiet=True)), load(options)
     clips = gather(options, source.spec)
     model = ready(context, lowered(context, source, clips), clips)
-    held = [eval_clip(clip, model.base.spec) for clip in clips.held_out]
-    wanted = play(open_engine(model.base, model.base_folder), model.base, held)
+    held = [eval_clip(clip, model.lowered.base.spec) for clip in clips.held_out]
+    wanted = play(open_engine(model.lowered.base, model.lowered.base_folder), model.lowered.base, held)
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         for how, made, engine in ways(model, Path(scratch)):
             got = play(engine, made, held)
             both = [np.concatenate([a.reshape(len(a), -1) for a in side]) for side in (wanted, got)]
-            lost, won = changes(model.base, held, wanted, got)
+            lost, won = changes(model.lowered.base, held, wanted, got)
             rows.append({**how, "sqnr_db": sqnr_db(*both), "lost": lost, "won": won})
             print(f"{name}: {rows[-1]}", flush=True)
     return {"clips": len(held), "device": encode(device_facts()), "rows": rows}
@@ -74,9 +74,9 @@ def measure(name: str, data: Path) -> dict[str, Any]:
 
 def ways(model: Any, scratch: Path) -> Iterator[tuple[dict[str, Any], Variant, Engine]]:
     """Every file and engine, and what to call it."""
-    aid = Calibration(model.base_folder, model.feeds, "digest")
+    aid = Calibration(model.lowered.base_folder, model.feeds, "digest")
     for bits in BITS:
-        made = int8_onnx.Step(weight_bits=bits)(model.base, scratch / f"{bits}.onnx", aid)
+        made = int8_onnx.Step(weight_bits=bits)(model.lowered.base, scratch / f"{bits}.onnx", aid)
         for sums in ("fast", "exact"):
             file = (scratch / made.path).read_bytes()
             session = ort.session(file, made.path, 1, PROVIDERS, exact_sums=sums == "exact")

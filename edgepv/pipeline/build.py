@@ -33,7 +33,7 @@ def run_builder(
         make: Callable[[Path], Variant],
         version: int = 1,
     ) -> Variant:
-        checkpoint = model.checkpoint
+        checkpoint = model.lowered.checkpoint
         key = {
             "target": target.name,
             "options": options,
@@ -68,8 +68,8 @@ def run_builder(
         base=base,
         flat=_flat_base(context, model, models),
         folder=models,
-        checkpoint=model.checkpoint,
-        flat_checkpoint=model.flat,
+        checkpoint=model.lowered.checkpoint,
+        flat_checkpoint=model.lowered.flat,
         feeds=model.feeds,
         calibration_digest=model.calibration.digest if model.calibration else "",
         precisions=target.precisions if wanted == "auto" else (wanted,),
@@ -101,10 +101,10 @@ def _flat_base(context: RunContext, model: Ready, models: Path) -> Variant | Non
     """The flat form of a clip model, lowered beside the other; None for a step, and where it has none."""
     from edgepv.stream import NotStreamableError
 
-    if model.flat is None:
+    if model.lowered.flat is None:
         return None
     try:
-        flat, folder = lower(context, model.source, model.flat)
+        flat, folder = lower(context, model.lowered.source, model.lowered.flat)
     except NotStreamableError as e:
         context.console.say(f"no flat form: {e.why}")
         return None

@@ -49,12 +49,13 @@ class Lowered:
 
 
 @dataclass(frozen=True)
-class Ready(Lowered):
+class Ready:
     """A lowered model and what its INT8 ranges are set by.
 
     feeds: inputs with rolled states; empty: none. grown: states that grow for ever.
     """
 
+    lowered: Lowered
     calibration: CalibrationSet | None
     feeds: tuple[Tensors, ...]
     grown: tuple[str, ...]
@@ -116,10 +117,10 @@ def ready(context: RunContext, model: Lowered, clips: Clips) -> Ready:
                 f"{model.source.onnx} is quantized already, so there is no "
                 f"{context.options.precision} of it. Give the float model"
             )
-        return Ready(**vars(model), calibration=None, feeds=(), grown=outgrown(context, model, clips))
+        return Ready(model, calibration=None, feeds=(), grown=outgrown(context, model, clips))
     if model.source.onnx and (fused := _fused(model, context.options)):
         model = replace(model, notes=(*model.notes, fused))
-        return Ready(**vars(model), calibration=None, feeds=(), grown=outgrown(context, model, clips))
+        return Ready(model, calibration=None, feeds=(), grown=outgrown(context, model, clips))
     if clips.fits and context.options.precision in ("auto", "int8"):
         spec = model.base.spec
         calibration = calibration_set(clips.calibration, spec)
@@ -136,7 +137,7 @@ def ready(context: RunContext, model: Lowered, clips: Clips) -> Ready:
     if endless:
         note = f"state '{endless[0]}' grows for ever: what works with it stays in float, and is run for long"
         model = replace(model, notes=(*model.notes, note))
-    return Ready(**vars(model), calibration=calibration, feeds=tuple(feeds), grown=endless)
+    return Ready(model, calibration=calibration, feeds=tuple(feeds), grown=endless)
 
 
 def outgrown(context: RunContext, model: Lowered, clips: Clips) -> tuple[str, ...]:

@@ -45,9 +45,9 @@ def pack(context: RunContext, prepared: PreparedModel, target: Target, folder: P
     """Build, examine and measure every variant of one target in ``folder``, and write the bundle."""
     models = folder / "models"
     models.mkdir()
-    shutil.copyfile(prepared.base_folder / prepared.base.path, models / "model.onnx")
-    base = replace(prepared.base, path="model.onnx")
-    built = run_builder(context, prepared, target, base, models)
+    shutil.copyfile(prepared.lowered.base_folder / prepared.lowered.base.path, models / "model.onnx")
+    base = replace(prepared.lowered.base, path="model.onnx")
+    built = run_builder(context, prepared.ready, target, base, models)
     built, rows = _examined(context, prepared, target, built, models)
     rows = [_localised(r, built, base, models, prepared) for r in rows]
     rows, torch_rows = _timed(context, prepared, target, built, rows, models)
@@ -62,15 +62,15 @@ def pack(context: RunContext, prepared: PreparedModel, target: Target, folder: P
         *prepared.notes,
         *built.notes,
     )
-    title = f"{prepared.base.spec.name} for {target.name}"
+    title = f"{prepared.lowered.base.spec.name} for {target.name}"
     found = Report(
         title,
         (*torch_rows, *rows),
         prepared.rows[0].variant,
         _all_steps(kept),
         reasons,
-        prepared.base.stream,
-        prepared.source.spec.frames,
+        prepared.lowered.base.stream,
+        prepared.lowered.source.spec.frames,
         thumbnails(rows, prepared.held_out),
     )
     _sweep(models, kept, built.files)
@@ -104,7 +104,7 @@ def _examined(
     why = {name: str(e) for name, e in failed.items() if name in names}
     floats = [row for row in rows.values() if row.precision == "fp32"]
     judged = evaluate.by_engine([rows[v.name] for v in run], floats)
-    if prepared.base.precision == "int8":
+    if prepared.lowered.base.precision == "int8":
         judged = [_as_given(row) for row in judged]
     return replace(built, variants=run, failed={**built.failed, **why}), judged
 
@@ -123,8 +123,8 @@ def _choice(
     try:
         return choose.choose(rows, latency_ms=options.latency_ms)
     except AccuracyGateError as e:
-        stream, frames = prepared.base.stream, prepared.source.spec.frames
-        streamed = prepared.checkpoint is not None and prepared.checkpoint.rewrite is not None
+        stream, frames = prepared.lowered.base.stream, prepared.lowered.source.spec.frames
+        streamed = prepared.lowered.checkpoint is not None and prepared.lowered.checkpoint.rewrite is not None
         field = stream.receptive_field if stream and streamed else None
         if field is None or field <= frames:
             raise

@@ -19,7 +19,7 @@ from edgepv.metrics.tasks import Pictures, shows
 from edgepv.model.checkpoint import build
 from edgepv.pipeline import evaluate
 from edgepv.pipeline.context import RunContext
-from edgepv.pipeline.line import Ready, lowered, ready
+from edgepv.pipeline.line import Lowered, Ready, lowered, ready
 from edgepv.pipeline.options import max_drop
 from edgepv.pipeline.source import Clips, Source, all_labelled
 from edgepv.quantize.step import checkpoint_steps
@@ -40,13 +40,15 @@ STREAMED = ("stream", "made to step")
 
 
 @dataclass(frozen=True)
-class PreparedModel(Ready):
-    """The model as the targets' builders get it, with the exam its artifacts must pass.
+class PreparedModel:
+    """The model as the targets' builders get it, with the evaluation that its artifacts must pass.
 
-    original: opens the model before pruning, and inputs for it; model: opens what was converted. rows: of the
-    original first, then of what torch made of it.
+    notes: what a person must know. original: opens the model before pruning, and inputs for it; model: opens
+    what was converted. rows: of the original first, then of what torch made of it.
     """
 
+    ready: Ready
+    notes: tuple[str, ...]
     evaluation: evaluate.Evaluation
     original: tuple[Callable[[int], Engine], tuple[Tensors, ...]]
     model: Callable[[int], Engine]
@@ -54,12 +56,18 @@ class PreparedModel(Ready):
     golden_clip: Clip
     held_out: tuple[Clip, ...]
 
+    @property
+    def lowered(self) -> Lowered:
+        """The float model that the variants are made of."""
+        return self.ready.lowered
+
 
 def prepare(context: RunContext, source: Source, clips: Clips) -> PreparedModel:
     """Run the line up to the targets, and let the original answer the held-out clips."""
     found = ready(context, lowered(context, source, clips), clips)
-    source = found.source
-    checkpoint, base, folder = found.checkpoint, found.base, found.base_folder
+    lowered_model = found.lowered
+    source, checkpoint = lowered_model.source, lowered_model.checkpoint
+    base, folder = lowered_model.base, lowered_model.base_folder
     spec = base.spec
     changed = checkpoint is not source.checkpoint
     original, first = _opener(source.checkpoint, base, folder)
@@ -101,7 +109,8 @@ def prepare(context: RunContext, source: Source, clips: Clips) -> PreparedModel:
         unheld=unheld(clips.held_out, spec.labels),
     )
     return PreparedModel(
-        **vars(found) | {"notes": (*clips.notes, *_doubtful(clips.held_out, held), *found.notes)},
+        ready=found,
+        notes=(*clips.notes, *_doubtful(clips.held_out, held), *lowered_model.notes),
         evaluation=evaluation,
         original=(original, tuple(probe_feeds(before, probed))),
         model=model,

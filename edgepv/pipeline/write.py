@@ -65,13 +65,13 @@ def write_bundle(
     golden = write_golden(prepared, variants, folder)
     made = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
     content = Content(
-        name=prepared.base.spec.name,
+        name=prepared.lowered.base.spec.name,
         target=target.name,
-        spec=prepared.base.spec,
-        stream=prepared.base.stream,
+        spec=prepared.lowered.base.spec,
+        stream=prepared.lowered.base.stream,
         preprocessing=PREPROCESSING,
-        postprocessing=_postprocessing(prepared.base.spec),
-        calibration_digest=prepared.calibration.digest if prepared.calibration else None,
+        postprocessing=_postprocessing(prepared.lowered.base.spec),
+        calibration_digest=prepared.ready.calibration.digest if prepared.ready.calibration else None,
         steps=found.steps,
         variants=variants,
         golden=golden,
@@ -105,12 +105,12 @@ def write_golden(prepared: PreparedModel, variants: Sequence[Variant], folder: P
 
     from edgepv.bundle.golden import golden_answers
 
-    spec = prepared.base.spec
+    spec = prepared.lowered.base.spec
     with open_video(prepared.golden_clip.path) as video:
         first = itertools.islice(taken(video, spec.fps), prepared.evaluation.warmup + 4)
         small = np.stack([at_model_size(frame.pixels, spec) for frame in first])
     frames = hold_last(small, prepared.evaluation.warmup + 2)
-    tensors = {"frames": frames, "torch": golden_answers(prepared.model(1), prepared.base, frames)}
+    tensors = {"frames": frames, "torch": golden_answers(prepared.model(1), prepared.lowered.base, frames)}
     for variant in variants:
         engine = open_engine(on_this_host(variant), folder)
         tensors[variant.name] = golden_answers(engine, variant, frames)

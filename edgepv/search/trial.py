@@ -198,21 +198,21 @@ class TrialRunner:
         if options.size is not None and source.checkpoint:
             spec = at_size(source.spec, options.size)
             source = Source(spec, replace(source.checkpoint, spec=spec))
-        model = self._ready(context, lowered(context, source, self.clips))
+        model = lowered(context, source, self.clips)
         base = replace(model.base, path="model.onnx")
         (folder / "model.onnx").write_bytes((model.base_folder / model.base.path).read_bytes())
-        packed = run_builder(context, model, self.target, base, folder)
-        return packed.variants[0]
+        built = run_builder(context, self._ready(context, model), self.target, base, folder)
+        return built.variants[0]
 
     def _ready(self, context: RunContext, model: Lowered) -> Ready:
         """With its calibration inputs, which are kept for the next candidate: often it needs the same."""
         if context.options.precision != "int8":
             return ready(context, model, self.clips)
-        if self._inputs is None or self._inputs.base.sha256 != model.base.sha256:
+        if self._inputs is None or self._inputs.lowered.base.sha256 != model.base.sha256:
             self._inputs = None  # free the old ones first, they are large
             self._inputs = ready(context, model, self.clips)
         known = self._inputs
-        return Ready(**vars(model), calibration=known.calibration, feeds=known.feeds, grown=known.grown)
+        return Ready(model, calibration=known.calibration, feeds=known.feeds, grown=known.grown)
 
     def lost(self, before: np.ndarray, after: np.ndarray, clips: Sequence[Clip]) -> PairedDrop:
         """What margins ``after`` lose against ``before`` on these clips, over their groups."""

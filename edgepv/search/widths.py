@@ -25,7 +25,7 @@ from edgepv.measure.latency import alone, interleaved
 from edgepv.model.weights import save
 from edgepv.pipeline.build import run_builder
 from edgepv.pipeline.context import RunContext
-from edgepv.pipeline.line import Ready
+from edgepv.pipeline.line import Lowered, Ready
 from edgepv.pipeline.lower import lower
 from edgepv.pipeline.options import Options
 from edgepv.pipeline.source import Source
@@ -113,7 +113,7 @@ def _built(target: str, width: int, folder: Path) -> tuple[Variant, ...]:
         rng = np.random.default_rng(0)
         feeds = tuple({"frame": rng.standard_normal((1, 3, SIDE, SIDE), np.float32)} for _ in range(8))
         noise = CalibrationSet((), "noise")
-        model = Ready(source, checkpoint, base, place, None, (), noise, feeds, ())
+        model = Ready(Lowered(source, checkpoint, base, place, None, ()), noise, feeds, ())
         (folder / "model.onnx").write_bytes((place / base.path).read_bytes())
         base = replace(base, path="model.onnx")
         return run_builder(context, model, find_target(target), base, folder).variants
