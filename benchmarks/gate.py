@@ -196,7 +196,9 @@ def real(name: str, data: Path) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
             base = replace(model.lowered.base, path="model.onnx")
-            (folder / base.path).write_bytes((model.lowered.base_folder / model.lowered.base.path).read_bytes())
+            (folder / base.path).write_bytes(
+                (model.lowered.base_folder / model.lowered.base.path).read_bytes()
+            )
             for made in run_builder(context, model, find_target(target), base, folder).variants:
                 here = on_this_host(made)
                 variants[f"{target} {made.name}"] = asked(here, open_engine(here, folder))

@@ -44,11 +44,11 @@ def run_builder(
             "feeds": model.calibration.digest if model.calibration else None,
         }
         folder, result = context.step(name, key, tools, lambda tmp: encode(make(tmp)))
-        made = decode(Variant, result)
-        for path in folder.glob(f"{Path(made.path).stem}.*"):
+        variant = decode(Variant, result)
+        for path in folder.glob(f"{Path(variant.path).stem}.*"):
             shutil.copyfile(path, models / path.name)
-        step = record(name, options, {source.path: source.sha256}, {made.path: made.sha256}, tools)
-        return replace(made, steps=(*source.steps, replace(step, version=version)))
+        step = record(name, options, {source.path: source.sha256}, {variant.path: variant.sha256}, tools)
+        return replace(variant, steps=(*source.steps, replace(step, version=version)))
 
     def compress(name: str, fixed: dict[str, Any], source: Variant, file: str) -> Variant:
         step = step_named(name).of(context.options.steps, context.options.seed, **fixed)

@@ -63,30 +63,30 @@ def combine(folders: Sequence[Path], out: Path, console: Console, *, force: bool
 
 
 def _part(folder: Path) -> Part:
-    found = bundle.read(folder)
-    bundle.check(found)
-    chosen = found.variant()
+    source = bundle.read(folder)
+    bundle.check(source)
+    chosen = source.variant()
     size = "x".join(str(n) for n in chosen.spec.input.shape[-2:])
-    name = f"{found.content.name.removesuffix('-' + size.split('x')[0])}-{size}-{chosen.name}"
+    name = f"{source.content.name.removesuffix('-' + size.split('x')[0])}-{size}-{chosen.name}"
     path = f"models/{name}{Path(chosen.path).suffix}"
-    row = next((r for r in _report(found).rows if r.variant == chosen.name), None)
-    return Part(found, replace(chosen, name=name, path=path), row)
+    row = next((r for r in _report(source).rows if r.variant == chosen.name), None)
+    return Part(source, replace(chosen, name=name, path=path), row)
 
 
 def _files(part: Part) -> list[tuple[str, str]]:
     """Its file in its own bundle and in the ladder, and so for the weights beside an OpenVINO .xml."""
     old, new = PurePosixPath(part.source.variant().path), PurePosixPath(part.variant.path)
-    found = [(str(old), str(new))]
+    names = [(str(old), str(new))]
     if str(old.with_suffix(".bin")) in part.source.content.files:
-        found.append((str(old.with_suffix(".bin")), str(new.with_suffix(".bin"))))
-    return found
+        names.append((str(old.with_suffix(".bin")), str(new.with_suffix(".bin"))))
+    return names
 
 
-def _report(found: Bundle) -> Report:
-    path = found.folder / MEASURED
-    if MEASURED not in found.measured.files:
+def _report(source: Bundle) -> Report:
+    path = source.folder / MEASURED
+    if MEASURED not in source.measured.files:
         return Report("", (), "")
-    return decode(Report, parse_json(found.checked(MEASURED), path), where=path.name)
+    return decode(Report, parse_json(source.checked(MEASURED), path), where=path.name)
 
 
 def _check_alike(parts: Sequence[Part]) -> None:
@@ -159,9 +159,9 @@ def _rungs(parts: Sequence[Part], times: dict[str, float]) -> tuple[tuple[Rung, 
     return rungs, reasons
 
 
-def comparable(found: Sequence[Accuracy | None]) -> list[float | None]:
+def comparable(accuracies: Sequence[Accuracy | None]) -> list[float | None]:
     """Top-1 of each where it can order rungs: on 30 clips or more, and all on the same clips."""
-    enough = [a if a and a.n >= MIN_CLIPS else None for a in found]
+    enough = [a if a and a.n >= MIN_CLIPS else None for a in accuracies]
     clips = {a.clips for a in enough if a}
     same = len(clips) == 1 and None not in clips
     return [a.value if a and same else None for a in enough]
@@ -204,19 +204,19 @@ def _write_golden(parts: Sequence[Part], folder: Path) -> None:
 
 def _write(parts: Sequence[Part], rungs: tuple[Rung, ...], reasons: tuple[str, ...], folder: Path) -> None:
     largest = parts[0].source.content
-    found = report.load([p.source.folder for p in parts])
-    made = [GOLDEN, *(new for part in parts for _, new in _files(part))]
+    measurements = report.load([p.source.folder for p in parts])
+    files = [GOLDEN, *(new for part in parts for _, new in _files(part))]
     content = replace(
         largest,
         name=f"{largest.name}-ladder",
-        steps=found.steps,
+        steps=measurements.steps,
         variants=tuple(p.variant for p in parts),
         golden={"file": GOLDEN, "frames": largest.golden.get("frames")},
-        files=bundle.digests(folder, made),
+        files=bundle.digests(folder, files),
     )
-    write_json(folder / MEASURED, found)
-    write_text(folder / "report.md", report.to_markdown(found))
-    write_text(folder / "report.html", report.to_html(found))
+    write_json(folder / MEASURED, measurements)
+    write_text(folder / "report.md", report.to_markdown(measurements))
+    write_text(folder / "report.html", report.to_html(measurements))
     measured = Measured(
         run=rungs[0].variant,
         status=parts[0].source.measured.status,

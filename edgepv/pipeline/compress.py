@@ -37,8 +37,8 @@ def compressed(context: RunContext, source: Source, clips: Clips) -> Checkpoint 
     folder, result = context.step(
         "compress", key, tools, lambda out: _compress(context, chain, checkpoint, clips, out)
     )
-    found = decode(Checkpoint, result)
-    return replace(found, weights=str(folder / found.weights))
+    compact = decode(Checkpoint, result)
+    return replace(compact, weights=str(folder / compact.weights))
 
 
 def chain_of(options: Options, spec: ModelSpec, clips: Clips) -> Chain:
@@ -73,9 +73,9 @@ def _compress(context: RunContext, chain: Chain, checkpoint: Checkpoint, clips: 
         frames = [model_frames(c.path, checkpoint.spec) for c in shown]
         truth = [checkpoint.spec.labels.index(str(c.label)) for c in clips.train]
         training = Training(frames, truth, checkpoint)
-    made = checkpoint
+    compact = checkpoint
     for step in chain:
         context.console.say(f"{step.name}: {step.told()}")
         show = functools.partial(context.console.track, what=step.name)
-        made = step(made, folder / f"{step.name}.safetensors", replace(training, progress=show))
-    return encode(replace(made, weights=Path(made.weights).name))
+        compact = step(compact, folder / f"{step.name}.safetensors", replace(training, progress=show))
+    return encode(replace(compact, weights=Path(compact.weights).name))

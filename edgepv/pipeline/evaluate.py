@@ -177,7 +177,7 @@ def _parity(
 ) -> Parity:
     probes = by_file_names(variant, evaluation.feeds[:PROBES])
     spec = evaluation.spec
-    found = compare_clips(
+    parity = compare_clips(
         _rows(spec, evaluation.model, evaluation),
         _rows(spec, answers, evaluation),
         evaluation.names,
@@ -190,11 +190,11 @@ def _parity(
             distance_px(spec, a, b)[:, _followed(c)]
             for a, b, c in zip(answers, evaluation.model, evaluation.shown)
         ]
-        found = with_tracks(found, np.concatenate([a.ravel() for a in apart]))
+        parity = with_tracks(parity, np.concatenate([a.ravel() for a in apart]))
     if spec.task == "restoration":
         both = [(pictures(spec, a), pictures(spec, b)) for a, b in zip(evaluation.model, answers)]
-        found = replace(found, psnr_db=float(np.mean([psnr_db(a, b) for a, b in both])))
-    return found
+        parity = replace(parity, psnr_db=float(np.mean([psnr_db(a, b) for a, b in both])))
+    return parity
 
 
 def by_engine(rows: Sequence[Measurement], floats: Sequence[Measurement]) -> list[Measurement]:
@@ -239,9 +239,9 @@ def with_tracks(parity: Parity, apart: np.ndarray) -> Parity:
 
 def with_others(parity: Parity, wanted: Mapping[str, np.ndarray], got: Mapping[str, np.ndarray]) -> Parity:
     """The same parity with that of the other answers: one of them below the promise is a failure too."""
-    found = {name: sqnr_db(wanted[name], got[name]) for name in wanted}
-    low = any(value < parity.min_sqnr_db for value in found.values())
-    return replace(parity, others=found, verdict="fail" if low else parity.verdict)
+    others = {name: sqnr_db(wanted[name], got[name]) for name in wanted}
+    low = any(value < parity.min_sqnr_db for value in others.values())
+    return replace(parity, others=others, verdict="fail" if low else parity.verdict)
 
 
 def _followed(clip: EvalClip) -> slice:

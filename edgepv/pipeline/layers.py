@@ -39,18 +39,18 @@ def sensitivity(
     clips = gather(options, source.spec)
     if not clips.fits:
         raise UsageError(f"{source.spec.name} needs clips like those its camera will see: --clips DIR")
-    held = clips.held_out
+    held_out = clips.held_out
     truth = None
-    if source.spec.task == "classification" and all_labelled(held, source.spec.labels):
-        truth = [source.spec.labels.index(str(c.label)) for c in held]
-    key: dict[str, Any] = {"held out": clips_digest(held, ordered=True)}
+    if source.spec.task == "classification" and all_labelled(held_out, source.spec.labels):
+        truth = [source.spec.labels.index(str(c.label)) for c in held_out]
+    key: dict[str, Any] = {"held out": clips_digest(held_out, ordered=True)}
     if cut is not None and source.spec.task != "classification":
         raise UsageError(f"cuts are tried on classifiers; {source.spec.name} is for {source.spec.task}")
     if cut is None:
-        found = _int8_alone(context, source, clips, truth, key)
+        rows = _int8_alone(context, source, clips, truth, key)
     else:
-        found = _cut_alone(context, source, clips, truth, key, cut)
-    return tuple(decode(LayerSensitivity, row) for row in found)
+        rows = _cut_alone(context, source, clips, truth, key, cut)
+    return tuple(decode(LayerSensitivity, row) for row in rows)
 
 
 def sparsity(options: Options) -> tuple[LayerSparsity, ...]:

@@ -89,14 +89,14 @@ def probed(context: RunContext, source: Source) -> tuple[Source, tuple[str, ...]
         finally:
             engine.close()
 
-    found = decode(
+    result = decode(
         probes.ProbeResult, context.step("probe", source_key(source), ("torch", "onnxruntime"), make)[1]
     )
-    if found.scores == source.spec.scores:
+    if result.scores == source.spec.scores:
         return source, ()
-    spec = replace(source.spec, scores=found.scores)
+    spec = replace(source.spec, scores=result.scores)
     told = replace(source, spec=spec, checkpoint=source.checkpoint and replace(source.checkpoint, spec=spec))
-    note = f"the model answers probabilities, {found.why}: they are its scores, without another softmax"
+    note = f"the model answers probabilities, {result.why}: they are its scores, without another softmax"
     context.console.say(note)
     return told, (note,)
 
@@ -168,11 +168,11 @@ def _fused(model: Lowered, options: Options) -> str:
     """
     from edgepv.export.from_onnx import fused
 
-    found = fused(model.base_folder / model.base.path)
+    operators = fused(model.base_folder / model.base.path)
     why = (
         f"{model.source.onnx} was optimised by ONNX Runtime and holds operators of its own "
-        f"({', '.join(found)}), which no quantizer knows. Give the file as it was exported"
+        f"({', '.join(operators)}), which no quantizer knows. Give the file as it was exported"
     )
-    if found and options.precision == "int8":
+    if operators and options.precision == "int8":
         raise UsageError(why)
-    return f"no INT8: {why}" if found else ""
+    return f"no INT8: {why}" if operators else ""

@@ -40,18 +40,18 @@ def streamed(
         context.console.say("rewriting the clip model as a step")
         module = build(checkpoint)
         model = convert(module, spec, every=options.every)
-        held = [_first_frames(c.path, spec) for c in clips.held_out[:2]]
-        proof = prove(module, model, held)
+        shown_clips = [_first_frames(c.path, spec) for c in clips.held_out[:2]]
+        proof = prove(module, model, shown_clips)
         return {"spec": encode(model.spec), "stream": encode(replace(model.stream, proof=proof))}
 
     if options.stream == "auto":
         try:
             shown = {"clips": [sha256(c.path) for c in clips.held_out[:2]], "proofs": 3}
-            _, made = context.step("stream", {**key, "every": options.every, **shown}, ("torch",), make)
+            _, rewritten = context.step("stream", {**key, "every": options.every, **shown}, ("torch",), make)
         except NotStreamableError as e:
             cost = f"a window: all {spec.frames} frames are computed again for every answer"
             return checkpoint, flat, (f"{e}. It stays {cost}",)
-        stream = decode(StreamSpec, made["stream"])
+        stream = decode(StreamSpec, rewritten["stream"])
         done = record(
             "stream",
             {"every": options.every, **_kind(stream)},
@@ -61,7 +61,7 @@ def streamed(
         )
         step = replace(
             checkpoint,
-            spec=decode(ModelSpec, made["spec"]),
+            spec=decode(ModelSpec, rewritten["spec"]),
             rewrite=Rewrite("stream", spec.input, options.every),
         )
         return replace(step, steps=(*checkpoint.steps, done)), None, ()
@@ -86,8 +86,8 @@ def lower(context: RunContext, source: Source, checkpoint: Checkpoint | None) ->
 
         def read(folder: Path) -> Any:
             context.console.say("reading the ONNX file")
-            made, changed = from_onnx.read_onnx(source.onnx or Path(), source.spec, folder / "model.onnx")
-            return {"variant": encode(made), "changed": changed}
+            variant, changed = from_onnx.read_onnx(source.onnx or Path(), source.spec, folder / "model.onnx")
+            return {"variant": encode(variant), "changed": changed}
 
         folder, result = context.step("read", source_key(source), ("onnx", "onnx-ir", "onnxruntime"), read)
         base = decode(Variant, result["variant"])
@@ -115,7 +115,7 @@ def lower(context: RunContext, source: Source, checkpoint: Checkpoint | None) ->
 
 def _with_proof(base: Variant, checkpoint: Checkpoint) -> Variant:
     """``base`` with what was found when its checkpoint was made to step."""
-    found = next((s.options.get("proof") for s in checkpoint.steps if s.name == "stream"), None)
-    if base.stream is None or found is None:
+    proof = next((s.options.get("proof") for s in checkpoint.steps if s.name == "stream"), None)
+    if base.stream is None or proof is None:
         return base
-    return replace(base, stream=replace(base.stream, proof=decode(StreamProof, found)))
+    return replace(base, stream=replace(base.stream, proof=decode(StreamProof, proof)))

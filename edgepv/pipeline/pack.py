@@ -63,7 +63,7 @@ def pack(context: RunContext, prepared: PreparedModel, target: Target, folder: P
         *built.notes,
     )
     title = f"{prepared.lowered.base.spec.name} for {target.name}"
-    found = Report(
+    results = Report(
         title,
         (*torch_rows, *rows),
         prepared.rows[0].variant,
@@ -74,9 +74,9 @@ def pack(context: RunContext, prepared: PreparedModel, target: Target, folder: P
         thumbnails(rows, prepared.held_out),
     )
     _sweep(models, kept, built.files)
-    write_bundle(prepared, target, folder, kept, found, chosen)
+    write_bundle(prepared, target, folder, kept, results, chosen)
     return ExportedBundle(
-        target.name, folder, bundle.read(folder).digest, chosen, found, (*prepared.notes, *built.notes)
+        target.name, folder, bundle.read(folder).digest, chosen, results, (*prepared.notes, *built.notes)
     )
 
 
@@ -148,8 +148,8 @@ def _localised(
         return row
     variant = next(v for v in built.variants if v.name == row.variant)
     reference = _in_float(variant, built) if ENGINES.find(variant.engine).own_names else base
-    found = evaluate.localise(variant, reference, models, prepared.evaluation, row.parity)
-    return replace(row, parity=found)
+    parity = evaluate.localise(variant, reference, models, prepared.evaluation, row.parity)
+    return replace(row, parity=parity)
 
 
 def _in_float(variant: Variant, built: BuildResult) -> Variant:
@@ -169,11 +169,11 @@ def _timed(
 ) -> tuple[list[Measurement], list[Measurement]]:
     """(rows with latency and memory, the original's rows with latency). What has a stand-in is not timed."""
     here = [v for v in built.variants if on_this_host(v).engine == v.engine]
-    found: dict[str, Any] = {}
+    times: dict[str, Any] = {}
     if here and prepared.evaluation.feeds:
         context.console.say(f"{target.name}: timing {len(here) + 1} variants, interleaved")
         baseline = prepared.rows[0].variant
-        found = latencies(
+        times = latencies(
             here, models, prepared.evaluation.feeds, original=prepared.original, baseline=baseline
         )
     facts = device_facts()
@@ -181,12 +181,12 @@ def _timed(
     cost = prepared.rows[-1].gflops_per_frame
     timed = []
     for variant, row in zip(built.variants, rows):
-        row = replace(row, params=params, gflops_per_frame=cost, latency=found.get(row.variant, ()))
+        row = replace(row, params=params, gflops_per_frame=cost, latency=times.get(row.variant, ()))
         if variant in here:
             row = replace(row, device=facts, rss_mib=_peak_rss_mib(variant, models))
         timed.append(row)
     torch_rows = [
-        replace(r, latency=found.get(r.variant, ()), device=facts if r.variant in found else None)
+        replace(r, latency=times.get(r.variant, ()), device=facts if r.variant in times else None)
         for r in prepared.rows
     ]
     return timed, torch_rows

@@ -64,8 +64,8 @@ class PreparedModel:
 
 def prepare(context: RunContext, source: Source, clips: Clips) -> PreparedModel:
     """Run the line up to the targets, and let the original answer the held-out clips."""
-    found = ready(context, lowered(context, source, clips), clips)
-    lowered_model = found.lowered
+    calibrated = ready(context, lowered(context, source, clips), clips)
+    lowered_model = calibrated.lowered
     source, checkpoint = lowered_model.source, lowered_model.checkpoint
     base, folder = lowered_model.base, lowered_model.base_folder
     spec = base.spec
@@ -73,28 +73,28 @@ def prepare(context: RunContext, source: Source, clips: Clips) -> PreparedModel:
     original, first = _opener(source.checkpoint, base, folder)
     model, _ = _opener(checkpoint, base, folder)
     more = _more_frames(base, first)
-    held = tuple(eval_clip(c, spec, more) for c in context.console.track(clips.held_out, "decoding"))
-    context.console.say(f"running the original on {len(held)} held-out clips")
-    answers = evaluate.play_clips(original(1).infer, first, held)
+    shown = tuple(eval_clip(c, spec, more) for c in context.console.track(clips.held_out, "decoding"))
+    context.console.say(f"running the original on {len(shown)} held-out clips")
+    answers = evaluate.play_clips(original(1).infer, first, shown)
     if not all(np.isfinite(rows).all() for rows in answers):
         raise ModelError(
             f"{spec.name}: the original itself answers NaN or infinity on real clips, so nothing can be "
             "compared with it. Check the weights, and mean and std of the spec"
         )
     if spec.task == "restoration":
-        _refuse_lag(first.spec, answers, held)
-    model_answers = evaluate.play_clips(model(1).infer, base, held) if changed else answers
+        _refuse_lag(first.spec, answers, shown)
+    model_answers = evaluate.play_clips(model(1).infer, base, shown) if changed else answers
     if spec.task == "classification":
         all_labelled(clips.held_out, spec.labels)
     stepper = Stepper(model(1).infer, spec, base.stream)
     before = Stepper(original(1).infer, first.spec, first.stream)
-    probed = [held[i].frames for i in probed_clips(clips.held_out)]
+    probed = [shown[i].frames for i in probed_clips(clips.held_out)]
     probes = tuple(probe_feeds(stepper, probed))
     evaluation = evaluate.Evaluation(
         spec=spec,
-        shown=held,
+        shown=shown,
         names=tuple(clip_name(c) for c in clips.held_out),
-        known=all(clip.truth is not None for clip in held),
+        known=all(clip.truth is not None for clip in shown),
         warmup=stepper.warmup,
         original=tuple(answers),
         model=tuple(model_answers),
@@ -104,13 +104,13 @@ def prepare(context: RunContext, source: Source, clips: Clips) -> PreparedModel:
         delay=base.stream.delay if base.stream else 0,
         other_answers=evaluate.other_answers(model(1).infer, spec, probes),
         clips=clips_digest(clips.held_out),
-        endless=_endless(model(1), base, held[0].frames) if found.grown else None,
+        endless=_endless(model(1), base, shown[0].frames) if calibrated.grown else None,
         original_lag=first.spec.lag,
         unheld=unheld(clips.held_out, spec.labels),
     )
     return PreparedModel(
-        ready=found,
-        notes=(*clips.notes, *_doubtful(clips.held_out, held), *lowered_model.notes),
+        ready=calibrated,
+        notes=(*clips.notes, *_doubtful(clips.held_out, shown), *lowered_model.notes),
         evaluation=evaluation,
         original=(original, tuple(probe_feeds(before, probed))),
         model=model,
@@ -137,11 +137,11 @@ def _more_frames(base: Variant, first: Variant) -> int:
     return both[0].beside(both[1]).needed
 
 
-def _refuse_lag(spec: ModelSpec, answers: Sequence[np.ndarray], held: Sequence[EvalClip]) -> None:
+def _refuse_lag(spec: ModelSpec, answers: Sequence[np.ndarray], shown: Sequence[EvalClip]) -> None:
     """Raise UsageError if a restorer's pictures show another frame of its clip than its spec says."""
-    if spec.frames == 1 or any(clip.truth is None for clip in held):
+    if spec.frames == 1 or any(clip.truth is None for clip in shown):
         return
-    enough = [(a, c) for a, c in zip(answers, held) if len(c.frames) >= 2 * spec.frames]
+    enough = [(a, c) for a, c in zip(answers, shown) if len(c.frames) >= 2 * spec.frames]
     if not enough:
         return
     lag, nearer = shows(spec, [a for a, _ in enough], [c for _, c in enough], spec.frames)
@@ -152,10 +152,10 @@ def _refuse_lag(spec: ModelSpec, answers: Sequence[np.ndarray], held: Sequence[E
         )
 
 
-def _doubtful(clips: Sequence[Clip], held: Sequence[EvalClip]) -> list[str]:
+def _doubtful(clips: Sequence[Clip], shown: Sequence[EvalClip]) -> list[str]:
     """That held-out clips may not be whole, the first by name."""
-    doubts = [f"{clip.path}: {one.doubt}" for clip, one in zip(clips, held) if one.doubt]
-    count = f"{len(doubts)} of {len(held)} held-out clips"
+    doubts = [f"{clip.path}: {one.doubt}" for clip, one in zip(clips, shown) if one.doubt]
+    count = f"{len(doubts)} of {len(shown)} held-out clips"
     return [f"{count} may not be what they seem; the first: {doubts[0]}"] if doubts else []
 
 
@@ -180,9 +180,9 @@ def _opener(
     return opened, replace(base, spec=spec, stream=stream, form="step" if stream else "window")
 
 
-def probed_clips(held: Sequence[Clip]) -> list[int]:
+def probed_clips(held_out: Sequence[Clip]) -> list[int]:
     """Places of at most ``PROBED`` clips; the first few are spread over labels and groups too."""
-    return in_turns(held)[:PROBED]
+    return in_turns(held_out)[:PROBED]
 
 
 def probe_feeds(stepper: Stepper, clips: Iterable[np.ndarray]) -> list[Tensors]:

@@ -61,21 +61,21 @@ def export(options: Options, console: Console) -> ExportResult:
         console.say(note)
     context = RunContext(options, console)
     prepared = prepare(context, source, clips)
-    made: list[ExportedBundle] = []
+    bundles: list[ExportedBundle] = []
     failed: dict[str, Exception] = {}
     try:
         for target in targets:
             try:
-                made.append(_bundled(context, prepared, target))
+                bundles.append(_bundled(context, prepared, target))
             except Exception as e:
                 failed[target.name] = e
                 if len(targets) > 1:
                     console.say(f"{target.name}: not made: {told(e)[0]}")
     except KeyboardInterrupt as e:
-        raise KeyboardInterrupt(_left(options, made)) from e
-    if not made:
+        raise KeyboardInterrupt(_left(options, bundles)) from e
+    if not bundles:
         _raise_all(failed)
-    return ExportResult(tuple(made), tuple(NotMade(name, *told(e)) for name, e in failed.items()))
+    return ExportResult(tuple(bundles), tuple(NotMade(name, *told(e)) for name, e in failed.items()))
 
 
 def _bundled(context: RunContext, prepared: PreparedModel, target: Target) -> ExportedBundle:
@@ -85,18 +85,18 @@ def _bundled(context: RunContext, prepared: PreparedModel, target: Target) -> Ex
         whole_file(zip_of(folder)) as archive,
         whole_folder(folder, replace=context.options.force) as tmp,
     ):
-        made = replace(pack(context, prepared, target, tmp), folder=folder)
+        exported = replace(pack(context, prepared, target, tmp), folder=folder)
         bundle.zip_bundle(tmp, archive)
-    context.console.say(f"{target.name}: {made.chosen.variant} ({made.digest[:12]})")
-    return made
+    context.console.say(f"{target.name}: {exported.chosen.variant} ({exported.digest[:12]})")
+    return exported
 
 
-def _left(options: Options, made: Sequence[ExportedBundle]) -> str:
+def _left(options: Options, bundles: Sequence[ExportedBundle]) -> str:
     """What a stopped export left, and what makes the rest; nothing where it left nothing."""
-    rest = [name for name in options.targets if name not in {one.target for one in made}]
-    if not made or not rest:
+    rest = [name for name in options.targets if name not in {one.target for one in bundles}]
+    if not bundles or not rest:
         return ""
-    whole = ", ".join(str(one.folder) for one in made)
+    whole = ", ".join(str(one.folder) for one in bundles)
     out = options.out if len(rest) > 1 else str(bundle_folder(options, rest[0]))
     again = shlex.join(["--target", ",".join(rest), "--out", out])
     return f"Whole and kept: {whole}. For the rest run it again with {again}"

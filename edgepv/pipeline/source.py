@@ -59,19 +59,19 @@ class Clips:
 
 def load(options: Options) -> Source:
     """The model the user named. Raises UsageError if it is not whole, or its parts do not fit."""
-    found = _named(options)
+    source = _named(options)
     if options.size is None and options.particles is None:
-        return found
-    if found.checkpoint is None:
+        return source
+    if source.checkpoint is None:
         raise UsageError("--size and --particles: an ONNX file is as it was exported")
-    spec = found.spec
+    spec = source.spec
     if options.size is not None:
         if spec.task == "restoration":
             raise UsageError(f"--size {options.size} is for square frames; give {spec.name} its own --spec")
         spec = at_size(spec, options.size)
     if options.particles is not None:
         spec = with_particles(spec, options.particles)
-    return Source(spec, replace(found.checkpoint, spec=spec))
+    return Source(spec, replace(source.checkpoint, spec=spec))
 
 
 NO_MODEL = (
@@ -171,13 +171,13 @@ def gather(options: Options, spec: ModelSpec) -> Clips:
         left_out = [f"left out of {origin}: {there.left_out}"] if there.left_out else []
         notes = (*left_out, *_unjudged(there.clips, held_out, spec))
         return Clips(train, tuple(calibration), tuple(held_out), origin, notes=notes)
-    found = _shipped(spec)
+    shipped = _shipped(spec)
     fits = spec.task in TASKS.own and (
-        spec.task != "classification" or {c.label for c in found} <= set(spec.labels)
+        spec.task != "classification" or {c.label for c in shipped} <= set(spec.labels)
     )
     if not fits:
-        found = [replace(c, label=None) for c in found]
-    calibration, held_out = split_clips(found, calibration=CALIBRATION_CLIPS)
+        shipped = [replace(c, label=None) for c in shipped]
+    calibration, held_out = split_clips(shipped, calibration=CALIBRATION_CLIPS)
     origin = "shipped with edgepv" if fits else "shipped with edgepv, as plain video"
     if not fits and options.precision == "int8":
         raise UsageError(
@@ -254,10 +254,10 @@ def _builder_digest(builder: str) -> str:
     if place.endswith(".py"):
         return f"{builder}@{digest(imported(Path(place)))}"
     top = place.partition(".")[0]
-    found = importlib.util.find_spec(top) if present(top) else None
-    folders = (found.submodule_search_locations if found else None) or ()
-    if not folders and found and found.origin:
-        return f"{builder}@{digest(imported(Path(found.origin)))}"
+    package = importlib.util.find_spec(top) if present(top) else None
+    folders = (package.submodule_search_locations if package else None) or ()
+    if not folders and package and package.origin:
+        return f"{builder}@{digest(imported(Path(package.origin)))}"
     return f"{builder}@{digest([sources(Path(folder)) for folder in folders])}"
 
 

@@ -34,14 +34,14 @@ def thumbnails(rows: Sequence[Measurement], clips: Sequence[Clip]) -> dict[str, 
     worst = [one for row in rows if row.parity for one in row.parity.worst]
     named = {one.clip for one in worst if one.agreement is None or one.agreement < 1}
     cv2 = need("cv2", extra="cpu")
-    found = {}
+    pictures = {}
     for clip in clips:
         if clip_name(clip) in named:
             frame = _middle(clip.path)
             size = (THUMBNAIL, max(1, round(THUMBNAIL * frame.shape[0] / frame.shape[1])))
             _, data = cv2.imencode(".jpg", cv2.resize(frame, size, interpolation=cv2.INTER_AREA))
-            found[clip_name(clip)] = base64.b64encode(data.tobytes()).decode("ascii")
-    return dict(sorted(found.items()))
+            pictures[clip_name(clip)] = base64.b64encode(data.tobytes()).decode("ascii")
+    return dict(sorted(pictures.items()))
 
 
 def _middle(path: Path) -> np.ndarray:
@@ -57,13 +57,13 @@ def write_bundle(
     target: Target,
     folder: Path,
     kept: Sequence[Variant],
-    found: Report,
+    results: Report,
     chosen: Measurement,
 ) -> None:
     """Golden vectors, report and manifest."""
     variants = tuple(replace(v, path=f"models/{v.path}") for v in kept)
     golden = write_golden(prepared, variants, folder)
-    made = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
+    files = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
     content = Content(
         name=prepared.lowered.base.spec.name,
         target=target.name,
@@ -72,19 +72,19 @@ def write_bundle(
         preprocessing=PREPROCESSING,
         postprocessing=_postprocessing(prepared.lowered.base.spec),
         calibration_digest=prepared.ready.calibration.digest if prepared.ready.calibration else None,
-        steps=found.steps,
+        steps=results.steps,
         variants=variants,
         golden=golden,
-        files=bundle.digests(folder, made),
+        files=bundle.digests(folder, files),
     )
-    write_json(folder / "measured.json", found)
-    write_text(folder / "report.md", report.to_markdown(found))
-    write_text(folder / "report.html", report.to_html(found))
+    write_json(folder / "measured.json", results)
+    write_text(folder / "report.md", report.to_markdown(results))
+    write_text(folder / "report.html", report.to_html(results))
     measured = Measured(
         run=chosen.variant,
         status=target.status,
         verdict=chosen.drop.verdict if chosen.drop else "not measured",
-        reasons=found.reasons,
+        reasons=results.reasons,
         files=bundle.digests(folder, ["measured.json", "report.md", "report.html"]),
         proven={v.name: proof(on_this_host(v).engine) for v in variants},
     )
