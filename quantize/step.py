@@ -37,7 +37,11 @@ Aid = TypeVar("Aid")
 
 
 class PromiseError(UsageError):
-    """A step was given what it does not take, or made what it promises not to."""
+    """A step was given what it does not take, or made what it promises not to; the code is of what broke."""
+
+    def __init__(self, told: str, exit_code: int) -> None:
+        super().__init__(told)
+        self.exit_code = exit_code
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,8 @@ class Step(ABC, Generic[Model, Aid]):
             yield
         except UsageError as e:
             before = ", ".join(s.name for s in given.steps)
-            raise PromiseError(f"{e} ({which} {self.name}{f', after {before}' if before else ''})") from e
+            chain = f", after {before}" if before else ""
+            raise PromiseError(f"{e} ({which} {self.name}{chain})", e.exit_code) from e
 
 
 NO_TRAINING = Training()
