@@ -27,10 +27,10 @@ def targets_command(a: argparse.Namespace) -> int:
     from edgepv.targets import TARGETS
     from edgepv.types import encode
 
-    found, faults = TARGETS.every()
+    by_name, faults = TARGETS.every()
     for fault in faults:
         tell(f"edgepv: {fault}", file=sys.stderr)
-    known = [found[name] for name in sorted(found)]
+    known = [by_name[name] for name in sorted(by_name)]
     if a.json:
         print(json.dumps([encode(t) for t in known], indent=1))
         return 0
@@ -59,10 +59,10 @@ def doctor_command(a: argparse.Namespace) -> int:
     """edgepv doctor"""
     from edgepv.cli import doctor
 
-    found = doctor.examine()
+    facts = doctor.examine()
     if a.json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(facts, indent=1))
         return 0
-    doctor.show(found)
-    say_next(*(found["cures"] or ["edgepv export --target cpu"]))
+    doctor.show(facts)
+    say_next(*(facts["cures"] or ["edgepv export --target cpu"]))
     return 0

@@ -50,14 +50,14 @@ def bench_command(a: argparse.Namespace) -> int:
     refuse_threads(a.threads)
     refuse_deadline(a.deadline_ms)
     console = Console(quiet=a.json)
-    with opened(Path(a.bundle)) as found:
-        check(found)
+    with opened(Path(a.bundle)) as bundle:
+        check(bundle)
         if not a.live:
-            rows = bench.latencies(found, a.threads)
+            rows = bench.latencies(bundle, a.threads)
             print(json.dumps(encode(rows), indent=1)) if a.json else show.latencies(rows)
             return 0
         options = bench.LiveBench(a.clips, a.deadline_ms, a.rate, a.limit, a.seed, a.threads)
-        results = bench.live(found, options, console)
+        results = bench.live(bundle, options, console)
     if a.json:
         print(json.dumps(encode(results), indent=1))
     else:

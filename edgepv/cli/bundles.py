@@ -66,8 +66,8 @@ def report_command(a: argparse.Namespace) -> int:
         "--json": Path(a.json) if a.json else page.with_suffix(".json"),
     }
     with within(a.timeout, "the report"):
-        found = report.load([Path(r) for r in a.runs])
-        texts = (report.to_html(found), report.to_markdown(found), report.to_json(found))
+        results = report.load([Path(r) for r in a.runs])
+        texts = (report.to_html(results), report.to_markdown(results), report.to_json(results))
     written = dict(zip(places.values(), texts))
     if len(written) < 3:
         raise UsageError("--html, --md and --json must name three different files")
@@ -78,7 +78,7 @@ def report_command(a: argparse.Namespace) -> int:
             raise UsageError(f"{path} exists and is no report of edgepv. Name another file with {option}")
     for path, text in written.items():
         write_text(path, text)
-    tell(f"{len(found.rows)} variants: {', '.join(str(p) for p in written)}", file=sys.stderr)
+    tell(f"{len(results.rows)} variants: {', '.join(str(p) for p in written)}", file=sys.stderr)
     say_next(shlex.join(["xdg-open", str(page)]))
     return 0
 
@@ -120,8 +120,8 @@ def inspect_command(a: argparse.Namespace) -> int:
             from edgepv.export.tensorrt import layers
             from edgepv.types import encode
 
-            found = layers.of_bundle(Path(a.layers), bundle.checked, bundle.content.variants)
-            print(json.dumps(encode(found), indent=1)) if a.json else show.audited(found)
+            audit = layers.of_bundle(Path(a.layers), bundle.checked, bundle.content.variants)
+            print(json.dumps(encode(audit), indent=1)) if a.json else show.audited(audit)
             return 0
         if a.json:
             print(visible((bundle.folder / MANIFEST).read_text(encoding="utf-8"), keep="\n"), end="")

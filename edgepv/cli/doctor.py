@@ -42,12 +42,12 @@ def examine() -> dict[str, Any]:
     packages = {}
     for module, (distribution, extra) in PACKAGES.items():
         packages[distribution] = {"version": _version(distribution, module), "extra": extra}
-    found = {}
+    by_target = {}
     cures: set[str] = set()
     for target in targets().values():
         build = [e for m, e in target.needs_build if not present(m)]
         run = [e for m, e in target.needs_run if not _runs(m)]
-        found[target.name] = {
+        by_target[target.name] = {
             "build": not build,
             "run": not run and target.status != "host-checked",
             "why": _why(target.status, build, run),
@@ -56,7 +56,7 @@ def examine() -> dict[str, Any]:
     return {
         "device": encode(device_facts()),
         "packages": packages,
-        "targets": found,
+        "targets": by_target,
         "broken": [line for one in PLACES for line in one.every()[1]],
         "cures": sorted(cures),
     }
@@ -88,15 +88,15 @@ def _why(status: str, build: list[str], run: list[str]) -> str:
     return "builds, runs and is timed here"
 
 
-def show(found: dict[str, Any]) -> None:
+def show(facts: dict[str, Any]) -> None:
     """Print it for a person."""
-    device = found["device"]
+    device = facts["device"]
     tell(f"{device['cpu']}, {device['cores']} cores, {device['arch']}, {' '.join(device['flags'])}")
-    for name, row in found["packages"].items():
+    for name, row in facts["packages"].items():
         cure = f"  pip install 'edgepv[{row['extra']}]'" if row["version"] is None else ""
         tell(f"  {name:24} {row['version'] or 'not installed'}{cure}")
-    for line in found["broken"]:
+    for line in facts["broken"]:
         tell(line)
-    for name, row in found["targets"].items():
+    for name, row in facts["targets"].items():
         words = ["yes" if row[verb] else "no" for verb in ("build", "run")]
         tell(f"{name:8} build {words[0]:3} run {words[1]:3} {row['why']}")

@@ -74,20 +74,20 @@ def export_command(a: argparse.Namespace) -> int:
     from edgepv.types import encode
 
     with contextlib.redirect_stdout(sys.stderr):  # what a builder prints is no result
-        found = pipeline.export(options, Console(quiet=a.json))
-    made = found.made
+        result = pipeline.export(options, Console(quiet=a.json))
+    bundles = result.made
     if a.json:
-        print(json.dumps([*map(show.as_data, made), *map(encode, found.not_made)], indent=1))
+        print(json.dumps([*map(show.as_data, bundles), *map(encode, result.not_made)], indent=1))
     else:
-        show.exported(made, found.not_made)
+        show.exported(bundles, result.not_made)
         say_next(
             *(
-                shlex.join(["edgepv", "run", str(made[0].folder), "--source", "clip.mp4"]),
-                shlex.join(["edgepv", "inspect", str(made[0].folder)]),
-                shlex.join(["edgepv", "report", *(str(m.folder) for m in made), "--html", "report.html"]),
+                shlex.join(["edgepv", "run", str(bundles[0].folder), "--source", "clip.mp4"]),
+                shlex.join(["edgepv", "inspect", str(bundles[0].folder)]),
+                shlex.join(["edgepv", "report", *(str(m.folder) for m in bundles), "--html", "report.html"]),
             )
         )
-    return pipeline.exit_code(options, found)
+    return pipeline.exit_code(options, result)
 
 
 def export_options(a: argparse.Namespace) -> Any:

@@ -38,8 +38,8 @@ def ladder_command(a: argparse.Namespace) -> int:
     refuse_out(out)
     if a.force and out.exists() and not is_bundle(out):
         raise UsageError(f"{out} exists and is not a bundle; --force replaces bundles only")
-    made = combine.combine([Path(b) for b in a.bundles], out, Console(), force=a.force)
-    show.ladder(made)
+    bundle = combine.combine([Path(b) for b in a.bundles], out, Console(), force=a.force)
+    show.ladder(bundle)
     run = ["edgepv", "run", str(out), "--source", "rtsp://...", "--deadline-ms", "33"]
     say_next(shlex.join(run), shlex.join(["edgepv", "bench", str(out), "--live"]))
     return 0
@@ -82,8 +82,8 @@ def sign_command(a: argparse.Namespace) -> int:
     """edgepv sign"""
     from edgepv.bundle import signing
 
-    made = signing.sign(Path(a.bundle), Path(a.key), a.version)
-    tell(f"{a.bundle} is signed by key {made.key}, version {made.version}")
+    signature = signing.sign(Path(a.bundle), Path(a.key), a.version)
+    tell(f"{a.bundle} is signed by key {signature.key}, version {signature.version}")
     say_next(shlex.join(["edgepv", "verify", a.bundle, "--key", "PUBLIC.pem"]))
     return 0
 

@@ -47,7 +47,7 @@ def import_command(a: argparse.Namespace) -> int:
     from edgepv import importers
     from edgepv.types import encode
 
-    made = importers.import_model(
+    imported = importers.import_model(
         a.net,
         Path(a.checkpoint),
         Path(a.out),
@@ -56,18 +56,18 @@ def import_command(a: argparse.Namespace) -> int:
         force=a.force,
     )
     if a.json:
-        print(json.dumps(encode(made), indent=1))
+        print(json.dumps(encode(imported), indent=1))
         return 0
-    spec = made.spec
-    tell(f"{made.folder}: {', '.join(importers.FILES)}")
+    spec = imported.spec
+    tell(f"{imported.folder}: {', '.join(importers.FILES)}")
     tell(
         f"{a.net}: {spec.frames} frames of {spec.input.shape[-1]} px at {float(spec.fps):g} fps, "
         f"{len(spec.labels)} labels"
     )
-    for note in made.notes:
+    for note in imported.notes:
         tell(f"  {note}", file=sys.stderr)
     say_next(
-        shlex.join(["edgepv", "stream", *made.files]),
-        shlex.join(["edgepv", "export", *made.files, "--target", "cpu"]),
+        shlex.join(["edgepv", "stream", *imported.files]),
+        shlex.join(["edgepv", "export", *imported.files, "--target", "cpu"]),
     )
     return 0

@@ -83,12 +83,12 @@ def finetune_command(a: argparse.Namespace) -> int:
         force=a.force,
         trust_pickle=a.trust_pickle,
     )
-    made = run.finetune(request, Console(quiet=a.json))
+    tuned = run.finetune(request, Console(quiet=a.json))
     if a.json:
-        print(json.dumps(encode(made), indent=1))
+        print(json.dumps(encode(tuned), indent=1))
     else:
-        show.table(("", a.out), card.rows(made))
-        say_next(card.export_command(made, request))
+        show.table(("", a.out), card.rows(tuned))
+        say_next(card.export_command(tuned, request))
     return 0
 
 
@@ -125,7 +125,7 @@ def explain_command(a: argparse.Namespace) -> int:
     from edgepv.cli import show
     from edgepv.types import encode
 
-    made = explain.explain_clip(
+    explanation = explain.explain_clip(
         Path(a.bundle),
         Path(a.source),
         Path(a.out),
@@ -135,12 +135,15 @@ def explain_command(a: argparse.Namespace) -> int:
         variant=a.variant,
     )
     if a.json:
-        print(json.dumps(encode(made), indent=1))
+        print(json.dumps(encode(explanation), indent=1))
         return 0
-    tell(f"{made.source}: {made.label}, probability {made.chance:.3f} (answer: {made.answer})\n")
-    show.table(("part", "which", "logits lost without it"), explain.rows(made))
+    tell(
+        f"{explanation.source}: {explanation.label}, probability {explanation.chance:.3f} "
+        f"(answer: {explanation.answer})\n"
+    )
+    show.table(("part", "which", "logits lost without it"), explain.rows(explanation))
     tell()
-    for verdict in explain.verdicts(made):
+    for verdict in explain.verdicts(explanation):
         tell(verdict)
     tell(f"picture and figures: {a.out}, {Path(a.out).with_suffix('.json')}")
     return 0

@@ -116,13 +116,13 @@ def run_command(a: argparse.Namespace) -> int:
 
 def _sources(given: list[str]) -> dict[str, str]:
     """Camera name -> source. One source alone needs no name; several get theirs, or cam1, cam2 ..."""
-    found: dict[str, str] = {}
+    cameras: dict[str, str] = {}
     for number, text in enumerate(given, 1):
         name, source = _named(text) or (f"cam{number}", text)
-        if name in found:
+        if name in cameras:
             raise UsageError(f"two cameras are called '{name}'. Name each: --source NAME=SOURCE")
-        found[name] = source
-    return found
+        cameras[name] = source
+    return cameras
 
 
 def _named(text: str) -> tuple[str, str] | None:
@@ -133,8 +133,8 @@ def _named(text: str) -> tuple[str, str] | None:
     with contextlib.suppress(OSError):  # a long pipeline is too long for a file name
         if Path(text).exists():
             return None
-    found = re.fullmatch(r"([\w-]+)=(.+)", text, re.DOTALL)
-    return (found[1], found[2]) if found else None
+    match = re.fullmatch(r"([\w-]+)=(.+)", text, re.DOTALL)
+    return (match[1], match[2]) if match else None
 
 
 def _on_file(a: argparse.Namespace, name: str, source: str) -> int:

@@ -35,12 +35,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         tell("  ".join(str(cell).ljust(w) for cell, w in zip(row, widths)).rstrip())
 
 
-def exported(made: Sequence[ExportedBundle], not_made: Sequence[NotMade] = ()) -> None:
+def exported(bundles: Sequence[ExportedBundle], not_made: Sequence[NotMade] = ()) -> None:
     """One line per variant of every bundle, the reason for each choice, and why targets have none."""
     header = (
         "variant",
         "target",
-        f"{_metric(made)} (95 %)",
+        f"{_metric(bundles)} (95 %)",
         "drop (95 %)",
         "verdict",
         "SQNR dB",
@@ -50,11 +50,11 @@ def exported(made: Sequence[ExportedBundle], not_made: Sequence[NotMade] = ()) -
         "size KB",
     )
     rows: dict[tuple[str, str], list[str]] = {}
-    for one in made:
+    for one in bundles:
         for row in one.report.rows:
             rows.setdefault((row.variant, row.target), _cells(row, row.variant == one.chosen.variant))
     table(header, list(rows.values()))
-    for one in made:
+    for one in bundles:
         tell(f"\n{one.target}")
         for reason in one.report.reasons:
             tell(f"  {reason}")
@@ -65,17 +65,17 @@ def exported(made: Sequence[ExportedBundle], not_made: Sequence[NotMade] = ()) -
         tell(f"  not made: {missing.why}")
 
 
-def _metric(made: Sequence[ExportedBundle]) -> str:
+def _metric(bundles: Sequence[ExportedBundle]) -> str:
     """What the models are judged by, in words."""
-    known = [row.accuracy.metric for one in made for row in one.report.rows if row.accuracy]
+    known = [row.accuracy.metric for one in bundles for row in one.report.rows if row.accuracy]
     return metric_name(known[0]) if known else "accuracy"
 
 
-def accuracy_text(found: Accuracy) -> str:
+def accuracy_text(accuracy: Accuracy) -> str:
     """ "78.8 % (71.5 to 84.7, n 146)", or "..., n 146 in 16 groups)"."""
-    value, low, high = (worded(v, found.metric) for v in (found.value, found.low, found.high))
-    spread = "no interval" if found.groups == 1 else f"{low.split()[0]} to {high.split()[0]}"
-    return f"{value} ({spread}, n {counted(found.n, found.groups)})"
+    value, low, high = (worded(v, accuracy.metric) for v in (accuracy.value, accuracy.low, accuracy.high))
+    spread = "no interval" if accuracy.groups == 1 else f"{low.split()[0]} to {high.split()[0]}"
+    return f"{value} ({spread}, n {counted(accuracy.n, accuracy.groups)})"
 
 
 def _cells(row: Measurement, chosen: bool) -> list[str]:
@@ -95,12 +95,12 @@ def _cells(row: Measurement, chosen: bool) -> list[str]:
     ]
 
 
-def _in_int8(found: Audit) -> str:
+def _in_int8(audit: Audit) -> str:
     """ "17/17, 0/1": of the convolutions and of the matrix products, those that run in INT8."""
-    if not any(c.executed for c in (*found.convolutions, *found.products)):
+    if not any(c.executed for c in (*audit.convolutions, *audit.products)):
         return UNKNOWN
-    products = f", {found.int8_products}/{len(found.products)}" if found.products else ""
-    return f"{found.int8}/{len(found.convolutions)}{products}"
+    products = f", {audit.int8_products}/{len(audit.products)}" if audit.products else ""
+    return f"{audit.int8}/{len(audit.convolutions)}{products}"
 
 
 def as_data(one: ExportedBundle) -> dict[str, Any]:
@@ -114,30 +114,30 @@ def as_data(one: ExportedBundle) -> dict[str, Any]:
     }
 
 
-def summary(found: dict[str, Any]) -> None:
+def summary(run: dict[str, Any]) -> None:
     """A run's summary on stderr; stdout keeps the JSON lines."""
-    misses = "" if found["missed"] is None else f", {found['missed']} later than {found['deadline_ms']:g} ms"
+    misses = "" if run["missed"] is None else f", {run['missed']} later than {run['deadline_ms']:g} ms"
     verdict = ""
-    if "label" in found:
-        verdict = f"{found['label'] or 'no valid answer'} ({found['score'] or 0:.0%}); "
+    if "label" in run:
+        verdict = f"{run['label'] or 'no valid answer'} ({run['score'] or 0:.0%}); "
     tell(
-        f"{found['variant']}: {verdict}"
-        f"{found['frames_answered']} answers of {found['frames_read']} frames, {found['drops']} dropped; "
-        f"p50 {found['p50_ms']:.2f}, p95 {found['p95_ms']:.2f}, p99 {found['p99_ms']:.2f} ms on "
-        f"{found['threads']} thread{'s' if found['threads'] > 1 else ''}{misses}",
+        f"{run['variant']}: {verdict}"
+        f"{run['frames_answered']} answers of {run['frames_read']} frames, {run['drops']} dropped; "
+        f"p50 {run['p50_ms']:.2f}, p95 {run['p95_ms']:.2f}, p99 {run['p99_ms']:.2f} ms on "
+        f"{run['threads']} thread{'s' if run['threads'] > 1 else ''}{misses}",
         file=sys.stderr,
     )
 
 
-def sensitivity(found: Sequence[LayerSensitivity]) -> None:
+def sensitivity(layers: Sequence[LayerSensitivity]) -> None:
     """One line per layer, the most sensitive first."""
-    header = (f"layer alone {found[0].change}", "SQNR dB", "top-1 changed", "top-1 lost, points (95 %)")
-    rows = [[f.layer, f"{f.sqnr_db:.1f}", _changed(f), points(f.drop)] for f in found]
+    header = (f"layer alone {layers[0].change}", "SQNR dB", "top-1 changed", "top-1 lost, points (95 %)")
+    rows = [[f.layer, f"{f.sqnr_db:.1f}", _changed(f), points(f.drop)] for f in layers]
     table(header, rows)
 
 
-def _changed(found: LayerSensitivity) -> str:
-    return UNKNOWN if found.changed is None else f"{found.changed:.1%} of {found.n}"
+def _changed(layer: LayerSensitivity) -> str:
+    return UNKNOWN if layer.changed is None else f"{layer.changed:.1%} of {layer.n}"
 
 
 def points(drop: PairedDrop | None) -> str:
@@ -147,7 +147,7 @@ def points(drop: PairedDrop | None) -> str:
     return f"{drop.figures('+')[0]} {drop.unit} ({drop.interval('+')})"
 
 
-def sparsity(found: Sequence[LayerSparsity]) -> None:
+def sparsity(layers: Sequence[LayerSparsity]) -> None:
     """A table, and in one line how far the whole model is from 2:4."""
     rows = [
         [
@@ -156,29 +156,29 @@ def sparsity(found: Sequence[LayerSparsity]) -> None:
             _pattern(row),
             "" if row.kept is None else f"{100 * row.kept:.1f} %",
         ]
-        for row in found
+        for row in layers
     ]
     table(("layer", "weights", "groups of four", "energy 2:4 would keep"), rows)
-    sparse = sum(row.weights for row in found if row.sparse)
-    tell(f"\n{sparse} of {sum(row.weights for row in found)} weights lie in layers that meet 2:4")
+    sparse = sum(row.weights for row in layers if row.sparse)
+    tell(f"\n{sparse} of {sum(row.weights for row in layers)} weights lie in layers that meet 2:4")
 
 
-def audited(found: Audit) -> None:
+def audited(audit: Audit) -> None:
     """What an engine runs each convolution and product in, its float islands and its conversions."""
-    both = (*found.convolutions, *found.products)
+    both = (*audit.convolutions, *audit.products)
     rows = [(c.node, c.planned, c.executed or UNKNOWN) for c in both]
     table(("convolution, matrix product", "planned", "runs in"), rows)
-    planned = sum(c.planned == "int8" for c in found.convolutions)
+    planned = sum(c.planned == "int8" for c in audit.convolutions)
     tell(
-        f"{found.int8} of {planned} planned convolutions run in INT8; silently in float: "
-        f"{len(found.silent_float)}"
+        f"{audit.int8} of {planned} planned convolutions run in INT8; silently in float: "
+        f"{len(audit.silent_float)}"
     )
-    if found.products:
-        tell(f"{found.int8_products} of {len(found.products)} matrix products run in INT8")
-    for island in found.islands:
+    if audit.products:
+        tell(f"{audit.int8_products} of {len(audit.products)} matrix products run in INT8")
+    for island in audit.islands:
         tell(f"float      {island.first}: {', '.join(island.operators)}")
-    if found.conversions is not None:
-        tell(f"converts   {found.conversions} times ({found.source})")
+    if audit.conversions is not None:
+        tell(f"converts   {audit.conversions} times ({audit.source})")
 
 
 def _pattern(row: LayerSparsity) -> str:
@@ -187,22 +187,22 @@ def _pattern(row: LayerSparsity) -> str:
     return "2:4" if row.sparse else f"{row.broken} of {row.groups} break it"
 
 
-def sensitivity_picture(model: str, found: Sequence[LayerSensitivity], out: Path) -> None:
+def sensitivity_picture(model: str, layers: Sequence[LayerSensitivity], out: Path) -> None:
     """A bar per layer, the most sensitive on top, with the points of top-1 lost at its end."""
     need("matplotlib", extra="compress")
     from matplotlib.figure import Figure
 
-    change = found[0].change
-    figure = Figure(figsize=(7, 1.2 + 0.19 * len(found)), layout="constrained")
+    change = layers[0].change
+    figure = Figure(figsize=(7, 1.2 + 0.19 * len(layers)), layout="constrained")
     axes = figure.subplots()
-    colours = ["#c65d3b" if f.changed else "#4878a8" for f in found]
-    bars = axes.barh([f.layer for f in found], [f.sqnr_db for f in found], color=colours, height=0.7)
-    lost = [f"{f.drop.points:+.1f}" if f.drop and f.drop.points else "" for f in found]
+    colours = ["#c65d3b" if f.changed else "#4878a8" for f in layers]
+    bars = axes.barh([f.layer for f in layers], [f.sqnr_db for f in layers], color=colours, height=0.7)
+    lost = [f"{f.drop.points:+.1f}" if f.drop and f.drop.points else "" for f in layers]
     axes.bar_label(bars, lost, padding=2, fontsize=6)
     axes.invert_yaxis()
     told = "red: an answer changed" + ("; beside it: points of top-1 lost" if any(lost) else "")
     axes.set_xlabel(f"SQNR of the logits in dB with this layer alone {change}\n{told}", fontsize=9)
-    seen = [f.sqnr_db for f in found if f.sqnr_db < SQNR_CAP_DB]  # bars of equal logits run off the edge
+    seen = [f.sqnr_db for f in layers if f.sqnr_db < SQNR_CAP_DB]  # bars of equal logits run off the edge
     axes.set_xlim(right=1.1 * max(1.0, *seen) if seen else SQNR_CAP_DB)
     axes.set_title(f"{model}: the cost of each layer {change}", loc="left", fontsize=10)
     axes.tick_params(axis="y", labelsize=7, length=0)
@@ -350,19 +350,19 @@ def models(rows: Sequence[dict[str, Any]]) -> None:
     )
 
 
-def folds(found: dict[str, Any]) -> str:
+def folds(top1: dict[str, Any]) -> str:
     """ "top-1 57.7 % (folds of 53.2 to 64.7 %, n 338)"."""
-    low, high = min(found["per_fold"]), max(found["per_fold"])
+    low, high = min(top1["per_fold"]), max(top1["per_fold"])
     return (
-        f"top-1 {100 * found['value']:.1f} % (folds of {100 * low:.1f} to {100 * high:.1f} %, n {found['n']})"
+        f"top-1 {100 * top1['value']:.1f} % (folds of {100 * low:.1f} to {100 * high:.1f} %, n {top1['n']})"
     )
 
 
 def _interval(test: dict[str, Any]) -> str:
     metric = test.get("metric", "top1")
     groups = test.get("groups")
-    found = Accuracy(test["value"], test["low"], test["high"], test["n"], metric=metric, groups=groups)
-    return f"{metric_name(found.metric)} {accuracy_text(found)}"
+    accuracy = Accuracy(test["value"], test["low"], test["high"], test["n"], metric=metric, groups=groups)
+    return f"{metric_name(accuracy.metric)} {accuracy_text(accuracy)}"
 
 
 KINDS = {

@@ -87,13 +87,13 @@ def sensitivity_command(a: argparse.Namespace) -> int:
     if a.prune is not None and not 0 < a.prune < 1:
         raise UsageError(f"--prune {a.prune:g}: give the share of channels to cut, like 0.5")
     with contextlib.redirect_stdout(sys.stderr):
-        found = pipeline.sensitivity(options, Console(quiet=a.json), cut=a.prune)
+        layers = pipeline.sensitivity(options, Console(quiet=a.json), cut=a.prune)
     if a.json:
-        print(json.dumps(encode(found), indent=1))
+        print(json.dumps(encode(layers), indent=1))
     else:
-        show.sensitivity(found)
+        show.sensitivity(layers)
     if a.picture:
-        show.sensitivity_picture(a.model, found, Path(a.picture))
+        show.sensitivity_picture(a.model, layers, Path(a.picture))
         tell(f"picture: {a.picture}", file=sys.stderr)
     return 0
 
@@ -146,14 +146,14 @@ def _account(a: argparse.Namespace) -> Any:
     if own:
         return explain.of_step(spec, own, _gflops(module, spec), fps)
     try:
-        made = convert(module, spec, every=a.every or 1, pool=a.pool)
+        streamed = convert(module, spec, every=a.every or 1, pool=a.pool)
     except NotStreamableError as e:
         return explain.of_window(spec, e.why, e.cure, _gflops(module, spec))
-    proven = replace(made.stream, proof=prove(module, made))
-    told = [explain.table_of(made.explanation, proven, spec)]
+    proven = replace(streamed.stream, proof=prove(module, streamed))
+    told = [explain.table_of(streamed.explanation, proven, spec)]
     if not a.every and told[0].stride > 1:
-        made = convert(module, spec, every=told[0].stride, pool=a.pool)
-        told.append(explain.table_of(made.explanation, made.stream, spec))
+        streamed = convert(module, spec, every=told[0].stride, pool=a.pool)
+        told.append(explain.table_of(streamed.explanation, streamed.stream, spec))
     return explain.of_streams(told, spec, fps)
 
 

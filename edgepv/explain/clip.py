@@ -64,7 +64,7 @@ def explain(
         return player.logits(frames, dead)
 
     cells, cell_deletion = _judged(without_cells, grid * grid, at, console, "cells")
-    made = Explanation(
+    explanation = Explanation(
         source=source,
         variant=player.variant.name,
         label=spec.labels[at],
@@ -75,9 +75,9 @@ def explain(
         cell_deletion=cell_deletion,
     )
     if not player.particles:
-        return made
+        return explanation
     worth, particle_deletion = _judged(without_particles, player.particles, at, console, "particles")
-    return replace(made, particles=tuple(worth.tolist()), particle_deletion=particle_deletion)
+    return replace(explanation, particles=tuple(worth.tolist()), particle_deletion=particle_deletion)
 
 
 def _judged(
@@ -124,13 +124,13 @@ def explain_clip(
         engine = open_engine(chosen, bundle.checked)
         try:
             player = Player(engine, chosen)
-            made = explain(player, frames, console, label=label, grid=grid, source=source.name)
+            explanation = explain(player, frames, console, label=label, grid=grid, source=source.name)
             places = followed(player, frames)
         finally:
             engine.close()
-    picture(made, pictures, places, out)
-    write_json(out.with_suffix(".json"), made)
-    return made
+    picture(explanation, pictures, places, out)
+    write_json(out.with_suffix(".json"), explanation)
+    return explanation
 
 
 def _refuse_foreign(out: Path) -> None:
@@ -156,22 +156,22 @@ def first_frames(path: Path, spec: ModelSpec) -> tuple[np.ndarray, list[np.ndarr
     return np.concatenate(seen), pictures
 
 
-def rows(made: Explanation, most: int = 5) -> list[tuple[str, str, str]]:
+def rows(explanation: Explanation, most: int = 5) -> list[tuple[str, str, str]]:
     """(kind, part, what the score loses without it), the largest contributions of each kind first."""
-    cells = np.array(made.cells)
+    cells = np.array(explanation.cells)
     order = np.argsort(-cells, axis=None, kind="stable")[:most]
-    found = [
+    parts = [
         ("cell", "row {}, column {}".format(*np.unravel_index(i, cells.shape)), cells.flat[i]) for i in order
     ]
-    if made.particles is not None:
-        worth = np.array(made.particles)
-        found += [("particle", str(i), worth[i]) for i in np.argsort(-worth, kind="stable")[:most]]
-    return [(kind, part, f"{value:+.3f}") for kind, part, value in found]
+    if explanation.particles is not None:
+        worth = np.array(explanation.particles)
+        parts += [("particle", str(i), worth[i]) for i in np.argsort(-worth, kind="stable")[:most]]
+    return [(kind, part, f"{value:+.3f}") for kind, part, value in parts]
 
 
-def verdicts(made: Explanation) -> list[str]:
+def verdicts(explanation: Explanation) -> list[str]:
     """One line per deletion."""
-    told = [("cells", made.cell_deletion), ("particles", made.particle_deletion)]
+    told = [("cells", explanation.cell_deletion), ("particles", explanation.particle_deletion)]
     return [
         f"{what}: deletion AUC {d.auc:.3f}, random {d.random:.3f} ({d.low:.3f} to {d.high:.3f}): {d.verdict}"
         for what, d in told

@@ -42,7 +42,9 @@ class Explanation:
 RANKED, DRAWN = "#1f4e79", "#999999"
 
 
-def picture(made: Explanation, pictures: Sequence[np.ndarray], places: np.ndarray | None, out: Path) -> None:
+def picture(
+    explanation: Explanation, pictures: Sequence[np.ndarray], places: np.ndarray | None, out: Path
+) -> None:
     """Frames under their heat-map, a bar per particle, and the deletion curves; .png or .svg.
 
     pictures: (H, W, 3) uint8 BGR. places: what ``followed`` returns.
@@ -55,40 +57,42 @@ def picture(made: Explanation, pictures: Sequence[np.ndarray], places: np.ndarra
     above, below = halves
     strip = above.subplots(1, PICTURES)
     chosen = np.linspace(0, len(pictures) - 1, PICTURES).round().astype(int)
-    limit = max(np.abs(made.cells).max(), 1e-6)
+    limit = max(np.abs(explanation.cells).max(), 1e-6)
     for axes, i in zip(strip, chosen.tolist()):
-        image = _overlaid(axes, made, pictures[i], None if places is None else places[i], limit)
+        image = _overlaid(axes, explanation, pictures[i], None if places is None else places[i], limit)
         axes.set_title(f"frame {i}", fontsize=8)
     above.colorbar(image, ax=strip, shrink=0.8).set_label("logits lost without the place", fontsize=8)
     above.suptitle(
-        f"{made.source}: {made.label}, probability {made.chance:.2f} (answer: {made.answer})", fontsize=10
+        f"{explanation.source}: {explanation.label}, probability {explanation.chance:.2f} "
+        f"(answer: {explanation.answer})",
+        fontsize=10,
     )
-    panels = below.subplots(1, 1 if made.particles is None else 3, squeeze=False)[0]
-    _curve(panels[0], made.cell_deletion, "cells")
-    if made.particles is not None and made.particle_deletion is not None:
-        panels[1].bar(range(len(made.particles)), made.particles, color=RANKED)
+    panels = below.subplots(1, 1 if explanation.particles is None else 3, squeeze=False)[0]
+    _curve(panels[0], explanation.cell_deletion, "cells")
+    if explanation.particles is not None and explanation.particle_deletion is not None:
+        panels[1].bar(range(len(explanation.particles)), explanation.particles, color=RANKED)
         panels[1].set_xlabel("particle")
         panels[1].set_ylabel("logits lost without it")
-        _curve(panels[2], made.particle_deletion, "particles")
+        _curve(panels[2], explanation.particle_deletion, "particles")
     with whole_file(out) as tmp:
         figure.savefig(tmp, format=out.suffix[1:], dpi=110)
 
 
 def _overlaid(
-    axes: Any, made: Explanation, frame: np.ndarray, places: np.ndarray | None, limit: float
+    axes: Any, explanation: Explanation, frame: np.ndarray, places: np.ndarray | None, limit: float
 ) -> Any:
     """One frame under the heat-map, with its particles as dots; returns the heat-map's image."""
     height, width = frame.shape[:2]
     box = (0, width, height, 0)
     axes.imshow(frame[:, :, ::-1], extent=box)
-    cells = np.array(made.cells)
+    cells = np.array(explanation.cells)
     seen = np.clip(np.abs(cells) / limit, 0, 1) * 0.75
     heat = axes.imshow(cells, extent=box, cmap="RdBu_r", vmin=-limit, vmax=limit, alpha=seen)
-    if places is not None and made.particles is not None:
-        most = max(np.abs(made.particles).max(), 1e-6)
+    if places is not None and explanation.particles is not None:
+        most = max(np.abs(explanation.particles).max(), 1e-6)
         axes.scatter(
             *(places * (width, height)).T,
-            c=made.particles,
+            c=explanation.particles,
             cmap="RdBu_r",
             vmin=-most,
             vmax=most,
@@ -101,14 +105,14 @@ def _overlaid(
     return heat
 
 
-def _curve(axes: Any, found: Deletion, what: str) -> None:
-    axes.plot(found.shares, found.curve, color=RANKED, label=f"by contribution, AUC {found.auc:.3f}")
-    told = f"random, AUC {found.random:.3f} ({found.low:.3f} to {found.high:.3f})"
-    axes.plot(found.shares, found.random_curve, color=DRAWN, linestyle="--", label=told)
+def _curve(axes: Any, deletion: Deletion, what: str) -> None:
+    axes.plot(deletion.shares, deletion.curve, color=RANKED, label=f"by contribution, AUC {deletion.auc:.3f}")
+    told = f"random, AUC {deletion.random:.3f} ({deletion.low:.3f} to {deletion.high:.3f})"
+    axes.plot(deletion.shares, deletion.random_curve, color=DRAWN, linestyle="--", label=told)
     axes.set(
         xlabel=f"share of {what} deleted", ylabel="probability of the label", xlim=(0, 1), ylim=(0, 1.02)
     )
-    axes.set_title(f"{what}: {found.verdict}", loc="left", fontsize=9)
+    axes.set_title(f"{what}: {deletion.verdict}", loc="left", fontsize=9)
     axes.legend(frameon=False, fontsize=8)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

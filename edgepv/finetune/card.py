@@ -25,20 +25,20 @@ def relabelled(spec: ModelSpec, labels: Sequence[str], name: str) -> ModelSpec:
     for output in data.get("outputs", ()):
         if output["name"] == "logits":
             output["shape"][-1] = len(labels)
-    made = decode(ModelSpec, data)
-    check_spec(made, made.name)
-    return made
+    new_spec = decode(ModelSpec, data)
+    check_spec(new_spec, new_spec.name)
+    return new_spec
 
 
-def export_command(made: FinetuneResult, request: FinetuneRequest) -> str:
+def export_command(result: FinetuneResult, request: FinetuneRequest) -> str:
     """What to run next: the export that judges the test clips.
 
     Without test clips it is given none, and tells no accuracy on any that the model has seen.
     """
     out = Path(request.out)
     files = ["--weights", str(out / "weights.safetensors"), "--spec", str(out / "spec.toml")]
-    clips = ["--clips", str(out)] if made.clips[2] else []
-    return shlex.join(["edgepv", "export", made.builder, *files, *clips])
+    clips = ["--clips", str(out)] if result.clips[2] else []
+    return shlex.join(["edgepv", "export", result.builder, *files, *clips])
 
 
 def accuracy_text(value: Accuracy | None) -> str:
@@ -49,37 +49,40 @@ def accuracy_text(value: Accuracy | None) -> str:
     return f"{100 * value.value:.1f} % ({spread}, {counted(value.n, value.groups, 'clips')})"
 
 
-def rows(made: FinetuneResult) -> list[tuple[str, str]]:
+def rows(result: FinetuneResult) -> list[tuple[str, str]]:
     """What a person wants to know, as (what, value)."""
     what = {
-        "adapter": f"adapters of rank {made.rank}, norms and head",
+        "adapter": f"adapters of rank {result.rank}, norms and head",
         "full": "everything",
         "head": "the head",
-    }[made.how]
-    share = f"{made.trained:,} numbers, {100 * made.trained / made.total:.0f} % of the model's {made.total:,}"
+    }[result.how]
+    share = (
+        f"{result.trained:,} numbers, {100 * result.trained / result.total:.0f} % of the model's "
+        f"{result.total:,}"
+    )
     return [
-        ("labels", ", ".join(made.spec.labels)),
+        ("labels", ", ".join(result.spec.labels)),
         ("trained", f"{what}: {share}"),
-        ("clips", "{} training, {} validation, {} test".format(*made.clips)),
-        ("epoch kept", f"{made.best + 1} of {len(made.epochs)}"),
-        ("validation top-1", accuracy_text(made.validation)),
-        ("test top-1", accuracy_text(made.test)),
-        ("training time", f"{made.seconds / 60:.1f} min"),
+        ("clips", "{} training, {} validation, {} test".format(*result.clips)),
+        ("epoch kept", f"{result.best + 1} of {len(result.epochs)}"),
+        ("validation top-1", accuracy_text(result.validation)),
+        ("test top-1", accuracy_text(result.test)),
+        ("training time", f"{result.seconds / 60:.1f} min"),
     ]
 
 
-def card(made: FinetuneResult, request: FinetuneRequest) -> str:
+def card(result: FinetuneResult, request: FinetuneRequest) -> str:
     """The model card, Markdown."""
-    table = "\n".join(f"| {what} | {value} |" for what, value in rows(made))
-    if made.validation:
+    table = "\n".join(f"| {what} | {value} |" for what, value in rows(result))
+    if result.validation:
         note = "Validation clips chose the epoch, so their score flatters a little; test clips chose nothing."
     else:
         note = "No clip could be spared for validation, so the last epoch was kept."
-    unjudged = "" if made.test else f"{UNJUDGED[0].upper()}{UNJUDGED[1:]}.\n\n"
+    unjudged = "" if result.test else f"{UNJUDGED[0].upper()}{UNJUDGED[1:]}.\n\n"
     return (
-        f"# {made.spec.name}\n\n"
-        f"Adapted from `{request.model}` (weights {made.base[:16]}) on `{Path(request.data).name}`.\n\n"
+        f"# {result.spec.name}\n\n"
+        f"Adapted from `{request.model}` (weights {result.base[:16]}) on `{Path(request.data).name}`.\n\n"
         f"| | |\n|---|---|\n{table}\n\n"
         f"{note} Intervals are 95 % Wilson intervals, over groups of clips where a manifest names them.\n\n"
-        f"{unjudged}```sh\n{export_command(made, request)}\n```\n"
+        f"{unjudged}```sh\n{export_command(result, request)}\n```\n"
     )

@@ -45,17 +45,17 @@ def labels_of(folder: Path, wanted: Sequence[str] = ()) -> tuple[str, ...]:
         raise UsageError(f"{folder} is not a folder. --data wants one with a sub-folder of clips per label")
     manifest = folder / "manifest.csv"
     if manifest.is_file():
-        found = {row["label"] for row in manifest_rows(manifest)} - {""}
+        present = {row["label"] for row in manifest_rows(manifest)} - {""}
     else:
-        found = _labels_of_folders(folder, wanted)
-    if not found:
+        present = _labels_of_folders(folder, wanted)
+    if not present:
         raise UsageError(
             f"{folder} holds no labelled clip. Put clips into one sub-folder per label, or list them in "
             "manifest.csv with the columns path, label, split, group"
         )
-    if missing := sorted(set(wanted) - found):
-        raise UsageError(f"{folder} has no label '{missing[0]}'. It has: {', '.join(sorted(found))}")
-    labels = tuple(sorted(wanted or found))
+    if missing := sorted(set(wanted) - present):
+        raise UsageError(f"{folder} has no label '{missing[0]}'. It has: {', '.join(sorted(present))}")
+    labels = tuple(sorted(wanted or present))
     if blank := [label for label in labels if label != label.strip()]:
         raise UsageError(f"{folder}: the label '{blank[0]}' begins or ends with a blank. Rename its folder")
     if len(labels) < 2 or len(set(labels)) < len(labels):
@@ -75,7 +75,7 @@ def _labels_of_folders(folder: Path, wanted: Sequence[str]) -> set[str]:
     if wanted:
         known = label_finder(wanted)
         return {label for path in paths for part in path.parts[:-1] if (label := known(part)) is not None}
-    found: dict[str, str] = {}
+    labels: dict[str, str] = {}
     for path in paths:
         names = [part for part in path.parts[:-1] if part.lower() not in SPLITS]
         if len(names) > 1 or (not names and len(path.parts) > 1):
@@ -84,8 +84,8 @@ def _labels_of_folders(folder: Path, wanted: Sequence[str]) -> set[str]:
                 f"{folder / path}: its label might be {what}. Say which folders are labels: --labels A,B, or "
                 "list the clips in manifest.csv"
             )
-        found |= {spelling(name): min(name, found.get(spelling(name), name)) for name in names}
-    return set(found.values())
+        labels |= {spelling(name): min(name, labels.get(spelling(name), name)) for name in names}
+    return set(labels.values())
 
 
 def sides(

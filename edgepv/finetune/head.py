@@ -20,8 +20,8 @@ def logits(model: Any, x: Any, spec: ModelSpec) -> Any:
     """
     torch = need("torch", extra="compress")
     if type(model).forward is not torch.nn.Module.forward:
-        found = model(x)
-        return as_logits(found[0] if isinstance(found, tuple) else found, spec)
+        outputs = model(x)
+        return as_logits(outputs[0] if isinstance(outputs, tuple) else outputs, spec)
     return as_logits(torch.stack([_stepped(model, clip, spec) for clip in x.transpose(1, 2)]), spec)
 
 

@@ -75,7 +75,7 @@ def finetune(request: FinetuneRequest, console: Console) -> FinetuneResult:
     model, log, best = trained(model, head, learning, judging, spec, request, console)
     seconds = time.perf_counter() - start
     whole = merged(model)
-    made = FinetuneResult(
+    result = FinetuneResult(
         builder=base.builder,
         spec=spec,
         how=request.how,
@@ -90,8 +90,8 @@ def finetune(request: FinetuneRequest, console: Console) -> FinetuneResult:
         base=base.sha256,
         epochs=tuple(log),
     )
-    _write(made, model, whole, head, listed(parts[0], parts[2]), request, out)
-    return made
+    _write(result, model, whole, head, listed(parts[0], parts[2]), request, out)
+    return result
 
 
 def _refuse(request: FinetuneRequest, out: Path) -> None:
@@ -119,12 +119,12 @@ def _source(request: FinetuneRequest) -> Checkpoint:
     ).checkpoint
     if source is None or source.spec.task != "classification":
         raise UsageError(f"{request.model} gives no labels; finetune is for classifiers")
-    found = probe(build(source), source.spec)
-    return replace(source, spec=replace(source.spec, scores=found.scores))
+    probed = probe(build(source), source.spec)
+    return replace(source, spec=replace(source.spec, scores=probed.scores))
 
 
 def _write(
-    made: FinetuneResult,
+    result: FinetuneResult,
     model: Any,
     whole: Any,
     head: str,
@@ -136,12 +136,12 @@ def _write(
 
     with whole_folder(out, replace=request.force) as tmp:
         save(whole, tmp / "weights.safetensors")
-        write_text(tmp / "spec.toml", as_toml(made.spec))
-        if made.rank is not None:
-            lora.save(model, tmp / "adapter.safetensors", rank=made.rank, head=head)
-        write_json(tmp / RESULT, made)
+        write_text(tmp / "spec.toml", as_toml(result.spec))
+        if result.rank is not None:
+            lora.save(model, tmp / "adapter.safetensors", rank=result.rank, head=head)
+        write_json(tmp / RESULT, result)
         write_text(tmp / MANIFEST, manifest)
-        write_text(tmp / "card.md", card(made, request))
+        write_text(tmp / "card.md", card(result, request))
 
 
 def read(folder: Path) -> FinetuneResult:

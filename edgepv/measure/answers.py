@@ -23,11 +23,11 @@ def clip_answers(
     Returns one array per clip: (T, classes) of logits, (T, K, 3) of tracks, (T, 3, H, W) of pictures.
     """
     stepper, name = Stepper(infer, variant.spec, variant.stream), variant.spec.answer.name
-    found = []
+    answers = []
     for clip, start in itertools.zip_longest(clips, starts):
         frames = hold_last(clip, stepper.warmup)
-        found.append(np.concatenate([out[name] for _, out in roll(stepper, frames, start)]))
-    return found
+        answers.append(np.concatenate([out[name] for _, out in roll(stepper, frames, start)]))
+    return answers
 
 
 def scores(logits: Sequence[np.ndarray], warmup: int) -> np.ndarray:

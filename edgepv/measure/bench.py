@@ -37,33 +37,33 @@ class LiveBench:
     threads: int = 1
 
 
-def latencies(found: Bundle, threads: int) -> dict[str, Latency]:
+def latencies(bundle: Bundle, threads: int) -> dict[str, Latency]:
     """One call of every variant whose engine is here, interleaved, on noise of the right shape.
 
     Raises TargetUnavailableError if no engine is here.
     """
     opened = {}
-    for variant in found.content.variants:
+    for variant in bundle.content.variants:
         with contextlib.suppress(TargetUnavailableError):
-            engine = open_engine(on_this_host(variant), found.checked, threads=threads)
+            engine = open_engine(on_this_host(variant), bundle.checked, threads=threads)
             opened[variant.name] = (engine, variant)
     if not opened:
-        raise TargetUnavailableError(f"{found.folder}: no engine of its variants is on this machine")
+        raise TargetUnavailableError(f"{bundle.folder}: no engine of its variants is on this machine")
     return latency.on_noise(opened, threads=threads)
 
 
-def live(found: Bundle, options: LiveBench, console: Console) -> list[Replayed]:
+def live(bundle: Bundle, options: LiveBench, console: Console) -> list[Replayed]:
     """The ladder, if there is one, and every rung of it alone, on the same clips in the same order."""
-    variants = found.ladder()
-    played = replay.shots(_chosen_clips(found, options, console), variants[0].spec)
-    times = _profile(variants, found, options.threads)
+    variants = bundle.ladder()
+    played = replay.shots(_chosen_clips(bundle, options, console), variants[0].spec)
+    times = _profile(variants, bundle, options.threads)
     limit_ms = options.deadline_ms or TIMES_LARGEST * times[0]
     names = [*([LADDER] if len(variants) > 1 else []), *(v.name for v in variants)]
     results = []
     for name in console.track(names, "replaying"):
         rungs = list(variants) if name == LADDER else [v for v in variants if v.name == name]
         profiles = times if name == LADDER else (times[[v.name for v in variants].index(name)],)
-        ladder = open_ladder(rungs, found.checked, threads=options.threads)
+        ladder = open_ladder(rungs, bundle.checked, threads=options.threads)
         results.append(
             replay.replay(
                 name,
@@ -77,25 +77,27 @@ def live(found: Bundle, options: LiveBench, console: Console) -> list[Replayed]:
     return results
 
 
-def _profile(variants: Sequence[Variant], found: Bundle, threads: int) -> tuple[float, ...]:
-    ladder = open_ladder(variants, found.checked, threads=threads)
+def _profile(variants: Sequence[Variant], bundle: Bundle, threads: int) -> tuple[float, ...]:
+    ladder = open_ladder(variants, bundle.checked, threads=threads)
     try:
         return profile(ladder)
     finally:
         ladder.close()
 
 
-def _chosen_clips(found: Bundle, options: LiveBench, console: Console) -> list[Clip]:
+def _chosen_clips(bundle: Bundle, options: LiveBench, console: Console) -> list[Clip]:
     """Held-out clips, spread over the labels by the seed."""
     import edgepv.zoo
 
-    labels = found.content.spec.labels
+    labels = bundle.content.spec.labels
     if not labels:
-        raise UsageError(f"{found.folder} is for {found.content.spec.task}; bench --live counts right labels")
+        raise UsageError(
+            f"{bundle.folder} is for {bundle.content.spec.task}; bench --live counts right labels"
+        )
     shipped = Path(edgepv.zoo.__file__).parent / "clips"
     if options.clips is None and set(labels) != set(edgepv.zoo.TASKS["fight"]):
         raise UsageError(
-            f"{found.folder} knows {', '.join(labels)}; no such clips are shipped. Give --clips DIR"
+            f"{bundle.folder} knows {', '.join(labels)}; no such clips are shipped. Give --clips DIR"
         )
     if options.limit < 1 or not 0 < options.rate < math.inf:
         raise UsageError("--limit and --rate want numbers above 0")
@@ -104,8 +106,8 @@ def _chosen_clips(found: Bundle, options: LiveBench, console: Console) -> list[C
         console.say(f"left out of {options.clips}: {there.left_out}")
     if bare := unlabelled_told(there.clips):
         console.say(f"{bare}: they are left out")
-    _, held = split_clips([c for c in there.clips if c.label], calibration=1)
-    chosen = replay.drawn(held, labels, options.seed, options.limit)
+    _, held_out = split_clips([c for c in there.clips if c.label], calibration=1)
+    chosen = replay.drawn(held_out, labels, options.seed, options.limit)
     if told := unheld_told(chosen, labels, "replayed"):
         console.say(f"{told}: what is right says nothing of them")
     return chosen

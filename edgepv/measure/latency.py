@@ -111,7 +111,7 @@ def latencies(
         finally:
             for engine in engines.values():
                 engine.close()
-    return {name: tuple(found) for name, found in rows.items()}
+    return {name: tuple(by_threads) for name, by_threads in rows.items()}
 
 
 @contextlib.contextmanager

@@ -18,8 +18,8 @@ def peak_rss_mib(variant: Variant, folder: Path) -> float | None:
 
     None where the system does not tell.
     """
-    found: float | None = call("edgepv.measure.memory:rss_of", variant=encode(variant), folder=str(folder))
-    return found
+    mib: float | None = call("edgepv.measure.memory:rss_of", variant=encode(variant), folder=str(folder))
+    return mib
 
 
 def rss_of(variant: dict[str, Any], folder: str) -> float | None:

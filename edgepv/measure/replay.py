@@ -77,14 +77,14 @@ def shots(clips: Sequence[Clip], spec: ModelSpec) -> list[Shot]:
     All are held in memory, so frames of more than ``LARGEST`` times the model's pixels come at its size: a
     camera's large frames cost a resize more than is measured.
     """
-    made = []
+    decoded = []
     for clip in clips:
         if clip.label not in spec.labels:
             raise UsageError(f"{clip.path} has no label of the model. A live benchmark needs labelled clips")
         with open_video(clip.path) as video:
             frames = tuple(shrunk(f.pixels, spec, LARGEST) for f in taken(video, spec.fps))
-        made.append(Shot(frames, spec.labels.index(clip.label)))
-    return made
+        decoded.append(Shot(frames, spec.labels.index(clip.label)))
+    return decoded
 
 
 def drawn(clips: Sequence[Clip], labels: Sequence[str], seed: int, count: int) -> list[Clip]:

@@ -113,12 +113,12 @@ class _Panel:
 
 def panels(report: Report) -> list[_Panel]:
     """Rows by machine: charts never mix two."""
-    found: dict[DeviceFacts | None, _Panel] = {}
+    by_machine: dict[DeviceFacts | None, _Panel] = {}
     for row in report.rows:
         device = machine(row.device)
         title = f"{device.cpu}, {device.cores} cores" if device else "machine not measured"
-        found.setdefault(device, _Panel(title)).rows.append(row)
-    return list(found.values())
+        by_machine.setdefault(device, _Panel(title)).rows.append(row)
+    return list(by_machine.values())
 
 
 def colours(report: Report) -> dict[str, int]:
@@ -130,13 +130,13 @@ def colours(report: Report) -> dict[str, int]:
 def scatters(report: Report) -> list[Scatter]:
     """One scatter per machine that has both figures for at least one row."""
     palette = colours(report)
-    return [made for panel in panels(report) if (made := _scatter(panel, palette))]
+    return [scatter for panel in panels(report) if (scatter := _scatter(panel, palette))]
 
 
 def _scatter(panel: _Panel, palette: dict[str, int]) -> Scatter | None:
-    timed = [found for row in panel.rows if (found := main_latency(row))]
-    threads = min((found.threads for found in timed), default=0)
-    pairs = [(row, found) for row in panel.rows if (found := _drawable(row, threads))]
+    timed = [latency for row in panel.rows if (latency := main_latency(row))]
+    threads = min((latency.threads for latency in timed), default=0)
+    pairs = [(row, latency) for row in panel.rows if (latency := _drawable(row, threads))]
     if not pairs:
         return None
     drawn = {row.variant for row, _ in pairs}
@@ -145,7 +145,7 @@ def _scatter(panel: _Panel, palette: dict[str, int]) -> Scatter | None:
     low, high = _log_range([latency.p50_ms for _, latency in pairs])
     x_ticks = tuple(Tick(_log(v, low, high), f"{v:.3g}") for v in log_ticks(low, high))
     accuracies = [row.accuracy for row, _ in pairs if row.accuracy]
-    heights = [_heights(found) for found in accuracies]
+    heights = [_heights(accuracy) for accuracy in accuracies]
     floor, ceiling, step = _percent_range(min(h[1] for h in heights), max(h[2] for h in heights))
     y_ticks = tuple(
         Tick(_linear(v, floor, ceiling, bottom, top), f"{v:g}") for v in _steps(floor, ceiling, step)
@@ -168,10 +168,10 @@ def _scatter(panel: _Panel, palette: dict[str, int]) -> Scatter | None:
     )
 
 
-def _heights(found: Accuracy) -> tuple[float, float, float]:
+def _heights(accuracy: Accuracy) -> tuple[float, float, float]:
     """(value, low, high) as shares of the chart's scale, which ends at 100 % or 100 dB."""
-    scale = 100 if unit_of(found.metric) == "dB" else 1
-    return found.value / scale, found.low / scale, found.high / scale
+    scale = 100 if unit_of(accuracy.metric) == "dB" else 1
+    return accuracy.value / scale, accuracy.low / scale, accuracy.high / scale
 
 
 def _drawable(row: Measurement, threads: int) -> Latency | None:
@@ -205,12 +205,12 @@ def _points(
 
 def _tip(row: Measurement, latency: Latency) -> str:
     assert row.accuracy
-    found = row.accuracy
-    value, low, high = (worded(v, found.metric) for v in (found.value, found.low, found.high))
-    spread = "no interval" if found.groups == 1 else f"95 % {low} to {high}"
+    accuracy = row.accuracy
+    value, low, high = (worded(v, accuracy.metric) for v in (accuracy.value, accuracy.low, accuracy.high))
+    spread = "no interval" if accuracy.groups == 1 else f"95 % {low} to {high}"
     return (
-        f"{row.variant} ({row.engine}, {row.precision}, {row.form}): {metric_name(found.metric)} {value}, "
-        f"{spread}, n = {counted(found.n, found.groups)}; "
+        f"{row.variant} ({row.engine}, {row.precision}, {row.form}): {metric_name(accuracy.metric)} {value}, "
+        f"{spread}, n = {counted(accuracy.n, accuracy.groups)}; "
         f"p50 {figure(latency.p50_ms)} ms, p99 {figure(latency.p99_ms)} ms, "
         f"{threaded(latency)}"
     )
@@ -244,7 +244,7 @@ def _labels(
 ) -> list[tuple[float, float, str] | None]:
     """A free spot for each name beside its mark, or None where all spots are taken."""
     taken = [(p[0] - 7, p[1] - 7, p[0] + 7, p[1] + 7) for p in places]
-    found: list[tuple[float, float, str] | None] = []
+    spots: list[tuple[float, float, str] | None] = []
     for name, (x, y, *_) in zip(names, places, strict=True):
         spot = None
         for dx, dy, anchor in _spots():
@@ -253,8 +253,8 @@ def _labels(
                 taken.append(box)
                 spot = (x + dx, y + dy, anchor)
                 break
-        found.append(spot)
-    return found
+        spots.append(spot)
+    return spots
 
 
 def _spots() -> Iterable[tuple[float, float, str]]:
@@ -301,8 +301,8 @@ def log_ticks(low: float, high: float) -> list[float]:
     """Round values inside (low, high): 1, 2, 5 of each decade, or the decades of a wide range."""
     steps = (1, 2, 5) if high / low < 500 else (1,)
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    found = [s * 10.0**d for d in decades for s in steps if low <= s * 10.0**d <= high]
-    return found if len(found) > 1 else [low * 1.3, high / 1.6]
+    ticks = [s * 10.0**d for d in decades for s in steps if low <= s * 10.0**d <= high]
+    return ticks if len(ticks) > 1 else [low * 1.3, high / 1.6]
 
 
 def _percent_range(low: float, high: float) -> tuple[float, float, float]:
@@ -340,19 +340,19 @@ def _bars(panel: _Panel, palette: dict[str, int]) -> Bars:
     longest = max(1e-9, *(latency.p99_ms for row in rows for latency in row.latency))
     step = round_step(longest / 4)
     end = 12 + (WIDTH - 12) * 0.66
-    names, made = [], []
+    names, drawn = [], []
     top = y
     for row in rows:
         names.append(Tick(top + 12, row.variant))
         top += 17
-        for latency in sorted(row.latency, key=lambda found: found.threads):
+        for latency in sorted(row.latency, key=lambda latency: latency.threads):
             times = (latency.p50_ms, latency.p95_ms, latency.p99_ms)
             p50, p95, p99 = (_linear(ms, 0, longest, 0, end - 12) for ms in times)
             values = " / ".join(figure(ms) for ms in times)
             words = f"{latency.threads} thr: {values}"
             tip = f"{row.variant} on {threaded(latency)}: p50 / p95 / p99 = {values} ms"
-            made.append(Bar(top, p50, p95, p99, words, tip, palette[row.engine]))
+            drawn.append(Bar(top, p50, p95, p99, words, tip, palette[row.engine]))
             top += 16
         top += 7
     ticks = tuple(Tick(_linear(v, 0, longest, 12, end), f"{v:.3g}") for v in _steps(0, longest, step))
-    return Bars(panel.title, top, top + 38, ticks, tuple(made), tuple(names), keys)
+    return Bars(panel.title, top, top + 38, ticks, tuple(drawn), tuple(names), keys)

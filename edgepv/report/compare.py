@@ -26,15 +26,15 @@ def machine(device: DeviceFacts | None) -> DeviceFacts | None:
 
 def together(report: Report, row: Measurement, latency: Latency) -> dict[str, Latency]:
     """The rows timed in turns with ``latency`` in one run on one machine, itself among them."""
-    found = {row.variant: latency}
+    latencies = {row.variant: latency}
     for other in report.rows:
         same_machine = machine(other.device) == machine(row.device)
         for theirs in other.latency if same_machine and other is not row else ():
             both = other.variant in latency.interleaved_with
             both = both and row.variant in theirs.interleaved_with
             if both and theirs.threads == latency.threads:
-                found[other.variant] = theirs
-    return found
+                latencies[other.variant] = theirs
+    return latencies
 
 
 def original(report: Report, row: Measurement, among: Iterable[str]) -> str | None:
@@ -49,16 +49,16 @@ def original(report: Report, row: Measurement, among: Iterable[str]) -> str | No
 
 def speedups(report: Report, row: Measurement, latency: Latency) -> tuple[float | None, float | None]:
     """p50 of the original, and of the slowest row, over this p50; None if not timed in turns."""
-    found = together(report, row, latency)
-    base = original(report, row, found)
-    slowest = max(other.p50_ms for other in found.values())
-    to_base = found[base].p50_ms / latency.p50_ms if base else None
-    return to_base, slowest / latency.p50_ms if len(found) > 1 else None
+    latencies = together(report, row, latency)
+    base = original(report, row, latencies)
+    slowest = max(other.p50_ms for other in latencies.values())
+    to_base = latencies[base].p50_ms / latency.p50_ms if base else None
+    return to_base, slowest / latency.p50_ms if len(latencies) > 1 else None
 
 
 def main_latency(row: Measurement) -> Latency | None:
     """The latency on the fewest threads: the one that is compared first."""
-    return min(row.latency, key=lambda found: found.threads, default=None)
+    return min(row.latency, key=lambda latency: latency.threads, default=None)
 
 
 def name(report: Report, row: Measurement, note: str | None = None) -> Cell:

@@ -61,10 +61,10 @@ def picture_of_scatter(report: Report) -> str:
 
     Raises UsageError if no row has both accuracy and latency.
     """
-    found = charts.scatters(report)
-    if not found:
+    scatters = charts.scatters(report)
+    if not scatters:
         raise UsageError("no variant has both accuracy and latency measured: nothing to draw")
-    return _render("scatter.svg.j2", chart=max(found, key=lambda one: len(one.points)))
+    return _render("scatter.svg.j2", chart=max(scatters, key=lambda one: len(one.points)))
 
 
 def _render(template: str, **values: Any) -> str:
@@ -106,7 +106,7 @@ def _confusions(report: Report) -> list[Confusion]:
 
 def _confusion(variant: str, accuracy: Accuracy) -> Confusion:
     counts = accuracy.confusion
-    labels = tuple(found.label for found in accuracy.classes) or tuple(map(str, range(len(counts))))
+    labels = tuple(score.label for score in accuracy.classes) or tuple(map(str, range(len(counts))))
     if len(counts) <= HEATMAP_LABELS:
         shares = tuple(tuple(n / max(1, sum(row)) for n in row) for row in counts)
         return Confusion(variant, labels, counts, shares)

@@ -45,15 +45,15 @@ def _sources(path: Path) -> list[Path]:
         return [path]
     if (path / MEASURED).is_file():
         return [path / MEASURED]
-    found = [
+    files = [
         file
         for file in sorted(path.rglob(MEASURED))
         if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts)
     ]
-    if not found:
+    if not files:
         state = f"holds no {MEASURED}" if path.exists() else "does not exist"
         raise UsageError(f"{path} {state}. Give a bundle that edgepv export has measured")
-    return found
+    return files
 
 
 def _labelled(file: Path) -> tuple[str, ...]:
@@ -179,7 +179,7 @@ def _renamed(row: Measurement, new: str, label: str, rename: Rename) -> Measurem
         names = tuple(rename(label, name) for name in latency.interleaved_with)
         return replace(latency, interleaved_with=names)
 
-    return replace(row, variant=new, latency=tuple(tied(found) for found in row.latency))
+    return replace(row, variant=new, latency=tuple(tied(latency) for latency in row.latency))
 
 
 def is_report(path: Path) -> bool:

@@ -171,13 +171,13 @@ def accuracy_table(report: Report) -> Table:
     """Top-1, its spread, and the paired comparison with the original."""
     rows = []
     for row in report.rows:
-        found, drop = row.accuracy, row.drop
+        accuracy, drop = row.accuracy, row.drop
         rows.append(
             (
                 name(report, row),
-                accuracy_cell(found),
-                share(found.macro_f1 if found else None),
-                number(found.roc_auc if found else None),
+                accuracy_cell(accuracy),
+                share(accuracy.macro_f1 if accuracy else None),
+                number(accuracy.roc_auc if accuracy else None),
                 lost_points(drop),
                 whole(drop.n if drop else None),
                 whole(drop.lost if drop else None),
@@ -203,27 +203,27 @@ def parity_table(report: Report) -> Table:
     """Each file against the torch original on real frames."""
     rows = []
     for row in report.rows:
-        found = row.parity
-        if found is None:
+        parity = row.parity
+        if parity is None:
             rows.append((name(report, row), *[UNKNOWN] * 9))
             continue
-        diverges = text(found.first_divergence)
-        if found.first_divergence is None and found.verdict == "pass":
+        diverges = text(parity.first_divergence)
+        if parity.first_divergence is None and parity.verdict == "pass":
             diverges = Cell("none, parity holds")
-        codes = share(found.saturation)
-        if found.saturation is None:
+        codes = share(parity.saturation)
+        if parity.saturation is None:
             codes = replace(codes, note="no INT8 codes")
         rows.append(
             (
                 name(report, row),
-                number(found.max_abs),
-                number(found.sqnr_db, "dB", note=_beside(found)),
+                number(parity.max_abs),
+                number(parity.sqnr_db, "dB", note=_beside(parity)),
                 codes,
-                slopes(found.slope),
-                agreement(found),
-                flicker(found.flicker),
-                whole(found.frames),
-                verdict(found.verdict),
+                slopes(parity.slope),
+                agreement(parity),
+                flicker(parity.flicker),
+                whole(parity.frames),
+                verdict(parity.verdict),
                 diverges,
             )
         )
@@ -244,18 +244,18 @@ def parity_table(report: Report) -> Table:
     )
 
 
-def slopes(found: tuple[float, float] | None) -> Cell:
+def slopes(ends: tuple[float, float] | None) -> Cell:
     """Least and largest slope over the outputs."""
-    if found is None:
+    if ends is None:
         return UNKNOWN
-    return Cell(f"{found[0]:.3f} to {found[1]:.3f}", min(found, key=lambda s: 1 - abs(1 - s)))
+    return Cell(f"{ends[0]:.3f} to {ends[1]:.3f}", min(ends, key=lambda s: 1 - abs(1 - s)))
 
 
-def flicker(found: tuple[float, float] | None) -> Cell:
+def flicker(rates: tuple[float, float] | None) -> Cell:
     """Of this variant, and in small of the original."""
-    if found is None:
+    if rates is None:
         return UNKNOWN
-    return replace(share(found[1]), note=f"original {share(found[0]).text}")
+    return replace(share(rates[1]), note=f"original {share(rates[0]).text}")
 
 
 def worst_table(report: Report) -> Table:
@@ -353,7 +353,7 @@ def stream_table(report: Report) -> Table:
 def _stream_facts(report: Report, stream: StreamSpec) -> list[tuple[str, Cell]]:
     costs = [r.gflops_per_frame for r in report.rows if r.form == "window"]
     steps = [r.gflops_per_frame for r in report.rows if r.form == "step"]
-    window, step = (next((c for c in found if c), None) for found in (costs, steps))
+    window, step = (next((c for c in costs_of_form if c), None) for costs_of_form in (costs, steps))
     field = stream.receptive_field
     return [
         ("against the clip model", Cell(exactness(stream, None), more=stream.because)),
@@ -374,15 +374,15 @@ def _stream_facts(report: Report, stream: StreamSpec) -> list[tuple[str, Cell]]:
 def class_table(report: Report) -> Table:
     """Precision, recall and F1 of every label under every variant."""
     scores = [(r.variant, c) for r in report.rows if r.accuracy for c in r.accuracy.classes]
-    labels = list(dict.fromkeys(found.label for _, found in scores))
+    labels = list(dict.fromkeys(score.label for _, score in scores))
     rows = tuple(
         (
-            Cell(found.label, found.label),
+            Cell(score.label, score.label),
             Cell(variant, variant),
-            *(share(value) for value in (found.precision, found.recall, found.f1)),
-            whole(found.n),
+            *(share(value) for value in (score.precision, score.recall, score.f1)),
+            whole(score.n),
         )
-        for variant, found in sorted(scores, key=lambda pair: labels.index(pair[1].label))
+        for variant, score in sorted(scores, key=lambda pair: labels.index(pair[1].label))
     )
     return Table(
         "classes",

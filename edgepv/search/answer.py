@@ -101,12 +101,12 @@ def write(result: Result, question: SearchRequest, out: Path, *, force: bool) ->
 def exports(result: Result, question: SearchRequest) -> tuple[str, ...]:
     """The command line that makes the winner's bundle, then those of the other finalists."""
     order = [result.winner, *(f for f in result.finalists if f != result.winner)]
-    found = []
+    commands = []
     for i, final in enumerate(order):
         candidate = final.found.candidate
         options = candidate.options(question.options, result.native, final.tuned)
-        found.append(command(options, f"bundle-{i + 1}"))
-    return tuple(found)
+        commands.append(command(options, f"bundle-{i + 1}"))
+    return tuple(commands)
 
 
 def drop_text(drop: PairedDrop) -> str:
@@ -125,11 +125,11 @@ def rows(result: Result) -> list[list[str]]:
     """Finalists as cells: candidate, p50 / p99, against the reference, top-1, lost, methods."""
     table = []
     for final in result.finalists:
-        found = final.found
+        trial = final.found
         faster = result.reference.p50_ms / final.latency.p50_ms
-        name = found.candidate.name + (" (winner)" if final == result.winner else "")
-        cells = [name, _times(final.latency), f"x{faster:.2f}", f"{100 * found.top1:.1f} %"]
-        drop = f"{found.drop.figures()[0]} ({found.drop.interval()})"
+        name = trial.candidate.name + (" (winner)" if final == result.winner else "")
+        cells = [name, _times(final.latency), f"x{faster:.2f}", f"{100 * trial.top1:.1f} %"]
+        drop = f"{trial.drop.figures()[0]} ({trial.drop.interval()})"
         table.append([*cells, drop, final.methods])
     return table
 

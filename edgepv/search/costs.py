@@ -33,13 +33,13 @@ def layers_of(module: Any, example: Any) -> tuple[Layer, ...]:
     import torch
     from torch import nn
 
-    found: list[Layer] = []
+    layers: list[Layer] = []
 
     def remember(layer: Any, inputs: Any, out: Any) -> None:
         kind, weights = _kind(layer), layer.weight.numel()
         positions = out.numel() / out.shape[-1 if kind == "linear" else 1]
         moved = inputs[0].numel() + out.numel() + weights
-        found.append(Layer(kind, 2 * weights * positions / 1e9, 4 * moved / 1e6))
+        layers.append(Layer(kind, 2 * weights * positions / 1e9, 4 * moved / 1e6))
 
     kinds = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
     handles = [m.register_forward_hook(remember) for m in module.modules() if isinstance(m, kinds)]
@@ -49,7 +49,7 @@ def layers_of(module: Any, example: Any) -> tuple[Layer, ...]:
     finally:
         for handle in handles:
             handle.remove()
-    return tuple(found)
+    return tuple(layers)
 
 
 def _kind(layer: Any) -> str:
@@ -102,5 +102,5 @@ def _solve(table: np.ndarray, times: np.ndarray) -> np.ndarray:
     from scipy.optimize import nnls
 
     scale = np.maximum(table.max(0), 1e-12)
-    found, _ = nnls(table / scale / times[:, None], np.ones(len(times)))
-    return np.asarray(found / scale)
+    coefficients, _ = nnls(table / scale / times[:, None], np.ones(len(times)))
+    return np.asarray(coefficients / scale)

@@ -140,19 +140,19 @@ class Space:
         variant = trial.suggest_categorical("variant", list(self.variants))
         form = trial.suggest_categorical("form", list(self.forms))
         size = trial.suggest_categorical("size", list(self.sizes))
-        found = Candidate(variant, form, size)
+        candidate = Candidate(variant, form, size)
         for axis in self._axes_of(variant):
             picks = tuple(trial.suggest_categorical(name, list(axis.values)) for name in axis.params)
-            found = found.having(axis.key, picks)
-        return found
+            candidate = candidate.having(axis.key, picks)
+        return candidate
 
     def params(self, candidate: Candidate) -> dict[str, Any]:
         """What an Optuna trial of this candidate would have suggested."""
-        found = {name: getattr(candidate, name) for name in ("variant", "form", "size")}
+        picks = {name: getattr(candidate, name) for name in ("variant", "form", "size")}
         for axis in self._axes_of(candidate.variant):
             off = (axis.values[0],) * axis.places
-            found |= dict(zip(axis.params, dict(candidate.steps).get(axis.key, off)))
-        return found
+            picks |= dict(zip(axis.params, dict(candidate.steps).get(axis.key, off)))
+        return picks
 
     def single_methods(self) -> Iterator[Candidate]:
         """The model as it was written, and each method alone: what a search has to beat."""
@@ -222,5 +222,5 @@ def variants_of(target: Target, precision: str) -> tuple[str, ...]:
 
 def sizes_for(native: int) -> tuple[int, ...]:
     """The size a model was trained at, and smaller multiples of 16."""
-    found = [native, *(round(native * share / 16) * 16 for share in SIZES[1:])]
-    return tuple(dict.fromkeys(s for s in found if s == native or SMALLEST <= s < native))
+    sizes = [native, *(round(native * share / 16) * 16 for share in SIZES[1:])]
+    return tuple(dict.fromkeys(s for s in sizes if s == native or SMALLEST <= s < native))

@@ -132,7 +132,7 @@ class Study:
             return self._again(trial, known)
         try:
             self._skip_hopeless(candidate, trial)
-            found = self.trials.measure(candidate, lambda at, ratio: self._time(trial, at, ratio))
+            result = self.trials.measure(candidate, lambda at, ratio: self._time(trial, at, ratio))
         except self._optuna.TrialPruned:
             raise
         except Exception as e:
@@ -140,8 +140,8 @@ class Study:
             trial.set_user_attr("why", " ".join(why.split())[:LONGEST_WHY])
             trial.set_user_attr("final", isinstance(e, EdgepvError))
             raise
-        trial.set_user_attr("found", encode(found))
-        return self.latency(found.latency, found.ratio), found.drop.points
+        trial.set_user_attr("found", encode(result))
+        return self.latency(result.latency, result.ratio), result.drop.points
 
     def _again(self, trial: Any, known: Any) -> tuple[float, float]:
         """What came of the same candidate before."""
@@ -212,7 +212,7 @@ class Study:
 
     def failures(self) -> list[tuple[str, str]]:
         """(candidate, why) of what was tried and not measured, each once."""
-        measured = {found.candidate.name for found, _ in self.found()}
+        measured = {result.candidate.name for result, _ in self.found()}
         rows = {t.user_attrs.get("name", "?"): outcome(t) for t in self._done() if not t.values}
         return [(name, why) for name, why in rows.items() if name not in measured]
 

@@ -106,10 +106,12 @@ class TrialRunner:
         checkpoint = self.source.checkpoint
         forms: tuple[Form, ...] = ("stream",)
         if checkpoint is not None and self.source.spec.input.layout == "NCTHW":
-            made, _, notes = streamed(RunContext(self.question.options, self.console), checkpoint, self.clips)
+            converted, _, notes = streamed(
+                RunContext(self.question.options, self.console), checkpoint, self.clips
+            )
             for note in notes:
                 self.console.say(note)
-            forms = ("clip",) if made is checkpoint else ("clip", "stream")
+            forms = ("clip",) if converted is checkpoint else ("clip", "stream")
             with contextlib.suppress(NotStreamableError):
                 flatten(build(checkpoint), self.source.spec)
                 forms = ("clip", "flat", *forms[1:])
@@ -121,8 +123,8 @@ class TrialRunner:
         start, forms = self.space.start(), self.space.forms
         if forms[-1] != "stream" or len(forms) == 1:
             return forms
-        found = self.margins(*self.make(replace(start, form="stream"), 0), self.search)
-        drop = self.lost(self.original(), found, self.search)
+        clip_margins = self.margins(*self.make(replace(start, form="stream"), 0), self.search)
+        drop = self.lost(self.original(), clip_margins, self.search)
         if drop.verdict != "fail":
             return forms
         self.console.say(
@@ -235,9 +237,11 @@ class TrialRunner:
         latency, ratio = self._timed(*self.make(candidate, 0))
         timed(latency, ratio)
         variant, folder = self.make(candidate, self.question.short_epochs if epochs is None else epochs)
-        found = self.margins(variant, folder, self.search)
-        drop = self.lost(self.original(), found, self.search)
-        return TrialResult(candidate, variant, str(folder), latency, ratio, drop, float((found > 0).mean()))
+        clip_margins = self.margins(variant, folder, self.search)
+        drop = self.lost(self.original(), clip_margins, self.search)
+        return TrialResult(
+            candidate, variant, str(folder), latency, ratio, drop, float((clip_margins > 0).mean())
+        )
 
     def reference(self) -> tuple[Variant, Path]:
         """What latencies are compared to: the unchanged model in float, in its fastest form."""
@@ -255,9 +259,11 @@ class TrialRunner:
         }
 
         def time_it(_: Path) -> Any:
-            found = in_turns({"candidate": (variant, folder), "reference": (base, base_folder)}, calls=CALLS)
-            ratio = found["candidate"].p50_ms / found["reference"].p50_ms
-            return {"latency": encode(found["candidate"]), "ratio": ratio}
+            latencies = in_turns(
+                {"candidate": (variant, folder), "reference": (base, base_folder)}, calls=CALLS
+            )
+            ratio = latencies["candidate"].p50_ms / latencies["reference"].p50_ms
+            return {"latency": encode(latencies["candidate"]), "ratio": ratio}
 
         result = cache.cached(key, time_it)[1]
         return decode(Latency, result["latency"]), float(result["ratio"])
@@ -324,13 +330,13 @@ def classifier(options: Options) -> Source:
     return source
 
 
-def _judges(held: Sequence[Clip], console: Console) -> tuple[tuple[Clip, ...], tuple[Clip, ...]]:
+def _judges(held_out: Sequence[Clip], console: Console) -> tuple[tuple[Clip, ...], tuple[Clip, ...]]:
     """(search clips, final clips): validation and test where both are named, else two halves."""
-    first, second, torn = search_and_final(list(held))
+    first, second, torn = search_and_final(list(held_out))
     if not first or not second:
         raise UsageError(
-            f"{len(held)} held-out clips cannot be halved into search and final clips. Give more labelled "
-            "clips"
+            f"{len(held_out)} held-out clips cannot be halved into search and final clips. Give more "
+            "labelled clips"
         )
     if torn:
         console.say(
@@ -380,9 +386,9 @@ def at_percentile(latency: Latency, percentile: int) -> float:
 @contextlib.contextmanager
 def engines(*opened: tuple[Variant, Path]) -> Iterator[tuple[Engine, ...]]:
     """Open engines on one thread each, closed at the end."""
-    made = tuple(open_engine(variant, folder, threads=1) for variant, folder in opened)
+    open_engines = tuple(open_engine(variant, folder, threads=1) for variant, folder in opened)
     try:
-        yield made
+        yield open_engines
     finally:
-        for engine in made:
+        for engine in open_engines:
             engine.close()

@@ -82,11 +82,11 @@ def best(target: str, console: Console) -> int:
 
 
 def _measure(target: str, names: Sequence[str], folder: Path, console: Console) -> list[Curve]:
-    made: dict[str, dict[int, tuple[Variant, Path]]] = {name: {} for name in names}
+    blocks: dict[str, dict[int, tuple[Variant, Path]]] = {name: {} for name in names}
     for width in console.track(WIDTHS, "building one block for each width"):
         for variant in _built(target, width, folder / str(width)):
-            made[variant.name][width] = (variant, folder / str(width))
-    return [_curve(name, by_width) for name, by_width in made.items() if len(by_width) == len(WIDTHS)]
+            blocks[variant.name][width] = (variant, folder / str(width))
+    return [_curve(name, by_width) for name, by_width in blocks.items() if len(by_width) == len(WIDTHS)]
 
 
 def _built(target: str, width: int, folder: Path) -> tuple[Variant, ...]:
