@@ -44,10 +44,10 @@ def open(
     """
     from edgepv.runtimes.session import Session
 
-    found = _read(bundle)
-    wanted = (found.variant(variant, engine),)
+    opened = _read(bundle)
+    wanted = (opened.variant(variant, engine),)
     fixed = bool(variant or engine)
-    return Session(_ladder(found, wanted, fixed=fixed, threads=threads, gap=gap, cuts=cuts))
+    return Session(_ladder(opened, wanted, fixed=fixed, threads=threads, gap=gap, cuts=cuts))
 
 
 def runner(
@@ -74,9 +74,9 @@ def runner(
     from edgepv.runtimes.deadline import DeadlineRunner, profile
     from edgepv.types import Deadline
 
-    found = _read(bundle)
-    wanted = (found.variant(variant),) if variant else found.ladder()
-    ladder = _ladder(found, wanted, fixed=bool(variant), threads=threads, gap=gap, cuts=cuts)
+    opened = _read(bundle)
+    wanted = (opened.variant(variant),) if variant else opened.ladder()
+    ladder = _ladder(opened, wanted, fixed=bool(variant), threads=threads, gap=gap, cuts=cuts)
     limit = Deadline(deadline_ms, on_miss)
     return DeadlineRunner(ladder, profile(ladder), limit, say=say)
 
@@ -87,13 +87,13 @@ def _read(bundle: str | Path) -> Bundle:
 
     from edgepv.bundle.manifest import check, read
 
-    found = read(Path(bundle))
-    check(found)
-    return found
+    opened = read(Path(bundle))
+    check(opened)
+    return opened
 
 
 def _ladder(
-    found: Bundle, wanted: Sequence[Variant], *, fixed: bool, threads: int, gap: Gap, cuts: bool
+    bundle: Bundle, wanted: Sequence[Variant], *, fixed: bool, threads: int, gap: Gap, cuts: bool
 ) -> Ladder:
     """The wanted variants opened, or those that answer here as where they were proven, with a warning."""
     import warnings
@@ -101,7 +101,7 @@ def _ladder(
     from edgepv.bundle.proof import proven
     from edgepv.runtimes.ladder import open_ladder
 
-    fit = proven(found, wanted, fixed=fixed)
+    fit = proven(bundle, wanted, fixed=fixed)
     for note in fit.notes:
         warnings.warn(note, RuntimeWarning, stacklevel=3)
-    return open_ladder(fit.variants, found.checked, threads=threads, gap=gap, cuts=cuts)
+    return open_ladder(fit.variants, bundle.checked, threads=threads, gap=gap, cuts=cuts)

@@ -31,8 +31,8 @@ def audit(variant: Variant, folder: Path) -> Audit:
     """
     path, how = folder / variant.path, ENGINES.find(variant.engine)
     if how.audit:
-        found: Audit = resolve(how.audit)(variant, path)
-        return found
+        audited: Audit = resolve(how.audit)(variant, path)
+        return audited
     data = path.read_bytes() if path.suffix == ".onnx" else None
     rows, products = (
         tuple(ConvPlan(n, p, None) for n, p in (planned_onnx(data, path.name, kind) if data else {}).items())
@@ -96,16 +96,16 @@ def of_openvino(variant: Variant, path: Path) -> Audit:
     )
     inside = islands.of_openvino(compiled) if variant.precision == "int8" else None
     names = {"u8": "int8", "i8": "int8", "f32": "float", "bf16": "bf16", "f16": "fp16"}
-    found: dict[str, list[tuple[str, str]]] = {kind: [] for kind in PLANNED}
+    operators: dict[str, list[tuple[str, str]]] = {kind: [] for kind in PLANNED}
     for op in compiled.get_runtime_model().get_ordered_ops():
         info = {k: str(op.get_rt_info()[k].astype(str)) for k in ("layerType", "runtimePrecision")}
         kind = _kind_of(info["layerType"])
         if kind:
             precision = info["runtimePrecision"].lower()
-            found[kind].append((op.get_friendly_name(), names.get(precision, precision)))
+            operators[kind].append((op.get_friendly_name(), names.get(precision, precision)))
     data = path.read_bytes() if path.suffix == ".onnx" else None
     rows = {}
-    for kind, executed in found.items():
+    for kind, executed in operators.items():
         planned = planned_onnx(data, path.name, kind) if data else {}
         if not planned:
             wanted = "int8" if variant.precision == "int8" and kind == "convolutions" else "float"
@@ -136,8 +136,8 @@ def of_litert(variant: Variant, path: Path) -> Audit:
     for i, op in enumerate(interpreter._get_ops_details()):
         kind = _kind_of(op["op_name"])
         if kind:
-            held = types[op["inputs"][2 if op["op_name"] == "TRANSPOSE_CONV" else 0]]
-            runs = "int8" if held == "int8" else "float"
+            stored = types[op["inputs"][2 if op["op_name"] == "TRANSPOSE_CONV" else 0]]
+            runs = "int8" if stored == "int8" else "float"
             plan = wanted if kind == "convolutions" else runs
             rows[kind] += (ConvPlan(f"{op['op_name']}_{i}", plan, runs),)
     inside = islands.of_litert(interpreter) if variant.precision == "int8" else None
@@ -145,11 +145,11 @@ def of_litert(variant: Variant, path: Path) -> Audit:
 
 
 def _told(source: str, rows: dict[str, tuple[ConvPlan, ...]], inside: Float | None) -> Audit:
-    found = Audit(source, rows["convolutions"], products=rows["products"])
+    audited = Audit(source, rows["convolutions"], products=rows["products"])
     if inside is None:
-        return found
+        return audited
     return replace(
-        found,
+        audited,
         islands=inside.islands,
         conversions=inside.conversions,
         conversions_share=inside.conversions_share,

@@ -53,37 +53,37 @@ def build(request: BuildRequest) -> BuildResult:
                 with request.attempt(ours):
                     variants += _named(request, request.compress(STEPS[name], fixed, base, ending), (ours,))
     request.failed.update(_unsafe(request, variants))
-    made = tuple(v for v in variants if v.name not in request.failed)
-    return BuildResult(made, floats=_floats(request, made))
+    kept = tuple(v for v in variants if v.name not in request.failed)
+    return BuildResult(kept, floats=_floats(request, kept))
 
 
-def _floats(request: BuildRequest, made: Sequence[Variant]) -> tuple[Variant, ...]:
+def _floats(request: BuildRequest, variants: Sequence[Variant]) -> tuple[Variant, ...]:
     """The float graph in every engine and form that runs something made of it; none of an INT8 file."""
     return tuple(
         replace(base, name=f"{engine}-fp32{form}", engine=engine)
         for base, form in zip(request.bases, ("", FLAT))
-        for engine in dict.fromkeys(v.engine for v in made if v.name.endswith(FLAT) == bool(form))
+        for engine in dict.fromkeys(v.engine for v in variants if v.name.endswith(FLAT) == bool(form))
         if base.precision == "fp32"
     )
 
 
 def _unsafe(request: BuildRequest, variants: Sequence[Variant]) -> dict[str, UsageError]:
     """Those that OpenVINO would compute otherwise on another CPU, and why; ONNX Runtime adds exactly."""
-    found = {v.name: saturating(request.folder / v.path) for v in variants if v.engine == "openvino"}
+    saturated = {v.name: saturating(request.folder / v.path) for v in variants if v.engine == "openvino"}
     return {
         name: UsageError(
             f"the eight-bit weights '{weights}' make OpenVINO's sums saturate on an x86 without VNNI, so "
             "it would answer otherwise there"
         )
-        for name, weights in found.items()
+        for name, weights in saturated.items()
         if weights is not None
     }
 
 
-def _named(request: BuildRequest, made: Variant, names: tuple[str, ...]) -> list[Variant]:
+def _named(request: BuildRequest, variant: Variant, names: tuple[str, ...]) -> list[Variant]:
     """One file under the name of each engine that is to run it."""
-    wanted = [name for name in names if request.wants(name, made.precision)]
-    return [replace(made, name=name, engine=name.split("-")[0]) for name in wanted]
+    wanted = [name for name in names if request.wants(name, variant.precision)]
+    return [replace(variant, name=name, engine=name.split("-")[0]) for name in wanted]
 
 
 def refuse_bf16() -> None:

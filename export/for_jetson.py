@@ -52,10 +52,10 @@ def build(request: BuildRequest) -> BuildResult:
         if request.wants(name, precision) and (precision == "int8" or not as_given):
             with request.attempt(name):
                 source = _quantized(request) if precision == "int8" and not as_given else request.base
-                made = _made(request, source, name, precision, file)
+                variant = _made(request, source, name, precision, file)
                 if as_given:
-                    _refuse_unlike_tensorrt(request.folder / made.path)
-                variants.append(made)
+                    _refuse_unlike_tensorrt(request.folder / variant.path)
+                variants.append(variant)
     if not variants:
         return BuildResult(())
     notes = (*_wide_notes(request, variants), *_checks(request, variants))
@@ -64,8 +64,8 @@ def build(request: BuildRequest) -> BuildResult:
 
 def _refuse_unlike_tensorrt(path: Path) -> None:
     """Raise UsageError if a file that somebody else quantized breaks a rule of TensorRT's."""
-    found = rules.check(_read(path), opset_limit=OPSET_LIMIT[path.name])
-    errors = [f for f in found if f.severity == "error"]
+    findings = rules.check(_read(path), opset_limit=OPSET_LIMIT[path.name])
+    errors = [f for f in findings if f.severity == "error"]
     if errors:
         raise UsageError(
             f"the ONNX file is quantized already, and not as TensorRT reads it: at '{errors[0].node}' "

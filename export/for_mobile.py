@@ -25,8 +25,8 @@ def build(request: BuildRequest) -> BuildResult:
     for source, form in ((request.checkpoint, ""), (request.flat_checkpoint, FLAT)):
         if source is not None:
             with request.attempt(f"litert-fp32{form}"):
-                made, base = _of_form(request, source, form)
-                variants += made
+                files, base = _of_form(request, source, form)
+                variants += files
                 floats += base
     return BuildResult(tuple(variants), floats=tuple(floats))
 
@@ -51,6 +51,6 @@ def _of_form(request: BuildRequest, source: Checkpoint, form: str) -> tuple[list
         name, file = f"litert-int8-{recipe}{form}", f"model-int8-{recipe}{form}.tflite"
         with request.attempt(name):
             options = {"recipe": recipe, "grown": request.grown}
-            made = request.compress(STEPS[f"litert-int8-{recipe}"], options, base, file)
-            variants.append(replace(made, name=name))
+            quantized = request.compress(STEPS[f"litert-int8-{recipe}"], options, base, file)
+            variants.append(replace(quantized, name=name))
     return variants, [base]

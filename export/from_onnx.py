@@ -94,12 +94,12 @@ def read_onnx(path: Path, spec: ModelSpec, out: Path) -> tuple[Variant, tuple[st
         stream = StreamSpec(kept, warmup=spec.frames)
     names_in = {spec.input.name: entered, **{s: s for s in states}}
     names_out = {**left, **{fresh: fresh for fresh in states.values()}}
-    made = float_variant(out, spec, stream, names_in, names_out)
+    variant = float_variant(out, spec, stream, names_in, names_out)
     if not is_quantized(model):
-        return made, (*notes, *more, *told)
+        return variant, (*notes, *more, *told)
     scheme = QuantScheme("as it was given", "as they were given", "as they were given", "", 0)
     said = "the file is quantized already: it is run as it is, and not quantized again"
-    return replace(made, precision="int8", scheme=scheme), (said, *notes, *more, *told)
+    return replace(variant, precision="int8", scheme=scheme), (said, *notes, *more, *told)
 
 
 @dataclass(frozen=True)
@@ -132,8 +132,8 @@ def digest_of(path: Path) -> str:
     """SHA-256 of an ONNX file; where its weights lie beside it, of its digest and theirs."""
     beside = {place for tensor in _outside(_parsed(path)) for place in _location(tensor)}
     files = [path, *(path.parent / name for name in sorted(beside) if (path.parent / name).is_file())]
-    found = [sha256(file) for file in files]
-    return found[0] if len(found) == 1 else digest(found)
+    digests = [sha256(file) for file in files]
+    return digests[0] if len(digests) == 1 else digest(digests)
 
 
 def fused(path: Path) -> list[str]:
@@ -197,8 +197,8 @@ def _sorted(model: ModelProto) -> ModelProto:
     import onnx_ir
     from onnx_ir.passes.common import TopologicalSortPass
 
-    made: ModelProto = onnx_ir.to_proto(TopologicalSortPass()(onnx_ir.from_proto(model)).model)
-    return made
+    ordered: ModelProto = onnx_ir.to_proto(TopologicalSortPass()(onnx_ir.from_proto(model)).model)
+    return ordered
 
 
 def _without_dead_ends(model: ModelProto) -> ModelProto:
@@ -206,8 +206,8 @@ def _without_dead_ends(model: ModelProto) -> ModelProto:
     import onnx_ir
     from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-    made: ModelProto = onnx_ir.to_proto(RemoveUnusedNodesPass()(onnx_ir.from_proto(model)).model)
-    return made
+    pruned: ModelProto = onnx_ir.to_proto(RemoveUnusedNodesPass()(onnx_ir.from_proto(model)).model)
+    return pruned
 
 
 _TOO_LARGE = "an ONNX message ends at 2 GiB, and so does a bundle's file. Export a smaller model"
@@ -259,8 +259,8 @@ def _outside(model: ModelProto) -> Iterator[Any]:
     import onnx
 
     for graph in _graphs(model.graph):
-        held = [a.t for node in graph.node for a in node.attribute if a.HasField("t")]
-        for tensor in (*graph.initializer, *held):
+        constants = [a.t for node in graph.node for a in node.attribute if a.HasField("t")]
+        for tensor in (*graph.initializer, *constants):
             if onnx.external_data_helper.uses_external_data(tensor):
                 yield tensor
 
@@ -282,23 +282,23 @@ def _formed(given: ModelProto, path: Path) -> tuple[ModelProto, list[str], list[
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
     ):
         model = tidy(model).model
-    made: ModelProto = onnx_ir.to_proto(model)
-    opset = _opset(made)
+    converted: ModelProto = onnx_ir.to_proto(model)
+    opset = _opset(converted)
     if opset < OLDEST_OPSET:
         try:
-            made = onnx.version_converter.convert_version(made, OLDEST_OPSET)
+            converted = onnx.version_converter.convert_version(converted, OLDEST_OPSET)
         except Exception as e:
             raise ModelError(
                 f"{path} is written in opset {opset}, and onnx cannot convert it to {OLDEST_OPSET} "
                 f"({refusal(e)}). Export it with opset {OLDEST_OPSET} or newer"
             ) from e
-        made.ir_version = max(made.ir_version, 8)
+        converted.ir_version = max(converted.ir_version, 8)
         notes.append(f"the file is written in opset {opset}; it was converted to {OLDEST_OPSET}")
-    kinds = _widen(made)
+    kinds = _widen(converted)
     if kinds:
-        made = _without_idle_casts(made)
+        converted = _without_idle_casts(converted)
         notes.append(f"{' and '.join(kinds)} inside became float32")
-    return made, kinds, notes
+    return converted, kinds, notes
 
 
 def _without_idle_casts(model: ModelProto) -> ModelProto:
@@ -316,8 +316,8 @@ def _without_idle_casts(model: ModelProto) -> ModelProto:
         if node.op_type == "Cast" and to == onnx.TensorProto.FLOAT and node.input[0] in real:
             node.op_type = "Identity"
             del node.attribute[:]
-    made: ModelProto = onnx_ir.to_proto(IdentityEliminationPass()(onnx_ir.from_proto(model)).model)
-    return made
+    cleaned: ModelProto = onnx_ir.to_proto(IdentityEliminationPass()(onnx_ir.from_proto(model)).model)
+    return cleaned
 
 
 def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
@@ -337,15 +337,15 @@ def _widen(model: ModelProto) -> list[str]:
     wide = {TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16", TensorProto.DOUBLE: "float64"}
     seen: dict[int, str] = {}
 
-    def tensor(held: Any) -> None:
-        if held.data_type in wide:
-            seen[held.data_type] = wide[held.data_type]
-            values = numpy_helper.to_array(held).astype(np.float32)
-            held.CopyFrom(numpy_helper.from_array(values, held.name))
+    def tensor(proto: Any) -> None:
+        if proto.data_type in wide:
+            seen[proto.data_type] = wide[proto.data_type]
+            values = numpy_helper.to_array(proto).astype(np.float32)
+            proto.CopyFrom(numpy_helper.from_array(values, proto.name))
 
     for graph in _graphs(model.graph):
-        for held in graph.initializer:
-            tensor(held)
+        for proto in graph.initializer:
+            tensor(proto)
         for value in (*graph.input, *graph.output, *graph.value_info):
             kind = value.type.tensor_type
             if kind.elem_type in wide:
@@ -484,7 +484,7 @@ def _outputs(
         if not excused:
             raise
         before = None
-    found: dict[str, Port] = {}
+    ports: dict[str, Port] = {}
     rows: list[tuple[np.ndarray, np.ndarray]] = []
     rng = np.random.default_rng(0)
     for _ in range(PROBES):
@@ -495,13 +495,13 @@ def _outputs(
             old = _answered(path, before, wanted, plain)
         for name, a, b in zip(wanted, old, new):
             if not isinstance(b, np.ndarray):
-                found[name] = Port("undefined", ())
+                ports[name] = Port("undefined", ())
                 continue
-            found[name] = Port(str(b.dtype), b.shape)
+            ports[name] = Port(str(b.dtype), b.shape)
             if b.dtype.kind == "f":
                 rows.append((np.asarray(a, np.float64).ravel(), b.astype(np.float64).ravel()))
     _compare(path, given, rows)
-    return found, before is not None
+    return ports, before is not None
 
 
 def _session(path: Path, model: ModelProto) -> Any:
@@ -554,10 +554,10 @@ def _compare(path: Path, given: ModelProto, rows: Sequence[tuple[np.ndarray, np.
     for before, after in rows:
         if not np.isfinite(before).all():
             continue  # judged on real clips, as any original
-        found = sqnr_db(before, after) if before.shape == after.shape else 0.0
-        if found < least:
+        ratio = sqnr_db(before, after) if before.shape == after.shape else 0.0
+        if ratio < least:
             raise EngineError(
-                f"{path}: converted for edgepv it answers otherwise ({found:.0f} dB of {least:.0f}). Export "
+                f"{path}: converted for edgepv it answers otherwise ({ratio:.0f} dB of {least:.0f}). Export "
                 f"it again, with opset {OLDEST_OPSET} to 18 and in float32"
             )
 
@@ -566,14 +566,14 @@ def _states(
     spec: ModelSpec, names: Sequence[str], inputs: dict[str, Port], outputs: dict[str, Port]
 ) -> dict[str, str]:
     """State input -> the output that it is fed from: NAME_next, of one state alone the only one that fits."""
-    found = {name: f"{name}_next" for name in names}
+    sources = {name: f"{name}_next" for name in names}
     answers = {a.name for a in spec.answers}
-    if len(names) == 1 and found[names[0]] not in outputs and spec.input.layout == "NCHW":
+    if len(names) == 1 and sources[names[0]] not in outputs and spec.input.layout == "NCHW":
         same = [o for o, port in outputs.items() if port == inputs[names[0]] and o not in answers]
         fitting = [o for o in outputs if o not in same and _alike(outputs[o], spec.answer.shape)]
         if len(same) == len(fitting) == 1:
             return {names[0]: same[0]}
-    return found
+    return sources
 
 
 def _check_states(
@@ -599,18 +599,18 @@ def _answers(path: Path, spec: ModelSpec, states: dict[str, str], outputs: dict[
     free = [o for o in outputs if o not in states.values()]
     wanted = {a.name: a.shape for a in spec.answers}
     fitting = [o for o in free if all(_alike(outputs[o], s) for s in wanted.values())]
-    found = {name: name for name in wanted if name in free}
-    if not found and len(wanted) == 1:
+    chosen = {name: name for name in wanted if name in free}
+    if not chosen and len(wanted) == 1:
         if len(fitting) > 1:
             raise UsageError(
                 f"{path}: the outputs {', '.join(fitting)} all have the shape of the answer. Name the one "
                 f"that counts '{next(iter(wanted))}', or export the model with that one alone"
             )
         one = fitting or (free if len(free) == 1 else [])
-        found = dict(zip(wanted, one))
-    wrong = next((n for n, o in found.items() if not _alike(outputs[o], wanted[n])), None)
-    if wrong is None and len(found) == len(wanted):
-        return found
+        chosen = dict(zip(wanted, one))
+    wrong = next((n for n, o in chosen.items() if not _alike(outputs[o], wanted[n])), None)
+    if wrong is None and len(chosen) == len(wanted):
+        return chosen
     listed = ", ".join(f"{o} {outputs[o]}" for o in free) or "none"
     told = ", ".join(f"{a.name} {a.shape}" for a in spec.answers)
     raise UsageError(
@@ -639,11 +639,11 @@ def _enter(model: ModelProto, spec: ModelSpec, video: str, way: Way) -> tuple[st
 
     def then(op: str, *constants: np.ndarray, **attributes: Any) -> None:
         nonlocal at
-        held = [f"edgepv_{op}_{i}" for i in range(len(constants))]
-        graph.initializer.extend(numpy_helper.from_array(c, n) for c, n in zip(constants, held))
-        made = f"edgepv_{op}"
-        nodes.append(helper.make_node(op, [at, *held], [made], **attributes))
-        at = made
+        operands = [f"edgepv_{op}_{i}" for i in range(len(constants))]
+        graph.initializer.extend(numpy_helper.from_array(c, n) for c, n in zip(constants, operands))
+        output = f"edgepv_{op}"
+        nodes.append(helper.make_node(op, [at, *operands], [output], **attributes))
+        at = output
 
     if pixels:
         then("Mul", np.array(255, np.float32))

@@ -26,30 +26,30 @@ def beyond(model: ModelProto, feeds: Sequence[Tensors]) -> dict[str, float]:
     feeds: graph inputs as they are met on calibration clips. Nodes have names (``trt_form.prepare``).
     """
     known = largest(model, feeds)
-    found = {}
+    magnitudes = {}
     for node in model.graph.node:
         most = max((known.get(name, 0.0) for name in (*node.input, *node.output)), default=0.0)
         if not most <= LARGEST_FP16:
-            found[node.name] = most
-    return found
+            magnitudes[node.name] = most
+    return magnitudes
 
 
 def largest(model: ModelProto, feeds: Sequence[Tensors]) -> dict[str, float]:
     """Tensor -> largest magnitude over the feeds, of every float32 tensor and weight of an ONNX model."""
     onnx = need("onnx", extra="compress")
     weights = (w for w in model.graph.initializer if w.data_type == onnx.TensorProto.FLOAT)
-    found = {w.name: _magnitude(onnx.numpy_helper.to_array(w)) for w in weights}
+    magnitudes = {w.name: _magnitude(onnx.numpy_helper.to_array(w)) for w in weights}
     probe = type(model)()
     probe.CopyFrom(model)
     present = {o.name for o in probe.graph.output}
-    made = [name for node in probe.graph.node for name in node.output if name]
-    probe.graph.output.extend(onnx.ValueInfoProto(name=n) for n in made if n not in present)
+    names = [name for node in probe.graph.node for name in node.output if name]
+    probe.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n not in present)
     session = ort_session(probe.SerializeToString(), ort_options(rewrites="none"))
     for feed in feeds:
-        for name, value in (feed | dict(zip(made, session.run(made, feed)))).items():
+        for name, value in (feed | dict(zip(names, session.run(names, feed)))).items():
             if value.dtype == np.float32:
-                found[name] = max(found.get(name, 0.0), _magnitude(value))
-    return found
+                magnitudes[name] = max(magnitudes.get(name, 0.0), _magnitude(value))
+    return magnitudes
 
 
 def _magnitude(values: np.ndarray) -> float:
@@ -63,13 +63,13 @@ def sums(model: ModelProto, states: Sequence[tuple[str, str]]) -> tuple[str, ...
     stops there, and a sum sooner.
     """
     tensors = {name for pair in states for name in pair}
-    found = []
+    nodes = []
     for node in model.graph.node:
         if tensors & set(node.input) and node.op_type not in WEIGHTED:
             tensors |= set(node.output)
-            found.append(node.name)
+            nodes.append(node.name)
     makers = {name: node.name for node in model.graph.node for name in node.output}
-    return tuple(dict.fromkeys((*found, *(makers[end] for _, end in states if end in makers))))
+    return tuple(dict.fromkeys((*nodes, *(makers[end] for _, end in states if end in makers))))
 
 
 NOTE = "edgepv.float32"

@@ -77,10 +77,12 @@ def grouped(nodes: Sequence[Node]) -> Float:
                 home = {t: mine if g is other else g for t, g in home.items()}
         mine.append(node)
         home |= dict.fromkeys(node.outputs, mine)
-    found = [Island(g[0].name, tuple(n.kind for n in g), share(g)) for g in groups]
+    islands = [Island(g[0].name, tuple(n.kind for n in g), share(g)) for g in groups]
     changes = [n for n in nodes if n.runs == "convert"]
     return Float(
-        tuple(sorted(found, key=lambda i: (-(i.share or 0), -len(i.operators)))), len(changes), share(changes)
+        tuple(sorted(islands, key=lambda i: (-(i.share or 0), -len(i.operators)))),
+        len(changes),
+        share(changes),
     )
 
 

@@ -57,15 +57,15 @@ def compare_clips(
     classes: bool = True,
 ) -> Parity:
     """Parity of answers (frames, values) per clip: ``compare`` over all, and what only whole clips show."""
-    wanted, made = np.concatenate(list(reference)), np.concatenate(list(got))
-    whole = compare(wanted, made, min_sqnr_db=min_sqnr_db, saturation=saturation, classes=classes)
+    wanted, answered = np.concatenate(list(reference)), np.concatenate(list(got))
+    whole = compare(wanted, answered, min_sqnr_db=min_sqnr_db, saturation=saturation, classes=classes)
     clips = [
         WorstClip(name, sqnr_db(a, b), _agreement(a, b) if classes else None)
         for name, a, b in zip(names, reference, got, strict=True)
     ]
     worst = sorted(clips, key=lambda c: (c.agreement or 0.0, c.sqnr_db))[:WORST]
     flicker = (_flicker(reference), _flicker(got)) if classes else None
-    return replace(whole, slope=slope(wanted, made), flicker=flicker, worst=tuple(worst))
+    return replace(whole, slope=slope(wanted, answered), flicker=flicker, worst=tuple(worst))
 
 
 def _agreement(reference: np.ndarray, got: np.ndarray) -> float:
@@ -101,9 +101,9 @@ def first_divergence(
     read = resolve(place)
     wanted, got = read(base, feeds), read(other, feeds)
     for name, value in wanted.items():
-        found = got.get(f"{name}_DequantizeLinear_Output", got.get(name))  # a Relu may live in its Q
-        if found is not None and found.shape == value.shape:
-            ratio = sqnr_db(value, found)
+        tensor = got.get(f"{name}_DequantizeLinear_Output", got.get(name))  # a Relu may live in its Q
+        if tensor is not None and tensor.shape == value.shape:
+            ratio = sqnr_db(value, tensor)
             if ratio < min_sqnr_db:
                 return f"{name} ({ratio:.1f} dB)"
     return None
@@ -161,13 +161,13 @@ def litert_values(path: Path, feed: Tensors) -> list[tuple[str, np.ndarray, floa
     runner = interpreter.get_signature_runner()
     runner(**litert_feeds(runner, feed))
     details = {d["index"]: d for d in interpreter.get_tensor_details()}
-    found = []
+    values = []
     for op in interpreter._get_ops_details():
         for index in op["outputs"]:
             d = details[index]
             scale, zero = d["quantization"]
-            found.append((_short(d["name"]), interpreter.get_tensor(index).copy(), float(scale), int(zero)))
-    return found
+            values.append((_short(d["name"]), interpreter.get_tensor(index).copy(), float(scale), int(zero)))
+    return values
 
 
 def _short(name: str) -> str:

@@ -41,8 +41,8 @@ def _pools() -> Any:
             if known is None or (kwargs or {}).get("return_indices"):
                 return func(*args, **(kwargs or {}))
             x, sizes = (*args, *(kwargs or {}).values())[:2]
-            made = _pooled(x, sizes, *known)
-            return made if known[1] or func.__module__ == "torch.nn.functional" else (made, made)
+            pooled = _pooled(x, sizes, *known)
+            return pooled if known[1] or func.__module__ == "torch.nn.functional" else (pooled, pooled)
 
     return Pools()
 

@@ -177,12 +177,12 @@ def _inputs(spec: ModelSpec, stream: StreamSpec | None, seed: int) -> tuple[Any,
 def _asked(call: Any, spec: ModelSpec, stream: StreamSpec | None, seed: int) -> list[Any]:
     """What a module answers to one probe: the answers to every frame, then the last states."""
     frame, *states = _inputs(spec, stream, seed)
-    count, found = len(spec.answers), []
+    count, answers = len(spec.answers), []
     for i in range(FRAMES if states else 1):
         values = answers_of(call(frame.flip(-1) if i % 2 else frame.clone(), *(s.clone() for s in states)))
-        found += [v.clone() for v in values[:count]]
+        answers += [v.clone() for v in values[:count]]
         states = list(values[count:]) if states else []
-    return found + [s.clone() for s in states]
+    return answers + [s.clone() for s in states]
 
 
 def _apart(one: Sequence[Any], other: Sequence[Any]) -> float:
@@ -200,16 +200,16 @@ def _apart(one: Sequence[Any], other: Sequence[Any]) -> float:
 def _seeded(seed: int, run: Callable[[], list[Any]]) -> list[Any]:
     """``run`` with every common generator begun at ``seed``; afterwards they go on as if nothing had been."""
     torch = need("torch", extra="compress")
-    held = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
         return run()
     finally:
-        random.setstate(held[0])
-        np.random.set_state(held[1])
-        torch.set_rng_state(held[2])
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
 
 
 class _Kept:
@@ -303,16 +303,16 @@ def _watch() -> Any:
             return watched
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            made = func(*args, **(kwargs or {}))
+            output = func(*args, **(kwargs or {}))
             name = func._schema.name.partition("::")[2]
             if torch.Tag.nondeterministic_seeded in func.tags and self.drawn is None:
                 self.drawn = name, running_at()
             if func._schema.is_mutable and self.written is None and self._input in _written(func, args):
                 self.written = name, running_at()
-            for tensor in made if isinstance(made, tuple | list) else (made,):
+            for tensor in output if isinstance(output, tuple | list) else (output,):
                 if isinstance(tensor, torch.Tensor) and not func.is_view:
                     self._makers[_memory(tensor)] = (ENDS[name], running_at()) if name in ENDS else ("", "")
-            return made
+            return output
 
     return Watch()
 

@@ -56,12 +56,12 @@ def _onnx_weights(path: Path) -> Iterator[tuple[str, np.ndarray]]:
             readers.setdefault(name, []).append(node)
     for node in graph.node:
         place = WEIGHTS_AT.get(node.op_type)
-        held = constants.get(node.input[place]) if place is not None else None
-        if held is None or held.data_type != onnx.TensorProto.INT8 or len(held.dims) < 2:
+        weight = constants.get(node.input[place]) if place is not None else None
+        if weight is None or weight.data_type != onnx.TensorProto.INT8 or len(weight.dims) < 2:
             continue
         uses = readers.get(node.output[0], []) if node.op_type == "DequantizeLinear" else [node]
-        if not (uses and all(_depthwise(use, held.dims) for use in uses)):
-            yield node.input[place], onnx.numpy_helper.to_array(held)
+        if not (uses and all(_depthwise(use, weight.dims) for use in uses)):
+            yield node.input[place], onnx.numpy_helper.to_array(weight)
 
 
 def _depthwise(node: Any, dims: Sequence[int]) -> bool:

@@ -153,16 +153,16 @@ def _in_parts(target: Any, example: tuple[Any, ...]) -> Any:
 def _untaken(target: Any, example: tuple[Any, ...], error: Exception) -> str:
     """Why a program has no ONNX form: the operator and the user's line, or what else the error says."""
     torch = need("torch", extra="compress")
-    found = re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)'", str(error))
-    if found is None:
+    match = re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)'", str(error))
+    if match is None:
         return refusal(error)
     line = ""
     with contextlib.suppress(Exception):
         program = torch.export.export(target, example, strict=False).run_decompositions()
-        nodes = (n for n in program.graph.nodes if str(n.target).startswith(found[1]))
+        nodes = (n for n in program.graph.nodes if str(n.target).startswith(match[1]))
         line = next((named_in(n.meta.get("stack_trace") or "") for n in nodes), "")
     where = f" ({line})" if line else ""
-    return f"it has no form of the operator {found[1]}{where}. Write that line with other operators"
+    return f"it has no form of the operator {match[1]}{where}. Write that line with other operators"
 
 
 def float_variant(

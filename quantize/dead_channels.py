@@ -53,14 +53,14 @@ def dead_channels(base: Variant, folder: Path, feeds: Sequence[Tensors]) -> tupl
         preprocess(folder / base.path, watched)
         ends = _watch(watched)
         seen = _ranges(watched, list(ends.values()), by_file_names(base, feeds))
-    found = (
+    rows = (
         DeadChannels(
             name, int((seen[end].least == seen[end].most).sum()), seen[end].least.size, seen[end].vector
         )
         for name, end in ends.items()
         if seen[end].values > 1  # one value alone is neither quiet nor alive
     )
-    return tuple(row for row in found if row.constant)
+    return tuple(row for row in rows if row.constant)
 
 
 def refuse_dead_layers(base: Variant, folder: Path, feeds: Sequence[Tensors]) -> tuple[DeadChannels, ...]:

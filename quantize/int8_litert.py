@@ -226,14 +226,14 @@ def float_scopes(path: str) -> list[str]:
     patterns = []
     needed: set[int] = set()
     for op in reversed(interpreter._get_ops_details()):
-        made = [details[i] for i in op["outputs"] if i in details]
-        shapes = [tuple(d["shape"]) for d in made]
+        outputs = [details[i] for i in op["outputs"] if i in details]
+        shapes = [tuple(d["shape"]) for d in outputs]
         wanted = op["op_name"] in PICTURE_CONVOLUTIONS or needed & set(map(int, op["outputs"]))
         if wanted:
             needed |= set(map(int, op["inputs"]))
         vector = all(len(s) < 4 or s[1:3] == (1, 1) for s in shapes)
-        if made and (vector or (not wanted and op["op_name"] in PRODUCTS)):
-            patterns += [f"^{re.escape(d['name'])};" for d in made]
+        if outputs and (vector or (not wanted and op["op_name"] in PRODUCTS)):
+            patterns += [f"^{re.escape(d['name'])};" for d in outputs]
     return patterns
 
 

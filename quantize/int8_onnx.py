@@ -144,14 +144,14 @@ def float_nodes(model_path: Path, chosen: Collection[str] = ()) -> tuple[str, ..
         for v in (*graph.value_info, *graph.output)
     }
     small = {n.name for n in graph.node if n.op_type in CONVOLUTIONS and n.name not in chosen}
-    made = {name for n in graph.node if n.name in small for name in n.output}
+    convolved = {name for n in graph.node if n.name in small for name in n.output}
     needed: set[str] = set()
     for node in reversed(graph.node):
         if node.name in small or needed & set(node.output):
             needed |= set(node.input)
     kept = []
     for node in graph.node:
-        folded = node.op_type in ("Relu", "Clip") and node.input[0] in made
+        folded = node.op_type in ("Relu", "Clip") and node.input[0] in convolved
         used = node.name in small or folded or needed & set(node.output)
         if not used or all(is_vector(shapes.get(name)) for name in node.output):
             kept.append(node.name)
@@ -181,13 +181,13 @@ def blends(model_path: Path, base: Variant) -> list[Any]:
 
 def _reached(nodes: Sequence[Any], tensor: str | None, *, back: bool = False) -> set[str]:
     """Names of the nodes (in the graph's order) that depend on a tensor; ``back``: that it depends on."""
-    tensors, found = {tensor}, set()
+    tensors, reached = {tensor}, set()
     for node in reversed(nodes) if back else nodes:
-        given, made = (node.output, node.input) if back else (node.input, node.output)
+        given, ends = (node.output, node.input) if back else (node.input, node.output)
         if tensors & set(given):
-            tensors |= set(made)
-            found.add(node.name)
-    return found
+            tensors |= set(ends)
+            reached.add(node.name)
+    return reached
 
 
 def is_vector(shape: Sequence[int] | None) -> bool:
@@ -215,8 +215,8 @@ def _table(clean: Path, feeds: Sequence[Tensors], method: Method, out: Path) -> 
         return None
     from onnxruntime.quantization.calibrate import CalibrationMethod, TensorsData, save_tensors_data
 
-    found = of_model(clean, feeds, method)
-    data = {name: (np.float32(low), np.float32(high)) for name, (low, high) in found.items()}
+    spans = of_model(clean, feeds, method)
+    data = {name: (np.float32(low), np.float32(high)) for name, (low, high) in spans.items()}
     save_tensors_data(TensorsData(CalibrationMethod.MinMax, data), out)
     return out
 

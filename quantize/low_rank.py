@@ -77,9 +77,9 @@ class Step(CheckpointStep):
                 f"{given.spec.name}: no heavy layer gets {1 - MOST_COST_SHARE:.0%} cheaper at "
                 f"{self.energy:.0%} of its energy. Ask for less energy, or prune it instead"
             )
-        made = self.saved(given, module, out, ranks=ranks, params=[before, _size(module)])
-        _same_numbers(module, build(made), given.spec)
-        return made
+        checkpoint = self.saved(given, module, out, ranks=ranks, params=[before, _size(module)])
+        _same_numbers(module, build(checkpoint), given.spec)
+        return checkpoint
 
 
 def rank_for(values: Any, energy: float) -> int:
@@ -174,14 +174,14 @@ def answers(module: Any, spec: ModelSpec) -> list[Any]:
     torch = need("torch", extra="compress")
     noise = torch.Generator().manual_seed(0)
     shape = spec.input.shape
-    made: list[Any] = []
+    outputs: list[Any] = []
     with torch.no_grad():
         if spec.input.layout == "NCHW" and callable(getattr(module, "init_state", None)):
-            made += module.step(torch.randn(shape, generator=noise), *module.init_state().values())
+            outputs += module.step(torch.randn(shape, generator=noise), *module.init_state().values())
             shape = (*shape[:2], spec.frames, *shape[2:])
         if type(module).forward is not torch.nn.Module.forward:
-            made.append(module(torch.randn(shape, generator=noise)))
-    return made
+            outputs.append(module(torch.randn(shape, generator=noise)))
+    return outputs
 
 
 def _same_numbers(split_module: Any, rebuilt: Any, spec: ModelSpec) -> None:

@@ -80,13 +80,13 @@ class Step(VariantStep):
         ranging, probes = feeds[:cut], feeds[cut:]
         order = sensitive_first(given, folder, ranging, probes, aid.digest, self.ranges)
 
-        def made(kept: int, feeds: Sequence[Tensors]) -> Variant:
+        def quantized(kept: int, feeds: Sequence[Tensors]) -> Variant:
             step = int8_onnx.Step(tuple(order[:kept]), self.ranges, self.weight_bits)
             return step(given, out, replace(aid, feeds=feeds))
 
         fewest = min(self.keep, len(order) - 1)
         if self.min_sqnr_db is None:
-            return made(fewest, feeds)
+            return quantized(fewest, feeds)
         theirs, limit = by_file_names(given, probes), self.min_sqnr_db
         wanted = answers_of(folder / given.path, given, theirs)
 
@@ -94,9 +94,11 @@ class Step(VariantStep):
             return sqnr_db(wanted, answers_of(out, variant, theirs)) >= limit
 
         counts = range(len(order))
-        fewest = bisect.bisect_left(counts, True, lo=fewest, key=lambda kept: enough(made(kept, ranging)))
+        fewest = bisect.bisect_left(
+            counts, True, lo=fewest, key=lambda kept: enough(quantized(kept, ranging))
+        )
         for kept in counts[fewest:]:
-            variant = made(kept, feeds)
+            variant = quantized(kept, feeds)
             if enough(variant):
                 return variant
         out.unlink(missing_ok=True)
@@ -128,7 +130,7 @@ def sensitive_first(
     }
 
     def ranked(_: Path) -> list[str]:
-        return [found.layer for found in per_layer(base, folder, ranging, probes, ranges=ranges)]
+        return [row.layer for row in per_layer(base, folder, ranging, probes, ranges=ranges)]
 
     order: list[str] = cached(key, ranked)[1]
     return order

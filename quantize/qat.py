@@ -91,11 +91,11 @@ def picture_convolutions(model: Any, spec: ModelSpec, clip: np.ndarray) -> list[
             f"{spec.name} cannot be trained for INT8: it has a step and no forward over clips. "
             "Give it a forward (N, C, T, H, W) -> logits"
         )
-    found: list[Any] = []
+    layers: list[Any] = []
 
     def look(layer: Any, _: Any, out: Any) -> None:
-        if out.ndim > 3 and any(n > 1 for n in out.shape[2:]) and layer not in found:
-            found.append(layer)
+        if out.ndim > 3 and any(n > 1 for n in out.shape[2:]) and layer not in layers:
+            layers.append(layer)
 
     kinds = nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d
     handles = [m.register_forward_hook(look) for m in model.modules() if isinstance(m, kinds)]
@@ -105,9 +105,9 @@ def picture_convolutions(model: Any, spec: ModelSpec, clip: np.ndarray) -> list[
     finally:
         for handle in handles:
             handle.remove()
-    if not found:
+    if not layers:
         raise ModelError(f"{spec.name} has no convolution over pictures: INT8 leaves all of it in float")
-    return found
+    return layers
 
 
 @contextlib.contextmanager

@@ -140,7 +140,7 @@ def _least_divergence(counts: np.ndarray, edges: np.ndarray, low: float, high: f
     narrower than a bin. Source: Migacz 2017, "8-bit Inference with TensorRT".
     """
     centres, width = (edges[:-1] + edges[1:]) / 2, edges[1] - edges[0]
-    best, found = math.inf, (low, high)
+    best, span = math.inf, (low, high)
     for threshold in max(-low, high) * SHARES:
         bottom, top = max(low, -threshold), min(high, threshold)
         if top - bottom < LEVELS * width:
@@ -149,8 +149,8 @@ def _least_divergence(counts: np.ndarray, edges: np.ndarray, low: float, high: f
         level = ((centres[a:b] - bottom) * (LEVELS / (top - bottom))).astype(np.intp)
         divergence = _divergence(counts, int(a), int(b), level)
         if divergence < best:
-            best, found = divergence, (bottom, top)
-    return found
+            best, span = divergence, (bottom, top)
+    return span
 
 
 def _divergence(counts: np.ndarray, a: int, b: int, level: np.ndarray) -> float:
@@ -169,9 +169,9 @@ def _divergence(counts: np.ndarray, a: int, b: int, level: np.ndarray) -> float:
 
 def linked(links: Sequence[tuple[Tensor, Tensor]], seeds: Collection[Tensor]) -> list[set[Tensor]]:
     """Tensors that hang together by ``links``, one set for every group that holds one of ``seeds``."""
-    found: list[set[Tensor]] = []
+    groups: list[set[Tensor]] = []
     for seed in sorted(seeds):
-        if any(seed in group for group in found):
+        if any(seed in group for group in groups):
             continue
         group, more = {seed}, True
         while more:
@@ -180,8 +180,8 @@ def linked(links: Sequence[tuple[Tensor, Tensor]], seeds: Collection[Tensor]) ->
                 if (a in group) != (b in group):
                     group |= {a, b}
                     more = True
-        found.append(group)
-    return found
+        groups.append(group)
+    return groups
 
 
 def of_model(

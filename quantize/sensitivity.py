@@ -66,12 +66,12 @@ def per_layer(
         theirs = by_file_names(base, probes)
         wanted = answers_of(clean, base, theirs)
         classes = base.spec.task == "classification"
-        found = []
+        rows = []
         for name in track([*names], "quantizing one layer at a time"):
             alone = Path(scratch) / "alone.onnx"
             _one(clean, alone, name, table, overrides)
-            found.append(_compared(name, "in INT8", wanted, answers_of(alone, base, theirs), truth, classes))
-    return tuple(sorted(found, key=lambda layer: layer.sqnr_db))
+            rows.append(_compared(name, "in INT8", wanted, answers_of(alone, base, theirs), truth, classes))
+    return tuple(sorted(rows, key=lambda layer: layer.sqnr_db))
 
 
 def _convolutions(path: Path) -> list[str]:
@@ -162,15 +162,15 @@ def per_group(
     with _named_failures(spec):
         groups = {group.name: group for group in _groups(module, spec, ratio)}
         wanted = _clip_logits(module, spec, clips)
-    found = []
+    rows = []
     for name in track([*groups], "cutting one group at a time"):
         with _named_failures(spec):
             got = _clip_logits(_without(module, spec, groups[name]), spec, clips)
         if got.shape == wanted.shape:  # else the group was the answer itself
-            found.append(_compared(name, change, wanted, got, truth))
-    if not found:
+            rows.append(_compared(name, change, wanted, got, truth))
+    if not rows:
         raise UsageError(f"{spec.name} has no group of channels that could be cut by {ratio:.0%}")
-    return tuple(sorted(found, key=lambda layer: layer.sqnr_db))
+    return tuple(sorted(rows, key=lambda layer: layer.sqnr_db))
 
 
 @contextlib.contextmanager
@@ -226,9 +226,9 @@ def _without(module: Any, spec: ModelSpec, group: _Group) -> Any:
     graph = tp.DependencyGraph().build_dependency(small, example_inputs=(clip_example(spec),))
     root = small.get_submodule(group.root)
     cut = graph.get_pruner_of_module(root).prune_out_channels
-    found = graph.get_pruning_group(root, cut, list(group.indices))
-    silence(silenced, small, found)
-    found.prune()
+    pruning = graph.get_pruning_group(root, cut, list(group.indices))
+    silence(silenced, small, pruning)
+    pruning.prune()
     refuse_changed(silenced, small, spec)
     return small
 

@@ -93,12 +93,12 @@ class Step(ABC, Generic[Model, Aid]):
             for option in options_of(type(self)):
                 option.refuse(getattr(self, option.field))
             self.requires(given, aid)
-        made = self.work(given, out, aid)
+        result = self.work(given, out, aid)
         with self._naming("promised by", given):
-            if not out.is_file() or sha256(out) != made.sha256:
+            if not out.is_file() or sha256(out) != result.sha256:
                 raise UsageError(f"{out.name} is not the file that was made")
-            self.ensures(given, made)
-        return made
+            self.ensures(given, result)
+        return result
 
     def requires(self, given: Model, aid: Aid) -> None:
         """Raise UsageError for what the step cannot work on."""
@@ -107,8 +107,8 @@ class Step(ABC, Generic[Model, Aid]):
     def work(self, given: Model, out: Path, aid: Aid) -> Model:
         """Write a file to ``out`` and describe it. ``given`` and its file stay as they are."""
 
-    def ensures(self, given: Model, made: Model) -> None:
-        """Raise UsageError if ``made`` is not what the step promises to make of ``given``."""
+    def ensures(self, given: Model, result: Model) -> None:
+        """Raise UsageError if ``result`` is not what the step promises to make of ``given``."""
 
     @classmethod
     def of(cls, given: Mapping[str, Any], seed: int = 0, **fixed: Any) -> Self:
@@ -175,23 +175,23 @@ class CheckpointStep(Step[Checkpoint, Training]):
         """Whether the step runs after those before though nobody asked for it."""
         return False
 
-    def ensures(self, given: Checkpoint, made: Checkpoint) -> None:
+    def ensures(self, given: Checkpoint, result: Checkpoint) -> None:
         """It answers the same question, and its record comes after those of before."""
-        if (made.spec, made.builder) != (given.spec, given.builder):
+        if (result.spec, result.builder) != (given.spec, given.builder):
             raise UsageError("the model is another one: its spec or its builder changed")
-        if made.steps[:-1] != given.steps or made.steps[-1].name != self.name:
+        if result.steps[:-1] != given.steps or result.steps[-1].name != self.name:
             raise UsageError("the records of the steps before are not kept, or its own is missing")
 
     def saved(
-        self, given: Checkpoint, module: Any, out: Path, inputs: Mapping[str, str] = {}, **found: Any
+        self, given: Checkpoint, module: Any, out: Path, inputs: Mapping[str, str] = {}, **facts: Any
     ) -> Checkpoint:
         """``given`` with the weights of ``module``, written to ``out``, and a record of this step.
 
-        inputs: what else went in, by digest. found: what the record says besides the options.
+        inputs: what else went in, by digest. facts: what the record says besides the options.
         """
         digest = save(module, out)
         went_in = {"weights": given.sha256, **inputs}
-        step = record(self.name, {**vars(self), **found}, went_in, {"weights": digest}, self.tools)
+        step = record(self.name, {**vars(self), **facts}, went_in, {"weights": digest}, self.tools)
         step = replace(step, version=self.version)
         return replace(given, weights=str(out), sha256=digest, steps=(*given.steps, step))
 
@@ -199,11 +199,11 @@ class CheckpointStep(Step[Checkpoint, Training]):
 class VariantStep(Step[Variant, Calibration]):
     """A step on a file that engines run; a target's builder calls it by its name."""
 
-    def ensures(self, given: Variant, made: Variant) -> None:
+    def ensures(self, given: Variant, result: Variant) -> None:
         """The file is in INT8, and has the tensors and states of the one before."""
-        if made.precision != "int8" or made.scheme is None:
+        if result.precision != "int8" or result.scheme is None:
             raise UsageError("the file is not in INT8, or nothing says how its integers were set")
-        if (made.spec, made.stream) != (given.spec, given.stream):
+        if (result.spec, result.stream) != (given.spec, given.stream):
             raise UsageError("the model is another one: its spec or its states changed")
 
 
@@ -215,10 +215,10 @@ def steps() -> Mapping[str, type[Step[Any, Any]]]:
     """
     room = Path(__file__).parent
     files = [importlib.import_module(f"{__package__}.{m.name}") for m in pkgutil.iter_modules([str(room)])]
-    found = [m.Step for m in files if hasattr(m, "Step") and not inspect.isabstract(m.Step)]
-    found += [_installed(point) for point in entry_points(group=GROUP)]
+    kinds = [m.Step for m in files if hasattr(m, "Step") and not inspect.isabstract(m.Step)]
+    kinds += [_installed(point) for point in entry_points(group=GROUP)]
     named: dict[str, type[Step[Any, Any]]] = {}
-    for kind in sorted(found, key=lambda kind: (kind.order, kind.name)):
+    for kind in sorted(kinds, key=lambda kind: (kind.order, kind.name)):
         if kind is not named.setdefault(kind.name, kind):
             raise UsageError(f"two steps have the name '{kind.name}'. Uninstall the package of one")
     return named

@@ -166,9 +166,9 @@ class Births:
         wanted = min(len(empty), self._limit - int((self._ids >= 0).sum()))
         if wanted <= 0:
             return np.zeros(0, int)
-        found = self._corners(frame)
+        corners = self._corners(frame)
         taken = self._tracks[self._ids >= 0, :2]
-        for point in found:
+        for point in corners:
             if wanted <= 0:
                 break
             if len(taken) and np.linalg.norm(taken - point, axis=1).min() < self._policy.apart:
@@ -191,8 +191,8 @@ class Births:
         size = (max(8, round(LOOK * self._aspect)), LOOK)
         grey = cv2.cvtColor(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), cv2.COLOR_BGR2GRAY)
         apart = self._policy.apart
-        found = cv2.goodFeaturesToTrack(grey, 4 * self._count, self._policy.quality, apart * LOOK)
-        if found is None:
+        corners = cv2.goodFeaturesToTrack(grey, 4 * self._count, self._policy.quality, apart * LOOK)
+        if corners is None:
             return np.zeros((0, 2), np.float32)
-        at = ((np.asarray(found).reshape(-1, 2) + 0.5) / LOOK).astype(np.float32)
+        at = ((np.asarray(corners).reshape(-1, 2) + 0.5) / LOOK).astype(np.float32)
         return at[~self._outside(at, -apart)]

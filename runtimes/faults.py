@@ -55,6 +55,6 @@ def error_of(summary: dict[str, dict[str, Any]]) -> ReceiverError | None:
     if not summary:
         return None
     each = [
-        f"{name} raised {found['count']} times, first {found['first']}" for name, found in summary.items()
+        f"{name} raised {fault['count']} times, first {fault['first']}" for name, fault in summary.items()
     ]
     return ReceiverError(f"{'; '.join(each)}. Answers were given all the same. Correct what raised")

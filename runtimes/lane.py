@@ -71,11 +71,11 @@ class Lane:
         if self._births and self.stepper.seen == 0:
             self._births.reset()
             self._write(self._births.update(None, frame))
-        made = self._stepped(tensor)
+        batched = self._stepped(tensor)
         if self._births:
             self.ids = tuple(self._births.ids.tolist())
-            self._write(self._births.update(made["tracks"], frame))
-        outputs = {a.name: np.array(made[a.name][0]) for a in self.variant.spec.answers}
+            self._write(self._births.update(batched["tracks"], frame))
+        outputs = {a.name: np.array(batched[a.name][0]) for a in self.variant.spec.answers}
         done = time.perf_counter()
         for name, value in outputs.items():
             if not np.isfinite(value).all():
@@ -88,8 +88,8 @@ class Lane:
     def _stepped(self, tensor: np.ndarray) -> Tensors:
         """The outputs. Raises EngineError for what an engine raises of its own, and for another shape."""
         try:
-            made = self.stepper.step(tensor)
-            shapes = [(a.name, made[a.name].shape, a.shape) for a in self.variant.spec.answers]
+            outputs = self.stepper.step(tensor)
+            shapes = [(a.name, outputs[a.name].shape, a.shape) for a in self.variant.spec.answers]
         except (EdgepvError, CancelledError):
             raise
         except Exception as e:  # each engine has types of its own
@@ -104,7 +104,7 @@ class Lane:
                     f"{self.variant.name} answered '{name}' {got}, the manifest says {wanted}. "
                     "The bundle is broken: run edgepv verify"
                 )
-        return made
+        return outputs
 
     def _write(self, states: Tensors) -> None:
         for name, value in states.items():

@@ -263,8 +263,8 @@ class Output:
                 "lost": sum(self._lost(sink) for sink in self._sinks),
                 "faults": self.faults.summary(),
                 "ms": {
-                    name: {p: round(v, 3) for p, v in zip(("p50", "p95", "p99"), found)}
-                    for name, found in times.items()
+                    name: {p: round(v, 3) for p, v in zip(("p50", "p95", "p99"), figures)}
+                    for name, figures in times.items()
                 },
             }
 

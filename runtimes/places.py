@@ -78,7 +78,7 @@ class MovingPoints:
 
         tracks: (x, y, visibility), x and y in image heights. ids: the point in each row, -1 for none.
         """
-        found = []
+        moving = []
         for name, row in zip(ids, tracks):
             x, y, visible = map(float, row)
             if name < 0 or visible < SEEN:
@@ -87,10 +87,10 @@ class MovingPoints:
             while before and not 0 <= time_s - before[0][0] <= MOVED_S:
                 before.popleft()
             if any((x - u) ** 2 + (y - v) ** 2 >= MOVED**2 for _, u, v in before):
-                found.append((x / self._aspect, y, visible))
+                moving.append((x / self._aspect, y, visible))
             before.append((time_s, x, y))
         self._seen = {name: before for name, before in self._seen.items() if name in ids}
-        return {MOVING: found}
+        return {MOVING: moving}
 
 
 def alone(frames: np.ndarray, polygons: Sequence[Polygon], *, rest: bool = False) -> np.ndarray:
@@ -133,11 +133,11 @@ def holding(player: Player, frames: np.ndarray, label: int, zones: Sequence[Zone
     if whole <= 0:
         return frozenset()
     inside = {z.name: speaks([z.polygon]) for z in zones}
-    found = frozenset(z.name for z in zones if holds([z.polygon], inside[z.name]))
-    if found or len(zones) < 2:
-        return found
+    holders = frozenset(z.name for z in zones if holds([z.polygon], inside[z.name]))
+    if holders or len(zones) < 2:
+        return holders
     every = [z.polygon for z in zones]
-    return frozenset({max(inside, key=lambda n: inside[n])}) if holds(every, speaks(every)) else found
+    return frozenset({max(inside, key=lambda n: inside[n])}) if holds(every, speaks(every)) else holders
 
 
 @dataclass
@@ -146,7 +146,7 @@ class _Search:
 
     zones: tuple[Zone, ...]
     wanted: bool = False
-    found: frozenset[str] = frozenset()
+    holders: frozenset[str] = frozenset()
     next_s: float = 0.0
 
 
@@ -198,9 +198,9 @@ class ZoneSearch:
             for label, search in self._searches.items():
                 search.wanted = scores.get(label, 0.0) >= lows[label]
                 if not search.wanted:
-                    search.found = frozenset()
+                    search.holders = frozenset()
             self._lock.notify_all()
-            return {label: search.found for label, search in self._searches.items()}
+            return {label: search.holders for label, search in self._searches.items()}
 
     def close(self) -> None:
         """End the thread and free the engine."""
@@ -215,13 +215,13 @@ class ZoneSearch:
         yield_to_others()
         while True:
             with self._lock:
-                found = self._next()
-                while found is None and not self._closed:
+                due = self._next()
+                while due is None and not self._closed:
                     self._lock.wait(AGAIN_S)
-                    found = self._next()
-                if self._closed or found is None:
+                    due = self._next()
+                if self._closed or due is None:
                     return
-                label, frames = found, list(self._frames)
+                label, frames = due, list(self._frames)
             zones: frozenset[str] = frozenset()
             try:
                 clip = np.concatenate([preprocess(frame, self._spec) for frame in frames])
@@ -232,7 +232,7 @@ class ZoneSearch:
                 self._fault(e)
             with self._lock:
                 search = self._searches[label]
-                search.found = zones if search.wanted else frozenset()
+                search.holders = zones if search.wanted else frozenset()
                 search.next_s = time.monotonic() + AGAIN_S
 
     def _next(self) -> str | None:

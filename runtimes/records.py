@@ -61,10 +61,10 @@ def record(
 def _nothing(spec: ModelSpec) -> Record:
     """What is said before there is an answer."""
     names = {a.name for a in spec.answers}
-    found: Record = {"label": None, "score": None} if spec.task == "classification" else {}
+    fields: Record = {"label": None, "score": None} if spec.task == "classification" else {}
     if spec.task not in TASKS.own:
-        found = {spec.answer.name: None}
-    return found | {name: [] for name in ("particles", "tracks") if name in names}
+        fields = {spec.answer.name: None}
+    return fields | {name: [] for name in ("particles", "tracks") if name in names}
 
 
 def answer_fields(answer: Answer, spec: ModelSpec) -> Record:
@@ -75,22 +75,22 @@ def answer_fields(answer: Answer, spec: ModelSpec) -> Record:
     width and height, velocities such shares per frame, accelerations per frame squared. Of a task that a
     package brought, the answer by its name, as it is.
     """
-    found: Record = {}
+    fields: Record = {}
     if answer.label is not None and answer.score is not None:
-        found = {"label": answer.label, "score": round(answer.score, 4)}
+        fields = {"label": answer.label, "score": round(answer.score, 4)}
     if "particles" in answer.outputs:
         table = answer.outputs["particles"] / _unit(spec, 3)
-        found["particles"] = [[round(float(v), 4) for v in row] for row in table if row[-1] > 0]
+        fields["particles"] = [[round(float(v), 4) for v in row] for row in table if row[-1] > 0]
     if "tracks" in answer.outputs:
         table = answer.outputs["tracks"] / _unit(spec, 1)
-        found["tracks"] = [
+        fields["tracks"] = [
             [name, *(round(float(v), 4) for v in row)]
             for name, row in zip(answer.numbers, table)
             if name >= 0
         ]
     if spec.task not in TASKS.own:
-        found[spec.answer.name] = answer.outputs[spec.answer.name].astype(float).round(4).tolist()
-    return found
+        fields[spec.answer.name] = answer.outputs[spec.answer.name].astype(float).round(4).tolist()
+    return fields
 
 
 def _unit(spec: ModelSpec, pairs: int) -> np.ndarray:

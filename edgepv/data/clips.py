@@ -75,21 +75,21 @@ def survey(folder: Path, labels: tuple[str, ...]) -> Survey:
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder. --clips wants a folder of video clips")
     manifest = folder / "manifest.csv"
-    found = _from_manifest(manifest, labels) if manifest.is_file() else _from_tree(folder, labels)
-    if not found.clips:
-        told = f" Left out: {found.left_out}" if found.left_out else ""
+    listing = _from_manifest(manifest, labels) if manifest.is_file() else _from_tree(folder, labels)
+    if not listing.clips:
+        told = f" Left out: {listing.left_out}" if listing.left_out else ""
         raise UsageError(
             f"{folder} holds no clip for the labels {', '.join(labels)}. Put clips into one "
             f"sub-folder per label, or list them in manifest.csv.{told}"
             if labels
             else f"{folder} holds no clip. It wants video files: {', '.join(SUFFIXES)}.{told}"
         )
-    for clip in found.clips:
+    for clip in listing.clips:
         if not clip.path.is_file() and (clip.path.exists() or clip.path.is_symlink()):
             raise UsageError(f"{clip.path} is no plain file, or a link to nothing. Remove it from the clips")
         if _surrogates(str(clip.path)):
             raise UsageError(f"{os.fsencode(clip.path)!r}: the name is not UTF-8. Rename it")
-    return Survey(tuple(sorted(found.clips, key=lambda c: str(c.path))), found.left_out)
+    return Survey(tuple(sorted(listing.clips, key=lambda c: str(c.path))), listing.left_out)
 
 
 def _surrogates(text: str) -> bool:
@@ -260,9 +260,9 @@ def _beside(path: Path) -> bool:
     return path.suffix == ".npz" and any(path.with_suffix(s).exists() for s in SUFFIXES)
 
 
-def unheld(held: Iterable[Clip], labels: Sequence[str]) -> tuple[str, ...]:
+def unheld(held_out: Iterable[Clip], labels: Sequence[str]) -> tuple[str, ...]:
     """The labels that no held-out clip carries, while others have some: nothing shows what those lost."""
-    there = {c.label for c in held if c.label}
+    there = {c.label for c in held_out if c.label}
     return tuple(label for label in labels if label not in there) if there else ()
 
 
@@ -274,9 +274,9 @@ def unlabelled_told(clips: Sequence[Clip]) -> str:
     return f"{len(bare)} of {len(clips)} clips lie in no folder of a label (the first: {min(bare)})"
 
 
-def unheld_told(held: Iterable[Clip], labels: Sequence[str], what: str = "held-out") -> str:
+def unheld_told(held_out: Iterable[Clip], labels: Sequence[str], what: str = "held-out") -> str:
     """ "no held-out clip shows 'a' (1 of 2 labels)"; "" where ``unheld`` finds none."""
-    bare = unheld(held, labels)
+    bare = unheld(held_out, labels)
     shown = ", ".join(f"'{label}'" for label in bare[:SHOWN_LABELS])
     more = f" and {len(bare) - SHOWN_LABELS} more" if len(bare) > SHOWN_LABELS else ""
     return f"no {what} clip shows {shown}{more} ({len(bare)} of {len(labels)} labels)" if bare else ""

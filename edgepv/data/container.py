@@ -115,10 +115,10 @@ def _boxes(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int, i
 def _inside(file: BinaryIO, start: int, end: int, *names: bytes) -> tuple[int, int] | None:
     """Where the content of a box is, named by the boxes that it lies in; None if there is none."""
     for name in names:
-        found = next(((a, b) for kind, a, b in _boxes(file, start, end) if kind == name and b <= end), None)
-        if found is None:
+        span = next(((a, b) for kind, a, b in _boxes(file, start, end) if kind == name and b <= end), None)
+        if span is None:
             return None
-        start, end = found
+        start, end = span
     return start, end
 
 

@@ -52,5 +52,5 @@ def smaller(frames: np.ndarray, factor: int) -> np.ndarray:
     if frames.ndim > 3:
         return np.stack([smaller(frame, factor) for frame in frames])
     cv2 = need("cv2", extra="cpu")
-    made: np.ndarray = cv2.resize(frames, (width // factor, height // factor), interpolation=cv2.INTER_AREA)
-    return made
+    small: np.ndarray = cv2.resize(frames, (width // factor, height // factor), interpolation=cv2.INTER_AREA)
+    return small

@@ -89,19 +89,19 @@ def clean_frames(
     """
     cv2 = need("cv2", extra="cpu")
     height, width = (spec.input if spec.degrade is None else spec.answer).shape[-2:]
-    found: list[np.ndarray] = []
+    frames: list[np.ndarray] = []
     before, small = -1, np.empty(0, np.uint8)
     with open_video(path) as video:
         for frame in taken(video, spec.fps):
             if frame.index != before:
                 small = cv2.resize(frame.pixels, (width, height), interpolation=cv2.INTER_AREA)
             before = frame.index
-            found.append(small)
-            if len(found) == most:
+            frames.append(small)
+            if len(frames) == most:
                 break
     if video.doubt:
         doubt(video.doubt[1])
-    return [in_grey(f) for f in found] if spec.degrade and spec.colour == "grey" else found
+    return [in_grey(f) for f in frames] if spec.degrade and spec.colour == "grey" else frames
 
 
 def shrunk(frame: np.ndarray, spec: ModelSpec, most: int) -> np.ndarray:

@@ -68,19 +68,19 @@ def split_clips(clips: list[Clip], *, calibration: int) -> tuple[list[Clip], lis
     Raises UsageError if a side would be empty, or a group stands on both sides.
     """
     if any(c.split for c in clips):
-        held = [c for c in clips if c.split in ("evaluation", "validation", "test")]
+        held_out = [c for c in clips if c.split in ("evaluation", "validation", "test")]
         train = [c for c in clips if c.split in ("calibration", "train")]
         train = train or [c for c in clips if c.split is None]
     else:
-        train, held = _drawn(clips)
-    apart(calibration=train, evaluation=held)
-    if not train or not held:
+        train, held_out = _drawn(clips)
+    apart(calibration=train, evaluation=held_out)
+    if not train or not held_out:
         side = "calibration" if not train else "evaluation"
         raise UsageError(
             f"no clip is left for {side} among {len(clips)}. Give more clips, or name the splits: "
             "sub-folders calibration/ and evaluation/"
         )
-    return _spread(train, calibration), held
+    return _spread(train, calibration), held_out
 
 
 def _drawn(clips: list[Clip]) -> tuple[list[Clip], list[Clip]]:
@@ -115,16 +115,16 @@ def _spread(clips: list[Clip], limit: int) -> list[Clip]:
     return sorted(chosen, key=lambda c: str(c.path))
 
 
-def search_and_final(held: list[Clip]) -> tuple[list[Clip], list[Clip], tuple[str, ...]]:
+def search_and_final(held_out: list[Clip]) -> tuple[list[Clip], list[Clip], tuple[str, ...]]:
     """(clips that compare candidates, clips that judge the winner, labels torn): see ``split_in_two``.
 
     Splits called validation and test are taken as they are where both are named. Raises UsageError if a group
     stands in both of those.
     """
-    if not {"validation", "test"} <= {c.split for c in held}:
-        return split_in_two(held)
-    final = [c for c in held if c.split == "test"]
-    search = [c for c in held if c.split != "test"]
+    if not {"validation", "test"} <= {c.split for c in held_out}:
+        return split_in_two(held_out)
+    final = [c for c in held_out if c.split == "test"]
+    search = [c for c in held_out if c.split != "test"]
     apart(search=search, final=final)
     return search, final, ()
 
@@ -159,14 +159,14 @@ def hold_out(clips: list[Clip], share: float, *, seed: int = 0) -> tuple[list[Cl
     ordered = sorted(parts, key=lambda part: abs(len(part) - share * len(clips)))
     fitting = [part for part in ordered if abs(len(part) - len(ordered[0])) <= 1]
     chosen = fitting[seed % len(fitting)]
-    held = [c for c in clips if c.path in chosen]
+    validation = [c for c in clips if c.path in chosen]
     for label in sorted({c.label for c in clips}, key=str):
         total = sum(c.label == label for c in clips)
-        if sum(c.label == label for c in held) > (1 - KEEP) * total:
-            back = {c.group for c in held if c.label == label}
-            held = [c for c in held if c.group not in back]
-    apart_from = set(held)
-    return [c for c in clips if c not in apart_from], held
+        if sum(c.label == label for c in validation) > (1 - KEEP) * total:
+            back = {c.group for c in validation if c.label == label}
+            validation = [c for c in validation if c.group not in back]
+    apart_from = set(validation)
+    return [c for c in clips if c not in apart_from], validation
 
 
 def carve(samples: Sequence[Sample], share: float, *, seed: int = 0) -> tuple[list[Sample], list[Sample]]:
@@ -179,16 +179,16 @@ def carve(samples: Sequence[Sample], share: float, *, seed: int = 0) -> tuple[li
     total = _count(samples)
     left = total.copy()
     wanted = {task: share * n for task, n in samples_by_task(samples).items()}
-    held: set[str] = set()
+    moved: set[str] = set()
     for name in sorted(groups, key=lambda g: _hash(f"{seed}/{_task(groups[g])}/{g}")):
         task, inside = _task(groups[name]), _count(groups[name])
         keeps = all(left[k] - n >= KEEP * total[k] for k, n in inside.items())
         if keeps and len(groups[name]) <= wanted[task] * 1.2:
-            held.add(name)
+            moved.add(name)
             wanted[task] -= len(groups[name])
             left -= inside
-    train = [s for s in samples if s.group not in held]
-    return train, [s for s in samples if s.group in held]
+    train = [s for s in samples if s.group not in moved]
+    return train, [s for s in samples if s.group in moved]
 
 
 def folds(clips: Sequence[Clip | Sample], count: int) -> list[set[Path]]:
@@ -207,10 +207,10 @@ def samples_by_task(samples: Iterable[Sample]) -> dict[str, int]:
 
 
 def _groups(clips: Iterable[AnyClip]) -> dict[str, list[AnyClip]]:
-    found: dict[str, list[AnyClip]] = {}
+    groups: dict[str, list[AnyClip]] = {}
     for clip in clips:
-        found.setdefault(clip.group, []).append(clip)
-    return found
+        groups.setdefault(clip.group, []).append(clip)
+    return groups
 
 
 def _dealt(

@@ -64,8 +64,8 @@ def labelled(clip: Clip, spec: ModelSpec, more: int) -> EvalClip:
 
 def restored(clip: Clip, spec: ModelSpec, more: int) -> EvalClip:
     """A clip of a restorer, spoilt as ``spec.degrade`` says, with its clean pictures."""
-    clean, found = _decoded(clip, spec, more)
-    return replace(found, truth=np.stack(clean) if spec.degrade else None)
+    clean, decoded = _decoded(clip, spec, more)
+    return replace(decoded, truth=np.stack(clean) if spec.degrade else None)
 
 
 def _decoded(clip: Clip, spec: ModelSpec, more: int) -> tuple[list[np.ndarray], EvalClip]:

@@ -170,11 +170,11 @@ class VideoReader:
                 f"{self._path} holds no video frame that can be decoded{self._codec()}. Is it a video, and "
                 "whole? Then convert it: ffmpeg -i FILE -c:v libx264 NEW.mp4"
             )
-        end_s, found = self._times.last_s + self.step_s, self._structure
+        end_s, header = self._times.last_s + self.step_s, self._structure
         lost = self.read_count < self._count - 2
         short_s: Fraction = max(3 / self.fps, Fraction(3, 10))
-        promised_s = self._promised_s if found.shown_s is None else found.shown_s
-        if found.counted and lost and end_s < promised_s - short_s:
+        promised_s = self._promised_s if header.shown_s is None else header.shown_s
+        if header.counted and lost and end_s < promised_s - short_s:
             raise UsageError(
                 f"{self._path} is damaged: its header promises {self._count} frames, the last of the "
                 f"{self.read_count} that could be decoded is at {float(self._times.last_s):.1f} s. Copy the "
@@ -186,7 +186,7 @@ class VideoReader:
                 f"the picture lasts {float(end_s):.1f} s, the file {float(promised_s):.1f} s: the rest "
                 "is sound alone, or lost",
             )
-        elif not found.stamped:
+        elif not header.stamped:
             self.doubt = (
                 "no_time_stamps",
                 f"a raw stream has no time stamps; {float(self.fps):g} frames a second are assumed. Put it "
@@ -200,14 +200,14 @@ def _refuse_cut(path: Path) -> Structure:
         raise UsageError(f"{path} does not exist or is not a file. Check the path of the video")
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"{path}: not a video suffix. Known: {', '.join(SUFFIXES)}")
-    found = structure(path)
-    if found.missing:
+    header = structure(path)
+    if header.missing:
         size = path.stat().st_size
         raise UsageError(
-            f"{path} is truncated: its header promises {size + found.missing} bytes, {size} are there. Copy "
+            f"{path} is truncated: its header promises {size + header.missing} bytes, {size} are there. Copy "
             "the file again"
         )
-    return found
+    return header
 
 
 def _opened(cv2: Any, path: Path) -> Any:

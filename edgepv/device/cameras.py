@@ -84,8 +84,8 @@ def run(options: LiveOptions, console: Console, stop: threading.Event) -> list[R
     for line in prioritise(options.cpus, realtime=options.realtime):
         console.say(f"priority: {line}")
     with contextlib.ExitStack() as stack:
-        found, trial = _open_bundle(options, stack)
-        cameras = _Cameras(options, found, trial, console)
+        opened, trial = _open_bundle(options, stack)
+        cameras = _Cameras(options, opened, trial, console)
         try:
             return cameras.run(stop)
         finally:
@@ -97,21 +97,21 @@ def run(options: LiveOptions, console: Console, stop: threading.Event) -> list[R
 def _open_bundle(options: LiveOptions, stack: contextlib.ExitStack) -> tuple[Bundle, Trial | None]:
     """The bundle, checked against its digests and, with a key, its signature."""
     if not slots.is_root(options.bundle):
-        found = stack.enter_context(signing.opened(options.bundle, options.key))
-        bundle.check(found)
-        return found, None
+        opened = stack.enter_context(signing.opened(options.bundle, options.key))
+        bundle.check(opened)
+        return opened, None
     folder = slots.on_start(options.bundle)
     stack.callback(slots.on_stop, options.bundle)
-    found = signing.read(folder, options.key)
-    bundle.check(found)
-    return found, Trial(options.bundle, found.digest)
+    opened = signing.read(folder, options.key)
+    bundle.check(opened)
+    return opened, Trial(options.bundle, opened.digest)
 
 
 class _Cameras:
     """All cameras of one run."""
 
-    def __init__(self, options: LiveOptions, found: Bundle, trial: Trial | None, console: Console) -> None:
-        self._options, self._bundle, self._trial, self._console = options, found, trial, console
+    def __init__(self, options: LiveOptions, opened: Bundle, trial: Trial | None, console: Console) -> None:
+        self._options, self._bundle, self._trial, self._console = options, opened, trial, console
         self._lives: dict[str, Live] = {}
         self._summaries: dict[str, Record] = {}
         self._errors: list[EdgepvError] = []

@@ -55,9 +55,9 @@ def self_test(opened: Bundle, test: SelfTest) -> str:
 def self_tested(folder: str, digest: str, run: str, test: dict[str, Any]) -> str:
     """Subprocess side of ``self_test``."""
     with broken_as_parity():
-        found = same(Path(folder), digest)
-        fit = proven(found, (found.variant(run),))
-        p99_ms = _stepped(found, fit.variants[0], decode(SelfTest, test))
+        bundle = same(Path(folder), digest)
+        fit = proven(bundle, (bundle.variant(run),))
+        p99_ms = _stepped(bundle, fit.variants[0], decode(SelfTest, test))
     return " ".join((f"self-test passed, p99 {p99_ms:.1f} ms.", *fit.notes)).removesuffix(".")
 
 

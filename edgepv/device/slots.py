@@ -252,19 +252,19 @@ def _refuse(root: Path, state: State, digest: str, again: bool) -> None:
         )
 
 
-def _trusted(root: Path, found: Signature | None, again: bool, change_key: bool) -> tuple[Trust, str]:
+def _trusted(root: Path, signature: Signature | None, again: bool, change_key: bool) -> tuple[Trust, str]:
     """Whose bundles are taken once this one is placed, and what was asked for to take it, for the history.
 
-    found: the verified signature; None: no key was given. Raises SignatureError for another key than before
+    signature: the verified one; None: no key was given. Raises SignatureError for another key than before
     or none, UsageError for an older version.
     """
     known = read_trust(root) or Trust()
-    offered = Trust(key=found.key, version=found.version) if found else Trust()
+    offered = Trust(key=signature.key, version=signature.version) if signature else Trust()
     if known.key is None:
         return offered, ""
-    if found is None or found.key != known.key:
+    if signature is None or signature.key != known.key:
         if not change_key:
-            which = f"is signed by key {found.key}" if found else "was given without --key"
+            which = f"is signed by key {signature.key}" if signature else "was given without --key"
             raise SignatureError(
                 f"{root} takes bundles signed by key {known.key}, and this one {which}. Give that key with "
                 "--key, or ask for the change: --change-key"
@@ -274,10 +274,10 @@ def _trusted(root: Path, found: Signature | None, again: bool, change_key: bool)
         return offered, ""
     if not again:
         raise UsageError(
-            f"this bundle's version {found.version} is older than {known.version}, which was here before. "
-            "Sign a newer one, or ask for this one: --again"
+            f"this bundle's version {signature.version} is older than {known.version}, which was here "
+            "before. Sign a newer one, or ask for this one: --again"
         )
-    return known, f"; asked for: version {found.version} after {known.version}"
+    return known, f"; asked for: version {signature.version} after {known.version}"
 
 
 def read_trust(root: Path) -> Trust | None:

@@ -139,14 +139,14 @@ def import_model(
     net = find(name)
     _refuse_folder(out, force)
     path, chosen = addressed(weights)
-    found = read(path, trust_pickle=trust_pickle)
+    contents = read(path, trust_pickle=trust_pickle)
     with whole_folder(out, replace=force) as tmp:
         write_text(tmp / "model.py", source(name, net, COUNT))
         builder = f"{tmp / 'model.py'}:build"
         module = made_plain(new_module(builder, _spec(name, net, [str(i) for i in range(COUNT)])))
-        fit = fitted(found, module, chosen=chosen, file=str(path), builder=name)
+        fit = fitted(contents, module, chosen=chosen, file=str(path), builder=name)
         classes = _classes(fit.state, module.state_dict(), str(path), name)
-        names, note = _labels(labels, found, classes)
+        names, note = _labels(labels, contents, classes)
         spec = _spec(name, net, names)
         check_spec(spec, name)
         write_text(tmp / "model.py", source(name, net, classes))
@@ -234,7 +234,7 @@ def _classes(state: dict[str, Any], own: dict[str, Any], file: str, name: str) -
     return len(state[head])
 
 
-def _labels(file: Path | None, found: WeightsFile, classes: int) -> tuple[Sequence[str], str]:
+def _labels(file: Path | None, contents: WeightsFile, classes: int) -> tuple[Sequence[str], str]:
     """(labels, what to say of them): those given, those in the checkpoint, Kinetics', or numbers."""
     if file is not None:
         names = read_labels(file)
@@ -243,8 +243,8 @@ def _labels(file: Path | None, found: WeightsFile, classes: int) -> tuple[Sequen
                 f"--labels {file} names {len(names)}, the weights are for {classes}. Name each one once"
             )
         return names, ""
-    if len(found.labels) == classes:
-        return found.labels, "labels are those in the checkpoint"
+    if len(contents.labels) == classes:
+        return contents.labels, "labels are those in the checkpoint"
     if classes == COUNT:
         names = KINETICS.read_text(encoding="utf-8").splitlines()
         return names, "400 labels: taken for Kinetics-400's; other ones: --labels FILE"
@@ -272,15 +272,15 @@ def read_labels(file: Path) -> list[str]:
         except UnicodeDecodeError as e:
             raise UsageError(f"{file} is not UTF-8 text ({e.reason}). Save it as UTF-8") from e
         return [line.strip() for line in lines if line.strip()]
-    found = parse_json(data, file)
-    if isinstance(found, dict):
-        pairs = [(k, v) if isinstance(v, int) else (v, k) for k, v in found.items()]
+    labels = parse_json(data, file)
+    if isinstance(labels, dict):
+        pairs = [(k, v) if isinstance(v, int) else (v, k) for k, v in labels.items()]
         if not all(str(number).isdecimal() for _, number in pairs):
             raise UsageError(f"{file} gives no number to each label. Write one label a line instead")
-        found = [label for label, _ in sorted(pairs, key=lambda pair: int(pair[1]))]
-    if not all(isinstance(label, str) for label in found):
+        labels = [label for label, _ in sorted(pairs, key=lambda pair: int(pair[1]))]
+    if not all(isinstance(label, str) for label in labels):
         raise UsageError(f"{file} holds other values than labels. Write one label a line instead")
-    return [label.strip('" ') for label in found]
+    return [label.strip('" ') for label in labels]
 
 
 def _refuse_folder(out: Path, force: bool) -> None:

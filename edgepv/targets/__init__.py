@@ -29,7 +29,7 @@ def targets() -> dict[str, Target]:
 
 def target(name: str) -> Target:
     """The target called ``name``. Raises like ``Registry.find``, and if it calls itself otherwise."""
-    found = TARGETS.find(name)
-    if found.name != name:
-        raise UsageError(f"the target '{name}' calls itself '{found.name}'. Give both one name")
-    return found
+    chosen = TARGETS.find(name)
+    if chosen.name != name:
+        raise UsageError(f"the target '{name}' calls itself '{chosen.name}'. Give both one name")
+    return chosen

@@ -162,11 +162,11 @@ def cross_validated(name: str, folder: Path = HERE / "cards") -> dict[str, Any] 
     if not path.is_file():
         return None
     data = read_json(path)
-    found, plans = data["tasks"][task], [plan for plan in data["recipe"].values() if isinstance(plan, dict)]
+    result, plans = data["tasks"][task], [plan for plan in data["recipe"].values() if isinstance(plan, dict)]
     return {
-        "value": found["accuracy"]["value"],
-        "n": found["accuracy"]["n"],
-        "per_fold": found["per_fold"],
+        "value": result["accuracy"]["value"],
+        "n": result["accuracy"]["n"],
+        "per_fold": result["per_fold"],
         "epochs": [sum(n for n, _ in plan["sizes"]) for plan in plans],
     }
 

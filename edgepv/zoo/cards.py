@@ -239,8 +239,8 @@ def who_trained(result: dict[str, Any], of: str = "") -> str:
 
 def _tuning(result: dict[str, Any], plan: str) -> list[str]:
     """How the trunk was tuned to the task: with validation clips, or for a fixed number of epochs."""
-    clips, held = result["clips"], result["validation"]
-    if held is None:
+    clips, validation = result["clips"], result["validation"]
+    if validation is None:
         return [
             f"2. Fine-tuning on all {clips['refit']} training clips of this task: {plan}, a number fixed "
             "beforehand. No validation: a dozen groups would choose by noise."
@@ -248,8 +248,8 @@ def _tuning(result: dict[str, Any], plan: str) -> list[str]:
     return [
         f"2. Fine-tuning on {clips['finetune']} clips of this task ({plan}), judged on "
         f"{clips['validation']} validation clips carved out of the training split by group: best "
-        f"epoch {result['best_epoch'] + 1}, validation top-1 {_percent(held['top1'])}, loss "
-        f"{held['loss']:.3f}.",
+        f"epoch {result['best_epoch'] + 1}, validation top-1 {_percent(validation['top1'])}, loss "
+        f"{validation['loss']:.3f}.",
         f"3. The same fine-tuning, stopped at that epoch, on all {clips['refit']} training clips of "
         "the task. These are the shipped weights.",
     ]

@@ -290,10 +290,10 @@ class PvGraph(nn.Module):
         """
         crowd, living = self.born(crowd)
         alive = living.squeeze(-1)
-        found, masks = self.region(tokens, crowd.position, crowd.feature, alive)
-        missed = (found.position - crowd.position) * living
+        regions, masks = self.region(tokens, crowd.position, crowd.feature, alive)
+        missed = (regions.position - crowd.position) * living
         looks = (self.colour(frame, masks), self.edges(frame, masks), missed * (1 / PACE))
-        feature = self.memory(self.describe(found.feature, *looks), crowd.feature)
+        feature = self.memory(self.describe(regions.feature, *looks), crowd.feature)
         trust = torch.sigmoid(self.trust(feature))
         position = crowd.position + trust[..., :1] * missed
         velocity = (crowd.velocity + trust[..., 1:2] * missed).clamp(-FASTEST, FASTEST)

@@ -124,11 +124,11 @@ class Restore(nn.Module):
         seen = self.look(frames).float()  # a mean over time would lose its last bits in bfloat16
         shown = seen.unflatten(0, (n, t))
         if self.recurrent:
-            memory, found = torch.zeros_like(shown[:, 0]), []
+            memory, pairs = torch.zeros_like(shown[:, 0]), []
             for i in range(t):
-                found.append(self.remember(shown[:, i], memory))
-                memory = found[-1][0]
-            memories, differences = (torch.stack(x, 1).flatten(0, 1) for x in zip(*found, strict=True))
+                pairs.append(self.remember(shown[:, i], memory))
+                memory = pairs[-1][0]
+            memories, differences = (torch.stack(x, 1).flatten(0, 1) for x in zip(*pairs, strict=True))
         else:
             memories, differences = self.remember(seen, torch.zeros_like(seen))
         out = self.paint(frames, memories, differences)

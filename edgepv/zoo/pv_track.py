@@ -367,7 +367,7 @@ class PvTrack(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """What speaks for which move: clues (B, N, inputs); candidates (B, N, moves * 2), in cells."""
         here = _cut(at.position)
-        peaks, found = self.peaks(score, here)
+        peaks, windows = self.peaks(score, here)
         step, fit = self.lucas_kanade(maps, wanted, here)
         moved = (here - at.before) * self.side
         around, said = self.neighbours(here, moved, hidden, alive)
@@ -375,7 +375,7 @@ class PvTrack(nn.Module):
         pace = torch.cat([moved, at.velocity * self.side], -1) * 0.3
         near, beside = torch.tanh(peaks * 0.25), torch.tanh(follow * 0.5)
         border = torch.tanh(torch.minimum(here, 1 - here) * (0.5 * self.side))
-        clues = torch.cat([near, found, step, fit, pace, border, beside, said], -1)
+        clues = torch.cat([near, windows, step, fit, pace, border, beside, said], -1)
         return clues, torch.cat([torch.zeros_like(step), peaks, step, follow], -1)
 
     def peaks(self, score: Tensor, here: Tensor) -> tuple[Tensor, Tensor]:
@@ -392,9 +392,9 @@ class PvTrack(nn.Module):
         means = share @ self.places
         centre = means[..., :2]
         spread = torch.relu(means[..., 2:] - (centre * centre).sum(-1, keepdim=True)) * self.spread
-        found = torch.cat([(share * score).sum(-1, keepdim=True), spread], -1)
+        windows = torch.cat([(share * score).sum(-1, keepdim=True), spread], -1)
         moves = centre - (at - (self.side - 1) / 2).unsqueeze(1)
-        return moves.transpose(1, 2).reshape(b, n, -1), found.transpose(1, 2).reshape(b, n, -1)
+        return moves.transpose(1, 2).reshape(b, n, -1), windows.transpose(1, 2).reshape(b, n, -1)
 
     def lucas_kanade(self, maps: Maps, wanted: Wanted, here: Tensor) -> tuple[Tensor, Tensor]:
         """One step towards the wanted patch from positions (B, N, 2).

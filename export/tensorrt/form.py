@@ -152,14 +152,14 @@ def _light_tail(model: ModelProto) -> set[str]:
 
 def _multiplications(node: NodeProto, known: Mapping[str, tuple[int, ...]]) -> float:
     """Of a convolution or matrix product; 0 where its shapes are not known."""
-    read, weight, made = (known.get(name) for name in (*node.input[:2], node.output[0]))
-    if read is None or weight is None or made is None:
+    read, weight, output = (known.get(name) for name in (*node.input[:2], node.output[0]))
+    if read is None or weight is None or output is None:
         return 0.0
     if node.op_type == "Conv":
-        return float(np.prod(made) * np.prod(weight[1:]))
+        return float(np.prod(output) * np.prod(weight[1:]))
     if node.op_type == "ConvTranspose":
         return float(np.prod(read) * np.prod(weight[1:]))
-    return float(np.prod(made) * read[-2 if attribute(node, "transA", 0) else -1])
+    return float(np.prod(output) * read[-2 if attribute(node, "transA", 0) else -1])
 
 
 def tie_states(model: ModelProto, state_pairs: Sequence[tuple[str, str]]) -> None:
@@ -354,11 +354,11 @@ def state_scale_names(model: ModelProto, state_pairs: Sequence[tuple[str, str]])
 
     for left, right in [*_copied(model), *state_pairs]:
         group[root(left)] = root(right)
-    found: dict[str, set[str]] = {root(name): set() for name, _ in state_pairs}
+    scales: dict[str, set[str]] = {root(name): set() for name, _ in state_pairs}
     for node in quantize_nodes(model, weights=False):
-        if root(node.input[0]) in found:
-            found[root(node.input[0])].add(node.input[1])
-    return [sorted(names) for names in found.values()]
+        if root(node.input[0]) in scales:
+            scales[root(node.input[0])].add(node.input[1])
+    return [sorted(names) for names in scales.values()]
 
 
 def _copied(model: ModelProto) -> Iterator[tuple[str, str]]:

@@ -80,8 +80,8 @@ def _check_fp16_scales(model: ModelProto) -> None:
 def _weights_of(model: ModelProto, nodes: Sequence[str]) -> list[str]:
     """The DQ nodes behind the weights of the named convolutions and matrix products."""
     makers = {out: node for node in model.graph.node for out in node.output}
-    found = (makers.get(n.input[1]) for n in weighted_nodes(model) if n.name in nodes)
-    return [n.name for n in found if n is not None and n.op_type == "DequantizeLinear"]
+    producers = (makers.get(n.input[1]) for n in weighted_nodes(model) if n.name in nodes)
+    return [n.name for n in producers if n is not None and n.op_type == "DequantizeLinear"]
 
 
 def _fold_weights(model: ModelProto, wide: Sequence[str] = ()) -> None:

@@ -40,15 +40,15 @@ def attribute(node: NodeProto, name: str, default: Any) -> Any:
 def shapes(model: ModelProto) -> dict[str, tuple[int, ...]]:
     """Tensor name -> static shape, of every tensor whose shape the file tells, also through Q/DQ pairs."""
     graph = model.graph
-    found = {init.name: tuple(init.dims) for init in graph.initializer}
+    known = {init.name: tuple(init.dims) for init in graph.initializer}
     for info in [*graph.input, *graph.output, *graph.value_info]:
         kind = info.type.tensor_type
         if kind.HasField("shape") and all(d.HasField("dim_value") for d in kind.shape.dim):
-            found[info.name] = tuple(d.dim_value for d in kind.shape.dim)
+            known[info.name] = tuple(d.dim_value for d in kind.shape.dim)
     for node in graph.node:
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and node.input[0] in found:
-            found[node.output[0]] = found[node.input[0]]
-    return found
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and node.input[0] in known:
+            known[node.output[0]] = known[node.input[0]]
+    return known
 
 
 def quantize_nodes(model: ModelProto, *, weights: bool) -> list[NodeProto]:

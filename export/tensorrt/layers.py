@@ -91,8 +91,8 @@ def audit(layers: Path, planned: Mapping[str, str], products: Mapping[str, str] 
     multiplied = tuple(ConvPlan(n, plan, _executed(n, rows)) for n, plan in (products or {}).items())
     if "int8" not in planned.values():
         return Audit(source, convolutions, products=multiplied)
-    found = islands.grouped([_node(row) for row in rows])
-    return Audit(source, convolutions, found.islands, found.conversions, products=multiplied)
+    grouping = islands.grouped([_node(row) for row in rows])
+    return Audit(source, convolutions, grouping.islands, grouping.conversions, products=multiplied)
 
 
 def _layers(path: Path) -> list[Layer]:
@@ -161,8 +161,8 @@ def _tensor_type(tensor: Layer) -> set[str]:
 
 
 def _type(text: Any) -> set[str]:
-    found = TYPE.search(str(text or ""))
-    return {TYPES[found[1].lower()]} if found else set()
+    match = TYPE.search(str(text or ""))
+    return {TYPES[match[1].lower()]} if match else set()
 
 
 def _tensors(row: Layer, side: str) -> list[Layer]:

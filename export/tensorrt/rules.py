@@ -63,11 +63,11 @@ class View:
         """Name -> value of every tensor written in the file."""
         from onnx import numpy_helper
 
-        found = {i.name: numpy_helper.to_array(i) for i in self.model.graph.initializer}
+        values = {i.name: numpy_helper.to_array(i) for i in self.model.graph.initializer}
         for node in self.nodes("Constant"):
             if (value := attribute(node, "value", None)) is not None:
-                found[node.output[0]] = numpy_helper.to_array(value)
-        return found
+                values[node.output[0]] = numpy_helper.to_array(value)
+        return values
 
     @cached_property
     def makers(self) -> dict[str, NodeProto]:

@@ -68,7 +68,7 @@ class FrameScheduler:
     def __init__(self, limit_s: float, hand: Callable[[Sequence[Reply]], None], variant: str) -> None:
         self.limit_s, self._hand, self.variant = limit_s, hand, variant
         self.lock = threading.Condition(threading.RLock())
-        self._made: list[Reply] = []
+        self._replies: list[Reply] = []
         self._pending: deque[Task] = deque()
         self._waiting: Task | None = None
         self.working: Task | None = None
@@ -173,7 +173,7 @@ class FrameScheduler:
 
     def _reply(self, task: Task, now: float, why: Why) -> None:
         answer, arrived = self._last or (None, None)
-        self._made.append(
+        self._replies.append(
             Reply(
                 number=task.number,
                 time_s=task.time_s,
@@ -189,6 +189,6 @@ class FrameScheduler:
 
     def _hand_over(self) -> None:
         """Let the replies of this moment go."""
-        made, self._made = self._made, []
-        if made:
-            self._hand(made)
+        replies, self._replies = self._replies, []
+        if replies:
+            self._hand(replies)

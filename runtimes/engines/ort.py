@@ -45,8 +45,8 @@ class OrtEngine:
         check_inputs(inputs, self._expected)
         feeds = {self._inputs[name]: value for name, value in inputs.items()}
         with self._cancellable():
-            made = self._session.run(self._wanted, feeds, self._options)
-        return dict(zip(self._outputs, made))
+            values = self._session.run(self._wanted, feeds, self._options)
+        return dict(zip(self._outputs, values))
 
     def infer_into(self, inputs: Tensors, into: Tensors) -> Tensors:
         """Like ``infer``; outputs named in ``into`` are written there (contiguous, of the right shape)."""
@@ -65,8 +65,8 @@ class OrtEngine:
                 self._binding.bind_output(theirs)
         with self._cancellable():
             self._session.run_with_iobinding(self._binding, self._options)
-        made = dict(zip(self._outputs, self._binding.get_outputs()))
-        return {ours: into[ours] if ours in into else value.numpy() for ours, value in made.items()}
+        outputs = dict(zip(self._outputs, self._binding.get_outputs()))
+        return {ours: into[ours] if ours in into else value.numpy() for ours, value in outputs.items()}
 
     def _handle(self, name: str, array: np.ndarray) -> Any:
         """ONNX Runtime's own view of an array; a state's buffers come back again and again."""

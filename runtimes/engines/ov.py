@@ -79,9 +79,9 @@ def open(variant: Variant, read: Read, threads: int) -> OvEngine:
 def _telling(error: RuntimeError) -> str:
     """The line of OpenVINO's error that says something: the first ones name places in its source."""
     lines = [line.strip() for line in str(error).splitlines()]
-    found = [line[3:] for line in lines if line.startswith("-- ")]
-    found += [line for line in lines if line and not line.startswith(("Exception from ", "Check '"))]
-    return found[0] if found else first_line(error)
+    reasons = [line[3:] for line in lines if line.startswith("-- ")]
+    reasons += [line for line in lines if line and not line.startswith(("Exception from ", "Check '"))]
+    return reasons[0] if reasons else first_line(error)
 
 
 def _files(path: str, read: Read) -> tuple[bytes, ...]:

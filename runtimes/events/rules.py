@@ -140,17 +140,19 @@ def read_rules(path: Path) -> LiveConfig:
     for key in ("rule", "zone", "mask"):
         if isinstance(data.get(key), dict):
             raise UsageError(f"{path.name}: there may be several of [{key}]. Write [[{key}]]")
-    found = decode(_Document, data, where=path.name)
+    document = decode(_Document, data, where=path.name)
     try:
-        check_part(found.camera.name, "camera.name")
-        for n, mask in enumerate(found.mask):
+        check_part(document.camera.name, "camera.name")
+        for n, mask in enumerate(document.mask):
             check_polygon(mask.polygon, f"mask[{n}]")
-        for n, region in enumerate(found.redact.regions):
+        for n, region in enumerate(document.redact.regions):
             check_polygon(region, f"redact.regions[{n}]")
-        rules = Rules(found.rule, found.zone)
+        rules = Rules(document.rule, document.zone)
     except UsageError as e:
         raise UsageError(f"{path.name}: {e}") from e
-    return LiveConfig(found.camera.name, rules, tuple(m.polygon for m in found.mask), found.redact.regions)
+    return LiveConfig(
+        document.camera.name, rules, tuple(m.polygon for m in document.mask), document.redact.regions
+    )
 
 
 def check_polygon(polygon: Polygon, what: str) -> None:

@@ -85,8 +85,8 @@ class Health:
         """Why the run is not well; None if it is."""
         with self._lock:
             lost, faults = self._lost, [f"{name} raised {why}" for name, why in self._faults.items()]
-        found = [f"camera lost: {lost}" if lost is not None else self.stuck(), *faults]
-        return "; ".join(why for why in found if why) or None
+        reasons = [f"camera lost: {lost}" if lost is not None else self.stuck(), *faults]
+        return "; ".join(why for why in reasons if why) or None
 
     def stuck(self) -> str | None:
         """Why nothing comes out although frames come in, which starting again may cure; else None."""
@@ -100,8 +100,8 @@ class Health:
 
     def troubles(self) -> str | None:
         """Like ``trouble``, of every camera of the run."""
-        found = [(one._name, why) for one in self._all if (why := one.trouble())]
-        return "; ".join(f"{name}: {why}" if len(self._all) > 1 else why for name, why in found) or None
+        reasons = [(one._name, why) for one in self._all if (why := one.trouble())]
+        return "; ".join(f"{name}: {why}" if len(self._all) > 1 else why for name, why in reasons) or None
 
     def metrics(self) -> bytes:
         """Everything as Prometheus text. Raises TargetUnavailableError without prometheus_client."""

@@ -123,8 +123,8 @@ def even(picture: np.ndarray) -> np.ndarray:
     """The picture with even sides, which encoders want: the last row or column repeated if need be."""
     cv2 = need("cv2", extra="cpu")
     height, width = picture.shape[:2]
-    made: np.ndarray = cv2.copyMakeBorder(picture, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
-    return made
+    padded: np.ndarray = cv2.copyMakeBorder(picture, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+    return padded
 
 
 def _at(picture: np.ndarray, x: float, y: float) -> tuple[int, int]:

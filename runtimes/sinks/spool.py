@@ -101,12 +101,12 @@ class Spool:
             if self._closed:
                 return []
             while True:
-                found = {seq: _item(*row) for seq, *row in self._oldest(n) if seq not in self._bad}
-                bad = {seq for seq, one in found.items() if one is None}
+                items = {seq: _item(*row) for seq, *row in self._oldest(n) if seq not in self._bad}
+                bad = {seq for seq, one in items.items() if one is None}
                 if not bad:
                     break
                 self._drop(bad)
-            stored = [one for one in found.values() if one and one.uid not in self._done]
+            stored = [one for one in items.values() if one and one.uid not in self._done]
             return [*stored, *self._memory][:n]
 
     def _oldest(self, n: int) -> list[tuple[int, Any, Any, Any]]:
@@ -159,15 +159,15 @@ class Spool:
             db.executemany("DELETE FROM queue WHERE uid = ?", [(uid,) for uid in self._done])
             db.executemany("DELETE FROM queue WHERE seq = ?", [(seq,) for seq in self._bad])
             db.executemany("INSERT OR IGNORE INTO queue (uid, kind, body) VALUES (?, ?, ?)", items)
-            held = db.execute("SELECT count(*) FROM queue").fetchone()[0]
-            over = max(0, held - self._limit)
+            queued = db.execute("SELECT count(*) FROM queue").fetchone()[0]
+            over = max(0, queued - self._limit)
             if over:
                 oldest = "SELECT seq FROM queue ORDER BY seq LIMIT ?"
                 db.execute(f"DELETE FROM queue WHERE seq IN ({oldest})", (over,))
         self._done.clear()
         self._bad.clear()
         self.dropped += over
-        self._on_disk = held - over
+        self._on_disk = queued - over
         return True
 
     def _attempt(self, action: Callable[[sqlite3.Connection], T]) -> T | None:
@@ -269,19 +269,19 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 def _fault(db: sqlite3.Connection) -> str:
     """What SQLite finds wrong with the file; empty if nothing."""
-    found = bytes(db.execute("PRAGMA integrity_check(1)").fetchone()[0]).decode("utf-8", "replace")
-    return "" if found == "ok" else " ".join(found.split())
+    verdict = bytes(db.execute("PRAGMA integrity_check(1)").fetchone()[0]).decode("utf-8", "replace")
+    return "" if verdict == "ok" else " ".join(verdict.split())
 
 
 def _item(uid: Any, kind: Any, body: Any) -> Item | None:
     """What a row holds; None if that is no record as ``item`` makes them."""
     try:
-        found = Item(*(str(value, "utf-8") for value in (uid, kind, body)))
-        record = json.loads(found.body)
-        whole = (record["uid"], record["type"]) == (found.uid, found.kind)
+        parsed = Item(*(str(value, "utf-8") for value in (uid, kind, body)))
+        record = json.loads(parsed.body)
+        whole = (record["uid"], record["type"]) == (parsed.uid, parsed.kind)
     except (TypeError, ValueError, KeyError, RecursionError):
         return None
-    return found if whole and found.kind in DURABLE else None
+    return parsed if whole and parsed.kind in DURABLE else None
 
 
 def _rename_aside(path: Path, error: sqlite3.Error, say: Callable[[str], None]) -> None:

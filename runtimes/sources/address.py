@@ -32,12 +32,12 @@ def options(text: str, defaults: dict[str, str | None]) -> tuple[str, dict[str, 
         if key not in defaults:
             raise UsageError(f"{text}: {unknown('option', key, defaults)}")
     values = {key: given.get(key, default) for key, default in defaults.items()}
-    found = {key: value for key, value in values.items() if value}
-    if len(found) < len(values):
-        missing = min(set(values) - set(found))
+    filled = {key: value for key, value in values.items() if value}
+    if len(filled) < len(values):
+        missing = min(set(values) - set(filled))
         joint = "&" if query else "?"
         raise UsageError(f"{text}: the option '{missing}' is missing. Write {text}{joint}{missing}=...")
-    return rest, found
+    return rest, filled
 
 
 def rate_option(text: str, value: str) -> Fraction:

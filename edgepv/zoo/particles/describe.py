@@ -148,9 +148,9 @@ class OrientationHistogram(nn.Module):
         doubled = torch.cat([gx * gx - gy * gy, 2 * gx * gy], 1) / (square + EPS)
         votes = torch.softmax(F.conv2d(doubled, self.towards), 1)
         length = torch.sqrt(square + EPS * EPS) - EPS  # a root with a finite slope at 0
-        found = pool(masks, F.avg_pool2d(votes * length, self.stride))
-        total = found.sum(-1, keepdim=True)
-        return torch.cat([total, found / (total + EPS)], -1)
+        histogram = pool(masks, F.avg_pool2d(votes * length, self.stride))
+        total = histogram.sum(-1, keepdim=True)
+        return torch.cat([total, histogram / (total + EPS)], -1)
 
 
 class ShapeMoments(nn.Module):

@@ -102,9 +102,9 @@ class Discriminator(nn.Module):
         return self.layers(frame)
 
 
-def hinge(real: Tensor, made: Tensor) -> Tensor:
-    """What the discriminator minimizes, from its scores of real and of made frames. For training only.
+def hinge(real: Tensor, generated: Tensor) -> Tensor:
+    """What the discriminator minimizes, from its scores of real and of generated frames. For training only.
 
     Source: Lim & Ye 2017, "Geometric GAN". The generator minimizes -mean(scores of its frames).
     """
-    return torch.relu(1 - real).mean() + torch.relu(1 + made).mean()
+    return torch.relu(1 - real).mean() + torch.relu(1 + generated).mean()

@@ -196,14 +196,14 @@ def finetune(
     )
 
 
-def judge_of(model: str, task: str, held: Sequence[Sample]) -> Judge:
+def judge_of(model: str, task: str, validation: Sequence[Sample]) -> Judge:
     """A judge that scores a network on validation clips, decoded once."""
-    if not held:
+    if not validation:
         raise UsageError(
             f"no group of the {task} training clips can be spared for validation. Give more groups"
         )
-    clips = [frames_of(s.path, spec(model, task)) for s in held]
-    truth = [s.label for s in held]
+    clips = [frames_of(s.path, spec(model, task)) for s in validation]
+    truth = [s.label for s in validation]
     return lambda net: verdict(scores(net, clips), truth)
 
 
@@ -225,12 +225,12 @@ def train(job: ClassifierRun, say: Callable[[dict[str, Any]], None]) -> dict[str
     recipe = job.recipe or recipe_of(job.model, job.task)
     everything = read_manifest(job.data)
     learning, _, tests = named(everything)
-    kept, held = carve(learning, recipe.share or SHARE)
+    kept, validation = carve(learning, recipe.share or SHARE)
     footage = load(learning)
     paths = {s.path for s in kept}
     fitting = [f for f in footage if f.sample.path in paths]
     joint, log = pretrain(job.model, fitting, recipe, seed=job.seed, cache=job.cache, tick=say)
-    net, steps, best = _one_task(job, recipe, joint, footage, paths, held, say)
+    net, steps, best = _one_task(job, recipe, joint, footage, paths, validation, say)
     halve(net)
     test = [s for s in tests if s.task == job.task]
     result = {
@@ -240,7 +240,7 @@ def train(job: ClassifierRun, say: Callable[[dict[str, Any]], None]) -> dict[str
         "clips": {
             "pretrain": len(fitting),
             "finetune": sum(f.sample.task == job.task for f in fitting),
-            "validation": sum(s.task == job.task for s in held),
+            "validation": sum(s.task == job.task for s in validation),
             "refit": sum(s.task == job.task for s in learning),
             "test": len(test),
         },
@@ -269,7 +269,7 @@ def _one_task(
     joint: PvConv,
     footage: Sequence[Footage],
     kept: set[Path],
-    held: Sequence[Sample],
+    validation: Sequence[Sample],
     say: Callable[[dict[str, Any]], None],
 ) -> tuple[PvConv, list[dict[str, Any]], int]:
     """Find the best number of epochs on the validation clips, then refit on all training clips."""
@@ -279,7 +279,7 @@ def _one_task(
             job.model, job.task, joint, mine, recipe.finetune, seed=job.seed, cache=job.cache, tick=say
         )
     fitting = [f for f in mine if f.sample.path in kept]
-    judge = judge_of(job.model, job.task, [s for s in held if s.task == job.task])
+    judge = judge_of(job.model, job.task, [s for s in validation if s.task == job.task])
     args = (job.model, job.task, joint)
     _, log, best = finetune(
         *args, fitting, recipe.finetune, seed=job.seed, cache=job.cache, judge=judge, tick=say
@@ -307,10 +307,10 @@ def shipped(job: ClassifierRun, net: PvConv) -> dict[str, int] | None:
     if job.task != "fight":
         return None
     what = spec(job.model, job.task)
-    found = [c for c in find_clips(HERE / "clips", what.labels) if c.split == "evaluation"]
-    table = scores(net, [frames_of(c.path, what) for c in found])
-    truth = np.array([what.labels.index(str(c.label)) for c in found])
-    return {"hits": int((table.argmax(1) == truth).sum()), "n": len(found)}
+    clips = [c for c in find_clips(HERE / "clips", what.labels) if c.split == "evaluation"]
+    table = scores(net, [frames_of(c.path, what) for c in clips])
+    truth = np.array([what.labels.index(str(c.label)) for c in clips])
+    return {"hits": int((table.argmax(1) == truth).sum()), "n": len(clips)}
 
 
 def default_cache() -> Path:
@@ -321,10 +321,10 @@ def default_cache() -> Path:
 
 def line(row: dict[str, Any]) -> str:
     """One row of the training log as a line of text."""
-    held = f"  validation loss {row['loss']:.3f} top-1 {row['top1']:.3f}" if "loss" in row else ""
+    validation = f"  validation loss {row['loss']:.3f} top-1 {row['top1']:.3f}" if "loss" in row else ""
     return (
         f"{row['stage']} epoch {row['epoch'] + 1} ({row['size']} px)  loss {row['train_loss']:.3f}  "
-        f"top-1 {row['train_top1']:.3f}{held}  {row['seconds']:.0f} s"
+        f"top-1 {row['train_top1']:.3f}{validation}  {row['seconds']:.0f} s"
     )
 
 

@@ -49,14 +49,14 @@ SHORT = {
 def one_fold(
     model: str,
     samples: Sequence[Sample],
-    held: set[Path],
+    held_out: set[Path],
     recipe: Recipe,
     *,
     seed: int,
     cache: Path,
 ) -> dict[str, list[list[float]]]:
     """Scores of the held-out clips: task -> one row per held clip, in the order of ``samples``."""
-    footage = load(s for s in samples if s.path not in held)
+    footage = load(s for s in samples if s.path not in held_out)
 
     def say(row: dict[str, Any]) -> None:
         print(line(row), flush=True)
@@ -66,7 +66,7 @@ def one_fold(
     for task in _present(samples):
         mine = [f for f in footage if f.sample.task == task]
         net, _, _ = finetune(model, task, joint, mine, recipe.finetune, seed=seed, cache=cache, tick=say)
-        asked = [s for s in samples if s.path in held and s.task == task]
+        asked = [s for s in samples if s.path in held_out and s.task == task]
         table = scores(net, [frames_of(s.path, spec(model, task)) for s in asked])
         answers[task] = [[round(float(v), 4) for v in row] for row in table]
     return answers
@@ -79,12 +79,12 @@ def crossval(model: str, data: Path, *, count: int, seed: int, cache: Path) -> d
     samples = read_manifest(data)
     sides = folds(samples, count)
     rows = []
-    for i, held in enumerate(sides):
-        key = digest([model, recipe, seed, sorted(p.name for p in held)])[:12]
+    for i, held_out in enumerate(sides):
+        key = digest([model, recipe, seed, sorted(p.name for p in held_out)])[:12]
         done = cache / f"{model}-fold-{key}.json"
         if not done.is_file():
-            print(f"fold {i + 1} of {count}: {len(samples) - len(held)} clips to learn from", flush=True)
-            write_json(done, one_fold(model, samples, held, recipe, seed=seed, cache=cache))
+            print(f"fold {i + 1} of {count}: {len(samples) - len(held_out)} clips to learn from", flush=True)
+            write_json(done, one_fold(model, samples, held_out, recipe, seed=seed, cache=cache))
         rows.append(read_json(done))
     return {
         "model": model,
@@ -108,7 +108,7 @@ def _pooled(
     rows: Sequence[dict[str, list[list[float]]]],
 ) -> dict[str, Any]:
     """Accuracy over all folds, and top-1 per fold (None where a fold holds no clip of the task)."""
-    tested = [[s for s in samples if s.path in held and s.task == task] for held in sides]
+    tested = [[s for s in samples if s.path in held_out and s.task == task] for held_out in sides]
     truth = [[s.label for s in fold] for fold in tested]
     groups = [s.group for fold in tested for s in fold]
     tables = [np.array(row[task]).reshape(-1, len(TASKS[task])) for row in rows]

@@ -184,13 +184,13 @@ def forecasts(net: Bodies | None, tape: Film, *, frames: int) -> tuple[np.ndarra
     where, speeds = tape.position[:, 0], tape.velocity[:, 0]
     if net is None:
         ahead = np.arange(1, frames + 1).reshape(1, -1, 1, 1)
-        made = where[:, None] + ahead * speeds[:, None]
+        positions = where[:, None] + ahead * speeds[:, None]
         touch = 2 * World().radius - _closest(where, speeds)
     else:
         p, v, q = (torch.from_numpy(np.asarray(x, np.float32)) for x in (where, speeds, tape.charge))
         p, _, logits = net.roll(p, v, q, frames)
-        made, touch = p.numpy().astype(np.float64), logits[:, 0].numpy()
-    return np.linalg.norm(made - tape.position[:, 1 : frames + 1], axis=-1), touch
+        positions, touch = p.numpy().astype(np.float64), logits[:, 0].numpy()
+    return np.linalg.norm(positions - tape.position[:, 1 : frames + 1], axis=-1), touch
 
 
 def _closest(where: np.ndarray, speeds: np.ndarray) -> np.ndarray:
@@ -523,17 +523,17 @@ def decoded(data: Path) -> tuple[Footage, ...]:
 @cache
 def held_clips(data: Path, size: str, task: str) -> tuple[list[Sample], list[np.ndarray]]:
     """The test clips of a task as pv-graph ``size`` sees them, (T, 3, H, W) each, read once."""
-    found = [s for s in named(read_manifest(data))[2] if s.task == task]
-    return found, [frames_of(s.path, spec(size, task)) for s in found]
+    samples = [s for s in named(read_manifest(data))[2] if s.task == task]
+    return samples, [frames_of(s.path, spec(size, task)) for s in samples]
 
 
 def tested(net: PvGraph, data: Path, size: str, task: str, *, particles: int = 16) -> dict[str, Any]:
     """Accuracy on the test split with K particles, and the scores of every clip."""
-    found, clips = held_clips(data, size, task)
+    samples, clips = held_clips(data, size, task)
     before, net.particles = net.particles, particles
     table = scores(cast(Any, net), clips)
     net.particles = before
-    return of_test(found, table, TASKS[task])
+    return of_test(samples, table, TASKS[task])
 
 
 def video(
@@ -555,11 +555,11 @@ def video(
     same: dict[str, Any] = {
         "start": start, "core": core, "interact": interact, "seed": seed, "cache": cache, "tick": tick
     }  # fmt: skip
-    made = {}
+    nets = {}
     for task in recipe.tasks:
         net, more = one_task(size, task, footage, recipe, **same)
-        made[task] = (net, log + more)
-    return made
+        nets[task] = (net, log + more)
+    return nets
 
 
 def release(

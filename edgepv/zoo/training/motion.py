@@ -99,14 +99,14 @@ def _frames_of(path: Path, every: int) -> list[np.ndarray]:
     """Every n-th frame of a video, (H, W, 3) uint8 RGB."""
     cv2 = need("cv2", extra="cpu")
     capture = cv2.VideoCapture(str(path))
-    found: list[np.ndarray] = []
+    frames: list[np.ndarray] = []
     index = 0
     while True:
         ok, frame = capture.read()
         if not ok:
-            return found
+            return frames
         if index % every == 0:
-            found.append(frame[..., ::-1].copy())
+            frames.append(frame[..., ::-1].copy())
         index += 1
 
 
@@ -162,10 +162,10 @@ def planes(
     turn = rng.uniform(-0.4, 0.4) + 0.5 * walk[:, 2]
     grow = zoom * np.exp(0.6 * np.tanh(0.7 * walk[:, 3]))
     bent = 0.25 * np.tanh(walk[:, 4:8] * np.array([1.0, 1.0, 0.8, 0.8]))
-    found = np.stack([_plane(place + w[:2], a, g, b) for w, a, g, b in zip(walk, turn, grow, bent)])
+    warps = np.stack([_plane(place + w[:2], a, g, b) for w, a, g, b in zip(walk, turn, grow, bent)])
     unit = np.array([[1, 0, -(side - 1) / 2], [0, 1, -(side - 1) / 2], [0, 0, scene.size]]) / scene.size
     pixels = np.array([[scene.size, 0, -0.5], [0, scene.size, -0.5], [0, 0, 1]])
-    return (pixels @ found @ unit)[to_and_fro(scene.frames, moving)]
+    return (pixels @ warps @ unit)[to_and_fro(scene.frames, moving)]
 
 
 def to_and_fro(frames: int, moving: int) -> np.ndarray:
@@ -274,8 +274,8 @@ def covered(layer: Layer, frame: int | slice, points: np.ndarray) -> np.ndarray:
         return np.ones(points.shape[:-1], bool)
     at = carried(np.linalg.inv(layer.to_frame[frame]), points).astype(np.float32)
     at = at.reshape(len(points), -1, 2)
-    found = cv2.remap(layer.cover, np.ascontiguousarray(at), None, cv2.INTER_LINEAR)
-    return np.asarray(found > 0.5).reshape(points.shape[:-1])
+    cover = cv2.remap(layer.cover, np.ascontiguousarray(at), None, cv2.INTER_LINEAR)
+    return np.asarray(cover > 0.5).reshape(points.shape[:-1])
 
 
 def follow(layers: Sequence[Layer], start: np.ndarray, born: int, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -301,8 +301,8 @@ def choose(rng: np.random.Generator, frame: np.ndarray, count: int) -> np.ndarra
     """(count, 2) points of a frame (S, S, 3) in pixels: three of five at corners, the rest anywhere."""
     cv2 = need("cv2", extra="cpu")
     grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-    found = cv2.goodFeaturesToTrack(grey, 4 * count, 0.02, 4)
-    corners = np.zeros((0, 2)) if found is None else rng.permutation(np.asarray(found).reshape(-1, 2))
+    features = cv2.goodFeaturesToTrack(grey, 4 * count, 0.02, 4)
+    corners = np.zeros((0, 2)) if features is None else rng.permutation(np.asarray(features).reshape(-1, 2))
     anywhere = rng.uniform(2, len(frame) - 3, (count, 2))
     chosen = corners[: round(0.6 * count)]
     return rng.permutation(np.concatenate([chosen, anywhere])[:count])
@@ -318,14 +318,14 @@ def _degrade(rng: np.random.Generator, frames: np.ndarray, harsh: float) -> np.n
     noise = harsh * np.exp(rng.uniform(np.log(0.5), np.log(12)))
     quality = int(rng.integers(25, 90)) if rng.random() < 0.3 else None
     ramp = np.arange(256) / 255
-    found = []
+    spoilt = []
     for frame, (gain, gamma) in zip(frames, light):
         seen = cv2.GaussianBlur(frame, (0, 0), blur) if blur else frame
         curve = (255 * np.exp(gain) * ramp ** np.exp(gamma)).astype(np.float32)
         grain = rng.standard_normal(frame.shape, dtype=np.float32) * np.float32(noise)
         seen = np.clip(curve[seen] + grain, 0, 255).astype(np.uint8)
-        found.append(seen if quality is None else _recoded(seen, quality))
-    return np.stack(found)
+        spoilt.append(seen if quality is None else _recoded(seen, quality))
+    return np.stack(spoilt)
 
 
 def _recoded(frame: np.ndarray, quality: int) -> np.ndarray:

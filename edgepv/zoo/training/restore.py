@@ -160,10 +160,10 @@ def read_source(folder: Path, source: Source) -> np.ndarray:
 def read_stills(folder: Path) -> list[np.ndarray]:
     """The stills, each (H, W) uint8. Raises UsageError if there is none."""
     cv2 = need("cv2", extra="cpu")
-    found = sorted(folder.glob("*.png"))
-    if not found:
+    files = sorted(folder.glob("*.png"))
+    if not files:
         raise UsageError(f"{folder} holds no PNG. --data wants the folder with {STILLS}")
-    return [cv2.imread(str(p), cv2.IMREAD_GRAYSCALE) for p in found]
+    return [cv2.imread(str(p), cv2.IMREAD_GRAYSCALE) for p in files]
 
 
 @dataclass(frozen=True)

@@ -128,11 +128,11 @@ class Tally:
     def row(self) -> dict[str, float]:
         """Means since the last call, of the steps that have the figure, and "seconds"."""
         names = dict.fromkeys(name for row in self._rows for name in row)
-        found = {n: float(np.mean([row[n] for row in self._rows if n in row])) for n in names}
+        means = {n: float(np.mean([row[n] for row in self._rows if n in row])) for n in names}
         now = time.perf_counter()
         seconds = now - self._begun
         self._rows, self._begun = [], now
-        return {**{n: round(v, 5) for n, v in found.items()}, "seconds": round(seconds, 1)}
+        return {**{n: round(v, 5) for n, v in means.items()}, "seconds": round(seconds, 1)}
 
 
 @torch.no_grad()

@@ -203,19 +203,19 @@ def per_point(tracks: np.ndarray, points: np.ndarray, occluded: np.ndarray, birt
         told = (tracks[first + 1 :, k, 2] > 0.5) == shown
         lost = np.flatnonzero(shown & (error > LOST))
         lasted = (lost[0] if len(lost) else len(error)) / max(1, len(error))
-        found = [(error[shown] < limit).mean() for limit in THRESHOLDS] if shown.any() else [np.nan]
+        shares = [(error[shown] < limit).mean() for limit in THRESHOLDS] if shown.any() else [np.nan]
         median = float(np.median(error[shown])) if shown.any() else np.nan
         right = float(told.mean()) if len(told) else np.nan
-        rows.append((float(np.mean(found)), median, lasted, right, float(shown.sum())))
+        rows.append((float(np.mean(shares)), median, lasted, right, float(shown.sum())))
     return np.array(rows)
 
 
 def track_score(rows: np.ndarray) -> Score:
     """Means over the points of ``per_point``; delta-avg over visible positions, of the medians the median."""
     shown = rows[:, 4]
-    found = float(np.nansum(rows[:, 0] * shown) / shown.sum()) if shown.any() else np.nan
+    delta = float(np.nansum(rows[:, 0] * shown) / shown.sum()) if shown.any() else np.nan
     return Score(
-        delta_avg=round(found, 4),
+        delta_avg=round(delta, 4),
         median_px=round(float(np.nanmedian(rows[:, 1])), 3),
         survival=round(float(np.nanmean(rows[:, 2])), 4),
         occlusion=round(float(np.nanmean(rows[:, 3])), 4),
@@ -232,15 +232,15 @@ def tracked(net: PvTrack, frames: np.ndarray, start: np.ndarray, birth: np.ndarr
     x = normalised(frames)
     count = len(start)
     states["life"] = states["life"] - 1
-    found = []
+    rows = []
     for now, frame in enumerate(x):
         new = np.flatnonzero(birth == now)
         states["position"][0, new] = torch.from_numpy(start[new]).float()
         states["life"][0, new] = 2.0
         tracks, *fresh = net.step(frame.unsqueeze(0), *states.values())
         states = {name: value.clone() for name, value in zip(states, fresh, strict=True)}
-        found.append(tracks[0, :count].numpy())
-    return np.stack(found)
+        rows.append(tracks[0, :count].numpy())
+    return np.stack(rows)
 
 
 def held_out(data: Path, scene: Scene, count: int, *, seed: int = 1) -> list[Rendered]:
@@ -290,13 +290,13 @@ def train(job: TrackerRun, say: Callable[[dict[str, Any]], None]) -> dict[str, A
     final.load_state_dict(net.cpu().state_dict())
     halve(final)
     scene = Scene(size=recipe.size, frames=48, points=recipe.particles)
-    held, each = measured(final, held_out(job.data, scene, 20))
+    score, each = measured(final, held_out(job.data, scene, 20))
     result = {
         "name": job.name,
         "seed": job.seed,
         "recipe": encode({"schedule": recipe.schedule, "stages": recipe.stages, "size": recipe.train_size}),
         "pictures": {"train": len(pictures), "test": len(read_pictures(job.data, "test"))},
-        "test": encode(held) | {"clips": each, "frames": scene.frames, "points": 20 * recipe.particles},
+        "test": encode(score) | {"clips": each, "frames": scene.frames, "points": 20 * recipe.particles},
         "seconds": round(sum(row["seconds"] for row in log)),
         "trained_on": trained_on(),
         "log": log,
