@@ -36,8 +36,8 @@ def raised_at(error: BaseException) -> str:
     chain: BaseException | None = error
     while chain is not None and id(chain) not in seen:
         seen.add(id(chain))
-        if found := line_of(_place(f, number) for f, number in traceback.walk_tb(chain.__traceback__)):
-            return found
+        if line := line_of(_place(f, number) for f, number in traceback.walk_tb(chain.__traceback__)):
+            return line
         named += _places(str(chain))
         chain = chain.__cause__ or chain.__context__
     return line_of(named)
@@ -57,13 +57,13 @@ def named_in(text: str) -> str:
 
 def line_of(places: Iterable[Place]) -> str:
     """The last of the places that is the user's own, else the last in a package that may be a model."""
-    found = {True: "", False: ""}
+    lines = {True: "", False: ""}
     for path, number, module in places:
         if not _foreign(path, module):
             text = _COMMENT.sub("", linecache.getline(path, number)).strip()[:MOST_SHOWN]
             shown = f"{Path(path).name}:{number}"
-            found[PACKAGES.search(path) is not None] = f"{shown}: {text}" if text else shown
-    return found[False] or found[True]
+            lines[PACKAGES.search(path) is not None] = f"{shown}: {text}" if text else shown
+    return lines[False] or lines[True]
 
 
 def _place(frame: FrameType, number: int) -> Place:

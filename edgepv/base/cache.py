@@ -30,12 +30,12 @@ def code_digest() -> str:
 
 def sources(folder: Path) -> dict[str, str]:
     """Digest of every Python file under a folder, at any depth and behind links, by its path there."""
-    found = {}
+    digests = {}
     for place, folders, names in os.walk(folder, followlinks=True):
         folders[:] = [n for n in folders if n.isidentifier() and n != "__pycache__"]
         for path in (Path(place) / n for n in names if n.endswith(".py")):
-            found[path.relative_to(folder).as_posix()] = sha256(path)
-    return found
+            digests[path.relative_to(folder).as_posix()] = sha256(path)
+    return digests
 
 
 def imported(script: Path) -> dict[str, str]:
@@ -47,7 +47,7 @@ def imported(script: Path) -> dict[str, str]:
     folder = top = script.resolve().parent
     while (top / "__init__.py").is_file():
         top = top.parent
-    found: dict[str, str] = {}
+    digests: dict[str, str] = {}
     waiting = [script.resolve(), *(p / "__init__.py" for p in (folder, *folder.parents) if p != top)]
     while waiting:
         path = waiting.pop()
@@ -55,11 +55,11 @@ def imported(script: Path) -> dict[str, str]:
         if (
             path.is_file()
             and path.is_relative_to(top) | path.is_relative_to(Path.cwd())
-            and name not in found
+            and name not in digests
         ):
-            found[name] = sha256(path)
+            digests[name] = sha256(path)
             waiting += _imports(path, (folder, top, Path.cwd()))
-    return found
+    return digests
 
 
 def _imports(path: Path, roots: Sequence[Path]) -> Iterator[Path]:
@@ -92,9 +92,9 @@ def cached(key: object, make: Callable[[Path], object]) -> tuple[Path, Json, boo
     """
     sweep(root())
     folder = root() / digest([key, code_digest()])[:32]
-    found = _read(folder)
-    if found is not None:
-        return folder, found["result"], True
+    entry = _read(folder)
+    if entry is not None:
+        return folder, entry["result"], True
     with whole_folder(folder, replace=True) as tmp:
         result = make(tmp)
         files = {p.relative_to(tmp).as_posix(): sha256(p) for p in tmp.rglob("*") if p.is_file()}

@@ -25,7 +25,7 @@ def visible(text: str, *, keep: str = "") -> str:
     Also those that turn the direction of writing, and halves of surrogate pairs. In JSON it stays the same
     text. keep: characters that are left.
     """
-    return _UNSEEN.sub(lambda found: found[0] if found[0] in keep else f"\\u{ord(found[0]):04x}", text)
+    return _UNSEEN.sub(lambda match: match[0] if match[0] in keep else f"\\u{ord(match[0]):04x}", text)
 
 
 def tell(text: str = "", *, file: TextIO | None = None) -> None:

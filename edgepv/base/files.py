@@ -79,11 +79,11 @@ def parse_json(data: bytes, path: Path) -> Json:
     is deeper nested or has longer whole numbers than anything of ours.
     """
     try:
-        found = json.loads(data.decode("utf-8-sig"), parse_int=_whole, object_pairs_hook=_table)
-        _refuse_deep(found)
+        parsed = json.loads(data.decode("utf-8-sig"), parse_int=_whole, object_pairs_hook=_table)
+        _refuse_deep(parsed)
     except (ValueError, RecursionError) as e:
         raise UsageError(f"{path} is not valid JSON ({e}). It may be truncated; make it again") from e
-    return found
+    return parsed
 
 
 def _whole(digits: str) -> int:
@@ -93,16 +93,16 @@ def _whole(digits: str) -> int:
 
 
 def _table(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
-    found = dict(pairs)
-    if len(found) < len(pairs):  # one reader would take the first, another the last
+    table = dict(pairs)
+    if len(table) < len(pairs):  # one reader would take the first, another the last
         keys = [key for key, _ in pairs]
         raise ValueError(f"key {max(keys, key=keys.count)[:40]!r} is there twice")
-    return found
+    return table
 
 
-def _refuse_deep(found: Json) -> None:
+def _refuse_deep(parsed: Json) -> None:
     """Raise ValueError for values nested deeper than DEEPEST, UnicodeError for text that no file can hold."""
-    level = [found]
+    level = [parsed]
     for _ in range(DEEPEST):
         inner = [list(v.items()) if isinstance(v, dict) else v for v in level]
         for value in inner:
@@ -251,21 +251,21 @@ def sweep(folder: Path) -> None:
     """
     with contextlib.suppress(OSError):
         for path in list(folder.iterdir()):
-            if found := _OURS.fullmatch(path.name):
+            if match := _OURS.fullmatch(path.name):
                 with contextlib.suppress(OSError):
-                    _sweep_one(path, found)
+                    _sweep_one(path, match)
 
 
-def _sweep_one(path: Path, found: re.Match[str]) -> None:
+def _sweep_one(path: Path, match: re.Match[str]) -> None:
     with _opened(path) as fd:
         info = os.fstat(fd)
-        if info.st_uid != os.geteuid() or time.time() - info.st_mtime < _spared_s(info.st_mode, found[2]):
+        if info.st_uid != os.geteuid() or time.time() - info.st_mtime < _spared_s(info.st_mode, match[2]):
             return
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        place = path.with_name(found[1])
+        place = path.with_name(match[1])
         if not stat.S_ISDIR(info.st_mode):
             path.unlink(missing_ok=True)
-        elif found[3] == OLD and not place.exists():  # killed between two renames: this is the only whole one
+        elif match[3] == OLD and not place.exists():  # killed between two renames: this is the only whole one
             path.rename(place)
         else:
             shutil.rmtree(path, ignore_errors=True)

@@ -57,10 +57,10 @@ def versions(distributions: tuple[str, ...]) -> dict[str, str]:
     """Installed version of each distribution; those that are absent are left out."""
     from importlib.metadata import PackageNotFoundError, version
 
-    found = {}
+    installed = {}
     for name in distributions:
         try:
-            found[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return installed

@@ -51,29 +51,31 @@ class Registry(Generic[T]):
 
     def every(self) -> tuple[dict[str, T], tuple[str, ...]]:
         """(what can be loaded, by name; a line for each that cannot)."""
-        found, faults = {}, []
+        loaded, faults = {}, []
         for name in self.names():
             try:
-                found[name] = self.find(name)
+                loaded[name] = self.find(name)
             except EdgepvError as e:
                 faults.append(str(e))
-        return found, tuple(faults)
+        return loaded, tuple(faults)
 
     def _loaded(self, point: EntryPoint) -> T:
         whose = f"the {self.kind} '{point.name}' of {_package(point)}"
-        found: T = _imported(point.load, whose)
-        if not isinstance(found, self.wanted):
+        loaded: T = _imported(point.load, whose)
+        if not isinstance(loaded, self.wanted):
             raise TargetUnavailableError(
                 f"{whose} cannot be used: {point.value} is no {self.wanted.__name__}. Update or remove it"
             )
-        return found
+        return loaded
 
 
 @functools.cache
 def _installed() -> dict[str, tuple[EntryPoint, ...]]:
     """The entry points of all our groups: one look at what is installed."""
-    found = entry_points()
-    return {group: tuple(found.select(group=group)) for group in found.groups if group.startswith("edgepv.")}
+    points = entry_points()
+    return {
+        group: tuple(points.select(group=group)) for group in points.groups if group.startswith("edgepv.")
+    }
 
 
 def _package(point: EntryPoint) -> str:

@@ -268,8 +268,8 @@ def _length(data: bytes, vector: int, width: int) -> int:
 def _number(data: bytes, form: str, at: int) -> int:
     if at < 0:  # Python would count from the end
         raise struct.error
-    found: int = struct.unpack_from(form, data, at)[0]
-    return found
+    number: int = struct.unpack_from(form, data, at)[0]
+    return number
 
 
 def _refuse(name: str, why: str) -> NoReturn:

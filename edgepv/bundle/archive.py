@@ -115,9 +115,11 @@ def _within(path: Path, names: list[str]) -> list[str | None]:
     if not any("/" in name for name in names):
         names = [name.replace("\\", "/") for name in names]  # older zips from Windows
     kept = [None if any(map(is_dropping, name.split("/"))) else name for name in names]
-    found = [name for name in kept if name is not None]
+    members = [name for name in kept if name is not None]
     tops: list[str] = []
-    for top in sorted(n.removesuffix(MANIFEST) for n in found if n == MANIFEST or n.endswith(f"/{MANIFEST}")):
+    for top in sorted(
+        n.removesuffix(MANIFEST) for n in members if n == MANIFEST or n.endswith(f"/{MANIFEST}")
+    ):
         if not tops or not top.startswith(tops[-1]):
             tops.append(top)
     if not tops or tops == [""]:
@@ -125,7 +127,7 @@ def _within(path: Path, names: list[str]) -> list[str | None]:
     if len(tops) > 1:
         several = ", ".join(top.rstrip("/") for top in tops[:5])
         raise UsageError(f"{path} holds {len(tops)} bundles: {several}. Unpack it, and give one of them")
-    for name in found:
+    for name in members:
         check_path(name)
     top = tops[0]
     return [n.removeprefix(top) if n is not None and n.startswith(top) else None for n in kept]

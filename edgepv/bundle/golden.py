@@ -119,10 +119,10 @@ def replayed(folder: str, digest: str) -> Any:
 
 def same(folder: Path, digest: str) -> Bundle:
     """The bundle of this digest. Raises UsageError if the folder holds another one by now."""
-    found = read(folder)
-    if found.digest != digest:
+    bundle = read(folder)
+    if bundle.digest != digest:
         raise UsageError(f"{folder} holds another bundle than a moment ago. Copy it again")
-    return found
+    return bundle
 
 
 @contextlib.contextmanager
@@ -168,15 +168,15 @@ def of_variant(everything: dict[str, np.ndarray], name: str) -> dict[str, np.nda
         raise UsageError(
             f"{GOLDEN} holds no '{missing[0]}', which variant {name} needs. Export the bundle again"
         )
-    found = {key: everything[place] for key, place in places.items()}
-    frames = found["frames"]
+    recorded = {key: everything[place] for key, place in places.items()}
+    frames = recorded["frames"]
     kind = frames.dtype == np.uint8 and frames.ndim == 4 and frames.shape[-1] == 3 and frames.size
     if not kind or len(frames) > MOST_FRAMES or max(frames.shape) > MOST_SIDE:
         raise UsageError(
             f"{GOLDEN}: '{places['frames']}' is {frames.dtype} {frames.shape}, not pictures (N, H, W, 3) of "
             "uint8. Export the bundle again"
         )
-    return found
+    return recorded
 
 
 def _compare(variant: Variant, got: np.ndarray, recorded: dict[str, np.ndarray], difference: str) -> Replay:

@@ -181,9 +181,9 @@ def parse(folder: Path, manifest: bytes) -> Bundle:
     """The bundle that these manifest bytes describe; like ``read`` for bytes already in hand."""
     data = parse_json(manifest, folder / MANIFEST)
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-        found = data.get("schema") if isinstance(data, dict) else None
+        schema = data.get("schema") if isinstance(data, dict) else None
         raise UsageError(
-            f"{folder}/{MANIFEST} has schema {found}; this edgepv reads {SCHEMA}. "
+            f"{folder}/{MANIFEST} has schema {schema}; this edgepv reads {SCHEMA}. "
             "Export again, or update edgepv"
         )
     missing = {"digest", "content", "measured"} - set(data)

@@ -30,29 +30,29 @@ class Proven:
     notes: tuple[str, ...] = ()
 
 
-def proven(found: Bundle, wanted: Sequence[Variant], *, fixed: bool = False) -> Proven:
+def proven(bundle: Bundle, wanted: Sequence[Variant], *, fixed: bool = False) -> Proven:
     """Those of the ``wanted`` variants that answer here as they did where they were proven.
 
     If none does, the fastest other one that does takes their place, unless they are ``fixed`` by the user.
     Raises TargetUnavailableError if nothing is left, and UsageError if the bundle's recording is damaged.
     """
     notes: list[str] = []
-    kept = tuple(v for v in wanted if _stands(found, v, notes))
+    kept = tuple(v for v in wanted if _stands(bundle, v, notes))
     if not kept and not fixed:
-        kept = tuple(_instead(found, wanted, notes))
+        kept = tuple(_instead(bundle, wanted, notes))
     if not kept:
-        raise TargetUnavailableError(f"{found.folder}: nothing may run here. {' '.join(notes)}")
+        raise TargetUnavailableError(f"{bundle.folder}: nothing may run here. {' '.join(notes)}")
     return Proven(kept, tuple(notes))
 
 
-def _instead(found: Bundle, wanted: Sequence[Variant], notes: list[str]) -> Iterator[Variant]:
+def _instead(bundle: Bundle, wanted: Sequence[Variant], notes: list[str]) -> Iterator[Variant]:
     """The fastest variant that stands, if one does."""
     tried = {v.name for v in wanted}
-    others = {v.name: v for v in found.content.variants if v.name not in tried}
-    rows = sorted((row for row in _rows(found) if row.variant in others), key=_preference)
+    others = {v.name: v for v in bundle.content.variants if v.name not in tried}
+    rows = sorted((row for row in _rows(bundle) if row.variant in others), key=_preference)
     ranked = [others.pop(row.variant) for row in rows] + [*others.values()]
     for variant in ranked:
-        if _stands(found, variant, notes):
+        if _stands(bundle, variant, notes):
             notes.append(f"{variant.name} runs in its place.")
             yield variant
             return
@@ -66,14 +66,14 @@ def _preference(row: Measurement) -> tuple[bool, float]:
     return gate.inconclusive_reason(row) is not None, row.latency[0].p50_ms if row.latency else math.inf
 
 
-def _rows(found: Bundle) -> tuple[Measurement, ...]:
+def _rows(bundle: Bundle) -> tuple[Measurement, ...]:
     name = "measured.json"
-    if name not in found.measured.files:
+    if name not in bundle.measured.files:
         return ()
-    return decode(Report, parse_json(found.checked(name), found.folder / name), where=name).rows
+    return decode(Report, parse_json(bundle.checked(name), bundle.folder / name), where=name).rows
 
 
-def _stands(found: Bundle, variant: Variant, notes: list[str]) -> bool:
+def _stands(bundle: Bundle, variant: Variant, notes: list[str]) -> bool:
     """Whether a variant was proven here, now or before; a note says why not.
 
     A file for TensorRT is replayed by ONNX Runtime here too, as where it was made.
@@ -83,14 +83,14 @@ def _stands(found: Bundle, variant: Variant, notes: list[str]) -> bool:
     except (TargetUnavailableError, UsageError) as e:  # an engine of a package that is not here, or is broken
         notes.append(f"{e}.")
         return False
-    if found.measured.proven.get(variant.name) == here:
+    if bundle.measured.proven.get(variant.name) == here:
         return True
-    known = cache.root() / "proofs" / f"{digest([found.digest, variant, here])}.json"
+    known = cache.root() / "proofs" / f"{digest([bundle.digest, variant, here])}.json"
     if known.is_file():
         return True
-    recorded = golden.load(found)
+    recorded = golden.load(bundle)
     try:
-        replayed = golden.replay_one(found, variant, recorded)
+        replayed = golden.replay_one(bundle, variant, recorded)
     except (ParityError, TargetUnavailableError, UsageError) as e:
         notes.append(f"{e}.")
         return False

@@ -84,11 +84,11 @@ def sign(folder: Path, private_key: Path, version: int | None = None) -> Signatu
     raw = manifest.manifest_bytes(folder)
     manifest.check(manifest.parse(folder, raw))
     name = key_id(key.public_key())
-    made = Signature(SCHEMA, ALGORITHM, name, "", version)
-    signature = base64.b64encode(key.sign(_signed_bytes(made, raw))).decode("ascii")
-    made = replace(made, signature=signature)
-    write_json(folder / manifest.SIGNATURE, made)
-    return made
+    envelope = Signature(SCHEMA, ALGORITHM, name, "", version)
+    signature = base64.b64encode(key.sign(_signed_bytes(envelope, raw))).decode("ascii")
+    envelope = replace(envelope, signature=signature)
+    write_json(folder / manifest.SIGNATURE, envelope)
+    return envelope
 
 
 def verify(folder: Path, public_key: Path) -> Signature:
@@ -132,16 +132,16 @@ def key_id(public_key: Any) -> str:
 def _verify(folder: Path, signed: bytes, public_key: Path) -> Signature:
     key = _public(public_key)
     wanted = key_id(key)
-    found, raw = read_signature(folder)
-    if found.key != wanted:
+    signature, raw = read_signature(folder)
+    if signature.key != wanted:
         raise SignatureError(
-            f"{folder} is signed by key {found.key}, not by {wanted} ({public_key}). "
+            f"{folder} is signed by key {signature.key}, not by {wanted} ({public_key}). "
             "Get the bundle from whoever holds that key"
         )
     from cryptography.exceptions import InvalidSignature
 
     try:
-        key.verify(raw, _signed_bytes(found, signed))
+        key.verify(raw, _signed_bytes(signature, signed))
     except InvalidSignature:
         if b"\r\n" in signed:
             raise SignatureError(
@@ -151,14 +151,14 @@ def _verify(folder: Path, signed: bytes, public_key: Path) -> Signature:
             f"{folder}: {manifest.MANIFEST} is not what key {wanted} signed; it or the signature was changed "
             "since. Copy the bundle again"
         ) from None
-    return found
+    return signature
 
 
-def _signed_bytes(found: Signature, signed: bytes) -> bytes:
+def _signed_bytes(signature: Signature, signed: bytes) -> bytes:
     """What the key signs: the manifest, since schema 2 with the version before it."""
-    if found.schema == 1:
+    if signature.schema == 1:
         return PREFIX + signed
-    return PREFIX_2 + str(found.version).encode() + b"\0" + signed
+    return PREFIX_2 + str(signature.version).encode() + b"\0" + signed
 
 
 def read_signature(folder: Path) -> tuple[Signature, bytes]:

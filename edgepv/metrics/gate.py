@@ -39,8 +39,8 @@ def within_limit(drop: PairedDrop | None, spare: float = 0.0) -> bool:
 def _counted(audit: Audit | None) -> str:
     """ "1 convolutions and 25 matrix products"; without those of which there are none."""
     assert audit
-    found = ((len(audit.convolutions), "convolutions"), (len(audit.products), "matrix products"))
-    return " and ".join(f"{count} {what}" for count, what in found if count)
+    counts = ((len(audit.convolutions), "convolutions"), (len(audit.products), "matrix products"))
+    return " and ".join(f"{count} {what}" for count, what in counts if count)
 
 
 def float_remainder(row: Measurement) -> str | None:

@@ -47,9 +47,9 @@ def margins(scores: np.ndarray, truth: Sequence[int] | np.ndarray) -> np.ndarray
     rows, true = np.arange(len(scores)), np.asarray(truth)
     others = np.array(scores, np.float64)
     others[rows, true] = -np.inf
-    found = scores[rows, true] - others.max(1)
+    margin = scores[rows, true] - others.max(1)
     tie = np.where(scores.argmax(1) == true, 1, -1) * np.finfo(np.float64).tiny
-    return np.where(found == 0, tie, found)
+    return np.where(margin == 0, tie, margin)
 
 
 def expected_loss(before: np.ndarray, after: np.ndarray, groups: Sequence[str] | None = None) -> ExpectedLoss:
@@ -113,31 +113,31 @@ def margin_drop(
     counted = paired_drop((before > 0).tolist(), (after > 0).tolist(), max_drop=max_drop, groups=groups)
     if counted.groups == 1:
         return counted
-    found = expected_loss(before, after, groups)
-    if found.why:
-        return replace(counted, why=f"counted, because of {found.why}")
+    loss = expected_loss(before, after, groups)
+    if loss.why:
+        return replace(counted, why=f"counted, because of {loss.why}")
     verdict: Verdict = "inconclusive"
-    if found.high <= max_drop:
+    if loss.high <= max_drop:
         verdict = "pass"
-    elif found.low > max_drop:
+    elif loss.low > max_drop:
         verdict = "fail"
     if {verdict, counted.verdict} == {"pass", "fail"}:
         verdict = "inconclusive"
     return replace(
         counted,
-        points=found.points,
-        low=found.low,
-        high=found.high,
+        points=loss.points,
+        low=loss.low,
+        high=loss.high,
         verdict=verdict,
-        clips_needed=_clips_needed(found, max_drop, len(before)) if verdict == "inconclusive" else None,
+        clips_needed=_clips_needed(loss, max_drop, len(before)) if verdict == "inconclusive" else None,
         counted=Counted(counted.points, counted.low, counted.high),
     )
 
 
-def _clips_needed(found: ExpectedLoss, max_drop: float, n: int) -> int | None:
+def _clips_needed(loss: ExpectedLoss, max_drop: float, n: int) -> int | None:
     """Clips that would decide today's loss if its interval narrows with their root; None above 10^6."""
-    apart = max_drop - found.points
-    half = found.high - found.points if apart > 0 else found.points - found.low
+    apart = max_drop - loss.points
+    half = loss.high - loss.points if apart > 0 else loss.points - loss.low
     if apart == 0 or half <= abs(apart):
         return None
     needed = math.ceil(n * (half / apart) ** 2)

@@ -101,8 +101,8 @@ def picture_psnr_db(
             f"a clip of {len(truth)} frames shows no picture that {spec.name} could be judged by: it takes "
             f"{which.needed + 1}. Give longer clips, or --stream window"
         )
-    made = pictures(spec, rows[which.late + which.first : which.late + stop])
-    return psnr_db(truth[which.first : stop], made)
+    restored = pictures(spec, rows[which.late + which.first : which.late + stop])
+    return psnr_db(truth[which.first : stop], restored)
 
 
 def shows(

@@ -222,9 +222,9 @@ def _safe(part: str) -> str:
 
 def _namespace(name: str, folder: Path) -> None:
     """Make a package of no file whose modules are those in ``folder``."""
-    made = ModuleType(name)
-    made.__path__ = [str(folder)]
-    sys.modules[name] = made
+    package = ModuleType(name)
+    package.__path__ = [str(folder)]
+    sys.modules[name] = package
 
 
 def _load_file(path: Path) -> Any:

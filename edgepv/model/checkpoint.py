@@ -37,11 +37,11 @@ def from_files(builder: str, weights: Path, spec: ModelSpec, *, trust_pickle: bo
     that is none (see ``edgepv.model.weights``, ``edgepv.model.naming`` and ``new_module``).
     """
     path, chosen = addressed(weights)
-    found = read(path, trust_pickle=trust_pickle)
+    contents = read(path, trust_pickle=trust_pickle)
     module = new_module(builder, spec)
-    state, notes = _in_place(found, module, chosen, str(path), builder)
+    state, notes = _in_place(contents, module, chosen, str(path), builder)
     _check_head(module, state, spec, str(path))
-    if found.kind == "safetensors" and set(state) == set(found.sets[""]) and not notes:
+    if contents.kind == "safetensors" and set(state) == set(contents.sets[""]) and not notes:
         return Checkpoint(str(path), sha256(path), builder, spec)
     file = _stored(state)
     done = StepRecord(
@@ -62,16 +62,16 @@ def load_notes(checkpoint: Checkpoint | None) -> tuple[str, ...]:
 
 
 def _in_place(
-    found: WeightsFile, module: nn.Module, chosen: str | None, file: str, builder: str
+    contents: WeightsFile, module: nn.Module, chosen: str | None, file: str, builder: str
 ) -> tuple[State, tuple[str, ...]]:
     """(weights under the names of the module without its parametrizations, what was done)."""
     own = {name: value.shape for name, value in module.state_dict().items()}
-    same = [v for v in found.sets.values() if {name: value.shape for name, value in v.items()} == own]
+    same = [v for v in contents.sets.values() if {name: value.shape for name, value in v.items()} == own]
     count = sum(hasattr(part, "parametrizations") for part in module.modules())
-    if len(found.sets) == len(same) == 1 and count:
+    if len(contents.sets) == len(same) == 1 and count:
         module.load_state_dict(same[0])  # its own code knows best what they mean
         return made_plain(module).state_dict(), (f"parametrizations of {count} layers computed",)
-    fit = fitted(found, made_plain(module), chosen=chosen, file=file, builder=builder)
+    fit = fitted(contents, made_plain(module), chosen=chosen, file=file, builder=builder)
     return fit.state, fit.notes
 
 

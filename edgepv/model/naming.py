@@ -76,14 +76,16 @@ class _Offer:
         return not self.missing and not self.extra
 
 
-def fitted(found: WeightsFile, module: nn.Module, *, chosen: str | None, file: str, builder: str) -> Fitted:
-    """The one set of weights in ``found`` that is the module's. chosen: its address, if the user named it.
+def fitted(
+    contents: WeightsFile, module: nn.Module, *, chosen: str | None, file: str, builder: str
+) -> Fitted:
+    """The one set of weights in ``contents`` that is the module's. chosen: its address, if the user named it.
 
     Raises UsageError if none is, or if several different ones are.
     """
     own = module.state_dict()
     ties = _ties(module)
-    offers = [o for place, state in found.sets.items() for o in _offers(place, state, own, ties)]
+    offers = [o for place, state in contents.sets.items() for o in _offers(place, state, own, ties)]
     if chosen is not None:
         known = sorted({o.address for o in offers})
         offers = [o for o in offers if chosen in (o.address, o.place)]
@@ -133,10 +135,10 @@ def _without_wrapper(state: State, own: State, notes: tuple[str, ...]) -> tuple[
     """Names without the part "module" that nn.DataParallel puts in, anywhere, if the module has none."""
     if any("module" in name.split(".") for name in own):
         return state, notes
-    made = {".".join(part for part in k.split(".") if part != "module"): v for k, v in state.items()}
-    if len(made) < len(state) or made.keys() == state.keys():
+    bare = {".".join(part for part in k.split(".") if part != "module"): v for k, v in state.items()}
+    if len(bare) < len(state) or bare.keys() == state.keys():
         return state, notes
-    return made, ("'module.' of a wrapper like nn.DataParallel taken off", *notes)
+    return bare, ("'module.' of a wrapper like nn.DataParallel taken off", *notes)
 
 
 def _prefixes(names: Iterable[str], wanted: Iterable[str]) -> list[str]:
@@ -215,13 +217,13 @@ def _equal(one: State, other: State) -> bool:
 
 def _completed(state: State, own: State, ties: dict[str, str]) -> State:
     """With the twins of tied weights, and the batch norms' counters, which nothing depends on."""
-    made = {k: v for k, v in state.items() if k in own or not COUNTERS.search(k)}
+    complete = {k: v for k, v in state.items() if k in own or not COUNTERS.search(k)}
     for name, value in own.items():
-        if name not in made and ties.get(name) in made:
-            made[name] = made[ties[name]]
-        elif name not in made and name.endswith("num_batches_tracked"):
-            made[name] = value
-    return made
+        if name not in complete and ties.get(name) in complete:
+            complete[name] = complete[ties[name]]
+        elif name not in complete and name.endswith("num_batches_tracked"):
+            complete[name] = value
+    return complete
 
 
 def _said(offer: _Offer) -> Iterator[str]:

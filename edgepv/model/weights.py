@@ -294,15 +294,15 @@ def _sets(loaded: Any, place: str, depth: int = 0) -> Iterator[tuple[str, State]
         yield from _sets(value, f"{place}/{key}".strip("/"), depth + 1)
 
 
-def _is_module(found: Inert) -> bool:
-    return isinstance(found.state, dict) and {"_parameters", "_buffers", "_modules"} <= set(found.state)
+def _is_module(pickled: Inert) -> bool:
+    return isinstance(pickled.state, dict) and {"_parameters", "_buffers", "_modules"} <= set(pickled.state)
 
 
-def _of_module(found: Inert, prefix: str) -> Iterator[tuple[str, Any]]:
+def _of_module(pickled: Inert, prefix: str) -> Iterator[tuple[str, Any]]:
     """The state dict of a pickled nn.Module, from the attributes that every module has."""
     import torch
 
-    state = found.state
+    state = pickled.state
     kept = {**state["_parameters"], **state["_buffers"]}
     for name, value in kept.items():
         if isinstance(value, torch.Tensor) and name not in state.get("_non_persistent_buffers_set", ()):
@@ -367,16 +367,16 @@ def _masked(state: State) -> tuple[State, int, float]:
     names = [
         n for n in names if f"{n}_orig" in state and state[f"{n}_orig"].shape == state[f"{n}_mask"].shape
     ]
-    found = {n: state[f"{n}_orig"] * state[f"{n}_mask"].to(state[f"{n}_orig"].dtype) for n in names}
+    masked = {n: state[f"{n}_orig"] * state[f"{n}_mask"].to(state[f"{n}_orig"].dtype) for n in names}
     gone = {f"{n}{end}" for n in names for end in ("_orig", "_mask")}
-    total = sum(v.numel() for v in found.values())
-    zeros = sum(int((v == 0).sum()) for v in found.values()) / max(total, 1)
-    return {k: v for k, v in state.items() if k not in gone} | found, len(names), zeros
+    total = sum(v.numel() for v in masked.values())
+    zeros = sum(int((v == 0).sum()) for v in masked.values()) / max(total, 1)
+    return {k: v for k, v in state.items() if k not in gone} | masked, len(names), zeros
 
 
 def _weight_norm(state: State) -> tuple[State, int]:
     """Weights as g * v / |v|; over which axes the norm goes, the shape of g says."""
-    found, gone = {}, set()
+    weights, gone = {}, set()
     for name in [k for k in state if k.endswith(("_g", ".original0"))]:
         if name.endswith(".original0"):
             owner, _, leaf = name.removesuffix(".original0").rpartition("parametrizations.")
@@ -389,14 +389,14 @@ def _weight_norm(state: State) -> tuple[State, int]:
         ):
             continue
         axes = [i for i in range(v.ndim) if not g.ndim or g.shape[i] == 1]
-        found[whole] = v.float() * (g.float() / v.float().norm(2, axes, keepdim=True))
+        weights[whole] = v.float() * (g.float() / v.float().norm(2, axes, keepdim=True))
         gone |= {name, twin}
-    return {k: v for k, v in state.items() if k not in gone} | found, len(found)
+    return {k: v for k, v in state.items() if k not in gone} | weights, len(weights)
 
 
 def _spectral_norm(state: State) -> tuple[State, int]:
     """Weights over their largest singular value, as the kept vectors u and v have it."""
-    found, gone = {}, set()
+    weights, gone = {}, set()
     for name in list(state):
         if name.endswith("_orig"):
             whole = name.removesuffix("_orig")
@@ -408,9 +408,9 @@ def _spectral_norm(state: State) -> tuple[State, int]:
         else:
             continue
         if u in state and v in state and (value := _divided(state[name], state[u], state[v])) is not None:
-            found[whole] = value
+            weights[whole] = value
             gone |= {name, u, v}
-    return {k: v for k, v in state.items() if k not in gone} | found, len(found)
+    return {k: v for k, v in state.items() if k not in gone} | weights, len(weights)
 
 
 def _divided(weight: Any, u: Any, v: Any) -> Any:
@@ -418,12 +418,12 @@ def _divided(weight: Any, u: Any, v: Any) -> Any:
 
     Where both axes fit, u and v are singular vectors along one of them only: there u^T W v is the larger.
     """
-    found = []
+    sigmas = []
     for axis in (0, 1)[: weight.ndim]:
         matrix = weight.movedim(axis, 0).flatten(1) if weight.ndim > 1 else weight[:, None]
         if (matrix.shape[0], matrix.shape[1]) == (u.numel(), v.numel()):
-            found.append(u.flatten().float() @ matrix.float() @ v.flatten().float())
-    return weight.float() / max(found, key=abs) if found else None
+            sigmas.append(u.flatten().float() @ matrix.float() @ v.flatten().float())
+    return weight.float() / max(sigmas, key=abs) if sigmas else None
 
 
 def read_weights(path: Path) -> State:

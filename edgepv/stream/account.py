@@ -155,7 +155,7 @@ def savings(streams: Sequence[StreamTable]) -> tuple[Saving, ...]:
     """
     frames = streams[0].frames
     half = {frames // 2} if frames % 2 == 0 else set()
-    found = []
+    costs = []
     for every in sorted({t.every for t in streams} | (half | {frames}) - {0}):
         fitting = [t for t in streams if every % t.every == 0]
         if not fitting:
@@ -163,8 +163,8 @@ def savings(streams: Sequence[StreamTable]) -> tuple[Saving, ...]:
         one = fitting[-1]
         clip = one.gflops_clip / every
         times = clip / one.gflops_frame if one.gflops_frame else None
-        found.append(Saving(every, clip, one.gflops_frame, times, frames / every, one.state_bytes))
-    return tuple(found)
+        costs.append(Saving(every, clip, one.gflops_frame, times, frames / every, one.state_bytes))
+    return tuple(costs)
 
 
 def of_streams(streams: Sequence[StreamTable], spec: ModelSpec, fps: Fraction | None) -> StreamReport:
@@ -173,7 +173,7 @@ def of_streams(streams: Sequence[StreamTable], spec: ModelSpec, fps: Fraction | 
     streams: one conversion or several that differ in ``every`` alone. fps: frames per second; None if it is
     not known.
     """
-    stream, found = streams[0].stream, savings(streams)
+    stream, costs = streams[0].stream, savings(streams)
     says = {"class": exactness(stream, fps)}
     if stream.edges:
         says["edges"] = _edges(stream.edges)
@@ -184,8 +184,8 @@ def of_streams(streams: Sequence[StreamTable], spec: ModelSpec, fps: Fraction | 
         says["window"] = f"its last part computes all frames of the clip at every step: {streams[0].window}"
     if any(row.operator == "cumsum" for row in streams[0].layers):
         says["mean"] = FADING
-    says["saving"] = _worth(streams, found)
-    return StreamReport(spec.name, "stream", says, tuple(streams), found)
+    says["saving"] = _worth(streams, costs)
+    return StreamReport(spec.name, "stream", says, tuple(streams), costs)
 
 
 def exactness(stream: StreamSpec, fps: Fraction | None) -> str:
@@ -238,14 +238,14 @@ def _memory(stream: StreamSpec, fps: Fraction | None) -> str:
     return f"an answer rests on {rests}; answers are not valid before {warm} were seen (the warm-up)"
 
 
-def _worth(streams: Sequence[StreamTable], found: Sequence[Saving]) -> str:
+def _worth(streams: Sequence[StreamTable], costs: Sequence[Saving]) -> str:
     """Where the saving ends, and why a result every frame may save less than the clip's length."""
     first, last = streams[0], streams[-1]
     if not last.gflops_frame:
         return "no convolution or matrix product to save"
-    if first.every == 1 and first.stream.receptive_field and (found[0].times or LEAST_SAVING) < LEAST_SAVING:
+    if first.every == 1 and first.stream.receptive_field and (costs[0].times or LEAST_SAVING) < LEAST_SAVING:
         return (
-            f"{found[0].times:.1f}x: a step computes all that the clip model does, nothing of a frame is of "
+            f"{costs[0].times:.1f}x: a step computes all that the clip model does, nothing of a frame is of "
             "use to the next. If the model goes over its frames one by one, give it init_state() and "
             f"step(frame, *states), which costs 1/{first.frames} (docs/spec.md)"
         )
@@ -255,7 +255,7 @@ def _worth(streams: Sequence[StreamTable], found: Sequence[Saving]) -> str:
         return ends
     return (
         f"for a result every frame the layers behind a stride serve {first.stride} interleaved clips, so it "
-        f"saves {found[0].times:.1f} and not {first.frames} times; {ends}"
+        f"saves {costs[0].times:.1f} and not {first.frames} times; {ends}"
     )
 
 
@@ -276,14 +276,14 @@ def of_window(spec: ModelSpec, why: str, cure: str, gflops: float) -> StreamRepo
     """A clip model that stays one. why, cure: of the refusal. gflops: for one clip."""
     frames = spec.frames
     wanted = (1, frames // 2, frames) if frames > 2 and frames % 2 == 0 else (1, frames)
-    found = tuple(Saving(n, gflops / n, None, None, frames / n) for n in dict.fromkeys(wanted))
+    costs = tuple(Saving(n, gflops / n, None, None, frames / n) for n in dict.fromkeys(wanted))
     says = {
         "why": why,
         "cure": f"to stream it, {cure}" if cure else "none is known",
         "window": f"the host keeps the last {frames} frames, and every result computes the whole clip: "
         f"{operations(gflops)} GFLOPs. A result every frame computes each frame {frames} times",
     }
-    return StreamReport(spec.name, "window", says, savings=found)
+    return StreamReport(spec.name, "window", says, savings=costs)
 
 
 def _frames(count: int, fps: Fraction | None) -> str:
@@ -305,12 +305,12 @@ def kilobytes(count: int) -> str:
 def keys(layers: Sequence[Row]) -> list[tuple[str, str, int]]:
     """What a layer is called in every conversion of one model: name, operator, how many times before."""
     seen: Counter[tuple[str, str]] = Counter()
-    found = []
+    labels = []
     for row in layers:
         name = (row.layer, row.operator)
-        found.append((*name, seen[name]))
+        labels.append((*name, seen[name]))
         seen[name] += 1
-    return found
+    return labels
 
 
 @dataclass(frozen=True)
@@ -340,11 +340,11 @@ def lines(one: StreamTable) -> list[AccountLine]:
 def _line(rows: list[Row], ending: str = "") -> AccountLine:
     first = rows[0]
     more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
-    held = tuple(sorted({age for row in rows for age in row.held}))
+    ages = tuple(sorted({age for row in rows for age in row.held}))
     size = sum(row.state_bytes for row in rows)
     sees = "all" if first.span is None else str(first.span)
     return AccountLine(
-        first.layer + more + ending, first, held, (sees, str(first.rate), kilobytes(size) if size else "")
+        first.layer + more + ending, first, ages, (sees, str(first.rate), kilobytes(size) if size else "")
     )
 
 
@@ -366,24 +366,24 @@ def picture(account: StreamReport, path: Path) -> None:
     from matplotlib.figure import Figure
 
     one = account.streams[0]
-    found = lines(one)
+    chart = lines(one)
     with rc_context({"svg.hashsalt": "edgepv", "font.size": 9, "hatch.linewidth": 0.4}):
-        figure = Figure(figsize=(11, 2.4 + 0.27 * len(found)), layout="constrained")
+        figure = Figure(figsize=(11, 2.4 + 0.27 * len(chart)), layout="constrained")
         axes = figure.subplots()
-        left = _oldest(one, found)
-        marks = [*_bands(axes, one, left, len(found)), *_bars(axes, found, left)]
-        _texts(axes, account, found, (left - 1, 0.5))
+        left = _oldest(one, chart)
+        marks = [*_bands(axes, one, left, len(chart)), *_bars(axes, chart, left)]
+        _texts(axes, account, chart, (left - 1, 0.5))
         figure.legend(handles=marks, loc="outside lower center", ncols=3, frameon=False)
         with whole_file(path) as tmp:
             stamp = {"Date": None} if path.suffix == ".svg" else {"Software": None}
             figure.savefig(tmp, dpi=110, metadata=stamp)
 
 
-def _oldest(one: StreamTable, found: Sequence[AccountLine]) -> int:
+def _oldest(one: StreamTable, chart: Sequence[AccountLine]) -> int:
     """The oldest frame of the picture, counted from the newest, which is 0."""
-    ends = [one.stream.delay + one.frames, *(line.row.span or 0 for line in found)]
+    ends = [one.stream.delay + one.frames, *(line.row.span or 0 for line in chart)]
     without_bound = 2 if one.stream.receptive_field is None else 0
-    return 1 - max(*ends, *(age + 1 for line in found for age in line.held)) - without_bound
+    return 1 - max(*ends, *(age + 1 for line in chart for age in line.held)) - without_bound
 
 
 def _bands(axes: Any, one: StreamTable, left: int, count: int) -> list[Any]:
@@ -413,10 +413,10 @@ def _measure(axes: Any, start: float, y: float, text: str) -> None:
     axes.text(0.4, y - 0.15, text, ha="right", va="bottom", color=INK)
 
 
-def _bars(axes: Any, found: Sequence[AccountLine], left: int) -> list[Any]:
+def _bars(axes: Any, chart: Sequence[AccountLine], left: int) -> list[Any]:
     """Per line the frames a position rests on, the rows held, the rows computed by this step."""
     size = min(24.0, (480 / (1 - left)) ** 2)  # points squared: dots of neighbouring frames stay apart
-    for y, line in enumerate(found):
+    for y, line in enumerate(chart):
         newest, span = -min(line.row.rows), line.row.span
         oldest = left - 1.5 if span is None else newest - span + 0.5
         bar = axes.barh(y, newest + 0.5 - oldest, left=oldest, height=0.55, color=SPAN, zorder=2)
@@ -434,19 +434,19 @@ def _bars(axes: Any, found: Sequence[AccountLine], left: int) -> list[Any]:
 
 
 def _texts(
-    axes: Any, account: StreamReport, found: Sequence[AccountLine], limits: tuple[float, float]
+    axes: Any, account: StreamReport, chart: Sequence[AccountLine], limits: tuple[float, float]
 ) -> None:
     """Axes, title, and the columns beside the picture."""
-    axes.set_yticks(range(len(found)), [line.name for line in found])
+    axes.set_yticks(range(len(chart)), [line.name for line in chart])
     axes.set_xlim(*limits)
-    axes.set_ylim(-0.7, len(found) + 1.9)
+    axes.set_ylim(-0.7, len(chart) + 1.9)
     axes.set_xlabel("frames, 0 is the newest")
     axes.xaxis.get_major_locator().set_params(integer=True)
     for spine in ("top", "right", "left"):
         axes.spines[spine].set_visible(False)
     axes.tick_params(axis="y", length=0)
     for i, (head, points) in enumerate(COLUMNS):
-        texts = [*((y, line.text[i]) for y, line in enumerate(found)), (len(found) + 0.3, head)]
+        texts = [*((y, line.text[i]) for y, line in enumerate(chart)), (len(chart) + 0.3, head)]
         for y, text in texts:
             beside: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
             axes.annotate(text, (1, y), (points, 0), ha="right", va="center", color=INK, **beside)

@@ -61,14 +61,14 @@ def capture(module: nn.Module, example: Tensor) -> Captured:
     if len(signature.user_outputs) != 1:
         count = len(signature.user_outputs)
         raise RefusedError(f"has several inputs or outputs (outputs: {count})", ONE_TENSOR)
-    held = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    held |= signature.inputs_to_lifted_tensor_constants
+    targets = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    targets |= signature.inputs_to_lifted_tensor_constants
     everything = {**program.state_dict, **program.constants}
     program.graph.eliminate_dead_code()
     nodes = tuple(n for n in program.graph.nodes if n.op != "call_function" or "val" in n.meta)
     _check_shapes(nodes)
-    constants = {n.name: everything[held[n.name]].detach() for n in nodes if n.name in held}
-    (start,) = (n for n in nodes if n.op == "placeholder" and n.name not in held)
+    constants = {n.name: everything[targets[n.name]].detach() for n in nodes if n.name in targets}
+    (start,) = (n for n in nodes if n.op == "placeholder" and n.name not in targets)
     end = nodes[-1].args[0][0]
     if not isinstance(end, torch.fx.Node):
         raise RefusedError("answers the same whatever the video shows", "let forward() use its input")
@@ -117,8 +117,8 @@ def _packs(e: Exception) -> bool:
 
 def _raised_at(e: Exception) -> str:
     """The innermost line of the user's that an exception came through: " (net.py:31)"."""
-    found = raised_at(e).partition(": ")[0]
-    return f" ({found})" if found else ""
+    line = raised_at(e).partition(": ")[0]
+    return f" ({line})" if line else ""
 
 
 def _check_inputs(module: nn.Module) -> None:
@@ -135,9 +135,9 @@ def _check_state(program: Any) -> None:
     for node in nodes.values():
         if kind(node) == "aten::_native_batch_norm_legit_functional":
             raise RefusedError(f"{describe(node)} {CLIP_STATISTICS[0]}", CLIP_STATISTICS[1])
-    for made, buffer in program.graph_signature.buffers_to_mutate.items():
+    for output, buffer in program.graph_signature.buffers_to_mutate.items():
         raise RefusedError(
-            f"{describe(nodes[made])} keeps state in its buffer '{buffer}' and changes it in forward()",
+            f"{describe(nodes[output])} keeps state in its buffer '{buffer}' and changes it in forward()",
             "pass the state as an input and return the new one: init_state() and step(frame, *states)",
         )
 
@@ -145,8 +145,8 @@ def _check_state(program: Any) -> None:
 def _check_shapes(nodes: tuple[torch.fx.Node, ...]) -> None:
     """Raise RefusedError for a tensor whose shape is not known before it is computed."""
     for node in nodes:
-        made = node.meta.get("val")
-        if isinstance(made, Tensor) and not all(isinstance(size, int) for size in made.shape):
+        value = node.meta.get("val")
+        if isinstance(value, Tensor) and not all(isinstance(size, int) for size in value.shape):
             raise RefusedError(
                 f"{describe(node)} makes a tensor whose shape depends on what the video shows",
                 "keep shapes fixed: torch.where instead of indexing with a condition",

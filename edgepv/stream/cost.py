@@ -11,8 +11,8 @@ import torch
 
 def flops(node: torch.fx.Node, name: str, args: list[Any]) -> float:
     """Operations for one clip, a multiply and an add being two; 0 for what is no product of matrices."""
-    made = node.meta["val"]
-    out = math.prod(made.shape) if isinstance(made, torch.Tensor) else 0
+    value = node.meta["val"]
+    out = math.prod(value.shape) if isinstance(value, torch.Tensor) else 0
     if name.startswith("aten::conv"):
         per_output = math.prod(_shape(node, 1)[1:])
         if "transpose" in name:

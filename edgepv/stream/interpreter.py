@@ -153,7 +153,7 @@ class GraphInterpreter:
     @property
     def rolled(self) -> bool:
         """Whether every recurrence of the graph became one round per frame."""
-        return all(made is not None for made in self._rolled.values())
+        return all(body is not None for body in self._rolled.values())
 
     def _in_loop(self, node: torch.fx.Node) -> bool:
         """Whether a node belongs to a recurrence; the first of them makes all of it."""
@@ -164,11 +164,11 @@ class GraphInterpreter:
             return False
         if id(loop) not in self._rolled:
             self._rolled[id(loop)] = roll(self, loop)
-        made = self._rolled[id(loop)]
-        if made is None:
+        body = self._rolled[id(loop)]
+        if body is None:
             return False
         name, rounds = loop.rounds[node.name]
-        self.values[node.name] = later(made[name], rounds)
+        self.values[node.name] = later(body[name], rounds)
         return True
 
     def adopt(self, inner: GraphInterpreter, rounds: int, height: int, known: int, clock: Clock) -> None:
@@ -177,9 +177,9 @@ class GraphInterpreter:
         if not isinstance(self.time, Stream):
             return
         plans = self.time.plans[known:]
-        held = tuple(sorted({age for plan in plans for age in plan.ages}))
+        ages = tuple(sorted({age for plan in plans for age in plan.ages}))
         for i, one in enumerate(inner.layers):
-            made = replace(
+            entry = replace(
                 one,
                 clock=clock,
                 flops_clip=rounds * one.flops_clip,
@@ -187,8 +187,8 @@ class GraphInterpreter:
                 rows=self.time.ages(clock, range(height)),
             )
             if i == len(inner.layers) - 1:
-                made = replace(made, states=tuple(range(known, known + len(plans))), held=held)
-            self.layers.append(made)
+                entry = replace(entry, states=tuple(range(known, known + len(plans))), held=ages)
+            self.layers.append(entry)
 
     def _value(self, node: torch.fx.Node) -> Any:
         if node is self.graph.input:
@@ -303,7 +303,7 @@ class GraphInterpreter:
         """The original's operator on plain values, row by row."""
         values = _values([args, kwargs])
         rows, clock = self.align(values)
-        made = []
+        results = []
         for j in range(len(rows[0])):
             given = {id(v): r[j : j + 1].reshape(v.dims) for v, r in zip(values, rows)}
 
@@ -312,7 +312,7 @@ class GraphInterpreter:
                     return given[id(x)]
                 return type(x)(map(look, x)) if isinstance(x, list | tuple) else x
 
-            made.append(operator(self.node)(*look(args), **{k: look(v) for k, v in kwargs.items()}))
+            results.append(operator(self.node)(*look(args), **{k: look(v) for k, v in kwargs.items()}))
 
         def lay(parts: list[Any]) -> Any:
             if isinstance(parts[0], Tensor):
@@ -323,7 +323,7 @@ class GraphInterpreter:
                 )
             return type(parts[0])(map(lay, map(list, zip(*parts))))
 
-        return lay(made)
+        return lay(results)
 
     def _painted(self, x: Any) -> Any:
         """What was assigned to piece by piece, read."""
@@ -340,24 +340,24 @@ class GraphInterpreter:
             return
         height = len(out.rows)
         each = self._share * cost / out.n * height / (time.every if isinstance(time, Stream) else 1)
-        made = Layer(layer(self.node), name[6:], place(self.node), out.n, out.clock, cost, each)
+        entry = Layer(layer(self.node), name[6:], place(self.node), out.n, out.clock, cost, each)
         if isinstance(time, Stream):
-            made = replace(
-                made,
+            entry = replace(
+                entry,
                 states=tuple(range(known, len(time.plans))),
                 rows=time.ages(out.clock, range(height)),
                 held=tuple(sorted({age for plan in plans for age in plan.ages})),
             )
-        self.layers.append(made)
+        self.layers.append(entry)
 
     def constant(self, suffix: str, make: Callable[[], T]) -> T:
         """A constant of this node, made by the first walk and kept."""
         key = f"{self.node.name}{suffix}"
         if key not in self.folded:
-            made = make()
-            if not isinstance(made, Tensor):
-                return made
-            self.folded[key] = made.detach().contiguous()
+            value = make()
+            if not isinstance(value, Tensor):
+                return value
+            self.folded[key] = value.detach().contiguous()
         return cast("T", self.folded[key])
 
     def fact(self, name: str, find: Callable[[], Any]) -> Any:
@@ -433,8 +433,8 @@ def _no_rule(walk: GraphInterpreter, *_: Any, **__: Any) -> Any:
 
 
 def _first_ready(arguments: Any) -> int:
-    found = [v.clock.ready for v in _values(arguments)]
-    return found[0] if found else 0
+    ready = [v.clock.ready for v in _values(arguments)]
+    return ready[0] if ready else 0
 
 
 def _values(x: Any) -> list[TimedTensor]:

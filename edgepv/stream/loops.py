@@ -61,35 +61,35 @@ class Pairs:
     before: dict[Node, Node] = field(default_factory=dict)
     starts: dict[Node, Node] = field(default_factory=dict)
 
-    def alike(self, x: Any, y: Any, found: Pairs) -> bool:
-        """Whether ``x`` is in a round what ``y`` is in the one before. found: takes what that supposes."""
+    def alike(self, x: Any, y: Any, pairing: Pairs) -> bool:
+        """Whether ``x`` is in a round what ``y`` is in the one before. pairing: takes what that supposes."""
         if isinstance(x, Node) and isinstance(y, Node):
-            return self._nodes_alike(x, y, found)
+            return self._nodes_alike(x, y, pairing)
         if isinstance(x, list | tuple) and isinstance(y, list | tuple):
-            return len(x) == len(y) and all(self.alike(a, b, found) for a, b in zip(x, y))
+            return len(x) == len(y) and all(self.alike(a, b, pairing) for a, b in zip(x, y))
         return type(x) is type(y) and bool(x == y)
 
-    def _nodes_alike(self, x: Node, y: Node, found: Pairs) -> bool:
+    def _nodes_alike(self, x: Node, y: Node, pairing: Pairs) -> bool:
         if x not in self.moving:
             return y not in self.moving and self._same_constant(x, y)
         if y in self.moving:
             return self.before.get(x) is y
-        known = found.starts.get(x, self.starts.get(x))
+        known = pairing.starts.get(x, self.starts.get(x))
         if known is not None or x in self.before:
             return known is y or self.before.get(x) is y
         inside = Pairs(self.graph, self.moving)
         if x.target == y.target and x not in self.before and self.call_alike(x, y, inside):
-            found.before |= {**inside.before, x: y}
-            found.starts |= inside.starts
+            pairing.before |= {**inside.before, x: y}
+            pairing.starts |= inside.starts
         else:
-            found.starts[x] = y
+            pairing.starts[x] = y
         return True
 
-    def call_alike(self, x: Node, y: Node, found: Pairs) -> bool:
+    def call_alike(self, x: Node, y: Node, pairing: Pairs) -> bool:
         """The same operator on what is alike."""
         same = x.target == y.target and x.kwargs.keys() == y.kwargs.keys()
         pairs = [(x.args, y.args), *((x.kwargs[k], y.kwargs[k]) for k in x.kwargs)] if same else []
-        return same and all(self.alike(a, b, found) for a, b in pairs)
+        return same and all(self.alike(a, b, pairing) for a, b in pairs)
 
     def _same_constant(self, x: Node, y: Node) -> bool:
         if x is y:
@@ -138,10 +138,10 @@ def _paired(graph: Captured, frames: dict[Node, Node]) -> Pairs:
         if node not in moving or node in pairs.before:
             continue
         for other in _candidates(pairs, node):
-            found = Pairs(graph, moving)
-            if other not in taken and pairs.call_alike(node, other, found):
-                pairs.before |= {**found.before, node: other}
-                pairs.starts |= found.starts
+            pairing = Pairs(graph, moving)
+            if other not in taken and pairs.call_alike(node, other, pairing):
+                pairs.before |= {**pairing.before, node: other}
+                pairs.starts |= pairing.starts
                 taken.add(other)
                 break
     return pairs
@@ -153,15 +153,15 @@ def _frames(graph: Captured, clip: Tensor) -> dict[Node, Node]:
     for node in graph.nodes:
         if place := _place(node):
             picked.setdefault(place, []).append(node)
-    found: dict[Node, Node] = {}
+    earlier: dict[Node, Node] = {}
     for (*what, index), nodes in picked.items():
-        found |= dict(zip(nodes, picked.get((*what, index - 1), ())))
-    if not found:
+        earlier |= dict(zip(nodes, picked.get((*what, index - 1), ())))
+    if not earlier:
         return {}
     walk = GraphInterpreter(graph, Clip(), Folded())
     with contextlib.suppress(RefusedError):
         walk.run(clip)
-    return {node: before for node, before in found.items() if _in_time(walk, node)}
+    return {node: before for node, before in earlier.items() if _in_time(walk, node)}
 
 
 def _in_time(walk: GraphInterpreter, node: Node) -> bool:
@@ -202,19 +202,19 @@ def _depth(before: dict[Node, Node], node: Node) -> int:
 
 
 def _reached(nodes: list[Node], start: set[Node]) -> set[Node]:
-    found = set(start)
+    reached = set(start)
     for node in nodes:
-        if found & set(node.all_input_nodes):
-            found.add(node)
-    return found - start
+        if reached & set(node.all_input_nodes):
+            reached.add(node)
+    return reached - start
 
 
 def _leading(nodes: list[Node], ends: set[Node], stop: set[Node]) -> set[Node]:
-    found = set(ends)
+    leading = set(ends)
     for node in reversed(nodes):
-        if node in found:
-            found |= set(node.all_input_nodes) - stop
-    return found
+        if node in leading:
+            leading |= set(node.all_input_nodes) - stop
+    return leading
 
 
 def _parts(core: list[Node], states: dict[Node, tuple[Node, Node]]) -> list[list[Node]]:
@@ -281,8 +281,8 @@ def roll(walk: GraphInterpreter, loop: Loop) -> dict[str, Any] | None:
         return None
     walk.node = loop.body[0]
     rows, clock = walk.align(firsts)
-    made = _each_row(walk, loop, [replace(v, rows=r) for v, r in zip(firsts, rows)], clock, inits)
-    return {node.name: _joined([m[node.name] for m in made]) for node in loop.body}
+    by_row = _each_row(walk, loop, [replace(v, rows=r) for v, r in zip(firsts, rows)], clock, inits)
+    return {node.name: _joined([m[node.name] for m in by_row]) for node in loop.body}
 
 
 def _next_frame(first: Any, second: Any) -> bool:
@@ -314,28 +314,28 @@ def _each_row(
     dims = {x: tuple(maker.meta["val"].shape) for x, (maker, _) in loop.states.items()}
     axes = {x: _axis_like(d, outer[0]) for x, d in dims.items()}
     known = len(walk.time.plans) if isinstance(walk.time, Stream) else 0
-    held = {}
+    states = {}
     for (x, (maker, _)), init in zip(loop.states.items(), inits):
         if isinstance(walk.time, Stream):
             walk.time.label = state_name(maker)
-        held[x] = walk.time.hold(outer[0].rows, (1, *row_shape(dims[x], axes[x])), clock, init)
-    count, made = len(outer[0].rows), []
+        states[x] = walk.time.hold(outer[0].rows, (1, *row_shape(dims[x], axes[x])), clock, init)
+    count, by_row = len(outer[0].rows), []
     for j in range(count):
         inner = GraphInterpreter(walk.graph, Clip(), walk.folded, walk.pool)
         inner.values |= walk.values
         for node, value in zip(loop.outer, outer):
             row = value.rows if count == 1 else value.rows[j : j + 1]
             inner.values[node.name] = replace(value, rows=row, clock=after)
-        for (x, state), init in zip(held.items(), inits):
+        for (x, state), init in zip(states.items(), inits):
             rows = walk.time.resumed(state, j, clock, init)
             inner.values[x.name] = TimedTensor(rows, dims[x], axes[x], 1, after)
-        made.append({node.name: inner.compute(node) for node in loop.body})
-        held = {x: _as_state(inner.values[m.name], held[x]) for x, (m, _) in loop.states.items()}
+        by_row.append({node.name: inner.compute(node) for node in loop.body})
+        states = {x: _as_state(inner.values[m.name], states[x]) for x, (m, _) in loop.states.items()}
         if j == 0:
             walk.adopt(inner, loop.count, count, known, after)
-    for state in held.values():
+    for state in states.values():
         walk.time.keep(state)
-    return made
+    return by_row
 
 
 def _axis_like(dims: tuple[int, ...], other: TimedTensor) -> Axis | None:
@@ -350,14 +350,14 @@ def _as_state(value: TimedTensor, like: Tensor) -> Tensor:
     return value.rows.reshape(like.shape)
 
 
-def _joined(made: list[Any]) -> Any:
-    first = made[0]
-    if len(made) == 1:
+def _joined(values: list[Any]) -> Any:
+    first = values[0]
+    if len(values) == 1:
         return first
     if isinstance(first, TimedTensor):
-        return replace(first, rows=torch.cat([m.rows for m in made]))
+        return replace(first, rows=torch.cat([m.rows for m in values]))
     if isinstance(first, list | tuple):
-        return type(first)(_joined(list(parts)) for parts in zip(*made))
+        return type(first)(_joined(list(parts)) for parts in zip(*values))
     return first
 
 

@@ -175,14 +175,14 @@ def _with_windows(
     Raises ``refused`` where that is not possible either, or saves too little.
     """
     try:
-        made = _convert(replace(graph, windows=True), spec, every, pool)
+        model = _convert(replace(graph, windows=True), spec, every, pool)
     except (RefusedError, UsageError):
         raise refused from None
-    done = made.explanation
+    done = model.explanation
     if done.flops_clip < WORTH * done.flops_frame * every or not done.flops_frame:
         raise refused
-    made.explanation = replace(done, window=refused.why)
-    return made
+    model.explanation = replace(done, window=refused.why)
+    return model
 
 
 def flatten(module: nn.Module, spec: ModelSpec) -> FlatModel:
@@ -302,12 +302,12 @@ def _stream_spec(walk: GraphInterpreter, answer: TimedTensor, time: Stream, spec
 
 def _unique(names: list[str], taken: tuple[str, ...]) -> list[str]:
     """Names with a number where one comes twice or is taken."""
-    found: list[str] = []
+    unique: list[str] = []
     for name in names:
         n, base = 1, name or "state"
         name = base
-        while name in found or name in taken:
+        while name in unique or name in taken:
             n += 1
             name = f"{base}_{n}"
-        found.append(name)
-    return found
+        unique.append(name)
+    return unique

@@ -38,13 +38,13 @@ class Memory:
     def slot(self) -> np.ndarray:
         """Where the rows of this step belong. Ask for it before ``view``: it may move the view."""
         lane, depth = self._step % self.spec.period, self.spec.shape[0]
-        at, held = self._at[lane], self._lanes[lane]
+        at, buffer = self._at[lane], self._lanes[lane]
         if self._whole:
-            return held[: self._fresh] if at >= self._fresh else held[self._fresh :]
-        if at + depth + self._fresh > len(held):
-            held[:depth] = held[at : at + depth]
+            return buffer[: self._fresh] if at >= self._fresh else buffer[self._fresh :]
+        if at + depth + self._fresh > len(buffer):
+            buffer[:depth] = buffer[at : at + depth]
             self._at[lane] = at = 0
-        return held[at + depth :][: self._fresh]
+        return buffer[at + depth :][: self._fresh]
 
     def view(self) -> np.ndarray:
         """The state for this step. Later steps overwrite it: copy what is to be kept."""

@@ -109,7 +109,7 @@ class Time(Protocol):
     def hold(self, like: Tensor, shape: tuple[int, ...], clock: Clock, init: float = 0.0) -> Tensor:
         """A recurrent state (``init`` at the start), to be handed back with ``keep``."""
 
-    def resumed(self, held: Tensor, row: int, clock: Clock, init: float = 0.0) -> Tensor:
+    def resumed(self, state: Tensor, row: int, clock: Clock, init: float = 0.0) -> Tensor:
         """A recurrent state as a row finds it: ``init`` again where the recurrence has to start anew."""
 
     def keep(self, fresh: Tensor) -> None:
@@ -151,9 +151,9 @@ class Clip:
         """``init`` everywhere: a clip has no past."""
         return like.new_full(shape, init)
 
-    def resumed(self, held: Tensor, row: int, clock: Clock, init: float = 0.0) -> Tensor:
+    def resumed(self, state: Tensor, row: int, clock: Clock, init: float = 0.0) -> Tensor:
         """The state as it is: a clip is one recurrence."""
-        return held
+        return state
 
     def keep(self, fresh: Tensor) -> None:
         """Forget it: no clip follows."""
@@ -335,9 +335,9 @@ class Stream:
         plan = StatePlan(self.label, shape, "replace", self._held[-1], 1, period, first, ages, init)
         return self._state(plan, like)
 
-    def resumed(self, held: Tensor, row: int, clock: Clock, init: float = 0.0) -> Tensor:
+    def resumed(self, state: Tensor, row: int, clock: Clock, init: float = 0.0) -> Tensor:
         """The state as it is: a stream never starts anew."""
-        return held
+        return state
 
     def keep(self, fresh: Tensor) -> None:
         """Hand back the new value of the oldest state that is waited for."""

@@ -59,14 +59,14 @@ class UnfitError(Exception):
 class Call:
     """One function of torch that the module called.
 
-    shapes, makers: of its tensor arguments, the latter as numbers of calls. made: what it returned, without
+    shapes, makers: of its tensor arguments, the latter as numbers of calls. result: what it returned, without
     numbers in it.
     """
 
     name: str
     shapes: tuple[tuple[int, ...], ...]
     makers: tuple[int, ...]
-    made: Any = None
+    result: Any = None
 
 
 @dataclass(frozen=True)
@@ -108,11 +108,11 @@ class Record(Watch):
         given = list(_tensors((args, kwargs)))
         makers = tuple(getattr(t, _MADE_BY, UNKNOWN) for t in given)
         self.calls.append(Call(_name(func), tuple(tuple(t.shape) for t in given), makers))
-        made = func(*args, **kwargs)
-        self.calls[number] = replace(self.calls[number], made=made)
-        for tensor in given[:1] if self.calls[number].name == "__setitem__" else _tensors(made):
+        result = func(*args, **kwargs)
+        self.calls[number] = replace(self.calls[number], result=result)
+        for tensor in given[:1] if self.calls[number].name == "__setitem__" else _tensors(result):
             setattr(tensor, _MADE_BY, number)
-        return made
+        return result
 
 
 class _Taken(BaseException):
@@ -153,10 +153,10 @@ class Replay(Watch):
             mine = {w[1]: t for w, t in self._given.items() if w[0] == number}
             args, kwargs = _swapped((args, kwargs), mine, [0])
             return func(*args, **kwargs)
-        made = self._calls[number].made
+        result = self._calls[number].result
         if self._calls[number].name == "__setitem__":
             return None
-        return _stand_in(made) if any(True for _ in _tensors(made)) else func(*args, **kwargs)
+        return _stand_in(result) if any(True for _ in _tensors(result)) else func(*args, **kwargs)
 
 
 def _name(func: Any) -> str:
@@ -183,13 +183,13 @@ def _swapped(x: Any, given: Mapping[int, Tensor], at: list[int]) -> Any:
     return x
 
 
-def _stand_in(made: Any) -> Any:
+def _stand_in(value: Any) -> Any:
     """Tensors of the same shapes that take no room."""
-    if isinstance(made, Tensor):
-        return torch.zeros((), dtype=made.dtype).expand(made.shape)
-    if isinstance(made, tuple) and hasattr(made, "_fields"):
-        return type(made)(*map(_stand_in, made))
-    return type(made)(map(_stand_in, made)) if isinstance(made, list | tuple) else made
+    if isinstance(value, Tensor):
+        return torch.zeros((), dtype=value.dtype).expand(value.shape)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*map(_stand_in, value))
+    return type(value)(map(_stand_in, value)) if isinstance(value, list | tuple) else value
 
 
 class Untouched:
@@ -224,8 +224,8 @@ class Untouched:
     @property
     def bytes_per_frame(self) -> float:
         """Of the tensors that the hungriest call takes and makes."""
-        held = (sum(map(math.prod, call.shapes)) + _elements(call.made) for call in self._clip.calls)
-        return 4.0 * max(held) / self.frames
+        sizes = (sum(map(math.prod, call.shapes)) + _elements(call.result) for call in self._clip.calls)
+        return 4.0 * max(sizes) / self.frames
 
     def answers(self, video: Tensor, at: Sequence[int]) -> list[Tensor]:
         """Its answers for what begins with frames ``at`` * stride of a video (N, C, H, W)."""
@@ -260,11 +260,11 @@ class Untouched:
             return list(self._cuts)
         trace = self._trace(frames)
         shift = len(trace.calls) - len(clip.calls)
-        found = [(call + shift, argument) for call, argument in self._cuts]
-        for (call, _), (of_clip, _) in zip(found, self._cuts):
+        cuts = [(call + shift, argument) for call, argument in self._cuts]
+        for (call, _), (of_clip, _) in zip(cuts, self._cuts):
             if call >= len(trace.calls) or trace.calls[call].name != clip.calls[of_clip].name:
                 raise UnfitError("it calls other functions on a longer video")
-        return found
+        return cuts
 
     def _sizes(self, frames: int) -> list[tuple[int, ...]]:
         """Shapes of what grows with the video, where it is cut."""
@@ -278,8 +278,8 @@ class Untouched:
         for stride in range(1, MOST_STRIDE + 1):
             lengths = [self._sized(self.frames + j) for j in range(2 * stride + 1)]
             moves = {tuple(b - a for a, b in zip(x, y)) for x, y in zip(lengths, lengths[stride:])}
-            if len(moves) == 1 and min(found := next(iter(moves))) > 0:
-                return stride, list(found)
+            if len(moves) == 1 and min(shifts := next(iter(moves))) > 0:
+                return stride, list(shifts)
         raise UnfitError("its features do not advance in even strides")
 
     def _sized(self, frames: int) -> list[int]:
@@ -303,9 +303,9 @@ class Untouched:
     def _replayed(self, given: Mapping[tuple[int, int], Tensor]) -> Tensor:
         nothing = torch.zeros(()).expand(self.shape)
         with torch.no_grad(), Replay(self._clip.calls, self._head, given):
-            made = self.module(nothing)
-        assert isinstance(made, Tensor)
-        return made
+            answer = self.module(nothing)
+        assert isinstance(answer, Tensor)
+        return answer
 
 
 class Windows:
@@ -344,11 +344,11 @@ class Since:
     def _answer(self, clip: Tensor) -> Tensor:
         try:
             with torch.no_grad():
-                made = self._module(clip)
+                answer = self._module(clip)
         except Exception as e:  # whatever the module raises, then it is no reference
             raise UnfitError(f"it does not take {clip.shape[2]} frames: {type(e).__name__}") from e
-        assert isinstance(made, Tensor)
-        return made
+        assert isinstance(answer, Tensor)
+        return answer
 
 
 def _clip_of(video: Tensor) -> Tensor:
@@ -357,11 +357,11 @@ def _clip_of(video: Tensor) -> Tensor:
 
 def _most_bytes(trace: Trace) -> float:
     """Of the tensors that the hungriest call takes and makes."""
-    return 4.0 * max(sum(map(math.prod, call.shapes)) + _elements(call.made) for call in trace.calls)
+    return 4.0 * max(sum(map(math.prod, call.shapes)) + _elements(call.result) for call in trace.calls)
 
 
-def _elements(made: Any) -> int:
-    return sum(t.numel() for t in _tensors(made))
+def _elements(value: Any) -> int:
+    return sum(t.numel() for t in _tensors(value))
 
 
 def _without_numbers(module: nn.Module) -> nn.Module:
@@ -379,20 +379,20 @@ def _traced(module: nn.Module, shape: Sequence[int]) -> Trace:
         setattr(video, _MADE_BY, INPUT)
         try:
             with Record() as record:
-                made = module(video)
+                answer = module(video)
         except Exception:  # whatever it raises, it does not take so many frames
             return Trace(tuple(record.calls), None, UNKNOWN)
-    if not isinstance(made, Tensor):
+    if not isinstance(answer, Tensor):
         raise UnfitError("it does not answer with one tensor")
-    return Trace(tuple(record.calls), tuple(made.shape), getattr(made, _MADE_BY, UNKNOWN))
+    return Trace(tuple(record.calls), tuple(answer.shape), getattr(answer, _MADE_BY, UNKNOWN))
 
 
 def _grown(a: Sequence[int], b: Sequence[int]) -> int:
     """The dimension in which two shapes differ."""
-    found = [d for d, (x, y) in enumerate(zip(a, b)) if x != y]
-    if len(found) != 1 or len(a) != len(b):
+    dims = [d for d, (x, y) in enumerate(zip(a, b)) if x != y]
+    if len(dims) != 1 or len(a) != len(b):
         raise UnfitError("more than one dimension grows with the video")
-    return found[0]
+    return dims[0]
 
 
 def _refuse_picked(clip: Trace, long: Trace) -> None:

@@ -97,16 +97,16 @@ class Masked(Stream):
                 inside = late % v.clock.period == 0 and 0 <= late // v.clock.period < v.n
                 rows.append(row if inside else torch.full_like(row, fill))
                 hidden |= set() if inside else {(i, j)}
-        made = torch.cat(rows)
+        stacked = torch.cat(rows)
         if list(lags) == [0] and len(taps.joined) == taps.height:
-            self.padded[id(made)] = made, v, fill
+            self.padded[id(stacked)] = stacked, v, fill
         starts = tuple(taps.height * j for j in range(len(lags)))
-        return Taps(made, starts, 1, taps.height, clock, frozenset(hidden))
+        return Taps(stacked, starts, 1, taps.height, clock, frozenset(hidden))
 
-    def resumed(self, held: Tensor, row: int, clock: Clock, init: float = 0.0) -> Tensor:
+    def resumed(self, state: Tensor, row: int, clock: Clock, init: float = 0.0) -> Tensor:
         """The state, or ``init`` at the clip's first position: noise before it does not count."""
         g, first = self.grid(clock)
-        return held if self.now + first + g * row > clock.ready else torch.full_like(held, init)
+        return state if self.now + first + g * row > clock.ready else torch.full_like(state, init)
 
 
 @dataclass
@@ -115,12 +115,12 @@ class Long(Stream):
 
     chunk: int = 1
 
-    def resumed(self, held: Tensor, row: int, clock: Clock, init: float = 0.0) -> Tensor:
+    def resumed(self, state: Tensor, row: int, clock: Clock, init: float = 0.0) -> Tensor:
         """The state, or ``init`` where steps of ``chunk`` frames would not have computed the row before."""
         g, first = self.grid(clock)
         step, before = (first + g * row) // self.chunk, (first + g * (row - 1)) // self.chunk
         counted = step == before or before >= first_step(clock, self.origin, self.chunk)
-        return held if counted else torch.full_like(held, init)
+        return state if counted else torch.full_like(state, init)
 
 
 def steps(model: StreamModel) -> Infer:
@@ -129,14 +129,14 @@ def steps(model: StreamModel) -> Infer:
 
     def infer(feeds: Tensors) -> Tensors:
         with torch.no_grad():
-            made = model.step(*(torch.from_numpy(np.array(feeds[n])) for n in names))
-        return _named(model, made)
+            outputs = model.step(*(torch.from_numpy(np.array(feeds[n])) for n in names))
+        return _named(model, outputs)
 
     return infer
 
 
-def _named(model: StreamModel, made: Sequence[Tensor]) -> Tensors:
-    return {n: v.numpy() for n, v in zip((model.spec.answer.name, *model.outputs), made)}
+def _named(model: StreamModel, outputs: Sequence[Tensor]) -> Tensors:
+    return {n: v.numpy() for n, v in zip((model.spec.answer.name, *model.outputs), outputs)}
 
 
 def against_clip(module: nn.Module, model: StreamModel, clips: Sequence[np.ndarray]) -> float:
@@ -211,10 +211,10 @@ def _masked_step(model: StreamModel, feeds: Tensors, now: int, keep: list[Any] |
         states = [tensors[s.name] for s in model.stream.states]
         time = Masked(model.stream.chunk, model.origin, states, input=frames, now=now)
         walk = model.walk(time)
-        made = model.answer(walk.run(frames))
+        answer = model.answer(walk.run(frames))
         if keep is not None:
             keep.append((now, walk))
-        return _named(model, (made, *time.fresh))
+        return _named(model, (answer, *time.fresh))
 
 
 def against_chunk(model: StreamModel, infer: Infer, video: np.ndarray) -> float:
@@ -313,8 +313,8 @@ def floor(module: nn.Module, clips: Sequence[np.ndarray]) -> float | None:
                 errors.append(_share(module(x).double(), wanted))
     except Exception:  # a module that says itself what it computes in
         return None
-    found = _worst(errors)
-    return found if np.isfinite(found) else None
+    worst = _worst(errors)
+    return worst if np.isfinite(worst) else None
 
 
 def _share(got: Tensor, wanted: Tensor) -> float:
@@ -419,8 +419,8 @@ def _lag(model: StreamModel, asked: Asked) -> int:
 def _phases(model: StreamModel, asked: Asked) -> list[int]:
     """First and last of the frames below a stride with which clips begin that the stream answers for."""
     ends = _lag(model, asked) + 1
-    found = [p for p in range(asked.stride) if (p + ends) % math.gcd(asked.stride, model.stream.chunk) == 0]
-    return sorted({*found[:1], *found[-1:]})
+    phases = [p for p in range(asked.stride) if (p + ends) % math.gcd(asked.stride, model.stream.chunk) == 0]
+    return sorted({*phases[:1], *phases[-1:]})
 
 
 def _due(model: StreamModel, asked: Asked, count: int, phase: int) -> dict[int, int]:

@@ -83,8 +83,8 @@ def _inside_frames(
         return with_last_shape(rows, [*(sizes[d] for d in order), *x.dims[-2:]])
 
     q, k, v = map(laid, values, rows)
-    made = F.scaled_dot_product_attention(q, k, v, mask, 0.0, causal, scale=scale)
-    return TimedTensor(with_last_shape(made, row_shape(dims, axis)), dims, axis, n, clock)
+    attended = F.scaled_dot_product_attention(q, k, v, mask, 0.0, causal, scale=scale)
+    return TimedTensor(with_last_shape(attended, row_shape(dims, axis)), dims, axis, n, clock)
 
 
 def _over_clip(
@@ -93,10 +93,10 @@ def _over_clip(
     """All positions at once: time goes back to where attention wants it."""
     a, b, c = (x.rows.reshape(x.n, -1, x.dims[-1]).transpose(0, 1) for x in (q, k, v))
     flat = mask.reshape(mask.shape[-2:]) if mask is not None else None
-    made = F.scaled_dot_product_attention(a, b, c, flat, 0.0, causal, scale=scale)
+    attended = F.scaled_dot_product_attention(a, b, c, flat, 0.0, causal, scale=scale)
     dims = (*q.dims[:-1], v.dims[-1])
     return TimedTensor(
-        made.transpose(0, 1).reshape(q.n, *row_shape(dims, q.axis)), dims, q.axis, q.n, q.clock
+        attended.transpose(0, 1).reshape(q.n, *row_shape(dims, q.axis)), dims, q.axis, q.n, q.clock
     )
 
 
@@ -157,8 +157,8 @@ def _over_ring(
             scores[..., beyond] = -torch.inf
         parts.append(torch.softmax(scores, -1) @ values)
     dims = (*q.dims[:-1], v.dims[-1])
-    made = torch.cat([p.reshape(1, *row_shape(dims, q.axis)) for p in parts])
-    return TimedTensor(made, dims, q.axis, q.n, taps[0].clock)
+    attended = torch.cat([p.reshape(1, *row_shape(dims, q.axis)) for p in parts])
+    return TimedTensor(attended, dims, q.axis, q.n, taps[0].clock)
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,26 +211,26 @@ def recurrent(
         of_x, of_h, *biases = weights[i * per_layer : (i + 1) * per_layer]
         mine = (of_x, of_h, *(biases or (None, None)))
         hidden = of_h.shape[1]
-        held = [walk.time.hold(x.rows, (batch, hidden), x.clock) for _ in range(2 if kind == "lstm" else 1)]
-        made = []
+        memory = [walk.time.hold(x.rows, (batch, hidden), x.clock) for _ in range(2 if kind == "lstm" else 1)]
+        history = []
         for j, row in enumerate(rows):
-            held = CELLS[kind](row, [walk.time.resumed(h, j, x.clock) for h in held], *mine)
-            made.append(held)
-        for h in held:
+            memory = CELLS[kind](row, [walk.time.resumed(h, j, x.clock) for h in memory], *mine)
+            history.append(memory)
+        for h in memory:
             walk.time.keep(h)
-        rows = [h[0] for h in made]
-        states.append(made[-1:] if isinstance(walk.time, Clip) else made)
+        rows = [h[0] for h in history]
+        states.append(history[-1:] if isinstance(walk.time, Clip) else history)
     dims = (*x.dims[:2], rows[0].shape[1])
     out = TimedTensor(torch.cat(rows).reshape(-1, *row_shape(dims, x.axis)), dims, x.axis, x.n, clock)
     last = replace(clock, ready=clock.ready + clock.period * (x.n - 1), clean=(1, 0))
-    ends = [_last([[h[j] for h in made] for made in states], batch, last) for j in range(len(held))]
+    ends = [_last([[h[j] for h in history] for history in states], batch, last) for j in range(len(memory))]
     return (out, *ends)
 
 
 def _last(layers: Sequence[list[Tensor]], batch: int, clock: Clock) -> TimedTensor:
     """The final hidden (or cell) state of all layers, (layers, batch, hidden), after every row."""
     dims = (len(layers), batch, layers[0][0].shape[1])
-    rows = torch.stack([torch.cat(made) for made in layers]).unflatten(1, (-1, batch)).transpose(0, 1)
+    rows = torch.stack([torch.cat(states) for states in layers]).unflatten(1, (-1, batch)).transpose(0, 1)
     return TimedTensor(with_last_shape(rows, row_shape(dims, None)), dims, None, 1, clock)
 
 
@@ -240,10 +240,10 @@ def cell(walk: GraphInterpreter, x: TimedTensor, start: Any, *weights: Tensor | 
     kind = walk.node.target._schema.name[6:-5]
     begins = list(start) if isinstance(start, list | tuple) else [start]
     if isinstance(walk.time, Clip):
-        held = [b.rows if isinstance(b, TimedTensor) else b for b in begins]
-        made = CELLS[kind](x.rows, held, *weights)
-        found = [TimedTensor(m, tuple(m.shape), None, 1, x.clock) for m in made]
-        return found if len(found) > 1 else found[0]
+        states = [b.rows if isinstance(b, TimedTensor) else b for b in begins]
+        outputs = CELLS[kind](x.rows, states, *weights)
+        values = [TimedTensor(m, tuple(m.shape), None, 1, x.clock) for m in outputs]
+        return values if len(values) > 1 else values[0]
     mark = tuple(id(w) for w in weights)
     if all(isinstance(b, Recurrent) and b.cell == mark and b.source is x.rows for b in begins):
         gap = x.clock.ready - begins[0].clock.ready
@@ -261,28 +261,28 @@ def _first_cell(
     """The first round of a loop over frames; the later rounds are the same rows, later."""
     clock = endless(walk, x.clock, 1)
     batch = x.sizes[0]
-    held = [walk.time.hold(x.rows, (batch, size), x.clock) for size in sizes]
-    made: list[list[Tensor]] = []
+    states = [walk.time.hold(x.rows, (batch, size), x.clock) for size in sizes]
+    history: list[list[Tensor]] = []
     for j, row in enumerate(_each_row(x, batch)):
-        held = step(row, [walk.time.resumed(h, j, x.clock) for h in held], *weights)
-        made.append(held)
-    for h in held:
+        states = step(row, [walk.time.resumed(h, j, x.clock) for h in states], *weights)
+        history.append(states)
+    for h in states:
         walk.time.keep(h)
-    found = []
-    for j, h in enumerate(held):
+    values = []
+    for j, h in enumerate(states):
         dims = (batch, h.shape[1])
-        rows = torch.cat([m[j] for m in made]).reshape(len(made), *row_shape(dims, None))
-        found.append(Recurrent(rows, dims, None, 1, clock, mark, x.rows))
-    return found if len(found) > 1 else found[0]
+        rows = torch.cat([m[j] for m in history]).reshape(len(history), *row_shape(dims, None))
+        values.append(Recurrent(rows, dims, None, 1, clock, mark, x.rows))
+    return values if len(values) > 1 else values[0]
 
 
 def _gates(x: Tensor, h: Tensor, w_x: Tensor, w_h: Tensor, b_x: Any, b_h: Any) -> tuple[Tensor, Tensor]:
     return F.linear(x, w_x, b_x), F.linear(h, w_h, b_h)
 
 
-def _gru(x: Tensor, held: list[Tensor], *weights: Any) -> list[Tensor]:
+def _gru(x: Tensor, states: list[Tensor], *weights: Any) -> list[Tensor]:
     """Source: torch.nn.GRUCell's documentation."""
-    (h,) = held
+    (h,) = states
     of_x, of_h = _gates(x, h, *weights)
     (r_x, z_x, n_x), (r_h, z_h, n_h) = of_x.chunk(3, 1), of_h.chunk(3, 1)
     r, z = torch.sigmoid(r_x + r_h), torch.sigmoid(z_x + z_h)
@@ -290,9 +290,9 @@ def _gru(x: Tensor, held: list[Tensor], *weights: Any) -> list[Tensor]:
     return [n + z * (h - n)]
 
 
-def _lstm(x: Tensor, held: list[Tensor], *weights: Any) -> list[Tensor]:
+def _lstm(x: Tensor, states: list[Tensor], *weights: Any) -> list[Tensor]:
     """Source: torch.nn.LSTMCell's documentation."""
-    h, c = held
+    h, c = states
     of_x, of_h = _gates(x, h, *weights)
     i, f, g, o = (of_x + of_h).chunk(4, 1)
     c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
@@ -300,8 +300,8 @@ def _lstm(x: Tensor, held: list[Tensor], *weights: Any) -> list[Tensor]:
 
 
 def _plain(function: Any) -> Any:
-    def step(x: Tensor, held: list[Tensor], *weights: Any) -> list[Tensor]:
-        of_x, of_h = _gates(x, held[0], *weights)
+    def step(x: Tensor, states: list[Tensor], *weights: Any) -> list[Tensor]:
+        of_x, of_h = _gates(x, states[0], *weights)
         return [function(of_x + of_h)]
 
     return step

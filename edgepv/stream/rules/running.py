@@ -35,16 +35,16 @@ def means(walk: GraphInterpreter, x: TimedTensor, least: float = 0.0) -> Tensor:
     shape = tuple(x.rows.shape[1:])
     mean = walk.time.hold(x.rows, (1, *shape), x.clock)
     seen = walk.time.hold(x.rows, (1, *(1,) * len(shape)), x.clock)
-    made = []
+    averages = []
     for j, row in enumerate(x.rows.split(1) if len(x.rows) > 1 else [x.rows]):
-        mean, seen = (walk.time.resumed(held, j, x.clock) for held in (mean, seen))
+        mean, seen = (walk.time.resumed(state, j, x.clock) for state in (mean, seen))
         seen = seen + 1.0
         weight = 1.0 / seen
         mean = mean + (row - mean) * (weight.clamp(min=least) if least else weight)
-        made.append(mean)
+        averages.append(mean)
     walk.time.keep(mean)
     walk.time.keep(seen)
-    return torch.cat(made) if len(made) > 1 else made[0]
+    return torch.cat(averages) if len(averages) > 1 else averages[0]
 
 
 @rule("cumsum")
@@ -98,8 +98,8 @@ def _first_count(walk: GraphInterpreter, x: TimedTensor, c: Tensor, divided: boo
         same = bool(((first - first[:1]).abs() <= LIKE * first[:1].abs()).all())
         return first[:1].float() if same and len(rows) == x.n else None
 
-    found: Tensor | None = walk.fact("count", find)
-    return found
+    count: Tensor | None = walk.fact("count", find)
+    return count
 
 
 EXTREMES: dict[str, tuple[Callable[..., Tensor], Callable[..., Any], float]] = {
@@ -119,12 +119,12 @@ def extremes(walk: GraphInterpreter, x: TimedTensor, dim: int) -> tuple[TimedTen
     if isinstance(walk.time, Clip):
         return (replace(x, rows=whole(x.rows, 0)[0]),)
     best = walk.time.hold(x.rows, (1, *x.rows.shape[1:]), x.clock, worst)
-    made = []
+    bests = []
     for j, row in enumerate(x.rows.split(1) if len(x.rows) > 1 else [x.rows]):
         best = better(walk.time.resumed(best, j, x.clock, worst), row)
-        made.append(best)
+        bests.append(best)
     walk.time.keep(best)
-    rows = torch.cat(made) if len(made) > 1 else made[0]
+    rows = torch.cat(bests) if len(bests) > 1 else bests[0]
     return (replace(x, rows=rows, clock=endless(walk, x.clock, x.n)),)
 
 

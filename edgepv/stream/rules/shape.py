@@ -39,10 +39,10 @@ def same(walk: GraphInterpreter, x: TimedTensor, *_: Any, **__: Any) -> TimedTen
 @rule("zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "new_empty")
 def constant_like(walk: GraphInterpreter, x: TimedTensor, *args: Any, **kwargs: Any) -> Tensor:
     """A constant with the shape of a value. What is left empty is overwritten: zeros will do."""
-    made = walk.node.meta["val"]
+    value = walk.node.meta["val"]
     name = walk.node.target._schema.name
     fill = 1.0 if "ones" in name else float(args[-1]) if "full" in name else 0.0
-    return walk.constant("", lambda: torch.full(tuple(made.shape), fill, dtype=made.dtype))
+    return walk.constant("", lambda: torch.full(tuple(value.shape), fill, dtype=value.dtype))
 
 
 @rule("view", "_unsafe_view", "reshape", "squeeze", "unsqueeze", "flatten", "unflatten", "view_copy")
@@ -271,13 +271,13 @@ def pieces(walk: GraphInterpreter, x: TimedTensor, *_: Any, **__: Any) -> list[T
     arguments = [*walk.node.args[1:], *walk.node.kwargs.values()]
     dim = (arguments[0] if arguments else 0) if unbound else (arguments[1] if len(arguments) > 1 else 0)
     dim = int(dim) % len(x.dims)
-    found, at = [], 0
+    parts, at = [], 0
     for shape in shapes:
         size = 1 if unbound else shape[dim]
         part = cut(walk, x, dim, at, at + size)
-        found.append(without(part, dim) if unbound else part)
+        parts.append(without(part, dim) if unbound else part)
         at += size
-    return found
+    return parts
 
 
 @rule("cat", "concat", "concatenate")
@@ -311,8 +311,8 @@ def joined(walk: GraphInterpreter, parts: Sequence[Any], dim: int = 0) -> Any:
             if axis:
                 shape[axis.at] = axis.outer * axis.inner
             laid.append(_around(c.expand(height, *c.shape[1:]), [shape[d] for d in order], at))
-    made = torch.cat(laid, at + 1 if len(order) < MAX_RANK else 2)
-    return TimedTensor(in_four_dims(made, dims, axis), tuple(dims), axis, n, clock)
+    whole = torch.cat(laid, at + 1 if len(order) < MAX_RANK else 2)
+    return TimedTensor(in_four_dims(whole, dims, axis), tuple(dims), axis, n, clock)
 
 
 def _around(rows: Tensor, shape: Sequence[int], at: int) -> Tensor:
@@ -484,8 +484,8 @@ def _even(places: Sequence[int]) -> str:
     step = (places[-1] - places[0]) // max(1, len(places) - 1)
     if step < 1:
         return "take each frame once, in their order"
-    found = range(places[0], places[0] + step * len(places), step)
-    return f"take every {step}{_th(step)} frame, x[:, :, ::{step}], here {_named(found)}, as a stream does"
+    spaced = range(places[0], places[0] + step * len(places), step)
+    return f"take every {step}{_th(step)} frame, x[:, :, ::{step}], here {_named(spaced)}, as a stream does"
 
 
 def _th(count: int) -> str:

@@ -34,8 +34,8 @@ CONVOLVE: tuple[Callable[..., Tensor] | None, ...] = (None, F.conv1d, F.conv2d)
 
 
 def _each(value: int | Sequence[int], count: int) -> list[int]:
-    found = [value] if isinstance(value, int) else list(value)
-    return found * count if len(found) == 1 else found
+    values = [value] if isinstance(value, int) else list(value)
+    return values * count if len(values) == 1 else values
 
 
 @rule("conv1d", "conv2d", "conv3d", "convolution")
@@ -76,8 +76,8 @@ def convolution(
     convolve = CONVOLVE[count]
     assert convolve
     rows = last_dims(x, count + 1)
-    made = convolve(_padded_sides(rows, pads), weight, bias, stride, _common(pads), dilation, groups)
-    return with_last_dims(x, made, made.shape[1:], count + 1)
+    features = convolve(_padded_sides(rows, pads), weight, bias, stride, _common(pads), dilation, groups)
+    return with_last_dims(x, features, features.shape[1:], count + 1)
 
 
 def _pads(padding: Any, kernel: Sequence[int], dilation: Sequence[int]) -> list[tuple[int, int]]:
@@ -125,8 +125,8 @@ def _over_time(
         first=-pads[t][0],
     )
     rest = [[v for i, v in enumerate(vs) if i != t] for vs in (stride, pads, dilation)]
-    made = _in_space(walk, taps, weight.movedim(2 + t, 2), bias, rest, groups)
-    return TimedTensor(made, dims, x.axis, dims[2 + t], taps.clock)
+    features = _in_space(walk, taps, weight.movedim(2 + t, 2), bias, rest, groups)
+    return TimedTensor(features, dims, x.axis, dims[2 + t], taps.clock)
 
 
 def _in_space(
@@ -140,10 +140,10 @@ def _in_space(
             for j, tap in enumerate(taps.each()[:-1])
         ]
         last = walk.constant("_last", lambda: weight[:, :, -1])
-        made = _one(taps.each()[-1], last, bias, rest, groups)
+        features = _one(taps.each()[-1], last, bias, rest, groups)
         for part in parts:
-            made = made + part
-        return made
+            features = features + part
+        return features
     if k == 1:
         flat = walk.constant("_flat", lambda: weight[:, :, 0])
         return _one(taps.each()[0], flat, bias, rest, groups)
@@ -187,8 +187,8 @@ def _time_in_channels(
             weight.reshape(len(weight), outer, x.n, inner, *weight.shape[2:]).transpose(1, 2).flatten(1, 3)
         ),
     )
-    made = _one(seen, flat, bias, (stride, pads, dilation), 1)
-    return TimedTensor(made, tuple(walk.node.meta["val"].shape), None, 1, taps.clock)
+    features = _one(seen, flat, bias, (stride, pads, dilation), 1)
+    return TimedTensor(features, tuple(walk.node.meta["val"].shape), None, 1, taps.clock)
 
 
 @rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
@@ -211,13 +211,13 @@ def transposed_convolution(
         if x.axis != Axis(2) or (weight.shape[2], stride[0], padding[0], extra[0]) != (1, 1, 0, 0):
             raise RefusedError("makes new frames in between", "enlarge in space only")
         flat = walk.constant("_flat", lambda: weight[:, :, 0])
-        made = F.conv_transpose2d(
+        features = F.conv_transpose2d(
             x.rows, flat, bias, stride[1:], padding[1:], extra[1:], groups, dilation[1:]
         )
-        return TimedTensor(made, tuple(walk.node.meta["val"].shape), x.axis, x.n, x.clock)
+        return TimedTensor(features, tuple(walk.node.meta["val"].shape), x.axis, x.n, x.clock)
     enlarge = F.conv_transpose1d if count == 1 else F.conv_transpose2d
-    made = enlarge(last_dims(x, count + 1), weight, bias, stride, padding, extra, groups, dilation)
-    return with_last_dims(x, made, made.shape[1:], count + 1)
+    features = enlarge(last_dims(x, count + 1), weight, bias, stride, padding, extra, groups, dilation)
+    return with_last_dims(x, features, features.shape[1:], count + 1)
 
 
 def _transposed_norm(
@@ -261,9 +261,9 @@ def _linear_over_time(
     flat = walk.constant(
         "_flat", lambda: weight.reshape(len(weight), outer, x.n, inner).transpose(1, 2).flatten(1)
     )
-    made = F.linear(seen.transpose(1, 2).reshape(-1, rest, x.n * outer * inner), flat, bias)
+    projected = F.linear(seen.transpose(1, 2).reshape(-1, rest, x.n * outer * inner), flat, bias)
     dims = (*x.dims[:at], len(weight))
-    return TimedTensor(with_last_shape(made, row_shape(dims, None)), dims, None, 1, taps.clock)
+    return TimedTensor(with_last_shape(projected, row_shape(dims, None)), dims, None, 1, taps.clock)
 
 
 @rule("addmm")
@@ -309,8 +309,8 @@ def _paired(walk: GraphInterpreter, a: Any, b: Any, function: Callable[..., Tens
         sizes = [*(1,) * (len(dims) - len(v.dims)), *v.sizes]
         order = [d for d in row_dims(dims, axis) if d < len(lead)]
         parts.append(with_last_shape(next(given), [*(sizes[d] for d in order), *tail]))
-    made = function(*parts)
-    return TimedTensor(with_last_shape(made, row_shape(dims, axis)), dims, axis, n, clock)
+    products = function(*parts)
+    return TimedTensor(with_last_shape(products, row_shape(dims, axis)), dims, axis, n, clock)
 
 
 @rule("softmax", "_softmax", "log_softmax", "_log_softmax")
@@ -337,8 +337,8 @@ def layer_norm(
         rows = last_dims(x, len(shape))
     except RefusedError as e:
         raise RefusedError("normalises over all frames of the clip", "normalise every frame by itself") from e
-    made = with_last_dims(x, F.layer_norm(rows, list(shape), weight, bias, eps), shape, len(shape))
-    return (made,) if walk.node.target._schema.name == "aten::native_layer_norm" else made
+    normed = with_last_dims(x, F.layer_norm(rows, list(shape), weight, bias, eps), shape, len(shape))
+    return (normed,) if walk.node.target._schema.name == "aten::native_layer_norm" else normed
 
 
 @rule("instance_norm")
@@ -372,8 +372,8 @@ def group_norm(
 @rule("pixel_shuffle", "pixel_unshuffle")
 def picture(walk: GraphInterpreter, x: TimedTensor, *args: Any) -> TimedTensor:
     """Operators on the last three dimensions, a picture (C, H, W)."""
-    made = walk.node.target(last_dims(x, 3), *args)
-    return with_last_dims(x, made, made.shape[1:], 3)
+    shuffled = walk.node.target(last_dims(x, 3), *args)
+    return with_last_dims(x, shuffled, shuffled.shape[1:], 3)
 
 
 @rule("upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d", "_upsample_bilinear2d_aa")
@@ -408,15 +408,15 @@ def volume(walk: GraphInterpreter, x: TimedTensor, *args: Any) -> TimedTensor:
 
 def _count(walk: GraphInterpreter) -> int:
     """How many dimensions an operator pools: the digit in its name."""
-    found = re.search(r"(\d)d", walk.node.target._schema.name)
-    assert found
-    return int(found[1])
+    match = re.search(r"(\d)d", walk.node.target._schema.name)
+    assert match
+    return int(match[1])
 
 
 def _shape(walk: GraphInterpreter) -> tuple[int, ...]:
     """Shape of the (first) result in the original."""
-    made = walk.node.meta["val"]
-    return tuple((made[0] if isinstance(made, tuple | list) else made).shape)
+    value = walk.node.meta["val"]
+    return tuple((value[0] if isinstance(value, tuple | list) else value).shape)
 
 
 POOLS: tuple[Any, ...] = (None, F.avg_pool1d, F.avg_pool2d), (None, F.max_pool1d, F.max_pool2d)
@@ -500,8 +500,8 @@ def _pooled(
     n = dims[x.axis.at] if x.axis else 1
     offsets = [dilation[t] * j for j in range(kernel[t])]
     taps = walk.gather(x, offsets, n=n, stride=stride[t], first=-padding[t], fill=fill)
-    made = taps.reduced(over) if kernel[t] > 1 else taps.each()[0]
-    return x.with_rows(made, taps.clock, n)
+    pooled = taps.reduced(over) if kernel[t] > 1 else taps.each()[0]
+    return x.with_rows(pooled, taps.clock, n)
 
 
 @rule("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "_adaptive_avg_pool3d")
@@ -519,9 +519,9 @@ def adaptive_max(walk: GraphInterpreter, x: TimedTensor, size: Sequence[int]) ->
 def _each_plane(x: TimedTensor, count: int, make: Callable[[Tensor], Tensor]) -> TimedTensor:
     """What works on each plane of the last ``count`` dimensions by itself; frames may stand in channels."""
     rows = x.rows.reshape(-1, *x.sizes[len(x.dims) - count - 1 :])
-    made = make(rows)
-    dims = (*x.dims[: len(x.dims) - count], *made.shape[2:])
-    return TimedTensor(made.reshape(len(x.rows), *row_shape(dims, x.axis)), dims, x.axis, x.n, x.clock)
+    planes = make(rows)
+    dims = (*x.dims[: len(x.dims) - count], *planes.shape[2:])
+    return TimedTensor(planes.reshape(len(x.rows), *row_shape(dims, x.axis)), dims, x.axis, x.n, x.clock)
 
 
 def _adaptive(
