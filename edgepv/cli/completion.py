@@ -10,6 +10,8 @@ FOLDERS = ("DIR", "ROOT")
 PATHS = ("BUNDLE", "CLIP", "FILE", "MODEL", "RUN", "[NAME=]SOURCE")
 """Arguments that take a path, by the names that help texts give them."""
 
+from edgepv.base.console import visible
+
 
 def add_completion(commands: Any) -> None:
     """edgepv completion"""
@@ -36,7 +38,7 @@ def completion_command(a: argparse.Namespace) -> int:
             action.complete = shtab.FILE  # type: ignore[attr-defined]
         elif action.metavar in FOLDERS:
             action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
-    print(shtab.complete(whole, shell=a.shell))
+    print(visible(shtab.complete(whole, shell=a.shell), keep="\n\t"))
     return 0
 
 
