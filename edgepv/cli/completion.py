@@ -6,11 +6,11 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
+from edgepv.base.console import visible
+
 FOLDERS = ("DIR", "ROOT")
 PATHS = ("BUNDLE", "CLIP", "FILE", "MODEL", "RUN", "[NAME=]SOURCE")
 """Arguments that take a path, by the names that help texts give them."""
-
-from edgepv.base.console import visible
 
 
 def add_completion(commands: Any) -> None:

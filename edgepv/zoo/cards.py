@@ -21,57 +21,11 @@ from edgepv.errors import EdgepvError, UsageError
 from edgepv.metrics.stats import counted
 from edgepv.types import Accuracy, decode
 from edgepv.zoo import HERE, MODELS, TASKS, cross_validated, full_names, parse
+from edgepv.zoo.card_words import SOURCES, USES, WORDS, classes_table, interval
 
 FOLDER = HERE / "cards"
 STAGES = ("pretrain", "adapt", "finetune")
 
-WORDS = {
-    "logistic": "logistic regression on colour, edge and motion features",
-    "frame_average": "2-D network without time, averaged over frames (64 x 64)",
-    "plain_2plus1d": "plain (2+1)D network (16 frames of 64 x 64)",
-}
-
-SOURCES = {
-    "fight": (
-        "CCTV clips from the GitHub repository `seymanurakti/fight-detection-surv-dataset` (commit "
-        "`ff83b7c`), which carries an MIT licence file; its README says they were collected from "
-        'YouTube. Please cite Aktı, Tataroğlu, Ekenel, "Vision-based Fight Detection from '
-        'Surveillance Cameras", IPTA 2019. Train and test share no camera or source video (estimated '
-        "from the background)."
-    ),
-    "interact": (
-        "UT-Interaction, segmented sets 1 and 2, from the GitHub repository "
-        "`deliangWu/Video-Interaction-Recognition-and-Detection-` (commit `0b70375`). No licence file "
-        "was seen: treat the clips as research use only. Train and test share no sequence; a person "
-        "may reappear in other clothes."
-    ),
-    "handwash": (
-        "Mock hand-washing videos from the GitHub repository `huiwen99/HandWash` (commit `41787e5`). "
-        "No licence file was seen and the terms of the original set were not found: treat the clips "
-        "as research use only. One sink; train and test are different takes; whether they show "
-        "different people is not known."
-    ),
-}
-
-USES = {
-    "fight": (
-        "A first look at CCTV footage: mark stretches that a person should watch.",
-        "Not evidence, and never a reason to act on a person without a human looking first. The test "
-        "set is small and from public videos; crowds, sports, dancing, night views and cameras unlike "
-        "these were not measured.",
-    ),
-    "interact": (
-        "Comparing compression methods on two-person actions seen from the side.",
-        "Six acted actions, few actors, two backgrounds: it will not carry over to other scenes "
-        "without training on them.",
-    ),
-    "handwash": (
-        "Following the steps of hand washing above the one sink it was trained at.",
-        "One sink and one camera: another sink needs its own training clips. It tells steps apart; it "
-        'does not judge hygiene. Every frame gets one of 12 steps, there is no "none of these". Most '
-        "labels have one or two takes in the test split.",
-    ),
-}
 
 GROUPS = {
     "fight": "A group is a camera or source video, told apart by the background.",
@@ -110,13 +64,8 @@ def card(name: str, folder: Path = FOLDER) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
     return "not measured" if value is None else f"{100 * value:.1f} %"
-
-
-def interval(row: Accuracy) -> str:
-    """ "78.8 % (71.5 to 84.7)"."""
-    return f"{100 * row.value:.1f} % ({100 * row.low:.1f} to {100 * row.high:.1f})"
 
 
 def chosen(model: str, result: dict[str, Any]) -> str:
@@ -148,16 +97,6 @@ def _headline(row: Accuracy, task: str, result: dict[str, Any]) -> str:
     )
 
 
-def classes_table(row: Accuracy) -> str:
-    """Precision, recall and F1 of every label."""
-    lines = ["| label | precision | recall | F1 | clips |", "|---|---|---|---|---|"]
-    for c in row.classes:
-        cells = [_percent(c.precision), _percent(c.recall)]
-        f1 = "not measured" if c.f1 is None else f"{c.f1:.3f}"
-        lines.append(f"| {c.label} | {cells[0]} | {cells[1]} | {f1} | {c.n} |")
-    return "\n".join(lines)
-
-
 def _comparison(name: str, model: str, task: str, row: Accuracy, folder: Path) -> str:
     """Every baseline on the same test clips, best first, whoever wins."""
     rows = [(f"**{name}**", row)]
@@ -175,7 +114,7 @@ def _comparison(name: str, model: str, task: str, row: Accuracy, folder: Path) -
             missing.append(f"| {words} | not measured | not measured |")
     rows.sort(key=lambda r: -r[1].value)
     lines = ["| method | top-1 | macro F1 |", "|---|---|---|"]
-    lines += [f"| {n} | {_percent(r.value)} | {r.macro_f1:.3f} |" for n, r in rows]
+    lines += [f"| {n} | {percent(r.value)} | {r.macro_f1:.3f} |" for n, r in rows]
     return "\n".join(lines + missing) + f"\n\nAll on the same {row.n} test clips. " + _who_wins(rows)
 
 
@@ -196,10 +135,10 @@ def crossval(name: str, folder: Path = FOLDER) -> str:
     data = cross_validated(name, folder)
     if data is None:
         return "Cross-validation by group: not measured. On other footage expect less than what is below."
-    each = ", ".join(_percent(v) for v in data["per_fold"])
+    each = ", ".join(percent(v) for v in data["per_fold"])
     epochs = " + ".join(map(str, data["epochs"]))
     return (
-        f"Cross-validation by group: top-1 **{_percent(data['value'])}** of {data['n']} clips in "
+        f"Cross-validation by group: top-1 **{percent(data['value'])}** of {data['n']} clips in "
         f"{len(data['per_fold'])} folds ({each}), train and test together; every clip is answered by a net "
         "that saw nothing of its group, in the joint pre-training neither. The schedule was shorter than for "
         f"the shipped weights ({epochs} epochs) and fixed; the shipped one was not cross-validated."
@@ -248,7 +187,7 @@ def _tuning(result: dict[str, Any], plan: str) -> list[str]:
     return [
         f"2. Fine-tuning on {clips['finetune']} clips of this task ({plan}), judged on "
         f"{clips['validation']} validation clips carved out of the training split by group: best "
-        f"epoch {result['best_epoch'] + 1}, validation top-1 {_percent(validation['top1'])}, loss "
+        f"epoch {result['best_epoch'] + 1}, validation top-1 {percent(validation['top1'])}, loss "
         f"{validation['loss']:.3f}.",
         f"3. The same fine-tuning, stopped at that epoch, on all {clips['refit']} training clips of "
         "the task. These are the shipped weights.",

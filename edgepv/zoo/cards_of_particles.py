@@ -14,7 +14,8 @@ from edgepv.base.files import read_json
 from edgepv.metrics.stats import counted
 from edgepv.types import Accuracy, decode
 from edgepv.zoo import MODELS, TASKS, parse
-from edgepv.zoo.cards import GROUPS, SOURCES, USES, classes_table, crossval, interval, who_trained
+from edgepv.zoo.card_words import SOURCES, USES, classes_table, interval
+from edgepv.zoo.cards import GROUPS, crossval, who_trained
 
 DOCS = "How it compares with other methods and what each target runs is in docs/models.md of the repository."
 
