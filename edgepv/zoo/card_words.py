@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from edgepv.types import Accuracy
-from edgepv.zoo.cards import percent
 
 WORDS = {
     "logistic": "logistic regression on colour, edge and motion features",
@@ -67,3 +66,8 @@ def classes_table(row: Accuracy) -> str:
         f1 = "not measured" if c.f1 is None else f"{c.f1:.3f}"
         lines.append(f"| {c.label} | {cells[0]} | {cells[1]} | {f1} | {c.n} |")
     return "\n".join(lines)
+
+
+def percent(value: float | None) -> str:
+    """A share as cards write it."""
+    return "not measured" if value is None else f"{100 * value:.1f} %"

@@ -21,7 +21,7 @@ from edgepv.errors import EdgepvError, UsageError
 from edgepv.metrics.stats import counted
 from edgepv.types import Accuracy, decode
 from edgepv.zoo import HERE, MODELS, TASKS, cross_validated, full_names, parse
-from edgepv.zoo.card_words import SOURCES, USES, WORDS, classes_table, interval
+from edgepv.zoo.card_words import SOURCES, USES, WORDS, classes_table, interval, percent
 
 FOLDER = HERE / "cards"
 STAGES = ("pretrain", "adapt", "finetune")
@@ -62,10 +62,6 @@ def card(name: str, folder: Path = FOLDER) -> str:
         "\n\n".join(USES[task]),
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def percent(value: float | None) -> str:
-    return "not measured" if value is None else f"{100 * value:.1f} %"
 
 
 def chosen(model: str, result: dict[str, Any]) -> str:
