@@ -9,11 +9,13 @@ import os
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from edgepv.errors import TargetUnavailableError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SAFE_BITS = 7
 """Weights of -64 to 64: two products of such a weight and an uint8 are below 2 ** 15 together."""
