@@ -39,6 +39,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Tests neither read nor fill the user's cache; the workers of a run share one."""
     os.environ["EDGEPV_CACHE"] = str(made_once(tmp_path_factory, "cache", Path.mkdir))
+    # torch.compile keeps to the first folder it is given, and that of a command goes with the command
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(made_once(tmp_path_factory, "inductor", Path.mkdir))
 
 
 @pytest.fixture(scope="session", autouse=True)
