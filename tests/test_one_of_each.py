@@ -45,6 +45,7 @@ def names(tree: ast.AST) -> Counter[str]:
     return found
 
 
+@pytest.mark.slow
 def test_what_only_tests_use_is_not_in_the_product() -> None:
     """Public functions and classes; what a decorator puts into a table is used by whoever reads that."""
     trees = {name: ast.parse(text) for name, text in PRODUCT.items()}

@@ -16,6 +16,8 @@ from support import ROOT, TINY, Run, Tiny, drifts
 
 from edgepv.data.video import read_video
 
+pytestmark = pytest.mark.slow
+
 LEVEL = """
 name = "level"
 task = "brightness"

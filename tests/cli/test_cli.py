@@ -30,6 +30,7 @@ def refused(result: tuple[int, str, str], code: int, *words: str) -> None:
         assert word in lines[0], lines[0]
 
 
+@pytest.mark.slow
 def test_running_a_bundle_imports_no_torch(step_bundle: Path, a_clip: Path) -> None:
     code = (
         "import sys; from edgepv.cli import main\n"

@@ -40,12 +40,17 @@ def test_every_function_that_adds_commands_is_in_the_table() -> None:
 
 
 def _imported(*argv: str) -> set[str]:
+    """Modules that a command imports, beside those that Python itself and an editable install do."""
     code = (
         "import sys; from edgepv.cli import main\n"
         f"try: main({list(argv)!r})\n"
         "except SystemExit: pass\n"
         "print('MODULES', *sys.modules)"
     )
+    return _modules(code) - _modules("import sys; print('MODULES', *sys.modules)")
+
+
+def _modules(code: str) -> set[str]:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return set(done.stdout.rpartition("MODULES")[2].split())
 

@@ -17,6 +17,8 @@ from edgepv.export.to_onnx import lower
 from edgepv.runtimes import open_engine
 from edgepv.types import ModelSpec, TensorSpec
 
+pytestmark = pytest.mark.slow
+
 SPEC = ModelSpec("net", TensorSpec("clip", (1, 3, 8, 10, 10), "NCTHW"), ("a", "b"), frames=8)
 
 

@@ -20,6 +20,8 @@ from edgepv.importers import KINETICS, LIBRARY, NETS, find, read_labels  # noqa:
 from edgepv.model.checkpoint import build, from_files  # noqa: E402
 from edgepv.model.spec import read_spec  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 NAMES = {
     "torchvision:r3d_18": (122, "bcf06ca66922c7d6"),
     "torchvision:mc3_18": (122, "c308c089d25d1f12"),

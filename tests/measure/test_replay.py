@@ -50,6 +50,7 @@ def test_an_answer_of_the_clip_before_is_not_right_about_this_one() -> None:
     assert found.missed == 10 and found.right == 0
 
 
+@pytest.mark.slow
 def test_the_ladder_falls_to_the_rung_that_is_in_time_and_a_fixed_rung_does_not() -> None:
     played = [shot(0, 30)]
     free = replay("ladder", ladder([100], [0]), [16, 1], played, Deadline(36))

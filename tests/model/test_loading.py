@@ -409,6 +409,7 @@ def test_builders_of_any_wrapping_take_plain_weights(
     assert_same(made, loader.state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pruned", "normed", "doubled", "compiled", "parallel"])
 def test_builders_of_any_wrapping_take_their_own_weights(
     loader: Loader, builders: Callable[[str], str], name: str

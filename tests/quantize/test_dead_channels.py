@@ -16,6 +16,8 @@ from edgepv.quantize.dead_channels import DeadChannels, dead_channels, refuse_de
 from edgepv.stream import Tensors
 from edgepv.types import ModelSpec, TensorSpec, Variant
 
+pytestmark = pytest.mark.slow
+
 SPEC = ModelSpec("net", TensorSpec("frame", (1, 3, 16, 16)), ("a", "b"))
 
 

@@ -154,6 +154,7 @@ def test_an_export_with_a_limit_reaches_it_or_says_why_not(tiny_step: Tiny, tmp_
     assert step.options == {"min_sqnr_db": 45.0, "keep": 0, "ranges": "minmax", "weight_bits": 8}
 
 
+@pytest.mark.slow
 def test_the_command_prints_draws_and_remembers(
     tiny_step: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -180,6 +180,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         known.cache_clear()
 
 
+@pytest.mark.slow
 def test_a_step_of_another_package_is_in_help_plan_and_bundle(
     site: Path, tiny_step: Tiny, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -202,6 +203,7 @@ def test_a_step_of_another_package_is_in_help_plan_and_bundle(
     assert "torch-snapped" in (tmp_path / "b" / "measured.json").read_text()
 
 
+@pytest.mark.slow
 def test_a_step_of_another_package_is_searched(site: Path, tiny_step: Tiny, tmp_path: Path) -> None:
     _install(site, "snap = snap:Step")
     clips = drifts(tmp_path / "clips", ("fight", "no_fight"))

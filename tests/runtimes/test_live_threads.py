@@ -24,6 +24,8 @@ from edgepv.runtimes.record import Record
 from edgepv.runtimes.sources import Frame
 from edgepv.types import Deadline
 
+pytestmark = pytest.mark.slow
+
 FRAMES, EVERY_S, SLEEP_S = 20, 0.03, 1.0
 
 

@@ -30,6 +30,8 @@ from edgepv.stream.account import (  # noqa: E402
 )
 from edgepv.types import ModelSpec, StateSpec, StreamProof, StreamSpec, TensorSpec, decode, encode  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 class Net(nn.Module):
     """A net spelled as one function of its layers and a clip."""

@@ -260,6 +260,7 @@ def nets(draw: st.DrawFn) -> tuple[Layered, int]:
     return Layered(layers, draw(st.sampled_from(["mean", "last", "flat"])), frames).eval(), frames
 
 
+@pytest.mark.slow
 @settings(
     max_examples=12, derandomize=True, deadline=None, database=None, phases=[Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

@@ -24,6 +24,8 @@ from edgepv.stream.values import Clock, TimedTensor  # noqa: E402
 from edgepv.stream.verify import against_chunk, against_clip, steps, verify  # noqa: E402
 from edgepv.types import ModelSpec, StateSpec, TensorSpec  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 FRAMES, SIZE = 6, 8
 SPEC = ModelSpec(
     "net", TensorSpec("clip", (1, 3, FRAMES, SIZE, SIZE), "NCTHW"), ("a", "b", "c"), frames=FRAMES

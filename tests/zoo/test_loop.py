@@ -84,6 +84,7 @@ parallel.stop()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_that_share_a_batch_train_what_one_trains_on_all_of_it(tmp_path: Path) -> None:
     worker = tmp_path / "worker.py"
     worker.write_text(WORKER)

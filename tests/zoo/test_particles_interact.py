@@ -266,6 +266,7 @@ def test_a_step_uses_the_new_velocity() -> None:
     assert position[0, 0].tolist() == [1.75, 1.75]
 
 
+@pytest.mark.slow
 def test_an_oscillator_keeps_its_energy_for_a_thousand_turns() -> None:
     position, velocity = torch.tensor([[[1.0, 0.0]]]).double(), torch.tensor([[[0.0, 1.0]]]).double()
     energy = []

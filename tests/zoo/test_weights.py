@@ -32,6 +32,7 @@ def trained(name: str) -> pv_conv.PvConv:
     return net.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pv-conv-small-fight", "pv-conv-nano-fight"])
 def test_the_recorded_share_of_shipped_clips_is_right(name: str) -> None:
     want = read_json(zoo.INDEX)[name]["metrics"]["shipped"]
@@ -55,6 +56,7 @@ def test_index_and_result_file_state_the_same_accuracy(name: str) -> None:
     assert row["value"] == result["accuracy"]["value"] == hits / row["n"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not ACTIONS.is_dir(), reason="needs the full data set in ../shared")
 def test_small_fight_reaches_its_card_on_the_whole_test_split() -> None:
     what = zoo.checkpoint("pv-conv-small-fight").spec

@@ -57,6 +57,7 @@ def test_events_and_statuses_arrive_once_each_on_their_topics(
     until(lambda: out.counts() == {"taken": 4, "sent": 4, "queued": 0, "lost": 0})
 
 
+@pytest.mark.slow
 def test_a_killed_broker_costs_no_event(broker: Broker, ears: Ears, sink: Open, news: list[str]) -> None:
     """50 events a second before, while and after it is gone; each arrives, in order."""
     heard = ears("cam1/events")
@@ -183,6 +184,7 @@ def test_a_killed_process_leaves_its_queue_to_the_next(
     until(lambda: out.counts() == {"taken": 1, "sent": 31, "queued": 0, "lost": 0})
 
 
+@pytest.mark.slow
 def test_a_process_killed_while_it_delivers_repeats_what_was_on_its_way(
     broker: Broker, ears: Ears, sink: Open, tmp_path: Path
 ) -> None:

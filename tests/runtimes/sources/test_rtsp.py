@@ -24,6 +24,8 @@ from edgepv.runtimes.sources import Frame, Source, open_source
 from edgepv.runtimes.sources.capture import StreamClock
 from edgepv.runtimes.sources.pace import Due, Rate
 
+pytestmark = pytest.mark.slow
+
 
 def read(source: Source, count: int) -> list[Frame]:
     frames = [source.read() for _ in range(count)]
