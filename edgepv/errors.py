@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable
+from typing import TypeVar
 
 MOST_SHOWN = 80
 """Characters of a wrong name or value in a message: a name is known by them, and one line holds it."""
@@ -27,6 +28,9 @@ class EdgepvError(Exception):
     """Base of every error meant for a person; the command line prints it without a traceback."""
 
     exit_code = 1
+
+
+E = TypeVar("E", bound=EdgepvError)
 
 
 class UsageError(EdgepvError):
@@ -120,6 +124,15 @@ class ReceiverError(EdgepvError):
 def kind_of(error: OSError) -> type[UsageError]:
     """Who can cure an error of the operating system: the device's owner, or who named the file."""
     return DeviceError if error.errno in CURES else UsageError
+
+
+def retold(error: E, line: str) -> E:
+    """The same error with another line: its kind and its exit code stay."""
+    import copy
+
+    other = copy.copy(error)
+    other.args = (line,)
+    return other
 
 
 def told(error: BaseException) -> tuple[str, int]:

@@ -39,10 +39,6 @@ Aid = TypeVar("Aid")
 class PromiseError(UsageError):
     """A step was given what it does not take, or made what it promises not to; the code is of what broke."""
 
-    def __init__(self, told: str, exit_code: int) -> None:
-        super().__init__(told)
-        self.exit_code = exit_code
-
 
 @dataclass(frozen=True)
 class Training:
@@ -131,7 +127,9 @@ class Step(ABC, Generic[Model, Aid]):
         except UsageError as e:
             before = ", ".join(s.name for s in given.steps)
             chain = f", after {before}" if before else ""
-            raise PromiseError(f"{e} ({which} {self.name}{chain})", e.exit_code) from e
+            broken = PromiseError(f"{e} ({which} {self.name}{chain})")
+            broken.exit_code = e.exit_code
+            raise broken from e
 
 
 NO_TRAINING = Training()

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from edgepv.base.files import digest
 from edgepv.base.registry import resolve
-from edgepv.errors import EdgepvError, UsageError
+from edgepv.errors import EdgepvError, UsageError, retold
 from edgepv.export.request import BuildRequest, BuildResult
 from edgepv.model.provenance import record
 from edgepv.pipeline.context import RunContext
@@ -94,7 +94,7 @@ def run_builder(
 def nothing_made(target: str, failed: Mapping[str, EdgepvError]) -> NoReturn:
     """Raise the first of the reasons, as an error of its kind, with the names of all that failed."""
     first = next(iter(failed.values()))
-    raise type(first)(f"{target}: nothing could be made ({', '.join(failed)}). {first}") from first
+    raise retold(first, f"{target}: nothing could be made ({', '.join(failed)}). {first}") from first
 
 
 def _flat_base(context: RunContext, model: Ready, models: Path) -> Variant | None:

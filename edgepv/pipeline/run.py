@@ -14,6 +14,7 @@ from edgepv.errors import (
     EdgepvError,
     IncompleteError,
     InconclusiveError,
+    retold,
     told,
 )
 from edgepv.model.checkpoint import load_notes
@@ -107,7 +108,7 @@ def _raise_all(failed: Mapping[str, Exception]) -> NoReturn:
     first = next(iter(failed.values()))
     if len(failed) == 1 or not isinstance(first, EdgepvError):
         raise first
-    raise type(first)("; ".join(f"{name}: {told(e)[0]}" for name, e in failed.items())) from first
+    raise retold(first, "; ".join(f"{name}: {told(e)[0]}" for name, e in failed.items())) from first
 
 
 def exit_code(options: Options, found: ExportResult) -> int:

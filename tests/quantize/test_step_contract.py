@@ -15,9 +15,10 @@ from support import Run, Tiny, drifts
 from edgepv import bundle
 from edgepv.base.console import Console
 from edgepv.base.options import option, options_of
-from edgepv.errors import UsageError
+from edgepv.errors import ModelError, UsageError
 from edgepv.model.checkpoint import build, from_files
 from edgepv.model.spec import read_spec
+from edgepv.pipeline.build import nothing_made
 from edgepv.pipeline.options import Options
 from edgepv.quantize import finetune, low_rank, prune, qat
 from edgepv.quantize.step import (
@@ -80,6 +81,8 @@ class Copied(CheckpointStep):
     def requires(self, given: Checkpoint, aid: Training) -> None:
         if self.flaw == "picky":
             raise UsageError("it takes none")
+        if self.flaw == "cannot":
+            raise ModelError("it cannot")
 
     def work(self, given: Checkpoint, out: Path, aid: Training) -> Checkpoint:
         made = self.saved(given, build(given), out)
@@ -113,6 +116,16 @@ def test_a_broken_promise_names_the_step_and_the_chain(
     before = Copied()(Copied()(source, tmp_path / "1.safetensors"), tmp_path / "2.safetensors")
     with pytest.raises(PromiseError, match=said):
         Copied(flaw)(before, tmp_path / "x.safetensors")
+
+
+def test_what_a_step_refuses_ends_a_target_with_the_code_of_what_it_refused(
+    source: Checkpoint, tmp_path: Path
+) -> None:
+    with pytest.raises(PromiseError) as refused:
+        Copied("cannot")(source, tmp_path / "x.safetensors")
+    with pytest.raises(PromiseError, match="cpu: nothing could be made .v.. it cannot .required") as ended:
+        nothing_made("cpu", {"v": refused.value})
+    assert refused.value.exit_code == ended.value.exit_code == ModelError.exit_code == 12
 
 
 def test_an_option_out_of_range_is_refused_before_the_work(source: Checkpoint, tmp_path: Path) -> None:
