@@ -26,6 +26,19 @@ LEAST = 1e-7
 """Probabilities below it count as this: beside 1, float32 knows no less."""
 
 
+def epochs_option(default: int, help: str, key: str) -> Any:
+    """Epochs of a training, the option that asks for it; none are 0."""
+    return option(
+        default,
+        help,
+        key=key,
+        metavar="N",
+        check=lambda n: n >= 0,
+        hint="give a number of epochs, 0 or more",
+        asks=True,
+    )
+
+
 @dataclass(frozen=True)
 class Step(CheckpointStep):
     """learning_rate: at the start, falls to zero as a cosine. batch: clips."""
@@ -36,14 +49,10 @@ class Step(CheckpointStep):
     needs_clips = True
     done = ("tuned", "fine-tuned")
 
-    epochs: int = option(
+    epochs: int = epochs_option(
         6,
         "epochs of fine-tuning on the training clips (default: 6 after --prune or --low-rank, else 0)",
-        key="tune_epochs",
-        metavar="N",
-        check=lambda n: n >= 0,
-        hint="give a number of epochs, 0 or more",
-        asks=True,
+        "tune_epochs",
     )
     learning_rate: float = 1e-3
     batch: int = 8

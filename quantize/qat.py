@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 
 from edgepv.base.optional import need
-from edgepv.base.options import option
 from edgepv.errors import ModelError, UsageError
 from edgepv.model.checkpoint import build
 from edgepv.quantize import finetune
@@ -40,14 +39,8 @@ class Step(CheckpointStep):
     needs_clips = True
     done = ("qat", "trained under INT8 rounding")
 
-    epochs: int = option(
-        3,
-        "epochs of training under INT8 rounding, for a model that INT8 hurts (default: 0, off)",
-        key="qat",
-        metavar="N",
-        check=lambda n: n >= 0,
-        hint="give a number of epochs, 0 or more",
-        asks=True,
+    epochs: int = finetune.epochs_option(
+        3, "epochs of training under INT8 rounding, for a model that INT8 hurts (default: 0, off)", "qat"
     )
     learning_rate: float = 1e-4
     batch: int = 8
