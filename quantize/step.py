@@ -44,14 +44,15 @@ class PromiseError(UsageError):
 class Training:
     """What a step on a checkpoint may learn from.
 
-    clips: (T, C, H, W) float32 each, training clips only; truth: the index of each one's label. teacher: the
-    original model. progress: shows how far the epochs are.
+    clips: (T, C, H, W) float32 each, training clips only; truth: the index of each one's label. footage: the
+    same of video without labels. teacher: the original model. progress: shows how far the epochs are.
     """
 
     clips: Sequence[np.ndarray] = ()
     truth: Sequence[int] = ()
     teacher: Checkpoint | None = None
     progress: Callable[[range], Iterable[int]] = iter
+    footage: Sequence[np.ndarray] = ()
 
 
 @dataclass(frozen=True)
@@ -139,13 +140,15 @@ class CheckpointStep(Step[Checkpoint, Training]):
     """A step on weights, before a model is made to step and converted.
 
     lossy: what it leaves is fine-tuned next, where there are clips. needs_clips: it is of no use without
-    training clips: it trains, or must be trained after. method: how the search calls it, its name if
-    empty. done: what it adds to the name of a row of the report, and what is said of the model there.
+    training clips: it trains, or must be trained after. watches: its work looks at video without labels.
+    method: how the search calls it, its name if empty. done: what it adds to the name of a row of the report,
+    and what is said of the model there.
     """
 
     order = 25
     lossy: ClassVar[bool] = False
     needs_clips: ClassVar[bool] = False
+    watches: ClassVar[bool] = False
     method: ClassVar[str] = ""
     done: ClassVar[tuple[str, str] | None] = None
 

@@ -17,6 +17,8 @@ from edgepv.quantize.step import CheckpointStep, Training, asked, checkpoint_ste
 from edgepv.types import Checkpoint, ModelSpec, decode, encode
 
 Chain = tuple[CheckpointStep, ...]
+LEARNT_FRAMES = 256
+"""Frames of one film that are looked at without labels: 25 s at 10 frames per second, 39 MB at 112 x 112."""
 
 
 def compressed(context: RunContext, source: Source, clips: Clips) -> Checkpoint | None:
@@ -33,6 +35,8 @@ def compressed(context: RunContext, source: Source, clips: Clips) -> Checkpoint 
         "steps": [[step.name, step.version, encode(step)] for step in chain],
         "clips": clips_digest(clips.train, ordered=True),
     }
+    if any(step.watches for step in chain):
+        key["footage"] = clips_digest(clips.unlabelled, ordered=True)
     tools = tuple(dict.fromkeys(tool for step in chain for tool in step.tools))
     folder, result = context.step(
         "compress", key, tools, lambda out: _compress(context, chain, checkpoint, clips, out)
@@ -72,7 +76,11 @@ def _compress(context: RunContext, chain: Chain, checkpoint: Checkpoint, clips: 
         shown = context.console.track(clips.train, "decoding training clips")
         frames = [model_frames(c.path, checkpoint.spec) for c in shown]
         truth = [checkpoint.spec.labels.index(str(c.label)) for c in clips.train]
-        training = Training(frames, truth, checkpoint)
+        training = replace(training, clips=frames, truth=truth)
+    if any(step.watches for step in chain):
+        shown = context.console.track(clips.unlabelled, "decoding footage")
+        footage = [model_frames(c.path, checkpoint.spec, LEARNT_FRAMES) for c in shown]
+        training = replace(training, footage=footage)
     compact = checkpoint
     for step in chain:
         context.console.say(f"{step.name}: {step.told()}")

@@ -50,6 +50,12 @@ class Options:
         "per label, or manifest.csv; needed for INT8 of your own model, and for --prune",
         metavar="DIR",
     )
+    footage: str | None = option(
+        None,
+        "video without labels like what the camera will see: half of its files may be learnt from where no "
+        "labels are needed, on the others the answers that change are counted",
+        metavar="DIR",
+    )
     steps: dict[str, Any] = field(default_factory=dict)
     stream: str = option(
         "auto",
@@ -161,6 +167,8 @@ def check_options(options: Options, targets: Sequence[Target]) -> None:
     _refuse_unheeded(options, targets)
     if options.clips and not Path(options.clips).is_dir():
         raise UsageError(f"{options.clips} is not a folder. --clips wants a folder of video clips")
+    if options.footage and not Path(options.footage).is_dir():
+        raise UsageError(f"{options.footage} is not a folder. --footage wants a folder of video")
 
 
 def _refuse_taken(options: Options, target: Target) -> None:

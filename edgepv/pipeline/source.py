@@ -14,7 +14,7 @@ from edgepv.base.files import digest, sha256
 from edgepv.base.optional import present
 from edgepv.base.tasks import TASKS
 from edgepv.data.clips import SHOWN_LABELS, Clip, find_clips, survey, unheld_told, unlabelled_told
-from edgepv.data.split import split_clips
+from edgepv.data.split import apart, split_clips, split_in_two
 from edgepv.errors import UsageError
 from edgepv.model.checkpoint import from_files
 from edgepv.model.spec import at_size, read_spec, with_particles
@@ -45,8 +45,9 @@ class Source:
 class Clips:
     """Clips by use; no group stands on two sides.
 
-    origin: where they come from. notes: what of the user's folder was left out, and which labels have no
-    held-out clips.
+    footage, watched: video without labels, of which the one may be learnt from and the other counts the
+    answers that change. origin: where they come from. notes: what of the user's folder was left out, and
+    which labels have no held-out clips.
     """
 
     train: tuple[Clip, ...]
@@ -55,6 +56,13 @@ class Clips:
     origin: str
     fits: bool = True
     notes: tuple[str, ...] = ()
+    footage: tuple[Clip, ...] = ()
+    watched: tuple[Clip, ...] = ()
+
+    @property
+    def unlabelled(self) -> tuple[Clip, ...]:
+        """What a step that needs no labels may learn from: footage, else what calibrates; never judged."""
+        return self.footage or (self.calibration if self.fits else ())
 
 
 def load(options: Options) -> Source:
@@ -158,6 +166,48 @@ def _spec(options: Options, name: str) -> ModelSpec:
 
 
 def gather(options: Options, spec: ModelSpec) -> Clips:
+    """Clips of every use, with those of ``--footage``; see ``_with_labels``.
+
+    Where no clips fit the model, footage sets the INT8 ranges too, and what is watched is compared.
+    Raises UsageError for a video on two sides.
+    """
+    clips = _with_labels(options, spec)
+    if not options.footage:
+        _refuse_rangeless(options, spec, clips)
+        return clips
+    learnt, watched = _two_sides([replace(c, label=None) for c in find_clips(Path(options.footage), ())])
+    if not clips.fits:
+        held_out = tuple(watched) or clips.held_out
+        clips = replace(
+            clips, calibration=tuple(learnt), held_out=held_out, origin=options.footage, fits=True
+        )
+    _refuse_shared((*learnt, *clips.calibration, *clips.train), (*clips.held_out, *watched))
+    return replace(clips, footage=tuple(learnt), watched=tuple(watched))
+
+
+def _refuse_rangeless(options: Options, spec: ModelSpec, clips: Clips) -> None:
+    """Raise UsageError for INT8 without clips that could set its ranges."""
+    if not clips.fits and options.precision == "int8":
+        raise UsageError(
+            f"INT8 for {spec.name} needs clips like those its camera will see: --clips DIR, or --footage DIR "
+            "without labels. Ranges set on other video would silently cost accuracy"
+        )
+
+
+def _two_sides(film: list[Clip]) -> tuple[list[Clip], list[Clip]]:
+    """(film to learn from, film to watch): as the folders are called, else half of the groups each.
+
+    One group alone is learnt from.
+    """
+    if any(c.split for c in film):
+        watched = [c for c in film if c.split in ("evaluation", "validation", "test")]
+        learnt = [c for c in film if c not in watched]
+        apart(footage=learnt, watched=watched)
+        return learnt, watched
+    return split_in_two(film)[:2] if len({c.group for c in film}) > 1 else (film, [])
+
+
+def _with_labels(options: Options, spec: ModelSpec) -> Clips:
     """Calibration, training and held-out clips: the user's, else those shipped with edgepv.
 
     A classifier whose labels the shipped clips do not carry gets them as plain video: enough to compare
@@ -179,11 +229,6 @@ def gather(options: Options, spec: ModelSpec) -> Clips:
         shipped = [replace(c, label=None) for c in shipped]
     calibration, held_out = split_clips(shipped, calibration=CALIBRATION_CLIPS)
     origin = "shipped with edgepv" if fits else "shipped with edgepv, as plain video"
-    if not fits and options.precision == "int8":
-        raise UsageError(
-            f"INT8 for {spec.name} needs clips like those its camera will see: --clips DIR. Ranges set "
-            "on other video would silently cost accuracy"
-        )
     return Clips((), tuple(calibration), tuple(held_out), origin, fits)
 
 
@@ -201,7 +246,7 @@ def _unjudged(clips: Sequence[Clip], held_out: Sequence[Clip], spec: ModelSpec) 
 
 
 def _refuse_shared(seen: Sequence[Clip], held_out: Sequence[Clip]) -> None:
-    """Raise UsageError if a clip that calibrates or trains is judged too, under whatever name."""
+    """Raise UsageError if a clip that calibrates or trains judges too, under whatever name."""
     known = {sha256(c.path): c.path for c in seen}
     for clip in held_out:
         twin = known.get(sha256(clip.path))
