@@ -106,7 +106,7 @@ def factorize(weight: Any, energy: float) -> tuple[Any, Any]:
 
 def _split_layers(module: Any, spec: ModelSpec, energy: float) -> dict[str, int]:
     """Split in place every layer it pays for; name -> rank."""
-    costs = _costs(module, spec)
+    costs = multiplications(module, spec)
     ranks: dict[str, int] = {}
     for name, layer in list(module.named_modules()):
         heavy = costs.get(name, 0) > HEAVY * sum(costs.values())
@@ -123,7 +123,7 @@ def _split_layers(module: Any, spec: ModelSpec, energy: float) -> dict[str, int]
     return ranks
 
 
-def _costs(module: Any, spec: ModelSpec) -> dict[str, int]:
+def multiplications(module: Any, spec: ModelSpec) -> dict[str, int]:
     """Multiplications of every convolution and linear layer that the module calls, by name.
 
     Raises ModelError if the module does not run.

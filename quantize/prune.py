@@ -137,7 +137,7 @@ class Step(CheckpointStep):
                 "larger --prune"
             )
         pruned = self.saved(given, module, out, params=[before, after])
-        _check_rebuilt(module, pruned)
+        check_rebuilt(module, pruned)
         return pruned
 
     def _cut(self, module: Any, spec: ModelSpec, clips: Sequence[np.ndarray], truth: Sequence[int]) -> None:
@@ -173,7 +173,7 @@ def refuse_changed(silenced: Any, cut: Any, spec: ModelSpec) -> None:
         )
 
 
-def _check_rebuilt(module: Any, pruned: Checkpoint) -> None:
+def check_rebuilt(module: Any, pruned: Checkpoint) -> None:
     """Raise ModelError unless ``pruned`` builds to what ``module`` computes."""
     why = "its answers differ"
     try:

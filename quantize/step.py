@@ -247,16 +247,19 @@ def checkpoint_steps() -> tuple[type[CheckpointStep], ...]:
     return tuple(kind for kind in steps().values() if issubclass(kind, CheckpointStep))
 
 
-def asked(given: Mapping[str, Any], seed: int = 0, *, tuning: bool = False) -> tuple[CheckpointStep, ...]:
-    """The steps on a checkpoint that these options ask for, in order.
+def asked(
+    given: Mapping[str, Any], seed: int = 0, *, tuning: bool = False, watching: bool = False
+) -> tuple[CheckpointStep, ...]:
+    """The steps on a checkpoint that these options ask for, in order, with those that are due.
 
-    given: values by the options' keys. tuning: with those that are due. Raises UsageError for a value of a
-    wrong type.
+    given: values by the options' keys. tuning, watching: whether there are clips to train on, video to look
+    at: what needs them is due then only. Raises UsageError for a value of a wrong type.
     """
     chain: list[CheckpointStep] = []
     for kind in checkpoint_steps():
         wanted = kind.wanted(given)
-        if wanted or (wanted is None and tuning and kind.due(chain)):
+        able = watching if kind.watches else tuning
+        if wanted or (wanted is None and able and kind.due(chain)):
             chain.append(kind.of(given, seed))
     return tuple(chain)
 

@@ -21,12 +21,19 @@ LEARNT_FRAMES = 256
 """Frames of one film that are looked at without labels: 25 s at 10 frames per second, 39 MB at 112 x 112."""
 
 
-def compressed(context: RunContext, source: Source, clips: Clips) -> Checkpoint | None:
-    """The checkpoint after every step that was asked for or is due; the same one if there is none."""
+def compressed(
+    context: RunContext, source: Source, clips: Clips
+) -> tuple[Checkpoint | None, tuple[str, ...]]:
+    """(the checkpoint after every step that was asked for or is due, notes); the same one if there is none.
+
+    A step that is due and cannot be done is left out, and a note says why.
+    """
     checkpoint = source.checkpoint
     chain = chain_of(context.options, source.spec, clips)
+    if checkpoint is None:
+        chain = tuple(step for step in chain if type(step).wanted(context.options.steps))
     if not chain:
-        return checkpoint
+        return checkpoint, ()
     if checkpoint is None:
         raise UsageError("an ONNX file is compressed by INT8 only, the rest is done in torch. Use --prune 0")
     _refuse_untrainable(chain, checkpoint.spec, clips)
@@ -41,14 +48,17 @@ def compressed(context: RunContext, source: Source, clips: Clips) -> Checkpoint 
     folder, result = context.step(
         "compress", key, tools, lambda out: _compress(context, chain, checkpoint, clips, out)
     )
-    compact = decode(Checkpoint, result)
-    return replace(compact, weights=str(folder / compact.weights))
+    compact = decode(Checkpoint, result["checkpoint"])
+    if compact.sha256 != checkpoint.sha256:
+        checkpoint = replace(compact, weights=str(folder / compact.weights))
+    return checkpoint, tuple(result["notes"])
 
 
 def chain_of(options: Options, spec: ModelSpec, clips: Clips) -> Chain:
     """The steps on a checkpoint that the options ask for, and where clips can train it those that are due."""
-    tuning = bool(clips.train) and spec.task == "classification"
-    return asked(options.steps, options.seed, tuning=tuning)
+    labels = spec.task == "classification"
+    tuning, watching = labels and bool(clips.train), labels and bool(clips.unlabelled)
+    return asked(options.steps, options.seed, tuning=tuning, watching=watching)
 
 
 def _refuse_untrainable(chain: Chain, spec: ModelSpec, clips: Clips) -> None:
@@ -70,20 +80,33 @@ def _refuse_untrainable(chain: Chain, spec: ModelSpec, clips: Clips) -> None:
 
 
 def _compress(context: RunContext, chain: Chain, checkpoint: Checkpoint, clips: Clips, folder: Path) -> Any:
-    """Run the chain; writes weights into ``folder``, returns the last checkpoint as data."""
-    training = Training(teacher=checkpoint)
-    if any(step.learns for step in chain):
-        shown = context.console.track(clips.train, "decoding training clips")
-        frames = [model_frames(c.path, checkpoint.spec) for c in shown]
-        truth = [checkpoint.spec.labels.index(str(c.label)) for c in clips.train]
-        training = replace(training, clips=frames, truth=truth)
-    if any(step.watches for step in chain):
-        shown = context.console.track(clips.unlabelled, "decoding footage")
-        footage = [model_frames(c.path, checkpoint.spec, LEARNT_FRAMES) for c in shown]
-        training = replace(training, footage=footage)
-    compact = checkpoint
+    """Run the chain; writes weights into ``folder``, returns the last checkpoint as data, and notes."""
+    training = _training(context, chain, checkpoint, clips)
+    compact, notes = checkpoint, []
     for step in chain:
         context.console.say(f"{step.name}: {step.told()}")
         show = functools.partial(context.console.track, what=step.name)
-        compact = step(compact, folder / f"{step.name}.safetensors", replace(training, progress=show))
-    return encode(replace(compact, weights=Path(compact.weights).name))
+        out = folder / f"{step.name}.safetensors"
+        try:
+            compact = step(compact, out, replace(training, progress=show))
+        except UsageError as e:
+            if type(step).wanted(context.options.steps):
+                raise
+            notes.append(f"no {step.name}: {e}")
+            context.console.say(notes[-1])
+    return {"checkpoint": encode(replace(compact, weights=Path(compact.weights).name)), "notes": notes}
+
+
+def _training(context: RunContext, chain: Chain, checkpoint: Checkpoint, clips: Clips) -> Training:
+    """What the steps of a chain look at; only what one of them needs is decoded."""
+    training, spec = Training(teacher=checkpoint), checkpoint.spec
+    if any(step.learns for step in chain):
+        shown = context.console.track(clips.train, "decoding training clips")
+        frames = [model_frames(c.path, spec) for c in shown]
+        truth = [spec.labels.index(str(c.label)) for c in clips.train]
+        training = replace(training, clips=frames, truth=truth)
+    if any(step.watches for step in chain):
+        shown = context.console.track(clips.unlabelled, "decoding footage")
+        footage = [model_frames(c.path, spec, LEARNT_FRAMES) for c in shown]
+        training = replace(training, footage=footage)
+    return training

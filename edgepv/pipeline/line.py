@@ -64,12 +64,14 @@ class Ready:
 def lowered(context: RunContext, source: Source, clips: Clips) -> Lowered:
     """Compress, stream and lower a model that is what it seems, as the options say."""
     source, said = probed(context, source)
-    checkpoint = compressed(context, source, clips)
+    checkpoint, left_out = compressed(context, source, clips)
     checkpoint, flat, notes = streamed(context, checkpoint, clips)
     base, folder = lower(context, source, checkpoint)
     read = [s for s in base.steps if s.name == "read"]
     notes += tuple(f"{source.onnx}: {what}" for step in read for what in step.options["changed"])
-    return Lowered(source, checkpoint, base, folder, flat, (*load_notes(source.checkpoint), *said, *notes))
+    return Lowered(
+        source, checkpoint, base, folder, flat, (*load_notes(source.checkpoint), *said, *left_out, *notes)
+    )
 
 
 def probed(context: RunContext, source: Source) -> tuple[Source, tuple[str, ...]]:

@@ -74,8 +74,14 @@ class Candidate:
             precision=self.precision,
             stream="auto" if self.form == "stream" else "window",
             size=None if self.size == native else self.size,
-            steps={**asked.steps, **self.given, **tuned},
+            steps={**_not_due(), **asked.steps, **self.given, **tuned},
         )
+
+
+def _not_due() -> dict[str, float]:
+    """Off, for the steps that an export takes without being asked: a candidate is what its name says."""
+    watching = (kind for kind in checkpoint_steps() if kind.watches)
+    return {o.key: 0.0 for kind in watching for o in options_of(kind) if o.asks}
 
 
 def command(options: Options, out: str) -> str:

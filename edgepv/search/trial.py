@@ -297,7 +297,8 @@ class TrialRunner:
         checkpoint = self.source.checkpoint
         if checkpoint is None:
             return None
-        chain = [s for s in asked({**self.question.options.steps, **candidate.given}) if not s.learns]
+        chain = asked({**self.question.options.steps, **candidate.given})
+        chain = tuple(s for s in chain if not (s.learns or s.watches))
         key = {
             "step": "search layers",
             "model": source_key(self.source),
