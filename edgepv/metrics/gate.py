@@ -20,7 +20,8 @@ def gate_failure(row: Measurement) -> str | None:
         return f"parity of {what}, {sqnr:.1f} dB, is below {parity.min_sqnr_db:.0f} dB, first at {where}"
     if drop and drop.verdict == "fail":
         loss, low, high = drop.figures()
-        return f"it loses {loss} {drop.unit} ({low} to {high}, {drop.n} clips), more than {drop.max_drop:g}"
+        what = "it is expected to lose" if drop.counted else "it loses"
+        return f"{what} {loss} {drop.unit} ({low} to {high}, {drop.n} clips), more than {drop.max_drop:g}"
     both = (*audit.convolutions, *audit.products) if audit else ()
     if row.precision == "int8" and both and all(c.executed == "float" for c in both):
         return f"INT8 in name only: all {_counted(audit)} run in float"
@@ -63,9 +64,13 @@ def inconclusive_reason(row: Measurement) -> str | None:
 
 
 def doubtful_loss(row: Measurement) -> str | None:
-    """What a variant that may be shipped lost above the gate, on too few clips to tell, or None."""
+    """What a variant that may be shipped lost above the gate, on too few clips to tell, or None.
+
+    A loss that was counted was seen; one that the margins tell of is expected (``metrics.margins``).
+    """
     drop = row.drop
     if not within_gate(row) or drop is None or within_limit(drop):
         return None
     loss = drop.figures()[0]
-    return f"it lost {loss} {drop.unit} on {drop.n} clips ({drop.interval()}), too few to tell"
+    what = "it is expected to lose" if drop.counted else "it lost"
+    return f"{what} {loss} {drop.unit} on {drop.n} clips ({drop.interval()}), too few to tell"

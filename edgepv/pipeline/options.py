@@ -34,7 +34,7 @@ class Options:
     ``edgepv.quantize.step``). gate: whether ``max_drop`` was set; then too few clips to tell is an error.
     """
 
-    model: str = "pv-conv-small"
+    model: str = "pv-c3d"
     targets: tuple[str, ...] = ("cpu",)
     out: str = option(
         "bundle",

@@ -14,7 +14,17 @@ from edgepv.export.request import BuildResult
 from edgepv.metrics import gate
 from edgepv.pipeline import choose, evaluate, pack
 from edgepv.targets import target
-from edgepv.types import Latency, Measurement, ModelSpec, PairedDrop, Parity, TensorSpec, Variant, Verdict
+from edgepv.types import (
+    Counted,
+    Latency,
+    Measurement,
+    ModelSpec,
+    PairedDrop,
+    Parity,
+    TensorSpec,
+    Variant,
+    Verdict,
+)
 
 
 def restored(low: float, verdict: Verdict) -> Measurement:
@@ -31,6 +41,15 @@ def test_a_loss_in_db_is_told_finely_enough_to_see_that_it_is_above_the_gate() -
 def test_a_doubt_in_db_shows_that_the_gate_lies_inside_the_interval() -> None:
     said = gate.inconclusive_reason(restored(-0.02, "inconclusive"))
     assert said and "it lost 0.34 dB on 20 clips (-0.02 to 0.38), too few to tell" in said
+
+
+def test_a_loss_that_nobody_saw_is_called_expected() -> None:
+    drop = PairedDrop(1.3, -0.8, 3.6, 24, 1, 0, 1.0, "inconclusive", counted=Counted(4.2, -12.7, 22.6))
+    row = Measurement("v", "cpu", "onnxruntime", "int8", "step", "ok", drop=drop)
+    said = gate.inconclusive_reason(row)
+    assert said and "it is expected to lose 1.30 points on 24 clips" in said
+    failed = replace(row, drop=replace(drop, low=1.1, verdict="fail"))
+    assert "it is expected to lose 1.30 points" in str(gate.gate_failure(failed))
 
 
 def parity(sqnr_db: float, promised: float) -> Parity:

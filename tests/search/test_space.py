@@ -65,8 +65,7 @@ def test_the_command_makes_the_candidate_again() -> None:
 def test_the_model_as_it_was_written_leaves_out_what_an_export_does_unasked() -> None:
     plain = Candidate("openvino-fp32", "stream", 112).options(Options("pv-c3d"), 112, None)
     assert command(plain, "b") == (
-        "edgepv export pv-c3d --target cpu --precision fp32 --variant openvino-fp32 "
-        "--fold 0 --out b"
+        "edgepv export pv-c3d --target cpu --precision fp32 --variant openvino-fp32 --fold 0 --out b"
     )
 
 
