@@ -50,6 +50,7 @@ def card(name: str, folder: Path = FOLDER) -> str:
         "## Accuracy",
         crossval(name, folder),
         _headline(row, task, result),
+        *_alarm(result),
         classes_table(row),
         f"![confusion matrix]({name}.png)",
         "## Compared with simple methods",
@@ -91,6 +92,23 @@ def _headline(row: Accuracy, task: str, result: dict[str, Any]) -> str:
         "is resized, there is no cropping. One network, seed "
         f"{result['seed']}. {chosen(result['name'], result)}"
     )
+
+
+def _alarm(result: dict[str, Any]) -> list[str]:
+    """The operating point of an alarm, where training chose one."""
+    point = result["test"].get("alarm")
+    if point is None:
+        return []
+    recall, rate = point["recall"], point["per_hour"]
+    return [
+        f"As an alarm for `{point['label']}`: from a score of **{point['threshold']:g}** on, chosen on the "
+        f"validation clips, it sees {percent(recall['value'])} ({100 * recall['low']:.1f} to "
+        f"{100 * recall['high']:.1f}) of the test clips that show it. False alarms: {point['false_alarms']} "
+        f"in {3600 * point['hours']:.0f} s of test clips that do not, {rate[0]:.0f} an hour "
+        f"({rate[1]:.0f} to {rate[2]:.0f}; 95 % Poisson interval). These clips were picked to look "
+        "like it; on a quiet camera it was not measured. See `examples/alarm.toml` for how "
+        "long a score must hold."
+    ]
 
 
 def _comparison(name: str, model: str, task: str, row: Accuracy, folder: Path) -> str:
