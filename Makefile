@@ -5,6 +5,8 @@ PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3,\
 	$(shell $(name) -c '$(FITS)' 2>/dev/null && echo $(name))))
 VENV := .venv
 BIN := $(VENV)/bin
+# Python compiles what it imports, once; pip would compile the thousands of files that nobody imports too.
+PIP = $(BIN)/pip install --quiet --no-compile
 OUT := demo
 
 .PHONY: demo demo-report check test lint types system unit whole rooms install clean
@@ -14,13 +16,13 @@ $(VENV)/installed: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "no Python 3.11, 3.12 or 3.13 that can make a virtual environment is on the PATH." \
 	    "Install one (Debian: python3 and python3-venv), or name one: make PYTHON=/path/to/python3"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet "torch==2.13.*" "numpy<2.5"
-	$(BIN)/pip install --quiet --editable ".[all]"
+	$(PIP) "torch==2.13.*" "numpy<2.5"
+	$(PIP) --editable ".[all]"
 	touch $@
 
 # NVIDIA's parser is proprietary and optional: tests alone install it, and skip what needs it where there is none.
 $(VENV)/trt-check: $(VENV)/installed
-	$(BIN)/pip install --quiet --editable ".[trt-check]" && touch $@ || \
+	$(PIP) --editable ".[trt-check]" && touch $@ || \
 	    echo "no tensorrt-rtx for this machine: the tests that ask NVIDIA's parser will be skipped"
 
 install: $(VENV)/installed

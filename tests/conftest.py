@@ -6,6 +6,7 @@ its file, or the mark on itself. All others are unit tests, also those that ask 
 
 from __future__ import annotations
 
+import gc
 import os
 import runpy
 from collections.abc import Callable, Iterator
@@ -13,20 +14,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import CLIPS, ROOT, SPEC, TINY, Run, Tiny, made_once, skip_lines
+from support import CLIPS, ROOT, SPEC, TINY, Run, Tiny, in_this_process, made_once, skip_lines
+
+from edgepv.base import isolated
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Python looks for garbage after each 700 new objects; among the millions that torch and the converters hold,
+# that is a good part of the time of an export.
+gc.set_threshold(20_000, 10, 10)
 pytest_plugins = ["live_fixtures"]
 
 LONGEST = ("tests/test_readme.py", "tests/pipeline/test_pipeline.py", "tests/cli/test_cli.py")
-"""Files of minutes. Workers take whole files, so these must not come last, when one worker would wait."""
+"""Files of minutes, the longest first. Workers take whole files, and one would wait for a long last one."""
+
+IN_PROCESSES = ("edgepv.export.to_tflite.call", "edgepv.measure.memory.call")
+"""What edgepv calls in a process of its own wherever an export needs it."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files come first, then those with slow tests, then the rest."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    longest = {ROOT / name for name in LONGEST}
-    items.sort(key=lambda item: (item.path not in longest, item.path not in slow))
+    first = {ROOT / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: (first.get(item.path, len(first)), item.path not in slow))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -45,10 +54,32 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def short_timings() -> Iterator[None]:
-    """Latencies from as few calls as on the busiest machine: half of an export's time was this."""
+    """Latencies from a few calls: half of an export's time was this, and no test looks at a speed."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("edgepv.measure.latency.BUDGET_S", 0.0)
+        patch.setattr("edgepv.measure.latency.MIN_CALLS", 3)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def warm_tools() -> Iterator[None]:
+    """LiteRT's converter, and the look at a variant's memory, without a process of their own.
+
+    A worker imports the tools once rather than each conversion anew. ``apart`` takes this back.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LITERT_TORCH_SHOW_PROGRESS", "n")
+        patch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
+        for place in IN_PROCESSES:
+            patch.setattr(place, in_this_process)
+        yield
+
+
+@pytest.fixture
+def apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every tool in a process of its own, as users have it."""
+    for place in IN_PROCESSES:
+        monkeypatch.setattr(place, isolated.call)
 
 
 @pytest.fixture
@@ -105,6 +136,21 @@ def step_bundle(tiny_step: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Pa
         assert main(["export", *tiny_step.arguments, "--target", "cpu", "--out", str(out)]) == 0
 
     return made_once(tmp_path_factory, "step", export)
+
+
+@pytest.fixture(scope="session")
+def few_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four of the shipped clips of each label to train or calibrate on, and four to judge."""
+
+    def link(folder: Path) -> None:
+        for split, source in (("train", "calibration"), ("test", "evaluation")):
+            for label in ("fight", "no_fight"):
+                place = folder / split / label
+                place.mkdir(parents=True)
+                for path in sorted((CLIPS / source / label).glob("*.mp4"))[:4]:
+                    (place / path.name).symlink_to(path)
+
+    return made_once(tmp_path_factory, "few", link)
 
 
 @pytest.fixture(scope="session")

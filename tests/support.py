@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import importlib
+import json
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from edgepv.errors import EdgepvError, EngineError
 
 Run = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).resolve().parents[1]
@@ -70,9 +73,15 @@ def skip_lines(reports: Sequence[pytest.TestReport]) -> list[str]:
 
 
 def in_this_process(function: str, *, timeout_s: float = 0, tool: str = "", **arguments: Any) -> Any:
-    """What ``isolated.call`` does, without the half second that a process of its own takes."""
+    """What ``isolated.call`` does, without the seconds in which a process of its own imports its tools."""
     module, _, name = function.partition(":")
-    return getattr(importlib.import_module(module), name)(**arguments)
+    given = json.loads(json.dumps(arguments))
+    try:
+        return json.loads(json.dumps(getattr(importlib.import_module(module), name)(**given)))
+    except EdgepvError:
+        raise
+    except Exception as e:
+        raise EngineError(f"{tool or name} failed: {type(e).__name__}: {e}") from e
 
 
 def drifts(folder: Path, labels: tuple[str, str], side: int = 32) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from support import in_this_process
 
 from edgepv.base.isolated import call
 from edgepv.errors import UsageError
@@ -53,6 +54,14 @@ def test_it_imports_from_where_this_process_does() -> None:
 def test_a_failure_is_one_line(function: str, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         call(f"converter_of_a_user:{function}")
+
+
+def test_what_tests_take_for_it_answers_and_fails_alike() -> None:
+    assert in_this_process("converter_of_a_user:double", number=21) == 42
+    with pytest.raises(UsageError, match="^litert-torch failed: ValueError: no such operator$"):
+        in_this_process("converter_of_a_user:fail", tool="litert-torch")
+    with pytest.raises(UsageError, match="^net: looks ahead. To stream it, look back$"):
+        in_this_process("converter_of_a_user:refuse")
 
 
 def test_a_converter_that_hangs_is_stopped() -> None:

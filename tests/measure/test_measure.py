@@ -64,6 +64,7 @@ def test_device_facts_never_guess() -> None:
     assert facts.cpu and facts.cores >= 1 and facts.arch
 
 
+@pytest.mark.usefixtures("apart")
 def test_a_process_that_was_large_does_not_make_its_variants_large(tmp_path: Path) -> None:
     found = bundle.read(write_null_bundle(tmp_path / "b"))
     parent = np.ones(50_000_000)  # 381 MiB, every page touched

@@ -19,15 +19,7 @@ import edgepv
 from edgepv import bundle
 from edgepv.data.frames import preprocess
 from edgepv.data.video import read_video
-from edgepv.measure import latency
 from edgepv.types import Report, decode
-
-
-@pytest.fixture(autouse=True)
-def short_timing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Speeds are not looked at here."""
-    monkeypatch.setattr(latency, "BUDGET_S", 0.0)
-    monkeypatch.setattr(latency, "MIN_CALLS", 3)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,6 @@ from support import TINY, Run, Tiny, drifts
 from edgepv.bundle.manifest import check, read
 from edgepv.errors import AccuracyGateError
 from edgepv.export import for_cpu
-from edgepv.measure import latency
 from edgepv.pipeline import choose
 
 pytestmark = pytest.mark.slow
@@ -39,13 +38,6 @@ def build():
 """A model whose conversion to LiteRT, in a process of its own, sends a signal: to that or to its parent."""
 
 
-@pytest.fixture(autouse=True)
-def short_timing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Speeds are not looked at here."""
-    monkeypatch.setattr(latency, "BUDGET_S", 0.0)
-    monkeypatch.setattr(latency, "MIN_CALLS", 3)
-
-
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return drifts(tmp_path_factory.mktemp("drifts"), ("fight", "no_fight"))
@@ -59,6 +51,7 @@ def killed(tiny: Tiny, folder: Path, clips: Path, who: str, name: str) -> list[s
     return ["export", f"{file}:build", *tiny.arguments[1:], *wanted]
 
 
+@pytest.mark.usefixtures("apart")
 def test_a_killed_converter_costs_its_own_target_only(
     run: Run, tiny_step: Tiny, clips: Path, tmp_path: Path
 ) -> None:

@@ -109,7 +109,6 @@ def test_int8_litert_counts_on_where_its_clips_ended(
 ) -> None:
     pytest.importorskip("litert_torch")
     monkeypatch.setattr(isolated, "call", in_this_process)
-    monkeypatch.setattr("edgepv.export.to_tflite.call", in_this_process)
     source, base, folder = made
     wanted = _answers(EagerEngine(build(source), SPEC, base.stream).infer, base, clip)
     real, feeds = to_tflite(source, base, folder / "model.tflite"), _feeds(made, clip)
