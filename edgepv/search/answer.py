@@ -15,7 +15,7 @@ from edgepv.metrics.pareto import pareto
 from edgepv.metrics.stats import counted
 from edgepv.search.finals import Result, finish
 from edgepv.search.space import command
-from edgepv.search.study import Study, opened
+from edgepv.search.study import Study, opened, shown, told_if_lost
 from edgepv.search.trial import SearchRequest, TrialRunner, at_percentile
 from edgepv.types import Latency, PairedDrop, decode
 
@@ -34,27 +34,29 @@ def search(
     """(the answer, name of the study). Workers may join while it runs; a later call goes on where it stopped.
 
     seconds: for the whole of it. Raises LatencyGateError if nothing answers in time, AccuracyGateError if
-    nothing in time keeps the accuracy.
+    nothing in time keeps the accuracy, DeviceError if the storage is lost.
     """
     ground = TrialRunner(question, console)
-    study = Study(question, ground, storage, console)
-    console.say(
-        f"study {study.name}: {len(ground.search)} search clips, {len(ground.final)} final clips, "
-        f"{len(ground.clips.train)} training clips"
-    )
-    study.study.set_user_attr("over", False)
-    try:
-        study.run(seconds=SHARE * seconds, trials=trials)
-    finally:
-        study.study.set_user_attr("over", True)
-    return finish(study, console), study.name
+    with told_if_lost(storage):
+        study = Study(question, ground, storage, console)
+        console.say(
+            f"study {study.name}: {len(ground.search)} search clips, {len(ground.final)} final clips, "
+            f"{len(ground.clips.train)} training clips"
+        )
+        study.study.set_user_attr("over", False)
+        try:
+            study.run(seconds=SHARE * seconds, trials=trials)
+        finally:
+            study.study.set_user_attr("over", True)
+        return finish(study, console), study.name
 
 
 def work(storage: str, name: str | None, clips: str | None, console: Console) -> int:
     """Join a study until its search is over; returns how many trials this worker did.
 
     clips: where the clips lie on this machine, None for the same place. Raises UsageError if there is no
-    such study, or this machine, model or clips differ from the searcher's.
+    such study, or this machine, model or clips differ from the searcher's, DeviceError if the storage is
+    lost.
     """
     optuna = need("optuna", extra="compress")
     names = optuna.get_all_study_names(opened(storage))
@@ -62,20 +64,22 @@ def work(storage: str, name: str | None, clips: str | None, console: Console) ->
     going = [n for n in names if name in (None, n) and "question" in attrs[n] and not attrs[n].get("over")]
     if len(going) != 1:
         raise UsageError(
-            f"{storage} holds {len(going)} studies to join ({', '.join(going[:5]) or 'none'}). Name one with "
-            "--study, or start the search first"
+            f"{shown(storage)} holds {len(going)} studies to join ({', '.join(going[:5]) or 'none'}). "
+            "Name one with --study, or start the search first"
         )
     question = decode(SearchRequest, attrs[going[0]]["question"])
     if clips:
         question = replace(question, options=replace(question.options, clips=clips))
-    study = Study(question, TrialRunner(question, console), storage, console)
-    if study.name != going[0]:
-        raise UsageError(
-            f"this machine has another model, other clips or another edgepv than study {going[0]}. Install "
-            "the same version, and give the same files"
-        )
-    study.run(seconds=float("inf"), trials=None, over=lambda: bool(study.study.user_attrs.get("over")))
-    return study.mine()
+    ground = TrialRunner(question, console)
+    with told_if_lost(storage):
+        study = Study(question, ground, storage, console)
+        if study.name != going[0]:
+            raise UsageError(
+                f"this machine has another model, other clips or another edgepv than study {going[0]}. "
+                "Install the same version, and give the same files"
+            )
+        study.run(seconds=float("inf"), trials=None, over=lambda: bool(study.study.user_attrs.get("over")))
+        return study.mine()
 
 
 def exit_code(result: Result) -> int:

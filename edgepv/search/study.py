@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
+import re
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from edgepv.base.machine import machine
 from edgepv.base.optional import need
 from edgepv.base.quiet import hush
 from edgepv.data.clips import clips_digest
-from edgepv.errors import EdgepvError, UsageError
+from edgepv.errors import DeviceError, EdgepvError, UsageError
 from edgepv.metrics.gate import within_limit
 from edgepv.pipeline.source import source_key
 from edgepv.search import costs
@@ -133,7 +135,7 @@ class Study:
         try:
             self._skip_hopeless(candidate, trial)
             result = self.trials.measure(candidate, lambda at, ratio: self._time(trial, at, ratio))
-        except self._optuna.TrialPruned:
+        except (self._optuna.TrialPruned, self._optuna.exceptions.StorageInternalError):
             raise
         except Exception as e:
             why = str(e) if isinstance(e, EdgepvError) else f"{type(e).__name__}: {e}"
@@ -276,14 +278,33 @@ def opened(storage: str | None) -> Any:
     try:
         return optuna.storages.RDBStorage(
             url,
+            engine_kwargs={"pool_pre_ping": True},  # a server that was started anew costs no worker
             heartbeat_interval=HEARTBEAT_S,
             grace_period=GRACE_S,
         )
     except Exception as e:  # every database driver fails in its own way
         raise UsageError(
-            f"--storage {url} cannot be opened: {' '.join(str(e).split())[:200]}. Give a URL such as "
-            "sqlite:///search.db or postgresql://user@host/name, with its driver installed"
+            f"--storage {shown(url)} cannot be opened: {' '.join(str(e).split())[:200]}. Give a URL such as "
+            "sqlite:///search.db, or postgresql://user@host/name after pip install 'edgepv[postgres]'"
         ) from e
+
+
+@contextlib.contextmanager
+def told_if_lost(storage: str | None) -> Iterator[None]:
+    """Raises DeviceError where the storage was opened and can no longer be read or written."""
+    lost = need("optuna", extra="compress").exceptions.StorageInternalError
+    try:
+        yield
+    except lost as e:
+        raise DeviceError(
+            f"--storage {shown(storage or 'in the cache')} is lost: {str(e.__cause__ or e).splitlines()[0]}. "
+            "What was measured is kept there; once it is back, the same command goes on"
+        ) from e
+
+
+def shown(url: str) -> str:
+    """The URL of a storage without its password."""
+    return re.sub(r"(/[^:/@]*:).*@", r"\1***@", url)
 
 
 def outcome(trial: Any) -> str:
