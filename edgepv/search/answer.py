@@ -16,7 +16,7 @@ from edgepv.metrics.stats import counted
 from edgepv.search.finals import Result, finish
 from edgepv.search.space import command
 from edgepv.search.study import Study, opened, shown, told_if_lost
-from edgepv.search.trial import SearchRequest, TrialRunner, at_percentile
+from edgepv.search.trial import SearchRequest, TrialRunner
 from edgepv.types import Latency, PairedDrop, decode
 
 SHARE = 0.7
@@ -169,6 +169,8 @@ def markdown(result: Result, commands: tuple[str, ...]) -> str:
         "",
         *(f"    {line}" for line in commands),
         "",
+        f"A candidate's p{result.percentile} in ms is {_measure(result)}, the least p50 it had here.",
+        "",
         "| candidate | ms | top-1 | points lost |",
         "|---|---|---|---|",
         *(
@@ -178,6 +180,11 @@ def markdown(result: Result, commands: tuple[str, ...]) -> str:
         *(f"| {name} | {why} | | |" for name, why in result.failures),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _measure(result: Result) -> str:
+    """What a candidate's milliseconds are."""
+    return f"ratio to the reference x its {result.reference_ms:.2f} ms"
 
 
 def _looked(looks: int) -> str:
@@ -200,13 +207,13 @@ def picture(result: Result, out: Path) -> None:
     front = [points[i] for i in pareto(points)]
     axes.step([x for x, _ in front], [y for _, y in front], where="post", color="#2563eb", label="front")
     winner = result.winner
-    spot = (at_percentile(winner.latency, result.percentile), 100 * winner.found.top1)
+    spot = (winner.ms, 100 * winner.found.top1)
     axes.scatter(*spot, 180, "#dc2626", marker="*", label="winner, measured again", zorder=3)
     axes.annotate(winner.found.candidate.name, spot, xytext=(6, -12), textcoords="offset points", fontsize=8)
     axes.axvline(result.latency_ms, ls="--", lw=1, color="#6b7280", label=f"{result.latency_ms:g} ms")
     axes.set(
         xscale="log",
-        xlabel=f"p{result.percentile} of one answer, ms, one thread",
+        xlabel=f"p{result.percentile} of one answer on one thread, ms ({_measure(result)})",
         ylabel=f"top-1 on {result.search_clips} search clips, %",
         title=result.model,
     )

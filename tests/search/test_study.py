@@ -8,11 +8,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import postgres
 import pytest
-from fake_trials import AXES, KEEPING, Fake, seeded, study, time_of
+from fake_trials import AXES, KEEPING, QUESTION, Fake, seeded, study, time_of
 from support import ROOT
 
 from edgepv.base.console import Console
@@ -242,15 +243,47 @@ def test_a_server_that_comes_back_goes_on_and_one_that_does_not_is_named() -> No
         assert len(done.found()) == 4
 
 
-def test_times_are_scaled_by_the_reference(storage: str) -> None:
-    """The reference took 10 ms at first and 20 ms on a busy machine: 8 ms then count as 4."""
-    done = study(Fake(), storage)
-    done.study.set_user_attr("reference_ms", 10.0)
-    assert done.latency(Latency(8.0, 10.0, 12.0, 90, 6, 1), 0.4) == pytest.approx(4.0)
+def times(done: Study) -> dict[str, float]:
+    return {f.candidate.name.split()[0]: ms for f, ms in done.found()}
 
 
-def test_no_time_is_made_longer_by_that(storage: str) -> None:
-    """The machine was busy when the study began, and is not now: what was measured now stands."""
-    done = study(Fake(), storage)
-    done.study.set_user_attr("reference_ms", 30.0)
-    assert done.latency(Latency(3.0, 3.0, 3.0, 90, 6, 1), 0.3) == 3.0
+WHOLE = Space(("onnxruntime-fp32", "onnxruntime-int8"), ("stream",), (112,))
+"""In float 4 ms, in INT8 2 ms, the reference 16 ms; the limit is 4 ms, and above 6 nothing is scored."""
+
+
+@pytest.mark.parametrize("load", [(), (3.0, 3.0), (1.2, 1.0, 1.3), (1.0, 9.0, 1.0), (0.5, 1.0)])
+def test_a_time_is_a_ratio_in_ms_of_the_quietest_reference(storage: str, load: tuple[float, ...]) -> None:
+    done = study(Fake(space=WHOLE, load=load), storage, question=replace(QUESTION, latency_ms=20.0))
+    done.run(seconds=60, trials=2)
+    quietest = min([*load, 1.0][:2])
+    assert times(done) == pytest.approx({"onnxruntime-fp32": 4 * quietest, "onnxruntime-int8": 2 * quietest})
+    assert done.reference_ms == 16 * quietest
+    assert done.nearest() == ("onnxruntime-int8 stream 112px", pytest.approx(2 * quietest))
+
+
+def test_a_percentile_is_held_against_the_reference_too(storage: str) -> None:
+    """p50 8 ms is 0.4 of the reference's 20 ms; p99 is half as much again."""
+    latency = Latency(8.0, 10.0, 12.0, 90, 6, 1)
+    assert study(Fake(), storage).relative(latency, 0.4) == pytest.approx(0.4)
+    asked = study(Fake(), storage, question=replace(QUESTION, percentile=99))
+    assert asked.relative(latency, 0.4) == pytest.approx(0.6)
+
+
+def test_a_busy_beginning_rules_nothing_out(storage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Float takes 12 ms while the machine is busy, and is skipped; then the reference is 3 times faster."""
+    ground = Fake(space=WHOLE, load=(3.0, 1.0))
+    done = study(ground, storage, Console())
+    done.run(seconds=60, trials=3)
+    said = capsys.readouterr().err
+    assert "onnxruntime-fp32 stream 112px: skipped, 12.00 ms is too slow to be scored" in said
+    assert "onnxruntime-fp32 stream 112px: the machine was busy; it is tried again" in said
+    assert times(done) == {"onnxruntime-fp32": 4.0, "onnxruntime-int8": 2.0} and not done.failures()
+    done.run(seconds=60, trials=5)
+    assert len(ground.asked) == 3
+
+
+def test_a_busy_machine_later_rules_nothing_out(storage: str) -> None:
+    """INT8 takes 18 ms in turns with a reference of 144 ms: that is 2 ms where this takes 16."""
+    done = study(Fake(space=WHOLE, load=(1.0, 9.0)), storage)
+    done.run(seconds=60, trials=2)
+    assert times(done) == {"onnxruntime-fp32": 4.0, "onnxruntime-int8": 2.0}
