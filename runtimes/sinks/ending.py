@@ -12,7 +12,7 @@ from edgepv.runtimes.sinks import Sink
 
 END_S = 10.0
 """What receivers have at the end of a live run. Ours need 7 s at most, MQTT for disk and network; a run that
-goes on for 90 s after it was told to end is killed by systemd, with the records that the others still hold."""
+goes on 90 s after it was told to end is killed by systemd, with the records that the others still hold."""
 
 
 def name_of(sink: Sink) -> str:
