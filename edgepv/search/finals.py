@@ -21,9 +21,11 @@ from edgepv.search.trial import RUNNERS, TrialResult, TrialRunner, in_turns
 from edgepv.types import Latency, PairedDrop, decode, encode
 
 FINALISTS = 4
+"""Candidates built whole and timed side by side: each is a whole fine-tuning of the budget."""
 TUNING_GAP_POINTS = 3.0
 """Points that a short fine-tuning may still be short of the whole one."""
 CALLS = 201
+"""Of each finalist: two of them lie beyond the p99, which decides."""
 
 
 @dataclass(frozen=True)

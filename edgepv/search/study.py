@@ -37,10 +37,13 @@ from edgepv.types import Latency, PairedDrop, decode, encode
 BUDGET_FACTOR = 1.5
 """A candidate that takes this many times the budget is not trained or scored; predicted to, not built."""
 HEARTBEAT_S = 30
+"""How often a worker's trial says that it is alive."""
 GRACE_S = 120
+"""A trial that was silent for so long, four heartbeats, is given to another worker."""
 MOST_REPEATS = 15
 """Trials in a row that propose nothing new end the search."""
 LONGEST_WHY = 300
+"""Characters of a failure that are kept: its line, without a library's dump."""
 
 
 class Study:

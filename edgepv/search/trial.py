@@ -42,6 +42,7 @@ from edgepv.targets import target as find_target
 from edgepv.types import Latency, PairedDrop, Variant, decode, encode
 
 CALLS = 90
+"""Of a candidate in its trial: seconds at most, for a ratio that orders candidates; finalists get more."""
 RUNNERS = ("edgepv", "numpy", "onnxruntime", "openvino", "ai-edge-litert")
 TOOLS = (*RUNNERS, "torch", "torch-pruning", "onnx", "onnxscript", "nncf", "ai-edge-quantizer")
 

@@ -75,8 +75,8 @@ def test_a_wrong_command_is_held_against_all_of_them(capsys: pytest.CaptureFixtu
 
 
 HELP_STARTS = 8
-"""Bare starts of Python that ``edgepv --help`` may cost in CPU time: about twice what it does, since the two may
-meet another load; with one library like numpy in it, it costs more than these."""
+"""Bare starts of Python that ``edgepv --help`` may cost in CPU time: about twice what it does, since the two
+may meet another load; with one library like numpy in it, it costs more than these."""
 
 
 def _cpu_s(*command: str) -> float:
