@@ -12,7 +12,7 @@ SIGMAS = 2.0
 PATIENCE = 12
 """Frames in a row that must agree before a step up: a second, at 12 a second."""
 BACK_OFF = 24
-"""Frames after a miss without a step up: two seconds, at 12 a second, so that a load that comes and goes is known."""
+"""Frames after a miss without a step up: two seconds, in which a load may come again."""
 LONGEST_BACK_OFF = 8 * BACK_OFF
 """Frames at most, however often the step up fails: a machine that is idle again is used within seconds."""
 FORGET = 0.2
