@@ -8,7 +8,7 @@ import platform
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -132,9 +132,9 @@ class Study:
         candidate = self.trials.space.suggest(trial)
         for key, value in (("name", candidate.name), ("host", platform.node()), ("pid", os.getpid())):
             trial.set_user_attr(key, value)
-        same = (t for t in self._done() if t.user_attrs.get("name") == candidate.name)
-        final = (t for t in same if t.user_attrs.get("final", True) and not self._in_doubt(t))
-        known = next(final, None)
+        same = [t for t in self._done() if t.user_attrs.get("name") == candidate.name]
+        doubted = self._in_doubt(same)
+        known = next((t for t in same if t.user_attrs.get("final", True) and t not in doubted), None)
         if known:
             return self._again(trial, known)
         try:
@@ -152,6 +152,7 @@ class Study:
 
     def _again(self, trial: Any, known: Any) -> tuple[float, float]:
         """What came of the same candidate before."""
+        trial.set_user_attr("repeats", known.number)
         for key in ("found", "ratio", "net", "skipped", "held", "why"):
             if key in known.user_attrs:
                 trial.set_user_attr(key, known.user_attrs[key])
@@ -186,22 +187,24 @@ class Study:
         return min(known, default=0.0)
 
     def _refuse_slow(self, trial: Any, ratio: float, why: str) -> None:
-        if self._hopeless(ratio):
+        """End a trial whose ratio to the reference is far over the budget."""
+        if ratio * self.reference_ms > BUDGET_FACTOR * self.question.latency_ms:
             trial.set_user_attr("skipped", why)
             trial.set_user_attr("held", ratio)
             raise self._optuna.TrialPruned
 
-    def _hopeless(self, ratio: float) -> bool:
-        """Whether a candidate of this ratio to the reference is far over the budget."""
-        return ratio * self.reference_ms > BUDGET_FACTOR * self.question.latency_ms
-
-    def _in_doubt(self, trial: Any) -> bool:
-        """Whether a trial was skipped while the machine was busy, and would not be by the reference since."""
-        return "held" in trial.user_attrs and not self._hopeless(trial.user_attrs["held"])
+    def _in_doubt(self, trials: Sequence[Any]) -> list[Any]:
+        """Those that were skipped while the machine was busy, and would not be by the reference since."""
+        held = [t for t in trials if "held" in t.user_attrs]
+        if not held:
+            return []
+        most = BUDGET_FACTOR * self.question.latency_ms / self.reference_ms
+        return [t for t in held if t.user_attrs["held"] <= most]
 
     def _reconsider(self) -> None:
         """Try again what was skipped for times that were the machine's load."""
-        for trial in self._first_time(t for t in self._done() if self._in_doubt(t)):
+        first = [t for t in self._done() if "repeats" not in t.user_attrs]
+        for trial in self._first_time(self._in_doubt(first)):
             self.console.say(f"{trial.user_attrs['name']}: the machine was busy; it is tried again")
 
     def _skip_hopeless(self, candidate: Candidate, trial: Any) -> None:
