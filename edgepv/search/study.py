@@ -172,7 +172,8 @@ class Study:
     def relative(self, latency: Latency, ratio: float) -> float:
         """The percentile that is asked for over the p50 of the reference in the same turns.
 
-        ratio: of the p50 over the reference's. The load of the machine cancels.
+        ratio: of the p50 over the reference's. What slows the machine down cancels; single calls that stall
+        are in a p99, and stay there.
         """
         return at_percentile(latency, self.question.percentile) / latency.p50_ms * ratio
 
