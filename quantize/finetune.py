@@ -18,10 +18,10 @@ from edgepv.model.training import Trainer, cosine
 from edgepv.quantize.step import CheckpointStep, Training
 from edgepv.types import Checkpoint, ModelSpec
 
-TEMPERATURE = 2.0
+TEMPERATURE = 2.0  # of both softmaxes, as in Hinton et al. 2015: wrong labels tell something too
 CLOSEST = 0.75
 """Least share of a picture's height and width that a training view shows."""
-CONTRAST = 0.15
+CONTRAST = 0.15  # share by which a training view is brighter or darker at most
 LEAST = 1e-7
 """Probabilities below it count as this: beside 1, float32 knows no less."""
 

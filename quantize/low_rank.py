@@ -30,7 +30,7 @@ HEAVY = 0.01
 """A layer below this share of the model's multiplications is not worth its error: the head, gates."""
 ROUNDING = 1e-10
 """Share of a weight's energy that float32 rounding alone leaves in singular values that are zero."""
-TOLERANCE = 1e-5
+TOLERANCE = 1e-5  # of an answer: the same weights read from a file; only sums may be in another order
 
 
 @dataclass(frozen=True)

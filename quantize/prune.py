@@ -30,11 +30,11 @@ from edgepv.types import Checkpoint, ModelSpec
 
 MOST_CUT_SHARE = 0.9
 """No layer loses more than this share of its channels, whatever a global ranking says."""
-STAGES = 4
-SPARSE_EPOCHS = 2
-SPARSE_RATE = 1e-3
-SPARSITY = 1e-3
-SAME_TOLERANCE = 1e-4
+STAGES = 4  # resolutions with a share of their own: more would be more than a person weighs by hand
+SPARSE_EPOCHS = 2  # over the clips, before ranking by groups: it ranks, fine-tuning comes after the cut
+SPARSE_RATE = 1e-3  # learning rate of these epochs: of a trained model's last ones
+SPARSITY = 1e-3  # weight of the group norms in these epochs beside the loss
+SAME_TOLERANCE = 1e-4  # of the largest answer: float32 sums over fewer channels, in another order
 
 
 @dataclass(frozen=True)

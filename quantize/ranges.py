@@ -36,10 +36,10 @@ RANGES = {
     )
 }
 """Metadata of a step's field that says how ranges are set."""
-BINS = 4096
-LEVELS = 256
-PERCENTILE = 99.99
-TIGHTEST = 8.0
+BINS = 4096  # of each sign: 8 or more to each of 256 levels, however the range fell into them
+LEVELS = 256  # of eight bits
+PERCENTILE = 99.99  # per cent of values inside the range: one in ten thousand is clipped
+TIGHTEST = 8.0  # halvings of the range that are tried: below 1/256 of it one level is left
 SHARES = 0.5 ** (np.arange(257) / (256 / TIGHTEST))
 """Candidates, as shares of the whole range: 1 first, 2 % apart, down to 1/256."""
 

@@ -20,7 +20,7 @@ import numpy as np
 from edgepv.model.checkpoint import build
 from edgepv.types import Checkpoint
 
-GROUP, MOST = 4, 2
+GROUP, MOST = 4, 2  # the 2:4 pattern: of every four neighbours at most two are not zero
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
@@ -24,7 +23,8 @@ import numpy as np
 
 from edgepv.base.files import sha256
 from edgepv.base.options import Option, options_of, values_of
-from edgepv.errors import UsageError, unknown
+from edgepv.base.registry import Registry
+from edgepv.errors import EdgepvError, UsageError, unknown
 from edgepv.model.provenance import record
 from edgepv.model.weights import save
 from edgepv.stream import Tensors
@@ -209,37 +209,68 @@ class VariantStep(Step[Variant, Calibration]):
 
 
 @functools.cache
-def steps() -> Mapping[str, type[Step[Any, Any]]]:
-    """Every step by its name, in the order they run: of this room, and of installed packages.
-
-    Raises UsageError for one that cannot be loaded or is none, and for two with one name or one option.
-    """
+def registry() -> Registry[type[Step[Any, Any]]]:
+    """Every step by its name: of this room, and of installed packages."""
     room = Path(__file__).parent
     files = [importlib.import_module(f"{__package__}.{m.name}") for m in pkgutil.iter_modules([str(room)])]
-    kinds = [m.Step for m in files if hasattr(m, "Step") and not inspect.isabstract(m.Step)]
-    kinds += [_installed(point) for point in entry_points(group=GROUP)]
-    named: dict[str, type[Step[Any, Any]]] = {}
-    for kind in sorted(kinds, key=lambda kind: (kind.order, kind.name)):
-        if kind is not named.setdefault(kind.name, kind):
-            raise UsageError(f"two steps have the name '{kind.name}'. Uninstall the package of one")
-    return named
+    own = {m.Step.name: m.Step for m in files if hasattr(m, "Step") and not inspect.isabstract(m.Step)}
+    return Registry("step", GROUP, Step, own, classes=True)
+
+
+@functools.cache
+def _usable() -> tuple[Mapping[str, type[Step[Any, Any]]], Mapping[str, EdgepvError]]:
+    """(every step that can be used, in the order they run; why each other one cannot), by their names."""
+    found: dict[str, type[Step[Any, Any]]] = {}
+    faults: dict[str, EdgepvError] = {}
+    options: dict[str, Option] = {}
+    for name in sorted(registry().names(), key=lambda name: name not in registry().own):
+        try:
+            kind = registry().find(name)
+            options |= _checked(name, kind, options)
+            found[name] = kind
+        except EdgepvError as e:
+            faults[name] = e
+    return dict(sorted(found.items(), key=lambda item: (item[1].order, item[0]))), faults
+
+
+def _checked(name: str, kind: type[Step[Any, Any]], known: Mapping[str, Option]) -> dict[str, Option]:
+    """The options of a step, by their keys. Raises UsageError if it is not usable beside what is known."""
+    called = getattr(kind, "name", None)
+    if called != name:
+        raise UsageError(f"the step '{name}' calls itself '{called}'. Give both one name")
+    if inspect.isabstract(kind):
+        raise UsageError(f"the step '{name}' cannot be used: it has no work(). Update or remove it")
+    try:
+        mine = {option.key: option for option in options_of(kind)}
+    except Exception as e:  # what a package of others declares may be anything
+        why = " ".join(str(e).split())
+        raise UsageError(
+            f"the step '{name}' cannot be used: {type(e).__name__}: {why}. Update or remove it"
+        ) from e
+    for key, option in mine.items():
+        if key in known and option.help != known[key].help:
+            raise UsageError(
+                f"the step '{name}' cannot be used: another step has an option {option.flag} too. Update or "
+                "remove it"
+            )
+    return mine
+
+
+def steps() -> Mapping[str, type[Step[Any, Any]]]:
+    """Every step that can be used, by its name, in the order they run."""
+    return _usable()[0]
+
+
+def broken_steps() -> tuple[str, ...]:
+    """A line for each step of a package that cannot be used."""
+    return tuple(map(str, _usable()[1].values()))
 
 
 def step_named(name: str) -> type[Step[Any, Any]]:
-    """The step of this name. Raises UsageError with the known names."""
-    if name not in steps():
-        raise UsageError(unknown("step", name, steps()))
-    return steps()[name]
-
-
-def _installed(point: Any) -> type[Step[Any, Any]]:
-    try:
-        kind = point.load()
-    except Exception as e:  # a package of others fails as it likes
-        raise UsageError(f"step '{point.name}' ({point.value}) is not loaded: {type(e).__name__}: {e}") from e
-    if not (inspect.isclass(kind) and issubclass(kind, Step) and hasattr(kind, "name")):
-        raise UsageError(f"step '{point.name}' ({point.value}) is no edgepv.quantize.step.Step with a name")
-    return kind
+    """The step of this name. Raises UsageError with the known names, or like ``Registry.find``."""
+    if name in _usable()[1]:
+        raise _usable()[1][name]
+    return steps()[name] if name in steps() else registry().find(name)
 
 
 def checkpoint_steps() -> tuple[type[CheckpointStep], ...]:
@@ -266,15 +297,11 @@ def asked(
 
 @functools.cache
 def step_options() -> Mapping[str, Option]:
-    """Every option of every step, by its key; several steps may share one.
-
-    Raises UsageError for two that have one key and say different things.
-    """
+    """Every option of every step, by its key; several steps may share one."""
     known: dict[str, Option] = {}
     for kind in steps().values():
         for option in options_of(kind):
-            if option.help != known.setdefault(option.key, option).help:
-                raise UsageError(f"two steps have an option {option.flag}. Uninstall the package of one")
+            known.setdefault(option.key, option)
     return known
 
 

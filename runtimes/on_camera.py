@@ -15,6 +15,7 @@ from edgepv.runtimes.output import Output
 from edgepv.runtimes.picture.privacy import Mask
 from edgepv.runtimes.places import ZoneSearch
 from edgepv.runtimes.record import Record
+from edgepv.runtimes.sinks.ending import END_S
 from edgepv.runtimes.sources import Frame, Source
 from edgepv.runtimes.sources.pace import Due, Rate
 
@@ -58,7 +59,7 @@ class Live:
         """Until the source ends, ``stop`` is called, or no variant works any more; returns the summary.
 
         Raises what ended it, after running events were ended and the receivers closed. What receivers and
-        listeners raised ends nothing: it is in the summary.
+        listeners raised ends nothing: it is in the summary. Those that hang are left behind, see ``END_S``.
         """
         self._runner.start()
         try:
@@ -72,7 +73,7 @@ class Live:
             self._runner.close()
             self._source.close()
             self._output.counts["replies_dropped"] = self._runner.replies_dropped
-            self._output.close()
+            self._output.close(END_S)
         if self._runner.failed:
             raise self._runner.failed
         return self._output.summary()

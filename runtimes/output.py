@@ -23,6 +23,7 @@ from edgepv.runtimes.places import MovingPoints, Within, ZoneSearch
 from edgepv.runtimes.record import Record
 from edgepv.runtimes.records import RECORDS, picture_of, record
 from edgepv.runtimes.sinks import Sink
+from edgepv.runtimes.sinks.ending import Ending, end_within, name_of
 from edgepv.types import ModelSpec
 
 NO_RULES = LiveConfig("", Rules(()))
@@ -94,6 +95,8 @@ class Output:
         self._moving = MovingPoints(spec) if spec.task == "tracking" else None
         self.wants_pixels = any(s.pixels for s in sinks)
         self._lock = threading.RLock()
+        self._counted = self._sinks
+        self._handing: Sink | None = None
         self.counts: Counter[str] = Counter(events=0)
         self._latest: dict[str, deque[float]] = {n: deque(maxlen=LATEST) for n in (*TIMES, WORK)}
 
@@ -116,7 +119,7 @@ class Output:
         restored = picture_of(reply.answer, self._spec) if reply.answer else None
         shown = self._redacted(frame if restored is None else restored) if frame is not None else None
         for sink in self._sinks:
-            self.faults.call(_name(sink), sink.put, told, shown if sink.pixels else None)
+            self._hand(sink, told, shown if sink.pixels else None)
 
     def _judge(self, reply: Reply, wall_s: float) -> None:
         """Events that begin, change or end with this reply."""
@@ -222,7 +225,12 @@ class Output:
         for one in records:
             self.counts["events"] += one["type"] == "new"
             for sink in self._sinks:
-                self.faults.call(_name(sink), sink.put, {**one, "version": RECORDS})
+                self._hand(sink, {**one, "version": RECORDS})
+
+    def _hand(self, sink: Sink, *what: Any) -> None:
+        self._handing = sink
+        self.faults.call(name_of(sink), sink.put, *what)
+        self._handing = None
 
     @property
     def unheard(self) -> bool:
@@ -236,7 +244,8 @@ class Output:
         whole clip, None for a camera. "p50_ms" to "p99_ms": preprocessing and engine. Percentiles are over
         the last 20,000 replies. All is of the replies that were told: frames whose reply was replaced by a
         newer one, because rules and receivers took too long, are "replies_dropped" beside them. "lost":
-        records that no receiver will get, whatever the reason; they are in the metrics by receiver.
+        records that no receiver will get, whatever the reason; they are in the metrics by receiver. One that
+        hangs is in "faults" alone: how much it lost is not known.
         "faults": who raised, how often, and the first words.
         """
         with self._lock:
@@ -260,7 +269,7 @@ class Output:
                 **{"p50_ms": p50, "p95_ms": p95, "p99_ms": p99},
                 **(_label(self._verdict) if self._spec.labels else {}),
                 **dict(sorted(self.counts.items())),
-                "lost": sum(self._lost(sink) for sink in self._sinks),
+                "lost": sum(self._lost(sink) for sink in self._counted),
                 "faults": self.faults.summary(),
                 "ms": {
                     name: {p: round(v, 3) for p, v in zip(("p50", "p95", "p99"), figures)}
@@ -272,20 +281,43 @@ class Output:
         try:
             return sink.counts()["lost"]
         except Exception as e:
-            self.faults.add(_name(sink), e)
+            self.faults.add(name_of(sink), e)
             return 0
 
-    def close(self) -> None:
+    def close(self, within_s: float | None = None) -> None:
         """End running events, tell the summary, and close the sinks, which deliver or keep what they have.
 
-        Waits for a reply that is being told; what a sink raises is counted.
+        Waits for a reply that is being told; what a sink raises is counted. within_s: a sink, or a rule, that
+        has not come back after so many seconds is left behind and counted too; None: it is waited for.
         """
+        if within_s is not None and not self._lock.acquire(timeout=within_s):
+            self._lock = threading.RLock()  # the other one is lost with who holds it
+            self._leave_behind(
+                self._handing, within_s, "put() has not come back: nothing after it is delivered"
+            )
+        elif within_s is not None:
+            self._lock.release()
         with self._lock:
-            self._put(*self._events.close(self._now_s()), self.summary())
+            records = (*self._events.close(self._now_s()), self.summary())
+            last = [{**one, "version": RECORDS} for one in records]
+            sinks, self._sinks = self._sinks, ()
         if self._search:
             self._search.close()
-        for sink in self._sinks:
-            self.faults.call(_name(sink), sink.close)
+        if within_s is None:
+            for sink in sinks:
+                Ending(sink, last, self.faults).run()
+            return
+        for sink, where in end_within(within_s, sinks, last, self.faults):
+            self._leave_behind(sink, within_s, where)
+
+    def _leave_behind(self, sink: Sink | None, seconds: float, where: str) -> None:
+        """Go on without a receiver that hangs; None: it is a rule."""
+        self._sinks = tuple(one for one in self._sinks if one is not sink)
+        self._counted = tuple(one for one in self._counted if one is not sink)
+        name, why = "rules", "have not come back: no event after it is told"
+        if sink is not None:
+            name, why = name_of(sink), where
+        self.faults.add(name, TimeoutError(f"{why}, after {seconds:g} s"))
 
 
 def _tell_health(health: Health, what: str, why: str) -> None:
@@ -296,10 +328,6 @@ def _tell_health(health: Health, what: str, why: str) -> None:
         health.camera_up()
     elif what == "camera_lost":
         health.camera_lost(why)
-
-
-def _name(sink: Sink) -> str:
-    return f"receiver {type(sink).__name__}"
 
 
 class _Verdict:

@@ -1,17 +1,110 @@
-"""One record: what a sink writes of an answer."""
+"""The records that receivers get, key by key: plain JSON data, which stays a dict all the way.
+
+``docs/schema/record.json`` is written from these types. A later version may add keys, so a reader passes over
+those that it does not know.
+"""
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
 
 Record: TypeAlias = dict[str, Any]
-"""Plain JSON data. ``record["type"]`` is one of
+"""One of the records below; ``record["type"]`` says which."""
 
-"answer": one per frame that was due, see ``runtimes.records.record``;
-"new", "update", "end": the life of one event, with "before" (None for new) and "after": id, camera, label,
-score, top_score, start_time, end_time (None until the end), zones. Times are seconds since 1970 (UTC).
-"status": something about the camera or the runner: "what" (camera_lost, camera_back, restarted, switched,
-clock_set, fault, ...), "why".
-"summary": what the run came to, last of all.
-All have "version", see ``runtimes.records.RECORDS``.
-"""
+
+class AnswerRecord(TypedDict):
+    """One for each frame that was due, see ``runtimes.records.record``."""
+
+    type: Literal["answer"]
+    version: Literal[1]
+    camera: str
+    number: int
+    frame: int
+    time_s: float
+    label: NotRequired[str | None]
+    score: NotRequired[float | None]
+    particles: NotRequired[list[list[float]]]
+    tracks: NotRequired[list[list[float]]]
+    valid: bool
+    restarted: bool
+    stale: bool
+    why: str
+    age_ms: float | None
+    latency_ms: float
+    pre_ms: float | None
+    infer_ms: float | None
+    variant: str
+
+
+class EventState(TypedDict):
+    """An event as one record shows it. Times are seconds since 1970 (UTC); end_time: None until the end."""
+
+    id: str
+    camera: str
+    label: str
+    score: float
+    top_score: float
+    start_time: float
+    end_time: float | None
+    zones: list[str]
+
+
+class EventRecord(TypedDict):
+    """A step in the life of one event. before: None for new. why: of an end."""
+
+    type: Literal["new", "update", "end"]
+    before: EventState | None
+    after: EventState
+    why: NotRequired[str]
+    version: Literal[1]
+    uid: NotRequired[str]
+
+
+class StatusRecord(TypedDict):
+    """Something about the camera or the runner. what: camera_lost, restarted, switched, fault and others."""
+
+    type: Literal["status"]
+    camera: str
+    what: str
+    why: str
+    version: Literal[1]
+    uid: NotRequired[str]
+
+
+class FaultCount(TypedDict):
+    """How often somebody raised, and its first words."""
+
+    count: int
+    first: str
+
+
+class SummaryRecord(TypedDict):
+    """What the run came to, last of all; how often each status came stands beside, see ``Output.summary``."""
+
+    type: Literal["summary"]
+    version: Literal[1]
+    camera: str
+    variant: str | None
+    engine: str | None
+    threads: int | None
+    deadline_ms: float | None
+    notes: list[str] | None
+    frames_read: int
+    frames_answered: int
+    drops: int
+    missed: int | None
+    p50_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+    label: NotRequired[str | None]
+    score: NotRequired[float | None]
+    events: int
+    replies: NotRequired[int]
+    fresh: NotRequired[int]
+    replies_dropped: NotRequired[int]
+    lost: int
+    faults: dict[str, FaultCount]
+    ms: dict[str, dict[str, float]]
+
+
+AnyRecord: TypeAlias = AnswerRecord | EventRecord | StatusRecord | SummaryRecord

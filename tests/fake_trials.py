@@ -48,10 +48,14 @@ def lost_of(candidate: Candidate) -> int:
 
 @dataclass
 class Fake:
-    """What a Study asks of its ground. broken: variants that cannot be made. pause: seconds per trial."""
+    """What a Study asks of its ground. broken: variants that cannot be made. pause: seconds per trial.
+
+    load: how many times longer everything takes while each of the first trials is timed; 1 after them.
+    """
 
     broken: tuple[str, ...] = ()
     pause: float = 0.0
+    load: tuple[float, ...] = ()
     asked: list[str] = field(default_factory=list)
     space: Space = SPACE
     native: int = 112
@@ -79,7 +83,8 @@ class Fake:
         if candidate.variant in self.broken:
             raise UsageError(f"{candidate.variant} does not convert")
         ms = time_of(candidate)
-        latency = Latency(ms, ms, ms, 90, 6, 1)
+        busy = ms * dict(enumerate(self.load, start=1)).get(len(self.asked), 1.0)
+        latency = Latency(busy, busy, busy, 90, 6, 1)
         timed(latency, ms / 16.0)
         right = [i >= lost_of(candidate) for i in range(CLIPS)]
         drop = paired_drop([True] * CLIPS, right, max_drop=QUESTION.options.max_drop)

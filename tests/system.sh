@@ -2,7 +2,7 @@
 # Installs the programs that tests start, where it can: as root on Debian or Ubuntu, only what is missing.
 # Never fails: a test whose program is not there is skipped and says so.
 
-PACKAGES="strace mosquitto ffmpeg stress-ng python3-gi gir1.2-gstreamer-1.0 gir1.2-gst-plugins-base-1.0
+PACKAGES="strace mosquitto ffmpeg stress-ng postgresql python3-gi gir1.2-gstreamer-1.0 gir1.2-gst-plugins-base-1.0
 gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good"
 
 absent() {

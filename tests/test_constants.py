@@ -10,6 +10,7 @@ from support import ROOT
 
 ROOMS = [
     *("edgepv/base", "edgepv/bundle", "edgepv/explain", "edgepv/metrics", "edgepv/model", "edgepv/report"),
+    *("edgepv/search", "quantize", "runtimes/deadline", "runtimes/health", "runtimes/sinks"),
     *("edgepv/stream", "edgepv/types", "export"),
 ]
 

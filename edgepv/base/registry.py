@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -18,13 +19,15 @@ class Registry(Generic[T]):
     """Things by name. Nothing is imported before it is asked for.
 
     kind: what a message calls one of them. group: of the entry points; the name of an entry point is the name
-    of what it loads. wanted: the type of them all. own: edgepv's own, or "module:attribute" of each.
+    of what it loads. wanted: the type of them all; if they are ``classes``, what they derive from. own:
+    edgepv's own, or "module:attribute" of each.
     """
 
     kind: str
     group: str
     wanted: type
     own: Mapping[str, T | str]
+    classes: bool = False
 
     def names(self) -> list[str]:
         """Every name there is, whether or not what it stands for can be loaded here."""
@@ -62,7 +65,11 @@ class Registry(Generic[T]):
     def _loaded(self, point: EntryPoint) -> T:
         whose = f"the {self.kind} '{point.name}' of {_package(point)}"
         loaded: T = _imported(point.load, whose)
-        if not isinstance(loaded, self.wanted):
+        if self.classes:
+            fits = inspect.isclass(loaded) and issubclass(loaded, self.wanted)
+        else:
+            fits = isinstance(loaded, self.wanted)
+        if not fits:
             raise TargetUnavailableError(
                 f"{whose} cannot be used: {point.value} is no {self.wanted.__name__}. Update or remove it"
             )

@@ -1,4 +1,4 @@
-"""The JSON Schemas that edgepv publishes, in docs/schema: of the manifest, a spec and a report.
+"""The JSON Schemas that edgepv publishes, in docs/schema: of the manifest, a spec, a report and the records.
 
 ``python -m edgepv.bundle.schemas docs/schema`` writes them.
 """
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgepv.bundle.manifest import SCHEMA, Content, Measured
+from edgepv.runtimes.record import AnyRecord
 from edgepv.types import ModelSpec, Report
 from edgepv.types.schema import Schema, json_schema
 
@@ -26,12 +27,13 @@ class Manifest:
 
 
 def published() -> dict[str, Schema]:
-    """File name -> schema: manifest.json, the spec of a model (as TOML or JSON), and measured.json."""
+    """File name -> schema: manifest.json, the spec of a model (as TOML or JSON), measured.json, a record."""
     manifest = json_schema(Manifest, "manifest.json of an edgepv bundle")
     manifest["$defs"]["Manifest"]["properties"]["schema"] = {"const": SCHEMA}
     return {
         "manifest.json": manifest,
         "spec.json": json_schema(ModelSpec, "the spec of a model, edgepv export --spec"),
+        "record.json": json_schema(AnyRecord, "one record of edgepv run"),
         "report.json": json_schema(Report, "measured.json of an edgepv bundle, edgepv report --json"),
     }
 

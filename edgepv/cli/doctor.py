@@ -12,6 +12,7 @@ from edgepv.base.optional import litert_interpreter, present
 from edgepv.base.registry import Registry
 from edgepv.base.tasks import TASKS
 from edgepv.errors import TargetUnavailableError
+from edgepv.quantize.step import broken_steps
 from edgepv.runtimes.sinks import SINKS
 from edgepv.runtimes.sources import KINDS
 from edgepv.targets import TARGETS, targets
@@ -57,7 +58,7 @@ def examine() -> dict[str, Any]:
         "device": encode(device_facts()),
         "packages": packages,
         "targets": by_target,
-        "broken": [line for one in PLACES for line in one.every()[1]],
+        "broken": [*(line for one in PLACES for line in one.every()[1]), *broken_steps()],
         "cures": sorted(cures),
     }
 

@@ -20,8 +20,10 @@ def add_export(commands: Any) -> None:
     """Add ``edgepv export`` to the commands."""
     from edgepv.base.options import options_of
     from edgepv.pipeline.options import Options
-    from edgepv.quantize.step import step_options
+    from edgepv.quantize.step import broken_steps, step_options
 
+    for line in broken_steps():
+        tell(f"edgepv: {line}", file=sys.stderr)
     text = "compress and convert a model, compare it with the original, write a bundle"
     c = commands.add_parser(
         "export",

@@ -293,6 +293,7 @@ class _Cameras:
             faults=faults,
         )
         runners.append(runner)
+        health.replies(lambda: runner.replies_dropped)
         health.camera_up()
         self._lives[name] = Live(
             source,

@@ -15,8 +15,8 @@ from edgepv.metrics.pareto import pareto
 from edgepv.metrics.stats import counted
 from edgepv.search.finals import Result, finish
 from edgepv.search.space import command
-from edgepv.search.study import Study, opened
-from edgepv.search.trial import SearchRequest, TrialRunner, at_percentile
+from edgepv.search.study import Study, opened, shown, told_if_lost
+from edgepv.search.trial import SearchRequest, TrialRunner
 from edgepv.types import Latency, PairedDrop, decode
 
 SHARE = 0.7
@@ -34,27 +34,29 @@ def search(
     """(the answer, name of the study). Workers may join while it runs; a later call goes on where it stopped.
 
     seconds: for the whole of it. Raises LatencyGateError if nothing answers in time, AccuracyGateError if
-    nothing in time keeps the accuracy.
+    nothing in time keeps the accuracy, DeviceError if the storage is lost.
     """
     ground = TrialRunner(question, console)
-    study = Study(question, ground, storage, console)
-    console.say(
-        f"study {study.name}: {len(ground.search)} search clips, {len(ground.final)} final clips, "
-        f"{len(ground.clips.train)} training clips"
-    )
-    study.study.set_user_attr("over", False)
-    try:
-        study.run(seconds=SHARE * seconds, trials=trials)
-    finally:
-        study.study.set_user_attr("over", True)
-    return finish(study, console), study.name
+    with told_if_lost(storage):
+        study = Study(question, ground, storage, console)
+        console.say(
+            f"study {study.name}: {len(ground.search)} search clips, {len(ground.final)} final clips, "
+            f"{len(ground.clips.train)} training clips"
+        )
+        study.study.set_user_attr("over", False)
+        try:
+            study.run(seconds=SHARE * seconds, trials=trials)
+        finally:
+            study.study.set_user_attr("over", True)
+        return finish(study, console), study.name
 
 
 def work(storage: str, name: str | None, clips: str | None, console: Console) -> int:
     """Join a study until its search is over; returns how many trials this worker did.
 
     clips: where the clips lie on this machine, None for the same place. Raises UsageError if there is no
-    such study, or this machine, model or clips differ from the searcher's.
+    such study, or this machine, model or clips differ from the searcher's, DeviceError if the storage is
+    lost.
     """
     optuna = need("optuna", extra="compress")
     names = optuna.get_all_study_names(opened(storage))
@@ -62,20 +64,22 @@ def work(storage: str, name: str | None, clips: str | None, console: Console) ->
     going = [n for n in names if name in (None, n) and "question" in attrs[n] and not attrs[n].get("over")]
     if len(going) != 1:
         raise UsageError(
-            f"{storage} holds {len(going)} studies to join ({', '.join(going[:5]) or 'none'}). Name one with "
-            "--study, or start the search first"
+            f"{shown(storage)} holds {len(going)} studies to join ({', '.join(going[:5]) or 'none'}). "
+            "Name one with --study, or start the search first"
         )
     question = decode(SearchRequest, attrs[going[0]]["question"])
     if clips:
         question = replace(question, options=replace(question.options, clips=clips))
-    study = Study(question, TrialRunner(question, console), storage, console)
-    if study.name != going[0]:
-        raise UsageError(
-            f"this machine has another model, other clips or another edgepv than study {going[0]}. Install "
-            "the same version, and give the same files"
-        )
-    study.run(seconds=float("inf"), trials=None, over=lambda: bool(study.study.user_attrs.get("over")))
-    return study.mine()
+    ground = TrialRunner(question, console)
+    with told_if_lost(storage):
+        study = Study(question, ground, storage, console)
+        if study.name != going[0]:
+            raise UsageError(
+                f"this machine has another model, other clips or another edgepv than study {going[0]}. "
+                "Install the same version, and give the same files"
+            )
+        study.run(seconds=float("inf"), trials=None, over=lambda: bool(study.study.user_attrs.get("over")))
+        return study.mine()
 
 
 def exit_code(result: Result) -> int:
@@ -165,6 +169,8 @@ def markdown(result: Result, commands: tuple[str, ...]) -> str:
         "",
         *(f"    {line}" for line in commands),
         "",
+        f"A candidate's p{result.percentile} in ms is {_measure(result)}, the least p50 it had here.",
+        "",
         "| candidate | ms | top-1 | points lost |",
         "|---|---|---|---|",
         *(
@@ -174,6 +180,11 @@ def markdown(result: Result, commands: tuple[str, ...]) -> str:
         *(f"| {name} | {why} | | |" for name, why in result.failures),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _measure(result: Result) -> str:
+    """What a candidate's milliseconds are."""
+    return f"ratio to the reference x its {result.reference_ms:.2f} ms"
 
 
 def _looked(looks: int) -> str:
@@ -196,13 +207,13 @@ def picture(result: Result, out: Path) -> None:
     front = [points[i] for i in pareto(points)]
     axes.step([x for x, _ in front], [y for _, y in front], where="post", color="#2563eb", label="front")
     winner = result.winner
-    spot = (at_percentile(winner.latency, result.percentile), 100 * winner.found.top1)
+    spot = (winner.ms, 100 * winner.found.top1)
     axes.scatter(*spot, 180, "#dc2626", marker="*", label="winner, measured again", zorder=3)
     axes.annotate(winner.found.candidate.name, spot, xytext=(6, -12), textcoords="offset points", fontsize=8)
     axes.axvline(result.latency_ms, ls="--", lw=1, color="#6b7280", label=f"{result.latency_ms:g} ms")
     axes.set(
         xscale="log",
-        xlabel=f"p{result.percentile} of one answer, ms, one thread",
+        xlabel=f"p{result.percentile} of one answer on one thread, ms ({_measure(result)})",
         ylabel=f"top-1 on {result.search_clips} search clips, %",
         title=result.model,
     )

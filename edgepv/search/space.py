@@ -19,7 +19,9 @@ from edgepv.types import Target
 
 Form = Literal["stream", "clip", "flat"]
 SIZES = (1.0, 6 / 7, 5 / 7)
+"""Shares of the side a model was trained at: of 112 pixels, 112, 96 and 80."""
 SMALLEST = 32
+"""Pixels of a side: five halvings make one of it."""
 Picks = tuple[Any, ...]
 """What an option of a step is set to: one value, or one for each part of the model."""
 

@@ -33,7 +33,7 @@ from edgepv.pipeline.lower import streamed
 from edgepv.pipeline.options import Options, steps_of
 from edgepv.pipeline.source import Clips, Source, all_labelled, gather, load, source_key
 from edgepv.quantize.prune import clip_example
-from edgepv.quantize.step import CheckpointStep, asked, steps
+from edgepv.quantize.step import CheckpointStep, asked, broken_steps, steps
 from edgepv.runtimes.engine import Engine, open_engine
 from edgepv.search import costs
 from edgepv.search.space import Axis, Candidate, Form, Space, sizes_for, variants_of
@@ -42,6 +42,7 @@ from edgepv.targets import target as find_target
 from edgepv.types import Latency, PairedDrop, Variant, decode, encode
 
 CALLS = 90
+"""Of a candidate in its trial: seconds at most, for a ratio that orders candidates; finalists get more."""
 RUNNERS = ("edgepv", "numpy", "onnxruntime", "openvino", "ai-edge-litert")
 TOOLS = (*RUNNERS, "torch", "torch-pruning", "onnx", "onnxscript", "nncf", "ai-edge-quantizer")
 
@@ -143,6 +144,8 @@ class TrialRunner:
         """The options of steps that are searched, as far as the steps can work on this model."""
         if self.source.checkpoint is None or not self.clips.train:
             self.console.say("no training clips: widths and sizes stay as they are, nothing could be tuned")
+        for line in broken_steps():
+            self.console.say(line)
         axes, made_by = [], steps_of(self.target)
         for name, kind in steps().items():
             for option in (o for o in options_of(kind) if o.searched):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from edgepv.errors import DeviceError
 
 SHARE = 0.8
+"""Of the cores' time that cameras may plan with: the rest is for reading frames, receivers and the system."""
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,19 @@ import math
 from collections.abc import Sequence
 
 MARGIN = 0.95
+"""Share of the budget that the expected time may fill: the rest is for waking up and telling."""
 SIGMAS = 2.0
+"""Deviations above the mean that are expected: one frame in forty takes longer, if times are normal."""
 PATIENCE = 12
+"""Frames in a row that must agree before a step up: a second, at 12 a second."""
 BACK_OFF = 24
+"""Frames after a miss without a step up: two seconds, in which a load may come again."""
 LONGEST_BACK_OFF = 8 * BACK_OFF
+"""Frames at most, however often the step up fails: a machine that is idle again is used within seconds."""
 FORGET = 0.2
+"""Weight of the newest frame in mean and variance: half of what is known is of the last three frames."""
 QUIET = 4 * BACK_OFF
+"""Frames without a miss after which the back-off is short again."""
 
 
 class Controller:

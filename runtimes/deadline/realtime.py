@@ -8,11 +8,11 @@ import os
 import threading
 from collections.abc import Callable
 
-PRIORITY = 10
-NICE = -10
-LOW = 10
+PRIORITY = 10  # of SCHED_FIFO's 1 to 99: above usual processes, below the kernel's interrupt threads at 50
+NICE = -10  # half way from the usual 0 to the -20 that stays free for the system's owner
+LOW = 10  # nice of what may wait, half way to the weakest, 19
 GRANTED = "granted"
-MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT = 1, 2, 4
+MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT = 1, 2, 4  # of sys/mman.h
 
 
 def prioritise(cpus: tuple[int, ...] = (), *, realtime: bool = True) -> list[str]:

@@ -27,8 +27,11 @@ Clock = Callable[[], float]
 Say = Callable[[Reply], None]
 Status = Callable[[str, str], None]
 HANG_S = 5.0
+"""A call that is so much later than its deadline is taken for one that will not come back."""
 IDLE_S = 0.5
+"""How long a thread sleeps at most before it looks whether it is to end."""
 PROFILE_S = 5.0
+"""How long timing the rungs may hold up a start, on a machine where one frame takes long."""
 TELL_S = 5.0
 """How long the end waits for a listener to take what it has yet to hear, as for receivers."""
 

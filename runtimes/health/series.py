@@ -13,6 +13,7 @@ from edgepv.runtimes.sinks import Sink
 
 STAGES = ("capture", "pre", "infer", "post", "total")
 BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.033, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+"""Upper ends, in steps of about two; 33 ms is the frame of a camera with 30 a second."""
 
 
 class Series:
@@ -50,16 +51,22 @@ class Series:
         records = counter(
             "edgepv_sink_records", "Records by what became of them", labels=[*labels, "outcome"]
         )
+        dropped = counter(
+            "edgepv_replies_dropped",
+            "Replies that rules and receivers did not hear",
+            labels=["camera"],
+        )
         queued = gauge("edgepv_sink_queued", "Records that wait for delivery", labels=labels)
         for one in self.cameras:
             if (seconds := one.age_s()) is not None:
                 age.add_metric([one.name], seconds)
+            dropped.add_metric([one.name], one.replies_dropped())
             for name, sink in one.sinks:
                 counts = sink.counts()
                 queued.add_metric([one.name, name], counts["queued"])
                 for outcome in ("taken", "sent", "lost"):
                     records.add_metric([one.name, name, outcome], counts[outcome])
-        return (age, memory, records, queued)
+        return (age, memory, dropped, records, queued)
 
 
 class Metrics:
@@ -68,6 +75,7 @@ class Metrics:
     def __init__(self, series: Series, camera: str, age_s: Callable[[], float | None]) -> None:
         self.series, self.name, self.age_s, self._variant = series, camera, age_s, ""
         self.sinks: list[tuple[str, Sink]] = []
+        self.replies_dropped: Callable[[], int] = lambda: 0
         self._lock = threading.Lock()
         self._answers = series.answers.labels(camera)
         self.drops, self.restarts = series.drops.labels(camera), series.restarts.labels(camera)

@@ -13,6 +13,7 @@ from edgepv.errors import TargetUnavailableError, UsageError
 from edgepv.runtimes.health.state import Health
 
 CLIENT_TIMEOUT_S = 5.0
+"""Of one read or write: a client that says nothing must not hold a thread for ever."""
 
 
 class Server:

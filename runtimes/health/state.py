@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from edgepv.base.optional import need, present
 from edgepv.runtimes.health.series import Metrics, Series
@@ -47,6 +47,11 @@ class Health:
         """Frames were due and got no answer."""
         if self._metrics:
             self._metrics.drops.inc(frames)
+
+    def replies(self, dropped: Callable[[], int]) -> None:
+        """dropped: says how many replies were replaced before rules and receivers heard them."""
+        if self._metrics:
+            self._metrics.replies_dropped = dropped
 
     def restarted(self) -> None:
         """The states were forgotten, or the engine began again."""

@@ -18,7 +18,9 @@ from edgepv.runtimes.record import Record
 from edgepv.runtimes.sinks import Setup, as_json
 
 WAITING = 1_000
+"""Records that wait for a slow reader: half a minute of 30 a second."""
 CLOSE_S = 3.0
+"""For the queue to take the last word, and again for the thread to write: as for the disk, see spool."""
 
 
 class JsonLines:

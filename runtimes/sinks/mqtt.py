@@ -40,12 +40,19 @@ from edgepv.runtimes.sinks import Setup, as_json, own_name, plain_name, redacted
 from edgepv.runtimes.sinks.spool import Spool, SpooledSink
 
 IN_FLIGHT = 20
+"""Messages that wait for the broker's PUBACK: as many as a broker takes by default (mosquitto's limit)."""
 ANSWERS_WAITING = 100
+"""Answers that wait: seconds of a camera, and older ones say nothing any more."""
 KEEPALIVE_S = 30
+"""Silence after which broker and client ask for each other: a camera that was cut off is known in 45 s."""
 LASTED_S = 10.0
+"""A connection that lasted so long was one: its end is news, and the next try comes at once."""
 LAST_PAUSE_S = 0.2
+"""Before the one try that is left when the run ends."""
 LONGEST_PAUSE_S = 10.0
+"""Between two tries: a broker that is back is found within it."""
 CLOSE_NETWORK_S = 2.0
+"""For the network's thread to end after the last message."""
 MAKER = "edgepv"
 CAMERA = {"camera_lost": "offline", "camera_back": "online"}
 PREFIX = "homeassistant"

@@ -28,8 +28,11 @@ T = TypeVar("T")
 
 DURABLE = ("new", "update", "end", "status")
 DISK_LIMIT = 10_000
+"""Records that wait on disk: some MB of a device's."""
 MEMORY_LIMIT = 1_000
+"""Records that wait in memory where the disk refuses, a tenth of that."""
 CLOSE_S = 3.0
+"""For delivery at the end of a run: what is left by then is on disk and goes with the next one."""
 _IN_USE = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _REFUSED = (
     *_IN_USE,

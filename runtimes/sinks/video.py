@@ -20,7 +20,9 @@ from edgepv.runtimes.record import Record
 from edgepv.runtimes.sinks import Setup
 
 WAITING = 8
+"""Pictures that wait to be encoded: 50 MB at full HD."""
 CLOSE_S = 5.0
+"""For what waits to be encoded, and for the file's end to be written."""
 RESERVE_BYTES, RESERVE_BYTES_PER_FRAME = 1 << 20, 64
 """Left free on the disk, so that the index of an .mp4, which comes last, still fits."""
 

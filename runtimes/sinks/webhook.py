@@ -28,7 +28,9 @@ from edgepv.runtimes.sinks import Setup, plain_name, redacted
 from edgepv.runtimes.sinks.spool import CLOSE_S, Item, Spool, SpooledSink
 
 TIMEOUT_S = 10.0
+"""Of one request: a server that says nothing for so long is tried again."""
 LONGEST_RETRY_AFTER_S = 3600.0
+"""An hour: a server that asks for more is asked all the same, or an alarm would wait for a day."""
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

@@ -5,16 +5,26 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from null_bundle import write_null_bundle
 from support import ROOT
 
 from edgepv.bundle.schemas import published, text
 from edgepv.errors import UsageError
+from edgepv.runtimes.deadline import Reply
+from edgepv.runtimes.events.rules import LiveConfig, Rule, Rules
+from edgepv.runtimes.lane import Answer
+from edgepv.runtimes.output import NO_RULES, Output
+from edgepv.runtimes.record import Record
+from edgepv.runtimes.records import RECORDS
+from edgepv.runtimes.sinks import as_json
+from edgepv.runtimes.sinks.spool import DURABLE, item
 from edgepv.types import Measurement, ModelSpec, Report, TensorSpec, decode, encode
 from edgepv.types.schema import json_schema
 
@@ -108,6 +118,52 @@ def test_a_real_report_fits() -> None:
     assert len(decode(Report, data).rows) > 2 and fits(data, schema, schema)
     del data["rows"][0]["variant"]
     assert not fits(data, schema, schema)
+
+
+def heard(spec: ModelSpec, answers: list[Answer | None], rules: Rules = NO_RULES.rules) -> list[Record]:
+    """The records of a run, as they are on the wire."""
+    lines: list[Record] = []
+
+    class Ear:
+        pixels = False
+
+        def put(self, record: Record, frame: np.ndarray | None = None) -> None:
+            lines.append(json.loads(item(record).body if record["type"] in DURABLE else as_json(record)))
+
+        def counts(self) -> dict[str, int]:
+            return {"taken": 0, "sent": 0, "queued": 0, "lost": 0}
+
+        def close(self) -> None:
+            raise ValueError("one fault for the summary")
+
+    output = Output("cam", spec, [Ear()], LiveConfig("", rules), None, whole=True)
+    output.counts["replies_dropped"] = 1
+    for n, one in enumerate(answers):
+        output.reply(Reply(n, n / 10, one, one is None, "" if one else "dropped", 5.0, 5.0, 1.0, "null"))
+    output.status("camera_lost", "no route to host")
+    output.close()
+    return [*lines, json.loads(as_json(output.summary()))]
+
+
+def test_real_records_fit_and_their_keys_are_all_known() -> None:
+    """Beside those of the schema a summary has counts: of each status, and of stale replies by reason."""
+    schema, points = stored("record.json"), np.array([[0.5, 0.5, 1.0]], np.float32)
+    tracker = replace(SPEC, task="tracking", labels=(), outputs=(TensorSpec("tracks", (1, 1, 3), "NKC"),))
+    scores = Answer(0, "a", 0.9, (0.9, 0.1), True, 1.0, 2.0)
+    tracks = Answer(0, None, None, (), True, 1.0, 2.0, outputs={"tracks": points})
+    particles = replace(scores, outputs={"particles": np.ones((1, 7), np.float32)})
+    records = heard(SPEC, [None, scores, scores, particles], Rules((Rule("a", 0.8),)))
+    records += heard(tracker, [None, tracks])
+    assert {r["type"] for r in records} == {"answer", "new", "end", "status", "summary"}
+    for record in records:
+        name = {"new": "Event", "end": "Event"}.get(record["type"], record["type"].capitalize()) + "Record"
+        own = schema["$defs"][name]
+        assert fits(record, own, schema) and fits(record, schema, schema), record
+        more = set(record) - set(own["properties"])
+        assert not more if name != "SummaryRecord" else more <= {"camera_lost", "stale_dropped"}
+        for key in own["required"]:
+            assert not fits({k: v for k, v in record.items() if k != key}, own, schema)
+    assert {r["version"] for r in records} == {RECORDS}
 
 
 def test_a_spec_as_a_user_writes_it_fits() -> None:

@@ -74,17 +74,25 @@ def test_a_wrong_command_is_held_against_all_of_them(capsys: pytest.CaptureFixtu
     assert "invalid choice: 'exprt'" in said and all(f"'{name}'" in said for name in NAMES)
 
 
+HELP_STARTS = 8
+"""Bare starts of Python that ``edgepv --help`` may cost in CPU time: about twice what it does, since the two
+may meet another load; with one library like numpy in it, it costs more than these."""
+
+
 def _cpu_s(*command: str) -> float:
-    """CPU time of a process, the least of three runs: other programs on this machine only add to it."""
-    took = []
-    for _ in range(3):
-        silent = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
-        process = os.posix_spawn(command[0], command, os.environ, file_actions=silent)
-        _, status, used = os.wait4(process, 0)
-        assert status == 0
-        took.append(used.ru_utime + used.ru_stime)
-    return min(took)
+    """CPU time of a process."""
+    silent = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
+    process = os.posix_spawn(command[0], command, os.environ, file_actions=silent)
+    _, status, used = os.wait4(process, 0)
+    assert status == 0
+    return used.ru_utime + used.ru_stime
 
 
-def test_help_takes_less_than_a_tenth_of_a_second_of_cpu() -> None:
-    assert _cpu_s(str(Path(sys.executable).with_name("edgepv")), "--help") < 0.1
+def test_help_costs_a_few_starts_of_python() -> None:
+    """In turns, and the least of each: other programs on this machine only add to it."""
+    turns = [
+        (_cpu_s(sys.executable, "-c", ""), _cpu_s(str(Path(sys.executable).with_name("edgepv")), "--help"))
+        for _ in range(5)
+    ]
+    python, edgepv = map(min, zip(*turns))
+    assert edgepv < HELP_STARTS * python

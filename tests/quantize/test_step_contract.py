@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,24 +14,27 @@ import pytest
 from support import Run, Tiny, drifts
 
 from edgepv import bundle
+from edgepv.base import registry
 from edgepv.base.console import Console
 from edgepv.base.options import option, options_of
-from edgepv.errors import ModelError, UsageError
+from edgepv.errors import EdgepvError, ModelError, UsageError
 from edgepv.model.checkpoint import build, from_files
 from edgepv.model.spec import read_spec
 from edgepv.pipeline.build import nothing_made
 from edgepv.pipeline.options import Options
-from edgepv.quantize import finetune, low_rank, prune, qat
+from edgepv.quantize import finetune, low_rank, prune, qat, step
 from edgepv.quantize.step import (
     CheckpointStep,
     PromiseError,
     Step,
     Training,
     asked,
+    broken_steps,
     step_named,
     step_options,
     steps,
 )
+from edgepv.quantize.step import registry as registry_of_steps
 from edgepv.search.space import Axis, command
 from edgepv.search.trial import SearchRequest, TrialRunner
 from edgepv.types import Checkpoint
@@ -185,11 +189,12 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder = tmp_path / "site"
     folder.mkdir()
     monkeypatch.syspath_prepend(folder)
-    for known in (steps, step_options):
+    caches = (registry._installed, step._usable, step_options)
+    for known in caches:
         known.cache_clear()
     yield folder
     sys.modules.pop("snap", None)
-    for known in (steps, step_options):
+    for known in caches:
         known.cache_clear()
 
 
@@ -231,21 +236,50 @@ def test_a_step_of_another_package_is_searched(site: Path, tiny_step: Tiny, tmp_
     assert "snap" in [s.name for s in variant.steps]
 
 
+LATE = "from __future__ import annotations\n" + SNAP
+PRUNE = SNAP.replace('"snap"\n', '"prune"\n')
+
+
 @pytest.mark.parametrize(
     ("point", "code", "said"),
     [
-        ("snap = snap:Nothing", SNAP, "step 'snap' .snap:Nothing. is not loaded: AttributeError"),
-        ("snap = json:dumps", SNAP, "step 'snap' .json:dumps. is no edgepv.quantize.step.Step"),
-        ("snap = snap:Step", SNAP.replace('"snap"\n', '"prune"\n'), "two steps have the name 'prune'"),
-        ("snap = snap:Step", SNAP.replace('key="snap"', 'key="qat"'), "two steps have an option --qat"),
+        ("snap = snap:Nothing", SNAP, "the step 'snap' of x 1 cannot be loaded: AttributeError: "),
+        ("snap = snap:Step", "raise SystemExit", "the step 'snap' of x 1 cannot be loaded: SystemExit"),
+        ("snap = json:dumps", SNAP, "the step 'snap' of x 1 cannot be used: json:dumps is no Step"),
+        ("snap = fractions:Fraction", SNAP, "cannot be used: fractions:Fraction is no Step"),
+        ("snap = snap:Step", PRUNE, "the step 'snap' calls itself 'prune'. Give both one name"),
+        ("snap = snap:Step", LATE.replace("parts: int", "parts: it"), "cannot be used: NameError: "),
+        ("snap = snap:Step", SNAP.replace("def work", "def word"), "cannot be used: it has no work()"),
+        ("snap = snap:Step", SNAP.replace('"snap",', '"qat",'), "another step has an option --qat too"),
+        ("prune = snap:Step", PRUNE, "the step 'prune' is offered by edgepv and by x 1. Remove one of them"),
     ],
 )
-def test_a_package_whose_step_is_none_or_clashes_is_named(
+def test_a_step_that_cannot_be_used_costs_its_name_alone(
     site: Path, point: str, code: str, said: str
 ) -> None:
+    own = set(registry_of_steps().own)
     _install(site, point, code=code)
-    with pytest.raises(UsageError, match=said):
-        step_options()
+    assert set(steps()) == own - {point.split()[0]}
+    (line,) = broken_steps()
+    assert said in line and "\n" not in line
+    with pytest.raises(EdgepvError, match=re.escape(line)):
+        step_named(point.split()[0])
+
+
+def test_every_export_goes_on_without_a_broken_step_unless_it_asks_for_it(site: Path, run: Run) -> None:
+    _install(site, "snap = snap:Step", code="import a_library_that_is_not_there")
+    line = (
+        "edgepv: the step 'snap' of x 1 cannot be loaded: ModuleNotFoundError: "
+        "No module named 'a_library_that_is_not_there'. Update or remove it"
+    )
+    plan = ["export", "--target", "null", "--precision", "fp32", "--dry-run"]
+    code, _, err = run(*plan)
+    assert (code, err) == (0, f"{line}\n")
+    code, _, err = run(*plan, "--snap=2")
+    assert code == 2
+    assert err.splitlines() == [line, "edgepv: unrecognized arguments: --snap=2. See: edgepv --help"]
+    code, out, _ = run("doctor", "--json")
+    assert code == 0 and json.loads(out)["broken"] == [line.removeprefix("edgepv: ")]
 
 
 def test_help_of_export_reads_the_steps_and_imports_nothing_heavy() -> None:

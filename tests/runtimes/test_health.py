@@ -81,6 +81,7 @@ def test_prometheus_reads_every_number(serve: Serve) -> None:
         health.answered({"capture": 1.5, "pre": 1.5, "infer": 15.0, "post": 0.5, "total": 18.5})
     health.answered({"total": 40.0}, stale="deadline")
     health.dropped(2)
+    health.replies(lambda: 7)
     health.restarted()
     health.running("int8")
     health.running("fp32")
@@ -93,6 +94,7 @@ def test_prometheus_reads_every_number(serve: Serve) -> None:
         "edgepv_answers_total cam1": 4,
         "edgepv_stale_answers_total cam1 deadline": 1,
         "edgepv_dropped_frames_total cam1": 2,
+        "edgepv_replies_dropped_total cam1": 7,
         "edgepv_restarts_total cam1": 1,
         "edgepv_switches_total cam1": 1,
         "edgepv_variant_running cam1 fp32": 1,

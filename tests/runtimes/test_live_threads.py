@@ -14,6 +14,7 @@ from simulated import variant
 
 from edgepv.runtimes.deadline import DeadlineRunner, profile
 from edgepv.runtimes.engines.null import NullEngine
+from edgepv.runtimes.faults import error_of
 from edgepv.runtimes.health.state import Health
 from edgepv.runtimes.ladder import Ladder
 from edgepv.runtimes.lane import Lane
@@ -69,6 +70,17 @@ class Receiver:
         """Nothing waits."""
 
 
+class Closing(Receiver):
+    """Notes that it was closed."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self.closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
 class SlowRules(ZoneSearch):
     """What a rule with a zone asks, and waits for."""
 
@@ -86,9 +98,28 @@ class SlowRules(ZoneSearch):
         """Nothing to end."""
 
 
-def live(camera: Camera, receiver: Receiver, search: ZoneSearch | None) -> Live:
+class Hanging(Receiver):
+    """Never comes back from the first record of one type, or from its end."""
+
+    def __init__(self, at: str) -> None:
+        super().__init__(0)
+        self._at = at
+
+    def put(self, record: Record, frame: np.ndarray | None = None) -> None:
+        self._hang(record["type"])
+        super().put(record)
+
+    def close(self) -> None:
+        self._hang("close")
+
+    def _hang(self, where: str) -> None:
+        if where == self._at:
+            threading.Event().wait()
+
+
+def live(camera: Camera, receiver: Receiver, search: ZoneSearch | None, *others: Receiver) -> Live:
     one = variant("one")
-    output = Output("cam", one.spec, [receiver], NO_RULES, Health("cam"), search=search)
+    output = Output("cam", one.spec, [receiver, *others], NO_RULES, Health("cam"), search=search)
     ladder = Ladder([Lane(NullEngine(one, [0]), one)])
     runner = DeadlineRunner(
         ladder,
@@ -135,3 +166,49 @@ def test_a_run_that_is_stopped_while_a_receiver_sleeps_ends_with_its_summary() -
     thread.join(20 * SLEEP_S)
     assert not thread.is_alive()
     assert receiver.heard[-1]["type"] == "summary" and receiver.heard[-1]["replies_dropped"] > 0
+
+
+@pytest.mark.parametrize(
+    ("at", "said"),
+    [
+        ("answer", "put() has not come back: nothing after it is delivered, after 0.2 s"),
+        ("summary", "put() has not come back: 1 records are not delivered, after 0.2 s"),
+        (
+            "close",
+            "close() has not come back: what it had may not be delivered, after 0.2 s",
+        ),
+    ],
+)
+def test_a_receiver_that_hangs_holds_up_neither_the_end_nor_another_receiver(
+    at: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgepv.runtimes.on_camera.END_S", 0.2)
+    monkeypatch.setattr("edgepv.runtimes.deadline.runner.TELL_S", 0.2)
+    other = Closing()
+    run = live(Camera(frames=3), Hanging(at), None, other)
+    summaries: list[Record] = []
+    thread = threading.Thread(target=lambda: summaries.append(run.run()), daemon=True)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert other.heard[-1]["type"] == "summary" and other.closed
+    (summary,) = summaries
+    assert summary["faults"] == {"receiver Hanging": {"count": 1, "first": f"TimeoutError: {said}"}}
+    error = error_of(summary["faults"])
+    assert error and error.exit_code == 11
+
+
+def test_rules_that_hang_do_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgepv.runtimes.on_camera.END_S", 0.2)
+    monkeypatch.setattr("edgepv.runtimes.deadline.runner.TELL_S", 0.2)
+    search, other = SlowRules(), Closing()
+    monkeypatch.setattr(search, "within", lambda *_: threading.Event().wait())
+    run = live(Camera(frames=3), other, search)
+    thread = threading.Thread(target=run.run, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive()
+    summary = other.heard[-1]
+    assert summary["type"] == "summary" and other.closed
+    said = "TimeoutError: have not come back: no event after it is told, after 0.2 s"
+    assert summary["faults"] == {"rules": {"count": 1, "first": said}}
