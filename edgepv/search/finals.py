@@ -13,8 +13,10 @@ from edgepv.base import cache
 from edgepv.base.console import Console
 from edgepv.base.files import read_json, sha256, write_json
 from edgepv.base.machine import machine, versions
-from edgepv.errors import AccuracyGateError, LatencyGateError, UsageError
+from edgepv.errors import AccuracyGateError, InconclusiveError, LatencyGateError, UsageError
+from edgepv.measure.latency import SURE_BUDGET_S, SURE_CALLS
 from edgepv.metrics.gate import within_limit
+from edgepv.pipeline.choose import answers_within
 from edgepv.search.space import methods_of
 from edgepv.search.study import Study
 from edgepv.search.trial import RUNNERS, TrialResult, TrialRunner, at_percentile, in_turns
@@ -23,7 +25,6 @@ from edgepv.types import Latency, PairedDrop, decode, encode
 FINALISTS = 4
 TUNING_GAP_POINTS = 3.0
 """Points that a short fine-tuning may still be short of the whole one."""
-CALLS = 201
 
 
 @dataclass(frozen=True)
@@ -146,13 +147,14 @@ def _side_by_side(trials: TrialRunner, whole: Sequence[TrialResult]) -> tuple[di
     named |= {f.candidate.name: (f.variant, Path(f.folder)) for f in whole}
     key = {
         "step": "search finals",
+        "calls": SURE_CALLS,
         "variants": [[name, v.sha256, v.engine, v.precision] for name, (v, _) in named.items()],
         "machine": machine(),
         "tools": versions(RUNNERS),
     }
 
     def time_them(_: Path) -> Any:
-        return encode(in_turns(named, calls=CALLS))
+        return encode(in_turns(named, calls=SURE_CALLS, budget_s=SURE_BUDGET_S))
 
     times = {name: decode(Latency, row) for name, row in cache.cached(key, time_them)[1].items()}
     return times, times["reference"]
@@ -161,12 +163,15 @@ def _side_by_side(trials: TrialRunner, whole: Sequence[TrialResult]) -> tuple[di
 def _winner(finals: Sequence[Final], study: Study) -> Final:
     """The fastest that is in time and, by the search clips, within the gate."""
     limit, most, p = study.question.latency_ms, study.question.options.max_drop, study.question.percentile
-    in_time = [f for f in finals if at_percentile(f.latency, p) <= limit]
+    told = [answers_within(f.latency, limit) if p == 99 else f.latency.p50_ms <= limit for f in finals]
+    in_time = [f for f, within in zip(finals, told) if within]
     if not in_time:
         near = finals[0]
-        raise LatencyGateError(
-            f"measured again side by side, no finalist answers within {limit:g} ms (p{p}); the nearest is "
-            f"{near.found.candidate.name}: p50 {near.latency.p50_ms:.2f}, p99 {near.latency.p99_ms:.2f} ms"
+        raise (InconclusiveError if None in told else LatencyGateError)(
+            f"measured again side by side, no finalist surely answers within {limit:g} ms (p{p}); the "
+            f"nearest is {near.found.candidate.name}: {at_percentile(near.latency, p):.2f} ms in "
+            f"{near.latency.n} calls"
+            + (f"; {near.latency.inconclusive}" if near.latency.inconclusive else "")
         )
     good = [f for f in in_time if within_limit(f.found.drop)]
     if not good:
