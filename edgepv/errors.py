@@ -80,7 +80,7 @@ class ParityError(EdgepvError):
 
 
 class InconclusiveError(EdgepvError):
-    """There are too few clips to tell whether the gate holds, or none of a label."""
+    """Nobody can tell whether a gate holds: too few clips, none of a label, too few calls, a busy machine."""
 
     exit_code = 6
 

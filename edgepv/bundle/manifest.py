@@ -59,6 +59,7 @@ class Measured:
 
     ladder: variants that may stand in for each other under a deadline, the largest first; empty: ``run``
     alone. proven: where the variants gave their golden answers; nothing in bundles of before it was noted.
+    prefer: what ``run`` was chosen by, "speed", "size" or "memory"; None where it was not noted.
     """
 
     run: str
@@ -68,6 +69,7 @@ class Measured:
     files: dict[str, str] = field(default_factory=dict)
     ladder: tuple[Rung, ...] = ()
     proven: dict[str, Proof] = field(default_factory=dict)
+    prefer: str | None = None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from edgepv.errors import UsageError
 
 EXIT_CODES = """exit codes:
   0 ok    1 internal error    2 wrong input or option    3 accuracy gate    4 latency gate
-  5 parity    6 inconclusive (too few clips, or a label without)    7 target or engine not on this machine
+  5 parity    6 inconclusive (too few clips, a busy machine)    7 target or engine not on this machine
   8 camera lost    9 signature    10 some targets were made, others not    11 a receiver raised
   12 the model cannot be built or converted    13 a converter or engine failed
   14 the device lacks space, permission, memory, cores or a camera"""

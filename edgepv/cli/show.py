@@ -46,6 +46,7 @@ def exported(bundles: Sequence[ExportedBundle], not_made: Sequence[NotMade] = ()
         "SQNR dB",
         "INT8 convs, products",
         "p50 ms",
+        "p95 ms",
         "p99 ms",
         "size KB",
     )
@@ -81,6 +82,7 @@ def accuracy_text(accuracy: Accuracy) -> str:
 def _cells(row: Measurement, chosen: bool) -> list[str]:
     a, d, p, u = row.accuracy, row.drop, row.parity, row.audit
     first = row.latency[0] if row.latency else None
+    times = (first.p50_ms, first.p95_ms, first.p99_ms) if first else (None,) * 3
     return [
         row.variant + (" *" if chosen else ""),
         row.target,
@@ -89,8 +91,7 @@ def _cells(row: Measurement, chosen: bool) -> list[str]:
         (d.verdict if d else "") + (f", needs {d.clips_needed} clips" if d and d.clips_needed else ""),
         f"{p.sqnr_db:.1f}" if p else "",
         _in_int8(u) if u else "",
-        f"{first.p50_ms:.2f}" if first else UNKNOWN,
-        f"{first.p99_ms:.2f}" if first else UNKNOWN,
+        *(UNKNOWN if ms is None else f"{ms:.2f}" for ms in times),
         f"{row.bytes / 1024:.0f}" if row.bytes else UNKNOWN,
     ]
 
@@ -213,10 +214,21 @@ def sensitivity_picture(model: str, layers: Sequence[LayerSensitivity], out: Pat
 
 
 def latencies(rows: Mapping[str, Latency]) -> None:
-    """One line per variant: time of one call on this machine."""
-    header = ("variant", "p50 ms", "p95 ms", "p99 ms", "calls", "threads")
-    times = ((n, [f"{ms:.3f}" for ms in (r.p50_ms, r.p95_ms, r.p99_ms)], r) for n, r in rows.items())
-    table(header, [(n, *ms, str(r.n), str(r.threads)) for n, ms, r in times])
+    """One line per variant: time of one call on this machine, as a share of the fastest in float32 too."""
+    floats = [to.to for row in rows.values() for to in row.ratios]
+    base = min(floats, key=lambda name: rows[name].p50_ms, default="")
+    share = f"of {base or 'float32'} (95 %)"
+    header = ("variant", "p50 ms", "p95 ms", "p99 ms", "CPU ms", share, "calls", "threads")
+    cells = []
+    for name, row in rows.items():
+        times = (row.p50_ms, row.p95_ms, row.p99_ms, row.cpu_ms)
+        pair = row.against(base)
+        told = "1" if name == base else str(pair.wall) if pair else UNKNOWN
+        each = (UNKNOWN if ms is None else f"{ms:.3f}" for ms in times)
+        cells.append((name, *each, told, str(row.n), str(row.threads)))
+    table(header, cells)
+    for why in dict.fromkeys(row.inconclusive for row in rows.values() if row.inconclusive):
+        tell(f"inconclusive: {why}. Measure again on an idle machine")
 
 
 def replayed(rows: Sequence[Replayed]) -> None:
@@ -289,7 +301,8 @@ def bundle(b: Bundle) -> None:
             tell(f"           {exactness(stream, spec.fps)}")
     else:
         tell(f"stream     none: the host keeps {spec.frames} frames and computes all for each answer")
-    tell(f"runs       {m.run}; accuracy gate: {m.verdict}")
+    preferred = f"; chosen by {m.prefer}" if m.prefer else ""
+    tell(f"runs       {m.run}{preferred}; accuracy gate: {m.verdict}")
     for reason in m.reasons:
         tell(f"           {reason}")
     tell(f"answers    {c.postprocessing}")

@@ -40,6 +40,8 @@ class LiveBench:
 def latencies(bundle: Bundle, threads: int) -> dict[str, Latency]:
     """One call of every variant whose engine is here, interleaved, on noise of the right shape.
 
+    As many calls as p99 needs, if that takes no longer than ``latency.SURE_BUDGET_S``.
+
     Raises TargetUnavailableError if no engine is here.
     """
     opened = {}
@@ -49,7 +51,8 @@ def latencies(bundle: Bundle, threads: int) -> dict[str, Latency]:
             opened[variant.name] = (engine, variant)
     if not opened:
         raise TargetUnavailableError(f"{bundle.folder}: no engine of its variants is on this machine")
-    return latency.on_noise(opened, threads=threads)
+    calls, budget_s = latency.SURE_CALLS, latency.SURE_BUDGET_S
+    return latency.on_noise(opened, threads=threads, calls=calls, budget_s=budget_s)
 
 
 def live(bundle: Bundle, options: LiveBench, console: Console) -> list[Replayed]:

@@ -5,60 +5,132 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
+import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgepv.base import cache
-from edgepv.metrics.stats import percentiles_ms
+from edgepv.base.machine import LoadWatch
+from edgepv.metrics.times import busy_reason, calls_needed, paired_ratio, supported_ms
 from edgepv.runtimes.engine import Engine, open_engine
 from edgepv.stream import Infer, Stepper, Tensors, copied, roll
-from edgepv.types import Latency, Variant
+from edgepv.types import Latency, PairedTime, Variant
 
 CALLS = 201
+"""Timed calls of each variant: they support p95, and give ratios 67 pairs (benchmarks/pairs.md)."""
+
 WARMUP = 6
 TURN = 3
 MIN_CALLS = 30
+LOOK = 20 * TURN
+"""Calls between two looks at the machine's load."""
+
 BUDGET_S = 12.0
+
+SURE_CALLS = calls_needed(99)
+"""Calls that support p99, for who asks for it."""
+
+SURE_BUDGET_S = 60.0
+"""For as many calls of eight variants that take up to 8 ms each; who asks for p99 will wait a minute."""
+
+
+@dataclass
+class _Clock:
+    """Times of one engine's calls in seconds: wall of each call; wall and CPU of a call of each turn."""
+
+    calls: list[float] = field(default_factory=list)
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+    def turn(self, infer: Infer, feeds: Sequence[Tensors]) -> None:
+        """Call once to warm up, then with each of the feeds but the first, timed."""
+        infer(feeds[0])
+        seconds = []
+        cpu = time.process_time()
+        for feed in feeds[1:]:
+            start = time.perf_counter()
+            infer(feed)
+            seconds.append(time.perf_counter() - start)
+        self.cpu.append((time.process_time() - cpu) / len(seconds))
+        self.wall.append(statistics.median(seconds))
+        self.calls += seconds
 
 
 def interleaved(
-    engines: Mapping[str, tuple[Engine | Any, Sequence[Tensors]]], *, threads: int, calls: int = CALLS
+    engines: Mapping[str, tuple[Engine | Any, Sequence[Tensors]]],
+    *,
+    threads: int,
+    calls: int = CALLS,
+    budget_s: float = BUDGET_S,
+    floats: Collection[str] = (),
 ) -> dict[str, Latency]:
     """Time of one call of each engine, taking turns, so that all meet the same machine load.
 
     engines: name -> (engine, real inputs with rolled states, used in turn). A turn is ``TURN`` calls after
     one that is not timed, during which the threads of the engine before may still spin for work and its
     data is still in the caches. On a busy machine, where an eager framework can take a hundred times longer
-    on two threads, the turns end after ``BUDGET_S`` seconds with fewer than ``calls``; ``Latency.n`` says
-    how many there were.
+    on two threads, the turns end after ``budget_s`` seconds with fewer than ``calls``; ``Latency.n`` says
+    how many there were. floats: names of the rows that every row's time is given as a share of.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in engines}
-    begun = time.perf_counter()
-    for i in range(-WARMUP, calls, TURN):
-        if i >= MIN_CALLS and time.perf_counter() - begun > BUDGET_S:
+    clocks = {name: _Clock() for name in engines}
+    for i in range(-WARMUP, 0, TURN):
+        _turn(engines, {name: _Clock() for name in engines}, i)
+    watch, begun = LoadWatch(), time.perf_counter()
+    for i in range(0, calls, TURN):
+        if i >= MIN_CALLS and time.perf_counter() - begun > budget_s:
             break
-        for name, (engine, feeds) in engines.items():
-            for n in range(i - 1, i + TURN):
-                feed = feeds[n % len(feeds)]
-                start = time.perf_counter()
-                engine.infer(feed)
-                if i >= 0 and n >= i:
-                    seconds[name].append(time.perf_counter() - start)
-    names = tuple(engines)
-    return {name: Latency(*percentiles_ms(s), len(s), WARMUP, threads, names) for name, s in seconds.items()}
+        _turn(engines, clocks, i)
+        if i % LOOK == 0:
+            watch.sample()
+    load = watch.load()
+    busy = busy_reason(load, threads)
+    return {
+        name: Latency(
+            *supported_ms(clock.calls),
+            n=len(clock.calls),
+            warmup=WARMUP,
+            threads=threads,
+            interleaved_with=tuple(engines),
+            cpu_ms=1e3 * statistics.median(clock.cpu),
+            ratios=_ratios(clocks, name, floats),
+            load=load,
+            inconclusive=busy,
+        )
+        for name, clock in clocks.items()
+    }
+
+
+def _turn(engines: Mapping[str, tuple[Any, Sequence[Tensors]]], clocks: Mapping[str, _Clock], i: int) -> None:
+    """Every engine once: its calls ``i`` to ``i + TURN``, after the one before."""
+    for name, (engine, feeds) in engines.items():
+        clocks[name].turn(engine.infer, [feeds[n % len(feeds)] for n in range(i - 1, i + TURN)])
+
+
+def _ratios(clocks: Mapping[str, _Clock], name: str, floats: Collection[str]) -> tuple[PairedTime, ...]:
+    """The times of one row as a share of those of the rows named in ``floats``, itself left out."""
+    mine = clocks[name]
+    pairs = ((to, clocks[to]) for to in floats if to != name)
+    found = ((to, paired_ratio(mine.wall, c.wall), paired_ratio(mine.cpu, c.cpu)) for to, c in pairs)
+    return tuple(PairedTime(to, wall, cpu) for to, wall, cpu in found if wall)
 
 
 def on_noise(
-    opened: Mapping[str, tuple[Engine, Variant]], *, threads: int, calls: int = CALLS
+    opened: Mapping[str, tuple[Engine, Variant]],
+    *,
+    threads: int,
+    calls: int = CALLS,
+    budget_s: float = BUDGET_S,
 ) -> dict[str, Latency]:
     """Time of one call of opened variants on noise, interleaved; closes their engines."""
     try:
         engines = {name: (e, [noise_feeds(e.infer, variant)]) for name, (e, variant) in opened.items()}
-        return interleaved(engines, threads=threads, calls=calls)
+        floats = [name for name, (_, variant) in opened.items() if variant.precision == "fp32"]
+        return interleaved(engines, threads=threads, calls=calls, budget_s=budget_s, floats=floats)
     finally:
         for engine, _ in opened.values():
             engine.close()
@@ -92,21 +164,26 @@ def latencies(
     original: tuple[Callable[[int], Engine], Sequence[Tensors]] | None,
     threads: Sequence[int] = (1, 2),
     baseline: str = "torch-fp32",
+    p99: bool = False,
 ) -> dict[str, tuple[Latency, ...]]:
     """Latency rows per variant, one per thread count.
 
     original: opens the model that all came from, and the inputs it takes. baseline: the name of its row.
+    p99: take as many calls as p99 needs on the first thread count, which is the one that decides.
     """
     rows: dict[str, list[Latency]] = {}
     inputs = {baseline: original[1]} if original else {}
     inputs |= {v.name: feeds for v in variants}
-    for count in threads:
+    floats = [*([baseline] if original else []), *(v.name for v in variants if v.precision == "fp32")]
+    for place, count in enumerate(threads):
+        calls, budget_s = (SURE_CALLS, SURE_BUDGET_S) if p99 and place == 0 else (CALLS, BUDGET_S)
         openers = {baseline: functools.partial(original[0], count)} if original else {}
         openers |= {v.name: functools.partial(open_engine, v, folder, threads=count) for v in variants}
         engines = open_all(openers)
         try:
             turns = {name: (engine, inputs[name]) for name, engine in engines.items()}
-            for name, latency in interleaved(turns, threads=count).items():
+            times = interleaved(turns, threads=count, calls=calls, budget_s=budget_s, floats=floats)
+            for name, latency in times.items():
                 rows.setdefault(name, []).append(latency)
         finally:
             for engine in engines.values():

@@ -34,6 +34,7 @@ def plan(options: Options) -> dict[str, Any]:
         "gate": f"at most {max_drop(options, source.spec):g} {_unit(source.spec)}; too few clips to tell is "
         + ("exit code 6" if options.gate else "reported only"),
         "latency": f"p99 at most {options.latency_ms:g} ms" if options.latency_ms else "no limit",
+        "prefer": options.prefer,
         "seed": options.seed,
         "bundles": ", ".join(str(bundle_folder(options, t.name)) for t in targets),
         **({"notes": "; ".join(clips.notes)} if clips.notes else {}),

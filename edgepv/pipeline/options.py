@@ -25,6 +25,9 @@ from edgepv.types import ModelSpec, Target, decode
 MOST_PIXELS = 4096
 """Largest height and width of frames that a model may be given."""
 
+PREFERENCES = ("speed", "size", "memory")
+"""What ``edgepv.pipeline.choose`` can choose by."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -106,10 +109,18 @@ class Options:
     gate: bool = False
     latency_ms: float | None = option(
         None,
-        "largest p99 of the chosen variant on this machine",
+        "largest p99 of the chosen variant on this machine; too few calls or a machine too busy to tell is "
+        "exit code 6",
         metavar="MS",
         check=lambda ms: 0 < ms < math.inf,
         hint="give a time above 0",
+    )
+    prefer: str = option(
+        "speed",
+        "of the variants that keep the gates, the one that runs: speed, float unless another is surely "
+        "faster; size, the smallest file; memory, the least of it at its peak (default: speed)",
+        metavar="WHAT",
+        choices=PREFERENCES,
     )
     seed: int = 0
     force: bool = False

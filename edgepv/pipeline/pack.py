@@ -74,7 +74,7 @@ def pack(context: RunContext, prepared: PreparedModel, target: Target, folder: P
         thumbnails(rows, prepared.held_out),
     )
     _sweep(models, kept, built.files)
-    write_bundle(prepared, target, folder, kept, results, chosen)
+    write_bundle(prepared, target, folder, kept, results, chosen, context.options.prefer)
     return ExportedBundle(
         target.name, folder, bundle.read(folder).digest, chosen, results, (*prepared.notes, *built.notes)
     )
@@ -121,7 +121,7 @@ def _choice(
 ) -> tuple[Measurement, str]:
     """``evaluate.choose``; a stream that lost its accuracy is told apart from what INT8 lost."""
     try:
-        return choose.choose(rows, latency_ms=options.latency_ms)
+        return choose.choose(rows, latency_ms=options.latency_ms, prefer=options.prefer)
     except AccuracyGateError as e:
         stream, frames = prepared.lowered.base.stream, prepared.lowered.source.spec.frames
         streamed = prepared.lowered.checkpoint is not None and prepared.lowered.checkpoint.rewrite is not None
@@ -174,8 +174,15 @@ def _timed(
         context.console.say(f"{target.name}: timing {len(here) + 1} variants, interleaved")
         baseline = prepared.rows[0].variant
         times = latencies(
-            here, models, prepared.evaluation.feeds, original=prepared.original, baseline=baseline
+            here,
+            models,
+            prepared.evaluation.feeds,
+            original=prepared.original,
+            baseline=baseline,
+            p99=context.options.latency_ms is not None,
         )
+        for why in {row.inconclusive for rows in times.values() for row in rows[:1] if row.inconclusive}:
+            context.console.say(f"{target.name}: times are inconclusive: {why}")
     facts = device_facts()
     params = prepared.rows[-1].params
     cost = prepared.rows[-1].gflops_per_frame

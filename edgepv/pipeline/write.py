@@ -59,8 +59,9 @@ def write_bundle(
     kept: Sequence[Variant],
     results: Report,
     chosen: Measurement,
+    prefer: str,
 ) -> None:
-    """Golden vectors, report and manifest."""
+    """Golden vectors, report and manifest. prefer: what ``chosen`` was chosen by."""
     variants = tuple(replace(v, path=f"models/{v.path}") for v in kept)
     golden = write_golden(prepared, variants, folder)
     files = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
@@ -87,6 +88,7 @@ def write_bundle(
         reasons=results.reasons,
         files=bundle.digests(folder, ["measured.json", "report.md", "report.html"]),
         proven={v.name: proof(on_this_host(v).engine) for v in variants},
+        prefer=prefer,
     )
     bundle.write(folder, content, measured)
 

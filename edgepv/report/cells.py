@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from edgepv.metrics.times import calls_needed
+from edgepv.types import Latency, MachineLoad
 
 NOT_MEASURED = "not measured"
 
@@ -68,6 +72,38 @@ def heads(names: str) -> tuple[str, ...]:
 def number(value: float | None, unit: str = "", note: str = "") -> Cell:
     """A figure with its unit, or "not measured"."""
     return UNKNOWN if value is None else Cell(f"{figure(value)} {unit}".strip(), value, note=note)
+
+
+def typical(latency: Latency | None, note: str = "") -> Cell:
+    """The p50 of one call; marked where the machine was too busy for it to mean something."""
+    if latency is None:
+        return UNKNOWN
+    cell = number(latency.p50_ms, note=note)
+    if latency.inconclusive is None:
+        return cell
+    told = "; ".join(filter(None, [note, f"inconclusive: {latency.inconclusive}"]))
+    return replace(cell, tone="inconclusive", note=told)
+
+
+def tail(latency: Latency | None, percentile: Literal[95, 99]) -> Cell:
+    """p95 or p99 of one call, or "not measured" and how many calls it takes."""
+    if latency is None:
+        return UNKNOWN
+    value = latency.p95_ms if percentile == 95 else latency.p99_ms
+    if value is None:
+        return replace(UNKNOWN, note=f"needs {calls_needed(percentile)} calls")
+    return number(value)
+
+
+def machine_load(load: MachineLoad | None) -> Cell:
+    """What the machine did besides the timed calls, and how fast its cores were clocked."""
+    if load is None:
+        return UNKNOWN
+    facts = [f"load {load.average:.1f} on {load.cores} cores"]
+    facts += [f"others used {load.others:.1f}"] if load.others is not None else []
+    facts += [f"steal {percent(load.steal)}"] if load.steal is not None else []
+    facts += [f"{load.mhz[0]:,.0f} to {load.mhz[1]:,.0f} MHz"] if load.mhz else []
+    return Cell(facts[0], load.average, note=", ".join(facts[1:]))
 
 
 def whole(value: int | None) -> Cell:

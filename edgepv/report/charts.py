@@ -78,12 +78,13 @@ class Scatter:
 
 @dataclass(frozen=True)
 class Bar:
-    """The percentiles of one variant on one thread count."""
+    """The percentiles of one variant on one thread count; longest: of those that are known."""
 
     y: float
     p50: float
-    p95: float
-    p99: float
+    p95: float | None
+    p99: float | None
+    longest: float
     text: str
     tip: str
     colour: int
@@ -211,9 +212,15 @@ def _tip(row: Measurement, latency: Latency) -> str:
     return (
         f"{row.variant} ({row.engine}, {row.precision}, {row.form}): {metric_name(accuracy.metric)} {value}, "
         f"{spread}, n = {counted(accuracy.n, accuracy.groups)}; "
-        f"p50 {figure(latency.p50_ms)} ms, p99 {figure(latency.p99_ms)} ms, "
+        f"{', '.join(f'{name} {figure(ms)} ms' for name, ms in _known(latency).items())}, "
         f"{threaded(latency)}"
     )
+
+
+def _known(latency: Latency) -> dict[str, float]:
+    """The percentiles that the calls support, in ms, the lowest first."""
+    percentiles = {"p50": latency.p50_ms, "p95": latency.p95_ms, "p99": latency.p99_ms}
+    return {name: ms for name, ms in percentiles.items() if ms is not None}
 
 
 def threaded(latency: Latency) -> str:
@@ -337,7 +344,7 @@ def bars(report: Report) -> list[Bars]:
 def _bars(panel: _Panel, palette: dict[str, int]) -> Bars:
     rows = [row for row in panel.rows if row.latency]
     keys, y = _keys([row.engine for row in rows], palette)
-    longest = max(1e-9, *(latency.p99_ms for row in rows for latency in row.latency))
+    longest = max(1e-9, *(ms for row in rows for latency in row.latency for ms in _known(latency).values()))
     step = round_step(longest / 4)
     end = 12 + (WIDTH - 12) * 0.66
     names, drawn = [], []
@@ -346,12 +353,13 @@ def _bars(panel: _Panel, palette: dict[str, int]) -> Bars:
         names.append(Tick(top + 12, row.variant))
         top += 17
         for latency in sorted(row.latency, key=lambda latency: latency.threads):
-            times = (latency.p50_ms, latency.p95_ms, latency.p99_ms)
-            p50, p95, p99 = (_linear(ms, 0, longest, 0, end - 12) for ms in times)
-            values = " / ".join(figure(ms) for ms in times)
+            known = _known(latency)
+            wide = {name: _linear(ms, 0, longest, 0, end - 12) for name, ms in known.items()}
+            values = " / ".join(map(figure, known.values()))
             words = f"{latency.threads} thr: {values}"
-            tip = f"{row.variant} on {threaded(latency)}: p50 / p95 / p99 = {values} ms"
-            drawn.append(Bar(top, p50, p95, p99, words, tip, palette[row.engine]))
+            tip = f"{row.variant} on {threaded(latency)}: {' / '.join(known)} = {values} ms"
+            ends = (wide["p50"], wide.get("p95"), wide.get("p99"), max(wide.values()))
+            drawn.append(Bar(top, *ends, words, tip, palette[row.engine]))
             top += 16
         top += 7
     ticks = tuple(Tick(_linear(v, 0, longest, 12, end), f"{v:.3g}") for v in _steps(0, longest, step))

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from edgepv.metrics.stats import metric_name
-from edgepv.report.cells import Cell
+from edgepv.report.cells import Cell, ratio
 from edgepv.types import DeviceFacts, Latency, Measurement, Report
 
 ORIGINALS = {"torch": "torch-fp32", "onnxruntime": "onnxruntime-original"}
@@ -54,6 +54,16 @@ def speedups(report: Report, row: Measurement, latency: Latency) -> tuple[float 
     slowest = max(other.p50_ms for other in latencies.values())
     to_base = latencies[base].p50_ms / latency.p50_ms if base else None
     return to_base, slowest / latency.p50_ms if len(latencies) > 1 else None
+
+
+def speed(report: Report, row: Measurement, latency: Latency) -> Cell:
+    """How many times faster than the original, by pairs of turns with their interval where there are such."""
+    base = original(report, row, together(report, row, latency))
+    pair = latency.against(base) if base else None
+    if pair is None:
+        return ratio(speedups(report, row, latency)[0])
+    low, high = 1 / pair.wall.high, 1 / pair.wall.low
+    return replace(ratio(1 / pair.wall.value), note=f"{low:.2f} to {high:.2f}")
 
 
 def main_latency(row: Measurement) -> Latency | None:

@@ -113,7 +113,7 @@ def _sound(report: Report, where: str) -> Report:
         for j, latency in enumerate(row.latency):
             for name in ("p50_ms", "p95_ms", "p99_ms"):
                 value = getattr(latency, name)
-                if not 0 < value < math.inf:
+                if value is not None and not 0 < value < math.inf:
                     raise UsageError(
                         f"{where}: rows[{i}].latency[{j}].{name} of {row.variant} is {value:g}; a time is "
                         "above 0 ms and finite. Measure again"
@@ -124,8 +124,8 @@ def _sound(report: Report, where: str) -> Report:
 def join(reports: Sequence[tuple[str, Report]]) -> Report:
     """Several named reports as one; the first one's baseline is the baseline.
 
-    A row keeps its ties: names in ``interleaved_with`` are renamed with the rows they mean. How the model was
-    made to step is kept if it is the same in all; else a reason says that it is not shown.
+    A row keeps its ties: names in ``interleaved_with`` and ``ratios`` are renamed with the rows they mean.
+    How the model was made to step is kept if it is the same in all; else a reason says that it is not shown.
     """
     unique = [r for i, r in enumerate(reports) if r[1] not in [other for _, other in reports[:i]]]
     if len(unique) == 1:
@@ -177,7 +177,8 @@ def _renamer(reports: Sequence[tuple[str, Report]]) -> Rename:
 def _renamed(row: Measurement, new: str, label: str, rename: Rename) -> Measurement:
     def tied(latency: Latency) -> Latency:
         names = tuple(rename(label, name) for name in latency.interleaved_with)
-        return replace(latency, interleaved_with=names)
+        ratios = tuple(replace(pair, to=rename(label, pair.to)) for pair in latency.ratios)
+        return replace(latency, interleaved_with=names, ratios=ratios)
 
     return replace(row, variant=new, latency=tuple(tied(latency) for latency in row.latency))
 

@@ -16,16 +16,19 @@ from edgepv.report.cells import (
     amount,
     figure,
     heads,
+    machine_load,
     number,
     percent,
     ratio,
     share,
     size,
+    tail,
     text,
+    typical,
     verdict,
     whole,
 )
-from edgepv.report.compare import machine, main_latency, metric, name, speedups
+from edgepv.report.compare import machine, main_latency, metric, name, speed, speedups
 from edgepv.stream.account import exactness
 from edgepv.types import (
     Accuracy,
@@ -97,7 +100,6 @@ def overview(report: Report) -> Table:
     rows = []
     for row in report.rows:
         fastest = main_latency(row)
-        to_base = speedups(report, row, fastest)[0] if fastest else None
         threads = f"{fastest.threads} thr, n = {fastest.n:,}" if fastest else ""
         rows.append(
             (
@@ -111,9 +113,9 @@ def overview(report: Report) -> Table:
                 lost_points(row.drop),
                 gate(row.drop),
                 verdict(row.parity.verdict if row.parity else None),
-                number(fastest.p50_ms if fastest else None, note=threads),
-                number(fastest.p99_ms if fastest else None),
-                ratio(to_base),
+                typical(fastest, threads),
+                tail(fastest, 95),
+                speed(report, row, fastest) if fastest else UNKNOWN,
                 text(row.status),
             )
         )
@@ -122,11 +124,11 @@ def overview(report: Report) -> Table:
         "Variants side by side",
         "Small print under a figure is its 95 % interval, over groups of clips (a camera, a film) where a "
         "manifest names them, else over clips. Points lost (dB of PSNR) are against the original on the same "
-        "clips. Speed is the original's p50 over this p50, given only where both were timed "
+        "clips. Speed is the original's time over this one, by pairs, given only where both were timed "
         "in turns in one run.",
         heads(
             f"variant, target, engine, precision, form, size, {metric(report)}, points lost, drop gate, "
-            "parity, p50 ms, p99 ms, speed, status"
+            "parity, p50 ms, p95 ms, speed, status"
         ),
         tuple(rows),
     )
@@ -134,34 +136,39 @@ def overview(report: Report) -> Table:
 
 def latency_table(report: Report) -> Table:
     """Percentiles per thread count, ratios, memory."""
-    rows = []
+    rows: list[tuple[Cell, ...]] = []
     for row in report.rows:
         memory = number(row.rss_mib, "MiB")
         for latency in row.latency:
-            to_base, to_slowest = speedups(report, row, latency)
-            timed = (latency.p50_ms, latency.p95_ms, latency.p99_ms)
+            to_slowest = speedups(report, row, latency)[1]
             rows.append(
                 (
                     name(report, row),
                     whole(latency.threads),
-                    *(number(ms) for ms in timed),
-                    ratio(to_base),
+                    typical(latency),
+                    tail(latency, 95),
+                    tail(latency, 99),
+                    number(latency.cpu_ms),
+                    speed(report, row, latency),
                     ratio(to_slowest),
                     whole(latency.n),
                     whole(latency.warmup),
+                    machine_load(latency.load),
                     memory,
                 )
             )
         if not row.latency:
-            rows.append((name(report, row), *[UNKNOWN] * 8, memory))
+            rows.append((name(report, row), *[UNKNOWN] * 10, memory))
     return Table(
         "latency",
         "Latency and memory",
-        "One engine call is one new frame. Ratios are of p50 and exist only between rows timed in "
-        "turns in one run, on one machine, with equal threads.",
+        "One engine call is one new frame; CPU ms is the time of all threads. Ratios exist only between rows "
+        "timed in turns in one run, on one machine, with equal threads: against the original by pairs of "
+        "turns, with the 95 % interval; against the slowest of p50. A percentile that so few calls do not "
+        "support is not measured (MLPerf's early stopping, 99 % confidence).",
         heads(
-            "variant, threads, p50 ms, p95 ms, p99 ms, against original, against slowest, calls, "
-            "warm-up, peak memory"
+            "variant, threads, p50 ms, p95 ms, p99 ms, CPU ms, against original, against slowest, calls, "
+            "warm-up, machine, peak memory"
         ),
         tuple(rows),
     )

@@ -122,7 +122,8 @@ def drop_text(drop: PairedDrop) -> str:
 
 
 def _times(latency: Latency) -> str:
-    return f"{latency.p50_ms:.2f} / {latency.p99_ms:.2f}"
+    tail = "not measured" if latency.p99_ms is None else f"{latency.p99_ms:.2f}"
+    return f"{latency.p50_ms:.2f} / {tail}"
 
 
 def rows(result: Result) -> list[list[str]]:

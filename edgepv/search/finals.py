@@ -13,19 +13,19 @@ from edgepv.base import cache
 from edgepv.base.console import Console
 from edgepv.base.files import read_json, sha256, write_json
 from edgepv.base.machine import machine, versions
-from edgepv.errors import AccuracyGateError, LatencyGateError, UsageError
+from edgepv.errors import AccuracyGateError, InconclusiveError, LatencyGateError, UsageError
+from edgepv.measure.latency import SURE_BUDGET_S, SURE_CALLS
 from edgepv.metrics.gate import within_limit
+from edgepv.pipeline.choose import answers_within
 from edgepv.search.space import methods_of
 from edgepv.search.study import Study
-from edgepv.search.trial import RUNNERS, TrialResult, TrialRunner, in_turns
+from edgepv.search.trial import RUNNERS, TrialResult, TrialRunner, at_percentile, in_turns
 from edgepv.types import Latency, PairedDrop, decode, encode
 
 FINALISTS = 4
 """Candidates built whole and timed side by side: each is a whole fine-tuning of the budget."""
 TUNING_GAP_POINTS = 3.0
 """Points that a short fine-tuning may still be short of the whole one."""
-CALLS = 201
-"""Of each finalist: two of them lie beyond the p99, which decides."""
 
 
 @dataclass(frozen=True)
@@ -164,27 +164,37 @@ def _side_by_side(trials: TrialRunner, whole: Sequence[TrialResult]) -> tuple[di
     named |= {f.candidate.name: (f.variant, Path(f.folder)) for f in whole}
     key = {
         "step": "search finals",
+        "calls": SURE_CALLS,
         "variants": [[name, v.sha256, v.engine, v.precision] for name, (v, _) in named.items()],
         "machine": machine(),
         "tools": versions(RUNNERS),
     }
 
     def time_them(_: Path) -> Any:
-        return encode(in_turns(named, calls=CALLS))
+        return encode(in_turns(named, calls=SURE_CALLS, budget_s=SURE_BUDGET_S))
 
     times = {name: decode(Latency, row) for name, row in cache.cached(key, time_them)[1].items()}
     return times, times["reference"]
 
 
+def _within(final: Final, limit_ms: float, percentile: int) -> bool | None:
+    """Whether a finalist is in time, told by its ratio to the reference; None where its calls cannot tell."""
+    if percentile != 99:
+        return final.ms <= limit_ms
+    return answers_within(final.latency, limit_ms * at_percentile(final.latency, percentile) / final.ms)
+
+
 def _winner(finals: Sequence[Final], study: Study) -> Final:
     """The fastest that is in time and, by the search clips, within the gate."""
     limit, most, p = study.question.latency_ms, study.question.options.max_drop, study.question.percentile
-    in_time = [f for f in finals if f.ms <= limit]
+    told = [_within(f, limit, p) for f in finals]
+    in_time = [f for f, within in zip(finals, told) if within]
     if not in_time:
         near = min(finals, key=lambda f: f.ms)
-        raise LatencyGateError(
-            f"measured again side by side, no finalist answers within {limit:g} ms (p{p}); the nearest is "
-            f"{near.found.candidate.name} with {near.ms:.2f} ms"
+        raise (InconclusiveError if None in told else LatencyGateError)(
+            f"measured again side by side, no finalist surely answers within {limit:g} ms (p{p}); the nearest is "
+            f"{near.found.candidate.name}: {near.ms:.2f} ms in {near.latency.n} calls"
+            + (f"; {near.latency.inconclusive}" if near.latency.inconclusive else "")
         )
     good = [f for f in in_time if within_limit(f.found.drop)]
     if not good:

@@ -255,16 +255,73 @@ class Proof:
 
 
 @dataclass(frozen=True)
+class Ratio:
+    """One time as a share of another, with the 95 % interval of that."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        """ "0.43 (0.41 to 0.45)"; with a third decimal where two would not show the width."""
+        digits = 2 if self.high - self.low >= 0.01 else 3
+        value, low, high = (f"{one:.{digits}f}" for one in (self.value, self.low, self.high))
+        return f"{value} ({low} to {high})"
+
+
+@dataclass(frozen=True)
+class PairedTime:
+    """Time of a call as a share of that of the row ``to``, by pairs of the same turn.
+
+    wall: as a clock shows it. cpu: of all threads of the process; None where the system counts none.
+    """
+
+    to: str
+    wall: Ratio
+    cpu: Ratio | None = None
+
+
+@dataclass(frozen=True)
+class MachineLoad:
+    """What a machine did besides while something was timed on it; None where the system does not tell.
+
+    cores: that the process may use. average: the largest one-minute load average read before, amid and after,
+    the timed calls' own load in it. others: cores busy with other processes, on average. steal: share of the
+    cores' time that a hypervisor gave to other machines. mhz: least and largest clock frequency of the cores.
+    """
+
+    cores: int
+    average: float
+    others: float | None = None
+    steal: float | None = None
+    mhz: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
 class Latency:
-    """Time of one engine call (one new frame), in ms, after ``warmup`` calls."""
+    """Time of one engine call (one new frame), in ms, after ``warmup`` calls.
+
+    p95_ms, p99_ms: None where ``n`` calls do not support that percentile (``metrics.times``). cpu_ms: p50
+    over the turns of the CPU time of a call, all threads of the process. ratios: to the rows in float32 that
+    were timed in the same turns. load: of the machine meanwhile. inconclusive: why these times are no ground
+    for a choice, None where nothing speaks against it.
+    """
 
     p50_ms: float
-    p95_ms: float
-    p99_ms: float
+    p95_ms: float | None
+    p99_ms: float | None
     n: int
     warmup: int
     threads: int
     interleaved_with: tuple[str, ...] = ()
+    cpu_ms: float | None = None
+    ratios: tuple[PairedTime, ...] = ()
+    load: MachineLoad | None = None
+    inconclusive: str | None = None
+
+    def against(self, name: str) -> PairedTime | None:
+        """The paired ratio to the row ``name``; None if it was not timed in the same turns."""
+        return next((one for one in self.ratios if one.to == name), None)
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,10 @@ import onnx
 import pytest
 from support import TINY, Run, Tiny
 
+from edgepv.cli import show
 from edgepv.cli.app import main
 from edgepv.data.video import read_video
+from edgepv.types import Latency, PairedTime, Ratio
 
 
 def refused(result: tuple[int, str, str], code: int, *words: str) -> None:
@@ -266,6 +268,10 @@ def test_gates_end_with_their_own_exit_code(
         (["--ranges", "mse", "--target", "mobile"], "--ranges is heeded"),
         (["--min-sqnr", "inf"], "--min-sqnr inf"),
         (["--latency-ms", "inf"], "--latency-ms inf"),
+        (
+            ["--prefer", "speeed"],
+            "unknown --prefer 'speeed'. Known: memory, size, speed. Did you mean 'speed'?",
+        ),
         (["--size", "100000"], "--size 100000"),
         (["--every", "9" * 30], "--every 999"),
         (["--multiple", "9" * 30], "--multiple 999"),
@@ -371,10 +377,12 @@ def test_an_internal_error_is_one_line_too(run: Run, monkeypatch: pytest.MonkeyP
 def test_a_dry_run_prints_the_plan_and_makes_nothing(run: Run, tiny_step: Tiny, tmp_path: Path) -> None:
     out = tmp_path / "b"
     code, text, _ = run(
-        "export", *tiny_step.arguments, "--dry-run", "--json", "--out", out, "--target", "cpu,mobile"
+        *("export", *tiny_step.arguments, "--dry-run", "--json", "--out", out),
+        *("--target", "cpu,mobile", "--prefer", "size"),
     )
     plan = json.loads(text)
     assert code == 0 and plan["model"] == "tiny-step" and plan["prune"] == "off"
+    assert plan["prefer"] == "size"
     assert plan["bundles"] == f"{out}/cpu, {out}/mobile" and not out.exists()
 
 
@@ -467,6 +475,31 @@ def test_unknown_variants_and_engines_of_a_bundle(run: Run, step_bundle: Path, a
 )
 def test_a_bench_of_nothing_is_refused(run: Run, step_bundle: Path, option: str, value: str) -> None:
     refused(run("bench", step_bundle, "--live", option, value), 2, option)
+
+
+def test_inspect_says_what_the_variant_was_chosen_by(run: Run, step_bundle: Path) -> None:
+    _, out, _ = run("inspect", step_bundle)
+    (line,) = (line for line in out.splitlines() if line.startswith("runs "))
+    assert "; chosen by speed; accuracy gate: " in line
+
+
+def test_bench_shows_shares_of_the_fastest_float_and_what_is_not_known(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    busy = "machine was busy (load 3.1 on 2 cores, others used 1.4 of them, steal 12 %)"
+    pairs = (PairedTime("slow-fp32", Ratio(0.2, 0.1, 0.3)), PairedTime("fast-fp32", Ratio(0.43, 0.41, 0.45)))
+    show.latencies(
+        {
+            "slow-fp32": Latency(9.0, 9.5, None, 201, 6, 1, cpu_ms=9.0),
+            "fast-fp32": Latency(4.0, 4.5, None, 201, 6, 1, cpu_ms=4.1),
+            "int8": Latency(1.7, 1.9, 2.5, 663, 6, 1, cpu_ms=1.8, ratios=pairs, inconclusive=busy),
+        }
+    )
+    head, _, slow, fast, int8, last = capsys.readouterr().out.splitlines()
+    assert "of fast-fp32 (95 %)" in head
+    assert slow.split()[4:7] == ["measured", "9.000", "not"] and fast.split()[6:] == ["1", "201", "1"]
+    assert "1.800   0.43 (0.41 to 0.45)" in int8
+    assert last == f"inconclusive: {busy}. Measure again on an idle machine"
 
 
 def test_what_is_next_can_be_pasted(run: Run, step_bundle: Path, tmp_path: Path) -> None:

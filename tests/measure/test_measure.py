@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -37,26 +38,80 @@ class Sleeper:
 FEEDS: list[Tensors] = [{"x": np.zeros(1)}]
 
 
-def test_engines_take_turns_and_the_slow_one_is_slower(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(latency, "BUDGET_S", 60.0)
+def test_engines_take_turns_and_the_slow_one_is_slower() -> None:
     log: list[str] = []
     found = latency.interleaved(
         {"fast": (Sleeper("fast", 1, log), FEEDS), "slow": (Sleeper("slow", 6, log), FEEDS)},
         threads=1,
         calls=42,
+        budget_s=60.0,
+        floats=["slow"],
     )
     turn = latency.TURN + 1  # the first call of a turn is not timed
     assert log[: 2 * turn] == ["fast"] * turn + ["slow"] * turn
     assert len(log) == 2 * (42 + latency.WARMUP) / latency.TURN * turn
     assert found["slow"].p50_ms > 2 * found["fast"].p50_ms > 1
     assert found["fast"].n == 42 and found["fast"].interleaved_with == ("fast", "slow")
-    assert found["fast"].p50_ms <= found["fast"].p95_ms <= found["fast"].p99_ms
+    assert (found["fast"].p95_ms, found["fast"].p99_ms) == (None, None), "42 calls do not tell"
+    pair = found["fast"].against("slow")
+    assert pair and pair.wall.low <= pair.wall.value <= pair.wall.high and pair.wall.value < 1
+    assert found["slow"].ratios == (), "it is its own reference"
+    cpu_ms = found["slow"].cpu_ms
+    assert cpu_ms is not None and 0 < cpu_ms < found["slow"].p50_ms, "who sleeps takes no CPU time"
 
 
-def test_a_busy_machine_gets_fewer_calls_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(latency, "BUDGET_S", 0.0)
-    found = latency.interleaved({"a": (Sleeper("a", 1, []), FEEDS)}, threads=1, calls=200)
+def test_a_busy_machine_gets_fewer_calls_and_says_so() -> None:
+    found = latency.interleaved({"a": (Sleeper("a", 1, []), FEEDS)}, threads=1, calls=200, budget_s=0.0)
     assert found["a"].n == latency.MIN_CALLS
+
+
+def test_who_asks_for_p99_gets_enough_calls_for_it() -> None:
+    found = latency.interleaved(
+        {"a": (Sleeper("a", 0, []), FEEDS)}, threads=1, calls=latency.SURE_CALLS, budget_s=60.0
+    )["a"]
+    assert found.n >= latency.SURE_CALLS and found.p95_ms and found.p99_ms
+    assert found.p50_ms <= found.p95_ms <= found.p99_ms
+
+
+STAT = "cpu  9 9 9 9 9 9 9 9 9 9\ncpu0 100 20 30 800 40 5 6 7 0 0\ncpu1 1 2 3 4 5 6 7 8 0 0\nintr 1\n"
+
+
+def test_ticks_are_those_of_the_cores_that_may_be_used() -> None:
+    assert machine.ticks(STAT.splitlines(), {"cpu0"}) == (100, 20, 30, 800, 40, 5, 6, 7)
+    assert machine.ticks(STAT.splitlines(), {"cpu0", "cpu1"}) == (101, 22, 33, 804, 45, 11, 13, 15)
+    assert machine.ticks([], {"cpu0"}) == ()
+
+
+def test_what_others_had_of_the_cores_is_what_this_process_had_not() -> None:
+    """Two cores for 10 s: 12 s busy, of which 7.5 s are ours; 1 s stolen; the rest idle or waiting."""
+    tick = os.sysconf("SC_CLK_TCK")
+    after = tuple(round(tick * s) for s in (8.0, 1.0, 2.0, 6.0, 1.0, 0.5, 0.5, 1.0))
+    others, steal = machine.others_and_steal((0,) * 8, after, own_s=7.5, passed_s=10.0)
+    assert (others, steal) == (0.45, 0.05)
+    assert machine.others_and_steal((0,) * 8, after, own_s=13.0, passed_s=10.0)[0] == 0.0
+
+
+def test_a_watch_reads_what_the_system_tells_and_no_more(tmp_path: Path) -> None:
+    watch = machine.LoadWatch(tmp_path / "no stat", tmp_path)
+    load = watch.load()
+    assert load.cores >= 1 and load.average >= 0
+    assert (load.others, load.steal, load.mhz) == (None, None, None)
+    core = min(os.sched_getaffinity(0))
+    clock = tmp_path / f"cpu{core}" / "cpufreq" / "scaling_cur_freq"
+    clock.parent.mkdir(parents=True)
+    clock.write_text("1800000\n")
+    watch.sample()
+    clock.write_text("2400000\n")
+    assert watch.load().mhz == (1800.0, 2400.0)
+
+
+def test_a_run_is_watched_as_a_whole(tmp_path: Path) -> None:
+    stat, core = tmp_path / "stat", min(os.sched_getaffinity(0))
+    stat.write_text(f"cpu{core} 0 0 0 0 0 0 0 0\n")
+    watch = machine.LoadWatch(stat, tmp_path)
+    time.sleep(watch.LEAST_S)
+    stat.write_text(f"cpu{core} 0 0 0 75 0 0 0 25\n")
+    assert watch.load().steal == 0.25
 
 
 def test_device_facts_never_guess() -> None:

@@ -80,23 +80,22 @@ def test_int8_convolutions_run_in_integers(exported: Path, target: str) -> None:
         assert row.audit and row.audit.int8 > 20, row.variant
 
 
-def test_what_runs_is_the_fastest_that_may(exported: Path) -> None:
+def test_what_runs_is_what_its_own_figures_choose(exported: Path) -> None:
+    """By speed on an idle machine, by size on a busy one: the figures in the bundle say which."""
     for target in ("cpu", "mobile"):
         opened = bundle.read(exported / target)
-        rows = [
-            r
-            for r in _report(exported / target).rows
-            if r.target == target and gate.within_gate(r) and not gate.inconclusive_reason(r)
-        ]
-        best = min(rows, key=lambda r: r.latency[0].p50_ms)
-        assert opened.measured.run == best.variant
-        assert best.variant in opened.measured.reasons[0]
+        rows = [r for r in _report(exported / target).rows if r.target == target]
+        best, why = choose.choose(rows, latency_ms=None)
+        assert (opened.measured.run, opened.measured.reasons[0]) == (best.variant, why)
+        assert opened.measured.prefer == "speed"
 
 
 def test_every_timing_was_interleaved_with_torch(exported: Path) -> None:
     for row in _report(exported / "cpu").rows:
         assert [latency.threads for latency in row.latency] == [1, 2]
         assert all("torch-fp32" in latency.interleaved_with for latency in row.latency)
+        assert all(latency.load and latency.load.cores and latency.cpu_ms for latency in row.latency)
+        assert row.variant == "torch-fp32" or all(la.against("torch-fp32") for la in row.latency)
         assert row.device is not None
 
 

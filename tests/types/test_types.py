@@ -13,9 +13,12 @@ from edgepv.errors import UsageError
 from edgepv.types import (
     Accuracy,
     Latency,
+    MachineLoad,
     Measurement,
     ModelSpec,
     PairedDrop,
+    PairedTime,
+    Ratio,
     StateSpec,
     StreamSpec,
     TensorSpec,
@@ -52,6 +55,20 @@ def test_nested_nouns_come_back_too() -> None:
         drop=PairedDrop(1.0, -2.0, 4.0, 100, 2, 1, 1.0, "inconclusive", 400),
     )
     assert decode(Measurement, json.loads(json.dumps(encode(row)))) == row
+
+
+def test_a_time_comes_back_with_its_pairs_and_its_load_and_without_them_from_older_files() -> None:
+    ratio = Ratio(0.43, 0.41, 0.45)
+    load = MachineLoad(2, 0.3, 0.1, 0.0, (1800.0, 2400.0))
+    whole = Latency(1.0, None, None, 60, 6, 1, ("a",), 0.9, (PairedTime("a", ratio, ratio),), load, "busy")
+    assert decode(Latency, json.loads(json.dumps(encode(whole)))) == whole
+    older = {"p50_ms": 1.0, "p95_ms": 2.0, "p99_ms": 3.0, "n": 201, "warmup": 6, "threads": 1}
+    assert decode(Latency, older) == Latency(1.0, 2.0, 3.0, 201, 6, 1)
+
+
+def test_a_ratio_is_written_with_the_digits_that_show_its_width() -> None:
+    assert str(Ratio(0.43, 0.41, 0.45)) == "0.43 (0.41 to 0.45)"
+    assert str(Ratio(0.997, 0.995, 0.999)) == "0.997 (0.995 to 0.999)"
 
 
 def test_a_key_that_older_files_have_is_passed_over() -> None:
