@@ -249,11 +249,12 @@ def drawn(found: dict[str, Any]) -> list[str]:
         "",
         "## Clips of known law",
         "",
-        f"{found['repeats']:,} draws for each of {len(laws)} laws of margins ({'; '.join(laws)}), {len(LOSSES)} true "
-        f"losses ({losses} points), changes that grow with the logits and have long tails, each clip for "
-        "itself and in groups that share half of the variance of logits and changes. Coverage: how often "
-        "the interval holds the truth. Passes at the limit: how often one passes that loses exactly what is "
-        "allowed; 2.5 % would be right. Told: how often margins may tell at all; counting decides the rest. "
+        f"{found['repeats']:,} draws for each of {len(laws)} laws of margins ({'; '.join(laws)}), "
+        f"{len(LOSSES)} true losses ({losses} points), changes that grow with the logits and have long "
+        "tails, each clip for itself and in groups that share half of the variance of logits and changes. "
+        "Coverage: how often the interval holds the truth. Passes at the limit: how often one passes that "
+        "loses exactly what is allowed; 2.5 % would be right. Told: how often margins may tell at all; "
+        "counting decides the rest. "
         f"{runner_up(rows)}{told(found['measured_at'])}",
         "",
         "| SQNR dB | clips | in groups | told | coverage: mean, least | passes at the limit: mean, most "

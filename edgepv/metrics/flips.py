@@ -14,10 +14,10 @@ import numpy as np
 
 from edgepv.metrics.margins import (
     CHANGE_WIDTH,
-    DENSITY_WIDTH,
     FEWEST,
     LEAST,
     Border,
+    bell,
     change_at_border,
     margins,
     silverman,
@@ -25,7 +25,7 @@ from edgepv.metrics.margins import (
 from edgepv.metrics.stats import share_interval, student
 from edgepv.types import Flips
 
-LARGE = 0.6  # of the width: beyond it flips are no longer in proportion to the change (about 13 dB of SQNR)
+LARGE = 1.25  # of Silverman's width: beyond it flips are no longer in proportion to the change (about 10 dB)
 
 
 def flips_per_1000(original: np.ndarray, variant: np.ndarray, groups: Sequence[str]) -> Flips:
@@ -35,10 +35,9 @@ def flips_per_1000(original: np.ndarray, variant: np.ndarray, groups: Sequence[s
     answer belongs to, the units of every error. Where too few answers are close, or the changes are too
     large, the figure is the counted one and ``why`` says so.
 
-    Density and change at the border, and the limits of their product, as in ``margins.expected_loss``; the
-    kernel's width is that of as many answers as there are groups, and the margins are mirrored at 0, below
-    which there are none (Schuster 1985, "Incorporating support constraints into nonparametric estimators of
-    densities").
+    The change at the border, and the limits of the product, as in ``margins.expected_loss``. The density
+    where it ends: a linear boundary kernel (Jones 1993, "Simple boundary correction for kernel density
+    estimation"), as wide as for one answer a group. tests/metrics/test_flips.py holds it against known truth.
     """
     best = original.argmax(1)
     m, d = margins(original, best), margins(variant, best) - margins(original, best)
@@ -63,19 +62,21 @@ def _expected(
     width = silverman(np.concatenate([m, -m]), count)
     if width == 0 or len(m) < LEAST:
         return None, "too few answers, or all alike"
-    both = np.concatenate([which, which])
-    border = Border.of(np.concatenate([m, -m]), both, DENSITY_WIDTH * width)
+    border = _border(m, which, width)
     if border.near < FEWEST:
         return None, "too few answers near the border between two labels"
     weight = np.exp(-0.5 * (m / (CHANGE_WIDTH * width)) ** 2)
-    if math.sqrt(float((weight * d**2).sum() / weight.sum())) > LARGE * DENSITY_WIDTH * width:
+    if math.sqrt(float((weight * d**2).sum() / weight.sum())) > LARGE * width:
         return None, "changes as large as the margins"
     change, error, freedom = change_at_border(m, np.abs(d), weight, which, count)
     change, t = max(change, 0.0), student(freedom)
-    hidden = border.hidden * change
-    ends = [
-        math.hypot(border.density * t * error, change * (end - border.density)) + hidden
-        for end in border.limits(t)
-    ]
-    flips = border.density * change
+    f = border.density
+    ends = [math.hypot(f * t * error, change * (end - f)) / 2 for end in border.limits(t)]
+    flips = f * change / 2
     return (1000 * flips, 1000 * max(flips - ends[0], 0.0), 1000 * (flips + ends[1])), ""
+
+
+def _border(m: np.ndarray, which: np.ndarray, width: float) -> Border:
+    """Of margins ``m`` (n,) that are never below 0, by Jones's kernel: the moments 1/2, 1/sqrt(2 pi), 1/2."""
+    u, first = m / width, 1 / math.sqrt(2 * math.pi)
+    return Border.of((0.5 - first * u) / (0.25 - first**2) * bell(u) / width, which)

@@ -136,8 +136,8 @@ class Flips:
     """Answers of a variant that differ from the original's on video without labels, in 1,000 of ``n``.
 
     per_1000, low, high: expected from how near the original's two best scores are, with the 95 % interval
-    (``metrics.flips``); where that cannot tell, the counted ones, and ``why`` says so. counted: ``changed`` of
-    ``n``, in 1,000, with its interval. groups: how many clips or groups of clips the intervals are taken
+    (``metrics.flips``); where that cannot tell, the counted ones, and ``why`` says so. counted: ``changed``
+    of ``n``, in 1,000, with its interval. groups: how many clips or groups of clips the intervals are taken
     over; one has no interval: low and high are the figure itself.
     """
 
