@@ -15,7 +15,8 @@ from edgepv.data.frames import hold_last, model_frames
 from edgepv.data.truth import EvalClip, eval_clip
 from edgepv.errors import ModelError, UsageError
 from edgepv.measure.answers import clip_answers
-from edgepv.metrics.tasks import Pictures, shows
+from edgepv.metrics.resolution import resolution
+from edgepv.metrics.tasks import Pictures, clip_scores, groups_of, shows
 from edgepv.model.checkpoint import build
 from edgepv.pipeline import evaluate
 from edgepv.pipeline.context import RunContext
@@ -113,6 +114,8 @@ def prepare(context: RunContext, source: Source, clips: Clips) -> PreparedModel:
         watched=watched,
         watched_original=tuple(evaluate.play_clips(original(1).infer, first, watched)),
     )
+    if spec.task == "classification" and evaluation.known and not evaluation.unheld:
+        context.console.say(_told_by_clips(evaluation))
     return PreparedModel(
         ready=calibrated,
         notes=(*clips.notes, *_doubtful(clips.held_out, shown), *lowered_model.notes),
@@ -123,6 +126,13 @@ def prepare(context: RunContext, source: Source, clips: Clips) -> PreparedModel:
         golden_clip=clips.held_out[0],
         held_out=clips.held_out,
     )
+
+
+def _told_by_clips(evaluation: evaluate.Evaluation) -> str:
+    """What the held-out clips can tell of a variant of this classifier."""
+    scores = np.stack([clip_scores(rows, evaluation.original_warmup) for rows in evaluation.original])
+    truth = [int(c.truth) for c in evaluation.shown]  # type: ignore[arg-type]  # of a classifier: a label
+    return resolution(scores, truth, groups_of(evaluation.shown), evaluation.max_drop).told()
 
 
 def _watched(context: RunContext, clips: Clips, spec: ModelSpec) -> tuple[EvalClip, ...]:
