@@ -3,4 +3,4 @@
 Each task's metric, intervals, what a variant lost: numbers in, numbers out; nothing is run here.
 """
 
-__all__ = ["gate", "margins", "pareto", "pictures", "stats", "tasks", "times"]
+__all__ = ["flips", "gate", "margins", "pareto", "pictures", "resolution", "stats", "tasks", "times"]

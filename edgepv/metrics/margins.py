@@ -3,12 +3,13 @@
 A clip's margin is the score of its true label less the best other score: above 0 it is answered rightly. Let
 m be the original's margin and m + d the variant's. A clip flips where they differ in sign; counting flips
 uses one bit of each clip, and on a hundred clips cannot tell 1 point from none. But the share of clips that
-flip is known from those that do not: to second order the accuracy lost is
+flip is known from those that do not. With S a step from 0 to 1 smoothed over the width of a kernel k, the
+accuracy lost is
 
-    -f(0) E[d | m = 0] + 1/2 (f(m) E[d^2 | m])' at m = 0,
+    -f(0) E[d | m = 0] + E[S(m) - S(m + d) + k(m) d],
 
 f the density of margins: the mean change of the clips that stand at the border, times how many stand there,
-and what noise costs because margins grow denser on the side of the right answers.
+and what the whole change of each clip costs beyond its first order.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from edgepv.types import Counted, PairedDrop, Verdict
 
 DENSITY_WIDTH = 1.33  # of Silverman's rule: a kernel of fourth order takes a wider one than his Gaussian
 CHANGE_WIDTH = 2.5  # of Silverman's rule: the change of a margin varies slowly with the margin
-LARGE = 1.25  # of the width: beyond it the second order does not reach (about 8 dB of SQNR)
+LARGE = 1.25  # of the width: beyond it the step is too smooth for the change (about 8 dB of SQNR)
 LEAST = 8  # clips: fewer tell no density
 FEWEST = 1.0  # margins that count at the border: below, the density there is a guess
 
@@ -59,43 +60,38 @@ def expected_loss(before: np.ndarray, after: np.ndarray, groups: Sequence[str] |
     where each clip stands for itself. ``why`` is set where too few margins are near 0, or the changes are too
     large, for the expansion to hold.
 
-    The derivative of a probability: Hong 2009, "Estimating quantile sensitivities". f(0): a Gaussian kernel
-    of fourth order, wider than Silverman's rule (1986); its gap to that of second order is what smoothing may
-    hide, and widens the interval (Calonico, Cattaneo and Farrell 2018, "On the effect of bias estimation on
-    coverage accuracy in nonparametric inference"). E[d | m = 0]: local linear regression (Fan and Gijbels
-    1996). Errors: sandwich (HC3, MacKinnon and White 1985) over groups. Limits of the product from those of
-    its factors, a score interval for the density: Zou and Donner 2008, "Construction of confidence limits
-    about effect measures: a general approach". benchmarks/gate.py holds it against known truth.
+    The derivative of a probability: Hong 2009, "Estimating quantile sensitivities". f(0) and S: a Gaussian
+    kernel of fourth order, wider than Silverman's rule (1986); its gap to that of second order is what
+    smoothing may hide, and widens the interval (Calonico, Cattaneo and Farrell 2018, "On the effect of bias
+    estimation on coverage accuracy in nonparametric inference"). E[d | m = 0]: local linear regression (Fan
+    and Gijbels 1996). Errors: sandwich (HC3, MacKinnon and White 1985) over groups, with the degrees of
+    freedom of the groups that stand at the border, see ``_freedom``. Limits of the product from those of its
+    factors, a score interval for the density: Zou and Donner 2008, "Construction of confidence limits about
+    effect measures: a general approach". benchmarks/gate.py holds it against known truth.
     """
     m, d = np.asarray(before, np.float64), np.subtract(after, before, dtype=np.float64)
     n, count = len(m), group_count(groups)
     which = np.arange(n) if count is None or groups is None else np.unique(groups, return_inverse=True)[1]
-    width = _silverman(m)
+    width = silverman(m)
     if width == 0 or n < LEAST:
         return ExpectedLoss(math.nan, -math.inf, math.inf, "too few clips, or all alike")
-    kernel = np.exp(-0.5 * (m / (DENSITY_WIDTH * width)) ** 2)
-    kernel /= math.sqrt(2 * math.pi) * DENSITY_WIDTH * width
-    fourth = kernel * (1.5 - 0.5 * (m / (DENSITY_WIDTH * width)) ** 2)
-    f = float(fourth.mean())
-    near = f**2 / _variance(fourth / n - f / n, which) if f > 0 else 0.0
-    if near < FEWEST:
+    border = _border(m, which, DENSITY_WIDTH * width)
+    if border.near < FEWEST:
         return ExpectedLoss(math.nan, -math.inf, math.inf, "too few clips near the border between answers")
     weight = np.exp(-0.5 * (m / (CHANGE_WIDTH * width)) ** 2)
-    shift, shift_error, freedom = _at_border(m, d, weight, which, count)
-    second = 0.5 * d**2 * m * kernel / (DENSITY_WIDTH * width) ** 2
-    noise = float(second.mean())
-    noise_error = math.sqrt(_variance((second - noise) / n, which))
+    shift, shift_error, freedom = change_at_border(m, d, weight, which, count)
     t = student(freedom)
-    z = Z95 if count is None else t
-    spread = z * math.sqrt(near + z**2 / 4)
-    thin, thick = (f * (near + z**2 / 2 + sign * spread) / near for sign in (-1, 1))
-    lost, hidden = -shift, abs((float(kernel.mean()) - f) * shift)
+    rest = _beyond_first_order(m, d, DENSITY_WIDTH * width)
+    rest_error = math.sqrt(variance_of_sum((rest - rest.mean()) / n, which))
+    lost, f = -shift, border.density
+    thin, thick = border.limits(Z95 if count is None else t)
     upper, lower = (thick, thin) if lost >= 0 else (thin, thick)
     ends = [
-        math.sqrt((f * t * shift_error) ** 2 + (lost * (end - f)) ** 2 + (t * noise_error) ** 2) + hidden
+        math.sqrt((f * t * shift_error) ** 2 + (lost * (end - f)) ** 2 + (t * rest_error) ** 2)
+        + border.hidden * abs(shift)
         for end in (lower, upper)
     ]
-    points = f * lost + noise
+    points = f * lost + float(rest.mean())
     size = math.sqrt(float((weight * d**2).sum() / weight.sum()))
     why = "changes as large as the margins" if size > LARGE * DENSITY_WIDTH * width else None
     return ExpectedLoss(100 * points, 100 * (points - ends[0]), 100 * (points + ends[1]), why)
@@ -144,34 +140,102 @@ def _clips_needed(loss: ExpectedLoss, max_drop: float, n: int) -> int | None:
     return needed if needed < 1_000_000 else None
 
 
-def _silverman(m: np.ndarray) -> float:
-    """Width of a Gaussian kernel by Silverman's rule, robust against long tails."""
+@dataclass(frozen=True)
+class Border:
+    """How many margins stand at 0, the border between two answers.
+
+    density: of margins at 0. near: margins that count there, as independent ones. hidden: what smoothing may
+    hide of the density.
+    """
+
+    density: float
+    near: float
+    hidden: float
+
+    @classmethod
+    def of(cls, kernel: np.ndarray, which: np.ndarray, hidden: float = 0.0) -> Border:
+        """From what each of n clips, of the groups ``which`` (n,), has in the kernel at 0."""
+        f = float(kernel.mean())
+        near = f**2 / variance_of_sum((kernel - f) / len(kernel), which) if f > 0 else 0.0
+        return cls(f, near, hidden)
+
+    def limits(self, z: float) -> tuple[float, float]:
+        """Score interval of the density, ``z`` standard errors wide."""
+        spread = z * math.sqrt(self.near + z**2 / 4)
+        low, high = (self.density * (self.near + z**2 / 2 + s * spread) / self.near for s in (-1, 1))
+        return low, high
+
+
+def _border(m: np.ndarray, which: np.ndarray, width: float) -> Border:
+    """Of margins ``m`` (n,) of both signs, by a Gaussian kernel of fourth order of ``width``."""
+    plain = bell(m / width) / width
+    fourth = plain * (1.5 - 0.5 * (m / width) ** 2)
+    return Border.of(fourth, which, hidden=abs(float(plain.mean() - fourth.mean())))
+
+
+def silverman(m: np.ndarray, n: int | None = None) -> float:
+    """Width of a Gaussian kernel by Silverman's rule, robust against long tails.
+
+    n: how many of ``m`` are independent; None: all.
+    """
     apart = float(np.subtract(*np.percentile(m, [75, 25]))) / 1.34
     spread = float(m.std(ddof=1)) if len(m) > 1 else 0.0
-    return 0.9 * (min(spread, apart) if apart > 0 else spread) * math.pow(len(m), -0.2)
+    return 0.9 * (min(spread, apart) if apart > 0 else spread) * math.pow(n or len(m), -0.2)
 
 
-def _variance(parts: np.ndarray, which: np.ndarray) -> float:
+def variance_of_sum(parts: np.ndarray, which: np.ndarray) -> float:
     """Variance of the sum of centred ``parts`` (n,): the larger of that over clips and that over groups.
 
-    Each is what leaving out one at a time gives (the jackknife's, for groups CR3): few groups look more alike
-    than they are.
+    Few groups look more alike than they are. Times n / (n - 1), as over n clips or groups.
     """
     return max(
-        float((one**2).sum()) * (len(one) / (len(one) - 1)) ** 2 for one in (parts, np.bincount(which, parts))
+        float((one**2).sum()) * len(one) / (len(one) - 1) for one in (parts, np.bincount(which, parts))
     )
 
 
-def _at_border(
+def change_at_border(
     m: np.ndarray, d: np.ndarray, weight: np.ndarray, which: np.ndarray, count: int | None
-) -> tuple[float, float, int]:
+) -> tuple[float, float, float]:
     """(mean change at margin 0, its standard error, degrees of freedom) by local linear regression."""
     x = np.stack([np.ones_like(m), m], 1)
     inverse = np.linalg.pinv(x.T @ (weight[:, None] * x))
     pull = (weight[:, None] * x) @ inverse  # of each clip on the two coefficients
     left = d - x @ (pull.T @ d)
     leverage = np.clip((pull * x).sum(1), 0, 0.8)
-    error = math.sqrt(_variance(pull[:, 0] * left / (1 - leverage) ** 1.5, which))
-    clips = 1 / float((pull[:, 0] ** 2).sum())
-    freedom = clips - 2 if count is None else count - 1
-    return float(pull[:, 0] @ d), error, max(1, int(freedom))
+    error = math.sqrt(variance_of_sum(pull[:, 0] * left / (1 - leverage), which))
+    return float(pull[:, 0] @ d), error, _freedom(pull[:, 0] ** 2, which, count)
+
+
+def _freedom(pull: np.ndarray, which: np.ndarray, count: int | None) -> float:
+    """Degrees of freedom of an error to which each clip adds ``pull`` (n,) times its variance; 1 or more.
+
+    Of a sum of squares of unequal weight: Satterthwaite 1946, "An approximate distribution of estimates of
+    variance components"; over groups: Bell and McCaffrey 2002, "Bias reduction in standard errors for linear
+    regression with multi-stage samples", of their matrix the diagonal. A group far from the border counts
+    for little. Clips that each stand for themselves: as many as would tell as much, less two coefficients.
+    """
+    if count is None:
+        return max(1.0, 1 / float(pull.sum()) - 2)
+    groups = np.bincount(which, pull)
+    return max(1.0, min(count - 1, float(groups.sum() ** 2 / (groups**2).sum())))
+
+
+def _beyond_first_order(m: np.ndarray, d: np.ndarray, width: float) -> np.ndarray:
+    """(n,) what each change costs beyond its first order, by the smoothed step: S(m) - S(m + d) + k(m) d."""
+    x, y = m / width, (m + d) / width
+    return _step(x) - _step(y) + bell(x) * (1.5 - 0.5 * x**2) * d / width
+
+
+def bell(x: np.ndarray) -> np.ndarray:
+    """The Gaussian kernel."""
+    bell: np.ndarray = np.exp(-0.5 * x**2) / math.sqrt(2 * math.pi)
+    return bell
+
+
+def _step(x: np.ndarray) -> np.ndarray:
+    """The integral of the Gaussian kernel of fourth order: from 0 to 1."""
+    step: np.ndarray = 0.5 + 0.5 * _erf(x / math.sqrt(2)) + 0.5 * x * bell(x)
+    return step
+
+
+_erf = np.vectorize(math.erf, otypes=[float])

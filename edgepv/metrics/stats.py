@@ -221,13 +221,15 @@ T95 = (
 """97.5 % quantile of Student's t for 1 to 30 degrees of freedom."""
 
 
-def student(freedom: int) -> float:
+def student(freedom: float) -> float:
     """97.5 % quantile of Student's t for ``freedom`` degrees of freedom, 1 or more; to three decimals.
 
-    Beyond the table by the expansion of Abramowitz and Stegun, 26.7.5.
+    Beyond the table by the expansion of Abramowitz and Stegun, 26.7.5; between two of its lines a straight
+    one, which is a little above.
     """
-    if freedom <= len(T95):
-        return T95[freedom - 1]
+    if freedom < len(T95):
+        below = math.floor(freedom)
+        return T95[below - 1] + (freedom - below) * (T95[below] - T95[below - 1])
     z = Z95
     return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
 

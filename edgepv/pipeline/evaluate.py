@@ -17,6 +17,7 @@ from edgepv.export.audit import audit
 from edgepv.export.parity import compare_clips, first_divergence, saturation
 from edgepv.export.request import FLAT
 from edgepv.measure.answers import clip_answers
+from edgepv.metrics.flips import flips_per_1000
 from edgepv.metrics.pictures import psnr_db
 from edgepv.metrics.stats import sqnr_db
 from edgepv.metrics.tasks import (
@@ -30,7 +31,7 @@ from edgepv.metrics.tasks import (
 )
 from edgepv.runtimes.engine import on_this_host, open_engine
 from edgepv.stream import Infer, Tensors, by_file_names, copied
-from edgepv.types import Accuracy, Measurement, ModelSpec, PairedDrop, Parity, Target, Variant
+from edgepv.types import Accuracy, Flips, Measurement, ModelSpec, PairedDrop, Parity, Target, Variant
 
 SAME_NUMBERS_DB = 80.0  # at this SQNR the answers are equal to four digits: no clip can tell them apart
 SAME_DB = 0.005  # a PSNR that differs by less is printed as equal
@@ -50,7 +51,8 @@ class Evaluation:
     model. clips: ``clips_digest`` of the clips; None where it was not computed. endless: of a
     model with states that grow for ever, a long video (T, C, H, W) and what it answers to it. original_lag:
     the original's ``ModelSpec.lag``; None for that of ``spec``. unheld: labels that none of the clips shows,
-    so that the gate is not applied.
+    so that the gate is not applied. watched: of a classifier, video without labels, on which changed answers
+    are counted; watched_original: what the original answers there.
     """
 
     spec: ModelSpec
@@ -69,6 +71,8 @@ class Evaluation:
     endless: tuple[np.ndarray, np.ndarray] | None = None
     original_lag: int | None = None
     unheld: tuple[str, ...] = ()
+    watched: tuple[EvalClip, ...] = ()
+    watched_original: tuple[np.ndarray, ...] = ()
 
     @functools.cached_property
     def before(self) -> np.ndarray:
@@ -108,6 +112,23 @@ class Evaluation:
             drop = replace(drop, low=0.0, high=0.0, verdict="pass", clips_needed=None, groups=None)
         return not_applied(drop) if self.unheld else drop
 
+    def aligned(
+        self, original: Sequence[np.ndarray], answers: Sequence[np.ndarray]
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Of each clip, the original's answers and a variant's to the frames for which both saw enough."""
+        first = max(self.original_warmup, self.warmup - self.later) - 1
+        pairs = [(a[first:], b[first + self.later :]) for a, b in zip(original, answers, strict=True)]
+        return [(a[: len(b)], b[: len(a)]) for a, b in pairs]
+
+    def flips(self, answers: Sequence[np.ndarray]) -> Flips | None:
+        """How many answers to the watched footage change; None where nothing is watched."""
+        pairs = self.aligned(self.watched_original, answers)
+        groups = [str(clip.group) for clip, (rows, _) in zip(self.watched, pairs, strict=True) for _ in rows]
+        if not groups:
+            return None
+        original, variant = (np.concatenate(side) for side in zip(*pairs))
+        return flips_per_1000(original, variant, groups)
+
 
 def play_clips(infer: Infer, variant: Variant, clips: Sequence[EvalClip]) -> list[np.ndarray]:
     """What a model answers on clips, each begun as it is to begin."""
@@ -132,6 +153,7 @@ def examine(variant: Variant, folder: Path, target: Target, evaluation: Evaluati
     try:
         outgrown = _outgrown(engine.infer, runnable, target, evaluation)
         answers = play_clips(engine.infer, runnable, evaluation.shown)
+        watched = play_clips(engine.infer, runnable, evaluation.watched)
         beside = other_answers(engine.infer, evaluation.spec, evaluation.feeds)
     finally:
         engine.close()
@@ -153,6 +175,7 @@ def examine(variant: Variant, folder: Path, target: Target, evaluation: Evaluati
         parity=parity,
         audit=audit(variant, folder),
         blocked=outgrown,
+        flips=evaluation.flips(watched),
     )
 
 
@@ -280,9 +303,7 @@ def localise(variant: Variant, base: Variant, folder: Path, evaluation: Evaluati
 
 def _sqnr_to_original(evaluation: Evaluation, answers: Sequence[np.ndarray]) -> float:
     """Over the frames for which both have seen enough; 0 dB where a clip has no such frame."""
-    first = max(evaluation.original_warmup, evaluation.warmup - evaluation.later) - 1
-    pairs = [(a[first:], b[first + evaluation.later :]) for a, b in zip(evaluation.original, answers)]
-    same = [(a[: len(b)], b[: len(a)]) for a, b in pairs]
+    same = evaluation.aligned(evaluation.original, answers)
     if not all(len(a) for a, _ in same):
         return 0.0
     wanted, got = (np.concatenate(side) for side in zip(*same))

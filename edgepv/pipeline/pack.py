@@ -17,6 +17,7 @@ from edgepv.export.request import FLAT, BuildResult, reason
 from edgepv.measure.latency import latencies
 from edgepv.measure.memory import peak_rss_mib
 from edgepv.metrics import gate
+from edgepv.metrics.stats import counted
 from edgepv.pipeline import choose, evaluate
 from edgepv.pipeline.build import nothing_made, run_builder
 from edgepv.pipeline.context import RunContext
@@ -55,6 +56,7 @@ def pack(context: RunContext, prepared: PreparedModel, target: Target, folder: P
     kept = [v for v, r in zip(built.variants, rows) if gate.within_gate(r)]
     reasons = (
         why,
+        *_on_footage(chosen),
         *(f"{r.variant} {KEPT_OUT}: {gate.gate_failure(r)}" for r in rows if not gate.within_gate(r)),
         *filter(None, (gate.inconclusive_reason(r) for r in rows if r is not chosen)),
         *filter(None, map(gate.float_remainder, rows)),
@@ -78,6 +80,14 @@ def pack(context: RunContext, prepared: PreparedModel, target: Target, folder: P
     return ExportedBundle(
         target.name, folder, bundle.read(folder).digest, chosen, results, (*prepared.notes, *built.notes)
     )
+
+
+def _on_footage(row: Measurement) -> tuple[str, ...]:
+    """What a variant changes on video without labels, where some was watched."""
+    if row.flips is None:
+        return ()
+    flips, seen = row.flips, counted(row.flips.n, row.flips.groups, "answers")
+    return (f"{row.variant} changes {flips.told()} of 1,000 answers on footage; {flips.by_count()}, {seen}",)
 
 
 def _examined(

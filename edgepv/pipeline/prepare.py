@@ -11,11 +11,12 @@ import numpy as np
 from edgepv.base.optional import need
 from edgepv.data.calibration import in_turns, to_and_fro
 from edgepv.data.clips import Clip, clips_digest, unheld
-from edgepv.data.frames import hold_last
+from edgepv.data.frames import hold_last, model_frames
 from edgepv.data.truth import EvalClip, eval_clip
 from edgepv.errors import ModelError, UsageError
 from edgepv.measure.answers import clip_answers
-from edgepv.metrics.tasks import Pictures, shows
+from edgepv.metrics.resolution import resolution
+from edgepv.metrics.tasks import Pictures, clip_scores, groups_of, shows
 from edgepv.model.checkpoint import build
 from edgepv.pipeline import evaluate
 from edgepv.pipeline.context import RunContext
@@ -31,6 +32,8 @@ from edgepv.types import Checkpoint, Measurement, ModelSpec, Variant
 
 ENDLESS = 1024
 """Frames of the video on which a model with states that grow for ever is compared."""
+WATCHED_FRAMES = 256
+"""Frames of one film without labels on which changed answers are counted: neighbours tell little more."""
 PROBED = 32
 """Held-out clips of which one input each is kept, to look inside a model and to time it."""
 
@@ -83,6 +86,7 @@ def prepare(context: RunContext, source: Source, clips: Clips) -> PreparedModel:
         )
     if spec.task == "restoration":
         _refuse_lag(first.spec, answers, shown)
+    watched = _watched(context, clips, spec)
     model_answers = evaluate.play_clips(model(1).infer, base, shown) if changed else answers
     if spec.task == "classification":
         all_labelled(clips.held_out, spec.labels)
@@ -107,7 +111,11 @@ def prepare(context: RunContext, source: Source, clips: Clips) -> PreparedModel:
         endless=_endless(model(1), base, shown[0].frames) if calibrated.grown else None,
         original_lag=first.spec.lag,
         unheld=unheld(clips.held_out, spec.labels),
+        watched=watched,
+        watched_original=tuple(evaluate.play_clips(original(1).infer, first, watched)),
     )
+    if spec.task == "classification" and evaluation.known and not evaluation.unheld:
+        context.console.say(_told_by_clips(evaluation))
     return PreparedModel(
         ready=calibrated,
         notes=(*clips.notes, *_doubtful(clips.held_out, shown), *lowered_model.notes),
@@ -118,6 +126,21 @@ def prepare(context: RunContext, source: Source, clips: Clips) -> PreparedModel:
         golden_clip=clips.held_out[0],
         held_out=clips.held_out,
     )
+
+
+def _told_by_clips(evaluation: evaluate.Evaluation) -> str:
+    """What the held-out clips can tell of a variant of this classifier."""
+    scores = np.stack([clip_scores(rows, evaluation.original_warmup) for rows in evaluation.original])
+    truth = [int(c.truth) for c in evaluation.shown]  # type: ignore[arg-type]  # of a classifier: a label
+    return resolution(scores, truth, groups_of(evaluation.shown), evaluation.max_drop).told()
+
+
+def _watched(context: RunContext, clips: Clips, spec: ModelSpec) -> tuple[EvalClip, ...]:
+    """Video without labels on which a classifier's changed answers are counted."""
+    if spec.task != "classification":
+        return ()
+    shown = context.console.track(clips.watched, "decoding footage")
+    return tuple(EvalClip(model_frames(c.path, spec, WATCHED_FRAMES), None, group=c.group) for c in shown)
 
 
 def _endless(engine: Engine, base: Variant, clip: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -34,6 +34,7 @@ from edgepv.types import (
     Accuracy,
     Audit,
     DeviceFacts,
+    Flips,
     Measurement,
     PairedDrop,
     Parity,
@@ -78,6 +79,14 @@ def lost_points(drop: PairedDrop | None) -> Cell:
     counted = drop.by_count("+")
     note = drop.interval("+") + (f"; counted {counted}" if counted else "")
     return Cell(f"{drop.figures('+')[0]}{unit}", drop.points, note=note)
+
+
+def flips_cell(flips: Flips | None) -> Cell:
+    """Answers that change in 1,000 of footage, with the interval and the count below."""
+    if flips is None:
+        return UNKNOWN
+    value, spread = flips.told().split(" ", 1)
+    return Cell(value, flips.per_1000, note=f"{spread[1:-1]}; {flips.by_count()}", hint=flips.why or "")
 
 
 def gate(drop: PairedDrop | None) -> Cell:
@@ -174,9 +183,16 @@ def latency_table(report: Report) -> Table:
     )
 
 
+FLIPS = (
+    "Changed of 1000: answers to video without labels that differ from the original's, expected from how "
+    "near its two best scores are, over clips of it; counted ones beside it."
+)
+
+
 def accuracy_table(report: Report) -> Table:
-    """Top-1, its spread, and the paired comparison with the original."""
+    """Top-1, its spread, and the paired comparison with the original; what changes on footage, if seen."""
     rows = []
+    watched = any(row.flips for row in report.rows)
     for row in report.rows:
         accuracy, drop = row.accuracy, row.drop
         rows.append(
@@ -190,6 +206,7 @@ def accuracy_table(report: Report) -> Table:
                 whole(drop.lost if drop else None),
                 whole(drop.won if drop else None),
                 gate(drop),
+                *([flips_cell(row.flips)] if watched else []),
             )
         )
     return Table(
@@ -198,9 +215,10 @@ def accuracy_table(report: Report) -> Table:
         "Top-1 with its 95 % Wilson interval; delta-avg (share of points within 1, 2, 4, 8, 16 px of the "
         "truth on 256 x 256, averaged) and PSNR with Student's; points lost (dB of "
         "PSNR) with the 95 % paired interval. Lost and won count the clips that only the original, or only "
-        "this variant, got right or did better.",
+        "this variant, got right or did better." + (f" {FLIPS}" if watched else ""),
         heads(
             f"variant, {metric(report)}, macro F1, ROC-AUC, points lost, paired clips, lost, won, drop gate"
+            + (", changed of 1000" if watched else "")
         ),
         tuple(rows),
     )

@@ -192,7 +192,7 @@ def _winner(finals: Sequence[Final], study: Study) -> Final:
     if not in_time:
         near = min(finals, key=lambda f: f.ms)
         raise (InconclusiveError if None in told else LatencyGateError)(
-            f"measured again side by side, no finalist surely answers within {limit:g} ms (p{p}); the nearest is "
+            f"measured again side by side, no finalist surely answers within {limit:g} ms (p{p}); nearest is "
             f"{near.found.candidate.name}: {near.ms:.2f} ms in {near.latency.n} calls"
             + (f"; {near.latency.inconclusive}" if near.latency.inconclusive else "")
         )

@@ -132,6 +132,36 @@ class PairedDrop:
 
 
 @dataclass(frozen=True)
+class Flips:
+    """Answers of a variant that differ from the original's on video without labels, in 1,000 of ``n``.
+
+    per_1000, low, high: expected from how near the original's two best scores are, with the 95 % interval
+    (``metrics.flips``); where that cannot tell, the counted ones, and ``why`` says so. counted: ``changed``
+    of ``n``, in 1,000, with its interval. groups: how many clips or groups of clips the intervals are taken
+    over; one has no interval: low and high are the figure itself.
+    """
+
+    per_1000: float
+    low: float
+    high: float
+    n: int
+    changed: int
+    counted: tuple[float, float, float]
+    groups: int
+    why: str | None = None
+
+    def told(self) -> str:
+        """ "4.2 (2.9 to 5.5)", or "4.2 (one group: no interval)"."""
+        spread = "one group: no interval" if self.groups == 1 else f"{self.low:.1f} to {self.high:.1f}"
+        return f"{self.per_1000:.1f} ({spread})"
+
+    def by_count(self) -> str:
+        """ "counted 4.0 (1.1 to 14.3)"."""
+        value, low, high = self.counted
+        return f"counted {value:.1f}" + ("" if self.groups == 1 else f" ({low:.1f} to {high:.1f})")
+
+
+@dataclass(frozen=True)
 class ClassScore:
     """Precision, recall and F1 of one label; ``n`` clips carry it."""
 
@@ -330,6 +360,7 @@ class Measurement:
 
     bytes: of the model file. gflops_per_frame: 10^9 operations for one new frame. rss_mib: peak memory of a
     process that only runs this variant. blocked: why it may not be shipped, whatever its own figures say.
+    flips: of a classifier, its answers on the footage that is watched.
     """
 
     variant: str
@@ -351,6 +382,7 @@ class Measurement:
     device: DeviceFacts | None = None
     note: str | None = None
     blocked: str | None = None
+    flips: Flips | None = None
 
 
 @dataclass(frozen=True)

@@ -111,3 +111,24 @@ def test_its_interval_holds_the_truth_as_often_as_it_says(n: int, grouped: bool)
         found = expected_loss(before, before - 0.05 + noise, groups)
         held += found.low <= truth <= found.high
     assert held / runs >= 0.92
+
+
+def test_large_changes_that_go_both_ways_lose_what_noise_costs() -> None:
+    rng = RNG(11)
+    before = rng.normal(3.0, 1.5, 400_000)
+    truth = 100 * float(np.mean(before > 0) - np.mean(before + 0.4 * rng.standard_t(6, 400_000) > 0))
+    runs = rng.normal(3.0, 1.5, (150, 400))
+    found = [expected_loss(m, m + 0.4 * rng.standard_t(6, 400)).points for m in runs]
+    assert np.mean(found) == pytest.approx(truth, abs=0.12)
+
+
+def test_three_large_takes_among_many_small_ones_count_as_few() -> None:
+    takes = np.repeat(np.arange(15), [16] * 3 + [1] * 12)
+    truth = 100 * 0.2051 * 0.05  # density of N(1, 1.6) at 0, times the shift
+    rng, held, runs = RNG(12), 0, 300
+    for _ in range(runs):
+        before = rng.normal(1.0, 1.6, 60)
+        change = -0.05 + 0.02 * rng.normal(size=60) + 0.1 * rng.normal(size=15)[takes]
+        found = expected_loss(before, before + change, [str(k) for k in takes])
+        held += found.low <= truth <= found.high
+    assert held / runs >= 0.9  # 0.86 with a degree of freedom for each take but one

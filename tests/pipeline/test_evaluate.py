@@ -162,6 +162,30 @@ def of_one_film(found: np.ndarray) -> evaluate.Evaluation:
     return evaluate.Evaluation(spec, (clip,) * 6, ("c",) * 6, True, 1, answers, answers, (), 0.3, 1)
 
 
+def watching(clips: int, frames: int) -> evaluate.Evaluation:
+    """A classifier that watches clips of ``frames`` without labels; its variant answers two frames later."""
+    spec = ModelSpec("w", TensorSpec("frame", (1, 3, 8, 8)), labels=("a", "b"))
+    rng = np.random.default_rng(0)
+    said = tuple(rng.normal(0.0, 2.0, (frames, 2)).astype(np.float32) for _ in range(clips))
+    seen = tuple(EvalClip(rows, None, group=f"film {k}") for k, rows in enumerate(said))
+    return evaluate.Evaluation(
+        spec, (), (), False, 3, (), (), (), 1.0, 1, delay=2, watched=seen, watched_original=said
+    )
+
+
+def test_answers_to_footage_are_held_against_those_to_the_same_frames() -> None:
+    evaluation = watching(clips=12, frames=40)
+    later = [np.concatenate([rows[:2] + 9, rows[:-2]]) for rows in evaluation.watched_original]
+    found = evaluation.flips(later)
+    assert found and (found.n, found.changed, found.groups) == (12 * 38, 0, 12)
+    turned = evaluation.flips([rows[:, ::-1] for rows in later])
+    assert turned and turned.changed == turned.n and turned.per_1000 == 1000 and turned.why
+
+
+def test_without_footage_nothing_is_said_of_it() -> None:
+    assert watching(clips=0, frames=40).flips([]) is None
+
+
 def test_six_cuts_of_one_film_decide_nothing_unless_the_numbers_are_the_same() -> None:
     grey = np.full((2, 3, 8, 8), 0.5, np.float32)
     evaluation = of_one_film(grey)

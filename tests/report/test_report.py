@@ -31,6 +31,7 @@ from edgepv.types import (
     ClassScore,
     ConvPlan,
     DeviceFacts,
+    Flips,
     Latency,
     MachineLoad,
     Measurement,
@@ -380,6 +381,18 @@ def test_one_sided_claims_of_turns_are_not_believed() -> None:
     liar = row("liar", "litert", timed(1.0, "torch-fp32"), value=0.9)
     report = replace(example(), rows=(example().rows[0], liar))
     assert speedups(report, liar, liar.latency[0]) == (None, None)
+
+
+def test_what_changes_on_footage_is_a_column_where_footage_was_watched() -> None:
+    flips = Flips(4.21, 2.9, 5.5, 2560, 11, (4.3, 1.1, 14.3), 10)
+    seen = replace(example(), rows=(*example().rows[:-1], replace(example().rows[-1], flips=flips)))
+    table, before = tables.accuracy_table(seen), tables.accuracy_table(example())
+    assert table.columns == (*before.columns, "changed of 1000")
+    assert (table.rows[-1][-1].text, table.rows[-1][-1].note) == (
+        "4.2",
+        "2.9 to 5.5; counted 4.3 (1.1 to 14.3)",
+    )
+    assert table.rows[0][-1].text == "not measured" and len(before.rows[0]) == len(before.columns)
 
 
 def test_a_report_without_any_figure_still_reads() -> None:
