@@ -108,6 +108,11 @@ class Evaluation:
             drop = replace(drop, low=0.0, high=0.0, verdict="pass", clips_needed=None, groups=None)
         return not_applied(drop) if self.unheld else drop
 
+    def drop_from(self, other: Evaluation) -> PairedDrop:
+        """What the model that was converted loses against that of another evaluation on the same clips."""
+        theirs, mine = (figures(e.spec, e.model, e.shown, e.warmup, e.pictures[1]) for e in (other, self))
+        return task_drop(self.spec, theirs, mine, self.max_drop, groups_of(self.shown))
+
 
 def play_clips(infer: Infer, variant: Variant, clips: Sequence[EvalClip]) -> list[np.ndarray]:
     """What a model answers on clips, each begun as it is to begin."""
