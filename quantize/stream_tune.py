@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -64,8 +63,8 @@ class Step(CheckpointStep):
     def work(self, given: Checkpoint, out: Path, aid: Training) -> Checkpoint:
         """Train ``given`` to answer on long video as the teacher answers each clip; its new checkpoint.
 
-        Statistics of batch norm are those of long video, taken once before; then they stay as they are.
-        Raises UsageError for a model whose stream cannot be rolled, and if the loss stops being finite.
+        Statistics of batch norm stay as they are: nobody knows here what they were gathered on. Raises
+        UsageError for a model whose stream cannot be rolled, and if the loss stops being finite.
         """
         torch = need("torch", extra="compress")
         from edgepv.stream.rolled import Rolled
@@ -77,7 +76,6 @@ class Step(CheckpointStep):
         length = rolled.frames(ANSWERS)
         each = max(1, round(sum(map(len, shown)) / length))
         begins = rolled.begins(length)
-        renormalise(model, long_videos(rng, shown, spec.frames, length, each))
         trainer = Trainer(model, weight_decay=1e-4, clip=1.0, cure="Lower the learning rate")
         for _ in aid.progress(range(self.epochs)):
             for video in long_videos(rng, shown, spec.frames, length, each):
@@ -107,25 +105,3 @@ def long_videos(
             begin, lasts = int(rng.integers(len(clip))), int(rng.integers(frames, LONGEST_SCENE * frames + 1))
             scenes.append(to_and_fro(clip, begin + lasts)[begin:])
         yield np.concatenate(scenes)[:length]
-
-
-def renormalise(model: Any, videos: Iterator[np.ndarray]) -> None:
-    """Give every batch norm of ``model`` the statistics of long videos, where it sees less padding.
-
-    Source: Izmailov et al. 2018, "Averaging Weights Leads to Wider Optima and Better Generalization", 3.2.
-    """
-    import torch
-    from torch.nn.modules.batchnorm import _BatchNorm
-
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the mean over all batches
-        norm.train()
-    with torch.no_grad():
-        for video in videos:
-            model(torch.from_numpy(video).transpose(0, 1)[None])
-    for norm, momentum in zip(norms, momenta):
-        norm.momentum = momentum
-        norm.eval()
