@@ -126,12 +126,15 @@ def distilled(logits: Any, teacher: Any, truth: Any) -> Any:
     """Half the labels' cross entropy, half the teacher's softened answer."""
     from torch.nn import functional as F
 
-    soft = F.kl_div(
-        F.log_softmax(logits / TEMPERATURE, 1),
-        F.softmax(teacher / TEMPERATURE, 1),
-        reduction="batchmean",
-    )
-    return 0.5 * F.cross_entropy(logits, truth) + 0.5 * TEMPERATURE * TEMPERATURE * soft
+    return 0.5 * F.cross_entropy(logits, truth) + 0.5 * soft_loss(logits, teacher)
+
+
+def soft_loss(logits: Any, teacher: Any) -> Any:
+    """How far an answer is from the teacher's, both softened by ``TEMPERATURE`` (Kullback-Leibler)."""
+    from torch.nn import functional as F
+
+    student, wanted = F.log_softmax(logits / TEMPERATURE, 1), F.softmax(teacher / TEMPERATURE, 1)
+    return TEMPERATURE * TEMPERATURE * F.kl_div(student, wanted, reduction="batchmean")
 
 
 def batches(rng: np.random.Generator, count: int, batch: int) -> list[np.ndarray]:

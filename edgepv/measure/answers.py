@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from edgepv.data.calibration import to_and_fro
 from edgepv.data.frames import hold_last
 from edgepv.metrics.tasks import clip_scores
 from edgepv.stream import Infer, Stepper, Tensors, roll
@@ -18,16 +19,31 @@ def clip_answers(
 ) -> list[np.ndarray]:
     """Answers after every frame of every clip, streamed frame by frame as a camera would.
 
-    clips: (T, C, H, W) float32 each, preprocessed; short ones are held on their last frame. starts: states
-    that a clip begins with, one for each clip; none: all begin as the model says.
+    clips: (T, C, H, W) float32 each, preprocessed; short ones go on, see ``filled``. starts: states that a
+    clip begins with, one for each clip; none: all begin as the model says.
     Returns one array per clip: (T, classes) of logits, (T, K, 3) of tracks, (T, 3, H, W) of pictures.
     """
     stepper, name = Stepper(infer, variant.spec, variant.stream), variant.spec.answer.name
     answers = []
     for clip, start in itertools.zip_longest(clips, starts):
-        frames = hold_last(clip, stepper.warmup)
+        frames = filled(clip, variant, stepper.warmup)
         answers.append(np.concatenate([out[name] for _, out in roll(stepper, frames, start)]))
     return answers
+
+
+def filled(clip: np.ndarray, variant: Variant, warmup: int) -> np.ndarray:
+    """A clip (T, C, H, W) that is long enough for an answer; longer ones are as they are.
+
+    To what was made to step, a clip shorter than its warm-up is played to and fro until there are as many
+    valid answers as the clip model's window gives: a still picture is not what it is to be judged by. For
+    all others the last frame is held.
+    """
+    stream = variant.stream
+    if stream is None or stream.exactness is None or variant.spec.task != "classification":
+        return hold_last(clip, warmup)
+    if len(clip) >= warmup:
+        return clip
+    return to_and_fro(clip, warmup + max(0, len(clip) - variant.spec.frames))
 
 
 def scores(logits: Sequence[np.ndarray], warmup: int) -> np.ndarray:

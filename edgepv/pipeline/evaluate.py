@@ -129,6 +129,11 @@ class Evaluation:
         original, variant = (np.concatenate(side) for side in zip(*pairs))
         return flips_per_1000(original, variant, groups)
 
+    def drop_from(self, other: Evaluation) -> PairedDrop:
+        """What the model that was converted loses against that of another evaluation on the same clips."""
+        theirs, mine = (figures(e.spec, e.model, e.shown, e.warmup, e.pictures[1]) for e in (other, self))
+        return task_drop(self.spec, theirs, mine, self.max_drop, groups_of(self.shown))
+
 
 def play_clips(infer: Infer, variant: Variant, clips: Sequence[EvalClip]) -> list[np.ndarray]:
     """What a model answers on clips, each begun as it is to begin."""

@@ -26,6 +26,7 @@ def streamed(
     model. Otherwise it stays a window, and a note names the operator that forced it and what it costs.
     """
     from edgepv.stream import NotStreamableError, convert
+    from edgepv.stream.account import too_far
 
     options = context.options
     if checkpoint is None or checkpoint.spec.input.layout != "NCTHW" or options.stream == "off":
@@ -64,7 +65,11 @@ def streamed(
             spec=decode(ModelSpec, rewritten["spec"]),
             rewrite=Rewrite("stream", spec.input, options.every),
         )
-        return replace(step, steps=(*checkpoint.steps, done)), None, ()
+        tuned = any(s.name == "stream_tune" for s in checkpoint.steps)
+        warning = None if tuned else too_far(spec, stream)
+        if warning:
+            context.console.say(warning)
+        return replace(step, steps=(*checkpoint.steps, done)), None, (warning,) if warning else ()
     return checkpoint, flat, ()
 
 

@@ -176,6 +176,10 @@ def check_options(options: Options, targets: Sequence[Target]) -> None:
     for key, value in options.steps.items():
         option_named(key).refuse(value)
     _refuse_unheeded(options, targets)
+    if options.steps.get("stream_tune") and options.stream != "auto":
+        raise UsageError(
+            f"--stream-tune is for a stream, --stream {options.stream} makes none. Leave one out"
+        )
     if options.clips and not Path(options.clips).is_dir():
         raise UsageError(f"{options.clips} is not a folder. --clips wants a folder of video clips")
     if options.footage and not Path(options.footage).is_dir():

@@ -67,7 +67,7 @@ def pack(context: RunContext, prepared: PreparedModel, target: Target, folder: P
     title = f"{prepared.lowered.base.spec.name} for {target.name}"
     results = Report(
         title,
-        (*torch_rows, *rows),
+        (*torch_rows, *prepared.beside, *rows),
         prepared.rows[0].variant,
         _all_steps(kept),
         reasons,

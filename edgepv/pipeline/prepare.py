@@ -15,6 +15,7 @@ from edgepv.data.frames import hold_last, model_frames
 from edgepv.data.truth import EvalClip, eval_clip
 from edgepv.errors import ModelError, UsageError
 from edgepv.measure.answers import clip_answers
+from edgepv.metrics.gate import within_limit
 from edgepv.metrics.resolution import resolution
 from edgepv.metrics.tasks import Pictures, clip_scores, groups_of, shows
 from edgepv.model.checkpoint import build
@@ -28,6 +29,7 @@ from edgepv.report.compare import ORIGINALS
 from edgepv.runtimes.engine import Engine, open_engine
 from edgepv.runtimes.engines.eager import EagerEngine
 from edgepv.stream import Stepper, Tensors, copied, roll
+from edgepv.stream.account import too_far
 from edgepv.types import Checkpoint, Measurement, ModelSpec, Variant
 
 ENDLESS = 1024
@@ -47,7 +49,8 @@ class PreparedModel:
     """The model as the targets' builders get it, with the evaluation that its artifacts must pass.
 
     notes: what a person must know. original: opens the model before pruning, and inputs for it; model: opens
-    what was converted. rows: of the original first, then of what torch made of it.
+    what was converted. rows: of the original first, then of what torch made of it. beside: of a stream that
+    was judged too and is not converted.
     """
 
     ready: Ready
@@ -58,6 +61,7 @@ class PreparedModel:
     rows: tuple[Measurement, ...]
     golden_clip: Clip
     held_out: tuple[Clip, ...]
+    beside: tuple[Measurement, ...] = ()
 
     @property
     def lowered(self) -> Lowered:
@@ -66,7 +70,32 @@ class PreparedModel:
 
 
 def prepare(context: RunContext, source: Source, clips: Clips) -> PreparedModel:
-    """Run the line up to the targets, and let the original answer the held-out clips."""
+    """Run the line up to the targets, and let the original answer the held-out clips.
+
+    A clip model that was made to step is judged beside its sliding window: a stream that loses more against
+    that than the gate allows gives way to it, however fast it is.
+    """
+    stream = _prepared(context, source, clips)
+    checkpoint, row = stream.lowered.checkpoint, stream.rows[-1]
+    how = stream.lowered.base.stream
+    if checkpoint is None or checkpoint.rewrite is None or how is None or within_limit(row.drop):
+        return stream
+    steps = {key: value for key, value in context.options.steps.items() if key != "stream_tune"}
+    options = replace(context.options, stream="window", steps=steps)
+    window = _prepared(replace(context, options=options), source, clips)
+    lost = stream.evaluation.drop_from(window.evaluation)
+    if within_limit(lost):
+        return stream
+    cost = f"a window, which computes all {source.spec.frames} frames again for every answer"
+    loss = f"{lost.figures()[0]} {lost.unit} against it ({lost.interval()}, {lost.n} clips)"
+    note = f"{source.spec.name} stays {cost}: as a stream it loses {loss}, more than {lost.max_drop:g}"
+    context.console.say(note)
+    far = too_far(source.spec, how)
+    return replace(window, beside=(row,), notes=(*window.notes, note, *filter(None, [far])))
+
+
+def _prepared(context: RunContext, source: Source, clips: Clips) -> PreparedModel:
+    """What ``prepare`` makes of one form of the model, a stream or a window."""
     calibrated = ready(context, lowered(context, source, clips), clips)
     lowered_model = calibrated.lowered
     source, checkpoint = lowered_model.source, lowered_model.checkpoint

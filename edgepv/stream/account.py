@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 LEAST_SAVING = 1.2
 """A saving below this is called none."""
+FAR = 3
+"""Clips' lengths that a stream may look back without a warning: up to about three, what lies beyond the ends
+of its clips changes few labels of an untrained net, at seven it changes most."""
 
 
 @dataclass(frozen=True)
@@ -220,6 +223,20 @@ def _limit(proof: StreamProof) -> str:
     if proof.floor is None:
         return f"{proof.tolerance:.1g} (the clip model does not run in float64)"
     return f"{proof.tolerance:.1g} (the clip model's own rounding: {proof.floor:.1g})"
+
+
+def too_far(spec: ModelSpec, stream: StreamSpec) -> str | None:
+    """What to say of a stream that rests on far more frames than the clips it was trained on had, or None.
+
+    spec: of the clip model.
+    """
+    field = stream.receptive_field
+    if field is None or field <= FAR * spec.frames or not stream.edges:
+        return None
+    return (
+        f"a stream of {spec.name} sees {field} frames of field where its clips had {spec.frames} and padding "
+        "around them, which may cost accuracy: tune it with --stream-tune N, or use --stream window"
+    )
 
 
 def _edges(edges: Sequence[str]) -> str:

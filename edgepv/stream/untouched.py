@@ -230,22 +230,28 @@ class Untouched:
     def answers(self, video: Tensor, at: Sequence[int]) -> list[Tensor]:
         """Its answers for what begins with frames ``at`` * stride of a video (N, C, H, W)."""
         try:
-            return self._answers(video, at)
+            with torch.no_grad():
+                self._check_head(video[: self.frames])
+                return self.rolled(video, at)
         except UnfitError:
             raise
         except Exception as e:  # whatever the module raises, then it is no reference
             raise UnfitError(f"it does not take {len(video)} frames: {type(e).__name__}") from e
 
-    def _answers(self, video: Tensor, at: Sequence[int]) -> list[Tensor]:
+    def rolled(self, video: Tensor, at: Sequence[int]) -> list[Tensor]:
+        """``answers`` with gradients, where they are wanted, and without a check of the head."""
         features = self._features(video)
         if not self._cuts:
             return [features[0].narrow(self._dims[0], q, 1) for q in at]
-        own = self._replayed(self._windows(self._features(video[: self.frames]), 0))
-        with torch.no_grad():
-            wanted = self.module(_clip_of(video[: self.frames]))
+        return [self._replayed(self._windows(features, q)) for q in at]
+
+    def _check_head(self, clip: Tensor) -> None:
+        """Raise UnfitError unless the head on the features of a clip answers as the module does."""
+        if not self._cuts:
+            return
+        own, wanted = self._replayed(self._windows(self._features(clip), 0)), self.module(_clip_of(clip))
         if not torch.allclose(own, wanted, rtol=1e-4, atol=1e-5, equal_nan=True):
             raise UnfitError("its head cannot be told from the rest")
-        return [self._replayed(self._windows(features, q)) for q in at]
 
     def _trace(self, frames: int) -> Trace:
         if frames not in self._traces:
@@ -289,11 +295,10 @@ class Untouched:
     def _features(self, video: Tensor) -> list[Tensor]:
         """What is cut, of a video; the answer, if that grows with the video."""
         wanted, clip = self._calls(len(video)), _clip_of(video)
-        with torch.no_grad():
-            if not wanted:
-                return [self.module(clip)]
-            with contextlib.suppress(_Taken), Take(wanted) as take:
-                self.module(clip)
+        if not wanted:
+            return [self.module(clip)]
+        with contextlib.suppress(_Taken), Take(wanted) as take:
+            self.module(clip)
         return [take.taken[w] for w in wanted]
 
     def _windows(self, features: Sequence[Tensor], q: int) -> dict[tuple[int, int], Tensor]:
@@ -302,7 +307,7 @@ class Untouched:
 
     def _replayed(self, given: Mapping[tuple[int, int], Tensor]) -> Tensor:
         nothing = torch.zeros(()).expand(self.shape)
-        with torch.no_grad(), Replay(self._clip.calls, self._head, given):
+        with Replay(self._clip.calls, self._head, given):
             answer = self.module(nothing)
         assert isinstance(answer, Tensor)
         return answer
