@@ -61,7 +61,7 @@ def write_bundle(
     chosen: Measurement,
 ) -> None:
     """Golden vectors, report and manifest."""
-    variants = tuple(replace(v, path=f"models/{v.path}") for v in kept)
+    variants = tuple(replace(v, path=f"models/{v.path}", state_scales={}) for v in kept)
     golden = write_golden(prepared, variants, folder)
     files = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
     content = Content(
