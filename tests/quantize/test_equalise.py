@@ -13,7 +13,7 @@ import pytest
 from onnx import numpy_helper, parser
 
 from edgepv.base.optional import ort_session
-from edgepv.errors import UsageError
+from edgepv.errors import ParityError, UsageError
 from edgepv.metrics.stats import sqnr_db
 from edgepv.quantize import equalise, int8_onnx
 from edgepv.quantize.step import Calibration
@@ -110,6 +110,48 @@ def test_a_stream_answers_as_before_though_its_states_are_in_other_units(tmp_pat
     np.testing.assert_allclose(brought, theirs[-1]["past"], rtol=1e-4, atol=1e-6)
 
 
+ROWS = """(float[1,3,8,8] frame, float[1,6,1,64] past, float[1,3,6] pool)
+    => (float[1,4] logits, float[1,6,1,64] past_next, float[1,3,6] pool_next) {
+    first = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (frame, w0, b0)
+    positive = Relu (first)
+    flat = Reshape (positive, line)
+    seen = Concat <axis = 2> (past, flat)
+    mixed = Conv <kernel_shape = [2, 1], group = 6> (seen, wt, bt)
+    second = Relu (mixed)
+    picture = Reshape (second, square)
+    deep = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (picture, w2, b2)
+    loud = Relu (deep)
+    sum = Add (loud, picture)
+    mean = ReduceMean <keepdims = 0> (sum, axes)
+    row = Unsqueeze (mean, one)
+    rows = Concat <axis = 1> (pool, row)
+    pooled = ReduceMean <keepdims = 0> (rows, one)
+    logits = MatMul (pooled, head)
+    past_next = Slice (seen, one, two, two, one)
+    pool_next = Slice (rows, one, four, one, one)
+}"""
+
+
+def test_a_feature_that_is_kept_as_a_row_keeps_its_units(tmp_path: Path) -> None:
+    weights = {"w0": (6, 3, 3, 3), "wt": (6, 1, 2, 1), "w2": (6, 6, 3, 3), "head": (6, 4)}
+    model = made(ROWS, tmp_path, weights | dict.fromkeys(("b0", "bt", "b2"), (6,)))
+    whole = {"one": [1], "two": [2], "four": [4], "line": [1, 6, 1, 64], "square": [1, 6, 8, 8]}
+    for name, value in whole.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.array(value), name))
+    onnx.save(model, tmp_path / "model.onnx")
+    shapes = {"frame": (1, 3, 8, 8), "past": (1, 6, 1, 64), "pool": (1, 3, 6)}
+    states = [StateSpec(name, f"{name}_next", shapes[name]) for name in ("past", "pool")]
+    rng, base = np.random.default_rng(0), variant(model, *states)
+    feeds = [{n: np.abs(rng.normal(size=s)).astype(np.float32) for n, s in shapes.items()} for _ in range(6)]
+    result = even(base, tmp_path, feeds)
+    assert list(result.state_scales) == ["past"]
+    before, after = (ort_session(tmp_path / file) for file in ("model.onnx", "even.onnx"))
+    for feed, theirs in zip(feeds, by_file_names(result, feeds)):
+        wanted, got = before.run(["logits", "pool_next"], feed), after.run(["logits", "pool_next"], theirs)
+        for a, b in zip(wanted, got):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
 def test_channels_that_were_unequal_are_as_loud_as_each_other(tmp_path: Path) -> None:
     base = variant(made(STREAM, tmp_path), PAST)
     feeds, _ = rolled(tmp_path / "model.onnx", 33)
@@ -195,3 +237,14 @@ def test_another_precision_is_refused(tmp_path: Path) -> None:
     base = variant(made(STREAM, tmp_path), PAST)
     with pytest.raises(UsageError, match="another one"):
         equalise.Step().ensures(base, Variant(**{**vars(base), "precision": "int8"}))
+
+
+def test_a_file_that_answers_otherwise_is_refused(tmp_path: Path) -> None:
+    channels = equalise.Channels(made(STREAM, tmp_path), [("past", "past_next")])
+    feeds, _ = rolled(tmp_path / "model.onnx", 3)
+    factors = np.ones(channels.count(), np.float32)
+    equalise._scale(channels, factors)
+    equalise._refuse_unlike(channels, factors, tmp_path / "model.onnx", feeds)
+    equalise._scale(channels, np.linspace(1, 1.1, channels.count()).astype(np.float32))
+    with pytest.raises(ParityError, match="another 'logits'"):
+        equalise._refuse_unlike(channels, factors, tmp_path / "model.onnx", feeds)
