@@ -8,7 +8,7 @@ from typing import Any
 
 from edgepv.base.optional import need
 from edgepv.errors import TargetUnavailableError, UsageError
-from edgepv.export.request import FLAT, BuildRequest, BuildResult
+from edgepv.export.request import EVEN, FLAT, BuildRequest, BuildResult
 from edgepv.export.sums import saturating
 from edgepv.types import Variant
 
@@ -51,7 +51,8 @@ def build(request: BuildRequest) -> BuildResult:
             ours, ending = name + form, file.format(form)
             if request.wants(ours, "int8"):
                 with request.attempt(ours):
-                    variants += _named(request, request.compress(STEPS[name], fixed, base, ending), (ours,))
+                    even = request.compress("equalise", {}, base, EVEN.format(form))
+                    variants += _named(request, request.compress(STEPS[name], fixed, even, ending), (ours,))
     request.failed.update(_unsafe(request, variants))
     kept = tuple(v for v in variants if v.name not in request.failed)
     return BuildResult(kept, floats=_floats(request, kept))

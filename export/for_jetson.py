@@ -17,7 +17,7 @@ from typing import Any
 from edgepv.base.files import sha256, write_json, write_text
 from edgepv.errors import UsageError
 from edgepv.export import half
-from edgepv.export.request import BuildRequest, BuildResult
+from edgepv.export.request import EVEN, BuildRequest, BuildResult
 from edgepv.export.tensorrt import form, fp16, opset, parser, plan, rules
 from edgepv.export.to_onnx import example_inputs
 from edgepv.stream import Tensors, by_file_names
@@ -79,15 +79,15 @@ def _form(request: BuildRequest, source: Variant, file: str) -> Any:
     model = _read(path) if source.precision == "int8" else form.prepare(path)
     if file in (FILES.weak_int8, FILES.weak_float):
         return opset.to_opset(model, 17)
-    return fp16.to_fp16(model, _met(request), _pairs(request.base, request.grown))
+    return fp16.to_fp16(model, _met(request, source), _pairs(request.base, request.grown))
 
 
-def _met(request: BuildRequest) -> list[Tensors]:
-    """Inputs by which it is known how large values get: of calibration clips, else of noise."""
+def _met(request: BuildRequest, source: Variant) -> list[Tensors]:
+    """Inputs of a file by which it is known how large values get: of calibration clips, else of noise."""
     base = request.base
     noise = [example_inputs(base.spec, base.stream, seed) for seed in range(4)]
     return by_file_names(
-        base, list(request.feeds[:: -(-len(request.feeds) // MET)]) if request.feeds else noise
+        source, list(request.feeds[:: -(-len(request.feeds) // MET)]) if request.feeds else noise
     )
 
 
@@ -140,7 +140,7 @@ def _made(request: BuildRequest, source: Variant, name: str, precision: Any, fil
 
 def _quantized(request: BuildRequest) -> Variant:
     """The float model with explicit Q/DQ in TensorRT's placement, at its own opset."""
-    base = request.base
+    base = request.compress("equalise", {}, request.base, EVEN.format(""))
     pairs = _pairs(base, [s.name for s in base.stream.states if _real(s)] if base.stream else ())
     feeds = by_file_names(base, request.feeds)
 

@@ -87,26 +87,43 @@ def _flicker(clips: Sequence[np.ndarray]) -> float:
 
 
 def first_divergence(
-    base: Path, other: Path, engine: str, feeds: Sequence[Tensors], *, min_sqnr_db: float
+    base: Path,
+    other: Path,
+    engine: str,
+    feeds: Sequence[Tensors],
+    base_feeds: Sequence[Tensors] | None = None,
+    *,
+    min_sqnr_db: float,
 ) -> str | None:
     """The first node, in graph order, whose output falls below ``min_sqnr_db`` against the float graph.
 
     Both files are read as ``engine`` reads them. Tensors are paired by name, which the converters and
-    quantizers keep; ``base`` is a file of the engine's own where it renames them. None if no paired tensor
-    diverges, or where nobody can look inside.
+    quantizers keep; ``base`` is a file of the engine's own where it renames them. base_feeds: its inputs
+    where ``other`` has its states in other units; then a channel that differs by one factor does not diverge.
+    None if no paired tensor diverges, or where nobody can look inside.
     """
     place = ENGINES.find(engine).tensors
     if place is None:
         return None
     read = resolve(place)
-    wanted, got = read(base, feeds), read(other, feeds)
+    wanted, got = read(base, base_feeds or feeds), read(other, feeds)
     for name, value in wanted.items():
         tensor = got.get(f"{name}_DequantizeLinear_Output", got.get(name))  # a Relu may live in its Q
         if tensor is not None and tensor.shape == value.shape:
-            ratio = sqnr_db(value, tensor)
+            ratio = sqnr_db(value, _in_units_of(value, tensor) if base_feeds else tensor)
             if ratio < min_sqnr_db:
                 return f"{name} ({ratio:.1f} dB)"
     return None
+
+
+def _in_units_of(wanted: np.ndarray, got: np.ndarray) -> np.ndarray:
+    """A picture (n, 1, C, ...) with every channel brought to its like by the factor that fits best."""
+    if got.ndim < 4:
+        return got
+    over = tuple(i for i in range(got.ndim) if i != 2)
+    power = (got * got).sum(over, keepdims=True, dtype=np.float64)
+    factor: np.ndarray = (wanted * got).sum(over, keepdims=True, dtype=np.float64) / np.maximum(power, 1e-30)
+    return got * np.maximum(factor, 0)
 
 
 def onnx_tensors(path: Path, feeds: Sequence[Tensors]) -> dict[str, np.ndarray]:

@@ -86,6 +86,8 @@ def reason(error: Exception) -> EdgepvError:
 
 MOST_SAID = 400
 """Characters of what a converter raised."""
+EVEN = "model-even{}.onnx"
+"""The float file that an INT8 one is made of, its channels equally loud; of the flat form, with FLAT."""
 FLAT = "-r4"
 """Ends the names of what was made from the flat clip model (rank 4)."""
 

@@ -5,6 +5,7 @@ One file per step, one frozen dataclass ``Step`` per file: see ``step``, the con
 
 __all__ = [
     "dead_channels",
+    "equalise",
     "finetune",
     "fold",
     "int8_litert",

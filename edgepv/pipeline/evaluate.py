@@ -30,7 +30,7 @@ from edgepv.metrics.tasks import (
     task_drop,
 )
 from edgepv.runtimes.engine import on_this_host, open_engine
-from edgepv.stream import Infer, Tensors, by_file_names, copied
+from edgepv.stream import Infer, Tensors, by_file_names, copied, in_units_of
 from edgepv.types import Accuracy, Flips, Measurement, ModelSpec, PairedDrop, Parity, Target, Variant
 
 SAME_NUMBERS_DB = 80.0  # at this SQNR the answers are equal to four digits: no clip can tell them apart
@@ -159,7 +159,8 @@ def examine(variant: Variant, folder: Path, target: Target, evaluation: Evaluati
         outgrown = _outgrown(engine.infer, runnable, target, evaluation)
         answers = play_clips(engine.infer, runnable, evaluation.shown)
         watched = play_clips(engine.infer, runnable, evaluation.watched)
-        beside = other_answers(engine.infer, evaluation.spec, evaluation.feeds)
+        own = in_units_of(runnable, evaluation.feeds[:PROBES])
+        beside = other_answers(engine.infer, evaluation.spec, own)
     finally:
         engine.close()
     parity = with_others(
@@ -296,11 +297,13 @@ def _rows(spec: ModelSpec, answers: Sequence[np.ndarray], evaluation: Evaluation
 
 def localise(variant: Variant, base: Variant, folder: Path, evaluation: Evaluation, parity: Parity) -> Parity:
     """The same parity with the first node that diverges from the float graph ``base`` named."""
+    feeds = evaluation.feeds[:PROBES]
     node = first_divergence(
         folder / base.path,
         folder / variant.path,
         variant.engine,
-        by_file_names(variant, evaluation.feeds[:PROBES]),
+        by_file_names(variant, feeds),
+        by_file_names(replace(variant, state_scales={}), feeds) if variant.precision == "int8" else None,
         min_sqnr_db=parity.min_sqnr_db,
     )
     return replace(parity, first_divergence=node)

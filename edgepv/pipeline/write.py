@@ -62,7 +62,7 @@ def write_bundle(
     prefer: str,
 ) -> None:
     """Golden vectors, report and manifest. prefer: what ``chosen`` was chosen by."""
-    variants = tuple(replace(v, path=f"models/{v.path}") for v in kept)
+    variants = tuple(replace(v, path=f"models/{v.path}", state_scales={}) for v in kept)
     golden = write_golden(prepared, variants, folder)
     files = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
     content = Content(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from edgepv.stream.step import Infer, Memory, Stepper, Tensors, by_file_names, copied, roll
+from edgepv.stream.step import Infer, Memory, Stepper, Tensors, by_file_names, copied, in_units_of, roll
 
 if TYPE_CHECKING:
     from edgepv.stream.rewrite import FlatModel, NotStreamableError, StreamModel, convert, flatten
@@ -28,6 +28,7 @@ __all__ = [
     "convert",
     "copied",
     "flatten",
+    "in_units_of",
     "roll",
 ]
 

@@ -197,5 +197,16 @@ def copied(feeds: Tensors) -> Tensors:
 
 
 def by_file_names(variant: Variant, feeds: Iterable[Tensors]) -> list[Tensors]:
-    """The same feeds under the names inside the variant's file."""
-    return [{variant.inputs[name]: value for name, value in feed.items()} for feed in feeds]
+    """The same feeds under the names inside the variant's file, in its units."""
+    own = in_units_of(variant, feeds)
+    return [{variant.inputs[name]: value for name, value in feed.items()} for feed in own]
+
+
+def in_units_of(variant: Variant, feeds: Iterable[Tensors]) -> list[Tensors]:
+    """Feeds of the float model with the states as the variant has them (``Variant.state_scales``)."""
+
+    def scaled(name: str, value: np.ndarray) -> np.ndarray:
+        factors = np.array(variant.state_scales.get(name, ()), np.float32)
+        return value * factors.reshape(-1, *(1,) * (value.ndim - 2)) if factors.size else value
+
+    return [{name: scaled(name, value) for name, value in feed.items()} for feed in feeds]

@@ -58,6 +58,7 @@ class Variant:
 
     inputs, outputs: our tensor name -> the name inside the file (LiteRT renames them).
     form: "step" eats one frame and explicit states; "window" eats the last T frames.
+    state_scales: factors of a state's channels (axis 1) by which its values here are those of the float file.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Variant:
     scheme: QuantScheme | None = None
     options: dict[str, str] = field(default_factory=dict)
     steps: tuple[StepRecord, ...] = ()
+    state_scales: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
