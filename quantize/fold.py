@@ -263,11 +263,10 @@ def _measured(module: Any, groups: Sequence[Group], clips: Sequence[np.ndarray])
             hook.remove()
     seen = [g for g in groups if all(places.get(n, 0) >= PLACES * g.width for n in g.reads)]
     for group in seen:
+        weighted = np.zeros((group.width, group.width))
         for name, at in group.reads.items():
             group.products[name] = sums[name][np.ix_(at, at)]
-        weighted = sum(
-            _weighted(module.get_submodule(n), p, group.products[n]) for n, p in group.reads.items()
-        )
+            weighted += _weighted(module.get_submodule(name), at, group.products[name])
         group.order, group.left = pivoted(weighted)
     return seen
 
@@ -280,8 +279,9 @@ def _convolutions() -> tuple[type, ...]:
 
 def _weighted(layer: Any, places: Sequence[int], products: np.ndarray) -> np.ndarray:
     """Products of the channels, each as large as the weights that read it make it."""
-    size = layer.weight.movedim(1, 0).flatten(1).norm(dim=1).double().numpy()[list(places)]
-    return products * size[:, None] * size
+    size: np.ndarray = layer.weight.movedim(1, 0).flatten(1).norm(dim=1).double().numpy()[list(places)]
+    weighted: np.ndarray = products * size[:, None] * size
+    return weighted
 
 
 def pivoted(products: np.ndarray) -> tuple[list[int], np.ndarray]:
@@ -420,7 +420,9 @@ class _Costs:
         work = multiplications(module, spec)
         size = {name: module.get_submodule(name).weight.numel() for name in work}
         both = [(work, sum(work.values())), (size, sum(size.values()))]
-        self.share = {name: sum(kind[name] / total / 2 for kind, total in both) for name in work}
+        self.share: dict[str, float] = {
+            name: sum(kind[name] / total / 2 for kind, total in both) for name in work
+        }
         self.gives = {g.root: g for g in groups}
         self.reads = {name: g for g in groups for name in g.reads}
 
@@ -435,7 +437,7 @@ class _Costs:
 
     def _left(self, name: str) -> float:
         both = (self.gives.get(name), self.reads.get(name))
-        return math.prod(g.kept / g.width for g in both if g)
+        return float(np.prod([g.kept / g.width for g in both if g]))
 
 
 def _cut(module: Any, spec: ModelSpec, groups: Sequence[Group]) -> None:

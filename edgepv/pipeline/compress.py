@@ -46,7 +46,7 @@ def compressed(
         key["footage"] = clips_digest(clips.unlabelled, ordered=True)
     tools = tuple(dict.fromkeys(tool for step in chain for tool in step.tools))
     folder, result = context.step(
-        "compress", key, tools, lambda out: _compress(context, chain, checkpoint, clips, out)
+        "compress", key, tools, functools.partial(_compress, context, chain, checkpoint, clips)
     )
     compact = decode(Checkpoint, result["checkpoint"])
     if compact.sha256 != checkpoint.sha256:

@@ -85,6 +85,7 @@ def _planted(module: Twins) -> Twins:
     with torch.no_grad():
         for layer in (module.a, module.b):
             layer.weight.copy_(layer.weight[first] * scale.view(-1, *[1] * (layer.weight.ndim - 1)))
+            assert layer.bias is not None
             layer.bias.copy_(layer.bias[first] * scale)
     return module
 
