@@ -94,7 +94,9 @@ def test_what_runs_is_the_fastest_that_may(exported: Path) -> None:
 
 
 def test_every_timing_was_interleaved_with_torch(exported: Path) -> None:
-    for row in _report(exported / "cpu").rows:
+    rows = [r for r in _report(exported / "cpu").rows if r.target == "cpu" or r.variant == "torch-fp32"]
+    assert len(rows) > 3
+    for row in rows:
         assert [latency.threads for latency in row.latency] == [1, 2]
         assert all("torch-fp32" in latency.interleaved_with for latency in row.latency)
         assert row.device is not None
