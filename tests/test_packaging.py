@@ -119,8 +119,8 @@ def test_the_rooms_are_linked_into_the_package() -> None:
 def test_shipped_data_stays_small() -> None:
     zoo = ROOT / "edgepv" / "zoo"
     weights = [p.read_bytes() for p in zoo.glob("weights/*.safetensors")]
-    assert sum(len(zlib.compress(w)) for w in weights) < 12e6  # in a wheel; pv-c3d alone is 7 MB of it
-    assert sum(map(len, weights)) < 13e6
+    assert sum(len(zlib.compress(w)) for w in weights) < 19e6  # in a wheel; each pv-c3d is 7 MB of it
+    assert sum(map(len, weights)) < 21e6
     assert sum(p.stat().st_size for p in zoo.rglob("*.mp4")) < 4e6
 
 

@@ -51,7 +51,7 @@ def models_command(a: argparse.Namespace) -> int:
         print(json.dumps(rows, indent=1))
         return 0
     show.models(rows)
-    say_next("edgepv export pv-c3d --target cpu")
+    say_next("edgepv export pv-c3d-valid --target cpu")
     return 0
 
 

@@ -37,7 +37,7 @@ def add_export(commands: Any) -> None:
         nargs="?",
         metavar="MODEL",
         help="built-in name (see: edgepv models), file.py:builder, package.module:builder, or "
-        "file.onnx (default: pv-c3d)",
+        "file.onnx (default: pv-c3d-valid)",
     )
     c.add_argument(
         "--target", metavar="NAME[,NAME]", help="devices to pack for (see: edgepv targets; default: cpu)"

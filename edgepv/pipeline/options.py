@@ -37,7 +37,7 @@ class Options:
     ``edgepv.quantize.step``). gate: whether ``max_drop`` was set; then too few clips to tell is an error.
     """
 
-    model: str = "pv-c3d"
+    model: str = "pv-c3d-valid"
     targets: tuple[str, ...] = ("cpu",)
     out: str = option(
         "bundle",

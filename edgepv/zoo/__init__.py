@@ -36,7 +36,7 @@ __all__ = [
 
 HERE = Path(__file__).resolve().parent
 INDEX = HERE / "weights" / "index.json"
-DEMO_CLIP = HERE / "clips" / "evaluation" / "fight" / "fs_fi045.mp4"
+DEMO_CLIP = HERE / "clips" / "demo" / "fs_fi010.mp4"
 
 _STEPS = tuple(f"Step_{n}_{side}" for n in (4, 5, 6, 7) for side in ("Left", "Right"))
 
@@ -82,6 +82,13 @@ MODELS: Mapping[str, Entry] = MappingProxyType(
             112,
             ("handwash",),
             "handwash",
+            clip=True,
+        ),
+        "pv-c3d-valid": Entry(
+            "edgepv.zoo.pv_c3d:valid",
+            "Conv3D clip net without padding in time, 3.8 M parameters, 16 frames of 112 x 112",
+            112,
+            ("fight",),
             clip=True,
         ),
         "pv-graph-nano": Entry(

@@ -37,7 +37,15 @@ from edgepv.zoo.training import parallel
 from edgepv.zoo.training.data import Footage, balanced, load, read_manifest
 from edgepv.zoo.training.epochs import Columns, Judge, Plan, fit
 from edgepv.zoo.training.publish import counted, halve, publish, trained_on
-from edgepv.zoo.training.score import frames_of, of_test, scores, verdict
+from edgepv.zoo.training.score import (
+    alarm,
+    footage_s,
+    frames_of,
+    of_test,
+    operating_point,
+    scores,
+    verdict,
+)
 
 SHARE = 0.15
 """Share of the training clips that pre-training leaves for validation."""
@@ -64,6 +72,7 @@ PRETRAIN = {
     "pv-conv-small": Plan("pretrain", ((30, 64), (8, 96), (2, 128)), lr=2e-3),
     "pv-conv-nano": Plan("pretrain", ((24, 64),), lr=3e-3),
     "pv-c3d": Plan("pretrain", ((20, 64),), lr=1e-3),
+    "pv-c3d-valid": Plan("pretrain", ((20, 64), (4, 112)), lr=1e-3),
 }
 
 
@@ -92,6 +101,9 @@ def recipe_of(model: str, task: str) -> Recipe:
     are filmed by few cameras, where a long training at the final size pays.
     """
     size = MODELS[model].size
+    if model == "pv-c3d-valid":
+        plan = Plan("finetune", ((12, size),), lr=7e-4, weight_decay=0.05, mix=0.5, still=0.5, average=0.99)
+        return Recipe(PRETRAIN[model], None, plan)
     if model == "pv-c3d":
         plan = Plan("finetune", ((36, size),), lr=1e-3, weight_decay=0.05, mix=0.2, average=0.99)
         return Recipe(PRETRAIN[model], None, plan, share=0)
@@ -230,9 +242,12 @@ def train(job: ClassifierRun, say: Callable[[dict[str, Any]], None]) -> dict[str
     paths = {s.path for s in kept}
     fitting = [f for f in footage if f.sample.path in paths]
     joint, log = pretrain(job.model, fitting, recipe, seed=job.seed, cache=job.cache, tick=say)
-    net, steps, best = _one_task(job, recipe, joint, footage, paths, validation, say)
+    net, steps, best, threshold = _one_task(job, recipe, joint, footage, paths, validation, say)
     halve(net)
     test = [s for s in tests if s.task == job.task]
+    tested = test_result(job.model, job.task, net, test)
+    if threshold is not None:
+        tested["alarm"] = alarm(tested["clips"], footage_s(test), TASKS[job.task], threshold)
     result = {
         "name": f"{job.model}-{job.task}",
         "seed": job.seed,
@@ -246,7 +261,7 @@ def train(job: ClassifierRun, say: Callable[[dict[str, Any]], None]) -> dict[str
         },
         "best_epoch": best,
         "validation": next((r for r in steps if r["epoch"] == best and "loss" in r), None),
-        "test": test_result(job.model, job.task, net, test),
+        "test": tested,
         "seconds": round(sum(row["seconds"] for row in log + steps)),
         "trained_on": trained_on(),
         "log": log + steps,
@@ -271,19 +286,28 @@ def _one_task(
     kept: set[Path],
     validation: Sequence[Sample],
     say: Callable[[dict[str, Any]], None],
-) -> tuple[PvConv, list[dict[str, Any]], int]:
-    """Find the best number of epochs on the validation clips, then refit on all training clips."""
+) -> tuple[PvConv, list[dict[str, Any]], int, float | None]:
+    """Find the best number of epochs on the validation clips, then refit on all training clips.
+
+    The last is the score at which an alarm of the first label pays, chosen on the validation clips with the
+    net that had not seen them; None without them, and for more than two labels.
+    """
     mine = [f for f in footage if f.sample.task == job.task]
     if not recipe.share:
-        return finetune(
+        return *finetune(
             job.model, job.task, joint, mine, recipe.finetune, seed=job.seed, cache=job.cache, tick=say
-        )
+        ), None
     fitting = [f for f in mine if f.sample.path in kept]
-    judge = judge_of(job.model, job.task, [s for s in validation if s.task == job.task])
+    judging = [s for s in validation if s.task == job.task]
+    judge = judge_of(job.model, job.task, judging)
     args = (job.model, job.task, joint)
-    _, log, best = finetune(
+    found, log, best = finetune(
         *args, fitting, recipe.finetune, seed=job.seed, cache=job.cache, judge=judge, tick=say
     )
+    threshold = None
+    if len(TASKS[job.task]) == 2:
+        clips = (frames_of(s.path, spec(job.model, job.task)) for s in judging)
+        threshold = operating_point(scores(found, clips), [s.label for s in judging])
     net, more, _ = finetune(
         *args,
         mine,
@@ -293,7 +317,7 @@ def _one_task(
         stop_after=best + 1,
         tick=say,
     )
-    return net, log + [row | {"stage": "refit"} for row in more], best
+    return net, log + [row | {"stage": "refit"} for row in more], best, threshold
 
 
 def test_result(model: str, task: str, net: PvConv, test: Sequence[Sample]) -> dict[str, Any]:
