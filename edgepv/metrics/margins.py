@@ -53,12 +53,18 @@ def margins(scores: np.ndarray, truth: Sequence[int] | np.ndarray) -> np.ndarray
     return np.where(margin == 0, tie, margin)
 
 
-def expected_loss(before: np.ndarray, after: np.ndarray, groups: Sequence[str] | None = None) -> ExpectedLoss:
+def expected_loss(
+    before: np.ndarray,
+    after: np.ndarray,
+    groups: Sequence[str] | None = None,
+    independent: int | None = None,
+) -> ExpectedLoss:
     """What ``after`` loses against ``before``, margins (n,) of the same clips, in points of accuracy.
 
     groups: clips that belong together (a camera, a take, a film), which are the units of every error; None
-    where each clip stands for itself. ``why`` is set where too few margins are near 0, or the changes are too
-    large, for the expansion to hold.
+    where each clip stands for itself. independent: how many of n count for the width of the kernel, such as
+    the clips that n frames come from; None: all. ``why`` is set where too few margins are near 0, or the
+    changes are too large, for the expansion to hold.
 
     The derivative of a probability: Hong 2009, "Estimating quantile sensitivities". f(0) and S: a Gaussian
     kernel of fourth order, wider than Silverman's rule (1986); its gap to that of second order is what
@@ -72,7 +78,7 @@ def expected_loss(before: np.ndarray, after: np.ndarray, groups: Sequence[str] |
     m, d = np.asarray(before, np.float64), np.subtract(after, before, dtype=np.float64)
     n, count = len(m), group_count(groups)
     which = np.arange(n) if count is None or groups is None else np.unique(groups, return_inverse=True)[1]
-    width = silverman(m)
+    width = silverman(m, independent)
     if width == 0 or n < LEAST:
         return ExpectedLoss(math.nan, -math.inf, math.inf, "too few clips, or all alike")
     border = _border(m, which, DENSITY_WIDTH * width)
@@ -98,18 +104,24 @@ def expected_loss(before: np.ndarray, after: np.ndarray, groups: Sequence[str] |
 
 
 def margin_drop(
-    before: np.ndarray, after: np.ndarray, *, max_drop: float, groups: Sequence[str] | None = None
+    before: np.ndarray,
+    after: np.ndarray,
+    *,
+    max_drop: float,
+    groups: Sequence[str] | None = None,
+    independent: int | None = None,
 ) -> PairedDrop:
     """Accuracy lost between margins (n,) of the same clips, and whether ``max_drop`` points are kept.
 
     pass, fail: the whole interval of ``expected_loss`` is at or below, or above, max_drop. It decides nothing
     against the count: where counting the clips is sure of the contrary, it is inconclusive. Where the
     margins cannot tell, counting decides (``edgepv.metrics.stats.paired_drop``), and ``why`` says so.
+    groups, independent: as in ``expected_loss``.
     """
     counted = paired_drop((before > 0).tolist(), (after > 0).tolist(), max_drop=max_drop, groups=groups)
     if counted.groups == 1:
         return counted
-    loss = expected_loss(before, after, groups)
+    loss = expected_loss(before, after, groups, independent)
     if loss.why:
         return replace(counted, why=f"counted, because of {loss.why}")
     verdict: Verdict = "inconclusive"
@@ -234,8 +246,8 @@ def bell(x: np.ndarray) -> np.ndarray:
 
 def _step(x: np.ndarray) -> np.ndarray:
     """The integral of the Gaussian kernel of fourth order: from 0 to 1."""
-    step: np.ndarray = 0.5 + 0.5 * _erf(x / math.sqrt(2)) + 0.5 * x * bell(x)
-    return step
+    erf: np.ndarray = _erf(x / math.sqrt(2))
+    return 0.5 + 0.5 * erf + 0.5 * x * bell(x)
 
 
 _erf = np.vectorize(math.erf, otypes=[float])

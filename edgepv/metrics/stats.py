@@ -237,15 +237,37 @@ def student(freedom: float) -> float:
 def mean_interval(values: np.ndarray, groups: Sequence[str] | None = None) -> tuple[float, float]:
     """95 % interval of a mean over clips, by Student's t: it holds for four clips as for four hundred.
 
-    groups: which clips belong together; then with one degree of freedom less than groups. One clip, or one
-    group, tells nothing of another: then the interval is everything.
-    Source: Student 1908, "The Probable Error of a Mean".
+    groups: which clips belong together. One clip, or one group, tells nothing of another: then the interval
+    is everything.
+    Source: Student 1908, "The Probable Error of a Mean"; over groups see ``_left_out``.
     """
-    count = group_count(groups) or len(values)
-    if count < 2:
+    count = group_count(groups)
+    if 1 in (count, len(values)):
         return -math.inf, math.inf
-    mean, half = float(np.mean(values)), student(count - 1) * mean_error(values, groups)
+    if count is None or groups is None:
+        error, freedom = mean_error(values, None), float(len(values) - 1)
+    else:
+        error, freedom = _left_out(values, groups)
+    mean, half = float(np.mean(values)), student(freedom) * error
     return mean - half, mean + half
+
+
+def _left_out(values: np.ndarray, groups: Sequence[str]) -> tuple[float, float]:
+    """(standard error of the mean of ``values`` (n,), its degrees of freedom), leaving out each group once.
+
+    The jackknife (CR3), at least the error over clips; with as many degrees of freedom as groups of equal
+    size would have: a group of most of the clips leaves few. With equal groups that is ``mean_error``, and
+    one less than groups.
+    Source: MacKinnon, Nielsen and Webb 2023, "Leverage, influence, and the jackknife in clustered regression
+    models"; Satterthwaite 1946, "An approximate distribution of estimates of variance components".
+    """
+    _, which = np.unique(np.asarray(groups), return_inverse=True)
+    n, mean, sizes = len(values), float(np.mean(values)), np.bincount(which)
+    moved = np.bincount(which, values - mean) / (n - sizes)
+    count = len(sizes)
+    error = math.sqrt(float((moved**2).sum()) * (count - 1) / count)
+    freedom = min(count - 1, n**2 / float((sizes**2).sum()))
+    return max(error, mean_error(values, None)), freedom
 
 
 def mean_accuracy(values: np.ndarray, metric: Metric, groups: Sequence[str] | None = None) -> Accuracy:
@@ -280,13 +302,16 @@ def mean_drop(
     if low == -math.inf:
         low = high = mean
     elif verdict == "inconclusive":
-        needed = _means_needed(loss, max_drop, mean_error(loss, groups))
+        needed = _means_needed(loss, max_drop, (high - low) / 2 / student(len(loss) - 1))
     counted = group_count(groups)
     return PairedDrop(mean, low, high, len(loss), worse, better, max_drop, verdict, needed, unit, counted)
 
 
 def _means_needed(loss: np.ndarray, max_drop: float, error: float) -> int | None:
-    """Clips at which today's mean and its standard error would be decided; None if never below 10^6."""
+    """Clips at which today's mean and its error would be decided; None if never below 10^6.
+
+    error: of the mean, as that over as many clips of their own.
+    """
     apart = abs(max_drop - float(loss.mean()))
     if apart == 0:
         return None

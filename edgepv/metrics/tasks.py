@@ -162,6 +162,25 @@ def task_drop(
     return mean_drop(scale * before, scale * after, max_drop=max_drop, unit=unit, groups=groups)
 
 
+def frame_drop(
+    pairs: Sequence[tuple[np.ndarray, np.ndarray]], clips: Sequence[EvalClip], max_drop: float
+) -> PairedDrop:
+    """What a classifier's answers after each frame lose, which are what a camera raises alarms with.
+
+    pairs: of each clip, logits (frames, classes) of the original and of a variant for the same frames. Errors
+    are taken over the clips' groups, or over clips where those are not known. It is another figure than the
+    loss of clips, whose answer is a mean over frames: a clip's frames do not tell what changes at a clip's
+    border (benchmarks/gate.md).
+    """
+    known = groups_of(clips) or [f"clip {k}" for k in range(len(clips))]
+    groups = [group for group, (rows, _) in zip(known, pairs, strict=True) for _ in rows]
+    truth = [clip.truth for clip, (rows, _) in zip(clips, pairs, strict=True) for _ in rows]
+    before, after = (
+        margins(np.concatenate(side), np.asarray(truth, int)) for side in zip(*pairs, strict=True)
+    )
+    return margin_drop(before, after, max_drop=max_drop, groups=groups, independent=len(clips))
+
+
 def clip_scores(logits: np.ndarray, warmup: int) -> np.ndarray:
     """One answer for a whole clip from the answers a streamed model gave after each frame.
 

@@ -24,6 +24,7 @@ from edgepv.metrics.tasks import (
     Pictures,
     distance_px,
     figures,
+    frame_drop,
     groups_of,
     not_applied,
     rate,
@@ -120,6 +121,14 @@ class Evaluation:
         pairs = [(a[first:], b[first + self.later :]) for a, b in zip(original, answers, strict=True)]
         return [(a[: len(b)], b[: len(a)]) for a, b in pairs]
 
+    def each_frame(self, answers: Sequence[np.ndarray]) -> PairedDrop | None:
+        """What a classifier's answers after each frame lose; None where nobody knows what is true."""
+        pairs = self.aligned(self.original, answers)
+        if not self.known or self.spec.task != "classification" or not any(len(rows) for rows, _ in pairs):
+            return None
+        drop = frame_drop(pairs, self.shown, self.max_drop)
+        return not_applied(drop) if self.unheld else drop
+
     def flips(self, answers: Sequence[np.ndarray]) -> Flips | None:
         """How many answers to the watched footage change; None where nothing is watched."""
         pairs = self.aligned(self.watched_original, answers)
@@ -182,6 +191,7 @@ def examine(variant: Variant, folder: Path, target: Target, evaluation: Evaluati
         audit=audit(variant, folder),
         blocked=outgrown,
         flips=evaluation.flips(watched),
+        each_frame=evaluation.each_frame(answers),
     )
 
 

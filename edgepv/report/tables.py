@@ -183,6 +183,10 @@ def latency_table(report: Report) -> Table:
     )
 
 
+EACH_FRAME = (
+    "Lost each frame: points lost by the answers after each frame, which a camera raises alarms with; the "
+    "gate is held against a clip's answer, which is their mean."
+)
 FLIPS = (
     "Changed of 1000: answers to video without labels that differ from the original's, expected from how "
     "near its two best scores are, over clips of it; counted ones beside it."
@@ -193,6 +197,7 @@ def accuracy_table(report: Report) -> Table:
     """Top-1, its spread, and the paired comparison with the original; what changes on footage, if seen."""
     rows = []
     watched = any(row.flips for row in report.rows)
+    framed = any(row.each_frame for row in report.rows)
     for row in report.rows:
         accuracy, drop = row.accuracy, row.drop
         rows.append(
@@ -206,6 +211,7 @@ def accuracy_table(report: Report) -> Table:
                 whole(drop.lost if drop else None),
                 whole(drop.won if drop else None),
                 gate(drop),
+                *([lost_points(row.each_frame)] if framed else []),
                 *([flips_cell(row.flips)] if watched else []),
             )
         )
@@ -218,6 +224,7 @@ def accuracy_table(report: Report) -> Table:
         "this variant, got right or did better." + (f" {FLIPS}" if watched else ""),
         heads(
             f"variant, {metric(report)}, macro F1, ROC-AUC, points lost, paired clips, lost, won, drop gate"
+            + (", lost each frame" if framed else "")
             + (", changed of 1000" if watched else "")
         ),
         tuple(rows),

@@ -360,7 +360,8 @@ class Measurement:
 
     bytes: of the model file. gflops_per_frame: 10^9 operations for one new frame. rss_mib: peak memory of a
     process that only runs this variant. blocked: why it may not be shipped, whatever its own figures say.
-    flips: of a classifier, its answers on the footage that is watched.
+    flips: of a classifier, its answers on the footage that is watched. each_frame: of a classifier, the loss
+    of its answers after each valid frame, where ``drop`` is that of clips; n, lost and won count frames.
     """
 
     variant: str
@@ -383,6 +384,7 @@ class Measurement:
     note: str | None = None
     blocked: str | None = None
     flips: Flips | None = None
+    each_frame: PairedDrop | None = None
 
 
 @dataclass(frozen=True)

@@ -182,6 +182,19 @@ def test_answers_to_footage_are_held_against_those_to_the_same_frames() -> None:
     assert turned and turned.changed == turned.n and turned.per_1000 == 1000 and turned.why
 
 
+def test_answers_after_each_frame_are_judged_beside_those_of_clips() -> None:
+    watched = watching(clips=12, frames=40)
+    clips = tuple(replace(clip, truth=k % 2) for k, clip in enumerate(watched.watched))
+    evaluation = replace(
+        watched, shown=clips, names=("c",) * 12, original=watched.watched_original, known=True
+    )
+    later = [np.concatenate([rows[:2] + 9, rows[:-2]]) for rows in evaluation.original]
+    same = evaluation.each_frame(later)
+    assert same and (same.n, same.lost, same.won, same.groups, same.points) == (12 * 38, 0, 0, 12, 0.0)
+    torn = evaluation.each_frame([rows + np.array([0.4, 0.0]) for rows in later])
+    assert torn and torn.lost and torn.won and torn.counted and torn.low < torn.counted.points < torn.high
+
+
 def test_without_footage_nothing_is_said_of_it() -> None:
     assert watching(clips=0, frames=40).flips([]) is None
 
