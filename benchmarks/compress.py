@@ -279,10 +279,11 @@ def _split(net: dict[str, Any], torch_ms: float) -> str:
 def _cells(label: str, one: tuple[str, dict[str, Any]], torch_ms: float, base: float) -> str:
     name, r = one
     t = r["latency"]
+    tail = "not measured" if t["p99_ms"] is None else f"{t['p99_ms']:.2f}"
     cells = (
         label,
         name,
-        f"{t['p50_ms']:.2f} / {t['p99_ms']:.2f}",
+        f"{t['p50_ms']:.2f} / {tail}",
         f"x{torch_ms / t['p50_ms']:.1f}",
         f"x{base / t['p50_ms']:.2f}",
         f"{r['gflops_per_clip']:.2f}" if r["gflops_per_clip"] else "not measured",

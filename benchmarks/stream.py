@@ -323,7 +323,7 @@ def _variant(name: str, row: dict[str, Any]) -> list[str]:
     return [
         name,
         f"{at['p50_ms']:.2f}",
-        f"{at['p99_ms']:.2f}",
+        "not measured" if at["p99_ms"] is None else f"{at['p99_ms']:.2f}",
         str(at["n"]),
         f"{row['max_error']:.1e}" if "max_error" in row else "the reference",
         f"{row['rms_late'] / row['rms_early']:.2f}" if "rms_late" in row else "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import time
@@ -45,8 +46,8 @@ def device_facts() -> DeviceFacts:
 class LoadWatch:
     """What a machine does besides, from its making until ``load()``; call ``sample()`` now and then between.
 
-    It reads /proc/stat, the load average and the clock frequency of the cores that the process may use, which
-    takes less than a millisecond. stat, cpus: where Linux tells them.
+    It reads /proc/stat, the load average and the clock frequency of the cores that the process may use. stat,
+    cpus: where Linux tells them.
     """
 
     LEAST_S = 0.5
@@ -63,8 +64,10 @@ class LoadWatch:
     def sample(self) -> None:
         """Read load average and frequency."""
         self._averages.append(os.getloadavg()[0])
-        files = (self._cpus / f"cpu{n}" / "cpufreq" / "scaling_cur_freq" for n in self._usable)
-        self._mhz += [int(file.read_text()) / 1e3 for file in files if file.is_file()]
+        for n in self._usable:
+            with contextlib.suppress(OSError, ValueError):  # no such file, or "<unknown>" in it
+                text = (self._cpus / f"cpu{n}" / "cpufreq" / "scaling_cur_freq").read_text()
+                self._mhz.append(int(text) / 1e3)
 
     def load(self) -> MachineLoad:
         """What was seen so far."""

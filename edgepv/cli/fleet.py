@@ -119,6 +119,7 @@ def update_command(a: argparse.Namespace) -> int:
     from edgepv.cli import show
     from edgepv.device import slots
     from edgepv.device.self_test import SelfTest
+    from edgepv.metrics.times import calls_needed
 
     root = Path(a.root)
     if sum((bool(a.bundle), a.rollback, a.commit)) > 1:
@@ -128,7 +129,8 @@ def update_command(a: argparse.Namespace) -> int:
     if not a.bundle and (a.key or a.again or a.change_key):
         raise UsageError("--key, --again and --change-key are about a new BUNDLE: name it")
     if a.bundle:
-        key, test = Path(a.key) if a.key else None, SelfTest(a.p99_ms, timeout_s=a.timeout)
+        steps = SelfTest.steps if a.p99_ms is None else calls_needed(99)
+        key, test = Path(a.key) if a.key else None, SelfTest(a.p99_ms, steps, timeout_s=a.timeout)
         state = slots.install(root, Path(a.bundle), key, again=a.again, change_key=a.change_key, test=test)
     elif a.rollback:
         state = slots.rollback(root, "asked for")

@@ -242,8 +242,8 @@ def replayed(rows: Sequence[Replayed]) -> None:
                 f"{r.accuracy:.1%} of {r.instants}" if r.instants else UNKNOWN,
                 f"{r.miss_rate:.1%} of {r.frames}",
                 str(r.dropped),
-                f"{r.age_ms[0]:.1f} / {r.age_ms[1]:.1f}" if r.age_ms else UNKNOWN,
-                f"{r.latency_ms[0]:.1f} / {r.latency_ms[2]:.1f} / {r.latency_ms[3]:.1f}",
+                _times(*r.age_ms[:2]) if r.age_ms else UNKNOWN,
+                _times(r.latency_ms[0], r.latency_ms[2], r.latency_ms[3]),
                 f"{r.switches_per_minute:.1f}",
             )
             for r in rows
@@ -251,6 +251,11 @@ def replayed(rows: Sequence[Replayed]) -> None:
     )
     first = rows[0]
     tell(f"\ndeadline {first.limit_ms:.1f} ms, a frame every {first.period_ms:.1f} ms")
+
+
+def _times(*milliseconds: float | None) -> str:
+    """ "1.2 / not measured / 3.4"."""
+    return " / ".join(UNKNOWN if ms is None else f"{ms:.1f}" for ms in milliseconds)
 
 
 def ladder(b: Bundle) -> None:

@@ -14,7 +14,7 @@ from edgepv.data.clips import Clip
 from edgepv.data.frames import shrunk
 from edgepv.data.video import open_video, taken
 from edgepv.errors import UsageError
-from edgepv.metrics.stats import percentiles_ms
+from edgepv.metrics.times import supported_ms
 from edgepv.runtimes.deadline import DeadlineRunner, Reply
 from edgepv.runtimes.ladder import Ladder
 from edgepv.types import Deadline, ModelSpec
@@ -41,8 +41,8 @@ class Replayed:
     answer, how many the latest answer was right at (streaming accuracy; Li, Wang and Ramanan, ECCV 2020).
     age_ms: at those moments, since the frame on which the latest answer rests came (p50, p95, p99);
     None where there was no such moment.
-    latency_ms: from a frame to its reply (p50, p95, p99, largest). per_clip: (right, instants) of every
-    clip, in order.
+    latency_ms: from a frame to its reply (p50, p95, p99, largest). Of both, p95 and p99 are None where there
+    are too few to support them (``metrics.times``). per_clip: (right, instants) of every clip, in order.
     """
 
     name: str
@@ -53,8 +53,8 @@ class Replayed:
     dropped: int
     right: int
     instants: int
-    age_ms: tuple[float, float, float] | None
-    latency_ms: tuple[float, float, float, float]
+    age_ms: tuple[float, float | None, float | None] | None
+    latency_ms: tuple[float, float | None, float | None, float]
     switches_per_minute: float
     seconds: float
     per_clip: tuple[tuple[int, int], ...] = field(repr=False)
@@ -170,8 +170,8 @@ def replay(
         dropped=watcher.dropped,
         right=sum(r for r, _ in per_clip),
         instants=sum(n for _, n in per_clip),
-        age_ms=percentiles_ms(ages) if ages else None,
-        latency_ms=(*percentiles_ms(watcher.latency_s), 1e3 * max(watcher.latency_s)),
+        age_ms=supported_ms(ages) if ages else None,
+        latency_ms=(*supported_ms(watcher.latency_s), 1e3 * max(watcher.latency_s)),
         switches_per_minute=60 * watcher.switched / seconds,
         seconds=seconds,
         per_clip=tuple(per_clip),

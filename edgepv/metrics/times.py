@@ -53,6 +53,12 @@ def supported_ms(seconds: Sequence[float]) -> tuple[float, float | None, float |
     return p50, p95 if n >= calls_needed(95) else None, p99 if n >= calls_needed(99) else None
 
 
+def highest(p50_ms: float, p95_ms: float | None, p99_ms: float | None) -> tuple[str, float]:
+    """The name of the highest percentile that is known, and its milliseconds."""
+    known = (("p99", p99_ms), ("p95", p95_ms), ("p50", p50_ms))
+    return next((name, ms) for name, ms in known if ms is not None)
+
+
 def paired_ratio(times: Sequence[float] | np.ndarray, others: Sequence[float] | np.ndarray) -> Ratio | None:
     """Median time as a share of another's, of pairs measured in turns, with its 95 % interval.
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from edgepv.errors import AccuracyGateError, InconclusiveError, LatencyGateError, ParityError, UsageError
 from edgepv.metrics.gate import doubtful_loss, gate_failure, within_gate, within_limit
-from edgepv.metrics.times import calls_needed
+from edgepv.metrics.times import calls_needed, highest
 from edgepv.report.cells import size
 from edgepv.types import Latency, Measurement, PairedTime
 
@@ -107,9 +107,7 @@ def answers_within(latency: Latency, limit_ms: float) -> bool | None:
 
 
 def _highest(latency: Latency) -> tuple[str, float]:
-    """The highest percentile that the calls support, and its milliseconds."""
-    known = (("p99", latency.p99_ms), ("p95", latency.p95_ms), ("p50", latency.p50_ms))
-    return next((name, ms) for name, ms in known if ms is not None)
+    return highest(latency.p50_ms, latency.p95_ms, latency.p99_ms)
 
 
 def _fastest(rows: Sequence[Measurement]) -> tuple[Measurement, str]:

@@ -18,7 +18,7 @@ from edgepv.bundle.manifest import GOLDEN, Bundle, Measured
 from edgepv.errors import UsageError
 from edgepv.measure import latency
 from edgepv.runtimes.engine import open_engine
-from edgepv.types import Accuracy, Measurement, Report, Rung, Variant, decode
+from edgepv.types import Accuracy, Latency, Measurement, Report, Rung, Variant, decode
 
 MEASURED = "measured.json"
 MIN_CLIPS = 30  # top-1 on fewer orders no rungs
@@ -140,22 +140,24 @@ def _other_rungs(parts: Sequence[Part]) -> tuple[str, ...]:
     )
 
 
-def _times(parts: Sequence[Part], folder: Path) -> dict[str, float]:
-    """p50 in ms of one call of each, one thread, interleaved."""
+def _times(parts: Sequence[Part], folder: Path) -> dict[str, Latency]:
+    """Time of one call of each, one thread, interleaved."""
     variants = {p.variant.name: p.variant for p in parts}
     openers = {name: functools.partial(open_engine, v, folder) for name, v in variants.items()}
     opened = {name: (engine, variants[name]) for name, engine in latency.open_all(openers).items()}
-    return {name: one.p50_ms for name, one in latency.on_noise(opened, threads=1).items()}
+    return latency.on_noise(opened, threads=1)
 
 
-def _rungs(parts: Sequence[Part], times: dict[str, float]) -> tuple[tuple[Rung, ...], tuple[str, ...]]:
+def _rungs(parts: Sequence[Part], times: dict[str, Latency]) -> tuple[tuple[Rung, ...], tuple[str, ...]]:
     """The rungs that are worth their time, and why others, or their top-1, are left out."""
     found = [p.row.accuracy if p.row else None for p in parts]
     top1 = comparable(found)
     names = [p.variant.name for p in parts]
-    rungs, reasons = worth_it([Rung(name, times[name], value) for name, value in zip(names, top1)])
+    rungs, reasons = worth_it([Rung(name, times[name].p50_ms, value) for name, value in zip(names, top1)])
     if any(a and a.n >= MIN_CLIPS and value is None for a, value in zip(found, top1)):
         reasons += ("top-1 is left out: the bundles do not say that they were judged on the same clips",)
+    if busy := next((one.inconclusive for one in times.values() if one.inconclusive), None):
+        reasons += (f"the order is inconclusive: {busy}. Make the ladder again on an idle machine",)
     return rungs, reasons
 
 

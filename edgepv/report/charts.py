@@ -213,7 +213,7 @@ def _tip(row: Measurement, latency: Latency) -> str:
         f"{row.variant} ({row.engine}, {row.precision}, {row.form}): {metric_name(accuracy.metric)} {value}, "
         f"{spread}, n = {counted(accuracy.n, accuracy.groups)}; "
         f"{', '.join(f'{name} {figure(ms)} ms' for name, ms in _known(latency).items())}, "
-        f"{threaded(latency)}"
+        f"{threaded(latency)}" + (f"; inconclusive: {latency.inconclusive}" if latency.inconclusive else "")
     )
 
 
@@ -231,7 +231,10 @@ def threaded(latency: Latency) -> str:
 def _fronts(
     pairs: Sequence[tuple[Measurement, Latency]], places: Sequence[tuple[float, ...]]
 ) -> tuple[set[int], tuple[str, ...]]:
-    """Pareto members and front lines, one per run: rows not timed in turns are not compared."""
+    """Pareto members and front lines, one per run: rows not timed in turns are not compared.
+
+    Nor are those of a run on a busy machine.
+    """
     runs: dict[frozenset[str], list[int]] = {}
     for i, (row, latency) in enumerate(pairs):
         runs.setdefault(frozenset({row.variant, *latency.interleaved_with}), []).append(i)
@@ -239,7 +242,8 @@ def _fronts(
     lines = []
     for run in runs.values():
         points = [(pairs[i][1].p50_ms, a.value) for i in run if (a := pairs[i][0].accuracy) is not None]
-        best = [run[k] for k in pareto(points)] if len(run) > 1 else []
+        told = len(run) > 1 and not any(pairs[i][1].inconclusive for i in run)
+        best = [run[k] for k in pareto(points)] if told else []
         members |= set(best)
         if len(best) > 1:
             lines.append(" ".join(f"{places[i][0]:.1f},{places[i][1]:.1f}" for i in best))

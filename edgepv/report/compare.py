@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from edgepv.metrics.stats import metric_name
-from edgepv.report.cells import Cell, ratio
+from edgepv.report.cells import Cell, ratio, verdict
 from edgepv.types import DeviceFacts, Latency, Measurement, Report
 
 ORIGINALS = {"torch": "torch-fp32", "onnxruntime": "onnxruntime-original"}
@@ -57,7 +57,12 @@ def speedups(report: Report, row: Measurement, latency: Latency) -> tuple[float 
 
 
 def speed(report: Report, row: Measurement, latency: Latency) -> Cell:
-    """How many times faster than the original, by pairs of turns with their interval where there are such."""
+    """How many times faster than the original, by pairs of turns with their interval where there are such.
+
+    Times of a busy machine tell of no speed.
+    """
+    if latency.inconclusive:
+        return verdict("inconclusive")
     base = original(report, row, together(report, row, latency))
     pair = latency.against(base) if base else None
     if pair is None:

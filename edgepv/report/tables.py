@@ -159,7 +159,7 @@ def latency_table(report: Report) -> Table:
                     tail(latency, 99),
                     number(latency.cpu_ms),
                     speed(report, row, latency),
-                    ratio(to_slowest),
+                    verdict("inconclusive") if latency.inconclusive else ratio(to_slowest),
                     whole(latency.n),
                     whole(latency.warmup),
                     machine_load(latency.load),

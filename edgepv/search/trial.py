@@ -21,7 +21,7 @@ from edgepv.data.frames import model_frames
 from edgepv.data.split import search_and_final
 from edgepv.errors import UsageError
 from edgepv.measure.answers import clip_answers, scores
-from edgepv.measure.latency import BUDGET_S, alone, on_noise
+from edgepv.measure.latency import alone, on_noise
 from edgepv.metrics.margins import margin_drop, margins
 from edgepv.metrics.tasks import not_applied
 from edgepv.model.checkpoint import build
@@ -376,7 +376,7 @@ def without_paths(options: Options) -> Options:
 
 
 def in_turns(
-    named: Mapping[str, tuple[Variant, Path]], *, calls: int, budget_s: float = BUDGET_S
+    named: Mapping[str, tuple[Variant, Path]], *, calls: int, budget_s: float | None = None
 ) -> dict[str, Latency]:
     """Latency of variants, each in its folder, on noise and one thread, while no other worker measures."""
     with alone():

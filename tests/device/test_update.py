@@ -131,7 +131,12 @@ def _flip(folder: Path) -> None:
             id="other answers",
         ),
         pytest.param(
-            {"delays_ms": "[20.0]"}, None, 5.0, LatencyGateError, r"2\d\.\d ms here at p99", id="slow"
+            {"delays_ms": "[20.0]"},
+            None,
+            5.0,
+            LatencyGateError,
+            r"2\d\.\d ms here at p50 of 3 steps",
+            id="slow",
         ),
         pytest.param(
             {"delays_ms": "{"}, None, None, TargetUnavailableError, "is not valid JSON", id="not read"

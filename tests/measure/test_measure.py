@@ -102,6 +102,8 @@ def test_a_watch_reads_what_the_system_tells_and_no_more(tmp_path: Path) -> None
     clock.write_text("1800000\n")
     watch.sample()
     clock.write_text("2400000\n")
+    watch.sample()
+    clock.write_text("<unknown>\n")
     assert watch.load().mhz == (1800.0, 2400.0)
 
 

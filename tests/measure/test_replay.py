@@ -62,6 +62,7 @@ def test_the_ladder_falls_to_the_rung_that_is_in_time_and_a_fixed_rung_does_not(
 def test_the_age_of_an_answer_is_one_period_when_all_is_well() -> None:
     found = replay("one", ladder([0]), [1], [shot(0, 20)], Deadline(38))
     assert found.age_ms and 38 <= found.age_ms[0] <= 60  # frames come every 40 ms
+    assert found.latency_ms[1:3] == (None, None), "20 replies tell of no p95"
 
 
 def test_of_clips_shorter_than_the_model_needs_nothing_is_said_and_json_can_say_so(

@@ -326,7 +326,7 @@ def test_a_ratio_exists_only_where_both_were_timed_in_turns() -> None:
 BUSY = "machine was busy (load 3.1 on 2 cores, others used 1.4 of them, steal 12 %)"
 
 
-def in_pairs() -> Report:
+def in_pairs(inconclusive: str | None = BUSY) -> Report:
     """The example with ov-int8 timed in 201 calls, by pairs at a fifth of the original, under a load."""
     report = example()
     _, _, int8, _, _ = report.rows
@@ -336,14 +336,14 @@ def in_pairs() -> Report:
         cpu_ms=1.9,
         ratios=(PairedTime("torch-fp32", Ratio(0.2, 0.16, 0.25)),),
         load=MachineLoad(2, 3.1, 1.4, 0.12, (1800.0, 2400.0)),
-        inconclusive=BUSY,
+        inconclusive=inconclusive,
     )
     rows = (*report.rows[:2], replace(int8, latency=(latency, *int8.latency[1:])), *report.rows[3:])
     return replace(report, rows=rows)
 
 
 def test_a_speed_by_pairs_has_its_interval() -> None:
-    page = to_html(in_pairs())
+    page = to_html(in_pairs(inconclusive=None))
     assert cells(page, "overview", "ov-int8")["speed"] == "×5.00|4.00 to 6.25"
     latency = cells(page, "latency", "ov-int8")
     assert (latency["against original"], latency["CPU ms"]) == ("×5.00|4.00 to 6.25", "1.90")
@@ -363,6 +363,18 @@ def test_times_of_a_busy_machine_are_marked_with_what_it_did() -> None:
     found = cells(page, "latency", "ov-int8")["machine"]
     assert found == "load 3.1 on 2 cores|others used 1.4, steal 12.0 %, 1,800 to 2,400 MHz"
     assert "inconclusive" not in cells(page, "overview", "ov-fp32")["p50 ms"]
+
+
+def test_times_of_a_busy_machine_rank_nothing() -> None:
+    page = to_html(in_pairs())
+    assert cells(page, "overview", "ov-int8")["speed"] == "inconclusive"
+    assert cells(page, "latency", "ov-int8")["against slowest"] == "inconclusive"
+    (quiet,), (busy,) = charts.scatters(in_pairs(inconclusive=None)), charts.scatters(in_pairs())
+    run = {"torch-fp32", "ov-fp32", "ov-int8"}
+    assert [p.name for p in quiet.points if p.front and p.name in run] == ["torch-fp32", "ov-int8"]
+    assert not any(p.front for p in busy.points if p.name in run)
+    (tip,) = (p.tip for p in busy.points if p.name == "ov-int8")
+    assert tip.endswith(f"1 thread; inconclusive: {BUSY}")
 
 
 def test_pairs_are_renamed_with_the_rows_they_mean() -> None:
