@@ -101,7 +101,7 @@ def long_videos(
     for _ in range(count):
         scenes: list[np.ndarray] = []
         while sum(map(len, scenes)) < length:
-            clip = clips[rng.integers(len(clips))]
+            clip = clips[int(rng.integers(len(clips)))]
             begin, lasts = int(rng.integers(len(clip))), int(rng.integers(frames, LONGEST_SCENE * frames + 1))
             scenes.append(to_and_fro(clip, begin + lasts)[begin:])
         yield np.concatenate(scenes)[:length]

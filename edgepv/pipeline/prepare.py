@@ -30,7 +30,7 @@ from edgepv.runtimes.engine import Engine, open_engine
 from edgepv.runtimes.engines.eager import EagerEngine
 from edgepv.stream import Stepper, Tensors, copied, roll
 from edgepv.stream.account import too_far
-from edgepv.types import Checkpoint, Measurement, ModelSpec, Variant
+from edgepv.types import Checkpoint, Measurement, ModelSpec, PairedDrop, Variant
 
 ENDLESS = 1024
 """Frames of the video on which a model with states that grow for ever is compared."""
@@ -73,25 +73,35 @@ def prepare(context: RunContext, source: Source, clips: Clips) -> PreparedModel:
     """Run the line up to the targets, and let the original answer the held-out clips.
 
     A clip model that was made to step is judged beside its sliding window: a stream that loses more against
-    that than the gate allows gives way to it, however fast it is.
+    that than the gate allows gives way to it, however fast it is. See ``_loses``.
     """
     stream = _prepared(context, source, clips)
     checkpoint, row = stream.lowered.checkpoint, stream.rows[-1]
     how = stream.lowered.base.stream
-    if checkpoint is None or checkpoint.rewrite is None or how is None or within_limit(row.drop):
+    if checkpoint is None or checkpoint.rewrite is None or how is None:
+        return stream
+    far = too_far(source.spec, how)
+    if not _loses(row.drop, far):
         return stream
     steps = {key: value for key, value in context.options.steps.items() if key != "stream_tune"}
     options = replace(context.options, stream="window", steps=steps)
     window = _prepared(replace(context, options=options), source, clips)
     lost = stream.evaluation.drop_from(window.evaluation)
-    if within_limit(lost):
+    if not _loses(lost, far):
         return stream
     cost = f"a window, which computes all {source.spec.frames} frames again for every answer"
     loss = f"{lost.figures()[0]} {lost.unit} against it ({lost.interval()}, {lost.n} clips)"
     note = f"{source.spec.name} stays {cost}: as a stream it loses {loss}, more than {lost.max_drop:g}"
     context.console.say(note)
-    far = too_far(source.spec, how)
     return replace(window, beside=(row,), notes=(*window.notes, note, *filter(None, [far])))
+
+
+def _loses(drop: PairedDrop | None, far: str | None) -> bool:
+    """Whether a stream loses more than the gate allows: surely, or, of one that looks far, by the estimate.
+
+    A loss that nobody measured is none. far: the warning of ``too_far``.
+    """
+    return drop is not None and (drop.verdict == "fail" or (far is not None and not within_limit(drop)))
 
 
 def _prepared(context: RunContext, source: Source, clips: Clips) -> PreparedModel:

@@ -43,8 +43,8 @@ DARK, BRIGHT, BORDER = 64, 180, 0.2
 
 
 @pytest.fixture(scope="module")
-def padded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Options for a net that is right about its clips, and as a stream calls all of them bright."""
+def padded(tmp_path_factory: pytest.TempPathFactory) -> Options:
+    """A net that is right about its clips, and as a stream calls all of them bright."""
     torch = pytest.importorskip("torch")
     from safetensors.torch import save_file
 
@@ -58,11 +58,8 @@ def padded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     state["head.weight"] = torch.tensor([[20 / 3] * 3, [0.0] * 3])
     state["head.bias"] = torch.tensor([-20 * BORDER, 0.0])
     save_file(state, folder / "w.safetensors")
-    return {
-        "model": f"{folder / 'net.py'}:build",
-        "weights": str(folder / "w.safetensors"),
-        "spec": str(folder / "spec.toml"),
-    }
+    model, weights, spec_file = f"{folder / 'net.py'}:build", folder / "w.safetensors", folder / "spec.toml"
+    return Options(model, weights=str(weights), spec=str(spec_file), precision="fp32")
 
 
 @pytest.fixture
@@ -82,14 +79,15 @@ def _prepared(options: Options) -> PreparedModel:
 
 
 def test_a_stream_that_loses_too_much_stays_a_window_and_both_are_told(
-    padded: dict[str, str], clips: str, tmp_path: Path
+    padded: Options, clips: str, tmp_path: Path
 ) -> None:
-    options = Options(**padded, clips=clips, precision="fp32")
+    options = replace(padded, clips=clips)
     prepared = _prepared(options)
     (row,) = prepared.beside
     assert prepared.lowered.base.form == "window" and prepared.lowered.base.stream is None
     assert row.variant == "torch-stream" and row.drop and row.drop.points == 50
-    assert prepared.rows[0].accuracy and prepared.rows[0].accuracy.value == 1 and row.accuracy.value == 0.5
+    right = [r.accuracy and r.accuracy.value for r in (prepared.rows[0], row)]
+    assert right == [1, 0.5]
     told = "\n".join(prepared.notes)
     assert "padded stays a window" in told and "as a stream it loses 50.0 points against it" in told
     assert "a stream of padded sees 16 frames of field where its clips had 4" in told
@@ -101,16 +99,16 @@ def test_a_stream_that_loses_too_much_stays_a_window_and_both_are_told(
     assert exported.chosen.drop and exported.chosen.drop.points == 0
 
 
-def test_a_stream_that_may_lose_so_much_stays_one_with_a_warning(padded: dict[str, str], clips: str) -> None:
-    prepared = _prepared(Options(**padded, clips=clips, precision="fp32", max_drop=60, gate=True))
+def test_a_stream_that_may_lose_so_much_stays_one_with_a_warning(padded: Options, clips: str) -> None:
+    prepared = _prepared(replace(padded, clips=clips, max_drop=60, gate=True))
     assert prepared.lowered.base.form == "step" and prepared.beside == ()
     assert any("tune it with --stream-tune N, or use --stream window" in note for note in prepared.notes)
 
 
 def test_a_window_has_the_weights_it_was_trained_with_not_those_tuned_to_stream(
-    padded: dict[str, str], clips: str
+    padded: Options, clips: str
 ) -> None:
-    options = Options(**padded, clips=clips, precision="fp32", steps={"stream_tune": 1})
+    options = replace(padded, clips=clips, steps={"stream_tune": 1})
     prepared = _prepared(options)
     (row,) = prepared.beside
     assert row.variant == "torch-streamtuned-stream" and row.status == "tuned to stream and made to step"
@@ -119,8 +117,8 @@ def test_a_window_has_the_weights_it_was_trained_with_not_those_tuned_to_stream(
     assert prepared.rows[-1].variant == "torch-fp32" and prepared.lowered.base.form == "window"
 
 
-def test_what_tunes_a_stream_is_refused_where_none_is_made(padded: dict[str, str]) -> None:
-    options = Options(**padded, steps={"stream_tune": 1})
+def test_what_tunes_a_stream_is_refused_where_none_is_made(padded: Options) -> None:
+    options = replace(padded, steps={"stream_tune": 1})
     for how in ("window", "off"):
         with pytest.raises(UsageError, match=f"--stream-tune is for a stream, --stream {how} makes none"):
             check_options(replace(options, stream=how), [target("cpu")])
