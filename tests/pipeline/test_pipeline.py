@@ -51,10 +51,11 @@ SHARED = ROOT.parent / "shared" / "data" / "actions"
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The built-in nano model for all three targets."""
+def exported(few_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built-in nano model for all three targets, judged on a few clips."""
     out = tmp_path_factory.mktemp("exported") / "b"
-    assert main(["export", "pv-conv-nano", "--target", "cpu,mobile,jetson", "--out", str(out)]) == 0
+    model = ["export", "pv-conv-nano", "--clips", str(few_clips)]
+    assert main([*model, "--target", "cpu,mobile,jetson", "--out", str(out)]) == 0
     return out
 
 
@@ -272,21 +273,16 @@ def test_what_a_jetson_built_is_held_against_the_plan(
     assert '--exportLayerInfo="$out"/' in script
 
 
-def test_a_pruned_model_goes_down_the_whole_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pruned_model_goes_down_the_whole_line(
+    few_clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its states are smaller than the original's, and both are run, timed and compared."""
     from edgepv.quantize import finetune
 
     monkeypatch.setattr(finetune.Step, "epochs", 1)
     monkeypatch.setattr(finetune.Step.__init__, "__defaults__", (1, 1e-3, 8, 0))
-    clips = tmp_path / "clips"
-    for split, source in (("train", "calibration"), ("test", "evaluation")):
-        for label in ("fight", "no_fight"):
-            folder = clips / split / label
-            folder.mkdir(parents=True)
-            for path in sorted((CLIPS / source / label).glob("*.mp4"))[:4]:
-                (folder / path.name).symlink_to(path)
     out = tmp_path / "b"
-    model = ["export", "pv-conv-nano", "--prune", "0.4", "--clips", str(clips), "--max-drop", "100"]
+    model = ["export", "pv-conv-nano", "--prune", "0.4", "--clips", str(few_clips), "--max-drop", "100"]
     assert main([*model, "--precision", "fp32", "--out", str(out)]) in (0, 6)
     original, pruned = _report(out).rows[:2]
     assert (original.variant, pruned.variant) == ("torch-fp32", "torch-pruned-tuned")
