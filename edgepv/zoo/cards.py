@@ -68,7 +68,7 @@ def card(name: str, folder: Path = FOLDER) -> str:
 def chosen(model: str, result: dict[str, Any]) -> str:
     """How the recipe of a classifier was chosen, and whether test scores had been seen."""
     if result["validation"] is not None and not model.startswith("pv-conv"):
-        return "The number of epochs is the one with the lowest validation loss. What was tried is in TRIED.md."
+        return "The number of epochs had the lowest validation loss. What was tried is in TRIED.md."
     if not model.startswith("pv-conv"):
         return "The number of epochs was fixed beforehand; what else was tried was not kept."
     if result["validation"] is None:
