@@ -235,7 +235,8 @@ def _freedom(pull: np.ndarray, which: np.ndarray, count: int | None) -> float:
 def _beyond_first_order(m: np.ndarray, d: np.ndarray, width: float) -> np.ndarray:
     """(n,) what each change costs beyond its first order, by the smoothed step: S(m) - S(m + d) + k(m) d."""
     x, y = m / width, (m + d) / width
-    return _step(x) - _step(y) + bell(x) * (1.5 - 0.5 * x**2) * d / width
+    rest: np.ndarray = _step(x) - _step(y) + bell(x) * (1.5 - 0.5 * x**2) * d / width
+    return rest
 
 
 def bell(x: np.ndarray) -> np.ndarray:
@@ -246,8 +247,8 @@ def bell(x: np.ndarray) -> np.ndarray:
 
 def _step(x: np.ndarray) -> np.ndarray:
     """The integral of the Gaussian kernel of fourth order: from 0 to 1."""
-    erf: np.ndarray = _erf(x / math.sqrt(2))
-    return 0.5 + 0.5 * erf + 0.5 * x * bell(x)
+    step: np.ndarray = 0.5 + 0.5 * _erf(x / math.sqrt(2)) + 0.5 * x * bell(x)
+    return step
 
 
 _erf = np.vectorize(math.erf, otypes=[float])
