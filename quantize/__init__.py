@@ -17,4 +17,5 @@ __all__ = [
     "sensitivity",
     "sparsity",
     "step",
+    "stream_tune",
 ]
