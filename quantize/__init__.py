@@ -19,4 +19,5 @@ __all__ = [
     "sensitivity",
     "sparsity",
     "step",
+    "stream_tune",
 ]
