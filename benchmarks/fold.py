@@ -34,7 +34,7 @@ from edgepv.types import Checkpoint, encode
 HERE = Path(__file__).resolve().parent
 OUT, PAGE = HERE / "fold.json", HERE / "fold.md"
 MODELS = (
-    "pv-c3d-fight",
+    "pv-c3d-valid-fight",
     "pv-c3d-handwash",
     "pv-conv-small-fight",
     "pv-conv-small-handwash",

@@ -253,6 +253,7 @@ WRITTEN: dict[str, tuple[str, Callable[[ModuleType], Callable[[Any], str]]]] = {
     "benchmarks/sums.md": ("sums", lambda module: module.page),
     "benchmarks/gate.md": ("gate", lambda module: module.page),
     "benchmarks/pairs.md": ("pairs", lambda module: module.page),
+    "benchmarks/fold.md": ("fold", lambda module: module.page),
 }
 
 
