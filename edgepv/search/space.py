@@ -82,7 +82,7 @@ class Candidate:
 
 def _not_due() -> dict[str, float]:
     """Off, for the steps that an export takes without being asked: a candidate is what its name says."""
-    watching = (kind for kind in checkpoint_steps() if kind.watches)
+    watching = (kind for kind in checkpoint_steps() if kind.watches and kind.due(()))
     return {o.key: 0.0 for kind in watching for o in options_of(kind) if o.asks}
 
 
