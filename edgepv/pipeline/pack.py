@@ -87,7 +87,8 @@ def _on_footage(row: Measurement) -> tuple[str, ...]:
     if row.flips is None:
         return ()
     flips, seen = row.flips, counted(row.flips.n, row.flips.groups, "answers")
-    return (f"{row.variant} changes {flips.told()} of 1,000 answers on footage; {flips.by_count()}, {seen}",)
+    how = flips.why or flips.by_count()
+    return (f"{row.variant} changes {flips.told()} of 1,000 answers on footage; {how}, {seen}",)
 
 
 def _examined(
