@@ -122,8 +122,9 @@ def _in_units_of(wanted: np.ndarray, got: np.ndarray) -> np.ndarray:
         return got
     over = tuple(i for i in range(got.ndim) if i != 2)
     power = (got * got).sum(over, keepdims=True, dtype=np.float64)
-    factor: np.ndarray = (wanted * got).sum(over, keepdims=True, dtype=np.float64) / np.maximum(power, 1e-30)
-    return got * np.maximum(factor, 0)
+    factor = (wanted * got).sum(over, keepdims=True, dtype=np.float64) / np.maximum(power, 1e-30)
+    brought: np.ndarray = got * np.maximum(factor, 0)
+    return brought
 
 
 def onnx_tensors(path: Path, feeds: Sequence[Tensors]) -> dict[str, np.ndarray]:

@@ -254,6 +254,7 @@ WRITTEN: dict[str, tuple[str, Callable[[ModuleType], Callable[[Any], str]]]] = {
     "benchmarks/gate.md": ("gate", lambda module: module.page),
     "benchmarks/pairs.md": ("pairs", lambda module: module.page),
     "benchmarks/fold.md": ("fold", lambda module: module.page),
+    "benchmarks/recipes.md": ("recipes", lambda module: module.page),
 }
 
 

@@ -163,3 +163,11 @@ def test_flicker_and_the_worst_clips_are_told_by_name() -> None:
     assert found.flicker == (1 / 6, 4 / 6)  # of the six steps from a frame to the next
     assert [(w.clip, w.agreement) for w in found.worst] == [("one", 0.5), ("two", 1.0)]
     assert found.agreement == 0.75 and found.frames == 8
+
+
+def test_a_channel_in_other_units_does_not_diverge_and_a_broken_one_does() -> None:
+    wanted = np.random.default_rng(0).normal(size=(3, 1, 4, 5, 5))
+    scaled = wanted * np.array([1, 2, 4, 8]).reshape(1, 1, 4, 1, 1)
+    assert sqnr_db(wanted, parity._in_units_of(wanted, scaled)) > 100 > sqnr_db(wanted, scaled)
+    scaled[:, :, 2] = np.abs(scaled[:, :, 2])
+    assert sqnr_db(wanted, parity._in_units_of(wanted, scaled)) < 10
