@@ -252,6 +252,7 @@ WRITTEN: dict[str, tuple[str, Callable[[ModuleType], Callable[[Any], str]]]] = {
     "benchmarks/stream.md": ("stream", lambda module: module.table),
     "benchmarks/sums.md": ("sums", lambda module: module.page),
     "benchmarks/gate.md": ("gate", lambda module: module.page),
+    "benchmarks/stream_tune.md": ("stream_tune", lambda module: module.page),
 }
 
 
