@@ -189,7 +189,7 @@ def told(row: dict[str, Any]) -> str:
 
 def page(results: dict[str, Any]) -> str:
     """The results as Markdown."""
-    lines = [f"# A stream and its window\n\n{__doc__.split(chr(10) * 2)[2]}"]
+    lines = [f"# A stream and its window\n\n{__doc__.split(chr(10) * 2)[2].strip()}"]
     for net, rows in results.items():
         lines += [f"\n## {net}\n", "| answered by | right | points lost | same label as the window | n |"]
         lines.append("|---|---|---|---|---|")
