@@ -13,6 +13,7 @@ from edgepv.base.files import sha256
 from edgepv.base.optional import SAFE_BITS, need
 from edgepv.base.quiet import hush
 from edgepv.errors import UsageError, unknown
+from edgepv.quantize import int8_onnx
 from edgepv.quantize.int8_onnx import blends, is_vector, refuse_zero_states
 from edgepv.quantize.ranges import PERCENTILE, RANGES, Method, check_method
 from edgepv.quantize.step import Calibration, VariantStep
@@ -33,6 +34,7 @@ class Step(VariantStep):
     """
 
     name = "int8-openvino"
+    version = 2
     tools = ("openvino", "nncf", "onnx")
 
     ranges: Method = field(default="minmax", metadata=RANGES)
@@ -46,12 +48,16 @@ class Step(VariantStep):
 
     def work(self, given: Variant, out: Path, aid: Calibration) -> Variant:
         """Quantize the file of ``given``."""
+        import onnx
+
         ov = need("openvino", extra="compress")
         nncf = need("nncf", extra="compress")
         estimator = _estimator(self.ranges)
         model = ov.convert_model(str(aid.folder / given.path))
-        blended = {name for node in blends(aid.folder / given.path, given) for name in node.output}
-        kept = float_nodes(model, blended)
+        source = aid.folder / given.path
+        behind = set(int8_onnx.float_nodes(source))
+        ours = (*blends(source, given), *(n for n in onnx.load(source).graph.node if n.name in behind))
+        kept = float_nodes(model, {name for node in ours for name in node.output})
         with hush():
             quantized = nncf.quantize(
                 model,
