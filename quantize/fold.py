@@ -4,7 +4,8 @@ What a layer reads is nearly the same if channels are left out that are linear c
 Those that stay are chosen by a pivoted Cholesky decomposition of the channels' products over real video, the
 combinations are a least-squares fit, and they go into the weights that read the channels: nothing is added.
 A whole group of layers that must lose a channel together (residual branches, a gate) keeps the same ones.
-How narrow each group gets is shared out so that the answers keep a promised SQNR on video that fitted none.
+How narrow each group gets is shared out so that the answers keep a promised SQNR on video that fitted none;
+then all of it fits once more.
 
 Source: Chee et al. 2022, "Model Preserving Compression for Neural Networks" (interpolative decompositions of
 what layers read); groups: Torch-Pruning's dependency graph, see ``quantize.prune``.
@@ -45,9 +46,7 @@ LEAST_CLIPS = 4  # two thirds fit, the others judge
 PROBE = 0.003  # share of a group's energy that is left out when its effect on the answers is measured
 ROUNDS = 6  # of sharing out: each is nearer to the promise
 PLACES = 10  # for each channel: with fewer, combinations fit what was seen and nothing else (pooled features)
-
 RIDGE = 1e-6  # of the mean energy of a channel: float32 knows no less of a combination
-CLIPS_AT_ONCE = 4  # bounds memory
 
 
 @dataclass(frozen=True)
@@ -166,15 +165,10 @@ def _window(clip: np.ndarray, frames: int) -> np.ndarray:
 
 
 def _answers(module: Any, clips: Sequence[np.ndarray]) -> np.ndarray:
-    """(n, ...) answers to clips (C, T, H, W)."""
+    """(n, ...) answers to clips (C, T, H, W), one by one, as the model was specified."""
     import torch
 
-    rows = [module(torch.from_numpy(np.stack(clips[i : i + CLIPS_AT_ONCE]))) for i in _starts(clips)]
-    return torch.cat(rows).numpy()
-
-
-def _starts(clips: Sequence[Any]) -> range:
-    return range(0, len(clips), CLIPS_AT_ONCE)
+    return np.concatenate([module(torch.from_numpy(clip[None])).numpy() for clip in clips])
 
 
 def _graph(module: Any, spec: ModelSpec) -> Any:
@@ -208,7 +202,7 @@ def _groups(module: Any, spec: ModelSpec) -> list[Group]:
                 whole = whole and _dense(layer) and len(places) == len(item.idxs) == width
                 reads[names[layer]] = [places[i] for i in range(width)] if whole else []
             else:
-                whole = whole and isinstance(layer, _per_channel()) and len(item.idxs) == width
+                whole = whole and _per_channel(layer) and len(item.idxs) == width
         if whole and reads and width > MULTIPLE:
             found.append(Group(names[root], width, reads, kept=width))
     return found
@@ -229,12 +223,12 @@ def _own_channels(layer: Any) -> bool:
     )
 
 
-def _per_channel() -> tuple[type, ...]:
-    """Layers whose outputs are channels of their own once the layer is there."""
+def _per_channel(layer: Any) -> bool:
+    """Whether each output of a layer can go without another one changing."""
     from torch import nn
     from torch.nn.modules.batchnorm import _BatchNorm
 
-    return (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, _BatchNorm, nn.PReLU)
+    return _dense(layer) or _own_channels(layer) or isinstance(layer, _BatchNorm | nn.PReLU)
 
 
 def _measured(module: Any, groups: Sequence[Group], clips: Sequence[np.ndarray]) -> list[Group]:
@@ -355,7 +349,7 @@ def _feel(module: Any, group: Group, judges: Sequence[np.ndarray], wanted: np.nd
     fitting = [w for w in group.widths() if group.left[w - 1] >= PROBE]
     group.kept = max(fitting) if fitting else MULTIPLE
     left = float(group.left[group.kept - 1])
-    error = float(((_trial(module, [group], judges) - wanted) ** 2).sum() / (wanted**2).sum())
+    error = 10 ** (-sqnr_db(wanted, _trial(module, [group], judges)) / 10)
     group.effect = error / left if left else 0.0
     group.kept = group.width
 
