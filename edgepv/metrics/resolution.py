@@ -38,7 +38,7 @@ class Resolution:
         told = f"{clips} tell a loss of {self.points:.1f} points from none at {ASSUMED_DB:g} dB"
         if self.needed is None:
             return told
-        return f"{told}; about {self.needed:,} would settle the {self.max_drop:g} that are allowed"
+        return f"{told}; about {self.needed:,} would settle the allowed {self.max_drop:g}"
 
 
 def resolution(

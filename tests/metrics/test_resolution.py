@@ -22,7 +22,7 @@ def test_nine_times_the_clips_tell_a_third_of_the_loss() -> None:
     few, many = (resolution(scores(n), [0] * n, None, 0.3) for n in (60, 540))
     assert 2 < few.points / many.points < 4.5
     assert few.needed and 100 < few.needed < 400 and many.needed is None
-    assert "60 clips tell a loss of" in few.told() and "would settle the 0.3 that" in few.told()
+    assert "60 clips tell a loss of" in few.told() and "would settle the allowed 0.3" in few.told()
 
 
 def test_the_gate_passes_a_variant_at_that_noise_where_it_was_foretold() -> None:
