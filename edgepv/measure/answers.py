@@ -21,14 +21,29 @@ def clip_answers(
 
     clips: (T, C, H, W) float32 each, preprocessed; short ones go on, see ``filled``. starts: states that a
     clip begins with, one for each clip; none: all begin as the model says.
-    Returns one array per clip: (T, classes) of logits, (T, K, 3) of tracks, (T, 3, H, W) of pictures.
+    Returns one array per clip: (T, classes) of logits, (T, K, 3) of tracks, (T, 3, H, W) of pictures. A
+    classifier's window is not computed before it is full: those rows are the first valid one.
     """
     stepper, name = Stepper(infer, variant.spec, variant.stream), variant.spec.answer.name
+    windowed = variant.stream is None and variant.spec.task == "classification"
     answers = []
     for clip, start in itertools.zip_longest(clips, starts):
         frames = filled(clip, variant, stepper.warmup)
-        answers.append(np.concatenate([out[name] for _, out in roll(stepper, frames, start)]))
+        if windowed:
+            answers.append(_windows(stepper, frames, name))
+        else:
+            answers.append(np.concatenate([out[name] for _, out in roll(stepper, frames, start)]))
     return answers
+
+
+def _windows(stepper: Stepper, frames: np.ndarray, name: str) -> np.ndarray:
+    """Answers of a window after every frame of a clip, those before it is full as the first one."""
+    stepper.reset()
+    early = stepper.warmup - 1
+    for frame in frames[:early]:
+        stepper.remember(frame[None])
+    rows = [stepper.step(frame[None])[name] for frame in frames[early:]]
+    return np.concatenate([rows[0]] * early + rows)
 
 
 def filled(clip: np.ndarray, variant: Variant, warmup: int) -> np.ndarray:

@@ -28,7 +28,7 @@ from edgepv.quantize.step import checkpoint_steps
 from edgepv.report.compare import ORIGINALS
 from edgepv.runtimes.engine import Engine, open_engine
 from edgepv.runtimes.engines.eager import EagerEngine
-from edgepv.stream import Stepper, Tensors, copied, roll
+from edgepv.stream import Stepper, Tensors, copied
 from edgepv.stream.account import too_far
 from edgepv.types import Checkpoint, Measurement, ModelSpec, PairedDrop, Variant
 
@@ -248,13 +248,17 @@ def probed_clips(held_out: Sequence[Clip]) -> list[int]:
 
 
 def probe_feeds(stepper: Stepper, clips: Iterable[np.ndarray]) -> list[Tensors]:
-    """One input with warm states for each clip, (T, C, H, W) float32."""
+    """The last input with warm states of each clip, (T, C, H, W); a window is filled, not computed."""
     probes = []
     for clip in clips:
-        steps = [
-            feeds for feeds, _ in roll(stepper, hold_last(clip, stepper.warmup + stepper.chunk)) if feeds
-        ]
-        probes.append(copied(steps[-1]))
+        stepper.reset()
+        frames = hold_last(clip, stepper.warmup + stepper.chunk)
+        last = len(frames) // stepper.chunk * stepper.chunk - 1
+        for frame in frames[:last]:
+            stepper.remember(frame[None])
+        feeds = stepper.feeds(frames[last][None])
+        assert feeds is not None
+        probes.append(copied(feeds))
     return probes
 
 

@@ -150,7 +150,7 @@ def test_an_export_with_a_limit_reaches_it_or_says_why_not(tiny_step: Tiny, tmp_
     command = ["export", *tiny_step.arguments, "--precision", "int8", "--min-sqnr", "45", "--out", str(out)]
     assert main(command) == 0
     found = bundle.read(out)
-    step = next(s for s in found.variant("onnxruntime-int8").steps if s.name.startswith("int8"))
+    step = next(s for s in found.variant("onnxruntime-int8").steps if s.name == "int8 model-int8")
     assert step.options == {"min_sqnr_db": 45.0, "keep": 0, "ranges": "minmax", "weight_bits": 8}
 
 
