@@ -2,6 +2,7 @@
 
 A page names the place in a comment behind the paragraph, ``NUMBER UNIT = EXPRESSION``, with ``;`` between.
 The names of an expression are the JSON files of ``benchmarks/``, those of ``edgepv/zoo/cards/`` in ``cards``,
+the rows of docs/demo-report.json by their names in ``demo``,
 ``edgepv`` for constants of the code, and what the comment itself names before (``it = EXPRESSION``). Tables
 that a script writes are written again and compared.
 """
@@ -158,8 +159,9 @@ def results() -> dict[str, Any]:
     """The names an expression may use."""
     files = {p.stem: node(read_json(p)) for p in ROOT.glob("benchmarks/*.json")}
     cards = Node({p.stem: node(read_json(p)) for p in ROOT.glob("edgepv/zoo/cards/*.json")})
+    demo = {r["variant"]: node(r) for r in read_json(ROOT / "docs" / "demo-report.json")["rows"]}
     helpers = {f.__name__: f for f in (min, max, sum, len, abs)}
-    return {"__builtins__": helpers, "cards": cards, "edgepv": Code("edgepv")} | files
+    return {"__builtins__": helpers, "cards": cards, "demo": demo, "edgepv": Code("edgepv")} | files
 
 
 def wrong(claim: Claim, expression: str) -> str | None:
@@ -303,4 +305,4 @@ def test_the_demo_report_the_readme_shows_is_what_this_code_makes_of_its_figures
 
 def test_the_demo_report_is_that_of_the_shipped_weights() -> None:
     found = report.load([ROOT / "docs" / "demo-report.json"])
-    assert found.steps[0].inputs["weights"] == read_json(INDEX)["pv-conv-small-fight"]["sha256"]
+    assert found.steps[0].inputs["weights"] == read_json(INDEX)["pv-c3d-valid-fight"]["sha256"]

@@ -477,8 +477,9 @@ def steps_table(report: Report) -> Table:
 
 
 def _pairs(options: Mapping[str, Any]) -> str:
-    plain = {k: v if isinstance(v, str) else json.dumps(v) for k, v in options.items()}
-    return ", ".join(f"{k} = {v}" for k, v in plain.items())
+    """In the order of their names: a report looks the same before and after it was written as JSON."""
+    plain = {k: v if isinstance(v, str) else json.dumps(v, sort_keys=True) for k, v in options.items()}
+    return ", ".join(f"{k} = {v}" for k, v in sorted(plain.items()))
 
 
 def _digests(files: dict[str, str]) -> str:

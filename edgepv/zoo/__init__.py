@@ -36,7 +36,7 @@ __all__ = [
 
 HERE = Path(__file__).resolve().parent
 INDEX = HERE / "weights" / "index.json"
-DEMO_CLIP = HERE / "clips" / "demo" / "fs_fi010.mp4"
+DEMO_CLIP = HERE / "clips" / "demo" / "fs_fi005.mp4"
 
 _STEPS = tuple(f"Step_{n}_{side}" for n in (4, 5, 6, 7) for side in ("Left", "Right"))
 
