@@ -19,6 +19,8 @@ from support import CLIPS, ROOT, SPEC, TINY, Run, Tiny, in_this_process, made_on
 from edgepv.base import isolated
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# torch keeps compiled headers where TMPDIR was when it was imported: in a folder of a command, which goes
+os.environ.setdefault("TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS", "0")
 # Python looks for garbage after each 700 new objects; among the millions that torch and the converters hold,
 # that is a good part of the time of an export.
 gc.set_threshold(20_000, 10, 10)

@@ -412,10 +412,8 @@ def test_builders_of_any_wrapping_take_plain_weights(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["pruned", "normed", "doubled", "compiled", "parallel"])
 def test_builders_of_any_wrapping_take_their_own_weights(
-    loader: Loader, builders: Callable[[str], str], name: str, monkeypatch: pytest.MonkeyPatch
+    loader: Loader, builders: Callable[[str], str], name: str
 ) -> None:
-    # torch keeps its headers where TMPDIR was when it was first imported, which may have been a command's
-    monkeypatch.setattr("torch._inductor.config.cpp_cache_precompile_headers", False)
     namespace: dict[str, Any] = {"__name__": "net"}
     exec(BUILDERS, namespace)
     net = namespace[name]()
