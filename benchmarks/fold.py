@@ -24,6 +24,7 @@ from edgepv.errors import UsageError
 from edgepv.metrics.margins import margin_drop, margins
 from edgepv.metrics.stats import sqnr_db
 from edgepv.model.checkpoint import build
+from edgepv.model.surgery import parameters
 from edgepv.pipeline.options import Options
 from edgepv.pipeline.source import Clips, gather, load
 from edgepv.quantize import fold, prune
@@ -113,7 +114,7 @@ def _sizes(checkpoint: Checkpoint) -> tuple[int, int]:
     """(weights, multiplications) of a checkpoint."""
     module = build(checkpoint)
     work = multiplications(module, checkpoint.spec)
-    return sum(p.numel() for p in module.parameters()), sum(work.values())
+    return parameters(module), sum(work.values())
 
 
 def page(results: dict[str, Any]) -> str:

@@ -25,11 +25,13 @@ import numpy as np
 from edgepv.base.optional import need
 from edgepv.base.options import option
 from edgepv.data.frames import hold_last
-from edgepv.errors import ModelError, UsageError
+from edgepv.errors import EdgepvError, ModelError, UsageError
 from edgepv.metrics.stats import sqnr_db
 from edgepv.model.checkpoint import build
+from edgepv.model.surgery import parameters
 from edgepv.quantize.low_rank import multiplications
 from edgepv.quantize.prune import (
+    CutError,
     check_rebuilt,
     clip_example,
     never_cut,
@@ -92,19 +94,22 @@ class Step(CheckpointStep):
         Raises ModelError if the model cannot be traced or does not rebuild, UsageError if nothing is folded.
         """
         module, spec = build(given), given.spec
-        refuse_recurrent(module, spec)
+        before = parameters(module)
         try:
+            refuse_recurrent(module, spec)
             reached, widths = _fold(module, spec, aid, self.db)
-        except UsageError:
+            counts = [before, parameters(module)]
+            folded = self.saved(given, module, out, params=counts, sqnr_db=reached, widths=widths)
+            check_rebuilt(module, folded)
+        except CutError as e:
+            raise ModelError(f"{spec.name} cannot be folded: {e.why}. Use --fold 0") from e
+        except EdgepvError:
             raise
         except Exception as e:  # the tracer fails in as many ways as models are written
             line = (str(e).splitlines() or [""])[0][:200]
             raise ModelError(
                 f"{spec.name} cannot be folded: {type(e).__name__}: {line}. Export it with --fold 0"
             ) from e
-        before, after = (sum(p.numel() for p in m.parameters()) for m in (build(given), module))
-        folded = self.saved(given, module, out, params=[before, after], sqnr_db=reached, widths=widths)
-        check_rebuilt(module, folded)
         return folded
 
 
@@ -440,18 +445,10 @@ def _cut(module: Any, spec: ModelSpec, groups: Sequence[Group]) -> None:
         _apply(module, group)
     original = copy.deepcopy(module)
     graph = _graph(module, spec)
-    tp = need("torch_pruning", extra="compress")
     for group in groups:
         layer = module.get_submodule(group.root)
         rest = sorted(set(range(group.width)) - set(group.order[: group.kept]))
-        handler = tp.prune_linear_out_channels if _is_linear(layer) else tp.prune_conv_out_channels
-        cut = graph.get_pruning_group(layer, handler, rest)
+        cut = graph.get_pruning_group(layer, graph.get_pruner_of_module(layer).prune_out_channels, rest)
         silence(original, module, cut)
         cut.prune()
     refuse_changed(original, module, spec)
-
-
-def _is_linear(layer: Any) -> bool:
-    from torch import nn
-
-    return isinstance(layer, nn.Linear)

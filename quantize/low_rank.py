@@ -20,7 +20,7 @@ from edgepv.base.optional import need
 from edgepv.base.options import option
 from edgepv.errors import ModelError, UsageError
 from edgepv.model.checkpoint import build
-from edgepv.model.surgery import put, split, splittable
+from edgepv.model.surgery import parameters, put, split, splittable
 from edgepv.quantize.step import CheckpointStep, Training
 from edgepv.types import Checkpoint, ModelSpec
 
@@ -70,14 +70,14 @@ class Step(CheckpointStep):
         Raises UsageError if no heavy layer gets a fifth cheaper.
         """
         module = build(given)
-        before = _size(module)
+        before = parameters(module)
         ranks = _split_layers(module, given.spec, self.energy)
         if not ranks:
             raise UsageError(
                 f"{given.spec.name}: no heavy layer gets {1 - MOST_COST_SHARE:.0%} cheaper at "
                 f"{self.energy:.0%} of its energy. Ask for less energy, or prune it instead"
             )
-        checkpoint = self.saved(given, module, out, ranks=ranks, params=[before, _size(module)])
+        checkpoint = self.saved(given, module, out, ranks=ranks, params=[before, parameters(module)])
         _same_numbers(module, build(checkpoint), given.spec)
         return checkpoint
 
@@ -191,7 +191,3 @@ def _same_numbers(split_module: Any, rebuilt: Any, spec: ModelSpec) -> None:
     pairs = zip(answers(split_module, spec), answers(rebuilt, spec), strict=True)
     if not all(torch.allclose(a, b, atol=TOLERANCE) for a, b in pairs):
         raise ModelError(f"{spec.name}: the split model does not rebuild from its weights")
-
-
-def _size(module: Any) -> int:
-    return sum(p.numel() for p in module.parameters())

@@ -24,6 +24,7 @@ from edgepv.base.optional import need
 from edgepv.base.options import option
 from edgepv.errors import ModelError, UsageError
 from edgepv.model.checkpoint import build
+from edgepv.model.surgery import parameters
 from edgepv.quantize.finetune import batches, windows
 from edgepv.quantize.step import CheckpointStep, Training
 from edgepv.types import Checkpoint, ModelSpec
@@ -118,7 +119,7 @@ class Step(CheckpointStep):
         at its new widths, UsageError if nothing could be removed.
         """
         module = build(given).requires_grad_(True)
-        before = _size(module)
+        before = parameters(module)
         try:
             self._cut(module, given.spec, aid.clips, aid.truth)
         except UsageError:
@@ -128,7 +129,7 @@ class Step(CheckpointStep):
                 f"{given.spec.name} cannot be pruned: {type(e).__name__}: "
                 f"{(str(e).splitlines() or [''])[0][:200]}. Export it with --prune 0"
             ) from e
-        after = _size(module)
+        after = parameters(module)
         if after >= before:
             shares = ", ".join(f"{share:.0%}" for share in _ratios(self.ratio))
             raise UsageError(
@@ -163,44 +164,60 @@ def _ratios(ratio: float | tuple[float, ...]) -> tuple[float, ...]:
     return ratio if isinstance(ratio, tuple) else (ratio,)
 
 
+class CutError(ModelError):
+    """A model that cannot lose channels; ``why`` is for another step to say in its own words."""
+
+    why = ""
+
+
+def uncut(spec: ModelSpec, why: str, cure: str = "Use --prune 0") -> CutError:
+    """The error of a model that cannot be pruned."""
+    error = CutError(f"{spec.name} cannot be pruned: {why}. {cure}")
+    error.why = why
+    return error
+
+
 def refuse_changed(silenced: Any, cut: Any, spec: ModelSpec) -> None:
-    """Raise ModelError unless ``cut`` computes what the original with those channels silenced does."""
+    """Raise CutError unless ``cut`` computes what the original with those channels silenced does."""
     if not _alike(silenced, cut, spec, steady=True):
-        raise ModelError(
-            f"{spec.name} cannot be pruned: cutting channels changed what the others compute. It "
-            "addresses channels by number (a temporal shift, a split, heads of attention) or keeps a "
-            "state of fixed width. Use --prune 0"
+        raise uncut(
+            spec,
+            "cutting channels changed what the others compute. It addresses channels by number (a temporal "
+            "shift, a split, heads of attention) or keeps a state of fixed width",
         )
 
 
 def check_rebuilt(module: Any, pruned: Checkpoint) -> None:
-    """Raise ModelError unless ``pruned`` builds to what ``module`` computes."""
+    """Raise CutError unless ``pruned`` builds to what ``module`` computes."""
     why = "its answers differ"
     try:
         same = _alike(module, build(pruned), pruned.spec)
     except Exception as e:  # a layer that keeps its old width fails in its own way
         same, why = False, (str(e).splitlines() or [""])[0][:300]
     if not same:
-        raise ModelError(
-            f"{pruned.spec.name} cannot be pruned: the cut model does not rebuild from its weights: {why}. "
-            "A layer of its builder may not follow their width. Use --prune 0"
+        raise uncut(
+            pruned.spec,
+            f"the cut model does not rebuild from its weights: {why}. A layer of its builder may not follow "
+            "their width",
         )
 
 
 def refuse_recurrent(module: Any, spec: ModelSpec) -> None:
-    """Raise ModelError for a model that has a recurrent layer, or only a step and no clip form."""
+    """Raise CutError for a model that has a recurrent layer, or only a step and no clip form."""
     from torch import nn
 
     for name, layer in module.named_modules():
         if isinstance(layer, nn.RNNBase | nn.RNNCellBase):
-            raise ModelError(
-                f"{spec.name} cannot be pruned: '{name}' is a recurrent layer ({type(layer).__name__}), "
-                "whose state keeps the old width. Use --prune 0, or prune it in training"
+            raise uncut(
+                spec,
+                f"'{name}' is a recurrent layer ({type(layer).__name__}), whose state keeps the old width",
+                "Use --prune 0, or prune it in training",
             )
     if type(module).forward is nn.Module.forward:
-        raise ModelError(
-            f"{spec.name} cannot be pruned: it has a step and no forward over clips, and a state that a cut "
-            "layer feeds would keep its size. Give it a forward (1, C, T, H, W) -> logits, or use --prune 0"
+        raise uncut(
+            spec,
+            "it has a step and no forward over clips, and a state that a cut layer feeds would keep its size",
+            "Give it a forward (1, C, T, H, W) -> logits, or use --prune 0",
         )
 
 
@@ -445,9 +462,10 @@ def _stepped(module: Any, spec: ModelSpec) -> list[Any]:
         logits, *fresh = module.step(frame, *states)
         states = tuple(fresh)
         if [tuple(s.shape) for s in states] != shapes:
-            raise ModelError(
-                f"{spec.name} cannot be pruned: a state keeps its old size while the layer that feeds it was "
-                "cut. Use --prune 0, or let init_state() follow the layers' widths"
+            raise uncut(
+                spec,
+                "a state keeps its old size while the layer that feeds it was cut",
+                "Use --prune 0, or let init_state() follow the layers' widths",
             )
         rows.append(logits)
     return rows
@@ -495,7 +513,3 @@ def _drive_to_zero(
             pruner.regularize(module)
             optimizer.step()
     module.eval()
-
-
-def _size(module: Any) -> int:
-    return sum(p.numel() for p in module.parameters())

@@ -1,4 +1,4 @@
-"""A module made to fit weights that were pruned or split into low-rank layers."""
+"""A module made to fit weights that were pruned or split into low-rank layers, and how large it is."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+
+def parameters(module: nn.Module) -> int:
+    """How many numbers a module has learned."""
+    return sum(p.numel() for p in module.parameters())
 
 
 def fit_to_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:

@@ -29,9 +29,7 @@ def compressed(
     A step that is due and cannot be done is left out, and a note says why.
     """
     checkpoint = source.checkpoint
-    chain = chain_of(context.options, source.spec, clips)
-    if checkpoint is None:
-        chain = tuple(step for step in chain if type(step).wanted(context.options.steps))
+    chain = chain_of(context.options, source, clips)
     if not chain:
         return checkpoint, ()
     if checkpoint is None:
@@ -49,15 +47,15 @@ def compressed(
         "compress", key, tools, functools.partial(_compress, context, chain, checkpoint, clips)
     )
     compact = decode(Checkpoint, result["checkpoint"])
-    if compact.sha256 != checkpoint.sha256:
+    if compact.steps != checkpoint.steps:
         checkpoint = replace(compact, weights=str(folder / compact.weights))
     return checkpoint, tuple(result["notes"])
 
 
-def chain_of(options: Options, spec: ModelSpec, clips: Clips) -> Chain:
-    """The steps on a checkpoint that the options ask for, and where clips can train it those that are due."""
-    labels = spec.task == "classification"
-    tuning, watching = labels and bool(clips.train), labels and bool(clips.unlabelled)
+def chain_of(options: Options, source: Source, clips: Clips) -> Chain:
+    """The steps that the options ask for, and those that are due of a classifier's checkpoint with clips."""
+    able = source.checkpoint is not None and source.spec.task == "classification"
+    tuning, watching = able and bool(clips.train), able and bool(clips.unlabelled)
     return asked(options.steps, options.seed, tuning=tuning, watching=watching)
 
 

@@ -27,7 +27,7 @@ def plan(options: Options) -> dict[str, Any]:
         "clips": f"{clips.origin}: {len(clips.train)} train, {len(clips.calibration)} calibration, "
         f"{len(clips.held_out)} held out",
         **{kind.name: "off" for kind in checkpoint_steps()},
-        **{step.name: step.told() for step in chain_of(options, source.spec, clips)},
+        **{step.name: step.told() for step in chain_of(options, source, clips)},
         "stream": _stream_plan(options, source.spec),
         "precisions": "; ".join(f"{name}: {', '.join(p)}" for name, p in wanted.items()),
         **{name: step for name in made_by if (step := step_named(name).of(options.steps).told())},

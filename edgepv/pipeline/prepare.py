@@ -19,6 +19,7 @@ from edgepv.metrics.gate import within_limit
 from edgepv.metrics.resolution import resolution
 from edgepv.metrics.tasks import Pictures, clip_scores, groups_of, shows
 from edgepv.model.checkpoint import build
+from edgepv.model.surgery import parameters
 from edgepv.pipeline import evaluate
 from edgepv.pipeline.context import RunContext
 from edgepv.pipeline.line import Lowered, Ready, lowered, ready
@@ -326,7 +327,7 @@ def _torch_row(
 
 def _weights_of(checkpoint: Checkpoint) -> int:
     """Parameters of the module as trained, before any rewriting."""
-    return sum(p.numel() for p in build(replace(checkpoint, rewrite=None)).parameters())
+    return parameters(build(replace(checkpoint, rewrite=None)))
 
 
 def clip_name(clip: Clip) -> str:

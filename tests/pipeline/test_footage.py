@@ -11,8 +11,9 @@ import pytest
 
 from edgepv import zoo
 from edgepv.errors import UsageError
+from edgepv.pipeline.compress import chain_of
 from edgepv.pipeline.options import Options
-from edgepv.pipeline.source import gather
+from edgepv.pipeline.source import Source, gather
 
 FIGHT = zoo.spec("pv-conv-nano", "fight")
 OTHER = replace(FIGHT, name="others", labels=("open", "closed"))
@@ -72,3 +73,9 @@ def test_footage_sets_ranges_where_no_labelled_clips_fit(film: Path) -> None:
         gather(Options(precision="int8"), OTHER)
     clips = gather(Options(precision="int8", footage=str(film)), OTHER)
     assert clips.fits and clips.calibration == clips.footage and clips.held_out == clips.watched
+
+
+def test_no_step_on_weights_is_due_of_an_onnx_file() -> None:
+    clips, net = gather(Options(), FIGHT), zoo.checkpoint("pv-conv-nano")
+    assert [s.name for s in chain_of(Options(), Source(FIGHT, net), clips)] == ["fold"]
+    assert not chain_of(Options(), Source(FIGHT, None, Path("net.onnx")), clips)

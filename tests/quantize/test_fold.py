@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support import ROOT
+from support import ROOT, TINY, Tiny
 from torch import Tensor, nn
 
 from edgepv.errors import ModelError, UsageError
 from edgepv.metrics.stats import sqnr_db
 from edgepv.model.checkpoint import build, from_files
+from edgepv.model.spec import read_spec
 from edgepv.model.weights import save
 from edgepv.quantize import fold
 from edgepv.quantize.step import Training, asked
@@ -172,6 +173,13 @@ def test_a_model_that_cannot_be_traced_is_its_authors(tmp_path: Path) -> None:
     frames = [np.zeros((20, 3, 96, 96), np.float32)] * 4
     with pytest.raises(ModelError, match="--fold 0"):
         fold.Step(30.0)(checkpoint("pv-graph-nano"), tmp_path / "f.safetensors", Training(footage=frames))
+
+
+def test_a_model_that_only_steps_is_told_what_turns_folding_off(tiny_step: Tiny, tmp_path: Path) -> None:
+    steps = from_files(f"{TINY}:stepper", tiny_step.weights, read_spec(tiny_step.spec), trust_pickle=False)
+    frames = [np.zeros((6, 3, 32, 32), np.float32)] * 4
+    with pytest.raises(ModelError, match=r"cannot be folded: it has a step and no forward.*Use --fold 0"):
+        fold.Step(30.0)(steps, tmp_path / "f.safetensors", Training(footage=frames))
 
 
 def test_it_is_due_where_there_is_video_and_nothing_cuts() -> None:
