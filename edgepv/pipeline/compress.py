@@ -47,8 +47,10 @@ def compressed(
         "compress", key, tools, functools.partial(_compress, context, chain, checkpoint, clips)
     )
     compact = decode(Checkpoint, result["checkpoint"])
-    if compact.steps != checkpoint.steps:
-        checkpoint = replace(compact, weights=str(folder / compact.weights))
+    done = compact.steps[result["loaded"] :]  # the same weights may have been read from another kind of file
+    if done:
+        weights = str(folder / compact.weights)
+        checkpoint = replace(compact, weights=weights, steps=checkpoint.steps + done)
     return checkpoint, tuple(result["notes"])
 
 
@@ -92,7 +94,8 @@ def _compress(context: RunContext, chain: Chain, checkpoint: Checkpoint, clips: 
                 raise
             notes.append(f"no {step.name}: {e}")
             context.console.say(notes[-1])
-    return {"checkpoint": encode(replace(compact, weights=Path(compact.weights).name)), "notes": notes}
+    last = encode(replace(compact, weights=Path(compact.weights).name))
+    return {"checkpoint": last, "loaded": len(checkpoint.steps), "notes": notes}
 
 
 def _training(context: RunContext, chain: Chain, checkpoint: Checkpoint, clips: Clips) -> Training:
