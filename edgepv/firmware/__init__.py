@@ -1,0 +1,6 @@
+"""Firmware: the step of a streamed model as C99 that needs no library, no malloc and no thread.
+
+``c`` holds what every firmware shares; the rest reads a step graph and writes the C of one model.
+"""
+
+__all__: list[str] = []
