@@ -74,6 +74,7 @@ def pack(context: RunContext, prepared: PreparedModel, target: Target, folder: P
         prepared.lowered.base.stream,
         prepared.lowered.source.spec.frames,
         thumbnails(rows, prepared.held_out),
+        (chosen.variant,),
     )
     _sweep(models, kept, built.files)
     write_bundle(prepared, target, folder, kept, results, chosen, context.options.prefer)

@@ -14,7 +14,7 @@ from typing import Any
 from edgepv.base.files import canonical
 from edgepv.base.optional import need
 from edgepv.errors import UsageError
-from edgepv.report import charts, tables
+from edgepv.report import charts, shipped, tables
 from edgepv.report.cells import Cell, Table
 from edgepv.types import Accuracy, Report
 
@@ -47,6 +47,7 @@ def to_html(report: Report, *, picture: bytes | None = None) -> str:
         "page.html.j2",
         report=report,
         summary=tables.summary(report),
+        cards=shipped.cards(report),
         overview=tables.overview(report),
         tables=_tables(report),
         scatters=charts.scatters(report),
@@ -125,9 +126,16 @@ def _data_uri(picture: bytes) -> str:
 def to_markdown(report: Report) -> str:
     """The same tables as Markdown, for a README or a pull request."""
     parts = [f"# {_plain(report.title)}", _plain(tables.summary(report))]
-    parts += ["\n".join(f"* {_plain(why)}" for why in report.reasons) or "No reasons were recorded."]
-    for table in (tables.overview(report), *_tables(report).values()):
+    first = [shipped.ships(report)] if report.runs else []
+    for table in (*first, tables.overview(report)):
         parts += [f"## {table.title}", table.about, _markdown(table)]
+    parts += [
+        "## Why",
+        "\n".join(f"* {_plain(why)}" for why in report.reasons) or "No reasons were recorded.",
+    ]
+    for table in _tables(report).values():
+        parts += [f"## {table.title}", table.about, _markdown(table)]
+    parts = [part for part in parts if part]
     return "\n\n".join(parts) + "\n"
 
 

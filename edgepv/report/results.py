@@ -109,6 +109,9 @@ def _sound(report: Report, where: str) -> Report:
         raise UsageError(f"{where}: rows is empty, so nothing was measured. Export the bundle again")
     if report.baseline not in names:
         raise UsageError(f"{where}: baseline: {unknown('row', report.baseline, names)}")
+    for name in report.runs:
+        if name not in names:
+            raise UsageError(f"{where}: runs: {unknown('row', name, names)}")
     for i, row in enumerate(report.rows):
         for j, latency in enumerate(row.latency):
             for name in ("p50_ms", "p95_ms", "p99_ms"):
@@ -142,7 +145,7 @@ def join(reports: Sequence[tuple[str, Report]]) -> Report:
     stream, frames = how[0] if all(one == how[0] for one in how) else (None, 1)
     told = stream is not None or not any(one and one.exactness for one, _ in how)
     return Report(
-        title=", ".join(dict.fromkeys(report.title for _, report in unique)),
+        title=_title([report.title for _, report in unique]),
         rows=tuple(rows.values()),
         baseline=rename(first_label, first.baseline),
         steps=tuple(s for i, s in enumerate(steps) if s not in steps[:i]),
@@ -153,6 +156,18 @@ def join(reports: Sequence[tuple[str, Report]]) -> Report:
         stream=stream,
         frames=frames,
         thumbnails=dict(sorted(pair for _, report in unique for pair in report.thumbnails.items())),
+        runs=tuple(dict.fromkeys(rename(label, row) for label, report in unique for row in report.runs)),
+    )
+
+
+def _title(titles: Sequence[str]) -> str:
+    """One title of several: a model that is packed for more than one target is named once."""
+    targets: dict[str, list[str]] = {}
+    for title in dict.fromkeys(titles):
+        model, _, target = title.rpartition(" for ")
+        targets.setdefault(model or title, []).extend([target] if model else [])
+    return ", ".join(
+        f"{model} for {', '.join(names)}" if names else model for model, names in targets.items()
     )
 
 

@@ -112,11 +112,9 @@ def overview(report: Report) -> Table:
         threads = f"{fastest.threads} thr, n = {fastest.n:,}" if fastest else ""
         rows.append(
             (
-                name(report, row, row.note),
+                name(report, row, "; ".join(filter(None, [row.status, row.note]))),
                 text(row.target),
-                text(row.engine),
-                text(row.precision),
-                text(row.form),
+                replace(text(row.engine), note=f"{row.precision}, {row.form}"),
                 amount(row.bytes),
                 accuracy_cell(row.accuracy),
                 lost_points(row.drop),
@@ -125,7 +123,6 @@ def overview(report: Report) -> Table:
                 typical(fastest, threads),
                 tail(fastest, 95),
                 speed(report, row, fastest) if fastest else UNKNOWN,
-                text(row.status),
             )
         )
     return Table(
@@ -136,8 +133,8 @@ def overview(report: Report) -> Table:
         "clips. Speed is the original's time over this one, by pairs, given only where both were timed "
         "in turns in one run.",
         heads(
-            f"variant, target, engine, precision, form, size, {metric(report)}, points lost, drop gate, "
-            "parity, p50 ms, p95 ms, speed, status"
+            f"variant, target, engine, size, {metric(report)}, points lost, drop gate, parity, "
+            "p50 ms, p95 ms, speed"
         ),
         tuple(rows),
     )

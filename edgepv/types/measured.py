@@ -391,7 +391,7 @@ class Measurement:
 class Report:
     """Rows of measurements, the row the others are compared to, and what each step changed.
 
-    stream: how the model was made to step, None for a window. frames: the window of the original.
+    runs: the row that runs of each target. stream: how the model was made to step, None for a window. frames: the window of the original.
     thumbnails: clip name -> base64 of a JPEG of its middle frame, for the clips in a row's ``Parity.worst``.
     """
 
@@ -403,3 +403,4 @@ class Report:
     stream: StreamSpec | None = None
     frames: int = 1
     thumbnails: dict[str, str] = field(default_factory=dict)
+    runs: tuple[str, ...] = ()

@@ -20,7 +20,7 @@ from edgepv.cli import show
 from edgepv.cli.app import main
 from edgepv.errors import UsageError
 from edgepv.metrics import pareto
-from edgepv.report import charts, tables
+from edgepv.report import charts, shipped, tables
 from edgepv.report.cells import NOT_MEASURED, figure, size
 from edgepv.report.compare import speedups
 from edgepv.report.page import picture_of_scatter, to_html, to_json, to_markdown
@@ -217,7 +217,7 @@ def test_unknown_is_printed_not_measured_never_zero_or_blank() -> None:
     for table in ("overview", "latency", "accuracy", "parity", "cost"):
         found = cells(page, table, "trt-int8")
         unknown = [text for text in found.values() if text == NOT_MEASURED]
-        known = {"trt-int8", "jetson", "tensorrt", "int8", "step", "host-checked", NOT_MEASURED}
+        known = {"trt-int8", "trt-int8|host-checked", "jetson", "tensorrt|int8, step", NOT_MEASURED}
         assert len(unknown) >= 6, table
         assert set(found.values()) <= known, table
 
@@ -261,7 +261,8 @@ def test_markdown_holds_the_same_figures_and_its_tables_are_square() -> None:
     report = example()
     piped = replace(report.rows[2], variant="a|b")
     text = to_markdown(replace(report, rows=(report.rows[0], piped)))
-    assert "| a\\|b | cpu | openvino | int8 | step | 2.21 MB | 85.0 % (75.0 to 90.0, n = 40) |" in text
+    row = "| a\\|b (measured on this host) | cpu | openvino (int8, step) | 2.21 MB | 85.0 % "
+    assert f"{row}(75.0 to 90.0, n = 40) |" in text
     tables = [part for part in text.split("\n\n") if part.startswith("|")]
     assert len(tables) == 9
     for table in tables:
@@ -483,6 +484,46 @@ def test_load_joins_reports_without_clashes_as_they_are(tmp_path: Path) -> None:
     assert (joined.title, joined.baseline) == ("one model, other", "torch-fp32")
     assert joined.reasons == ("a: cpu: ov-int8 runs: fastest", "b: jetson: check")
     assert joined.steps == report.steps
+
+
+def test_a_model_for_several_targets_is_named_once(tmp_path: Path) -> None:
+    made = [replace(example(), title=f"pv for {target}") for target in ("cpu", "mobile")]
+    different = [replace(report, frames=i + 2) for i, report in enumerate(made)]
+    joined = load([saved(tmp_path / str(i), report) for i, report in enumerate(different)])
+    assert joined.title == "pv for cpu, mobile"
+
+
+def test_the_first_screen_says_what_ships_and_what_it_costs() -> None:
+    report = replace(in_pairs(inconclusive=None), runs=("ov-int8",))
+    (card,) = shipped.cards(report)
+    facts = {fact.what: (fact.value, fact.note) for fact in card.facts}
+    assert (card.target, card.variant, card.tone) == ("cpu", "ov-int8", "inconclusive")
+    assert card.verdict == "open: these clips cannot tell 3 points"
+    assert facts["model file"] == ("2.21 MB", ""), "the float row's size was not measured"
+    assert facts["faster than the original"] == ("5.0x", "4.0 to 6.2")
+    assert facts["points lost"] == ("+2.5", "-1.0 to +6.0; 40 clips")
+    assert facts["time of a frame"] == ("2.00 ms", "p50 of 200 on 1 thread")
+    page = to_html(report)
+    assert page.index('class="card"') < page.index('id="overview"') < page.index('id="why"')
+    assert "| cpu | ov-int8 |" in to_markdown(report)
+    assert 'class="card"' not in to_html(example()), "a report that does not say what runs has no cards"
+
+
+def test_a_smaller_file_is_held_against_the_float_file_of_its_target() -> None:
+    sized = (replace(row, bytes=8_840_000) if row.variant == "ov-fp32" else row for row in example().rows)
+    (card,) = shipped.cards(replace(example(), rows=tuple(sized), runs=("ov-int8",)))
+    assert card.facts[0] == shipped.Fact("4.0x", "smaller file", "2.21 MB; in float32 8.84 MB")
+
+
+def test_a_device_that_is_not_here_has_a_card_without_a_speed() -> None:
+    (card,) = shipped.cards(replace(example(), runs=("trt-int8",)))
+    assert {fact.value for fact in card.facts} == {NOT_MEASURED}
+    assert card.verdict == "loss against the original not measured"
+
+
+def test_a_report_that_runs_what_it_does_not_have_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="runs: unknown row 'ov-int'"):
+        load([saved(tmp_path / "a", replace(example(), runs=("ov-int",)))])
 
 
 def test_an_interval_says_over_how_many_groups_it_is_and_one_group_has_none() -> None:

@@ -1,0 +1,82 @@
+"""The page as a browser shows it: whole at any width, without an error, with the figures of the JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from edgepv.report.page import to_html
+from edgepv.types import Report, decode
+
+DEMO = Path(__file__).parents[2] / "docs" / "demo-report.json"
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+MEASURE = """
+<script>
+addEventListener("load", () => {
+  const wide = document.scrollingElement.scrollWidth, view = innerWidth;
+  const small = [...document.querySelectorAll("td, th, p, dd, dt, li, small, h1, h2, h3")]
+    .filter(e => e.textContent.trim() && parseFloat(getComputedStyle(e).fontSize) < 11).length;
+  document.title = JSON.stringify({wide, view, small});
+});
+</script>
+"""
+"""What the page measures of itself: its width beside the window's, and words set below 11 px."""
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(BROWSER is None, reason="no Chromium here: the report's page is looked at in one"),
+]
+
+
+def browse(page: Path, *options: str) -> tuple[str, str]:
+    """(the page after its scripts ran, what the browser logged)."""
+    profile = f"--user-data-dir={page.parent / 'profile'}"
+    command = [
+        str(BROWSER),
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        profile,
+        "--enable-logging=stderr",
+    ]
+    done = subprocess.run(
+        [*command, *options, page.as_uri()], capture_output=True, text=True, timeout=120, check=True
+    )
+    return done.stdout, done.stderr
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Path:
+    report = decode(Report, json.loads(DEMO.read_text(encoding="utf-8")))
+    whole = to_html(report).replace("</body>", f"{MEASURE}</body>")
+    path = tmp_path / "report.html"
+    path.write_text(whole, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_the_page_fits_a_phone_and_a_desk_without_an_error(page: Path, width: int) -> None:
+    dom, log = browse(page, f"--window-size={width},1200", "--dump-dom")
+    assert not re.search(r"CONSOLE.*(rror|ncaught)", log), log
+    title = re.search(r"<title>(.*?)</title>", dom)
+    assert title
+    seen = json.loads(title[1])
+    assert seen["view"] == width
+    assert seen["wide"] <= width, "something is cut off or scrolls the whole page"
+    assert seen["small"] == 0
+    measured = json.loads(DEMO.read_text(encoding="utf-8"))
+    for row in measured["rows"]:
+        assert f">{row['variant']}<" in dom
+    for latency in (one for row in measured["rows"] for one in row["latency"]):
+        assert f'data-sort="{latency["p50_ms"]}"' in dom
+
+
+def test_the_page_prints(page: Path, tmp_path: Path) -> None:
+    browse(page, f"--print-to-pdf={tmp_path / 'report.pdf'}")
+    printed = (tmp_path / "report.pdf").read_bytes()
+    assert printed.startswith(b"%PDF") and 2 <= len(re.findall(rb"/Type\s*/Page\b", printed)) <= 30
