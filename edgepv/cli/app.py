@@ -62,6 +62,9 @@ COMMANDS: dict[str, dict[str, str]] = {
     "edgepv.cli.bundles:add_report": {
         "report": "put every variant of one or more bundles side by side",
     },
+    "edgepv.cli.gate:add_gate": {
+        "gate": "pass or fail a build by a report: loss, latency, and what got worse since an older one",
+    },
     "edgepv.cli.bundles:add_verify": {
         "verify": "check every digest of a bundle and replay its golden vectors",
     },

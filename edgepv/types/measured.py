@@ -391,7 +391,8 @@ class Measurement:
 class Report:
     """Rows of measurements, the row the others are compared to, and what each step changed.
 
-    runs: the row that runs of each target. stream: how the model was made to step, None for a window. frames: the window of the original.
+    runs: the row that runs of each target. stream: how the model was made to step, None for a window.
+    frames: the window of the original.
     thumbnails: clip name -> base64 of a JPEG of its middle frame, for the clips in a row's ``Parity.worst``.
     """
 
