@@ -37,8 +37,9 @@ def open(
 
     variant: which one to run, by default the one the bundle chose. gap, cuts: what lost frames and scene
     cuts do to a streamed model's states, see runtimes.ladder.Ladder. Every file is checked against its
-    digest first, and on a CPU that the bundle was not proven on its golden answers are replayed once;
-    a RuntimeWarning says it if another variant has to take the place of the bundle's own.
+    digest first. On a CPU that the bundle was not made on, golden answers are replayed once, and what passed
+    its gates is timed for a few seconds, once: the fastest runs (see ``edgepv.measure.here``). A
+    RuntimeWarning says it if another variant takes the place of the bundle's own.
     Raises UsageError if the bundle is damaged or has no such variant, TargetUnavailableError if its engine
     is not on this machine or answers otherwise here.
     """
@@ -98,10 +99,10 @@ def _ladder(
     """The wanted variants opened, or those that answer here as where they were proven, with a warning."""
     import warnings
 
-    from edgepv.bundle.proof import proven
+    from edgepv.measure.here import fitting
     from edgepv.runtimes.ladder import open_ladder
 
-    fit = proven(bundle, wanted, fixed=fixed)
+    fit = fitting(bundle, wanted, fixed=fixed, threads=threads)
     for note in fit.notes:
         warnings.warn(note, RuntimeWarning, stacklevel=3)
     return open_ladder(fit.variants, bundle.checked, threads=threads, gap=gap, cuts=cuts)

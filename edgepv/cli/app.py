@@ -55,6 +55,7 @@ COMMANDS: dict[str, dict[str, str]] = {
     "edgepv.cli.bench:add_bench": {
         "bench": "measure a bundle here: latency of every variant, or --live, what a camera would get "
         "from it",
+        "choose": "time what a bundle may run on this machine, and remember the fastest for edgepv run",
     },
     "edgepv.cli.fleet:add_ladder": {
         "ladder": "pack several bundles of one task into one, from which edgepv run chooses frame by frame",

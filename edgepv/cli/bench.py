@@ -1,4 +1,4 @@
-"""The command ``bench``."""
+"""The commands ``bench`` and ``choose``."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from edgepv.base.console import say_next
+from edgepv.base.console import say_next, tell
 from edgepv.cli.arguments import refuse_deadline, refuse_threads, seed
 
 
 def add_bench(commands: Any) -> None:
-    """edgepv bench"""
+    """edgepv bench, edgepv choose"""
     text = "measure a bundle here: latency of every variant, or --live, what a camera would get from it"
     c = commands.add_parser("bench", help=text, description=text)
     c.add_argument("bundle", metavar="BUNDLE", help="bundle folder or .zip")
@@ -36,6 +36,12 @@ def add_bench(commands: Any) -> None:
     c.add_argument("--threads", type=int, default=1, metavar="N", help="threads of the engine (default: 1)")
     c.add_argument("--json", action="store_true", help="print JSON")
     c.set_defaults(run=bench_command)
+    text = "time what a bundle may run on this machine, and remember the fastest for edgepv run"
+    c = commands.add_parser("choose", help=text, description=text)
+    c.add_argument("bundle", metavar="BUNDLE", help="bundle folder")
+    c.add_argument("--threads", type=int, default=1, metavar="N", help="threads of the engine (default: 1)")
+    c.add_argument("--json", action="store_true", help="print JSON")
+    c.set_defaults(run=choose_command)
 
 
 def bench_command(a: argparse.Namespace) -> int:
@@ -64,4 +70,24 @@ def bench_command(a: argparse.Namespace) -> int:
         show.replayed(results)
         limit = f"{results[0].limit_ms:.0f}"
         say_next(shlex.join(["edgepv", "run", a.bundle, "--source", "rtsp://...", "--deadline-ms", limit]))
+    return 0
+
+
+def choose_command(a: argparse.Namespace) -> int:
+    """edgepv choose"""
+    from edgepv.bundle.manifest import check, read
+    from edgepv.cli import show
+    from edgepv.measure.here import chosen
+    from edgepv.types import encode
+
+    refuse_threads(a.threads)
+    bundle = read(Path(a.bundle))
+    check(bundle)
+    choice = chosen(bundle, a.threads, again=True)
+    if a.json:
+        print(json.dumps(encode(choice), indent=1))
+        return 0
+    show.latencies({row.variant: row.latency[0] for row in choice.rows})
+    tell(choice.why)
+    say_next(shlex.join(["edgepv", "run", a.bundle, "--source", "rtsp://..."]))
     return 0

@@ -141,8 +141,8 @@ def _on_file(a: argparse.Namespace, name: str, source: str) -> int:
     """Every frame of a file that is due, however long it takes."""
     from edgepv.bundle import signing
     from edgepv.bundle.manifest import check
-    from edgepv.bundle.proof import proven
     from edgepv.cli import show
+    from edgepv.measure.here import fitting
     from edgepv.runtimes import on_file
 
     refuse_deadline(a.deadline_ms)
@@ -154,7 +154,8 @@ def _on_file(a: argparse.Namespace, name: str, source: str) -> int:
     with signing.opened(Path(a.bundle), Path(a.key) if a.key else None) as bundle:
         check(bundle)
         wanted = bundle.variant(a.variant, a.engine)
-        fit = proven(bundle, (wanted,), fixed=bool(a.variant or a.engine))
+        fixed = bool(a.variant or a.engine)
+        fit = fitting(bundle, (wanted,), fixed=fixed, threads=a.threads)
         for note in fit.notes:
             tell(f"edgepv: {note}", file=sys.stderr)
         summary = on_file.run_file(

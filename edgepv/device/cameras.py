@@ -16,10 +16,11 @@ from edgepv.base.console import Console
 from edgepv.base.files import check_part, inside
 from edgepv.bundle import signing
 from edgepv.bundle.manifest import Bundle
-from edgepv.bundle.proof import Proven, proven
+from edgepv.bundle.proof import Proven
 from edgepv.device import slots
 from edgepv.device.trial import Trial
 from edgepv.errors import EdgepvError, UsageError, unknown
+from edgepv.measure.here import fitting
 from edgepv.runtimes.deadline import DeadlineRunner, Reply, profile
 from edgepv.runtimes.deadline.admission import Demand, admit
 from edgepv.runtimes.deadline.realtime import prioritise
@@ -218,8 +219,8 @@ class _Cameras:
         options = self._options
         if options.variant or options.engine:
             wanted = (self._bundle.variant(options.variant, options.engine),)
-            return proven(self._bundle, wanted, fixed=True)
-        return proven(self._bundle, self._bundle.ladder())
+            return fitting(self._bundle, wanted, fixed=True)
+        return fitting(self._bundle, self._bundle.ladder(), fixed=False, threads=options.threads)
 
     def _ladder(self, variants: Sequence[Variant]) -> Ladder:
         options = self._options

@@ -9,8 +9,8 @@ from typing import Any
 from edgepv.base.isolated import call
 from edgepv.bundle.golden import broken_as_parity, load, of_variant, same
 from edgepv.bundle.manifest import Bundle
-from edgepv.bundle.proof import proven
 from edgepv.errors import LatencyGateError
+from edgepv.measure.here import fitting
 from edgepv.metrics.times import highest, supported_ms
 from edgepv.runtimes import open_session
 from edgepv.types import Variant, decode, encode
@@ -58,8 +58,9 @@ def self_tested(folder: str, digest: str, run: str, test: dict[str, Any]) -> str
     """Subprocess side of ``self_test``."""
     with broken_as_parity():
         bundle = same(Path(folder), digest)
-        fit = proven(bundle, (bundle.variant(run),))
-        name, ms = _stepped(bundle, fit.variants[0], decode(SelfTest, test))
+        options = decode(SelfTest, test)
+        fit = fitting(bundle, (bundle.variant(run),), fixed=False, threads=options.threads)
+        name, ms = _stepped(bundle, fit.variants[0], options)
     return " ".join((f"self-test passed, {name} {ms:.1f} ms.", *fit.notes)).removesuffix(".")
 
 

@@ -67,6 +67,7 @@ def interleaved(
     threads: int,
     calls: int = CALLS,
     budget_s: float | None = None,
+    at_least: int | None = None,
     floats: Collection[str] = (),
 ) -> dict[str, Latency]:
     """Time of one call of each engine, taking turns, so that all meet the same machine load.
@@ -75,16 +76,17 @@ def interleaved(
     one that is not timed, during which the threads of the engine before may still spin for work and its
     data is still in the caches. On a busy machine, where an eager framework can take a hundred times longer
     on two threads, the turns end after ``budget_s`` seconds (default: ``BUDGET_S``) with fewer than
-    ``calls``; ``Latency.n`` says how many there were. floats: names of the rows that every row's time is
-    given as a share of.
+    ``calls``, though not before ``at_least`` (default: ``MIN_CALLS``); ``Latency.n`` says how many there
+    were. floats: names of the rows that every row's time is given as a share of.
     """
     clocks = {name: _Clock() for name in engines}
     for i in range(-WARMUP, 0, TURN):
         _turn(engines, {name: _Clock() for name in engines}, i)
     watch, begun = LoadWatch(), time.perf_counter()
     budget_s = BUDGET_S if budget_s is None else budget_s
+    at_least = MIN_CALLS if at_least is None else at_least
     for i in range(0, calls, TURN):
-        if i >= MIN_CALLS and time.perf_counter() - begun > budget_s:
+        if i >= at_least and time.perf_counter() - begun > budget_s:
             break
         _turn(engines, clocks, i)
         if i % LOOK == 0:
@@ -127,12 +129,15 @@ def on_noise(
     threads: int,
     calls: int = CALLS,
     budget_s: float | None = None,
+    at_least: int | None = None,
 ) -> dict[str, Latency]:
     """Time of one call of opened variants on noise, interleaved; closes their engines."""
     try:
         engines = {name: (e, [noise_feeds(e.infer, variant)]) for name, (e, variant) in opened.items()}
         floats = [name for name, (_, variant) in opened.items() if variant.precision == "fp32"]
-        return interleaved(engines, threads=threads, calls=calls, budget_s=budget_s, floats=floats)
+        return interleaved(
+            engines, threads=threads, calls=calls, budget_s=budget_s, at_least=at_least, floats=floats
+        )
     finally:
         for engine, _ in opened.values():
             engine.close()

@@ -3,4 +3,15 @@
 Each task's metric, intervals, what a variant lost: numbers in, numbers out; nothing is run here.
 """
 
-__all__ = ["flips", "gate", "margins", "pareto", "pictures", "resolution", "stats", "tasks", "times"]
+__all__ = [
+    "choice",
+    "flips",
+    "gate",
+    "margins",
+    "pareto",
+    "pictures",
+    "resolution",
+    "stats",
+    "tasks",
+    "times",
+]

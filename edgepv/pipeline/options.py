@@ -26,7 +26,7 @@ MOST_PIXELS = 4096
 """Largest height and width of frames that a model may be given."""
 
 PREFERENCES = ("speed", "size", "memory")
-"""What ``edgepv.pipeline.choose`` can choose by."""
+"""What ``edgepv.metrics.choice`` can choose by."""
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from edgepv.errors import AccuracyGateError, EdgepvError, UsageError
 from edgepv.export.request import FLAT, BuildResult, reason
 from edgepv.measure.latency import latencies
 from edgepv.measure.memory import peak_rss_mib
-from edgepv.metrics import gate
+from edgepv.metrics import choice, gate
 from edgepv.metrics.stats import counted
-from edgepv.pipeline import choose, evaluate
+from edgepv.pipeline import evaluate
 from edgepv.pipeline.build import nothing_made, run_builder
 from edgepv.pipeline.context import RunContext
 from edgepv.pipeline.options import Options
@@ -56,6 +56,7 @@ def pack(context: RunContext, prepared: PreparedModel, target: Target, folder: P
     kept = [v for v, r in zip(built.variants, rows) if gate.within_gate(r)]
     reasons = (
         why,
+        *_guess(chosen, context.options),
         *_on_footage(chosen),
         *(f"{r.variant} {KEPT_OUT}: {gate.gate_failure(r)}" for r in rows if not gate.within_gate(r)),
         *filter(None, (gate.inconclusive_reason(r) for r in rows if r is not chosen)),
@@ -81,6 +82,14 @@ def pack(context: RunContext, prepared: PreparedModel, target: Target, folder: P
     return ExportedBundle(
         target.name, folder, bundle.read(folder).digest, chosen, results, (*prepared.notes, *built.notes)
     )
+
+
+def _guess(row: Measurement, options: Options) -> tuple[str, ...]:
+    """That a choice by speed holds for this CPU only."""
+    if not row.latency or row.device is None or options.prefer != "speed":
+        return ()
+    where = f"{row.device.cpu} ({row.device.arch})"
+    return (f"chosen by speed on {where}: a guess for any other CPU, where edgepv run chooses anew",)
 
 
 def _on_footage(row: Measurement) -> tuple[str, ...]:
@@ -133,7 +142,7 @@ def _choice(
 ) -> tuple[Measurement, str]:
     """``evaluate.choose``; a stream that lost its accuracy is told apart from what INT8 lost."""
     try:
-        return choose.choose(rows, latency_ms=options.latency_ms, prefer=options.prefer)
+        return choice.choose(rows, latency_ms=options.latency_ms, prefer=options.prefer)
     except AccuracyGateError as e:
         stream, frames = prepared.lowered.base.stream, prepared.lowered.source.spec.frames
         streamed = prepared.lowered.checkpoint is not None and prepared.lowered.checkpoint.rewrite is not None

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from edgepv.metrics.stats import figure, size
 from edgepv.metrics.times import calls_needed
 from edgepv.types import Latency, MachineLoad
 
 NOT_MEASURED = "not measured"
-
-
-UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))  # bytes in each, the largest first
 
 
 @dataclass(frozen=True)
@@ -39,24 +36,6 @@ class Table:
 
 
 UNKNOWN = Cell(NOT_MEASURED, tone="none")
-
-
-def figure(value: float) -> str:
-    """A number with three significant digits: 0.0123, 1.23, 123, 12,300."""
-    if not math.isfinite(value):
-        return {math.inf: "infinite", -math.inf: "-infinite"}.get(value, "not a number")
-    if value and abs(value) < 1e-3:
-        return f"{value:.2e}"
-    digits = 2 - math.floor(math.log10(abs(value))) if value else 0
-    return f"{round(value, digits):,.{max(digits, 0)}f}"
-
-
-def size(count: float) -> str:
-    """Bytes as a person reads them; 1 MB is 10^6 bytes."""
-    for scale, unit in UNITS:
-        if count >= scale:
-            return f"{figure(count / scale)} {unit}"
-    return f"{count:.0f} B"
 
 
 def percent(share: float) -> str:

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from edgepv.metrics.pareto import pareto
-from edgepv.metrics.stats import counted, metric_name, unit_of, worded
-from edgepv.report.cells import figure
+from edgepv.metrics.stats import counted, figure, metric_name, unit_of, worded
 from edgepv.report.compare import machine, main_latency
 from edgepv.types import Accuracy, DeviceFacts, Latency, Measurement, Report
 

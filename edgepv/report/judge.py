@@ -17,8 +17,8 @@ from edgepv.errors import (
     UsageError,
 )
 from edgepv.metrics.gate import gate_failure
+from edgepv.metrics.stats import figure
 from edgepv.metrics.times import calls_needed
-from edgepv.report.cells import figure
 from edgepv.report.compare import machine, main_latency, original
 from edgepv.types import Measurement, PairedDrop, PairedTime, Ratio, Report
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgepv.metrics.stats import counted
-from edgepv.report.cells import NOT_MEASURED, Cell, Table, figure, heads, size
+from edgepv.metrics.stats import counted, figure, size
+from edgepv.report.cells import NOT_MEASURED, Cell, Table, heads
 from edgepv.report.compare import main_latency, original
 from edgepv.types import Latency, Measurement, PairedDrop, Report
 

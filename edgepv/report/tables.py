@@ -7,21 +7,19 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from edgepv.metrics.stats import counted, worded
+from edgepv.metrics.stats import counted, figure, size, worded
 from edgepv.report.cells import (
     NOT_MEASURED,
     UNKNOWN,
     Cell,
     Table,
     amount,
-    figure,
     heads,
     machine_load,
     number,
     percent,
     ratio,
     share,
-    size,
     tail,
     text,
     typical,

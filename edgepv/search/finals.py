@@ -15,8 +15,8 @@ from edgepv.base.files import read_json, sha256, write_json
 from edgepv.base.machine import machine, versions
 from edgepv.errors import AccuracyGateError, InconclusiveError, LatencyGateError, UsageError
 from edgepv.measure.latency import SURE_BUDGET_S, SURE_CALLS
+from edgepv.metrics.choice import answers_within
 from edgepv.metrics.gate import within_limit
-from edgepv.pipeline.choose import answers_within
 from edgepv.search.space import methods_of
 from edgepv.search.study import Study
 from edgepv.search.trial import RUNNERS, TrialResult, TrialRunner, at_percentile, in_turns

@@ -11,8 +11,8 @@ import pytest
 from edgepv.data.truth import EvalClip
 from edgepv.errors import ParityError
 from edgepv.export.request import BuildResult
-from edgepv.metrics import gate
-from edgepv.pipeline import choose, evaluate, pack
+from edgepv.metrics import choice, gate
+from edgepv.pipeline import evaluate, pack
 from edgepv.targets import target
 from edgepv.types import (
     Counted,
@@ -71,7 +71,7 @@ def test_no_int8_of_an_engine_that_is_wrong_in_float() -> None:
     assert gate.gate_failure(found["openvino-int8"]) == f"{why} of 80 dB"
     assert gate.within_gate(found["onnxruntime-int8"]) and gate.within_gate(found["openvino-int8-r4"])
     with pytest.raises(ParityError, match="what the original does: openvino computes this graph wrongly"):
-        choose.choose([found["openvino-int8"]], latency_ms=None)
+        choice.choose([found["openvino-int8"]], latency_ms=None)
 
 
 def test_a_file_with_names_of_its_own_is_held_against_the_float_file_of_its_form() -> None:
@@ -107,7 +107,7 @@ def test_the_floor_is_that_of_the_task(task: Any, precision: str, floor: float) 
 def test_the_only_variant_runs_with_its_doubt_said_and_nothing_says_that_it_does_not(timed: bool) -> None:
     latency = (Latency(1.0, 1.0, 1.0, 9, 1, 1),) if timed else ()
     rows = [replace(restored(-0.02, "inconclusive"), latency=latency)]
-    best, why = choose.choose(rows, latency_ms=None)
+    best, why = choice.choose(rows, latency_ms=None)
     assert best is rows[0] and why.startswith("v runs: ")
     assert "; it lost 0.34 dB on 20 clips (-0.02 to 0.38), too few to tell, and nothing that may be" in why
 
@@ -139,12 +139,12 @@ def test_the_reason_claims_of_the_accuracy_only_what_was_shown(
     verdicts: tuple[Verdict | None, ...], said: str
 ) -> None:
     rows = [timed("a", 1.0, verdicts[0]), timed("b", 2.0, verdicts[1])]
-    best, why = choose.choose(rows, latency_ms=None)
+    best, why = choice.choose(rows, latency_ms=None)
     assert best.variant == "a" and said in why
 
 
 def test_the_reason_claims_no_parity_where_nothing_was_compared() -> None:
-    why = choose.choose([timed("a", 1.0, None, None)], latency_ms=None)[1]
+    why = choice.choose([timed("a", 1.0, None, None)], latency_ms=None)[1]
     assert why.endswith("the fastest of 1 that were not compared with the original")
 
 

@@ -23,9 +23,9 @@ from edgepv.data.truth import EvalClip
 from edgepv.data.video import read_video
 from edgepv.errors import AccuracyGateError, LatencyGateError, ParityError
 from edgepv.measure.latency import TURN
-from edgepv.metrics import gate
+from edgepv.metrics import choice, gate
 from edgepv.metrics.times import BATCHES
-from edgepv.pipeline import choose, evaluate
+from edgepv.pipeline import evaluate
 from edgepv.pipeline.context import RunContext
 from edgepv.pipeline.options import Options
 from edgepv.pipeline.prepare import prepare
@@ -88,7 +88,7 @@ def test_what_runs_is_what_its_own_figures_choose(exported: Path) -> None:
     for target in ("cpu", "mobile"):
         opened = bundle.read(exported / target)
         rows = [r for r in _report(exported / target).rows if r.target == target]
-        best, why = choose.choose(rows, latency_ms=None)
+        best, why = choice.choose(rows, latency_ms=None)
         assert (opened.measured.run, opened.measured.reasons[0]) == (best.variant, why)
         assert opened.measured.prefer == "speed"
 
@@ -383,8 +383,8 @@ def test_an_edited_builder_is_cut_again(
 def test_a_gate_on_latency_takes_the_variant_that_fits() -> None:
     steady = Latency(5.5, 6.0, 7.0, 200, 10, 1)
     rows = [_row("jumpy", 5.0), _row("steady", latency=(steady,))]
-    assert choose.choose(rows, latency_ms=8.0)[0].variant == "steady"  # jumpy: p50 5, p99 10
-    assert choose.choose(rows, latency_ms=None)[0].variant == "jumpy"
+    assert choice.choose(rows, latency_ms=8.0)[0].variant == "steady"  # jumpy: p50 5, p99 10
+    assert choice.choose(rows, latency_ms=None)[0].variant == "jumpy"
 
 
 def _report(folder: Path) -> Report:
@@ -408,43 +408,43 @@ def _drop(points: float, verdict: str) -> PairedDrop:
 
 def test_a_faster_variant_that_loses_accuracy_does_not_run() -> None:
     rows = [_row("slow", 2.0), _row("fast", 1.0, drop=_drop(5.0, "fail"))]
-    assert choose.choose(rows, latency_ms=None)[0].variant == "slow"
+    assert choice.choose(rows, latency_ms=None)[0].variant == "slow"
 
 
 def test_an_undecided_variant_runs_only_if_what_it_lost_is_within_the_gate() -> None:
     rows = [_row("slow", 2.0), _row("fast", 1.0, drop=_drop(0.5, "inconclusive"))]
-    assert choose.choose(rows, latency_ms=None)[0].variant == "fast"
+    assert choice.choose(rows, latency_ms=None)[0].variant == "fast"
     rows[1] = _row("fast", 1.0, drop=_drop(1.5, "inconclusive"))
-    assert choose.choose(rows, latency_ms=None)[0].variant == "slow"
+    assert choice.choose(rows, latency_ms=None)[0].variant == "slow"
     assert gate.within_gate(rows[1])
     assert "does not run by itself: it lost 1.5 points" in str(gate.inconclusive_reason(rows[1]))
-    assert choose.choose(rows[1:], latency_ms=None)[0].variant == "fast"  # nothing else was asked for
+    assert choice.choose(rows[1:], latency_ms=None)[0].variant == "fast"  # nothing else was asked for
 
 
 def test_slower_int8_is_not_chosen_and_the_reason_says_so() -> None:
     rows = [_row("float", 1.0), _row("small", 1.3, precision="int8")]
-    chosen, why = choose.choose(rows, latency_ms=None)
+    chosen, why = choice.choose(rows, latency_ms=None)
     assert chosen.variant == "float" and "INT8 is slower here (small: 1.30 ms)" in why
 
 
 def test_int8_in_name_only_is_not_chosen() -> None:
     audit = Audit("x", (ConvPlan("conv", "int8", "float"),))
     rows = [_row("float", 2.0), _row("fake", 1.0, precision="int8", audit=audit)]
-    assert choose.choose(rows, latency_ms=None)[0].variant == "float"
+    assert choice.choose(rows, latency_ms=None)[0].variant == "float"
     assert "INT8 in name only: all 1 convolutions" in str(gate.gate_failure(rows[1]))
 
 
 def test_each_gate_raises_its_own_error() -> None:
     bad = Parity(9.0, 3.0, 0.5, 100, 80.0, "fail", first_divergence="conv_3 (1.0 dB)")
     with pytest.raises(ParityError, match=r"3.0 dB of the 80 dB promised; first diverging node: conv_3"):
-        choose.choose([_row("a", 1.0, parity=bad)], latency_ms=None)
+        choice.choose([_row("a", 1.0, parity=bad)], latency_ms=None)
     with pytest.raises(AccuracyGateError, match=r"the best is a: it loses 5.0 points"):
-        choose.choose(
+        choice.choose(
             [_row("a", 1.0, drop=_drop(5.0, "fail")), _row("b", 1.0, drop=_drop(9.0, "fail"))],
             latency_ms=None,
         )
     with pytest.raises(LatencyGateError, match=r"within 1 ms; the nearest is a with p99 2.00 ms"):
-        choose.choose([_row("a", 1.0)], latency_ms=1.0)
+        choice.choose([_row("a", 1.0)], latency_ms=1.0)
 
 
 def test_particles_that_are_wrong_beside_right_logits_are_a_failure() -> None:

@@ -16,7 +16,7 @@ from support import TINY, Run, Tiny, drifts
 from edgepv.bundle.manifest import check, read
 from edgepv.errors import AccuracyGateError
 from edgepv.export import for_cpu
-from edgepv.pipeline import choose
+from edgepv.metrics import choice
 
 pytestmark = pytest.mark.slow
 
@@ -87,14 +87,14 @@ def test_what_is_whole_stays_when_the_rest_is_stopped(tiny_step: Tiny, clips: Pa
 def test_a_gate_that_fails_for_one_target_is_named_and_the_others_ship(
     run: Run, tiny_step: Tiny, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chosen = choose.choose
+    chosen = choice.choose
 
     def strict(rows: Sequence[Any], **limits: Any) -> Any:
         if rows[0].target == "jetson":
             raise AccuracyGateError("no artifact may be shipped")
         return chosen(rows, **limits)
 
-    monkeypatch.setattr(choose, "choose", strict)
+    monkeypatch.setattr(choice, "choose", strict)
     arguments = ["export", *tiny_step.arguments, "--clips", clips, "--precision", "fp32"]
     arguments += ["--out", tmp_path / "b"]
     code, out, err = run(*arguments, "--target", "jetson,cpu")
@@ -102,7 +102,7 @@ def test_a_gate_that_fails_for_one_target_is_named_and_the_others_ship(
     assert out.splitlines()[-2:] == ["jetson", "  not made: no artifact may be shipped"]
     assert not (tmp_path / "b" / "jetson").exists() and (tmp_path / "b" / "cpu.zip").is_file()
     before = read(tmp_path / "b" / "cpu").digest
-    monkeypatch.setattr(choose, "choose", lambda rows, **limits: 1 / 0)
+    monkeypatch.setattr(choice, "choose", lambda rows, **limits: 1 / 0)
     code, _, err = run(*arguments, "--target", "cpu", "--force", "--out", tmp_path / "b" / "cpu")
     assert code == 1 and "internal error: ZeroDivisionError" in err
     assert read(tmp_path / "b" / "cpu").digest == before, "the old bundle is as it was"

@@ -20,8 +20,9 @@ from edgepv.cli import show
 from edgepv.cli.app import main
 from edgepv.errors import UsageError
 from edgepv.metrics import pareto
+from edgepv.metrics.stats import figure, size
 from edgepv.report import charts, shipped, tables
-from edgepv.report.cells import NOT_MEASURED, figure, size
+from edgepv.report.cells import NOT_MEASURED
 from edgepv.report.compare import speedups
 from edgepv.report.page import picture_of_scatter, to_html, to_json, to_markdown
 from edgepv.report.results import is_report, join, load

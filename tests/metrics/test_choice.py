@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from edgepv.errors import InconclusiveError, LatencyGateError
-from edgepv.pipeline import choose
+from edgepv.metrics import choice
 from edgepv.types import Latency, Measurement, PairedTime, Parity, Ratio
 
 PARITY = Parity(0.0, 100.0, 1.0, 100, 80.0, "pass")
@@ -27,7 +27,7 @@ def row(
 
 
 def chosen(*rows: Measurement, latency_ms: float | None = None, prefer: str = "speed") -> tuple[str, str]:
-    best, why = choose.choose(rows, latency_ms=latency_ms, prefer=prefer)
+    best, why = choice.choose(rows, latency_ms=latency_ms, prefer=prefer)
     return best.variant, why
 
 
@@ -131,7 +131,7 @@ def test_a_limit_is_kept_broken_or_not_to_be_told(
 ) -> None:
     inconclusive = BUSY if busy else None
     latency = Latency(p50, None, p99, 700, 6, 1, cpu_ms=cpu_ms, inconclusive=inconclusive)
-    assert choose.answers_within(latency, 8.0) is within, why
+    assert choice.answers_within(latency, 8.0) is within, why
 
 
 def test_a_limit_that_nobody_can_tell_is_inconclusive() -> None:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from edgepv.errors import AccuracyGateError, InconclusiveError, LatencyGateError, ParityError, UsageError
 from edgepv.metrics.gate import doubtful_loss, gate_failure, within_gate, within_limit
+from edgepv.metrics.stats import size
 from edgepv.metrics.times import calls_needed, highest
-from edgepv.report.cells import size
 from edgepv.types import Latency, Measurement, PairedTime
 
 SHARED_CORE = 2.0
