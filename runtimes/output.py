@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edgepv.metrics.stats import percentiles_ms
+from edgepv.metrics.times import supported_ms
 from edgepv.runtimes.deadline import Reply
 from edgepv.runtimes.events.rules import MOVING, LiveConfig, Rules
 from edgepv.runtimes.events.watch import Events, Positions
@@ -242,14 +242,14 @@ class Output:
 
         "missed": answers that were stale or later than the deadline; None without one. "label", "score": of a
         whole clip, None for a camera. "p50_ms" to "p99_ms": preprocessing and engine. Percentiles are over
-        the last 20,000 replies. All is of the replies that were told: frames whose reply was replaced by a
+        the last 20,000 replies, None where these are too few for one (``metrics.times``). All is of the replies that were told: frames whose reply was replaced by a
         newer one, because rules and receivers took too long, are "replies_dropped" beside them. "lost":
         records that no receiver will get, whatever the reason; they are in the metrics by receiver. One that
         hangs is in "faults" alone: how much it lost is not known.
         "faults": who raised, how often, and the first words.
         """
         with self._lock:
-            times = {name: percentiles_ms(list(seen)) for name, seen in self._latest.items() if seen}
+            times = {name: supported_ms(list(seen)) for name, seen in self._latest.items() if seen}
             work = times.pop(WORK, (None, None, None))
             p50, p95, p99 = (None if ms is None else round(ms, 3) for ms in work)
             stale = {k: v for k, v in self.counts.items() if k.startswith("stale_")}
@@ -272,7 +272,9 @@ class Output:
                 "lost": sum(self._lost(sink) for sink in self._counted),
                 "faults": self.faults.summary(),
                 "ms": {
-                    name: {p: round(v, 3) for p, v in zip(("p50", "p95", "p99"), figures)}
+                    name: {
+                        p: None if v is None else round(v, 3) for p, v in zip(("p50", "p95", "p99"), figures)
+                    }
                     for name, figures in times.items()
                 },
             }

@@ -104,7 +104,7 @@ class SummaryRecord(TypedDict):
     replies_dropped: NotRequired[int]
     lost: int
     faults: dict[str, FaultCount]
-    ms: dict[str, dict[str, float]]
+    ms: dict[str, dict[str, float | None]]
 
 
 AnyRecord: TypeAlias = AnswerRecord | EventRecord | StatusRecord | SummaryRecord

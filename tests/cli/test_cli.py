@@ -429,7 +429,7 @@ def test_models_lead_with_cross_validation_and_say_what_the_test_clips_show(run:
 def test_run_prints_json_lines_and_a_summary(
     run: Run, step_bundle: Path, a_clip: Path, tmp_path: Path
 ) -> None:
-    code, out, _ = run(
+    code, out, err = run(
         "run", step_bundle, "--source", a_clip, "--deadline-ms", 1000, "--video", tmp_path / "o.mp4"
     )
     lines = [json.loads(line) for line in out.splitlines()]
@@ -438,8 +438,9 @@ def test_run_prints_json_lines_and_a_summary(
     assert {a["type"] for a in answers} == {"answer"} and summary["type"] == "summary"
     assert [a["valid"] for a in answers[:4]] == [False, False, False, True]
     assert summary["frames_answered"] == len(answers) and summary["missed"] == 0
-    assert summary["p50_ms"] <= summary["p95_ms"] <= summary["p99_ms"]
-
+    assert summary["p50_ms"] > 0 and len(answers) < 130
+    assert summary["p95_ms"] is summary["p99_ms"] is None, "so few answers tell of no such percentile"
+    assert f"p50 {summary['p50_ms']:.2f} ms on 1 thread" in err
     assert len(read_video(tmp_path / "o.mp4").frames) == summary["frames_read"]
 
 
