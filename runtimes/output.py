@@ -242,10 +242,11 @@ class Output:
 
         "missed": answers that were stale or later than the deadline; None without one. "label", "score": of a
         whole clip, None for a camera. "p50_ms" to "p99_ms": preprocessing and engine. Percentiles are over
-        the last 20,000 replies, None where these are too few for one (``metrics.times``). All is of the replies that were told: frames whose reply was replaced by a
-        newer one, because rules and receivers took too long, are "replies_dropped" beside them. "lost":
-        records that no receiver will get, whatever the reason; they are in the metrics by receiver. One that
-        hangs is in "faults" alone: how much it lost is not known.
+        the last 20,000 replies, None where these are too few for one (``metrics.times``). All is of the
+        replies that were told: frames whose reply was replaced by a newer one, because rules and receivers
+        took too long, are "replies_dropped" beside them. "lost": records that no receiver will get, whatever
+        the reason; they are in the metrics by receiver. One that hangs is in "faults" alone: how much it lost
+        is not known.
         "faults": who raised, how often, and the first words.
         """
         with self._lock:
