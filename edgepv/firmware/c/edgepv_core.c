@@ -61,7 +61,7 @@ struct edgepv_session {
 
 /* --- sizes and tables of a resize -------------------------------------------------------------------- */
 
-static uint32_t bytes_per_pixel(edgepv_format format)
+static uint32_t bytes_per_pixel(uint32_t format)
 {
     return format == EDGEPV_BGR24 || format == EDGEPV_RGB24 ? 3u : 1u;
 }
