@@ -116,6 +116,13 @@ class Toy:
             *(len(LABELS) if self.classifier else 0, self.probabilities, three(*scale), three(*shift)),
         )
 
+    def c_options(self) -> str:
+        """The values of a toy_options, to stand between braces in C."""
+        options = self.options()
+        numbers = [str(getattr(options, one[0])) for one in options._fields_[:8]]
+        floats = [",".join(f"{float(v).hex()}f" for v in three) for three in (options.scale, options.shift)]
+        return ",".join([*numbers, *(f"{{{three}}}" for three in floats)])
+
 
 class ToyEngine:
     """toy.c in NumPy, an engine as every other, which fails while it is ``broken``."""

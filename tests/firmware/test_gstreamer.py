@@ -43,13 +43,8 @@ class Element:
     def library(self, toy: Toy = TOY) -> Path:
         path = self.folder / f"toy{abs(hash(toy))}.so"
         if not path.exists():
-            options = toy.options()
-            numbers = [getattr(options, one[0]) for one in options._fields_[:8]]
-            floats = [[float(v).hex() + "f" for v in three] for three in (options.scale, options.shift)]
-            text = ",".join([*map(str, numbers), *("{" + ",".join(three) + "}" for three in floats)])
-            GCC.build(
-                path, [CORE_WITH_TOY[1], OWN / "toy_library.c"], "-shared", "-fPIC", f"-DTOY_OPTIONS={text}"
-            )
+            sources = [CORE_WITH_TOY[1], OWN / "toy_library.c"]
+            GCC.build(path, sources, "-shared", "-fPIC", f"-DTOY_OPTIONS={toy.c_options()}")
         return path
 
     def launch(self, pipeline: str) -> str:
