@@ -245,8 +245,8 @@ def test_a_model_that_is_linked_in_needs_no_library(element: Element, tmp_path: 
     """A firmware folder of a toy: what CMake asks of one is the target edgepv::edgepv."""
     folder = tmp_path / "fw"
     folder.mkdir()
-    for name in ("edgepv.h", "edgepv_model.h", "edgepv_core.c"):
-        shutil.copy(CORE / name, folder)
+    for path in (*CORE.glob("*.h"), CORE_WITH_TOY[0]):
+        shutil.copy(path, folder)
     (folder / "CMakeLists.txt").write_text(
         "project(edgepv LANGUAGES C)\nadd_library(edgepv STATIC edgepv_core.c model.c)\n"
         "set_target_properties(edgepv PROPERTIES POSITION_INDEPENDENT_CODE ON)\n"
