@@ -23,7 +23,7 @@ STEADY, LABEL, THRESHOLD = 3, "left", 0.3
 PACKAGE = """
 cmake_minimum_required(VERSION 3.13)
 project(edgepv LANGUAGES C)
-add_library(edgepv edgepv_core.c toy.c model.c)
+add_library(edgepv edgepv_core.c toy.c toy_tracker.c model.c)
 set_target_properties(edgepv PROPERTIES PUBLIC_HEADER edgepv.h)
 target_include_directories(edgepv PUBLIC $<INSTALL_INTERFACE:include>)
 target_link_libraries(edgepv PUBLIC m)
@@ -41,7 +41,7 @@ def watch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("example")
     package = folder / "package"
     package.mkdir()
-    for path in (*CORE.glob("*.h"), *CORE_WITH_TOY, OWN / "toy.h"):
+    for path in (*CORE.glob("*.h"), *CORE_WITH_TOY, *OWN.glob("*.h")):
         shutil.copy(path, package)
     (package / "CMakeLists.txt").write_text(PACKAGE)
     (package / "model.c").write_text(_constant_toy())

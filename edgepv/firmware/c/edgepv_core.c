@@ -6,7 +6,6 @@
 #include "edgepv_model.h"
 
 #include <float.h>
-#include <math.h>
 
 #if defined(__FAST_MATH__)
 #error "edgepv_core.c counts on rounding as IEEE 754 says: leave out -ffast-math"
@@ -20,6 +19,7 @@
 #pragma GCC optimize("fp-contract=off")
 #endif
 
+#include "edgepv_births.h"
 #include "edgepv_picture.h"
 
 #define MOST_LOOK_BACK 4096u /* frames that answer.missed counts over, as in Python */
@@ -28,6 +28,7 @@ struct edgepv_session {
     const edgepv_model *model;
     uint32_t has_camera;
     resizer picture;
+    births particles;
     uint8_t *grey;                /* one row for a model without colours */
     uint32_t *lost;               /* frames missed before each of the last ones */
     uint32_t lost_count, lost_at;
@@ -221,6 +222,40 @@ static edgepv_status advance(edgepv_session *s, uint64_t pts_ns, uint32_t missed
     return EDGEPV_OK;
 }
 
+static edgepv_status write_particles(edgepv_session *s)
+{
+    const edgepv_model *m = s->model;
+    float *position = m->state(m, s->state, m->position), *life = m->state(m, s->state, m->life);
+
+    if (position == NULL || life == NULL)
+        return EDGEPV_INTERNAL;
+    write_states(&s->particles, position, life);
+    return EDGEPV_OK;
+}
+
+static edgepv_status first_particles(edgepv_session *s, const edgepv_frame *frame)
+{
+    if (s->model->particles == 0 || s->seen > 0)
+        return EDGEPV_OK;
+    births_reset(&s->particles);
+    births_update(&s->particles, NULL, 0, frame);
+    return write_particles(s);
+}
+
+/* Who is there in the frame after this one. */
+static edgepv_status next_particles(edgepv_session *s, const edgepv_frame *frame)
+{
+    const edgepv_port *tracks = &s->model->outputs[0];
+    births *b = &s->particles;
+
+    if (s->model->particles == 0)
+        return EDGEPV_OK;
+    for (uint32_t k = 0; k < b->count; k++)
+        b->ids[k] = b->places[k].id;
+    const float *rows = s->outputs[s->answering] + tracks->offset;
+    return births_update(b, rows, tracks->values / b->count, frame) ? write_particles(s) : EDGEPV_OK;
+}
+
 static edgepv_status check_frame(const edgepv_camera *camera, const edgepv_frame *frame)
 {
     if (frame->plane[0] == NULL || frame->stride[0] < camera->width * bytes_per_pixel(camera->format))
@@ -243,7 +278,11 @@ edgepv_status edgepv_step(edgepv_session *session, const edgepv_frame *frame, ed
     uint32_t missed = bridge(session, frame->missed);
     session->answered = 0;
     status = take_picture(session, frame);
-    return status == EDGEPV_OK ? advance(session, frame->pts_ns, missed, answer) : status;
+    if (status == EDGEPV_OK)
+        status = first_particles(session, frame);
+    if (status == EDGEPV_OK)
+        status = advance(session, frame->pts_ns, missed, answer);
+    return status == EDGEPV_OK ? next_particles(session, frame) : status;
 }
 
 edgepv_status edgepv_step_tensor(edgepv_session *session, const float *input, size_t values, uint32_t missed,
@@ -271,6 +310,12 @@ static edgepv_status check_model(const edgepv_model *m)
     if (m->size < sizeof *m || m->abi != EDGEPV_ABI)
         return EDGEPV_VERSION;
     return EDGEPV_OK;
+}
+
+/* A tracker needs somebody who bears its particles, and a camera for corners: without, it follows nothing. */
+static int is_blind(const edgepv_model *m, const edgepv_camera *camera)
+{
+    return strcmp(m->task, "tracking") == 0 && (m->particles == 0 || m->state == NULL || camera == NULL);
 }
 
 static edgepv_status check_camera(const edgepv_model *m, const edgepv_camera *camera)
@@ -308,6 +353,8 @@ static void make_session(edgepv_session *s, const edgepv_model *m, const edgepv_
         make_resizer(&s->picture, camera, m->width, m->height, from);
     if (camera != NULL && m->channels == 1)
         s->grey = take(from, m->width);
+    if (camera != NULL && m->particles > 0)
+        make_births(&s->particles, m, camera, from);
     s->lost_count = look_back(m);
     s->lost = take(from, s->lost_count * sizeof *s->lost);
     s->scores = take(from, m->label_count * sizeof *s->scores);
@@ -328,7 +375,7 @@ edgepv_status edgepv_need(const edgepv_model *model, const edgepv_camera *camera
         status = check_camera(model, camera);
     if (status != EDGEPV_OK)
         return status;
-    if (bytes == NULL || align == NULL)
+    if (bytes == NULL || align == NULL || is_blind(model, camera))
         return EDGEPV_INPUT;
     take(&none, sizeof counted);
     make_session(&counted, model, camera, &none);
@@ -399,6 +446,15 @@ edgepv_status edgepv_scores(const edgepv_session *session, const float **data, s
         return EDGEPV_INPUT;
     *data = session->scores;
     *values = session->model->label_count;
+    return EDGEPV_OK;
+}
+
+edgepv_status edgepv_ids(const edgepv_session *session, const int32_t **ids, size_t *count)
+{
+    if (session == NULL || ids == NULL || count == NULL || !session->answered || session->model->particles == 0)
+        return EDGEPV_INPUT;
+    *ids = session->particles.ids;
+    *count = session->particles.count;
     return EDGEPV_OK;
 }
 
