@@ -3,4 +3,8 @@
 ``c`` holds what every firmware shares; the rest reads a step graph and writes the C of one model.
 """
 
-__all__: list[str] = []
+from __future__ import annotations
+
+from edgepv.firmware.generator import FLAGS, Firmware, generate
+
+__all__ = ["FLAGS", "Firmware", "generate"]

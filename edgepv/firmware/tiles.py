@@ -1,0 +1,41 @@
+"""How a layer is cut into tiles whose sums stay in registers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+MOST_PIXELS = (3, 6, 14)
+"""Pixels of 16 channels whose sums fit the registers: 16 of 4 lanes; 16 of 8, or 32 of 4; 32 of 16."""
+LEAST_PIXELS = 4
+"""Fewer sums than this take as long: each waits for the one before it."""
+OVERHEAD = 1.0
+"""What the start and the end of a tile cost, in pixels."""
+
+
+def tile(height: int, width: int, most: int) -> tuple[int, int]:
+    """(rows, columns) of the tile of at most ``most`` pixels that covers an image for the least cost."""
+    shapes = [(r, c) for r in range(1, min(most, height) + 1) for c in range(1, min(most // r, width) + 1)]
+    return min(shapes, key=lambda shape: (_cost(height, width, *shape), _kinds(height, width, *shape), shape))
+
+
+def _cost(height: int, width: int, rows: int, columns: int) -> float:
+    pieces = [(r, c) for r in _cut(height, rows) for c in _cut(width, columns)]
+    return sum(max(r * c, LEAST_PIXELS) + OVERHEAD for r, c in pieces)
+
+
+def _kinds(height: int, width: int, rows: int, columns: int) -> int:
+    return len(set(_cut(height, rows))) * len(set(_cut(width, columns)))
+
+
+def _cut(length: int, size: int) -> Iterator[int]:
+    """Lengths of the pieces that ``length`` is cut into: of ``size``, and what is left."""
+    yield from [size] * (length // size)
+    if length % size:
+        yield length % size
+
+
+def picks(height: int, width: int) -> tuple[str, str]:
+    """The C of a tile's (rows, columns), chosen when the compiler knows its lanes."""
+    choices = [tile(height, width, most) for most in MOST_PIXELS]
+    rows, columns = ([str(choice[axis]) for choice in choices] for axis in (0, 1))
+    return f"EDGEPV_PICK({', '.join(rows)})", f"EDGEPV_PICK({', '.join(columns)})"
