@@ -1,4 +1,4 @@
-"""The text of a model's C source: its constants, a function for each layer, and what makes it an edgepv_model."""
+"""The text of a model's C: its constants, a function for each layer, and what makes it an edgepv_model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MOST_TEXT_FLOATS = 512 * 1024
 """More constants than these 2 MiB are a file of their own, as compilers take minutes over that much text."""
 FLOAT_BYTES = 4
 HEAD_WORDS = 2
-"""Words of a state's bookkeeping for each state: the lane of the next step, and how many steps do not count yet."""
+"""Kept of each state beside the heads of its lanes: the lane of the next step, and the steps to wait."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,8 @@ def _constants(model: Model) -> str:
     lines = [", ".join(literal(v) for v in weights[at : at + 8]) + "," for at in range(0, len(weights), 8)]
     body = "\n".join(f"    {line}" for line in lines)
     return (
-        f"#if defined(__GNUC__) && defined(__ELF__)\n#define PLACED {section}\n#else\n#define PLACED\n#endif\n"
+        f"#if defined(__GNUC__) && defined(__ELF__)\n#define PLACED {section}\n#else\n#define PLACED\n"
+        "#endif\n"
         f"static const float W[{len(weights)}] PLACED = {{\n{body}\n}};"
     )
 
@@ -119,12 +120,12 @@ def _states(model: Model) -> str:
         "/* A state is a ring of places, or several, one for each step of its period. */\n"
         "typedef struct {\n"
         "    uint32_t base, floats;                 /* where the first place lies, and how large each is */\n"
-        "    uint32_t places, fresh, period, first; /* fresh: places that a step fills; first: step that counts */\n"
+        "    uint32_t places, fresh, period, first; /* fresh: that a step fills; first: step that counts */\n"
         "    uint32_t words;                        /* lane, steps to wait, head of every lane */\n"
         "} ring;\n"
         f"static const ring rings[] = {{\n{body}\n}};\n"
         f"enum {{ RINGS = {len(model.rings)} }};\n\n"
-        "static inline float *place(const uint32_t *words, float *state, const ring *r, const uint32_t age) {\n"
+        "static inline float *place(const uint32_t *words, float *state, const ring *r, uint32_t age) {\n"
         "    const uint32_t lane = words[r->words];\n"
         "    const uint32_t head = words[r->words + 2 + lane];\n"
         "    return state + r->base + (size_t)(lane * r->places + (head + age) % r->places) * r->floats;\n"
@@ -159,8 +160,8 @@ def _pointer(model: Model, view: View) -> str:
 
 def _run(model: Model) -> str:
     lines = [
-        "static edgepv_status run(const edgepv_model *model, void *state_memory, void *arena_memory, float *outputs,",
-        "                         const volatile uint32_t *cancel) {",
+        "static edgepv_status run(const edgepv_model *model, void *state_memory, void *arena_memory,",
+        "                         float *outputs, const volatile uint32_t *cancel) {",
         "    float *const arena = arena_memory;",
     ]
     for number, ring in enumerate(model.rings):
@@ -239,9 +240,13 @@ def _state(model: Model) -> str:
         view = ring.views[0]
         if ring.rows == 1 and view.dense:
             cases.append(
-                f"    case {number}:\n        return place(words, state, &rings[{number}], 0) + {view.offset};"
+                f"    case {number}:\n"
+                f"        return place(words, state, &rings[{number}], 0) + {view.offset};"
             )
-    head = "static float *state_of(const edgepv_model *model, void *state_memory, uint32_t index) {\n    (void)model;\n"
+    head = (
+        "static float *state_of(const edgepv_model *model, void *state_memory, uint32_t index) {\n"
+        "    (void)model;\n"
+    )
     if not cases:
         return head + "    (void)state_memory, (void)index;\n    return NULL;\n}"
     return (
@@ -251,7 +256,7 @@ def _state(model: Model) -> str:
 
 
 def _text(value: str) -> str:
-    """A string as C has it: JSON's escapes, without its \\u, which C has not below U+00A0."""
+    """A string as C has it: with JSON's escapes, but control characters in octal, as C knows no others."""
     quoted = json.dumps(value, ensure_ascii=False).replace("?", "\\?")
     return re.sub(r"\\u([0-9a-f]{4})", lambda m: f"\\{int(m[1], 16):03o}", quoted)
 
@@ -270,8 +275,9 @@ def _record(model: Model) -> str:
     scale = [np.float32(1 / 255) / np.float32(std) for std in spec.std[:colours]]
     shift = [np.float32(mean) / np.float32(std) for mean, std in zip(spec.mean, spec.std[:colours])]
     fields = {
-        "size": "sizeof(edgepv_model)", "abi": "EDGEPV_ABI", "name": _text(spec.name), "digest": _text(model.digest),
-        "task": _text(spec.task), "labels": "labels" if spec.labels else "NULL", "label_count": len(spec.labels),
+        "size": "sizeof(edgepv_model)", "abi": "EDGEPV_ABI", "name": _text(spec.name),
+        "digest": _text(model.digest), "task": _text(spec.task),
+        "labels": "labels" if spec.labels else "NULL", "label_count": len(spec.labels),
         "probabilities": int(spec.scores == "probabilities"),
         "width": spec.input.shape[3], "height": spec.input.shape[2], "channels": colours,
         "rgb": int(spec.colour == "rgb"),
@@ -282,7 +288,8 @@ def _record(model: Model) -> str:
         "input": f"{{{(model.plan.offsets[place.buffer] + place.offset) * FLOAT_BYTES}, {place.strides[2]}, "
         f"{place.strides[0]}}}",
         "output_count": len(spec.answers), "state_count": len(stream.states), "outputs": "outputs",
-        "output_values": offset, "state_bytes": model.state_bytes, "arena_bytes": model.plan.floats * FLOAT_BYTES,
+        "output_values": offset, "state_bytes": model.state_bytes,
+        "arena_bytes": model.plan.floats * FLOAT_BYTES,
         "reset": "reset", "run": "run", "commit": "commit", "state": "state_of",
     }  # fmt: skip
     body = "\n".join(f"    .{key} = {value}," for key, value in fields.items())

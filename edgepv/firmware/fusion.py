@@ -16,8 +16,8 @@ PRODUCTS = frozenset({"Conv", "MatMul", "Gemm"})
 class Product:
     """A convolution or a matrix product with what its sums become.
 
-    bias: a constant added to the matrix product. residual: the value that is added to the sums before ``act``.
-    scale: of each input channel, "" for none; source: what is then read instead of the node's own input.
+    bias: a constant added to the matrix product. residual: the value that is added to the sums before
+    ``act``. scale: of each input channel, "" for none; source: what is then read instead of the node's input.
     """
 
     node: Node
@@ -30,13 +30,13 @@ class Product:
 
 @dataclass
 class Fusions:
-    """products: by the value that such a group ends in. inside: nodes that run as a part of another's group."""
+    """products: by the value that such a group ends in. inside: outputs of nodes in others' groups."""
 
     products: dict[str, Product] = field(default_factory=dict)
     inside: set[str] = field(default_factory=set)
 
     def hide(self, node: Node) -> None:
-        """This node runs in another's group."""
+        """Run a node in another's group."""
         self.inside.add(node.output)
 
 

@@ -24,10 +24,10 @@ FLAGS = ("-std=gnu99", "-O3", "-ffp-contract=fast")
 class Firmware:
     """One model as C.
 
-    sources: file name -> its bytes: model.c, the kernels it includes, and the weights where they are a file of
-    their own, which the assembler must find (-Wa,-I and the folder). symbol: of the ``const edgepv_model``.
-    state_bytes, arena_bytes: RAM of a session beside its outputs. liveness_bound: bytes below which no arena can
-    be. weight_bytes: constants, in flash.
+    sources: file name -> its bytes: model.c, the kernels it includes, and the weights where they are a file
+    of their own, which the assembler must find (-Wa,-I and the folder). symbol: of the ``const
+    edgepv_model``. state_bytes, arena_bytes: RAM of a session beside its outputs. liveness_bound: bytes below
+    which no arena can be. weight_bytes: constants, in flash.
     """
 
     sources: dict[str, bytes]
@@ -41,7 +41,7 @@ class Firmware:
 def generate(variant: Variant, onnx_bytes: bytes, digest: str) -> Firmware:
     """The C of a float ONNX file that is stepped. digest: what the model says it was made from.
 
-    The same input gives the same bytes. Raises UsageError, with operator and node, for what cannot be generated.
+    The same input gives the same bytes. Raises UsageError, with operator and node, for what cannot be made.
     """
     stream = variant.stream
     if variant.form != "step" or stream is None:

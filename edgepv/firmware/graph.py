@@ -70,7 +70,7 @@ class Graph:
 
 
 def read(onnx_bytes: bytes) -> Graph:
-    """The graph of an ONNX file. Raises UsageError for shapes that are not static and types that are not float32."""
+    """The graph of an ONNX file. Raises UsageError for shapes that are not static, or types not float32."""
     onnx = need("onnx", extra="cpu")
     model = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(onnx_bytes), data_prop=True)
     proto = model.graph

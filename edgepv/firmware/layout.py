@@ -14,8 +14,8 @@ SLICING = frozenset({"Concat", "Slice", "Split"})
 def images(graph: Graph, rings: list[Ring]) -> set[str]:
     """Values (N, C, H, W) that lie with their channels innermost.
 
-    What a spatial operator reads or writes is one, and so is what is combined with one element by element, cut
-    out of it, put together with it, or kept of it as a state.
+    What a spatial operator reads or writes is one, and so is what is combined with one element by element,
+    cut out of it, put together with it, or kept of it as a state.
     """
     groups: dict[str, str] = {}
 

@@ -16,8 +16,8 @@ from edgepv.firmware.fusion import Fusions, Product, fuse
 from edgepv.firmware.graph import Graph, Node
 from edgepv.firmware.loops import nest
 from edgepv.firmware.operators import convolution, matrix, pointwise, pool, reduction, resize, shape, softmax
-from edgepv.firmware.program import Layer, Weights, zero_border
 from edgepv.firmware.operators.reduction import axes_of
+from edgepv.firmware.program import Layer, Weights, zero_border
 from edgepv.firmware.states import RESHAPES, Ring, root_of
 from edgepv.firmware.views import (
     LEAST_CHANNELS,
@@ -231,7 +231,7 @@ class Lowering:
         return self._laid_out(name, view, border)
 
     def mean_of(self, name: str) -> View | None:
-        """Where the mean of a value over the picture is to be written, if it is wanted and has room for vectors."""
+        """Where the mean of a value over the picture goes, if it is wanted and has room for vectors."""
         users = list(self.graph.users.get(name, []))
         for user in users:
             if user.op in RESHAPES:
@@ -269,8 +269,7 @@ def is_image(view: View) -> bool:
     """Whether a view's channels are innermost and its pixels lie as images do."""
     _, c, h, w = view.shape
     pixel, row = view.strides[3], view.strides[2]
-    packed = (c == 1 or view.strides[1] == 1) and (w == 1 or pixel >= c) and (h == 1 or row >= pixel * w)
-    return packed
+    return (c == 1 or view.strides[1] == 1) and (w == 1 or pixel >= c) and (h == 1 or row >= pixel * w)
 
 
 Lower: TypeAlias = Callable[[Lowering, Node], None]

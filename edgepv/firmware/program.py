@@ -10,14 +10,14 @@ import numpy as np
 from edgepv.firmware.views import Border, Buffer, View, plain
 
 ALIGN_FLOATS = 16
-"""Constants and buffers begin at multiples of this: 64 bytes, EDGEPV_ALIGN, the widest vector and a cache line."""
+"""Constants and buffers begin at multiples of this: 64 bytes, EDGEPV_ALIGN, the widest vector."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One C function. kind, node: what it is, and of which node. inputs, outputs: its parameters x0... and y0...
+    """One C function. kind, node: what it is, and of which node.
 
-    body: the lines of it. bordered: outputs whose borders must be zeroed before.
+    inputs, outputs: its parameters x0, x1 and so on, and y0 and so on. body: the lines of it.
     """
 
     kind: str

@@ -19,9 +19,8 @@ RESHAPES = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Identity", "Flatten", 
 class Ring:
     """One state. rows: places that a step reads, oldest first; fresh: places that it fills.
 
-    A state that is replaced is one row along no axis. value: what fills the fresh places, a value of the graph
-    along ``axis``, or of one row. lanes: as many rings as the state has a period. first: the first step whose
-    value counts. places: memory of every place, those of the rows first; floats: of one.
+    A state that is replaced is one row along no axis. values: what fills the fresh places. places: memory of
+    every place, those of the rows first; views: the rows that lie there.
     """
 
     name: str
@@ -35,7 +34,7 @@ class Ring:
 
     @property
     def floats(self) -> int:
-        """Of one place, so that the next lies as aligned."""
+        """Of one place, so that the next lies aligned."""
         return -(-self.places[0].floats // 16) * 16
 
     def row_shape(self, graph: Graph) -> Shape:
@@ -49,8 +48,8 @@ class Ring:
 def ring_of(graph: Graph, state: StateSpec, name: str, output: str) -> Ring:
     """How one state is kept. name, output: of it in the graph.
 
-    A state that a model shifts by itself (it takes off the oldest rows of a concatenation) is a ring as well as
-    one that the host shifts, and costs no copies.
+    A state that a model shifts by itself (it takes off the oldest rows of a concatenation) is a ring as well
+    as one that the host shifts, and costs no copies.
     """
     if state.update == "shift":
         return Ring(name, state, 0, state.shape[0], state.fresh, (output,))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Literal, TypeAlias
 
 Shape: TypeAlias = tuple[int, ...]
@@ -39,10 +40,10 @@ class Border:
 
 @dataclass(eq=False)
 class Buffer:
-    """Memory of one value. floats: its size. border: of zeros around the image of (height, width) that it is.
+    """Memory of one value. floats: its size. border: of zeros, around the image of (height, width) it is.
 
-    kind: "arena" and "input" are planned; a "slot" is one place of a state, told by the state's number and the
-    place's age; "output" and "weights" lie at ``offset``.
+    kind: "arena" and "input" are planned; a "slot" is one place of a state, told by the state's number and
+    the place's age; "output" and "weights" lie at ``offset``.
     """
 
     name: str
@@ -137,7 +138,7 @@ def image(buffer: Buffer, shape: Shape, border: Border) -> View:
 def _restrided(shape: Shape, strides: Shape, wanted: Shape) -> Shape | None:
     """Strides under which the same floats have another shape; None if no strides do.
 
-    Both shapes are cut into the shortest runs of axes with equal products; a run must be contiguous in itself.
+    Both shapes are cut into the shortest runs of axes with equal products; a run must be contiguous.
     """
     if math.prod(shape) != math.prod(wanted):
         return None
@@ -156,7 +157,7 @@ def _restrided(shape: Shape, strides: Shape, wanted: Shape) -> Shape | None:
                 j += 1
                 theirs *= wanted[j]
         run = old[first_i : i + 1]
-        if any(s != n_next * s_next for (_, s), (n_next, s_next) in zip(run, run[1:])):
+        if any(s != n_next * s_next for (_, s), (n_next, s_next) in pairwise(run)):
             return None
         stride = run[-1][1]
         for axis in range(j, first_j - 1, -1):

@@ -126,11 +126,11 @@ EDGEPV_INLINE void edgepv_tile(const size_t block, const size_t tr, const size_t
 #endif
 }
 
-/* tr rows of one block, from row oy on. */
-EDGEPV_INLINE void edgepv_rows(const size_t block, const size_t c, const size_t tr, const size_t tc,
-                               const edgepv_shape s, const edgepv_act act, const size_t oy,
+/* tr rows of one block, from row oy on; room: channels of it that y has. */
+EDGEPV_INLINE void edgepv_rows(const size_t block, const size_t room, const size_t c, const size_t tr,
+                               const size_t tc, const edgepv_shape s, const edgepv_act act, const size_t oy,
                                const float *const *x, const float *w, const float *b, const float *r, float *y) {
-    const size_t room = edgepv_least(block, s.padded - c), rest = s.width % tc;
+    const size_t rest = s.width % tc;
     const float *wb = w + c * s.sources * s.taps_down * s.taps_across * s.channels;
     size_t ox = 0;
     for (; ox + tc <= s.width; ox += tc) {
@@ -150,24 +150,24 @@ EDGEPV_INLINE void edgepv_convolve(const edgepv_shape s, const edgepv_act act, c
                                    const float *const *x, const float *w, const float *b, const float *r,
                                    float *y) {
     const size_t whole = s.answers / EDGEPV_BLOCK * EDGEPV_BLOCK, tail = s.answers - whole;
-    const size_t last = tail > 8 ? 16 : 8, below = s.height % tr;
+    const size_t last = tail > 8 ? 16 : 8, room = edgepv_least(last, s.padded - whole), below = s.height % tr;
     if (s.blocks_first) {
         for (size_t c = 0; c < whole; c += EDGEPV_BLOCK) {
             size_t oy = 0;
             for (; oy + tr <= s.height; oy += tr) {
-                edgepv_rows(16, c, tr, tc, s, act, oy, x, w, b, r, y);
+                edgepv_rows(16, 16, c, tr, tc, s, act, oy, x, w, b, r, y);
             }
             if (below) {
-                edgepv_rows(16, c, below, tc, s, act, oy, x, w, b, r, y);
+                edgepv_rows(16, 16, c, below, tc, s, act, oy, x, w, b, r, y);
             }
         }
         if (tail) {
             size_t oy = 0;
             for (; oy + tr <= s.height; oy += tr) {
-                edgepv_rows(last, whole, tr, tc, s, act, oy, x, w, b, r, y);
+                edgepv_rows(last, room, whole, tr, tc, s, act, oy, x, w, b, r, y);
             }
             if (below) {
-                edgepv_rows(last, whole, below, tc, s, act, oy, x, w, b, r, y);
+                edgepv_rows(last, room, whole, below, tc, s, act, oy, x, w, b, r, y);
             }
         }
         return;
@@ -175,18 +175,18 @@ EDGEPV_INLINE void edgepv_convolve(const edgepv_shape s, const edgepv_act act, c
     size_t oy = 0;
     for (; oy + tr <= s.height; oy += tr) {
         for (size_t c = 0; c < whole; c += EDGEPV_BLOCK) {
-            edgepv_rows(16, c, tr, tc, s, act, oy, x, w, b, r, y);
+            edgepv_rows(16, 16, c, tr, tc, s, act, oy, x, w, b, r, y);
         }
         if (tail) {
-            edgepv_rows(last, whole, tr, tc, s, act, oy, x, w, b, r, y);
+            edgepv_rows(last, room, whole, tr, tc, s, act, oy, x, w, b, r, y);
         }
     }
     if (below) {
         for (size_t c = 0; c < whole; c += EDGEPV_BLOCK) {
-            edgepv_rows(16, c, below, tc, s, act, oy, x, w, b, r, y);
+            edgepv_rows(16, 16, c, below, tc, s, act, oy, x, w, b, r, y);
         }
         if (tail) {
-            edgepv_rows(last, whole, below, tc, s, act, oy, x, w, b, r, y);
+            edgepv_rows(last, room, whole, below, tc, s, act, oy, x, w, b, r, y);
         }
     }
 }

@@ -51,7 +51,7 @@ EDGEPV_INLINE V EDGEPV_N(edgepv_part)(const float *p, const size_t room) {
         return EDGEPV_LOAD(p);
     }
     float lanes[EDGEPV_L] = {0};
-    for (size_t i = 0; i < room; i++) {
+    for (size_t i = 0; i < EDGEPV_L && i < room; i++) {
         lanes[i] = p[i];
     }
     return EDGEPV_LOAD(lanes);
@@ -64,7 +64,7 @@ EDGEPV_INLINE void EDGEPV_N(edgepv_put)(float *p, const V v, const size_t room) 
     }
     float lanes[EDGEPV_L];
     EDGEPV_STORE(lanes, v);
-    for (size_t i = 0; i < room; i++) {
+    for (size_t i = 0; i < EDGEPV_L && i < room; i++) {
         p[i] = lanes[i];
     }
 }

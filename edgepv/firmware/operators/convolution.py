@@ -8,7 +8,6 @@ import numpy as np
 
 from edgepv.firmware.graph import Node
 from edgepv.firmware.layout import needed_border, window
-from edgepv.firmware.loops import nest
 from edgepv.firmware.operators.pointwise import act_of, expression
 from edgepv.firmware.tiles import picks
 from edgepv.firmware.views import LEAST_CHANNELS, Border, Parts, View, padded
@@ -88,10 +87,10 @@ def _dense(low: Lowering, product: Product, w: np.ndarray, bias: np.ndarray) -> 
     scale = low.view(product.scale) if product.scale else None
     y = low.result(end)
     frames, answers, height, width = y.shape
-    if (height, width) == (1, 1) and w.shape[2:] == (1, 1) and frames == 1 and scale is None and not residual:
-        if len(sources) == 1 and sources[0].shape[2:] == (1, 1):
-            dense(low, node.name, sources[0], w[:, :, 0, 0], bias, y, room(y), act)
-            return
+    vector = (height, width) == w.shape[2:] == sources[0].shape[2:] == (1, 1) and frames == len(sources) == 1
+    if vector and scale is None and residual is None:
+        dense(low, node.name, sources[0], w[:, :, 0, 0], bias, y, room(y), act)
+        return
     strides, dilations, pads = window(node)
     x = sources[0]
     _, _, row, pixel = x.strides
@@ -193,7 +192,7 @@ def _is_over_time(low: Lowering, product: Product) -> bool:
 
 
 def _taps(low: Lowering, product: Product, w: np.ndarray, bias: np.ndarray) -> None:
-    """One weight for each frame and channel; where the mean over the picture is wanted, it is taken on the way."""
+    """One weight for each frame and channel; the mean over the picture on the way, if it is wanted."""
     node, (end, act) = product.node, ending(low, product)
     value = low.values[product.source]
     assert isinstance(value, Parts)
@@ -277,6 +276,3 @@ def _grouped(low: Lowering, product: Product, w: np.ndarray, bias: np.ndarray) -
 
 def _acted(low: Lowering, act: Node | None, value: str) -> str:
     return value if act is None else expression(low.graph, act, [value])
-
-
-__all__ = ["dense", "ending", "lengthened", "lower", "nest", "packed", "room", "shape_lines"]

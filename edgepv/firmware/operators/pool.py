@@ -70,10 +70,10 @@ def _pool(
             f"    for (size_t u = 0; u < {width}; u++) {{",
             f"        const size_t top = edgepv_above(v * {strides[0]}, {pads[0]});",
             f"        const size_t left = edgepv_above(u * {strides[1]}, {pads[1]});",
-            f"        const size_t rows = edgepv_least(v * {strides[0]} + {kernel[0]}, {x.shape[2] + pads[0]})"
-            f" - {pads[0]} - top;",
-            f"        const size_t columns = edgepv_least(u * {strides[1]} + {kernel[1]}, {x.shape[3] + pads[1]})"
-            f" - {pads[1]} - left;",
+            f"        const size_t rows = edgepv_least(v * {strides[0]} + {kernel[0]},"
+            f" {x.shape[2] + pads[0]}) - {pads[0]} - top;",
+            f"        const size_t columns = edgepv_least(u * {strides[1]} + {kernel[1]},"
+            f" {x.shape[3] + pads[1]}) - {pads[1]} - left;",
             *(f"        {line}" for line in lines),
             "    }",
         ),
