@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from dataclasses import dataclass
@@ -256,9 +255,10 @@ def _state(model: Model) -> str:
 
 
 def _text(value: str) -> str:
-    """A string as C has it: with JSON's escapes, but control characters in octal, as C knows no others."""
-    quoted = json.dumps(value, ensure_ascii=False).replace("?", "\\?")
-    return re.sub(r"\\u([0-9a-f]{4})", lambda m: f"\\{int(m[1], 16):03o}", quoted)
+    """A string as C has it: UTF-8, and what could mean anything else to C, such as a trigraph, in octal."""
+    plain = set(range(32, 127)) - set(b'"\\?')
+    letters = (chr(b) if b in plain else f"\\{b:03o}" for b in value.encode("utf-8", "replace"))
+    return f'"{"".join(letters)}"'
 
 
 def _record(model: Model) -> str:
