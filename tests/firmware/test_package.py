@@ -130,6 +130,24 @@ def test_cmake_builds_tests_and_installs_it_for_find_package_and_pkg_config(
     assert call(user / "plain") == "tiny-step\n"
 
 
+def test_large_weights_are_a_file_that_cmake_and_plain_compilers_find(
+    step_bundle: Path, tmp_path: Path, run: Run, compiling: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not shutil.which("cmake"):
+        pytest.skip("cmake is not installed")
+    monkeypatch.setattr("edgepv.firmware.emission.MOST_TEXT_FLOATS", 100)
+    folder, build = tmp_path / "fw", tmp_path / "build"
+    assert run("firmware", step_bundle, "--out", folder)[0] == 0
+    (weights,) = folder.glob("*.weights")
+    assert weights.stat().st_size == json.loads((folder / "sizes.json").read_text())["weights_bytes"]
+    call("cmake", "-S", folder, "-B", build)
+    call("cmake", "--build", build)
+    assert rmse_of(call(build / "selftest")) < 1e-5
+    plain = found(r"\n    (gcc .*) && ./selftest\n", (folder / "README.md").read_text())
+    call("sh", "-c", f"cd {folder} && {plain}")
+    assert rmse_of(call(folder / "selftest")) < 1e-5
+
+
 def test_sizes_are_those_of_the_model(folder: Path, step_bundle: Path) -> None:
     sizes = json.loads((folder / "sizes.json").read_text())
     weights = 4 * (3 * 8 * 9 + 8 + 8 * 2 + 8 + 8 * 8 * 9 + 8 + 8 * 2 + 2)
