@@ -108,13 +108,15 @@ def weights_file(model: Model) -> str:
 
 def _states(model: Model) -> str:
     """The rings of all states, as data."""
+    if not model.rings:
+        return "/* This model has no states. */"
     rows, word = [], 0
     for base, ring in zip(model.bases(), model.rings):
         period = ring.state.period
         counts = f"{len(ring.places)}u, {ring.fresh}u, {period}u, {ring.state.first}u"
         rows.append(f"    {{{base}u, {ring.floats}u, {counts}, {word}u}}, /* {_comment(ring.name)} */")
         word += HEAD_WORDS + period
-    body = "\n".join(rows) or "    {0u, 0u, 1u, 1u, 1u, 0u, 0u},"
+    body = "\n".join(rows)
     return (
         "/* A state is a ring of places, or several, one for each step of its period. */\n"
         "typedef struct {\n"

@@ -72,29 +72,33 @@ class Graph:
 def read(onnx_bytes: bytes) -> Graph:
     """The graph of an ONNX file. Raises UsageError for shapes that are not static, or types not float32."""
     onnx = need("onnx", extra="cpu")
-    model = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(onnx_bytes), data_prop=True)
+    model = onnx.load_model_from_string(onnx_bytes)
+    nodes = [_node(onnx, place, item) for place, item in enumerate(model.graph.node)]
+    model = onnx.shape_inference.infer_shapes(model, data_prop=True)
     proto = model.graph
     infos = {v.name: v.type.tensor_type for v in (*proto.value_info, *proto.input, *proto.output)}
     shapes = {name: tuple(d.dim_value for d in kind.shape.dim) for name, kind in infos.items()}
     constants = {t.name: onnx.numpy_helper.to_array(t) for t in proto.initializer}
-    nodes = []
-    for place, item in enumerate(proto.node):
-        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in item.attribute}
-        name = item.name or f"{item.op_type.lower()}_{place}"
-        node = Node(item.op_type, name, tuple(item.input), tuple(item.output), attributes)
-        if item.domain not in DOMAINS:
-            raise node.refusal(
-                f"it is of the domain '{item.domain}', and only ONNX's own operators are known"
-            )
+    left = []
+    for item, node in zip(proto.node, nodes, strict=True):
         folded = _folded(onnx, item, node, constants, shapes, model.opset_import)
         constants.update(folded)
         if not folded:
-            nodes.append(node)
+            left.append(node)
     shapes |= {name: value.shape for name, value in constants.items()}
     inputs = tuple(v.name for v in proto.input if v.name not in constants)
     outputs = tuple(v.name for v in proto.output)
-    _check(onnx, nodes, infos, inputs)
-    return Graph(_needed(nodes, outputs), constants, shapes, inputs, outputs)
+    _check(onnx, left, infos, inputs)
+    return Graph(_needed(left, outputs), constants, shapes, inputs, outputs)
+
+
+def _node(onnx: Any, place: int, item: Any) -> Node:
+    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in item.attribute}
+    name = item.name or f"{item.op_type.lower()}_{place}"
+    node = Node(item.op_type, name, tuple(item.input), tuple(item.output), attributes)
+    if item.domain not in DOMAINS:
+        raise node.refusal(f"it is of the domain '{item.domain}', and only ONNX's own operators are known")
+    return node
 
 
 def _folded(

@@ -95,12 +95,23 @@ EDGEPV_INLINE void EDGEPV_N(edgepv_tile)(const size_t nv, const size_t tr, const
             for (size_t across = 0; across < s.taps_across; across++) {
                 const float *q = x[k] + at + down * s.tap_row + across * s.tap_pixel;
                 for (size_t i = 0; i < s.channels; i++, w += EDGEPV_L * nv) {
+#if EDGEPV_L > 1
+                    V weights[EDGEPV_BLOCK / (EDGEPV_L > 8 ? 16 : EDGEPV_L)];
                     EDGEPV_UNROLL
                     for (size_t v = 0; v < nv; v++) {
-                        const V weight = EDGEPV_LOAD(w + EDGEPV_L * v);
+                        weights[v] = EDGEPV_LOAD(w + EDGEPV_L * v);
+                    }
+#endif
+                    EDGEPV_UNROLL
+                    for (size_t p = 0; p < tr * tc; p++) { /* one value in a register at a time */
+                        const float value = q[p / tc * s.step_row + p % tc * s.step_pixel + i];
                         EDGEPV_UNROLL
-                        for (size_t p = 0; p < tr * tc; p++) {
-                            sums[p][v] += q[p / tc * s.step_row + p % tc * s.step_pixel + i] * weight;
+                        for (size_t v = 0; v < nv; v++) {
+#if EDGEPV_L == 1 /* one pixel: every weight is used once, and registers are few */
+                            sums[p][v] += value * w[v];
+#else
+                            sums[p][v] += value * weights[v];
+#endif
                         }
                     }
                 }
