@@ -4,6 +4,7 @@ __all__ = [
     "audit",
     "cost",
     "for_cpu",
+    "for_firmware",
     "for_jetson",
     "for_mobile",
     "for_null",

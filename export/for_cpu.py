@@ -1,4 +1,4 @@
-"""Pack for a CPU: a float ONNX that both engines run, an INT8 ONNX for each, and NNCF's own for OpenVINO."""
+"""Pack for a CPU: a float ONNX that engines and C run, an INT8 ONNX for each engine, and NNCF's own."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from edgepv.base.optional import need
 from edgepv.errors import TargetUnavailableError, UsageError
 from edgepv.export.request import EVEN, FLAT, BuildRequest, BuildResult
 from edgepv.export.sums import saturating
+from edgepv.firmware.compiled import objects_for_others
+from edgepv.firmware.compiler import compiler, needed
 from edgepv.types import Variant
 
+NATIVE = "native-fp32"
 VARIANTS = (
     "onnxruntime-fp32",
     "openvino-fp32",
@@ -19,6 +22,7 @@ VARIANTS = (
     "onnxruntime-int8",
     "openvino-int8",
     "openvino-int8-nncf",
+    NATIVE,
 )
 """All there are; those of a flat clip model end in FLAT."""
 STEPS = {"onnxruntime-int8": "mixed", "openvino-int8": "mixed", "openvino-int8-nncf": "int8-openvino"}
@@ -53,9 +57,22 @@ def build(request: BuildRequest) -> BuildResult:
                 with request.attempt(ours):
                     even = request.compress("equalise", {}, base, EVEN.format(form))
                     variants += _named(request, request.compress(STEPS[name], fixed, even, ending), (ours,))
+    if request.wants(NATIVE, "fp32") and (request.only == NATIVE or compiler()):
+        with request.attempt(NATIVE):
+            variants += _native(request)
     request.failed.update(_unsafe(request, variants))
     kept = tuple(v for v in variants if v.name not in request.failed)
     return BuildResult(kept, floats=_floats(request, kept))
+
+
+def _native(request: BuildRequest) -> list[Variant]:
+    """The step as C, with its objects beside the float file for machines that have no compiler."""
+    needed()
+    base, onnx = request.base, (request.folder / request.base.path).read_bytes()
+    request.say("compiling the step as C")
+    for suffix, data in objects_for_others(base, onnx).items():
+        (request.folder / base.path).with_suffix(suffix).write_bytes(data)
+    return [replace(base, name=NATIVE, engine="native")]
 
 
 def _floats(request: BuildRequest, variants: Sequence[Variant]) -> tuple[Variant, ...]:

@@ -19,6 +19,8 @@ from support import CLIPS, ROOT, SPEC, TINY, Run, Tiny, in_this_process, made_on
 from edgepv.base import isolated
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# an export compiles its model where a compiler is; the tests of that ask for it (``compiling``)
+os.environ["EDGEPV_CC"] = "none"
 # torch keeps compiled headers where TMPDIR was when it was imported: in a folder of a command, which goes
 os.environ.setdefault("TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS", "0")
 # Python looks for garbage after each 700 new objects; among the millions that torch and the converters hold,
@@ -82,6 +84,16 @@ def apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every tool in a process of its own, as users have it."""
     for place in IN_PROCESSES:
         monkeypatch.setattr(place, isolated.call)
+
+
+@pytest.fixture
+def compiling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models are compiled where a compiler is here, as users have it."""
+    from edgepv.firmware import compiler
+
+    monkeypatch.delenv(compiler.VARIABLE, raising=False)
+    if compiler.compiler() is None:
+        pytest.skip("no C compiler is here: install gcc or clang")
 
 
 @pytest.fixture

@@ -60,7 +60,14 @@ def test_the_target_is_listed_beside_ours(edgepv: Command) -> None:
     done = edgepv("targets", "--json")
     assert done.returncode == 0 and not done.stderr
     found = {row["name"]: row["engines"] for row in json.loads(done.stdout)}
-    assert found["board"] == ["board-npu"] and set(found) == {"board", "cpu", "jetson", "mobile", "null"}
+    assert found["board"] == ["board-npu"] and set(found) == {
+        "board",
+        "cpu",
+        "firmware",
+        "jetson",
+        "mobile",
+        "null",
+    }
 
 
 def test_its_engine_is_examined_timed_and_asked_what_it_ran(board_bundle: Path) -> None:

@@ -38,6 +38,12 @@ ENGINES = Registry(
             tensors="edgepv.export.parity:onnx_tensors",
             stand_in="onnxruntime",
         ),
+        "native": EngineSpec(
+            opener="edgepv.runtimes.engines.native:open",
+            version="edgepv.firmware.compiler:version",
+            beside=(".x86-64-v3.so", ".arm64.so"),
+            replays=(".onnx",),
+        ),
         "null": EngineSpec(opener="edgepv.runtimes.engines.null:open"),
     },
 )

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from edgepv.base.engines import ENGINES
+from edgepv.base.registry import resolve
 from edgepv.types import DeviceFacts, Json, MachineLoad, Proof
 
 TELLING_FLAGS = (
@@ -111,8 +112,9 @@ def others_and_steal(
 
 def proof(engine: str) -> Proof:
     """What an answer of this engine rests on here. Raises UsageError for an engine that nobody offers."""
-    facts = device_facts()
-    version = next(iter(versions(ENGINES.find(engine).packages).values()), "")
+    facts, spec = device_facts(), ENGINES.find(engine)
+    installed = versions(spec.packages)
+    version = resolve(spec.version)() if spec.version else next(iter(installed.values()), "")
     return Proof(facts.arch, facts.flags, f"{engine} {version}".strip())
 
 

@@ -2,14 +2,17 @@
 
 An ONNX file may name other files, or an address in memory, as the place of its weights. An OpenVINO .xml
 names places in its .bin. A TFLite file is a flatbuffer, full of offsets that LiteRT follows unchecked.
+Machine code cannot be examined: it is refused unless a signature vouches for its bytes.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
+import os
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NoReturn
 
 from edgepv.errors import UsageError
@@ -270,6 +273,31 @@ def _number(data: bytes, form: str, at: int) -> int:
         raise struct.error
     number: int = struct.unpack_from(form, data, at)[0]
     return number
+
+
+TRUST = "EDGEPV_TRUST_NATIVE"
+"""Environment variable: 1 lets machine code of any bundle run, signed or not."""
+_vouched: set[str] = set()
+
+
+def vouch(digests: Iterable[str]) -> None:
+    """From now on this process runs files of these SHA-256: a signature that was verified covers them."""
+    _vouched.update(digests)
+
+
+def vouched() -> tuple[str, ...]:
+    """Every SHA-256 that was vouched for, for a process that works for this one."""
+    return tuple(sorted(_vouched))
+
+
+def vet_code(data: bytes, name: str) -> None:
+    """Raise UsageError for machine code that no verified signature covers, unless TRUST is set to 1."""
+    if hashlib.sha256(data).hexdigest() in _vouched or os.environ.get(TRUST) == "1":
+        return
+    raise UsageError(
+        f"{name} is machine code, and no signature that was verified covers it. Give the public key of who "
+        f"signed the bundle, or set {TRUST}=1 if you made it yourself"
+    )
 
 
 def _refuse(name: str, why: str) -> NoReturn:

@@ -13,6 +13,7 @@ import numpy as np
 
 from edgepv.base.isolated import TIMEOUT_S, call
 from edgepv.base.machine import proof
+from edgepv.base.vet import vouch, vouched
 from edgepv.bundle.manifest import GOLDEN, Bundle, read
 from edgepv.data.frames import preprocess
 from edgepv.errors import EdgepvError, ParityError, TargetUnavailableError, UsageError
@@ -106,13 +107,18 @@ def replay_apart(bundle: Bundle, timeout_s: float = TIMEOUT_S) -> list[Replay]:
     Raises UsageError then, and after ``timeout_s`` seconds.
     """
     rows = call(
-        "edgepv.bundle.golden:replayed", timeout_s=timeout_s, folder=str(bundle.folder), digest=bundle.digest
+        "edgepv.bundle.golden:replayed",
+        timeout_s=timeout_s,
+        folder=str(bundle.folder),
+        digest=bundle.digest,
+        trusted=vouched(),
     )
     return [decode(Replay, row) for row in rows]
 
 
-def replayed(folder: str, digest: str) -> Any:
+def replayed(folder: str, digest: str, trusted: list[str]) -> Any:
     """Subprocess side of ``replay_apart``. Raises ParityError for what an engine raises of its own."""
+    vouch(trusted)
     with broken_as_parity():
         return encode(replay(same(Path(folder), digest)))
 

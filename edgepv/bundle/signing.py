@@ -19,6 +19,7 @@ from typing import Any
 
 from edgepv.base.files import parse_json, write_json, write_text
 from edgepv.base.optional import need
+from edgepv.base.vet import vouch
 from edgepv.bundle import archive, manifest
 from edgepv.errors import SignatureError, UsageError
 from edgepv.types import decode
@@ -101,13 +102,15 @@ def verify(folder: Path, public_key: Path) -> Signature:
 
 
 def read_signed(folder: Path, public_key: Path) -> manifest.Bundle:
-    """Read a bundle from the very manifest bytes whose signature was verified.
+    """Read a bundle from the very manifest bytes whose signature was verified; its files may be code then.
 
     Raises SignatureError like ``verify``, UsageError like ``manifest.read``.
     """
     raw = manifest.manifest_bytes(folder)
     _verify(folder, raw, public_key)
-    return manifest.parse(folder, raw)
+    bundle = manifest.parse(folder, raw)
+    vouch(bundle.content.files.values())
+    return bundle
 
 
 @contextlib.contextmanager

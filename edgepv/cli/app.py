@@ -72,6 +72,9 @@ COMMANDS: dict[str, dict[str, str]] = {
     "edgepv.cli.bundles:add_inspect": {
         "inspect": "print what a bundle holds, for a person",
     },
+    "edgepv.cli.firmware:add_firmware": {
+        "firmware": "write a bundle's step as C that needs no library and no malloc, with a self-test",
+    },
     "edgepv.cli.fleet:add_signing": {
         "keygen": "make an Ed25519 key pair for signing bundles",
         "sign": "sign a bundle's manifest, and with it every file of the bundle",

@@ -12,6 +12,7 @@ from edgepv.base.optional import litert_interpreter, present
 from edgepv.base.registry import Registry
 from edgepv.base.tasks import TASKS
 from edgepv.errors import TargetUnavailableError
+from edgepv.firmware.compiler import compiler
 from edgepv.quantize.step import broken_steps
 from edgepv.runtimes.sinks import SINKS
 from edgepv.runtimes.sources import KINDS
@@ -57,10 +58,20 @@ def examine() -> dict[str, Any]:
     return {
         "device": encode(device_facts()),
         "packages": packages,
+        "compiler": _compiler(),
         "targets": by_target,
         "broken": [*(line for one in PLACES for line in one.every()[1]), *broken_steps()],
         "cures": sorted(cures),
     }
+
+
+def _compiler() -> str | None:
+    """What compiles native variants here; None if nothing does."""
+    try:
+        found = compiler()
+    except TargetUnavailableError as e:
+        return str(e)
+    return found and found.version
 
 
 def _version(distribution: str, module: str) -> str | None:
@@ -96,6 +107,8 @@ def show(facts: dict[str, Any]) -> None:
     for name, row in facts["packages"].items():
         cure = f"  pip install 'edgepv[{row['extra']}]'" if row["version"] is None else ""
         tell(f"  {name:24} {row['version'] or 'not installed'}{cure}")
+    told = facts["compiler"] or "none; native variants need gcc or clang"
+    tell(f"  {'C compiler':24} {told}")
     for line in facts["broken"]:
         tell(line)
     for name, row in facts["targets"].items():

@@ -43,7 +43,8 @@ def add_run(commands: Any) -> None:
     c.add_argument(
         "--engine",
         metavar="NAME",
-        help="engine to run it on; a jetson bundle's Q/DQ file can be replayed with onnxruntime",
+        help="engine to run it on; a jetson bundle's Q/DQ file can be replayed with onnxruntime, a float "
+        "step with native",
     )
     c.add_argument("--threads", type=int, default=1, metavar="N", help="threads of the engine (default: 1)")
     c.add_argument(

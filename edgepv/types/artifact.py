@@ -105,7 +105,7 @@ class EngineSpec:
 
     opener: called as (variant, read, threads), returns the engine (``edgepv.runtimes.engine``).
     packages: the distributions that may bring it, the preferred first; the version of what is there is part
-    of a proof.
+    of a proof. version: called without arguments, returns that version; None: it is that of the package.
     audit: called as (variant, path), returns the ``Audit`` of what it runs in INT8; None: it does not tell.
     tensors: called as (path, feeds), returns every tensor inside a file by name, in the order of the graph,
     stacked over the feeds; None: the first diverging node is not looked for.
@@ -124,6 +124,7 @@ class EngineSpec:
     beside: tuple[str, ...] = ()
     stand_in: str | None = None
     replays: tuple[str, ...] = ()
+    version: str | None = None
 
 
 @dataclass(frozen=True)

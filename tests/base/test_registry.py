@@ -55,7 +55,7 @@ def test_a_package_that_cannot_be_imported_is_a_line_and_the_others_work(install
     )
     code, out, err = run("targets", "--json")
     assert code == 0 and err == line
-    assert [row["name"] for row in json.loads(out)] == ["cpu", "jetson", "mobile", "null"]
+    assert [row["name"] for row in json.loads(out)] == ["cpu", "firmware", "jetson", "mobile", "null"]
     assert run("export", "--target", "torn", "--dry-run") == (7, "", line)
     assert run("export", "--target", "null", "--precision", "fp32", "--dry-run")[0] == 0
     code, out, err = run("doctor", "--json")
@@ -83,7 +83,7 @@ def test_two_packages_of_one_name_are_both_named_and_only_that_name_is_lost(inst
     with pytest.raises(UsageError, match=r"the target 'cpu' is offered by edgepv and by own-cpu 0\.3"):
         target("cpu")
     found, faults = TARGETS.every()
-    assert sorted(found) == ["jetson", "mobile", "null"] and len(faults) == 2
+    assert sorted(found) == ["firmware", "jetson", "mobile", "null"] and len(faults) == 2
 
 
 def test_a_target_has_one_name(install: Install) -> None:

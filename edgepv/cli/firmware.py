@@ -1,0 +1,89 @@
+"""The command ``firmware``: a bundle's step as a folder of C."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from edgepv.base.console import say_next, tell
+from edgepv.errors import UsageError
+
+
+def add_firmware(commands: Any) -> None:
+    """Add ``edgepv firmware`` to the commands."""
+    text = "write a bundle's step as C that needs no library and no malloc, with a self-test"
+    c = commands.add_parser("firmware", help=text, description=text)
+    c.add_argument("bundle", metavar="BUNDLE", help="bundle folder or .zip")
+    c.add_argument(
+        "--out",
+        metavar="DIR",
+        default="firmware",
+        help="new folder for the C; an existing one is never overwritten (default: firmware)",
+    )
+    c.add_argument(
+        "--variant",
+        metavar="NAME",
+        help="variant whose ONNX file becomes C (default: the float step of the bundle)",
+    )
+    c.add_argument("--key", metavar="FILE", help="public key (PEM) that must have signed the bundle")
+    c.set_defaults(run=firmware_command)
+
+
+def firmware_command(a: argparse.Namespace) -> int:
+    """edgepv firmware"""
+    from edgepv.base.files import refuse_out, whole_folder
+    from edgepv.bundle import golden, signing
+    from edgepv.bundle.manifest import check
+    from edgepv.firmware.package import Golden, write_firmware
+
+    out = Path(a.out)
+    refuse_out(out)
+    with signing.opened(Path(a.bundle), Path(a.key) if a.key else None) as bundle:
+        variant = _variant(bundle, a.variant)
+        check(bundle)
+        recorded = golden.of_variant(golden.load(bundle), variant.name)
+        answers = recorded[variant.name]
+        limit = golden.tolerance(variant.precision, answers, recorded["torch"])
+        replayed = Golden(recorded["frames"], answers, variant.name, limit)
+        with whole_folder(out) as folder:
+            sizes = write_firmware(folder, variant, bundle.checked(variant.path), bundle.digest, replayed)
+    tell(
+        f"{out}: weights {sizes.weights_bytes} bytes, states {sizes.ram.state_bytes}, "
+        f"arena {sizes.ram.arena_bytes} (at least {sizes.ram.arena_lower_bound_bytes})",
+        file=sys.stderr,
+    )
+    for processor, built in sizes.flash.items():
+        told = (
+            f"code {built.code}, constants {built.constants}, data {built.data}" if built else "not measured"
+        )
+        tell(f"  {processor}: {told}", file=sys.stderr)
+    if sizes.selftest_rmse is None:
+        tell("  the self-test was not run: no compiler is here", file=sys.stderr)
+    else:
+        tell(f"  self-test: rmse {sizes.selftest_rmse:.2g}, limit {limit:.2g}", file=sys.stderr)
+    where = shlex.quote(str(out))
+    say_next(f"cmake -S {where} -B {where}/build && cmake --build {where}/build")
+    return 0
+
+
+def _variant(bundle: Any, name: str | None) -> Any:
+    """The variant that becomes C: the one named, or the float step, that of the native engine first."""
+    if name is not None:
+        variant = bundle.variant(name)
+        if not variant.path.endswith(".onnx"):
+            raise UsageError(f"{name} is {variant.path}, and C is generated of ONNX files only. Name another")
+        return variant
+    steps = [
+        v
+        for v in bundle.content.variants
+        if v.form == "step" and v.precision == "fp32" and v.path.endswith(".onnx")
+    ]
+    if not steps:
+        raise UsageError(
+            f"{bundle.folder} holds no float step as ONNX to make C of. Export the model with --target cpu "
+            "or --target firmware"
+        )
+    return min(steps, key=lambda v: v.engine != "native")
