@@ -36,7 +36,7 @@ typedef enum { EDGEPV_BGR24 = 1, EDGEPV_RGB24, EDGEPV_NV12, EDGEPV_GRAY8 } edgep
 
 typedef struct { /* what does not change while a session lasts: tables are made once */
     uint32_t size; /* sizeof(edgepv_camera) */
-    uint32_t width, height;
+    uint32_t width, height; /* 1 to 16384 pixels; even for NV12 */
     edgepv_format format;
 } edgepv_camera;
 
@@ -74,9 +74,14 @@ const char *edgepv_text(edgepv_status status); /* one line of English */
 edgepv_status edgepv_inform(const edgepv_model *model, edgepv_info *info);
 const char *edgepv_label(const edgepv_model *model, uint32_t label); /* NULL for one that is none */
 
+/* The bytes a session takes, exactly, and how they must be aligned. camera: NULL for a session that is only fed
+ * tensors. */
 edgepv_status edgepv_need(const edgepv_model *model, const edgepv_camera *camera, size_t *bytes, size_t *align);
 edgepv_status edgepv_begin(const edgepv_model *model, const edgepv_camera *camera, void *memory, size_t bytes,
                            edgepv_session **session);
+/* Answer to one frame. A frame that is refused changes nothing. Where a step fails, the frame is as if it had not
+ * been, but for this: what edgepv_output told is gone, and if frame->missed is the model's warm-up or more, all
+ * before it is forgotten first. Nothing of the frame is kept after the call. */
 edgepv_status edgepv_step(edgepv_session *session, const edgepv_frame *frame, edgepv_answer *answer);
 
 /* The same for a camera that scales and normalises by itself: one frame (C, H, W) as the model takes it. */

@@ -27,7 +27,7 @@ typedef struct { /* where run wants its frames: channels innermost, float, one a
 struct edgepv_model {
     uint32_t size, abi;
     const char *name, *digest, *task;
-    const char *const *labels;
+    const char *const *labels;             /* of a classifier, whose first output is what it says of each */
     uint32_t label_count, probabilities; /* probabilities: 1 where the first output is no logits but those */
     uint32_t width, height, channels, rgb; /* rgb: 1 for red first, 0 for blue first; grey has one channel */
     float scale[3], shift[3];              /* by channel as the model orders them: byte * scale - shift */
@@ -40,7 +40,8 @@ struct edgepv_model {
     const void *data; /* the maker's own */
 
     void (*reset)(const edgepv_model *model, void *state);
-    /* Compute the answer to the chunk that lies at input in the arena. cancel: looked at between layers. */
+    /* Compute the answer to the chunk that lies at input in the arena. cancel: looked at between layers. Where
+     * chunk is above 1, the frames at input are left as they are: a step that fails is made again from them. */
     edgepv_status (*run)(const edgepv_model *model, void *state, void *arena, float *outputs,
                          const volatile uint32_t *cancel);
     void (*commit)(const edgepv_model *model, void *state);
