@@ -1,4 +1,5 @@
 /* files.c: bytes of plain files, the names they may have, their digests, and who signed the manifest. */
+#define _POSIX_C_SOURCE 200809L
 #include <errno.h>
 #include <fcntl.h>
 #include <sodium.h>

@@ -173,7 +173,7 @@ static edgepv_status load(model *m, void *library, const void *bytes, size_t siz
     if (m->f.create_environment(2, options, &m->environment) != OK)
         return edgepv_because(why, EDGEPV_ENGINE, "LiteRT cannot be started");
     if (m->f.create_model(m->environment, bytes, size, &m->model) != OK)
-        return edgepv_because(why, EDGEPV_INPUT, "LiteRT cannot load %s. Export it again", name);
+        return edgepv_because(why, EDGEPV_ENGINE, "LiteRT cannot load %s. Export it again", name);
     return check_ports(m, name, why);
 }
 

@@ -48,6 +48,9 @@ typedef struct {
     size_t positions_at, handles_at, input_at, window_at; /* in the session's memory */
 } edgepv_opened;
 
+/* Connect the tensors of a variant that was read, lay out its sessions' memory, and describe the model. */
+edgepv_status edgepv_arrange(edgepv_opened *opened, edgepv_why *why);
+
 /* Lay out a session's memory and give the model the functions that step it. 0: it would be too large. */
 int edgepv_lay_out(edgepv_opened *opened);
 

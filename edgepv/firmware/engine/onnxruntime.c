@@ -1,4 +1,5 @@
 /* onnxruntime.c: ONNX Runtime by its C API, a table of functions whose order never changes. */
+#define _POSIX_C_SOURCE 200809L
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -90,7 +91,7 @@ static int good(const edgepv_function *api, ort_status *status, edgepv_why *why,
     const char *message = ((fn_message)api[GET_ERROR_MESSAGE])(status);
     size_t length = strcspn(message, "\n");
     snprintf(line, sizeof line, "%.*s", (int)(length < sizeof line ? length : sizeof line - 1), message);
-    if (why) edgepv_because(why, EDGEPV_INPUT, "ONNX Runtime cannot load %s: %s", name, line);
+    if (why) edgepv_because(why, EDGEPV_ENGINE, "ONNX Runtime cannot load %s: %s", name, line);
     ((fn_release)api[RELEASE_STATUS])(status);
     return 0;
 }
@@ -198,7 +199,7 @@ static edgepv_status load(model *m, void *library, const void *bytes, size_t siz
         !good(api, ((fn_create)api[CREATE_SESSION_OPTIONS])(&m->options), why, name) || !set_options(m, why, name) ||
         !good(api, ((fn_memory)api[CREATE_CPU_MEMORY])(ARENA, DEFAULT_MEMORY, &m->memory), why, name) ||
         !good(api, ((fn_create_session)api[CREATE_SESSION_FROM_ARRAY])(m->env, bytes, size, m->options, &m->session), why, name))
-        return EDGEPV_INPUT;
+        return EDGEPV_ENGINE;
     return check_ports(m, name, why);
 }
 

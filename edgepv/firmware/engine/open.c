@@ -1,5 +1,5 @@
 /* open.c: a bundle folder becomes a model, or one line says why it does not. */
-#define _GNU_SOURCE /* uselocale where POSIX has it only since 2008 */
+#define _POSIX_C_SOURCE 200809L
 #include "../c/edgepv_engine.h"
 
 #include <dlfcn.h>
@@ -137,7 +137,7 @@ static void describe(edgepv_opened *o)
     m->digest = b->digest;
     m->task = b->task;
     m->labels = b->labels;
-    m->label_count = b->label_count;
+    m->label_count = strcmp(b->task, "classification") ? 0 : b->label_count; /* others give no scores of labels */
     m->probabilities = (uint32_t)b->probabilities;
     m->width = b->width;
     m->height = b->height;
@@ -167,6 +167,16 @@ static void describe(edgepv_opened *o)
     }
 }
 
+edgepv_status edgepv_arrange(edgepv_opened *o, edgepv_why *why)
+{
+    if (!allocate(o)) return edgepv_because(why, EDGEPV_MEMORY, "no memory for the model's %u states", o->bundle.state_count);
+    if (!connect_ports(o) || !edgepv_lay_out(o))
+        return edgepv_because(why, EDGEPV_INPUT, "the states of variant %s do not fit together. Export again",
+                              o->bundle.variant);
+    describe(o);
+    return EDGEPV_OK;
+}
+
 static edgepv_status open_engine(edgepv_opened *o, int folder, void *library, edgepv_why *why)
 {
     const edgepv_bundle *b = &o->bundle;
@@ -178,10 +188,8 @@ static edgepv_status open_engine(edgepv_opened *o, int folder, void *library, ed
     const unsigned char *data = (const unsigned char *)o->file;
     status = o->back == &edgepv_litert ? edgepv_vet_tflite(data, bytes, b->path, why) : edgepv_vet_onnx(data, bytes, b->path, why);
     if (status != EDGEPV_OK) return status;
-    if (!allocate(o)) return edgepv_because(why, EDGEPV_MEMORY, "no memory for the model's %u states", b->state_count);
-    if (!connect_ports(o) || !edgepv_lay_out(o))
-        return edgepv_because(why, EDGEPV_INPUT, "the states of variant %s do not fit together. Export again", b->variant);
-    describe(o);
+    status = edgepv_arrange(o, why);
+    if (status != EDGEPV_OK) return status;
     return o->back->open(library, &o->ports, o->file, bytes, b->path, why, &o->engine);
 }
 
