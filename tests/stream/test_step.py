@@ -128,3 +128,20 @@ def test_a_memory_is_the_list_of_what_was_pushed(
             memory.push(pushed.copy())
         if step >= first:
             lanes[step % period] += list(pushed)
+
+
+def test_a_run_that_fails_forgets_its_frame_and_not_those_before_it_in_the_chunk() -> None:
+    seen: list[list[float]] = []
+
+    def infer(inputs: Tensors) -> Tensors:
+        seen.append(inputs["frame"][:, 0, 0, 0].tolist())
+        if seen[-1][1] < 0:
+            raise OSError("the engine is gone")
+        return _sum(inputs)
+
+    stepper = Stepper(infer, STEP, replace(STREAM, chunk=2))
+    stepper.step(_frame(1))
+    with pytest.raises(OSError):
+        stepper.step(_frame(-1))
+    stepper.step(_frame(2))
+    assert seen == [[1, -1], [1, 2]] and stepper.seen == 2

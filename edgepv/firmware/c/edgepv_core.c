@@ -32,7 +32,7 @@ typedef enum { FED_TENSORS, SAME_SIZE, WHOLE_FACTORS, AREA, LINEAR } scaling;
 typedef struct { /* what one pixel of the result takes along one axis */
     uint32_t first, count;   /* source pixels */
     float head, body, tail;  /* AREA: weights of the first, of those between, of the last */
-    int32_t near, far;       /* LINEAR: weights of two neighbours */
+    int32_t own, next;       /* LINEAR: weights of two neighbours */
 } tap;
 
 struct edgepv_session {
@@ -155,8 +155,8 @@ static tap linear_tap(uint32_t at, uint32_t source, double scale, double inverse
         t.count = 1;
         return t;
     }
-    t.near = rounded((1.0f - part) * (float)LINEAR_ONE);
-    t.far = rounded(part * (float)LINEAR_ONE);
+    t.own = rounded((1.0f - part) * (float)LINEAR_ONE);
+    t.next = rounded(part * (float)LINEAR_ONE);
     return t;
 }
 
@@ -249,7 +249,7 @@ static void enlarge_row(const uint8_t *row, const tap *taps, uint32_t width, uin
         const tap *t = &taps[x];
         const uint8_t *p = row + (size_t)channels * t->first, *next = t->count > 1 ? p + channels : p;
         for (uint32_t c = 0; c < channels; c++)
-            sums[c] = p[c] * t->near + next[c] * t->far;
+            sums[c] = p[c] * t->own + next[c] * t->next;
     }
 }
 
@@ -314,7 +314,7 @@ static void linear_row(edgepv_session *s, const edgepv_frame *frame, uint32_t y)
     const int32_t *lower = t->count > 1 ? enlarged(s, frame, t->first + 1) : upper;
 
     for (uint32_t i = 0; i < values; i++) {
-        int32_t sum = ((upper[i] / 16 * t->near) / 65536) + ((lower[i] / 16 * t->far) / 65536);
+        int32_t sum = ((upper[i] / 16 * t->own) / 65536) + ((lower[i] / 16 * t->next) / 65536);
         s->small[i] = clamped((sum + 2) / 4);
     }
 }
