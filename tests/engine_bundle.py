@@ -1,4 +1,4 @@
-"""Bundles of tiny ONNX nets with any states, in milliseconds: what the C reader is held against Python with."""
+"""Bundles of tiny ONNX nets with any states, in milliseconds, to hold the C reader against Python."""
 
 from __future__ import annotations
 
