@@ -1,7 +1,7 @@
 /* fuzz_reader.c: what libFuzzer gives to the readers of libedgepv-engine. See fuzz_reader.py.
  *
- * The first byte says which reader takes the rest: M a manifest, with every variant of it that can be read and
- * laid out; O an ONNX file; T a TFLite file; anything else a manifest too.
+ * The first byte says which reader takes the rest: O an ONNX file, T a TFLite file, else a manifest, of which
+ * every variant is read and laid out.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -19,7 +19,8 @@ static void read_variants(const char *text, size_t bytes)
         if (!opened) abort();
         if (edgepv_read_manifest(text, bytes, &opened->bundle, &why) == EDGEPV_OK) {
             count = opened->bundle.variant_count;
-            if (i < count && edgepv_read_variant(&opened->bundle, opened->bundle.variants[i].name, &why) == EDGEPV_OK)
+            if (i < count &&
+                edgepv_read_variant(&opened->bundle, opened->bundle.variants[i].name, &why) == EDGEPV_OK)
                 edgepv_arrange(opened, &why);
         }
         edgepv_close(&opened->model);

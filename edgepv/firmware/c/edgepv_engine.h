@@ -21,7 +21,7 @@ extern "C" {
  * first one of LiteRT, then of ONNX Runtime.
  * library: path of libLiteRt.so or libonnxruntime.so; NULL to look for it as the system does for any library.
  * public_key: path of an Ed25519 key in PEM (edgepv keygen). With it, nothing is read before the signature of
- * the manifest is found to be good. Every file that is opened has the SHA-256 of the manifest in any case.
+ * the manifest is found to be good. With or without, every file that is opened has the manifest's SHA-256.
  * why: room for one line that says what went wrong, or NULL.
  *
  * EDGEPV_INPUT: no bundle, or one that is broken or hostile. EDGEPV_SIGNATURE, EDGEPV_ENGINE (its library is

@@ -1,4 +1,4 @@
-/* bundle.c: manifest.json as C structs, of one variant; every limit is checked before anything is sized by it. */
+/* bundle.c: manifest.json as C structs, of one variant; nothing is sized by a number that was not checked. */
 #include "bundle.h"
 
 #include <stdlib.h>
@@ -11,7 +11,8 @@
 const size_t edgepv_item_bytes[] = {4, 2, 1, 1, 4, 8};
 static const char *const DTYPES[] = {"float32", "float16", "int8", "uint8", "int32", "int64"};
 
-typedef struct { /* what the functions below share: the first fault is told, and all after it is of no account */
+typedef struct
+{ /* what the functions below share: the first fault is told, and all after it is of no account */
     edgepv_bundle *bundle;
     edgepv_why *why;
     int failed;
@@ -20,8 +21,8 @@ typedef struct { /* what the functions below share: the first fault is told, and
 static void fault(reader *r, const char *what, const char *where)
 {
     r->failed = 1;
-    edgepv_because(r->why, EDGEPV_INPUT, "manifest.json: %s%s%s. Do not use this bundle, or export it again", where,
-                   *where ? " " : "", what);
+    edgepv_because(r->why, EDGEPV_INPUT, "manifest.json: %s%s%s. Do not use this bundle, or export it again",
+                   where, *where ? " " : "", what);
 }
 
 /* Room in the bundle's memory, all 0; NULL and a fault if there is none. */
@@ -39,7 +40,7 @@ static void *room(reader *r, size_t count, size_t each)
     return b->memory + from;
 }
 
-/* A key's value; with need 0 it may be missing, and null counts as that. Twice is a fault: readers would differ. */
+/* A key's value; with need 0 it may be missing or null. Twice is a fault: one reader would take the other. */
 static int get(reader *r, edgepv_json table, const char *key, int need, edgepv_json *value)
 {
     int count = r->failed ? 0 : edgepv_json_find(table, key, value);
@@ -69,7 +70,8 @@ static const char *get_text(reader *r, edgepv_json table, const char *key)
     return get(r, table, key, 1, &value) ? text_of(r, value, key, EDGEPV_MOST_NAME) : "";
 }
 
-static uint32_t get_whole(reader *r, edgepv_json table, const char *key, int64_t low, int64_t high, int64_t without)
+static uint32_t get_whole(reader *r, edgepv_json table, const char *key, int64_t low, int64_t high,
+                          int64_t without)
 {
     edgepv_json value;
     int64_t number = without;
@@ -81,7 +83,8 @@ static uint32_t get_whole(reader *r, edgepv_json table, const char *key, int64_t
 }
 
 /* The place of a string in a list of words; the first if it is missing. */
-static unsigned get_word(reader *r, edgepv_json table, const char *key, const char *const *words, unsigned count)
+static unsigned get_word(reader *r, edgepv_json table, const char *key, const char *const *words,
+                         unsigned count)
 {
     edgepv_json value;
     if (!get(r, table, key, 0, &value)) return 0;
@@ -127,8 +130,8 @@ static void read_tensor(reader *r, edgepv_json table, int64_t most, edgepv_tenso
 }
 
 /* How many of mean or std there are, each within low to high. Not given: 3 of what they are without. */
-static uint32_t read_channels(reader *r, edgepv_json spec, const char *key, double low, double high, double without,
-                              double numbers[3])
+static uint32_t read_channels(reader *r, edgepv_json spec, const char *key, double low, double high,
+                              double without, double numbers[3])
 {
     edgepv_json list, name, value;
     edgepv_json_walk walk;
@@ -165,8 +168,8 @@ static void read_fps(reader *r, edgepv_json spec)
         }
         if (*at) parts[0] = 0;
     }
-    if (!parts[0] || !parts[1] || parts[0] > UINT32_MAX || parts[1] > UINT32_MAX || parts[0] / 1000 > parts[1] ||
-        parts[1] / 1000 > parts[0])
+    if (!parts[0] || !parts[1] || parts[0] > UINT32_MAX || parts[1] > UINT32_MAX ||
+        parts[0] / 1000 > parts[1] || parts[1] / 1000 > parts[0])
         fault(r, "is no frame rate of 1/1000 to 1000, as a whole number or a fraction of two", "fps");
     b->fps_num = (uint32_t)parts[0];
     b->fps_den = (uint32_t)parts[1];
@@ -191,7 +194,8 @@ static void read_answers(reader *r, edgepv_json spec)
     edgepv_bundle *b = r->bundle;
     edgepv_json list, key, value;
     edgepv_json_walk walk;
-    uint32_t given = get(r, spec, "outputs", 0, &list) ? count_of(r, list, "outputs", EDGEPV_MOST_ANSWERS) : 0;
+    uint32_t given =
+        get(r, spec, "outputs", 0, &list) ? count_of(r, list, "outputs", EDGEPV_MOST_ANSWERS) : 0;
     b->answer_count = given ? given : 1;
     b->answers = room(r, b->answer_count, sizeof *b->answers);
     if (r->failed) return;
@@ -213,15 +217,18 @@ static void read_answers(reader *r, edgepv_json spec)
 
 static void read_spec(reader *r, edgepv_json spec)
 {
-    static const char *const colours[] = {"rgb", "bgr", "grey"}, *const scores[] = {"logits", "probabilities"};
+    static const char *const colours[] = {"rgb", "bgr", "grey"}, *const scores[] = {"logits",
+                                                                                    "probabilities"};
     static const char *const layouts[] = {"NCHW", "NCTHW"};
     edgepv_bundle *b = r->bundle;
     edgepv_json input;
     if (!get(r, spec, "input", 1, &input)) return;
     read_tensor(r, input, EDGEPV_MOST_VALUES, &b->input);
-    unsigned clip = get_word(r, input, "layout", layouts, 2), colour = get_word(r, spec, "colour", colours, 3);
+    unsigned clip = get_word(r, input, "layout", layouts, 2),
+             colour = get_word(r, spec, "colour", colours, 3);
     const uint32_t *shape = b->input.shape;
-    if (!r->failed && b->input.rank != (clip ? 5u : 4u)) fault(r, "has a shape that is not of its layout", "input");
+    if (!r->failed && b->input.rank != (clip ? 5u : 4u))
+        fault(r, "has a shape that is not of its layout", "input");
     b->channels = shape[1];
     b->height = shape[clip ? 3 : 2];
     b->width = shape[clip ? 4 : 3];
@@ -262,7 +269,8 @@ static void read_state(reader *r, edgepv_json table, edgepv_state_spec *state, u
     if (get(r, table, "init", 0, &value) && !edgepv_json_number(value, &state->init))
         fault(r, "has no number as init", state->in.name);
     if (r->failed) return;
-    int small = state->init >= -128.0 && state->init <= 127.0 && (state->init >= 0.0 || state->in.dtype != EDGEPV_UINT8);
+    int small = state->init >= -128.0 && state->init <= 127.0 &&
+                (state->init >= 0.0 || state->in.dtype != EDGEPV_UINT8);
     if (state->in.dtype == EDGEPV_FLOAT16 ? state->init != 0.0 : state->in.dtype != EDGEPV_FLOAT32 && !small)
         fault(r, "begins with a value that this library does not write in its type", state->in.name);
     if (state->in.rank > 4 || state->in.bytes > EDGEPV_MOST_STATE_BYTES) {
@@ -300,7 +308,7 @@ static void read_stream(reader *r, edgepv_json stream)
     }
 }
 
-/* Tell every tensor of one name what the file calls it; how many have it. A second name for one is a fault. */
+/* Tell a tensor of this name what the file calls it; 1 if it has it. A second name for one is a fault. */
 static unsigned give_name(reader *r, edgepv_tensor *tensor, const char *name, const char *theirs)
 {
     if (strcmp(tensor->name, name)) return 0;
@@ -320,11 +328,13 @@ static void read_names(reader *r, edgepv_json variant, int fed)
     count_of(r, table, what, EDGEPV_MOST_STATES + EDGEPV_MOST_ANSWERS + 1);
     edgepv_json_walk_of(table, &walk);
     while (!r->failed && edgepv_json_next(&walk, &key, &value)) {
-        const char *name = text_of(r, key, what, EDGEPV_MOST_NAME), *theirs = text_of(r, value, name, EDGEPV_MOST_NAME);
+        const char *name = text_of(r, key, what, EDGEPV_MOST_NAME),
+                   *theirs = text_of(r, value, name, EDGEPV_MOST_NAME);
         unsigned known = fed ? give_name(r, &b->input, name, theirs) : 0;
         for (uint32_t i = 0; i < b->state_count; i++)
             known += give_name(r, fed ? &b->states[i].in : &b->states[i].out, name, theirs);
-        for (uint32_t i = 0; !fed && i < b->answer_count; i++) known += give_name(r, &b->answers[i], name, theirs);
+        for (uint32_t i = 0; !fed && i < b->answer_count; i++)
+            known += give_name(r, &b->answers[i], name, theirs);
         if (fed && !known) fault(r, "is no input of the model", name);
     }
 }
@@ -334,9 +344,11 @@ static void check_names(reader *r)
     edgepv_bundle *b = r->bundle;
     const char *missing = b->input.theirs ? NULL : b->input.name;
     for (uint32_t i = 0; i < b->state_count; i++) {
-        if (!strcmp(b->states[i].in.name, b->input.name)) fault(r, "is the name of a state and of the input", b->input.name);
+        if (!strcmp(b->states[i].in.name, b->input.name))
+            fault(r, "is the name of a state and of the input", b->input.name);
         if (!b->states[i].in.theirs) missing = b->states[i].in.name;
-        if (!b->states[i].out.theirs && strcmp(b->states[i].out.name, b->input.name)) missing = b->states[i].out.name;
+        if (!b->states[i].out.theirs && strcmp(b->states[i].out.name, b->input.name))
+            missing = b->states[i].out.name;
     }
     for (uint32_t i = 0; i < b->answer_count; i++)
         if (!b->answers[i].theirs) missing = b->answers[i].name;
@@ -377,9 +389,11 @@ static void read_variants(reader *r)
         b->variants[at].json = value;
         b->variants[at].name = get_text(r, value, "name");
         b->variants[at].engine = get_text(r, value, "engine");
-        if (!r->failed && !edgepv_plain_part(b->variants[at].name)) fault(r, "cannot name a file", "a variant's name");
+        if (!r->failed && !edgepv_plain_part(b->variants[at].name))
+            fault(r, "cannot name a file", "a variant's name");
         for (uint32_t i = 0; i < at; i++)
-            if (!strcmp(b->variants[i].name, b->variants[at].name)) fault(r, "is there twice", b->variants[i].name);
+            if (!strcmp(b->variants[i].name, b->variants[at].name))
+                fault(r, "is there twice", b->variants[i].name);
     }
 }
 
@@ -389,13 +403,16 @@ edgepv_status edgepv_read_manifest(const char *text, size_t bytes, edgepv_bundle
     int64_t schema = 0;
     memset(bundle, 0, sizeof *bundle);
     if (!edgepv_json_check(text, bytes, &whole))
-        return edgepv_because(why, EDGEPV_INPUT, "manifest.json is not valid JSON. It may be truncated; copy it again");
-    if (edgepv_json_find(whole, "schema", &value) != 1 || !edgepv_json_whole(value, EDGEPV_SCHEMA, EDGEPV_SCHEMA, &schema))
-        return edgepv_because(why, EDGEPV_INPUT, "manifest.json has another schema than %d. Export again, or update edgepv",
+        return edgepv_because(why, EDGEPV_INPUT,
+                              "manifest.json is not valid JSON. It may be truncated; copy it again");
+    if (edgepv_json_find(whole, "schema", &value) != 1 ||
+        !edgepv_json_whole(value, EDGEPV_SCHEMA, EDGEPV_SCHEMA, &schema))
+        return edgepv_because(why, EDGEPV_INPUT,
+                              "manifest.json has another schema than %d. Export again, or update edgepv",
                               EDGEPV_SCHEMA);
-    /* each string takes as many bytes as its text or fewer, each label a pointer for at least four bytes of text */
-    bundle->room = 4 * bytes + EDGEPV_MOST_STATES * sizeof(edgepv_state_spec) + EDGEPV_MOST_ANSWERS * sizeof(edgepv_tensor) +
-                   8 * ALIGN;
+    /* each string takes no more bytes than its text, each label a pointer for at least four bytes of text */
+    bundle->room = 4 * bytes + EDGEPV_MOST_STATES * sizeof(edgepv_state_spec) +
+                   EDGEPV_MOST_ANSWERS * sizeof(edgepv_tensor) + 8 * ALIGN;
     bundle->memory = malloc(bundle->room);
     if (!bundle->memory) return edgepv_because(why, EDGEPV_MEMORY, "no memory to read the manifest");
     reader r = {bundle, why, 0};
@@ -420,7 +437,8 @@ edgepv_status edgepv_read_variant(edgepv_bundle *bundle, const char *name, edgep
             variant = bundle->variants[i].json;
             bundle->variant = bundle->variants[i].name;
         }
-    if (!variant.at) return edgepv_because(why, EDGEPV_INPUT, "the bundle has no variant '%s'. See: edgepv inspect", name);
+    if (!variant.at)
+        return edgepv_because(why, EDGEPV_INPUT, "the bundle has no variant '%s'. See: edgepv inspect", name);
     bundle->streamed = get(&r, variant, "stream", 0, &part);
     if (bundle->streamed) read_stream(&r, part);
     if (get(&r, variant, "spec", 1, &part)) read_spec(&r, part);
@@ -429,7 +447,8 @@ edgepv_status edgepv_read_variant(edgepv_bundle *bundle, const char *name, edgep
         bundle->chunk = 1;
     }
     bundle->exact_sums = 1;
-    if (get(&r, variant, "scheme", 0, &part)) bundle->exact_sums = get_whole(&r, part, "weight_bits", 1, 64, 8) > SAFE_BITS;
+    if (get(&r, variant, "scheme", 0, &part))
+        bundle->exact_sums = get_whole(&r, part, "weight_bits", 1, 64, 8) > SAFE_BITS;
     read_names(&r, variant, 1);
     read_names(&r, variant, 0);
     if (!r.failed) check_names(&r);

@@ -1,7 +1,7 @@
 /* bundle.h: a bundle folder, read as far as one variant of it needs. Not for callers.
  *
- * What is read comes from files that anyone may have written: every number has a limit here, the same as where
- * bundles are written unless said, every name is checked, and nothing is believed of a size.
+ * What is read comes from files that anyone may have written: every number has a limit here (that of Python's
+ * reader unless said), every name is checked, and nothing is believed of a size.
  */
 #ifndef EDGEPV_BUNDLE_H
 #define EDGEPV_BUNDLE_H
@@ -14,8 +14,8 @@
 #define EDGEPV_MOST_FILE ((size_t)2 << 30)     /* bytes of a model */
 #define EDGEPV_MOST_VARIANTS 64u
 #define EDGEPV_MOST_FILES 4096u
-#define EDGEPV_MOST_FRAMES 4096 /* of a clip or a step */
-#define EDGEPV_MOST_SIDE 8192   /* px */
+#define EDGEPV_MOST_FRAMES 4096               /* of a clip or a step */
+#define EDGEPV_MOST_SIDE 8192                 /* px */
 #define EDGEPV_MOST_VALUES ((int64_t)1 << 28) /* of one tensor */
 #define EDGEPV_MOST_STATE_BYTES ((uint64_t)1 << 31)
 #define EDGEPV_MOST_STATES 1024u /* fewer than the writer's 4096: ours have up to 40 */
@@ -35,7 +35,14 @@ __attribute__((format(printf, 3, 4)))
 #endif
 edgepv_status edgepv_because(edgepv_why *why, edgepv_status status, const char *format, ...);
 
-typedef enum { EDGEPV_FLOAT32, EDGEPV_FLOAT16, EDGEPV_INT8, EDGEPV_UINT8, EDGEPV_INT32, EDGEPV_INT64 } edgepv_dtype;
+typedef enum {
+    EDGEPV_FLOAT32,
+    EDGEPV_FLOAT16,
+    EDGEPV_INT8,
+    EDGEPV_UINT8,
+    EDGEPV_INT32,
+    EDGEPV_INT64
+} edgepv_dtype;
 extern const size_t edgepv_item_bytes[]; /* by dtype */
 
 typedef struct {
@@ -62,7 +69,7 @@ typedef struct {
     } variants[EDGEPV_MOST_VARIANTS];
     uint32_t variant_count;
     const char *name, *digest, *run, *task, *variant, *path; /* run: the variant chosen when it was made */
-    char sha256[65]; /* of the model's file */
+    char sha256[65];                                         /* of the model's file */
     const char **labels;
     uint32_t label_count, state_count, answer_count;
     int probabilities, rgb, streamed, exact_sums;
@@ -73,10 +80,10 @@ typedef struct {
     edgepv_tensor *answers;
 } edgepv_bundle;
 
-/* Bytes of a plain file below a folder, of which every part of the path has to be plain too: no link, no pipe.
+/* Bytes of a plain file below a folder; every part of the path has to be plain too: no link, no pipe.
  * ahead: room in front of the bytes that is left free. The caller frees *memory. */
-edgepv_status edgepv_read_file(int folder, const char *path, size_t most, size_t ahead, char **memory, size_t *bytes,
-                               edgepv_why *why);
+edgepv_status edgepv_read_file(int folder, const char *path, size_t most, size_t ahead, char **memory,
+                               size_t *bytes, edgepv_why *why);
 
 /* Whether a name is one plain part of a path: no separator, no control character, not hidden. */
 int edgepv_plain_part(const char *name);

@@ -1,7 +1,7 @@
 /* engine.h: the engines behind a bundle's model, which all do the same few things. Not for callers.
  *
- * An engine's library is opened while a model is (dlopen) and its functions are called through prototypes of our
- * own; none of its headers is needed to build this, and none of its memory is ours.
+ * An engine's library is opened while a model is (dlopen), and called through prototypes of our own: none of
+ * its headers is needed to build this.
  */
 #ifndef EDGEPV_ENGINE_BACK_H
 #define EDGEPV_ENGINE_BACK_H
@@ -17,9 +17,9 @@ typedef struct { /* what the engine is fed and asked, in this order at every ste
 typedef struct {
     const char *engine, *library, *symbol; /* as manifests call it; its soname; a function that only it has */
 
-    /* Load a model. name: the file's. bytes have to stay until close. ports: copied by no one, stay too. */
-    edgepv_status (*open)(void *library, const edgepv_ports *ports, const void *bytes, size_t size, const char *name,
-                          edgepv_why *why, void **model);
+    /* Load a model. name: the file's. bytes and ports have to stay until close. */
+    edgepv_status (*open)(void *library, const edgepv_ports *ports, const void *bytes, size_t size,
+                          const char *name, edgepv_why *why, void **model);
     void (*close)(void *model);
 
     /* One camera's own: what runs the model, and handles for memory that it reads or writes, aligned by 64. */

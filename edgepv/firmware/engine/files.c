@@ -32,7 +32,8 @@ edgepv_status edgepv_because(edgepv_why *why, edgepv_status status, const char *
 int edgepv_plain_part(const char *name)
 {
     size_t length = strlen(name);
-    if (!length || length > EDGEPV_MOST_NAME || name[0] == '.' || name[0] == ' ' || name[length - 1] == ' ') return 0;
+    if (!length || length > EDGEPV_MOST_NAME || name[0] == '.' || name[0] == ' ' || name[length - 1] == ' ')
+        return 0;
     for (const unsigned char *at = (const unsigned char *)name; *at; at++) {
         if (*at < 0x20u || *at == 0x7Fu || *at == '/' || *at == '\\') return 0;
         if (*at == 0xC2u && at[1] < 0xA0u) return 0; /* the control characters U+0080 to U+009F */
@@ -65,14 +66,16 @@ static int open_plain(int folder, const char *path)
     return -1;
 }
 
-static edgepv_status read_all(int file, const char *path, size_t most, size_t ahead, char **memory, size_t *bytes,
-                              edgepv_why *why)
+static edgepv_status read_all(int file, const char *path, size_t most, size_t ahead, char **memory,
+                              size_t *bytes, edgepv_why *why)
 {
     struct stat facts;
     if (fstat(file, &facts) || !S_ISREG(facts.st_mode))
-        return edgepv_because(why, EDGEPV_INPUT, "%s is a link or no plain file. Do not use this bundle", path);
+        return edgepv_because(why, EDGEPV_INPUT, "%s is a link or no plain file. Do not use this bundle",
+                              path);
     if (facts.st_size < 0 || (uint64_t)facts.st_size > most)
-        return edgepv_because(why, EDGEPV_INPUT, "%s is larger than %zu bytes. Do not use this bundle", path, most);
+        return edgepv_because(why, EDGEPV_INPUT, "%s is larger than %zu bytes. Do not use this bundle", path,
+                              most);
     size_t size = (size_t)facts.st_size, got = 0;
     char *data = malloc(ahead + size + 1);
     if (!data) return edgepv_because(why, EDGEPV_MEMORY, "no memory for the %zu bytes of %s", size, path);
@@ -91,13 +94,13 @@ static edgepv_status read_all(int file, const char *path, size_t most, size_t ah
     return EDGEPV_OK;
 }
 
-edgepv_status edgepv_read_file(int folder, const char *path, size_t most, size_t ahead, char **memory, size_t *bytes,
-                               edgepv_why *why)
+edgepv_status edgepv_read_file(int folder, const char *path, size_t most, size_t ahead, char **memory,
+                               size_t *bytes, edgepv_why *why)
 {
     int file = open_plain(folder, path);
     if (file < 0)
-        return edgepv_because(why, EDGEPV_INPUT, "%s cannot be opened (%s). Copy or export the bundle again", path,
-                              strerror(errno));
+        return edgepv_because(why, EDGEPV_INPUT, "%s cannot be opened (%s). Copy or export the bundle again",
+                              path, strerror(errno));
     edgepv_status status = read_all(file, path, most, ahead, memory, bytes, why);
     close(file);
     return status;
@@ -107,7 +110,8 @@ int edgepv_has_sha256(const void *data, size_t bytes, const char *hex)
 {
     unsigned char wanted[crypto_hash_sha256_BYTES], got[crypto_hash_sha256_BYTES];
     size_t length;
-    if (sodium_hex2bin(wanted, sizeof wanted, hex, strlen(hex), NULL, &length, NULL) || length != sizeof wanted)
+    if (sodium_hex2bin(wanted, sizeof wanted, hex, strlen(hex), NULL, &length, NULL) ||
+        length != sizeof wanted)
         return 0;
     crypto_hash_sha256(got, data, bytes);
     return !sodium_memcmp(got, wanted, sizeof got);
@@ -117,7 +121,8 @@ int edgepv_has_sha256(const void *data, size_t bytes, const char *hex)
 static int read_key(const char *path, unsigned char key[crypto_sign_PUBLICKEYBYTES], edgepv_why *why)
 {
     static const char begin[] = "-----BEGIN PUBLIC KEY-----", stop[] = "-----END PUBLIC KEY-----";
-    static const unsigned char head[] = {0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00};
+    static const unsigned char head[] = {0x30, 0x2a, 0x30, 0x05, 0x06, 0x03,
+                                         0x2b, 0x65, 0x70, 0x03, 0x21, 0x00};
     unsigned char der[sizeof head + crypto_sign_PUBLICKEYBYTES];
     char *text = NULL;
     size_t bytes, length = 0;
@@ -149,22 +154,25 @@ static int read_signature(const char *text, size_t bytes, signature *found)
     char encoded[128];
     size_t length = 0;
     if (!edgepv_json_check(text, bytes, &whole)) return 0;
-    if (edgepv_json_find(whole, "schema", &value) != 1 || !edgepv_json_whole(value, 1, 2, &found->schema)) return 0;
+    if (edgepv_json_find(whole, "schema", &value) != 1 || !edgepv_json_whole(value, 1, 2, &found->schema))
+        return 0;
     if (edgepv_json_find(whole, "algorithm", &value) != 1 || !edgepv_json_is(value, "ed25519")) return 0;
-    if (edgepv_json_find(whole, "key", &value) != 1 || edgepv_json_text(value, found->key, sizeof found->key) < 0)
+    if (edgepv_json_find(whole, "key", &value) != 1 ||
+        edgepv_json_text(value, found->key, sizeof found->key) < 0)
         return 0;
     int told = edgepv_json_find(whole, "version", &value);
     found->version = 0;
     if (told > 1 || (told && !edgepv_json_whole(value, 0, INT64_MAX, &found->version))) return 0;
     if ((found->schema == 1) != (found->version == 0)) return 0;
-    if (edgepv_json_find(whole, "signature", &value) != 1 || edgepv_json_text(value, encoded, sizeof encoded) < 0)
+    if (edgepv_json_find(whole, "signature", &value) != 1 ||
+        edgepv_json_text(value, encoded, sizeof encoded) < 0)
         return 0;
-    return !sodium_base642bin(found->bytes, sizeof found->bytes, encoded, strlen(encoded), NULL, &length, NULL,
-                              sodium_base64_VARIANT_ORIGINAL) &&
+    return !sodium_base642bin(found->bytes, sizeof found->bytes, encoded, strlen(encoded), NULL, &length,
+                              NULL, sodium_base64_VARIANT_ORIGINAL) &&
            length == sizeof found->bytes;
 }
 
-/* Whether a key made the signature of what it signs: a prefix, since schema 2 the version, the manifest's bytes.
+/* Whether a key signed this: a prefix, since schema 2 the version, and the manifest's bytes.
  * The prefix is written in front of the manifest. */
 static int signs(const signature *found, const unsigned char *key, char *manifest, size_t bytes)
 {
@@ -187,24 +195,26 @@ edgepv_status edgepv_check_signature(int folder, const char *public_key, char *m
     size_t length;
     signature found;
     if (!read_key(public_key, key, why))
-        return edgepv_because(why, EDGEPV_SIGNATURE, "%s is no Ed25519 public key in PEM. Give the signer's .pub.pem",
-                              public_key);
+        return edgepv_because(why, EDGEPV_SIGNATURE,
+                              "%s is no Ed25519 public key in PEM. Give the signer's .pub.pem", public_key);
     if (edgepv_read_file(folder, "manifest.sig", MOST_SIGNATURE, 0, &text, &length, why) != EDGEPV_OK)
         return EDGEPV_SIGNATURE;
     int good = read_signature(text, length, &found);
     free(text);
     if (!good)
-        return edgepv_because(why, EDGEPV_SIGNATURE, "manifest.sig is no signature. Copy the bundle again, or sign it");
+        return edgepv_because(why, EDGEPV_SIGNATURE,
+                              "manifest.sig is no signature. Copy the bundle again, or sign it");
     crypto_hash_sha256(hash, key, sizeof key);
     sodium_bin2hex(id, sizeof id, hash, sizeof hash);
     id[KEY_ID] = 0;
     if (strcmp(id, found.key))
-        return edgepv_because(why, EDGEPV_SIGNATURE, "the bundle is signed by key %s, not by %s (%s)", found.key, id,
-                              public_key);
+        return edgepv_because(why, EDGEPV_SIGNATURE, "the bundle is signed by key %s, not by %s (%s)",
+                              found.key, id, public_key);
     if (!signs(&found, key, manifest, bytes))
-        return edgepv_because(why, EDGEPV_SIGNATURE,
-                              "manifest.json is not what key %s signed; it or the signature was changed since. "
-                              "Copy the bundle again",
-                              id);
+        return edgepv_because(
+            why, EDGEPV_SIGNATURE,
+            "manifest.json is not what key %s signed; it or the signature was changed since. "
+            "Copy the bundle again",
+            id);
     return EDGEPV_OK;
 }

@@ -43,17 +43,22 @@ static const char *escaped(const char *at, const char *end, uint32_t *letter)
     if (*at != 'u' || !hex4(at + 1, end, letter)) return NULL;
     at += 5;
     if (*letter < 0xD800u || *letter > 0xDFFFu) return at;
-    if (*letter > 0xDBFFu || end - at < 6 || at[0] != '\\' || at[1] != 'u' || !hex4(at + 2, end, &low)) return NULL;
+    if (*letter > 0xDBFFu || end - at < 6 || at[0] != '\\' || at[1] != 'u' || !hex4(at + 2, end, &low))
+        return NULL;
     if (low < 0xDC00u || low > 0xDFFFu) return NULL;
     *letter = 0x10000u + ((*letter - 0xD800u) << 10) + (low - 0xDC00u);
     return at + 6;
 }
 
-/* Behind the letter at a place, of plain UTF-8: no long form, no surrogate, none beyond U+10FFFF; else NULL. */
+/* Behind the letter at a place, in plain UTF-8: no long form, no surrogate, none beyond U+10FFFF; or NULL. */
 static const char *utf8(const char *at, const char *end)
 {
     const unsigned char *byte = (const unsigned char *)at;
-    size_t more = byte[0] < 0x80u ? 0u : byte[0] < 0xC2u ? 9u : byte[0] < 0xE0u ? 1u : byte[0] < 0xF0u ? 2u : 3u;
+    size_t more = byte[0] < 0x80u   ? 0u
+                  : byte[0] < 0xC2u ? 9u
+                  : byte[0] < 0xE0u ? 1u
+                  : byte[0] < 0xF0u ? 2u
+                                    : 3u;
     if (more == 9u || byte[0] > 0xF4u || (size_t)(end - at) <= more) return NULL;
     for (size_t i = 1; i <= more; i++)
         if ((byte[i] & 0xC0u) != 0x80u) return NULL;

@@ -21,7 +21,7 @@ typedef struct { /* the values of a list or a table, one after another */
     int table;
 } edgepv_json_walk;
 
-/* Whether bytes are one JSON text; then value is what it holds. All else here wants a value of such a text. */
+/* Whether bytes are one JSON text; then value is what it holds. All below want a value of such a text. */
 int edgepv_json_check(const char *text, size_t bytes, edgepv_json *value);
 
 /* '{', '[', '"', '0' for a number, 't', 'f', 'n', or 'N' for NaN and Infinity; 0 of none. */
@@ -39,8 +39,8 @@ int edgepv_json_find(edgepv_json table, const char *key, edgepv_json *value);
 /* Whether a string says this. */
 int edgepv_json_is(edgepv_json string, const char *text);
 
-/* A string without its escapes, and a 0 behind it: how many bytes without that 0, or -1 if it is no string, does
- * not fit into room, or holds a 0 itself. */
+/* A string without its escapes, and a 0 behind it: how many bytes without that 0, or -1 if it is no string,
+ * does not fit into room, or holds a 0 itself. */
 ptrdiff_t edgepv_json_text(edgepv_json string, char *into, size_t room);
 
 /* A whole number within low to high; 0 for anything else. */

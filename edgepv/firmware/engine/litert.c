@@ -8,7 +8,7 @@
 enum { OK = 0, CPU = 1, SILENT = 4, HOST_ALIGN = 64 };
 enum { ACCELERATORS_TAG = 24, SEVERITY_TAG = 25, INTEGER = 2 }; /* of an option of the environment */
 
-static const int ELEMENT[] = {1, 10, 9, 3, 2, 4}; /* LiteRtElementType, by our dtype */
+static const int ELEMENT[] = {1, 10, 9, 3, 2, 4};  /* LiteRtElementType, by our dtype */
 static const char THREADS[] = "num_threads = 1\n"; /* TOML, what LiteRT's own CPU options become */
 
 typedef void lrt; /* any object of LiteRT */
@@ -55,7 +55,8 @@ typedef struct { /* the functions that are called; the order is that of NAMES */
     int (*compile)(lrt *environment, lrt *model, lrt *options, lrt **compiled);
     void (*destroy_compiled)(lrt *compiled);
     int (*set_cancel)(lrt *compiled, void *data, bool (*cancelled)(void *));
-    int (*wrap_memory)(const tensor_type *type, void *memory, size_t bytes, void (*destroy)(void *), lrt **buffer);
+    int (*wrap_memory)(const tensor_type *type, void *memory, size_t bytes, void (*destroy)(void *),
+                       lrt **buffer);
     void (*destroy_buffer)(lrt *buffer);
     int (*run)(lrt *compiled, size_t signature, size_t inputs, lrt **fed, size_t outputs, lrt **read);
 } functions;
@@ -91,7 +92,8 @@ typedef struct {
     functions f;
     const edgepv_ports *ports;
     lrt *environment, *model;
-    size_t *order; /* where each of our ports lies in the file's signature: the fed ones, then the read ones */
+    size_t
+        *order; /* where each of our ports lies in the file's signature: the fed ones, then the read ones */
 } model;
 
 typedef struct {
@@ -115,7 +117,8 @@ static int same_type(const functions *f, lrt *found, const edgepv_tensor *wanted
 {
     tensor_type type;
     memset(&type, 0, sizeof type);
-    if (f->get_type(found, &type) != OK || type.element != ELEMENT[wanted->dtype] || type.layout.rank != wanted->rank)
+    if (f->get_type(found, &type) != OK || type.element != ELEMENT[wanted->dtype] ||
+        type.layout.rank != wanted->rank)
         return 0;
     for (uint32_t i = 0; i < wanted->rank; i++)
         if (type.layout.shape[i] != (int32_t)wanted->shape[i]) return 0;
@@ -123,7 +126,8 @@ static int same_type(const functions *f, lrt *found, const edgepv_tensor *wanted
 }
 
 /* Where a port of ours lies among a signature's; 0 if there is none of its name, type and shape. */
-static int find_port(const functions *f, lrt *signature, const edgepv_tensor *port, int read, size_t count, size_t *at)
+static int find_port(const functions *f, lrt *signature, const edgepv_tensor *port, int read, size_t count,
+                     size_t *at)
 {
     for (*at = 0; *at < count; ++*at) {
         const char *name = NULL;
@@ -143,20 +147,26 @@ static edgepv_status check_ports(model *m, const char *name, edgepv_why *why)
     size_t signatures = 0, inputs = 0, outputs = 0;
     if (m->f.count_signatures(m->model, &signatures) != OK || !signatures ||
         m->f.get_signature(m->model, 0, &signature) != OK || m->f.count_inputs(signature, &inputs) != OK ||
-        m->f.count_outputs(signature, &outputs) != OK || inputs != ports->fed_count || outputs != ports->read_count)
-        return edgepv_because(why, EDGEPV_INPUT, "%s has %zu inputs and %zu outputs, the manifest says %u and %u. Export it again",
-                              name, inputs, outputs, ports->fed_count, ports->read_count);
+        m->f.count_outputs(signature, &outputs) != OK || inputs != ports->fed_count ||
+        outputs != ports->read_count)
+        return edgepv_because(
+            why, EDGEPV_INPUT,
+            "%s has %zu inputs and %zu outputs, the manifest says %u and %u. Export it again", name, inputs,
+            outputs, ports->fed_count, ports->read_count);
     for (uint32_t i = 0; i < ports->fed_count + ports->read_count; i++) {
         int read = i >= ports->fed_count;
         const edgepv_tensor *port = read ? ports->read[i - ports->fed_count] : ports->fed[i];
         if (!find_port(&m->f, signature, port, read, read ? outputs : inputs, &m->order[i]))
-            return edgepv_because(why, EDGEPV_INPUT, "%s has no '%s' of the shape that the manifest says. Export it again",
-                                  name, port->theirs);
+            return edgepv_because(
+                why, EDGEPV_INPUT,
+                "%s has no '%s' of the type and shape that the manifest says. Export it again", name,
+                port->theirs);
     }
     return EDGEPV_OK;
 }
 
-static edgepv_status load(model *m, void *library, const void *bytes, size_t size, const char *name, edgepv_why *why)
+static edgepv_status load(model *m, void *library, const void *bytes, size_t size, const char *name,
+                          edgepv_why *why)
 {
     environment_option options[2];
     edgepv_function found[sizeof NAMES / sizeof *NAMES];
@@ -168,7 +178,9 @@ static edgepv_status load(model *m, void *library, const void *bytes, size_t siz
     options[0].value.type = options[1].value.type = INTEGER;
     for (size_t i = 0; i < sizeof NAMES / sizeof *NAMES; i++)
         if (!(found[i] = edgepv_symbol(library, NAMES[i])))
-            return edgepv_because(why, EDGEPV_ENGINE, "this LiteRT has no %s: 2.3 or a later one of its line is needed", NAMES[i]);
+            return edgepv_because(why, EDGEPV_ENGINE,
+                                  "this LiteRT has no %s: 2.3 or a later one of its line is needed",
+                                  NAMES[i]);
     memcpy(&m->f, found, sizeof m->f);
     if (m->f.create_environment(2, options, &m->environment) != OK)
         return edgepv_because(why, EDGEPV_ENGINE, "LiteRT cannot be started");
@@ -177,8 +189,8 @@ static edgepv_status load(model *m, void *library, const void *bytes, size_t siz
     return check_ports(m, name, why);
 }
 
-static edgepv_status open_model(void *library, const edgepv_ports *ports, const void *bytes, size_t size, const char *name,
-                                edgepv_why *why, void **opened)
+static edgepv_status open_model(void *library, const edgepv_ports *ports, const void *bytes, size_t size,
+                                const char *name, edgepv_why *why, void **opened)
 {
     model *m = calloc(1, sizeof *m);
     size_t *order = calloc(ports->fed_count + ports->read_count, sizeof *order);
@@ -279,5 +291,6 @@ static edgepv_status run(void *begun, void *const *fed, void **read, const volat
     return cancel && *cancel ? EDGEPV_CANCELLED : EDGEPV_INTERNAL;
 }
 
-const edgepv_back edgepv_litert = {"litert", "libLiteRt.so", "LiteRtCreateCompiledModel", open_model, close_model,
-                                   begin,    end,            wrap,                        unwrap,     run};
+const edgepv_back edgepv_litert = {
+    "litert", "libLiteRt.so", "LiteRtCreateCompiledModel", open_model, close_model, begin, end, wrap, unwrap,
+    run};

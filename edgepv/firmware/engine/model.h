@@ -7,28 +7,28 @@
 #define EDGEPV_NO_PORT UINT32_MAX
 
 /* One state in a session's memory. Rows are written one behind the other into a buffer that is longer than
- * needed, and the view that the engine reads moves along; only at its end are rows copied to the front. A state
- * that a step replaces has two places, used in turn. A state with a period is that many such buffers (lanes).
+ * needed, and the view that the engine reads moves along; only at its end are rows copied to the front. A
+ * state that a step replaces has two places, used in turn. One with a period is that many buffers (lanes).
  * The same as Memory in edgepv/stream/step.py, but with places aligned for LiteRT. */
 typedef struct {
     const edgepv_state_spec *spec;
-    int whole;          /* a step replaces all rows: two places in turn */
-    int direct;         /* every place is aligned, so the engine reads and writes there itself */
-    uint32_t positions; /* of the view in a lane */
-    size_t row;         /* bytes */
-    size_t half;        /* of a whole one: bytes from one place to the other */
-    size_t lane;        /* bytes from one lane to the next */
-    size_t first_lane;  /* number of its first lane among those of all states */
-    size_t offset;      /* in the session's memory, as the two that follow */
+    int whole;                   /* a step replaces all rows: two places in turn */
+    int direct;                  /* every place is aligned, so the engine reads and writes there itself */
+    uint32_t positions;          /* of the view in a lane */
+    size_t row;                  /* bytes */
+    size_t half;                 /* of a whole one: bytes from one place to the other */
+    size_t lane;                 /* bytes from one lane to the next */
+    size_t first_lane;           /* number of its first lane among those of all states */
+    size_t offset;               /* in the session's memory, as the two that follow */
     size_t view_copy, slot_copy; /* where not direct: aligned places that the engine sees instead */
     size_t handles;     /* its first: of the views of each lane, then of the slots; or of the two copies */
     uint32_t read_port; /* its output; EDGEPV_NO_PORT: the frames that were fed */
     int owner;          /* it is the state whose slot that output is written to */
 } edgepv_ring;
 
-typedef struct {       /* where one output of the file is written */
-    uint32_t ring;     /* in the slot of this state; EDGEPV_NO_PORT: in a buffer of its own */
-    size_t offset;     /* of that buffer in the session's memory */
+typedef struct {   /* where one output of the file is written */
+    uint32_t ring; /* in the slot of this state; EDGEPV_NO_PORT: in a buffer of its own */
+    size_t offset; /* of that buffer in the session's memory */
     size_t handle;
 } edgepv_read_place;
 

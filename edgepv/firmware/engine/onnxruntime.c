@@ -61,7 +61,8 @@ typedef ort_status *(*fn_ask)(const ort *object, ort **answer);
 typedef ort_status *(*fn_of_object)(ort *object);
 typedef ort_status *(*fn_set)(ort *object, int value);
 typedef ort_status *(*fn_config)(ort *options, const char *key, const char *value);
-typedef ort_status *(*fn_create_session)(const ort *env, const void *bytes, size_t size, const ort *options, ort **session);
+typedef ort_status *(*fn_create_session)(const ort *env, const void *bytes, size_t size, const ort *options,
+                                         ort **session);
 typedef ort_status *(*fn_count)(const ort *object, size_t *count);
 typedef ort_status *(*fn_type)(const ort *session, size_t index, ort **type);
 typedef ort_status *(*fn_name)(const ort *session, size_t index, ort *allocator, char **name);
@@ -69,10 +70,11 @@ typedef ort_status *(*fn_element)(const ort *info, int *element);
 typedef ort_status *(*fn_dimensions)(const ort *info, int64_t *values, size_t count);
 typedef ort_status *(*fn_free)(ort *allocator, void *memory);
 typedef ort_status *(*fn_memory)(int allocator, int kind, ort **memory);
-typedef ort_status *(*fn_tensor)(const ort *memory, void *data, size_t bytes, const int64_t *shape, size_t rank,
-                                 int element, ort **value);
-typedef ort_status *(*fn_run)(ort *session, const ort *options, const char *const *inputs, const ort *const *fed,
-                              size_t fed_count, const char *const *outputs, size_t read_count, ort **read);
+typedef ort_status *(*fn_tensor)(const ort *memory, void *data, size_t bytes, const int64_t *shape,
+                                 size_t rank, int element, ort **value);
+typedef ort_status *(*fn_run)(ort *session, const ort *options, const char *const *inputs,
+                              const ort *const *fed, size_t fed_count, const char *const *outputs,
+                              size_t read_count, ort **read);
 typedef const char *(*fn_message)(const ort_status *status);
 typedef void (*fn_release)(ort *object);
 
@@ -120,14 +122,19 @@ static int set_options(model *m, edgepv_why *why, const char *name)
     static const struct {
         unsigned place;
         int value;
-    } numbers[] = {{SET_OPTIMIZATION, OPTIMIZE_ALL}, {SET_INTRA_THREADS, 1}, {SET_INTER_THREADS, 1}, {SET_LOG_SEVERITY, FATAL_ONLY}};
+    } numbers[] = {{SET_OPTIMIZATION, OPTIMIZE_ALL},
+                   {SET_INTRA_THREADS, 1},
+                   {SET_INTER_THREADS, 1},
+                   {SET_LOG_SEVERITY, FATAL_ONLY}};
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         if (!good(api, ((fn_set)api[numbers[i].place])(m->options, numbers[i].value), why, name)) return 0;
     fn_config config = (fn_config)api[ADD_CONFIG];
     /* this one changes answers: see BROKEN_OPTIMIZERS of ort.py */
-    if (!good(api, config(m->options, "optimization.disable_specified_optimizers", "WeightBiasQuantization"), why, name))
+    if (!good(api, config(m->options, "optimization.disable_specified_optimizers", "WeightBiasQuantization"),
+              why, name))
         return 0;
-    return !m->ports->exact_sums || good(api, config(m->options, "session.x64quantprecision", "1"), why, name);
+    return !m->ports->exact_sums ||
+           good(api, config(m->options, "session.x64quantprecision", "1"), why, name);
 }
 
 /* Whether a port of the file has the type and shape that the manifest says. */
@@ -139,7 +146,9 @@ static int same_type(const model *m, const ort *type, const edgepv_tensor *tenso
     size_t rank = 0;
     int64_t shape[EDGEPV_RANK];
     if (!good(api, ((fn_ask)api[TENSOR_INFO])(type, &info), NULL, "") || !info) return 0;
-    if (!good(api, ((fn_element)api[ELEMENT_TYPE])(info, &element), NULL, "") || element != ELEMENT[tensor->dtype]) return 0;
+    if (!good(api, ((fn_element)api[ELEMENT_TYPE])(info, &element), NULL, "") ||
+        element != ELEMENT[tensor->dtype])
+        return 0;
     if (!good(api, ((fn_count)api[DIMENSION_COUNT])(info, &rank), NULL, "") || rank != tensor->rank) return 0;
     if (!good(api, ((fn_dimensions)api[DIMENSIONS])(info, shape, rank), NULL, "")) return 0;
     for (size_t i = 0; i < rank; i++)
@@ -156,11 +165,14 @@ static int has_port(const model *m, const edgepv_tensor *tensor, int read, size_
     if (!good(api, ((fn_create)api[DEFAULT_ALLOCATOR])(&allocator), NULL, "")) return 0;
     for (size_t i = 0; i < count && !found; i++) {
         char *name = NULL;
-        if (!good(api, ((fn_name)api[read ? OUTPUT_NAME : INPUT_NAME])(m->session, i, allocator, &name), NULL, "")) return 0;
+        if (!good(api, ((fn_name)api[read ? OUTPUT_NAME : INPUT_NAME])(m->session, i, allocator, &name), NULL,
+                  ""))
+            return 0;
         int same = !strcmp(name, tensor->theirs);
         good(api, ((fn_free)api[ALLOCATOR_FREE])(allocator, name), NULL, "");
         if (!same) continue;
-        if (!good(api, ((fn_type)api[read ? OUTPUT_TYPE : INPUT_TYPE])(m->session, i, &type), NULL, "")) return 0;
+        if (!good(api, ((fn_type)api[read ? OUTPUT_TYPE : INPUT_TYPE])(m->session, i, &type), NULL, ""))
+            return 0;
         found = same_type(m, type, tensor);
         release(m, RELEASE_TYPE, type);
         break;
@@ -179,14 +191,16 @@ static edgepv_status check_ports(const model *m, const char *name, edgepv_why *w
     for (uint32_t i = 0; asked && i < m->ports->read_count; i++)
         if (!has_port(m, m->ports->read[i], 1, outputs)) missing = m->ports->read[i];
     if (missing)
-        return edgepv_because(why, EDGEPV_INPUT, "%s has no '%s' of the shape that the manifest says. Export it again", name,
-                              missing->theirs);
+        return edgepv_because(why, EDGEPV_INPUT,
+                              "%s has no '%s' of the type and shape that the manifest says. Export it again",
+                              name, missing->theirs);
     if (!asked || inputs != m->ports->fed_count)
         return edgepv_because(why, EDGEPV_INPUT, "%s has inputs that nothing feeds. Export it again", name);
     return EDGEPV_OK;
 }
 
-static edgepv_status load(model *m, void *library, const void *bytes, size_t size, const char *name, edgepv_why *why)
+static edgepv_status load(model *m, void *library, const void *bytes, size_t size, const char *name,
+                          edgepv_why *why)
 {
     const api_base *base = ((const api_base *(*)(void))edgepv_symbol(library, "OrtGetApiBase"))();
     m->api = base ? base->get_api(API) : NULL;
@@ -196,17 +210,21 @@ static edgepv_status load(model *m, void *library, const void *bytes, size_t siz
     const edgepv_function *api = m->api;
     if (!good(api, ((fn_create_env)api[CREATE_ENV])(FATAL_ONLY, "edgepv", &m->env), why, name) ||
         !good(api, ((fn_of_object)api[DISABLE_TELEMETRY])(m->env), why, name) ||
-        !good(api, ((fn_create)api[CREATE_SESSION_OPTIONS])(&m->options), why, name) || !set_options(m, why, name) ||
+        !good(api, ((fn_create)api[CREATE_SESSION_OPTIONS])(&m->options), why, name) ||
+        !set_options(m, why, name) ||
         !good(api, ((fn_memory)api[CREATE_CPU_MEMORY])(ARENA, DEFAULT_MEMORY, &m->memory), why, name) ||
-        !good(api, ((fn_create_session)api[CREATE_SESSION_FROM_ARRAY])(m->env, bytes, size, m->options, &m->session), why, name))
+        !good(
+            api,
+            ((fn_create_session)api[CREATE_SESSION_FROM_ARRAY])(m->env, bytes, size, m->options, &m->session),
+            why, name))
         return EDGEPV_ENGINE;
     return check_ports(m, name, why);
 }
 
-static edgepv_status open_model(void *library, const edgepv_ports *ports, const void *bytes, size_t size, const char *name,
-                                edgepv_why *why, void **opened)
+static edgepv_status open_model(void *library, const edgepv_ports *ports, const void *bytes, size_t size,
+                                const char *name, edgepv_why *why, void **opened)
 {
-    /* ONNX Runtime 1.29 and later reports to its vendor and keeps a number for that below ~/.cache, unless this is set */
+    /* unless this is set, ONNX Runtime 1.29 and later keeps a number below ~/.cache to report to its vendor */
     setenv("ORT_DISABLE_TELEMETRY", "1", 0);
     model *m = calloc(1, sizeof *m);
     const char **names = calloc(ports->fed_count + ports->read_count, sizeof *names);
@@ -248,8 +266,10 @@ static edgepv_status wrap(void *session, const edgepv_tensor *tensor, void *memo
     const model *m = session;
     int64_t shape[EDGEPV_RANK];
     for (uint32_t i = 0; i < tensor->rank; i++) shape[i] = tensor->shape[i];
-    return good(m->api, ((fn_tensor)m->api[CREATE_TENSOR])(m->memory, memory, tensor->bytes, shape, tensor->rank,
-                                                           ELEMENT[tensor->dtype], handle), NULL, "")
+    return good(m->api,
+                ((fn_tensor)m->api[CREATE_TENSOR])(m->memory, memory, tensor->bytes, shape, tensor->rank,
+                                                   ELEMENT[tensor->dtype], handle),
+                NULL, "")
                ? EDGEPV_OK
                : EDGEPV_MEMORY;
 }
@@ -265,10 +285,19 @@ static edgepv_status run(void *session, void *const *fed, void **read, const vol
     const model *m = session;
     const edgepv_ports *ports = m->ports;
     (void)cancel;
-    ort_status *status = ((fn_run)m->api[RUN])(m->session, NULL, m->names, (const ort *const *)fed, ports->fed_count,
-                                               m->names + ports->fed_count, ports->read_count, read);
+    ort_status *status =
+        ((fn_run)m->api[RUN])(m->session, NULL, m->names, (const ort *const *)fed, ports->fed_count,
+                              m->names + ports->fed_count, ports->read_count, read);
     return good(m->api, status, NULL, "") ? EDGEPV_OK : EDGEPV_INTERNAL;
 }
 
-const edgepv_back edgepv_onnxruntime = {"onnxruntime", "libonnxruntime.so.1", "OrtGetApiBase", open_model, close_model,
-                                        begin,         end,                   wrap,            unwrap,     run};
+const edgepv_back edgepv_onnxruntime = {"onnxruntime",
+                                        "libonnxruntime.so.1",
+                                        "OrtGetApiBase",
+                                        open_model,
+                                        close_model,
+                                        begin,
+                                        end,
+                                        wrap,
+                                        unwrap,
+                                        run};

@@ -31,7 +31,7 @@ static const edgepv_back *back_of(const char *engine)
     return NULL;
 }
 
-/* An engine's library, found as the system finds any or at a path; NULL if it is not there, or of another engine. */
+/* An engine's library, at a path or where the system finds it; NULL if it is not there, or another's. */
 static void *load_library(const edgepv_back *back, const char *path)
 {
     void *library = dlopen(path ? path : back->library, RTLD_NOW | RTLD_LOCAL);
@@ -39,17 +39,19 @@ static void *load_library(const edgepv_back *back, const char *path)
 }
 
 /* What was asked for, or the first variant whose engine is here: the chosen one, then by engine. */
-static edgepv_status choose(edgepv_opened *o, const char *wanted, const char *path, void **library, const char **name,
-                            edgepv_why *why)
+static edgepv_status choose(edgepv_opened *o, const char *wanted, const char *path, void **library,
+                            const char **name, edgepv_why *why)
 {
     const edgepv_bundle *b = &o->bundle;
     const char *chosen = wanted ? wanted : b->run, *missing = NULL;
     for (int turn = 0; turn <= BACK_COUNT && !(wanted && turn); turn++)
         for (uint32_t i = 0; i < b->variant_count; i++) {
-            int due = turn ? !strcmp(b->variants[i].engine, BACKS[turn - 1]->engine) : !strcmp(b->variants[i].name, chosen);
+            int due = turn ? !strcmp(b->variants[i].engine, BACKS[turn - 1]->engine)
+                           : !strcmp(b->variants[i].name, chosen);
             o->back = due ? back_of(b->variants[i].engine) : NULL;
             if (due && wanted && !o->back)
-                return edgepv_because(why, EDGEPV_ENGINE, "variant %s is for engine %s; this library runs litert and onnxruntime",
+                return edgepv_because(why, EDGEPV_ENGINE,
+                                      "variant %s is for engine %s; this library runs litert and onnxruntime",
                                       wanted, b->variants[i].engine);
             if (!o->back) continue;
             *name = b->variants[i].name;
@@ -57,21 +59,27 @@ static edgepv_status choose(edgepv_opened *o, const char *wanted, const char *pa
             if (!missing) missing = o->back->library;
         }
     if (!wanted && !missing)
-        return edgepv_because(why, EDGEPV_ENGINE, "the bundle has no variant for litert or onnxruntime, which this library runs");
-    if (!missing) return edgepv_because(why, EDGEPV_INPUT, "the bundle has no variant '%s'. See: edgepv inspect", wanted);
-    return edgepv_because(why, EDGEPV_ENGINE, "%s is not found %s%s, or lacks its functions. Give the path of its library",
+        return edgepv_because(why, EDGEPV_ENGINE,
+                              "the bundle has no variant for litert or onnxruntime, which this library runs");
+    if (!missing)
+        return edgepv_because(why, EDGEPV_INPUT, "the bundle has no variant '%s'. See: edgepv inspect",
+                              wanted);
+    return edgepv_because(why, EDGEPV_ENGINE,
+                          "%s is not found %s%s, or lacks its functions. Give the path of its library",
                           missing, path ? "at " : "where the system keeps libraries", path ? path : "");
 }
 
 /* The bundle's manifest, its signature checked first if a key is given, and the variant that is to run. */
-static edgepv_status read_bundle(edgepv_opened *o, int folder, const char *variant, const char *path, const char *key,
-                                 void **library, edgepv_why *why)
+static edgepv_status read_bundle(edgepv_opened *o, int folder, const char *variant, const char *path,
+                                 const char *key, void **library, edgepv_why *why)
 {
     char *text = NULL;
     const char *name = NULL;
     size_t bytes = 0;
-    edgepv_status status = edgepv_read_file(folder, "manifest.json", EDGEPV_MOST_MANIFEST, EDGEPV_AHEAD, &text, &bytes, why);
-    if (status == EDGEPV_OK && key) status = edgepv_check_signature(folder, key, text + EDGEPV_AHEAD, bytes, why);
+    edgepv_status status =
+        edgepv_read_file(folder, "manifest.json", EDGEPV_MOST_MANIFEST, EDGEPV_AHEAD, &text, &bytes, why);
+    if (status == EDGEPV_OK && key)
+        status = edgepv_check_signature(folder, key, text + EDGEPV_AHEAD, bytes, why);
     if (status == EDGEPV_OK) status = edgepv_read_manifest(text + EDGEPV_AHEAD, bytes, &o->bundle, why);
     if (status == EDGEPV_OK) status = choose(o, variant, path, library, &name, why);
     if (status == EDGEPV_OK) status = edgepv_read_variant(&o->bundle, name, why);
@@ -101,7 +109,7 @@ static int allocate(edgepv_opened *o)
     return o->fed && o->read && o->rings && o->places && o->answers && o->outputs;
 }
 
-/* Which tensor goes where: inputs, outputs, and the state that each output belongs to. 0: two do not agree. */
+/* Which tensor goes where: inputs, outputs, and the state of each output. 0: two do not agree. */
 static int connect_ports(edgepv_opened *o)
 {
     edgepv_bundle *b = &o->bundle;
@@ -113,7 +121,8 @@ static int connect_ports(edgepv_opened *o)
         ring->spec = &b->states[i];
         ring->read_port = strcmp(out->name, b->input.name) ? read_port(o, out) : EDGEPV_NO_PORT;
         o->fed[1 + i] = &b->states[i].in;
-        const edgepv_tensor *written = ring->read_port == EDGEPV_NO_PORT ? &b->input : o->read[ring->read_port];
+        const edgepv_tensor *written =
+            ring->read_port == EDGEPV_NO_PORT ? &b->input : o->read[ring->read_port];
         if (written->dtype != out->dtype || written->bytes != out->bytes) return 0;
         if (ring->read_port == EDGEPV_NO_PORT || o->places[ring->read_port].ring != EDGEPV_NO_PORT) continue;
         o->places[ring->read_port].ring = i;
@@ -137,7 +146,7 @@ static void describe(edgepv_opened *o)
     m->digest = b->digest;
     m->task = b->task;
     m->labels = b->labels;
-    m->label_count = strcmp(b->task, "classification") ? 0 : b->label_count; /* others give no scores of labels */
+    if (!strcmp(b->task, "classification")) m->label_count = b->label_count; /* others do not score them */
     m->probabilities = (uint32_t)b->probabilities;
     m->width = b->width;
     m->height = b->height;
@@ -169,7 +178,9 @@ static void describe(edgepv_opened *o)
 
 edgepv_status edgepv_arrange(edgepv_opened *o, edgepv_why *why)
 {
-    if (!allocate(o)) return edgepv_because(why, EDGEPV_MEMORY, "no memory for the model's %u states", o->bundle.state_count);
+    if (!allocate(o))
+        return edgepv_because(why, EDGEPV_MEMORY, "no memory for the model's %u states",
+                              o->bundle.state_count);
     if (!connect_ports(o) || !edgepv_lay_out(o))
         return edgepv_because(why, EDGEPV_INPUT, "the states of variant %s do not fit together. Export again",
                               o->bundle.variant);
@@ -184,9 +195,11 @@ static edgepv_status open_engine(edgepv_opened *o, int folder, void *library, ed
     edgepv_status status = edgepv_read_file(folder, b->path, EDGEPV_MOST_FILE, 0, &o->file, &bytes, why);
     if (status != EDGEPV_OK) return status;
     if (!edgepv_has_sha256(o->file, bytes, b->sha256))
-        return edgepv_because(why, EDGEPV_INPUT, "%s was changed or is damaged: its SHA-256 differs", b->path);
+        return edgepv_because(why, EDGEPV_INPUT, "%s was changed or is damaged: its SHA-256 differs",
+                              b->path);
     const unsigned char *data = (const unsigned char *)o->file;
-    status = o->back == &edgepv_litert ? edgepv_vet_tflite(data, bytes, b->path, why) : edgepv_vet_onnx(data, bytes, b->path, why);
+    status = o->back == &edgepv_litert ? edgepv_vet_tflite(data, bytes, b->path, why)
+                                       : edgepv_vet_onnx(data, bytes, b->path, why);
     if (status != EDGEPV_OK) return status;
     status = edgepv_arrange(o, why);
     if (status != EDGEPV_OK) return status;
@@ -200,12 +213,13 @@ static int open_folder(const char *folder, edgepv_why *why)
     int opened = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (opened >= 0) return opened;
     int there = !stat(folder, &facts);
-    edgepv_because(why, EDGEPV_INPUT, there ? "%s is no folder. Unpack a bundle's zip first" : "%s does not exist", folder);
+    edgepv_because(why, EDGEPV_INPUT,
+                   there ? "%s is no folder. Unpack a bundle's zip first" : "%s does not exist", folder);
     return -1;
 }
 
-edgepv_status edgepv_open(const char *folder, const char *variant, const char *library, const char *public_key,
-                          edgepv_model **model, char *why_text, size_t why_bytes)
+edgepv_status edgepv_open(const char *folder, const char *variant, const char *library,
+                          const char *public_key, edgepv_model **model, char *why_text, size_t why_bytes)
 {
     edgepv_why why = {why_text, why_bytes};
     void *found = NULL;
@@ -217,7 +231,7 @@ edgepv_status edgepv_open(const char *folder, const char *variant, const char *l
     int place = open_folder(folder, &why);
     if (place < 0) return EDGEPV_INPUT;
     edgepv_opened *o = calloc(1, sizeof *o);
-    locale_t plain = newlocale(LC_NUMERIC_MASK, "C", (locale_t)0); /* numbers have a point, whatever the user's have */
+    locale_t plain = newlocale(LC_NUMERIC_MASK, "C", (locale_t)0); /* numbers with a point */
     edgepv_status status = EDGEPV_MEMORY;
     if (o && plain) {
         locale_t before = uselocale(plain);

@@ -3,7 +3,7 @@
 
 #include "model.h"
 
-typedef struct { /* at the beginning of a session's memory */
+typedef struct {   /* at the beginning of a session's memory */
     void *session; /* the engine's */
     uint64_t step;
     void **fed, **read; /* handles of this step */
@@ -179,7 +179,8 @@ static void keep_rows(const edgepv_opened *o, char *memory)
     for (uint32_t i = 0; i < o->bundle.state_count; i++) {
         const edgepv_ring *ring = &o->rings[i];
         if (ring->owner && ring->direct) continue;
-        const char *from = ring->read_port == EDGEPV_NO_PORT ? memory + o->input_at : read_of(o, ring->read_port, memory);
+        const char *from =
+            ring->read_port == EDGEPV_NO_PORT ? memory + o->input_at : read_of(o, ring->read_port, memory);
         memcpy(slot_of(o, ring, memory), from, ring->spec->out.bytes);
     }
 }
@@ -246,9 +247,11 @@ static edgepv_status wrap_ring(const edgepv_opened *o, const edgepv_ring *ring, 
     for (size_t i = 0; i < places && status == EDGEPV_OK; i++) {
         char *lane = lane_start(ring, memory, i / ring->positions);
         uint32_t position = (uint32_t)(i % ring->positions);
-        status = o->back->wrap(session, in, lane + view_at(ring, position), handle_of(o, memory, ring->handles + i));
+        status = o->back->wrap(session, in, lane + view_at(ring, position),
+                               handle_of(o, memory, ring->handles + i));
         if (status == EDGEPV_OK && ring->owner)
-            status = o->back->wrap(session, out, lane + slot_at(ring, position), handle_of(o, memory, ring->handles + places + i));
+            status = o->back->wrap(session, out, lane + slot_at(ring, position),
+                                   handle_of(o, memory, ring->handles + places + i));
     }
     return status;
 }
@@ -262,12 +265,14 @@ static edgepv_status begin(const edgepv_model *model, void *state)
     h->fed = handle_of(o, memory, o->handles);
     h->read = h->fed + o->ports.fed_count;
     edgepv_status status = o->back->begin(o->engine, &h->session);
-    if (status == EDGEPV_OK) status = o->back->wrap(h->session, &o->bundle.input, memory + o->input_at, handle_of(o, memory, 0));
+    if (status == EDGEPV_OK)
+        status = o->back->wrap(h->session, &o->bundle.input, memory + o->input_at, handle_of(o, memory, 0));
     for (uint32_t i = 0; i < o->bundle.state_count && status == EDGEPV_OK; i++)
         status = wrap_ring(o, &o->rings[i], memory, h->session);
     for (uint32_t i = 0; i < o->ports.read_count && status == EDGEPV_OK; i++)
         if (o->places[i].ring == EDGEPV_NO_PORT)
-            status = o->back->wrap(h->session, o->read[i], memory + o->places[i].offset, handle_of(o, memory, o->places[i].handle));
+            status = o->back->wrap(h->session, o->read[i], memory + o->places[i].offset,
+                                   handle_of(o, memory, o->places[i].handle));
     if (status != EDGEPV_OK) end(model, state);
     return status;
 }
@@ -312,7 +317,8 @@ int edgepv_lay_out(edgepv_opened *o)
     for (uint32_t i = 0; i < o->ports.read_count; i++)
         if (o->places[i].ring == EDGEPV_NO_PORT) o->places[i].handle = o->handles++;
     o->positions_at = place_for(&used, (uint64_t)o->lanes * sizeof(uint32_t));
-    o->handles_at = place_for(&used, ((uint64_t)o->handles + o->ports.fed_count + o->ports.read_count) * sizeof(void *));
+    o->handles_at =
+        place_for(&used, ((uint64_t)o->handles + o->ports.fed_count + o->ports.read_count) * sizeof(void *));
     o->input_at = place_for(&used, b->input.bytes);
     for (uint32_t i = 0; i < o->ports.read_count; i++)
         if (o->places[i].ring == EDGEPV_NO_PORT) o->places[i].offset = place_for(&used, o->read[i]->bytes);

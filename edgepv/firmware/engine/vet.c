@@ -1,14 +1,19 @@
-/* vet.c: a model's file is refused that could make its engine read outside of it, before the engine sees it. */
+/* vet.c: a model's file that could make its engine read outside of it is refused before the engine sees it. */
 #include <string.h>
 
 #include "bundle.h"
 
-#define DEEPEST 90u           /* messages inside each other; protobuf itself reads 100 */
-#define MOST_FIELDS 2000000u  /* of one file: a bound on the time that a hostile one can take */
+#define DEEPEST 90u          /* messages inside each other; protobuf itself reads 100 */
+#define MOST_FIELDS 2000000u /* of one file: a bound on the time that a hostile one can take */
 
 enum { VARINT, FIXED64, LEN, FIXED32 = 5 }; /* wire types. Source: protobuf.dev/programming-guides/encoding */
 enum { MODEL, TRAINING, GRAPH, FUNCTION, NODE, ATTRIBUTE, SPARSE, TENSOR, NONE };
-enum { IR_VERSION = 1, OP_TYPE = 4, EXTERNAL_DATA = 13, DATA_LOCATION = 14 }; /* field numbers of onnx.proto */
+enum {
+    IR_VERSION = 1,
+    OP_TYPE = 4,
+    EXTERNAL_DATA = 13,
+    DATA_LOCATION = 14
+}; /* field numbers of onnx.proto */
 
 typedef struct {
     unsigned char message, field, inner;
@@ -16,11 +21,11 @@ typedef struct {
 
 static const place PLACES[] = {
     /* where messages hold tensors. Source: onnx.proto */
-    {MODEL, 7, GRAPH},       {MODEL, 20, TRAINING},    {MODEL, 25, FUNCTION},    {TRAINING, 1, GRAPH},
-    {TRAINING, 2, GRAPH},    {GRAPH, 1, NODE},         {GRAPH, 5, TENSOR},       {GRAPH, 15, SPARSE},
-    {FUNCTION, 7, NODE},     {FUNCTION, 11, ATTRIBUTE}, {NODE, 5, ATTRIBUTE},    {ATTRIBUTE, 5, TENSOR},
-    {ATTRIBUTE, 6, GRAPH},   {ATTRIBUTE, 10, TENSOR},  {ATTRIBUTE, 11, GRAPH},   {ATTRIBUTE, 22, SPARSE},
-    {ATTRIBUTE, 23, SPARSE}, {SPARSE, 1, TENSOR},      {SPARSE, 2, TENSOR},
+    {MODEL, 7, GRAPH},       {MODEL, 20, TRAINING},     {MODEL, 25, FUNCTION},  {TRAINING, 1, GRAPH},
+    {TRAINING, 2, GRAPH},    {GRAPH, 1, NODE},          {GRAPH, 5, TENSOR},     {GRAPH, 15, SPARSE},
+    {FUNCTION, 7, NODE},     {FUNCTION, 11, ATTRIBUTE}, {NODE, 5, ATTRIBUTE},   {ATTRIBUTE, 5, TENSOR},
+    {ATTRIBUTE, 6, GRAPH},   {ATTRIBUTE, 10, TENSOR},   {ATTRIBUTE, 11, GRAPH}, {ATTRIBUTE, 22, SPARSE},
+    {ATTRIBUTE, 23, SPARSE}, {SPARSE, 1, TENSOR},       {SPARSE, 2, TENSOR},
 };
 
 typedef struct {
@@ -86,7 +91,8 @@ static const char *wrong(const unsigned char *data, unsigned message, unsigned i
 {
     static const char context[] = "EPContext"; /* a node whose engine lies in a file that it names */
     if (inner != NONE && found->kind != LEN) return "it is no ONNX message";
-    if (message == MODEL && found->number == IR_VERSION && found->kind != VARINT) return "it is no ONNX message";
+    if (message == MODEL && found->number == IR_VERSION && found->kind != VARINT)
+        return "it is no ONNX message";
     if (message == TENSOR && outside(data, found)) return "it keeps its weights in another file";
     if (message == NODE && found->number == OP_TYPE && found->end - found->at == sizeof context - 1 &&
         !memcmp(data + found->at, context, sizeof context - 1))
@@ -108,7 +114,8 @@ static const char *walk_onnx(const unsigned char *data, size_t bytes)
     for (;;) {
         while (at == open[depth].end)
             if (!depth--) return NULL;
-        if (!left-- || !next_field(data, at, open[depth].end, &found)) return "it is no protobuf, or truncated";
+        if (!left-- || !next_field(data, at, open[depth].end, &found))
+            return "it is no protobuf, or truncated";
         unsigned inner = inner_of(open[depth].message, found.number);
         const char *reason = wrong(data, open[depth].message, inner, &found);
         if (reason) return reason;
@@ -145,8 +152,8 @@ static int u32(const unsigned char *data, size_t bytes, size_t at, uint32_t *val
     return 1;
 }
 
-/* LiteRT checks every offset itself when it is given bytes (its flatbuffer verifier); what it would still follow
- * are groups of external buffers, which slots 8 and 9 of the Model table list. Source: schema.fbs of LiteRT. */
+/* LiteRT checks every offset itself when it is given bytes (its flatbuffer verifier); what it would still
+ * follow are external buffers, which slots 8 and 9 of the Model table list. Source: schema.fbs of LiteRT. */
 edgepv_status edgepv_vet_tflite(const unsigned char *data, size_t bytes, const char *name, edgepv_why *why)
 {
     uint32_t root, back;
@@ -159,10 +166,12 @@ edgepv_status edgepv_vet_tflite(const unsigned char *data, size_t bytes, const c
         vtable = (size_t)at;
     }
     if (!sound)
-        return edgepv_because(why, EDGEPV_INPUT, "%s cannot be opened safely: it is no TFLite flatbuffer", name);
+        return edgepv_because(why, EDGEPV_INPUT, "%s cannot be opened safely: it is no TFLite flatbuffer",
+                              name);
     for (size_t i = 8; i <= 9 && !slot; i++)
         if (4 + 2 * i + 2 <= size && !u16(data, bytes, vtable + 4 + 2 * i, &slot)) slot = 1;
     if (!slot) return EDGEPV_OK;
     return edgepv_because(why, EDGEPV_INPUT,
-                          "%s cannot be opened safely: its weights are in another file. Export it again", name);
+                          "%s cannot be opened safely: its weights are in another file. Export it again",
+                          name);
 }
