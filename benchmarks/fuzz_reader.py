@@ -87,8 +87,8 @@ def _elsewhere(model: bytes) -> bytes:
     return data
 
 
-def fuzz(runs: int, seed: int) -> dict[str, Any]:
-    """What so many inputs gave. Raises SystemExit with libFuzzer's report for the first that is a fault."""
+def fuzz(runs: int, seconds: int, seed: int) -> dict[str, Any]:
+    """What so many inputs gave, or those of so many seconds. Raises SystemExit with libFuzzer's report for the first that is a fault."""
     with tempfile.TemporaryDirectory() as tmp:
         program, corpus, seeds = Path(tmp) / "fuzz_reader", Path(tmp) / "corpus", Path(tmp) / "seeds"
         corpus.mkdir()
@@ -121,10 +121,11 @@ def main() -> None:
     """Fuzz, and write what came of it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=1_000_000, help="inputs")
+    parser.add_argument("--seconds", type=int, default=0, help="end after so many seconds; 0: no limit")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
-    result = fuzz(options.runs, options.seed)
+    result = fuzz(options.runs, options.seconds, options.seed)
     write_json(
         options.out, {"measured_at": now(), "device": encode(device_facts()), "seed": options.seed, **result}
     )

@@ -27,6 +27,7 @@ BUILDS: dict[str, tuple[Machine, tuple[str, ...]]] = {
     "gcc": (GCC, ()),
     "clang": (CLANG, ()),
     "sanitized": (SANITIZED, ()),
+    "traced": (GCC, ("-g",)),
     "counted": (GCC, ("-DCOUNTED", *(f"-Wl,--wrap={name}" for name in COUNTED))),
 }
 LONGEST_S = 120.0

@@ -27,8 +27,8 @@ extern "C" {
  * EDGEPV_INPUT: no bundle, or one that is broken or hostile. EDGEPV_SIGNATURE, EDGEPV_ENGINE (its library is
  * not here, or too old), EDGEPV_MEMORY. Then *model is NULL.
  */
-edgepv_status edgepv_open(const char *folder, const char *variant, const char *library, const char *public_key,
-                          edgepv_model **model, char *why, size_t why_bytes);
+edgepv_status edgepv_open(const char *folder, const char *variant, const char *library,
+                          const char *public_key, edgepv_model **model, char *why, size_t why_bytes);
 
 const char *edgepv_variant(const edgepv_model *model); /* the name of the variant that was opened */
 

@@ -22,7 +22,7 @@ typedef struct {
                           const char *name, edgepv_why *why, void **model);
     void (*close)(void *model);
 
-    /* One camera's own: what runs the model, and handles for memory that it reads or writes, aligned by 64. */
+    /* One camera's own: what runs the model, and handles for memory that it sees, aligned by 64. */
     edgepv_status (*begin)(void *model, void **session);
     void (*end)(void *session);
     edgepv_status (*wrap)(void *session, const edgepv_tensor *tensor, void *memory, void **handle);

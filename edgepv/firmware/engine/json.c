@@ -174,7 +174,7 @@ char edgepv_json_kind(edgepv_json value)
 {
     if (!value.at || value.at >= value.end) return 0;
     char c = *value.at;
-    if (c == 'I' || (c == '-' && value.end - value.at > 1 && value.at[1] == 'I')) return 'N';
+    if (c == '-' && value.end - value.at > 1 && value.at[1] == 'I') return 'I';
     return c == '-' || (c >= '0' && c <= '9') ? '0' : c;
 }
 
@@ -280,9 +280,10 @@ int edgepv_json_number(edgepv_json number, double *value)
 {
     char letters[MOST_LETTERS + 1];
     size_t length = (size_t)(number.end - number.at);
-    if (edgepv_json_kind(number) != '0' || length > MOST_LETTERS) return 0;
+    char kind = edgepv_json_kind(number);
+    if ((kind != '0' && kind != 'I' && kind != 'N') || length > MOST_LETTERS) return 0;
     memcpy(letters, number.at, length);
     letters[length] = 0;
-    *value = strtod(letters, NULL);
-    return isfinite(*value) != 0;
+    *value = strtod(letters, NULL); /* it knows the words for infinity too */
+    return !isnan(*value);
 }

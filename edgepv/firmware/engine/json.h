@@ -24,7 +24,7 @@ typedef struct { /* the values of a list or a table, one after another */
 /* Whether bytes are one JSON text; then value is what it holds. All below want a value of such a text. */
 int edgepv_json_check(const char *text, size_t bytes, edgepv_json *value);
 
-/* '{', '[', '"', '0' for a number, 't', 'f', 'n', or 'N' for NaN and Infinity; 0 of none. */
+/* '{', '[', '"', '0' for a number, 't', 'f', 'n', 'N' for NaN, 'I' for an infinity; 0 for none. */
 char edgepv_json_kind(edgepv_json value);
 
 /* Whether a value is a list or a table, which the walk then goes through. */
@@ -46,7 +46,7 @@ ptrdiff_t edgepv_json_text(edgepv_json string, char *into, size_t room);
 /* A whole number within low to high; 0 for anything else. */
 int edgepv_json_whole(edgepv_json number, int64_t low, int64_t high, int64_t *value);
 
-/* A finite number; 0 for anything else. The numeric locale has to be "C". */
+/* A number or an infinity; 0 for anything else. The numeric locale has to be "C". */
 int edgepv_json_number(edgepv_json number, double *value);
 
 #endif

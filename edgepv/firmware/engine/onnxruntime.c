@@ -224,7 +224,7 @@ static edgepv_status load(model *m, void *library, const void *bytes, size_t siz
 static edgepv_status open_model(void *library, const edgepv_ports *ports, const void *bytes, size_t size,
                                 const char *name, edgepv_why *why, void **opened)
 {
-    /* unless this is set, ONNX Runtime 1.29 and later keeps a number below ~/.cache to report to its vendor */
+    /* unless this is set, ONNX Runtime 1.29 and later keeps an id below ~/.cache to report to its vendor */
     setenv("ORT_DISABLE_TELEMETRY", "1", 0);
     model *m = calloc(1, sizeof *m);
     const char **names = calloc(ports->fed_count + ports->read_count, sizeof *names);

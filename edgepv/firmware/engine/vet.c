@@ -1,4 +1,4 @@
-/* vet.c: a model's file that could make its engine read outside of it is refused before the engine sees it. */
+/* vet.c: a model that could make its engine read outside of its file is refused before the engine sees it. */
 #include <string.h>
 
 #include "bundle.h"
