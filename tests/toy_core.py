@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from edgepv.errors import EngineError
 from edgepv.runtimes.ladder import Ladder
 from edgepv.runtimes.lane import Lane
 from edgepv.runtimes.session import Session
@@ -117,12 +118,16 @@ class Toy:
 
 
 class ToyEngine:
-    """toy.c in NumPy, an engine as every other."""
+    """toy.c in NumPy, an engine as every other, which fails while it is ``broken``."""
+
+    broken = False
 
     def __init__(self, toy: Toy) -> None:
         self._toy = toy
 
     def infer(self, inputs: Tensors) -> Tensors:
+        if self.broken:
+            raise EngineError("broken")
         frames, history, runs = inputs["frame"], inputs["history"], inputs["runs"]
         probes = (np.arange(len(LABELS)) * 7 + 3) % frames[0].size
         last = frames[-1].ravel()[probes]
@@ -263,12 +268,13 @@ def load(path: Path) -> ctypes.CDLL:
 
 
 def picture(
-    rng: np.random.Generator, width: int, height: int, kind: str
+    rng: np.random.Generator, width: int, height: int, kind: str, *, padded: bool = True
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """(planes as a camera gives them, the picture (H, W, 3) in BGR that OpenCV makes of them)."""
 
     def plane(rows: int, length: int) -> np.ndarray:  # rows with something behind them
-        return rng.integers(0, 256, (rows, length + int(rng.integers(0, 9))), np.uint8)[:, :length]
+        more = int(rng.integers(0, 9)) if padded else 0
+        return rng.integers(0, 256, (rows, length + more), np.uint8)[:, :length]
 
     if kind == "grey":
         grey = plane(height, width)

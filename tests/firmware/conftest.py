@@ -5,10 +5,9 @@ from __future__ import annotations
 import ctypes
 
 import pytest
-from building import CLANG, CORE, GCC, OWN
+from building import CLANG, CORE_WITH_TOY, GCC
 from toy_core import load
 
-CORE_WITH_TOY = (CORE / "edgepv_core.c", OWN / "toy.c")
 BUILDS = {
     "gcc": (GCC, ()),
     "gcc-fma": (GCC, ("-std=gnu99", "-O3", "-march=native")),  # GNU C joins products and sums if it may

@@ -78,12 +78,14 @@ def test_what_opencv_treats_apart(
     check(core, Toy(*to), *source, kind)
 
 
+@pytest.mark.slow
 def test_every_length_of_one_axis(core: ctypes.CDLL) -> None:
     for length in range(1, 130):
         for to in (1, 2, 7, 16, 31, 64):
             check(core, Toy(to, 2), length, 3, "grey", length)
 
 
+@pytest.mark.slow
 def test_every_colour_turns_grey_as_opencv_says(core: ctypes.CDLL) -> None:
     """All 16 million, in pieces of 64 thousand."""
     low = np.stack(np.meshgrid(np.arange(256), np.arange(256), indexing="ij"), -1).astype(np.uint8)
@@ -96,6 +98,7 @@ def test_every_colour_turns_grey_as_opencv_says(core: ctypes.CDLL) -> None:
             np.testing.assert_array_equal(np.rint(got), cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY))
 
 
+@pytest.mark.slow
 def test_every_luma_and_chroma(core: ctypes.CDLL) -> None:
     """Each pair of chroma values, under every luma: 16 million pixels, a luma in a picture."""
     chroma = np.stack(np.meshgrid(np.arange(256), np.arange(256), indexing="ij"), -1).astype(np.uint8)

@@ -46,22 +46,10 @@ from edgepv.data.frames import preprocess
 from edgepv.errors import EngineError
 from edgepv.runtimes import Session
 from edgepv.runtimes.lane import Answer
-from edgepv.stream import Tensors
 
 WIDTH, HEIGHT = 9, 6
 CLOSE = 1e-6
 """NumPy's exp and the C library's differ in the last place; all else is equal."""
-
-
-class Failing(ToyEngine):
-    """The toy that fails when it is told to."""
-
-    broken = False
-
-    def infer(self, inputs: Tensors) -> Tensors:
-        if self.broken:
-            raise EngineError("broken")
-        return super().infer(inputs)
 
 
 def pictures(count: int, seed: int = 0) -> Iterator[tuple[list[np.ndarray], np.ndarray]]:
@@ -96,7 +84,7 @@ EVENTS = st.lists(st.sampled_from(["step"] * 6 + ["gap", "long gap", "reset", "b
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(toy=TOYS, events=EVENTS)
 def test_it_says_what_pythons_session_says(core: ctypes.CDLL, toy: Toy, events: list[str]) -> None:
-    engine = Failing(toy)
+    engine = ToyEngine(toy)
     python = python_session(toy, engine)
     with c_session(core, toy, camera(WIDTH, HEIGHT)) as c:
         for event, (planes, bgr) in zip(events, pictures(len(events))):
@@ -115,7 +103,7 @@ def refuse(
     core: ctypes.CDLL,
     c: CSession,
     python: Session,
-    engine: Failing,
+    engine: ToyEngine,
     planes: list[np.ndarray],
     bgr: np.ndarray,
 ) -> None:

@@ -37,7 +37,7 @@ typedef enum { EDGEPV_BGR24 = 1, EDGEPV_RGB24, EDGEPV_NV12, EDGEPV_GRAY8 } edgep
 typedef struct { /* what does not change while a session lasts: tables are made once */
     uint32_t size; /* sizeof(edgepv_camera) */
     uint32_t width, height; /* 1 to 16384 pixels; even for NV12 */
-    edgepv_format format;
+    uint32_t format; /* an edgepv_format */
 } edgepv_camera;
 
 typedef struct { /* borrowed for one call */

@@ -39,10 +39,10 @@ struct edgepv_session {
     const edgepv_model *model;
     edgepv_camera camera;
     scaling how;
-    uint32_t channels;            /* of the picture while it is resized: 3, grey 1 */
+    uint32_t channels, planes;    /* of a row: pixels of 3 in 1, of NV12 1 in 3 behind each other, grey 1 in 1 */
     uint32_t factor_x, factor_y;  /* of WHOLE_FACTORS */
     tap *columns, *rows;
-    uint8_t *converted;           /* one source row of NV12, in BGR */
+    uint8_t *converted;           /* one source row of NV12, in blue, green and red */
     uint8_t *small;               /* one row of the result */
     void *sums[2];                /* two rows of the result before they are rounded: float, uint32_t or int32_t */
     uint32_t held[2];             /* LINEAR: the source row, counted from 1, that each of them has; 0 for none */
@@ -61,7 +61,7 @@ struct edgepv_session {
 
 /* --- sizes and tables of a resize -------------------------------------------------------------------- */
 
-static uint32_t bytes_per_pixel(edgepv_format format)
+static uint32_t bytes_per_pixel(uint32_t format)
 {
     return format == EDGEPV_BGR24 || format == EDGEPV_RGB24 ? 3u : 1u;
 }
@@ -175,23 +175,34 @@ static uint8_t clamped(int32_t value)
     return (uint8_t)(value < 0 ? 0 : value > 255 ? 255 : value);
 }
 
-/* A row of NV12 in BGR: ITU-R BT.601, limited range, in OpenCV's 20-bit fixed point. */
-static void convert_nv12(const uint8_t *luma, const uint8_t *chroma, uint32_t width, uint8_t *bgr)
+/* From 20 bits behind the point to a byte. */
+static uint8_t whole_byte(int32_t value)
+{
+    return clamped(value < 0 ? 0 : value >> 20);
+}
+
+/* A row of NV12 as three rows, blue, green and red: ITU-R BT.601, limited range, in OpenCV's fixed point. */
+static void convert_nv12(const uint8_t *restrict luma, const uint8_t *restrict chroma, uint32_t width,
+                         uint8_t *restrict bgr)
 {
     const int32_t half = 1 << 19, luma_unit = 1220542;
+    uint8_t *restrict blues = bgr, *restrict greens = bgr + width, *restrict reds = bgr + 2 * (size_t)width;
 
-    for (uint32_t x = 0; x < width; x += 2, chroma += 2) {
-        int32_t u = chroma[0] - 128, v = chroma[1] - 128;
+    for (size_t x = 0, pairs = width / 2; pairs > 0; pairs--, x += 2) {
+        int32_t u = chroma[x] - 128, v = chroma[x + 1] - 128;
         int32_t blue = half + 2116026 * u, green = half - 409993 * u - 852492 * v, red = half + 1673527 * v;
-        for (uint32_t k = 0; k < 2; k++, bgr += 3) {
-            int32_t y = luma[x + k] < 16 ? 0 : (luma[x + k] - 16) * luma_unit;
-            bgr[0] = clamped((y + blue) / (1 << 20));
-            bgr[1] = clamped((y + green) / (1 << 20));
-            bgr[2] = clamped((y + red) / (1 << 20));
-        }
+        int32_t left = luma[x] < 16 ? 0 : (luma[x] - 16) * luma_unit;
+        int32_t right = luma[x + 1] < 16 ? 0 : (luma[x + 1] - 16) * luma_unit;
+        blues[x] = whole_byte(left + blue);
+        blues[x + 1] = whole_byte(right + blue);
+        greens[x] = whole_byte(left + green);
+        greens[x + 1] = whole_byte(right + green);
+        reds[x] = whole_byte(left + red);
+        reds[x + 1] = whole_byte(right + red);
     }
 }
 
+/* Row y of the picture: `planes` rows, one behind the other. */
 static const uint8_t *source_row(const edgepv_session *s, const edgepv_frame *frame, uint32_t y)
 {
     const uint8_t *row = frame->plane[0] + (size_t)y * frame->stride[0];
@@ -210,7 +221,7 @@ static void add_whole(const uint8_t *row, uint32_t width, uint32_t channels, uin
                 sums[c] += row[c];
 }
 
-static void shrink_row_grey(const uint8_t *row, const tap *taps, uint32_t width, float *sums)
+static void shrink_row(const uint8_t *row, const tap *taps, uint32_t width, float *sums)
 {
     for (uint32_t x = 0; x < width; x++) {
         const tap *t = &taps[x];
@@ -255,14 +266,22 @@ static void enlarge_row(const uint8_t *row, const tap *taps, uint32_t width, uin
 
 /* --- one row of the result --------------------------------------------------------------------------- */
 
+static uint32_t row_values(const edgepv_session *s)
+{
+    return s->model->width * s->channels * s->planes;
+}
+
 static void whole_row(edgepv_session *s, const edgepv_frame *frame, uint32_t y)
 {
-    uint32_t values = s->model->width * s->channels, *sums = s->sums[0];
+    uint32_t values = row_values(s), width = s->model->width, *sums = s->sums[0];
     float share = 1.0f / (float)(s->factor_x * s->factor_y);
 
     memset(sums, 0, values * sizeof *sums);
-    for (uint32_t k = 0; k < s->factor_y; k++)
-        add_whole(source_row(s, frame, y * s->factor_y + k), s->model->width, s->channels, s->factor_x, sums);
+    for (uint32_t k = 0; k < s->factor_y; k++) {
+        const uint8_t *row = source_row(s, frame, y * s->factor_y + k);
+        for (uint32_t p = 0; p < s->planes; p++)
+            add_whole(row + p * s->camera.width, width, s->channels, s->factor_x, sums + p * width);
+    }
     if (s->factor_x == 2 && s->factor_y == 2) /* OpenCV rounds halves up here, and to even elsewhere */
         for (uint32_t i = 0; i < values; i++)
             s->small[i] = (uint8_t)((sums[i] + 2) >> 2);
@@ -274,16 +293,17 @@ static void whole_row(edgepv_session *s, const edgepv_frame *frame, uint32_t y)
 static void area_row(edgepv_session *s, const edgepv_frame *frame, uint32_t y)
 {
     const tap *t = &s->rows[y];
-    uint32_t values = s->model->width * s->channels;
+    uint32_t values = row_values(s), width = s->model->width;
     float *line = s->sums[0], *sums = s->sums[1];
 
     for (uint32_t k = 0; k < t->count; k++) {
         float weight = k == 0 ? t->head : k + 1 < t->count ? t->body : t->tail;
         const uint8_t *row = source_row(s, frame, t->first + k);
         if (s->channels == 3)
-            shrink_row_colour(row, s->columns, s->model->width, line);
+            shrink_row_colour(row, s->columns, width, line);
         else
-            shrink_row_grey(row, s->columns, s->model->width, line);
+            for (uint32_t p = 0; p < s->planes; p++)
+                shrink_row(row + p * s->camera.width, s->columns, width, line + p * width);
         if (k == 0)
             for (uint32_t i = 0; i < values; i++)
                 sums[i] = line[i] * weight;
@@ -298,18 +318,22 @@ static void area_row(edgepv_session *s, const edgepv_frame *frame, uint32_t y)
 /* The sums of source row y, made unless they are there: neighbours have places of their own. */
 static const int32_t *enlarged(edgepv_session *s, const edgepv_frame *frame, uint32_t y)
 {
+    uint32_t width = s->model->width;
     int32_t *sums = s->sums[y & 1];
 
-    if (s->held[y & 1] != y + 1)
-        enlarge_row(source_row(s, frame, y), s->columns, s->model->width, s->channels, sums);
+    if (s->held[y & 1] == y + 1)
+        return sums;
     s->held[y & 1] = y + 1;
+    const uint8_t *row = source_row(s, frame, y);
+    for (uint32_t p = 0; p < s->planes; p++)
+        enlarge_row(row + p * s->camera.width, s->columns, width, s->channels, sums + p * width);
     return sums;
 }
 
 static void linear_row(edgepv_session *s, const edgepv_frame *frame, uint32_t y)
 {
     const tap *t = &s->rows[y];
-    uint32_t values = s->model->width * s->channels;
+    uint32_t values = row_values(s);
     const int32_t *upper = enlarged(s, frame, t->first);
     const int32_t *lower = t->count > 1 ? enlarged(s, frame, t->first + 1) : upper;
 
@@ -321,15 +345,21 @@ static void linear_row(edgepv_session *s, const edgepv_frame *frame, uint32_t y)
 
 /* --- a row as the model takes it --------------------------------------------------------------------- */
 
+/* How far it is in a row from one colour of a pixel to its next. */
+static size_t colour_step(const edgepv_session *s)
+{
+    return s->planes == 3 ? s->model->width : s->channels == 3 ? 1 : 0;
+}
+
 static void normalise_grey(const edgepv_session *s, const uint8_t *row, float *to)
 {
-    float scale = s->model->scale[0], shift = s->model->shift[0];
-    const uint32_t blue = s->camera.format == EDGEPV_RGB24 ? 2 : 0, red = 2 - blue;
+    const float scale = s->model->scale[0], shift = s->model->shift[0];
+    const size_t step = colour_step(s), blue = s->camera.format == EDGEPV_RGB24 ? 2 * step : 0, red = 2 * step - blue;
 
     for (uint32_t x = 0; x < s->model->width; x++, row += s->channels) {
         uint32_t grey = row[0];
-        if (s->channels == 3) /* OpenCV's 15-bit fixed point */
-            grey = (row[blue] * 3735u + row[1] * 19235u + row[red] * 9798u + (1u << 14)) >> 15;
+        if (step > 0) /* OpenCV's 15-bit fixed point */
+            grey = (row[blue] * 3735u + row[step] * 19235u + row[red] * 9798u + (1u << 14)) >> 15;
         to[x] = (float)grey * scale - shift;
     }
 }
@@ -337,13 +367,14 @@ static void normalise_grey(const edgepv_session *s, const uint8_t *row, float *t
 static void normalise_colour(const edgepv_session *s, const uint8_t *row, float *to)
 {
     const edgepv_model *m = s->model;
-    const uint32_t as_is = (s->camera.format == EDGEPV_RGB24) == (m->rgb != 0);
-    const uint32_t middle = s->channels == 3, last = 2 * middle;
-    const uint32_t from[3] = {as_is ? 0 : last, middle, as_is ? last : 0};
+    const size_t step = colour_step(s), as_is = (s->camera.format == EDGEPV_RGB24) == (m->rgb != 0);
+    const uint8_t *first = row + (as_is ? 0 : 2 * step), *middle = row + step, *last = row + (as_is ? 2 * step : 0);
 
-    for (uint32_t x = 0; x < m->width; x++, row += s->channels, to += 3)
-        for (uint32_t c = 0; c < 3; c++)
-            to[c] = (float)row[from[c]] * m->scale[c] - m->shift[c];
+    for (uint32_t x = 0, at = 0; x < m->width; x++, at += s->channels, to += 3) {
+        to[0] = (float)first[at] * m->scale[0] - m->shift[0];
+        to[1] = (float)middle[at] * m->scale[1] - m->shift[1];
+        to[2] = (float)last[at] * m->scale[2] - m->shift[2];
+    }
 }
 
 static float *input_frame(const edgepv_session *s)
@@ -659,7 +690,8 @@ static void set_camera(edgepv_session *s, const edgepv_camera *camera)
     if (camera == NULL)
         return;
     s->camera = *camera;
-    s->channels = camera->format == EDGEPV_GRAY8 ? 1 : 3;
+    s->channels = bytes_per_pixel(camera->format);
+    s->planes = camera->format == EDGEPV_NV12 ? 3 : 1;
     s->factor_x = camera->width / m->width;
     s->factor_y = camera->height / m->height;
     if (s->how > WHOLE_FACTORS) {
