@@ -88,7 +88,10 @@ def _elsewhere(model: bytes) -> bytes:
 
 
 def fuzz(runs: int, seconds: int, seed: int) -> dict[str, Any]:
-    """What so many inputs gave, or those of so many seconds. Raises SystemExit with libFuzzer's report for the first that is a fault."""
+    """What so many inputs gave, or those of so many seconds; 0: no limit.
+
+    Raises SystemExit with libFuzzer's report for the first that is a fault.
+    """
     with tempfile.TemporaryDirectory() as tmp:
         program, corpus, seeds = Path(tmp) / "fuzz_reader", Path(tmp) / "corpus", Path(tmp) / "seeds"
         corpus.mkdir()

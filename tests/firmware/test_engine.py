@@ -198,13 +198,14 @@ def test_valgrind_finds_no_error_and_no_loss_of_ours(
     assert faults_of_ours(log.read_text()) == []
 
 
-def test_it_compiles_for_arm64(tmp_path: Path) -> None:
-    """Objects only: no libsodium for arm64 is asked for. Its headers are the same for all machines."""
-    compiler, headers = shutil.which("aarch64-linux-gnu-gcc"), Path("/usr/include")
+@pytest.mark.parametrize("name", ["aarch64-linux-gnu-gcc", "arm-linux-gnueabihf-gcc"])
+def test_it_compiles_for_arm(name: str, tmp_path: Path) -> None:
+    """Objects only: no libsodium for Arm is asked for. Its headers are the same for all machines."""
+    compiler, headers = shutil.which(name), Path("/usr/include")
     if not compiler or not (headers / "sodium.h").exists():
-        pytest.skip("aarch64-linux-gnu-gcc or libsodium-dev is not installed")
-    for name in ("sodium.h", "sodium"):
-        (tmp_path / name).symlink_to(headers / name)
+        pytest.skip(f"{name} or libsodium-dev is not installed")
+    for header in ("sodium.h", "sodium"):
+        (tmp_path / header).symlink_to(headers / header)
     options = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror", "-Wconversion", "-O2", f"-I{CORE}")
     for source in SOURCES:
         command = [compiler, *options, f"-isystem{tmp_path}", "-c", str(source), "-o", str(tmp_path / "o")]

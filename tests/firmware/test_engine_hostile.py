@@ -187,6 +187,20 @@ def test_what_a_manifest_cannot_mean_is_one_line(
     refused(replay, place, ENGINE if says == "no variant" else INPUT, says)
 
 
+def test_a_tracker_whose_particles_nobody_bears_is_refused(replay: Replay, tmp_path: Path) -> None:
+    states = (StateSpec("position", "p", (1, 4, 2)), StateSpec("life", "q", (1, 4, 1)))
+    place = spoil(
+        write_bundle(tmp_path / "b", states),
+        both(
+            spec(task="tracking", metric="aj", particles=4, labels=[]),
+            spec(outputs=[{"name": "logits", "shape": [1, 3]}]),
+        ),
+    )
+    refused(replay, place, INPUT, "variant onnxruntime-fp32 follows particles, which C does not bear yet")
+    spoil(place, spec(particles=None))
+    assert replay.open(place, "-", library("onnxruntime")).returncode == OK
+
+
 def test_a_state_may_begin_with_infinity_but_not_with_nothing(replay: Replay, place: Path) -> None:
     """As that of a maximum does, before a frame was seen."""
     spoil(place, state(init=float("-inf")))

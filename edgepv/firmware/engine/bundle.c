@@ -125,8 +125,9 @@ static void read_tensor(reader *r, edgepv_json table, int64_t most, edgepv_tenso
         tensor->shape[i] = (uint32_t)axis;
         values *= axis;
     }
-    if (!tensor->rank) fault(r, "has a shape that makes no sense", tensor->name);
-    tensor->bytes = (size_t)values * edgepv_item_bytes[tensor->dtype];
+    uint64_t bytes = (uint64_t)values * edgepv_item_bytes[tensor->dtype];
+    if (!tensor->rank || bytes > EDGEPV_MOST_BYTES) fault(r, "has a shape that makes no sense", tensor->name);
+    tensor->bytes = (size_t)bytes;
 }
 
 /* How many of mean or std there are, each within low to high. Not given: 3 of what they are without. */
@@ -259,7 +260,7 @@ static void read_state(reader *r, edgepv_json table, edgepv_state_spec *state, u
 {
     static const char *const updates[] = {"replace", "shift"};
     edgepv_json value;
-    read_tensor(r, table, (int64_t)EDGEPV_MOST_STATE_BYTES, &state->in);
+    read_tensor(r, table, (int64_t)EDGEPV_MOST_BYTES, &state->in);
     state->out = state->in;
     state->out.name = get_text(r, table, "output");
     state->shift = get_word(r, table, "update", updates, 2) == 1;
@@ -273,7 +274,7 @@ static void read_state(reader *r, edgepv_json table, edgepv_state_spec *state, u
                 (state->init >= 0.0 || state->in.dtype != EDGEPV_UINT8);
     if (state->in.dtype == EDGEPV_FLOAT16 ? state->init != 0.0 : state->in.dtype != EDGEPV_FLOAT32 && !small)
         fault(r, "begins with a value that this library does not write in its type", state->in.name);
-    if (state->in.rank > 4 || state->in.bytes > EDGEPV_MOST_STATE_BYTES) {
+    if (state->in.rank > 4 || state->in.bytes > EDGEPV_MOST_BYTES) {
         fault(r, "has a shape that makes no sense", state->in.name);
         return;
     }
@@ -281,7 +282,7 @@ static void read_state(reader *r, edgepv_json table, edgepv_state_spec *state, u
     uint64_t row = state->in.bytes / state->in.shape[0];
     uint64_t rows = state->fresh > state->in.shape[0] ? state->fresh : state->in.shape[0];
     *bytes += row * rows * state->period;
-    if (row * rows > EDGEPV_MOST_STATE_BYTES || *bytes > EDGEPV_MOST_STATE_BYTES)
+    if (row * rows > EDGEPV_MOST_BYTES || *bytes > EDGEPV_MOST_BYTES)
         fault(r, "is larger than a camera can carry", state->in.name);
     state->out.shape[0] = state->fresh;
     state->out.bytes = (size_t)row * state->fresh;
@@ -397,6 +398,23 @@ static void read_variants(reader *r)
     }
 }
 
+/* A tracker's particles are born and die on the host, between two steps; without that it follows nothing. */
+static void refuse_births(reader *r, edgepv_json spec)
+{
+    const edgepv_bundle *b = r->bundle;
+    edgepv_json value;
+    int position = 0, life = 0;
+    if (!get(r, spec, "particles", 0, &value) || strcmp(b->task, "tracking")) return;
+    for (uint32_t i = 0; i < b->state_count; i++) {
+        position |= !strcmp(b->states[i].in.name, "position");
+        life |= !strcmp(b->states[i].in.name, "life");
+    }
+    if (!position || !life) return;
+    r->failed = 1;
+    edgepv_because(r->why, EDGEPV_INPUT,
+                   "variant %s follows particles, which C does not bear yet. Use edgepv run", b->variant);
+}
+
 edgepv_status edgepv_read_manifest(const char *text, size_t bytes, edgepv_bundle *bundle, edgepv_why *why)
 {
     edgepv_json whole, value;
@@ -441,7 +459,10 @@ edgepv_status edgepv_read_variant(edgepv_bundle *bundle, const char *name, edgep
         return edgepv_because(why, EDGEPV_INPUT, "the bundle has no variant '%s'. See: edgepv inspect", name);
     bundle->streamed = get(&r, variant, "stream", 0, &part);
     if (bundle->streamed) read_stream(&r, part);
-    if (get(&r, variant, "spec", 1, &part)) read_spec(&r, part);
+    if (get(&r, variant, "spec", 1, &part)) {
+        read_spec(&r, part);
+        refuse_births(&r, part);
+    }
     if (!bundle->streamed) {
         bundle->warmup = bundle->frames;
         bundle->chunk = 1;

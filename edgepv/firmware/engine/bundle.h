@@ -17,12 +17,12 @@
 #define EDGEPV_MOST_FRAMES 4096               /* of a clip or a step */
 #define EDGEPV_MOST_SIDE 8192                 /* px */
 #define EDGEPV_MOST_VALUES ((int64_t)1 << 28) /* of one tensor */
-#define EDGEPV_MOST_STATE_BYTES ((uint64_t)1 << 31)
-#define EDGEPV_MOST_STATES 1024u /* fewer than the writer's 4096: ours have up to 40 */
-#define EDGEPV_MOST_ANSWERS 16u  /* ours have up to 2 */
-#define EDGEPV_MOST_NAME 800u    /* bytes: 200 letters of up to 4 */
-#define EDGEPV_MOST_PATH 1024u   /* bytes of a path in the bundle */
-#define EDGEPV_RANK 5u           /* axes of a tensor, with that of the batch or the rows */
+#define EDGEPV_MOST_BYTES ((uint64_t)1 << 31) /* of a tensor, and of all states together */
+#define EDGEPV_MOST_STATES 1024u              /* fewer than the writer's 4096: ours have up to 40 */
+#define EDGEPV_MOST_ANSWERS 16u               /* ours have up to 2 */
+#define EDGEPV_MOST_NAME 800u                 /* bytes: 200 letters of up to 4 */
+#define EDGEPV_MOST_PATH 1024u                /* bytes of a path in the bundle */
+#define EDGEPV_RANK 5u                        /* axes of a tensor, with that of the batch or the rows */
 
 typedef struct { /* where the one line about a failure goes; text may be NULL */
     char *text;

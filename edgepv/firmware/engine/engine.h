@@ -16,8 +16,9 @@ typedef struct { /* what the engine is fed and asked, in this order at every ste
 
 typedef struct {
     const char *engine, *library, *symbol; /* as manifests call it; its soname; a function that only it has */
+    int keeps_bytes;                       /* it reads weights where they lie in the file's bytes */
 
-    /* Load a model. name: the file's. bytes and ports have to stay until close. */
+    /* Load a model. name: the file's. ports have to stay until close, bytes where keeps_bytes says so. */
     edgepv_status (*open)(void *library, const edgepv_ports *ports, const void *bytes, size_t size,
                           const char *name, edgepv_why *why, void **model);
     void (*close)(void *model);

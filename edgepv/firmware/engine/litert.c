@@ -291,6 +291,14 @@ static edgepv_status run(void *begun, void *const *fed, void **read, const volat
     return cancel && *cancel ? EDGEPV_CANCELLED : EDGEPV_INTERNAL;
 }
 
-const edgepv_back edgepv_litert = {
-    "litert", "libLiteRt.so", "LiteRtCreateCompiledModel", open_model, close_model, begin, end, wrap, unwrap,
-    run};
+const edgepv_back edgepv_litert = {"litert",
+                                   "libLiteRt.so",
+                                   "LiteRtCreateCompiledModel",
+                                   1,
+                                   open_model,
+                                   close_model,
+                                   begin,
+                                   end,
+                                   wrap,
+                                   unwrap,
+                                   run};

@@ -35,7 +35,7 @@ typedef struct {   /* where one output of the file is written */
 typedef struct {
     edgepv_model model; /* first: the core has only this */
     edgepv_bundle bundle;
-    char *file; /* the bytes of the model's file */
+    char *file; /* the bytes of the model's file, where the engine needs them */
     const edgepv_back *back;
     void *engine;
     edgepv_ports ports;

@@ -294,6 +294,7 @@ static edgepv_status run(void *session, void *const *fed, void **read, const vol
 const edgepv_back edgepv_onnxruntime = {"onnxruntime",
                                         "libonnxruntime.so.1",
                                         "OrtGetApiBase",
+                                        0,
                                         open_model,
                                         close_model,
                                         begin,

@@ -203,7 +203,12 @@ static edgepv_status open_engine(edgepv_opened *o, int folder, void *library, ed
     if (status != EDGEPV_OK) return status;
     status = edgepv_arrange(o, why);
     if (status != EDGEPV_OK) return status;
-    return o->back->open(library, &o->ports, o->file, bytes, b->path, why, &o->engine);
+    status = o->back->open(library, &o->ports, o->file, bytes, b->path, why, &o->engine);
+    if (!o->back->keeps_bytes) {
+        free(o->file);
+        o->file = NULL;
+    }
+    return status;
 }
 
 /* The folder of a bundle, or -1. */

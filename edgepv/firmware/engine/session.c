@@ -291,17 +291,19 @@ static void lay_out_ring(edgepv_opened *o, edgepv_ring *ring, uint64_t *used)
     uint64_t depth = spec->in.shape[0], fresh = spec->fresh, row = spec->in.bytes / depth;
     ring->row = (size_t)row;
     ring->whole = fresh >= depth;
-    ring->half = (size_t)((fresh * row + EDGEPV_ALIGN - 1) / EDGEPV_ALIGN * EDGEPV_ALIGN);
+    uint64_t half = (fresh * row + EDGEPV_ALIGN - 1) / EDGEPV_ALIGN * EDGEPV_ALIGN;
+    ring->half = (size_t)half;
     ring->positions = ring->whole ? 2u : (uint32_t)(depth / fresh + 1);
     ring->direct = ring->whole ? (fresh - depth) * row % EDGEPV_ALIGN == 0
                                : fresh * row % EDGEPV_ALIGN == 0 && depth * row % EDGEPV_ALIGN == 0;
-    uint64_t bytes = ring->whole ? 2 * (uint64_t)ring->half : (2 * depth + fresh) * row;
-    ring->lane = (size_t)((bytes + EDGEPV_ALIGN - 1) / EDGEPV_ALIGN * EDGEPV_ALIGN);
+    uint64_t bytes = ring->whole ? 2 * half : (2 * depth + fresh) * row;
+    uint64_t lane = (bytes + EDGEPV_ALIGN - 1) / EDGEPV_ALIGN * EDGEPV_ALIGN;
+    ring->lane = (size_t)lane;
     ring->first_lane = o->lanes;
     ring->handles = o->handles;
     o->lanes += spec->period;
     o->handles += ring->direct ? 2 * (size_t)ring->positions * spec->period : 2;
-    ring->offset = place_for(used, (uint64_t)ring->lane * spec->period);
+    ring->offset = place_for(used, lane * spec->period);
     if (ring->direct) return;
     ring->view_copy = place_for(used, spec->in.bytes);
     ring->slot_copy = place_for(used, spec->out.bytes);
