@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from building import CORE
+from building import CORE, GCC
 from engine_bundle import HEIGHT, KINDS, WIDTH, write_bundle
 from engine_replay import ENGINE, SOURCES, Replay, build, in_python, library
-from support import Tiny, made_once
+from support import ROOT, Tiny, made_once
 
 from edgepv import bundle
 from edgepv.bundle import golden
@@ -210,6 +210,13 @@ def test_it_compiles_for_arm(name: str, tmp_path: Path) -> None:
     for source in SOURCES:
         command = [compiler, *options, f"-isystem{tmp_path}", "-c", str(source), "-o", str(tmp_path / "o")]
         assert subprocess.run(command, check=False).returncode == 0, source.name
+
+
+def test_the_program_of_the_page_compiles(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "firmware-engine.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"(?s)```c\n(.*?)```", page)
+    (tmp_path / "page.c").write_text(program)
+    GCC.build(tmp_path / "page.o", [tmp_path / "page.c"], "-c", "-D_POSIX_C_SOURCE=200809L")
 
 
 def test_cmake_builds_installs_and_is_found(tmp_path: Path, folder: Path) -> None:
