@@ -62,12 +62,18 @@ class Replay:
             check=False,
         )
 
-    def answers(self, folder: Path, variant: Variant, frames: np.ndarray) -> np.ndarray:
-        """Answers (2, N, values) to camera frames (N, H, W, 3) uint8; it was reset before the second time."""
+    def answers(
+        self, folder: Path, variant: Variant, frames: np.ndarray, *, broken: bool = False
+    ) -> np.ndarray:
+        """Answers (2, N, values) to camera frames (N, H, W, 3) uint8; it was reset before the second time.
+
+        broken: then a frame that is not finite comes before each, and its step has to fail.
+        """
         count, height, width, _ = frames.shape
         fed, read = self.program.parent / "frames", self.program.parent / "answers"
         fed.write_bytes(frames.tobytes())
-        done = self.open(folder, variant.name, library(variant.engine), "-", fed, width, height, count, read)
+        rest = (fed, width, height, count, read, *(("broken",) if broken else ()))
+        done = self.open(folder, variant.name, library(variant.engine), "-", *rest)
         assert done.returncode == 0, done.stderr
         return np.fromfile(read, np.float32).reshape(2, count, -1)
 

@@ -73,11 +73,14 @@ def check_exported(replay: Replay, place: Path) -> int:
 
 
 def check_equal(replay: Replay, place: Path) -> None:
-    """That a bundle of a tiny net, whose sums are exact, answers bit for bit as in Python."""
+    """That a bundle of a tiny net, whose sums are exact, answers bit for bit as in Python.
+
+    Also where steps fail in between: they leave the states as they were.
+    """
     (variant,) = bundle.read(place).content.variants
     wanted = in_python(place, variant, FRAMES)
     assert np.isfinite(wanted).all() and np.ptp(wanted) > 0
-    for got in replay.answers(place, variant, FRAMES):
+    for got in replay.answers(place, variant, FRAMES, broken=True):
         np.testing.assert_array_equal(got, wanted)
 
 
