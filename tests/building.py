@@ -16,7 +16,7 @@ from support import ROOT
 
 CORE = ROOT / "edgepv" / "firmware" / "c"
 OWN = ROOT / "tests" / "firmware" / "c"
-CORE_WITH_TOY = (CORE / "edgepv_core.c", OWN / "toy.c")
+CORE_WITH_TOY = (CORE / "edgepv_core.c", OWN / "toy.c", OWN / "toy_tracker.c")
 STRICT = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror", "-Wconversion", "-O2")
 """How every C file here must compile. No option says how to round: sources see to that themselves."""
 

@@ -116,6 +116,19 @@ class Toy:
             *(len(LABELS) if self.classifier else 0, self.probabilities, three(*scale), three(*shift)),
         )
 
+    def make(self, library: ctypes.CDLL) -> ctypes.Array[ctypes.c_char]:
+        """The edgepv_model, in memory of its own."""
+        made, options = ctypes.create_string_buffer(library.toy_size()), self.options()
+        library.toy_make(made, byref(options))
+        return made
+
+    def c_options(self) -> str:
+        """The values of a toy_options, to stand between braces in C."""
+        options = self.options()
+        numbers = [str(getattr(options, one[0])) for one in options._fields_[:8]]
+        floats = [",".join(f"{float(v).hex()}f" for v in three) for three in (options.scale, options.shift)]
+        return ",".join([*numbers, *(f"{{{three}}}" for three in floats)])
+
 
 class ToyEngine:
     """toy.c in NumPy, an engine as every other, which fails while it is ``broken``."""
@@ -151,6 +164,63 @@ def python_session(toy: Toy, engine: ToyEngine | None = None) -> Session:
     return Session(Ladder([Lane(engine or ToyEngine(toy), toy.variant)]))
 
 
+@dataclass(frozen=True)
+class Tracker:
+    """toy_tracker.c of one size."""
+
+    width: int = 24
+    height: int = 18
+    particles: int = 12
+
+    @property
+    def variant(self) -> Variant:
+        spec = ModelSpec(
+            "tracker",
+            TensorSpec("frame", (1, 3, self.height, self.width)),
+            task="tracking",
+            outputs=(TensorSpec("tracks", (1, self.particles, 3), "NKC"),),
+            particles=self.particles,
+        )
+        states = tuple(
+            StateSpec(name, f"{name}_out", (1, self.particles, size))
+            for name, size in (("position", 2), ("life", 1))
+        )
+        names = {name: name for name in ("frame", "position", "life")}
+        return Variant("tracker", "toy", "fp32", "step", "toy", "", spec, StreamSpec(states, 1), names, {})
+
+    def make(self, library: ctypes.CDLL) -> ctypes.Array[ctypes.c_char]:
+        made = ctypes.create_string_buffer(library.toy_tracker_size())
+        library.toy_tracker_make(made, *map(c_uint32, (self.width, self.height, self.particles)))
+        return made
+
+
+class TrackerEngine:
+    """toy_tracker.c in NumPy."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self._places = np.arange(tracker.particles)
+
+    def infer(self, inputs: Tensors) -> Tensors:
+        values = inputs["frame"][0].transpose(1, 2, 0).ravel()[3 * self._places]
+        alive = inputs["life"][0, :, 0] > 0
+        at = inputs["position"][0] + self._drift()
+        at[:, 0] += np.where(values > 0.95, np.float32(0.25), np.float32(0))
+        at = np.where(alive[:, None], at, np.float32(0))
+        seen = np.where(alive & (values > 0.5), np.float32(1), np.float32(0.25))
+        return {
+            "tracks": np.concatenate([at, seen[:, None]], 1)[None],
+            "position_out": at[None],
+            "life_out": np.where(alive, 1, -1).astype(np.float32)[None, :, None],
+        }
+
+    def _drift(self) -> np.ndarray:
+        sides = [self._places * 7 % of - of // 2 for of in (11, 5)]
+        return (np.stack(sides, 1) / 512).astype(np.float32)
+
+    def close(self) -> None:
+        pass
+
+
 class RefusedError(Exception):
     def __init__(self, status: int, text: str) -> None:
         super().__init__(f"{status}: {text}")
@@ -160,11 +230,9 @@ class RefusedError(Exception):
 class CSession:
     """edgepv.h over one camera. Memory is exactly what edgepv_need says, at an aligned place of its own."""
 
-    def __init__(self, library: ctypes.CDLL, toy: Toy, camera: Camera | None) -> None:
+    def __init__(self, library: ctypes.CDLL, toy: Toy | Tracker, camera: Camera | None) -> None:
         self._c = library
-        self._made = ctypes.create_string_buffer(library.toy_size())
-        options = toy.options()
-        library.toy_make(self._made, byref(options))
+        self._made = toy.make(library)
         self.camera = camera
         self.bytes, align = self.need()
         self._memory = ctypes.create_string_buffer(self.bytes + align)
@@ -218,6 +286,11 @@ class CSession:
     def scores(self) -> np.ndarray:
         return self._read(lambda *to: self._c.edgepv_scores(self.handle, *to))
 
+    def ids(self) -> list[int]:
+        data, count = POINTER(c_int32)(), c_size_t()
+        self._check(self._c.edgepv_ids(self.handle, byref(data), byref(count)))
+        return data[: count.value]
+
     def _read(self, ask: Callable[..., int]) -> np.ndarray:
         data, values = POINTER(c_float)(), c_size_t()
         self._check(ask(byref(data), byref(values)))
@@ -247,7 +320,7 @@ def camera(width: int, height: int, kind: str = "bgr") -> Camera:
 
 
 @contextmanager
-def c_session(library: ctypes.CDLL, toy: Toy, of: Camera | None) -> Iterator[CSession]:
+def c_session(library: ctypes.CDLL, toy: Toy | Tracker, of: Camera | None) -> Iterator[CSession]:
     session = CSession(library, toy, of)
     try:
         yield session
@@ -261,7 +334,8 @@ def load(path: Path) -> ctypes.CDLL:
     library.edgepv_text.restype = c_char_p
     library.edgepv_label.restype = c_char_p
     library.toy_size.restype = c_size_t
-    library.toy_make.restype = None
+    library.toy_tracker_size.restype = c_size_t
+    library.toy_make.restype = library.toy_tracker_make.restype = None
     for name in ("edgepv_reset", "edgepv_cancel", "edgepv_end"):
         getattr(library, name).restype = None
     return library

@@ -43,13 +43,8 @@ class Element:
     def library(self, toy: Toy = TOY) -> Path:
         path = self.folder / f"toy{abs(hash(toy))}.so"
         if not path.exists():
-            options = toy.options()
-            numbers = [getattr(options, one[0]) for one in options._fields_[:8]]
-            floats = [[float(v).hex() + "f" for v in three] for three in (options.scale, options.shift)]
-            text = ",".join([*map(str, numbers), *("{" + ",".join(three) + "}" for three in floats)])
-            GCC.build(
-                path, [CORE_WITH_TOY[1], OWN / "toy_library.c"], "-shared", "-fPIC", f"-DTOY_OPTIONS={text}"
-            )
+            sources = [CORE_WITH_TOY[1], OWN / "toy_library.c"]
+            GCC.build(path, sources, "-shared", "-fPIC", f"-DTOY_OPTIONS={toy.c_options()}")
         return path
 
     def launch(self, pipeline: str) -> str:
@@ -250,8 +245,8 @@ def test_a_model_that_is_linked_in_needs_no_library(element: Element, tmp_path: 
     """A firmware folder of a toy: what CMake asks of one is the target edgepv::edgepv."""
     folder = tmp_path / "fw"
     folder.mkdir()
-    for name in ("edgepv.h", "edgepv_model.h", "edgepv_core.c"):
-        shutil.copy(CORE / name, folder)
+    for path in (*CORE.glob("*.h"), CORE_WITH_TOY[0]):
+        shutil.copy(path, folder)
     (folder / "CMakeLists.txt").write_text(
         "project(edgepv LANGUAGES C)\nadd_library(edgepv STATIC edgepv_core.c model.c)\n"
         "set_target_properties(edgepv PROPERTIES POSITION_INDEPENDENT_CODE ON)\n"

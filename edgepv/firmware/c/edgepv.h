@@ -94,6 +94,9 @@ edgepv_status edgepv_output(const edgepv_session *session, uint32_t output, cons
 /* Scores of all labels, softmax of logits or the probabilities that they are. */
 edgepv_status edgepv_scores(const edgepv_session *session, const float **data, size_t *values);
 
+/* Of a tracker: the number of the particle in each row of its first output, -1 for none. None is given twice. */
+edgepv_status edgepv_ids(const edgepv_session *session, const int32_t **ids, size_t *count);
+
 void edgepv_reset(edgepv_session *session);  /* forget every frame: the camera was away */
 void edgepv_cancel(edgepv_session *session); /* end the running step soon; the one call for another thread */
 void edgepv_end(edgepv_session *session);    /* the memory is the caller's again */

@@ -1,14 +1,11 @@
 /* edgepv_core.c: from a camera's picture to an answer, around any model that edgepv_model.h describes. C99.
  *
- * Pictures are resized and normalised number for number as edgepv does in Python, where OpenCV does it
- * (cv2.resize with INTER_AREA, COLOR_YUV2BGR_NV12, COLOR_BGR2GRAY). That rests on every product being rounded
- * before it is added: no fused multiply-add, no -ffast-math, no x87.
+ * Pictures become the model's input number for number as in Python. That rests on every product being rounded before
+ * it is added: no fused multiply-add, no -ffast-math, no x87.
  */
 #include "edgepv_model.h"
 
 #include <float.h>
-#include <math.h>
-#include <string.h>
 
 #if defined(__FAST_MATH__)
 #error "edgepv_core.c counts on rounding as IEEE 754 says: leave out -ffast-math"
@@ -22,30 +19,17 @@
 #pragma GCC optimize("fp-contract=off")
 #endif
 
-#define LEAST(type, last) (offsetof(type, last) + sizeof(((type *)0)->last)) /* the fields of ABI 1 */
-#define MOST_SIDE 16384u     /* pixels: keeps every sum and index below 32 bits */
+#include "edgepv_births.h"
+#include "edgepv_picture.h"
+
 #define MOST_LOOK_BACK 4096u /* frames that answer.missed counts over, as in Python */
-#define LINEAR_ONE 2048      /* OpenCV's unit of weights when it enlarges bytes */
-
-typedef enum { FED_TENSORS, SAME_SIZE, WHOLE_FACTORS, AREA, LINEAR } scaling;
-
-typedef struct { /* what one pixel of the result takes along one axis */
-    uint32_t first, count;   /* source pixels */
-    float head, body, tail;  /* AREA: weights of the first, of those between, of the last */
-    int32_t own, next;       /* LINEAR: weights of two neighbours */
-} tap;
 
 struct edgepv_session {
     const edgepv_model *model;
-    edgepv_camera camera;
-    scaling how;
-    uint32_t channels, planes;    /* of a row: pixels of 3 in 1, of NV12 1 in 3 behind each other, grey 1 in 1 */
-    uint32_t factor_x, factor_y;  /* of WHOLE_FACTORS */
-    tap *columns, *rows;
-    uint8_t *converted;           /* one source row of NV12, in blue, green and red */
-    uint8_t *small;               /* one row of the result */
-    void *sums[2];                /* two rows of the result before they are rounded: float, uint32_t or int32_t */
-    uint32_t held[2];             /* LINEAR: the source row, counted from 1, that each of them has; 0 for none */
+    uint32_t has_camera;
+    resizer picture;
+    births particles;
+    uint8_t *grey;                /* one row for a model without colours */
     uint32_t *lost;               /* frames missed before each of the last ones */
     uint32_t lost_count, lost_at;
     uint64_t lost_sum;
@@ -59,318 +43,25 @@ struct edgepv_session {
     void *state, *arena;
 };
 
-/* --- sizes and tables of a resize -------------------------------------------------------------------- */
-
-static uint32_t bytes_per_pixel(uint32_t format)
-{
-    return format == EDGEPV_BGR24 || format == EDGEPV_RGB24 ? 3u : 1u;
-}
-
-/* OpenCV's scale of one axis: source pixels per pixel of the result, through the reciprocal. */
-static double scale_of(uint32_t source, uint32_t result)
-{
-    double inverse = (double)result / (double)source;
-    return 1.0 / inverse;
-}
-
-static int is_whole(double scale)
-{
-    double off = scale - (double)(uint32_t)(scale + 0.5);
-    return off < DBL_EPSILON && -off < DBL_EPSILON;
-}
-
-static scaling scaling_of(const edgepv_model *model, const edgepv_camera *camera)
-{
-    if (camera == NULL)
-        return FED_TENSORS;
-    if (camera->width == model->width && camera->height == model->height)
-        return SAME_SIZE;
-    double x = scale_of(camera->width, model->width), y = scale_of(camera->height, model->height);
-    if (!(x >= 1.0 && y >= 1.0))
-        return LINEAR;
-    return is_whole(x) && is_whole(y) ? WHOLE_FACTORS : AREA;
-}
-
-/* Round half to even, for 0 <= value < 2^22: adding 2^23 leaves no bits behind the point. */
-static int32_t rounded(float value)
-{
-    float shifted = value + 8388608.0f;
-    return (int32_t)(shifted - 8388608.0f);
-}
-
-static uint8_t byte_of(float value)
-{
-    int32_t whole = rounded(value);
-    return (uint8_t)(whole > 255 ? 255 : whole);
-}
-
-static uint32_t ceiling(double value)
-{
-    uint32_t whole = (uint32_t)value;
-    return (double)whole < value ? whole + 1 : whole;
-}
-
-static double least(double a, double b)
-{
-    return a < b ? a : b;
-}
-
-/* Source pixels and their shares in result pixel `at`, as OpenCV's INTER_AREA weighs them. */
-static tap area_tap(uint32_t at, uint32_t source, double scale)
-{
-    tap t = {0, 0, 0.0f, 0.0f, 0.0f, 0, 0};
-    double start = at * scale, stop = start + scale;
-    double width = least(scale, source - start);
-    uint32_t begin = ceiling(start), end = (uint32_t)stop;
-
-    end = end < source - 1 ? end : source - 1;
-    begin = begin < end ? begin : end;
-    t.first = begin;
-    t.count = end - begin;
-    t.head = t.body = t.tail = (float)(1.0 / width);
-    if (stop - end > 1e-3) {
-        t.count++;
-        t.tail = (float)(least(least(stop - end, 1.0), width) / width);
-        if (t.count == 1)
-            t.head = t.tail;
-    }
-    if (begin - start > 1e-3) {
-        t.first--;
-        t.count++;
-        t.head = (float)((begin - start) / width);
-    }
-    return t;
-}
-
-/* Two neighbours and their weights, as OpenCV's INTER_AREA enlarges. */
-static tap linear_tap(uint32_t at, uint32_t source, double scale, double inverse)
-{
-    tap t = {0, 2, 0.0f, 0.0f, 0.0f, LINEAR_ONE, 0};
-
-    t.first = (uint32_t)(at * scale);
-    float part = (float)((double)(at + 1) - (double)(t.first + 1) * inverse);
-    part = part <= 0.0f ? 0.0f : part - (float)(uint32_t)part;
-    if (t.first + 1 >= source) {
-        t.first = source - 1;
-        t.count = 1;
-        return t;
-    }
-    t.own = rounded((1.0f - part) * (float)LINEAR_ONE);
-    t.next = rounded(part * (float)LINEAR_ONE);
-    return t;
-}
-
-static void make_taps(tap *taps, uint32_t source, uint32_t result, scaling how)
-{
-    double inverse = (double)result / (double)source, scale = 1.0 / inverse;
-
-    for (uint32_t at = 0; at < result; at++)
-        taps[at] = how == AREA ? area_tap(at, source, scale) : linear_tap(at, source, scale, inverse);
-}
-
-/* --- one row of a picture ---------------------------------------------------------------------------- */
-
-static uint8_t clamped(int32_t value)
-{
-    return (uint8_t)(value < 0 ? 0 : value > 255 ? 255 : value);
-}
-
-/* From 20 bits behind the point to a byte. */
-static uint8_t whole_byte(int32_t value)
-{
-    return clamped(value < 0 ? 0 : value >> 20);
-}
-
-/* A row of NV12 as three rows, blue, green and red: ITU-R BT.601, limited range, in OpenCV's fixed point. */
-static void convert_nv12(const uint8_t *restrict luma, const uint8_t *restrict chroma, uint32_t width,
-                         uint8_t *restrict bgr)
-{
-    const int32_t half = 1 << 19, luma_unit = 1220542;
-    uint8_t *restrict blues = bgr, *restrict greens = bgr + width, *restrict reds = bgr + 2 * (size_t)width;
-
-    for (size_t x = 0, pairs = width / 2; pairs > 0; pairs--, x += 2) {
-        int32_t u = chroma[x] - 128, v = chroma[x + 1] - 128;
-        int32_t blue = half + 2116026 * u, green = half - 409993 * u - 852492 * v, red = half + 1673527 * v;
-        int32_t left = luma[x] < 16 ? 0 : (luma[x] - 16) * luma_unit;
-        int32_t right = luma[x + 1] < 16 ? 0 : (luma[x + 1] - 16) * luma_unit;
-        blues[x] = whole_byte(left + blue);
-        blues[x + 1] = whole_byte(right + blue);
-        greens[x] = whole_byte(left + green);
-        greens[x + 1] = whole_byte(right + green);
-        reds[x] = whole_byte(left + red);
-        reds[x + 1] = whole_byte(right + red);
-    }
-}
-
-/* Row y of the picture: `planes` rows, one behind the other. */
-static const uint8_t *source_row(const edgepv_session *s, const edgepv_frame *frame, uint32_t y)
-{
-    const uint8_t *row = frame->plane[0] + (size_t)y * frame->stride[0];
-
-    if (s->camera.format != EDGEPV_NV12)
-        return row;
-    convert_nv12(row, frame->plane[1] + (size_t)(y / 2) * frame->stride[1], s->camera.width, s->converted);
-    return s->converted;
-}
-
-static void add_whole(const uint8_t *row, uint32_t width, uint32_t channels, uint32_t factor, uint32_t *sums)
-{
-    for (uint32_t x = 0; x < width; x++, sums += channels)
-        for (uint32_t k = 0; k < factor; k++, row += channels)
-            for (uint32_t c = 0; c < channels; c++)
-                sums[c] += row[c];
-}
-
-static void shrink_row(const uint8_t *row, const tap *taps, uint32_t width, float *sums)
-{
-    for (uint32_t x = 0; x < width; x++) {
-        const tap *t = &taps[x];
-        const uint8_t *p = row + t->first;
-        float sum = (float)p[0] * t->head;
-        for (uint32_t k = 1; k + 1 < t->count; k++)
-            sum += (float)p[k] * t->body;
-        if (t->count > 1)
-            sum += (float)p[t->count - 1] * t->tail;
-        sums[x] = sum;
-    }
-}
-
-static void shrink_row_colour(const uint8_t *row, const tap *taps, uint32_t width, float *sums)
-{
-    for (uint32_t x = 0; x < width; x++, sums += 3) {
-        const tap *t = &taps[x];
-        const uint8_t *p = row + (size_t)3 * t->first;
-        float a = (float)p[0] * t->head, b = (float)p[1] * t->head, c = (float)p[2] * t->head;
-        for (uint32_t k = 1; k < t->count; k++) {
-            float weight = k + 1 < t->count ? t->body : t->tail;
-            p += 3;
-            a += (float)p[0] * weight;
-            b += (float)p[1] * weight;
-            c += (float)p[2] * weight;
-        }
-        sums[0] = a;
-        sums[1] = b;
-        sums[2] = c;
-    }
-}
-
-static void enlarge_row(const uint8_t *row, const tap *taps, uint32_t width, uint32_t channels, int32_t *sums)
-{
-    for (uint32_t x = 0; x < width; x++, sums += channels) {
-        const tap *t = &taps[x];
-        const uint8_t *p = row + (size_t)channels * t->first, *next = t->count > 1 ? p + channels : p;
-        for (uint32_t c = 0; c < channels; c++)
-            sums[c] = p[c] * t->own + next[c] * t->next;
-    }
-}
-
-/* --- one row of the result --------------------------------------------------------------------------- */
-
-static uint32_t row_values(const edgepv_session *s)
-{
-    return s->model->width * s->channels * s->planes;
-}
-
-static void whole_row(edgepv_session *s, const edgepv_frame *frame, uint32_t y)
-{
-    uint32_t values = row_values(s), width = s->model->width, *sums = s->sums[0];
-    float share = 1.0f / (float)(s->factor_x * s->factor_y);
-
-    memset(sums, 0, values * sizeof *sums);
-    for (uint32_t k = 0; k < s->factor_y; k++) {
-        const uint8_t *row = source_row(s, frame, y * s->factor_y + k);
-        for (uint32_t p = 0; p < s->planes; p++)
-            add_whole(row + p * s->camera.width, width, s->channels, s->factor_x, sums + p * width);
-    }
-    if (s->factor_x == 2 && s->factor_y == 2) /* OpenCV rounds halves up here, and to even elsewhere */
-        for (uint32_t i = 0; i < values; i++)
-            s->small[i] = (uint8_t)((sums[i] + 2) >> 2);
-    else
-        for (uint32_t i = 0; i < values; i++)
-            s->small[i] = byte_of((float)sums[i] * share);
-}
-
-static void area_row(edgepv_session *s, const edgepv_frame *frame, uint32_t y)
-{
-    const tap *t = &s->rows[y];
-    uint32_t values = row_values(s), width = s->model->width;
-    float *line = s->sums[0], *sums = s->sums[1];
-
-    for (uint32_t k = 0; k < t->count; k++) {
-        float weight = k == 0 ? t->head : k + 1 < t->count ? t->body : t->tail;
-        const uint8_t *row = source_row(s, frame, t->first + k);
-        if (s->channels == 3)
-            shrink_row_colour(row, s->columns, width, line);
-        else
-            for (uint32_t p = 0; p < s->planes; p++)
-                shrink_row(row + p * s->camera.width, s->columns, width, line + p * width);
-        if (k == 0)
-            for (uint32_t i = 0; i < values; i++)
-                sums[i] = line[i] * weight;
-        else
-            for (uint32_t i = 0; i < values; i++)
-                sums[i] += line[i] * weight;
-    }
-    for (uint32_t i = 0; i < values; i++)
-        s->small[i] = byte_of(sums[i]);
-}
-
-/* The sums of source row y, made unless they are there: neighbours have places of their own. */
-static const int32_t *enlarged(edgepv_session *s, const edgepv_frame *frame, uint32_t y)
-{
-    uint32_t width = s->model->width;
-    int32_t *sums = s->sums[y & 1];
-
-    if (s->held[y & 1] == y + 1)
-        return sums;
-    s->held[y & 1] = y + 1;
-    const uint8_t *row = source_row(s, frame, y);
-    for (uint32_t p = 0; p < s->planes; p++)
-        enlarge_row(row + p * s->camera.width, s->columns, width, s->channels, sums + p * width);
-    return sums;
-}
-
-static void linear_row(edgepv_session *s, const edgepv_frame *frame, uint32_t y)
-{
-    const tap *t = &s->rows[y];
-    uint32_t values = row_values(s);
-    const int32_t *upper = enlarged(s, frame, t->first);
-    const int32_t *lower = t->count > 1 ? enlarged(s, frame, t->first + 1) : upper;
-
-    for (uint32_t i = 0; i < values; i++) {
-        int32_t sum = ((upper[i] / 16 * t->own) / 65536) + ((lower[i] / 16 * t->next) / 65536);
-        s->small[i] = clamped((sum + 2) / 4);
-    }
-}
-
 /* --- a row as the model takes it --------------------------------------------------------------------- */
-
-/* How far it is in a row from one colour of a pixel to its next. */
-static size_t colour_step(const edgepv_session *s)
-{
-    return s->planes == 3 ? s->model->width : s->channels == 3 ? 1 : 0;
-}
 
 static void normalise_grey(const edgepv_session *s, const uint8_t *row, float *to)
 {
     const float scale = s->model->scale[0], shift = s->model->shift[0];
-    const size_t step = colour_step(s), blue = s->camera.format == EDGEPV_RGB24 ? 2 * step : 0, red = 2 * step - blue;
 
-    for (uint32_t x = 0; x < s->model->width; x++, row += s->channels) {
-        uint32_t grey = row[0];
-        if (step > 0) /* OpenCV's 15-bit fixed point */
-            grey = (row[blue] * 3735u + row[step] * 19235u + row[red] * 9798u + (1u << 14)) >> 15;
-        to[x] = (float)grey * scale - shift;
-    }
+    grey_row(&s->picture, row, s->grey);
+    for (uint32_t x = 0; x < s->model->width; x++)
+        to[x] = (float)s->grey[x] * scale - shift;
 }
 
 static void normalise_colour(const edgepv_session *s, const uint8_t *row, float *to)
 {
     const edgepv_model *m = s->model;
-    const size_t step = colour_step(s), as_is = (s->camera.format == EDGEPV_RGB24) == (m->rgb != 0);
+    const resizer *r = &s->picture;
+    const size_t step = colour_step(r), as_is = (r->camera.format == EDGEPV_RGB24) == (m->rgb != 0);
     const uint8_t *first = row + (as_is ? 0 : 2 * step), *middle = row + step, *last = row + (as_is ? 2 * step : 0);
 
-    for (uint32_t x = 0, at = 0; x < m->width; x++, at += s->channels, to += 3) {
+    for (uint32_t x = 0, at = 0; x < m->width; x++, at += r->channels, to += 3) {
         to[0] = (float)first[at] * m->scale[0] - m->shift[0];
         to[1] = (float)middle[at] * m->scale[1] - m->shift[1];
         to[2] = (float)last[at] * m->scale[2] - m->shift[2];
@@ -387,19 +78,11 @@ static edgepv_status take_picture(edgepv_session *s, const edgepv_frame *frame)
 {
     float *to = input_frame(s);
 
-    s->held[0] = s->held[1] = 0;
+    s->picture.held[0] = s->picture.held[1] = 0;
     for (uint32_t y = 0; y < s->model->height; y++, to += s->model->input.row_values) {
-        const uint8_t *row = s->small;
         if (s->cancelled)
             return EDGEPV_CANCELLED;
-        if (s->how == SAME_SIZE)
-            row = source_row(s, frame, y);
-        else if (s->how == WHOLE_FACTORS)
-            whole_row(s, frame, y);
-        else if (s->how == AREA)
-            area_row(s, frame, y);
-        else
-            linear_row(s, frame, y);
+        const uint8_t *row = resized_row(&s->picture, frame, y);
         if (s->model->channels == 1)
             normalise_grey(s, row, to);
         else
@@ -539,29 +222,67 @@ static edgepv_status advance(edgepv_session *s, uint64_t pts_ns, uint32_t missed
     return EDGEPV_OK;
 }
 
-static edgepv_status check_frame(const edgepv_session *s, const edgepv_frame *frame)
+static edgepv_status write_particles(edgepv_session *s)
 {
-    if (frame->plane[0] == NULL || frame->stride[0] < s->camera.width * bytes_per_pixel(s->camera.format))
+    const edgepv_model *m = s->model;
+    float *position = m->state(m, s->state, m->position), *life = m->state(m, s->state, m->life);
+
+    if (position == NULL || life == NULL)
+        return EDGEPV_INTERNAL;
+    write_states(&s->particles, position, life);
+    return EDGEPV_OK;
+}
+
+static edgepv_status first_particles(edgepv_session *s, const edgepv_frame *frame)
+{
+    if (s->model->particles == 0 || s->seen > 0)
+        return EDGEPV_OK;
+    births_reset(&s->particles);
+    births_update(&s->particles, NULL, 0, frame);
+    return write_particles(s);
+}
+
+/* Who is there in the frame after this one. */
+static edgepv_status next_particles(edgepv_session *s, const edgepv_frame *frame)
+{
+    const edgepv_port *tracks = &s->model->outputs[0];
+    births *b = &s->particles;
+
+    if (s->model->particles == 0)
+        return EDGEPV_OK;
+    for (uint32_t k = 0; k < b->count; k++)
+        b->ids[k] = b->places[k].id;
+    const float *rows = s->outputs[s->answering] + tracks->offset;
+    return births_update(b, rows, tracks->values / b->count, frame) ? write_particles(s) : EDGEPV_OK;
+}
+
+static edgepv_status check_frame(const edgepv_camera *camera, const edgepv_frame *frame)
+{
+    if (frame->plane[0] == NULL || frame->stride[0] < camera->width * bytes_per_pixel(camera->format))
         return EDGEPV_INPUT;
-    if (s->camera.format == EDGEPV_NV12 && (frame->plane[1] == NULL || frame->stride[1] < s->camera.width))
+    if (camera->format == EDGEPV_NV12 && (frame->plane[1] == NULL || frame->stride[1] < camera->width))
         return EDGEPV_INPUT;
     return EDGEPV_OK;
 }
 
 edgepv_status edgepv_step(edgepv_session *session, const edgepv_frame *frame, edgepv_answer *answer)
 {
-    if (session == NULL || frame == NULL || answer == NULL || session->how == FED_TENSORS)
+    if (session == NULL || frame == NULL || answer == NULL || !session->has_camera)
         return EDGEPV_INPUT;
     if (frame->size < LEAST(edgepv_frame, missed) || answer->size < LEAST(edgepv_answer, pts_ns))
         return EDGEPV_VERSION;
-    edgepv_status status = check_frame(session, frame);
+    edgepv_status status = check_frame(&session->picture.camera, frame);
     if (status != EDGEPV_OK)
         return status;
     session->cancelled = 0;
     uint32_t missed = bridge(session, frame->missed);
     session->answered = 0;
     status = take_picture(session, frame);
-    return status == EDGEPV_OK ? advance(session, frame->pts_ns, missed, answer) : status;
+    if (status == EDGEPV_OK)
+        status = first_particles(session, frame);
+    if (status == EDGEPV_OK)
+        status = advance(session, frame->pts_ns, missed, answer);
+    return status == EDGEPV_OK ? next_particles(session, frame) : status;
 }
 
 edgepv_status edgepv_step_tensor(edgepv_session *session, const float *input, size_t values, uint32_t missed,
@@ -591,6 +312,12 @@ static edgepv_status check_model(const edgepv_model *m)
     return EDGEPV_OK;
 }
 
+/* A tracker needs somebody who bears its particles, and a camera for corners: without, it follows nothing. */
+static int is_blind(const edgepv_model *m, const edgepv_camera *camera)
+{
+    return strcmp(m->task, "tracking") == 0 && (m->particles == 0 || m->state == NULL || camera == NULL);
+}
+
 static edgepv_status check_camera(const edgepv_model *m, const edgepv_camera *camera)
 {
     if (camera == NULL)
@@ -611,93 +338,50 @@ static edgepv_status check_camera(const edgepv_model *m, const edgepv_camera *ca
     }
 }
 
-typedef struct { /* where the parts of a session lie in its memory */
-    size_t columns, rows, converted, small, sums[2], lost, scores, outputs[2], state, arena, total;
-} layout;
-
-static size_t put(size_t *total, size_t bytes)
-{
-    size_t at = *total;
-    *total = at + (bytes + EDGEPV_ALIGN - 1) / EDGEPV_ALIGN * EDGEPV_ALIGN;
-    return at;
-}
-
 static uint32_t look_back(const edgepv_model *m)
 {
     return m->warmup < MOST_LOOK_BACK ? m->warmup : MOST_LOOK_BACK;
 }
 
-static layout lay_out(const edgepv_model *m, const edgepv_camera *camera)
+/* A session and its parts in a store. */
+static void make_session(edgepv_session *s, const edgepv_model *m, const edgepv_camera *camera, store *from)
 {
-    scaling how = scaling_of(m, camera);
-    size_t row = how > SAME_SIZE ? (size_t)m->width * (camera->format == EDGEPV_GRAY8 ? 1 : 3) : 0;
-    size_t taps = how > WHOLE_FACTORS ? sizeof(tap) : 0;
-    size_t line = camera != NULL && camera->format == EDGEPV_NV12 ? (size_t)3 * camera->width : 0;
-    layout l = {0};
-
-    put(&l.total, sizeof(edgepv_session));
-    l.columns = put(&l.total, m->width * taps);
-    l.rows = put(&l.total, m->height * taps);
-    l.converted = put(&l.total, line);
-    l.small = put(&l.total, row);
-    l.sums[0] = put(&l.total, row * sizeof(float));
-    l.sums[1] = put(&l.total, how > WHOLE_FACTORS ? row * sizeof(float) : 0);
-    l.lost = put(&l.total, look_back(m) * sizeof(uint32_t));
-    l.scores = put(&l.total, m->label_count * sizeof(float));
-    l.outputs[0] = put(&l.total, m->output_values * sizeof(float));
-    l.outputs[1] = put(&l.total, m->chunk > 1 ? m->output_values * sizeof(float) : 0);
-    l.state = put(&l.total, m->state_bytes);
-    l.arena = put(&l.total, m->arena_bytes);
-    return l;
+    memset(s, 0, sizeof *s);
+    s->model = m;
+    s->has_camera = camera != NULL;
+    if (camera != NULL)
+        make_resizer(&s->picture, camera, m->width, m->height, from);
+    if (camera != NULL && m->channels == 1)
+        s->grey = take(from, m->width);
+    if (camera != NULL && m->particles > 0)
+        make_births(&s->particles, m, camera, from);
+    s->lost_count = look_back(m);
+    s->lost = take(from, s->lost_count * sizeof *s->lost);
+    s->scores = take(from, m->label_count * sizeof *s->scores);
+    s->outputs[0] = take(from, m->output_values * sizeof(float));
+    if (m->chunk > 1)
+        s->outputs[1] = take(from, m->output_values * sizeof(float));
+    s->state = take(from, m->state_bytes);
+    s->arena = take(from, m->arena_bytes);
 }
 
 edgepv_status edgepv_need(const edgepv_model *model, const edgepv_camera *camera, size_t *bytes, size_t *align)
 {
     edgepv_status status = check_model(model);
+    edgepv_session counted;
+    store none = {NULL, 0};
 
     if (status == EDGEPV_OK)
         status = check_camera(model, camera);
     if (status != EDGEPV_OK)
         return status;
-    if (bytes == NULL || align == NULL)
+    if (bytes == NULL || align == NULL || is_blind(model, camera))
         return EDGEPV_INPUT;
-    *bytes = lay_out(model, camera).total;
+    take(&none, sizeof counted);
+    make_session(&counted, model, camera, &none);
+    *bytes = none.used;
     *align = EDGEPV_ALIGN;
     return EDGEPV_OK;
-}
-
-static void set_up(edgepv_session *s, uint8_t *memory, const layout *l)
-{
-    s->columns = (tap *)(void *)(memory + l->columns);
-    s->rows = (tap *)(void *)(memory + l->rows);
-    s->converted = memory + l->converted;
-    s->small = memory + l->small;
-    s->lost = (uint32_t *)(void *)(memory + l->lost);
-    s->scores = (float *)(void *)(memory + l->scores);
-    for (int k = 0; k < 2; k++) {
-        s->sums[k] = memory + l->sums[k];
-        s->outputs[k] = (float *)(void *)(memory + l->outputs[k]);
-    }
-    s->state = memory + l->state;
-    s->arena = memory + l->arena;
-}
-
-static void set_camera(edgepv_session *s, const edgepv_camera *camera)
-{
-    const edgepv_model *m = s->model;
-
-    s->how = scaling_of(m, camera);
-    if (camera == NULL)
-        return;
-    s->camera = *camera;
-    s->channels = bytes_per_pixel(camera->format);
-    s->planes = camera->format == EDGEPV_NV12 ? 3 : 1;
-    s->factor_x = camera->width / m->width;
-    s->factor_y = camera->height / m->height;
-    if (s->how > WHOLE_FACTORS) {
-        make_taps(s->columns, camera->width, m->width, s->how);
-        make_taps(s->rows, camera->height, m->height, s->how);
-    }
 }
 
 edgepv_status edgepv_begin(const edgepv_model *model, const edgepv_camera *camera, void *memory, size_t bytes,
@@ -712,13 +396,9 @@ edgepv_status edgepv_begin(const edgepv_model *model, const edgepv_camera *camer
         return EDGEPV_INPUT;
     if (memory == NULL || bytes < needed || (uintptr_t)memory % align != 0)
         return EDGEPV_MEMORY;
-    const layout parts = lay_out(model, camera);
-    edgepv_session *s = memory;
-    memset(s, 0, sizeof *s);
-    s->model = model;
-    set_up(s, memory, &parts);
-    set_camera(s, camera);
-    s->lost_count = look_back(model);
+    store from = {memory, 0};
+    edgepv_session *s = take(&from, sizeof *s);
+    make_session(s, model, camera, &from);
     if (model->begin != NULL)
         status = model->begin(model, s->state);
     if (status != EDGEPV_OK)
@@ -766,6 +446,15 @@ edgepv_status edgepv_scores(const edgepv_session *session, const float **data, s
         return EDGEPV_INPUT;
     *data = session->scores;
     *values = session->model->label_count;
+    return EDGEPV_OK;
+}
+
+edgepv_status edgepv_ids(const edgepv_session *session, const int32_t **ids, size_t *count)
+{
+    if (session == NULL || ids == NULL || count == NULL || !session->answered || session->model->particles == 0)
+        return EDGEPV_INPUT;
+    *ids = session->particles.ids;
+    *count = session->particles.count;
     return EDGEPV_OK;
 }
 
