@@ -189,17 +189,17 @@ def _checks(request: BuildRequest, variants: Sequence[Variant], device: jetson.D
     for variant in variants:
         path = request.folder / variant.path
         findings = _findings(path, device)
-        verdict = parser.parse_with_nvidia(path)
-        rows.append({"file": variant.path, "rules": [asdict(f) for f in findings], "parser": asdict(verdict)})
+        verdict = parser.parse_with_nvidia(path, planned=plan.int8_convolutions(_read(path)))
+        row = {
+            "file": variant.path,
+            "rules": [asdict(f) for f in findings],
+            "parser": parser.encoded(verdict),
+        }
+        rows.append(row)
         errors = [f for f in findings if f.severity == "error"]
-        said = f"refused it: {(verdict.errors or (verdict.reason,))[0]}"
-        if not verdict.ran:
-            said = f"was not asked ({verdict.reason})"
-        elif verdict.accepted:
-            said = f"{verdict.version} takes it"
         notes.append(
             f"{variant.path}: our rules found {len(errors)} errors, "
-            f"{sum(f.severity == 'warning' for f in findings)} warnings; NVIDIA's parser {said}"
+            f"{sum(f.severity == 'warning' for f in findings)} warnings; NVIDIA's parser {verdict.told()}"
         )
     write_json(request.folder / "checks.json", rows)
     return (*notes, "built, self-tested and benchmarked: only on the device; no Jetson figure is measured")

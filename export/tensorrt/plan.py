@@ -217,6 +217,15 @@ def precision_plan(model: ModelProto, *, fp16_flag: bool = True) -> list[dict[st
     return plan
 
 
+def int8_convolutions(model: ModelProto) -> list[str]:
+    """Names of the convolutions that are planned in INT8."""
+    return [
+        row["node"]
+        for row in precision_plan(model)
+        if row["precision"] == "int8" and row["op"] in ("Conv", "ConvTranspose")
+    ]
+
+
 def calibration_table(model: ModelProto) -> dict[str, float]:
     """Activation tensor -> its scale, in the tensor's unit per integer step, by tensor name."""
     from onnx import numpy_helper
