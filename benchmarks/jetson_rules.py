@@ -1,8 +1,8 @@
 """What our rules and NVIDIA's parser say of every built-in model, packed for Jetson, without a GPU.
 
 ``python benchmarks/jetson_rules.py [MODEL ...]`` packs each model's four files with ranges of a few clips,
-which change no operator, and keeps the findings in jetson_rules.json, model by model; what is there is left as
-it is. Every planted violation of tests/planted_rules.py is checked too. jetson_rules.md is written of the
+which change no operator, and keeps the findings in jetson_rules.json, model by model; what is there is left
+as it is. Every planted violation of tests/planted_rules.py is checked too. jetson_rules.md is written of the
 results, and the table of rules in docs/jetson.md is ``table``.
 """
 
@@ -107,15 +107,16 @@ def page(results: Mapping[str, Any]) -> str:
         "",
         f"{PROVES[0].upper()}{PROVES[1:]}. Rules: docs/jetson.md.",
         "",
-        "| model | file | errors | warnings | notes | tensorrt-rtx | parsed | built | layers | INT8 convolutions "
-        "between Q/DQ |",
+        "| model | file | errors | warnings | notes | tensorrt-rtx | parsed | built | layers | "
+        "INT8 convolutions between Q/DQ |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, files in sorted(results["models"].items()):
         for file, row in files.items():
             said = row["parser"]
             counts = [_of(row["rules"], severity) for severity in ("error", "warning", "info")]
-            fed = f"{said['fed']} of {said['fed'] + len(said['unfed'])}" if said["fed"] is not None else "-"
+            planned = (said["fed"] or 0) + len(said["unfed"])
+            fed = "not asked" if said["fed"] is None else f"{said['fed']} of {planned}" if planned else "none"
             cells = (said["version"], _yes(said["accepted"]), _yes(said["built"]), said["layers"], fed)
             lines.append(f"| {' | '.join(map(str, (name, file, *counts, *cells)))} |")
     return "\n".join(lines) + "\n"
