@@ -22,6 +22,7 @@ from edgepv.errors import UsageError
 from edgepv.export import half
 from edgepv.export.request import EVEN, BuildRequest, BuildResult
 from edgepv.export.tensorrt import form, fp16, opset, parser, plan, rewrite, rules
+from edgepv.export.tensorrt.graph import name_nodes
 from edgepv.export.to_onnx import example_inputs
 from edgepv.stream import Tensors, by_file_names
 from edgepv.targets import jetson
@@ -100,6 +101,9 @@ def _form(request: BuildRequest, source: Variant, file: str) -> Any:
     """A source in the form of one of the files."""
     path = request.folder / source.path
     model = _read(path) if source.precision == "int8" else form.prepare(path)
+    if request.base.precision == "int8":
+        name_nodes(model)
+        model = rewrite.as_read(model)
     if (weak := plan.weak_opset(file)) is not None:
         oldest = plan.limits(jetson.device(request.target), file)["tensorrt"]
         return rewrite.spelled_out(opset.to_opset(model, weak), oldest)
@@ -202,6 +206,8 @@ def _checks(request: BuildRequest, variants: Sequence[Variant], device: jetson.D
             f"{sum(f.severity == 'warning' for f in findings)} warnings; NVIDIA's parser {verdict.told()}"
         )
     write_json(request.folder / "checks.json", rows)
+    if len(device.boards) == 1:
+        notes += [f"{device.boards[0]}: {note}" for note in jetson.table().boards[device.boards[0]].notes]
     return (*notes, "built, self-tested and benchmarked: only on the device; no Jetson figure is measured")
 
 
