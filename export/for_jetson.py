@@ -18,7 +18,7 @@ from edgepv.base.files import sha256, write_json, write_text
 from edgepv.errors import UsageError
 from edgepv.export import half
 from edgepv.export.request import EVEN, BuildRequest, BuildResult
-from edgepv.export.tensorrt import form, fp16, opset, parser, plan, rules
+from edgepv.export.tensorrt import form, fp16, kit, opset, parser, plan, rules
 from edgepv.export.to_onnx import example_inputs
 from edgepv.stream import Tensors, by_file_names
 from edgepv.types import QuantScheme, StateSpec, Variant
@@ -191,7 +191,8 @@ def _plan(request: BuildRequest, variants: Sequence[Variant]) -> tuple[str, ...]
     write_json(request.folder / "calibration_table.json", plan.calibration_table(model))
     precision = "int8" if "tensorrt-int8" in by_name else "fp16"
     write_text(request.folder / "build.sh", build_script(precision, float16=not wide))
-    return ("checks.json", "precision_plan.json", "calibration_table.json", "build.sh")
+    kit.write_kit(request.folder / kit.KIT)
+    return ("checks.json", "precision_plan.json", "calibration_table.json", "build.sh", kit.KIT)
 
 
 def build_script(precision: str, *, float16: bool = True) -> str:
