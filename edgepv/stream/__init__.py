@@ -11,7 +11,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from edgepv.stream.step import Infer, Memory, Stepper, Tensors, by_file_names, copied, in_units_of, roll
+from edgepv.stream.step import (
+    Infer,
+    KeepsStates,
+    Memory,
+    Stepper,
+    Tensors,
+    by_file_names,
+    copied,
+    in_units_of,
+    roll,
+)
 
 if TYPE_CHECKING:
     from edgepv.stream.rewrite import FlatModel, NotStreamableError, StreamModel, convert, flatten
@@ -19,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FlatModel",
     "Infer",
+    "KeepsStates",
     "Memory",
     "NotStreamableError",
     "Stepper",

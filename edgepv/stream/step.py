@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
@@ -15,6 +15,20 @@ from edgepv.types import ModelSpec, StateSpec, StreamSpec, Variant
 Tensors: TypeAlias = dict[str, np.ndarray]
 Infer: TypeAlias = Callable[[Tensors], Tensors]
 InPlace: TypeAlias = Callable[[Tensors, Tensors], Tensors]
+
+
+@runtime_checkable
+class KeepsStates(Protocol):
+    """An ``infer`` that keeps the states itself: it looks at the frames alone, and may serve one Stepper.
+
+    If a call raises, the states stay as they were.
+    """
+
+    def __call__(self, inputs: Tensors) -> Tensors:
+        """The answers to one more step, without new states."""
+
+    def reset(self) -> None:
+        """Forget every frame."""
 
 
 class Memory:
@@ -71,10 +85,11 @@ class Memory:
 class Stepper:
     """Feeds one preprocessed frame at a time to ``infer`` and carries what must be carried.
 
-    With a StreamSpec every state input is fed what its output was. ``into``: an ``infer`` that writes outputs
-    where it is told, so that new states are not copied. A model with a chunk of several
-    frames runs on every chunk-th frame; in between its last answer stands. Without a StreamSpec (the
-    window tier) the last T frames are kept here and the clip model sees them as (1, C, T, H, W).
+    With a StreamSpec every state input is fed what its output was, unless ``infer`` is one of KeepsStates.
+    ``into``: an ``infer`` that writes outputs where it is told, so that new states are not copied. A model
+    with a chunk of several frames runs on every chunk-th frame; in between its last answer stands. Without a
+    StreamSpec (the window tier) the last T frames are kept here and the clip model sees them as
+    (1, C, T, H, W).
     """
 
     def __init__(
@@ -82,13 +97,17 @@ class Stepper:
     ) -> None:
         self._infer, self._spec, self._stream = infer, spec, stream
         self._in_place = into
+        self._keeper = infer if isinstance(infer, KeepsStates) else None
+        self._kept = stream.states if stream and not self._keeper else ()
         self.reset()
 
     def reset(self) -> None:
         """Forget every frame seen: the next one is the first."""
         self.seen = 0
         self._ring: deque[np.ndarray] = deque(maxlen=self._spec.frames)
-        self._states = [Memory(s) for s in (self._stream.states if self._stream else ())]
+        self._states = [Memory(s) for s in self._kept]
+        if self._keeper:
+            self._keeper.reset()
         self._chunk: list[np.ndarray] = []
         self._slots: Tensors = {}
         self._last: Tensors = {a.name: np.zeros(a.shape, np.float32) for a in self._spec.answers}
@@ -147,7 +166,14 @@ class Stepper:
         return outputs
 
     def write(self, name: str, value: np.ndarray) -> None:
-        """Set a state before the next step. Raises UsageError for a state or a shape the model has not."""
+        """Set a state before the next step.
+
+        Raises UsageError for a state or a shape the model has not, and if its engine keeps the states and has
+        no ``write``.
+        """
+        if self._keeper and hasattr(self._keeper, "write"):
+            self._keeper.write(name, value)
+            return
         states = {m.spec.name: m for m in self._states}
         if name not in states:
             raise UsageError(unknown("state", name, states))
@@ -166,6 +192,8 @@ class Stepper:
 
     def adopt(self, other: Stepper) -> bool:
         """Go on from where ``other`` is, if both keep the same things; else False and nothing changes."""
+        if self._keeper or other._keeper:
+            return False
         mine, theirs = self._stream, other._stream
         if (self._spec.input, self._spec.frames, mine) != (other._spec.input, other._spec.frames, theirs):
             return False
