@@ -110,9 +110,7 @@ def make(version: str, driver: Any) -> types.ModuleType:  # noqa: C901  one clas
         builder_optimization_level = 3
         max_aux_streams = None
         progress_monitor: Any = None
-
-        def __init__(self) -> None:
-            self.profiling_verbosity: Any = None
+        profiling_verbosity: Any = None
 
         def set_flag(self, flag: str) -> None:
             told.calls.append(("flag", flag))
@@ -171,9 +169,10 @@ def make(version: str, driver: Any) -> types.ModuleType:  # noqa: C901  one clas
             return str(told.script.parse_error)
 
     class OnnxParser:
+        num_errors = 0
+
         def __init__(self, network: Network, logger: ILogger) -> None:
             self._network = network
-            self.num_errors = 0
 
         def parse(self, data: bytes) -> bool:
             self._network.onnx = data
@@ -214,6 +213,8 @@ def make(version: str, driver: Any) -> types.ModuleType:  # noqa: C901  one clas
                     _array(places[name], shape, kind)[...] = made[name]
 
     class CudaEngine:
+        num_io_tensors = 0
+
         def __init__(self, plan: bytes) -> None:
             said, _, onnx = plan[len(MAGIC) :].partition(b"\n")
             self._said, self._model = json.loads(said), fake_onnx.opened(onnx)
