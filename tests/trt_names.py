@@ -1,8 +1,8 @@
 """Write names.json anew: which of the names that edgepv uses are in NVIDIA's own packages on PyPI.
 
 ``python tests/trt_names.py`` downloads the binding wheels of several TensorRT versions (1 MB each) and the
-header of CUDA's driver. Kept are names, parameter counts and constants alone. A name is found as a whole string
-in the bindings' binary: that tells that it is there, not what it does. No wheel of 8.5 is on PyPI.
+header of CUDA's driver. Kept are names, parameter counts and constants alone. A name is found as a whole
+string in the bindings' binary: that tells that it is there, not what it does. No wheel of 8.5 is on PyPI.
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ def constant(header: str, name: str) -> int | None:
 def fetched(requirement: str, ending: str, folder: str) -> tuple[str, bytes]:
     """(file name of the wheel, the file in it that ends so)."""
     subprocess.run(
-        [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary", ":all:", "--python-version",
+        [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary", ":all:",
+         "--python-version",
          "3.10", "--implementation", "cp", "--platform", "manylinux_2_28_x86_64", "--platform",
          "manylinux_2_17_x86_64", "--platform", "manylinux2014_x86_64", "-d", folder, requirement],
         check=True,
@@ -111,8 +112,7 @@ def main() -> None:
     for version, requirement in BINDINGS.items():
         with tempfile.TemporaryDirectory() as folder:
             wheel, binary = fetched(requirement, "/tensorrt.so", folder)
-        python = {"nptype"}  # in the package's own Python file
-        there = sorted(n for n in asked if n in python or f"{n}\0".encode() in binary)
+        there = sorted(n for n in asked if f"{n}\0".encode() in binary)
         found["tensorrt"][version] = {"wheel": wheel, "names": there}
     for version, requirement in HEADERS.items():
         with tempfile.TemporaryDirectory() as folder:

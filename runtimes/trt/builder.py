@@ -147,7 +147,7 @@ def configure(trt: Any, config: Any, attempt: Attempt, kind: str, *, strong: boo
 def _logger(trt: Any) -> Any:
     """A logger of TensorRT's that keeps its last error for our one line, and prints nothing."""
 
-    class Log(trt.ILogger):  # type: ignore[misc, name-defined]
+    class Log(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.last = "TensorRT says nothing of why"
@@ -164,7 +164,7 @@ def _watch(trt: Any, config: Any, say: Say) -> None:
     if not (hasattr(trt, "IProgressMonitor") and hasattr(config, "progress_monitor")):
         return
 
-    class Progress(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
+    class Progress(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self.steps: dict[str, tuple[int, int]] = {}

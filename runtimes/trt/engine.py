@@ -18,6 +18,16 @@ from edgepv.runtimes.trt.cuda import Cuda
 MOST_GRAPHS = 16
 """Arrangements of buffers that are recorded: a state of period p makes 2 p of them, and ours have periods of
 up to 8. Beyond it, steps are put into the stream one by one."""
+KINDS = {
+    "FLOAT": np.float32,
+    "HALF": np.float16,
+    "INT8": np.int8,
+    "UINT8": np.uint8,
+    "INT32": np.int32,
+    "INT64": np.int64,
+    "BOOL": np.bool_,
+}
+"""TensorRT's names of types in numpy: its own table, ``nptype``, is for the numpy of its day."""
 Tensors = Dict[str, np.ndarray]
 Position = Tuple[Tuple[int, int, bool], ...]
 """Of each state: its lane, which of the lane's buffers is read, and whether what the step makes of it
@@ -142,7 +152,11 @@ class TrtEngine:
                 )
 
     def _kind(self, theirs: str) -> np.dtype[Any]:
-        return np.dtype(self._trt.nptype(self._engine.get_tensor_dtype(theirs)))
+        got, known = self._engine.get_tensor_dtype(theirs), self._trt.DataType
+        for name, kind in KINDS.items():
+            if hasattr(known, name) and getattr(known, name) == got:
+                return np.dtype(kind)
+        raise EngineError(f"the engine's tensor '{theirs}' is {got}, which numpy has not. Export again")
 
     def _buffer(self, theirs: str, shape: tuple[int, ...]) -> Buffer:
         got = tuple(self._engine.get_tensor_shape(theirs))
@@ -279,7 +293,7 @@ class Buffer:
         import ctypes
 
         self.name, self.kind, self.device, self.host, self.bytes = name, kind, device, host, size
-        raw = (ctypes.c_ubyte * size).from_address(host)
+        raw: Any = (ctypes.c_ubyte * size).from_address(host)
         self._array: np.ndarray = np.frombuffer(raw, kind).reshape(shape)
 
     def put(self, value: np.ndarray) -> None:

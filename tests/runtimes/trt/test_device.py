@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -121,7 +122,7 @@ def test_a_python_without_tensorrt_says_which_one_has_it(
 
 def test_a_driver_that_is_too_old_is_named(on_jetson: OnJetson, monkeypatch: pytest.MonkeyPatch) -> None:
     driver = on_jetson().driver
-    real = type(driver).__getattribute__
+    real: Any = type(driver).__getattribute__
     monkeypatch.setattr(
         type(driver),
         "__getattribute__",

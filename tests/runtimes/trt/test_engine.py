@@ -51,7 +51,9 @@ KINDS = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
 def step_model(states: list[StateSpec]) -> bytes:
     """An ONNX step whose answer depends on every state, and whose fresh rows depend on frame and state."""
     rng = np.random.default_rng(1)
-    nodes, constants, outputs = [], {}, {}
+    nodes: list[Any] = []
+    constants: dict[str, np.ndarray] = {}
+    outputs: dict[str, Any] = {}
     nodes.append(helper.make_node("ReduceMean", ["frame"], ["level"], keepdims=0))
     for state in states:
         seen = f"{state.name}_seen"

@@ -19,7 +19,7 @@ from edgepv.data import frames as data_frames
 from edgepv.errors import DeviceError, EngineError, ParityError, TargetUnavailableError, UsageError
 from edgepv.runtimes import open_session
 from edgepv.runtimes.trt import bundle, device, kit, measure, store
-from edgepv.types import TensorSpec, Variant, encode
+from edgepv.types import ModelSpec, TensorSpec, Variant, encode
 
 pytestmark = pytest.mark.slow
 OnJetson = Callable[..., ModuleType]
@@ -375,7 +375,7 @@ def test_the_kits_arithmetic_is_the_products(jetson_bundle: Path) -> None:
             variant.precision, own[variant.name], own["torch"]
         )
         for colour in ("rgb", "bgr"):
-            spec = data_frames.ModelSpec(**{**vars(variant.spec), "colour": colour})
+            spec = ModelSpec(**{**vars(variant.spec), "colour": colour})
             changed = bundle.Model(**{**vars(model), "colour": colour})
             frame = own["frames"][0]
             assert np.array_equal(bundle.preprocess(frame, changed), data_frames.preprocess(frame, spec))
@@ -386,9 +386,7 @@ def test_grey_is_opencvs_grey() -> None:
 
     rng = np.random.default_rng(0)
     frame = rng.integers(0, 256, (64, 48, 3), np.uint8)
-    spec = data_frames.ModelSpec(
-        "m", TensorSpec("f", (1, 1, 64, 48)), ("a",), colour="grey", mean=(0.0,), std=(1.0,)
-    )
+    spec = ModelSpec("m", TensorSpec("f", (1, 1, 64, 48)), ("a",), colour="grey", mean=(0.0,), std=(1.0,))
     variant = Variant(
         "m", "tensorrt", "fp32", "window", "m.onnx", "", spec, None, {"f": "f"}, {"logits": "l"}
     )

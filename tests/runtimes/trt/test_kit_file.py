@@ -44,10 +44,8 @@ def test_it_holds_the_projects_own_files_and_needs_no_others(kit: Path) -> None:
     assert {"edgepv/errors.py", "edgepv/runtimes/trt/kit.py", "edgepv/targets/jetson.json"} <= code
     assert all(texts[name] == (root.parent / name).read_bytes() for name in code), "no file is a fork"
     for name in texts:
-        tree = (
-            ast.parse(texts[name], name, feature_version=OLDEST) if name.endswith(".py") else ast.Module([])
-        )
-        for node in ast.walk(tree):
+        code_of = texts[name] if name.endswith(".py") else b""
+        for node in ast.walk(ast.parse(code_of, name, feature_version=OLDEST)):
             asked = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             asked += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
             for module in asked:

@@ -102,7 +102,7 @@ class FakeDriver:
 
     def _copy(self, to: int, source: int, size: int) -> int:
         assert to + size <= source or source + size <= to, "a copy whose ends overlap"
-        return self.put(lambda: ctypes.memmove(to, source, size) and None)
+        return self.put(lambda: void(ctypes.memmove(to, source, size)))
 
     def cuMemcpyHtoDAsync_v2(self, to: Any, source: Any, size: Any, stream: Any) -> int:
         return self._copy(to.value, source.value, size.value)
@@ -142,6 +142,10 @@ class FakeDriver:
         for work in self.graphs[graph.value]:
             work()
         return 0
+
+
+def void(anything: Any) -> None:
+    """Nothing, of whatever was done."""
 
 
 DRIVER = FakeDriver(devices=int(os.environ.get("FAKE_GPUS", "1")), sm=os.environ.get("FAKE_SM", "8.7"))

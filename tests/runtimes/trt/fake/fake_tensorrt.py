@@ -47,7 +47,6 @@ def make(version: str, driver: Any) -> types.ModuleType:  # noqa: C901  one clas
     trt.__version__ = version  # type: ignore[attr-defined]
     told: Any = trt
     told.calls, told.script = [], Script()
-    told.nptype = lambda kind: kind
 
     def only(kind: type, since: tuple[str, ...], first: tuple[int, ...]) -> None:
         for name in since if number < first else ():
@@ -69,6 +68,15 @@ def make(version: str, driver: Any) -> types.ModuleType:  # noqa: C901  one clas
 
     if number >= (11,):
         del BuilderFlag.FP16, BuilderFlag.INT8
+
+    class DataType:
+        FLOAT = "DataType.FLOAT"
+        HALF = "DataType.HALF"
+        INT32 = "DataType.INT32"
+        INT64 = "DataType.INT64"
+
+    if number < (10,):
+        del DataType.INT64  # its parser makes INT32 of them
 
     class MemoryPoolType:
         WORKSPACE = "WORKSPACE"
@@ -228,7 +236,8 @@ def make(version: str, driver: Any) -> types.ModuleType:  # noqa: C901  one clas
             return self._tensors[name][1]
 
         def get_tensor_dtype(self, name: str) -> Any:
-            return self._tensors[name][2]
+            names = {np.float32: "FLOAT", np.float16: "HALF", np.int32: "INT32", np.int64: "INT64"}
+            return getattr(DataType, names[self._tensors[name][2]])
 
         def create_execution_context(self) -> ExecutionContext:
             return ExecutionContext(self._model, self._tensors)
@@ -243,7 +252,8 @@ def make(version: str, driver: Any) -> types.ModuleType:  # noqa: C901  one clas
         def deserialize_cuda_engine(self, plan: bytes) -> Any:
             return CudaEngine(plan) if plan.startswith(MAGIC) else None
 
-    members: list[Any] = [NetworkDefinitionCreationFlag, BuilderFlag, MemoryPoolType, ProfilingVerbosity]
+    members: list[Any] = [DataType, NetworkDefinitionCreationFlag, BuilderFlag, MemoryPoolType]
+    members += [ProfilingVerbosity]
     members += [LayerInformationFormat, ILogger, Logger, Builder, OnnxParser, Runtime]
     members += [IProgressMonitor] if number >= (10,) else []
     for member in members:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from support import Tiny, made_once
 
-FAKE = Path(__file__).parent / "fake"
+FAKE = Path(__file__).parent / "runtimes" / "trt" / "fake"
 
 
 @pytest.fixture(scope="session")
