@@ -20,14 +20,14 @@ $(VENV)/installed: pyproject.toml
 	$(PIP) --editable ".[all]"
 	touch $@
 
-# NVIDIA's parser is proprietary and optional: tests alone install it, and skip what needs it where there is none.
+# NVIDIA's parser is proprietary and optional: tests and the demo install it, and go without where there is none.
 $(VENV)/trt-check: $(VENV)/installed
 	$(PIP) --editable ".[trt-check]" && touch $@ || \
-	    echo "no tensorrt-rtx for this machine: the tests that ask NVIDIA's parser will be skipped"
+	    echo "no tensorrt-rtx for this machine: NVIDIA's parser is not asked, and its tests are skipped"
 
 install: $(VENV)/installed
 
-demo: install
+demo: install $(VENV)/trt-check
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh benchmarks/demo.sh $(OUT)
 	@echo "edgepv is installed in $(VENV); once in each shell:  . $(BIN)/activate"
 

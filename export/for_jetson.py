@@ -4,12 +4,15 @@ Four files, because two generations of TensorRT disagree. Weakly typed builds (8
 opset 17 with float32 scales; strongly typed builds (10.12 and later, 11) take types from the file, so
 theirs is opset 19 in float16. Each comes with Q/DQ (INT8) and without, because only a measurement on
 the device says which is faster there.
+
+A target for one board and JetPack has the files alone that are built there. A weakly typed build may use
+float16 only where the float16 file passed its exam; where that file is not built, it is made and examined all
+the same, as evidence, and stays out of the bundle.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,54 +21,69 @@ from edgepv.base.files import sha256, write_json, write_text
 from edgepv.errors import UsageError
 from edgepv.export import half
 from edgepv.export.request import EVEN, BuildRequest, BuildResult
-from edgepv.export.tensorrt import form, fp16, kit, opset, parser, plan, rules
+from edgepv.export.tensorrt import form, fp16, kit, opset, parser, plan, rewrite, rules
 from edgepv.export.to_onnx import example_inputs
 from edgepv.stream import Tensors, by_file_names
+from edgepv.targets import jetson
 from edgepv.types import QuantScheme, StateSpec, Variant
 
 VARIANTS = ("tensorrt-fp32", "tensorrt-fp16", "tensorrt-int8", "tensorrt-int8-fp16")
 """All there are."""
-FILES = plan.Files(
-    weak_int8="model-int8-op17.onnx",
-    strong_int8="model-int8-fp16-op19.onnx",
-    weak_float="model-fp32-op17.onnx",
-    strong_float="model-fp16-op19.onnx",
-)
+WRITTEN = ("checks.json", "precision_plan.json", "calibration_table.json", "build.sh", kit.KIT)
+"""What lies beside the models."""
 TOOLS = ("onnx", "onnxruntime")
 MET = 32
 """Calibration inputs by which it is known what float16 does not hold."""
-OPSET_LIMIT = {FILES.weak_int8: 17, FILES.weak_float: 17, FILES.strong_int8: 19, FILES.strong_float: 19}
-"""Newest opset of each file: 17 is the last that TensorRT 8 reads, 19 has the float16 scales of strong
-typing."""
 
 
 def build(request: BuildRequest) -> BuildResult:
     """Files, variants and the plan for one model. The engine is the device's to build."""
+    device = jetson.device(request.target)
+    files = plan.files(device)
     variants: list[Variant] = []
     as_given = request.base.precision == "int8"
-    for name, precision, file in (
-        ("tensorrt-fp32", "fp32", FILES.weak_float),
-        ("tensorrt-fp16", "fp16", FILES.strong_float),
-        ("tensorrt-int8", "int8", FILES.weak_int8),
-        ("tensorrt-int8-fp16", "int8", FILES.strong_int8),
-    ):
-        if request.wants(name, precision) and (precision == "int8" or not as_given):
+    for name, precision, file in _wanted(request, device, files):
+        if precision == "int8" or not as_given:
             with request.attempt(name):
                 source = _quantized(request) if precision == "int8" and not as_given else request.base
                 variant = _made(request, source, name, precision, file)
                 if as_given:
-                    _refuse_unlike_tensorrt(request.folder / variant.path)
+                    _refuse_unlike_tensorrt(request.folder / variant.path, device)
                 variants.append(variant)
     if not variants:
         return BuildResult(())
-    notes = (*_wide_notes(request, variants), *_checks(request, variants))
-    return BuildResult(tuple(variants), _plan(request, variants), notes)
+    evidence = () if device.strong else ("tensorrt-fp16", "tensorrt-int8-fp16")
+    shipped = [v for v in variants if v.name not in evidence]
+    notes = (*_wide_notes(request, variants), *_checks(request, shipped, device))
+    return BuildResult(
+        tuple(variants),
+        WRITTEN,
+        notes,
+        evidence=tuple(v.name for v in variants if v.name in evidence),
+        settle=lambda passed: _settle(request, device, variants, passed),
+    )
 
 
-def _refuse_unlike_tensorrt(path: Path) -> None:
+def _wanted(request: BuildRequest, device: jetson.Device, files: plan.Files) -> list[tuple[str, str, str]]:
+    """(variant, precision, file) of what the device builds, and of what is evidence for it."""
+    weak_half = not device.strong and request.wants("tensorrt-fp16", "fp16")  # built of the float32 file
+    rows = [
+        ("tensorrt-fp32", "fp32", files.weak_float),
+        ("tensorrt-fp16", "fp16", files.strong_float),
+        ("tensorrt-int8", "int8", files.weak_int8),
+        ("tensorrt-int8-fp16", "int8", files.strong_int8),
+    ]
+    return [
+        row
+        for row in rows
+        if (request.wants(*row[:2]) or (row[0] == "tensorrt-fp32" and weak_half))
+        and (row[0] != "tensorrt-int8" or device.weak)
+    ]
+
+
+def _refuse_unlike_tensorrt(path: Path, device: jetson.Device) -> None:
     """Raise UsageError if a file that somebody else quantized breaks a rule of TensorRT's."""
-    findings = rules.check(_read(path), opset_limit=OPSET_LIMIT[path.name])
-    errors = [f for f in findings if f.severity == "error"]
+    errors = [f for f in _findings(path, device) if f.severity == "error"]
     if errors:
         raise UsageError(
             f"the ONNX file is quantized already, and not as TensorRT reads it: at '{errors[0].node}' "
@@ -73,12 +91,18 @@ def _refuse_unlike_tensorrt(path: Path) -> None:
         )
 
 
+def _findings(path: Path, device: jetson.Device) -> list[rules.Finding]:
+    """What the rules say of a file, for the oldest TensorRT that builds it."""
+    return rules.check(_read(path), **plan.limits(device, path.name))
+
+
 def _form(request: BuildRequest, source: Variant, file: str) -> Any:
     """A source in the form of one of the files."""
     path = request.folder / source.path
     model = _read(path) if source.precision == "int8" else form.prepare(path)
-    if file in (FILES.weak_int8, FILES.weak_float):
-        return opset.to_opset(model, 17)
+    if (weak := plan.weak_opset(file)) is not None:
+        oldest = plan.limits(jetson.device(request.target), file)["tensorrt"]
+        return rewrite.spelled_out(opset.to_opset(model, weak), oldest)
     return fp16.to_fp16(model, _met(request, source), _pairs(request.base, request.grown))
 
 
@@ -159,84 +183,79 @@ def _quantized(request: BuildRequest) -> Variant:
     return request.work("tensorrt int8", {}, base, TOOLS, make)
 
 
-def _checks(request: BuildRequest, variants: Sequence[Variant]) -> tuple[str, ...]:
+def _checks(request: BuildRequest, variants: Sequence[Variant], device: jetson.Device) -> tuple[str, ...]:
     """What our rules and, where it is installed, NVIDIA's own parser say; also written to checks.json."""
     rows, notes = [], []
     for variant in variants:
         path = request.folder / variant.path
-        findings = rules.check(_read(path), opset_limit=OPSET_LIMIT[variant.path])
-        verdict = parser.parse_with_nvidia(path)
-        rows.append({"file": variant.path, "rules": [asdict(f) for f in findings], "parser": asdict(verdict)})
+        findings = _findings(path, device)
+        verdict = parser.parse_with_nvidia(path, planned=plan.int8_convolutions(_read(path)))
+        row = {
+            "file": variant.path,
+            "rules": [asdict(f) for f in findings],
+            "parser": parser.encoded(verdict),
+        }
+        rows.append(row)
         errors = [f for f in findings if f.severity == "error"]
-        said = f"refused it: {(verdict.errors or (verdict.reason,))[0]}"
-        if not verdict.ran:
-            said = f"was not asked ({verdict.reason})"
-        elif verdict.accepted:
-            said = f"{verdict.version} takes it"
         notes.append(
             f"{variant.path}: our rules found {len(errors)} errors, "
-            f"{sum(f.severity == 'warning' for f in findings)} warnings; NVIDIA's parser {said}"
+            f"{sum(f.severity == 'warning' for f in findings)} warnings; NVIDIA's parser {verdict.told()}"
         )
     write_json(request.folder / "checks.json", rows)
     return (*notes, "built, self-tested and benchmarked: only on the device; no Jetson figure is measured")
 
 
-def _plan(request: BuildRequest, variants: Sequence[Variant]) -> tuple[str, ...]:
-    """Precision plan, calibration table and build commands, written beside the models."""
-    by_name = {v.name: v for v in variants}
-    source = by_name.get("tensorrt-int8") or variants[0]
-    model = _read(request.folder / source.path)
-    wide = any(half.noted(_read(request.folder / v.path)).nodes for v in variants)
-    write_json(request.folder / "precision_plan.json", plan.precision_plan(model, fp16_flag=not wide))
+def _settle(
+    request: BuildRequest, device: jetson.Device, variants: Sequence[Variant], passed: Collection[str]
+) -> None:
+    """Write the precision plan, calibration table and build commands of what passed its exam.
+
+    passed: names of variants. Only files that passed are built, and float16 is asked for by a flag only where
+    the file that is in float16 passed, and keeps no layer in float32, which no flag can ask for.
+    """
+    made = {v.name: v for v in variants}
+    sound = {name for name in passed if not half.noted(_read(request.folder / made[name].path)).nodes}
+    commands = plan.commands(device, frozenset(passed), half=plan.proven_half(sound))
+    planned = next((made[n] for n in ("tensorrt-int8", "tensorrt-int8-fp16") if n in passed), None)
+    planned = planned or next((made[n] for n in VARIANTS if n in passed), variants[0])
+    model = _read(request.folder / planned.path)
+    precision = "int8" if planned.precision == "int8" else "fp16"
+    write_json(
+        request.folder / "precision_plan.json",
+        plan.precision_plan(model, fp16_flag=precision in plan.proven_half(sound)),
+    )
     write_json(request.folder / "calibration_table.json", plan.calibration_table(model))
-    precision = "int8" if "tensorrt-int8" in by_name else "fp16"
-    write_text(request.folder / "build.sh", build_script(precision, float16=not wide))
+    write_text(request.folder / "build.sh", build_script(commands))
     kit.write_kit(request.folder / kit.KIT)
-    return ("checks.json", "precision_plan.json", "calibration_table.json", "build.sh", kit.KIT)
 
 
-def build_script(precision: str, *, float16: bool = True) -> str:
-    """A shell script for the device: pick the line of its TensorRT and build.
+def build_script(commands: dict[str, tuple[str, ...]]) -> str:
+    """A shell script for the device: pick the lines of its TensorRT and build.
 
-    A weakly typed build may use float16 only where the file that is in float16 is in the bundle: then it
-    passed its exam here. float16: False where that file keeps layers in float32, which no flag can ask for.
+    commands: TensorRT generation -> trtexec commands, see ``plan.commands``.
     """
     lines = [
         "#!/bin/sh",
-        "# Builds the engine on the Jetson: sh build.sh 10.3 OUT_DIR   (see: dpkg -l | grep tensorrt)",
+        "# Builds engines with trtexec, on the Jetson: sh build.sh 10.3 OUT_DIR   (dpkg -l | grep tensorrt)",
+        "# What opens them: trtexec --loadEngine, DeepStream's nvinfer, TensorRT's own API; on the same",
+        "# board with the same TensorRT. edgepv opens engines that it built and checked: edgepv build.",
         "",
         'out=$(realpath "${2:?build.sh VERSION OUT_DIR}") || exit 1',
         'cd "$(dirname "$0")" || exit 1',
-        "built=0",
         'case "$1" in',
     ]
-    for version in [build.tensorrt for build in plan.BUILDS]:
-        lines.append(f"  {json.dumps(version)})")
-        for kind in ("int8", "fp16") if precision == "int8" else ("fp16",):
-            lines += _building(version, kind, float16)
+    for version, calls in commands.items():
+        lines.append(f'  "{version}")')
+        for call in calls:
+            for flag in ("--saveEngine=", "--exportLayerInfo="):
+                call = call.replace(flag, f'{flag}"$out"/')
+            lines.append(f"    {call} || exit 1")
+        if not calls:
+            lines.append(f'    echo "build.sh: this bundle has no file for TensorRT {version}" >&2; exit 1')
         lines.append("    ;;")
-    known = ", ".join(build.tensorrt for build in plan.BUILDS)
     lines += [
-        f"  *) echo \"build.sh: TensorRT version '$1' is not one of: {known}\" >&2; exit 2 ;;",
+        f"  *) echo \"build.sh: TensorRT version '$1' is not one of: {', '.join(commands)}\" >&2; exit 2 ;;",
         "esac",
-        '[ "$built" = 1 ] || { echo "build.sh: this bundle has no file for TensorRT $1" >&2; exit 1; }',
         "",
     ]
     return "\n".join(lines)
-
-
-def _building(version: str, precision: Any, float16: bool) -> list[str]:
-    """The lines that build one precision for one TensorRT, with float16 where that is known to be right."""
-    (strong,) = (b.strongly_typed for b in plan.BUILDS if b.tensorrt == version)
-    proven = FILES.pick(strong=True, precision=precision)
-    commands = [plan.trtexec_lines(FILES, precision=precision, half=h)[version] for h in (True, False)]
-    file = commands[0].split("--onnx=")[1].split()[0]
-    for flag in ("--saveEngine=", "--exportLayerInfo="):
-        commands = [command.replace(flag, f'{flag}"$out"/') for command in commands]
-    with_half, without = commands
-    if strong or not float16:
-        return [f"    if [ -f {file} ]; then {without} || exit 1; built=1; fi"]
-    return [
-        f"    if [ -f {file} ] && [ -f {proven} ]; then {with_half} || exit 1; built=1;",
-        f"    elif [ -f {file} ]; then {without} || exit 1; built=1; fi",
-    ]

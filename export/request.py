@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -38,6 +38,7 @@ class BuildRequest:
     values grow for ever. precisions: what may be built. work: runs a step through the cache and puts its
     files in ``folder``. compress: calls a quantization step by its name, with what the target fixes of its
     options and what the user asked for. failed: variant name -> why it could not be made, see ``attempt``.
+    target: its name, for builders of several.
     """
 
     base: Variant
@@ -53,6 +54,7 @@ class BuildRequest:
     say: Callable[[str], None]
     only: str | None = None
     grown: tuple[str, ...] = ()
+    target: str = ""
     failed: dict[str, EdgepvError] = field(default_factory=dict)
 
     @contextlib.contextmanager
@@ -98,7 +100,9 @@ class BuildResult:
 
     failed: variant name -> why it could not be made; ``BuildRequest.attempt`` fills it. The rest of the
     bundle stands without it. floats: the fp32 files that the others were made of, asked for or not: an
-    engine that computes those wrongly computes nothing rightly.
+    engine that computes those wrongly computes nothing rightly. evidence: names of variants that are examined
+    for what they prove of others and do not go into the bundle. settle: called with the names of the variants
+    that passed their exam, before the files of the others go: what is written of them depends on it.
     """
 
     variants: tuple[Variant, ...]
@@ -106,3 +110,5 @@ class BuildResult:
     notes: tuple[str, ...] = ()
     failed: dict[str, str] = field(default_factory=dict)
     floats: tuple[Variant, ...] = ()
+    evidence: tuple[str, ...] = ()
+    settle: Callable[[Collection[str]], None] | None = None

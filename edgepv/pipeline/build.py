@@ -78,6 +78,7 @@ def run_builder(
         say=context.console.say,
         only=context.options.variant,
         grown=model.grown,
+        target=target.name,
     )
     built: BuildResult = resolve(target.builder)(request)
     if built.variants:

@@ -52,8 +52,11 @@ def pack(context: RunContext, prepared: PreparedModel, target: Target, folder: P
     built, rows = _examined(context, prepared, target, built, models)
     rows = [_localised(r, built, base, models, prepared) for r in rows]
     rows, torch_rows = _timed(context, prepared, target, built, rows, models)
-    chosen, why = _choice(prepared, rows, context.options)
-    kept = [v for v, r in zip(built.variants, rows) if gate.within_gate(r)]
+    chosen, why = _choice(prepared, [r for r in rows if r.variant not in built.evidence], context.options)
+    passed = [v for v, r in zip(built.variants, rows) if gate.within_gate(r)]
+    if built.settle:
+        built.settle([v.name for v in passed])
+    kept = [v for v in passed if v.name not in built.evidence]
     reasons = (
         why,
         *_on_footage(chosen),

@@ -39,7 +39,8 @@ class JetPack:
     """One release line of NVIDIA's software for Jetson.
 
     l4t: Jetson Linux. python: the version that its tensorrt package is for. tensorrt: the versions that may
-    be met, oldest first. opset: the newest of ONNX that all of them are known to read. boards: that have it.
+    be met, oldest first. opset: the newest of ONNX that all of them are known to read. dla: whether one of
+    them builds for a deep learning accelerator; 10.8 to 11.3 do not. boards: that have it.
     """
 
     l4t: str | None
@@ -48,6 +49,7 @@ class JetPack:
     cuda: str
     tensorrt: tuple[str, ...]
     opset: int
+    dla: bool
     boards: tuple[str, ...]
     sources: tuple[str, ...]
 
@@ -115,8 +117,10 @@ class Device:
 
     @property
     def dla(self) -> bool:
-        """Whether one of its modules has a deep learning accelerator."""
-        return any(max(table().boards[name].dla) for name in self.boards)
+        """Whether one of its modules has a deep learning accelerator, and a TensorRT that builds for it."""
+        with_it = [name for name in self.jetpacks if table().jetpacks[name].dla]
+        runs = {board for name in with_it for board in table().jetpacks[name].boards}
+        return any(max(table().boards[name].dla) for name in self.boards if name in runs)
 
     @property
     def sparse(self) -> bool:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 
-IR_VERSION = {17: 8, 18: 8, 19: 9, 20: 9}
+IR_VERSION = {13: 7, 17: 8, 18: 8, 19: 9, 20: 9}
 """The oldest file format of each opset, which the parser of that time knows."""
 
 
@@ -38,6 +38,8 @@ def to_opset(model: ModelProto, opset: int) -> ModelProto:
     try:
         if opset_of(source) > 17 >= opset:
             source = _lowered_to_17(onnx.version_converter.convert_version(source, 18))
+        if 17 >= opset_of(source) > opset >= 13:
+            source = _without_newer(source, opset)
         converted: ModelProto = onnx.version_converter.convert_version(source, opset)
         name_nodes(converted)
         converted.ir_version = IR_VERSION.get(opset, converted.ir_version)
@@ -79,6 +81,28 @@ def _lowered_to_17(model: ModelProto) -> ModelProto:
     return model
 
 
+def _without_newer(model: ModelProto, opset: int) -> ModelProto:
+    """The model of an opset up to 17 at an older one from 13 on, in place.
+
+    Between those two, operators were added, and attributes and types to others; nothing was changed. The onnx
+    package's own converter has no step down for most of them (Relu, Add). Raises ValueError for a new one.
+    """
+    from onnx import defs, numpy_helper
+
+    written = {init.name: init for init in model.graph.initializer}
+    for node in model.graph.node:
+        if node.domain:
+            continue
+        if not defs.has(node.op_type, opset, ""):
+            raise ValueError(f"{node.name}: {node.op_type} is newer than opset {opset}")
+        shape = written.get(node.input[1]) if node.op_type == "Reshape" else None
+        if shape is not None and numpy_helper.to_array(shape).all():  # what a 0 would mean is of no matter
+            _drop(node, "allowzero")
+        _drop_newer_attributes(node, defs.get_schema(node.op_type, opset, "").attributes)
+    next(o for o in model.opset_import if o.domain in ("", "ai.onnx")).version = opset
+    return model
+
+
 def _write_split_sizes(model: ModelProto, node: NodeProto, known: dict[str, tuple[int, ...]]) -> None:
     """Opset 18 may give the number of parts, 17 wants their sizes; the last may be smaller."""
     from onnx import numpy_helper
@@ -91,7 +115,12 @@ def _write_split_sizes(model: ModelProto, node: NodeProto, known: dict[str, tupl
     name = f"{node.output[0]}_sizes"
     model.graph.initializer.append(numpy_helper.from_array(sizes, name))
     node.input.append(name)
-    for item in [a for a in node.attribute if a.name == "num_outputs"]:
+    _drop(node, "num_outputs")
+
+
+def _drop(node: NodeProto, name: str) -> None:
+    """Take an attribute away, if it is there."""
+    for item in [a for a in node.attribute if a.name == name]:
         node.attribute.remove(item)
 
 

@@ -57,7 +57,7 @@ def kinds(model: Model, *, strong: bool) -> tuple[str, ...]:
     it may, else in float32.
     """
     if strong:
-        return ("int8" if model.int8 else "fp16",)
+        return ("int8" if model.int8 else "fp16" if model.strong else "fp32",)
     return ("int8+fp16", "int8+fp32") if model.int8 else ("fp16", "fp32")
 
 

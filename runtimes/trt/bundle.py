@@ -17,12 +17,8 @@ import numpy as np
 
 from edgepv.errors import UsageError
 
-MANIFEST, GOLDEN, MEASURED, PLAN = (
-    "manifest.json",
-    "golden.safetensors",
-    "measured.json",
-    "precision_plan.json",
-)
+MANIFEST, GOLDEN, MEASURED = "manifest.json", "golden.safetensors", "measured.json"
+PLAN, COMMANDS = "precision_plan.json", "build.sh"
 SCHEMA = 1
 """Of the manifests that this reads, as in edgepv/bundle/manifest.py."""
 VALUES = 4096
@@ -200,9 +196,22 @@ class Bundle:
 
     def plan(self) -> list[dict[str, Any]]:
         """Rows of precision_plan.json, "node" and "precision"; none where the bundle has no plan."""
-        name = next((n for n in self.content["files"] if n.rpartition("/")[2] == PLAN), None)
-        rows: list[dict[str, Any]] = json.loads(self.checked(name)) if name else []
+        rows: list[dict[str, Any]] = json.loads(self._beside(PLAN) or b"[]")
         return rows
+
+    def half(self, model: Model) -> bool:
+        """Whether a weakly typed build of a model may use float16 in any layer.
+
+        The build commands that the exporter wrote ask for it only where the net in float16 passed its exam.
+        """
+        lines = self._beside(COMMANDS).decode("utf-8", "replace").splitlines()
+        file = model.path.rpartition("/")[2]
+        return any(f"--onnx={file} " in line and "--fp16" in line for line in lines)
+
+    def _beside(self, name: str) -> bytes:
+        """A file beside the models, by its own name; nothing where there is none."""
+        path = next((n for n in self.content["files"] if n.rpartition("/")[2] == name), None)
+        return self.checked(path) if path else b""
 
 
 def safetensors(data: bytes, name: str) -> dict[str, np.ndarray]:

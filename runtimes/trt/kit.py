@@ -82,32 +82,29 @@ def candidates(bundle: Bundle, here: Device, say: Say) -> list[Candidate]:
     device.refuse_target(here, bundle.target)
     board = device.table()["boards"].get(here.board or "")
     found = []
-    for model in sorted((m for m in bundle.models if m.strong == here.strong), key=lambda m: m.int8):
+    for model in sorted(bundle.models, key=lambda m: (m.int8, not m.strong)):
         why = bundle.refused(model)
         if model.int8 and board and "int8" not in board["precisions"]:
             why = f"{here.board} computes no INT8"
+        if not fits(model, here) or (here.strong and not model.int8 and any(not c.model.int8 for c in found)):
+            continue  # the float32 file is for a strongly typed build where that in float16 is not to be had
         if why:
             say(f"{model.name}: left out: {why}")
             continue
-        first, *others = builder.kinds(model, strong=here.strong)
-        found.append(Candidate(model, first if here.strong or half_is_proven(bundle, model) else others[0]))
+        kinds = builder.kinds(model, strong=here.strong)
+        found.append(Candidate(model, kinds[0] if len(kinds) == 1 or bundle.half(model) else kinds[1]))
     if not found:
         typing = "strongly" if here.strong else "weakly"
         raise TargetUnavailableError(
-            f"{bundle.folder} has no file for TensorRT {here.tensorrt} ({typing} typed). Export with "
-            f"--target jetson"
+            f"{bundle.folder} has no file for TensorRT {here.tensorrt} ({typing} typed). "
+            "Export with --target jetson"
         )
     return found
 
 
-def half_is_proven(bundle: Bundle, model: Model) -> bool:
-    """Whether a weakly typed build may use float16 in any layer: no layer was found to need float32.
-
-    The plan says so for all files of the bundle; where the bundle has the same net in float16 itself, that
-    must have passed its exam as well.
-    """
-    twins = [m for m in bundle.models if m.strong and m.int8 == model.int8]
-    return all(row["precision"] != "fp32" for row in bundle.plan()) and not any(map(bundle.refused, twins))
+def fits(model: Model, here: Device) -> bool:
+    """Whether this TensorRT builds a file: where types are the file's own, INT8 wants float16 beside it."""
+    return (model.strong or not model.int8) if here.strong else not model.strong
 
 
 def build(bundle: Bundle, say: Say, *, only: str | None = None, calls: int = measure.CALLS) -> dict[str, Any]:
@@ -191,7 +188,7 @@ def _proven(
     try:
         information = engine.layers()
         store.write(status.place / store.LAYERS, information.encode())
-        found = layers.share(information, layers.wanted(bundle.plan(), int8=model.int8, strong=here.strong))
+        found = layers.share(information, layers.wanted(bundle.plan(), int8=model.int8, strong=model.strong))
         say(f"{model.name}: layers: {found.told()}")
         layers.refuse_unmet(found, model.name)
         error, allowed = replayed(bundle, engine, candidate.tolerance)
@@ -283,7 +280,7 @@ def open_model(model: Model) -> tuple[TrtEngine, str]:
     and passed its self-test.
     """
     here = device.find()
-    if model.strong != here.strong:
+    if not fits(model, here):
         since = ".".join(map(str, device.STRONG_SINCE))
         raise TargetUnavailableError(
             f"{model.name} is for TensorRT {'from' if model.strong else 'before'} {since}, and "

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from edgepv.export import half
-from edgepv.export.for_jetson import FILES, build_script
-from edgepv.export.tensorrt import form
+from edgepv.export.for_jetson import build_script
+from edgepv.export.tensorrt import form, plan
 from edgepv.export.tensorrt.fp16 import to_fp16
+from edgepv.targets import jetson
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
@@ -108,39 +109,61 @@ def test_a_sum_that_grows_for_ever_goes_on_growing(counter: Any) -> None:
     assert _counted(to_fp16(counter, grown=[("s", "s_next")]), 100) == 2100
 
 
-def _built(tmp_path: Path, script: str, version: str, files: Sequence[str]) -> list[str]:
-    """What build.sh calls trtexec with, beside these files."""
-    for name in files:
-        (tmp_path / name).touch()
+def _built(tmp_path: Path, version: str, passed: Sequence[str], sound: Sequence[str]) -> list[str]:
+    """What build.sh of a bundle for all boards calls trtexec with, by what passed its exam."""
+    half = plan.proven_half(sound)
+    script = build_script(plan.commands(jetson.device("jetson"), passed, half=half))
     (tmp_path / "build.sh").write_text(script)
     tool = tmp_path / "trtexec"
     tool.write_text('#!/bin/sh\necho "$@" >> "$LOG"\n')
     tool.chmod(0o755)
     log = tmp_path / "log"
+    log.touch()
     env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "LOG": str(log)}
-    subprocess.run(["sh", str(tmp_path / "build.sh"), version, str(tmp_path)], env=env, check=True)
+    done = subprocess.run(["sh", str(tmp_path / "build.sh"), version, str(tmp_path)], env=env, check=False)
+    assert (done.returncode == 0) is bool(log.read_text())
     return log.read_text().splitlines()
+
+
+ALL = ("tensorrt-fp32", "tensorrt-fp16", "tensorrt-int8", "tensorrt-int8-fp16")
+WEAK = ("tensorrt-fp32", "tensorrt-int8")
 
 
 @pytest.mark.parametrize("version", ["8.5", "8.6", "10.3"])
 def test_float16_is_allowed_where_its_file_passed_the_exam(tmp_path: Path, version: str) -> None:
-    files = (FILES.weak_int8, FILES.strong_int8, FILES.weak_float, FILES.strong_float)
-    int8, fp16 = _built(tmp_path, build_script("int8"), version, files)
+    int8, fp16 = _built(tmp_path, version, ALL, ALL)
     assert "--int8 --fp16" in int8 and f"model-int8-trt{version}.engine" in int8
     assert " --fp16 " in fp16 and f"model-fp16-trt{version}.engine" in fp16
 
 
 @pytest.mark.parametrize("version", ["8.5", "8.6", "10.3"])
 @pytest.mark.parametrize(
-    ("float16", "files"),
+    ("passed", "sound", "reason"),
     [
-        (True, (FILES.weak_int8, FILES.weak_float)),
-        (False, (FILES.weak_int8, FILES.strong_int8, FILES.weak_float, FILES.strong_float)),
+        (WEAK, WEAK, "the float16 files failed their exam"),
+        (ALL, WEAK, "the float16 files keep layers in float32, for which there is no flag"),
     ],
 )
 def test_what_was_proven_wrong_in_float16_is_built_in_float32(
-    tmp_path: Path, version: str, float16: bool, files: Sequence[str]
+    tmp_path: Path, version: str, passed: Sequence[str], sound: Sequence[str], reason: str
 ) -> None:
-    int8, fp32 = _built(tmp_path, build_script("int8", float16=float16), version, files)
-    assert "--int8" in int8 and "--fp16" not in int8 + fp32
+    int8, fp32 = _built(tmp_path, version, passed, sound)
+    assert "--int8" in int8 and "--fp16" not in int8 + fp32, reason
     assert f"model-fp32-trt{version}.engine" in fp32
+
+
+@pytest.mark.parametrize("version", ["8.5", "8.6", "10.3", "10.12", "11"])
+@pytest.mark.parametrize("failed", ALL)
+def test_a_file_that_failed_its_exam_is_built_for_no_tensorrt(
+    tmp_path: Path, version: str, failed: str
+) -> None:
+    left = [name for name in ALL if name != failed]
+    file = {plan.VARIANT_OF[f]: getattr(plan.files(jetson.device("jetson")), f) for f in plan.VARIANT_OF}
+    calls = _built(tmp_path, version, left, left)
+    assert calls and not any(file[failed] in call for call in calls)
+
+
+@pytest.mark.parametrize("version", ["10.12", "11"])
+def test_a_strongly_typed_build_falls_back_to_float32(tmp_path: Path, version: str) -> None:
+    (only,) = _built(tmp_path, version, ["tensorrt-fp32"], [])
+    assert "model-fp32-op17.onnx" in only and f"model-fp32-trt{version}.engine" in only

@@ -24,6 +24,7 @@ TABLE = jetson.table()
         ("jetson-orin-nano@6.2", "10.3.0", 20, True, False, "fp32 fp16 int8", False),
         ("jetson-orin-nx@6.2.1", "10.3.0", 20, True, False, "fp32 fp16 int8", True),
         ("jetson-orin-nano@7.2.2", "10.16.2", 24, False, True, "fp32 fp16 int8", False),
+        ("jetson-agx-orin@7.2", "10.16.2", 24, False, True, "fp32 fp16 int8", False),
         ("jetson-agx-orin@7.2.2", "10.16.2 11.4.1", 24, False, True, "fp32 fp16 int8", True),
         ("jetson-thor@7.0", "10.13.3", 22, False, True, "fp32 fp16 int8", False),
         ("jetson", "8.5.2 8.6.2 10.3.0 10.13.3 10.16.2 11.4.1", 17, True, True, "fp32 fp16 int8", True),

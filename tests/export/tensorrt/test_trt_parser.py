@@ -14,6 +14,7 @@ from edgepv.export.tensorrt.parser import parse_with_nvidia
 
 onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper  # noqa: E402
+from planted_rules import CLEAN  # noqa: E402
 
 installed = pytest.mark.skipif(not present("tensorrt_rtx"), reason="needs edgepv[trt-check]")
 
@@ -78,18 +79,25 @@ def test_a_missing_package_is_no_verdict_and_names_the_cure(
 
 
 CRASH = "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"
-GOOD = """print('library chatter'); print('{"accepted": true, "version": "9", "errors": []}')"""
+PARSED = (
+    """print('library chatter'); print('{"accepted": true, "version": "9", "errors": []}', flush=True);"""
+)
+BUILT = """print('{"accepted": true, "version": "9", "errors": [], "built": true}')"""
 
 
 @pytest.mark.parametrize(
-    ("program", "ran", "accepted", "reason"),
+    ("program", "ran", "accepted", "built", "reason"),
     [
-        (CRASH, True, False, "parser crashed with signal 11 (SIGSEGV)"),
-        ("import time; time.sleep(60)", True, False, "parser gave no answer in 1 s"),
-        ("pass", True, False, "parser ended without an answer"),
-        ("print('half an ans')", True, False, "parser ended without an answer"),
-        ("import no_such_library", False, None, "did not run: ModuleNotFoundError: No module"),
-        (GOOD, True, True, "None"),
+        (CRASH, True, False, None, "parser crashed with signal 11 (SIGSEGV)"),
+        ("import time; time.sleep(60)", True, False, None, "parser gave no answer in 1 s"),
+        ("pass", True, False, None, "parser ended without an answer"),
+        ("print('half an ans')", True, False, None, "parser ended without an answer"),
+        ("import no_such_library", False, None, None, "did not run: ModuleNotFoundError: No module"),
+        (PARSED + BUILT, True, True, True, "None"),
+        (PARSED + CRASH, True, True, False, "builder crashed with signal 11 (SIGSEGV)"),
+        (PARSED + "import time; time.sleep(60)", True, True, False, "builder gave no answer in 1 s"),
+        (PARSED, True, True, False, "no engine came of it"),
+        (PARSED + "raise SystemExit('Error Code 4: no')", True, True, False, "Error Code 4: no"),
     ],
 )
 def test_however_the_process_ends_there_is_a_verdict(
@@ -98,10 +106,38 @@ def test_however_the_process_ends_there_is_a_verdict(
     program: str,
     ran: bool,
     accepted: bool | None,
+    built: bool | None,
     reason: str,
 ) -> None:
     monkeypatch.setattr(parser, "MODULE", "json")  # a module that is surely there
     limit = 1 if "sleep" in program else 60
     verdict = parse_with_nvidia(_saved(tmp_path, "Relu"), timeout_s=limit, program=program)
-    assert (verdict.ran, verdict.accepted) == (ran, accepted)
+    assert (verdict.ran, verdict.accepted, verdict.built) == (ran, accepted, built)
     assert reason in str(verdict.reason)
+    assert (verdict.fault is None) is (built is True or not ran)
+    assert parser.encoded(verdict)["proves"].endswith("nothing about INT8, fusions or speed on the device")
+
+
+@installed
+def test_it_builds_and_every_planned_convolution_is_found_between_its_pairs(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    onnx.save(CLEAN["Q/DQ convolution"](), path)
+    verdict = parse_with_nvidia(path, planned=["conv"])
+    assert (verdict.accepted, verdict.built, verdict.fed, verdict.unfed) == (True, True, 1, ())
+    assert verdict.told().endswith("takes it and builds it, all 1 INT8 convolutions between Q/DQ")
+
+
+@installed
+@pytest.mark.parametrize("name", ["no pair", "activation alone"])
+def test_a_planned_convolution_without_its_pairs_is_a_finding(tmp_path: Path, name: str) -> None:
+    """Both are legal, and neither computes in INT8."""
+    model = CLEAN["Q/DQ convolution"]()
+    conv = model.graph.node[-1]
+    conv.input[1] = "w"
+    if name == "no pair":
+        conv.input[0] = "x"
+    path = tmp_path / "m.onnx"
+    onnx.save(model, path)
+    verdict = parse_with_nvidia(path, planned=["conv"])
+    assert (verdict.accepted, verdict.fed, verdict.unfed) == (True, 0, ("conv",))
+    assert "without DequantizeLinear on both inputs: conv" in str(verdict.fault)

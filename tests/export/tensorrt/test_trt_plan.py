@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from edgepv.export.tensorrt import plan
+from edgepv.targets import jetson
 
 onnx = pytest.importorskip("onnx")
 from onnx import helper, numpy_helper  # noqa: E402
 
-FILES = plan.Files("int8-17.onnx", "int8-19.onnx", "float-17.onnx", "float-19.onnx")
+ALL = tuple(plan.VARIANT_OF.values())
 
 
 def _model(*, quantized: bool = True, kind: Any = np.float32) -> Any:
@@ -83,40 +84,74 @@ def test_the_calibration_table_lists_activations_and_no_weights() -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "precision", "source", "flags", "reason"),
+    ("target", "version", "source", "flags", "reason"),
     [
-        ("8.5", "int8", "int8-17.onnx", ["--int8", "--fp16"], "weakly typed: flags set the types"),
-        ("8.6", "int8", "int8-17.onnx", ["--int8", "--fp16"], "weakly typed, and opset 17 still"),
-        ("10.3", "int8", "int8-17.onnx", ["--int8", "--fp16"], "the flags exist until 10.x"),
-        ("10.12", "int8", "int8-19.onnx", ["--stronglyTyped"], "weak typing is deprecated"),
-        ("11", "int8", "int8-19.onnx", ["--stronglyTyped"], "--int8 and --fp16 were removed"),
-        ("8.5", "fp16", "float-17.onnx", ["--fp16"], "--int8 on a float file asks for calibration"),
-        ("8.6", "fp16", "float-17.onnx", ["--fp16"], "as on 8.5"),
-        ("10.3", "fp16", "float-17.onnx", ["--fp16"], "as on 8.6"),
-        ("10.12", "fp16", "float-19.onnx", ["--stronglyTyped"], "FP16 is in the file"),
-        ("11", "fp16", "float-19.onnx", ["--stronglyTyped"], "FP16 is in the file"),
+        ("jetson-nano", "8.0", "model-fp32-op13.onnx", ["--fp16", "--workspace=1024"], "no INT8 there"),
+        ("jetson", "8.5", "model-int8-op17.onnx", ["--int8", "--fp16"], "weakly typed: flags set the types"),
+        ("jetson", "8.6", "model-int8-op17.onnx", ["--int8", "--fp16"], "weakly typed, and opset 17 still"),
+        ("jetson", "10.3", "model-int8-op17.onnx", ["--int8", "--fp16"], "the flags exist until 10.x"),
+        ("jetson", "10.12", "model-int8-fp16-op19.onnx", ["--stronglyTyped"], "weak typing is deprecated"),
+        ("jetson", "11", "model-int8-fp16-op19.onnx", ["--stronglyTyped"], "--int8 and --fp16 are gone"),
+        ("jetson", "8.5", "model-fp32-op17.onnx", ["--fp16"], "--int8 on a float file asks for calibration"),
+        ("jetson", "8.6", "model-fp32-op17.onnx", ["--fp16"], "as on 8.5"),
+        ("jetson", "10.3", "model-fp32-op17.onnx", ["--fp16"], "as on 8.6"),
+        ("jetson", "10.12", "model-fp16-op19.onnx", ["--stronglyTyped"], "FP16 is in the file"),
+        ("jetson", "11", "model-fp16-op19.onnx", ["--stronglyTyped"], "FP16 is in the file"),
     ],
 )
 def test_the_command_of_each_tensorrt(
-    version: str, precision: Any, source: str, flags: list[str], reason: str
+    target: str, version: str, source: str, flags: list[str], reason: str
 ) -> None:
-    words = shlex.split(plan.trtexec_lines(FILES, precision=precision)[version])
-    engine = f"--saveEngine=model-{precision}-trt{version}.engine"
-    told = ["--profilingVerbosity=detailed", f"--exportLayerInfo=model-{precision}-trt{version}.layers.json"]
-    assert words == ["trtexec", f"--onnx={source}", engine, *flags, *told], reason
+    device = jetson.device(target)
+    made = [n for n in ALL if "int8" in device.precisions or "int8" not in n]
+    calls = plan.commands(device, made, half=("int8", "fp16"))[version]
+    (words,) = [w for w in map(shlex.split, calls) if w[1] == f"--onnx={source}"]
+    kind = "int8" if "int8" in source else "fp16"
+    engine = f"--saveEngine=model-{kind}-trt{version}.engine"
+    told = ["--profilingVerbosity=detailed", f"--exportLayerInfo=model-{kind}-trt{version}.layers.json"]
+    assert words == ["trtexec", f"--onnx={source}", engine, *flags, *(told if version != "8.0" else [])], (
+        reason
+    )
 
 
-def test_every_generation_has_a_line_and_no_two_share_an_engine() -> None:
-    lines = plan.trtexec_lines(FILES) | {
-        f"{k}-fp16": v for k, v in plan.trtexec_lines(FILES, precision="fp16").items()
-    }
-    assert len(lines) == 10 == 2 * len(plan.BUILDS)
-    assert len({shlex.split(line)[2] for line in lines.values()}) == 10
+def test_every_generation_has_two_lines_and_no_two_share_an_engine() -> None:
+    lines = plan.commands(jetson.device("jetson"), ALL, half=("int8", "fp16"))
+    assert list(lines) == ["8.5", "8.6", "10.3", "10.12", "11"]
+    engines = [shlex.split(call)[2] for calls in lines.values() for call in calls]
+    assert len(engines) == len(set(engines)) == 10
 
 
-def test_a_file_name_with_a_blank_survives_the_shell() -> None:
-    files = plan.Files("my model.onnx", "b", "c", "d")
-    assert shlex.split(plan.trtexec_lines(files)["8.5"])[1] == "--onnx=my model.onnx"
+@pytest.mark.parametrize(
+    ("target", "generations", "files"),
+    [
+        ("jetson-orin-nano@6.2", ["10.3"], {"model-int8-op17.onnx", "model-fp32-op17.onnx"}),
+        ("jetson-thor@7.2.2", ["10.12", "11"], {"model-int8-fp16-op19.onnx", "model-fp16-op19.onnx"}),
+        ("jetson-xavier@4.6", ["8.0"], {"model-int8-op13.onnx", "model-fp32-op13.onnx"}),
+    ],
+)
+def test_a_board_is_told_of_its_own_builds_alone(
+    target: str, generations: list[str], files: set[str]
+) -> None:
+    lines = plan.commands(jetson.device(target), ALL, half=("int8", "fp16"))
+    assert list(lines) == generations
+    used = {shlex.split(call)[1].removeprefix("--onnx=") for calls in lines.values() for call in calls}
+    assert used == files
+
+
+@pytest.mark.parametrize(
+    ("target", "file", "opset", "tensorrt"),
+    [
+        ("jetson", "model-int8-op17.onnx", 17, (8, 5, 2)),
+        ("jetson", "model-fp16-op19.onnx", 19, (10, 13, 3)),
+        ("jetson-orin-nano@6.2", "model-int8-op17.onnx", 17, (10, 3, 0)),
+        ("jetson-nano", "model-fp32-op13.onnx", 13, (8, 0, 1)),
+    ],
+)
+def test_a_file_is_checked_for_the_oldest_that_builds_it(
+    target: str, file: str, opset: int, tensorrt: tuple[int, ...]
+) -> None:
+    limits = plan.limits(jetson.device(target), file)
+    assert (limits["opset_limit"], limits["tensorrt"]) == (opset, tensorrt)
 
 
 def test_the_reader_is_warned_where_times_do_not_compare() -> None:

@@ -237,16 +237,33 @@ def test_what_failed_where_it_was_made_is_not_built(
     assert not any("tensorrt-int8:" in line and "built" in line for line in lines)
 
 
-def test_float16_is_no_flag_where_a_layer_needs_float32(
+def test_float16_is_no_flag_unless_the_bundle_asks_for_it(
     opened: bundle.Bundle, on_jetson: OnJetson, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake = on_jetson()
-    rows = [
-        {**row, "precision": "fp32" if i == 0 else row["precision"]} for i, row in enumerate(opened.plan())
-    ]
-    monkeypatch.setattr(bundle.Bundle, "plan", lambda self: rows)
-    built(opened, only="tensorrt-int8")
+    assert opened.half(opened.model("tensorrt-int8")) and opened.half(opened.model("tensorrt-fp32"))
+    monkeypatch.setattr(bundle.Bundle, "half", lambda self, model: False)
+    lines = built(opened)
     assert files_of(fake.calls) == ["INT8"]
+    assert "tensorrt-fp32, fp32: all tactics, workspace 2048 MiB" in lines
+    with pytest.raises(ParityError, match="tensorrt-fp32 answers otherwise"):
+        fake.script.onnx = opened.checked(opened.model("tensorrt-int8").path)
+        shutil.rmtree(store.root())
+        built(opened, only="tensorrt-fp32")
+
+
+def test_without_its_float16_file_a_strongly_typed_build_is_in_float32(
+    opened: bundle.Bundle, on_jetson: OnJetson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = on_jetson("10.13.3")
+    fake.script.rest = "Float"
+    monkeypatch.setattr(bundle.Bundle, "refused", lambda self, m: "it failed its exam" if m.strong else "")
+    lines = built(opened)
+    assert "tensorrt-fp16: left out: it failed its exam" in lines
+    assert lines[-1] == "kept: tensorrt-fp32, the only one that is built and proven here"
+    engine, computes = kit.open_model(opened.model("tensorrt-fp32"))
+    engine.close()
+    assert computes == "fp32"
 
 
 def test_a_session_runs_what_was_kept_with_the_answers_of_the_host(
