@@ -27,6 +27,14 @@ def add_build(commands: Any) -> None:
         metavar="N",
         help="timed steps of each engine (default: 700, for p99)",
     )
+    c.add_argument("--clips", metavar="DIR", help="labelled clips that judge each engine before one is kept")
+    c.add_argument(
+        "--max-drop",
+        type=float,
+        default=1.0,
+        metavar="POINTS",
+        help="accuracy that an engine may lose on --clips against the one in float (default: 1)",
+    )
     c.add_argument("--key", metavar="FILE", help="public key (PEM) that must have signed the bundle")
     c.add_argument(
         "--json", action="store_true", help="print what was found as JSON; progress goes to stderr"
@@ -38,17 +46,25 @@ def build_command(a: argparse.Namespace) -> int:
     """edgepv build"""
     from edgepv.bundle import signing
     from edgepv.bundle.manifest import check
+    from edgepv.device.judge import Judge
     from edgepv.runtimes.trt import kit, measure
     from edgepv.runtimes.trt.bundle import Bundle
 
     calls = measure.CALLS if a.calls is None else a.calls
     if calls < 1:
         raise UsageError(f"--calls {calls}: give at least 1")
+    if not 0 <= a.max_drop <= 100:
+        raise UsageError(f"--max-drop {a.max_drop:g}: give points of accuracy, from 0 to 100")
     stream = sys.stderr if a.json else sys.stdout
     with signing.opened(Path(a.bundle), Path(a.key) if a.key else None) as opened:
         check(opened)
+        judge = Judge(opened, Path(a.clips), a.max_drop) if a.clips else None
         found = kit.build(
-            Bundle(opened.folder), lambda line: tell(line, file=stream), only=a.variant, calls=calls
+            Bundle(opened.folder),
+            lambda line: tell(line, file=stream),
+            only=a.variant,
+            calls=calls,
+            judge=judge,
         )
     if a.json:
         print(json.dumps(found, indent=1))

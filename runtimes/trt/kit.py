@@ -14,7 +14,7 @@ import sys
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any, Callable, Dict, Iterator, Sequence
 
 import numpy as np
 
@@ -29,6 +29,19 @@ NOT_JUDGED = (
     "not judged: the bundle carries no clips. What it scored where it was made stands in measured.json"
 )
 """What is said of the accuracy on the device."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What an engine answers to labelled clips. refused: why it is not kept, "" if it may be."""
+
+    told: str
+    refused: str
+    facts: dict[str, Any]
+
+
+Judge = Callable[[Dict[str, TrtEngine]], Dict[str, Judgement]]
+"""Engines by variant, one in float first, -> the judgement of each."""
 
 
 @dataclass(frozen=True)
@@ -107,11 +120,19 @@ def fits(model: Model, here: Device) -> bool:
     return (model.strong or not model.int8) if here.strong else not model.strong
 
 
-def build(bundle: Bundle, say: Say, *, only: str | None = None, calls: int = measure.CALLS) -> dict[str, Any]:
+def build(
+    bundle: Bundle,
+    say: Say,
+    *,
+    only: str | None = None,
+    calls: int = measure.CALLS,
+    judge: Judge | None = None,
+) -> dict[str, Any]:
     """Build, prove and time what this device can run of a bundle, and keep the fastest of what is proven.
 
-    only: a variant's name. Returns what was found, as JSON data. Raises what the first variant raised if none
-    is left, and EdgepvErrors for a device that is refused.
+    only: a variant's name. judge: looks at answers to clips before one is kept; the kit alone has none.
+    Returns what was found, as JSON data. Raises what the first variant raised if none is left, and
+    EdgepvErrors for a device that is refused.
     """
     files = bundle.check()
     say(f"{files} files match their digests; status: {store.WORDS[0]}")
@@ -133,7 +154,7 @@ def build(bundle: Bundle, say: Say, *, only: str | None = None, calls: int = mea
             say(f"{candidate.model.name}: not kept: {e}")
     if not proven:
         raise faults[0]
-    return _kept(bundle, proven, here, say, calls)
+    return _kept(bundle, proven, here, say, calls, judge)
 
 
 def _made(bundle: Bundle, candidate: Candidate, here: Device, say: Say) -> None:
@@ -218,18 +239,30 @@ def replayed(bundle: Bundle, engine: TrtEngine, tolerance: str) -> tuple[float, 
     return error, allowed
 
 
-def _kept(bundle: Bundle, proven: Sequence[Candidate], here: Device, say: Say, calls: int) -> dict[str, Any]:
-    """Time what is proven in turns, note it, and keep the one with the lowest p50."""
-    times = _timed(proven, here, calls)
+def _kept(
+    bundle: Bundle,
+    proven: Sequence[Candidate],
+    here: Device,
+    say: Say,
+    calls: int,
+    judge: Judge | None = None,
+) -> dict[str, Any]:
+    """Judge what is proven, time it in turns, note both, and keep the fastest that is not refused."""
+    times, judged = _measured(proven, here, calls, judge)
     for candidate in proven:
-        row = times[candidate.model.name]
+        name = candidate.model.name
+        row = {**times[name], "accuracy": judged[name].facts or NOT_JUDGED}
         store.Status.read(store.folder(candidate.model, here, candidate.kind)).earn(store.WORDS[3], row)
         graph = "CUDA graph" if row["cuda_graph"] else f"no CUDA graph ({row['no_graph_because']})"
-        say(f"{candidate.model.name}: p50 {row['p50_ms']} ms, p99 {_ms(row['p99_ms'])}, {graph}: benchmarked")
-    best = min(times, key=lambda name: times[name]["p50_ms"])
-    facts = {"variant": best, "why": _why(times, best), "times": times, "accuracy": NOT_JUDGED}
+        say(f"{name}: p50 {row['p50_ms']} ms, p99 {_ms(row['p99_ms'])}, {graph}: benchmarked")
+        say(f"{name}: accuracy on this device: {judged[name].told}")
+    fit = [name for name in times if not judged[name].refused]
+    for name in set(times) - set(fit):
+        say(f"{name}: not kept: {judged[name].refused}")
+    best = min(fit, key=lambda name: times[name]["p50_ms"])
+    accuracy = {name: one.facts or NOT_JUDGED for name, one in judged.items()}
+    facts = {"variant": best, "why": _why(fit), "times": times, "accuracy": accuracy}
     store.keep(bundle.digest, here, facts)
-    say(f"accuracy on this device: {NOT_JUDGED}")
     say(f"kept: {best}, {facts['why']}")
     return {"bundle": bundle.digest, "device": here.as_json(), **facts}
 
@@ -238,19 +271,21 @@ def _ms(value: float | None) -> str:
     return "not measured" if value is None else f"{value} ms"
 
 
-def _why(times: dict[str, dict[str, Any]], best: str) -> str:
-    others = [name for name in times if name != best]
-    if not others:
+def _why(fit: Sequence[str]) -> str:
+    if len(fit) == 1:
         return "the only one that is built and proven here"
-    return f"the lowest p50 of {len(times)} timed in turns, all of which reproduce their golden answers"
+    return f"the lowest p50 of {len(fit)} timed in turns, all of which reproduce their golden answers"
 
 
-def _timed(proven: Sequence[Candidate], here: Device, calls: int) -> dict[str, dict[str, Any]]:
-    """Times by variant, with clocks and power mode before and after."""
+def _measured(
+    proven: Sequence[Candidate], here: Device, calls: int, judge: Judge | None
+) -> tuple[dict[str, dict[str, Any]], dict[str, Judgement]]:
+    """Times by variant, with clocks and power mode before and after, and judgements."""
     opened: dict[str, TrtEngine] = {}
     try:
         for candidate in proven:
             opened[candidate.model.name] = _opened(candidate, here)
+        judged = judge(opened) if judge else {name: Judgement(NOT_JUDGED, "", {}) for name in opened}
         times = measure.interleaved(opened, calls)
     finally:
         for engine in opened.values():
@@ -262,7 +297,7 @@ def _timed(proven: Sequence[Candidate], here: Device, calls: int) -> dict[str, d
         "clocks_after": after.clocks,
         "stats": after.stats,
     }
-    return {name: {**row, **conditions} for name, row in times.items()}
+    return {name: {**row, **conditions} for name, row in times.items()}, judged
 
 
 def _opened(candidate: Candidate, here: Device) -> TrtEngine:
