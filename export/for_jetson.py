@@ -21,7 +21,7 @@ from edgepv.base.files import sha256, write_json, write_text
 from edgepv.errors import UsageError
 from edgepv.export import half
 from edgepv.export.request import EVEN, BuildRequest, BuildResult
-from edgepv.export.tensorrt import form, fp16, opset, parser, plan, rewrite, rules
+from edgepv.export.tensorrt import form, fp16, kit, opset, parser, plan, rewrite, rules
 from edgepv.export.tensorrt.graph import name_nodes
 from edgepv.export.to_onnx import example_inputs
 from edgepv.stream import Tensors, by_file_names
@@ -30,7 +30,7 @@ from edgepv.types import QuantScheme, StateSpec, Variant
 
 VARIANTS = ("tensorrt-fp32", "tensorrt-fp16", "tensorrt-int8", "tensorrt-int8-fp16")
 """All there are."""
-WRITTEN = ("checks.json", "precision_plan.json", "calibration_table.json", "build.sh")
+WRITTEN = ("checks.json", "precision_plan.json", "calibration_table.json", "build.sh", kit.KIT)
 """What lies beside the models."""
 TOOLS = ("onnx", "onnxruntime")
 MET = 32
@@ -240,6 +240,7 @@ def _settle(
     )
     write_json(request.folder / "calibration_table.json", plan.calibration_table(model))
     write_text(request.folder / "build.sh", build_script(commands))
+    kit.write_kit(request.folder / kit.KIT)
 
 
 def build_script(commands: dict[str, tuple[str, ...]]) -> str:

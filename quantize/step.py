@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
@@ -29,6 +29,9 @@ from edgepv.model.provenance import record
 from edgepv.model.weights import save
 from edgepv.stream import Tensors
 from edgepv.types import Checkpoint, Variant
+
+if TYPE_CHECKING:
+    from typing import Self  # Python 3.10, of a device, has none
 
 GROUP = "edgepv.steps"
 """Entry points under which a package names its steps."""

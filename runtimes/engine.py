@@ -93,3 +93,9 @@ def on_this_host(variant: Variant) -> Variant:
     """
     stand_in = ENGINES.find(variant.engine).stand_in
     return replace(variant, engine=stand_in) if stand_in else variant
+
+
+def on_this_device(variant: Variant) -> Variant:
+    """The variant as a machine that was given a bundle runs it: on its engine if that is here."""
+    here = ENGINES.find(variant.engine).here
+    return variant if here and resolve(here)() else on_this_host(variant)

@@ -6,7 +6,13 @@ those that it does not know.
 
 from __future__ import annotations
 
-from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
+import sys
+from typing import Any, Literal, TypeAlias, TypedDict
+
+if sys.version_info >= (3, 11):
+    from typing import NotRequired
+else:
+    from typing_extensions import NotRequired
 
 Record: TypeAlias = dict[str, Any]
 """One of the records below; ``record["type"]`` says which."""

@@ -7,11 +7,11 @@ import re
 import shutil
 import subprocess
 import sys
-import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+import tomllib
 from support import ROOT
 
 FILES = sorted((ROOT / "containers").glob("Dockerfile.*"))

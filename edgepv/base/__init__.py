@@ -16,5 +16,6 @@ __all__ = [
     "quiet",
     "registry",
     "tasks",
+    "trt_layers",
     "vet",
 ]

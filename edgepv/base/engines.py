@@ -35,8 +35,18 @@ ENGINES = Registry(
         ),
         "tensorrt": EngineSpec(
             opener="edgepv.runtimes.engines.trt:open",
+            packages=("tensorrt",),
             tensors="edgepv.export.parity:onnx_tensors",
             stand_in="onnxruntime",
+            here="edgepv.runtimes.engines.trt:here",
+            kept="edgepv.runtimes.engines.trt:kept",
+        ),
+        "onnxruntime-tensorrt": EngineSpec(
+            opener="edgepv.runtimes.engines.ort_trt:open",
+            packages=("onnxruntime-gpu", "onnxruntime"),
+            tensors="edgepv.export.parity:onnx_tensors",
+            stand_in="onnxruntime",
+            replays=(".onnx",),
         ),
         "native": EngineSpec(
             opener="edgepv.runtimes.engines.native:open",

@@ -11,14 +11,19 @@ import os
 import re
 import shutil
 import stat
+import sys
 import tempfile
 import time
-import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from edgepv.errors import UsageError, kind_of
 from edgepv.types import Json, encode
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 _OURS = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.([0-9a-f]{8})\.edgepv(\.[^.]+)?")
 """Names of what is being written: .NAME.random.kernel.edgepv, and the file's own suffix."""
@@ -28,6 +33,7 @@ ABANDONED_S, SETTLED_S = 7 * 86_400.0, 600.0
 be seen, ten minutes for a file whose writer is dead."""
 MOST_BYTES = 200  # of a name: file systems take 255, and names of what is being written are longer
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux: fcntl.h, fs.h
+BLOCK = 1 << 20  # bytes of a file that are read at once
 DEEPEST = 100  # lists and tables in each other: far more than ours, far less than Python's 1000 calls
 MOST_DIGITS = 20  # of a whole number: 64 bits
 MOST_LETTERS = 200
@@ -36,8 +42,11 @@ MOST_LETTERS = 200
 
 def sha256(path: Path) -> str:
     """Hex digest of a file's bytes."""
+    digest = hashlib.sha256()
     with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
+        while block := f.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def canonical(value: object) -> str:

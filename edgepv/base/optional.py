@@ -115,13 +115,14 @@ def ort_session(
     model: Path | bytes,
     options: Any = None,
     *,
-    providers: Sequence[str] = ("CPUExecutionProvider",),
+    providers: Sequence[Any] = ("CPUExecutionProvider",),
     without: Sequence[str] = (),
 ) -> Any:
     """The ONNX Runtime session of a file or of what it holds: the one place that makes any.
 
-    options: from ``ort_options``, by default its defaults. without: graph rewrites that are left out, by ONNX
-    Runtime's names. Raises what ONNX Runtime does, a dozen types of its own.
+    options: from ``ort_options``, by default its defaults. providers: names, or (name, options). without:
+    graph rewrites that are left out, by ONNX Runtime's names. Raises what ONNX Runtime does, a dozen types of
+    its own.
     """
     session = need("onnxruntime", extra="cpu").InferenceSession(
         model if isinstance(model, bytes) else str(model),

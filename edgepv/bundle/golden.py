@@ -18,7 +18,7 @@ from edgepv.bundle.manifest import GOLDEN, Bundle, read
 from edgepv.data.frames import preprocess
 from edgepv.errors import EdgepvError, ParityError, TargetUnavailableError, UsageError
 from edgepv.model.spec import MOST_FRAMES, MOST_SIDE
-from edgepv.runtimes.engine import Engine, on_this_host, open_engine
+from edgepv.runtimes.engine import Engine, on_this_device, open_engine
 from edgepv.runtimes.engines.ort import first_line
 from edgepv.stream import Stepper
 from edgepv.types import Proof, Variant, decode, encode
@@ -77,11 +77,12 @@ def replay_one(bundle: Bundle, variant: Variant, everything: dict[str, np.ndarra
 
     Raises like ``replay``, and TargetUnavailableError if its engine is not on this machine.
     """
-    runnable = on_this_host(variant)
+    runnable = on_this_device(variant)
     engine = open_engine(runnable, bundle.checked)
+    computes = getattr(engine, "computes", variant.precision)  # TensorRT may run a float32 file in float16
     recorded = of_variant(everything, variant.name)
     got = golden_answers(engine, runnable, recorded["frames"])
-    return _compare(variant, got, recorded, difference(bundle, runnable))
+    return _compare(variant, got, recorded, computes, difference(bundle, runnable))
 
 
 def difference(bundle: Bundle, variant: Variant) -> str:
@@ -185,14 +186,16 @@ def of_variant(everything: dict[str, np.ndarray], name: str) -> dict[str, np.nda
     return recorded
 
 
-def _compare(variant: Variant, got: np.ndarray, recorded: dict[str, np.ndarray], difference: str) -> Replay:
+def _compare(
+    variant: Variant, got: np.ndarray, recorded: dict[str, np.ndarray], computes: str, difference: str
+) -> Replay:
     wanted, original = recorded[variant.name], recorded["torch"]
     if not got.shape == wanted.shape == original.shape:
         raise UsageError(
             f"{GOLDEN}: {variant.name} answers {got.shape} here; recorded are {wanted.shape} of its own and "
             f"{original.shape} of the original. Export the bundle again"
         )
-    error, limit = rmse(got, wanted), tolerance(variant.precision, wanted, original)
+    error, limit = rmse(got, wanted), tolerance(computes, wanted, original)
     if not error <= limit < math.inf:  # a NaN error is not within any limit
         raise ParityError(
             f"{variant.name} answers otherwise here than where the bundle was made: rmse {error:.3g}, "

@@ -12,13 +12,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from edgepv.base import cache
+from edgepv.base.engines import ENGINES
 from edgepv.base.files import digest, parse_json, write_json
 from edgepv.base.machine import proof
+from edgepv.base.registry import resolve
 from edgepv.bundle import golden
 from edgepv.bundle.manifest import Bundle
 from edgepv.errors import ParityError, TargetUnavailableError, UsageError
 from edgepv.metrics import gate
-from edgepv.runtimes.engine import on_this_host
+from edgepv.runtimes.engine import on_this_device
 from edgepv.types import Measurement, Report, Variant, decode
 
 
@@ -37,12 +39,20 @@ def proven(bundle: Bundle, wanted: Sequence[Variant], *, fixed: bool = False) ->
     Raises TargetUnavailableError if nothing is left, and UsageError if the bundle's recording is damaged.
     """
     notes: list[str] = []
+    wanted = wanted if fixed else _best_here(bundle, wanted)
     kept = tuple(v for v in wanted if _stands(bundle, v, notes))
     if not kept and not fixed:
         kept = tuple(_instead(bundle, wanted, notes))
     if not kept:
         raise TargetUnavailableError(f"{bundle.folder}: nothing may run here. {' '.join(notes)}")
     return Proven(kept, tuple(notes))
+
+
+def _best_here(bundle: Bundle, wanted: Sequence[Variant]) -> Sequence[Variant]:
+    """What this device was found to run best in place of a single variant; a ladder stays as it is."""
+    ask = ENGINES.find(wanted[0].engine).kept if len(wanted) == 1 else None
+    name = resolve(ask)(bundle.digest) if ask else None
+    return (bundle.variant(name),) if name else wanted
 
 
 def _instead(bundle: Bundle, wanted: Sequence[Variant], notes: list[str]) -> Iterator[Variant]:
@@ -76,10 +86,10 @@ def _rows(bundle: Bundle) -> tuple[Measurement, ...]:
 def _stands(bundle: Bundle, variant: Variant, notes: list[str]) -> bool:
     """Whether a variant was proven here, now or before; a note says why not.
 
-    A file for TensorRT is replayed by ONNX Runtime here too, as where it was made.
+    A file for TensorRT is replayed by ONNX Runtime as where it was made, unless TensorRT is here.
     """
     try:
-        here = proof(on_this_host(variant).engine)
+        here = proof(on_this_device(variant).engine)
     except (TargetUnavailableError, UsageError) as e:  # an engine of a package that is not here, or is broken
         notes.append(f"{e}.")
         return False

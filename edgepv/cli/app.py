@@ -52,6 +52,9 @@ COMMANDS: dict[str, dict[str, str]] = {
     "edgepv.cli.run:add_run": {
         "run": "run a bundle on a video file or on cameras: answers and events out, each before its deadline",
     },
+    "edgepv.cli.build:add_build": {
+        "build": "on a Jetson: build a bundle's engines, prove them, time them in turns, keep the better",
+    },
     "edgepv.cli.bench:add_bench": {
         "bench": "measure a bundle here: latency of every variant, or --live, what a camera would get "
         "from it",

@@ -37,7 +37,7 @@ class Cover:
     def _around(self, cell: int) -> np.ndarray:
         """(T, C, 1, 1) mean colour of the eight cells around a cell, in each frame."""
         outer, inner = self._box(cell, 1), self._box(cell)
-        whole, mine = self.frames[:, :, *outer], self.frames[:, :, *inner]
+        whole, mine = self.frames[(..., *outer)], self.frames[(..., *inner)]
         pixels = whole[0, 0].size - mine[0, 0].size
         total = whole.sum((2, 3), dtype=np.float64) - mine.sum((2, 3), dtype=np.float64)
         colour: np.ndarray = (total / pixels)[:, :, None, None].astype(np.float32)
@@ -47,7 +47,7 @@ class Cover:
         """The clip without these cells, counted row by row from the top left."""
         frames = self.frames.copy()
         for cell in cells:
-            frames[:, :, *self._box(cell)] = self._colours[cell]
+            frames[(..., *self._box(cell))] = self._colours[cell]
         return frames
 
 

@@ -17,7 +17,7 @@ from edgepv.errors import TargetUnavailableError, UsageError
 from edgepv.measure import latency, replay
 from edgepv.measure.replay import Replayed
 from edgepv.runtimes.deadline import profile
-from edgepv.runtimes.engine import on_this_host, open_engine
+from edgepv.runtimes.engine import on_this_device, open_engine
 from edgepv.runtimes.ladder import open_ladder
 from edgepv.types import Deadline, Latency, Variant
 
@@ -47,7 +47,7 @@ def latencies(bundle: Bundle, threads: int) -> dict[str, Latency]:
     opened = {}
     for variant in bundle.content.variants:
         with contextlib.suppress(TargetUnavailableError):
-            engine = open_engine(on_this_host(variant), bundle.checked, threads=threads)
+            engine = open_engine(on_this_device(variant), bundle.checked, threads=threads)
             opened[variant.name] = (engine, variant)
     if not opened:
         raise TargetUnavailableError(f"{bundle.folder}: no engine of its variants is on this machine")

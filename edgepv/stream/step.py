@@ -169,8 +169,12 @@ class Stepper:
     def write(self, name: str, value: np.ndarray) -> None:
         """Set a state before the next step.
 
-        Raises UsageError for a state or a shape the model has not, and if its engine keeps the states.
+        Raises UsageError for a state or a shape the model has not, and if its engine keeps the states and has
+        no ``write``.
         """
+        if self._keeper and hasattr(self._keeper, "write"):
+            self._keeper.write(name, value)
+            return
         states = {m.spec.name: m for m in self._states}
         if name not in states:
             raise UsageError(unknown("state", name, states))

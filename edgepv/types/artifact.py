@@ -114,6 +114,9 @@ class EngineSpec:
     stand_in: the engine that runs its files on a host that packs for it, with the same numbers and not the
     same speed; None: it runs there itself, and is timed.
     replays: suffixes of files of other engines that it may be asked to run.
+    here: called without arguments, whether this machine runs its files itself and needs no stand-in.
+    kept: called as (digest of a bundle), the name of the variant that this device was found to run best; None
+    if it was not asked.
     """
 
     opener: str
@@ -125,6 +128,8 @@ class EngineSpec:
     stand_in: str | None = None
     replays: tuple[str, ...] = ()
     version: str | None = None
+    here: str | None = None
+    kept: str | None = None
 
 
 @dataclass(frozen=True)

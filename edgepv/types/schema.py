@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import types as pytypes
 import typing
 from fractions import Fraction
 from typing import Any, Literal, TypeAlias
 
 from edgepv.types.codec import FRACTION, RETIRED
+
+if sys.version_info >= (3, 11):
+    from typing import NotRequired
+else:
+    from typing_extensions import NotRequired
 
 Schema: TypeAlias = dict[str, Any]
 """Plain JSON data in the words of JSON Schema."""
@@ -79,7 +85,7 @@ def _object(kind: Any, defs: dict[str, Schema]) -> Schema:
 
 def _keys(kind: Any, defs: dict[str, Schema]) -> Schema:
     hints = typing.get_type_hints(kind, include_extras=True)
-    maybe = {key: hint for key, hint in hints.items() if typing.get_origin(hint) is typing.NotRequired}
+    maybe = {key: hint for key, hint in hints.items() if typing.get_origin(hint) is NotRequired}
     plain = hints | {key: typing.get_args(hint)[0] for key, hint in maybe.items()}
     return {
         "description": (kind.__doc__ or "").strip().splitlines()[0],

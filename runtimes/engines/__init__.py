@@ -3,4 +3,4 @@
 Each imports its library when it opens.
 """
 
-__all__ = ["eager", "litert", "native", "null", "ort", "ov", "trt"]
+__all__ = ["eager", "litert", "native", "null", "ort", "ort_trt", "ov", "trt"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -110,11 +110,12 @@ def open(variant: Variant, read: Read, threads: int) -> OrtEngine:
 
 
 def session(
-    model: bytes, name: str, threads: int, providers: tuple[str, ...], *, exact_sums: bool = True
+    model: bytes, name: str, threads: int, providers: Sequence[Any], *, exact_sums: bool = True
 ) -> Any:
     """An InferenceSession that keeps to ``threads`` threads and stays quiet on warnings.
 
-    name: the file's. exact_sums: see ``edgepv.base.optional.ort_options``.
+    name: the file's. providers: names, or (name, options). exact_sums: see
+    ``edgepv.base.optional.ort_options``.
     """
     vet_onnx(model, name)
     options = ort_options(threads, exact_sums=exact_sums)

@@ -33,17 +33,22 @@ MEMORY_LIMIT = 1_000
 """Records that wait in memory where the disk refuses, a tenth of that."""
 CLOSE_S = 3.0
 """For delivery at the end of a run: what is left by then is on disk and goes with the next one."""
-_IN_USE = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-_REFUSED = (
-    *_IN_USE,
-    sqlite3.SQLITE_FULL,
-    sqlite3.SQLITE_IOERR,
-    sqlite3.SQLITE_READONLY,
-    sqlite3.SQLITE_CANTOPEN,
-    sqlite3.SQLITE_PERM,
-    sqlite3.SQLITE_NOMEM,
-)
+_PERM, _BUSY, _LOCKED, _NOMEM, _READONLY, _IOERR, _CORRUPT, _FULL, _CANTOPEN = 3, 5, 6, 7, 8, 10, 11, 13, 14
+"""SQLite's primary result codes (sqlite.org/rescode.html); Python's sqlite3 has their names since 3.11."""
+_IN_USE = (_BUSY, _LOCKED)
+_REFUSED = (*_IN_USE, _FULL, _IOERR, _READONLY, _CANTOPEN, _PERM, _NOMEM)
 """What the disk or the machine does to a sound file; every other error comes of the file itself."""
+_TEXTS = {
+    "database is locked": _BUSY,
+    "database table is locked": _LOCKED,
+    "database or disk is full": _FULL,
+    "disk I/O error": _IOERR,
+    "attempt to write a readonly database": _READONLY,
+    "unable to open database file": _CANTOPEN,
+    "access permission denied": _PERM,
+    "out of memory": _NOMEM,
+}
+"""SQLite's own words for them, by which Python 3.10 has to know them."""
 
 
 class Item(NamedTuple):
@@ -240,7 +245,8 @@ class Spool:
 
 def _code(error: sqlite3.Error) -> int:
     """SQLite's primary result code; 0 if the error came from elsewhere."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+    by_text = next((code for text, code in _TEXTS.items() if str(error).startswith(text)), 0)
+    return getattr(error, "sqlite_errorcode", by_text) & 0xFF
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -257,7 +263,7 @@ def _connect(path: Path) -> sqlite3.Connection:
             db.execute("REINDEX")  # a record that its index does not know could never be acknowledged
         if fault := _fault(db):
             broken = sqlite3.DatabaseError(fault)
-            broken.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+            broken.sqlite_errorcode = _CORRUPT
             raise broken
         with db:
             db.execute(

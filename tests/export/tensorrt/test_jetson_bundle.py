@@ -15,7 +15,7 @@ from edgepv.cli.app import main
 from edgepv.targets import jetson
 
 pytestmark = pytest.mark.slow
-WRITTEN = {"checks.json", "precision_plan.json", "calibration_table.json", "build.sh"}
+WRITTEN = {"checks.json", "precision_plan.json", "calibration_table.json", "build.sh", "kit.pyz"}
 
 
 def _exported(tiny: Tiny, target: str, out: Path, *more: str) -> tuple[set[str], str, Any]:

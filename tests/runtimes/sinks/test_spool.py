@@ -34,6 +34,23 @@ def uids(spool: Spool, n: int = 100) -> list[str]:
     return [i.uid for i in spool.peek(n)]
 
 
+def test_python_310_knows_sqlites_codes_by_its_words(tmp_path: Path) -> None:
+    """Its sqlite3 gives no codes, and a queue that another run holds must not be taken for a damaged one."""
+    owner = sqlite3.connect(tmp_path / "q.db")
+    owner.execute("CREATE TABLE t (x)")
+    owner.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(sqlite3.OperationalError) as busy:
+        sqlite3.connect(tmp_path / "q.db", timeout=0).execute("SELECT * FROM t")
+    with pytest.raises(sqlite3.OperationalError) as missing:
+        sqlite3.connect(tmp_path / "none" / "q.db")
+    for real, code in ((busy.value, sqlite3.SQLITE_BUSY), (missing.value, sqlite3.SQLITE_CANTOPEN)):
+        assert spool_module._code(real) == spool_module._code(sqlite3.OperationalError(str(real))) == code
+    assert (
+        spool_module._code(sqlite3.DatabaseError("database disk image is malformed"))
+        not in spool_module._REFUSED
+    )
+
+
 def test_what_went_in_first_is_seen_first_until_it_is_acknowledged(tmp_path: Path, news: list[str]) -> None:
     spool = Spool(tmp_path / "q.sqlite", say=news.append)
     spool.add(items(1, 2, 3))
