@@ -9,11 +9,14 @@ import copy
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from edgepv.base.files import whole_file
 from edgepv.base.optional import need
 from edgepv.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 def cosine(step: float, steps: float) -> float:
@@ -45,12 +48,12 @@ class Trainer:
 
     def __init__(
         self,
-        model: Any,
+        model: nn.Module,
         weight_decay: float,
         *,
         only_matrices: bool = False,
         clip: float | None = None,
-        share: Callable[[Any], None] = lambda model: None,
+        share: Callable[[nn.Module], None] = lambda model: None,
         cure: str = "Lower the learning rate",
         most: float = math.inf,
         optimizer: Callable[[list[dict[str, Any]]], Any] | None = None,
@@ -66,7 +69,7 @@ class Trainer:
             groups.append({"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0})
         self.optimizer = (optimizer or torch.optim.AdamW)(groups)
 
-    def step(self, loss: Any, rate: float) -> float:
+    def step(self, loss: Tensor, rate: float) -> float:
         """One step at learning rate ``rate`` down a loss, a tensor of one number; returns the number.
 
         Raises UsageError, with the weights as they were, if it is not finite or not below ``most``.
@@ -101,13 +104,13 @@ class Best:
         self.weights: dict[str, Any] | None = None
         self.loss, self.epoch = math.inf, -1
 
-    def offer(self, model: Any, loss: float, epoch: int) -> None:
+    def offer(self, model: nn.Module, loss: float, epoch: int) -> None:
         """Keep a copy of the weights if no earlier epoch lost less."""
         if loss < self.loss:
             self.loss, self.epoch = loss, epoch
             self.weights = copy.deepcopy(model.state_dict())
 
-    def restore(self, model: Any) -> None:
+    def restore(self, model: nn.Module) -> None:
         """Give a module the best weights; without any it keeps its own."""
         if self.weights is not None:
             model.load_state_dict(self.weights)
