@@ -90,7 +90,7 @@ if sys.argv[1] not in ("doctor", "models", "run", "report", "verify", "inspect",
     from edgepv.pipeline import source
     from edgepv.stream import verify
     latency.BUDGET_S, latency.MIN_CALLS, verify.VIDEO = 0.0, 3, 0
-    deletion.ORDERS, deletion.STAGES = 2, 4
+    deletion.STAGES = 4
     every = source.find_clips
     def few(folder, labels):
         clips = every(folder, labels)
