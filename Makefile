@@ -7,6 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Python compiles what it imports, once; pip would compile the thousands of files that nobody imports too.
 PIP = $(BIN)/pip install --quiet --no-compile
+# Where the environment forbids that, as images for containers do, each of a test's processes would compile torch.
+unexport PYTHONDONTWRITEBYTECODE
 OUT := demo
 
 .PHONY: demo demo-report check test lint types system unit whole rooms install clean

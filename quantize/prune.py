@@ -25,6 +25,7 @@ from edgepv.base.options import option
 from edgepv.errors import ModelError, UsageError
 from edgepv.model.checkpoint import build
 from edgepv.model.surgery import parameters
+from edgepv.model.training import Trainer
 from edgepv.quantize.finetune import batches, windows
 from edgepv.quantize.step import CheckpointStep, Training
 from edgepv.types import Checkpoint, ModelSpec
@@ -503,13 +504,13 @@ def _drive_to_zero(
     pruner = tp.pruner.GroupNormPruner(
         module, (clip_example(spec),), importance=importance, reg=SPARSITY, pruning_ratio=0.0, num_heads={}
     )
-    optimizer = torch.optim.SGD(module.parameters(), SPARSE_RATE, momentum=0.9)
+    trainer = Trainer(
+        module, 0.0, share=pruner.regularize, optimizer=lambda groups: torch.optim.SGD(groups, momentum=0.9)
+    )
     module.train()
     for _ in range(SPARSE_EPOCHS):
         for rows in batches(rng, len(clips), 8):
             x = torch.from_numpy(windows(rng, [clips[i] for i in rows], spec.frames))
-            optimizer.zero_grad()
-            F.cross_entropy(module(x), torch.tensor([truth[i] for i in rows])).backward()
-            pruner.regularize(module)
-            optimizer.step()
+            loss = F.cross_entropy(module(x), torch.tensor([truth[i] for i in rows]))
+            trainer.step(loss, SPARSE_RATE)
     module.eval()

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from edgepv.base.optional import need
+from edgepv.base.tasks import task_of
 from edgepv.data.calibration import to_and_fro
 from edgepv.errors import UsageError
 from edgepv.model.checkpoint import build
@@ -55,7 +56,7 @@ class Step(CheckpointStep):
         """Raise UsageError for what is no clip classifier, and without video."""
         if given.rewrite is not None or given.spec.input.layout != "NCTHW":
             raise UsageError(f"{given.spec.name} steps already: --stream-tune is for a clip model")
-        if given.spec.task != "classification":
+        if not task_of(given.spec).classifies:
             raise UsageError(f"--stream-tune tunes classifiers; {given.spec.name} is for {given.spec.task}")
         if not aid.clips and not aid.footage:
             raise UsageError("--stream-tune needs video: --footage DIR, or --clips DIR with a train split")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgepv.base.registry import Registry
-from edgepv.types import TaskSpec
+from edgepv.types import ModelSpec, TaskSpec
 
 TASKS = Registry(
     "task",
@@ -22,6 +22,7 @@ TASKS = Registry(
             max_drop=None,
             most_frames=1 << 30,
             int8_floor_db=15.0,
+            classifies=True,
         ),
         "tracking": TaskSpec(
             answer="tracks",
@@ -35,6 +36,7 @@ TASKS = Registry(
             max_drop=None,
             most_frames=200,
             int8_floor_db=17.0,
+            per_frame=True,
         ),
         "restoration": TaskSpec(
             answer="image",
@@ -48,6 +50,12 @@ TASKS = Registry(
             max_drop=0.3,
             most_frames=16,
             int8_floor_db=30.0,
+            shows=True,
         ),
     },
 )
+
+
+def task_of(spec: ModelSpec) -> TaskSpec:
+    """What the task of a model means. Raises like ``Registry.find``."""
+    return TASKS.find(spec.task)

@@ -21,6 +21,7 @@ import numpy as np
 
 from edgepv.base.console import Console
 from edgepv.base.files import refuse_out, write_json
+from edgepv.base.tasks import task_of
 from edgepv.bundle.archive import opened
 from edgepv.bundle.manifest import check
 from edgepv.bundle.proof import proven
@@ -49,7 +50,7 @@ def explain(
 ) -> Explanation:
     """Explain one label (None: the model's own answer) of a clip (T, C, h, w)."""
     spec = player.variant.spec
-    if spec.task != "classification":
+    if not task_of(spec).classifies:
         raise UsageError(f"{spec.name} is for {spec.task} and gives no label that could be explained")
     if label is not None and label not in spec.labels:
         raise UsageError(unknown("label", label, spec.labels))
@@ -108,7 +109,7 @@ def explain_clip(
     _refuse_foreign(out)
     with opened(folder) as bundle:
         chosen = on_this_device(bundle.variant(variant))
-        if chosen.spec.task != "classification":
+        if not task_of(chosen.spec).classifies:
             raise UsageError(
                 f"{folder} holds a model for {chosen.spec.task}; it gives no label that could be explained. "
                 "Give the bundle of a classifier"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from edgepv.data.frames import clean_frames, preprocess
 from edgepv.data.split import apart, hold_out, named
 from edgepv.errors import UsageError
 from edgepv.types import ModelSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LEAST = 4
 """Fewest training clips of a label."""
@@ -127,7 +130,7 @@ def shots(clips: Sequence[Clip], spec: ModelSpec, console: Console) -> list[Shot
     ]
 
 
-def tensor(frames: np.ndarray, spec: ModelSpec) -> Any:
+def tensor(frames: np.ndarray, spec: ModelSpec) -> Tensor:
     """(C, T, H, W) float32 as the model wants it, of frames (T, H, W, 3) uint8 BGR."""
     torch = need("torch", extra="compress")
     planes = np.concatenate([preprocess(frame, spec) for frame in frames])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgepv.base.optional import need
 from edgepv.errors import ModelError
@@ -12,8 +12,11 @@ from edgepv.model.surgery import put
 from edgepv.quantize.finetune import as_logits
 from edgepv.types import ModelSpec
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
-def logits(model: Any, x: Any, spec: ModelSpec) -> Any:
+
+def logits(model: nn.Module, x: Tensor, spec: ModelSpec) -> Tensor:
     """(N, classes) for windows (N, C, T, H, W): the forward of the network, or its steps if it has no other.
 
     Steps are taken one by one, each window from a fresh state; valid answers are averaged.
@@ -37,14 +40,14 @@ def _stepped(model: Any, frames: Any, spec: ModelSpec) -> Any:
     return sum(valid[1:], valid[0]) / len(valid)
 
 
-def new_head(model: Any, spec: ModelSpec, labels: Sequence[str], *, seed: int = 0) -> str:
+def new_head(model: nn.Module, spec: ModelSpec, labels: Sequence[str], *, seed: int = 0) -> str:
     """Give the network a fresh last layer for ``labels``; returns its name. Rows of labels it knew are kept.
 
     Raises UsageError if no linear layer gives the logits.
     """
     torch = need("torch", extra="compress")
     name = find_head(model, spec)
-    old = model.get_submodule(name)
+    old: Any = model.get_submodule(name)
     torch.manual_seed(seed)
     fresh = torch.nn.Linear(old.in_features, len(labels), bias=old.bias is not None)
     with torch.no_grad():
@@ -58,7 +61,7 @@ def new_head(model: Any, spec: ModelSpec, labels: Sequence[str], *, seed: int = 
     return name
 
 
-def find_head(model: Any, spec: ModelSpec) -> str:
+def find_head(model: nn.Module, spec: ModelSpec) -> str:
     """Name of the linear layer whose answer the logits are; else of the last one of their width."""
     torch = need("torch", extra="compress")
     called: list[tuple[str, Any]] = []

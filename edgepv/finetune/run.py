@@ -15,6 +15,7 @@ from typing import Any
 
 from edgepv.base.console import Console
 from edgepv.base.files import read_json, refuse_out, whole_folder, write_json, write_text
+from edgepv.base.tasks import task_of
 from edgepv.data.clips import (
     survey,
     unheld_told,
@@ -117,7 +118,7 @@ def _source(request: FinetuneRequest) -> Checkpoint:
     source = load(
         Options(request.model, weights=request.weights, spec=request.spec, trust_pickle=request.trust_pickle)
     ).checkpoint
-    if source is None or source.spec.task != "classification":
+    if source is None or not task_of(source.spec).classifies:
         raise UsageError(f"{request.model} gives no labels; finetune is for classifiers")
     probed = probe(build(source), source.spec)
     return replace(source, spec=replace(source.spec, scores=probed.scores))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from edgepv.metrics.stats import accuracy
 from edgepv.model.training import Best, Trainer, cosine, refuse_diverged
 from edgepv.quantize.finetune import views
 from edgepv.types import Accuracy, ModelSpec
+
+if TYPE_CHECKING:
+    from torch import nn
 
 SMOOTHING = 0.1
 
@@ -38,7 +41,7 @@ def _prepared(model: Any, head: str, request: FinetuneRequest) -> None:
         model.get_submodule(head).requires_grad_(True)
 
 
-def merged(model: Any) -> Any:
+def merged(model: nn.Module) -> nn.Module:
     """The model in eval mode, its adapters folded into the weights they stand beside."""
     from edgepv.finetune import lora
 
@@ -46,14 +49,14 @@ def merged(model: Any) -> Any:
 
 
 def trained(
-    model: Any,
+    model: nn.Module,
     head: str,
     train: Sequence[Shot],
     validation: Sequence[Shot],
     spec: ModelSpec,
     request: FinetuneRequest,
     console: Console,
-) -> tuple[Any, list[Epoch], int]:
+) -> tuple[nn.Module, list[Epoch], int]:
     """Train in place. Returns (model, log, epoch kept): the lowest validation loss, else the last."""
     torch = need("torch", extra="compress")
     torch.manual_seed(request.seed)
@@ -139,20 +142,21 @@ def _judged(model: Any, validation: Sequence[Shot], spec: ModelSpec) -> tuple[fl
     return cross_entropy(rows, truth), float((rows.argmax(1) == truth).mean())
 
 
-def scores(model: Any, clips: Sequence[Shot], spec: ModelSpec) -> np.ndarray:
+def scores(model: nn.Module, clips: Sequence[Shot], spec: ModelSpec) -> np.ndarray:
     """(clips, classes) logits of whole clips.
 
     A model with ``frame_logits`` (N, C, T, H, W) -> (N, T, classes) is asked for every frame and its valid
     answers are averaged, as ``edgepv export`` judges it; others see up to ``WINDOWS`` windows spread evenly.
     """
     torch = need("torch", extra="compress")
-    every_frame = spec.input.layout == "NCHW" and callable(getattr(model, "frame_logits", None))
+    per_frame: Any = getattr(model, "frame_logits", None)
+    every_frame = spec.input.layout == "NCHW" and callable(per_frame)
     rows = []
     with torch.no_grad():
         for clip in clips:
             frames = hold_last(clip.frames, spec.frames)
             if every_frame:
-                said = model.frame_logits(tensor(frames, spec)[None])[0, spec.frames - 1 :]
+                said = per_frame(tensor(frames, spec)[None])[0, spec.frames - 1 :]
             else:
                 last = len(frames) - spec.frames
                 starts = sorted({round(s) for s in np.linspace(0, last, WINDOWS)})
@@ -162,7 +166,7 @@ def scores(model: Any, clips: Sequence[Shot], spec: ModelSpec) -> np.ndarray:
     return np.stack(rows)
 
 
-def rated(model: Any, clips: Sequence[Shot], spec: ModelSpec) -> Accuracy | None:
+def rated(model: nn.Module, clips: Sequence[Shot], spec: ModelSpec) -> Accuracy | None:
     """Top-1 with its interval over the clips' groups; None without clips."""
     if not clips:
         return None

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from edgepv.base.tasks import task_of
 from edgepv.data.calibration import to_and_fro
 from edgepv.data.frames import hold_last
 from edgepv.metrics.tasks import clip_scores
@@ -25,7 +26,7 @@ def clip_answers(
     classifier's window is not computed before it is full: those rows are the first valid one.
     """
     stepper, name = Stepper(infer, variant.spec, variant.stream), variant.spec.answer.name
-    windowed = variant.stream is None and variant.spec.task == "classification"
+    windowed = variant.stream is None and task_of(variant.spec).classifies
     answers = []
     for clip, start in itertools.zip_longest(clips, starts):
         frames = filled(clip, variant, stepper.warmup)
@@ -54,7 +55,7 @@ def filled(clip: np.ndarray, variant: Variant, warmup: int) -> np.ndarray:
     all others the last frame is held.
     """
     stream = variant.stream
-    if stream is None or stream.exactness is None or variant.spec.task != "classification":
+    if stream is None or stream.exactness is None or not task_of(variant.spec).classifies:
         return hold_last(clip, warmup)
     if len(clip) >= warmup:
         return clip

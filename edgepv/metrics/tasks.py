@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from edgepv.base.registry import resolve
-from edgepv.base.tasks import TASKS
+from edgepv.base.tasks import task_of
 from edgepv.data.frames import pictures
 from edgepv.data.truth import EvalClip, Points, aspect
 from edgepv.errors import UsageError
@@ -66,7 +66,7 @@ def figures(
 
     pictures: of a restorer, which are judged; None: all after its warm-up.
     """
-    figure, which = resolve(TASKS.find(spec.task).figure), pictures or Pictures.of(warmup, spec.lag)
+    figure, which = resolve(task_of(spec).figure), pictures or Pictures.of(warmup, spec.lag)
     both = zip(answers, clips, strict=True)
     return np.array([figure(spec, rows, clip.truth, warmup, which) for rows, clip in both])
 
@@ -141,7 +141,7 @@ def rate(
 ) -> Accuracy:
     """The model's metric over the clips, with its interval, taken over their groups; see ``figures``."""
     groups = groups_of(clips)
-    if spec.task == "classification":
+    if task_of(spec).classifies:
         table = np.stack([clip_scores(rows, warmup) for rows in answers])
         return accuracy([int(c.truth) for c in clips], table, spec.labels, groups)  # type: ignore[arg-type]
     return mean_accuracy(figures(spec, answers, clips, warmup, pictures), spec.metric, groups)
@@ -155,9 +155,9 @@ def task_drop(
     groups: Sequence[str] | None = None,
 ) -> PairedDrop:
     """What ``after`` loses against ``before``, both from ``figures`` on the same clips of these groups."""
-    if spec.task == "classification":
+    if task_of(spec).classifies:
         return margin_drop(before, after, max_drop=max_drop, groups=groups)
-    unit = TASKS.find(spec.task).unit
+    unit = task_of(spec).unit
     scale = 100.0 if unit == "points" else 1.0
     return mean_drop(scale * before, scale * after, max_drop=max_drop, unit=unit, groups=groups)
 

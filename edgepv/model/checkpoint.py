@@ -15,6 +15,7 @@ from edgepv.base.cache import cached
 from edgepv.base.files import sha256
 from edgepv.base.machine import versions
 from edgepv.base.optional import need
+from edgepv.base.tasks import task_of
 from edgepv.errors import ModelError, UsageError
 from edgepv.model.builder import call_builder
 from edgepv.model.naming import fitted
@@ -79,7 +80,7 @@ def _check_head(module: nn.Module, state: State, spec: ModelSpec, file: str) -> 
     """Raise UsageError for weights of other labels: fit_to_weights would resize the module's last layer."""
     last = next((k for k, v in reversed(module.state_dict().items()) if v.ndim > 1), "")
     own = module.state_dict().get(last)
-    if own is None or spec.task != "classification" or own.shape[0] != len(spec.labels) or last not in state:
+    if own is None or not task_of(spec).classifies or own.shape[0] != len(spec.labels) or last not in state:
         return
     if len(state[last]) != len(own):
         raise UsageError(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgepv.base.files import MOST_LETTERS, check_part, read_toml
-from edgepv.base.tasks import TASKS
+from edgepv.base.tasks import TASKS, task_of
 from edgepv.errors import UsageError, unknown
 from edgepv.types import ModelSpec, StreamSpec, decode, encode
 
@@ -67,6 +67,7 @@ def check_spec(spec: ModelSpec, where: str, *, chunk: int = 1) -> None:
     shape, layout = spec.input.shape, spec.input.layout
     if spec.task not in TASKS.names():
         raise UsageError(f"{where}: {unknown('task', spec.task, TASKS.names())}")
+    task = task_of(spec)
     _check_names(spec, where)
     if layout not in ("NCHW", "NCTHW") or len(shape) != len(layout) or shape[0] != chunk:
         raise UsageError(
@@ -85,13 +86,12 @@ def check_spec(spec: ModelSpec, where: str, *, chunk: int = 1) -> None:
     _check_ranges(spec, where)
     if layout == "NCTHW" and shape[2] != spec.frames:
         raise UsageError(f"{where}: frames = {spec.frames}, but the clip input has T = {shape[2]}")
-    if spec.degrade is not None and spec.task != "restoration":
+    if spec.degrade is not None and not task.shows:
         raise UsageError(f"{where}: degrade is for restoration, the task is {spec.task}. Leave one out")
-    if spec.task == "classification" and (len(spec.labels) < 2 or len(set(spec.labels)) != len(spec.labels)):
+    if task.classifies and (len(spec.labels) < 2 or len(set(spec.labels)) != len(spec.labels)):
         raise UsageError(f"{where}: labels must be at least two different names")
-    metric = TASKS.find(spec.task).metric
-    if spec.metric != metric:
-        raise UsageError(f"{where}: {spec.task} is judged by {metric}, not by {spec.metric}")
+    if spec.metric != task.metric:
+        raise UsageError(f"{where}: {spec.task} is judged by {task.metric}, not by {spec.metric}")
     check_answers(spec, where)
 
 
@@ -160,14 +160,14 @@ def check_answers(spec: ModelSpec, where: str) -> None:
             raise UsageError(
                 f"{where}: output '{out.name}' of shape {out.shape} is none that a model can give"
             )
-    task = TASKS.find(spec.task)
+    task = task_of(spec)
     wanted = (task.answer, task.shape(spec))
     if (spec.answer.name, shape) != wanted or len(set(names)) != len(names):
         raise UsageError(
             f"{where}: a model for {spec.task} answers first with '{wanted[0]}' {wanted[1]}, the spec says "
             f"'{spec.answer.name}' {shape}. Correct outputs (and particles, for a tracker); see docs/spec.md"
         )
-    if spec.task == "tracking" and spec.input.layout != "NCHW":
+    if task.per_frame and spec.input.layout != "NCHW":
         raise UsageError(f"{where}: only a per-frame model (NCHW) may be for {spec.task}")
     _check_lag(spec, where)
     _check_degrade(spec, where)
@@ -192,7 +192,7 @@ def _check_degrade(spec: ModelSpec, where: str) -> None:
 
 def _check_lag(spec: ModelSpec, where: str) -> None:
     """Raise UsageError for a lag of what shows no picture, or that lies outside of the clip."""
-    if spec.lag and spec.task != "restoration":
+    if spec.lag and not task_of(spec).shows:
         raise UsageError(f"{where}: lag is for restoration, the task is {spec.task}. Leave one out")
     if not 0 <= spec.lag < spec.frames:
         raise UsageError(

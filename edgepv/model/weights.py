@@ -246,10 +246,10 @@ class Inert:
     def __setitem__(self, key: Any, value: Any) -> None:
         pass
 
-    def append(self, value: Any) -> None:
+    def append(self, value: object) -> None:
         """Take no value: a list that is not loaded stays empty."""
 
-    def extend(self, values: Any) -> None:
+    def extend(self, values: object) -> None:
         """Take no values: a list that is not loaded stays empty."""
 
     add = append

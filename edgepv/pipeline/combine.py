@@ -13,6 +13,7 @@ import numpy as np
 from edgepv import bundle, report
 from edgepv.base.console import Console
 from edgepv.base.files import inside, parse_json, whole_folder, write_json, write_text
+from edgepv.base.tasks import task_of
 from edgepv.bundle import golden
 from edgepv.bundle.manifest import GOLDEN, Bundle, Measured
 from edgepv.errors import UsageError
@@ -93,8 +94,8 @@ def _check_alike(parts: Sequence[Part]) -> None:
     if len(parts) < 2:
         raise UsageError("a ladder needs two bundles or more: edgepv ladder LARGE SMALL --out DIR")
     first = parts[0]
-    if (task := first.source.content.spec.task) != "classification":
-        raise UsageError(f"{first.source.folder} is for {task}; the variants of a ladder classify")
+    if not task_of(spec := first.source.content.spec).classifies:
+        raise UsageError(f"{first.source.folder} is for {spec.task}; the variants of a ladder classify")
     for part in parts[1:]:
         mine, theirs = part.source.content, first.source.content
         for what, a, b in (

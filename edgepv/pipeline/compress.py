@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from edgepv.base.tasks import task_of
 from edgepv.data.clips import clips_digest
 from edgepv.data.frames import model_frames
 from edgepv.errors import UsageError
@@ -56,7 +57,7 @@ def compressed(
 
 def chain_of(options: Options, source: Source, clips: Clips) -> Chain:
     """The steps that the options ask for, and those that are due of a classifier's checkpoint with clips."""
-    able = source.checkpoint is not None and source.spec.task == "classification"
+    able = source.checkpoint is not None and task_of(source.spec).classifies
     tuning, watching = able and bool(clips.train), able and bool(clips.unlabelled)
     return asked(options.steps, options.seed, tuning=tuning, watching=watching)
 
@@ -66,7 +67,7 @@ def _refuse_untrainable(chain: Chain, spec: ModelSpec, clips: Clips) -> None:
     if not any(step.needs_clips for step in chain):
         return
     trained = flags(kind for kind in checkpoint_steps() if kind.needs_clips)
-    if spec.task != "classification":
+    if not task_of(spec).classifies:
         others = flags(kind for kind in checkpoint_steps() if not kind.needs_clips)
         raise UsageError(
             f"{trained} train classifiers; {spec.name} is for {spec.task}. Train it smaller, or use INT8 "

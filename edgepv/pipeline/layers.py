@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from edgepv.base.console import Console
+from edgepv.base.tasks import task_of
 from edgepv.data.calibration import calibration_set, rolled_feeds
 from edgepv.data.clips import clips_digest
 from edgepv.data.frames import model_frames
@@ -41,10 +42,10 @@ def sensitivity(
         raise UsageError(f"{source.spec.name} needs clips like those its camera will see: --clips DIR")
     held_out = clips.held_out
     truth = None
-    if source.spec.task == "classification" and all_labelled(held_out, source.spec.labels):
+    if task_of(source.spec).classifies and all_labelled(held_out, source.spec.labels):
         truth = [source.spec.labels.index(str(c.label)) for c in held_out]
     key: dict[str, Any] = {"held out": clips_digest(held_out, ordered=True)}
-    if cut is not None and source.spec.task != "classification":
+    if cut is not None and not task_of(source.spec).classifies:
         raise UsageError(f"cuts are tried on classifiers; {source.spec.name} is for {source.spec.task}")
     if cut is None:
         rows = _int8_alone(context, source, clips, truth, key)

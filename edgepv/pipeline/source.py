@@ -12,7 +12,7 @@ from typing import Any
 from edgepv.base.cache import imported, sources
 from edgepv.base.files import digest, sha256
 from edgepv.base.optional import present
-from edgepv.base.tasks import TASKS
+from edgepv.base.tasks import TASKS, task_of
 from edgepv.data.clips import SHOWN_LABELS, Clip, find_clips, survey, unheld_told, unlabelled_told
 from edgepv.data.split import apart, split_clips, split_in_two
 from edgepv.errors import UsageError
@@ -74,7 +74,7 @@ def load(options: Options) -> Source:
         raise UsageError("--size and --particles: an ONNX file is as it was exported")
     spec = source.spec
     if options.size is not None:
-        if spec.task == "restoration":
+        if task_of(spec).shows:
             raise UsageError(f"--size {options.size} is for square frames; give {spec.name} its own --spec")
         spec = at_size(spec, options.size)
     if options.particles is not None:

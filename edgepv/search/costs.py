@@ -10,9 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 KINDS = ("dense", "pointwise", "depthwise", "linear")
 FEWEST = 7
@@ -28,7 +31,7 @@ class Layer:
     mbytes: float
 
 
-def layers_of(module: Any, example: Any) -> tuple[Layer, ...]:
+def layers_of(module: nn.Module, example: Tensor) -> tuple[Layer, ...]:
     """The convolutions and linear layers of a torch module as they run on ``example``."""
     import torch
     from torch import nn

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgepv.base import cache
 from edgepv.base.console import Console
@@ -33,6 +33,9 @@ from edgepv.search.trial import (
     without_paths,
 )
 from edgepv.types import Latency, PairedDrop, decode, encode
+
+if TYPE_CHECKING:
+    import optuna
 
 BUDGET_FACTOR = 1.5
 """A candidate that takes this many times the budget is not trained or scored; predicted to, not built."""
@@ -243,7 +246,7 @@ class Study:
         rows = {t.user_attrs.get("name", "?"): self.outcome(t) for t in self._done() if not t.values}
         return [(name, why) for name, why in rows.items() if name not in measured]
 
-    def outcome(self, trial: Any) -> str:
+    def outcome(self, trial: optuna.trial.FrozenTrial) -> str:
         """What came of a trial, in a few words."""
         attrs = trial.user_attrs
         if "skipped" in attrs:

@@ -16,6 +16,7 @@ from edgepv.base.console import Console
 from edgepv.base.files import digest
 from edgepv.base.machine import machine, versions
 from edgepv.base.options import Option, options_of
+from edgepv.base.tasks import task_of
 from edgepv.data.clips import Clip, clips_digest, unheld
 from edgepv.data.frames import model_frames
 from edgepv.data.split import search_and_final
@@ -328,7 +329,7 @@ class TrialRunner:
 def classifier(options: Options) -> Source:
     """The model of the options. Raises UsageError if it is for another task than classification."""
     source = load(options)
-    if source.spec.task != "classification":
+    if not task_of(source.spec).classifies:
         name, task = source.spec.name, source.spec.task
         raise UsageError(f"the search knows classifiers; {name} is for {task}. Use edgepv export")
     return source

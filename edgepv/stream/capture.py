@@ -188,7 +188,7 @@ def scale_and_shift(
     return scale, (0.0 if bias is None else bias) - mean * scale
 
 
-def kind(node: Any) -> str:
+def kind(node: object) -> str:
     """Name of the operator a node calls, like "aten::conv3d"; "" for what is no operator."""
     target = getattr(node, "target", None)
     if target is operator.getitem:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor
 
@@ -262,7 +262,7 @@ def laid_open(v: TimedTensor, rows: Tensor, clock: Clock) -> TimedTensor:
     return TimedTensor(in_four_dims(spread.reshape(len(rows), -1), v.dims, None), v.dims, None, 1, clock)
 
 
-def static(x: Any) -> bool:
+def static(x: object) -> bool:
     """Whether ``x`` does not depend on the video."""
     if isinstance(x, list | tuple):
         return all(static(y) for y in x)

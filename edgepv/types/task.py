@@ -26,6 +26,10 @@ class TaskSpec:
     benchmarks/models.json classifiers below theirs change one top-1 in eight, trackers lose 9 to 55 points
     (above it, 0.4 at most). A restorer's file at 30 dB is 36 dB of PSNR or more from the original's pictures,
     so it adds less error than restoring leaves.
+    classifies: whether the answer is a score for each label: such a model has two labels or more, and can be
+    trained further, searched for, packed into a ladder and explained.
+    shows: whether the answer is a picture: it may lag behind what came in, and be of what was made worse.
+    per_frame: whether only a model that takes one frame at a time may be for it.
     """
 
     answer: str
@@ -39,3 +43,6 @@ class TaskSpec:
     max_drop: float | None
     most_frames: int
     int8_floor_db: float
+    classifies: bool = False
+    shows: bool = False
+    per_frame: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -14,7 +15,9 @@ from support import Run
 from edgepv.base import registry
 from edgepv.base.engines import ENGINES
 from edgepv.base.registry import Registry, resolve
+from edgepv.base.tasks import TASKS
 from edgepv.errors import TargetUnavailableError, UsageError
+from edgepv.model.spec import check_spec
 from edgepv.types import ModelSpec, TensorSpec, Variant
 
 BOARD = """
@@ -137,3 +140,16 @@ def test_an_unknown_name_lists_what_is_known_and_the_nearest() -> None:
 def test_a_function_that_is_not_there_is_one_line() -> None:
     with pytest.raises(TargetUnavailableError, match="edgepv.errors:nothing cannot be loaded: AttributeErr"):
         resolve("edgepv.errors:nothing")
+
+
+def test_what_is_asked_of_classifiers_is_asked_of_every_task_that_classifies(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By what the task says of itself, not by the name of ours."""
+    twice = ModelSpec("wave", TensorSpec("frame", (1, 3, 32, 32)), ("left", "left"), task="gesture")
+    for classifies in (True, False):
+        gesture = replace(TASKS.find("classification"), classifies=classifies)
+        monkeypatch.setitem(TASKS.own, "gesture", gesture)  # type: ignore[arg-type]
+        refused = pytest.raises(UsageError, match="at least two different names")
+        with refused if classifies else contextlib.nullcontext():
+            check_spec(twice, "spec.toml")

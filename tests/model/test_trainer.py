@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 pytest.importorskip("torch")
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from edgepv.errors import UsageError
-from edgepv.model.training import Best, Trainer, cosine
+from edgepv.model.training import Best, SavedRun, Trainer, cosine
 
 
 def line(weight: float = 1.0, bias: float = 1.0) -> nn.Linear:
@@ -99,3 +101,52 @@ def test_without_an_epoch_a_network_keeps_its_weights() -> None:
     net = line(7.0)
     Best().restore(net)
     assert net.weight.item() == 7.0
+
+
+def test_a_training_goes_on_from_its_file_as_if_it_had_not_stopped(tmp_path: Path) -> None:
+    whole, file = line(), tmp_path / "run.pt"
+    trainer = Trainer(whole, 0.0)
+    for step in range(4):
+        trainer.step(answer(whole) ** 2, 0.1)
+        if step == 1:
+            SavedRun(file, net=whole, trainer=trainer).save([{"step": 2}])
+    net = line(5.0)
+    again = Trainer(net, 0.0)
+    assert SavedRun(file, net=net, trainer=again).resume() == [{"step": 2}]
+    assert again.steps == 2
+    for _ in range(2):
+        again.step(answer(net) ** 2, 0.1)
+    assert values(net) == values(whole)
+
+
+def test_the_best_epoch_is_kept_across_a_stop(tmp_path: Path) -> None:
+    best, net = Best(), line(3.0)
+    best.offer(net, 0.5, 7)
+    SavedRun(tmp_path / "run.pt", best=best).save([])
+    again = Best()
+    SavedRun(tmp_path / "run.pt", best=again).resume()
+    again.offer(line(4.0), 0.6, 8)
+    again.restore(other := line())
+    assert (again.epoch, again.loss, other.weight.item()) == (7, 0.5, 3.0)
+
+
+def test_without_a_file_a_training_begins_anew_and_saves_nothing(tmp_path: Path) -> None:
+    assert SavedRun(tmp_path / "none.pt", net=line()).resume() == []
+    SavedRun(None, net=line()).save([{"step": 1}])
+    assert SavedRun(None, net=line()).resume() == [] and not list(tmp_path.iterdir())
+
+
+def test_the_file_of_another_training_is_refused(tmp_path: Path) -> None:
+    SavedRun(tmp_path / "run.pt", net=line(2.0)).save([])
+    net = line()
+    with pytest.raises(UsageError, match="run.pt is not a training of this kind. Remove it"):
+        SavedRun(tmp_path / "run.pt", net=net, trainer=Trainer(net, 0.0)).resume()
+    assert values(net) == [1.0, 1.0]
+
+
+def test_another_optimizer_goes_down_the_same_way() -> None:
+    net = line()
+    trainer = Trainer(net, 0.0, optimizer=lambda groups: torch.optim.SGD(groups, momentum=0.5))
+    for _ in range(2):
+        trainer.step(answer(net), 0.1)  # a gradient of 1 each: 0.1, then 0.1 and half of the step before
+    assert values(net) == pytest.approx([0.75, 0.75])

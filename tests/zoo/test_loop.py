@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import runpy
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -85,13 +88,22 @@ parallel.stop()
 
 
 @pytest.mark.slow
-def test_two_processes_that_share_a_batch_train_what_one_trains_on_all_of_it(tmp_path: Path) -> None:
+def test_two_processes_that_share_a_batch_train_what_one_trains_on_all_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     worker = tmp_path / "worker.py"
     worker.write_text(WORKER)
-    alone = [sys.executable, str(worker), str(tmp_path), "0"]
-    several = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    subprocess.run(alone, check=True, capture_output=True, timeout=120)
-    subprocess.run([*several, *alone[1:]], check=True, capture_output=True, timeout=120)
+    command = [str(worker), str(tmp_path), "0"]
+    monkeypatch.setattr(sys, "argv", command)
+    runpy.run_path(str(worker))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    as_torchrun = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    workers = [
+        subprocess.Popen([sys.executable, *command], env={**os.environ, **as_torchrun, "RANK": rank})
+        for rank in "01"
+    ]
+    assert [process.wait(120) for process in workers] == [0, 0]
     found = {p.stem: torch.load(p, weights_only=True) for p in tmp_path.glob("*.pt")}
     assert set(found) == {"1-0", "2-0", "2-1"}
     for name, weight in found["1-0"].items():

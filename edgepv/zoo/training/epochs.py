@@ -17,8 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgepv.base.files import whole_file
-from edgepv.model.training import Best, Trainer, cosine
+from edgepv.model.training import Best, SavedRun, Trainer, cosine
 from edgepv.zoo.pv_conv import PvConv
 from edgepv.zoo.training import parallel
 from edgepv.zoo.training.data import MIRRORED, Footage, augmented
@@ -77,36 +76,13 @@ class Plan:
 
 @dataclass
 class Run:
-    """What changes while training; everything a resumed run needs is in ``state`` and ``restore``."""
+    """What changes while training."""
 
     net: PvConv
     average: PvConv
     trainer: Trainer
     epoch: int = 0
     best: Best = field(default_factory=Best)
-
-    def state(self, log: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Plain data and tensors, as torch.save writes and ``weights_only`` reads them."""
-        return {
-            "net": self.net.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.trainer.optimizer.state_dict(),
-            "epoch": self.epoch,
-            "best": self.best.weights,
-            "best_loss": self.best.loss,
-            "best_epoch": self.best.epoch,
-            "log": list(log),
-        }
-
-    def restore(self, saved: dict[str, Any]) -> list[dict[str, Any]]:
-        """Continue where ``saved`` stopped. Returns its log."""
-        self.net.load_state_dict(saved["net"])
-        self.average.load_state_dict(saved["average"])
-        self.trainer.optimizer.load_state_dict(saved["optimizer"])
-        self.epoch = saved["epoch"]
-        self.best.weights, self.best.loss = saved["best"], saved["best_loss"]
-        self.best.epoch = saved["best_epoch"]
-        return saved["log"]
 
 
 Judge = Callable[[PvConv], dict[str, Any]]
@@ -135,7 +111,9 @@ def fit(
     """
     parallel.same_start(net)
     run = Run(net, copy.deepcopy(net), trainer_of(net, plan.weight_decay, clip=2.0))
-    log = run.restore(torch.load(resume, weights_only=True)) if resume and resume.is_file() else []
+    saved = SavedRun(resume, net=net, average=run.average, trainer=run.trainer, best=run.best)
+    log = saved.resume()
+    run.epoch = len(log)
     last = plan.epochs if stop_after is None else stop_after
     while run.epoch < last and not _out_of_patience(run, plan):
         row = _epoch(run, footage, columns, plan, seed)
@@ -145,9 +123,7 @@ def fit(
         run.epoch += 1
         log.append(row)
         if parallel.place()[0] == 0:
-            if resume:
-                with whole_file(resume) as tmp:
-                    torch.save(run.state(log), tmp)
+            saved.save(log)
             tick(row)
     if judge:
         run.best.restore(run.average)

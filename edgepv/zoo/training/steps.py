@@ -17,8 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgepv.base.files import whole_file
-from edgepv.model.training import Trainer, cosine
+from edgepv.model.training import SavedRun, Trainer, cosine
 from edgepv.zoo.training import parallel
 
 Net = TypeVar("Net", bound=nn.Module)
@@ -74,13 +73,8 @@ def fit(
     parallel.same_start(net)
     average = copy.deepcopy(net)
     trainer = trainer_of(net, schedule.weight_decay, schedule.clip)
-    log: list[dict[str, Any]] = []
-    if resume and resume.is_file():
-        saved = torch.load(resume, weights_only=True, map_location=device)
-        net.load_state_dict(saved["net"])
-        average.load_state_dict(saved["average"])
-        trainer.optimizer.load_state_dict(saved["optimizer"])
-        log, trainer.steps = saved["log"], saved["step"]
+    run = SavedRun(resume, net=net, average=average, trainer=trainer)
+    log = run.resume(device)
     first = parallel.place()[0] == 0
     tally = Tally()
     net.train()
@@ -92,10 +86,8 @@ def fit(
             log.append({"step": step + 1, **tally.row()})
             if first:
                 tick(log[-1])
-        if resume and first and (last or (step + 1) % schedule.save_every == 0):
-            state = {"net": net.state_dict(), "average": average.state_dict(), "step": step + 1, "log": log}
-            with whole_file(resume) as tmp:
-                torch.save({**state, "optimizer": trainer.optimizer.state_dict()}, tmp)
+        if first and (last or (step + 1) % schedule.save_every == 0):
+            run.save(log)
     return average.eval(), log
 
 
