@@ -29,7 +29,9 @@ from edgepv.base.files import read_json, write_json, write_text
 from edgepv.base.machine import device_facts
 from edgepv.data.calibration import in_turns
 from edgepv.data.truth import EvalClip, eval_clip
+from edgepv.errors import EdgepvError
 from edgepv.export.tensorrt import form
+from edgepv.export.to_tflite import to_tflite
 from edgepv.metrics.margins import expected_loss
 from edgepv.metrics.stats import sqnr_db
 from edgepv.metrics.tasks import figures
@@ -38,11 +40,11 @@ from edgepv.pipeline.context import RunContext
 from edgepv.pipeline.line import Ready, lowered, ready
 from edgepv.pipeline.options import Options
 from edgepv.pipeline.source import gather, load
-from edgepv.quantize import equalise, int8_onnx, int8_openvino
+from edgepv.quantize import equalise, equalise_litert, int8_litert, int8_onnx, int8_openvino
 from edgepv.quantize.step import Calibration
 from edgepv.runtimes import open_engine
 from edgepv.stream import Stepper, by_file_names
-from edgepv.types import Variant, encode
+from edgepv.types import Variant, decode, encode
 
 HERE = Path(__file__).resolve().parent
 OUT, PAGE = HERE / "recipes.json", HERE / "recipes.md"
@@ -52,9 +54,11 @@ MODELS = {
     "pv-conv-nano-fight": True,
     "pv-conv-small-fight": True,
     "pv-c3d-handwash": True,
-    "pv-graph-nano-fight": False,
+    "pv-c3d-valid-fight": True,
+    "pv-graph-nano-fight": True,
     "pv-track-nano": False,
     "pv-restore-nano-x2": False,
+    "pv-restore-nano-denoise": False,
 }
 """Model, and whether it is shown the clips of --data; the others see those that come with the package."""
 CLIPS = 24  # held-out clips, spread over labels and groups: SQNR needs few
@@ -64,6 +68,7 @@ CLIPS = 24  # held-out clips, spread over labels and groups: SQNR needs few
 class Bench:
     """A model ready for INT8, and what it answers in float to held-out clips."""
 
+    context: RunContext
     model: Ready
     held: tuple[EvalClip, ...]
     wanted: tuple[np.ndarray, ...]
@@ -87,7 +92,7 @@ def bench(name: str, data: Path | None) -> Bench:
     base = model.lowered.base
     chosen = [clips.held_out[i] for i in in_turns(clips.held_out)[:CLIPS]]
     held = tuple(eval_clip(clip, base.spec) for clip in chosen)
-    return Bench(model, held, tuple(played(base, model.lowered.base_folder, held)))
+    return Bench(context, model, held, tuple(played(base, model.lowered.base_folder, held)))
 
 
 def played(variant: Variant, folder: Path, held: Sequence[EvalClip]) -> list[np.ndarray]:
@@ -142,6 +147,29 @@ def tensorrt(given: Bench, base: Variant, folder: Path) -> Variant:
     return replace(base, precision="int8", path=out.name)
 
 
+def litert(recipe: Any, *, equal: bool) -> Recipe:
+    """LiteRT's file, of the float one that its converter makes. equal: its channels equalised before."""
+
+    def make(given: Bench, base: Variant, folder: Path) -> Variant:
+        checkpoint = given.model.lowered.checkpoint
+        assert checkpoint
+        place, found = given.context.step(
+            "to-tflite",
+            {"source": base.sha256},
+            ("torch", "litert-torch"),
+            lambda tmp: encode(to_tflite(checkpoint, base, tmp / "model.tflite")),
+        )
+        source, aid = decode(Variant, found), replace(given.aid, folder=folder)
+        shutil.copyfile(place / source.path, folder / source.path)
+        if equal:
+            twin = equalise.Step()(base, folder / "even.onnx", aid)
+            step = equalise_litert.Step(base.path, twin.path, twin.sha256)
+            source = step(replace(source, state_scales=twin.state_scales), folder / "even.tflite", aid)
+        return int8_litert.Step(recipe)(source, folder / "int8.tflite", aid)
+
+    return make
+
+
 def even(recipe: Recipe) -> Recipe:
     """A recipe on equalised channels."""
 
@@ -165,13 +193,17 @@ RECIPES: dict[str, Recipe] = {
     "openvino, nncf, even": even(nncf),
     "tensorrt, plain": tensorrt,
     "tensorrt, even": even(tensorrt),
+    "litert, full, plain": litert("full", equal=False),
+    "litert, full, even": litert("full", equal=True),
+    "litert, conv, plain": litert("conv", equal=False),
+    "litert, conv, even": litert("conv", equal=True),
 }
 """Engine and recipe -> what makes the file; "plain" is the recipe before."""
 
 
-def measure(name: str, data: Path | None, rows: dict[str, Any]) -> Iterator[None]:
-    """Fill ``rows`` with what is not there yet, one recipe at a time."""
-    missing = [recipe for recipe in RECIPES if recipe not in rows]
+def measure(name: str, data: Path | None, rows: dict[str, Any], recipes: Sequence[str]) -> Iterator[None]:
+    """Fill ``rows`` with what is not there yet of ``recipes``, one at a time."""
+    missing = [recipe for recipe in recipes if recipe not in rows]
     given = bench(name, data) if missing else None
     for recipe in missing:
         assert given
@@ -179,8 +211,11 @@ def measure(name: str, data: Path | None, rows: dict[str, Any]) -> Iterator[None
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
             shutil.copyfile(source / base.path, folder / base.path)
-            made = RECIPES[recipe](given, base, folder)
-            rows[recipe] = score(given, made, folder)
+            try:
+                made = RECIPES[recipe](given, base, folder)
+                rows[recipe] = score(given, made, folder) | {"commit": now()["commit"]}
+            except EdgepvError as e:
+                rows[recipe] = {"refused": str(e), "commit": now()["commit"]}
         print(f"{name}: {recipe}: {rows[recipe]}", flush=True)
         yield
 
@@ -202,12 +237,19 @@ def page(found: dict[str, Any]) -> str:
             "",
             f"{machine(result['device'])}. {told(result['measured_at'])}",
             "",
-            "| engine, recipe | SQNR dB | lost |",
-            "|---|---|---|",
-            *(f"| {recipe} | {row['sqnr_db']:.1f} | {lost(row)} |" for recipe, row in result["rows"].items()),
+            "| engine, recipe | SQNR dB | lost | at another commit |",
+            "|---|---|---|---|",
+            *(line(recipe, result["rows"][recipe]) for recipe in RECIPES if recipe in result["rows"]),
             "",
         ]
     return "\n".join(lines)
+
+
+def line(recipe: str, row: dict[str, Any]) -> str:
+    """A row of the table."""
+    if "refused" in row:
+        return f"| {recipe} | not made | {row['refused']} | {row['commit']} |"
+    return f"| {recipe} | {row['sqnr_db']:.1f} | {lost(row)} | {row.get('commit', '')} |"
 
 
 def lost(row: dict[str, Any]) -> str:
@@ -223,12 +265,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, help="folder with the labelled clips; measures what is missing")
     parser.add_argument("--only", action="append", default=[], metavar="NAME")
+    parser.add_argument("--recipe", action="append", choices=RECIPES, help="default: all")
     args = parser.parse_args(argv)
     found = read_json(OUT) if OUT.is_file() else {}
     for name in args.only or MODELS if args.data else ():
         fresh = {"clips": CLIPS, "device": encode(device_facts()), "measured_at": now(), "rows": {}}
         result = found.setdefault(name, fresh)
-        for _ in measure(name, args.data if MODELS[name] else None, result["rows"]):
+        for _ in measure(
+            name, args.data if MODELS[name] else None, result["rows"], args.recipe or [*RECIPES]
+        ):
             write_json(OUT, found)
     write_text(PAGE, page(found))
     return 0
