@@ -201,12 +201,14 @@ RECIPES: dict[str, Recipe] = {
 """Engine and recipe -> what makes the file; "plain" is the recipe before."""
 
 
-def measure(name: str, data: Path | None, rows: dict[str, Any], recipes: Sequence[str]) -> Iterator[None]:
-    """Fill ``rows`` with what is not there yet of ``recipes``, one at a time."""
+def measure(name: str, data: Path | None, result: dict[str, Any], recipes: Sequence[str]) -> Iterator[None]:
+    """Fill the rows of ``result`` with what is not there yet of ``recipes``, one at a time."""
+    rows = result["rows"]
     missing = [recipe for recipe in recipes if recipe not in rows]
     given = bench(name, data) if missing else None
     for recipe in missing:
         assert given
+        result["clips"] = len(given.held)
         base, source = given.model.lowered.base, given.model.lowered.base_folder
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
@@ -232,24 +234,31 @@ def page(found: dict[str, Any]) -> str:
         "",
     ]
     for name, result in found.items():
+        at = result["measured_at"]
         lines += [
             f"## {name}, {result['clips']} clips",
             "",
-            f"{machine(result['device'])}. {told(result['measured_at'])}",
+            f"{machine(result['device'])}. {told(at)}",
             "",
             "| engine, recipe | SQNR dB | lost | at another commit |",
             "|---|---|---|---|",
-            *(line(recipe, result["rows"][recipe]) for recipe in RECIPES if recipe in result["rows"]),
+            *(
+                line(recipe, result["rows"][recipe], at["commit"])
+                for recipe in RECIPES
+                if recipe in result["rows"]
+            ),
             "",
         ]
     return "\n".join(lines)
 
 
-def line(recipe: str, row: dict[str, Any]) -> str:
-    """A row of the table."""
+def line(recipe: str, row: dict[str, Any], usual: str) -> str:
+    """A row of the table. usual: the commit of rows that name none."""
+    own = row.get("commit", usual)
+    other = "" if own == usual else own
     if "refused" in row:
-        return f"| {recipe} | not made | {row['refused']} | {row['commit']} |"
-    return f"| {recipe} | {row['sqnr_db']:.1f} | {lost(row)} | {row.get('commit', '')} |"
+        return f"| {recipe} | not made | {row['refused']} | {other} |"
+    return f"| {recipe} | {row['sqnr_db']:.1f} | {lost(row)} | {other} |"
 
 
 def lost(row: dict[str, Any]) -> str:
@@ -269,11 +278,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     found = read_json(OUT) if OUT.is_file() else {}
     for name in args.only or MODELS if args.data else ():
-        fresh = {"clips": CLIPS, "device": encode(device_facts()), "measured_at": now(), "rows": {}}
+        fresh = {"clips": 0, "device": encode(device_facts()), "measured_at": now(), "rows": {}}
         result = found.setdefault(name, fresh)
-        for _ in measure(
-            name, args.data if MODELS[name] else None, result["rows"], args.recipe or [*RECIPES]
-        ):
+        data = args.data if MODELS[name] else None
+        for _ in measure(name, data, result, args.recipe or [*RECIPES]):
             write_json(OUT, found)
     write_text(PAGE, page(found))
     return 0
