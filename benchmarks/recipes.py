@@ -40,7 +40,7 @@ from edgepv.pipeline.context import RunContext
 from edgepv.pipeline.line import Ready, lowered, ready
 from edgepv.pipeline.options import Options
 from edgepv.pipeline.source import gather, load
-from edgepv.quantize import equalise, equalise_litert, int8_litert, int8_onnx, int8_openvino
+from edgepv.quantize import equalise, equalise_litert, int8_litert, int8_onnx, int8_openvino, mixed
 from edgepv.quantize.step import Calibration
 from edgepv.runtimes import open_engine
 from edgepv.stream import Stepper, by_file_names
@@ -76,7 +76,9 @@ class Bench:
     @property
     def aid(self) -> Calibration:
         """What sets the ranges of a file that lies beside the float one."""
-        return Calibration(self.model.lowered.base_folder, self.model.feeds, "digest")
+        chosen = self.model.calibration
+        last = chosen.last if chosen else ()
+        return Calibration(self.model.lowered.base_folder, self.model.feeds, "digest", last)
 
 
 Recipe = Callable[[Bench, Variant, Path], Variant]
@@ -129,6 +131,15 @@ def ours(ranges: Any = "minmax", bits: Any = 8, engine: str = "onnxruntime") -> 
         step = int8_onnx.Step(ranges=ranges, weight_bits=bits)
         made = step(base, folder / "int8.onnx", replace(given.aid, folder=folder))
         return replace(made, engine=engine)
+
+    return make
+
+
+def partly(**asked: Any) -> Recipe:
+    """Our file for CPUs with layers in float. asked: options of ``mixed``."""
+
+    def make(given: Bench, base: Variant, folder: Path) -> Variant:
+        return mixed.Step(**asked)(base, folder / "int8.onnx", replace(given.aid, folder=folder))
 
     return make
 
@@ -187,6 +198,8 @@ RECIPES: dict[str, Recipe] = {
     "onnxruntime, entropy": ours("entropy"),
     "onnxruntime, even": even(ours()),
     "onnxruntime, even, mse": even(ours("mse")),
+    "onnxruntime, even, 8 most sensitive in float": even(partly(keep=8)),
+    "onnxruntime, even, in float to 30 dB": even(partly(min_sqnr_db=30.0)),
     "openvino, plain": ours(bits=7, engine="openvino"),
     "openvino, even": even(ours(bits=7, engine="openvino")),
     "openvino, nncf, plain": nncf,
@@ -216,10 +229,20 @@ def measure(name: str, data: Path | None, result: dict[str, Any], recipes: Seque
             try:
                 made = RECIPES[recipe](given, base, folder)
                 rows[recipe] = score(given, made, folder) | {"commit": now()["commit"]}
+                if "in float" in recipe:
+                    rows[recipe] |= {"in_float": in_float(folder / base.path, made)}
             except EdgepvError as e:
                 rows[recipe] = {"refused": str(e), "commit": now()["commit"]}
         print(f"{name}: {recipe}: {rows[recipe]}", flush=True)
         yield
+
+
+def in_float(path: Path, made: Variant) -> list[int]:
+    """[convolutions in float, all], those of one value a channel among them."""
+    import onnx
+
+    names = [n.name for n in onnx.load(path).graph.node if n.op_type in int8_onnx.CONVOLUTIONS]
+    return [len(set(names) & set(made.scheme.kept_float if made.scheme else ())), len(names)]
 
 
 def page(found: dict[str, Any]) -> str:
@@ -258,6 +281,8 @@ def line(recipe: str, row: dict[str, Any], usual: str) -> str:
     other = "" if own == usual else own
     if "refused" in row:
         return f"| {recipe} | not made | {row['refused']} | {other} |"
+    if "in_float" in row:
+        recipe += " ({} of {} convolutions)".format(*row["in_float"])
     return f"| {recipe} | {row['sqnr_db']:.1f} | {lost(row)} | {other} |"
 
 
