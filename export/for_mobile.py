@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from edgepv.export.request import FLAT, BuildRequest, BuildResult
+from edgepv.errors import EdgepvError
+from edgepv.export.request import EVEN, FLAT, BuildRequest, BuildResult
 from edgepv.export.to_tflite import to_tflite
 from edgepv.types import Checkpoint, Variant
 
@@ -22,21 +23,29 @@ def build(request: BuildRequest) -> BuildResult:
     """
     variants: list[Variant] = []
     floats: list[Variant] = []
-    for source, form in ((request.checkpoint, ""), (request.flat_checkpoint, FLAT)):
+    notes: list[str] = []
+    forms = ((request.checkpoint, request.base, ""), (request.flat_checkpoint, request.flat, FLAT))
+    for source, plain, form in forms:
         if source is not None:
             with request.attempt(f"litert-fp32{form}"):
-                files, base = _of_form(request, source, form)
+                files, base, said = _of_form(request, source, plain, form)
                 variants += files
                 floats += base
-    return BuildResult(tuple(variants), floats=tuple(floats))
+                notes += said
+    return BuildResult(tuple(variants), notes=tuple(notes), floats=tuple(floats))
 
 
-def _of_form(request: BuildRequest, source: Checkpoint, form: str) -> tuple[list[Variant], list[Variant]]:
-    """(files wanted of one form of the model, its float file), as far as they can be made."""
+def _of_form(
+    request: BuildRequest, source: Checkpoint, plain: Variant | None, form: str
+) -> tuple[list[Variant], list[Variant], list[str]]:
+    """(files wanted of one form of the model, its float file, notes), as far as they can be made.
+
+    plain: the float ONNX of this form.
+    """
     recipes = [r for r in ("full", "conv") if request.wants(f"litert-int8-{r}{form}", "int8")]
     in_float = request.wants(f"litert-fp32{form}", "fp32")
     if not recipes and not in_float:
-        return [], []
+        return [], [], []
     request.say(f"converting to LiteRT{form} (10 to 30 s)")
     base = request.work(
         f"to-tflite{form}",
@@ -47,10 +56,26 @@ def _of_form(request: BuildRequest, source: Checkpoint, form: str) -> tuple[list
     )
     base = replace(base, name=base.name + form)
     variants = [base] if in_float else []
+    even, notes = _equalised(request, base, plain, form) if recipes else (base, [])
     for recipe in recipes:
         name, file = f"litert-int8-{recipe}{form}", f"model-int8-{recipe}{form}.tflite"
         with request.attempt(name):
             options = {"recipe": recipe, "grown": request.grown}
-            quantized = request.compress(STEPS[f"litert-int8-{recipe}"], options, base, file)
+            quantized = request.compress(STEPS[f"litert-int8-{recipe}"], options, even, file)
             variants.append(replace(quantized, name=name))
-    return variants, [base]
+    return variants, [base], notes
+
+
+def _equalised(
+    request: BuildRequest, base: Variant, plain: Variant | None, form: str
+) -> tuple[Variant, list[str]]:
+    """(the float file with its channels equalised like its ONNX, notes); as it was, and why, otherwise."""
+    if plain is None:
+        return base, []
+    try:
+        even = request.compress("equalise", {}, plain, EVEN.format(form))
+        files = {"plain": plain.path, "even": even.path, "digest": even.sha256}
+        given = replace(base, state_scales=even.state_scales)
+        return request.compress("equalise-litert", files, given, f"model-even{form}.tflite"), []
+    except EdgepvError as e:
+        return base, [f"LiteRT's INT8 is made without equalised channels: {e}"]

@@ -6,6 +6,7 @@ One file per step, one frozen dataclass ``Step`` per file: see ``step``, the con
 __all__ = [
     "dead_channels",
     "equalise",
+    "equalise_litert",
     "finetune",
     "fold",
     "int8_litert",

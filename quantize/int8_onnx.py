@@ -134,7 +134,7 @@ def float_nodes(model_path: Path, chosen: Collection[str] = ()) -> tuple[str, ..
 
     Those that hold one value per channel (squeeze-and-excite gates, the head: on a trained net INT8
     gates alone took the logits from 15 to 5 dB), and whatever no INT8 convolution needs any more: forces and
-    integration behind the last one, and what stands before those ``chosen`` to stay float only.
+    integration behind the last one, and what only those read that are ``chosen`` to stay float.
     """
     import onnx
 
@@ -147,7 +147,8 @@ def float_nodes(model_path: Path, chosen: Collection[str] = ()) -> tuple[str, ..
     convolved = {name for n in graph.node if n.name in small for name in n.output}
     needed: set[str] = set()
     for node in reversed(graph.node):
-        if node.name in small or needed & set(node.output):
+        in_float = node.op_type in CONVOLUTIONS and node.name in chosen
+        if node.name in small or (needed & set(node.output) and not in_float):
             needed |= set(node.input)
     kept = []
     for node in graph.node:

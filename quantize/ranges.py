@@ -197,12 +197,12 @@ def of_model(
 
     model = onnx.load(path)
     graph = model.graph
-    constants = {i.name for i in graph.initializer}
+    there = {v.name for v in graph.input} | {name for node in graph.node for name in node.output}
     wanted = {
         v.name: v
         for v in (*graph.value_info, *graph.output)
         if v.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
-        and v.name not in constants
+        and v.name in there  # neither a constant nor what a fusion left of a tensor
         and (names is None or v.name in names)
     }
     known = {v.name for v in graph.output}

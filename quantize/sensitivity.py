@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from edgepv.base.optional import need, ort_session
-from edgepv.data.frames import hold_last
+from edgepv.data.calibration import filling
+from edgepv.data.frames import hold_last, model_frames
 from edgepv.errors import ModelError, UsageError
 from edgepv.metrics.margins import margin_drop, margins
 from edgepv.metrics.stats import sqnr_db
@@ -32,9 +33,11 @@ from edgepv.quantize.int8_onnx import (
 )
 from edgepv.quantize.prune import clip_example, never_cut, refuse_changed, silence
 from edgepv.quantize.ranges import Method, of_model
-from edgepv.stream import Tensors, by_file_names
+from edgepv.stream import Stepper, Tensors, by_file_names, roll
 from edgepv.types import Checkpoint, LayerSensitivity, ModelSpec, Variant
 
+STEPS = 32
+"""Frames of a video, after the warm-up, whose answers are compared: more of one video say the same."""
 Track = Callable[[Sequence[str], str], Iterable[str]]
 
 
@@ -58,7 +61,7 @@ def per_layer(
     with tempfile.TemporaryDirectory() as scratch:
         clean = Path(scratch) / "clean.onnx"
         preprocess(folder / base.path, clean)
-        names = _convolutions(clean)
+        names = convolutions(clean)
         if not names:
             raise ModelError(f"{base.spec.name} has no convolution: there is nothing to quantize")
         table = _ranges(clean, by_file_names(base, feeds), ranges)
@@ -74,7 +77,8 @@ def per_layer(
     return tuple(sorted(rows, key=lambda layer: layer.sqnr_db))
 
 
-def _convolutions(path: Path) -> list[str]:
+def convolutions(path: Path) -> list[str]:
+    """Names of a file's convolutions, in the order they run."""
     import onnx
 
     return [n.name for n in onnx.load(path).graph.node if n.op_type in CONVOLUTIONS]
@@ -119,6 +123,23 @@ def answers_of(path: Path, base: Variant, feeds: Sequence[Tensors]) -> np.ndarra
     """(n, values) for n feeds by the file's names, by ONNX Runtime; logits of a classifier."""
     session, name = ort_session(path), base.outputs[base.spec.answer.name]
     return np.concatenate([session.run([name], feed)[0].reshape(1, -1) for feed in feeds])
+
+
+def rolled_answers(path: Path, variant: Variant, clips: Sequence[Path]) -> np.ndarray:
+    """(n, values) valid answers of a file to videos, with the states that it wrote, by ONNX Runtime."""
+    session, spec, outputs = ort_session(path), variant.spec, variant.outputs
+
+    def infer(feeds: Tensors) -> Tensors:
+        theirs = {variant.inputs[name]: value for name, value in feeds.items()}
+        return dict(zip(outputs, session.run([*outputs.values()], theirs), strict=True))
+
+    stepper, rows = Stepper(infer, spec, variant.stream), []
+    for clip in clips:
+        shown = model_frames(clip, spec)
+        for _, answers in roll(stepper, shown[filling(len(shown), stepper.warmup)][: stepper.warmup + STEPS]):
+            if stepper.valid:
+                rows.append(answers[spec.answer.name].reshape(1, -1).copy())
+    return np.concatenate(rows)
 
 
 def _compared(

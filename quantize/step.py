@@ -63,12 +63,13 @@ class Calibration:
     """What sets the ranges of a variant.
 
     folder: where its file is. feeds: graph inputs with rolled states, see ``data.calibration.rolled_feeds``.
-    digest: of the clips they were made of.
+    digest: of the clips they were made of. last: the clips that the last quarter of the feeds is of.
     """
 
     folder: Path
     feeds: Sequence[Tensors]
     digest: str
+    last: Sequence[Path] = ()
 
 
 class Step(ABC, Generic[Model, Aid]):

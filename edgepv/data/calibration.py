@@ -44,6 +44,17 @@ class CalibrationSet:
         """Number of clips."""
         return len(self.clips)
 
+    @property
+    def last(self) -> tuple[Path, ...]:
+        """The last quarter of the clips of every label, one at least: see ``rolled_feeds``."""
+        labels = self.labels or (None,) * self.count
+        totals, turn = Counter(labels), _counters()
+        return tuple(
+            clip
+            for clip, label in zip(self.clips, labels, strict=True)
+            if next(turn[label]) >= min(totals[label] - 1, totals[label] - totals[label] // 4)
+        )
+
 
 def calibration_set(clips: Sequence[Clip], spec: ModelSpec) -> CalibrationSet:
     """Freeze the calibration clips. Raises UsageError below ``MIN_CLIPS`` clips, or if all have one label."""

@@ -53,7 +53,7 @@ def run_builder(
     def compress(name: str, fixed: dict[str, Any], source: Variant, file: str) -> Variant:
         step = step_named(name).of(context.options.steps, context.options.seed, **fixed)
         assert model.calibration
-        aid = Calibration(models, model.feeds, model.calibration.digest)
+        aid = Calibration(models, model.feeds, model.calibration.digest, model.calibration.last)
         return work(
             f"int8 {Path(file).stem}",
             {name: encode(value) for name, value in vars(step).items()},

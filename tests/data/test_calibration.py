@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgepv.data.calibration import calibration_set, in_turns, rolled_feeds
+from edgepv.data.calibration import CalibrationSet, calibration_set, in_turns, rolled_feeds
 from edgepv.data.clips import Clip
 from edgepv.errors import UsageError
 from edgepv.pipeline.options import Options
@@ -54,6 +54,13 @@ def test_a_label_with_a_single_clip_is_in_both_parts(write_video: Callable[..., 
     numbers = _numbers(_rolled(_made(write_video, ("a", "a", "a", "b"))))
     cut = len(numbers) * 3 // 4
     assert set(numbers[:cut]) == {0, 1, 2, 3} and set(numbers[cut:]) == {2, 3}
+
+
+def test_the_last_clips_are_a_quarter_of_every_label_and_one_at_least() -> None:
+    labels = ("a", "b") * 3 + ("a",) * 5
+    chosen = CalibrationSet(tuple(Path(str(i)) for i in range(11)), "digest", labels=labels)
+    assert [clip.name for clip in chosen.last] == ["5", "9", "10"]
+    assert [clip.name for clip in replace(chosen, labels=()).last] == ["9", "10"]
 
 
 def test_clips_without_labels_keep_their_order(write_video: Callable[..., Path]) -> None:

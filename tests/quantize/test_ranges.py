@@ -134,3 +134,28 @@ def test_a_tensor_that_is_not_finite_is_named(tmp_path: Path) -> None:
     assert found["x"] == (0.0, 1.0) and found["big"][1] == pytest.approx(math.e) and "one" not in found
     with pytest.raises(UsageError, match="tensor 'big': its values are not finite"):
         of_model(tmp_path / "m.onnx", [fine, {"x": np.array([0.0, 1000.0], np.float32)}], "mse")
+
+
+def test_a_tensor_that_no_node_makes_any_more_has_no_range(tmp_path: Path) -> None:
+    """A fusion leaves the shapes of what it fused; outputs may be constants, or inputs that pass."""
+    floats = {
+        n: helper.make_tensor_value_info(n, TensorProto.FLOAT, [2])
+        for n in ("x", "y", "gone", "fixed", "through")
+    }
+    graph = helper.make_graph(
+        [helper.make_node("Mul", ["x", "fixed"], ["y"])],
+        "g",
+        [floats["x"], floats["through"]],
+        [floats["y"], floats["fixed"], floats["through"]],
+        [numpy_helper.from_array(np.full(2, 3, np.float32), "fixed")],
+        value_info=[floats["gone"]],
+    )
+    model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 18)])
+    onnx.save(model, tmp_path / "m.onnx")
+    feed = {"x": np.array([-1, 2], np.float32), "through": np.array([0, 5], np.float32)}
+    for method in METHODS:
+        assert of_model(tmp_path / "m.onnx", [feed], method) == {
+            "y": (-3.0, 6.0),
+            "x": (-1.0, 2.0),
+            "through": (0.0, 5.0),
+        }

@@ -14,13 +14,20 @@ from support import Tiny
 
 from edgepv import bundle
 from edgepv.cli.app import main
+from edgepv.data.calibration import calibration_set, rolled_feeds
+from edgepv.data.clips import find_clips
+from edgepv.data.split import split_clips
 from edgepv.errors import ParityError, UsageError
+from edgepv.export.to_onnx import lower
 from edgepv.metrics.stats import sqnr_db
+from edgepv.model.checkpoint import build, from_files
+from edgepv.model.spec import read_spec
 from edgepv.quantize import int8_onnx, mixed
 from edgepv.quantize.ranges import Method
-from edgepv.quantize.sensitivity import answers_of, per_layer
+from edgepv.quantize.sensitivity import answers_of, per_layer, rolled_answers
 from edgepv.quantize.step import Calibration
-from edgepv.stream import Tensors, by_file_names
+from edgepv.runtimes import open_engine
+from edgepv.stream import Stepper, Tensors, by_file_names
 from edgepv.types import ModelSpec, TensorSpec, Variant
 
 RNG = np.random.default_rng(0)
@@ -142,6 +149,75 @@ def test_a_target_that_no_layer_meets_is_refused(hurt: tuple[Variant, Path], tmp
     with pytest.raises(ParityError, match="with any layer in INT8 the logits stay below 199 dB"):
         mixed.Step(199.0)(base, tmp_path / "m.onnx", Calibration(folder, frames(8, 1), "digest"))
     assert not (tmp_path / "m.onnx").exists()
+
+
+def test_a_stretch_in_float_is_found_where_no_layer_alone_is_to_blame() -> None:
+    """The first three layers are enough together, and not without one of them."""
+    asked: list[list[str]] = []
+
+    def enough(kept: Sequence[str]) -> bool:
+        asked.append([*kept])
+        return {"a", "b", "c"} <= set(kept)
+
+    order, count = mixed._shortest(["c", "f", "a", "e", "b", "d"], list("abcdef"), 0, enough)
+    assert order[:count] == ["a", "b", "c"] and len(asked) <= 6
+    order, count = mixed._shortest(
+        ["f", "a", "b", "c", "d", "e"], list("abcdef"), 0, lambda kept: "f" in kept
+    )
+    assert order[:count] == ["f"]
+    assert mixed._shortest(["b", "a"], ["a", "b"], 0, lambda kept: False)[1] == 2
+
+
+def test_what_lies_between_layers_in_float_is_in_float_too(tmp_path: Path) -> None:
+    text = """<ir_version: 10, opset_import: ["" : 18]> net (float[1,4,8,8] x) => (float[1,4,8,8] y) {
+        a = Conv <kernel_shape = [1, 1]> (x, w)
+        sum = Add (a, x)
+        b = Conv <kernel_shape = [1, 1]> (sum, w)
+        other = Add (b, x)
+        y = Conv <kernel_shape = [1, 1]> (other, w)
+    }"""
+    model = onnx.parser.parse_model(text)
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((4, 4, 1, 1), np.float32), "w"))
+    for i, node in enumerate(model.graph.node):
+        node.name = f"n{i}"
+    onnx.save(onnx.shape_inference.infer_shapes(model), tmp_path / "m.onnx")
+    assert int8_onnx.float_nodes(tmp_path / "m.onnx") == ()
+    kept = int8_onnx.float_nodes(tmp_path / "m.onnx", ("n0", "n2"))
+    assert "n1" in kept and "n3" not in kept
+
+
+@pytest.fixture(scope="module")
+def rolling(
+    tiny_step: Tiny, few_clips: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Variant, Calibration]:
+    """(float file of a net with states, what sets its ranges) from a few clips."""
+    folder = tmp_path_factory.mktemp("rolling")
+    source = from_files(tiny_step.model, tiny_step.weights, read_spec(tiny_step.spec), trust_pickle=False)
+    base = lower(build(source), source.spec, folder / "model.onnx")
+    clips, _ = split_clips(find_clips(few_clips, source.spec.labels), calibration=8)
+    chosen = calibration_set(clips, source.spec)
+    stepper = Stepper(open_engine(base, folder).infer, base.spec, base.stream)
+    feeds = rolled_feeds(stepper, chosen, base.spec)
+    return base, Calibration(folder, feeds, "digest", chosen.last)
+
+
+@pytest.mark.slow
+def test_a_file_is_held_against_the_limit_with_its_own_states(
+    rolling: tuple[Variant, Calibration], tmp_path: Path
+) -> None:
+    base, aid = rolling
+    assert 2 <= len(aid.last) <= 4
+    wanted = rolled_answers(aid.folder / base.path, base, aid.last)
+
+    def reached(step: mixed.Step) -> tuple[float, Variant]:
+        made = step(base, tmp_path / "m.onnx", aid)
+        return sqnr_db(wanted, rolled_answers(tmp_path / "m.onnx", made, aid.last)), made
+
+    all_int8 = reached(mixed.Step())[0]
+    assert wanted.shape[1] == 2 and 10 < all_int8 < 90
+    got, made = reached(mixed.Step(all_int8 + 1))
+    convolutions = {n.name for n in onnx.load(aid.folder / base.path).graph.node if n.op_type == "Conv"}
+    assert got >= all_int8 + 1 and made.scheme and convolutions & set(made.scheme.kept_float)
 
 
 @pytest.mark.slow
