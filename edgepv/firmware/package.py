@@ -65,7 +65,8 @@ def write_firmware(folder: Path, variant: Variant, onnx: bytes, digest: str, gol
     made = generate(variant, onnx, digest)
     for name, data in {**shared_sources(), **made.sources}.items():
         (folder / name).write_bytes(data)
-    names = {"symbol": made.symbol, "variant": golden.variant, "version": " ".join(versions(("edgepv",)).values()), "abi": ABI}
+    version = " ".join(versions(("edgepv",)).values())
+    names = {"symbol": made.symbol, "variant": golden.variant, "version": version, "abi": ABI}
     write_text(folder / "model.h", _rendered("model.h.j2", **names))
     write_text(folder / "golden.h", _rendered("golden.h.j2", **names, **_golden(variant, made, golden)))
     write_text(folder / "golden.c", _rendered("golden.c.j2", **names))
