@@ -275,7 +275,7 @@ def activated(net: Net, draw: st.DrawFn, x: str) -> str:
     op = draw(st.sampled_from(ops))
     if op == "Clip":
         low, high = net.constant(), net.constant()
-        net.constants[low], net.constants[high] = np.float32(-0.5).reshape(()), np.float32(0.75).reshape(())
+        net.constants[low], net.constants[high] = np.array(-0.5, np.float32), np.array(0.75, np.float32)
         return net.add("Clip", x, low, high)
     return net.add(op, x)
 
@@ -421,13 +421,13 @@ def test_other_processors_compile_it(compiler: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_nothing_is_read_or_written_outside(tmp_path: Path) -> None:
-    """Address and undefined behaviour sanitizers over a program of its own, as a shared object cannot have them."""
+    """Sanitizers of addresses and of undefined behaviour, over a program, as shared objects have none."""
     for name, data in generate(*mixed(), "0").sources.items():
         (tmp_path / name).write_bytes(data)
     (tmp_path / "main.c").write_text(MAIN)
     built = tmp_path / "main"
     sane = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-march=native")
-    command = [
+    command: list[str | Path] = [
         any_compiler(),
         *FLAGS,
         *sane,
