@@ -71,7 +71,7 @@ def _compiler() -> str | None:
         found = compiler()
     except TargetUnavailableError as e:
         return str(e)
-    return found and found.version
+    return found.version if found else None
 
 
 def _version(distribution: str, module: str) -> str | None:
