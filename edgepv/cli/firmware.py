@@ -47,7 +47,7 @@ def firmware_command(a: argparse.Namespace) -> int:
         recorded = golden.of_variant(golden.load(bundle), variant.name)
         answers, original = recorded[variant.name], recorded["torch"]
         if variant.spec.task == "tracking":
-            answers = original = _followed(bundle, variant, recorded["frames"])
+            answers = original = followed(variant, bundle.checked, recorded["frames"])
         limit = golden.tolerance(variant.precision, answers, original)
         replayed = Golden(recorded["frames"], answers, variant.name, limit)
         with whole_folder(out) as folder:
@@ -71,15 +71,18 @@ def firmware_command(a: argparse.Namespace) -> int:
     return 0
 
 
-def _followed(bundle: Any, variant: Any, frames: Any) -> Any:
-    """What a tracker answers to the golden frames, (N, values), with births: recorded ones are without."""
+def followed(variant: Any, source: Any, frames: Any) -> Any:
+    """What a tracker answers to golden frames, (N, values), with births: recorded answers are without.
+
+    source: the folder that its file lies in, or what reads it.
+    """
     import numpy as np
 
     from edgepv.bundle.golden import VALUES
     from edgepv.runtimes import open_session
 
     name = variant.spec.answer.name
-    with open_session(variant, bundle.checked) as session:
+    with open_session(variant, source) as session:
         rows = np.stack([session.step(frame).outputs[name].reshape(-1) for frame in frames])
     return rows[:, :: -(-rows.shape[1] // VALUES)]
 
