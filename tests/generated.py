@@ -59,7 +59,7 @@ def any_compiler() -> str:
 
 
 def aligned(count: int) -> np.ndarray:
-    """Bytes at a multiple of ``ALIGN``, each 0xff: floats of them are NaN, so that what is not written shows."""
+    """Bytes at a multiple of ``ALIGN``, each 0xff: as floats they are NaN, so that gaps shows."""
     raw = np.full(count + ALIGN, 0xFF, np.uint8)
     return raw[-raw.ctypes.data % ALIGN :][:count]
 

@@ -51,7 +51,7 @@ def _alike(graph: Graph, node: Node) -> list[str]:
         return []
     if node.op in SLICING:
         return inputs
-    if node.op in OPERATORS:
+    if node.op in OPERATORS or node.op in RESHAPES:
         return [n for n in inputs if graph.shapes[n][2:] == shape[2:]]
     return []
 

@@ -32,8 +32,7 @@ def nest(shape: Shape, strides: Sequence[Shape], inner: Callable[[list[str]], li
 
 def _index(steps: list[int]) -> str:
     """Where the element of the loops' counters lies."""
-    forward = [
-        f"i{depth}" if step == 1 else f"i{depth} * {step}" for depth, step in enumerate(steps) if step > 0
-    ]
-    back = [f" - i{depth} * {-step}" for depth, step in enumerate(steps) if step < 0]
+    numbered = list(enumerate(steps))
+    forward = [f"i{depth}" if step == 1 else f"i{depth} * {step}" for depth, step in numbered if step > 0]
+    back = [f" - i{depth} * {-step}" for depth, step in numbered if step < 0]
     return (" + ".join(forward) or "0") + "".join(back)

@@ -421,7 +421,7 @@ def test_other_processors_compile_it(compiler: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_nothing_is_read_or_written_outside(tmp_path: Path) -> None:
-    """Address and undefined behaviour sanitizers over a program of its own, as a shared object cannot have them."""
+    """Sanitizers of addresses and of undefined behaviour, over a program, as shared objects have none."""
     for name, data in generate(*mixed(), "0").sources.items():
         (tmp_path / name).write_bytes(data)
     (tmp_path / "main.c").write_text(MAIN)

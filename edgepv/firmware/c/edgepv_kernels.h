@@ -295,6 +295,32 @@ EDGEPV_INLINE void edgepv_pack(const size_t depth, const size_t width, const siz
     }
 }
 
+#if EDGEPV_LANES == 16
+#define EDGEPV_WIDEST(kernel) kernel##_16
+#elif EDGEPV_LANES == 8
+#define EDGEPV_WIDEST(kernel) kernel##_8
+#elif EDGEPV_LANES == 4
+#define EDGEPV_WIDEST(kernel) kernel##_4
+#else
+#define EDGEPV_WIDEST(kernel) kernel##_1
+#endif
+
+/* Softmax of values that lie together. */
+EDGEPV_INLINE void edgepv_softmax(const size_t count, const float *x, float *y) {
+    float most = x[0], sum = 0.0f;
+    for (size_t i = 1; i < count; i++) {
+        most = edgepv_max(x[i], most);
+    }
+    for (size_t i = EDGEPV_WIDEST(edgepv_exp_row)(count, most, x, y, &sum); i < count; i++) {
+        y[i] = expf(x[i] - most);
+        sum += y[i];
+    }
+    const float share = 1.0f / sum;
+    for (size_t i = 0; i < count; i++) {
+        y[i] *= share;
+    }
+}
+
 /* Zeros around an image of height x width pixels at x. */
 EDGEPV_INLINE void edgepv_border(float *x, const size_t height, const size_t width, const size_t row,
                                  const size_t pixel, const size_t top, const size_t left, const size_t bottom,

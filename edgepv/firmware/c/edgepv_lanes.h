@@ -242,6 +242,47 @@ EDGEPV_INLINE void EDGEPV_N(edgepv_most)(const size_t from, const size_t to, con
     }
 }
 
+/* e to the power of v: 2 to its whole part times a polynomial of the rest (coefficients of Cephes' expf), within
+ * 2 units in the last place. Below -87 it is what float calls next to nothing. */
+EDGEPV_INLINE V EDGEPV_N(edgepv_exp)(const V v) {
+#if EDGEPV_L == 1
+    return expf(v);
+#else
+    const V x = EDGEPV_N(edgepv_high)(EDGEPV_N(edgepv_low)(v, EDGEPV_N(edgepv_same)(-87.0f)),
+                                      EDGEPV_N(edgepv_same)(88.0f));
+    const V magic = EDGEPV_N(edgepv_same)(12582912.0f); /* 1.5 * 2^23: what is added to it is rounded to whole */
+    const V shifted = x * 1.44269504f + magic, whole = shifted - magic;
+    const V rest = x - whole * 0.693359375f - whole * -2.12194440e-4f;
+    V sum = rest * 1.9875691500e-4f + 1.3981999507e-3f;
+    sum = sum * rest + 8.3334519073e-3f;
+    sum = sum * rest + 4.1665795894e-2f;
+    sum = sum * rest + 1.6666665459e-1f;
+    sum = sum * rest + 5.0000001201e-1f;
+    sum = sum * rest * rest + rest + 1.0f;
+    const EDGEPV_N(edgepv_i) bits = (EDGEPV_N(edgepv_i))shifted << 23; /* the whole part as an exponent */
+    return (V)((EDGEPV_N(edgepv_i))sum + bits) + (x - x); /* NaN stays NaN */
+#endif
+}
+
+/* Softmax of whole vectors; what is left over is up to the caller. Returns how many values are done, and adds their
+ * exponentials to sum. */
+EDGEPV_INLINE size_t EDGEPV_N(edgepv_exp_row)(const size_t count, const float most, const float *x, float *y,
+                                              float *sum) {
+    V total = EDGEPV_N(edgepv_same)(0.0f);
+    size_t i = 0;
+    for (; i + EDGEPV_L <= count; i += EDGEPV_L) {
+        const V e = EDGEPV_N(edgepv_exp)(EDGEPV_LOAD(x + i) - most);
+        total += e;
+        EDGEPV_STORE(y + i, e);
+    }
+    float lanes[EDGEPV_L];
+    EDGEPV_STORE(lanes, total);
+    for (size_t lane = 0; lane < EDGEPV_L; lane++) {
+        *sum += lanes[lane];
+    }
+    return i;
+}
+
 #undef EDGEPV_LOAD
 #undef EDGEPV_STORE
 #undef V

@@ -19,6 +19,8 @@ def lower(low: Lowering, node: Node) -> None:
     rest = [i for i in range(len(x.shape)) if i != axis]
 
     def inner(at: list[str]) -> list[str]:
+        if x_step == y_step == 1:
+            return [f"edgepv_softmax({count}, x0 + {at[1]}, y0 + {at[0]});"]
         loop = f"for (size_t k = 0; k < {count}; k++)"
         return [
             f"const float *const p = x0 + {at[1]};",
