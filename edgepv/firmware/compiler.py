@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from edgepv import __version__
+from edgepv.base.machine import versions
 from edgepv.base.optional import present
 from edgepv.errors import EngineError, TargetUnavailableError, UsageError
 
@@ -100,7 +100,7 @@ def needed() -> Compiler:
 def version() -> str:
     """What a native variant's answers rest on: edgepv, and the compiler, without which it may be refused."""
     found = compiler() if present("onnx") else None
-    return f"{__version__} {found.version}" if found else __version__
+    return " ".join((*versions(("edgepv",)).values(), *([found.version] if found else [])))
 
 
 def compiler_for(processor: Processor) -> Compiler | None:

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from edgepv import __version__
 from edgepv.base.files import write_json, write_text
+from edgepv.base.machine import versions
 from edgepv.base.optional import need
 from edgepv.base.vet import vet_onnx
 from edgepv.errors import EngineError, ParityError
@@ -67,7 +67,12 @@ def write_firmware(folder: Path, variant: Variant, onnx: bytes, digest: str, gol
     made = generate(variant, onnx, digest)
     for name, data in {**shared_sources(), **made.sources}.items():
         (folder / name).write_bytes(data)
-    names = {"symbol": made.symbol, "variant": golden.variant, "version": __version__, "abi": ABI}
+    names = {
+        "symbol": made.symbol,
+        "variant": golden.variant,
+        "version": "".join(versions(("edgepv",)).values()),
+        "abi": ABI,
+    }
     write_text(folder / "model.h", _rendered("model.h.j2", **names))
     write_text(folder / "golden.h", _rendered("golden.h.j2", **names, **_golden(variant, made, golden)))
     write_text(folder / "golden.c", _rendered("golden.c.j2", **names))
