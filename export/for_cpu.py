@@ -36,6 +36,11 @@ INT8_FILES: tuple[tuple[str, str, dict[str, Any]], ...] = (
 is told to, OpenVINO only seven: see int8_onnx."""
 
 
+def makeable() -> tuple[str, ...]:
+    """Those of VARIANTS that can be made on this machine: the native one needs a compiler."""
+    return VARIANTS if compiler() else tuple(name for name in VARIANTS if name != NATIVE)
+
+
 def build(request: BuildRequest) -> BuildResult:
     """Every variant worth measuring on a CPU; the pipeline measures them and keeps the fastest.
 

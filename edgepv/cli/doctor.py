@@ -44,34 +44,35 @@ def examine() -> dict[str, Any]:
     packages = {}
     for module, (distribution, extra) in PACKAGES.items():
         packages[distribution] = {"version": _version(distribution, module), "extra": extra}
-    by_target = {}
+    by_target, (chosen, unusable) = {}, _compiler()
     cures: set[str] = set()
     for target in targets().values():
         build = [e for m, e in target.needs_build if not present(m)]
         run = [e for m, e in target.needs_run if not _runs(m)]
+        lacking = target.engines == ("native",) and not chosen
         by_target[target.name] = {
-            "build": not build,
-            "run": not run and target.status != "host-checked",
-            "why": _why(target.status, build, run),
+            "build": not build and not lacking,
+            "run": not run and not lacking and target.status != "host-checked",
+            "why": "missing: gcc or clang" if lacking else _why(target.status, build, run),
         }
         cures |= {f"pip install 'edgepv[{extra}]'" for extra in (*build, *run)}
     return {
         "device": encode(device_facts()),
         "packages": packages,
-        "compiler": _compiler(),
+        "compiler": chosen,
         "targets": by_target,
-        "broken": [*(line for one in PLACES for line in one.every()[1]), *broken_steps()],
+        "broken": [*unusable, *(line for one in PLACES for line in one.every()[1]), *broken_steps()],
         "cures": sorted(cures),
     }
 
 
-def _compiler() -> str | None:
-    """What compiles native variants here; None if nothing does."""
+def _compiler() -> tuple[str | None, tuple[str, ...]]:
+    """What compiles native variants here, None if nothing does; and why what was named does not."""
     try:
         found = compiler()
     except TargetUnavailableError as e:
-        return str(e)
-    return found and found.version
+        return None, (str(e),)
+    return (found.version if found else None), ()
 
 
 def _version(distribution: str, module: str) -> str | None:

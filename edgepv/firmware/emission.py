@@ -294,6 +294,10 @@ def _record(model: Model) -> str:
         "arena_bytes": model.plan.floats * FLOAT_BYTES,
         "reset": "reset", "run": "run", "commit": "commit", "state": "state_of",
     }  # fmt: skip
+    names = [state.name for state in stream.states]
+    if spec.task == "tracking" and spec.particles and {"position", "life"} <= set(names):
+        borne = {"position": names.index("position"), "life": names.index("life")}
+        fields |= {"particles": spec.particles, **borne}
     body = "\n".join(f"    .{key} = {value}," for key, value in fields.items())
     named = f"static const char *const labels[] = {{{labels}}};\n" if spec.labels else ""
     ports_text = "\n".join(ports)

@@ -37,6 +37,8 @@ CAMERAS_TOLD = ("tensors", *(f"{width} x {height} {form}" for width, height, for
 """Cameras whose memory the README tells, and what it calls them: first, one that gives tensors."""
 SESSION = 4096
 """Bytes of a session beside states, arena, answers and counts of lost frames: generous, for a self-test."""
+BIRTHS = 1 << 20
+"""Bytes more for a tracker, which looks for corners in a picture of 192 rows, at most three times as wide."""
 SELFTEST_S = 600.0
 """Seconds that the self-test may take here: it replays a few dozen frames."""
 
@@ -65,8 +67,12 @@ def write_firmware(folder: Path, variant: Variant, onnx: bytes, digest: str, gol
     made = generate(variant, onnx, digest)
     for name, data in {**shared_sources(), **made.sources}.items():
         (folder / name).write_bytes(data)
-    version = " ".join(versions(("edgepv",)).values())
-    names = {"symbol": made.symbol, "variant": golden.variant, "version": version, "abi": ABI}
+    names = {
+        "symbol": made.symbol,
+        "variant": golden.variant,
+        "version": "".join(versions(("edgepv",)).values()),
+        "abi": ABI,
+    }
     write_text(folder / "model.h", _rendered("model.h.j2", **names))
     write_text(folder / "golden.h", _rendered("golden.h.j2", **names, **_golden(variant, made, golden)))
     write_text(folder / "golden.c", _rendered("golden.c.j2", **names))
@@ -140,7 +146,7 @@ def _needs(
     asked = compile_objects(chosen, ["need.c"], processor.options, place)
     link(chosen, ["-o", "need", *objects, *asked], place)
     done = subprocess.run([place / "need"], capture_output=True, text=True, timeout=SELFTEST_S, check=True)
-    return dict(zip(CAMERAS_TOLD, map(int, done.stdout.split())))
+    return {told: int(size) for told, size in zip(CAMERAS_TOLD, done.stdout.split()) if size != "-"}
 
 
 def _golden(variant: Variant, made: Firmware, golden: Golden) -> dict[str, Any]:
@@ -150,6 +156,7 @@ def _golden(variant: Variant, made: Firmware, golden: Golden) -> dict[str, Any]:
     answers = sum(int(np.prod(one.shape)) for one in variant.spec.answers)
     warmup = variant.stream.warmup if variant.stream else 1
     beside = 4 * (2 * answers + len(variant.spec.labels) + warmup)
+    beside += BIRTHS if variant.spec.task == "tracking" else 0
     whole = int(np.prod(variant.spec.answer.shape))
     return {
         "frames": count,

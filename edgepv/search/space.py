@@ -218,7 +218,8 @@ def variants_of(target: Target, precision: str) -> tuple[str, ...]:
     """
     measured = target.status == Target.status
     module = resolve(target.builder.partition(":")[0])
-    known: tuple[str, ...] = getattr(module, "VARIANTS", ()) if measured else ()
+    every = getattr(module, "makeable", lambda: getattr(module, "VARIANTS", ()))
+    known: tuple[str, ...] = every() if measured else ()
     wanted = tuple(v for v in known if precision in ("auto", v.split("-")[1]))
     if not wanted:
         raise UsageError(

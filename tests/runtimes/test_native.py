@@ -332,3 +332,11 @@ def test_what_it_cannot_run_is_refused_with_the_reason(step_bundle: Path, why: s
     variant = bundle.read(step_bundle).variant("onnxruntime-fp32")
     with pytest.raises(UsageError, match=f"has no native variant: {why}.*another engine"):
         check_native(REFUSED[why](variant))
+
+
+def test_the_doctor_says_what_compiles(run: Run, monkeypatch: pytest.MonkeyPatch, compiling: None) -> None:
+    assert compiler.needed().version in run("doctor")[1]
+    monkeypatch.setenv(compiler.VARIABLE, "nocc")
+    told = run("doctor")[1]
+    assert "EDGEPV_CC=nocc: no such compiler" in told and "none; native variants need gcc or clang" in told
+    assert "build no  run no  missing: gcc or clang" in told

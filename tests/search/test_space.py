@@ -91,3 +91,11 @@ def test_a_target_that_is_not_here_is_refused() -> None:
 
 def test_one_precision_may_be_asked_for() -> None:
     assert variants_of(target("mobile"), "int8") == ("litert-int8-full", "litert-int8-conv")
+
+
+def test_native_code_is_searched_where_a_compiler_is(
+    monkeypatch: pytest.MonkeyPatch, compiling: None
+) -> None:
+    assert "native-fp32" in variants_of(target("cpu"), "fp32")
+    monkeypatch.setenv("EDGEPV_CC", "none")
+    assert "native-fp32" not in variants_of(target("cpu"), "fp32")

@@ -1,0 +1,39 @@
+"""The folder of a tracker: particles begin and end in C as in a session in Python."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import ROOT
+
+from edgepv.cli.firmware import followed
+from edgepv.data.frames import at_model_size
+from edgepv.data.video import open_video
+from edgepv.export import to_onnx
+from edgepv.firmware.package import Golden, write_firmware
+from edgepv.model.checkpoint import build
+from edgepv.zoo import checkpoint
+
+pytestmark = pytest.mark.slow
+FRAMES = 12
+LIMIT = 1e-3  # in image heights: a particle that is born elsewhere, or not, is off by a hundred times that
+
+
+def test_a_trackers_self_test_follows_what_a_session_follows(tmp_path: Path, compiling: None) -> None:
+    saved = checkpoint("pv-track-nano")
+    variant = to_onnx.lower(build(saved), saved.spec, tmp_path / "model.onnx")
+    with open_video(ROOT / "edgepv" / "zoo" / "points" / "evaluation" / "pt0.mp4") as video:
+        shown = [at_model_size(f.pixels, variant.spec) for f in itertools.islice(video, FRAMES)]
+    frames = np.stack(shown)
+    answers = followed(variant, tmp_path, frames)
+    assert answers.reshape(FRAMES, -1, 3)[-1, :, 2].max() > 0.5  # some are seen
+
+    folder = tmp_path / "fw"
+    folder.mkdir()
+    golden = Golden(frames, answers, variant.name, LIMIT)
+    sizes = write_firmware(folder, variant, (tmp_path / "model.onnx").read_bytes(), "0" * 64, golden)
+    assert sizes.selftest_rmse is not None and sizes.selftest_rmse < 1e-5
+    assert "tensors" not in sizes.ram.session_bytes
