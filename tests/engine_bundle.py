@@ -35,8 +35,6 @@ def write_bundle(
     """
     channels = 1 if colour == "grey" else 3
     shape = (1, channels, frames, HEIGHT, WIDTH) if frames else (chunk, channels, HEIGHT, WIDTH)
-    (folder / "models").mkdir(parents=True)
-    (folder / "models" / "model.onnx").write_bytes(net(shape, states))
     outputs = [TensorSpec("logits", (1, 3), "NC")]
     outputs += [TensorSpec(extra, _fresh(s), "NC") for s in states if s.output == extra]
     spec = ModelSpec(
@@ -49,24 +47,51 @@ def write_bundle(
         std=(0.229, 0.224, 0.225)[:channels],
         outputs=tuple(outputs) if extra else (),
     )
-    read = {"logits", *(s.output for s in states if s.output != "clip")}
+    return _write(
+        folder, net(shape, states), spec, None if frames else StreamSpec(tuple(states), 2, chunk=chunk)
+    )
+
+
+def write_tracker(folder: Path, places: int = 4) -> Path:
+    """A bundle of a tracker whose particles drift by a tenth of the picture's height at a frame."""
+    states = (
+        StateSpec("position", "position_next", (1, places, 2)),
+        StateSpec("life", "life_next", (1, places, 1)),
+    )
+    spec = ModelSpec(
+        "drift",
+        TensorSpec("clip", (1, 3, HEIGHT, WIDTH)),
+        task="tracking",
+        metric="delta_avg",
+        outputs=(TensorSpec("tracks", (1, places, 3), "NKC"),),
+        particles=places,
+    )
+    return _write(folder, drift(places), spec, StreamSpec(states, 1))
+
+
+def _write(folder: Path, model: bytes, spec: ModelSpec, stream: StreamSpec | None) -> Path:
+    """A bundle of one ONNX file, whose tensors are called as in the spec."""
+    (folder / "models").mkdir(parents=True)
+    (folder / "models" / "model.onnx").write_bytes(model)
+    states = stream.states if stream else ()
+    read = {a.name for a in spec.answers} | {s.output for s in states} - {spec.input.name}
     variant = Variant(
         name="onnxruntime-fp32",
         engine="onnxruntime",
         precision="fp32",
-        form="window" if frames else "step",
+        form="step" if stream else "window",
         path="models/model.onnx",
         sha256=sha256(folder / "models" / "model.onnx"),
         spec=spec,
-        stream=None if frames else StreamSpec(tuple(states), warmup=2, chunk=chunk),
-        inputs={"clip": "clip", **{s.name: s.name for s in states}},
+        stream=stream,
+        inputs={name: name for name in (spec.input.name, *(s.name for s in states))},
         outputs={name: name for name in sorted(read)},
     )
     content = Content(
-        name="tiny",
+        name=spec.name,
         target="cpu",
         spec=spec,
-        stream=variant.stream,
+        stream=stream,
         preprocessing="resize",
         postprocessing="softmax",
         calibration_digest=None,
@@ -137,6 +162,37 @@ def net(shape: tuple[int, ...], states: Sequence[StateSpec]) -> bytes:
         node("Cast", node("Mul", f"{s.name}_base", spread, out=f"{s.name}_new"), out=s.output, to=kind)
     nodes.append(helper.make_node("Sum", sums, ["logits"]))
     graph = helper.make_graph(nodes, "tiny", inputs, outputs, constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    data: bytes = model.SerializeToString()
+    return data
+
+
+def drift(places: int) -> bytes:
+    """An ONNX net that moves every particle down and to the right; those that live are visible."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    sizes = {"position": 2, "life": 1, "position_next": 2, "life_next": 1, "tracks": 3}
+    ports = {n: helper.make_tensor_value_info(n, TensorProto.FLOAT, (1, places, w)) for n, w in sizes.items()}
+    clip = helper.make_tensor_value_info("clip", TensorProto.FLOAT, (1, 3, HEIGHT, WIDTH))
+    nodes = [
+        helper.make_node("ReduceMax", ["clip"], ["light"], keepdims=0),
+        helper.make_node("Mul", ["light", "nothing"], ["dark"]),  # so that the frame is looked at
+        helper.make_node("Sum", ["position", "dark", "tenth"], ["position_next"]),
+        helper.make_node("Clip", ["life", "nothing", "one"], ["visible"]),
+        helper.make_node("Concat", ["position_next", "visible"], ["tracks"], axis=2),
+        helper.make_node("Identity", ["life"], ["life_next"]),
+    ]
+    numbers = {"nothing": 0.0, "tenth": 0.1, "one": 1.0}
+    constants = [
+        numpy_helper.from_array(np.array(value, np.float32), name) for name, value in numbers.items()
+    ]
+    fed, read = (
+        [clip, ports["position"], ports["life"]],
+        [ports["tracks"], ports["position_next"], ports["life_next"]],
+    )
+    graph = helper.make_graph(nodes, "drift", fed, read, constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)
     data: bytes = model.SerializeToString()

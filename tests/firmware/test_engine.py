@@ -7,15 +7,18 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from building import CORE, GCC
-from engine_bundle import HEIGHT, KINDS, WIDTH, write_bundle
+from engine_bundle import HEIGHT, KINDS, WIDTH, write_bundle, write_tracker
 from engine_replay import ENGINE, SOURCES, Replay, build, in_python, library
 from support import ROOT, Tiny, made_once
 
 from edgepv import bundle
 from edgepv.bundle import golden
+from edgepv.runtimes.engine import open_engine
+from edgepv.runtimes.lane import Lane
 from edgepv.types import StateSpec
 
 pytestmark = pytest.mark.slow
@@ -142,6 +145,18 @@ def test_colours_are_ordered_as_the_model_was_trained(colour: str, sanitized: Re
     check_equal(sanitized, write_bundle(tmp_path / "b", colour=colour))
 
 
+def test_a_tracker_bears_its_particles_as_in_python(sanitized: Replay, tmp_path: Path) -> None:
+    place = write_tracker(tmp_path / "b")
+    (variant,) = bundle.read(place).content.variants
+    frames = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8), (5, 5), 0)
+    clip = np.stack([np.roll(frames, 3 * t, 1) for t in range(12)])
+    lane = Lane(open_engine(variant, place), variant)
+    wanted = np.stack([lane.step(frame)[0]["tracks"].ravel() for frame in clip])
+    assert len(np.unique(wanted[:, 2::3].sum(1))) > 1, "particles should begin and end"
+    for got in sanitized.answers(place, variant, clip):
+        np.testing.assert_array_equal(got, wanted)
+
+
 def test_what_the_manifest_says_is_told(sanitized: Replay, tmp_path: Path) -> None:
     place = write_bundle(tmp_path / "b", (StateSpec("s", "t", (1, 2)),))
     said = sanitized.open(place, "-", library("onnxruntime"))
@@ -251,4 +266,6 @@ def test_cmake_builds_installs_and_is_found(tmp_path: Path, folder: Path) -> Non
     )
     named = {line.split()[2].split("@")[0] for line in symbols.stdout.splitlines() if " T " in line}
     listed = (ENGINE / "edgepv-engine.map").read_text().split("global:")[1].split("local:")[0]
+    headers = "".join((CORE / name).read_text() for name in ("edgepv.h", "edgepv_engine.h"))
     assert named == set(listed.replace(";", "").split())
+    assert named == set(re.findall(r"(edgepv_\w+)\(", re.sub(r"(?s)/\*.*?\*/", "", headers)))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_bundle import write_bundle
+from engine_bundle import write_bundle, write_tracker
 from engine_replay import Replay, build, library
 from support import ROOT
 
@@ -188,18 +188,19 @@ def test_what_a_manifest_cannot_mean_is_one_line(
     refused(replay, place, ENGINE if says == "no variant" else INPUT, says)
 
 
-def test_a_tracker_whose_particles_nobody_bears_is_refused(replay: Replay, tmp_path: Path) -> None:
-    states = (StateSpec("position", "p", (1, 4, 2)), StateSpec("life", "q", (1, 4, 1)))
-    place = spoil(
-        write_bundle(tmp_path / "b", states),
-        both(
-            spec(task="tracking", metric="aj", particles=4, labels=[]),
-            spec(outputs=[{"name": "logits", "shape": [1, 3]}]),
-        ),
-    )
-    refused(replay, place, INPUT, "variant onnxruntime-fp32 follows particles, which C does not bear yet")
-    spoil(place, spec(particles=None))
+@pytest.mark.parametrize(
+    "change",
+    [
+        spec(particles=5),
+        spec(outputs=[{"name": "tracks", "shape": [1, 12]}]),
+        state(name="place"),
+        state(shape=[1, 4, 3]),
+    ],
+)
+def test_a_tracker_that_is_none_is_refused(change: Change, replay: Replay, tmp_path: Path) -> None:
+    place = write_tracker(tmp_path / "b")
     assert replay.open(place, "-", library("onnxruntime")).returncode == OK
+    refused(replay, spoil(place, change), INPUT, "not the states and the answer of a tracker")
 
 
 def test_a_state_may_begin_with_infinity_but_not_with_nothing(replay: Replay, place: Path) -> None:

@@ -398,21 +398,28 @@ static void read_variants(reader *r)
     }
 }
 
-/* A tracker's particles are born and die on the host, between two steps; without that it follows nothing. */
-static void refuse_births(reader *r, edgepv_json spec)
+/* Of a tracker: its places, and the two states by which the host bears and ends what is in them. */
+static void read_particles(reader *r, edgepv_json spec)
 {
-    const edgepv_bundle *b = r->bundle;
+    edgepv_bundle *b = r->bundle;
     edgepv_json value;
-    int position = 0, life = 0;
     if (!get(r, spec, "particles", 0, &value) || strcmp(b->task, "tracking")) return;
+    uint32_t count = get_whole(r, spec, "particles", 1, EDGEPV_MOST_PARTICLES, 0), found = 0;
+    size_t each = count * sizeof(float);
+    if (r->failed) return;
     for (uint32_t i = 0; i < b->state_count; i++) {
-        position |= !strcmp(b->states[i].in.name, "position");
-        life |= !strcmp(b->states[i].in.name, "life");
+        const edgepv_tensor *in = &b->states[i].in;
+        uint32_t width = !strcmp(in->name, "position") ? 2u : !strcmp(in->name, "life") ? 1u : 0u;
+        if (!width) continue;
+        *(width == 2u ? &b->position : &b->life) = i;
+        found += in->dtype == EDGEPV_FLOAT32 && in->bytes == width * each;
     }
-    if (!position || !life) return;
-    r->failed = 1;
-    edgepv_because(r->why, EDGEPV_INPUT,
-                   "variant %s follows particles, which C does not bear yet. Use edgepv run", b->variant);
+    const edgepv_tensor *tracks = &b->answers[0];
+    if (found != 2 || tracks->rank != 3 || tracks->shape[1] != count || tracks->shape[2] < 3) {
+        fault(r, "has not the states and the answer of a tracker", b->variant);
+        return;
+    }
+    b->particles = count;
 }
 
 edgepv_status edgepv_read_manifest(const char *text, size_t bytes, edgepv_bundle *bundle, edgepv_why *why)
@@ -461,7 +468,7 @@ edgepv_status edgepv_read_variant(edgepv_bundle *bundle, const char *name, edgep
     if (bundle->streamed) read_stream(&r, part);
     if (get(&r, variant, "spec", 1, &part)) {
         read_spec(&r, part);
-        refuse_births(&r, part);
+        read_particles(&r, part);
     }
     if (!bundle->streamed) {
         bundle->warmup = bundle->frames;

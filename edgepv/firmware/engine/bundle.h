@@ -20,9 +20,10 @@
 #define EDGEPV_MOST_BYTES ((uint64_t)1 << 31) /* of a tensor, and of all states together */
 #define EDGEPV_MOST_STATES 1024u              /* fewer than the writer's 4096: ours have up to 40 */
 #define EDGEPV_MOST_ANSWERS 16u               /* ours have up to 2 */
-#define EDGEPV_MOST_NAME 800u                 /* bytes: 200 letters of up to 4 */
-#define EDGEPV_MOST_PATH 1024u                /* bytes of a path in the bundle */
-#define EDGEPV_RANK 5u                        /* axes of a tensor, with that of the batch or the rows */
+#define EDGEPV_MOST_PARTICLES 1024
+#define EDGEPV_MOST_NAME 800u  /* bytes: 200 letters of up to 4 */
+#define EDGEPV_MOST_PATH 1024u /* bytes of a path in the bundle */
+#define EDGEPV_RANK 5u         /* axes of a tensor, with that of the batch or the rows */
 
 typedef struct { /* where the one line about a failure goes; text may be NULL */
     char *text;
@@ -74,6 +75,7 @@ typedef struct {
     uint32_t label_count, state_count, answer_count;
     int probabilities, rgb, streamed, exact_sums;
     uint32_t frames, warmup, chunk, delay, width, height, channels, fps_num, fps_den;
+    uint32_t particles, position, life; /* of a tracker: its places, and which of its states those are */
     double mean[3], std[3];
     edgepv_tensor input;
     edgepv_state_spec *states;

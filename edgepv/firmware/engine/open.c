@@ -165,6 +165,9 @@ static void describe(edgepv_opened *o)
     m->output_count = b->answer_count;
     m->state_count = b->state_count;
     m->outputs = o->outputs;
+    m->particles = b->particles;
+    m->position = b->position;
+    m->life = b->life;
     for (uint32_t i = 0; i < b->answer_count; i++) {
         edgepv_port *port = &o->outputs[i];
         port->name = b->answers[i].name;
