@@ -171,6 +171,11 @@ def test_a_strongly_typed_build_falls_back_to_float32(tmp_path: Path, version: s
     assert "model-fp32-op17.onnx" in only and f"model-fp32-trt{version}.engine" in only
 
 
+def test_a_bundle_without_a_file_for_a_tensorrt_says_so(tmp_path: Path) -> None:
+    assert _built(tmp_path, "10.12", ["tensorrt-int8"], []) == []
+    assert "this bundle has no file for TensorRT 10.12" in (tmp_path / "build.sh").read_text()
+
+
 @pytest.mark.parametrize(
     ("target", "loudness", "noted", "reason"),
     [
