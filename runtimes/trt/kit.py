@@ -94,7 +94,7 @@ def candidates(bundle: Bundle, here: Device, say: Say) -> list[Candidate]:
     """The variants for this TensorRT, floats first. Raises TargetUnavailableError if there are none."""
     device.refuse_target(here, bundle.target)
     board = device.table()["boards"].get(here.board or "")
-    found = []
+    found: list[Candidate] = []
     for model in sorted(bundle.models, key=lambda m: (m.int8, not m.strong)):
         why = bundle.refused(model)
         if model.int8 and board and "int8" not in board["precisions"]:

@@ -36,10 +36,10 @@ def opened(jetson_bundle: Path) -> bundle.Bundle:
     return bundle.Bundle(jetson_bundle)
 
 
-def built(opened: bundle.Bundle, **more: str) -> list[str]:
+def built(opened: bundle.Bundle, only: str | None = None) -> list[str]:
     """What a build says."""
     lines: list[str] = []
-    kit.build(opened, lines.append, calls=3, **more)
+    kit.build(opened, lines.append, calls=3, only=only)
     return lines
 
 
