@@ -25,9 +25,7 @@ from edgepv.runtimes.trt.device import Device
 from edgepv.runtimes.trt.engine import TrtEngine
 
 Say = Callable[[str], None]
-NOT_JUDGED = (
-    "not judged: the bundle carries no clips. What it scored where it was made stands in measured.json"
-)
+NOT_JUDGED = "not judged, as no clips were given; what it scored where it was made is in measured.json"
 """What is said of the accuracy on the device."""
 
 
