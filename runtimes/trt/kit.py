@@ -134,7 +134,7 @@ def build(
     """
     files = bundle.check()
     say(f"{files} files match their digests; status: {store.WORDS[0]}")
-    here = device.find()
+    here = device.find(stats=True)
     for line in here.told():
         say(line)
     wanted = [c for c in candidates(bundle, here, say) if only in (None, c.model.name)]
@@ -288,7 +288,7 @@ def _measured(
     finally:
         for engine in opened.values():
             engine.close()
-    after = device.find()
+    after = device.find(stats=True)
     conditions = {
         "power": here.power,
         "clocks_before": here.clocks,
