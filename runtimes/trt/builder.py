@@ -110,12 +110,13 @@ def _attempted(
     configure(trt, config, attempt, kind, strong=device.strong)
     cache = config.create_timing_cache(tactics.read_bytes() if tactics.is_file() else b"")
     config.set_timing_cache(cache, False)
-    _watch(trt, config, say)
+    monitor = _watch(trt, config, say)
     plan = None
     with contextlib.suppress(RuntimeError, MemoryError):  # what lack of memory ends as, besides None
         plan = builder.build_serialized_network(network, config)
     if plan is None:
         return None
+    del monitor  # the configuration may only point at it, so it lived until here
     made = config.get_timing_cache()
     if made is not None:
         write(tactics, bytes(memoryview(made.serialize())))
@@ -159,10 +160,10 @@ def _logger(trt: Any) -> Any:
     return Log()
 
 
-def _watch(trt: Any, config: Any, say: Say) -> None:
-    """Have the build tell how far it is, where TensorRT can (10 and later)."""
+def _watch(trt: Any, config: Any, say: Say) -> Any:
+    """What has the build tell how far it is, where TensorRT can (10 and later); else None."""
     if not (hasattr(trt, "IProgressMonitor") and hasattr(config, "progress_monitor")):
-        return
+        return None
 
     class Progress(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -184,4 +185,6 @@ def _watch(trt: Any, config: Any, say: Say) -> None:
         def phase_finish(self, phase_name: str) -> None:
             self.steps.pop(phase_name, None)
 
-    config.progress_monitor = Progress()
+    monitor = Progress()
+    config.progress_monitor = monitor
+    return monitor

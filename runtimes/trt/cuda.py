@@ -169,9 +169,8 @@ class Cuda:
         self._call("cuGraphExecDestroy", ctypes.c_void_p(graph))
 
     def close(self) -> None:
-        """Give the stream and the context back."""
+        """Give the stream back. The context stays until the process ends: TensorRT may be using it."""
         self._call("cuStreamDestroy_v2", self._stream)
-        self._call("cuDevicePrimaryCtxRelease_v2", self._device)
 
     def _call(self, name: str, *arguments: Any) -> None:
         """Call a function of the driver. Raises DeviceError for lack of memory, else EngineError."""

@@ -66,7 +66,7 @@ class Device:
         clocks = ", ".join(f"{name} {now:.0f} of {most:.0f} MHz" for name, (now, most) in self.clocks.items())
         yield f"power mode: {self.power or 'not known'}; clocks: {clocks or 'not known'}"
         stats = ", ".join(f"{key} {value}" for key, value in (self.stats or {}).items())
-        yield f"jetson-stats: {stats or 'not installed'}"
+        yield f"jetson-stats: {stats or 'no answer'}"
 
     def as_json(self) -> dict[str, Any]:
         """All of it as plain JSON data."""
@@ -102,8 +102,8 @@ def tensorrt() -> Any:
         ) from e
 
 
-def find(root: Path = Path("/")) -> Device:
-    """What is here. root: where the machine's files lie.
+def find(root: Path = Path("/"), *, stats: bool = False) -> Device:
+    """What is here. root: where the machine's files lie. stats: whether to ask jetson-stats, for a second.
 
     Raises TargetUnavailableError where there is no GPU or no tensorrt, and for a TensorRT that is refused.
     """
@@ -122,6 +122,8 @@ def find(root: Path = Path("/")) -> Device:
         free, total = driver.memory()
         sm = f"{driver.attribute(cuda.MAJOR)}.{driver.attribute(cuda.MINOR)}"
         integrated = bool(driver.attribute(cuda.INTEGRATED))
+        if integrated:  # the driver does not count what the kernel gives back at once, such as file caches
+            free = max(free, min(total, _available(root)))
     finally:
         driver.close()
     l4t = _l4t(root)
@@ -139,7 +141,7 @@ def find(root: Path = Path("/")) -> Device:
         ".".join(map(str, sys.version_info[:3])),
         _power(root),
         _clocks(root),
-        _stats(),
+        _stats() if stats else None,
     )
 
 
@@ -211,6 +213,12 @@ def _text(path: Path) -> str | None:
         return path.read_bytes().replace(b"\0", b"").decode("utf-8", "replace").strip() or None
     except OSError:
         return None
+
+
+def _available(root: Path) -> int:
+    """Bytes of memory that the kernel says can be had; 0 where it does not say."""
+    match = re.search(r"^MemAvailable:\s+(\d+) kB", _text(root / "proc/meminfo") or "", re.MULTILINE)
+    return 1024 * int(match[1]) if match else 0
 
 
 def _board(model: str | None) -> str | None:

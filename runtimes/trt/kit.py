@@ -25,9 +25,7 @@ from edgepv.runtimes.trt.device import Device
 from edgepv.runtimes.trt.engine import TrtEngine
 
 Say = Callable[[str], None]
-NOT_JUDGED = (
-    "not judged: the bundle carries no clips. What it scored where it was made stands in measured.json"
-)
+NOT_JUDGED = "not judged, as no clips were given; what it scored where it was made is in measured.json"
 """What is said of the accuracy on the device."""
 
 
@@ -94,7 +92,7 @@ def candidates(bundle: Bundle, here: Device, say: Say) -> list[Candidate]:
     """The variants for this TensorRT, floats first. Raises TargetUnavailableError if there are none."""
     device.refuse_target(here, bundle.target)
     board = device.table()["boards"].get(here.board or "")
-    found = []
+    found: list[Candidate] = []
     for model in sorted(bundle.models, key=lambda m: (m.int8, not m.strong)):
         why = bundle.refused(model)
         if model.int8 and board and "int8" not in board["precisions"]:
@@ -136,7 +134,7 @@ def build(
     """
     files = bundle.check()
     say(f"{files} files match their digests; status: {store.WORDS[0]}")
-    here = device.find()
+    here = device.find(stats=True)
     for line in here.told():
         say(line)
     wanted = [c for c in candidates(bundle, here, say) if only in (None, c.model.name)]
@@ -290,7 +288,7 @@ def _measured(
     finally:
         for engine in opened.values():
             engine.close()
-    after = device.find()
+    after = device.find(stats=True)
     conditions = {
         "power": here.power,
         "clocks_before": here.clocks,

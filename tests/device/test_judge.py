@@ -15,6 +15,7 @@ from edgepv.bundle import manifest
 from edgepv.device.judge import Judge
 from edgepv.errors import UsageError
 from edgepv.runtimes.trt import bundle, kit, measure
+from edgepv.runtimes.trt.engine import TrtEngine
 
 pytestmark = pytest.mark.slow
 
@@ -82,7 +83,7 @@ def test_a_refused_engine_is_not_kept_however_fast(
     on_jetson()
     lines: list[str] = []
 
-    def judge(engines: dict[str, object]) -> dict[str, kit.Judgement]:
+    def judge(engines: dict[str, TrtEngine]) -> dict[str, kit.Judgement]:
         assert next(iter(engines)) == "tensorrt-fp32", "one in float comes first"
         return {n: kit.Judgement("told", "it loses" if "int8" in n else "", {}) for n in engines}
 

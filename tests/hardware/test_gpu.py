@@ -18,7 +18,7 @@ from edgepv.bundle import golden, manifest
 from edgepv.bundle.proof import proven
 from edgepv.errors import EdgepvError
 from edgepv.runtimes import open_session
-from edgepv.runtimes.trt import bundle, cuda, kit, store
+from edgepv.runtimes.trt import bundle, cuda, device, kit, store
 
 COUNT, WHY = cuda.device_count()
 pytestmark = [
@@ -30,11 +30,11 @@ pytestmark = [
 def test_the_driver_records_copies_and_replays_them() -> None:
     driver = cuda.Cuda()
     size = 1 << 12
-    host, device, other = driver.pin(size), driver.allocate(size), driver.allocate(size)
+    host, first, other = driver.pin(size), driver.allocate(size), driver.allocate(size)
     values = np.frombuffer((ctypes.c_ubyte * size).from_address(host), np.uint8)  # type: ignore[call-overload]
     driver.record()
-    driver.to_device(device, host, size)
-    driver.within(other, device, size)
+    driver.to_device(first, host, size)
+    driver.within(other, first, size)
     driver.to_host(host, other, size)
     graph = driver.recorded()
     for value in (1, 2):
@@ -45,7 +45,7 @@ def test_the_driver_records_copies_and_replays_them() -> None:
     free, total = driver.memory()
     assert 0 < free <= total
     driver.forget(graph)
-    for address in (device, other):
+    for address in (first, other):
         driver.free(address)
     driver.unpin(host)
     driver.close()
@@ -66,7 +66,7 @@ def test_a_bundle_is_built_proven_and_run(
         print("\n".join(lines))
     whole = manifest.read(jetson_bundle)
     fit = proven(whole, (whole.variant(),))
-    assert fit.variants[0].name == found["variant"] == store.kept(whole.digest, kit.device.find())
+    assert fit.variants[0].name == found["variant"] == store.kept(whole.digest, device.find())
     frames = golden.load(whole)["frames"]
     with open_session(fit.variants[0], whole.checked) as session:
         first = [session.step(frame).scores for frame in frames]

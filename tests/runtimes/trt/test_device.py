@@ -27,7 +27,7 @@ def machine(root: Path, files: dict[str, str]) -> Path:
 
 
 def test_an_orin_nano_is_read_from_its_files(on_jetson: OnJetson, tmp_path: Path) -> None:
-    on_jetson("10.3.0", sm="8.7", free=3 << 30, total=8 << 30)
+    on_jetson("10.3.0", sm="8.7", free=1 << 30, total=8 << 30, integrated=1)
     files = {
         "proc/device-tree/model": MODEL,
         "etc/nv_tegra_release": RELEASE,
@@ -36,13 +36,14 @@ def test_an_orin_nano_is_read_from_its_files(on_jetson: OnJetson, tmp_path: Path
         "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq": "729600\n",
         "sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq": "1728000\n",
         "var/lib/nvpmodel/status": "pmode:0002",
+        "proc/meminfo": "MemTotal: 7990000 kB\nMemFree: 900000 kB\nMemAvailable:    3145728 kB\n",
     }
     here = device.find(machine(tmp_path, files))
     assert (here.board, here.l4t, here.jetpack, here.sm) == ("jetson-orin-nano", "36.4.3", "6.2", "8.7")
     assert here.clocks == {"GPU": (306.0, 1020.0), "CPU": (729.6, 1728.0)}
     assert here.power == "pmode:0002" and here.stats is None
     lines = list(here.told())
-    assert "SM 8.7, 3072 of 8192 MiB free" in lines[0] and "jetson-stats: not installed" in lines[3]
+    assert "SM 8.7, 3072 of 8192 MiB free" in lines[0] and "jetson-stats: no answer" in lines[3]
 
 
 @pytest.mark.parametrize(
@@ -118,6 +119,12 @@ def test_a_python_without_tensorrt_says_which_one_has_it(
         TargetUnavailableError, match="cannot import tensorrt .*system's python3.*--system-site"
     ):
         device.find()
+
+
+def test_the_context_that_tensorrt_may_use_is_not_taken_away(on_jetson: OnJetson) -> None:
+    driver = on_jetson().driver
+    device.find()
+    assert "cuDevicePrimaryCtxRetain" in driver.calls and "cuDevicePrimaryCtxRelease_v2" not in driver.calls
 
 
 def test_a_driver_that_is_too_old_is_named(on_jetson: OnJetson, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import shutil
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from support import ROOT
 
 from edgepv.base import cache
 from edgepv.bundle import golden, manifest
@@ -36,10 +38,10 @@ def opened(jetson_bundle: Path) -> bundle.Bundle:
     return bundle.Bundle(jetson_bundle)
 
 
-def built(opened: bundle.Bundle, **more: str) -> list[str]:
+def built(opened: bundle.Bundle, only: str | None = None) -> list[str]:
     """What a build says."""
     lines: list[str] = []
-    kit.build(opened, lines.append, calls=3, **more)
+    kit.build(opened, lines.append, calls=3, only=only)
     return lines
 
 
@@ -340,17 +342,21 @@ def test_verify_and_bench_and_run(
     assert {row["label"] for row in rows} <= set(opened.models[0].labels)
 
 
-def test_the_command_builds_as_the_kit_does(
-    jetson_bundle: Path, on_jetson: OnJetson, run: Callable[..., tuple[int, str, str]]
+def test_the_commands_do_as_the_kit_does(
+    jetson_bundle: Path, on_jetson: OnJetson, run: Callable[..., tuple[int, str, str]], a_clip: Path
 ) -> None:
     on_jetson()
     code, out, err = run("build", str(jetson_bundle), "--calls", "2")
     assert code == 0, err
-    assert "kept: tensorrt-" in out and "not judged: the bundle carries no clips" in out
+    assert "kept: tensorrt-" in out and "not judged, as no clips were given" in out
     code, out, err = run("build", str(jetson_bundle), "--calls", "2", "--json", "--variant", "tensorrt-int8")
     assert code == 0 and json.loads(out)["variant"] == "tensorrt-int8"
-    code, out, err = run("verify", str(jetson_bundle))
-    assert code == 0
+    code, out, err = run("verify", str(jetson_bundle))  # in a process of its own, which has no fake
+    assert code == 0 and "tensorrt-int8: golden answers reproduced" in out
+    code, out, err = run("bench", str(jetson_bundle))
+    assert code == 0 and "tensorrt-int8" in out and "tensorrt-fp16" not in out, err
+    code, out, err = run("run", str(jetson_bundle), "--source", str(a_clip))
+    assert code == 0 and '"engine": "tensorrt"' in out and '"variant": "tensorrt-int8"' in out, err
 
 
 def test_bundles_that_are_none_are_one_line(
@@ -410,3 +416,27 @@ def test_grey_is_opencvs_grey() -> None:
     model = bundle.model_of(encode(variant))
     grey = np.rint(bundle.preprocess(frame, model)[0, 0] * 255)
     assert np.array_equal(grey, cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY))
+
+
+def test_the_benchmark_for_a_board_notes_what_came_out_and_what_was_refused(
+    jetson_bundle: Path,
+    on_jetson: OnJetson,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    spec = importlib.util.spec_from_file_location("benchmark_jetson", ROOT / "benchmarks" / "jetson.py")
+    assert spec and spec.loader
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    monkeypatch.setattr(script, "OUT", tmp_path / "jetson.json")
+    for machine in ({}, {"devices": 0}):
+        on_jetson(**machine)
+        monkeypatch.setattr("sys.argv", ["jetson.py", str(jetson_bundle), "--calls", "2"])
+        script.main()
+    rows = json.loads((tmp_path / "jetson.json").read_text())
+    assert rows[0]["found"]["variant"] in rows[0]["said"][-1] and "no GPU for TensorRT" in rows[1]["refused"]
+    lines = script.table(rows).splitlines()
+    assert len(lines) == 5 and sum(line.endswith("| yes | kept |") for line in lines) == 1
+    assert "not known, not known, 10.3.0, not known | tensorrt-int8 |" in lines[3]

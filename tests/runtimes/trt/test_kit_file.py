@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support import ROOT
 
 from edgepv.base.files import sha256
 from edgepv.export.tensorrt.kit import KIT, write_kit
@@ -109,6 +110,8 @@ def test_without_a_gpu_it_says_so_in_one_line(kit: Path, jetson_bundle: Path, tm
         got = called(sys.executable, [], str(kit), *command, "--bundle", str(jetson_bundle), cache=tmp_path)
         assert got.returncode == 7 and got.stderr.count("\n") == 1
         assert got.stderr.startswith("kit.pyz: no GPU for TensorRT on this machine: no libcuda.so.1")
+        shown = " ".join((ROOT / "docs" / "jetson-kit.md").read_text(encoding="utf-8").split())
+        assert " ".join(got.stderr.split()) in shown, "the page shows what is said"
 
 
 @pytest.mark.slow

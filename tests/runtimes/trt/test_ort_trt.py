@@ -13,7 +13,7 @@ from edgepv.base.optional import need
 from edgepv.bundle import manifest
 from edgepv.errors import EngineError, TargetUnavailableError
 from edgepv.runtimes import open_engine
-from edgepv.runtimes.engines import ort_trt
+from edgepv.runtimes.engines import ort, ort_trt
 from edgepv.types import Variant
 
 pytestmark = pytest.mark.slow
@@ -53,11 +53,15 @@ def test_a_session_that_fell_back_is_never_an_engine(
     jetson_bundle: Path, variants: dict[str, Variant], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """This ONNX Runtime has no TensorRT: told that it has, it warns and opens the file on the CPU."""
-    ort = need("onnxruntime", extra="cpu")
-    monkeypatch.setattr(ort, "get_available_providers", lambda: [ort_trt.PROVIDER])
-    real: Any = ort_trt.session
+    library = need("onnxruntime", extra="cpu")
+    monkeypatch.setattr(library, "get_available_providers", lambda: [ort_trt.PROVIDER])
     asked: list[Any] = []
-    monkeypatch.setattr(ort_trt, "session", lambda *a, **k: (asked.append(a[3]), real(*a, **k))[1])
+
+    def session(model: bytes, name: str, threads: int, providers: Any) -> Any:
+        asked.append(providers)
+        return ort.session(model, name, threads, providers)
+
+    monkeypatch.setattr(ort_trt, "session", session)
     variant = replace(variants["tensorrt-int8"], engine="onnxruntime-tensorrt")
     with pytest.raises(EngineError, match=r"without TensorRT \(with CPUExecutionProvider\)"):
         open_engine(variant, jetson_bundle)

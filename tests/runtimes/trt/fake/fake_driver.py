@@ -17,8 +17,16 @@ class FakeDriver:
     """What ``ctypes.CDLL("libcuda.so.1")`` gives, in Python. ``calls`` has the name of every function "
     "called."""
 
-    def __init__(self, devices: int = 1, sm: str = "8.7", free: int = 4 << 30, total: int = 8 << 30) -> None:
+    def __init__(
+        self,
+        devices: int = 1,
+        sm: str = "8.7",
+        free: int = 4 << 30,
+        total: int = 8 << 30,
+        integrated: int = 0,
+    ) -> None:
         self.devices, self.sm, self.free, self.total = devices, sm, free, total
+        self.integrated = integrated
         self.calls: list[str] = []
         self.memory: dict[int, Any] = {}
         self.recording: list[Callable[[], None]] | None = None
@@ -59,9 +67,6 @@ class FakeDriver:
         out._obj.value = 1
         return 0
 
-    def cuDevicePrimaryCtxRelease_v2(self, device: Any) -> int:
-        return 0
-
     def cuCtxSetCurrent(self, context: Any) -> int:
         return 0
 
@@ -79,7 +84,7 @@ class FakeDriver:
 
     def cuDeviceGetAttribute(self, out: Any, which: Any, device: Any) -> int:
         major, minor = map(int, self.sm.split("."))
-        out._obj.value = {75: major, 76: minor, 18: 1}[which.value]
+        out._obj.value = {75: major, 76: minor, 18: self.integrated}[which.value]
         return 0
 
     def cuMemGetInfo_v2(self, free: Any, total: Any) -> int:
