@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from measured_at import now
 
 from edgepv import zoo
 from edgepv.base.files import read_json, write_json, write_text
@@ -148,6 +149,7 @@ def _facts(subject: Subject, module: Any, spec: ModelSpec, video: np.ndarray) ->
         "gflops_frame": cost.flops_frame / 1e9,
         "stride": cost.stride,
         "proof": encode(prove(module, model, clips)),
+        "proved_at": now(),
         "torch_against_chunk": against_chunk(model, steps(model), video[:FRAMES]),
     }
 

@@ -25,6 +25,8 @@ PRODUCT = {
         ("ONNX Runtime sessions", "InferenceSession(", "edgepv/base/optional.py"),
         ("manifest.csv read", "DictReader(", "edgepv/data/clips.py"),
         ("AdamW of all trainers", "AdamW(", "edgepv/model/training.py"),
+        ("a step of any training", "zero_grad()", "edgepv/model/training.py"),
+        ("what a training goes on from", "optimizer.state_dict()", "edgepv/model/training.py"),
         ("clips as one digest", "def clips_digest(", "edgepv/data/clips.py"),
     ],
 )

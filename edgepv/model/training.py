@@ -67,7 +67,7 @@ class Trainer:
         groups = [{"params": decaying, "weight_decay": weight_decay}]
         if only_matrices:
             groups.append({"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0})
-        self.optimizer = (optimizer or torch.optim.AdamW)(groups)
+        self.optimizer = optimizer(groups) if optimizer else torch.optim.AdamW(groups)
 
     def step(self, loss: Tensor, rate: float) -> float:
         """One step at learning rate ``rate`` down a loss, a tensor of one number; returns the number.

@@ -149,7 +149,7 @@ def test_what_is_asked_of_classifiers_is_asked_of_every_task_that_classifies(
     twice = ModelSpec("wave", TensorSpec("frame", (1, 3, 32, 32)), ("left", "left"), task="gesture")
     for classifies in (True, False):
         gesture = replace(TASKS.find("classification"), classifies=classifies)
-        monkeypatch.setitem(TASKS.own, "gesture", gesture)  # type: ignore[arg-type]
+        monkeypatch.setitem(TASKS.own, "gesture", gesture)
         refused = pytest.raises(UsageError, match="at least two different names")
         with refused if classifies else contextlib.nullcontext():
             check_spec(twice, "spec.toml")
