@@ -275,7 +275,7 @@ def activated(net: Net, draw: st.DrawFn, x: str) -> str:
     op = draw(st.sampled_from(ops))
     if op == "Clip":
         low, high = net.constant(), net.constant()
-        net.constants[low], net.constants[high] = np.float32(-0.5).reshape(()), np.float32(0.75).reshape(())
+        net.constants[low], net.constants[high] = np.array(-0.5, np.float32), np.array(0.75, np.float32)
         return net.add("Clip", x, low, high)
     return net.add(op, x)
 
@@ -427,7 +427,7 @@ def test_nothing_is_read_or_written_outside(tmp_path: Path) -> None:
     (tmp_path / "main.c").write_text(MAIN)
     built = tmp_path / "main"
     sane = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-march=native")
-    command = [
+    command: list[str | Path] = [
         any_compiler(),
         *FLAGS,
         *sane,
