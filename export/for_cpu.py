@@ -25,6 +25,8 @@ VARIANTS = (
     NATIVE,
 )
 """All there are; those of a flat clip model end in FLAT."""
+NEEDS = {NATIVE: "edgepv.firmware.compiler:compiler"}
+"""Variant -> what it cannot be made without: a function that answers None where that is not here."""
 STEPS = {"onnxruntime-int8": "mixed", "openvino-int8": "mixed", "openvino-int8-nncf": "int8-openvino"}
 """Variant -> the step that makes it."""
 INT8_FILES: tuple[tuple[str, str, dict[str, Any]], ...] = (
@@ -34,11 +36,6 @@ INT8_FILES: tuple[tuple[str, str, dict[str, Any]], ...] = (
 )
 """Variant, its file, and what is fixed of its step's options. ONNX Runtime adds eight bits exactly where it
 is told to, OpenVINO only seven: see int8_onnx."""
-
-
-def makeable() -> tuple[str, ...]:
-    """Those of VARIANTS that can be made on this machine: the native one needs a compiler."""
-    return VARIANTS if compiler() else tuple(name for name in VARIANTS if name != NATIVE)
 
 
 def build(request: BuildRequest) -> BuildResult:

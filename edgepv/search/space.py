@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -218,9 +218,10 @@ def variants_of(target: Target, precision: str) -> tuple[str, ...]:
     """
     measured = target.status == Target.status
     module = resolve(target.builder.partition(":")[0])
-    every = getattr(module, "makeable", lambda: getattr(module, "VARIANTS", ()))
-    known: tuple[str, ...] = every() if measured else ()
-    wanted = tuple(v for v in known if precision in ("auto", v.split("-")[1]))
+    known: tuple[str, ...] = getattr(module, "VARIANTS", ()) if measured else ()
+    needs: Mapping[str, str] = getattr(module, "NEEDS", {})
+    here = (v for v in known if v not in needs or resolve(needs[v])() is not None)
+    wanted = tuple(v for v in here if precision in ("auto", v.split("-")[1]))
     if not wanted:
         raise UsageError(
             f"the search cannot measure {target.name} on this machine. Search on the device itself, or for "

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from building import ARM64, ARMV7, CLANG, CORTEX_M7, GCC, Machine
+from null_bundle import write_null_bundle
 from support import Run, made_once
 
 from edgepv import bundle
@@ -219,3 +220,18 @@ def test_equal_bundles_give_equal_folders(step_bundle: Path, folder: Path, tmp_p
 
 def test_names_of_the_model_are_words_in_the_readme() -> None:
     assert package._plain("a|b <script> `x`\n") == "a_b _script_ _x__"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "holds no float step as ONNX to make C of. Export the model with --target cpu"),
+        (["--variant", "null"], "null is models/delays.json, and C is generated of ONNX files only"),
+    ],
+)
+def test_a_bundle_without_a_step_in_onnx_is_refused(
+    tmp_path: Path, run: Run, arguments: list[str], message: str
+) -> None:
+    folder = write_null_bundle(tmp_path / "b")
+    code, _, said = run("firmware", folder, "--out", tmp_path / "fw", *arguments)
+    assert code == 2 and message in said and not (tmp_path / "fw").exists()

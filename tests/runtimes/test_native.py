@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +24,7 @@ from edgepv.firmware import compiler
 from edgepv.firmware.compiled import check_native
 from edgepv.firmware.compiler import PROCESSORS, processor_here
 from edgepv.runtimes import open_engine, open_session
+from edgepv.runtimes.engine import CancelledError
 from edgepv.runtimes.engines.native import NativeEngine
 from edgepv.runtimes.ladder import open_ladder
 from edgepv.stream import Stepper, Tensors
@@ -106,6 +109,35 @@ def test_a_step_that_fails_changes_nothing(native_bundle: Path, variant: Variant
             with pytest.raises(EngineError, match=f"{NATIVE}: the model answered NaN"):
                 native.step(np.full_like(frame, np.nan))
         assert np.array_equal(native.step(frame)["logits"], alone.step(frame)["logits"])
+
+
+def test_a_step_that_is_cancelled_changes_nothing(native_bundle: Path, variant: Variant) -> None:
+    """Another thread cancels without a pause; every frame is shown again until it gets through."""
+    engine, native = stepped(variant, native_bundle)
+    _, alone = stepped(variant, native_bundle)
+    done, cancelled = threading.Event(), 0
+
+    def cancel() -> None:
+        while not done.is_set():
+            engine.cancel()
+
+    thread = threading.Thread(target=cancel)
+    thread.start()
+    try:
+        until = time.monotonic() + 60
+        while cancelled < 3 and time.monotonic() < until:
+            for frame in frames(variant, 20):
+                while True:
+                    try:
+                        got = native.step(frame)["logits"]
+                        break
+                    except CancelledError:
+                        cancelled += 1
+                assert np.array_equal(got, alone.step(frame)["logits"])
+    finally:
+        done.set()
+        thread.join()
+    assert cancelled >= 3
 
 
 @pytest.mark.parametrize(
