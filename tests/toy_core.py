@@ -159,11 +159,6 @@ class ToyEngine:
         pass
 
 
-def python_session(toy: Toy, engine: ToyEngine | None = None) -> Session:
-    """The session that edgepv itself makes of the toy model."""
-    return Session(Ladder([Lane(engine or ToyEngine(toy), toy.variant)]))
-
-
 @dataclass(frozen=True)
 class Tracker:
     """toy_tracker.c of one size."""
@@ -197,6 +192,8 @@ class Tracker:
 class TrackerEngine:
     """toy_tracker.c in NumPy."""
 
+    broken = False
+
     def __init__(self, tracker: Tracker) -> None:
         self._places = np.arange(tracker.particles)
 
@@ -204,9 +201,9 @@ class TrackerEngine:
         values = inputs["frame"][0].transpose(1, 2, 0).ravel()[3 * self._places]
         alive = inputs["life"][0, :, 0] > 0
         at = inputs["position"][0] + self._drift()
-        at[:, 0] += np.where(values > 0.95, np.float32(0.25), np.float32(0))
+        at[:, 0] += np.where(values > 0.6, np.float32(0.25), np.float32(0))
         at = np.where(alive[:, None], at, np.float32(0))
-        seen = np.where(alive & (values > 0.5), np.float32(1), np.float32(0.25))
+        seen = np.where(alive & (values > 0.4), np.float32(1), np.float32(0.25))
         return {
             "tracks": np.concatenate([at, seen[:, None]], 1)[None],
             "position_out": at[None],
@@ -219,6 +216,20 @@ class TrackerEngine:
 
     def close(self) -> None:
         pass
+
+
+def twin(toy: Toy | Tracker) -> ToyEngine | TrackerEngine:
+    """What answers as the toy does in C."""
+    return TrackerEngine(toy) if isinstance(toy, Tracker) else ToyEngine(toy)
+
+
+def python_session(toy: Toy | Tracker, engine: ToyEngine | None = None) -> Session:
+    """The session that edgepv itself makes of a toy model."""
+    return session_of(engine or twin(toy), toy.variant)
+
+
+def session_of(engine: ToyEngine | TrackerEngine, variant: Variant) -> Session:
+    return Session(Ladder([Lane(engine, variant)]))
 
 
 class RefusedError(Exception):

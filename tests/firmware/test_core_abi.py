@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 TABLE = Path(__file__).with_name("abi.json")
 HEADER = (CORE / "edgepv.h").read_text(encoding="utf-8")
 PLAIN = re.sub(r"/\*.*?\*/", "", HEADER, flags=re.DOTALL)
-NEEDS = {"expf", "memcpy", "memset"}
+NEEDS = {"expf", "memcpy", "memset", "sqrtf", "strcmp"}
 """All that the core asks of a C library."""
 
 

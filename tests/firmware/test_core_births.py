@@ -8,13 +8,15 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 import pytest
-from toy_core import INPUT, CSession, RefusedError, Toy, Tracker, TrackerEngine, c_session, camera
+from toy_core import INPUT, CSession, RefusedError, Toy, Tracker, c_session, camera, python_session
 
-from edgepv.runtimes.ladder import Ladder
-from edgepv.runtimes.lane import Lane
 from edgepv.runtimes.session import Session
 
+pytestmark = pytest.mark.slow
+
 WIDTH, HEIGHT = 320, 240
+AVX2 = 11
+"""OpenCV's number for it, which Python is not told."""
 
 
 def pictures(count: int, seed: int, width: int = WIDTH, height: int = HEIGHT) -> Iterator[np.ndarray]:
@@ -26,10 +28,6 @@ def pictures(count: int, seed: int, width: int = WIDTH, height: int = HEIGHT) ->
         frame = scene[number : number + height, 2 * number : 2 * number + width]
         noisy = frame.astype(int) + rng.integers(-60, 60, frame.shape)
         yield np.ascontiguousarray(np.full_like(frame, 90) if number == 10 else noisy.clip(0, 255), np.uint8)
-
-
-def python_session(tracker: Tracker) -> Session:
-    return Session(Ladder([Lane(TrackerEngine(tracker), tracker.variant)]))
 
 
 def check(c: CSession, python: Session, bgr: np.ndarray, missed: int = 0) -> list[int]:
@@ -63,6 +61,26 @@ def test_pictures_of_any_size_have_the_same_corners(core: ctypes.CDLL, size: tup
     with c_session(core, tracker, camera(*size)) as c:
         for bgr in pictures(12, 7, *size):
             check(c, python, bgr)
+
+
+@pytest.mark.parametrize("tracker", [Tracker(24, 24, 30), Tracker(40, 22, 30), Tracker(9, 31, 30)])
+@pytest.mark.parametrize("contrast", [1, 16])
+def test_of_equal_corners_the_same_come_first(core: ctypes.CDLL, tracker: Tracker, contrast: int) -> None:
+    """A pattern that repeats: strengths are equal, or differ by how OpenCV rounds here and there.
+
+    In the second kind a few corners are so strong that most others are too weak.
+    """
+    if not cv2.checkHardwareSupport(AVX2):
+        pytest.skip("OpenCV rounds otherwise on a processor without AVX2")
+    size = (round(192 * tracker.width / tracker.height), 192)  # as it is looked at: nothing is resized
+    rng = np.random.default_rng(0)
+    for tile in (13, 16, 23, 32):
+        one = rng.integers(0, 256, (tile, tile, 1), np.uint8) // contrast
+        bgr = np.tile(one, (-(-size[1] // tile), -(-size[0] // tile), 3))[: size[1], : size[0]].copy()
+        if contrast > 1:
+            bgr[60:80, 14:30] = 80
+        with c_session(core, tracker, camera(*size)) as c:
+            check(c, python_session(tracker), bgr)
 
 
 def test_nothing_is_born_where_nothing_is(core: ctypes.CDLL) -> None:

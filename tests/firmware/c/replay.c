@@ -1,9 +1,10 @@
-/* replay.c: frames of the file in.bin through a session of the toy model, answers into out.bin. All of the file is
- * read before the session begins and all is written after its end, so what happens between is the core's alone. */
+/* replay.c: frames of the file in.bin through a session of a toy model, answers into out.bin. All of the file is read
+ * before the session begins and all is written after its end, so what happens between is the core's alone. */
 #if !defined(__arm__) || defined(__linux__)
 #define _POSIX_C_SOURCE 200809L
 #endif
 #include "toy.h"
+#include "toy_tracker.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,6 +15,7 @@
 
 typedef struct {
     toy_options options;
+    uint32_t particles; /* of a tracker of the size that options say; 0 for the toy that they describe */
     edgepv_camera camera;
     uint32_t frames, plane_bytes[2], row_bytes;
 } header;
@@ -22,7 +24,7 @@ typedef struct {
     int32_t status;
     edgepv_answer answer;
     float scores[TOY_LABELS];
-} record; /* and behind it the values of both outputs */
+} record; /* and behind it the values of all outputs, and the numbers of particles */
 
 #if defined(__arm__) && !defined(__linux__)
 #define LARGE __attribute__((section(".more"), aligned(64)))
@@ -31,7 +33,8 @@ static uint8_t pool[1u << 20] LARGE;
 #define LARGE
 #endif
 static uint8_t in[MOST_IN] LARGE, out[MOST_OUT] LARGE;
-static toy model;
+static toy plain;
+static toy_tracker tracker;
 
 #ifdef COUNT_MALLOC /* glibc: who calls any of these */
 #include <errno.h>
@@ -78,6 +81,7 @@ static size_t tell(size_t at, edgepv_session *session, edgepv_status status, con
 {
     record r;
     const float *data;
+    const int32_t *ids;
     size_t values;
 
     memset(&r, 0, sizeof r);
@@ -90,6 +94,8 @@ static size_t tell(size_t at, edgepv_session *session, edgepv_status status, con
     for (uint32_t k = 0; k < 2; k++)
         if (edgepv_output(session, k, &data, &values) == EDGEPV_OK)
             at = put(at, data, values * sizeof *data);
+    if (edgepv_ids(session, &ids, &values) == EDGEPV_OK)
+        at = put(at, ids, values * sizeof *ids);
     return at;
 }
 
@@ -129,12 +135,14 @@ int main(void)
         return 2;
     fclose(file);
     memcpy(&h, in, sizeof h);
-    toy_make(&model, &h.options);
-    if (edgepv_need(&model.model, &h.camera, &bytes, &align) != EDGEPV_OK)
+    const edgepv_model *model = h.particles > 0 ? &tracker.model : &plain.model;
+    toy_make(&plain, &h.options);
+    toy_tracker_make(&tracker, h.options.width, h.options.height, h.particles);
+    if (edgepv_need(model, &h.camera, &bytes, &align) != EDGEPV_OK)
         return 4;
     void *memory = aligned(bytes, align);
     unsigned before = allocations;
-    if (edgepv_begin(&model.model, &h.camera, memory, bytes, &session) != EDGEPV_OK)
+    if (edgepv_begin(model, &h.camera, memory, bytes, &session) != EDGEPV_OK)
         return 5;
     written = replay(session, &h, in + sizeof h);
     edgepv_end(session);

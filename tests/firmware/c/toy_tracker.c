@@ -39,12 +39,12 @@ static edgepv_status run(const edgepv_model *m, void *memory, void *arena, float
         float value = input[k * 3], *to = &s->position[next][2 * k];
         const float *from = &s->position[s->now][2 * k];
         int alive = s->life[s->now][k] > 0;
-        to[0] = alive ? from[0] + drift(k, 11) + (value > 0.95f ? 0.25f : 0.0f) : 0.0f;
+        to[0] = alive ? from[0] + drift(k, 11) + (value > 0.6f ? 0.25f : 0.0f) : 0.0f;
         to[1] = alive ? from[1] + drift(k, 5) : 0.0f;
         s->life[next][k] = alive ? 1.0f : -1.0f;
         outputs[0] = to[0];
         outputs[1] = to[1];
-        outputs[2] = alive && value > 0.5f ? 1.0f : 0.25f;
+        outputs[2] = alive && value > 0.4f ? 1.0f : 0.25f;
     }
     return EDGEPV_OK;
 }
