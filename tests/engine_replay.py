@@ -44,7 +44,11 @@ class Replay:
         self, folder: Path, variant: str = "-", library: object = "-", key: object = "-", *more: object
     ) -> subprocess.CompletedProcess[str]:
         """Its output and exit code: the status."""
-        command = [*self.before, str(self.program), *map(str, (folder, variant, library, key, *more))]
+        return self.call(folder, variant, library, key, *more)
+
+    def call(self, *words: object) -> subprocess.CompletedProcess[str]:
+        """The same with any arguments."""
+        command = [*self.before, str(self.program), *map(str, words)]
         suppress = ROOT / "tests" / "firmware" / "engines.lsan"
         environment = {
             "LSAN_OPTIONS": f"suppressions={suppress}:print_suppressions=0",
@@ -78,14 +82,14 @@ class Replay:
         return np.fromfile(read, np.float32).reshape(2, count, -1)
 
 
-def build(name: str, folder: Path, extra: Sequence[Path] = ()) -> Replay:
-    """The program, built as BUILDS says. Skips the test if a compiler or libsodium is not installed."""
+def build(name: str, folder: Path, extra: Sequence[Path] = (), *, program: str = "engine_replay.c") -> Replay:
+    """A program, built as BUILDS says. Skips the test if a compiler or libsodium is not installed."""
     machine, options = BUILDS[name]
     if not shutil.which("pkg-config") or subprocess.run(["pkg-config", "libsodium"], check=False).returncode:
         pytest.skip("libsodium-dev is not installed")
-    own = [OWN / "engine_replay.c", *([OWN / "malloc_count.c"] if name == "counted" else [])]
-    linked = replace(machine, extra=("-lsodium", "-ldl"))
-    return Replay(linked.build(folder / f"replay-{name}", [*SOURCES, *own, *extra], *options))
+    own = [OWN / program, *([OWN / "malloc_count.c"] if name == "counted" else [])]
+    linked = replace(machine, extra=("-lsodium", "-ldl", "-lpthread"))
+    return Replay(linked.build(folder / f"{Path(program).stem}-{name}", [*SOURCES, *own, *extra], *options))
 
 
 def library(engine: str) -> Path:

@@ -157,6 +157,15 @@ def test_a_tracker_bears_its_particles_as_in_python(sanitized: Replay, tmp_path:
         np.testing.assert_array_equal(got, wanted)
 
 
+@pytest.mark.parametrize("engine", ["litert", "onnxruntime"])
+def test_sessions_of_one_model_do_not_disturb_each_other(
+    engine: str, folder: Path, step_bundle: Path, mobile_bundle: Path
+) -> None:
+    threads = build("sanitized", folder, program="engine_threads.c")
+    done = threads.call({"litert": mobile_bundle, "onnxruntime": step_bundle}[engine], library(engine))
+    assert done.returncode == 0, done.stderr
+
+
 def test_what_the_manifest_says_is_told(sanitized: Replay, tmp_path: Path) -> None:
     place = write_bundle(tmp_path / "b", (StateSpec("s", "t", (1, 2)),))
     said = sanitized.open(place, "-", library("onnxruntime"))
