@@ -3,7 +3,7 @@
 ``python benchmarks/jetson_rules.py [MODEL ...]`` packs each model's four files with ranges of a few clips,
 which change no operator, and keeps the findings in jetson_rules.json, model by model; what is there is left
 as it is. Every planted violation of tests/planted_rules.py is checked too. jetson_rules.md is written of the
-results, and the table of rules in docs/jetson.md is ``table``.
+results; docs/jetson.md shows ``table``.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ def page(results: Mapping[str, Any]) -> str:
     lines = [
         "# What a host finds in the files for Jetson",
         "",
-        "Made by `python benchmarks/jetson_rules.py` from benchmarks/jetson_rules.json. Every built-in model, "
-        "packed by `--target jetson`; INT8 ranges of a few clips, which change no operator. "
+        "Made by `python benchmarks/jetson_rules.py` from benchmarks/jetson_rules.json. Every built-in "
+        "model, packed by `--target jetson`; INT8 ranges of a few clips, which change no operator. "
         f"{told(results['at'])}",
         "",
         f"{PROVES[0].upper()}{PROVES[1:]}. Rules: docs/jetson.md.",
@@ -116,7 +116,8 @@ def page(results: Mapping[str, Any]) -> str:
             said = row["parser"]
             counts = [_of(row["rules"], severity) for severity in ("error", "warning", "info")]
             planned = (said["fed"] or 0) + len(said["unfed"])
-            fed = "not asked" if said["fed"] is None else f"{said['fed']} of {planned}" if planned else "none"
+            fed = f"{said['fed']} of {planned}" if planned else "none"
+            fed = "not asked" if said["fed"] is None else fed
             cells = (said["version"], _yes(said["accepted"]), _yes(said["built"]), said["layers"], fed)
             lines.append(f"| {' | '.join(map(str, (name, file, *counts, *cells)))} |")
     return "\n".join(lines) + "\n"

@@ -22,6 +22,7 @@ from edgepv.errors import UsageError
 from edgepv.export import half
 from edgepv.export.request import EVEN, BuildRequest, BuildResult
 from edgepv.export.tensorrt import form, fp16, kit, opset, parser, plan, rewrite, rules
+from edgepv.export.tensorrt.graph import name_nodes
 from edgepv.export.to_onnx import example_inputs
 from edgepv.stream import Tensors, by_file_names
 from edgepv.targets import jetson
@@ -54,12 +55,14 @@ def build(request: BuildRequest) -> BuildResult:
         return BuildResult(())
     evidence = () if device.strong else ("tensorrt-fp16", "tensorrt-int8-fp16")
     shipped = [v for v in variants if v.name not in evidence]
-    notes = (*_wide_notes(request, variants), *_checks(request, shipped, device))
+    proof = [v.name for v in variants if v.name in evidence]
+    why = f"{', '.join(proof)}: examined as evidence for --fp16, built for no such board, not in the bundle"
+    notes = (*_wide_notes(request, variants), *([why] if proof else []), *_checks(request, shipped, device))
     return BuildResult(
         tuple(variants),
         WRITTEN,
         notes,
-        evidence=tuple(v.name for v in variants if v.name in evidence),
+        evidence=tuple(proof),
         settle=lambda passed: _settle(request, device, variants, passed),
     )
 
@@ -100,9 +103,17 @@ def _form(request: BuildRequest, source: Variant, file: str) -> Any:
     """A source in the form of one of the files."""
     path = request.folder / source.path
     model = _read(path) if source.precision == "int8" else form.prepare(path)
+    if request.base.precision == "int8":
+        name_nodes(model)
+        model = rewrite.as_read(model)
     if (weak := plan.weak_opset(file)) is not None:
         oldest = plan.limits(jetson.device(request.target), file)["tensorrt"]
-        return rewrite.spelled_out(opset.to_opset(model, weak), oldest)
+        as_it_is = opset.to_opset(model, weak)
+        spelled = rewrite.spelled_out(as_it_is, oldest)
+        if len(spelled.graph.node) > len(as_it_is.graph.node):  # squares that the float16 file does not have
+            beyond = half.beyond(spelled, _met(request, source))
+            half.note(spelled, list(beyond), max(beyond.values(), default=0.0))
+        return spelled
     return fp16.to_fp16(model, _met(request, source), _pairs(request.base, request.grown))
 
 
@@ -202,6 +213,8 @@ def _checks(request: BuildRequest, variants: Sequence[Variant], device: jetson.D
             f"{sum(f.severity == 'warning' for f in findings)} warnings; NVIDIA's parser {verdict.told()}"
         )
     write_json(request.folder / "checks.json", rows)
+    if len(device.boards) == 1:
+        notes += [f"{device.boards[0]}: {note}" for note in jetson.table().boards[device.boards[0]].notes]
     return (*notes, "built, self-tested and benchmarked: only on the device; no Jetson figure is measured")
 
 
@@ -214,15 +227,16 @@ def _settle(
     the file that is in float16 passed, and keeps no layer in float32, which no flag can ask for.
     """
     made = {v.name: v for v in variants}
-    sound = {name for name in passed if not half.noted(_read(request.folder / made[name].path)).nodes}
-    commands = plan.commands(device, frozenset(passed), half=plan.proven_half(sound))
+    wide = any(half.noted(_read(request.folder / made[name].path)).nodes for name in passed)
+    free = frozenset() if wide else plan.proven_half(passed)
+    commands = plan.commands(device, frozenset(passed), half=free)
     planned = next((made[n] for n in ("tensorrt-int8", "tensorrt-int8-fp16") if n in passed), None)
     planned = planned or next((made[n] for n in VARIANTS if n in passed), variants[0])
     model = _read(request.folder / planned.path)
     precision = "int8" if planned.precision == "int8" else "fp16"
     write_json(
         request.folder / "precision_plan.json",
-        plan.precision_plan(model, fp16_flag=precision in plan.proven_half(sound)),
+        plan.precision_plan(model, fp16_flag=precision in free),
     )
     write_json(request.folder / "calibration_table.json", plan.calibration_table(model))
     write_text(request.folder / "build.sh", build_script(commands))

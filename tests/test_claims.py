@@ -257,6 +257,7 @@ WRITTEN: dict[str, tuple[str, Callable[[ModuleType], Callable[[Any], str]]]] = {
     "benchmarks/pairs.md": ("pairs", lambda module: module.page),
     "benchmarks/fold.md": ("fold", lambda module: module.page),
     "benchmarks/recipes.md": ("recipes", lambda module: module.page),
+    "benchmarks/jetson_rules.md": ("jetson_rules", lambda module: module.page),
     "benchmarks/stream_tune.md": ("stream_tune", lambda module: module.page),
 }
 

@@ -26,7 +26,7 @@ def of_bundle(layers: Path, read: Callable[[str], bytes], variants: Sequence[Var
     variants: of the bundle whose files ``read`` gives. Raises UsageError for a file whose name fits none of
     them, and for a model that is no whole ONNX file.
     """
-    wanted = next((p for p in ("int8", "fp16") if f"-{p}-" in layers.name), None)
+    wanted = next((p for p in ("int8", "fp16", "fp32") if f"-{p}-" in layers.name), None)
     files = [v for v in variants if v.engine == "tensorrt" and (v.precision == "int8") == (wanted == "int8")]
     if wanted is None or not files:
         raise UsageError(

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgepv.export import half
+from edgepv.export import for_jetson, half
 from edgepv.export.for_jetson import build_script
+from edgepv.export.request import BuildRequest
 from edgepv.export.tensorrt import form, plan
 from edgepv.export.tensorrt.fp16 import to_fp16
 from edgepv.targets import jetson
+from edgepv.types import ModelSpec, TensorSpec, Variant
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
@@ -167,3 +169,39 @@ def test_a_file_that_failed_its_exam_is_built_for_no_tensorrt(
 def test_a_strongly_typed_build_falls_back_to_float32(tmp_path: Path, version: str) -> None:
     (only,) = _built(tmp_path, version, ["tensorrt-fp32"], [])
     assert "model-fp32-op17.onnx" in only and f"model-fp32-trt{version}.engine" in only
+
+
+def test_a_bundle_without_a_file_for_a_tensorrt_says_so(tmp_path: Path) -> None:
+    assert _built(tmp_path, "10.12", ["tensorrt-int8"], []) == []
+    assert "this bundle has no file for TensorRT 10.12" in (tmp_path / "build.sh").read_text()
+
+
+@pytest.mark.parametrize(
+    ("target", "loudness", "noted", "reason"),
+    [
+        (
+            "jetson",
+            1000.0,
+            True,
+            "8.5 gets its squares spelled out, and they are beyond",
+        ),
+        ("jetson", 1.0, False, "quiet squares fit"),
+        ("jetson-orin-nano@6.2", 1000.0, False, "10.3 has the operator, which keeps its squares to itself"),
+    ],
+)
+def test_squares_that_only_an_older_tensorrt_sees_take_its_float16_away(
+    tmp_path: Path, target: str, loudness: float, noted: bool, reason: str
+) -> None:
+    shape = (1, 1, 4, 4)
+    node = helper.make_node("LayerNormalization", ["x", "even", "none"], ["y"], "norm")
+    model = _model([node], {"x": shape}, {"y": shape}, even=np.ones(4), none=np.zeros(4))
+    onnx.save(model, tmp_path / "model.onnx")
+    spec = ModelSpec("m", TensorSpec("x", shape), ("a", "b"))
+    base = Variant("v", "onnxruntime", "fp32", "step", "model.onnx", "", spec, None, {"x": "x"}, {"y": "y"})
+    unused: Any = None
+    feeds = [{"x": loudness * FEED["x"]}]
+    request = BuildRequest(
+        base, None, tmp_path, None, None, feeds, "", ("fp32",), unused, unused, unused, target=target
+    )
+    written = for_jetson._form(request, base, "model-fp32-op17.onnx")
+    assert bool(half.noted(written).nodes) is noted, reason

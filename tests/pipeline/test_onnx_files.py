@@ -113,12 +113,13 @@ def test_weights_of_eight_bits_alone_ship_too(run: Run, clips: Path, tmp_path: P
     assert "onnxruntime-int8" in {v.name for v in bundle.read(tmp_path / "b").content.variants}
 
 
-def test_jetson_takes_a_quantized_file_that_is_as_tensorrt_reads_it(
-    run: Run, clips: Path, tmp_path: Path
+@pytest.mark.parametrize("more", [{"AddQDQPairToWeight": True, "QuantizeBias": False}, {}])
+def test_jetson_takes_a_quantized_file_that_is_as_tensorrt_reads_it_or_can_be_written_so(
+    run: Run, clips: Path, tmp_path: Path, more: dict[str, bool]
 ) -> None:
     from onnxruntime.quantization import QuantType
 
-    symmetric = {"ActivationSymmetric": True, "AddQDQPairToWeight": True, "QuantizeBias": False}
+    symmetric = {"ActivationSymmetric": True, **more}
     file = quantized(tmp_path, clips, activation_type=QuantType.QInt8, extra_options=symmetric)
     spec = described(tmp_path)
     arguments = ["export", file, "--spec", spec, "--clips", clips, "--target", "jetson"]

@@ -7,8 +7,10 @@ import re
 from pathlib import Path
 
 import pytest
+from support import ROOT
 
 from edgepv.errors import UsageError
+from edgepv.export.tensorrt import plan
 from edgepv.targets import jetson, target
 
 TABLE = jetson.table()
@@ -87,3 +89,29 @@ def test_the_table_needs_nothing_newer_than_json() -> None:
     data = json.loads(path.read_text(encoding="ascii"))
     assert set(data) == {"jetpacks", "boards"}
     assert all(re.fullmatch(r"[0-9.]+", version) for version in data["jetpacks"])
+
+
+PAGE = (ROOT / "docs" / "jetson.md").read_text()
+
+
+def test_the_page_has_the_table_of_boards_and_of_jetpacks() -> None:
+    for name, board in TABLE.boards.items():
+        jetpacks = ", ".join(version for version, one in TABLE.jetpacks.items() if name in one.boards)
+        sides = (", ".join(map(str, board.dla)), ", ".join(map(str, board.memory_gb)))
+        row = (name, board.sm, *sides, ", ".join(board.precisions), jetpacks)
+        assert f"| {' | '.join(row)} |\n" in PAGE
+    for version, one in TABLE.jetpacks.items():
+        row = (version, ", ".join(one.tensorrt), str(one.opset), one.python, one.cuda, one.ubuntu)
+        assert f"| {' | '.join(row)} |\n" in PAGE
+
+
+def test_the_page_has_the_lines_of_trtexec_as_build_sh_has_them() -> None:
+    every = tuple(plan.VARIANT_OF.values())
+    shown = [line for line in PAGE.splitlines() if line.startswith("trtexec --onnx")]
+    calls = [
+        call
+        for name in ("jetson", "jetson-nano")
+        for some in plan.commands(jetson.device(name), every, half=("int8", "fp16")).values()
+        for call in some
+    ]
+    assert shown and set(shown) <= set(calls)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from edgepv.errors import UsageError
-from edgepv.export.tensorrt.layers import audit
-from edgepv.types import Audit
+from edgepv.export.tensorrt.layers import audit, of_bundle
+from edgepv.types import Audit, ModelSpec, TensorSpec, Variant
 
 INT8 = "Thirty-two wide channel vectorized row major Int8 format"
 HALF = "Channel major FP16 format where channel % 8 == 0"
@@ -212,3 +212,17 @@ def test_a_layer_told_by_its_name_only_leaves_its_convolution_open(tmp_path: Pat
         "conv1": "int8",
         "conv2": None,
     }
+
+
+@pytest.mark.parametrize("kind", ["fp16", "fp32"])
+def test_an_engine_of_a_float_file_is_told_by_its_name_whatever_it_was_built_in(
+    tmp_path: Path, kind: str
+) -> None:
+    from planted_rules import CLEAN
+
+    model = CLEAN["2:4"]().SerializeToString()
+    spec = ModelSpec("m", TensorSpec("x", (1, 8, 8, 8)), ("a", "b"))
+    variant = Variant("tensorrt-fp32", "tensorrt", "fp32", "step", "m.onnx", "", spec, None, {}, {})
+    file = tmp_path / f"model-{kind}-trt10.3.layers.json"
+    file.write_text(json.dumps({"Layers": [conv("sparse", LINEAR)]}))
+    assert executed(of_bundle(file, lambda _: model, [variant])) == {"sparse": "float"}

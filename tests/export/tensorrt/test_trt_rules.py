@@ -95,6 +95,38 @@ def test_what_an_old_parser_does_not_know_is_spelled_out_and_computes_the_same(n
     assert rewrite.spelled_out(model, (8, 6)).SerializeToString() == model.SerializeToString()
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("int32 bias", "the bias is written in float"),
+        ("int8 constant", "float weights, and a Q before their DQ"),
+        ("uint8 around 128", "the same codes, 128 less"),
+    ],
+)
+def test_what_another_quantizer_wrote_is_rewritten_and_computes_the_same(name: str, reason: str) -> None:
+    uint8 = planted._conv(kind=np.uint8, zero=128)
+    model = uint8 if name == "uint8 around 128" else PLANTED[name].build()
+    for node in model.graph.node:
+        node.name = node.name or f"{node.op_type}_{node.output[0]}"
+    assert check(model, opset_limit=17), reason
+    read = rewrite.as_read(model)
+    assert {f.rule for f in check(read, opset_limit=17)} <= {"opset"}, reason
+    onnx.checker.check_model(read, full_check=True)
+    feed = {"x": np.random.default_rng(0).normal(0, 4, planted.SHAPE).astype(np.float32)}
+    ours, theirs = [
+        ort.InferenceSession(m.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, feed)[0]
+        for m in (model, read)
+    ]
+    assert np.allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["zero point", "uint8", "int16"])
+def test_what_has_no_form_that_tensorrt_reads_is_left_for_the_rules(name: str) -> None:
+    model = PLANTED[name].build()
+    rules = {f.rule for f in check(rewrite.as_read(model), opset_limit=21)}
+    assert PLANTED[name].rule in rules
+
+
 def test_opset_13_is_really_written_and_computes_the_same() -> None:
     nodes = [
         helper.make_node("Relu", ["x"], ["a"], "relu"),
