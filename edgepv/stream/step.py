@@ -137,7 +137,6 @@ class Stepper:
             if len(self._chunk) < self.chunk:
                 return None
             frames = np.concatenate(self._chunk) if self.chunk > 1 else frame
-            self._chunk.clear()
             self._slots = {m.spec.output: m.slot() for m in reversed(self._states)}
             return {self._spec.input.name: frames, **{m.spec.name: m.view() for m in self._states}}
         self._ring.append(frame)
@@ -158,7 +157,9 @@ class Stepper:
             outputs = self._in_place(feeds, self._slots) if self._in_place else self._infer(feeds)
         except BaseException:
             self.seen -= 1
+            del self._chunk[-1:]
             raise
+        self._chunk.clear()
         for memory in self._states:
             name = memory.spec.output
             memory.push(outputs[name] if name in outputs else feeds[name])
