@@ -31,7 +31,7 @@ from edgepv.errors import UsageError, unknown
 from edgepv.explain.deletion import Deletion, Without, chance, contributions, deletion
 from edgepv.explain.occlusion import Cover, followed
 from edgepv.explain.picture import PICTURE_SIDE, Explanation, picture
-from edgepv.runtimes.engine import on_this_device, open_engine
+from edgepv.runtimes.engine import on_this_host, open_engine
 from edgepv.runtimes.player import Player
 from edgepv.types import ModelSpec
 
@@ -108,7 +108,7 @@ def explain_clip(
         raise UsageError(f"--out {out}: give a name that ends in .png or .svg")
     _refuse_foreign(out)
     with opened(folder) as bundle:
-        chosen = on_this_device(bundle.variant(variant))
+        chosen = on_this_host(bundle.variant(variant))
         if not task_of(chosen.spec).classifies:
             raise UsageError(
                 f"{folder} holds a model for {chosen.spec.task}; it gives no label that could be explained. "
@@ -118,7 +118,7 @@ def explain_clip(
         fit = proven(bundle, (chosen,), fixed=variant is not None)
         for note in fit.notes:
             console.say(note)
-        chosen = on_this_device(fit.variants[0])
+        chosen = on_this_host(fit.variants[0])
         frames, pictures = first_frames(source, chosen.spec)
         if len(pictures) == LONGEST:
             console.say(f"{source}: the first {LONGEST} frames are explained")
