@@ -84,33 +84,27 @@ def made(*arguments: str, **chosen: str) -> subprocess.CompletedProcess[str]:
 QUICK = """#!{python}
 import sys
 from edgepv.cli import main
-if sys.argv[1] not in ("doctor", "models", "run", "report", "verify", "inspect", "keygen", "sign"):
+if sys.argv[1] in ("export", "stream", "sensitivity", "explain", "search"):
+    sys.path.append("{tests}")
+    from few import few, source
     from edgepv.explain import deletion
-    from edgepv.measure import latency
-    from edgepv.pipeline import source
+    from edgepv.measure import latency, memory
     from edgepv.stream import verify
-    latency.BUDGET_S, latency.MIN_CALLS, verify.VIDEO = 0.0, 3, 0
-    deletion.STAGES = 4
-    every = source.find_clips
-    def few(folder, labels):
-        clips = every(folder, labels)
-        kinds = [(c.split, c.label) for c in clips]
-        return [c for i, c in enumerate(clips) if kinds[:i].count(kinds[i]) < {clips}]
-    source.find_clips = few
+    latency.BUDGET_S, latency.MIN_CALLS, verify.VIDEO, deletion.STAGES = 0.0, 3, 0, 4
+    memory.call = lambda function, **given: memory.rss_of(**given)
+    source._shipped = few
 sys.exit(main(sys.argv[1:] + ["--tune-epochs", "1"] * (sys.argv[1] == "search")))
 """
-"""``edgepv`` as it is installed, but with few timed calls, few of the clips that it ships with, the shortest
-video that proves a stream, and one epoch of fine-tuning: how fast and how good the result is, is not what is
-looked at here."""
-CLIPS = 4
-"""Clips of each label that learn and that judge: the least from which channels are folded."""
+"""``edgepv`` as it is installed, but with few timed calls and clips, the shortest video that proves a stream,
+and one epoch of fine-tuning; memory is looked at without a process of its own. How fast, how large and how
+good the result is, is not what is looked at here."""
 
 
 def pasted(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """The command as a reader runs it, in ``folder``."""
     quick = folder / ".bin" / "edgepv"
     quick.parent.mkdir(exist_ok=True)
-    quick.write_text(QUICK.format(python=sys.executable, clips=CLIPS))
+    quick.write_text(QUICK.format(python=sys.executable, tests=ROOT / "tests"))
     quick.chmod(0o755)
     env = {**os.environ, "PATH": f"{quick.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"}
     return subprocess.run(
