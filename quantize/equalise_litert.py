@@ -136,7 +136,8 @@ class TfliteWeights:
             raw = model.Buffers(one.Buffer()).DataAsNumpy()
             if isinstance(raw, int) or one.Type() != schema.TensorType.FLOAT32 or used[one.Buffer()] > 1:
                 return None
-            return raw.view(np.float32).reshape(one.ShapeAsNumpy())
+            constant: np.ndarray = raw.view(np.float32).reshape(one.ShapeAsNumpy())
+            return constant
 
         for graph in graphs:
             for op in map(graph.Operators, range(graph.OperatorsLength())):

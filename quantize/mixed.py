@@ -100,11 +100,11 @@ class Step(VariantStep):
 
         if not self.keep and enough(quantized((), ranging)) and enough(made := quantized((), feeds)):
             return made
-        order, fewest = _shortest(
+        first, fewest = _shortest(
             ranked(), _layers(folder / given.path), self.keep, lambda k: enough(quantized(k, ranging))
         )
-        for kept in range(fewest, len(order)):
-            if enough(made := quantized(order[:kept], feeds)):
+        for kept in range(fewest, len(first)):
+            if enough(made := quantized(first[:kept], feeds)):
                 return made
         out.unlink(missing_ok=True)
         raise ParityError(

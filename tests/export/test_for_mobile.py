@@ -21,7 +21,7 @@ def variant(name: str, path: str) -> Variant:
     spec = ModelSpec(
         "net", TensorSpec("frame", (1, 3, 8, 8), "NCHW"), ("a", "b"), 1, Fraction(10), task="classification"
     )
-    ends: tuple[dict[str, str], ...] = ({"frame": "frame"}, {"logits": "logits"})
+    ends = {"frame": "frame"}, {"logits": "logits"}
     return Variant(name, "onnxruntime", "fp32", "step", path, "", spec, None, *ends)
 
 

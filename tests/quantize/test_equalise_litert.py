@@ -20,7 +20,7 @@ from edgepv.model.spec import read_spec
 from edgepv.quantize import equalise, equalise_litert, int8_litert
 from edgepv.quantize.step import Calibration
 from edgepv.runtimes import open_engine
-from edgepv.stream import Stepper
+from edgepv.stream import Stepper, copied, roll
 from edgepv.types import Variant
 
 pytestmark = pytest.mark.slow
@@ -49,9 +49,9 @@ class Unequal:
         self.float = to_tflite(source, self.onnx, folder / "model.tflite")
         stepper = self.stepper(self.onnx)
         feeds = []
-        for frame in FRAMES[:20]:
-            feeds.append({name: value.copy() for name, value in stepper.feeds(frame[None]).items()})
-            stepper.step(frame[None])
+        for met, _ in roll(stepper, FRAMES[:20]):
+            assert met is not None
+            feeds.append(copied(met))
         self.aid = Calibration(folder, feeds[1:], "digest")
         self.even = equalise.Step()(self.onnx, folder / "even.onnx", self.aid)
 
