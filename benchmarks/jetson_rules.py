@@ -102,7 +102,8 @@ def page(results: Mapping[str, Any]) -> str:
         "# What a host finds in the files for Jetson",
         "",
         "Made by `python benchmarks/jetson_rules.py` from benchmarks/jetson_rules.json. Every built-in "
-        "model, packed by `--target jetson`; INT8 ranges of a few clips, which change no operator. "
+        "model, packed by `--target jetson`, with a few calibration clips: more change no operator, but may "
+        "show more that float16 does not hold. "
         f"{told(results['at'])}",
         "",
         f"{PROVES[0].upper()}{PROVES[1:]}. Rules: docs/jetson.md.",
