@@ -28,6 +28,7 @@ COMMANDS = (
     "update",
     "finetune",
     "explain",
+    "firmware",
     "import",
 )
 ACTIVATE = ". .venv/bin/activate"
