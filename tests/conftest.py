@@ -26,7 +26,7 @@ os.environ.setdefault("TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS", "0")
 # Python looks for garbage after each 700 new objects; among the millions that torch and the converters hold,
 # that is a good part of the time of an export.
 gc.set_threshold(20_000, 10, 10)
-pytest_plugins = ["firmware_fixtures", "live_fixtures", "trt_fixtures"]
+pytest_plugins = ["core_fixtures", "live_fixtures", "trt_fixtures"]
 
 LONGEST = ("tests/test_readme.py", "tests/pipeline/test_pipeline.py", "tests/cli/test_cli.py")
 """Files of minutes, the longest first. Workers take whole files, and one would wait for a long last one."""

@@ -1,5 +1,5 @@
-/* edgepv_births.h: which particles of a tracker begin and end at a frame, number for number as runtimes/births.py, whose
- * words and limits these are. For edgepv_core.c alone.
+/* edgepv_births.h: which particles of a tracker begin and end at a frame, number for number as runtimes/births.py,
+ * whose words and limits these are. For edgepv_core.c alone.
  *
  * Corners are those of OpenCV's goodFeaturesToTrack (Shi & Tomasi 1994, "Good Features to Track") as it computes them
  * on a processor with AVX2: where it joins a product and a sum into one rounding, so does this.

@@ -1,5 +1,5 @@
 /* toy_tracker.c: particle k moves by drift(k) a step, and by a jump where the k-th value of the input is large; it is
- * seen unless that value is small. life: 2 and 1 become 1, else -1. Its NumPy twin is in tests/firmware/test_core_births. */
+ * seen unless that value is small. life: 2 and 1 become 1, else -1. Its NumPy twin is in tests/toy_core.py. */
 #include "toy_tracker.h"
 
 #include <string.h>

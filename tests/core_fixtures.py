@@ -6,7 +6,6 @@ import ctypes
 
 import pytest
 from building import CLANG, CORE_WITH_TOY, GCC
-from toy_core import load
 
 BUILDS = {
     "gcc": (GCC, ()),
@@ -17,6 +16,8 @@ BUILDS = {
 
 @pytest.fixture(scope="session", params=BUILDS)
 def core(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    from toy_core import load  # it imports what most tests have no need of
+
     machine, options = BUILDS[request.param]
     library = tmp_path_factory.mktemp("core") / "libcore.so"
     return load(machine.build(library, CORE_WITH_TOY, "-shared", "-fPIC", *options))
