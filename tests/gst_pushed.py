@@ -2,13 +2,16 @@
 
 Runs under the system's Python, which has gi. stdin: {"element": how gst-launch writes it, "data": a file,
 "events": [...]}. Events: ["caps", TEXT], ["frame", PTS_NS or null, DISCONT, OFFSET, BYTES], ["flush"],
-["late", TIME_NS] for a sink that says frames up to then are too late.
+["late", TIME_NS] for a sink that says frames up to then are too late, ["stopped", LIBRARY, BYTES] for a toy
+that computes until it is cancelled, by a pipeline that stops.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import sys
+import threading
 from typing import Any
 
 import gi
@@ -16,6 +19,8 @@ import gi
 gi.require_version("Gst", "1.0")
 from gi.repository import Gst  # noqa: E402
 
+UNTIL_CANCELLED = 4
+"""What toy_go of toy.h is told."""
 FIELDS = (
     *("model", "label", "label-index", "score", "valid", "restarted", "missed", "index", "timestamp"),
     *("stream-time", "running-time"),
@@ -63,6 +68,19 @@ class Driven:
         self._pad.push_event(Gst.Event.new_flush_stop(True))
         self._begin()
         return "ok"
+
+    def stopped(self, library: str, count: int) -> str:
+        toy = ctypes.CDLL(library)
+        toy.toy_go(UNTIL_CANCELLED)
+        flow: list[str] = []
+        thread = threading.Thread(target=lambda: flow.append(self.frame(None, False, 0, count)), daemon=True)
+        thread.start()
+        thread.join(0.5)
+        running = thread.is_alive()
+        self._pipeline.set_state(Gst.State.READY)
+        thread.join(60)
+        toy.toy_go(0)
+        return f"{'ran' if running else 'did not run'}, then {flow[0] if flow else 'hung'}"
 
     def said(self) -> list[dict[str, Any]]:
         bus, kinds = self._pipeline.get_bus(), Gst.MessageType.ELEMENT | Gst.MessageType.ERROR

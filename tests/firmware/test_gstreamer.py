@@ -203,6 +203,23 @@ def test_frames_too_late_for_the_sink_are_dropped_and_missed(element: Element) -
         compare(one, session.step(pictures[number][1], missed=2 if number == 5 else 0))
 
 
+def test_a_pipeline_that_stops_waits_for_no_frame(element: Element) -> None:
+    endless = ["stopped", str(element.library()), 3 * WIDTH * HEIGHT]
+    assert element.push(packed(frames(1)), [["caps", caps()], endless])[-1]["how"] == "ran, then flushing"
+
+
+def test_nothing_is_left_over(element: Element) -> None:
+    """GStreamer's own tracer knows what was made and not freed."""
+    tracing = element.environment | {"GST_TRACERS": "leaks", "GST_DEBUG": "GST_TRACER:7"}
+    command = f"gst-launch-1.0 -q videotestsrc num-buffers=9 ! edgepv library={element.library()} ! fakesink"
+    done = subprocess.run(
+        command.split(), env=tracing, capture_output=True, text=True, timeout=120, check=True
+    )
+    left = re.findall(r"object-alive, type-name=\(string\)(\w+)", done.stderr)
+    assert "object-alive" in done.stderr  # how it would say it
+    assert not {"GstEdgepv", "GstBuffer", "GstMessage", "GstCaps"} & set(left)
+
+
 def test_frames_without_a_time_are_all_due(element: Element) -> None:
     pictures = frames(5)
     got = answers(element.push(packed(pictures), [["caps", caps(rate="0/1")], *pushes(pictures, [None] * 5)]))

@@ -222,6 +222,12 @@ static edgepv_status advance(edgepv_session *s, uint64_t pts_ns, uint32_t missed
     return EDGEPV_OK;
 }
 
+/* Other tasks may have particles too, and bear them in their graph. */
+static int is_tracker(const edgepv_model *m)
+{
+    return strcmp(m->task, "tracking") == 0;
+}
+
 static edgepv_status write_particles(edgepv_session *s)
 {
     const edgepv_model *m = s->model;
@@ -235,7 +241,7 @@ static edgepv_status write_particles(edgepv_session *s)
 
 static edgepv_status first_particles(edgepv_session *s, const edgepv_frame *frame)
 {
-    if (s->model->particles == 0 || s->seen > 0)
+    if (!is_tracker(s->model) || s->seen > 0)
         return EDGEPV_OK;
     births_reset(&s->particles);
     births_update(&s->particles, NULL, 0, frame);
@@ -248,7 +254,7 @@ static edgepv_status next_particles(edgepv_session *s, const edgepv_frame *frame
     const edgepv_port *tracks = &s->model->outputs[0];
     births *b = &s->particles;
 
-    if (s->model->particles == 0)
+    if (!is_tracker(s->model))
         return EDGEPV_OK;
     for (uint32_t k = 0; k < b->count; k++)
         b->ids[k] = b->places[k].id;
@@ -315,7 +321,7 @@ static edgepv_status check_model(const edgepv_model *m)
 /* A tracker needs somebody who bears its particles, and a camera for corners: without, it follows nothing. */
 static int is_blind(const edgepv_model *m, const edgepv_camera *camera)
 {
-    return strcmp(m->task, "tracking") == 0 && (m->particles == 0 || m->state == NULL || camera == NULL);
+    return is_tracker(m) && (m->particles == 0 || m->state == NULL || camera == NULL);
 }
 
 static edgepv_status check_camera(const edgepv_model *m, const edgepv_camera *camera)
@@ -353,7 +359,7 @@ static void make_session(edgepv_session *s, const edgepv_model *m, const edgepv_
         make_resizer(&s->picture, camera, m->width, m->height, from);
     if (camera != NULL && m->channels == 1)
         s->grey = take(from, m->width);
-    if (camera != NULL && m->particles > 0)
+    if (is_tracker(m))
         make_births(&s->particles, m, camera, from);
     s->lost_count = look_back(m);
     s->lost = take(from, s->lost_count * sizeof *s->lost);
@@ -451,7 +457,7 @@ edgepv_status edgepv_scores(const edgepv_session *session, const float **data, s
 
 edgepv_status edgepv_ids(const edgepv_session *session, const int32_t **ids, size_t *count)
 {
-    if (session == NULL || ids == NULL || count == NULL || !session->answered || session->model->particles == 0)
+    if (session == NULL || ids == NULL || count == NULL || !session->answered || !is_tracker(session->model))
         return EDGEPV_INPUT;
     *ids = session->particles.ids;
     *count = session->particles.count;

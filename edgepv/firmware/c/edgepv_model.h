@@ -51,7 +51,7 @@ struct edgepv_model {
     /* Of an engine only, else NULL: what a session holds outside its memory. */
     edgepv_status (*begin)(const edgepv_model *model, void *state);
     void (*end)(const edgepv_model *model, void *state);
-    /* Of a tracker, whose births the core decides: its places, and which of its states are "position" (places, 2)
+    /* Of the task "tracking", whose births the core decides: its places, and which states are "position" (places, 2)
      * and "life" (places, 1). Its first output is (places, 3 or more): x, y first, visibility last. */
     uint32_t particles, position, life;
 };
