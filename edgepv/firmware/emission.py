@@ -130,6 +130,13 @@ def _states(model: Model) -> str:
         "    const uint32_t lane = words[r->words];\n"
         "    const uint32_t head = words[r->words + 2 + lane];\n"
         "    return state + r->base + (size_t)(lane * r->places + (head + age) % r->places) * r->floats;\n"
+        "}\n\n"
+        "/* All places of a state, the oldest first. */\n"
+        "static void find(const uint32_t *words, float *state, const ring *r, float **found) {\n"
+        "    EDGEPV_ROLLED\n"
+        "    for (uint32_t i = 0; i < r->places; i++) {\n"
+        "        found[i] = place(words, state, r, i);\n"
+        "    }\n"
         "}"
     )
 
@@ -172,12 +179,7 @@ def _run(model: Model) -> str:
                 "    const uint32_t *const words = state_memory;",
             ]
         count = len(ring.places)
-        lines += [
-            f"    float *s{number}[{count}];",
-            f"    for (uint32_t i = 0; i < {count}; i++) {{",
-            f"        s{number}[i] = place(words, state, &rings[{number}], i);",
-            "    }",
-        ]
+        lines += [f"    float *s{number}[{count}];", f"    find(words, state, &rings[{number}], s{number});"]
     lines.append("    (void)model;")
     if not model.rings:
         lines.append("    (void)state_memory;")

@@ -11,6 +11,8 @@ from edgepv.base.optional import need
 from edgepv.errors import UsageError
 
 DOMAINS = ("", "ai.onnx")
+OLDEST_OPSET = 13
+"""Softmax meant something else before, and Clip and others had attributes where they have inputs now."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,9 @@ def read(onnx_bytes: bytes) -> Graph:
     """The graph of an ONNX file. Raises UsageError for shapes that are not static, or types not float32."""
     onnx = need("onnx", extra="cpu")
     model = onnx.load_model_from_string(onnx_bytes)
+    opset = max((o.version for o in model.opset_import if o.domain in DOMAINS), default=0)
+    if opset < OLDEST_OPSET:
+        raise UsageError(f"the file is of ONNX's opset {opset}. Export it with {OLDEST_OPSET} or later")
     nodes = [_node(onnx, place, item) for place, item in enumerate(model.graph.node)]
     model = onnx.shape_inference.infer_shapes(model, data_prop=True)
     proto = model.graph

@@ -20,7 +20,6 @@ from edgepv.firmware.operators.reduction import axes_of
 from edgepv.firmware.program import Layer, Weights, zero_border
 from edgepv.firmware.states import RESHAPES, Ring, root_of
 from edgepv.firmware.views import (
-    LEAST_CHANNELS,
     Border,
     Buffer,
     Parts,
@@ -28,8 +27,8 @@ from edgepv.firmware.views import (
     View,
     image,
     image_floats,
-    padded,
     plain,
+    whole_channels,
 )
 
 Value: TypeAlias = View | Parts
@@ -74,9 +73,10 @@ class Lowering:
         for ring in self.rings:
             self._keep(ring)
         for name, offset in self.answers.items():
-            home = Buffer(name, "output", math.prod(self.graph.shapes[name]), offset=offset)
-            if self.homes.get(root_of(self.graph, name)) is None or self.view(name).buffer.kind != "output":
-                self.copy(name, self.view(name), plain(home, self.graph.shapes[name]))
+            shape_, view = self.graph.shapes[name], self.view(name)
+            if not (view.buffer.kind == "output" and view.buffer.offset == offset and view.dense):
+                home = Buffer(name, "output", math.prod(shape_), offset=offset)
+                self.copy(name, view, plain(home, shape_))
 
     def _node(self, node: Node) -> None:
         lower = OPERATORS.get(node.op)
@@ -226,7 +226,7 @@ class Lowering:
     def padded_image(self, name: str, border: Border) -> View:
         """An image whose channels vectors can read to the last, with at least this border."""
         view = self.image(name, border)
-        if view.strides[3] == padded(view.shape[1]) and view.shape[1] >= LEAST_CHANNELS:
+        if whole_channels(view):
             return view
         return self._laid_out(name, view, border)
 

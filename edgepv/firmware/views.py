@@ -110,6 +110,13 @@ class Parts:
         return tuple(shape)
 
 
+def whole_channels(view: View) -> bool:
+    """Whether vectors may go over all channels of an image, to the last that fill up a pixel."""
+    channels, pixel = view.shape[1], view.strides[3]
+    fits = channels >= LEAST_CHANNELS and pixel == padded(channels)
+    return fits and view.strides[1] == 1 and view.offset % pixel == 0
+
+
 def rows_of(shape: Shape) -> Shape:
     """Strides of a tensor that lies row by row."""
     return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))

@@ -32,10 +32,13 @@
 #endif
 #if defined(__clang__)
 #define EDGEPV_UNROLL _Pragma("clang loop unroll(full)")
+#define EDGEPV_ROLLED _Pragma("clang loop unroll(disable)") /* a tile is large enough already */
 #elif defined(__GNUC__)
 #define EDGEPV_UNROLL _Pragma("GCC unroll 64")
+#define EDGEPV_ROLLED _Pragma("GCC unroll 1")
 #else
 #define EDGEPV_UNROLL
+#define EDGEPV_ROLLED
 #endif
 
 /* A tile of a layer in pixels, by how many registers of sums there are: 12 of 4 lanes, as many of 8 (or 24 of
@@ -191,20 +194,34 @@ EDGEPV_INLINE void edgepv_convolve(const edgepv_shape s, const edgepv_act act, c
     }
 }
 
+EDGEPV_INLINE void edgepv_scale_block(const size_t block, const size_t taps, const size_t channels,
+                                      const float *restrict w, const float *restrict scale,
+                                      float *restrict scaled) {
+    EDGEPV_ROLLED
+    for (size_t t = 0; t < taps; t++) {
+        EDGEPV_ROLLED
+        for (size_t i = 0; i < channels; i++) {
+            EDGEPV_UNROLL
+            for (size_t j = 0; j < block; j++) {
+                scaled[(t * channels + i) * block + j] = w[(t * channels + i) * block + j] * scale[i];
+            }
+        }
+    }
+}
+
 /* Weights of a convolution whose inputs are scaled: w as edgepv_convolve has it, of one source. */
 EDGEPV_INLINE void edgepv_scale_weights(const edgepv_shape s, const float *restrict w, const float *restrict scale,
                                         float *restrict scaled) {
-    const size_t taps = s.taps_down * s.taps_across, padded = (s.answers + 7) / 8 * 8;
-    for (size_t c = 0; c < padded; c += EDGEPV_BLOCK) {
-        const size_t block = edgepv_least(EDGEPV_BLOCK, padded - c);
-        for (size_t t = 0; t < taps; t++) {
-            for (size_t i = 0; i < s.channels; i++) {
-                const size_t at = c * taps * s.channels + (t * s.channels + i) * block;
-                for (size_t j = 0; j < block; j++) {
-                    scaled[at + j] = w[at + j] * scale[i];
-                }
-            }
-        }
+    const size_t taps = s.taps_down * s.taps_across, whole = s.answers / EDGEPV_BLOCK, tail = s.answers % 16;
+    const size_t step = EDGEPV_BLOCK * taps * s.channels;
+    EDGEPV_ROLLED
+    for (size_t at = 0; at < whole * step; at += step) {
+        edgepv_scale_block(16, taps, s.channels, w + at, scale, scaled + at);
+    }
+    if (tail > 8) {
+        edgepv_scale_block(16, taps, s.channels, w + whole * step, scale, scaled + whole * step);
+    } else if (tail) {
+        edgepv_scale_block(8, taps, s.channels, w + whole * step, scale, scaled + whole * step);
     }
 }
 

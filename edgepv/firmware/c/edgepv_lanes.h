@@ -90,10 +90,14 @@ EDGEPV_INLINE void EDGEPV_N(edgepv_tile)(const size_t nv, const size_t tr, const
             }
         }
     }
+    EDGEPV_ROLLED
     for (size_t k = 0; k < s.sources; k++) {
+        EDGEPV_ROLLED
         for (size_t down = 0; down < s.taps_down; down++) {
+            EDGEPV_ROLLED
             for (size_t across = 0; across < s.taps_across; across++) {
                 const float *q = x[k] + at + down * s.tap_row + across * s.tap_pixel;
+                EDGEPV_ROLLED
                 for (size_t i = 0; i < s.channels; i++, w += EDGEPV_L * nv) {
 #if EDGEPV_L > 1
                     V weights[EDGEPV_BLOCK / (EDGEPV_L > 8 ? 16 : EDGEPV_L)];
@@ -158,8 +162,10 @@ EDGEPV_INLINE void EDGEPV_N(edgepv_depthwise_row)(const size_t from, const size_
                                                   const edgepv_act act, const size_t tc, const float *x,
                                                   const float *w, const float *b, float *y) {
     const size_t rest = s.width % tc;
+    EDGEPV_ROLLED
     for (size_t c = from; c < to; c += EDGEPV_L) {
         size_t ox = 0;
+        EDGEPV_ROLLED
         for (; ox + tc <= s.width; ox += tc) {
             EDGEPV_N(edgepv_depthwise_pixels)(tc, s, act, x + ox * s.step_pixel + c, w + c, b + c,
                                               y + ox * s.y_pixel + c);
@@ -175,8 +181,10 @@ EDGEPV_INLINE void EDGEPV_N(edgepv_taps_part)(const size_t from, const size_t to
                                               const edgepv_act act, const size_t pixels, const size_t at,
                                               const float *const *x, const float *w, const float *b, float *y,
                                               float *means) {
+    EDGEPV_ROLLED
     for (size_t c = from; c < to; c += EDGEPV_L) {
         V total = EDGEPV_N(edgepv_same)(0.0f);
+        EDGEPV_ROLLED
         for (size_t p = at; p < at + pixels; p++) {
             V sum = EDGEPV_LOAD(b + c);
             EDGEPV_UNROLL

@@ -10,7 +10,7 @@ from edgepv.firmware.graph import Node
 from edgepv.firmware.layout import needed_border, window
 from edgepv.firmware.operators.pointwise import act_of, expression
 from edgepv.firmware.tiles import picks
-from edgepv.firmware.views import LEAST_CHANNELS, Border, Parts, View, padded
+from edgepv.firmware.views import LEAST_CHANNELS, Border, Parts, View, padded, whole_channels
 
 if TYPE_CHECKING:
     from edgepv.firmware.fusion import Product
@@ -181,14 +181,9 @@ def _is_over_time(low: Lowering, product: Product) -> bool:
     if not apart or not isinstance(value, Parts) or value.views[0].shape[0] != 1:
         return False
     first = value.views[0]
-    whole = (
-        first.strides[1] == 1
-        and first.strides[3] == padded(first.shape[1])
-        and first.shape[1] >= LEAST_CHANNELS
-    )
-    alike = all(v.strides[3] == first.strides[3] and v.strides[1] == 1 for v in value.views)
+    alike = all(whole_channels(v) and v.strides[3] == first.strides[3] for v in value.views)
     plain_window = window(node) == ((1, 1), (1, 1), (0, 0, 0, 0))
-    return whole and alike and plain_window and kernel == (len(value.views), 1)
+    return alike and plain_window and kernel == (len(value.views), 1)
 
 
 def _taps(low: Lowering, product: Product, w: np.ndarray, bias: np.ndarray) -> None:

@@ -46,7 +46,7 @@ def _bias(low: Lowering, product: Product) -> np.ndarray:
     if node.op == "Gemm" and len(node.inputs) > 2 and node.inputs[2]:
         own = low.graph.constant(node, 2)
         assert own is not None
-        if own.size not in (1, width):
+        if own.size != 1 and (own.size != width or own.shape[-1] != width):
             raise node.refusal(f"its bias is {own.shape}, and only one for each column is known")
         bias = bias + own.reshape(-1) * float(node.attributes.get("beta", 1.0))
     return bias.astype(np.float32)

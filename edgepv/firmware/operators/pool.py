@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from edgepv.firmware.graph import Node
 from edgepv.firmware.layout import window
-from edgepv.firmware.views import LEAST_CHANNELS, View, padded
+from edgepv.firmware.views import View, padded, whole_channels
 
 if TYPE_CHECKING:
     from edgepv.firmware.lowering import Lowering
@@ -42,9 +42,7 @@ def _pool(
     source = f"x0 + n * {x.strides[0]} + top * {x.strides[2]} + left * {x.strides[3]}"
     target = f"y0 + n * {y.strides[0]} + v * {y.strides[2]} + u * {y.strides[3]}"
     steps = f"{x.strides[2]}, {x.strides[3]}"
-    fits = (
-        channels >= LEAST_CHANNELS and x.strides[3] == y.strides[3] == padded(channels) and x.strides[1] == 1
-    )
+    fits = whole_channels(x) and whole_channels(y)
     if "Max" in node.op and fits:
         lines = [
             f"EDGEPV_SPLIT({padded(channels)}, edgepv_most, rows, columns, {steps}, {source}, {target});"

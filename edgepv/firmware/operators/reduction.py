@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from edgepv.firmware.graph import Graph, Node
 from edgepv.firmware.loops import nest
 from edgepv.firmware.numbers import literal
-from edgepv.firmware.views import LEAST_CHANNELS, Parts, View, padded
+from edgepv.firmware.views import Parts, View, padded, whole_channels
 
 if TYPE_CHECKING:
     from edgepv.firmware.lowering import Lowering
@@ -84,10 +84,9 @@ def _with_axes(shape: tuple[int, ...], y: View, axes: tuple[int, ...]) -> tuple[
 
 def _is_picture(x: View, y: View, axes: tuple[int, ...]) -> bool:
     """Whether every channel's mean over one picture is wanted, and vectors fit both."""
-    if len(x.shape) != 4 or axes != (2, 3) or x.shape[0] != 1 or x.shape[1] < LEAST_CHANNELS:
+    if len(x.shape) != 4 or axes != (2, 3) or x.shape[0] != 1:
         return False
-    wide = padded(x.shape[1])
-    return x.strides[1] == 1 and x.strides[3] == wide and y.buffer.floats >= wide and y.offset == 0
+    return whole_channels(x) and y.buffer.floats >= padded(x.shape[1]) and y.offset == 0
 
 
 def _general(low: Lowering, node: Node, x: View, y: View, axes: tuple[int, ...]) -> None:
