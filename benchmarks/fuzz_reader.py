@@ -128,10 +128,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
-    result = fuzz(options.runs, options.seconds, options.seed)
-    write_json(
-        options.out, {"measured_at": now(), "device": encode(device_facts()), "seed": options.seed, **result}
-    )
+    about = {"measured_at": now(), "device": encode(device_facts()), "seed": options.seed}
+    write_json(options.out, {**about, **fuzz(options.runs, options.seconds, options.seed)})
 
 
 if __name__ == "__main__":
