@@ -159,7 +159,7 @@ def litert(variant: Variant, path: Path, feeds: dict[str, np.ndarray]) -> Callab
         interpreter.allocate_tensors()
         runner = interpreter.get_signature_runner()
         runner(**feeds)  # fills its inputs
-    return interpreter.invoke  # type: ignore[no-any-return]
+    return interpreter.invoke
 
 
 def generated(made: Firmware, compiler: str, scratch: Path) -> Contender:

@@ -1,3 +1,3 @@
-"""One file for each operator, or for operators that are much alike: from a node to a step of C."""
+"""Firmware operators: one file for each, or for those that are much alike, from a node to layers of C."""
 
 __all__ = ["convolution", "matrix", "pointwise", "pool", "reduction", "resize", "shape", "softmax"]
