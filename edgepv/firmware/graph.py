@@ -73,7 +73,7 @@ class Graph:
 
 def read(onnx_bytes: bytes) -> Graph:
     """The graph of an ONNX file. Raises UsageError for shapes that are not static, or types not float32."""
-    onnx = need("onnx", extra="compress")
+    onnx = need("onnx", extra="native")
     model = onnx.load_model_from_string(onnx_bytes)
     opset = max((o.version for o in model.opset_import if o.domain in DOMAINS), default=0)
     if opset < OLDEST_OPSET:
@@ -123,7 +123,7 @@ def _folded(
     alone = onnx.helper.make_model(
         onnx.helper.make_graph([item], "constant", inputs, outputs), opset_imports=opset
     )
-    evaluator = need("onnx.reference", extra="compress").ReferenceEvaluator(alone)
+    evaluator = need("onnx.reference", extra="native").ReferenceEvaluator(alone)
     results = evaluator.run(None, {name: constants[name] for name in read_names})
     return {name: np.asarray(value) for name, value in zip(node.outputs, results)}
 
