@@ -10,7 +10,7 @@ from edgepv.base.optional import need
 from edgepv.errors import TargetUnavailableError, UsageError
 from edgepv.export.request import EVEN, FLAT, BuildRequest, BuildResult
 from edgepv.export.sums import saturating
-from edgepv.firmware.compiled import objects_for_others
+from edgepv.firmware.compiled import check_native, objects_for_others
 from edgepv.firmware.compiler import compiler, needed
 from edgepv.types import Variant
 
@@ -64,17 +64,24 @@ def build(request: BuildRequest) -> BuildResult:
             variants += _native(request)
     request.failed.update(_unsafe(request, variants))
     kept = tuple(v for v in variants if v.name not in request.failed)
-    return BuildResult(kept, floats=_floats(request, kept))
+    return BuildResult(kept, floats=_floats(request, kept), settle=lambda _, runs: _objects(request, runs))
 
 
 def _native(request: BuildRequest) -> list[Variant]:
-    """The step as C, with its objects beside the float file for machines that have no compiler."""
+    """The step as C: the float file, of which every machine that has a compiler makes it."""
     needed()
-    base, onnx = request.base, (request.folder / request.base.path).read_bytes()
-    request.say("compiling the step as C")
-    for suffix, data in objects_for_others(base, onnx).items():
-        (request.folder / base.path).with_suffix(suffix).write_bytes(data)
-    return [replace(base, name=NATIVE, engine="native")]
+    check_native(request.base)
+    return [replace(request.base, name=NATIVE, engine="native")]
+
+
+def _objects(request: BuildRequest, runs: str) -> None:
+    """Compiled objects beside the float file, for machines without a compiler: where the C is what runs."""
+    if runs != NATIVE:
+        return
+    request.say("compiling the step as C for other machines")
+    path = request.folder / request.base.path
+    for suffix, data in objects_for_others(request.base, path.read_bytes()).items():
+        path.with_suffix(suffix).write_bytes(data)
 
 
 def _floats(request: BuildRequest, variants: Sequence[Variant]) -> tuple[Variant, ...]:

@@ -63,7 +63,7 @@ def build(request: BuildRequest) -> BuildResult:
         WRITTEN,
         notes,
         evidence=tuple(proof),
-        settle=lambda passed: _settle(request, device, variants, passed),
+        settle=lambda passed, runs: _settle(request, device, variants, passed),
     )
 
 

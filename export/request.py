@@ -102,7 +102,8 @@ class BuildResult:
     bundle stands without it. floats: the fp32 files that the others were made of, asked for or not: an
     engine that computes those wrongly computes nothing rightly. evidence: names of variants that are examined
     for what they prove of others and do not go into the bundle. settle: called with the names of the variants
-    that passed their exam, before the files of the others go: what is written of them depends on it.
+    that passed their exam, and of the one that runs, before the files of the others go: what is written of
+    them depends on it.
     """
 
     variants: tuple[Variant, ...]
@@ -111,4 +112,4 @@ class BuildResult:
     failed: dict[str, str] = field(default_factory=dict)
     floats: tuple[Variant, ...] = ()
     evidence: tuple[str, ...] = ()
-    settle: Callable[[Collection[str]], None] | None = None
+    settle: Callable[[Collection[str], str], None] | None = None

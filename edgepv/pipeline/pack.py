@@ -55,7 +55,7 @@ def pack(context: RunContext, prepared: PreparedModel, target: Target, folder: P
     chosen, why = _choice(prepared, [r for r in rows if r.variant not in built.evidence], context.options)
     passed = [v for v, r in zip(built.variants, rows) if gate.within_gate(r)]
     if built.settle:
-        built.settle([v.name for v in passed])
+        built.settle([v.name for v in passed], chosen.variant)
     kept = [v for v in passed if v.name not in built.evidence]
     reasons = (
         why,
