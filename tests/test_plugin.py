@@ -146,4 +146,4 @@ def test_without_the_package_its_bundle_names_the_engine_that_is_missing(
     from edgepv.cli.app import main
 
     assert main(["run", str(board_bundle), "--source", "0"]) == 7
-    assert "unknown engine 'board-npu'. Known: litert, null, onnxruntime" in capsys.readouterr().err
+    assert "unknown engine 'board-npu'. Known: litert, native, null, onnxruntime" in capsys.readouterr().err

@@ -50,7 +50,9 @@ def proven(bundle: Bundle, wanted: Sequence[Variant], *, fixed: bool = False) ->
 
 def _best_here(bundle: Bundle, wanted: Sequence[Variant]) -> Sequence[Variant]:
     """What this device was found to run best in place of a single variant; a ladder stays as it is."""
-    ask = ENGINES.find(wanted[0].engine).kept if len(wanted) == 1 else None
+    engine = wanted[0].engine
+    known = len(wanted) == 1 and engine in ENGINES.names()  # an unknown one is named where it is opened
+    ask = ENGINES.find(engine).kept if known else None
     name = resolve(ask)(bundle.digest) if ask else None
     return (bundle.variant(name),) if name else wanted
 

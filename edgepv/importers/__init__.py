@@ -7,6 +7,7 @@ a copy of it becomes the user's builder. A net of ``LIBRARY`` is built by the li
 from __future__ import annotations
 
 import importlib
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -155,6 +156,7 @@ def import_model(
         module.load_state_dict(fit.state)
         digest = save(module, tmp / "weights.safetensors")
         build(Checkpoint(str(tmp / "weights.safetensors"), digest, builder, spec))
+        shutil.rmtree(tmp / "__pycache__", ignore_errors=True)  # what Python leaves beside a file it imports
     loaded = f"weights: {'; '.join(fit.notes)}" if fit.notes else ""
     return Imported(str(out), spec, tuple(n for n in (loaded, note, net.note) if n))
 

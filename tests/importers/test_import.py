@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -133,8 +134,9 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 
 
 
 def test_an_import_is_a_builder_weights_and_a_spec_that_export_takes(
-    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     out, labels = tmp_path / "x3d", tmp_path / "labels.txt"
     labels.write_text("fall\n\nwalk\nsit\n")
     assert run(EDGE, checkpoint, "--out", out, "--labels", labels, "--trust-pickle") == 0

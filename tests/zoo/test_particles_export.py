@@ -119,7 +119,7 @@ def test_the_chain_is_static_and_at_most_4_d(lowered: tuple[Checkpoint, Variant,
 
 def test_the_chain_breaks_no_rule_of_tensorrt(lowered: tuple[Checkpoint, Variant, Path]) -> None:
     _, variant, folder = lowered
-    assert check(onnx.load(folder / variant.path), opset_limit=18) == []
+    assert [f for f in check(onnx.load(folder / variant.path), opset_limit=18) if f.severity != "info"] == []
 
 
 @pytest.mark.skipif(not present("tensorrt_rtx"), reason="needs edgepv[trt-check]")
@@ -175,7 +175,7 @@ def test_each_operator_alone_agrees_in_two_engines(name: str, tmp_path: Path) ->
         net, inputs, str(path), dynamo=True, opset_version=18, external_data=False, verbose=False,
         input_names=names,
     )  # fmt: skip
-    assert check(onnx.load(path), opset_limit=18) == []
+    assert [f for f in check(onnx.load(path), opset_limit=18) if f.severity != "info"] == []
     fresh = tuple(torch.rand(shape) for shape in shapes)
     feed = {n: v.numpy() for n, v in zip(names, fresh, strict=True)}
     with torch.no_grad():

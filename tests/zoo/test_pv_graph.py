@@ -305,7 +305,7 @@ def test_it_steps_like_torch_on_a_phone(lowered: tuple[Checkpoint, Variant, Path
 @pytest.mark.slow
 def test_it_breaks_no_rule_of_tensorrt(lowered: tuple[Checkpoint, Variant, Path]) -> None:
     _, variant, folder = lowered
-    assert check(onnx.load(folder / variant.path), opset_limit=18) == []
+    assert [f for f in check(onnx.load(folder / variant.path), opset_limit=18) if f.severity != "info"] == []
 
 
 @pytest.mark.slow

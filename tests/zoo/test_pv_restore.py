@@ -255,7 +255,7 @@ def test_the_graph_is_static_at_most_4_d_and_breaks_no_rule_of_tensorrt(
     from edgepv.export.tensorrt.rules import check
 
     _, variant, folder = lowered
-    assert check(onnx.load(folder / variant.path), opset_limit=18) == []
+    assert [f for f in check(onnx.load(folder / variant.path), opset_limit=18) if f.severity != "info"] == []
     assert_static_4_d(folder / variant.path)
 
 

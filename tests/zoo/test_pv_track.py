@@ -342,7 +342,7 @@ def test_the_step_is_static_at_most_4_d_and_breaks_no_rule_of_tensorrt(
 
     _, variant, folder = lowered
     model = onnx.load(folder / variant.path)
-    assert check(model, opset_limit=18) == []
+    assert [f for f in check(model, opset_limit=18) if f.severity != "info"] == []
     assert_static_4_d(folder / variant.path)
     unwanted = {"GridSample", "GatherND", "GatherElements", "ScatterND", "NonZero", "OneHot", "Einsum"}
     assert not {node.op_type for node in model.graph.node} & unwanted
