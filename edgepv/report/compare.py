@@ -79,4 +79,5 @@ def main_latency(row: Measurement) -> Latency | None:
 def name(report: Report, row: Measurement, note: str | None = None) -> Cell:
     """The row's name; an original is marked."""
     mark = "the original" if row.variant == original(report, row, [row.variant]) else None
-    return Cell(row.variant, row.variant, note="; ".join(filter(None, [mark, note])))
+    notes = dict.fromkeys(filter(None, [mark, *(note or "").split("; ")]))
+    return Cell(row.variant, row.variant, note="; ".join(notes))
