@@ -44,6 +44,7 @@ def browse(page: Path, *options: str) -> tuple[str, str]:
         "--headless",
         "--no-sandbox",
         "--disable-gpu",
+        "--disable-dev-shm-usage",
         profile,
         "--enable-logging=stderr",
     ]
