@@ -73,7 +73,7 @@ def test_what_is_whole_stays_when_the_rest_is_stopped(tiny_step: Tiny, clips: Pa
     arguments = killed(tiny_step, tmp_path, clips, "os.getppid()", "SIGINT")
     command = [sys.executable, "-m", "edgepv", *arguments, "--target", "jetson,mobile"]
     path = {**os.environ, "PYTHONPATH": str(TINY.parent)}
-    done = subprocess.run(command, capture_output=True, text=True, env=path, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=path, check=False, timeout=300)
     assert done.returncode == 130, done.stderr
     last = done.stderr.splitlines()[-1]
     assert last == (
