@@ -23,6 +23,8 @@ from edgepv.metrics import gate
 from edgepv.runtimes.engine import on_this_device
 from edgepv.types import Measurement, Report, Variant, decode
 
+MEASURED = "measured.json"
+
 
 @dataclass(frozen=True)
 class Proven:
@@ -61,7 +63,7 @@ def _instead(bundle: Bundle, wanted: Sequence[Variant], notes: list[str]) -> Ite
     """The fastest variant that stands, if one does."""
     tried = {v.name for v in wanted}
     others = {v.name: v for v in bundle.content.variants if v.name not in tried}
-    rows = sorted((row for row in _rows(bundle) if row.variant in others), key=_preference)
+    rows = sorted((row for row in report_of(bundle).rows if row.variant in others), key=_preference)
     ranked = [others.pop(row.variant) for row in rows] + [*others.values()]
     for variant in ranked:
         if _stands(bundle, variant, notes):
@@ -78,11 +80,11 @@ def _preference(row: Measurement) -> tuple[bool, float]:
     return gate.inconclusive_reason(row) is not None, row.latency[0].p50_ms if row.latency else math.inf
 
 
-def _rows(bundle: Bundle) -> tuple[Measurement, ...]:
-    name = "measured.json"
-    if name not in bundle.measured.files:
-        return ()
-    return decode(Report, parse_json(bundle.checked(name), bundle.folder / name), where=name).rows
+def report_of(bundle: Bundle) -> Report:
+    """What was measured where the bundle was made; no row where it does not say."""
+    if MEASURED not in bundle.measured.files:
+        return Report("", (), "")
+    return decode(Report, parse_json(bundle.checked(MEASURED), bundle.folder / MEASURED), where=MEASURED)
 
 
 def _stands(bundle: Bundle, variant: Variant, notes: list[str]) -> bool:

@@ -10,24 +10,23 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
 
 from edgepv.base import cache
 from edgepv.base.engines import ENGINES
-from edgepv.base.files import digest, parse_json, read_json, write_json
+from edgepv.base.files import digest, read_json, write_json
 from edgepv.base.machine import device_facts, machine, proof
 from edgepv.bundle.manifest import Bundle
-from edgepv.bundle.proof import Proven, proven
+from edgepv.bundle.proof import Proven, proven, report_of
 from edgepv.errors import TargetUnavailableError, UsageError
 from edgepv.measure import latency
 from edgepv.metrics.choice import choose
 from edgepv.metrics.gate import doubtful_loss, within_gate
 from edgepv.runtimes.engine import Engine, on_this_device, open_engine
-from edgepv.types import Measurement, Report, Variant, decode, encode
+from edgepv.types import Measurement, Variant, decode, encode
 
 BUDGET_S = 3.0
 """Seconds of timed calls, all variants together: a camera that starts anew is not kept waiting longer."""
-MEASURED = "measured.json"
 
 
 @dataclass(frozen=True)
@@ -64,13 +63,6 @@ def _guessed(bundle: Bundle) -> bool:
     return (row.device.cpu, row.device.arch, row.device.flags) != (here.cpu, here.arch, here.flags)
 
 
-def report_of(bundle: Bundle) -> Report:
-    """What was measured where the bundle was made; no row where it does not say."""
-    if MEASURED not in bundle.measured.files:
-        return Report("", (), "")
-    return decode(Report, parse_json(bundle.checked(MEASURED), bundle.folder / MEASURED), where=MEASURED)
-
-
 def chosen(bundle: Bundle, threads: int = 1, *, again: bool = False) -> Choice:
     """The variant that is surely the fastest here, by the rule of an export (``metrics.choice``).
 
@@ -87,12 +79,13 @@ def chosen(bundle: Bundle, threads: int = 1, *, again: bool = False) -> Choice:
         why = f"{bundle.measured.run} runs as where it was made: times here are inconclusive, {busy}"
         return Choice(bundle.measured.run, why, tuple(rows))  # not remembered: the next start asks again
     best, why = choose(rows, latency_ms=None)
+    found = Choice(best.variant, f"{why}; timed on this machine")
     with contextlib.suppress(OSError):
-        write_json(place, encode(Choice(best.variant, f"{why}; timed on this machine")))
-    return Choice(best.variant, f"{why}; timed on this machine", tuple(rows))
+        write_json(place, encode(found))
+    return replace(found, rows=tuple(rows))
 
 
-def _remembered(place: Any, bundle: Bundle) -> Choice | None:
+def _remembered(place: Path, bundle: Bundle) -> Choice | None:
     with contextlib.suppress(OSError, UsageError):
         known = decode(Choice, read_json(place), where=str(place))
         if known.variant in {v.name for v in bundle.content.variants}:
@@ -124,9 +117,7 @@ def _candidates(bundle: Bundle, rows: dict[str, Measurement]) -> Iterator[Varian
     for variant in bundle.content.variants:
         row = rows.get(variant.name)
         known = variant.engine in ENGINES.names()
-        timed = (
-            known and on_this_device(variant) is variant
-        )  # what stands in for an engine tells nothing of its speed
+        timed = known and on_this_device(variant) is variant  # a stand-in's speed tells nothing
         if row is None or not within_gate(row) or doubtful_loss(row) or not timed:
             continue
         with contextlib.suppress(TargetUnavailableError):

@@ -20,8 +20,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edgepv.metrics.stats import Z95, group_count, paired_drop, student
-from edgepv.types import Counted, PairedDrop, Verdict
+from edgepv.metrics.stats import Z95, group_count, paired_drop, side_of, student
+from edgepv.types import Counted, PairedDrop
 
 DENSITY_WIDTH = 1.33  # of Silverman's rule: a kernel of fourth order takes a wider one than his Gaussian
 CHANGE_WIDTH = 2.5  # of Silverman's rule: the change of a margin varies slowly with the margin
@@ -124,11 +124,7 @@ def margin_drop(
     loss = expected_loss(before, after, groups, independent)
     if loss.why:
         return replace(counted, why=f"counted, because of {loss.why}")
-    verdict: Verdict = "inconclusive"
-    if loss.high <= max_drop:
-        verdict = "pass"
-    elif loss.low > max_drop:
-        verdict = "fail"
+    verdict = side_of(loss.low, loss.high, max_drop)
     if {verdict, counted.verdict} == {"pass", "fail"}:
         verdict = "inconclusive"
     return replace(

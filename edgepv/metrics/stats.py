@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from edgepv.base.tasks import TASKS
-from edgepv.types import Accuracy, ClassScore, Metric, PairedDrop, TaskSpec, Verdict
+from edgepv.types import Accuracy, ClassScore, Metric, PairedDrop, TaskSpec
 
 Z95 = 1.959963984540054  # 97.5 % quantile of the normal distribution: two-sided 95 %
 
@@ -102,6 +102,11 @@ def independent(values: np.ndarray, groups: Sequence[str] | None) -> float:
     return n / effect * (Z95 / student(count - 1)) ** 2
 
 
+def side_of(low: float, high: float, limit: float) -> Literal["pass", "fail", "inconclusive"]:
+    """On which side of a limit a loss is by its whole interval: "pass" at or below, "fail" above it."""
+    return "pass" if high <= limit else "fail" if low > limit else "inconclusive"
+
+
 def paired_drop(
     reference_right: Sequence[bool],
     variant_right: Sequence[bool],
@@ -126,11 +131,7 @@ def paired_drop(
     change = np.subtract(np.asarray(reference_right, float), np.asarray(variant_right, float))
     share = independent(change, groups) / n
     low, high = (100 * edge for edge in paired_interval(share * lost, share * won, share * n))
-    verdict: Verdict = "inconclusive"
-    if high <= max_drop:
-        verdict = "pass"
-    elif low > max_drop:
-        verdict = "fail"
+    verdict = side_of(low, high, max_drop)
     needed = None if verdict != "inconclusive" else _clips_needed(lost, won, n, max_drop, share)
     return PairedDrop(points, low, high, n, lost, won, max_drop, verdict, needed, groups=count)
 
@@ -295,7 +296,7 @@ def mean_drop(
     """
     loss = before - after
     low, high = mean_interval(loss, groups)
-    verdict: Verdict = "pass" if high <= max_drop else "fail" if low > max_drop else "inconclusive"
+    verdict = side_of(low, high, max_drop)
     worse, better = int((loss > 0).sum()), int((loss < 0).sum())
     mean = float(loss.mean())
     needed = None

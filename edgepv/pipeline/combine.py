@@ -12,16 +12,16 @@ import numpy as np
 
 from edgepv import bundle, report
 from edgepv.base.console import Console
-from edgepv.base.files import inside, parse_json, whole_folder, write_json, write_text
+from edgepv.base.files import inside, whole_folder, write_json, write_text
 from edgepv.base.tasks import task_of
 from edgepv.bundle import golden
 from edgepv.bundle.manifest import GOLDEN, Bundle, Measured
+from edgepv.bundle.proof import MEASURED, report_of
 from edgepv.errors import UsageError
 from edgepv.measure import latency
 from edgepv.runtimes.engine import open_engine
-from edgepv.types import Accuracy, Latency, Measurement, Report, Rung, Variant, decode
+from edgepv.types import Accuracy, Latency, Measurement, Rung, Variant
 
-MEASURED = "measured.json"
 MIN_CLIPS = 30  # top-1 on fewer orders no rungs
 
 
@@ -70,7 +70,7 @@ def _part(folder: Path) -> Part:
     size = "x".join(str(n) for n in chosen.spec.input.shape[-2:])
     name = f"{source.content.name.removesuffix('-' + size.split('x')[0])}-{size}-{chosen.name}"
     path = f"models/{name}{Path(chosen.path).suffix}"
-    row = next((r for r in _report(source).rows if r.variant == chosen.name), None)
+    row = next((r for r in report_of(source).rows if r.variant == chosen.name), None)
     return Part(source, replace(chosen, name=name, path=path), row)
 
 
@@ -81,13 +81,6 @@ def _files(part: Part) -> list[tuple[str, str]]:
     if str(old.with_suffix(".bin")) in part.source.content.files:
         names.append((str(old.with_suffix(".bin")), str(new.with_suffix(".bin"))))
     return names
-
-
-def _report(source: Bundle) -> Report:
-    path = source.folder / MEASURED
-    if MEASURED not in source.measured.files:
-        return Report("", (), "")
-    return decode(Report, parse_json(source.checked(MEASURED), path), where=path.name)
 
 
 def _check_alike(parts: Sequence[Part]) -> None:

@@ -6,7 +6,7 @@ import math
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from edgepv.errors import (
     AccuracyGateError,
@@ -17,12 +17,12 @@ from edgepv.errors import (
     UsageError,
 )
 from edgepv.metrics.gate import gate_failure
-from edgepv.metrics.stats import figure
+from edgepv.metrics.stats import figure, side_of
 from edgepv.metrics.times import calls_needed
 from edgepv.report.compare import machine, main_latency, original
-from edgepv.types import Measurement, PairedDrop, PairedTime, Ratio, Report
+from edgepv.types import Measurement, PairedTime, Ratio, Report
 
-Outcome = Literal["pass", "fail", "inconclusive"]
+Outcome: TypeAlias = Literal["pass", "fail", "inconclusive"]
 SHOWN_AS = {"pass": None, "fail": "failure", "inconclusive": "error"}
 """Outcome -> the element that JUnit has for it: who cannot tell has not passed."""
 
@@ -96,13 +96,9 @@ def _lost(row: Measurement, limit: float | None) -> Check:
         return Check(row.variant, "loss", "inconclusive", "not measured", AccuracyGateError)
     most = drop.max_drop if limit is None else limit
     told = f"{drop.figures('+')[0]} {drop.unit} ({drop.interval('+')}), at most {most:g}"
-    return Check(row.variant, "loss", _side(drop, most), told, AccuracyGateError)
-
-
-def _side(drop: PairedDrop, most: float) -> Outcome:
-    if drop.verdict == "not applied" or drop.groups == 1:
-        return "inconclusive"
-    return "pass" if drop.high <= most else "fail" if drop.low > most else "inconclusive"
+    open_ = drop.verdict == "not applied" or drop.groups == 1
+    outcome = "inconclusive" if open_ else side_of(drop.low, drop.high, most)
+    return Check(row.variant, "loss", outcome, told, AccuracyGateError)
 
 
 def _late(row: Measurement, percentile: int, most: float) -> Check:

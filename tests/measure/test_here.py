@@ -14,7 +14,7 @@ import edgepv
 from edgepv import zoo
 from edgepv.base import cache
 from edgepv.base.files import write_json
-from edgepv.bundle import manifest
+from edgepv.bundle import manifest, proof
 from edgepv.measure import here, latency
 from edgepv.types import DeviceFacts, Report, encode
 
@@ -29,10 +29,10 @@ def foreign(step_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     folder = tmp_path / "bundle"
     shutil.copytree(step_bundle, folder)
     opened = manifest.read(folder)
-    report = here.report_of(opened)
+    report = proof.report_of(opened)
     rows = tuple(replace(row, device=ELSEWHERE if row.latency else row.device) for row in report.rows)
     slow = "openvino-fp32"
-    write_json(folder / here.MEASURED, encode(replace(report, rows=rows, runs=(slow,))))
+    write_json(folder / proof.MEASURED, encode(replace(report, rows=rows, runs=(slow,))))
     files = manifest.digests(folder, list(opened.measured.files))
     manifest.write(folder, opened.content, replace(opened.measured, run=slow, files=files))
     return folder
@@ -94,7 +94,7 @@ def test_a_busy_machine_keeps_the_makers_choice_and_is_asked_again(
 
 def test_what_broke_a_gate_or_answers_otherwise_is_no_candidate(foreign: Path) -> None:
     bundle = manifest.read(foreign)
-    report = here.report_of(bundle)
+    report = proof.report_of(bundle)
     rows = {row.variant: row for row in report.rows}
     every = {v.name for v in here._candidates(bundle, rows)}
     assert {"onnxruntime-fp32", "openvino-fp32"} <= every
@@ -115,7 +115,7 @@ def test_the_command_shows_the_table_and_run_takes_what_it_chose(foreign: Path, 
 
 def test_a_report_without_times_leaves_the_choice(foreign: Path) -> None:
     bundle = manifest.read(foreign)
-    write_json(foreign / here.MEASURED, encode(Report("", (), "")))
+    write_json(foreign / proof.MEASURED, encode(Report("", (), "")))
     files = manifest.digests(foreign, list(bundle.measured.files))
     manifest.write(foreign, bundle.content, replace(bundle.measured, files=files))
     assert not here._guessed(manifest.read(foreign))
