@@ -3,4 +3,4 @@
 Torch is not needed.
 """
 
-__all__ = ["calibration", "clips", "container", "degrade", "frames", "split", "truth", "video"]
+__all__ = ["boxes", "calibration", "clips", "container", "degrade", "frames", "split", "truth", "video"]
