@@ -89,17 +89,17 @@ def independent(values: np.ndarray, groups: Sequence[str] | None) -> float:
     """How many independent clips would tell as much about the mean of ``values`` as these n in groups.
 
     n over the design effect (Kish 1965, "Survey Sampling": the variance of the mean over that of as many
-    independent clips), and less where few groups tell little of their spread: times (z / t)^2 with one degree
-    of freedom less than groups. Source: Korn and Graubard 1998, "Confidence intervals for proportions with
+    independent clips), and less where few groups, or few that are large, tell little of their spread: times
+    (z / t)^2, both by ``_left_out``. Source: Korn and Graubard 1998, "Confidence intervals for proportions with
     small expected number of positive counts estimated from survey data". n where all values are equal: no
     spread was seen, and none can be estimated.
     """
-    n, count = len(values), group_count(groups)
+    n = len(values)
     plain = float(np.std(values)) ** 2 / n
-    if count is None or plain == 0:
+    if groups is None or group_count(groups) is None or plain == 0:
         return float(n)
-    effect = max(1.0, mean_error(values, groups) ** 2 / plain)
-    return n / effect * (Z95 / student(count - 1)) ** 2
+    error, freedom = _left_out(values, groups)
+    return n / max(1.0, error**2 / plain) * (Z95 / student(freedom)) ** 2
 
 
 def side_of(low: float, high: float, limit: float) -> Literal["pass", "fail", "inconclusive"]:
