@@ -72,7 +72,7 @@ class Law:
     labels: int = 2
     clipped: float = math.inf
 
-    def logits(self, rng: np.random.Generator, runs: int, clips: int, groups: int | None) -> np.ndarray:
+    def logits(self, rng: np.random.Generator, runs: int, clips: int, groups: Groups | None) -> np.ndarray:
         """(runs, clips, labels) logits of the original; label 0 is the true one."""
         if self.labels > 2:
             logits = shared(rng, rng.normal(size=(runs, clips, self.labels)), groups)
@@ -99,17 +99,25 @@ LAWS = (
 )
 
 
-def group_of(clips: int, groups: int) -> np.ndarray:
-    """(clips,) the group of each; as many in each as fit."""
-    return np.arange(clips) * groups // clips
+@dataclass(frozen=True)
+class Groups:
+    """Groups that clips come in. unequal: the k-th has 1 / k of the clips of the first, as cameras have."""
+
+    count: int
+    unequal: bool = False
+
+    def of(self, clips: int) -> np.ndarray:
+        """(clips,) the group of each."""
+        ends = np.cumsum(1 / np.arange(1, self.count + 1) if self.unequal else np.ones(self.count))
+        return np.searchsorted(ends / ends[-1], (np.arange(clips) + 0.5) / clips)
 
 
-def shared(rng: np.random.Generator, alone: np.ndarray, groups: int | None) -> np.ndarray:
+def shared(rng: np.random.Generator, alone: np.ndarray, groups: Groups | None) -> np.ndarray:
     """``alone`` (runs, clips, values), or with half of its variance from what clips of a group share."""
     if groups is None:
         return alone
     runs, clips, values = alone.shape
-    return WITHIN * alone + WITHIN * rng.normal(size=(runs, groups, values))[:, group_of(clips, groups)]
+    return WITHIN * alone + WITHIN * rng.normal(size=(runs, groups.count, values))[:, groups.of(clips)]
 
 
 class World:
@@ -121,7 +129,7 @@ class World:
 
     def __init__(self, law: Law, db: float, grouped: bool) -> None:
         rng, self.law, self.db = np.random.default_rng(0), law, db
-        self.groups = TRUTH // 2 if grouped else None
+        self.groups = Groups(TRUTH // 2) if grouped else None
         logits = law.logits(rng, 1, TRUTH, self.groups)
         self.size = math.sqrt(float((logits**2).mean()))
         found = self.changed(logits, rng, self.groups)
@@ -130,7 +138,7 @@ class World:
         others = [side[0, near, 1:].argmax(1) for side in (logits, found)]
         self.runner_up_changed = float(np.mean(others[0] != others[1]))
 
-    def changed(self, logits: np.ndarray, rng: np.random.Generator, groups: int | None) -> np.ndarray:
+    def changed(self, logits: np.ndarray, rng: np.random.Generator, groups: Groups | None) -> np.ndarray:
         """Logits of a variant: noise of t6, ``db`` below them, that grows with them."""
         growing = 0.5 + 0.5 * np.abs(logits).mean(-1, keepdims=True) / (0.8 * self.size)
         noise = shared(rng, rng.standard_t(6, logits.shape) / math.sqrt(1.5), groups)
@@ -148,7 +156,9 @@ class World:
         before, after = (step(m / (SMOOTH * self.margins.std())) for m in (self.margins, self.after - bias))
         return bias, 100 * float(np.mean(before - after))
 
-    def draw(self, bias: float, runs: int, clips: int, groups: int | None) -> tuple[np.ndarray, np.ndarray]:
+    def draw(
+        self, bias: float, runs: int, clips: int, groups: Groups | None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Margins (runs, clips) of the original and of a variant with ``bias`` against the true label."""
         rng = np.random.default_rng(1)
         logits = self.law.logits(rng, runs, clips, groups)
@@ -168,24 +178,25 @@ def margins_of(logits: np.ndarray) -> np.ndarray:
 
 
 def simulate() -> Iterator[dict[str, Any]]:
-    """Every law, noise and loss, at every number of clips, alone and in groups."""
+    """Every law, noise and loss, at every number of clips: alone, in groups, and in groups of unequal size."""
     for law in LAWS:
         for db in NOISE_DB:
-            for grouped in (False, True):
-                world = World(law, db, grouped)
+            for kind in ("no", "equal", "unequal"):
+                world = World(law, db, kind != "no")
                 for points in LOSSES:
                     bias, truth = world.bias(points)
-                    for clips, groups in CLIPS.items():
+                    for clips, count in CLIPS.items():
+                        groups = None if kind == "no" else Groups(count, kind == "unequal")
                         row = {"law": law.name, "db": db, "points": truth, "clips": clips}
-                        row |= {"groups": groups if grouped else None}
+                        row |= {"groups": groups and count, "sizes": kind}
                         row |= {"runner_up_changed": world.runner_up_changed}
-                        yield row | repeat(world, bias, truth, clips, row["groups"])
+                        yield row | repeat(world, bias, truth, clips, groups)
             print(f"{law.name}, {db} dB", flush=True)
 
 
-def repeat(world: World, bias: float, truth: float, clips: int, groups: int | None) -> dict[str, Any]:
+def repeat(world: World, bias: float, truth: float, clips: int, groups: Groups | None) -> dict[str, Any]:
     """What ``REPEATS`` runs say: how often margins may tell, then coverage, passes at the limit, widths."""
-    names = None if groups is None else [str(k) for k in group_of(clips, groups)]
+    names = None if groups is None else [str(k) for k in groups.of(clips)]
     before, after = world.draw(bias, REPEATS, clips, groups)
     every = [expected_loss(m, v, names) for m, v in zip(before, after)]
     told = [one for one in every if not one.why]
@@ -207,12 +218,12 @@ def repeat(world: World, bias: float, truth: float, clips: int, groups: int | No
 
 FRAMES = 16
 """Answers of one clip."""
-FILMS = ((52, None), (144, 16))
+FILMS = ((52, None), (144, Groups(16)))
 """Clips, and groups they come in."""
 
 
 def film(
-    rng: np.random.Generator, runs: int, clips: int, groups: int | None, by_clip: bool
+    rng: np.random.Generator, runs: int, clips: int, groups: Groups | None, by_clip: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Margins (runs, clips, FRAMES) of an original and of its variant after each frame, which drift.
 
@@ -240,7 +251,7 @@ def simulate_frames() -> Iterator[dict[str, Any]]:
             for m, v in (tuple(side.mean(-1) for side in many), many)
         )
         for clips, groups in FILMS:
-            of_clip = np.arange(clips) if groups is None else group_of(clips, groups)
+            of_clip = np.arange(clips) if groups is None else groups.of(clips)
             by_clips, by_frames = [], []
             for m, v in zip(*film(np.random.default_rng(1), REPEATS, clips, groups, by_clip)):
                 names = None if groups is None else [str(k) for k in of_clip]
@@ -250,7 +261,7 @@ def simulate_frames() -> Iterator[dict[str, Any]]:
             row = {
                 "by_clip": by_clip,
                 "clips": clips,
-                "groups": groups,
+                "groups": groups and groups.count,
                 "lost_clip": clip,
                 "lost_frame": frame,
             }
@@ -328,7 +339,8 @@ def drawn(found: dict[str, Any]) -> list[str]:
         "",
         f"{found['repeats']:,} draws for each of {len(laws)} laws of margins ({'; '.join(laws)}), "
         f"{len(LOSSES)} true losses ({losses} points), changes that grow with the logits and have long "
-        "tails, each clip for itself and in groups that share half of the variance of logits and changes. "
+        "tails, each clip for itself and in groups that share half of the variance of logits and changes, of "
+        "one size or, as the clips of cameras are, unequal: the k-th has 1 / k of the clips of the first. "
         "Coverage: how often the interval holds the truth. Passes at the limit: how often one passes that "
         "loses exactly what is allowed; 2.5 % would be right. Told: how often margins may tell at all; "
         "counting decides the rest. Where large logits are clipped, the loss of many clips that each stand "
@@ -339,8 +351,8 @@ def drawn(found: dict[str, Any]) -> list[str]:
         "| width, points | counting's | ratio |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for key in sorted({(row["db"], row["clips"], row["groups"] or 0) for row in rows}):
-        alike = [row for row in rows if (row["db"], row["clips"], row["groups"] or 0) == key]
+    for key in sorted({kind_of(row) for row in rows}):
+        alike = [row for row in rows if kind_of(row) == key]
         many = [row for row in alike if row["told"] >= 0.5]
         each = {name: np.array([row[name] for row in many]) for name in many[0]} if many else {}
         share = np.mean([row["told"] for row in alike])
@@ -349,11 +361,21 @@ def drawn(found: dict[str, Any]) -> list[str]:
         cover, passed = 100 * each["coverage"], 100 * each["passed_at_limit"]
         width, counted = np.median(each["width"]), np.median(each["counted_width"])
         lines.append(
-            f"| {key[0]} | {key[1]} | {key[2] or 'no'} | {100 * share:.0f} % | {cover.mean():.1f}, "
+            f"| {key[0]} | {key[1]} | {in_groups(key)} | {100 * share:.0f} % | {cover.mean():.1f}, "
             f"{cover.min():.1f} % | {passed.mean():.1f}, {passed.max():.1f} % | {width:.2f} | {counted:.1f} "
             f"| {width / counted:.2f} |"
         )
     return lines
+
+
+def kind_of(row: dict[str, Any]) -> tuple[int, int, int, str]:
+    """(dB, clips, groups, how large they are) of a row."""
+    return row["db"], row["clips"], row["groups"] or 0, row["sizes"]
+
+
+def in_groups(key: tuple[int, int, int, str]) -> str:
+    """ "no", "16" or "16, unequal"."""
+    return {"no": "no", "equal": f"{key[2]}", "unequal": f"{key[2]}, unequal"}[key[3]]
 
 
 def each_frame(found: dict[str, Any]) -> list[str]:

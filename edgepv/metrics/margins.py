@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edgepv.metrics.stats import Z95, group_count, paired_drop, side_of, student
+from edgepv.metrics.stats import Z95, group_count, paired_drop, side_of, student, variance_of_mean
 from edgepv.types import Counted, PairedDrop
 
 DENSITY_WIDTH = 1.33  # of Silverman's rule: a kernel of fourth order takes a wider one than his Gaussian
@@ -88,7 +88,7 @@ def expected_loss(
     shift, shift_error, freedom = change_at_border(m, d, weight, which, count)
     t = student(freedom)
     rest = _beyond_first_order(m, d, DENSITY_WIDTH * width)
-    rest_error = math.sqrt(variance_of_sum((rest - rest.mean()) / n, which))
+    rest_error = math.sqrt(variance_of_mean(rest, which))
     lost, f = -shift, border.density
     thin, thick = border.limits(Z95 if count is None else t)
     upper, lower = (thick, thin) if lost >= 0 else (thin, thick)
@@ -164,7 +164,7 @@ class Border:
     def of(cls, kernel: np.ndarray, which: np.ndarray, hidden: float = 0.0) -> Border:
         """From what each of n clips, of the groups ``which`` (n,), has in the kernel at 0."""
         f = float(kernel.mean())
-        near = f**2 / variance_of_sum((kernel - f) / len(kernel), which) if f > 0 else 0.0
+        near = f**2 / variance_of_mean(kernel, which) if f > 0 else 0.0
         return cls(f, near, hidden)
 
     def limits(self, z: float) -> tuple[float, float]:
@@ -191,27 +191,33 @@ def silverman(m: np.ndarray, n: int | None = None) -> float:
     return 0.9 * (min(spread, apart) if apart > 0 else spread) * math.pow(n or len(m), -0.2)
 
 
-def variance_of_sum(parts: np.ndarray, which: np.ndarray) -> float:
-    """Variance of the sum of centred ``parts`` (n,): the larger of that over clips and that over groups.
-
-    Few groups look more alike than they are. Times n / (n - 1), as over n clips or groups.
-    """
-    return max(
-        float((one**2).sum()) * len(one) / (len(one) - 1) for one in (parts, np.bincount(which, parts))
-    )
-
-
 def change_at_border(
     m: np.ndarray, d: np.ndarray, weight: np.ndarray, which: np.ndarray, count: int | None
 ) -> tuple[float, float, float]:
-    """(mean change at margin 0, its standard error, degrees of freedom) by local linear regression."""
+    """(mean change at margin 0, its standard error, degrees of freedom) by local linear regression.
+
+    Error: the larger of HC3 over clips and of the jackknife over groups, see ``variance_of_mean``.
+    """
     x = np.stack([np.ones_like(m), m], 1)
-    inverse = np.linalg.pinv(x.T @ (weight[:, None] * x))
+    square = x[:, :, None] * (weight[:, None] * x)[:, None, :]
+    inverse = np.linalg.pinv(square.sum(0))
     pull = (weight[:, None] * x) @ inverse  # of each clip on the two coefficients
-    left = d - x @ (pull.T @ d)
-    leverage = np.clip((pull * x).sum(1), 0, 0.8)
-    error = math.sqrt(variance_of_sum(pull[:, 0] * left / (1 - leverage), which))
-    return float(pull[:, 0] @ d), error, _freedom(pull[:, 0] ** 2, which, count)
+    found = pull.T @ d
+    left = pull[:, 0] * (d - x @ found) / (1 - np.clip((pull * x).sum(1), 0, 0.8))
+    variance = float((left**2).sum()) * len(m) / (len(m) - 1)
+    if count is not None:
+        without = [_sums(part, which) for part in (square, weight[:, None] * x * d[:, None])]
+        moved = found[0] - np.stack([np.linalg.pinv(a) @ b for a, b in zip(*without)])[:, 0]
+        variance = max(variance, float((moved**2).sum()) * (len(moved) - 1) / len(moved))
+    return float(found[0]), math.sqrt(variance), _freedom(pull[:, 0] ** 2, which, count)
+
+
+def _sums(parts: np.ndarray, which: np.ndarray) -> np.ndarray:
+    """Sums of ``parts`` (n, ...) over all groups but one, (groups, ...)."""
+    of_each = np.zeros((int(which.max()) + 1, *parts.shape[1:]))
+    np.add.at(of_each, which, parts)
+    without: np.ndarray = parts.sum(0) - of_each
+    return without
 
 
 def _freedom(pull: np.ndarray, which: np.ndarray, count: int | None) -> float:

@@ -70,19 +70,18 @@ def group_count(groups: Sequence[str] | None) -> int | None:
     return count if groups is not None and count < len(groups) else None
 
 
-def mean_error(values: np.ndarray, groups: Sequence[str] | None) -> float:
-    """Standard error of the mean of ``values`` (n,), of which those of one group may go up and down together.
+def variance_of_mean(values: np.ndarray, which: np.ndarray) -> float:
+    """Variance of the mean of ``values`` (n,): the larger of that over clips and that over groups.
 
-    The larger of that over clips and that over groups, by what is left in the sum of each group.
-    Source: Cochran 1977, "Sampling Techniques", 3rd edition, chapter 9A, clusters of unequal sizes.
+    Few groups look more alike than they are. Over groups by leaving out each once (the jackknife, CR3): with
+    groups of one size the usual one, over groups less one; a group of most of the clips tells little of its
+    own spread. Source: MacKinnon, Nielsen and Webb 2023, "Leverage, influence, and the jackknife in clustered
+    regression models".
     """
-    n = len(values)
-    alone = float(np.std(values, ddof=1)) / math.sqrt(n)
-    if group_count(groups) is None:
-        return alone
-    _, which = np.unique(np.asarray(groups), return_inverse=True)
-    sums = np.bincount(which, values - np.mean(values))
-    return max(alone, math.sqrt(float((sums**2).sum()) * len(sums) / (len(sums) - 1)) / n)
+    n, sizes = len(values), np.bincount(which)
+    moved = np.bincount(which, values - values.mean()) / (n - sizes)
+    over_groups = float((moved**2).sum()) * (len(sizes) - 1) / len(sizes)
+    return max(float(values.var(ddof=1)) / n, over_groups)
 
 
 def independent(values: np.ndarray, groups: Sequence[str] | None) -> float:
@@ -90,16 +89,16 @@ def independent(values: np.ndarray, groups: Sequence[str] | None) -> float:
 
     n over the design effect (Kish 1965, "Survey Sampling": the variance of the mean over that of as many
     independent clips), and less where few groups, or few that are large, tell little of their spread: times
-    (z / t)^2, both by ``_left_out``. Source: Korn and Graubard 1998, "Confidence intervals for proportions with
-    small expected number of positive counts estimated from survey data". n where all values are equal: no
-    spread was seen, and none can be estimated.
+    (z / t)^2, see ``_over_groups``. Source: Korn and Graubard 1998, "Confidence intervals for proportions
+    with small expected number of positive counts estimated from survey data". n where all values are equal:
+    no spread was seen, and none can be estimated.
     """
     n = len(values)
     plain = float(np.std(values)) ** 2 / n
     if groups is None or group_count(groups) is None or plain == 0:
         return float(n)
-    error, freedom = _left_out(values, groups)
-    return n / max(1.0, error**2 / plain) * (Z95 / student(freedom)) ** 2
+    variance, freedom = _over_groups(values, groups)
+    return n / max(1.0, variance / plain) * (Z95 / student(freedom)) ** 2
 
 
 def side_of(low: float, high: float, limit: float) -> Literal["pass", "fail", "inconclusive"]:
@@ -240,35 +239,29 @@ def mean_interval(values: np.ndarray, groups: Sequence[str] | None = None) -> tu
 
     groups: which clips belong together. One clip, or one group, tells nothing of another: then the interval
     is everything.
-    Source: Student 1908, "The Probable Error of a Mean"; over groups see ``_left_out``.
+    Source: Student 1908, "The Probable Error of a Mean"; over groups see ``_over_groups``.
     """
     count = group_count(groups)
     if 1 in (count, len(values)):
         return -math.inf, math.inf
     if count is None or groups is None:
-        error, freedom = mean_error(values, None), float(len(values) - 1)
+        variance, freedom = float(np.var(values, ddof=1)) / len(values), float(len(values) - 1)
     else:
-        error, freedom = _left_out(values, groups)
-    mean, half = float(np.mean(values)), student(freedom) * error
+        variance, freedom = _over_groups(values, groups)
+    mean, half = float(np.mean(values)), student(freedom) * math.sqrt(variance)
     return mean - half, mean + half
 
 
-def _left_out(values: np.ndarray, groups: Sequence[str]) -> tuple[float, float]:
-    """(standard error of the mean of ``values`` (n,), its degrees of freedom), leaving out each group once.
+def _over_groups(values: np.ndarray, groups: Sequence[str]) -> tuple[float, float]:
+    """(variance of the mean of ``values`` (n,) that come in groups, its degrees of freedom).
 
-    The jackknife (CR3), at least the error over clips; with as many degrees of freedom as groups of equal
-    size would have: a group of most of the clips leaves few. With equal groups that is ``mean_error``, and
-    one less than groups.
-    Source: MacKinnon, Nielsen and Webb 2023, "Leverage, influence, and the jackknife in clustered regression
-    models"; Satterthwaite 1946, "An approximate distribution of estimates of variance components".
+    As many degrees of freedom as groups of equal size would have: a group of most of the clips leaves few.
+    Source: Satterthwaite 1946, "An approximate distribution of estimates of variance components".
     """
     _, which = np.unique(np.asarray(groups), return_inverse=True)
-    n, mean, sizes = len(values), float(np.mean(values)), np.bincount(which)
-    moved = np.bincount(which, values - mean) / (n - sizes)
-    count = len(sizes)
-    error = math.sqrt(float((moved**2).sum()) * (count - 1) / count)
-    freedom = min(count - 1, n**2 / float((sizes**2).sum()))
-    return max(error, mean_error(values, None)), freedom
+    sizes = np.bincount(which)
+    freedom = min(len(sizes) - 1, len(values) ** 2 / float((sizes**2).sum()))
+    return variance_of_mean(values, which), freedom
 
 
 def mean_accuracy(values: np.ndarray, metric: Metric, groups: Sequence[str] | None = None) -> Accuracy:
