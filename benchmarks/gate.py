@@ -178,7 +178,7 @@ def margins_of(logits: np.ndarray) -> np.ndarray:
 
 
 def simulate() -> Iterator[dict[str, Any]]:
-    """Every law, noise and loss, at every number of clips: alone, in groups, and in groups of unequal size."""
+    """Every law, noise and loss, at every number of clips: alone, and in groups of each kind."""
     for law in LAWS:
         for db in NOISE_DB:
             for kind in ("no", "equal", "unequal"):
