@@ -15,12 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from edgepv.base.files import sha256, whole_file
+from edgepv.base.late import np
 from edgepv.base.optional import ort_session
 from edgepv.errors import ParityError, UsageError
-from edgepv.metrics.stats import sqnr_db
 from edgepv.quantize.int8_onnx import float_nodes, preprocess
 from edgepv.quantize.step import Calibration, VariantStep
 from edgepv.stream import Tensors, by_file_names
@@ -290,6 +288,8 @@ def _scale(channels: Channels, factors: np.ndarray) -> None:
 
 def _refuse_unlike(channels: Channels, factors: np.ndarray, before: Path, feeds: Sequence[Tensors]) -> None:
     """Raise ParityError unless the scaled model answers what the file ``before`` does."""
+    from edgepv.metrics.stats import sqnr_db
+
     inputs = {v.name: _spread(channels, factors, v.name) for v in channels.model.graph.input}
     outputs = {v.name: _spread(channels, factors, v.name) for v in channels.model.graph.output}
     sessions = ort_session(before), ort_session(channels.model.SerializeToString())

@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
+from edgepv.base.late import np
 from edgepv.base.optional import need
 from edgepv.base.options import option
 from edgepv.errors import ModelError, UsageError

@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from edgepv.base.late import np
 from edgepv.base.optional import need
 from edgepv.errors import ModelError, UsageError
 from edgepv.model.checkpoint import build

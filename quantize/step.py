@@ -19,9 +19,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-import numpy as np
-
 from edgepv.base.files import sha256
+from edgepv.base.late import np
 from edgepv.base.options import Option, options_of, values_of
 from edgepv.base.registry import Registry
 from edgepv.errors import EdgepvError, UsageError, unknown

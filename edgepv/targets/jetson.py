@@ -140,7 +140,8 @@ def table() -> Jetsons:
 
 def unverified() -> dict[str, tuple[str, ...]]:
     """What of the table no source could be read for: the fields of boards and of JetPacks, by their names."""
-    rows = {**table().boards, **{f"JetPack {name}": one for name, one in table().jetpacks.items()}}
+    rows: dict[str, Board | JetPack] = {**table().boards}
+    rows |= {f"JetPack {name}": one for name, one in table().jetpacks.items()}
     return {name: one.unverified for name, one in rows.items() if one.unverified}
 
 

@@ -63,7 +63,8 @@ def test_what_is_not_known_is_refused_in_one_line_with_the_nearest(name: str, wo
 
 
 def test_every_fact_has_a_source_and_the_two_halves_name_each_other() -> None:
-    for row in (*TABLE.jetpacks.values(), *TABLE.boards.values()):
+    rows: list[jetson.JetPack | jetson.Board] = [*TABLE.jetpacks.values(), *TABLE.boards.values()]
+    for row in rows:
         facts = {f.name for f in fields(row)} - {"notes", "sources", "unverified"}
         assert facts == set(", ".join(row.sources).split(", ")) and all(row.sources.values())
         assert set(row.unverified) <= facts
