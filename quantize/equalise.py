@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgepv.base.files import sha256, whole_file
 from edgepv.base.late import np
@@ -23,6 +23,9 @@ from edgepv.quantize.int8_onnx import float_nodes, preprocess
 from edgepv.quantize.step import Calibration, VariantStep
 from edgepv.stream import Tensors, by_file_names
 from edgepv.types import Variant
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 STRENGTH = 0.75
 """How much of a channel's loudness its readers' weights take over: more leaves those less equal. Of 0.5 and
@@ -110,7 +113,7 @@ def _linked_states(base: Variant) -> list[tuple[str, str]]:
 class Channels:
     """Which channels of which tensors of an ONNX model must have one factor. Channels are on axis 1."""
 
-    def __init__(self, model: Any, states: Sequence[tuple[str, str]]) -> None:
+    def __init__(self, model: ModelProto, states: Sequence[tuple[str, str]]) -> None:
         """states: (graph input, what it is fed from) of those that may be scaled; shapes must be inferred."""
         from onnx import numpy_helper
 

@@ -218,7 +218,7 @@ class Inert:
 
     state: Any = None
 
-    def __init__(self, *_: Any, **__: Any) -> None:
+    def __init__(self, *_: object, **__: object) -> None:
         pass
 
     def __new__(cls, *_: Any, **__: Any) -> Inert:

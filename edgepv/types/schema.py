@@ -30,7 +30,7 @@ SCALARS: dict[Any, Schema] = {
 }
 
 
-def json_schema(kind: Any, title: str) -> Schema:
+def json_schema(kind: type | pytypes.UnionType, title: str) -> Schema:
     """The schema of a frozen dataclass and of all that it holds; the same text for the same types.
 
     A field without a default is required, a key that is no field is refused, as ``decode`` does. RETIRED
