@@ -12,12 +12,18 @@ from edgepv.base.machine import device_facts
 
 
 def now() -> dict[str, Any]:
-    """The commit of this checkout, "+" where files differ from it, the day, the CPU and its flags."""
-    asked = ("git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--exclude=*")
-    commit = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    """The commit of this checkout, "+" where its code differs from it, the day, the CPU and its flags."""
+    commit = _git("describe", "--always", "--exclude=*")
+    code = ("*.py", "*.c", "*.h", "*.toml", "*.sh")
+    commit += "+" * bool(_git("diff", "--name-only", "HEAD", "--", *(f":(top){name}" for name in code)))
     facts = device_facts()
     day = datetime.date.today().isoformat()
     return {"commit": commit, "date": day, "cpu": facts.cpu, "flags": list(facts.flags)}
+
+
+def _git(*words: str) -> str:
+    asked = ("git", "-C", str(Path(__file__).parent), *words)
+    return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def told(at: Mapping[str, Any] | None) -> str:
