@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from measured_at import now
 
 from edgepv.base.console import Console
 from edgepv.base.files import read_json, write_json
@@ -97,7 +98,7 @@ def main() -> None:
         for how in get_args(How):
             if (model, how, a.seed, a.epochs) not in done:
                 rows.append(one(model, how, a.data, a.epochs, a.seed))
-                write_json(a.out, {"device": encode(device_facts()), "runs": rows})
+                write_json(a.out, {"measured_at": now(), "device": encode(device_facts()), "runs": rows})
 
 
 if __name__ == "__main__":

@@ -148,7 +148,7 @@ def main() -> int:
                 print(f"{name}: {reader}: {rows[name][reader]} MiB", flush=True)
             path.unlink()
     known = json.loads(OUT.read_text()) if OUT.is_file() else {}
-    write_json(OUT, known | {args.key: {"at": measured_at.now(), "rise_mib": rows}})
+    write_json(OUT, known | {args.key: {"measured_at": measured_at.now(), "rise_mib": rows}})
     return 0
 
 

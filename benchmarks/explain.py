@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measured_at import now
 
 from edgepv.base.console import Console
 from edgepv.base.files import write_json
@@ -152,6 +153,7 @@ def main() -> None:
     write_json(
         a.out,
         {
+            "measured_at": now(),
             "grid": a.grid,
             "cpu_minutes": (time.process_time() - start) / 60,
             "device": encode(device_facts()),

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measured_at import now, told
+from measured_at import now, stamp
 
 from edgepv.base.files import read_json, write_json, write_text
 from edgepv.base.optional import need
@@ -65,7 +65,7 @@ def measure(name: str, data: Path) -> dict[str, Any]:
             row = {"promised_db": db, **made.steps[-1].options, **exam.of(made)}
             rows.append(row | {"magnitude": _magnitude(original, row["weights"], exam, Path(scratch))})
             print(name, rows[-1], flush=True)
-    return {"clips": len(clips.held_out), "rows": rows, "measured": now()}
+    return {"clips": len(clips.held_out), "rows": rows, "measured_at": now()}
 
 
 def _magnitude(original: Checkpoint, weights: float, exam: _Exam, scratch: Path) -> dict[str, Any] | None:
@@ -133,7 +133,7 @@ def page(results: dict[str, Any]) -> str:
     for name, result in results.items():
         lines += [_line(name, row) for row in result["rows"]]
         lines += [""] if name == list(results)[-1] else []
-    lines += [f"{name}: {told(result.get('measured'))}" for name, result in results.items()]
+    lines += [f"{name}: {stamp(result.get('measured_at'))}" for name, result in results.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -33,6 +33,7 @@ from safetensors.numpy import load, save
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "base")]
 
+from measured_at import now  # noqa: E402
 from null_bundle import write_null_bundle  # noqa: E402
 from support import in_this_process  # noqa: E402
 
@@ -397,13 +398,6 @@ def supervise(seed: int, first: int, last: int, note: Callable[[int, str, str], 
         number, patience = number + 1, HANG_S
 
 
-def commit() -> str:
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
-    )
-    return done.stdout.strip()
-
-
 def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -416,7 +410,7 @@ def main() -> int:
         work(*args.worker)
         return 0
     runs: dict[str, Any] = json.loads(args.out.read_text()) if args.out.is_file() else {}
-    name, fresh = f"seed {args.seed}", {"commit": commit(), "n": 0, "kinds": {}, "faults": []}
+    name, fresh = f"seed {args.seed}", {**now(), "n": 0, "kinds": {}, "faults": []}
     old = runs.get(name, {})
     state: dict[str, Any] = old if old.get("commit") == fresh["commit"] else fresh
     runs[name] = state

@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from measured_at import now
 from safetensors.torch import load_file
 
 from edgepv import zoo
@@ -334,7 +335,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows = read_json(OUT) if OUT.is_file() else {}
         if part in BY_SIZE:
             found = rows.get(part, {}) | found
-        write_json(OUT, {**rows, part: found})
+        stamps = rows.get("measured_at", {}) | {part: now()}
+        write_json(OUT, {**rows, part: found, "measured_at": stamps})
     return 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from measured_at import machine
+from measured_at import machine, stamps
 
 Result = Mapping[str, Any]
 
@@ -32,7 +32,7 @@ def graph(found: Result) -> list[str]:
         "Intervals of top-1 here are Wilson's over clips, though those of one camera or sequence are right "
         "or wrong together: the true ones are wider; no net is shown to be better than another."
     )
-    lines = ["### pv-graph (benchmarks/graph.py)", "", told, ""]
+    lines = ["### pv-graph (benchmarks/graph.py)", "", stamps(found["measured_at"]), "", told, ""]
     for size, tasks in found.get("video", {}).items():
         names = dict.fromkeys(name for task in tasks.values() for name in task["rows"])
         cost = {n: g for task in tasks.values() for n, g in task["gflops"].items()}
@@ -91,7 +91,7 @@ PLACES = {"rendered": "Held-out renders", "photographs": "Photographs moved by a
 
 def track(found: Result) -> list[str]:
     """Trackers on renders, on photographs that move, on real clips, and over 1,000 frames."""
-    lines = ["### pv-track (benchmarks/track.py)", ""]
+    lines = ["### pv-track (benchmarks/track.py)", "", stamps(found["measured_at"]), ""]
     for part, told in PLACES.items():
         data = found.get(part, {})
         rows = [
@@ -129,7 +129,7 @@ EARLY_LATE = {"psnr_5_to_20": "frames 5 to 20", "psnr_285_to_300": "frames 285 t
 
 def restore(found: Result) -> list[str]:
     """Restorers on short clips and by frame index, against simple methods and a net without a memory."""
-    lines = ["### pv-restore (benchmarks/restore.py)", ""]
+    lines = ["### pv-restore (benchmarks/restore.py)", "", stamps(found["measured_at"]), ""]
     for part, told in (("denoise", "Noise of 25/255 taken away"), ("x2", "Twice the size")):
         data = found.get(part, {})
         rows = [

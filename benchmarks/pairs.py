@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measured_at import now, told
+from measured_at import now, stamp
 
 from edgepv.base.files import read_json, write_json, write_text
 from edgepv.metrics.stats import Z95, student
@@ -169,7 +169,7 @@ def page(found: dict[str, Any]) -> str:
         "# Times in pairs",
         "",
         "Made by `python benchmarks/pairs.py` from benchmarks/pairs.json: simulated, no clock was read. "
-        f"{told(found['measured_at'])}",
+        f"{stamp(found['measured_at'])}",
         "",
         "## The interval of a ratio",
         "",

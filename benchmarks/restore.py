@@ -32,6 +32,7 @@ from unittest.mock import patch
 import cv2
 import numpy as np
 import torch
+from measured_at import now
 
 from edgepv.base.files import read_json, write_json
 from edgepv.base.tasks import TASKS
@@ -392,6 +393,7 @@ def main() -> int:
         fresh = PARTS[part](where, lambda name: not args.method or name in args.method)
         rows[part] = merged(rows.get(part, {}), fresh)
         compare(rows[part].get("short", {}), BASELINES.get(part, ()))
+        rows["measured_at"] = rows.get("measured_at", {}) | {part: now()}
         write_json(args.out, rows)
     return 0
 

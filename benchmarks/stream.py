@@ -388,7 +388,12 @@ def main() -> int:
     tools = versions(("torch", "onnxruntime", "openvino", "ai-edge-litert", "edgepv"))
     results = read_json(args.out) if args.out.is_file() else {"nets": {}}
     if not args.prove:
-        results |= {"device": encode(device_facts()), "tools": tools, "threads": THREADS}
+        results |= {
+            "measured_at": now(),
+            "device": encode(device_facts()),
+            "tools": tools,
+            "threads": THREADS,
+        }
     with tempfile.TemporaryDirectory() as scratch:
         for make in subjects([n for n in args.nets.split(",") if n], Path(scratch)):
             with torch.no_grad():

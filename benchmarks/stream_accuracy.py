@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measured_at import now
 
 from edgepv import bundle, zoo
 from edgepv.base.files import read_json, write_json
@@ -58,7 +59,7 @@ def main() -> int:
             drop = paired_drop(original, got, max_drop=1.0)
             rows[variant.name] = {"right": sum(got), "n": len(got), "drop": encode(drop)}
             print(f"{variant.name}: {sum(got)} of {len(got)}", flush=True)
-    write_json(OUT, {"model": args.name, "variants": rows})
+    write_json(OUT, {"model": args.name, "variants": rows, "measured_at": now()})
     return 0
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from measured_at import now
 
 from edgepv import bundle
 from edgepv.base.files import write_json
@@ -67,10 +68,8 @@ def main() -> int:
         state = variant.stream.state_bytes if variant.stream else 0
         rows[name] = {"state_bytes": state, "ms": {way: percentiles_ms(s) for way, s in seconds.items()}}
         print(name, {way: f"p50 {percentiles_ms(s)[0]:.3f} ms" for way, s in seconds.items()}, flush=True)
-    facts = encode(device_facts())
-    write_json(
-        OUT, {"device": facts, "threads": 1, "n": CALLS, "model": opened.content.name, "variants": rows}
-    )
+    about = {"measured_at": now(), "device": encode(device_facts()), "threads": 1, "n": CALLS}
+    write_json(OUT, about | {"model": opened.content.name, "variants": rows})
     return 0
 
 

@@ -165,7 +165,7 @@ def measured(name: str, args: argparse.Namespace, known: dict[str, Any]) -> dict
     }
     for row, answer in rows.items():
         if args.again or row not in known:
-            known[row] = held(answer(), window, test) | {"at": measured_at.now()}
+            known[row] = held(answer(), window, test) | {"measured_at": measured_at.now()}
             print(f"{name} {row}: {told(known[row])}", flush=True)
             keep(name, args.size, known)
     return known
@@ -198,7 +198,7 @@ def page(results: dict[str, Any]) -> str:
             right, same = (f"{100 * share:.1f} %" for share in (row["accuracy"]["value"], row["same"]))
             lost = f"{drop.figures()[0]} ({drop.interval()}), {drop.verdict}"
             lines.append(f"| {name} | {right} | {lost} | {same} | {drop.n} |")
-        lines.append(f"\n{measured_at.told(next(iter(rows.values()))['at'])}")
+        lines.append(f"\n{measured_at.stamp(next(iter(rows.values()))['measured_at'])}")
     return "\n".join(lines) + "\n"
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import measured_at
 import numpy as np
 import torch
 
@@ -454,10 +454,11 @@ def measure(
         "int8": lambda: {name: int8(model, folder, data, held[:12]) for name, model in models.items()},
     }
     result = json.loads(out.read_text()) if out.is_file() else {}
-    result["machine"] = {"cpu": platform.processor() or platform.machine(), "threads": 1}
+    result["threads"] = 1
     for part in wanted:
         print(part, flush=True)
         result[part] = result.get(part, {}) | parts[part]()
+        result["measured_at"] = result.get("measured_at", {}) | {part: measured_at.now()}
         out.write_text(json.dumps(result, indent=1) + "\n")
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from edgepv.export.to_onnx import example_inputs, step_module, stream_spec
 from edgepv.types import ModelSpec
 
+if TYPE_CHECKING:
+    from torch import nn
 
-def gflops_per_frame(module: Any, spec: ModelSpec) -> float:
+
+def gflops_per_frame(module: nn.Module, spec: ModelSpec) -> float:
     """10^9 floating point operations (multiply and add are two) for one new frame.
 
     A window model computes its whole clip again for every frame, and is charged for it.

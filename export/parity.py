@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from edgepv.base.registry import resolve
 from edgepv.metrics.stats import sqnr_db
 from edgepv.stream import Tensors
 from edgepv.types import Parity, Verdict, WorstClip
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 WORST = 5  # clips named in a report
 MIN_FRAMES = 32  # below this a ratio of powers says more about the frames than about the artifact
@@ -138,7 +141,9 @@ def onnx_tensors(path: Path, feeds: Sequence[Tensors]) -> dict[str, np.ndarray]:
     return run_with_outputs(model, names, feeds)
 
 
-def run_with_outputs(model: Any, names: Sequence[str], feeds: Sequence[Tensors]) -> dict[str, np.ndarray]:
+def run_with_outputs(
+    model: ModelProto, names: Sequence[str], feeds: Sequence[Tensors]
+) -> dict[str, np.ndarray]:
     """Run an ONNX model with extra tensors as outputs; float ones come back stacked over the feeds."""
     import onnx
 

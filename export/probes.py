@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from edgepv.errors import ModelError, UsageError
 from edgepv.export.to_onnx import answers_of, check_answers, example_inputs, step_module, stream_spec
 from edgepv.stream import Infer
 from edgepv.types import ModelSpec, Scores, StreamSpec, Variant
+
+if TYPE_CHECKING:
+    from torch import nn
 
 FRAMES = 2
 """Frames of a probe of a model that steps."""
@@ -51,7 +54,7 @@ class ProbeResult:
     why: str = ""
 
 
-def probe(module: Any, spec: ModelSpec) -> ProbeResult:
+def probe(module: nn.Module, spec: ModelSpec) -> ProbeResult:
     """Ask a torch module, in eval mode and as it was built, whether it is what it seems.
 
     The module may keep what it is asked: use another one for work. Raises in one line that names the

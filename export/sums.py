@@ -12,8 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from edgepv.base.late import np
 from edgepv.base.optional import need
 
 WEIGHTS_AT = {

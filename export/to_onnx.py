@@ -6,7 +6,7 @@ import contextlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 import numpy as np
 
@@ -18,18 +18,21 @@ from edgepv.errors import ModelError, UsageError
 from edgepv.export.plain import in_parts
 from edgepv.types import ModelSpec, StateSpec, StreamSpec, TensorSpec, Variant
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
 OPSET = 18  # the lowest that torch's dynamo exporter really implements
 MOST_WARMUP = 4096  # frames
 PROBED_FRAMES = 64  # steps that are run at most to see a first valid answer
 STATE_DTYPES: tuple[str, ...] = get_args(get_type_hints(StateSpec)["dtype"])
 
 
-def has_step(module: Any) -> bool:
+def has_step(module: nn.Module) -> bool:
     """Whether the module streams by itself: ``init_state()`` and ``step(frame, *states)``."""
     return callable(getattr(module, "step", None)) and callable(getattr(module, "init_state", None))
 
 
-def stream_spec(module: Any, spec: ModelSpec) -> StreamSpec | None:
+def stream_spec(module: nn.Module, spec: ModelSpec) -> StreamSpec | None:
     """States of a module that steps, by itself or converted; None for a clip model.
 
     Raises UsageError if the spec's input layout contradicts what the module offers, ModelError for states
@@ -97,7 +100,7 @@ def _state_spec(name: str, value: Any, taken: set[str]) -> StateSpec:
     return StateSpec(name, f"{name}_next", tuple(value.shape), dtype, init=start)
 
 
-def lower(module: Any, spec: ModelSpec, out: Path) -> Variant:
+def lower(module: nn.Module, spec: ModelSpec, out: Path) -> Variant:
     """Write ``module`` as opset-18 float ONNX at ``out`` and describe it as a Variant.
 
     A clip model with a step is lowered as its step when the spec's input is one frame.
@@ -210,7 +213,7 @@ def example_inputs(spec: ModelSpec, stream: StreamSpec | None, seed: int = 0) ->
     return {name: rng.standard_normal(tensor.shape).astype(tensor.dtype) for name, tensor in wanted}
 
 
-def step_module(module: Any) -> Any:
+def step_module(module: nn.Module) -> nn.Module:
     """The module whose ``forward`` is the graph: ``step`` where there is one, else itself.
 
     Exporters capture ``forward`` only, so a ``step`` is presented as one.
@@ -225,17 +228,18 @@ def step_module(module: Any) -> Any:
             self.module = module
 
         def forward(self, frame: Any, *states: Any) -> Any:
-            return self.module.step(frame, *states)
+            stepped: Any = self.module
+            return stepped.step(frame, *states)
 
     return Step().eval() if has_step(module) else module
 
 
-def answers_of(result: Any) -> tuple[Any, ...]:
+def answers_of(result: Tensor | tuple[Tensor, ...] | list[Tensor]) -> tuple[Tensor, ...]:
     """What a module returned, as a tuple."""
     return tuple(result) if isinstance(result, tuple | list) else (result,)
 
 
-def check_answers(module: Any, example: tuple[Any, ...], spec: ModelSpec) -> tuple[Any, ...]:
+def check_answers(module: nn.Module, example: tuple[Tensor, ...], spec: ModelSpec) -> tuple[Tensor, ...]:
     """What a module answers behind the answers of its spec: its new states.
 
     Raises ModelError if it raises or answers no float tensors, UsageError if their shapes are not those of

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
+from edgepv.base.late import np
 from edgepv.base.optional import ort_session
 from edgepv.errors import ModelError
 from edgepv.quantize.int8_onnx import CONVOLUTIONS, is_vector, preprocess

@@ -13,18 +13,19 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from edgepv.base.files import sha256, whole_file
+from edgepv.base.late import np
 from edgepv.base.optional import ort_session
 from edgepv.errors import ParityError, UsageError
-from edgepv.metrics.stats import sqnr_db
 from edgepv.quantize.int8_onnx import float_nodes, preprocess
 from edgepv.quantize.step import Calibration, VariantStep
 from edgepv.stream import Tensors, by_file_names
 from edgepv.types import Variant
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 STRENGTH = 0.75
 """How much of a channel's loudness its readers' weights take over: more leaves those less equal. Of 0.5 and
@@ -112,7 +113,7 @@ def _linked_states(base: Variant) -> list[tuple[str, str]]:
 class Channels:
     """Which channels of which tensors of an ONNX model must have one factor. Channels are on axis 1."""
 
-    def __init__(self, model: Any, states: Sequence[tuple[str, str]]) -> None:
+    def __init__(self, model: ModelProto, states: Sequence[tuple[str, str]]) -> None:
         """states: (graph input, what it is fed from) of those that may be scaled; shapes must be inferred."""
         from onnx import numpy_helper
 
@@ -290,6 +291,8 @@ def _scale(channels: Channels, factors: np.ndarray) -> None:
 
 def _refuse_unlike(channels: Channels, factors: np.ndarray, before: Path, feeds: Sequence[Tensors]) -> None:
     """Raise ParityError unless the scaled model answers what the file ``before`` does."""
+    from edgepv.metrics.stats import sqnr_db
+
     inputs = {v.name: _spread(channels, factors, v.name) for v in channels.model.graph.input}
     outputs = {v.name: _spread(channels, factors, v.name) for v in channels.model.graph.output}
     sessions = ort_session(before), ort_session(channels.model.SerializeToString())

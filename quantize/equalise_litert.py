@@ -13,12 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from edgepv.base.files import sha256, whole_file
+from edgepv.base.late import np
 from edgepv.base.optional import litert_feeds, litert_interpreter, need
 from edgepv.errors import ParityError, UsageError
-from edgepv.metrics.stats import sqnr_db
 from edgepv.quantize.equalise import EXACT_DB, PROOFS
 from edgepv.quantize.int8_onnx import preprocess
 from edgepv.quantize.step import Calibration, VariantStep
@@ -170,6 +168,8 @@ def _alike(some: np.ndarray, others: np.ndarray) -> bool:
 
 def _refuse_unlike(before: Path, after: Path, result: Variant, feeds: Sequence[Tensors]) -> None:
     """Raise ParityError unless two files answer alike, the states of ``after`` in the units of ``result``."""
+    from edgepv.metrics.stats import sqnr_db
+
     runners = [litert_interpreter()(str(p), num_threads=1).get_signature_runner() for p in (before, after)]
     states = {s.output: s.name for s in (result.stream.states if result.stream else ())}
     for plain, even in zip(

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from edgepv.base.late import np
 from edgepv.base.optional import need
 from edgepv.base.options import option
 from edgepv.data.frames import hold_last
@@ -17,6 +16,9 @@ from edgepv.model.checkpoint import build
 from edgepv.model.training import Trainer, cosine
 from edgepv.quantize.step import CheckpointStep, Training
 from edgepv.types import Checkpoint, ModelSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 TEMPERATURE = 2.0  # of both softmaxes, as in Hinton et al. 2015: wrong labels tell something too
 CLOSEST = 0.75
@@ -91,8 +93,8 @@ def lesson(aid: Training) -> dict[str, Any]:
 
 
 def train(
-    model: Any,
-    original: Any,
+    model: nn.Module,
+    original: nn.Module,
     clips: Sequence[np.ndarray],
     truth: Sequence[int],
     how: Step,
@@ -117,19 +119,19 @@ def train(
             trainer.step(loss, how.learning_rate * cosine(trainer.steps, steps))
 
 
-def as_logits(answer: Any, spec: ModelSpec) -> Any:
+def as_logits(answer: Tensor, spec: ModelSpec) -> Tensor:
     """Logits of which the softmax is what a model answers."""
     return answer.clamp(min=LEAST).log() if spec.scores == "probabilities" else answer
 
 
-def distilled(logits: Any, teacher: Any, truth: Any) -> Any:
+def distilled(logits: Tensor, teacher: Tensor, truth: Tensor) -> Tensor:
     """Half the labels' cross entropy, half the teacher's softened answer."""
     from torch.nn import functional as F
 
     return 0.5 * F.cross_entropy(logits, truth) + 0.5 * soft_loss(logits, teacher)
 
 
-def soft_loss(logits: Any, teacher: Any) -> Any:
+def soft_loss(logits: Tensor, teacher: Tensor) -> Tensor:
     """How far an answer is from the teacher's, both softened by ``TEMPERATURE`` (Kullback-Leibler)."""
     from torch.nn import functional as F
 
@@ -143,7 +145,7 @@ def batches(rng: np.random.Generator, count: int, batch: int) -> list[np.ndarray
     return [order[i : i + batch] for i in range(0, count, batch)]
 
 
-def views(x: Any, rng: np.random.Generator) -> Any:
+def views(x: Tensor, rng: np.random.Generator) -> Tensor:
     """Clips (N, C, T, H, W), each seen a little closer and at another contrast, the same over its frames.
 
     Student and teacher see the same view: what the teacher says of it is right without a new label (Beyer et

@@ -20,13 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from edgepv.base.late import np
 from edgepv.base.optional import need
 from edgepv.base.options import option
 from edgepv.data.frames import hold_last
 from edgepv.errors import EdgepvError, ModelError, UsageError
-from edgepv.metrics.stats import sqnr_db
 from edgepv.model.checkpoint import build
 from edgepv.model.surgery import parameters
 from edgepv.quantize.low_rank import multiplications
@@ -351,6 +349,8 @@ def _trial(module: Any, groups: Sequence[Group], judges: Sequence[np.ndarray]) -
 
 def _feel(module: Any, group: Group, judges: Sequence[np.ndarray], wanted: np.ndarray) -> None:
     """Set how much the answers lose for what the group leaves out, by folding it alone once."""
+    from edgepv.metrics.stats import sqnr_db
+
     fitting = [w for w in group.widths() if group.left[w - 1] >= PROBE]
     group.kept = max(fitting) if fitting else MULTIPLE
     left = float(group.left[group.kept - 1])
@@ -371,6 +371,8 @@ def _share_out(
 
     Errors of groups add up nearly, and where they do not, the next round is given as much less.
     """
+    from edgepv.metrics.stats import sqnr_db
+
     costs = _Costs(module, spec, groups)
     allowed = budget = 10 ** (-db / 10)
     best: tuple[float, list[int], float] = (math.inf, [g.width for g in groups], math.inf)

@@ -16,10 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from safetensors.numpy import load_file, save_file
-
 from edgepv.base.files import sha256, whole_file
+from edgepv.base.late import np
 from edgepv.base.optional import litert_feeds, litert_interpreter, need
 from edgepv.errors import EngineError, ModelError
 from edgepv.quantize.int8_onnx import refuse_zero_states
@@ -67,6 +65,8 @@ class Step(VariantStep):
 
         Raises UsageError with the tool's reason if it refuses the model or the result does not run.
         """
+        from safetensors.numpy import save_file
+
         need("ai_edge_quantizer", extra="compress")
         theirs = by_file_names(given, aid.feeds)
         states, ends = given.stream.states if given.stream else (), {**given.inputs, **given.outputs}
@@ -117,6 +117,7 @@ def work(
     grown: of those that grow for ever.
     """
     from ai_edge_quantizer import quantizer
+    from safetensors.numpy import load_file
 
     rows: dict[int, dict[str, np.ndarray]] = {}
     for key, value in load_file(feeds).items():

@@ -15,9 +15,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from edgepv.base.files import sha256, whole_file
+from edgepv.base.late import np
 from edgepv.base.optional import SAFE_BITS, need
 from edgepv.errors import UsageError
 from edgepv.quantize.ranges import RANGES, Method, check_method, linked, of_model

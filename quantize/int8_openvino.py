@@ -7,7 +7,7 @@ import re
 from collections.abc import Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from edgepv.base.files import sha256
 from edgepv.base.optional import SAFE_BITS, need
@@ -19,6 +19,9 @@ from edgepv.quantize.ranges import PERCENTILE, RANGES, Method, check_method
 from edgepv.quantize.step import Calibration, VariantStep
 from edgepv.stream import by_file_names
 from edgepv.types import QuantScheme, Variant
+
+if TYPE_CHECKING:
+    import openvino as ov
 
 BIASES = ("fast", "accurate", "none")
 
@@ -117,7 +120,7 @@ def _estimator(method: Method) -> Any:
     return r.RangeEstimatorParameters(*ends)
 
 
-def float_nodes(model: Any, blended: Set[str] = frozenset()) -> list[str]:
+def float_nodes(model: ov.Model, blended: Set[str] = frozenset()) -> list[str]:
     """Operators that hold one value per channel or make a ``blended`` tensor; see ``int8_onnx``."""
     return [
         op.get_friendly_name()

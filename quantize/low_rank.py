@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgepv.base.optional import need
 from edgepv.base.options import option
@@ -23,6 +23,9 @@ from edgepv.model.checkpoint import build
 from edgepv.model.surgery import parameters, put, split, splittable
 from edgepv.quantize.step import CheckpointStep, Training
 from edgepv.types import Checkpoint, ModelSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 MOST_COST_SHARE = 0.8
 """A layer is split only if the two need at most this share of its multiplications."""
@@ -82,7 +85,7 @@ class Step(CheckpointStep):
         return checkpoint
 
 
-def rank_for(values: Any, energy: float) -> int:
+def rank_for(values: Tensor, energy: float) -> int:
     """How many of the singular values (falling) hold ``energy`` of their squares' sum, at least 1."""
     torch = need("torch", extra="compress")
     squares = values.double() ** 2
@@ -90,7 +93,7 @@ def rank_for(values: Any, energy: float) -> int:
     return int((left > max(1 - energy, ROUNDING) * squares.sum()).sum()) + 1
 
 
-def factorize(weight: Any, energy: float) -> tuple[Any, Any]:
+def factorize(weight: Tensor, energy: float) -> tuple[Tensor, Tensor]:
     """(first, second) weights of a split: (r, cin, *kernel) and (cout, r, 1, ...).
 
     The singular values are shared out evenly, so that both halves have the same scale for INT8.
@@ -123,7 +126,7 @@ def _split_layers(module: Any, spec: ModelSpec, energy: float) -> dict[str, int]
     return ranks
 
 
-def multiplications(module: Any, spec: ModelSpec) -> dict[str, int]:
+def multiplications(module: nn.Module, spec: ModelSpec) -> dict[str, int]:
     """Multiplications of every convolution and linear layer that the module calls, by name.
 
     Raises ModelError if the module does not run.
@@ -160,7 +163,7 @@ def _two(layer: Any, energy: float) -> Any:
     first, second = factorize(layer.weight, energy)
     if first.numel() + second.numel() > MOST_COST_SHARE * layer.weight.numel():
         return None
-    two = split(layer, first, second).eval().requires_grad_(False)
+    two: Any = split(layer, first, second).eval().requires_grad_(False)
     with torch.no_grad():
         two[0].weight.copy_(first)
         two[1].weight.copy_(second)
@@ -169,15 +172,16 @@ def _two(layer: Any, energy: float) -> Any:
     return two
 
 
-def answers(module: Any, spec: ModelSpec) -> list[Any]:
+def answers(module: nn.Module, spec: ModelSpec) -> list[Tensor]:
     """What every form of the module answers to noise: its step, its clip form, or both."""
     torch = need("torch", extra="compress")
     noise = torch.Generator().manual_seed(0)
     shape = spec.input.shape
-    outputs: list[Any] = []
+    outputs: list[Tensor] = []
+    own: Any = module
     with torch.no_grad():
         if spec.input.layout == "NCHW" and callable(getattr(module, "init_state", None)):
-            outputs += module.step(torch.randn(shape, generator=noise), *module.init_state().values())
+            outputs += own.step(torch.randn(shape, generator=noise), *own.init_state().values())
             shape = (*shape[:2], spec.frames, *shape[2:])
         if type(module).forward is not torch.nn.Module.forward:
             outputs.append(module(torch.randn(shape, generator=noise)))

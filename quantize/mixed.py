@@ -10,13 +10,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from edgepv.base.cache import cached
+from edgepv.base.late import np
 from edgepv.base.machine import versions
 from edgepv.base.options import option
 from edgepv.errors import ParityError, UsageError
-from edgepv.metrics.stats import sqnr_db
 from edgepv.quantize import int8_onnx
 from edgepv.quantize.ranges import RANGES, Method, check_method
 from edgepv.quantize.sensitivity import answers_of, convolutions, per_layer, rolled_answers
@@ -77,6 +75,8 @@ class Step(VariantStep):
         keeps is met again at every frame. The file that is kept has its ranges from all feeds, and reaches
         the limit there too. Raises ParityError if one layer in INT8 is one too many.
         """
+        from edgepv.metrics.stats import sqnr_db
+
         if not self._choosing:
             return int8_onnx.Step((), self.ranges, self.weight_bits)(given, out, aid)
         folder, feeds = aid.folder, aid.feeds

@@ -16,10 +16,9 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
+from edgepv.base.late import np
 from edgepv.base.optional import need
 from edgepv.base.options import option
 from edgepv.errors import ModelError, UsageError
@@ -29,6 +28,9 @@ from edgepv.model.training import Trainer
 from edgepv.quantize.finetune import batches, windows
 from edgepv.quantize.step import CheckpointStep, Training
 from edgepv.types import Checkpoint, ModelSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 MOST_CUT_SHARE = 0.9
 """No layer loses more than this share of its channels, whatever a global ranking says."""
@@ -178,7 +180,7 @@ def uncut(spec: ModelSpec, why: str, cure: str = "Use --prune 0") -> CutError:
     return error
 
 
-def refuse_changed(silenced: Any, cut: Any, spec: ModelSpec) -> None:
+def refuse_changed(silenced: nn.Module, cut: nn.Module, spec: ModelSpec) -> None:
     """Raise CutError unless ``cut`` computes what the original with those channels silenced does."""
     if not _alike(silenced, cut, spec, steady=True):
         raise uncut(
@@ -188,7 +190,7 @@ def refuse_changed(silenced: Any, cut: Any, spec: ModelSpec) -> None:
         )
 
 
-def check_rebuilt(module: Any, pruned: Checkpoint) -> None:
+def check_rebuilt(module: nn.Module, pruned: Checkpoint) -> None:
     """Raise CutError unless ``pruned`` builds to what ``module`` computes."""
     why = "its answers differ"
     try:
@@ -203,7 +205,7 @@ def check_rebuilt(module: Any, pruned: Checkpoint) -> None:
         )
 
 
-def refuse_recurrent(module: Any, spec: ModelSpec) -> None:
+def refuse_recurrent(module: nn.Module, spec: ModelSpec) -> None:
     """Raise CutError for a model that has a recurrent layer, or only a step and no clip form."""
     from torch import nn
 
@@ -222,7 +224,7 @@ def refuse_recurrent(module: Any, spec: ModelSpec) -> None:
         )
 
 
-def stages(module: Any, spec: ModelSpec) -> dict[str, int]:
+def stages(module: nn.Module, spec: ModelSpec) -> dict[str, int]:
     """Stage of every convolution and linear layer, by name: layers of one resolution are one stage.
 
     At most ``STAGES``: the largest resolutions are one stage where there are more, and what has no
@@ -255,13 +257,14 @@ def stages(module: Any, spec: ModelSpec) -> dict[str, int]:
     }
 
 
-def clip_example(spec: ModelSpec, seed: int = 0) -> Any:
+def clip_example(spec: ModelSpec, seed: int = 0) -> Tensor:
     """A random clip (1, C, T, H, W) of the size the model's clip form takes."""
     torch = need("torch", extra="compress")
     shape = spec.input.shape
     if spec.input.layout == "NCHW":
         shape = (shape[0], shape[1], spec.frames, *shape[2:])
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    clip: Tensor = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return clip
 
 
 def _layers(module: Any) -> dict[str, Any]:
@@ -320,7 +323,7 @@ def _planned(module: Any, spec: ModelSpec, step: Step, importance: Any) -> dict[
     return planned
 
 
-def silence(original: Any, module: Any, group: Any) -> None:
+def silence(original: nn.Module, module: nn.Module, group: Any) -> None:
     """Zero in ``original`` what ``group`` is about to cut: the channels and the weights that read them."""
     import torch
 
@@ -330,7 +333,7 @@ def silence(original: Any, module: Any, group: Any) -> None:
             layer = names.get(dep.target.module)
             if layer is None or getattr(dep.target.module, "weight", None) is None:
                 continue
-            mine = original.get_submodule(layer)
+            mine: Any = original.get_submodule(layer)
             if "in_channels" in dep.handler.__name__ and mine.weight.ndim > 1:
                 _silence_input(mine, indices)
             else:
@@ -430,7 +433,7 @@ def _answers(module: Any, spec: ModelSpec) -> list[Any]:
             handle.remove()
 
 
-def never_cut(module: Any, spec: ModelSpec) -> list[Any]:
+def never_cut(module: nn.Module, spec: ModelSpec) -> list[nn.Module]:
     """Layers that stay whole: those that make the answer, and nn.MultiheadAttention with what it reads.
 
     The tool ranks attention's channels without regard to the heads they belong to, and a narrower head weighs
@@ -441,7 +444,7 @@ def never_cut(module: Any, spec: ModelSpec) -> list[Any]:
     return [*outputs(module, spec), *(m for m in module.modules() if isinstance(m, nn.MultiheadAttention))]
 
 
-def outputs(module: Any, spec: ModelSpec) -> list[Any]:
+def outputs(module: nn.Module, spec: ModelSpec) -> list[nn.Module]:
     """Linear layers that give one number for each label."""
     from torch import nn
 

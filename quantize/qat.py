@@ -14,16 +14,18 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from edgepv.base.late import np
 from edgepv.base.optional import need
 from edgepv.errors import ModelError, UsageError
 from edgepv.model.checkpoint import build
 from edgepv.quantize import finetune
 from edgepv.quantize.step import CheckpointStep, Training
 from edgepv.types import Checkpoint, ModelSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 MOMENTUM = 0.1
 """How far a batch moves the range of an input towards its own."""
@@ -72,7 +74,7 @@ class Step(CheckpointStep):
         return self.saved(given, model.eval(), out, **finetune.lesson(aid))
 
 
-def picture_convolutions(model: Any, spec: ModelSpec, clip: np.ndarray) -> list[Any]:
+def picture_convolutions(model: nn.Module, spec: ModelSpec, clip: np.ndarray) -> list[nn.Module]:
     """The layers that engines run in integers: convolutions whose output has picture axes.
 
     Linear layers and convolutions of one value per channel stay in float; see ``int8_onnx.float_nodes``.
@@ -104,7 +106,7 @@ def picture_convolutions(model: Any, spec: ModelSpec, clip: np.ndarray) -> list[
 
 
 @contextlib.contextmanager
-def rounded(layers: Sequence[Any]) -> Iterator[None]:
+def rounded(layers: Sequence[nn.Module]) -> Iterator[None]:
     """While it lasts, ``layers`` compute with int8 weights and uint8 inputs; then they are float again.
 
     Weights: symmetric, a step for each output channel, as every engine here has them. Because the step
@@ -149,7 +151,7 @@ class InputRange:
     def __init__(self) -> None:
         self.ends: tuple[float, float] | None = None
 
-    def __call__(self, layer: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    def __call__(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The layer's inputs, the first rounded; the ends move by ``MOMENTUM`` of the way to this batch's."""
         import torch
 

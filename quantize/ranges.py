@@ -15,8 +15,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
-import numpy as np
-
+from edgepv.base.late import np
 from edgepv.base.optional import ort_session
 from edgepv.base.options import Option
 from edgepv.errors import ModelError, UsageError, unknown
@@ -40,8 +39,6 @@ BINS = 4096  # of each sign: 8 or more to each of 256 levels, however the range 
 LEVELS = 256  # of eight bits
 PERCENTILE = 99.99  # per cent of values inside the range: one in ten thousand is clipped
 TIGHTEST = 8.0  # halvings of the range that are tried: below 1/256 of it one level is left
-SHARES = 0.5 ** (np.arange(257) / (256 / TIGHTEST))
-"""Candidates, as shares of the whole range: 1 first, 2 % apart, down to 1/256."""
 
 
 def check_method(method: str) -> None:
@@ -106,13 +103,19 @@ def _percentile(counts: np.ndarray, edges: np.ndarray, low: float, high: float) 
     return float(edges[first]), float(edges[last])
 
 
+def shares() -> np.ndarray:
+    """(257,) candidates, as shares of the whole range: 1 first, 2 % apart, down to 1/256."""
+    found: np.ndarray = 0.5 ** (np.arange(257) / (256 / TIGHTEST))
+    return found
+
+
 def _least_squares(counts: np.ndarray, edges: np.ndarray, low: float, high: float) -> Span:
     """The ends that minimise the squared error of clipping plus that of rounding.
 
     Inside the range an error is uniform over a step, so its square is step * step / 12 on average.
     Source: Sung, Shin and Hwang 2015; in this form, for known distributions, Banner et al. 2019 (ACIQ).
     """
-    lows, highs = low * SHARES, high * SHARES
+    lows, highs = low * shares(), high * shares()
     centres = (edges[:-1] + edges[1:]) / 2
     cut_low, lost_low = _clipped(counts[::-1], -centres[::-1], -lows)
     cut_high, lost_high = _clipped(counts, centres, highs)
@@ -141,7 +144,7 @@ def _least_divergence(counts: np.ndarray, edges: np.ndarray, low: float, high: f
     """
     centres, width = (edges[:-1] + edges[1:]) / 2, edges[1] - edges[0]
     best, span = math.inf, (low, high)
-    for threshold in max(-low, high) * SHARES:
+    for threshold in max(-low, high) * shares():
         bottom, top = max(low, -threshold), min(high, threshold)
         if top - bottom < LEVELS * width:
             break

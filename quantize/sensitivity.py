@@ -13,16 +13,13 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from edgepv.base.late import np
 from edgepv.base.optional import need, ort_session
 from edgepv.data.calibration import filling
 from edgepv.data.frames import hold_last, model_frames
 from edgepv.errors import ModelError, UsageError
-from edgepv.metrics.margins import margin_drop, margins
-from edgepv.metrics.stats import sqnr_db
 from edgepv.model.checkpoint import build
 from edgepv.model.surgery import splittable
 from edgepv.quantize.int8_onnx import (
@@ -34,7 +31,10 @@ from edgepv.quantize.int8_onnx import (
 from edgepv.quantize.prune import clip_example, never_cut, refuse_changed, silence
 from edgepv.quantize.ranges import Method, of_model
 from edgepv.stream import Stepper, Tensors, by_file_names, roll
-from edgepv.types import Checkpoint, LayerSensitivity, ModelSpec, Variant
+from edgepv.types import Checkpoint, ModelSpec, Variant
+
+if TYPE_CHECKING:
+    from edgepv.types import LayerSensitivity
 
 STEPS = 32
 """Frames of a video, after the warm-up, whose answers are compared: more of one video say the same."""
@@ -151,6 +151,10 @@ def _compared(
     classes: bool = True,
 ) -> LayerSensitivity:
     """classes: whether the answers are logits, of which the largest is the answer."""
+    from edgepv.metrics.margins import margin_drop, margins
+    from edgepv.metrics.stats import sqnr_db
+    from edgepv.types import LayerSensitivity
+
     if not classes:
         return LayerSensitivity(name, sqnr_db(wanted, got), None, len(wanted), change)
     before, after = wanted.argmax(1), got.argmax(1)

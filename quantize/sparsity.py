@@ -15,8 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
+from edgepv.base.late import np
 from edgepv.model.checkpoint import build
 from edgepv.types import Checkpoint
 

@@ -19,9 +19,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-import numpy as np
-
 from edgepv.base.files import sha256
+from edgepv.base.late import np
 from edgepv.base.options import Option, options_of, values_of
 from edgepv.base.registry import Registry
 from edgepv.errors import EdgepvError, UsageError, unknown
@@ -32,6 +31,8 @@ from edgepv.types import Checkpoint, Variant
 
 if TYPE_CHECKING:
     from typing import Self  # Python 3.10, of a device, has none
+
+    from torch import nn
 
 GROUP = "edgepv.steps"
 """Entry points under which a package names its steps."""
@@ -112,7 +113,7 @@ class Step(ABC, Generic[Model, Aid]):
         """Raise UsageError if ``result`` is not what the step promises to make of ``given``."""
 
     @classmethod
-    def of(cls, given: Mapping[str, Any], seed: int = 0, **fixed: Any) -> Self:
+    def of(cls, given: Mapping[str, object], seed: int = 0, **fixed: object) -> Self:
         """The step with the options given by their keys; seed: of the run, for a step with such a field.
 
         Raises UsageError for a value of a wrong type.
@@ -170,7 +171,7 @@ class CheckpointStep(Step[Checkpoint, Training]):
         return 1
 
     @classmethod
-    def wanted(cls, given: Mapping[str, Any]) -> bool | None:
+    def wanted(cls, given: Mapping[str, object]) -> bool | None:
         """Whether the option that asks for the step is on; None where it is not given."""
         value = next((given[o.key] for o in options_of(cls) if o.asks and o.key in given), None)
         return any(value) if isinstance(value, list | tuple) else value if value is None else bool(value)
@@ -188,7 +189,7 @@ class CheckpointStep(Step[Checkpoint, Training]):
             raise UsageError("the records of the steps before are not kept, or its own is missing")
 
     def saved(
-        self, given: Checkpoint, module: Any, out: Path, inputs: Mapping[str, str] = {}, **facts: Any
+        self, given: Checkpoint, module: nn.Module, out: Path, inputs: Mapping[str, str] = {}, **facts: object
     ) -> Checkpoint:
         """``given`` with the weights of ``module``, written to ``out``, and a record of this step.
 
@@ -283,7 +284,7 @@ def checkpoint_steps() -> tuple[type[CheckpointStep], ...]:
 
 
 def asked(
-    given: Mapping[str, Any], seed: int = 0, *, tuning: bool = False, watching: bool = False
+    given: Mapping[str, object], seed: int = 0, *, tuning: bool = False, watching: bool = False
 ) -> tuple[CheckpointStep, ...]:
     """The steps on a checkpoint that these options ask for, in order, with those that are due.
 

@@ -10,6 +10,7 @@ __all__ = [
     "engines",
     "files",
     "isolated",
+    "late",
     "machine",
     "optional",
     "options",

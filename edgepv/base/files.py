@@ -20,11 +20,6 @@ from pathlib import Path
 from edgepv.errors import UsageError, kind_of
 from edgepv.types import Json, encode
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 _OURS = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.([0-9a-f]{8})\.edgepv(\.[^.]+)?")
 """Names of what is being written: .NAME.random.kernel.edgepv, and the file's own suffix."""
 OLD = ".old"
@@ -153,6 +148,11 @@ def read_toml(path: Path, *, wanted: str) -> dict[str, Json]:
     """Read TOML. Raises UsageError if it is not TOML, or not there; then ``wanted`` says what should be."""
     if not path.is_file():
         raise UsageError(f"{path} does not exist. {wanted}")
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+
     try:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as e:  # what is no TOML, no UTF-8, too deep, or too long a number

@@ -8,10 +8,14 @@ import platform
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgepv.base.engines import ENGINES
 from edgepv.base.registry import resolve
-from edgepv.types import DeviceFacts, Json, MachineLoad, Proof
+from edgepv.types import Json
+
+if TYPE_CHECKING:
+    from edgepv.types import DeviceFacts, MachineLoad, Proof
 
 TELLING_FLAGS = (
     "avx2",
@@ -28,6 +32,8 @@ TELLING_FLAGS = (
 
 def device_facts() -> DeviceFacts:
     """What this machine is. Never guesses: what the system does not say is left out."""
+    from edgepv.types import DeviceFacts
+
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     fields = dict(line.split(":", 1) for line in lines if ":" in line)
@@ -72,6 +78,8 @@ class LoadWatch:
 
     def load(self) -> MachineLoad:
         """What was seen so far."""
+        from edgepv.types import MachineLoad
+
         self.sample()
         passed, own = time.perf_counter() - self._begun, time.process_time() - self._own
         now, before = self._counted(), self._ticks
@@ -112,6 +120,8 @@ def others_and_steal(
 
 def proof(engine: str) -> Proof:
     """What an answer of this engine rests on here. Raises UsageError for an engine that nobody offers."""
+    from edgepv.types import Proof
+
     facts, spec = device_facts(), ENGINES.find(engine)
     installed = versions(spec.packages)
     version = resolve(spec.version)() if spec.version else next(iter(installed.values()), "")

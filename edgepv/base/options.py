@@ -64,7 +64,7 @@ class Option:
             value = [value]
         return decode(self.kind, value, where=f"{where}.{self.key}")
 
-    def refuse(self, value: Any) -> None:
+    def refuse(self, value: object) -> None:
         """Raise UsageError for a value out of range; None is in every range."""
         if value is None:
             return
@@ -75,18 +75,18 @@ class Option:
         if not self.check(value):
             raise UsageError(f"{self.flag} {self.text(value)}: {self.hint}")
 
-    def text(self, value: Any) -> str:
+    def text(self, value: object) -> str:
         """A value as it is typed."""
         if isinstance(value, tuple | list):
             return ",".join(map(self.text, value))
         short = f"{value:g}" if isinstance(value, float) else str(value)
         return repr(value) if isinstance(value, float) and float(short) != value == value else short
 
-    def words(self, value: Any) -> list[str]:
+    def words(self, value: object) -> list[str]:
         """The words of a command line that give a value."""
         return [self.flag] if value is True else [self.flag, self.text(value)]
 
-    def named(self, values: Sequence[Any]) -> str:
+    def named(self, values: Sequence[object]) -> str:
         """How tables call these values."""
         return self.called(values) if self.called else f"{self.flag[2:]} {'/'.join(map(self.text, values))}"
 

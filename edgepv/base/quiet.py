@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import os
 import sys
 import warnings
@@ -19,6 +18,8 @@ def hush(*, stderr: bool = True) -> Iterator[None]:
     Errors they log too: what matters they raise. ``EDGEPV_DEBUG`` shows all of it, on stderr. stderr: False
     lets that stand, for work that has news of its own.
     """
+    import logging
+
     level = logging.root.manager.disable
     with contextlib.ExitStack() as stack:
         if os.environ.get("EDGEPV_DEBUG"):

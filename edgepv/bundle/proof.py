@@ -41,7 +41,7 @@ def proven(bundle: Bundle, wanted: Sequence[Variant], *, fixed: bool = False) ->
     Raises TargetUnavailableError if nothing is left, and UsageError if the bundle's recording is damaged.
     """
     notes: list[str] = []
-    wanted = wanted if fixed else _best_here(bundle, wanted)
+    wanted = wanted if fixed else _best_here(bundle, wanted, notes)
     kept = tuple(v for v in wanted if _stands(bundle, v, notes))
     if not kept and not fixed:
         kept = tuple(_instead(bundle, wanted, notes))
@@ -50,13 +50,22 @@ def proven(bundle: Bundle, wanted: Sequence[Variant], *, fixed: bool = False) ->
     return Proven(kept, tuple(notes))
 
 
-def _best_here(bundle: Bundle, wanted: Sequence[Variant]) -> Sequence[Variant]:
-    """What this device was found to run best in place of a single variant; a ladder stays as it is."""
+def taken(bundle: Bundle) -> Variant:
+    """The variant that this device runs of a bundle: what it was found to run best, else the chosen one."""
+    return _best_here(bundle, (bundle.variant(),), [])[0]
+
+
+def _best_here(bundle: Bundle, wanted: Sequence[Variant], notes: list[str]) -> Sequence[Variant]:
+    """What this device was found to run best in place of a single variant; of a ladder what it may run."""
     engine = wanted[0].engine
-    known = len(wanted) == 1 and engine in ENGINES.names()  # an unknown one is named where it is opened
+    known = engine in ENGINES.names()  # an unknown one is named where it is opened
     ask = ENGINES.find(engine).kept if known else None
-    name = resolve(ask)(bundle.digest) if ask else None
-    return (bundle.variant(name),) if name else wanted
+    names: tuple[str, ...] = resolve(ask)(bundle.digest) if ask else ()
+    if not names:
+        return wanted
+    fit = [v for v in wanted if v.name in names] if len(wanted) > 1 else []
+    notes += [f"{v.name} was not kept on this device." for v in wanted if fit and v not in fit]
+    return fit or (bundle.variant(names[0]),)
 
 
 def _instead(bundle: Bundle, wanted: Sequence[Variant], notes: list[str]) -> Iterator[Variant]:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgepv.base.files import parse_json, write_json, write_text
 from edgepv.base.optional import need
@@ -23,6 +23,9 @@ from edgepv.base.vet import vouch
 from edgepv.bundle import archive, manifest
 from edgepv.errors import SignatureError, UsageError
 from edgepv.types import decode
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 SCHEMA = 2  # 1 signed the manifest without a version
 ALGORITHM = "ed25519"
@@ -125,7 +128,7 @@ def read(folder: Path, public_key: Path | None) -> manifest.Bundle:
     return read_signed(folder, public_key) if public_key else manifest.read(folder)
 
 
-def key_id(public_key: Any) -> str:
+def key_id(public_key: PublicKeyTypes) -> str:
     """Short name of a public key: the first 16 hex digits of the SHA-256 of its 32 raw bytes."""
     pem = _serialization()
     raw = public_key.public_bytes(pem.Encoding.Raw, pem.PublicFormat.Raw)

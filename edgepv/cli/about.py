@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import Any
 
 from edgepv.base.console import say_next, tell
+from edgepv.cli.arguments import Commands
 
 
-def add_about(commands: Any) -> None:
+def add_about(commands: Commands) -> None:
     """edgepv targets, edgepv models, edgepv doctor"""
     for name, text, call in (
         ("targets", "the devices edgepv packs for", targets_command),

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import Any
+from typing import TypeAlias
 
 from edgepv.errors import UsageError
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+"""What ``add_subparsers`` gave: commands are added to it."""
 
 EXIT_CODES = """exit codes:
   0 ok    1 internal error    2 wrong input or option    3 accuracy gate    4 latency gate
@@ -16,7 +19,7 @@ EXIT_CODES = """exit codes:
   14 the device lacks space, permission, memory, cores or a camera"""
 
 
-def refuse_odd_text(value: Any) -> None:
+def refuse_odd_text(value: object) -> None:
     """Raise UsageError for text that can name no file: with a NUL, or half of a surrogate pair."""
     if isinstance(value, list | tuple):
         for one in value:
@@ -30,7 +33,7 @@ def refuse_odd_text(value: Any) -> None:
             raise UsageError(f"{value!r} holds a character that no name can have. Write it without")
 
 
-def own_model(c: Any) -> None:
+def own_model(c: argparse.ArgumentParser) -> None:
     """Options of a command for a model of the user's own."""
     c.add_argument(
         "--weights",
@@ -43,7 +46,7 @@ def own_model(c: Any) -> None:
     c.add_argument("--trust-pickle", action="store_true", help="read pickled weights; no code in them runs")
 
 
-def timeout(c: Any, what: str) -> None:
+def timeout(c: argparse.ArgumentParser, what: str) -> None:
     """The option of a command that reads what others made."""
     c.add_argument(
         "--timeout",

@@ -6,13 +6,12 @@ import argparse
 import json
 import shlex
 from pathlib import Path
-from typing import Any
 
 from edgepv.base.console import say_next, tell
-from edgepv.cli.arguments import refuse_deadline, refuse_threads, seed
+from edgepv.cli.arguments import Commands, refuse_deadline, refuse_threads, seed
 
 
-def add_bench(commands: Any) -> None:
+def add_bench(commands: Commands) -> None:
     """edgepv bench, edgepv choose"""
     text = "measure a bundle here: latency of every variant, or --live, what a camera would get from it"
     c = commands.add_parser("bench", help=text, description=text)

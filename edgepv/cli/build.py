@@ -6,13 +6,13 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from edgepv.base.console import say_next, tell
+from edgepv.cli.arguments import Commands
 from edgepv.errors import UsageError
 
 
-def add_build(commands: Any) -> None:
+def add_build(commands: Commands) -> None:
     """edgepv build"""
     text = "on a Jetson: build a bundle's engines, prove them, time them in turns, keep the better"
     c = commands.add_parser("build", help=text, description=text)

@@ -7,14 +7,13 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
 
 from edgepv.base.console import say_next, tell, visible
-from edgepv.cli.arguments import timeout
+from edgepv.cli.arguments import Commands, timeout
 from edgepv.errors import UsageError
 
 
-def add_report(commands: Any) -> None:
+def add_report(commands: Commands) -> None:
     """Add ``edgepv report`` to the commands."""
     text = "put every variant of one or more bundles side by side"
     c = commands.add_parser("report", help=text, description=text)
@@ -28,7 +27,7 @@ def add_report(commands: Any) -> None:
     c.set_defaults(run=report_command)
 
 
-def add_verify(commands: Any) -> None:
+def add_verify(commands: Commands) -> None:
     """Add ``edgepv verify`` to the commands."""
     text = "check every digest of a bundle and replay its golden vectors"
     c = commands.add_parser("verify", help=text, description=text)
@@ -38,7 +37,7 @@ def add_verify(commands: Any) -> None:
     c.set_defaults(run=verify_command)
 
 
-def add_inspect(commands: Any) -> None:
+def add_inspect(commands: Commands) -> None:
     """Add ``edgepv inspect`` to the commands."""
     text = "print what a bundle holds, for a person"
     c = commands.add_parser("inspect", help=text, description=text)

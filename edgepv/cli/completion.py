@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from typing import Any
 
 from edgepv.base.console import visible
+from edgepv.cli.arguments import Commands
 
 FOLDERS = ("DIR", "ROOT")
 PATHS = ("BUNDLE", "CLIP", "FILE", "MODEL", "RUN", "[NAME=]SOURCE")
 """Arguments that take a path, by the names that help texts give them."""
 
 
-def add_completion(commands: Any) -> None:
+def add_completion(commands: Commands) -> None:
     """edgepv completion"""
     text = "print a script that has your shell complete commands, options and paths"
     c = commands.add_parser(

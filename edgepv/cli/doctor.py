@@ -16,7 +16,7 @@ from edgepv.firmware.compiler import compiler
 from edgepv.quantize.step import broken_steps
 from edgepv.runtimes.sinks import SINKS
 from edgepv.runtimes.sources import KINDS
-from edgepv.targets import TARGETS, targets
+from edgepv.targets import TARGETS, jetson, targets
 from edgepv.types import encode
 
 PLACES: tuple[Registry[Any], ...] = (TARGETS, ENGINES, KINDS, SINKS, TASKS)
@@ -39,7 +39,8 @@ PACKAGES = {
 def examine() -> dict[str, Any]:
     """Packages, and per target whether it can be built, run and measured here.
 
-    Also what of other packages cannot be loaded, and the pip lines that help.
+    Also what of other packages cannot be loaded, the pip lines that help, and what of the table of Jetsons no
+    source was read for.
     """
     packages = {}
     for module, (distribution, extra) in PACKAGES.items():
@@ -63,6 +64,7 @@ def examine() -> dict[str, Any]:
         "targets": by_target,
         "broken": [*unusable, *(line for one in PLACES for line in one.every()[1]), *broken_steps()],
         "cures": sorted(cures),
+        "unverified": jetson.unverified(),
     }
 
 
@@ -115,3 +117,5 @@ def show(facts: dict[str, Any]) -> None:
     for name, row in facts["targets"].items():
         words = ["yes" if row[verb] else "no" for verb in ("build", "run")]
         tell(f"{name:8} build {words[0]:3} run {words[1]:3} {row['why']}")
+    for name, fields in facts["unverified"].items():
+        tell(f"{name}: not verified: {', '.join(fields)} (edgepv/targets/jetson.json)")

@@ -9,14 +9,17 @@ import shlex
 import sys
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgepv.base.console import say_next, tell
-from edgepv.cli.arguments import EXIT_CODES, own_model, refuse_odd_text, seed
+from edgepv.cli.arguments import EXIT_CODES, Commands, own_model, refuse_odd_text, seed
 from edgepv.errors import UsageError
 
+if TYPE_CHECKING:
+    from edgepv.pipeline.options import Options
 
-def add_export(commands: Any) -> None:
+
+def add_export(commands: Commands) -> None:
     """Add ``edgepv export`` to the commands."""
     from edgepv.base.options import options_of
     from edgepv.pipeline.options import Options
@@ -92,7 +95,7 @@ def export_command(a: argparse.Namespace) -> int:
     return pipeline.exit_code(options, result)
 
 
-def export_options(a: argparse.Namespace) -> Any:
+def export_options(a: argparse.Namespace) -> Options:
     """Options from --config and the command line; the command line wins."""
     from edgepv.base.files import read_toml
     from edgepv.pipeline.options import Options, options_from

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from edgepv.base.console import say_next, tell
+from edgepv.cli.arguments import Commands
 from edgepv.errors import UsageError
 
 
-def add_firmware(commands: Any) -> None:
+def add_firmware(commands: Commands) -> None:
     """Add ``edgepv firmware`` to the commands."""
     text = "write a bundle's step as C that needs no library and no malloc, with a self-test"
     c = commands.add_parser("firmware", help=text, description=text)

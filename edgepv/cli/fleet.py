@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import shlex
 from pathlib import Path
-from typing import Any
 
 from edgepv.base.console import say_next, tell
-from edgepv.cli.arguments import timeout
+from edgepv.cli.arguments import Commands, timeout
 from edgepv.errors import UsageError
 
 
-def add_ladder(commands: Any) -> None:
+def add_ladder(commands: Commands) -> None:
     """edgepv ladder"""
     text = "pack several bundles of one task into one, from which edgepv run chooses frame by frame"
     c = commands.add_parser("ladder", help=text, description=text)
@@ -45,7 +44,7 @@ def ladder_command(a: argparse.Namespace) -> int:
     return 0
 
 
-def add_signing(commands: Any) -> None:
+def add_signing(commands: Commands) -> None:
     """edgepv keygen, edgepv sign"""
     text = "make an Ed25519 key pair for signing bundles"
     c = commands.add_parser("keygen", help=text, description=text)
@@ -88,7 +87,7 @@ def sign_command(a: argparse.Namespace) -> int:
     return 0
 
 
-def add_update(commands: Any) -> None:
+def add_update(commands: Commands) -> None:
     """edgepv update"""
     text = "install a bundle beside the running one: verified, tested, tried, and taken back if it fails"
     c = commands.add_parser("update", help=text, description=text)

@@ -5,16 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
 from edgepv.base.console import tell
-from edgepv.cli.arguments import timeout
+from edgepv.cli.arguments import Commands, timeout
 from edgepv.errors import UsageError
 
 PERCENTILES = (50, 95, 99)
 
 
-def add_gate(commands: Any) -> None:
+def add_gate(commands: Commands) -> None:
     """Add ``edgepv gate`` to the commands."""
     text = "pass or fail a build by a report: loss, latency, and what got worse since an older one"
     c = commands.add_parser("gate", help=text, description=text)

@@ -7,12 +7,12 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
 
 from edgepv.base.console import say_next, tell
+from edgepv.cli.arguments import Commands
 
 
-def add_import(commands: Any) -> None:
+def add_import(commands: Commands) -> None:
     """edgepv import"""
     text = "make builder, weights and spec of a checkpoint that another library trained"
     c = commands.add_parser(

@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
 from edgepv.base.console import say_next, tell
-from edgepv.cli.arguments import own_model, seed
+from edgepv.cli.arguments import Commands, own_model, seed
 from edgepv.errors import UsageError
 
 
-def add_finetune(commands: Any) -> None:
+def add_finetune(commands: Commands) -> None:
     """edgepv finetune"""
     text = "adapt a trained classifier to your own labels, in minutes"
     c = commands.add_parser(
@@ -92,7 +91,7 @@ def finetune_command(a: argparse.Namespace) -> int:
     return 0
 
 
-def add_explain(commands: Any) -> None:
+def add_explain(commands: Commands) -> None:
     """edgepv explain"""
     text = "show which places and particles a bundle's answer to a clip rests on, and whether that is true"
     c = commands.add_parser(

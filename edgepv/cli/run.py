@@ -14,13 +14,13 @@ from typing import Any
 
 from edgepv.base.console import say_next, tell
 from edgepv.base.quiet import nobody_reads
-from edgepv.cli.arguments import refuse_deadline, refuse_threads
+from edgepv.cli.arguments import Commands, refuse_deadline, refuse_threads
 from edgepv.errors import UsageError
 
 DEFAULT_SPOOL = Path("~/.local/state/edgepv")
 
 
-def add_run(commands: Any) -> None:
+def add_run(commands: Commands) -> None:
     """Add ``edgepv run`` and its options."""
     text = "run a bundle on a video file or on cameras: answers and events out, each before its deadline"
     c = commands.add_parser("run", help=text, description=text)

@@ -10,11 +10,11 @@ from typing import Any
 
 from edgepv.base.console import say_next, tell
 from edgepv.base.files import refuse_out
-from edgepv.cli.arguments import own_model, seed
+from edgepv.cli.arguments import Commands, own_model, seed
 from edgepv.errors import UsageError
 
 
-def add_search(commands: Any) -> None:
+def add_search(commands: Commands) -> None:
     """edgepv search"""
     text = "search engine, graph form, width, size and precision together for a latency and an accuracy"
     c = commands.add_parser(
@@ -78,7 +78,7 @@ def add_search(commands: Any) -> None:
     c.set_defaults(run=search_command)
 
 
-def add_widths(commands: Any) -> None:
+def add_widths(commands: Commands) -> None:
     """edgepv widths"""
     text = "measure how the time of a convolution grows with its channels, and which multiples pay"
     c = commands.add_parser("widths", help=text, description=text)

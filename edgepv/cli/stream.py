@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from edgepv.base.console import say_next, tell
-from edgepv.cli.arguments import own_model
+from edgepv.cli.arguments import Commands, own_model
 from edgepv.errors import ModelError, UsageError
 
 
-def add_stream(commands: Any) -> None:
+def add_stream(commands: Commands) -> None:
     """Add ``edgepv stream`` to the commands."""
     text = "explain how a clip model becomes a per-frame stream: layers, delay, states, saving"
     c = commands.add_parser("stream", help=text, description=text)
@@ -40,7 +40,7 @@ def add_stream(commands: Any) -> None:
     c.set_defaults(run=stream_command)
 
 
-def add_sensitivity(commands: Any) -> None:
+def add_sensitivity(commands: Commands) -> None:
     """Add ``edgepv sensitivity`` to the commands."""
     text = "what INT8 (or a cut) of each layer alone does to a model's answers"
     c = commands.add_parser("sensitivity", help=text, description=text)

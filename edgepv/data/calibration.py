@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from edgepv.base.files import digest, sha256
+from edgepv.base.late import np
 from edgepv.data.clips import Clip
 from edgepv.data.frames import clean_frames, degraded, preprocess
 from edgepv.errors import UsageError

@@ -6,8 +6,7 @@ figures compare. Frames are arrays (..., H, W, C), uint8 or float in [0, 1].
 
 from __future__ import annotations
 
-import numpy as np
-
+from edgepv.base.late import np
 from edgepv.base.optional import need
 from edgepv.errors import UsageError
 

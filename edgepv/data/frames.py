@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
+from edgepv.base.late import np
 from edgepv.base.optional import need
 from edgepv.data.degrade import SIGMA, noisy, rounded, smaller
 from edgepv.data.video import open_video, taken

@@ -18,8 +18,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from edgepv.base.late import np
 from edgepv.base.optional import need
 from edgepv.base.quiet import hush_native
 from edgepv.data.container import Structure, structure

@@ -18,8 +18,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
+from edgepv.base.late import np
 from edgepv.metrics.stats import Z95, group_count, paired_drop, side_of, student, variance_of_mean
 from edgepv.types import Counted, PairedDrop
 
@@ -249,8 +248,6 @@ def bell(x: np.ndarray) -> np.ndarray:
 
 def _step(x: np.ndarray) -> np.ndarray:
     """The integral of the Gaussian kernel of fourth order: from 0 to 1."""
-    step: np.ndarray = 0.5 + 0.5 * _erf(x / math.sqrt(2)) + 0.5 * x * bell(x)
+    erf = np.vectorize(math.erf, otypes=[float])
+    step: np.ndarray = 0.5 + 0.5 * erf(x / math.sqrt(2)) + 0.5 * x * bell(x)
     return step
-
-
-_erf = np.vectorize(math.erf, otypes=[float])

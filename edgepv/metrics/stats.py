@@ -7,8 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-import numpy as np
-
+from edgepv.base.late import np
 from edgepv.base.tasks import TASKS
 from edgepv.types import Accuracy, ClassScore, Metric, PairedDrop, TaskSpec
 

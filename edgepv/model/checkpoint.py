@@ -223,13 +223,14 @@ def _give_sizes(module: nn.Module, spec: ModelSpec, builder: str) -> None:
         ) from e
 
 
-def made_plain(module: Any) -> Any:
+def made_plain(module: nn.Module) -> nn.Module:
     """``module`` with every parametrization, norm hook and pruning mask computed into a plain parameter."""
     from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
     from torch.nn.utils.spectral_norm import SpectralNorm
     from torch.nn.utils.weight_norm import WeightNorm
 
-    for part in list(module.modules()):
+    parts: list[Any] = list(module.modules())
+    for part in parts:
         for name in list(part.parametrizations) if parametrize.is_parametrized(part) else ():
             parametrize.remove_parametrizations(part, name)
         for hook in list(part._forward_pre_hooks.values()):
@@ -257,7 +258,7 @@ def _check_kinds(module: nn.Module, weights: State, where: str) -> None:
             )
 
 
-def rewritten(module: Any, checkpoint: Checkpoint) -> Any:
+def rewritten(module: nn.Module, checkpoint: Checkpoint) -> nn.Module:
     """``module`` laid out as the checkpoint says: as a step, as a flat clip model, or as it is."""
     rewrite = checkpoint.rewrite
     if rewrite is None:

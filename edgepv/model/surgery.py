@@ -55,7 +55,7 @@ def _two_of(layer: nn.Module, first: Tensor, second: Tensor) -> bool:
     return second.shape[1] == first.shape[0] and all(n == 1 for n in second.shape[2:])
 
 
-def split(layer: nn.Module, first: Tensor, second: Tensor) -> Any:
+def split(layer: nn.Module, first: Tensor, second: Tensor) -> nn.Sequential:
     """Two layers in a row in place of ``layer``, sized for the weights ``first`` and ``second``.
 
     first: (r, cin, *kernel), takes over kernel, stride, padding and dilation. second: (cout, r, 1, ...),

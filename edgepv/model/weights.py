@@ -7,12 +7,7 @@ every foreign class in it is replaced by one that does nothing, so that no code 
 
 from __future__ import annotations
 
-import pickle
 import re
-import tarfile
-import warnings
-import zipfile
-from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +75,9 @@ def read(path: Path, *, trust_pickle: bool) -> WeightsFile:
         )
     if kind == "TorchScript":
         return WeightsFile(kind, {"": _torchscript(path)})
-    loaded = _unpickled(path)
+    from edgepv.model.unpickle import unpickled
+
+    loaded = unpickled(path)
     sets = dict(_sets(loaded, ""))
     if not sets:
         raise UsageError(f"{path} holds no weights ({_contents(loaded)}). Save model.state_dict()")
@@ -164,10 +161,14 @@ def _no_weights(path: Path, head: bytes) -> tuple[str, str]:
 
 
 def _is_tar(path: Path, head: bytes) -> bool:
+    import tarfile
+
     return head[257:262] == b"ustar" and tarfile.is_tarfile(path)
 
 
 def _zip_kind(path: Path) -> str:
+    import zipfile
+
     if not zipfile.is_zipfile(path):
         raise UsageError(
             f"{path} cannot be read as weights: the end of its zip is missing. It may be truncated"
@@ -212,28 +213,12 @@ def _torchscript(path: Path) -> State:
     return {name: value.detach() for name, value in state.items()}
 
 
-def _unpickled(path: Path) -> Any:
-    """What torch.save wrote, with tensors and plain values as they were and all else as ``Inert``."""
-    import torch
-
-    try:
-        with warnings.catch_warnings(), path.open("rb") as file:  # of a path torch believes the suffix
-            warnings.simplefilter("ignore")
-            try:
-                return torch.load(file, map_location="cpu", weights_only=True)
-            except pickle.UnpicklingError:
-                file.seek(0)
-                return torch.load(file, map_location="cpu", weights_only=False, pickle_module=_Harmless)
-    except Exception as e:  # a damaged pickle raises anything
-        raise UsageError(f"{path} cannot be read as weights ({first_line(e)}). It may be truncated") from e
-
-
 class Inert:
     """Stands for an object, or for what a function made, of a class that is not loaded. Does nothing."""
 
     state: Any = None
 
-    def __init__(self, *_: Any, **__: Any) -> None:
+    def __init__(self, *_: object, **__: object) -> None:
         pass
 
     def __new__(cls, *_: Any, **__: Any) -> Inert:
@@ -253,28 +238,6 @@ class Inert:
         """Take no values: a list that is not loaded stays empty."""
 
     add = append
-
-
-class _Unpickler(pickle.Unpickler):
-    """Makes of a pickle what torch's reader of weights alone would; all else becomes ``Inert``."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        from torch._weights_only_unpickler import _get_allowed_globals
-
-        module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
-        allowed = _get_allowed_globals().get(f"{module}.{name}")
-        return allowed if allowed is not None else type(name, (Inert,), {"__module__": module})
-
-
-class _Harmless:
-    """What torch.load wants of a pickle module."""
-
-    Unpickler = _Unpickler
-    UnpicklingError = pickle.UnpicklingError
-
-    @staticmethod
-    def load(file: Any, **options: Any) -> Any:
-        return _Unpickler(file, **options).load()
 
 
 def _sets(loaded: Any, place: str, depth: int = 0) -> Iterator[tuple[str, State]]:

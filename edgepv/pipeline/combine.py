@@ -16,7 +16,7 @@ from edgepv.base.files import inside, whole_folder, write_json, write_text
 from edgepv.base.tasks import task_of
 from edgepv.bundle import golden
 from edgepv.bundle.manifest import GOLDEN, Bundle, Measured
-from edgepv.bundle.proof import MEASURED, report_of
+from edgepv.bundle.proof import MEASURED, report_of, taken
 from edgepv.errors import UsageError
 from edgepv.measure import latency
 from edgepv.runtimes.engine import open_engine
@@ -27,9 +27,10 @@ MIN_CLIPS = 30  # top-1 on fewer orders no rungs
 
 @dataclass(frozen=True)
 class Part:
-    """One bundle's chosen variant, under the name it gets in the ladder."""
+    """One bundle's chosen variant, and the same under the name it gets in the ladder."""
 
     source: Bundle
+    chosen: Variant
     variant: Variant
     row: Measurement | None
 
@@ -37,12 +38,13 @@ class Part:
 def combine(folders: Sequence[Path], out: Path, console: Console, *, force: bool = False) -> Bundle:
     """Pack the chosen variant of each bundle into one at ``out``, timed here side by side.
 
-    The largest rung is the slowest. A rung that is slower than another and not more accurate is left out, and
-    so are the further rungs of a bundle that is a ladder itself, with a reason in the manifest; what
-    ``comparable`` leaves out counts as not known. Raises UsageError if there are fewer than two bundles, they
-    differ in labels, frame rate or target, or two run the same model.
+    On a device that found another variant to run best (``edgepv build``), that one is taken. The largest rung
+    is the slowest. A rung that is slower than another and not more accurate is left out, and so are the
+    further rungs of a bundle that is a ladder itself, with a reason in the manifest; what ``comparable``
+    leaves out counts as not known. Raises UsageError if there are fewer than two bundles, they differ in
+    labels, frame rate or target, or two run the same model.
     """
-    parts = [_part(folder) for folder in folders]
+    parts = [part_of(folder) for folder in folders]
     _check_alike(parts)
     with whole_folder(out, replace=force) as tmp:
         models = tmp / "models"
@@ -63,20 +65,21 @@ def combine(folders: Sequence[Path], out: Path, console: Console, *, force: bool
     return bundle.read(out)
 
 
-def _part(folder: Path) -> Part:
+def part_of(folder: Path) -> Part:
+    """What a ladder takes of a bundle on this device. Raises UsageError for a damaged bundle."""
     source = bundle.read(folder)
     bundle.check(source)
-    chosen = source.variant()
+    chosen = taken(source)
     size = "x".join(str(n) for n in chosen.spec.input.shape[-2:])
     name = f"{source.content.name.removesuffix('-' + size.split('x')[0])}-{size}-{chosen.name}"
     path = f"models/{name}{Path(chosen.path).suffix}"
     row = next((r for r in report_of(source).rows if r.variant == chosen.name), None)
-    return Part(source, replace(chosen, name=name, path=path), row)
+    return Part(source, chosen, replace(chosen, name=name, path=path), row)
 
 
 def _files(part: Part) -> list[tuple[str, str]]:
     """Its file in its own bundle and in the ladder, and so for the weights beside an OpenVINO .xml."""
-    old, new = PurePosixPath(part.source.variant().path), PurePosixPath(part.variant.path)
+    old, new = PurePosixPath(part.chosen.path), PurePosixPath(part.variant.path)
     names = [(str(old), str(new))]
     if str(old.with_suffix(".bin")) in part.source.content.files:
         names.append((str(old.with_suffix(".bin")), str(new.with_suffix(".bin"))))
@@ -113,7 +116,7 @@ def _check_alike(parts: Sequence[Part]) -> None:
         if twin:
             raise UsageError(
                 f"{twin.source.folder} and {part.source.folder} run the same model file, "
-                f"{part.source.variant().path}. Give each model once"
+                f"{part.chosen.path}. Give each model once"
             )
 
 
@@ -126,7 +129,7 @@ def _runs(part: Part) -> tuple[Any, ...]:
 
 def _other_rungs(parts: Sequence[Part]) -> tuple[str, ...]:
     """For each bundle that is a ladder itself: which of its rungs are left out."""
-    found = ((p.source, [v.name for v in p.source.ladder() if v != p.source.variant()]) for p in parts)
+    found = ((p.source, [v.name for v in p.source.ladder() if v != p.chosen]) for p in parts)
     return tuple(
         f"{', '.join(names)} of {source.content.name}: left out, since of a bundle only what it runs is taken"
         for source, names in found
@@ -187,7 +190,7 @@ def _write_golden(parts: Sequence[Part], folder: Path) -> None:
 
     tensors: dict[str, np.ndarray] = {}
     for part in parts:
-        old = part.source.variant().name
+        old = part.chosen.name
         recorded = golden.of_variant(golden.load(part.source), old)
         name = part.variant.name
         tensors |= {
@@ -221,9 +224,9 @@ def _write(parts: Sequence[Part], rungs: tuple[Rung, ...], reasons: tuple[str, .
         files=bundle.digests(folder, [MEASURED, "report.md", "report.html"]),
         ladder=rungs,
         proven={
-            p.variant.name: p.source.measured.proven[p.source.variant().name]
+            p.variant.name: p.source.measured.proven[p.chosen.name]
             for p in parts
-            if p.source.variant().name in p.source.measured.proven
+            if p.chosen.name in p.source.measured.proven
         },
     )
     bundle.write(folder, content, measured)

@@ -9,15 +9,12 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from edgepv import bundle
 from edgepv.base.files import refuse_out
 from edgepv.base.optional import present
 from edgepv.base.options import option, options_of
 from edgepv.base.registry import resolve
 from edgepv.base.tasks import TASKS
 from edgepv.errors import TargetUnavailableError, UsageError, unknown
-from edgepv.export.for_cpu import refuse_bf16
-from edgepv.export.request import FLAT
 from edgepv.quantize.step import option_named, step_named, step_options, variant_options
 from edgepv.targets import targets as all_targets
 from edgepv.types import ModelSpec, Target, decode
@@ -170,6 +167,8 @@ def check_options(options: Options, targets: Sequence[Target]) -> None:
                     f"packing for {target.name} needs {module}. Run: pip install 'edgepv[{extra}]'"
                 )
     if options.precision == "bf16" or "-bf16" in (options.variant or ""):
+        from edgepv.export.for_cpu import refuse_bf16
+
         refuse_bf16()
     for one in options_of(Options):
         one.refuse(getattr(options, one.key))
@@ -188,18 +187,22 @@ def check_options(options: Options, targets: Sequence[Target]) -> None:
 
 def _refuse_taken(options: Options, target: Target) -> None:
     """Raise UsageError for a bundle's folder or zip that cannot be written, or holds something else."""
+    from edgepv.bundle import is_bundle
+
     folder = bundle_folder(options, target.name)
     refuse_out(folder)
     for path in (folder, zip_of(folder)):
         refuse_out(path)
         if path.exists() and not options.force:
             raise UsageError(f"{path} already exists. Choose another --out, or replace it with --force")
-        if path.exists() and not bundle.is_bundle(path):
+        if path.exists() and not is_bundle(path):
             raise UsageError(f"{path} exists and is not a bundle; --force replaces bundles only")
 
 
 def _refuse_unmakeable(options: Options, target: Target) -> None:
     """Raise UsageError for what the options tell of a target that cannot be made: no work is begun then."""
+    from edgepv.export.request import FLAT
+
     if options.precision not in ("auto", *target.precisions):
         raise UsageError(
             f"{target.name} has no precision '{options.precision}'. It has auto, "

@@ -7,14 +7,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeAlias, runtime_checkable
 
-import numpy as np
-
+from edgepv.base.late import np
 from edgepv.errors import UsageError, unknown
 from edgepv.types import ModelSpec, StateSpec, StreamSpec, Variant
 
-Tensors: TypeAlias = dict[str, np.ndarray]
-Infer: TypeAlias = Callable[[Tensors], Tensors]
-InPlace: TypeAlias = Callable[[Tensors, Tensors], Tensors]
+Tensors: TypeAlias = "dict[str, np.ndarray]"
+Infer: TypeAlias = "Callable[[Tensors], Tensors]"
+InPlace: TypeAlias = "Callable[[Tensors, Tensors], Tensors]"
 
 
 @runtime_checkable

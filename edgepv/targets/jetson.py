@@ -40,7 +40,9 @@ class JetPack:
 
     l4t: Jetson Linux. python: the version that its tensorrt package is for. tensorrt: the versions that may
     be met, oldest first. opset: the newest of ONNX that all of them are known to read. dla: whether one of
-    them builds for a deep learning accelerator; 10.8 to 11.3 do not. boards: that have it.
+    them builds for a deep learning accelerator; 10.8 to 11.3 do not. boards: that have it. sources: where a
+    field was read, several before one source with ", " between. unverified: fields for which no source was
+    read that says it.
     """
 
     l4t: str | None
@@ -51,7 +53,8 @@ class JetPack:
     opset: int
     dla: bool
     boards: tuple[str, ...]
-    sources: tuple[str, ...]
+    sources: dict[str, str]
+    unverified: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Board:
 
     sm: compute capability. dla: how many deep learning accelerators its modules have. memory_gb: of its
     modules, shared by CPU and GPU. precisions: what its GPU computes in, of those that edgepv makes. sparse:
-    whether it has kernels for weights of which two in four are 0.
+    whether it has kernels for weights of which two in four are 0. sources, unverified: as of a JetPack.
     """
 
     models: tuple[str, ...]
@@ -70,7 +73,8 @@ class Board:
     precisions: tuple[str, ...]
     sparse: bool
     notes: tuple[str, ...]
-    sources: tuple[str, ...]
+    sources: dict[str, str]
+    unverified: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,13 @@ class Device:
 def table() -> Jetsons:
     """Every board and JetPack that is known."""
     return decode(Jetsons, read_json(Path(__file__).with_suffix(".json")), where="jetson.json")
+
+
+def unverified() -> dict[str, tuple[str, ...]]:
+    """What of the table no source could be read for: the fields of boards and of JetPacks, by their names."""
+    rows: dict[str, Board | JetPack] = {**table().boards}
+    rows |= {f"JetPack {name}": one for name, one in table().jetpacks.items()}
+    return {name: one.unverified for name, one in rows.items() if one.unverified}
 
 
 def number(version: str) -> tuple[int, ...]:

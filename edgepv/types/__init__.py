@@ -5,53 +5,57 @@ Unknown is None.
 
 from __future__ import annotations
 
-from edgepv.types.artifact import (
-    Checkpoint,
-    Deadline,
-    EngineSpec,
-    QuantScheme,
-    Rung,
-    StepRecord,
-    Target,
-    Variant,
-)
-from edgepv.types.codec import Json, decode, encode
-from edgepv.types.measured import (
-    Accuracy,
-    Audit,
-    ClassScore,
-    ConvPlan,
-    Counted,
-    DeviceFacts,
-    Flips,
-    Island,
-    Latency,
-    LayerSensitivity,
-    MachineLoad,
-    Measurement,
-    PairedDrop,
-    PairedTime,
-    Parity,
-    Proof,
-    Ratio,
-    Report,
-    Verdict,
-    WorstClip,
-)
-from edgepv.types.spec import (
-    DType,
-    Layout,
-    Metric,
-    ModelSpec,
-    Rewrite,
-    Scores,
-    StateSpec,
-    StreamProof,
-    StreamSpec,
-    Task,
-    TensorSpec,
-)
-from edgepv.types.task import TaskSpec
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgepv.types.artifact import (
+        Checkpoint,
+        Deadline,
+        EngineSpec,
+        QuantScheme,
+        Rung,
+        StepRecord,
+        Target,
+        Variant,
+    )
+    from edgepv.types.codec import Json, decode, encode
+    from edgepv.types.measured import (
+        Accuracy,
+        Audit,
+        ClassScore,
+        ConvPlan,
+        Counted,
+        DeviceFacts,
+        Flips,
+        Island,
+        Latency,
+        LayerSensitivity,
+        MachineLoad,
+        Measurement,
+        PairedDrop,
+        PairedTime,
+        Parity,
+        Proof,
+        Ratio,
+        Report,
+        Verdict,
+        WorstClip,
+    )
+    from edgepv.types.spec import (
+        DType,
+        Layout,
+        Metric,
+        ModelSpec,
+        Rewrite,
+        Scores,
+        StateSpec,
+        StreamProof,
+        StreamSpec,
+        Task,
+        TensorSpec,
+    )
+    from edgepv.types.task import TaskSpec
 
 __all__ = [
     "Accuracy",
@@ -98,3 +102,16 @@ __all__ = [
     "decode",
     "encode",
 ]
+
+_FILES = ("codec", "spec", "task", "artifact", "measured")
+"""What others of them import stands first."""
+
+
+def __getattr__(name: str) -> Any:
+    """A noun; its file is imported when one of its names is asked for: few commands want all of them."""
+    for file in _FILES if name in __all__ else ():
+        found = vars(importlib.import_module(f"{__name__}.{file}"))
+        if name in found:
+            globals()[name] = found[name]
+            return found[name]
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

@@ -115,8 +115,8 @@ class EngineSpec:
     same speed; None: it runs there itself, and is timed.
     replays: suffixes of files of other engines that it may be asked to run.
     here: called without arguments, whether this machine runs its files itself and needs no stand-in.
-    kept: called as (digest of a bundle), the name of the variant that this device was found to run best; None
-    if it was not asked.
+    kept: called as (digest of a bundle), the names of its variants that this device was found fit to run, the
+    best first; () if it was not asked.
     """
 
     opener: str

@@ -17,7 +17,6 @@ from fractions import Fraction
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from edgepv.errors import MOST_SHOWN, UsageError, unknown
-from edgepv.types.measured import Measurement
 
 T = TypeVar("T")
 Json: TypeAlias = Any
@@ -27,8 +26,13 @@ FRACTION = re.compile(r"[-+]?\d{1,18}(\.\d{0,18})?([eE][-+]?\d{1,3})?|[-+]?\d{1,
 """A number of a size that can be worked with: 1e999999999 takes for ever to write out."""
 
 
-RETIRED: Mapping[type, frozenset[str]] = {Measurement: frozenset({"misses"})}
-"""Keys that files of older versions have and nobody reads."""
+RETIRED: Mapping[str, frozenset[str]] = {"edgepv.types.measured.Measurement": frozenset({"misses"})}
+"""Keys that files of older versions have and nobody reads, by the place of a noun."""
+
+
+def retired(kind: type) -> frozenset[str]:
+    """Keys that files of older versions have for a noun and nobody reads."""
+    return RETIRED.get(f"{kind.__module__}.{kind.__qualname__}", frozenset())
 
 
 def encode(value: object) -> Json:
@@ -78,7 +82,7 @@ def _dataclass(kind: Any, data: Any, where: str) -> Any:
     hints = typing.get_type_hints(kind)
     fields = dataclasses.fields(kind)
     known = {f.name for f in fields}
-    data = {k: v for k, v in data.items() if k not in RETIRED.get(kind, ())}
+    data = {k: v for k, v in data.items() if k not in retired(kind)}
     for key in data:
         if key not in known:
             raise UsageError(f"{where}: {unknown('key', str(key), known)}")

@@ -9,7 +9,7 @@ import typing
 from fractions import Fraction
 from typing import Any, Literal, TypeAlias
 
-from edgepv.types.codec import FRACTION, RETIRED
+from edgepv.types.codec import FRACTION, retired
 
 if sys.version_info >= (3, 11):
     from typing import NotRequired
@@ -30,7 +30,7 @@ SCALARS: dict[Any, Schema] = {
 }
 
 
-def json_schema(kind: Any, title: str) -> Schema:
+def json_schema(kind: type | pytypes.UnionType, title: str) -> Schema:
     """The schema of a frozen dataclass and of all that it holds; the same text for the same types.
 
     A field without a default is required, a key that is no field is refused, as ``decode`` does. RETIRED
@@ -73,11 +73,11 @@ def _reference(kind: Any, defs: dict[str, Schema]) -> Schema:
 def _object(kind: Any, defs: dict[str, Schema]) -> Schema:
     hints, none = typing.get_type_hints(kind), (dataclasses.MISSING, dataclasses.MISSING)
     fields = dataclasses.fields(kind)
-    retired = {name: {"deprecated": True} for name in sorted(RETIRED.get(kind, ()))}
+    gone = {name: {"deprecated": True} for name in sorted(retired(kind))}
     return {
         "description": (kind.__doc__ or "").strip().splitlines()[0],
         "type": "object",
-        "properties": {f.name: _schema(hints[f.name], defs) for f in fields} | retired,
+        "properties": {f.name: _schema(hints[f.name], defs) for f in fields} | gone,
         "required": [f.name for f in fields if (f.default, f.default_factory) == none],
         "additionalProperties": False,
     }

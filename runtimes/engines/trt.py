@@ -67,6 +67,6 @@ def here() -> bool:
     return bool(cuda.device_count()[0]) and present("tensorrt")
 
 
-def kept(digest: str) -> str | None:
-    """The variant of a bundle that was kept on this device by ``edgepv build``; None elsewhere."""
-    return store.kept(digest, device.find()) if here() else None
+def kept(digest: str) -> tuple[str, ...]:
+    """The variants of a bundle that ``edgepv build`` found fit on this device, the kept one first."""
+    return store.kept(digest, device.find()) if here() else ()

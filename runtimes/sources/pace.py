@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any
 
 from edgepv.data.video import ROUNDED_S, STEADY_S
 from edgepv.errors import UsageError
@@ -33,7 +32,7 @@ class Pace:
         *,
         rate: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], Any] | None = None,
+        sleep: Callable[[float], object] | None = None,
     ) -> None:
         if not 0 < rate < math.inf:
             raise UsageError(f"a pace of {rate} is impossible. 1 is the speed of the camera, 2 twice that")

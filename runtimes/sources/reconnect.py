@@ -45,7 +45,7 @@ class Reconnecting:
         *,
         must_open: bool = True,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], Any] | None = None,
+        sleep: Callable[[float], object] | None = None,
     ) -> None:
         self._open_again, self._on_status = open_again, on_status
         self._closed = threading.Event()

@@ -257,9 +257,10 @@ def _kept(
     fit = [name for name in times if not judged[name].refused]
     for name in set(times) - set(fit):
         say(f"{name}: not kept: {judged[name].refused}")
-    best = min(fit, key=lambda name: times[name]["p50_ms"])
+    fit.sort(key=lambda name: times[name]["p50_ms"])
+    best = fit[0]
     accuracy = {name: one.facts or NOT_JUDGED for name, one in judged.items()}
-    facts = {"variant": best, "why": _why(fit), "times": times, "accuracy": accuracy}
+    facts = {"variant": best, "fit": fit, "why": _why(fit), "times": times, "accuracy": accuracy}
     store.keep(bundle.digest, here, facts)
     say(f"kept: {best}, {facts['why']}")
     return {"bundle": bundle.digest, "device": here.as_json(), **facts}
@@ -377,7 +378,7 @@ def run(bundle: Bundle, source: str, size: str | None, say: Say, variant: str | 
     OpenCV opens. Every frame is taken: give them at the model's rate.
     """
     here = device.find()
-    name = variant or store.kept(bundle.digest, here)
+    name = variant or next(iter(store.kept(bundle.digest, here)), None)
     if name is None:
         raise UsageError("nothing was kept for this bundle on this device yet. Build it: kit.pyz build")
     model = bundle.model(name)

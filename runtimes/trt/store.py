@@ -100,13 +100,13 @@ def keep(bundle_digest: str, device: Device, facts: dict[str, Any]) -> None:
     write(_kept(bundle_digest), json.dumps({"device": device.key, **facts}, indent=1).encode())
 
 
-def kept(bundle_digest: str, device: Device) -> str | None:
-    """The variant that was kept for a bundle on this device; None if nothing was."""
+def kept(bundle_digest: str, device: Device) -> tuple[str, ...]:
+    """The variants of a bundle that this device may run, the kept one first; () if nothing was kept."""
     with contextlib.suppress(OSError, ValueError, KeyError):
         data = json.loads(_kept(bundle_digest).read_text(encoding="utf-8"))
         if data["device"] == device.key:
-            return str(data["variant"])
-    return None
+            return (str(data["variant"]), *(str(n) for n in data.get("fit", ()) if n != data["variant"]))
+    return ()
 
 
 def _kept(bundle_digest: str) -> Path:

@@ -68,6 +68,20 @@ def test_a_command_imports_its_own_file_alone() -> None:
     assert ours == {"edgepv.cli.app", "edgepv.cli.arguments", "edgepv.cli.bundles"}
 
 
+def test_the_options_of_every_step_are_told_without_numpy_or_what_makes_firmware() -> None:
+    modules = _imported("export", "--help")
+    assert "edgepv.quantize.fold" in modules and "edgepv.types.spec" in modules
+    assert not modules & {"numpy", "pickle", "tomllib", "logging", "torch", "onnx"}
+    unneeded = (
+        "edgepv.bundle",
+        "edgepv.export",
+        "edgepv.firmware",
+        "edgepv.metrics",
+        "edgepv.types.measured",
+    )
+    assert [m for m in modules if m.startswith(unneeded)] == []
+
+
 def test_a_wrong_command_is_held_against_all_of_them(capsys: pytest.CaptureFixture[str]) -> None:
     assert app.main(["exprt"]) == 2
     said = capsys.readouterr().err

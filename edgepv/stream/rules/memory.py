@@ -42,7 +42,7 @@ def attention(
     dropout: float = 0.0,
     causal: bool = False,
     scale: float | None = None,
-    **_: Any,
+    **_: object,
 ) -> TimedTensor:
     """Attention: inside every frame, or over time with a mask that only depends on the distance."""
     if not (isinstance(k, TimedTensor) and isinstance(v, TimedTensor)):

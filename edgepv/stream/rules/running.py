@@ -48,7 +48,7 @@ def means(walk: GraphInterpreter, x: TimedTensor, least: float = 0.0) -> Tensor:
 
 
 @rule("cumsum")
-def cumulative(walk: GraphInterpreter, x: TimedTensor, dim: int, **_: Any) -> TimedTensor:
+def cumulative(walk: GraphInterpreter, x: TimedTensor, dim: int, **_: object) -> TimedTensor:
     """A sum of all elements so far. Of frames in a stream it is held as their mean; see ``Sum``."""
     dim %= len(x.dims)
     if not in_time(x, dim):
@@ -129,7 +129,7 @@ def extremes(walk: GraphInterpreter, x: TimedTensor, dim: int) -> tuple[TimedTen
 
 
 @rule("cumprod", "logcumsumexp")
-def grows(walk: GraphInterpreter, x: TimedTensor, dim: int, **_: Any) -> TimedTensor:
+def grows(walk: GraphInterpreter, x: TimedTensor, dim: int, **_: object) -> TimedTensor:
     """What has no end in a stream."""
     dim %= len(x.dims)
     if in_time(x, dim):

@@ -31,7 +31,7 @@ from edgepv.stream.values import (
 
 
 @rule("clone", "contiguous", "alias", "detach", "dropout", "lift_fresh_copy", "feature_dropout")
-def same(walk: GraphInterpreter, x: TimedTensor, *_: Any, **__: Any) -> TimedTensor:
+def same(walk: GraphInterpreter, x: TimedTensor, *_: object, **__: object) -> TimedTensor:
     """What changes nothing in eval mode."""
     return x
 
@@ -46,7 +46,7 @@ def constant_like(walk: GraphInterpreter, x: TimedTensor, *args: Any, **kwargs: 
 
 
 @rule("view", "_unsafe_view", "reshape", "squeeze", "unsqueeze", "flatten", "unflatten", "view_copy")
-def reshaped(walk: GraphInterpreter, x: TimedTensor, *_: Any, **__: Any) -> TimedTensor:
+def reshaped(walk: GraphInterpreter, x: TimedTensor, *_: object, **__: object) -> TimedTensor:
     """Any change of shape that keeps the order of elements."""
     return walk.reshaped(x)
 
@@ -72,7 +72,7 @@ def matrix_transposed(walk: GraphInterpreter, x: TimedTensor) -> TimedTensor:
 
 
 @rule("expand")
-def expanded(walk: GraphInterpreter, x: TimedTensor, size: Sequence[int], **_: Any) -> TimedTensor:
+def expanded(walk: GraphInterpreter, x: TimedTensor, size: Sequence[int], **_: object) -> TimedTensor:
     """Repeated along dimensions of size one, not along time."""
     dims = tuple(walk.node.meta["val"].shape)
     axis = _at_end(x.axis, len(x.dims), len(dims))
@@ -180,7 +180,7 @@ def batch_norm(walk: GraphInterpreter, x: TimedTensor, *args: Any) -> tuple[Time
 
 
 @rule("_native_batch_norm_legit", "native_batch_norm", "_native_batch_norm_legit_functional", "batch_norm")
-def clip_statistics(walk: GraphInterpreter, x: TimedTensor, *_: Any) -> TimedTensor:
+def clip_statistics(walk: GraphInterpreter, x: TimedTensor, *_: object) -> TimedTensor:
     """Batch norm on the statistics of the clip itself."""
     raise RefusedError(*CLIP_STATISTICS)
 
@@ -264,7 +264,7 @@ def without(x: TimedTensor, dim: int) -> TimedTensor:
 
 
 @rule("split", "split_with_sizes", "chunk", "unsafe_split", "unbind", "split_copy", "unbind_copy")
-def pieces(walk: GraphInterpreter, x: TimedTensor, *_: Any, **__: Any) -> list[TimedTensor]:
+def pieces(walk: GraphInterpreter, x: TimedTensor, *_: object, **__: object) -> list[TimedTensor]:
     """Consecutive ranges of one dimension."""
     shapes = [tuple(v.shape) for v in walk.node.meta["val"]]
     unbound = len(shapes[0]) < len(x.dims)

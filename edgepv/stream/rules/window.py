@@ -267,7 +267,7 @@ def _linear_over_time(
 
 
 @rule("addmm")
-def addmm(walk: GraphInterpreter, bias: Tensor, x: TimedTensor, weight: Tensor, **_: Any) -> TimedTensor:
+def addmm(walk: GraphInterpreter, bias: Tensor, x: TimedTensor, weight: Tensor, **_: object) -> TimedTensor:
     """A linear layer in its older form."""
     return linear(walk, x, walk.constant("_t", lambda: weight.t()), bias)
 
@@ -330,7 +330,7 @@ def layer_norm(
     weight: Any = None,
     bias: Any = None,
     eps: float = 1e-5,
-    *_: Any,
+    *_: object,
 ) -> Any:
     """Layer norm over dimensions that do not hold frames."""
     try:
@@ -359,7 +359,7 @@ def group_norm(
     weight: Any = None,
     bias: Any = None,
     eps: float = 1e-5,
-    *_: Any,
+    *_: object,
 ) -> TimedTensor:
     """Group norm of every frame by itself."""
     try:
@@ -578,7 +578,7 @@ REDUCE: dict[str, Callable[..., Tensor]] = {
 
 @rule("mean", "sum", "amax", "amin")
 def reduced(
-    walk: GraphInterpreter, x: TimedTensor, dim: Any = None, keepdim: bool = False, **_: Any
+    walk: GraphInterpreter, x: TimedTensor, dim: Any = None, keepdim: bool = False, **_: object
 ) -> TimedTensor:
     """Mean, sum or extreme over dimensions; over time it is a window as long as the clip."""
     reduce = REDUCE[walk.node.target._schema.name]

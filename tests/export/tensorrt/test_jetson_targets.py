@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from support import ROOT
 
+from edgepv.cli.app import main
 from edgepv.errors import UsageError
 from edgepv.export.tensorrt import plan
 from edgepv.targets import jetson, target
@@ -60,12 +62,17 @@ def test_what_is_not_known_is_refused_in_one_line_with_the_nearest(name: str, wo
     assert "\n" not in str(caught.value)
 
 
-def test_every_entry_has_sources_and_the_two_halves_name_each_other() -> None:
+def test_every_fact_has_a_source_and_the_two_halves_name_each_other() -> None:
+    rows: list[jetson.JetPack | jetson.Board] = [*TABLE.jetpacks.values(), *TABLE.boards.values()]
+    for row in rows:
+        facts = {f.name for f in fields(row)} - {"notes", "sources", "unverified"}
+        assert facts == set(", ".join(row.sources).split(", ")) and all(row.sources.values())
+        assert set(row.unverified) <= facts
     for jetpack in TABLE.jetpacks.values():
-        assert jetpack.sources and set(jetpack.boards) <= set(TABLE.boards)
+        assert set(jetpack.boards) <= set(TABLE.boards)
         assert list(jetpack.tensorrt) == sorted(jetpack.tensorrt, key=jetson.number)
     for name, board in TABLE.boards.items():
-        assert board.sources and any(name in j.boards for j in TABLE.jetpacks.values())
+        assert any(name in j.boards for j in TABLE.jetpacks.values())
         assert all(model == model.lower() for model in board.models)
 
 
@@ -89,6 +96,15 @@ def test_the_table_needs_nothing_newer_than_json() -> None:
     data = json.loads(path.read_text(encoding="ascii"))
     assert set(data) == {"jetpacks", "boards"}
     assert all(re.fullmatch(r"[0-9.]+", version) for version in data["jetpacks"])
+
+
+def test_doctor_and_the_page_say_which_facts_were_not_verified(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    told = capsys.readouterr().out
+    assert "jetson-thor: not verified: models, memory_gb, sparse" in told
+    for name, facts in jetson.unverified().items():
+        assert f"{name}: not verified: {', '.join(facts)} " in told
+        assert f"| {name} | {', '.join(facts)} |\n" in PAGE
 
 
 PAGE = (ROOT / "docs" / "jetson.md").read_text()

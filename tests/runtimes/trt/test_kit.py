@@ -19,6 +19,7 @@ from edgepv.bundle import golden, manifest
 from edgepv.bundle.proof import proven
 from edgepv.data import frames as data_frames
 from edgepv.errors import DeviceError, EngineError, ParityError, TargetUnavailableError, UsageError
+from edgepv.pipeline import combine
 from edgepv.runtimes import open_session
 from edgepv.runtimes.trt import bundle, device, kit, measure, store
 from edgepv.types import ModelSpec, TensorSpec, Variant, encode
@@ -287,6 +288,33 @@ def test_a_session_runs_what_was_kept_with_the_answers_of_the_host(
         again = [session.step(frame).scores for frame in pictures]
     assert np.allclose(got, wanted, atol=1e-5) and got == again
     assert "cuGraphLaunch" in fake.driver.calls
+
+
+def test_a_ladder_is_made_of_what_the_device_kept(
+    jetson_bundle: Path, opened: bundle.Bundle, on_jetson: OnJetson
+) -> None:
+    whole = manifest.read(jetson_bundle)
+    other = next(n for n in ("tensorrt-fp32", "tensorrt-int8") if n != whole.variant().name)
+    assert combine.part_of(jetson_bundle).chosen == whole.variant(), "nothing was built here"
+    on_jetson()
+    built(opened, only=other)
+    taken = combine.part_of(jetson_bundle)
+    assert taken.chosen.name == other
+    assert taken.variant.name.endswith(f"-{other}") and other in taken.variant.path
+
+
+def test_of_a_ladder_the_rungs_run_that_the_device_kept(
+    jetson_bundle: Path, opened: bundle.Bundle, on_jetson: OnJetson
+) -> None:
+    whole = manifest.read(jetson_bundle)
+    rungs = (whole.variant("tensorrt-fp32"), whole.variant("tensorrt-int8"))
+    on_jetson()
+    built(opened)
+    assert proven(whole, rungs).variants == rungs
+    built(opened, only="tensorrt-int8")
+    fit = proven(whole, rungs)
+    assert [v.name for v in fit.variants] == ["tensorrt-int8"]
+    assert fit.notes == ("tensorrt-fp32 was not kept on this device.",)
 
 
 def test_a_bundle_that_was_not_built_here_says_so(jetson_bundle: Path, on_jetson: OnJetson) -> None:
