@@ -41,6 +41,29 @@
 #define EDGEPV_ROLLED
 #endif
 
+/* Keeps a product apart from the sum it goes into, so that both are rounded on every machine; v: a float or a vector. */
+#if defined(__AVX512F__)
+#define EDGEPV_ROUNDED(v) __asm__("" : "+v"(v))
+#elif defined(__GNUC__) && defined(__SSE2__)
+#define EDGEPV_ROUNDED(v) __asm__("" : "+x"(v))
+#elif defined(__GNUC__) && defined(__aarch64__)
+#define EDGEPV_ROUNDED(v) __asm__("" : "+w"(v))
+#elif defined(__GNUC__) && defined(__arm__) && defined(__ARM_FP)
+#define EDGEPV_ROUNDED(v) __asm__("" : "+t"(v))
+#else
+#define EDGEPV_ROUNDED(v) \
+    do { \
+        volatile float kept_ = (v); \
+        (v) = kept_; \
+    } while (0)
+#endif
+
+#if defined(EDGEPV_EXACT) /* the same sums on machines that round a product and a sum once, and on others */
+#define EDGEPV_APART(v) EDGEPV_ROUNDED(v)
+#else
+#define EDGEPV_APART(v)
+#endif
+
 /* A tile of a layer in pixels, by how many registers of sums there are: 12 of 4 lanes, as many of 8 (or 24 of
  * 4), and 24 of 16. */
 #if EDGEPV_LANES == 16
@@ -338,15 +361,16 @@ EDGEPV_INLINE void edgepv_softmax(const size_t count, const float *x, float *y) 
     }
 }
 
-/* Zeros around an image of height x width pixels at x. */
-EDGEPV_INLINE void edgepv_border(float *x, const size_t height, const size_t width, const size_t row,
+/* Zeros, or the code of zero, around an image of height x width pixels at image; row, pixel: in bytes. */
+EDGEPV_INLINE void edgepv_border(void *image, const size_t height, const size_t width, const size_t row,
                                  const size_t pixel, const size_t top, const size_t left, const size_t bottom,
-                                 const size_t right) {
-    memset(x - top * row - left * pixel, 0, (top * row + left * pixel) * sizeof(float));
+                                 const size_t right, const int zero) {
+    unsigned char *const x = image;
+    memset(x - top * row - left * pixel, zero, top * row + left * pixel);
     for (size_t i = 0; i < height; i++) { /* what is right of one row and left of the next lies together */
-        memset(x + i * row + width * pixel, 0, (i + 1 < height ? right + left : right) * pixel * sizeof(float));
+        memset(x + i * row + width * pixel, zero, (i + 1 < height ? right + left : right) * pixel);
     }
-    memset(x + height * row - left * pixel, 0, bottom * row * sizeof(float));
+    memset(x + height * row - left * pixel, zero, bottom * row);
 }
 
 #endif

@@ -1,0 +1,153 @@
+"""Steps on codes of eight bits: what they mean, and that the C gives the same codes on every machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from generated import Generated, answers, compiled, compilers
+from step_graphs import Net
+
+from edgepv.base.optional import ort_options, ort_session
+from edgepv.firmware import generate
+from edgepv.firmware.compiler import cpu_flags
+from edgepv.firmware.exact import Exact, exact
+from edgepv.firmware.graph import Code, read
+from edgepv.stream import Stepper
+from edgepv.types import Variant
+
+FRAMES = 5
+FEW = 0.002
+"""Of all codes: so many may be one off from ONNX Runtime's float sums, where those end at a half."""
+
+
+def net_of_codes() -> tuple[Variant, bytes]:
+    """Every kernel there is for codes: few and many channels, borders, rings, means, factors, sums, tables."""
+    net = Net((1, 3, 9, 11))
+    x = net.coded("frame", 0.04, 117)
+    x = net.coded(net.coded_conv(x, 0.04, 20, pads=[1, 1, 1, 1], strides=[2, 2]), 0.02, 0)
+    x = net.coded(
+        net.coded_conv(x, 0.02, 20, group=20, pads=[1, 1, 1, 1], float_bias=True), 0.03, -11, np.int8
+    )
+    ring = net.state((1, 20, 2, 30))
+    flat = net.coded(net.add("Reshape", x, net.whole(1, 20, 1, 30)), 0.03, -11, np.int8)
+    joined = net.add("Concat", net.coded(ring, 0.03, -11, np.int8), flat, axis=2)
+    joined = net.coded(joined, 0.03, -11, np.int8)
+    net.keep(ring, net.add("Slice", joined, net.whole(1), net.whole(2**62), net.whole(2), net.whole(1)))
+    y = net.coded(net.add("Relu", net.coded_conv(joined, 0.03, 20, (3, 1), 20)), 0.02, 7)
+    y = net.add("Reshape", y, net.whole(1, 20, 5, 6))
+    small = net.conv(net.add("ReduceMean", y, net.whole(2, 3), keepdims=1), 6, (1, 1))
+    gate = net.conv(net.add("Relu", small), 20, (1, 1))
+    gate = net.coded(net.add("HardSigmoid", gate, alpha=1 / 6, beta=0.5), 1 / 255, 0)
+    y = net.coded(net.add("Mul", y, gate), 0.015, 3)
+    y = net.coded(net.coded_conv(y, 0.015, 20, (1, 1)), 0.02, 130)
+    x = net.coded(net.add("Relu", net.add("Add", x, y)), 0.03, 0)
+    old = net.state((1, 20, 5, 6), init=0.5)
+    net.keep(old, x)
+    both = net.add("Concat", net.coded(old, 0.03, 0), x, axis=1)
+    both = net.coded(net.add("MaxPool", both, kernel_shape=[2, 2], strides=[2, 2]), 0.05, 4)
+    kept = net.coded(net.conv(both, 12, (2, 2)), 0.1, 120)  # a layer in float between codes
+    last = net.coded_conv(kept, 0.1, 5, (1, 1), float_bias=True)
+    mean = net.add("ReduceMean", net.coded(last, 0.01, 128), net.whole(2, 3), keepdims=0)
+    hidden = net.add("Relu", net.add("MatMul", mean, net.constant(5, 11)))
+    variant, data = net.finish(net.add("Gemm", hidden, net.constant(11, 3), net.constant(3)), last)
+    return replace(variant, precision="int8"), data
+
+
+def frames_of(variant: Variant, count: int = FRAMES) -> np.ndarray:
+    """Numbers that every machine makes by itself, (count, 1, C, H, W)."""
+    return np.stack([made_frame(variant.spec.input.shape, n) for n in range(count)])
+
+
+def made_frame(shape: Sequence[int], number: int) -> np.ndarray:
+    n, c, h, w = shape
+    at = np.arange(h * w * c, dtype=np.int64).reshape(n, h, w, c)
+    return ((at * 7919 + number * 104729) % 641 - 320).transpose(0, 3, 1, 2).astype(np.float32) / 64
+
+
+def wanted(variant: Variant, data: bytes) -> list[np.ndarray]:
+    stepper = Stepper(exact(variant, data), variant.spec, variant.stream)
+    return [answers(variant, stepper.step(frame)) for frame in frames_of(variant)]
+
+
+def same(one: np.ndarray, other: np.ndarray) -> bool:
+    """To the bit."""
+    return one.astype(np.float32).tobytes() == other.astype(np.float32).tobytes()
+
+
+def test_codes_are_rounded_halves_to_even_and_saturated() -> None:
+    assert Code(0.5, 3).of([0.25, 0.75, -0.25, -100, 1000, np.nan]).tolist() == [3, 5, 3, 0, 255, 0]
+    assert Code(0.5, 3).means(np.array([0, 3, 5], np.uint8)).tolist() == [-1.5, 0.0, 1.0]
+
+
+def test_what_is_exact_is_what_onnx_runtime_computes_without_rewrites() -> None:
+    """Code for code, each layer from the same codes; sums of floats may end on the other side of a half."""
+    variant, data = net_of_codes()
+    assert variant.stream is not None
+    named = {**variant.inputs, **variant.outputs}
+    states = [(named[s.name], named[s.output]) for s in variant.stream.states]
+    ours = Exact(read(data), states)
+    codes = sorted(name for node in ours.graph.nodes for name in node.outputs if name in ours.graph.codes)
+    model = onnx.load_model_from_string(data)
+    inside = [n for n in codes if any(n in node.output for node in model.graph.node)]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inside)
+    session = ort_session(model.SerializeToString(), ort_options(rewrites="none"))
+    stepper = Stepper(exact(variant, data), variant.spec, variant.stream)
+    off = total = 0
+    for frame in frames_of(variant):
+        feeds = stepper.feeds(frame)
+        assert feeds is not None
+        inputs = {variant.inputs[name]: value for name, value in feeds.items()}
+        mine = ours.codes(inputs)
+        for name, theirs in zip(inside, session.run(inside, inputs), strict=True):
+            signed = 128 if theirs.dtype == np.int8 else 0
+            apart = np.abs(mine[name].astype(np.int64) - theirs - signed)
+            assert apart.max() <= 1, name
+            off, total = off + int((apart > 0).sum()), total + apart.size
+        stepper.run(feeds)
+    assert len(inside) >= 10 and off <= FEW * total
+
+
+def test_states_that_are_read_as_codes_are_kept_as_such() -> None:
+    made = generate(*net_of_codes(), "0")
+    ring, old = 3 * (30 * 24 + 4), 2 * (30 * 24 + 4)  # places of bytes, channels filled up to 24
+    assert ring + old <= made.state_bytes <= ring + old + 6 * 64
+    assert made.liveness_bound <= made.arena_bytes
+
+
+def machine_options() -> list[Any]:
+    """Every width of vectors that there are kernels for, and what this CPU must have for it."""
+    rows = [
+        ("plain C99", ("-DEDGEPV_LANES=1", "-std=c99", "-pedantic"), ()),
+        ("SSE2", ("-DEDGEPV_LANES=4",), ()),
+        ("AVX2", ("-march=x86-64-v3",), ("avx2", "fma")),
+        ("AVX2 with VNNI", ("-march=native", "-DEDGEPV_LANES=8"), ("avx512_vnni", "avx512vl")),
+        ("AVX-512", ("-march=native",), ("avx512bw", "avx512vl")),
+        ("AVX-512 without VNNI", ("-march=native", "-mno-avx512vnni"), ("avx512bw", "avx512vl")),
+    ]
+    flags = cpu_flags()
+    return [
+        pytest.param(
+            options,
+            id=name,
+            marks=pytest.mark.skipif(
+                not flags >= set(needed), reason=f"this CPU has no {' and '.join(needed)}"
+            ),
+        )
+        for name, options, needed in rows
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compiler", compilers())
+@pytest.mark.parametrize("options", machine_options())
+def test_the_c_gives_the_same_bits(options: Sequence[str], compiler: str, tmp_path: Path) -> None:
+    variant, data = net_of_codes()
+    net = Generated(compiled(generate(variant, data, "0"), tmp_path, compiler, (*options, "-O1")))
+    for frame, expected in zip(frames_of(variant), wanted(variant, data)):
+        assert same(net.step(frame), expected)
