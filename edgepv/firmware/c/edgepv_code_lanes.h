@@ -31,9 +31,141 @@ EDGEPV_INLINE I EDGEPV_N(edgepv_dot)(const I sum, const FOUR x, const WEIGHT w) 
 }
 EDGEPV_INLINE F EDGEPV_N(edgepv_real)(const I v) { return (float)v; }
 EDGEPV_INLINE void EDGEPV_N(edgepv_put_codes)(uint8_t *p, const F v, const edgepv_bounds to) {
-    *p = edgepv_held(edgepv_whole(v) + to.zero, to);
+    *p = edgepv_nearest(v, to);
 }
 
+#else
+
+typedef int32_t I __attribute__((vector_size(4 * EDGEPV_L)));
+typedef float F __attribute__((vector_size(4 * EDGEPV_L)));
+
+#if EDGEPV_L == 16
+#define EDGEPV_X86(name) _mm512_##name
+#define EDGEPV_BITS __m512i
+EDGEPV_INLINE I EDGEPV_N(edgepv_load)(const int32_t *p) { return (I)_mm512_loadu_si512(p); }
+EDGEPV_INLINE void EDGEPV_N(edgepv_store)(int32_t *p, const I v) { _mm512_storeu_si512(p, (__m512i)v); }
+EDGEPV_INLINE __m128i EDGEPV_N(edgepv_bytes)(const void *p) { return _mm_loadu_si128(p); }
+EDGEPV_INLINE I EDGEPV_N(edgepv_all)(const void *p) { return (I)_mm512_loadu_si512(p); }
+EDGEPV_INLINE void EDGEPV_N(edgepv_narrow)(uint8_t *p, const I v) {
+    _mm_storeu_si128((void *)p, _mm512_cvtepi32_epi8((__m512i)v));
+}
+#elif EDGEPV_L == 8
+#define EDGEPV_X86(name) _mm256_##name
+#define EDGEPV_BITS __m256i
+EDGEPV_INLINE I EDGEPV_N(edgepv_load)(const int32_t *p) { return (I)_mm256_loadu_si256((const void *)p); }
+EDGEPV_INLINE void EDGEPV_N(edgepv_store)(int32_t *p, const I v) { _mm256_storeu_si256((void *)p, (__m256i)v); }
+EDGEPV_INLINE __m128i EDGEPV_N(edgepv_bytes)(const void *p) { return _mm_loadl_epi64(p); }
+EDGEPV_INLINE I EDGEPV_N(edgepv_all)(const void *p) { return (I)_mm256_loadu_si256(p); }
+EDGEPV_INLINE void EDGEPV_N(edgepv_narrow)(uint8_t *p, const I v) {
+    const __m128i low = _mm256_castsi256_si128((__m256i)v), high = _mm256_extracti128_si256((__m256i)v, 1);
+    const __m128i words = _mm_packs_epi32(low, high);
+    _mm_storel_epi64((void *)p, _mm_packus_epi16(words, words));
+}
+#endif
+
+#if EDGEPV_L >= 8
+
+EDGEPV_INLINE I EDGEPV_N(edgepv_wide)(const uint8_t *p) {
+    return (I)EDGEPV_X86(cvtepu8_epi32)(EDGEPV_N(edgepv_bytes)(p));
+}
+EDGEPV_INLINE I EDGEPV_N(edgepv_signed)(const int8_t *p) {
+    return (I)EDGEPV_X86(cvtepi8_epi32)(EDGEPV_N(edgepv_bytes)(p));
+}
+EDGEPV_INLINE F EDGEPV_N(edgepv_floats)(const float *p) { return (F)EDGEPV_X86(loadu_ps)(p); }
+EDGEPV_INLINE void EDGEPV_N(edgepv_store_floats)(float *p, const F v) { EDGEPV_X86(storeu_ps)(p, v); }
+EDGEPV_INLINE I EDGEPV_N(edgepv_times)(const I a, const I b) { /* a: not negative, so that its upper half is 0 */
+    return (I)EDGEPV_X86(madd_epi16)((EDGEPV_BITS)a, (EDGEPV_BITS)b);
+}
+EDGEPV_INLINE EDGEPV_BITS EDGEPV_N(edgepv_same_four)(const uint8_t *p) {
+    int32_t four;
+    memcpy(&four, p, sizeof four);
+    return EDGEPV_X86(set1_epi32)(four);
+}
+#if defined(__AVX512VNNI__) && defined(__AVX512VL__) || (EDGEPV_L == 8 && defined(__AVXVNNI__))
+typedef EDGEPV_BITS FOUR;
+typedef EDGEPV_BITS WEIGHT;
+EDGEPV_INLINE FOUR EDGEPV_N(edgepv_fours)(const uint8_t *p) { return EDGEPV_N(edgepv_same_four)(p); }
+EDGEPV_INLINE WEIGHT EDGEPV_N(edgepv_weights)(const int8_t *p) { return (EDGEPV_BITS)EDGEPV_N(edgepv_all)(p); }
+EDGEPV_INLINE I EDGEPV_N(edgepv_dot)(const I sum, const FOUR x, const WEIGHT w) {
+#if defined(__AVX512VNNI__) && defined(__AVX512VL__)
+    return (I)EDGEPV_X86(dpbusd_epi32)((EDGEPV_BITS)sum, x, w);
+#else
+    return (I)_mm256_dpbusd_avx_epi32((__m256i)sum, x, w);
+#endif
+}
+#else /* in words, as products of bytes summed two by two may leave 16 bits */
+typedef struct {
+    EDGEPV_BITS even, odd;
+} FOUR;
+typedef FOUR WEIGHT;
+EDGEPV_INLINE FOUR EDGEPV_N(edgepv_fours)(const uint8_t *p) {
+    const EDGEPV_BITS v = EDGEPV_N(edgepv_same_four)(p);
+    const FOUR four = {(EDGEPV_BITS)((I)v & 0x00ff00ff), EDGEPV_X86(srli_epi16)(v, 8)};
+    return four;
+}
+EDGEPV_INLINE WEIGHT EDGEPV_N(edgepv_weights)(const int8_t *p) {
+    const EDGEPV_BITS v = (EDGEPV_BITS)EDGEPV_N(edgepv_all)(p);
+    const WEIGHT weight = {EDGEPV_X86(srai_epi16)(EDGEPV_X86(slli_epi16)(v, 8), 8), EDGEPV_X86(srai_epi16)(v, 8)};
+    return weight;
+}
+EDGEPV_INLINE I EDGEPV_N(edgepv_dot)(const I sum, const FOUR x, const WEIGHT w) {
+    return sum + (I)EDGEPV_X86(madd_epi16)(x.even, w.even) + (I)EDGEPV_X86(madd_epi16)(x.odd, w.odd);
+}
+#endif
+EDGEPV_INLINE F EDGEPV_N(edgepv_real)(const I v) { return (F)EDGEPV_X86(cvtepi32_ps)((EDGEPV_BITS)v); }
+EDGEPV_INLINE void EDGEPV_N(edgepv_put_codes)(uint8_t *p, const F v, const edgepv_bounds to) {
+    const F above = (F)EDGEPV_X86(max_ps)(v, EDGEPV_X86(set1_ps)(edgepv_lowest(to))); /* of NaN the second */
+    const F held = (F)EDGEPV_X86(min_ps)(above, EDGEPV_X86(set1_ps)(edgepv_highest(to)));
+    EDGEPV_N(edgepv_narrow)(p, (I)EDGEPV_X86(cvtps_epi32)(held) + to.zero);
+}
+#undef EDGEPV_X86
+#undef EDGEPV_BITS
+
+#else /* arm64 */
+
+typedef int8x16_t FOUR; /* less 128, as its products are signed: what sums begin with makes up for it */
+typedef int8x16_t WEIGHT;
+EDGEPV_INLINE uint8x8_t EDGEPV_N(edgepv_bytes)(const void *p) {
+    uint32_t four;
+    memcpy(&four, p, sizeof four);
+    return vreinterpret_u8_u32(vdup_n_u32(four));
+}
+EDGEPV_INLINE I EDGEPV_N(edgepv_wide)(const uint8_t *p) {
+    return (I)vmovl_u16(vget_low_u16(vmovl_u8(EDGEPV_N(edgepv_bytes)(p))));
+}
+EDGEPV_INLINE I EDGEPV_N(edgepv_signed)(const int8_t *p) {
+    return (I)vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_u8(EDGEPV_N(edgepv_bytes)(p)))));
+}
+EDGEPV_INLINE I EDGEPV_N(edgepv_load)(const int32_t *p) { return (I)vld1q_s32(p); }
+EDGEPV_INLINE void EDGEPV_N(edgepv_store)(int32_t *p, const I v) { vst1q_s32(p, (int32x4_t)v); }
+EDGEPV_INLINE F EDGEPV_N(edgepv_floats)(const float *p) { return (F)vld1q_f32(p); }
+EDGEPV_INLINE void EDGEPV_N(edgepv_store_floats)(float *p, const F v) { vst1q_f32(p, (float32x4_t)v); }
+EDGEPV_INLINE I EDGEPV_N(edgepv_times)(const I a, const I b) { return a * b; }
+EDGEPV_INLINE FOUR EDGEPV_N(edgepv_fours)(const uint8_t *p) {
+    const uint8x8_t four = EDGEPV_N(edgepv_bytes)(p);
+    return vreinterpretq_s8_u8(veorq_u8(vcombine_u8(four, four), vdupq_n_u8(0x80)));
+}
+EDGEPV_INLINE WEIGHT EDGEPV_N(edgepv_weights)(const int8_t *p) { return vld1q_s8(p); }
+EDGEPV_INLINE I EDGEPV_N(edgepv_dot)(const I sum, const FOUR x, const WEIGHT w) {
+#if defined(__ARM_FEATURE_DOTPROD)
+    return (I)vdotq_s32((int32x4_t)sum, w, x);
+#else
+    const int32x4_t low = vpaddlq_s16(vmull_s8(vget_low_s8(w), vget_low_s8(x)));
+    const int32x4_t high = vpaddlq_s16(vmull_s8(vget_high_s8(w), vget_high_s8(x)));
+    return sum + (I)vpaddq_s32(low, high);
+#endif
+}
+EDGEPV_INLINE F EDGEPV_N(edgepv_real)(const I v) { return (F)vcvtq_f32_s32((int32x4_t)v); }
+EDGEPV_INLINE void EDGEPV_N(edgepv_put_codes)(uint8_t *p, const F v, const edgepv_bounds to) {
+    const float32x4_t above = vmaxnmq_f32((float32x4_t)v, vdupq_n_f32(edgepv_lowest(to))); /* of NaN the second */
+    const float32x4_t held = vminnmq_f32(above, vdupq_n_f32(edgepv_highest(to)));
+    const int32x4_t codes = vaddq_s32(vcvtnq_s32_f32(held), vdupq_n_s32(to.zero));
+    const uint16x4_t words = vqmovun_s32(codes);
+    const uint32_t four = vget_lane_u32(vreinterpret_u32_u8(vqmovn_u16(vcombine_u16(words, words))), 0);
+    memcpy(p, &four, sizeof four);
+}
+
+#endif
 #endif
 
 /* Sums of the channels from c on, brought where answers go: the first room of them. */
@@ -79,6 +211,9 @@ EDGEPV_INLINE void EDGEPV_N(edgepv_code_tile)(const size_t nv, const size_t tr, 
         EDGEPV_UNROLL
         for (size_t v = 0; v < nv; v++) {
             sums[p][v] = EDGEPV_N(edgepv_load)(ends.begin + c + EDGEPV_L * v);
+#if EDGEPV_L == 4
+            sums[p][v] += EDGEPV_N(edgepv_load)(ends.sign + c + EDGEPV_L * v);
+#endif
         }
     }
     EDGEPV_ROLLED
@@ -211,29 +346,26 @@ EDGEPV_INLINE void EDGEPV_N(edgepv_code_sums_part)(const size_t from, const size
     }
 }
 
-/* Codes of whole vectors of floats; returns how many values are done. */
-EDGEPV_INLINE size_t EDGEPV_N(edgepv_quantize)(const size_t count, const float scale, const edgepv_bounds to,
-                                               const float *x, uint8_t *y) {
-    size_t i = 0;
+EDGEPV_INLINE void EDGEPV_N(edgepv_quantize_part)(const size_t from, const size_t end, const float scale,
+                                                  const edgepv_bounds to, const float *x, uint8_t *y) {
     EDGEPV_ROLLED
-    for (; i + EDGEPV_L <= count; i += EDGEPV_L) {
+    for (size_t i = from; i < end; i += EDGEPV_L) {
         EDGEPV_N(edgepv_put_codes)(y + i, EDGEPV_N(edgepv_floats)(x + i) / scale, to);
     }
-    return i;
 }
 
-EDGEPV_INLINE size_t EDGEPV_N(edgepv_code_add)(size_t i, const size_t count, const edgepv_code a,
-                                               const edgepv_code b, const float scale, const edgepv_bounds to,
-                                               const uint8_t *xa, const uint8_t *xb, uint8_t *y) {
+EDGEPV_INLINE void EDGEPV_N(edgepv_code_add_part)(const size_t from, const size_t end, const edgepv_code a,
+                                                  const edgepv_code b, const float scale,
+                                                  const edgepv_bounds to, const uint8_t *xa, const uint8_t *xb,
+                                                  uint8_t *y) {
     EDGEPV_ROLLED
-    for (; i + EDGEPV_L <= count; i += EDGEPV_L) {
+    for (size_t i = from; i < end; i += EDGEPV_L) {
         F one = EDGEPV_N(edgepv_real)(EDGEPV_N(edgepv_wide)(xa + i) - a.zero) * a.scale;
         F other = EDGEPV_N(edgepv_real)(EDGEPV_N(edgepv_wide)(xb + i) - b.zero) * b.scale;
         EDGEPV_ROUNDED(one);
         EDGEPV_ROUNDED(other);
         EDGEPV_N(edgepv_put_codes)(y + i, (one + other) / scale, to);
     }
-    return i;
 }
 
 EDGEPV_INLINE void EDGEPV_N(edgepv_code_scale_part)(const size_t from, const size_t to_channel,

@@ -14,7 +14,20 @@
 
 #include "edgepv_kernels.h"
 
+#if EDGEPV_LANES == 16 && defined(__AVX512BW__)
+#define EDGEPV_CODE_LANES 16
+#elif EDGEPV_LANES >= 8 && defined(__AVX2__)
+#define EDGEPV_CODE_LANES 8
+#elif EDGEPV_LANES == 4 && defined(__aarch64__)
+#define EDGEPV_CODE_LANES 4
+#else
 #define EDGEPV_CODE_LANES 1
+#endif
+#if EDGEPV_CODE_LANES >= 8
+#include <immintrin.h>
+#elif EDGEPV_CODE_LANES == 4
+#include <arm_neon.h>
+#endif
 
 /* A tile in pixels. AVX2 without VNNI takes two registers more for a weight, and one for what it multiplies. */
 #if EDGEPV_CODE_LANES == 16
@@ -41,29 +54,27 @@ typedef struct { /* what sums begin with, and what they become; by channel of th
     const float *scale, *shift;  /* sum * scale + shift; shift may be NULL */
 } edgepv_ends;
 
-#define EDGEPV_MAGIC 12582912.0f  /* 1.5 * 2^23: what is added to it is rounded to whole, halves to even */
+#define EDGEPV_MAGIC 12582912.0f /* 1.5 * 2^23: what is added to it is rounded to whole, halves to even */
 #define EDGEPV_MAGIC_BITS 0x4b400000
-#define EDGEPV_MOST_ROUNDED 1e6f  /* more than any code, and what the magic number still rounds right */
 
-/* The nearest whole number; of more than EDGEPV_MOST_ROUNDED, that. The limits also keep a compiler from making one
- * rounding of a product before and the sum here. */
-EDGEPV_INLINE int32_t edgepv_whole(float v) {
-    v = v > -EDGEPV_MOST_ROUNDED ? v : -EDGEPV_MOST_ROUNDED;
-    v = v < EDGEPV_MOST_ROUNDED ? v : EDGEPV_MOST_ROUNDED;
+EDGEPV_INLINE float edgepv_lowest(const edgepv_bounds to) { return (float)(to.low - to.zero); }
+EDGEPV_INLINE float edgepv_highest(const edgepv_bounds to) { return (float)(to.high - to.zero); }
+
+/* The nearest code, of NaN the least. Limits come first: they are whole, and what is left is small enough for the
+ * magic number. They also keep a compiler from rounding a product before, and the sum here, at once. */
+EDGEPV_INLINE uint8_t edgepv_nearest(float v, const edgepv_bounds to) {
+    v = v > edgepv_lowest(to) ? v : edgepv_lowest(to);
+    v = v < edgepv_highest(to) ? v : edgepv_highest(to);
     const float shifted = v + EDGEPV_MAGIC;
     int32_t bits;
     memcpy(&bits, &shifted, sizeof bits);
-    return bits - EDGEPV_MAGIC_BITS;
+    return (uint8_t)(bits - EDGEPV_MAGIC_BITS + to.zero);
 }
 
 EDGEPV_INLINE float edgepv_product(const float a, const float b) {
     float v = a * b;
     EDGEPV_ROUNDED(v);
     return v;
-}
-
-EDGEPV_INLINE uint8_t edgepv_held(const int32_t code, const edgepv_bounds to) {
-    return (uint8_t)(code < to.low ? to.low : code > to.high ? to.high : code);
 }
 
 #if EDGEPV_CODE_LANES == 16
@@ -223,9 +234,9 @@ EDGEPV_INLINE void edgepv_code_means(const size_t channels, const int32_t count,
 /* Codes of floats that lie together. */
 EDGEPV_INLINE void edgepv_quantize(const size_t count, const float scale, const edgepv_bounds to, const float *x,
                                    uint8_t *y) {
-    for (size_t i = EDGEPV_WIDEST_CODES(edgepv_quantize)(count, scale, to, x, y); i < count; i++) {
-        y[i] = edgepv_held(edgepv_whole(x[i] / scale) + to.zero, to);
-    }
+    const size_t whole = count / EDGEPV_CODE_LANES * EDGEPV_CODE_LANES;
+    EDGEPV_WIDEST_CODES(edgepv_quantize_part)((size_t)0, whole, scale, to, x, y);
+    edgepv_quantize_part_1(whole, count, scale, to, x, y);
 }
 
 /* What codes that lie together mean. */
@@ -244,8 +255,9 @@ EDGEPV_INLINE void edgepv_look_up(const size_t count, const uint8_t *table, cons
 /* The code of the sum of what two mean. */
 EDGEPV_INLINE void edgepv_code_add(const size_t count, const edgepv_code a, const edgepv_code b, const float scale,
                                    const edgepv_bounds to, const uint8_t *xa, const uint8_t *xb, uint8_t *y) {
-    size_t i = EDGEPV_WIDEST_CODES(edgepv_code_add)((size_t)0, count, a, b, scale, to, xa, xb, y);
-    edgepv_code_add_1(i, count, a, b, scale, to, xa, xb, y);
+    const size_t whole = count / EDGEPV_CODE_LANES * EDGEPV_CODE_LANES;
+    EDGEPV_WIDEST_CODES(edgepv_code_add_part)((size_t)0, whole, a, b, scale, to, xa, xb, y);
+    edgepv_code_add_part_1(whole, count, a, b, scale, to, xa, xb, y);
 }
 
 /* The codes of pixels times a factor for each channel (a multiple of 8). */
