@@ -17,6 +17,7 @@ from edgepv.firmware.graph import Code, Graph, Node, read
 from edgepv.firmware.integers import Ends, to_integers
 from edgepv.firmware.layout import window
 from edgepv.firmware.operators.reduction import axes_of
+from edgepv.stream import Tensors
 from edgepv.types import Variant
 
 Arrays: TypeAlias = dict[str, np.ndarray]
@@ -76,21 +77,26 @@ class Exact:
         return [np.asarray(r, values[names[0]].dtype) for r in results]
 
 
-def exact(variant: Variant, onnx_bytes: bytes) -> Callable[[Mapping[str, np.ndarray]], Arrays]:
-    """One step of an ONNX file as its C computes it; feeds and outputs by the names of the spec, as floats.
+class ExactEngine:
+    """One step of an ONNX file as its C computes it, like an engine that runs it.
 
     Raises UsageError for what C cannot be generated of.
     """
-    assert variant.stream is not None
-    named = {**variant.inputs, **variant.outputs}
-    states = [(variant.inputs[s.name], named[s.output]) for s in variant.stream.states]
-    step = Exact(read(onnx_bytes), states)
 
-    def infer(feeds: Mapping[str, np.ndarray]) -> Arrays:
-        outputs = step({variant.inputs[name]: value for name, value in feeds.items()})
-        return {name: outputs[inside] for name, inside in variant.outputs.items()}
+    def __init__(self, variant: Variant, onnx_bytes: bytes) -> None:
+        assert variant.stream is not None
+        named = {**variant.inputs, **variant.outputs}
+        self._inputs, self._outputs = variant.inputs, variant.outputs
+        states = [(variant.inputs[s.name], named[s.output]) for s in variant.stream.states]
+        self.step = Exact(read(onnx_bytes), states)
 
-    return infer
+    def infer(self, inputs: Tensors) -> Tensors:
+        """Run once; inputs and outputs by the names of the spec, as floats."""
+        outputs = self.step({self._inputs[name]: value for name, value in inputs.items()})
+        return {name: outputs[inside] for name, inside in self._outputs.items()}
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 def _windows(x: np.ndarray, kernel: tuple[int, ...], node: Node, fill: float) -> np.ndarray:

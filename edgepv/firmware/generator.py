@@ -92,7 +92,7 @@ def _output(variant: Variant, name: str) -> str:
 def _check_states(variant: Variant, graph: Graph) -> None:
     """Raise UsageError for states that are not float32, or whose shapes are not those of the file."""
     assert variant.stream is not None
-    if variant.precision not in PRECISIONS or variant.state_scales:
+    if variant.precision not in PRECISIONS:
         raise UsageError(
             f"{variant.name} is {variant.precision}; C is generated of fp32 and int8 files in ONNX"
         )

@@ -17,8 +17,8 @@ from step_graphs import Net
 from edgepv.base.optional import ort_options, ort_session
 from edgepv.firmware import generate
 from edgepv.firmware.compiler import cpu_flags
-from edgepv.firmware.exact import Exact, exact
-from edgepv.firmware.graph import Code, read
+from edgepv.firmware.exact import ExactEngine
+from edgepv.firmware.graph import Code
 from edgepv.stream import Stepper
 from edgepv.types import Variant
 
@@ -72,7 +72,7 @@ def made_frame(shape: Sequence[int], number: int) -> np.ndarray:
 
 
 def wanted(variant: Variant, data: bytes) -> list[np.ndarray]:
-    stepper = Stepper(exact(variant, data), variant.spec, variant.stream)
+    stepper = Stepper(ExactEngine(variant, data).infer, variant.spec, variant.stream)
     return [answers(variant, stepper.step(frame)) for frame in frames_of(variant)]
 
 
@@ -89,16 +89,13 @@ def test_codes_are_rounded_halves_to_even_and_saturated() -> None:
 def test_what_is_exact_is_what_onnx_runtime_computes_without_rewrites() -> None:
     """Code for code, each layer from the same codes; sums of floats may end on the other side of a half."""
     variant, data = net_of_codes()
-    assert variant.stream is not None
-    named = {**variant.inputs, **variant.outputs}
-    states = [(named[s.name], named[s.output]) for s in variant.stream.states]
-    ours = Exact(read(data), states)
+    ours = ExactEngine(variant, data).step
     codes = sorted(name for node in ours.graph.nodes for name in node.outputs if name in ours.graph.codes)
     model = onnx.load_model_from_string(data)
     inside = [n for n in codes if any(n in node.output for node in model.graph.node)]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inside)
     session = ort_session(model.SerializeToString(), ort_options(rewrites="none"))
-    stepper = Stepper(exact(variant, data), variant.spec, variant.stream)
+    stepper = Stepper(ExactEngine(variant, data).infer, variant.spec, variant.stream)
     off = total = 0
     for frame in frames_of(variant):
         feeds = stepper.feeds(frame)
