@@ -71,7 +71,9 @@ def build(request: BuildRequest) -> BuildResult:
                 variants.append(in_c(request, name, precision))
     request.failed.update(_unsafe(request, variants))
     kept = tuple(v for v in variants if v.name not in request.failed)
-    return BuildResult(kept, floats=_floats(request, kept), settle=lambda _, runs: _objects(request, kept, runs))
+    return BuildResult(
+        kept, floats=_floats(request, kept), settle=lambda _, runs: _objects(request, kept, runs)
+    )
 
 
 def wanted_in_c(request: BuildRequest) -> list[tuple[str, str]]:

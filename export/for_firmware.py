@@ -29,5 +29,6 @@ def build(request: BuildRequest) -> BuildResult:
     sources = sources_of(first, (request.folder / first.path).read_bytes())
     for name, data in sources.items():
         (request.folder / name).write_bytes(data)
-    note = f"the C of {first.name} lies in models/; edgepv firmware BUNDLE adds a self-test, build files and sizes"
+    more = "edgepv firmware BUNDLE adds a self-test, build files and sizes"
+    note = f"the C of {first.name} lies in models/; {more}"
     return BuildResult(tuple(variants), tuple(sorted(sources)), (note,))

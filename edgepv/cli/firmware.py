@@ -74,8 +74,8 @@ def firmware_command(a: argparse.Namespace) -> int:
 
 
 EXACT = 1e-6
-"""Share of the answers' own size (RMS) that exp and its like may differ by between two C libraries. One code that
-is another is far more."""
+"""Share of the answers' own size (RMS) that exp and its like may differ by between two C libraries. One other
+code is far more."""
 
 
 def exact_golden(variant: Any, onnx: bytes, recorded: Any, limit: float) -> tuple[Any, float]:
@@ -94,8 +94,8 @@ def exact_golden(variant: Any, onnx: bytes, recorded: Any, limit: float) -> tupl
     off = float(np.sqrt(np.mean(np.square(answers - recorded[variant.name]))))
     if not off <= limit:
         raise ParityError(
-            f"{variant.name} was recorded with answers that are {off:.2g} from what its file means, and {limit:.2g} "
-            "is the limit. Export the bundle again"
+            f"{variant.name} was recorded with answers that are {off:.2g} from what its file means, and "
+            f"{limit:.2g} is the limit. Export the bundle again"
         )
     return answers, EXACT * float(np.sqrt(np.mean(np.square(answers))))
 

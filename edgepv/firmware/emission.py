@@ -159,7 +159,7 @@ def _states(model: Model) -> str:
         "    return (unsigned char *)state + r->base + at * r->bytes;\n"
         "}\n\n"
         "/* All places of a state, the oldest first. */\n"
-        "static void find(const uint32_t *words, void *state, const ring *r, void **found) {\n"
+        "static EDGEPV_ONCE void find(const uint32_t *words, void *state, const ring *r, void **found) {\n"
         "    EDGEPV_ROLLED\n"
         "    for (uint32_t i = 0; i < r->places; i++) {\n"
         "        found[i] = place(words, state, r, i);\n"

@@ -1,7 +1,8 @@
-"""What an INT8 step means to the last bit: the graph on codes, computed in numpy by the rules that its C keeps.
+"""What an INT8 step means to the last bit: the graph on codes, in numpy, by the rules that its C keeps.
 
-Sums on codes are exact. Everything in float is rounded to float32 after each operation, and sums of floats have
-one order, so that the C of every machine gives the same bits, but for exp and its like, which are the C library's.
+Sums on codes are exact. Everything in float is rounded to float32 after each operation, and sums of floats
+have one order, so that the C of every machine gives the same bits, but for exp and its like, which are the C
+library's.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Exact:
         return found
 
     def _evaluated(self, node: Node, values: Arrays) -> Sequence[np.ndarray]:
-        """A float operator that is rounded once for each element, or only moves values: as ONNX's reference."""
+        """A float operator that rounds each element once, or only moves values: as ONNX's reference."""
         names = [name for name in node.inputs if name]
         if node.output not in self._evaluators:
             onnx = need("onnx", extra="native")
@@ -165,7 +166,7 @@ def _dequantize(graph: Graph, node: Node, values: Arrays) -> np.ndarray:
 
 
 def _conv(graph: Graph, node: Node, values: Arrays) -> np.ndarray:
-    """A float convolution: one product after another, channels innermost; of one pixel, as edgepv_dense has it."""
+    """A float convolution: one product after another; of one pixel, as edgepv_dense has it."""
     x, w = values[node.inputs[0]], values[node.inputs[1]]
     bias = values[node.inputs[2]] if len(node.inputs) > 2 and node.inputs[2] else np.zeros(len(w), np.float32)
     group = node.attributes.get("group", 1)

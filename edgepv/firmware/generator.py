@@ -43,7 +43,7 @@ class Firmware:
 
 
 def generate(variant: Variant, onnx_bytes: bytes, digest: str) -> Firmware:
-    """The C of an ONNX file that is stepped, float or with Q/DQ. digest: what the model says it was made from.
+    """The C of an ONNX file that steps, float or with Q/DQ. digest: what the model says it was made from.
 
     The same input gives the same bytes. Raises UsageError, with operator and node, for what cannot be made.
     """

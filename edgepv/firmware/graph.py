@@ -38,7 +38,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Code:
-    """What codes of eight bits mean: (code - zero) * scale. Signed ones are kept with 128 added, as unsigned ones.
+    """What codes of eight bits mean: (code - zero) * scale. Signed ones are kept as unsigned, with 128 added.
 
     scale: a float32.
     """
@@ -47,7 +47,7 @@ class Code:
     zero: int
 
     def of(self, values: Any) -> np.ndarray:
-        """Codes of floats, as ONNX's QuantizeLinear has it: x / scale in float32, halves to even, saturated."""
+        """Codes of floats, as ONNX's QuantizeLinear: x / scale in float32, halves to even, saturated."""
         whole = np.rint(np.asarray(values, np.float32) / np.float32(self.scale))
         return np.clip(np.nan_to_num(whole, nan=-np.inf) + self.zero, 0, 255).astype(np.uint8)
 
@@ -58,7 +58,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Quantized:
-    """A constant as it lies in the file: integers, and the scale and zero of all or of each entry of ``axis``."""
+    """A constant as it lies in the file: integers, and scale and zero of all or of each entry of ``axis``."""
 
     values: np.ndarray
     scale: np.ndarray
@@ -76,8 +76,8 @@ class Quantized:
 class Graph:
     """Nodes in an order in which they can run, without those that nothing needs.
 
-    constants: every value that does not depend on the inputs. shapes: of every value. quantized: constants that
-    were dequantized, by the name of the float. codes: values that are codes, not floats.
+    constants: every value that does not depend on the inputs. shapes: of every value. quantized: constants
+    that were dequantized, by the name of the float. codes: values that are codes, not floats.
     """
 
     nodes: list[Node]
@@ -112,7 +112,7 @@ class Graph:
         return self.constants[name]
 
     def code(self, node: Node) -> Code:
-        """What the codes of a QuantizeLinear or DequantizeLinear mean. Raises UsageError for one scale an axis."""
+        """What codes of a QuantizeLinear or DequantizeLinear mean. Raises UsageError for a scale per axis."""
         scale, zero = self.constant(node, 1), self.constant(node, 2)
         if scale is None or scale.size != 1 or (zero is not None and zero.dtype not in (np.uint8, np.int8)):
             raise node.refusal("its codes have a scale for each channel, or not eight bits")

@@ -1,13 +1,13 @@
 """What of a Q/DQ graph is computed on codes of eight bits: a step graph in, one whose values are codes out.
 
-A DequantizeLinear and what only moves values stay codes; a convolution whose input and weights are codes sums in
-integers, see ``c/edgepv_codes.h`` for what is rounded. What is left over is float between a DequantizeLinear and
-a QuantizeLinear, as ONNX has it.
+A DequantizeLinear and what only moves values stay codes; a convolution whose input and weights are codes sums
+in integers, see ``c/edgepv_codes.h`` for what is rounded. What is left over is float between a
+DequantizeLinear and a QuantizeLinear, as ONNX has it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
@@ -28,8 +28,8 @@ HIGHEST = 255
 class Ends:
     """What the integer sums of a convolution become. begin: added to each channel's products.
 
-    products: of the codes as they are, not less their zero, which begin makes up for. scale: (channels,) float32;
-    shift: added then, in float32, or None. low, high: limits of the code that it is, where it is one.
+    products: of the codes as they are, not less their zero, which begin makes up for. scale: (channels,)
+    float32; shift: added then, in float32, or None. low, high: limits of the code that it is, if it is one.
     """
 
     weights: np.ndarray
@@ -46,9 +46,11 @@ def to_integers(graph: Graph, states: Sequence[tuple[str, str]]) -> tuple[Graph,
     states: (input, output) of each. One is kept as codes where it is read as codes, all of one kind, and what
     comes into it has that kind: then its codes are all that a step sees of it.
     """
-    candidates = {name: code for name, _ in states if (code := _read_as(graph, name)) is not None}
+    unseen = frozenset(output for _, output in states)
+    candidates = {name: code for name, _ in states if (code := read_as(graph, name, unseen)) is not None}
     while True:
-        made = _Rewriting(graph, candidates)
+        unseen = frozenset(output for name, output in states if name in candidates)
+        made = _Rewriting(graph, candidates, unseen)
         made.run()
         kept = {output: code for name, output in states if (code := made.kept(name, output)) is not None}
         lost = {name for name, output in states if name in candidates and output not in kept}
@@ -57,23 +59,48 @@ def to_integers(graph: Graph, states: Sequence[tuple[str, str]]) -> tuple[Graph,
         candidates = {name: code for name, code in candidates.items() if name not in lost}
 
 
-def _read_as(graph: Graph, name: str) -> Code | None:
-    """The one kind of code that a float input is made into wherever it is read."""
-    users = graph.users.get(name, [])
-    codes = {graph.code(node) for node in users if node.op == "QuantizeLinear"}
-    return codes.pop() if len(codes) == 1 and all(n.op == "QuantizeLinear" for n in users) else None
+def read_as(graph: Graph, name: str, unseen: Collection[str] = ()) -> Code | None:
+    """The one kind of code that a float value is made into wherever it is read, perhaps after it was moved.
+
+    unseen: outputs of the graph that nobody reads but as codes.
+    """
+    codes = _readers(graph, name, unseen)
+    return codes.pop() if codes is not None and len(codes) == 1 else None
+
+
+def _readers(graph: Graph, name: str, unseen: Collection[str]) -> set[Code] | None:
+    """Every kind of code that a float value is read as; None if something reads it as it is."""
+    if name in graph.outputs and name not in unseen:
+        return None
+    codes: set[Code] = set()
+    for node in graph.users.get(name, []):
+        if node.op == "QuantizeLinear":
+            codes.add(graph.code(node))
+            continue
+        inner = [_readers(graph, out, unseen) for out in node.outputs] if node.op in MOVES else [None]
+        for found in inner:
+            if found is None:
+                return None
+            codes |= found
+    return codes
+
+
+def data_of(node: Node) -> tuple[str, ...]:
+    """The inputs of an operator that moves values which are those."""
+    return node.inputs if node.op == "Concat" else node.inputs[:1]
 
 
 @dataclass
 class _Rewriting:
-    """coded: float value -> the codes of which it is the meaning. same: codes as given -> those that equal them.
+    """states: those that are codes; unseen: their outputs. coded: float value -> the codes that mean it.
 
-    quantized: (float value, kind of code) -> its codes. floats: coded values that are floats too by now. done:
-    outputs of nodes that are part of another.
+    same: codes as given -> those that equal them. quantized: (float value, kind of code) -> its codes.
+    floats: coded values that are floats too by now. done: outputs of nodes that are part of another.
     """
 
     given: Graph
     states: Mapping[str, Code]
+    unseen: frozenset[str]
     nodes: list[Node] = field(default_factory=list)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     codes: dict[str, Code] = field(default_factory=dict)
@@ -98,10 +125,9 @@ class _Rewriting:
     def kept(self, name: str, output: str) -> str | None:
         """The codes that come into a state which is kept as such."""
         code = self.states.get(name)
-        if code is None:
+        if code is None or (output in self.coded and self.code_of(output) != code):
             return None
-        codes = self.coded.get(output)
-        return codes if codes and self.codes[codes] == code else self.quantized.get((output, code))
+        return self.codes_for(output, code)
 
     def graph(self, kept: Mapping[str, str]) -> Graph:
         """The new graph. kept: outputs that are codes -> those."""
@@ -129,21 +155,37 @@ class _Rewriting:
         """What kind of code a float value is the meaning of."""
         return self.codes[self.coded[name]] if name in self.coded else None
 
-    def ending(self, name: str) -> tuple[Node, int, int] | None:
-        """(QuantizeLinear, low, high) where that, or it behind an activation, is all that reads a float value."""
+    def codes_for(self, name: str, code: Code, output: str = "") -> str:
+        """Codes of a float value, which are made if there are none. output: what they are called then."""
+        own = self.code_of(name)
+        known = self.coded[name] if own == code else self.quantized.get((name, code))
+        if known is not None:
+            return known
+        output = output or f"{name} codes {len(self.quantized)}"
+        if own is not None:
+            table = code.of(own.means(np.arange(HIGHEST + 1)))
+            node = Node("CodeTable", name, (self.coded[name],), (output,), {"table": table})
+        else:
+            node = Node("QuantizeLinear", name, (name,), (output,), {})
+        self.emit(node, code, self.given.shapes[name])
+        self.quantized[name, code] = output
+        return output
+
+    def ending(self, name: str) -> tuple[str, Code, int, int] | None:
+        """(codes, their kind, low, high) if a value, perhaps behind an activation, is only read as codes."""
         user, low, high = self.given.only_user(name), -np.inf, np.inf
-        hidden = []
         if user is not None and user.op in ("Relu", "Clip"):
             low, high = (0.0, np.inf) if user.op == "Relu" else clip_limits(self.given, user)
-            hidden.append(user.output)
-            user = self.given.only_user(user.output)
-        if user is None or user.op != "QuantizeLinear":
+            name = user.output
+        code = read_as(self.given, name, self.unseen)
+        if code is None:
             return None
-        code = self.given.code(user)
-        self.done |= {*hidden, user.output}
-        self.quantized[user.inputs[0], code] = user.output
-        least, most = (code.of(value) if np.isfinite(value) else None for value in (low, high))
-        return user, 0 if least is None else least, HIGHEST if most is None else most
+        user = self.given.only_user(name)
+        codes = user.output if user is not None and user.op == "QuantizeLinear" else f"{name} codes"
+        self.done.add(name)
+        self.quantized[name, code] = codes
+        least, most = (int(code.of(v)) if np.isfinite(v) else None for v in (low, high))
+        return codes, code, 0 if least is None else least, HIGHEST if most is None else most
 
 
 def _no(made: _Rewriting, node: Node) -> bool:
@@ -159,29 +201,23 @@ def _dequantize(made: _Rewriting, node: Node) -> bool:
 
 
 def _quantize(made: _Rewriting, node: Node) -> bool:
-    name, code = node.inputs[0], made.given.code(node)
-    own, shape = made.code_of(name), made.given.shapes[name]
-    known = made.coded[name] if own == code else made.quantized.get((name, code))
-    if known is not None:
-        made.same[node.output] = known
-        return True
-    if own is not None:
-        table = code.of(own.means(np.arange(HIGHEST + 1)))
-        node = Node("CodeTable", node.name, (made.coded[name],), node.outputs, {"table": table})
-    else:
-        node = replace(node, inputs=(name,), attributes={})
-    made.emit(node, code, shape)
-    made.quantized[name, code] = node.output
+    codes = made.codes_for(node.inputs[0], made.given.code(node), node.output)
+    if codes != node.output:
+        made.same[node.output] = codes
     return True
 
 
 def _move(made: _Rewriting, node: Node) -> bool:
-    data = node.inputs if node.op == "Concat" else node.inputs[:1]
+    """Codes are moved; and so is a float value that is read as nothing else, made codes first."""
+    data = data_of(node)
     codes = {made.code_of(name) for name in data}
-    code = codes.pop()
-    if codes or code is None:
+    code = codes.pop() if len(codes) == 1 else None
+    if code is None:
+        read = {read_as(made.given, name, made.unseen) for name in node.outputs}
+        code = read.pop() if len(read) == 1 else None
+    if code is None:
         return False
-    inputs = (*(made.coded[name] for name in data), *node.inputs[len(data) :])
+    inputs = (*(made.codes_for(name, code) for name in data), *node.inputs[len(data) :])
     outputs = tuple(f"{name} codes" for name in node.outputs)
     made.nodes.append(replace(node, inputs=inputs, outputs=outputs))
     for name, moved in zip(node.outputs, outputs):
@@ -203,14 +239,13 @@ def _conv(made: _Rewriting, node: Node) -> bool:
         conv = replace(node, op="CodeConv", inputs=inputs, attributes={**node.attributes, "ends": ends})
         made.emit(conv, None, shape)
         return True
-    user, low, high = end
-    out = made.given.code(user)
+    codes, out, low, high = end
     step = np.float32(out.scale)
     shift = None if ends.shift is None else ends.shift / step
     ends = replace(ends, scale=ends.scale / step, shift=shift, low=low, high=high)
     attributes = {**node.attributes, "ends": ends}
     made.emit(
-        replace(node, op="CodeConv", inputs=inputs, outputs=user.outputs, attributes=attributes), out, shape
+        replace(node, op="CodeConv", inputs=inputs, outputs=(codes,), attributes=attributes), out, shape
     )
     return True
 
@@ -273,11 +308,10 @@ def _pair(made: _Rewriting, node: Node, op: str, inputs: Sequence[str]) -> bool:
     end = made.ending(node.output)
     if end is None:
         return False
-    user, low, high = end
-    attributes = {"low": low, "high": high}
+    codes, out, low, high = end
     names = tuple(made.coded[name] for name in inputs)
     shape = made.given.shapes[node.output]
-    made.emit(Node(op, node.name, names, user.outputs, attributes), made.given.code(user), shape)
+    made.emit(Node(op, node.name, names, (codes,), {"low": low, "high": high}), out, shape)
     return True
 
 

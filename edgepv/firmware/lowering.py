@@ -49,7 +49,8 @@ Value: TypeAlias = View | Parts
 class Lowering:
     """Goes through a graph node by node. frame: its input; answers: where each begins among the outputs.
 
-    homes: memory that a value must be computed in, if that can be. sums: of the codes of each channel, by value.
+    homes: memory that a value must be computed in, if that can be. sums: of the codes of each channel, by
+    value.
     """
 
     graph: Graph

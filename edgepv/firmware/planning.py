@@ -10,7 +10,7 @@ from edgepv.firmware.views import Buffer, aligned
 
 PLANNED = frozenset({"arena", "input"})
 TRIED = 12
-"""Of the largest buffers, that are tried as the first to be placed: by size alone a gap may be left between two."""
+"""Of the largest buffers, each tried as the first to be placed: by size alone a gap may stay between two."""
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ RESHAPES = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Identity", "Flatten", 
 class Ring:
     """One state. rows: places that a step reads, oldest first; fresh: places that it fills.
 
-    A state that is replaced is one row along no axis. values: what fills the fresh places. begins: what every value
-    is at first, or the code of it. places: memory of every place, those of the rows first; views: the rows that
-    lie there.
+    A state that is replaced is one row along no axis. values: what fills the fresh places. begins: what every
+    value is at first, or the code of it. places: memory of every place, those of the rows first; views: the
+    rows that lie there.
     """
 
     name: str

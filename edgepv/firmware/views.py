@@ -58,8 +58,8 @@ ITEM_BYTES: Mapping[str, int] = MappingProxyType({"float": 4, "int32_t": 4, "int
 class Buffer:
     """Memory of one value. values: how many of ``ctype`` it holds.
 
-    border: around the image of (height, width) it is; of zeros, which as a code is ``zero``. kind: "arena" and
-    "input" are planned; a "slot" is one place of a state, told by the state's number and the place's age;
+    border: around the image of (height, width) it is; of zeros, which as a code is ``zero``. kind: "arena"
+    and "input" are planned; a "slot" is one place of a state, told by the state's number and the place's age;
     "output" and "weights" lie at ``offset``, in values.
     """
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from building import ARM64, ARMV7, CORTEX_M7, Machine
-from generated import Generated, answers, compiled, compilers
+from generated import Generated, answers, any_compiler, compiled
 from step_graphs import Net
 
 from edgepv.base.optional import ort_options, ort_session
@@ -28,7 +28,7 @@ FEW = 0.002
 
 
 def net_of_codes() -> tuple[Variant, bytes]:
-    """Every kernel there is for codes: few and many channels, borders, rings, means, factors, sums, tables."""
+    """Every kernel there is for codes: few and many channels, borders, rings, means, factors, sums."""
     net = Net((1, 3, 9, 11))
     x = net.coded("frame", 0.04, 117)
     x = net.coded(net.coded_conv(x, 0.04, 20, pads=[1, 1, 1, 1], strides=[2, 2]), 0.02, 0)
@@ -60,6 +60,25 @@ def net_of_codes() -> tuple[Variant, bytes]:
     return replace(variant, precision="int8"), data
 
 
+def net_that_rounds_what_it_reads() -> tuple[Variant, bytes]:
+    """Q/DQ as TensorRT wants it: signed, on inputs alone, float biases; a ring that is rounded when it is read."""
+    net = Net((1, 3, 9, 11))
+    x = net.coded_conv(net.coded("frame", 0.04, 0, np.int8), 0.04, 12, pads=[1, 1, 1, 1], float_bias=True)
+    x = net.add("Relu", x)
+    x = net.coded_conv(net.coded(x, 0.02, 0, np.int8), 0.02, 12, group=12, pads=[1, 1, 1, 1], float_bias=True)
+    ring = net.state((1, 12, 2, 99))
+    joined = net.add("Concat", ring, net.add("Reshape", x, net.whole(1, 12, 1, 99)), axis=2)
+    net.keep(ring, net.add("Slice", joined, net.whole(1), net.whole(2**62), net.whole(2), net.whole(1)))
+    y = net.coded_conv(net.coded(joined, 0.03, 0, np.int8), 0.03, 12, (3, 1), 12, float_bias=True)
+    y = net.add("Reshape", net.add("Relu", y), net.whole(1, 12, 9, 11))
+    y = net.coded_conv(net.coded(y, 0.02, 0, np.int8), 0.02, 12, (1, 1), float_bias=True)
+    variant, data = net.finish(net.add("Add", y, net.coded(net.add("Relu", x), 0.025, 0, np.int8)))
+    return replace(variant, precision="int8"), data
+
+
+NETS = {"codes": net_of_codes, "rounds what it reads": net_that_rounds_what_it_reads}
+
+
 def frames_of(variant: Variant, count: int = FRAMES) -> np.ndarray:
     """Numbers that every machine makes by itself, (count, 1, C, H, W)."""
     return np.stack([made_frame(variant.spec.input.shape, n) for n in range(count)])
@@ -86,9 +105,10 @@ def test_codes_are_rounded_halves_to_even_and_saturated() -> None:
     assert Code(0.5, 3).means(np.array([0, 3, 5], np.uint8)).tolist() == [-1.5, 0.0, 1.0]
 
 
-def test_what_is_exact_is_what_onnx_runtime_computes_without_rewrites() -> None:
+@pytest.mark.parametrize("net", NETS)
+def test_what_is_exact_is_what_onnx_runtime_computes_without_rewrites(net: str) -> None:
     """Code for code, each layer from the same codes; sums of floats may end on the other side of a half."""
-    variant, data = net_of_codes()
+    variant, data = NETS[net]()
     ours = ExactEngine(variant, data).step
     codes = sorted(name for node in ours.graph.nodes for name in node.outputs if name in ours.graph.codes)
     model = onnx.load_model_from_string(data)
@@ -108,7 +128,7 @@ def test_what_is_exact_is_what_onnx_runtime_computes_without_rewrites() -> None:
             assert apart.max() <= 1, name
             off, total = off + int((apart > 0).sum()), total + apart.size
         stepper.run(feeds)
-    assert len(inside) >= 10 and off <= FEW * total
+    assert len(inside) >= 3 and off <= FEW * total
 
 
 def test_states_that_are_read_as_codes_are_kept_as_such() -> None:
@@ -118,33 +138,30 @@ def test_states_that_are_read_as_codes_are_kept_as_such() -> None:
     assert made.liveness_bound <= made.arena_bytes
 
 
-def machine_options() -> list[Any]:
-    """Every width of vectors that there are kernels for, and what this CPU must have for it."""
-    rows = [
-        ("plain C99", ("-DEDGEPV_LANES=1", "-std=c99", "-pedantic"), ()),
-        ("SSE2", ("-DEDGEPV_LANES=4",), ()),
-        ("AVX2", ("-march=x86-64-v3",), ("avx2", "fma")),
-        ("AVX2 with VNNI", ("-march=native", "-DEDGEPV_LANES=8"), ("avx512_vnni", "avx512vl")),
-        ("AVX-512", ("-march=native",), ("avx512bw", "avx512vl")),
-        ("AVX-512 without VNNI", ("-march=native", "-mno-avx512vnni"), ("avx512bw", "avx512vl")),
-    ]
-    flags = cpu_flags()
-    return [
-        pytest.param(
-            options,
-            id=name,
-            marks=pytest.mark.skipif(
-                not flags >= set(needed), reason=f"this CPU has no {' and '.join(needed)}"
-            ),
-        )
-        for name, options, needed in rows
-    ]
+BUILDS = [
+    ("gcc", "plain C99", ("-DEDGEPV_LANES=1", "-std=c99", "-pedantic"), ()),
+    ("clang", "plain C99", ("-DEDGEPV_LANES=1",), ()),
+    ("gcc", "AVX2", ("-march=x86-64-v3",), ("avx2", "fma")),
+    ("clang", "AVX2", ("-march=x86-64-v3",), ("avx2", "fma")),
+    ("gcc", "AVX2 with VNNI", ("-march=native", "-DEDGEPV_LANES=8"), ("avx512_vnni", "avx512vl")),
+    ("gcc", "AVX-512 without VNNI", ("-march=native", "-mno-avx512vnni"), ("avx512bw", "avx512vl")),
+    ("gcc", "this CPU", ("-march=native",), ()),
+    ("clang", "this CPU", ("-march=native",), ()),
+]
+"""Compiler, what it is told, and what this CPU must have for that."""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("compiler", compilers())
-@pytest.mark.parametrize("options", machine_options())
-def test_the_c_gives_the_same_bits(options: Sequence[str], compiler: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("compiler", "name", "options", "needs"), BUILDS, ids=lambda v: v if isinstance(v, str) else ""
+)
+def test_the_c_gives_the_same_bits(
+    compiler: str, name: str, options: Sequence[str], needs: Sequence[str], tmp_path: Path
+) -> None:
+    if not shutil.which(compiler):
+        pytest.skip(f"{compiler} is not installed")
+    if not cpu_flags() >= set(needs):
+        pytest.skip(f"this CPU has no {name}")
     variant, data = net_of_codes()
     net = Generated(compiled(generate(variant, data, "0"), tmp_path, compiler, (*options, "-O1")))
     for frame, expected in zip(frames_of(variant), wanted(variant, data)):

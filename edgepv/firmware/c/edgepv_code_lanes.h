@@ -6,6 +6,11 @@
 #define F EDGEPV_N(edgepv_reals)
 #define FOUR EDGEPV_N(edgepv_four)
 #define WEIGHT EDGEPV_N(edgepv_weight)
+#if EDGEPV_L == 1 /* registers are few, and code is what a small machine has little room for */
+#define EDGEPV_SPREAD EDGEPV_ROLLED
+#else
+#define EDGEPV_SPREAD EDGEPV_UNROLL
+#endif
 
 /* What each machine does in its own way.
  * I, F: EDGEPV_L numbers of int32_t and float. FOUR: four codes, the same for each lane; WEIGHT: four weights of each
@@ -206,9 +211,9 @@ EDGEPV_INLINE void EDGEPV_N(edgepv_code_tile)(const size_t nv, const size_t tr, 
                                               const uint8_t *const *x, const size_t at, const int8_t *w,
                                               const edgepv_ends ends, const size_t c, uint8_t *y, float *f) {
     I sums[EDGEPV_MOST_PIXELS][EDGEPV_BLOCK / EDGEPV_L];
-    EDGEPV_UNROLL
+    EDGEPV_SPREAD
     for (size_t p = 0; p < tr * tc; p++) {
-        EDGEPV_UNROLL
+        EDGEPV_SPREAD
         for (size_t v = 0; v < nv; v++) {
             sums[p][v] = EDGEPV_N(edgepv_load)(ends.begin + c + EDGEPV_L * v);
 #if EDGEPV_L == 4
@@ -226,14 +231,14 @@ EDGEPV_INLINE void EDGEPV_N(edgepv_code_tile)(const size_t nv, const size_t tr, 
                 EDGEPV_ROLLED
                 for (size_t i = 0; i < s.channels; i += 4, w += 4 * EDGEPV_L * nv) {
                     WEIGHT weights[EDGEPV_BLOCK / EDGEPV_L];
-                    EDGEPV_UNROLL
+                    EDGEPV_SPREAD
                     for (size_t v = 0; v < nv; v++) {
                         weights[v] = EDGEPV_N(edgepv_weights)(w + 4 * EDGEPV_L * v);
                     }
-                    EDGEPV_UNROLL
+                    EDGEPV_SPREAD
                     for (size_t p = 0; p < tr * tc; p++) {
                         const FOUR four = EDGEPV_N(edgepv_fours)(q + p / tc * s.step_row + p % tc * s.step_pixel + i);
-                        EDGEPV_UNROLL
+                        EDGEPV_SPREAD
                         for (size_t v = 0; v < nv; v++) {
                             sums[p][v] = EDGEPV_N(edgepv_dot)(sums[p][v], four, weights[v]);
                         }
@@ -242,10 +247,10 @@ EDGEPV_INLINE void EDGEPV_N(edgepv_code_tile)(const size_t nv, const size_t tr, 
             }
         }
     }
-    EDGEPV_UNROLL
+    EDGEPV_SPREAD
     for (size_t p = 0; p < tr * tc; p++) {
         const size_t out = p / tc * s.y_row + p % tc * s.y_pixel;
-        EDGEPV_UNROLL
+        EDGEPV_SPREAD
         for (size_t v = 0; v < nv; v++) {
             const size_t lane = EDGEPV_L * v, left = room > lane ? room - lane : 0;
             EDGEPV_N(edgepv_end)(sums[p][v], ends, c + lane, to, left, y ? y + out + lane : NULL,
@@ -259,23 +264,23 @@ EDGEPV_INLINE void EDGEPV_N(edgepv_code_depthwise_pixels)(const size_t pixels, c
                                                           const int8_t *w, const edgepv_ends ends, const size_t c,
                                                           uint8_t *y, float *f) {
     I sums[EDGEPV_MOST_PIXELS];
-    EDGEPV_UNROLL
+    EDGEPV_SPREAD
     for (size_t p = 0; p < pixels; p++) {
         sums[p] = EDGEPV_N(edgepv_load)(ends.begin + c);
     }
-    EDGEPV_UNROLL
+    EDGEPV_SPREAD
     for (size_t down = 0; down < s.taps_down; down++) {
-        EDGEPV_UNROLL
+        EDGEPV_SPREAD
         for (size_t across = 0; across < s.taps_across; across++) {
             const I weight = EDGEPV_N(edgepv_signed)(w + (down * s.taps_across + across) * s.channels + c);
             const uint8_t *const q = x + down * s.tap_row + across * s.tap_pixel + c;
-            EDGEPV_UNROLL
+            EDGEPV_SPREAD
             for (size_t p = 0; p < pixels; p++) {
                 sums[p] += EDGEPV_N(edgepv_times)(EDGEPV_N(edgepv_wide)(q + p * s.step_pixel), weight);
             }
         }
     }
-    EDGEPV_UNROLL
+    EDGEPV_SPREAD
     for (size_t p = 0; p < pixels; p++) {
         EDGEPV_N(edgepv_end)(sums[p], ends, c, to, EDGEPV_L, y ? y + p * s.y_pixel + c : NULL,
                              f ? f + p * s.y_pixel + c : NULL);
@@ -313,7 +318,7 @@ EDGEPV_INLINE void EDGEPV_N(edgepv_code_taps_part)(const size_t from, const size
         EDGEPV_ROLLED
         for (size_t p = at; p < at + pixels; p++) {
             I sum = EDGEPV_N(edgepv_load)(ends.begin + c);
-            EDGEPV_UNROLL
+            EDGEPV_SPREAD
             for (size_t k = 0; k < s.sources; k++) {
                 sum += EDGEPV_N(edgepv_times)(EDGEPV_N(edgepv_wide)(x[k] + p * s.step_pixel + c),
                                               EDGEPV_N(edgepv_signed)(w + k * s.channels + c));
@@ -388,4 +393,5 @@ EDGEPV_INLINE void EDGEPV_N(edgepv_code_scale_part)(const size_t from, const siz
 #undef F
 #undef FOUR
 #undef WEIGHT
+#undef EDGEPV_SPREAD
 #undef EDGEPV_N

@@ -27,8 +27,10 @@
 
 #if defined(__GNUC__)
 #define EDGEPV_INLINE static inline __attribute__((always_inline, unused))
+#define EDGEPV_ONCE __attribute__((noinline)) /* one copy for all that call it */
 #else
 #define EDGEPV_INLINE static inline
+#define EDGEPV_ONCE
 #endif
 #if defined(__clang__)
 #define EDGEPV_UNROLL _Pragma("clang loop unroll(full)")
@@ -159,6 +161,7 @@ EDGEPV_INLINE void edgepv_rows(const size_t block, const size_t room, const size
     const size_t rest = s.width % tc;
     const float *wb = w + c * s.sources * s.taps_down * s.taps_across * s.channels;
     size_t ox = 0;
+    EDGEPV_ROLLED
     for (; ox + tc <= s.width; ox += tc) {
         edgepv_tile(block, tr, tc, s, act, room, oy * s.step_row + ox * s.step_pixel, x, wb, b + c,
                     r ? r + oy * s.r_row + ox * s.r_pixel + c : NULL, y + oy * s.y_row + ox * s.y_pixel + c);
@@ -178,8 +181,10 @@ EDGEPV_INLINE void edgepv_convolve(const edgepv_shape s, const edgepv_act act, c
     const size_t whole = s.answers / EDGEPV_BLOCK * EDGEPV_BLOCK, tail = s.answers - whole;
     const size_t last = tail > 8 ? 16 : 8, room = edgepv_least(last, s.padded - whole), below = s.height % tr;
     if (s.blocks_first) {
+        EDGEPV_ROLLED
         for (size_t c = 0; c < whole; c += EDGEPV_BLOCK) {
             size_t oy = 0;
+            EDGEPV_ROLLED
             for (; oy + tr <= s.height; oy += tr) {
                 edgepv_rows(16, 16, c, tr, tc, s, act, oy, x, w, b, r, y);
             }
@@ -189,6 +194,7 @@ EDGEPV_INLINE void edgepv_convolve(const edgepv_shape s, const edgepv_act act, c
         }
         if (tail) {
             size_t oy = 0;
+            EDGEPV_ROLLED
             for (; oy + tr <= s.height; oy += tr) {
                 edgepv_rows(last, room, whole, tr, tc, s, act, oy, x, w, b, r, y);
             }
@@ -199,7 +205,9 @@ EDGEPV_INLINE void edgepv_convolve(const edgepv_shape s, const edgepv_act act, c
         return;
     }
     size_t oy = 0;
+    EDGEPV_ROLLED
     for (; oy + tr <= s.height; oy += tr) {
+        EDGEPV_ROLLED
         for (size_t c = 0; c < whole; c += EDGEPV_BLOCK) {
             edgepv_rows(16, 16, c, tr, tc, s, act, oy, x, w, b, r, y);
         }
@@ -208,6 +216,7 @@ EDGEPV_INLINE void edgepv_convolve(const edgepv_shape s, const edgepv_act act, c
         }
     }
     if (below) {
+        EDGEPV_ROLLED
         for (size_t c = 0; c < whole; c += EDGEPV_BLOCK) {
             edgepv_rows(16, 16, c, below, tc, s, act, oy, x, w, b, r, y);
         }

@@ -213,9 +213,11 @@ EDGEPV_INLINE void EDGEPV_N(edgepv_dense_part)(const size_t from, const size_t t
                                                const size_t padded, const size_t room, const edgepv_act act,
                                                const float *x, const float *w, const float *b, float *y) {
     const size_t fours = channels / 4 * 4; /* four sums, as one would wait for itself */
+    EDGEPV_ROLLED
     for (size_t c = from; c < to; c += EDGEPV_L) {
         const V zero = EDGEPV_N(edgepv_same)(0.0f);
         V sums[4] = {EDGEPV_LOAD(b + c), zero, zero, zero};
+        EDGEPV_ROLLED
         for (size_t i = 0; i < fours; i += 4) {
             EDGEPV_UNROLL
             for (size_t j = 0; j < 4; j++) {

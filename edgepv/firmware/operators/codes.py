@@ -1,4 +1,4 @@
-"""What is computed on codes of eight bits, see ``integers.py``: convolutions, and what goes element by element."""
+"""What is computed on codes of eight bits: convolutions, and what goes element by element."""
 
 from __future__ import annotations
 
