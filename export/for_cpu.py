@@ -14,7 +14,7 @@ from edgepv.firmware.compiled import check_native, objects_for_others
 from edgepv.firmware.compiler import compiler, needed
 from edgepv.types import Variant
 
-NATIVE = "native-fp32"
+NATIVE, NATIVE_INT8 = "native-fp32", "native-int8"
 VARIANTS = (
     "onnxruntime-fp32",
     "openvino-fp32",
@@ -23,11 +23,17 @@ VARIANTS = (
     "openvino-int8",
     "openvino-int8-nncf",
     NATIVE,
+    NATIVE_INT8,
 )
 """All there are; those of a flat clip model end in FLAT."""
-NEEDS = {NATIVE: "edgepv.firmware.compiler:compiler"}
+NEEDS = dict.fromkeys((NATIVE, NATIVE_INT8), "edgepv.firmware.compiler:compiler")
 """Variant -> what it cannot be made without: a function that answers None where that is not here."""
-STEPS = {"onnxruntime-int8": "mixed", "openvino-int8": "mixed", "openvino-int8-nncf": "int8-openvino"}
+STEPS = {
+    "onnxruntime-int8": "mixed",
+    "openvino-int8": "mixed",
+    "openvino-int8-nncf": "int8-openvino",
+    NATIVE_INT8: "mixed",
+}
 """Variant -> the step that makes it."""
 INT8_FILES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("onnxruntime-int8", "model-int8{}.onnx", {"weight_bits": 8}),
@@ -59,28 +65,46 @@ def build(request: BuildRequest) -> BuildResult:
                 with request.attempt(ours):
                     even = request.compress("equalise", {}, base, EVEN.format(form))
                     variants += _named(request, request.compress(STEPS[name], fixed, even, ending), (ours,))
-    if request.wants(NATIVE, "fp32") and (request.only == NATIVE or compiler()):
-        with request.attempt(NATIVE):
-            variants += _native(request)
+    for name, precision in wanted_in_c(request):
+        if request.only == name or compiler():
+            with request.attempt(name):
+                variants.append(in_c(request, name, precision))
     request.failed.update(_unsafe(request, variants))
     kept = tuple(v for v in variants if v.name not in request.failed)
-    return BuildResult(kept, floats=_floats(request, kept), settle=lambda _, runs: _objects(request, runs))
+    return BuildResult(
+        kept, floats=_floats(request, kept), settle=lambda _, runs: _objects(request, kept, runs)
+    )
 
 
-def _native(request: BuildRequest) -> list[Variant]:
-    """The step as C: the float file, of which every machine that has a compiler makes it."""
+def wanted_in_c(request: BuildRequest) -> list[tuple[str, str]]:
+    """(name, precision) of the variants in C that are asked for; of an INT8 file there is no float one."""
+    both = ((NATIVE, "fp32"), (NATIVE_INT8, "int8"))
+    given = request.base.precision
+    return [(n, p) for n, p in both if request.wants(n, p) and (given != "int8" or p == given)]
+
+
+def in_c(request: BuildRequest, name: str, precision: str) -> Variant:
+    """The step as C: its ONNX file, of which every machine that has a compiler makes it.
+
+    In INT8 it is the file that ONNX Runtime runs. Raises UsageError for a model that there is no C of.
+    """
     needed()
-    check_native(request.base)
-    return [replace(request.base, name=NATIVE, engine="native")]
+    step = request.base
+    check_native(step)
+    if precision == "int8" and step.precision != "int8":
+        even = request.compress("equalise", {}, step, EVEN.format(""))
+        step = request.compress(STEPS[NATIVE_INT8], {"weight_bits": 8}, even, INT8_FILES[0][1].format(""))
+    return replace(step, name=name, engine="native")
 
 
-def _objects(request: BuildRequest, runs: str) -> None:
-    """Compiled objects beside the float file, for machines without a compiler: where the C is what runs."""
-    if runs != NATIVE:
+def _objects(request: BuildRequest, variants: Sequence[Variant], runs: str) -> None:
+    """Compiled objects beside a file, for machines without a compiler: where the C is what runs."""
+    chosen = next((v for v in variants if (v.name, v.engine) == (runs, "native")), None)
+    if chosen is None:
         return
     request.say("compiling the step as C for other machines")
-    path = request.folder / request.base.path
-    for suffix, data in objects_for_others(request.base, path.read_bytes()).items():
+    path = request.folder / chosen.path
+    for suffix, data in objects_for_others(chosen, path.read_bytes()).items():
         path.with_suffix(suffix).write_bytes(data)
 
 

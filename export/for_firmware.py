@@ -1,31 +1,34 @@
-"""Pack for firmware: the float step as ONNX, and beside it the C that is generated of it."""
+"""Pack for firmware: the step as ONNX, in float and INT8, and the C that is generated of it."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
+from edgepv.export.for_cpu import NATIVE, NATIVE_INT8, in_c, wanted_in_c
 from edgepv.export.request import BuildRequest, BuildResult
-from edgepv.firmware.compiled import check_native, sources_of
-from edgepv.firmware.compiler import needed
+from edgepv.firmware.compiled import sources_of
+from edgepv.types import Variant
 
-VARIANTS = ("native-fp32",)
+VARIANTS = (NATIVE, NATIVE_INT8)
 """All there are."""
+STEPS = {NATIVE_INT8: "mixed"}
+"""Variant -> the step that makes it."""
 
 
 def build(request: BuildRequest) -> BuildResult:
-    """One variant, run by what this machine's compiler makes of its C.
+    """Both, run by what this machine's compiler makes of their C; the sources are those of the first.
 
     Self-test, build files and sizes come with ``edgepv firmware BUNDLE``: they need the golden answers, which
     are recorded when the bundle is whole.
     """
-    if not request.wants(VARIANTS[0], "fp32"):
+    variants: list[Variant] = []
+    for name, precision in wanted_in_c(request):
+        with request.attempt(name):
+            variants.append(in_c(request, name, precision))
+    if not variants:
         return BuildResult(())
-    needed()
-    base = request.base
-    check_native(base)
-    sources = sources_of(base, (request.folder / base.path).read_bytes())
+    first = variants[0]
+    sources = sources_of(first, (request.folder / first.path).read_bytes())
     for name, data in sources.items():
         (request.folder / name).write_bytes(data)
-    variant = replace(base, name=VARIANTS[0], engine="native")
-    note = "the C lies in models/; edgepv firmware BUNDLE adds a self-test, build files and sizes"
-    return BuildResult((variant,), tuple(sorted(sources)), (note,))
+    more = "edgepv firmware BUNDLE adds a self-test, build files and sizes"
+    note = f"the C of {first.name} lies in models/; {more}"
+    return BuildResult(tuple(variants), tuple(sorted(sources)), (note,))

@@ -27,7 +27,7 @@ def add_firmware(commands: Commands) -> None:
     c.add_argument(
         "--variant",
         metavar="NAME",
-        help="variant whose ONNX file becomes C (default: the float step of the bundle)",
+        help="variant whose ONNX file becomes C, float or INT8 (default: the float step of the bundle)",
     )
     c.add_argument("--key", metavar="FILE", help="public key (PEM) that must have signed the bundle")
     c.set_defaults(run=firmware_command)
@@ -50,6 +50,8 @@ def firmware_command(a: argparse.Namespace) -> int:
         if variant.spec.task == "tracking":
             answers = original = followed(variant, bundle.checked, recorded["frames"])
         limit = golden.tolerance(variant.precision, answers, original)
+        if variant.precision == "int8" and variant.spec.task != "tracking":
+            answers, limit = exact_golden(variant, bundle.checked(variant.path), recorded, limit)
         replayed = Golden(recorded["frames"], answers, variant.name, limit)
         with whole_folder(out) as folder:
             sizes = write_firmware(folder, variant, bundle.checked(variant.path), bundle.digest, replayed)
@@ -70,6 +72,33 @@ def firmware_command(a: argparse.Namespace) -> int:
     where = shlex.quote(str(out))
     say_next(f"cmake -S {where} -B {where}/build && cmake --build {where}/build")
     return 0
+
+
+EXACT = 1e-6
+"""Share of the answers' own size (RMS) that exp and its like may differ by between two C libraries. One other
+code is far more."""
+
+
+def exact_golden(variant: Any, onnx: bytes, recorded: Any, limit: float) -> tuple[Any, float]:
+    """(what an INT8 step means after each golden frame, how far its C may be from it): code for code.
+
+    recorded: golden frames, and the answers of the engine that the file was made for. Raises ParityError if
+    they are further than ``limit`` from what the file means.
+    """
+    import numpy as np
+
+    from edgepv.bundle.golden import golden_answers
+    from edgepv.errors import ParityError
+    from edgepv.firmware.exact import ExactEngine
+
+    answers = golden_answers(ExactEngine(variant, onnx), variant, recorded["frames"])
+    off = float(np.sqrt(np.mean(np.square(answers - recorded[variant.name]))))
+    if not off <= limit:
+        raise ParityError(
+            f"{variant.name} was recorded with answers that are {off:.2g} from what its file means, and "
+            f"{limit:.2g} is the limit. Export the bundle again"
+        )
+    return answers, EXACT * float(np.sqrt(np.mean(np.square(answers))))
 
 
 def followed(variant: Any, source: Any, frames: Any) -> Any:

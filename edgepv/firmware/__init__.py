@@ -5,6 +5,6 @@
 
 from __future__ import annotations
 
-from edgepv.firmware.generator import FLAGS, Firmware, generate
+from edgepv.firmware.generator import FLAGS, PRECISIONS, Firmware, generate
 
-__all__ = ["FLAGS", "Firmware", "generate"]
+__all__ = ["FLAGS", "PRECISIONS", "Firmware", "generate"]

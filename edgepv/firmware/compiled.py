@@ -9,7 +9,7 @@ from edgepv.base import cache
 from edgepv.base.files import digest, sha256
 from edgepv.base.vet import vet_onnx
 from edgepv.errors import UsageError
-from edgepv.firmware import generate
+from edgepv.firmware import PRECISIONS, generate
 from edgepv.firmware.compiler import PROCESSORS, Compiler, compiler_for, cpu_flags, shared_object
 from edgepv.firmware.library import ENTRY_C
 from edgepv.types import Variant
@@ -30,8 +30,8 @@ def check_native(variant: Variant) -> None:
     states = {state.name for state in variant.stream.states} if variant.stream else set()
     if variant.form != "step" or variant.stream is None:
         why = "it is a window, and C is generated of a step over new frames only"
-    elif variant.precision != "fp32":
-        why = f"it is {variant.precision}, and C is generated of float files only"
+    elif variant.precision not in PRECISIONS:
+        why = f"it is {variant.precision}, and C is generated of fp32 and int8 files only"
     elif variant.stream.chunk > 1:
         why = f"a step takes {variant.stream.chunk} frames, and the native engine takes one"
     elif len(variant.spec.answers) > 1:

@@ -53,14 +53,17 @@ def fuse(graph: Graph) -> Fusions:
 
 
 def _follow(graph: Graph, node: Node, found: Fusions) -> None:
-    """Take into a product what comes right behind it, and the scaling of its input."""
+    """Take into a product what comes right behind it, and the scaling of its input.
+
+    A model on codes has one answer to the bit, so that no sum is taken in another order than ONNX has it.
+    """
     product, end = Product(node, source=node.inputs[0]), node
     user = graph.only_user(end.output)
-    if user and node.op != "Conv" and (bias := _bias(graph, user, end)) is not None:
+    if user and node.op != "Conv" and not graph.codes and (bias := _bias(graph, user, end)) is not None:
         product.bias = bias
         found.hide(end)
         end, user = user, graph.only_user(user.output)
-    if user and node.op == "Conv" and (other := _residual(graph, user, end, found)):
+    if user and node.op == "Conv" and not graph.codes and (other := _residual(graph, user, end, found)):
         product.residual = other
         found.hide(end)
         end, user = user, graph.only_user(user.output)
@@ -68,7 +71,8 @@ def _follow(graph: Graph, node: Node, found: Fusions) -> None:
         product.act = user
         found.hide(end)
         end = user
-    _take_scale(graph, product, found)
+    if not graph.codes:
+        _take_scale(graph, product, found)
     found.products[end.output] = product
 
 

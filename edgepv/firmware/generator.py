@@ -8,6 +8,7 @@ from pathlib import Path
 from edgepv.errors import UsageError
 from edgepv.firmware import emission
 from edgepv.firmware.graph import Graph, read
+from edgepv.firmware.integers import to_integers
 from edgepv.firmware.lowering import Lowering
 from edgepv.firmware.planning import plan
 from edgepv.firmware.states import ring_of
@@ -15,7 +16,10 @@ from edgepv.types import Variant
 
 C = Path(__file__).resolve().parent / "c"
 KERNELS = ("edgepv_kernels.h", "edgepv_lanes.h")
-"""Headers that model.c includes, beside edgepv_model.h and edgepv.h."""
+CODE_KERNELS = ("edgepv_codes.h", "edgepv_code_lanes.h")
+"""Headers that model.c includes, beside edgepv_model.h and edgepv.h; CODE_KERNELS: those of INT8 models."""
+PRECISIONS = ("fp32", "int8")
+"""Of files that C is made of."""
 FLAGS = ("-std=gnu99", "-O3", "-ffp-contract=fast")
 """What a compiler needs to be told: -std=c99 alone would keep products and sums apart."""
 
@@ -39,7 +43,7 @@ class Firmware:
 
 
 def generate(variant: Variant, onnx_bytes: bytes, digest: str) -> Firmware:
-    """The C of a float ONNX file that is stepped. digest: what the model says it was made from.
+    """The C of an ONNX file that steps, float or with Q/DQ. digest: what the model says it was made from.
 
     The same input gives the same bytes. Raises UsageError, with operator and node, for what cannot be made.
     """
@@ -48,9 +52,11 @@ def generate(variant: Variant, onnx_bytes: bytes, digest: str) -> Firmware:
         raise UsageError(f"{variant.name} is a window over frames; firmware is made of models that step")
     graph = read(onnx_bytes)
     _check_states(variant, graph)
+    names = [(variant.inputs[state.name], _output(variant, state.output)) for state in stream.states]
+    graph, kept = to_integers(graph, names)
     rings = [
-        ring_of(graph, state, variant.inputs[state.name], _output(variant, state.output))
-        for state in stream.states
+        ring_of(graph, state, name, kept.get(output, output))
+        for state, (name, output) in zip(stream.states, names)
     ]
     answers, offset = {}, 0
     for answer in variant.spec.answers:
@@ -63,14 +69,12 @@ def generate(variant: Variant, onnx_bytes: bytes, digest: str) -> Firmware:
     symbol = emission.symbol_of(variant.spec.name)
     model = emission.Model(symbol, digest, variant.spec, stream, lowering, placed)
     sources = {"model.c": emission.source(model).encode()}
-    sources |= {name: (C / name).read_bytes() for name in KERNELS}
-    weights = lowering.weights.array
-    if len(weights) > emission.MOST_TEXT_FLOATS:
-        sources[emission.weights_file(model)] = weights.astype("<f4").tobytes()
-    size = emission.FLOAT_BYTES
-    return Firmware(
-        sources, symbol, model.state_bytes, placed.floats * size, placed.bound * size, len(weights) * size
-    )
+    used = (*KERNELS, *CODE_KERNELS) if graph.codes else KERNELS
+    sources |= {name: (C / name).read_bytes() for name in used}
+    weights = emission.weights_bytes(model)
+    if emission.in_file(model):
+        sources[emission.weights_file(model)] = weights
+    return Firmware(sources, symbol, model.state_bytes, placed.bytes, placed.bound, len(weights))
 
 
 def _values(shape: tuple[int, ...]) -> int:
@@ -88,8 +92,10 @@ def _output(variant: Variant, name: str) -> str:
 def _check_states(variant: Variant, graph: Graph) -> None:
     """Raise UsageError for states that are not float32, or whose shapes are not those of the file."""
     assert variant.stream is not None
-    if variant.precision != "fp32" or variant.state_scales:
-        raise UsageError(f"{variant.name} is {variant.precision}; C is generated from the fp32 file")
+    if variant.precision not in PRECISIONS:
+        raise UsageError(
+            f"{variant.name} is {variant.precision}; C is generated of fp32 and int8 files in ONNX"
+        )
     wanted = {variant.inputs[state.name]: state for state in variant.stream.states}
     for name, state in wanted.items():
         if state.dtype != "float32" or graph.shapes.get(name) != state.shape:

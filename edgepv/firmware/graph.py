@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,11 +36,48 @@ class Node:
         return UsageError(f"{self.op} '{self.name}' cannot be firmware: {why}")
 
 
+@dataclass(frozen=True)
+class Code:
+    """What codes of eight bits mean: (code - zero) * scale. Signed ones are kept as unsigned, with 128 added.
+
+    scale: a float32.
+    """
+
+    scale: float
+    zero: int
+
+    def of(self, values: Any) -> np.ndarray:
+        """Codes of floats, as ONNX's QuantizeLinear: x / scale in float32, halves to even, saturated."""
+        whole = np.rint(np.asarray(values, np.float32) / np.float32(self.scale))
+        return np.clip(np.nan_to_num(whole, nan=-np.inf) + self.zero, 0, 255).astype(np.uint8)
+
+    def means(self, codes: np.ndarray) -> np.ndarray:
+        """Floats of codes, as ONNX's DequantizeLinear has it."""
+        return (codes.astype(np.int32) - self.zero).astype(np.float32) * np.float32(self.scale)
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A constant as it lies in the file: integers, and scale and zero of all or of each entry of ``axis``."""
+
+    values: np.ndarray
+    scale: np.ndarray
+    zero: np.ndarray
+    axis: int
+
+    def means(self) -> np.ndarray:
+        """The floats, as ONNX's DequantizeLinear has them."""
+        zero = along(self.zero, self.axis, self.values.ndim).astype(np.int32)
+        scale = along(self.scale, self.axis, self.values.ndim).astype(np.float32)
+        return (self.values.astype(np.int32) - zero).astype(np.float32) * scale
+
+
 @dataclass
 class Graph:
     """Nodes in an order in which they can run, without those that nothing needs.
 
-    constants: every value that does not depend on the inputs. shapes: of every value.
+    constants: every value that does not depend on the inputs. shapes: of every value. quantized: constants
+    that were dequantized, by the name of the float. codes: values that are codes, not floats.
     """
 
     nodes: list[Node]
@@ -47,10 +85,13 @@ class Graph:
     shapes: dict[str, tuple[int, ...]]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    producers: dict[str, Node] = field(default_factory=dict)
-    users: dict[str, list[Node]] = field(default_factory=dict)
+    quantized: dict[str, Quantized] = field(default_factory=dict)
+    codes: dict[str, Code] = field(default_factory=dict)
+    producers: dict[str, Node] = field(init=False)
+    users: dict[str, list[Node]] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.users = {}
         self.producers = {name: node for node in self.nodes for name in node.outputs}
         for node in self.nodes:
             for name in dict.fromkeys(node.inputs):
@@ -70,6 +111,15 @@ class Graph:
             raise node.refusal(f"its input '{name}' is computed in the step. Make it a constant")
         return self.constants[name]
 
+    def code(self, node: Node) -> Code:
+        """What codes of a QuantizeLinear or DequantizeLinear mean. Raises UsageError for a scale per axis."""
+        scale, zero = self.constant(node, 1), self.constant(node, 2)
+        if scale is None or scale.size != 1 or (zero is not None and zero.dtype not in (np.uint8, np.int8)):
+            raise node.refusal("its codes have a scale for each channel, or not eight bits")
+        at = 0 if zero is None else int(zero.reshape(-1)[0])
+        signed = zero is not None and zero.dtype == np.int8
+        return Code(float(np.float32(scale.reshape(-1)[0])), at + 128 if signed else at)
+
 
 def read(onnx_bytes: bytes) -> Graph:
     """The graph of an ONNX file. Raises UsageError for shapes that are not static, or types not float32."""
@@ -84,9 +134,12 @@ def read(onnx_bytes: bytes) -> Graph:
     infos = {v.name: v.type.tensor_type for v in (*proto.value_info, *proto.input, *proto.output)}
     shapes = {name: tuple(d.dim_value for d in kind.shape.dim) for name, kind in infos.items()}
     constants = {t.name: onnx.numpy_helper.to_array(t) for t in proto.initializer}
-    left = []
+    left, quantized = [], {}
     for item, node in zip(proto.node, nodes, strict=True):
         folded = _folded(onnx, item, node, constants, shapes, model.opset_import)
+        if folded and node.op == "DequantizeLinear":
+            quantized[node.output] = _quantized(node, constants)
+            folded = {node.output: quantized[node.output].means()}
         constants.update(folded)
         if not folded:
             left.append(node)
@@ -94,7 +147,7 @@ def read(onnx_bytes: bytes) -> Graph:
     inputs = tuple(v.name for v in proto.input if v.name not in constants)
     outputs = tuple(v.name for v in proto.output)
     _check(onnx, left, infos, inputs)
-    return Graph(_needed(left, outputs), constants, shapes, inputs, outputs)
+    return Graph(needed_for(left, outputs), constants, shapes, inputs, outputs, quantized)
 
 
 def _node(onnx: Any, place: int, item: Any) -> Node:
@@ -118,6 +171,10 @@ def _folded(
     read_names = [name for name in node.inputs if name]
     if not all(name in constants for name in read_names):
         return {}
+    if node.op == "DequantizeLinear":
+        return {node.output: np.zeros(0)}
+    if node.op == "QuantizeLinear":
+        return {node.output: _quantize(node, constants)}
     inputs = [onnx.helper.make_tensor_value_info(n, 0, None) for n in read_names]
     outputs = [onnx.helper.make_tensor_value_info(n, 0, None) for n in node.outputs]
     alone = onnx.helper.make_model(
@@ -126,6 +183,33 @@ def _folded(
     evaluator = need("onnx.reference", extra="native").ReferenceEvaluator(alone)
     results = evaluator.run(None, {name: constants[name] for name in read_names})
     return {name: np.asarray(value) for name, value in zip(node.outputs, results)}
+
+
+def _quantized(node: Node, constants: dict[str, np.ndarray]) -> Quantized:
+    """What a DequantizeLinear of constants reads."""
+    values, scale = (constants[name] for name in node.inputs[:2])
+    zero = constants[node.inputs[2]] if len(node.inputs) > 2 and node.inputs[2] else np.zeros(1, values.dtype)
+    return Quantized(values, scale, zero, node.attributes.get("axis", 1) % max(1, values.ndim))
+
+
+def _quantize(node: Node, constants: dict[str, np.ndarray]) -> np.ndarray:
+    """Codes of a constant, as ONNX's QuantizeLinear has them."""
+    values = constants[node.inputs[0]].astype(np.float32)
+    axis = node.attributes.get("axis", 1) % max(1, values.ndim)
+    scale = along(constants[node.inputs[1]], axis, values.ndim).astype(np.float32)
+    zero = constants[node.inputs[2]] if len(node.inputs) > 2 and node.inputs[2] else np.zeros(1, np.uint8)
+    limits = np.iinfo(zero.dtype)
+    whole = np.rint(values / scale) + along(zero, axis, values.ndim)
+    return np.clip(whole, limits.min, limits.max).astype(zero.dtype)
+
+
+def along(vector: np.ndarray, axis: int, rank: int) -> np.ndarray:
+    """One value for all, or for each entry of an axis, as it is broadcast over a tensor of that rank."""
+    return (
+        vector.reshape([-1 if a == axis else 1 for a in range(rank)])
+        if vector.size > 1
+        else vector.reshape(())
+    )
 
 
 def _constant(onnx: Any, node: Node) -> np.ndarray:
@@ -137,7 +221,8 @@ def _constant(onnx: Any, node: Node) -> np.ndarray:
 
 
 def _check(onnx: Any, nodes: list[Node], infos: dict[str, Any], inputs: tuple[str, ...]) -> None:
-    """Raise UsageError for what is no static float32 tensor."""
+    """Raise UsageError for what is no static float32 tensor, nor codes of eight bits of one."""
+    codes = (onnx.TensorProto.UINT8, onnx.TensorProto.INT8)
     for name in inputs:
         if infos[name].elem_type != onnx.TensorProto.FLOAT:
             raise UsageError(
@@ -148,11 +233,12 @@ def _check(onnx: Any, nodes: list[Node], infos: dict[str, Any], inputs: tuple[st
             kind = infos.get(name)
             if name and (kind is None or not all(d.dim_value for d in kind.shape.dim)):
                 raise node.refusal(f"the shape of '{name}' is not static. Export with fixed sizes")
-            if kind is not None and kind.elem_type != onnx.TensorProto.FLOAT:
+            coded = node.op == "QuantizeLinear" and kind is not None and kind.elem_type in codes
+            if kind is not None and kind.elem_type != onnx.TensorProto.FLOAT and not coded:
                 raise node.refusal(f"'{name}' is not float32")
 
 
-def _needed(nodes: list[Node], outputs: tuple[str, ...]) -> list[Node]:
+def needed_for(nodes: Sequence[Node], outputs: Sequence[str]) -> list[Node]:
     """The nodes that an output depends on, in order."""
     wanted, kept = set(outputs), []
     for node in reversed(nodes):

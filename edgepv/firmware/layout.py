@@ -7,7 +7,10 @@ from edgepv.firmware.operators.pointwise import OPERATORS
 from edgepv.firmware.states import RESHAPES, Ring, root_of
 from edgepv.firmware.views import Border
 
-SPATIAL = frozenset({"Conv", "MaxPool", "AveragePool", "GlobalAveragePool", "Resize", "DepthToSpace"})
+CONVOLUTIONS = frozenset({"Conv", "CodeConv"})
+SPATIAL = frozenset({*CONVOLUTIONS, "MaxPool", "AveragePool", "GlobalAveragePool", "Resize", "DepthToSpace"})
+CODES = frozenset({"QuantizeLinear", "DequantizeLinear", "CodeTable", "CodeAdd", "CodeScale"})
+"""Element by element, of codes."""
 SLICING = frozenset({"Concat", "Slice", "Split"})
 
 
@@ -51,7 +54,7 @@ def _alike(graph: Graph, node: Node) -> list[str]:
         return []
     if node.op in SLICING:
         return inputs
-    if node.op in OPERATORS or node.op in RESHAPES:
+    if node.op in OPERATORS or node.op in RESHAPES or node.op in CODES:
         return [n for n in inputs if graph.shapes[n][2:] == shape[2:]]
     return []
 
@@ -71,7 +74,7 @@ def borders(graph: Graph, rings: list[Ring]) -> dict[str, Border]:
                     ask(part, border)
 
     for node in graph.nodes:
-        if node.op == "Conv" and len(graph.shapes[node.output]) == 4:
+        if node.op in CONVOLUTIONS and len(graph.shapes[node.output]) == 4:
             border = needed_border(graph, node)
             if border:
                 ask(node.inputs[0], border)

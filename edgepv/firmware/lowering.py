@@ -15,18 +15,29 @@ from edgepv.firmware import layout
 from edgepv.firmware.fusion import Fusions, Product, fuse
 from edgepv.firmware.graph import Graph, Node
 from edgepv.firmware.loops import nest
-from edgepv.firmware.operators import convolution, matrix, pointwise, pool, reduction, resize, shape, softmax
+from edgepv.firmware.operators import (
+    codes,
+    convolution,
+    matrix,
+    pointwise,
+    pool,
+    reduction,
+    resize,
+    shape,
+    softmax,
+)
 from edgepv.firmware.operators.reduction import axes_of
 from edgepv.firmware.program import Layer, Weights, zero_border
 from edgepv.firmware.states import RESHAPES, Ring, root_of
 from edgepv.firmware.views import (
     Border,
     Buffer,
+    Kind,
     Parts,
     Shape,
     View,
     image,
-    image_floats,
+    image_values,
     plain,
     whole_channels,
 )
@@ -38,7 +49,8 @@ Value: TypeAlias = View | Parts
 class Lowering:
     """Goes through a graph node by node. frame: its input; answers: where each begins among the outputs.
 
-    homes: memory that a value must be computed in, if that can be.
+    homes: memory that a value must be computed in, if that can be. sums: of the codes of each channel, by
+    value.
     """
 
     graph: Graph
@@ -52,6 +64,7 @@ class Lowering:
     values: dict[str, Value] = field(default_factory=dict)
     layers: list[Layer] = field(default_factory=list)
     weights: Weights = field(default_factory=Weights)
+    sums: dict[str, View] = field(default_factory=dict)
     input: View = field(init=False)
 
     def __post_init__(self) -> None:
@@ -93,10 +106,9 @@ class Lowering:
         if len(frames) != 4:
             raise UsageError(f"input '{name}' is {frames}; firmware takes frames (chunk, C, H, W)")
         border = self.borders.get(name, Border())
-        buffer = Buffer(name, "input", image_floats(frames, border), border, frames[2:])
+        buffer = Buffer(name, "input", image_values(frames, border), border, frames[2:])
         self.values[name] = self.input = image(buffer, frames, border)
-        if border:
-            self.layer("border", name, (), (self.input,), zero_border(self.input, border))
+        self._clear_border(name, self.input)
 
     def _place_state(self, ring: Ring) -> None:
         """Give a state its places, laid out as what comes into them, so that this is computed there."""
@@ -115,7 +127,8 @@ class Lowering:
             views.append(view.reshape(row))
         if ready and None in views:  # its border keeps apart what would have to lie together
             ring.places.clear()
-            views = [plain(Buffer(ring.name, "slot", math.prod(row)), row) for _ in range(count)]
+            size = math.prod(row)
+            views = [plain(self.buffer(ring.name, "slot", size), row) for _ in range(count)]
             for place, kept in enumerate(v for v in views if v is not None):
                 kept.buffer.state, kept.buffer.place = self.rings.index(ring), place
                 ring.places.append(kept.buffer)
@@ -153,14 +166,26 @@ class Lowering:
         value = self.values[root_of(self.graph, ring.values[0])]
         return isinstance(value, View) and value.buffer is ring.places[-1]
 
-    def memory(self, name: str, shape_: Shape, kind: str = "arena") -> tuple[Buffer, View]:
+    def memory(self, name: str, shape_: Shape, kind: Kind = "arena") -> tuple[Buffer, View]:
         """Memory for a value, laid out as it must be."""
         if name in self.images and len(shape_) == 4:
             border = self.borders.get(name, Border())
-            buffer = Buffer(name, kind, image_floats(shape_, border), border, shape_[2:])  # type: ignore[arg-type]
+            buffer = self.buffer(name, kind, image_values(shape_, border), border, shape_[2:])
             return buffer, image(buffer, shape_, border)
-        buffer = Buffer(name, kind, math.prod(shape_))  # type: ignore[arg-type]
+        buffer = self.buffer(name, kind, math.prod(shape_))
         return buffer, plain(buffer, shape_)
+
+    def buffer(
+        self, name: str, kind: Kind, values: int, border: Border | None = None, size: Shape = ()
+    ) -> Buffer:
+        """Memory of as many floats, or of codes where the value is."""
+        code = self.graph.codes.get(name)
+        ctype, zero = ("float", 0) if code is None else ("uint8_t", code.zero)
+        return Buffer(name, kind, values, border or Border(), size, ctype=ctype, zero=zero)
+
+    def _clear_border(self, name: str, view: View) -> None:
+        if view.buffer.border:
+            self.layer("border", name, (), (view,), zero_border(view))
 
     # -- what operators call ------------------------------------------------------------------------------
 
@@ -173,14 +198,13 @@ class Lowering:
             view = image(home, shape_, border) if name in self.images else plain(home, shape_)
         else:
             home, view = self.memory(name, shape_)
-            if home.border:
-                self.layer("border", name, (), (view,), zero_border(view, home.border))
+            self._clear_border(name, view)
         self.values[name] = view
         return view
 
-    def scratch(self, name: str, floats: int) -> View:
+    def scratch(self, name: str, values: int, ctype: str = "float") -> View:
         """Memory for one layer alone."""
-        return plain(Buffer(name, "arena", floats), (floats,))
+        return plain(Buffer(name, "arena", values, ctype=ctype), (values,))
 
     def view(self, name: str) -> View:
         """A value in one piece."""
@@ -191,9 +215,8 @@ class Lowering:
             return value
         if len(value.views) == 1:
             return value.views[0]
-        home, whole = self.memory(name, value.shape)
-        if home.border:
-            self.layer("border", name, (), (whole,), zero_border(whole, home.border))
+        _, whole = self.memory(name, value.shape)
+        self._clear_border(name, whole)
         at = 0
         for part in value.views:
             length = part.shape[value.axis]
@@ -211,10 +234,12 @@ class Lowering:
 
     def _laid_out(self, name: str, view: View, wanted: Border) -> View:
         """A copy of an image that is laid out as images are."""
-        buffer = Buffer(name, "arena", image_floats(view.shape, wanted), wanted, view.shape[2:])
+        size = image_values(view.shape, wanted)
+        buffer = Buffer(
+            name, "arena", size, wanted, view.shape[2:], ctype=view.buffer.ctype, zero=view.buffer.zero
+        )
         laid = image(buffer, view.shape, wanted)
-        if wanted:
-            self.layer("border", name, (), (laid,), zero_border(laid, wanted))
+        self._clear_border(name, laid)
         self.copy(name, view, laid)
         return laid
 
@@ -223,15 +248,17 @@ class Lowering:
         whole = view.buffer.image == view.shape[2:]
         return not border or (whole and border | view.buffer.border == view.buffer.border)
 
-    def padded_image(self, name: str, border: Border) -> View:
+    def padded_image(self, name: str, border: Border | None = None) -> View:
         """An image whose channels vectors can read to the last, with at least this border."""
         view = self.image(name, border)
         if whole_channels(view):
             return view
-        return self._laid_out(name, view, border)
+        return self._laid_out(name, view, border or Border())
 
     def mean_of(self, name: str) -> View | None:
         """Where the mean of a value over the picture goes, if it is wanted and has room for vectors."""
+        if self.graph.codes:
+            return None
         users = list(self.graph.users.get(name, []))
         for user in users:
             if user.op in RESHAPES:
@@ -282,6 +309,7 @@ OPERATORS: Mapping[str, Lower] = MappingProxyType(
         **shape.OPERATORS,
         **reduction.OPERATORS,
         **pool.OPERATORS,
+        **codes.OPERATORS,
         "Resize": resize.lower,
         "Softmax": softmax.lower,
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from edgepv.firmware.graph import Graph, Node
-from edgepv.firmware.views import Buffer, Shape, View
+from edgepv.firmware.views import Buffer, Shape, View, aligned
 from edgepv.types import StateSpec
 
 RESHAPES = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Identity", "Flatten", "Dropout"})
@@ -19,8 +19,9 @@ RESHAPES = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Identity", "Flatten", 
 class Ring:
     """One state. rows: places that a step reads, oldest first; fresh: places that it fills.
 
-    A state that is replaced is one row along no axis. values: what fills the fresh places. places: memory of
-    every place, those of the rows first; views: the rows that lie there.
+    A state that is replaced is one row along no axis. values: what fills the fresh places. begins: what every
+    value is at first, or the code of it. places: memory of every place, those of the rows first; views: the
+    rows that lie there.
     """
 
     name: str
@@ -29,13 +30,14 @@ class Ring:
     rows: int
     fresh: int
     values: tuple[str, ...]
+    begins: float
     places: list[Buffer] = field(default_factory=list)
     views: list[View] = field(default_factory=list)
 
     @property
-    def floats(self) -> int:
+    def bytes(self) -> int:
         """Of one place, so that the next lies aligned."""
-        return -(-self.places[0].floats // 16) * 16
+        return aligned(self.places[0].bytes)
 
     def row_shape(self, graph: Graph) -> Shape:
         """Shape of one place."""
@@ -51,14 +53,15 @@ def ring_of(graph: Graph, state: StateSpec, name: str, output: str) -> Ring:
     A state that a model shifts by itself (it takes off the oldest rows of a concatenation) is a ring as well
     as one that the host shifts, and costs no copies.
     """
+    begins = float(graph.codes[name].of(state.init)) if name in graph.codes else state.init
     if state.update == "shift":
-        return Ring(name, state, 0, state.shape[0], state.fresh, (output,))
+        return Ring(name, state, 0, state.shape[0], state.fresh, (output,), begins)
     shifted = _shifted(graph, name, output)
     if shifted is not None:
         axis, values = shifted
         fresh = sum(graph.shapes[value][axis] for value in values)
-        return Ring(name, state, axis, state.shape[axis], fresh, values)
-    return Ring(name, state, None, 1, 1, (output,))
+        return Ring(name, state, axis, state.shape[axis], fresh, values, begins)
+    return Ring(name, state, None, 1, 1, (output,), begins)
 
 
 def _shifted(graph: Graph, name: str, output: str) -> tuple[int, tuple[str, ...]] | None:

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 MOST_PIXELS = (3, 6, 14)
 """Pixels of 16 channels whose sums fit the registers: 16 of 4 lanes; 16 of 8, or 32 of 4; 32 of 16."""
+MOST_PIXELS_OF_CODES = (4, 6, 14)
+"""The same of EDGEPV_PICK_CODES: 16 registers of 8 lanes where a weight takes two, or one; 32 of 16."""
 LEAST_PIXELS = 4
 """Fewer sums than this take as long: each waits for the one before it."""
 OVERHEAD = 1.0
 """What the start and the end of a tile cost, in pixels."""
+ANOTHER_KIND = 0.03
+"""Share of the time that a tile of one more size must save to be worth its code, which is unrolled."""
 
 
 def tile(height: int, width: int, most: int) -> tuple[int, int]:
     """(rows, columns) of the tile of at most ``most`` pixels that covers an image for the least cost."""
     shapes = [(r, c) for r in range(1, min(most, height) + 1) for c in range(1, min(most // r, width) + 1)]
-    return min(shapes, key=lambda shape: (_cost(height, width, *shape), _kinds(height, width, *shape), shape))
+    return min(shapes, key=lambda shape: (_cost(height, width, *shape), shape))
 
 
 def _cost(height: int, width: int, rows: int, columns: int) -> float:
     pieces = [(r, c) for r in _cut(height, rows) for c in _cut(width, columns)]
-    return sum(max(r * c, LEAST_PIXELS) + OVERHEAD for r, c in pieces)
-
-
-def _kinds(height: int, width: int, rows: int, columns: int) -> int:
-    return len(set(_cut(height, rows))) * len(set(_cut(width, columns)))
+    time = sum(max(r * c, LEAST_PIXELS) + OVERHEAD for r, c in pieces)
+    return time * (1 + ANOTHER_KIND * (len(set(pieces)) - 1))
 
 
 def _cut(length: int, size: int) -> Iterator[int]:
@@ -34,8 +35,10 @@ def _cut(length: int, size: int) -> Iterator[int]:
         yield length % size
 
 
-def picks(height: int, width: int) -> tuple[str, str]:
+def picks(
+    height: int, width: int, most: Sequence[int] = MOST_PIXELS, macro: str = "EDGEPV_PICK"
+) -> tuple[str, str]:
     """The C of a tile's (rows, columns), chosen when the compiler knows its lanes."""
-    choices = [tile(height, width, most) for most in MOST_PIXELS]
+    choices = [tile(height, width, pixels) for pixels in most]
     rows, columns = ([str(choice[axis]) for choice in choices] for axis in (0, 1))
-    return f"EDGEPV_PICK({', '.join(rows)})", f"EDGEPV_PICK({', '.join(columns)})"
+    return f"{macro}({', '.join(rows)})", f"{macro}({', '.join(columns)})"

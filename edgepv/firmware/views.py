@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 Shape: TypeAlias = tuple[int, ...]
 
+ALIGN_BYTES = 64
+"""Constants, buffers and places begin at multiples of this: EDGEPV_ALIGN, the widest vector."""
+SLACK_BYTES = 4
+"""Behind every buffer of codes: kernels read four at a time, the last ones with weights of zero."""
+
 LEAST_CHANNELS = 8
 """Channels are padded to a multiple of this: the narrowest vector that a wide kernel ends with. Images of
 fewer channels lie without padding, as it would be most of them."""
+
+
+def aligned(count: int) -> int:
+    """``count`` bytes with what is left free behind them, so that the next lie aligned."""
+    return -(-count // ALIGN_BYTES) * ALIGN_BYTES
 
 
 def padded(count: int) -> int:
@@ -38,27 +49,40 @@ class Border:
         return any((self.top, self.left, self.bottom, self.right))
 
 
+Kind: TypeAlias = Literal["arena", "input", "slot", "output", "weights"]
+ITEM_BYTES: Mapping[str, int] = MappingProxyType({"float": 4, "int32_t": 4, "int8_t": 1, "uint8_t": 1})
+"""What memory is made of: C type -> bytes of one value."""
+
+
 @dataclass(eq=False)
 class Buffer:
-    """Memory of one value. floats: its size. border: of zeros, around the image of (height, width) it is.
+    """Memory of one value. values: how many of ``ctype`` it holds.
 
-    kind: "arena" and "input" are planned; a "slot" is one place of a state, told by the state's number and
-    the place's age; "output" and "weights" lie at ``offset``.
+    border: around the image of (height, width) it is; of zeros, which as a code is ``zero``. kind: "arena"
+    and "input" are planned; a "slot" is one place of a state, told by the state's number and the place's age;
+    "output" and "weights" lie at ``offset``, in values.
     """
 
     name: str
-    kind: Literal["arena", "input", "slot", "output", "weights"]
-    floats: int
+    kind: Kind
+    values: int
     border: Border = field(default_factory=Border)
     image: Shape = ()
     state: int = 0
     place: int = 0
     offset: int = 0
+    ctype: str = "float"
+    zero: int = 0
+
+    @property
+    def bytes(self) -> int:
+        """Its size. Bytes that are read as fours end in room for one that is not whole."""
+        return self.values * ITEM_BYTES[self.ctype] + (SLACK_BYTES if self.ctype == "uint8_t" else 0)
 
 
 @dataclass(frozen=True)
 class View:
-    """A tensor in a buffer. offset and strides in floats."""
+    """A tensor in a buffer. offset and strides in values."""
 
     buffer: Buffer
     offset: int
@@ -127,7 +151,7 @@ def plain(buffer: Buffer, shape: Shape, offset: int = 0) -> View:
     return View(buffer, offset, shape, rows_of(shape))
 
 
-def image_floats(shape: Shape, border: Border) -> int:
+def image_values(shape: Shape, border: Border) -> int:
     """Size of an image (N, C, H, W) with its border."""
     n, c, h, w = shape
     return n * (border.top + h + border.bottom) * (border.left + w + border.right) * padded(c)
@@ -143,7 +167,7 @@ def image(buffer: Buffer, shape: Shape, border: Border) -> View:
 
 
 def _restrided(shape: Shape, strides: Shape, wanted: Shape) -> Shape | None:
-    """Strides under which the same floats have another shape; None if no strides do.
+    """Strides under which the same values have another shape; None if no strides do.
 
     Both shapes are cut into the shortest runs of axes with equal products; a run must be contiguous.
     """

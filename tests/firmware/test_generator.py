@@ -5,102 +5,24 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from generated import WARNINGS, C, Generated, answers, any_compiler, compiled, compilers, reference
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper, numpy_helper
+from step_graphs import Net
 
 from edgepv.errors import UsageError
 from edgepv.firmware import FLAGS, generate
-from edgepv.types import ModelSpec, StateSpec, StreamSpec, TensorSpec, Variant
+from edgepv.types import Variant
 
 CLOSE = 1e-5  # of the largest answer, and of 1 where all are smaller
 QUICK = ("-march=native", "-O1")
 CANCELLED = 23  # EDGEPV_CANCELLED
-
-
-@dataclass
-class Net:
-    """A step graph as it is put together. shape: of the frame."""
-
-    shape: tuple[int, ...]
-    seed: int = 0
-    nodes: list[Any] = field(default_factory=list)
-    constants: dict[str, np.ndarray] = field(default_factory=dict)
-    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    states: list[StateSpec] = field(default_factory=list)
-    extra: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.rng = np.random.default_rng(self.seed)
-        self.shapes["frame"] = self.shape
-
-    def constant(self, *shape: int) -> str:
-        name = f"c{len(self.constants)}"
-        self.constants[name] = self.rng.uniform(-1, 1, shape).astype(np.float32)
-        return name
-
-    def whole(self, *values: int) -> str:
-        name = f"c{len(self.constants)}"
-        self.constants[name] = np.array(values, np.int64)
-        return name
-
-    def add(self, op: str, *inputs: str, outputs: int = 1, **attributes: Any) -> str:
-        """A node; returns the name of its first output, whose shape is then known."""
-        names = [f"v{len(self.nodes)}{'abc'[i]}" for i in range(outputs)]
-        self.nodes.append(helper.make_node(op, inputs, names, name=f"n{len(self.nodes)}", **attributes))
-        model = onnx.shape_inference.infer_shapes(self.model(), data_prop=True)
-        for value in model.graph.value_info:
-            self.shapes[value.name] = tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
-        return names[0]
-
-    def state(self, shape: tuple[int, ...], **kind: Any) -> str:
-        """A graph input that is a state; ``keep`` says what comes into it."""
-        name = f"s{len(self.states)}"
-        self.states.append(StateSpec(name, "", shape, **kind))
-        self.shapes[name] = shape
-        return name
-
-    def keep(self, state: str, value: str) -> None:
-        at = int(state[1:])
-        self.states[at] = replace(self.states[at], output=value)
-
-    def model(self, outputs: Sequence[str] = ()) -> Any:
-        def info(name: str, shape: Sequence[int] | None) -> Any:
-            return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-
-        inputs = [info("frame", self.shape), *(info(s.name, s.shape) for s in self.states)]
-        given_out = [info(name, self.shapes.get(name)) for name in outputs]
-        held = [numpy_helper.from_array(value, name) for name, value in self.constants.items()]
-        graph = helper.make_graph(self.nodes, "net", inputs, given_out, held)
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-
-    def finish(self, *answer_names: str, chunk: int = 1) -> tuple[Variant, bytes]:
-        """(variant, file). Answers have their names in the graph."""
-        kept = [s.output for s in self.states if s.output != "frame"]
-        data = self.model(list(dict.fromkeys((*answer_names, *kept)))).SerializeToString()
-        outputs = tuple(TensorSpec(name, self.shapes[name], "NC") for name in answer_names)
-        spec = ModelSpec(
-            "small net", TensorSpec("frame", (1, *self.shape[1:])), task="tracking", outputs=outputs
-        )
-        stream = StreamSpec(tuple(self.states), warmup=1, chunk=chunk)
-        names = {name: name for name in ("frame", *(s.name for s in self.states))}
-        told = {name: name for name in dict.fromkeys((*answer_names, *kept))}
-        return Variant("v", "onnxruntime", "fp32", "step", "m.onnx", "", spec, stream, names, told), data
-
-    def conv(
-        self, x: str, answers_: int, kernel: Sequence[int] = (3, 3), group: int = 1, **window: Any
-    ) -> str:
-        channels = self.shapes[x][1]
-        w = self.constant(answers_, channels // group, *kernel)
-        return self.add("Conv", x, w, self.constant(answers_), group=group, **window)
 
 
 def agree(
@@ -511,11 +433,11 @@ def test_an_operator_of_another_domain_is_refused() -> None:
     refused(net, answer, "Relu 'n0' cannot be firmware: it is of the domain 'com.microsoft'")
 
 
-def test_only_fp32_steps_are_taken() -> None:
+def test_only_steps_in_fp32_and_int8_are_taken() -> None:
     net = Net((1, 3, 4, 4))
     answer = net.add("Relu", "frame")
     refused(net, answer, "v is a window", form="window", stream=None)
-    refused(net, answer, "v is int8; C is generated from the fp32 file", precision="int8")
+    refused(net, answer, "v is fp16; C is generated of fp32 and int8 files", precision="fp16")
 
 
 def test_weights_that_are_computed_are_refused() -> None:

@@ -27,8 +27,10 @@
 
 #if defined(__GNUC__)
 #define EDGEPV_INLINE static inline __attribute__((always_inline, unused))
+#define EDGEPV_ONCE __attribute__((noinline)) /* one copy for all that call it */
 #else
 #define EDGEPV_INLINE static inline
+#define EDGEPV_ONCE
 #endif
 #if defined(__clang__)
 #define EDGEPV_UNROLL _Pragma("clang loop unroll(full)")
@@ -39,6 +41,29 @@
 #else
 #define EDGEPV_UNROLL
 #define EDGEPV_ROLLED
+#endif
+
+/* Keeps a product apart from the sum it goes into, so that both are rounded on every machine; v: a float or a vector. */
+#if defined(__AVX512F__)
+#define EDGEPV_ROUNDED(v) __asm__("" : "+v"(v))
+#elif defined(__GNUC__) && defined(__SSE2__)
+#define EDGEPV_ROUNDED(v) __asm__("" : "+x"(v))
+#elif defined(__GNUC__) && defined(__aarch64__)
+#define EDGEPV_ROUNDED(v) __asm__("" : "+w"(v))
+#elif defined(__GNUC__) && defined(__arm__) && defined(__ARM_FP)
+#define EDGEPV_ROUNDED(v) __asm__("" : "+t"(v))
+#else
+#define EDGEPV_ROUNDED(v) \
+    do { \
+        volatile float kept_ = (v); \
+        (v) = kept_; \
+    } while (0)
+#endif
+
+#if defined(EDGEPV_EXACT) /* the same sums on machines that round a product and a sum once, and on others */
+#define EDGEPV_APART(v) EDGEPV_ROUNDED(v)
+#else
+#define EDGEPV_APART(v)
 #endif
 
 /* A tile of a layer in pixels, by how many registers of sums there are: 12 of 4 lanes, as many of 8 (or 24 of
@@ -136,6 +161,7 @@ EDGEPV_INLINE void edgepv_rows(const size_t block, const size_t room, const size
     const size_t rest = s.width % tc;
     const float *wb = w + c * s.sources * s.taps_down * s.taps_across * s.channels;
     size_t ox = 0;
+    EDGEPV_ROLLED
     for (; ox + tc <= s.width; ox += tc) {
         edgepv_tile(block, tr, tc, s, act, room, oy * s.step_row + ox * s.step_pixel, x, wb, b + c,
                     r ? r + oy * s.r_row + ox * s.r_pixel + c : NULL, y + oy * s.y_row + ox * s.y_pixel + c);
@@ -155,8 +181,10 @@ EDGEPV_INLINE void edgepv_convolve(const edgepv_shape s, const edgepv_act act, c
     const size_t whole = s.answers / EDGEPV_BLOCK * EDGEPV_BLOCK, tail = s.answers - whole;
     const size_t last = tail > 8 ? 16 : 8, room = edgepv_least(last, s.padded - whole), below = s.height % tr;
     if (s.blocks_first) {
+        EDGEPV_ROLLED
         for (size_t c = 0; c < whole; c += EDGEPV_BLOCK) {
             size_t oy = 0;
+            EDGEPV_ROLLED
             for (; oy + tr <= s.height; oy += tr) {
                 edgepv_rows(16, 16, c, tr, tc, s, act, oy, x, w, b, r, y);
             }
@@ -166,6 +194,7 @@ EDGEPV_INLINE void edgepv_convolve(const edgepv_shape s, const edgepv_act act, c
         }
         if (tail) {
             size_t oy = 0;
+            EDGEPV_ROLLED
             for (; oy + tr <= s.height; oy += tr) {
                 edgepv_rows(last, room, whole, tr, tc, s, act, oy, x, w, b, r, y);
             }
@@ -176,7 +205,9 @@ EDGEPV_INLINE void edgepv_convolve(const edgepv_shape s, const edgepv_act act, c
         return;
     }
     size_t oy = 0;
+    EDGEPV_ROLLED
     for (; oy + tr <= s.height; oy += tr) {
+        EDGEPV_ROLLED
         for (size_t c = 0; c < whole; c += EDGEPV_BLOCK) {
             edgepv_rows(16, 16, c, tr, tc, s, act, oy, x, w, b, r, y);
         }
@@ -185,6 +216,7 @@ EDGEPV_INLINE void edgepv_convolve(const edgepv_shape s, const edgepv_act act, c
         }
     }
     if (below) {
+        EDGEPV_ROLLED
         for (size_t c = 0; c < whole; c += EDGEPV_BLOCK) {
             edgepv_rows(16, 16, c, below, tc, s, act, oy, x, w, b, r, y);
         }
@@ -338,15 +370,16 @@ EDGEPV_INLINE void edgepv_softmax(const size_t count, const float *x, float *y) 
     }
 }
 
-/* Zeros around an image of height x width pixels at x. */
-EDGEPV_INLINE void edgepv_border(float *x, const size_t height, const size_t width, const size_t row,
+/* Zeros, or the code of zero, around an image of height x width pixels at image; row, pixel: in bytes. */
+EDGEPV_INLINE void edgepv_border(void *image, const size_t height, const size_t width, const size_t row,
                                  const size_t pixel, const size_t top, const size_t left, const size_t bottom,
-                                 const size_t right) {
-    memset(x - top * row - left * pixel, 0, (top * row + left * pixel) * sizeof(float));
+                                 const size_t right, const int zero) {
+    unsigned char *const x = image;
+    memset(x - top * row - left * pixel, zero, top * row + left * pixel);
     for (size_t i = 0; i < height; i++) { /* what is right of one row and left of the next lies together */
-        memset(x + i * row + width * pixel, 0, (i + 1 < height ? right + left : right) * pixel * sizeof(float));
+        memset(x + i * row + width * pixel, zero, (i + 1 < height ? right + left : right) * pixel);
     }
-    memset(x + height * row - left * pixel, 0, bottom * row * sizeof(float));
+    memset(x + height * row - left * pixel, zero, bottom * row);
 }
 
 #endif

@@ -34,7 +34,9 @@ EDGEPV_INLINE V EDGEPV_N(edgepv_high)(const V v, const V high) {
 
 EDGEPV_INLINE V EDGEPV_N(edgepv_acted)(V v, const edgepv_act act) {
     if (act.kind == EDGEPV_HARD) {
-        v = v * act.scale + act.shift;
+        v = v * act.scale;
+        EDGEPV_APART(v);
+        v = v + act.shift;
     }
     if (act.kind == EDGEPV_RELU) {
         v = EDGEPV_N(edgepv_low)(v, EDGEPV_N(edgepv_same)(0.0f));
@@ -112,10 +114,12 @@ EDGEPV_INLINE void EDGEPV_N(edgepv_tile)(const size_t nv, const size_t tr, const
                         EDGEPV_UNROLL
                         for (size_t v = 0; v < nv; v++) {
 #if EDGEPV_L == 1 /* one pixel: every weight is used once, and registers are few */
-                            sums[p][v] += value * w[v];
+                            V product = value * w[v];
 #else
-                            sums[p][v] += value * weights[v];
+                            V product = value * weights[v];
 #endif
+                            EDGEPV_APART(product);
+                            sums[p][v] += product;
                         }
                     }
                 }
@@ -148,7 +152,9 @@ EDGEPV_INLINE void EDGEPV_N(edgepv_depthwise_pixels)(const size_t pixels, const 
             const V weight = EDGEPV_LOAD(w + (down * s.taps_across + across) * s.channels);
             EDGEPV_UNROLL
             for (size_t p = 0; p < pixels; p++) {
-                sums[p] += EDGEPV_LOAD(x + down * s.tap_row + across * s.tap_pixel + p * s.step_pixel) * weight;
+                V product = EDGEPV_LOAD(x + down * s.tap_row + across * s.tap_pixel + p * s.step_pixel) * weight;
+                EDGEPV_APART(product);
+                sums[p] += product;
             }
         }
     }
@@ -189,7 +195,9 @@ EDGEPV_INLINE void EDGEPV_N(edgepv_taps_part)(const size_t from, const size_t to
             V sum = EDGEPV_LOAD(b + c);
             EDGEPV_UNROLL
             for (size_t k = 0; k < s.sources; k++) {
-                sum += EDGEPV_LOAD(x[k] + p * s.step_pixel + c) * EDGEPV_LOAD(w + k * s.channels + c);
+                V product = EDGEPV_LOAD(x[k] + p * s.step_pixel + c) * EDGEPV_LOAD(w + k * s.channels + c);
+                EDGEPV_APART(product);
+                sum += product;
             }
             sum = EDGEPV_N(edgepv_acted)(sum, act);
             total += sum;
@@ -205,17 +213,23 @@ EDGEPV_INLINE void EDGEPV_N(edgepv_dense_part)(const size_t from, const size_t t
                                                const size_t padded, const size_t room, const edgepv_act act,
                                                const float *x, const float *w, const float *b, float *y) {
     const size_t fours = channels / 4 * 4; /* four sums, as one would wait for itself */
+    EDGEPV_ROLLED
     for (size_t c = from; c < to; c += EDGEPV_L) {
         const V zero = EDGEPV_N(edgepv_same)(0.0f);
         V sums[4] = {EDGEPV_LOAD(b + c), zero, zero, zero};
+        EDGEPV_ROLLED
         for (size_t i = 0; i < fours; i += 4) {
             EDGEPV_UNROLL
             for (size_t j = 0; j < 4; j++) {
-                sums[j] += x[i + j] * EDGEPV_LOAD(w + (i + j) * padded + c);
+                V product = x[i + j] * EDGEPV_LOAD(w + (i + j) * padded + c);
+                EDGEPV_APART(product);
+                sums[j] += product;
             }
         }
         for (size_t i = fours; i < channels; i++) {
-            sums[0] += x[i] * EDGEPV_LOAD(w + i * padded + c);
+            V product = x[i] * EDGEPV_LOAD(w + i * padded + c);
+            EDGEPV_APART(product);
+            sums[0] += product;
         }
         EDGEPV_N(edgepv_put)(y + c, EDGEPV_N(edgepv_acted)((sums[0] + sums[1]) + (sums[2] + sums[3]), act),
                              EDGEPV_N(edgepv_left)(room, c));

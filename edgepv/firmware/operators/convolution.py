@@ -38,7 +38,7 @@ def lower(low: Lowering, product: Product) -> None:
     depthwise = group == channels == w.shape[0] and group > 1 and not product.residual
     if group == 1:
         _dense(low, product, w, bias)
-    elif depthwise and _is_over_time(low, product):
+    elif depthwise and is_over_time(low, product.node, product.source):
         _taps(low, product, w, bias)
     elif depthwise and channels >= LEAST_CHANNELS:
         _depthwise(low, product, w, bias)
@@ -69,7 +69,8 @@ def packed(w: np.ndarray, sources: int = 1) -> np.ndarray:
 
 def lengthened(vector: np.ndarray) -> np.ndarray:
     """A value for each channel, zeros for those that fill up the vectors."""
-    whole = np.zeros(padded(max(len(vector), LEAST_CHANNELS)), np.float32)
+    dtype = np.int32 if vector.dtype == np.int32 else np.float32
+    whole = np.zeros(padded(max(len(vector), LEAST_CHANNELS)), dtype)
     whole[: len(vector)] = vector
     return whole
 
@@ -82,7 +83,7 @@ def room(view: View) -> int:
 
 def _dense(low: Lowering, product: Product, w: np.ndarray, bias: np.ndarray) -> None:
     node, (end, act) = product.node, ending(low, product)
-    sources = _sources(low, product, needed_border(low.graph, node))
+    sources = sources_of(low, product.source, needed_border(low.graph, node))
     residual = low.image(product.residual) if product.residual else None
     scale = low.view(product.scale) if product.scale else None
     y = low.result(end)
@@ -120,10 +121,10 @@ def _dense(low: Lowering, product: Product, w: np.ndarray, bias: np.ndarray) -> 
         name_w = "y1"
     before = pads[0] * row + pads[1] * pixel
     for n in range(frames):
-        at = ", ".join(_plus(f"x{k}", n * v.strides[0] - before) for k, v in enumerate(sources))
-        of = name_r if not residual else _plus(name_r, n * residual.strides[0])
+        at = ", ".join(plus(f"x{k}", n * v.strides[0] - before) for k, v in enumerate(sources))
+        of = name_r if not residual else plus(name_r, n * residual.strides[0])
         lines += ["{", f"    const float *const x[] = {{{at}}};"]
-        call = f"{rows}, {columns}, x, {name_w}, x{len(sources) + 1}, {of}, {_plus('y0', n * y.strides[0])}"
+        call = f"{rows}, {columns}, x, {name_w}, x{len(sources) + 1}, {of}, {plus('y0', n * y.strides[0])}"
         lines += [f"    edgepv_convolve(s, act, {call});", "}"]
     low.layer("conv", node.name, tuple(inputs), tuple(outputs), tuple(lines))
 
@@ -131,7 +132,7 @@ def _dense(low: Lowering, product: Product, w: np.ndarray, bias: np.ndarray) -> 
 def dense(
     low: Lowering, name: str, x: View, w: np.ndarray, bias: np.ndarray, y: View, space: int, act: str
 ) -> None:
-    """One vector by a matrix. w: (answers, channels). space: floats that y has room for."""
+    """One vector by a matrix. w: (answers, channels). space: values that y has room for."""
     answers, channels = w.shape
     matrix = np.zeros((channels, padded(max(answers, LEAST_CHANNELS))), np.float32)
     matrix[:, :answers] = w.T
@@ -149,9 +150,9 @@ def shape_lines(shape: dict[str, int], act: str) -> list[str]:
     return [f"const edgepv_shape s = {{{', '.join(items)}}};", f"const edgepv_act act = {act};"]
 
 
-def _sources(low: Lowering, product: Product, border: Border) -> list[View]:
+def sources_of(low: Lowering, name: str, border: Border) -> list[View]:
     """What a convolution reads: the parts of what was never put together, if they lie alike, or one image."""
-    value = low.values.get(product.source)
+    value = low.values.get(name)
     if isinstance(value, Parts) and value.axis == 1 and value.views[0].shape[0] == 1:
         first = value.views[0]
         alike = all(
@@ -161,7 +162,7 @@ def _sources(low: Lowering, product: Product, border: Border) -> list[View]:
         )  # fmt: skip
         if alike:
             return list(value.views)
-    return [low.image(product.source, border)]
+    return [low.image(name, border)]
 
 
 def _flat(view: View) -> bool:
@@ -169,13 +170,14 @@ def _flat(view: View) -> bool:
     return view.shape[2] == 1 or view.strides[2] == view.shape[3] * view.strides[3]
 
 
-def _plus(name: str, floats: int) -> str:
-    return name if floats == 0 else f"{name} {'+' if floats > 0 else '-'} {abs(floats)}"
+def plus(name: str, values: int) -> str:
+    """C of a pointer some values further, or back."""
+    return name if values == 0 else f"{name} {'+' if values > 0 else '-'} {abs(values)}"
 
 
-def _is_over_time(low: Lowering, product: Product) -> bool:
+def is_over_time(low: Lowering, node: Node, source: str) -> bool:
     """Whether a kernel (frames, 1) goes over rows that are kept apart."""
-    value, node = low.values.get(product.source), product.node
+    value = low.values.get(source)
     kernel = low.graph.shapes[node.inputs[1]][2:]
     apart = isinstance(value, Parts) and value.axis == 2 and all(v.shape[2] == 1 for v in value.views)
     if not apart or not isinstance(value, Parts) or value.views[0].shape[0] != 1:
@@ -226,9 +228,9 @@ def _depthwise(low: Lowering, product: Product, w: np.ndarray, bias: np.ndarray)
     }  # fmt: skip
     lines = shape_lines(shape, act)
     for n in range(frames):
-        of = _plus("x0", n * x.strides[0] - pads[0] * row - pads[1] * pixel)
+        of = plus("x0", n * x.strides[0] - pads[0] * row - pads[1] * pixel)
         tile = min(DEPTHWISE_TILE, width)
-        lines.append(f"edgepv_depthwise(s, act, {tile}, {of}, x1, x2, {_plus('y0', n * y.strides[0])});")
+        lines.append(f"edgepv_depthwise(s, act, {tile}, {of}, x1, x2, {plus('y0', n * y.strides[0])});")
     inputs = (x, low.constant(node.name, weights), low.constant(node.name, lengthened(bias)))
     low.layer("depthwise", node.name, inputs, (y,), tuple(lines))
 
@@ -258,7 +260,7 @@ def _grouped(low: Lowering, product: Product, w: np.ndarray, bias: np.ndarray) -
     lines = [
         f"for (size_t n = 0; n < {frames}; n++) for (size_t v = 0; v < {height}; v++)",
         f"    for (size_t u = 0; u < {width}; u++) for (size_t i = 0; i < {answers}; i++) {{",
-        f"        const float *const q = {_plus('x0', -before)} + n * {x.strides[0]}"
+        f"        const float *const q = {plus('x0', -before)} + n * {x.strides[0]}"
         f" + v * {strides[0] * row} + u * {strides[1] * pixel};",
         f"        float sum = x2[i]{added};",
         f"        for (size_t k = 0; k < {each}; k++) for (size_t a = 0; a < {down}; a++)",

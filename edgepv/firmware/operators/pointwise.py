@@ -38,7 +38,7 @@ OPERATORS: Mapping[str, str] = MappingProxyType(
         "Floor": "floorf({0})",
         "Ceil": "ceilf({0})",
         "Pow": "powf({0}, {1})",
-        "HardSwish": "({0} * edgepv_min(edgepv_max({0} * 0x1.555556p-3f + 0.5f, 0.0f), 1.0f))",
+        "HardSwish": "",
         "Clip": "",
         "HardSigmoid": "",
         "LeakyRelu": "",
@@ -81,13 +81,23 @@ def expression(graph: Graph, node: Node, operands: list[str]) -> str:
         return inner if high == np.inf else f"edgepv_min({inner}, {literal(high)})"
     if node.op == "HardSigmoid":
         slope, middle = (literal(v) for v in hard_sigmoid(node))
-        return f"edgepv_min(edgepv_max({operands[0]} * {slope} + {middle}, 0.0f), 1.0f)"
+        return f"edgepv_min(edgepv_max({_apart(graph, operands[0], slope)} + {middle}, 0.0f), 1.0f)"
     if node.op == "LeakyRelu":
         slope = literal(float(node.attributes.get("alpha", 0.01)))
         return f"({operands[0]} < 0.0f ? {operands[0]} * {slope} : {operands[0]})"
+    if node.op == "HardSwish":  # as ONNX spells it out, so that nothing is rounded otherwise
+        inner = f"edgepv_min(edgepv_max({_apart(graph, operands[0], '0x1.555556p-3f')} + 0.5f, 0.0f), 1.0f)"
+        return f"({operands[0]} * {inner})"
+    if node.op == "Mul" and graph.codes:
+        return _apart(graph, *operands)
     if node.op in ("Min", "Max") and len(operands) != 2:
         raise node.refusal(f"it has {len(operands)} operands, and only two are known")
     return OPERATORS[node.op].format(*operands)
+
+
+def _apart(graph: Graph, a: str, b: str) -> str:
+    """A product; in a model on codes one that is rounded before it goes into a sum."""
+    return f"edgepv_product({a}, {b})" if graph.codes else f"{a} * {b}"
 
 
 def lower(low: Lowering, node: Node) -> None:

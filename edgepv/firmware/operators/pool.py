@@ -43,7 +43,9 @@ def _pool(
     target = f"y0 + n * {y.strides[0]} + v * {y.strides[2]} + u * {y.strides[3]}"
     steps = f"{x.strides[2]}, {x.strides[3]}"
     fits = whole_channels(x) and whole_channels(y)
-    if "Max" in node.op and fits:
+    if "Max" in node.op and node.output in low.graph.codes:
+        lines = [f"edgepv_code_most({channels}, {x.strides[1]}, rows, columns, {steps}, {source}, {target});"]
+    elif "Max" in node.op and fits:
         lines = [
             f"EDGEPV_SPLIT({padded(channels)}, edgepv_most, rows, columns, {steps}, {source}, {target});"
         ]

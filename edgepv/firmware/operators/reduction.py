@@ -51,7 +51,7 @@ def lower(low: Lowering, node: Node) -> None:
         _over_parts(low, node, value)
         return
     x, y = low.view(node.inputs[0]), low.result(node.output)
-    if node.op == "ReduceMean" and _is_picture(x, y, axes):
+    if node.op == "ReduceMean" and _is_picture(x, y, axes) and not low.graph.codes:
         sizes = f"{padded(x.shape[1])}, {x.shape[2]}, {x.shape[3]}, {x.strides[2]}, {x.strides[3]}"
         low.layer("mean", node.name, (x,), (y,), (f"edgepv_mean({sizes}, x0, y0);",))
         return
@@ -66,6 +66,10 @@ def _over_parts(low: Lowering, node: Node, value: Parts) -> None:
     names = [f"x{k}" for k in range(len(value.views))]
 
     def inner(at: list[str]) -> list[str]:
+        if low.graph.codes:  # in double, as _general has it: there is one answer
+            total = " + ".join(f"(double){name}[{place}]" for name, place in zip(names, at[1:]))
+            share = f" / {len(names)}.0" if node.op == "ReduceMean" else ""
+            return [f"y0[{at[0]}] = (float)(({total}){share});"]
         total = " + ".join(f"{name}[{place}]" for name, place in zip(names, at[1:]))
         factor = f" * {literal(1 / len(names))}" if node.op == "ReduceMean" else ""
         return [f"y0[{at[0]}] = ({total}){factor};"]
@@ -86,7 +90,7 @@ def _is_picture(x: View, y: View, axes: tuple[int, ...]) -> bool:
     """Whether every channel's mean over one picture is wanted, and vectors fit both."""
     if len(x.shape) != 4 or axes != (2, 3) or x.shape[0] != 1:
         return False
-    return whole_channels(x) and y.buffer.floats >= padded(x.shape[1]) and y.offset == 0
+    return whole_channels(x) and y.buffer.values >= padded(x.shape[1]) and y.offset == 0
 
 
 def _general(low: Lowering, node: Node, x: View, y: View, axes: tuple[int, ...]) -> None:

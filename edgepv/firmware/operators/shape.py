@@ -33,7 +33,8 @@ def reshape(low: Lowering, node: Node) -> None:
     target = low.result(node.output)
     other = target.reshape(view.shape)
     if other is None:  # it lies in rows neither here nor there
-        other = plain(Buffer(node.name, "arena", math.prod(shape)), view.shape)
+        between = Buffer(node.name, "arena", math.prod(shape), ctype=view.buffer.ctype)
+        other = plain(between, view.shape)
         low.copy(node.name, view, other)
         view, other = plain(other.buffer, shape), target
     low.copy(node.name, view, other)
