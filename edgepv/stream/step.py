@@ -139,9 +139,9 @@ class Stepper:
             frames = np.concatenate(self._chunk) if self.chunk > 1 else frame
             self._slots = {m.spec.output: m.slot() for m in reversed(self._states)}
             return {self._spec.input.name: frames, **{m.spec.name: m.view() for m in self._states}}
-        self._ring.append(frame)
-        missing = self._spec.frames - len(self._ring)
-        window = [self._ring[0]] * missing + list(self._ring)
+        self._chunk.append(frame)
+        seen = [*self._ring, frame][-self._spec.frames :]
+        window = [seen[0]] * (self._spec.frames - len(seen)) + seen
         return {self._spec.input.name: np.stack(window, axis=2)}
 
     def step(self, frame: np.ndarray) -> Tensors:
@@ -159,6 +159,8 @@ class Stepper:
             self.seen -= 1
             del self._chunk[-1:]
             raise
+        if not self._stream:
+            self._ring.extend(self._chunk)
         self._chunk.clear()
         for memory in self._states:
             name = memory.spec.output
