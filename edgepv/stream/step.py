@@ -27,6 +27,9 @@ class KeepsStates(Protocol):
     def __call__(self, inputs: Tensors) -> Tensors:
         """The answers to one more step, without new states."""
 
+    def write(self, name: str, value: np.ndarray) -> None:
+        """Set a state before the next step. Raises UsageError for a state or a shape the model has not."""
+
     def reset(self) -> None:
         """Forget every frame."""
 
@@ -169,12 +172,8 @@ class Stepper:
         return outputs
 
     def write(self, name: str, value: np.ndarray) -> None:
-        """Set a state before the next step.
-
-        Raises UsageError for a state or a shape the model has not, and if its engine keeps the states and has
-        no ``write``.
-        """
-        if self._keeper and hasattr(self._keeper, "write"):
+        """Set a state before the next step. Raises UsageError for a state or a shape the model has not."""
+        if self._keeper:
             self._keeper.write(name, value)
             return
         states = {m.spec.name: m for m in self._states}

@@ -14,7 +14,7 @@ import numpy as np
 from edgepv.base.engines import ENGINES
 from edgepv.base.optional import present
 from edgepv.base.vet import vet_code
-from edgepv.errors import EngineError, TargetUnavailableError, UsageError
+from edgepv.errors import EngineError, TargetUnavailableError, UsageError, unknown
 from edgepv.firmware.compiled import check_native, compiled_here
 from edgepv.firmware.compiler import VARIABLE, compiler, processor_here
 from edgepv.firmware.library import Library, Session, Status, StatusError
@@ -32,26 +32,45 @@ class NativeInfer:
     def __init__(self, variant: Variant, library: Library) -> None:
         self._name, self._answers = variant.name, variant.spec.answers
         self._input = variant.spec.input.name
-        self._expected = {self._input: expected_inputs(variant)[self._input]}
+        self._states = [s.name for s in variant.stream.states] if variant.stream else []
+        self._expected = expected_inputs(variant)
+        self._taken = 0
         self.session: Session = library.begin()
 
     def __call__(self, inputs: Tensors) -> Tensors:
-        """Step once with the frame among the inputs; the answers by name, the caller's to keep.
+        """Step once with the frames among the inputs; the answers by name, the caller's to keep.
 
-        Raises UsageError for a frame of another kind, CancelledError, and EngineError for what is not finite.
+        Raises UsageError for frames of another kind, CancelledError, and EngineError for what is not finite.
+        Then the frames of the chunk but the last one lie in C already: the next call begins with them.
         """
-        check_inputs({name: value for name, value in inputs.items() if name == self._input}, self._expected)
+        frames = self._checked(self._input, inputs)
         try:
-            self.session.step(np.ascontiguousarray(inputs[self._input]))
+            for frame in frames[self._taken :]:
+                self.session.step(frame)
+                self._taken += 1
             values = [self.session.output(i) for i in range(len(self._answers))]
         except StatusError as e:
             if e.status == Status.CANCELLED:
                 raise CancelledError from e
             raise EngineError(f"{self._name}: {e}. Run edgepv verify") from e
+        self._taken = 0
         return {one.name: value.reshape(one.shape).copy() for one, value in zip(self._answers, values)}
+
+    def _checked(self, name: str, tensors: Tensors) -> np.ndarray:
+        """One of the tensors as C walks it. Raises UsageError if it is of another kind."""
+        given = {key: value for key, value in tensors.items() if key == name}
+        check_inputs(given, {name: self._expected[name]})
+        return np.ascontiguousarray(given[name])
+
+    def write(self, name: str, value: np.ndarray) -> None:
+        """Set a state before the next step. Raises UsageError for a state or a shape the model has not."""
+        if name not in self._states:
+            raise UsageError(unknown("state", name, self._states))
+        self.session.write(self._states.index(name), self._checked(name, {name: value}))
 
     def reset(self) -> None:
         """Forget every frame."""
+        self._taken = 0
         self.session.reset()
 
 

@@ -29,7 +29,7 @@ from edgepv.runtimes.engine import CancelledError
 from edgepv.runtimes.engines.native import NativeEngine
 from edgepv.runtimes.ladder import open_ladder
 from edgepv.stream import Stepper, Tensors
-from edgepv.types import Measurement, StateSpec, TensorSpec, Variant
+from edgepv.types import Measurement, Variant
 
 pytestmark = pytest.mark.slow
 NATIVE = "native-fp32"
@@ -357,21 +357,10 @@ def test_it_is_compiled_once(
     assert made.stat().st_size > 1000
 
 
-def streaming(variant: Variant, **changed: object) -> Variant:
-    assert variant.stream
-    return replace(variant, stream=replace(variant.stream, **changed))  # type: ignore[arg-type]
-
-
 Change = Callable[[Variant], Variant]
-PARTICLES = StateSpec("life", "life_next", (1, 8))
 REFUSED: dict[str, Change] = {
     "it is a window": lambda v: replace(v, form="window", stream=None),
     "it is int8": lambda v: replace(v, precision="int8"),
-    "a step takes 2 frames": lambda v: streaming(v, chunk=2),
-    "it has several answers": lambda v: replace(
-        v, spec=replace(v.spec, outputs=(*v.spec.answers, TensorSpec("more", (1, 3), "NC")))
-    ),
-    "the host writes its particles": lambda v: streaming(v, states=(PARTICLES,)),
 }
 
 
