@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import json
 import os
 import shutil
 import statistics
@@ -32,10 +33,16 @@ from edgepv.base.optional import litert_interpreter, need, ort_options, ort_sess
 from edgepv.base.quiet import hush_native
 from edgepv.bundle import read
 from edgepv.cli.app import main as edgepv
+from edgepv.export import to_onnx
 from edgepv.firmware import FLAGS, Firmware, generate
+from edgepv.firmware.compiled import sources_of
+from edgepv.firmware.compiler import Compiler, compile_objects, link, needed
+from edgepv.firmware.emission import symbol_of
 from edgepv.measure import latency
-from edgepv.stream import Stepper
+from edgepv.model.checkpoint import build
+from edgepv.stream import Stepper, convert
 from edgepv.types import Variant, encode
+from edgepv.zoo import checkpoint
 
 HERE = Path(__file__).resolve().parent
 OUT = HERE / "firmware.json"
@@ -52,6 +59,7 @@ MODELS = (
     "pv-track-small",
 )
 COMPILERS = ("gcc", "clang")
+SOAK, SOAK_OUT, SOAKED = HERE / "firmware_soak.c", HERE / "firmware_soak.json", "pv-conv-nano"
 ROUNDS = 30
 TURN_S = 0.05
 """CPU time of one contender's turn in a round, about: many calls of a fast one, a few of a slow one."""
@@ -247,11 +255,47 @@ def version(compiler: str) -> str:
     return told.stdout.splitlines()[0]
 
 
+def soak(variant: Variant, onnx: bytes, frames: int, scratch: Path, compiler: Compiler) -> dict[str, Any]:
+    """What firmware_soak.c found of a model over that many frames; it says what."""
+    for path, data in {**sources_of(variant, onnx), "soak.c": SOAK.read_bytes()}.items():
+        (scratch / path).write_bytes(data)
+    names = sorted(path.name for path in scratch.glob("*.c"))
+    model = f"-DMODEL={symbol_of(variant.spec.name)}"
+    objects = compile_objects(compiler, names, ("-march=native", model), scratch)
+    link(compiler, ["-o", "soak", *objects], scratch)
+    told = subprocess.run([scratch / "soak", str(frames)], check=True, capture_output=True, text=True)
+    found: dict[str, Any] = json.loads(told.stdout)
+    return found
+
+
+def stepped(name: str, folder: Path) -> tuple[Variant, bytes]:
+    """(variant, file) of a built-in model as it steps, lowered without an export."""
+    saved = checkpoint(name)
+    module, spec = build(saved), saved.spec
+    if spec.input.layout == "NCTHW":
+        module = convert(module, spec)
+        spec = module.spec
+    return to_onnx.lower(module, spec, folder / "model.onnx"), (folder / "model.onnx").read_bytes()
+
+
+def soaked(frames: int) -> dict[str, Any]:
+    """What pv-conv-nano as C does over that many frames."""
+    with tempfile.TemporaryDirectory() as scratch:
+        variant, onnx = stepped(SOAKED, Path(scratch))
+        chosen = needed()
+        told = {"model": SOAKED, "compiler": chosen.version, "device": encode(device_facts())}
+        return soak(variant, onnx, frames, Path(scratch), chosen) | told | {"measured_at": now()}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", action="append", default=[], metavar="NAME")
+    parser.add_argument("--soak", type=int, metavar="N", help=f"{SOAKED} over N frames, and no times")
     args = parser.parse_args(argv)
+    if args.soak:
+        write_json(SOAK_OUT, soaked(args.soak))
+        return 0
     found = read_json(OUT) if OUT.is_file() else {}
     for name in args.only or MODELS:
         if name not in found:

@@ -25,7 +25,7 @@ HEAD_WORDS = 2
 
 MOST_RANK = 4
 """Of a state: as a ``StateSpec`` has it."""
-WRITE = """/* How each state lies: its rows, what is between two of them for the host, and where one begins in its
+WRITE = """/* How each state lies: its rows, what is between two of them for the host, where one begins in its
  * place; the axes of a row, and what is between two entries of each for the host and here. */
 static const struct {
     uint32_t rows, apart, offset, n[RANK], from[RANK], to[RANK];
