@@ -10,6 +10,7 @@ from edgepv.base.optional import need
 from edgepv.errors import TargetUnavailableError, UsageError
 from edgepv.export.request import EVEN, FLAT, BuildRequest, BuildResult
 from edgepv.export.sums import saturating
+from edgepv.firmware import generate
 from edgepv.firmware.compiled import check_native, objects_for_others
 from edgepv.firmware.compiler import compiler, needed
 from edgepv.types import Variant
@@ -59,28 +60,33 @@ def build(request: BuildRequest) -> BuildResult:
                 with request.attempt(ours):
                     even = request.compress("equalise", {}, base, EVEN.format(form))
                     variants += _named(request, request.compress(STEPS[name], fixed, even, ending), (ours,))
-    if request.wants(NATIVE, "fp32") and (request.only == NATIVE or compiler()):
-        with request.attempt(NATIVE):
-            variants += _native(request)
+    native = NATIVE + FLAT if request.flat else NATIVE
+    if request.wants(native, "fp32") and (request.only == native or compiler()):
+        with request.attempt(native):
+            variants += _native(request, native)
     request.failed.update(_unsafe(request, variants))
     kept = tuple(v for v in variants if v.name not in request.failed)
     return BuildResult(kept, floats=_floats(request, kept), settle=lambda _, runs: _objects(request, runs))
 
 
-def _native(request: BuildRequest) -> list[Variant]:
-    """The step as C: the float file, of which every machine that has a compiler makes it."""
+def _native(request: BuildRequest, name: str) -> list[Variant]:
+    """The step, or the flat window, as C: the float file, of which every machine with a compiler makes it."""
     needed()
-    check_native(request.base)
-    return [replace(request.base, name=NATIVE, engine="native")]
+    base = request.flat or request.base
+    check_native(base)
+    if base.stream is None:  # an operator that no C is generated of is told now
+        generate(base, (request.folder / base.path).read_bytes(), base.sha256)
+    return [replace(base, name=name, engine="native")]
 
 
 def _objects(request: BuildRequest, runs: str) -> None:
     """Compiled objects beside the float file, for machines without a compiler: where the C is what runs."""
-    if runs != NATIVE:
+    if not runs.startswith(NATIVE):
         return
-    request.say("compiling the step as C for other machines")
-    path = request.folder / request.base.path
-    for suffix, data in objects_for_others(request.base, path.read_bytes()).items():
+    request.say("compiling the model as C for other machines")
+    base = request.flat or request.base
+    path = request.folder / base.path
+    for suffix, data in objects_for_others(base, path.read_bytes()).items():
         path.with_suffix(suffix).write_bytes(data)
 
 

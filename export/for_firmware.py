@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from edgepv.export.request import BuildRequest, BuildResult
+from edgepv.export.request import FLAT, BuildRequest, BuildResult
 from edgepv.firmware.compiled import check_native, sources_of
 from edgepv.firmware.compiler import needed
 
 VARIANTS = ("native-fp32",)
-"""All there are."""
+"""All there are; that of a flat clip model ends in FLAT."""
 
 
 def build(request: BuildRequest) -> BuildResult:
@@ -18,14 +18,15 @@ def build(request: BuildRequest) -> BuildResult:
     Self-test, build files and sizes come with ``edgepv firmware BUNDLE``: they need the golden answers, which
     are recorded when the bundle is whole.
     """
-    if not request.wants(VARIANTS[0], "fp32"):
+    base = request.flat or request.base
+    name = VARIANTS[0] + FLAT if request.flat else VARIANTS[0]
+    if not request.wants(name, "fp32"):
         return BuildResult(())
     needed()
-    base = request.base
     check_native(base)
     sources = sources_of(base, (request.folder / base.path).read_bytes())
     for name, data in sources.items():
         (request.folder / name).write_bytes(data)
-    variant = replace(base, name=VARIANTS[0], engine="native")
+    variant = replace(base, name=name, engine="native")
     note = "the C lies in models/; edgepv firmware BUNDLE adds a self-test, build files and sizes"
     return BuildResult((variant,), tuple(sorted(sources)), (note,))

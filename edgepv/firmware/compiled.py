@@ -26,13 +26,11 @@ def shared_sources() -> dict[str, bytes]:
 
 def check_native(variant: Variant) -> None:
     """Raise UsageError for a model that the native engine cannot run, whatever its operators."""
-    why = None
-    if variant.form != "step" or variant.stream is None:
-        why = "it is a window, and C is generated of a step over new frames only"
-    elif variant.precision != "fp32":
-        why = f"it is {variant.precision}, and C is generated of float files only"
-    if why:
-        raise UsageError(f"{variant.spec.name} has no native variant: {why}. Run it on another engine")
+    if variant.precision != "fp32":
+        raise UsageError(
+            f"{variant.spec.name} has no native variant: it is {variant.precision}, and C is generated of "
+            "float files only. Run it on another engine"
+        )
 
 
 def compiled_here(variant: Variant, onnx: bytes, chosen: Compiler) -> Path:

@@ -61,7 +61,10 @@ static edgepv_status write_state(const edgepv_model *model, void *state_memory, 
 
 @dataclass(frozen=True)
 class Model:
-    """Everything that the text of a model is made from."""
+    """Everything that the text of a model is made from.
+
+    windowed: its one state is the frames before the newest, and the first frame stands for those before it.
+    """
 
     symbol: str
     digest: str
@@ -69,6 +72,7 @@ class Model:
     stream: StreamSpec
     lowering: Lowering
     plan: Plan
+    windowed: bool = False
 
     @property
     def rings(self) -> list[Ring]:
@@ -102,6 +106,7 @@ def source(model: Model) -> str:
     """model.c."""
     parts = [_front(model), _constants(model), _states(model)]
     parts += [_layer(number, layer) for number, layer in enumerate(model.lowering.layers)]
+    parts += [_layer(0, _hold(model))] if model.windowed else []
     parts += [_run(model), _reset(model), _commit(model), _state(model), _write(model), _record(model)]
     return "\n\n".join(parts) + "\n"
 
@@ -218,11 +223,31 @@ def _run(model: Model) -> str:
     lines.append("    (void)model;")
     if not model.rings:
         lines.append("    (void)state_memory;")
+    if model.windowed:
+        lines += _held(model)
     for number, layer in enumerate(model.lowering.layers):
         pointers = ", ".join(_pointer(model, view) for view in (*layer.inputs, *layer.outputs))
         lines.append(f"    {layer.kind}_{number}({pointers});")
         lines.append("    if (*cancel) {\n        return EDGEPV_CANCELLED;\n    }")
     return "\n".join([*lines, "    return EDGEPV_OK;", "}"])
+
+
+def _hold(model: Model) -> Layer:
+    """Puts the frame into a place of the window, for which there is no frame yet."""
+    frame, place = model.lowering.input, model.rings[0].views[0]
+    lines = nest(frame.shape, (place.strides, frame.strides), lambda at: [f"y0[{at[0]}] = x0[{at[1]}];"])
+    return Layer("hold", "the first frame", (frame,), (place,), tuple(lines))
+
+
+def _held(model: Model) -> list[str]:
+    place, frame = model.rings[0].views[0], _pointer(model, model.lowering.input)
+    return [
+        "    if (words[rings[0].words + 1]) { /* nothing was seen yet */",
+        f"        for (size_t i = 0; i < {model.rings[0].rows}; i++) {{",
+        f"            hold_0({frame}, s0[i] + {place.offset});",
+        "        }",
+        "    }",
+    ]
 
 
 def _reset(model: Model) -> str:
@@ -305,7 +330,10 @@ def _write(model: Model) -> str:
         axes = ([n or 1 for n in (*lead, *view.shape)], (*lead, *host), (*lead, *view.strides))
         told = ", ".join(f"{{{', '.join(map(str, axis))}}}" for axis in axes)
         rows.append(f"    {{{ring.rows}u, {apart}u, {view.offset}u, {told}}}, /* {_comment(ring.name)} */")
-    return WRITE.replace("ROWS", "\n".join(rows)).replace("RANK", str(MOST_RANK))
+    told = WRITE
+    if model.windowed:  # what is written counts, although nothing was seen
+        told = told.replace("    (void)model;", "    (void)model;\n    words[rings[0].words + 1] = 0;")
+    return told.replace("ROWS", "\n".join(rows)).replace("RANK", str(MOST_RANK))
 
 
 def _text(value: str) -> str:

@@ -60,6 +60,18 @@ step (float[1,3,24,24] frame, float[1,8,2] position, float[1,8,1] life)
 }"""
 
 
+WINDOW = """<ir_version: 10, opset_import: ["" : 18]>
+window (float[1,3,4,6,5] clip) => (float[4,7] logits)
+{
+    turned = Transpose<perm=[0,2,1,3,4]>(clip)
+    images = Reshape(turned, sizes)
+    seen = Conv<kernel_shape=[3,3], pads=[1,1,1,1], strides=[2,2]>(images, w)
+    some = Relu(seen)
+    each = ReduceMean<keepdims=0>(some, axes)
+    logits = Mul(each, order)
+}"""
+
+
 def made(
     text: str, constants: Mapping[str, object], states: Sequence[StateSpec], chunk: int = 1, **told: object
 ) -> tuple[Variant, bytes]:
@@ -112,6 +124,24 @@ def tracker() -> tuple[Variant, bytes]:
     return made(TRACKER, numbers, states, task="tracking", particles=8)
 
 
+def windowed() -> tuple[Variant, bytes]:
+    rng = np.random.default_rng(0)
+    whole = {"sizes": [4, 3, 6, 5], "axes": [2, 3]}
+    held = [onnx.numpy_helper.from_array(np.array(v, np.int64), n) for n, v in whole.items()]
+    floats = {"w": rng.standard_normal((7, 3, 3, 3)), "order": rng.standard_normal((4, 7))}
+    held += [onnx.numpy_helper.from_array(v.astype(np.float32), n) for n, v in floats.items()]
+    model = onnx.parser.parse_model(WINDOW)
+    model.graph.initializer.extend(held)
+    data = model.SerializeToString()
+    spec = ModelSpec(
+        "window", TensorSpec("clip", (1, 3, 4, 6, 5), "NCTHW"), frames=4, task="restoration",
+        outputs=(TensorSpec("logits", (4, 7), "NC"),),
+    )  # fmt: skip
+    names = ({"clip": "clip"}, {"logits": "logits"})
+    digest = hashlib.sha256(data).hexdigest()
+    return Variant("v", "native", "fp32", "window", "m.onnx", digest, spec, None, *names), data
+
+
 def steppers(variant: Variant, data: bytes) -> tuple[Stepper, Stepper]:
     """(in C, on ONNX Runtime)."""
     mine, theirs = (
@@ -121,7 +151,8 @@ def steppers(variant: Variant, data: bytes) -> tuple[Stepper, Stepper]:
 
 
 def frames(variant: Variant, count: int) -> np.ndarray:
-    shape = (count, 1, *variant.spec.input.shape[1:])
+    size = variant.spec.input.shape
+    shape = (count, 1, size[1], *size[-2:])
     return np.random.default_rng(1).standard_normal(shape, dtype=np.float32)
 
 
@@ -186,6 +217,52 @@ def test_particles_are_born_and_die_as_elsewhere() -> None:
             seen |= set(got.ids)
             np.testing.assert_allclose(got.outputs["tracks"], wanted.outputs["tracks"], atol=CLOSE)
     assert len(seen) > 10  # more than there are places, so some died
+
+
+def test_a_window_is_handed_over_as_a_whole() -> None:
+    """The host keeps the frames, as for every engine; the next rung may go on with them."""
+    variant, data = windowed()
+    native, wanted = steppers(variant, data)
+    for i, frame in enumerate(frames(variant, 12)):
+        if i in (0, 6):
+            native.remember(frame)
+            wanted.remember(frame)
+        elif i == 8:
+            with pytest.raises(EngineError, match="NaN"):
+                native.step(np.full_like(frame, np.nan))
+        else:
+            assert_equal(native.step(frame), wanted.step(frame), variant)
+            assert native.valid == wanted.valid
+        if i == 9:
+            assert native.adopt(wanted)
+
+
+def test_a_session_in_c_keeps_the_window_itself() -> None:
+    """Until there are enough frames the first one stands for those before it, as in Python."""
+    variant, data = windowed()
+    engine, (_, wanted) = open_engine(variant, lambda _: data), steppers(variant, data)
+    assert isinstance(engine, NativeEngine)
+    session = engine.infer.session
+    for i, frame in enumerate(frames(variant, 14)):
+        if i in (0, 3):
+            with pytest.raises(StatusError, match="NaN"):
+                session.step(np.full_like(frame[0], np.nan))
+        if i == 7:
+            session.reset()
+            wanted.reset()
+        session.step(frame[0])
+        logits = wanted.step(frame)["logits"]
+        np.testing.assert_allclose(session.output(0), logits.ravel(), atol=CLOSE)
+
+
+def test_a_window_that_convolves_clips_as_a_whole_is_refused_by_its_node() -> None:
+    variant, _ = windowed()
+    text = WINDOW.replace("Transpose<perm=[0,2,1,3,4]>(clip)", "Conv(clip, w)")
+    model = onnx.parser.parse_model(text)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros((3, 3, 1, 1, 1), np.float32), "w"))
+    model.graph.node[0].name = "whole"
+    with pytest.raises(UsageError, match="Conv 'whole' goes over clips as a whole"):
+        open_engine(replace(variant, sha256="1" * 64), lambda _: model.SerializeToString())
 
 
 @pytest.mark.parametrize(
