@@ -514,7 +514,7 @@ def test_an_operator_of_another_domain_is_refused() -> None:
 def test_only_fp32_steps_are_taken() -> None:
     net = Net((1, 3, 4, 4))
     answer = net.add("Relu", "frame")
-    refused(net, answer, "v is a window", form="window", stream=None)
+    refused(net, answer, "v is no window over several frames", form="window", stream=None)
     refused(net, answer, "v is int8; C is generated from the fp32 file", precision="int8")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,9 +13,11 @@ import numpy as np
 import onnx
 import pytest
 from generated import Generated, answers, any_compiler, compiled, reference
+from support import ROOT
 
 from edgepv.export import to_onnx
 from edgepv.firmware import Firmware, generate
+from edgepv.firmware.compiler import needed
 from edgepv.model.checkpoint import build
 from edgepv.stream import Stepper, Tensors, convert
 from edgepv.types import Variant
@@ -29,6 +32,7 @@ LARGE_FRAMES = 3  # of nets whose reference takes long for each
 LARGE = ("pv-restore-small", "pv-track-small")
 NETS = [name for name in (*MODELS, "pv-restore-nano-x2") if "track" not in name]
 TRACKERS = [name for name in MODELS if "track" in name]
+SOAKED = 20_000  # frames; once it was a million, see benchmarks/firmware_soak.json
 ORACLE_CLOSE = 2e-6  # of the largest answer; seen: 4e-7 and less, but of the tracker
 Lower = Callable[[str], tuple[Variant, bytes]]
 Build = Callable[[str], tuple[Firmware, Generated]]
@@ -151,6 +155,18 @@ def test_another_generators_tracker_answers_the_same(lowered: Lower, built: Buil
     for frame in frames_of(variant, FRAMES):
         got, expected = step_from_the_same_states(variant, stepper, net, frame)
         assert np.abs(got - expected).max() <= TRACKERS_CLOSE * np.abs(expected).max()
+
+
+def test_many_frames_change_nothing(
+    lowered: Lower, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiling: None
+) -> None:
+    """Equal frames have equal answers to the bit; no malloc, no growth, no byte beside the memory."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    found = importlib.import_module("firmware").soak(*lowered("pv-conv-nano"), SOAKED, tmp_path, needed())
+    assert found["frames"] == SOAKED and found["guards_whole"]
+    assert (found["different"], found["different_after_reset"], found["mallocs"]) == (0, 0, 0)
+    before, after = found["resident_kib"]
+    assert before == after
 
 
 def test_the_same_graph_gives_the_same_bytes(lowered: Lower) -> None:
