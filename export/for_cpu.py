@@ -10,6 +10,7 @@ from edgepv.base.optional import need
 from edgepv.errors import TargetUnavailableError, UsageError
 from edgepv.export.request import EVEN, FLAT, BuildRequest, BuildResult
 from edgepv.export.sums import saturating
+from edgepv.firmware import generate
 from edgepv.firmware.compiled import check_native, objects_for_others
 from edgepv.firmware.compiler import compiler, needed
 from edgepv.types import Variant
@@ -78,23 +79,27 @@ def build(request: BuildRequest) -> BuildResult:
 
 def wanted_in_c(request: BuildRequest) -> list[tuple[str, str]]:
     """(name, precision) of the variants in C that are asked for; of an INT8 file there is no float one."""
+    if request.flat:
+        return [(NATIVE + FLAT, "fp32")] if request.wants(NATIVE + FLAT, "fp32") else []
     both = ((NATIVE, "fp32"), (NATIVE_INT8, "int8"))
     given = request.base.precision
     return [(n, p) for n, p in both if request.wants(n, p) and (given != "int8" or p == given)]
 
 
 def in_c(request: BuildRequest, name: str, precision: str) -> Variant:
-    """The step as C: its ONNX file, of which every machine that has a compiler makes it.
+    """The step, or the flat window, as C: its ONNX file, of which every machine that has a compiler makes it.
 
     In INT8 it is the file that ONNX Runtime runs. Raises UsageError for a model that there is no C of.
     """
     needed()
-    step = request.base
-    check_native(step)
-    if precision == "int8" and step.precision != "int8":
-        even = request.compress("equalise", {}, step, EVEN.format(""))
-        step = request.compress(STEPS[NATIVE_INT8], {"weight_bits": 8}, even, INT8_FILES[0][1].format(""))
-    return replace(step, name=name, engine="native")
+    base = request.flat or request.base
+    check_native(base)
+    if base.stream is None:  # an operator that no C is generated of is told now
+        generate(base, (request.folder / base.path).read_bytes(), base.sha256)
+    if precision == "int8" and base.precision != "int8":
+        even = request.compress("equalise", {}, base, EVEN.format(""))
+        base = request.compress(STEPS[NATIVE_INT8], {"weight_bits": 8}, even, INT8_FILES[0][1].format(""))
+    return replace(base, name=name, engine="native")
 
 
 def _objects(request: BuildRequest, variants: Sequence[Variant], runs: str) -> None:
@@ -102,7 +107,7 @@ def _objects(request: BuildRequest, variants: Sequence[Variant], runs: str) -> N
     chosen = next((v for v in variants if (v.name, v.engine) == (runs, "native")), None)
     if chosen is None:
         return
-    request.say("compiling the step as C for other machines")
+    request.say("compiling the model as C for other machines")
     path = request.folder / chosen.path
     for suffix, data in objects_for_others(chosen, path.read_bytes()).items():
         path.with_suffix(suffix).write_bytes(data)

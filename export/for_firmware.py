@@ -8,7 +8,7 @@ from edgepv.firmware.compiled import sources_of
 from edgepv.types import Variant
 
 VARIANTS = (NATIVE, NATIVE_INT8)
-"""All there are."""
+"""All there are; that of a flat clip model ends in FLAT."""
 STEPS = {NATIVE_INT8: "mixed"}
 """Variant -> the step that makes it."""
 

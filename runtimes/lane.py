@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -12,7 +13,7 @@ from edgepv.data.frames import preprocess
 from edgepv.errors import EdgepvError, EngineError
 from edgepv.runtimes.births import Births
 from edgepv.runtimes.engine import CancelledError, Engine
-from edgepv.stream import Stepper, Tensors
+from edgepv.stream import KeepsStates, Stepper, Tensors
 from edgepv.types import ModelSpec, Variant
 
 Gap = Literal["hold", "reset"]
@@ -55,15 +56,17 @@ class Lane:
     def __init__(self, engine: Engine, variant: Variant) -> None:
         self.variant, self._engine = variant, engine
         into = getattr(engine, "infer_into", None)
-        self.stepper = Stepper(engine.infer, variant.spec, variant.stream, into=into)
+        self._keeps = isinstance(engine.infer, KeepsStates)
+        infer = engine.infer if self._keeps else self._finite(engine.infer)
+        self.stepper = Stepper(infer, variant.spec, variant.stream, into=into and self._finite(into))
         self.ids: tuple[int, ...] = ()
         self._births = _births(variant)
 
     def step(self, frame: np.ndarray) -> tuple[Tensors, float, float]:
         """(outputs by name without batch axis, ms of preprocessing, ms in the engine) for one camera frame.
 
-        Raises UsageError for a frame of another kind, EngineError if the model's answer is not finite or of
-        another shape.
+        Raises UsageError for a frame of another kind, EngineError if the model's answer is of another
+        shape or not finite; the states are then as before the frame, unless they are a GPU's own.
         """
         start = time.perf_counter()
         tensor = preprocess(frame, self.variant.spec)
@@ -72,17 +75,13 @@ class Lane:
             self._births.reset()
             self._write(self._births.update(None, frame))
         batched = self._stepped(tensor)
+        if self._keeps:
+            self._refuse_infinite(batched)
         if self._births:
             self.ids = tuple(self._births.ids.tolist())
             self._write(self._births.update(batched["tracks"], frame))
         outputs = {a.name: np.array(batched[a.name][0]) for a in self.variant.spec.answers}
         done = time.perf_counter()
-        for name, value in outputs.items():
-            if not np.isfinite(value).all():
-                raise EngineError(
-                    f"{self.variant.name} answered '{name}' with values that are not finite at frame "
-                    f"{self.stepper.seen - 1}. The bundle or the engine is broken: run edgepv verify"
-                )
         return outputs, 1e3 * (ready - start), 1e3 * (done - ready)
 
     def _stepped(self, tensor: np.ndarray) -> Tensors:
@@ -105,6 +104,24 @@ class Lane:
                     "The bundle is broken: run edgepv verify"
                 )
         return outputs
+
+    def _finite(self, infer: Callable[..., Tensors]) -> Callable[..., Tensors]:
+        """The same ``infer``, or ``infer_into``, that raises EngineError before its new states are taken."""
+
+        def checked(*tensors: Tensors) -> Tensors:
+            outputs = infer(*tensors)
+            self._refuse_infinite(outputs)
+            return outputs
+
+        return checked
+
+    def _refuse_infinite(self, outputs: Tensors) -> None:
+        for answer in self.variant.spec.answers:
+            if not np.isfinite(outputs[answer.name]).all():
+                raise EngineError(
+                    f"{self.variant.name} answered '{answer.name}' with values that are not finite at frame "
+                    f"{self.stepper.seen - 1}. The bundle or the engine is broken: run edgepv verify"
+                )
 
     def _write(self, states: Tensors) -> None:
         for name, value in states.items():

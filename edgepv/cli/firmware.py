@@ -127,7 +127,7 @@ def _variant(bundle: Any, name: str | None) -> Any:
     steps = [
         v
         for v in bundle.content.variants
-        if v.form == "step" and v.precision == "fp32" and v.path.endswith(".onnx")
+        if (v.form == "step" or v.engine == "native") and v.precision == "fp32" and v.path.endswith(".onnx")
     ]
     if not steps:
         raise UsageError(

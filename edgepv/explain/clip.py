@@ -23,7 +23,7 @@ from edgepv.base.console import Console
 from edgepv.base.files import refuse_out, write_json
 from edgepv.base.tasks import task_of
 from edgepv.bundle.archive import opened
-from edgepv.bundle.manifest import check
+from edgepv.bundle.manifest import Bundle, check
 from edgepv.bundle.proof import proven
 from edgepv.data.frames import preprocess, within
 from edgepv.data.video import open_video, taken
@@ -31,9 +31,10 @@ from edgepv.errors import UsageError, unknown
 from edgepv.explain.deletion import Deletion, Without, chance, contributions, deletion
 from edgepv.explain.occlusion import Cover, followed
 from edgepv.explain.picture import PICTURE_SIDE, Explanation, picture
-from edgepv.runtimes.engine import on_this_host, open_engine
-from edgepv.runtimes.player import Player
-from edgepv.types import ModelSpec
+from edgepv.runtimes.engine import Engine, on_this_host, open_engine
+from edgepv.runtimes.player import LIFE, Player
+from edgepv.stream import KeepsStates
+from edgepv.types import ModelSpec, Variant
 
 LONGEST = 120
 """Frames of a clip that are explained; the rest is left out."""
@@ -90,6 +91,25 @@ def _judged(
     )
 
 
+def _opened(bundle: Bundle, chosen: Variant) -> tuple[Engine, Variant]:
+    """The engine of a variant; of another one of the same file where the engine keeps the particles itself.
+
+    Particles are killed in states that the host hands over. Raises UsageError if there is no such variant.
+    """
+    engine = open_engine(chosen, bundle.checked)
+    states = chosen.stream.states if chosen.stream else ()
+    if not isinstance(engine.infer, KeepsStates) or LIFE not in [state.name for state in states]:
+        return engine, chosen
+    engine.close()
+    for other in bundle.content.variants:
+        if other.path == chosen.path and other.engine != chosen.engine:
+            return open_engine(other, bundle.checked), other
+    raise UsageError(
+        f"{chosen.name} keeps its particles itself, and {bundle.folder} has no other variant of "
+        f"{chosen.path} to kill them in. Name one that ONNX Runtime or OpenVINO runs: --variant"
+    )
+
+
 def explain_clip(
     folder: Path,
     source: Path,
@@ -122,7 +142,7 @@ def explain_clip(
         frames, pictures = first_frames(source, chosen.spec)
         if len(pictures) == LONGEST:
             console.say(f"{source}: the first {LONGEST} frames are explained")
-        engine = open_engine(chosen, bundle.checked)
+        engine, chosen = _opened(bundle, chosen)
         try:
             player = Player(engine, chosen)
             explanation = explain(player, frames, console, label=label, grid=grid, source=source.name)

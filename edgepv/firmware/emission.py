@@ -14,7 +14,7 @@ from edgepv.firmware.numbers import literal
 from edgepv.firmware.planning import Plan
 from edgepv.firmware.program import CONSTANTS, DTYPES, Layer
 from edgepv.firmware.states import Ring
-from edgepv.firmware.views import ALIGN_BYTES, ITEM_BYTES, View, aligned
+from edgepv.firmware.views import ALIGN_BYTES, ITEM_BYTES, View, aligned, rows_of
 from edgepv.types import ModelSpec, StreamSpec
 
 MOST_TEXT_FLOATS = 512 * 1024
@@ -24,10 +24,48 @@ WORD_BYTES = 4
 HEAD_WORDS = 2
 """Kept of each state beside the heads of its lanes: the lane of the next step, and the steps to wait."""
 
+MOST_RANK = 4
+"""Of a state: as a ``StateSpec`` has it."""
+WRITE = """/* How each state lies: its rows, what is between two of them for the host, where one begins in its
+ * place; the axes of a row, and what is between two entries of each for the host and here. */
+static const struct {
+    uint32_t rows, apart, offset, n[RANK], from[RANK], to[RANK];
+} layouts[] = {
+ROWS
+};
+
+static edgepv_status write_state(const edgepv_model *model, void *state_memory, uint32_t index,
+                                 const float *values, size_t count) {
+    const uint32_t *const n = layouts[index].n, *const f = layouts[index].from, *const t = layouts[index].to;
+    uint32_t *const words = state_memory;
+    (void)model;
+    if (count != (size_t)layouts[index].rows * n[0] * n[1] * n[2] * n[3]) {
+        return EDGEPV_INPUT;
+    }
+    for (uint32_t row = 0; row < layouts[index].rows; row++, values += layouts[index].apart) {
+        float *const y = place(words, state_memory, &rings[index], row) + layouts[index].offset;
+        for (size_t a = 0; a < n[0]; a++) {
+            for (size_t b = 0; b < n[1]; b++) {
+                for (size_t c = 0; c < n[2]; c++) {
+                    EDGEPV_ROLLED
+                    for (size_t d = 0; d < n[3]; d++) {
+                        const float value = values[a * f[0] + b * f[1] + c * f[2] + d * f[3]];
+                        y[a * t[0] + b * t[1] + c * t[2] + d * t[3]] = value;
+                    }
+                }
+            }
+        }
+    }
+    return EDGEPV_OK;
+}"""
+
 
 @dataclass(frozen=True)
 class Model:
-    """Everything that the text of a model is made from."""
+    """Everything that the text of a model is made from.
+
+    windowed: its one state is the frames before the newest, and the first frame stands for those before it.
+    """
 
     symbol: str
     digest: str
@@ -35,6 +73,7 @@ class Model:
     stream: StreamSpec
     lowering: Lowering
     plan: Plan
+    windowed: bool = False
 
     @property
     def rings(self) -> list[Ring]:
@@ -68,7 +107,8 @@ def source(model: Model) -> str:
     """model.c."""
     parts = [_front(model), _constants(model), _states(model)]
     parts += [_layer(number, layer) for number, layer in enumerate(model.lowering.layers)]
-    parts += [_run(model), _reset(model), _commit(model), _state(model), _record(model)]
+    parts += [_layer(0, _hold(model))] if model.windowed else []
+    parts += [_run(model), _reset(model), _commit(model), _state(model), _write(model), _record(model)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -208,11 +248,31 @@ def _run(model: Model) -> str:
     lines.append("    (void)model;")
     if not model.rings:
         lines.append("    (void)state_memory;")
+    if model.windowed:
+        lines += _held(model)
     for number, layer in enumerate(model.lowering.layers):
         pointers = ", ".join(_pointer(model, view) for view in (*layer.inputs, *layer.outputs))
         lines.append(f"    {layer.kind}_{number}({pointers});")
         lines.append("    if (*cancel) {\n        return EDGEPV_CANCELLED;\n    }")
     return "\n".join([*lines, "    return EDGEPV_OK;", "}"])
+
+
+def _hold(model: Model) -> Layer:
+    """Puts the frame into a place of the window, for which there is no frame yet."""
+    frame, place = model.lowering.input, model.rings[0].views[0]
+    lines = nest(frame.shape, (place.strides, frame.strides), lambda at: [f"y0[{at[0]}] = x0[{at[1]}];"])
+    return Layer("hold", "the first frame", (frame,), (place,), tuple(lines))
+
+
+def _held(model: Model) -> list[str]:
+    place, frame = model.rings[0].views[0], _pointer(model, model.lowering.input)
+    return [
+        "    if (words[rings[0].words + 1]) { /* nothing was seen yet */",
+        f"        for (size_t i = 0; i < {model.rings[0].rows}; i++) {{",
+        f"            hold_0({frame}, s0[i] + {place.offset});",
+        "        }",
+        "    }",
+    ]
 
 
 def _reset(model: Model) -> str:
@@ -287,6 +347,24 @@ def _state(model: Model) -> str:
     )
 
 
+def _write(model: Model) -> str:
+    """How the host fills any state: each row goes to its place, laid out as the layers read it."""
+    if not model.rings:
+        return ""
+    rows = []
+    for ring in model.rings:
+        view, host = ring.views[0], rows_of(ring.state.shape)
+        apart = 0 if ring.axis is None else host[ring.axis]
+        lead = (0,) * (MOST_RANK - len(host))
+        axes = ([n or 1 for n in (*lead, *view.shape)], (*lead, *host), (*lead, *view.strides))
+        told = ", ".join(f"{{{', '.join(map(str, axis))}}}" for axis in axes)
+        rows.append(f"    {{{ring.rows}u, {apart}u, {view.offset}u, {told}}}, /* {_comment(ring.name)} */")
+    told = WRITE
+    if model.windowed:  # what is written counts, although nothing was seen
+        told = told.replace("    (void)model;", "    (void)model;\n    words[rings[0].words + 1] = 0;")
+    return told.replace("ROWS", "\n".join(rows)).replace("RANK", str(MOST_RANK))
+
+
 def _text(value: str) -> str:
     """A string as C has it: UTF-8, and what could mean anything else to C, such as a trigraph, in octal."""
     plain = set(range(32, 127)) - set(b'"\\?')
@@ -324,6 +402,7 @@ def _record(model: Model) -> str:
         "output_values": offset, "state_bytes": model.state_bytes,
         "arena_bytes": model.plan.bytes,
         "reset": "reset", "run": "run", "commit": "commit", "state": "state_of",
+        "write": "write_state" if model.rings else "NULL",
     }  # fmt: skip
     names = [state.name for state in stream.states]
     if spec.task == "tracking" and spec.particles and {"position", "life"} <= set(names):

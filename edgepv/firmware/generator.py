@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgepv.errors import UsageError
-from edgepv.firmware import emission
+from edgepv.firmware import emission, window
 from edgepv.firmware.graph import Graph, read
 from edgepv.firmware.integers import to_integers
 from edgepv.firmware.lowering import Lowering
@@ -43,13 +43,17 @@ class Firmware:
 
 
 def generate(variant: Variant, onnx_bytes: bytes, digest: str) -> Firmware:
-    """The C of an ONNX file that steps, float or with Q/DQ. digest: what the model says it was made from.
+    """The C of an ONNX file that steps, float or with Q/DQ, or is a float window (see ``window``).
 
-    The same input gives the same bytes. Raises UsageError, with operator and node, for what cannot be made.
+    digest: what the model says it was made from. The same input gives the same bytes. Raises UsageError, with
+    operator and node, for what cannot be made.
     """
+    windowed = variant.form == "window"
+    if windowed:
+        variant, onnx_bytes = window.stepped(variant, onnx_bytes)
     stream = variant.stream
-    if variant.form != "step" or stream is None:
-        raise UsageError(f"{variant.name} is a window over frames; firmware is made of models that step")
+    if stream is None:
+        raise UsageError(f"{variant.name} neither steps nor is a window over frames. Export it again")
     graph = read(onnx_bytes)
     _check_states(variant, graph)
     names = [(variant.inputs[state.name], _output(variant, state.output)) for state in stream.states]
@@ -67,7 +71,7 @@ def generate(variant: Variant, onnx_bytes: bytes, digest: str) -> Firmware:
     lowering.run()
     placed = plan(lowering.layers, lowering.input.buffer, keep=stream.chunk > 1)
     symbol = emission.symbol_of(variant.spec.name)
-    model = emission.Model(symbol, digest, variant.spec, stream, lowering, placed)
+    model = emission.Model(symbol, digest, variant.spec, stream, lowering, placed, windowed)
     sources = {"model.c": emission.source(model).encode()}
     used = (*KERNELS, *CODE_KERNELS) if graph.codes else KERNELS
     sources |= {name: (C / name).read_bytes() for name in used}

@@ -71,6 +71,7 @@ FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "edgepv_need": (c_int, (c_void_p, c_void_p, POINTER(c_size_t), POINTER(c_size_t))),
     "edgepv_begin": (c_int, (c_void_p, c_void_p, c_void_p, c_size_t, POINTER(c_void_p))),
     "edgepv_step_tensor": (c_int, (c_void_p, c_void_p, c_size_t, c_uint32, POINTER(_Answer))),
+    "edgepv_write": (c_int, (c_void_p, c_uint32, c_void_p, c_size_t)),
     "edgepv_output": (c_int, (c_void_p, c_uint32, POINTER(POINTER(c_float)), POINTER(c_size_t))),
     "edgepv_reset": (None, (c_void_p,)),
     "edgepv_cancel": (None, (c_void_p,)),
@@ -142,6 +143,10 @@ class Session:
         self._library.call(
             "edgepv_step_tensor", self._session, frame.ctypes.data, frame.size, 0, byref(self._answer)
         )
+
+    def write(self, state: int, values: np.ndarray) -> None:
+        """Set a state before the next step: float32, contiguous, as the spec has it."""
+        self._library.call("edgepv_write", self._session, state, values.ctypes.data, values.size)
 
     def output(self, place: int) -> np.ndarray:
         """What the last step answered, (values,) float32; a view, valid until the next one."""

@@ -205,7 +205,7 @@ def _readme(
         fps=f"{float(variant.spec.fps):g}",
         width=width,
         height=height,
-        warmup=variant.stream.warmup if variant.stream else 1,
+        warmup=variant.stream.warmup if variant.stream else variant.spec.frames,
         library_c=" ".join(library),
         all_c=" ".join(["golden.c", *library]),
         frames=len(golden.frames),

@@ -31,7 +31,7 @@ from edgepv.metrics.tasks import (
     task_drop,
 )
 from edgepv.runtimes.engine import on_this_host, open_engine
-from edgepv.stream import Infer, Tensors, by_file_names, copied, in_units_of
+from edgepv.stream import Infer, KeepsStates, Tensors, by_file_names, copied, in_units_of
 from edgepv.types import Accuracy, Flips, Measurement, ModelSpec, PairedDrop, Parity, Target, Variant
 
 SAME_NUMBERS_DB = 80.0  # at this SQNR the answers are equal to four digits: no clip can tell them apart
@@ -153,8 +153,17 @@ def other_answers(infer: Infer, spec: ModelSpec, feeds: Sequence[Tensors]) -> di
     """What a model says besides its answer, for the first of the feeds; nothing if it has one answer."""
     if not spec.answers[1:]:
         return {}
-    said = [copied(infer(feed)) for feed in feeds[:PROBES]]
+    said = [copied(_asked(infer, spec, feed)) for feed in feeds[:PROBES]]
     return {one.name: np.concatenate([s[one.name] for s in said]) for one in spec.answers[1:]}
+
+
+def _asked(infer: Infer, spec: ModelSpec, feed: Tensors) -> Tensors:
+    """The answer to one feed, also of an engine that keeps its states itself."""
+    if isinstance(infer, KeepsStates):
+        infer.reset()
+        for name in feed.keys() - {spec.input.name}:
+            infer.write(name, feed[name])
+    return infer(feed)
 
 
 def examine(variant: Variant, folder: Path, target: Target, evaluation: Evaluation) -> Measurement:

@@ -26,6 +26,9 @@ class KeepsStates(Protocol):
     def __call__(self, inputs: Tensors) -> Tensors:
         """The answers to one more step, without new states."""
 
+    def write(self, name: str, value: np.ndarray) -> None:
+        """Set a state before the next step. Raises UsageError for a state or a shape the model has not."""
+
     def reset(self) -> None:
         """Forget every frame."""
 
@@ -138,9 +141,9 @@ class Stepper:
             frames = np.concatenate(self._chunk) if self.chunk > 1 else frame
             self._slots = {m.spec.output: m.slot() for m in reversed(self._states)}
             return {self._spec.input.name: frames, **{m.spec.name: m.view() for m in self._states}}
-        self._ring.append(frame)
-        missing = self._spec.frames - len(self._ring)
-        window = [self._ring[0]] * missing + list(self._ring)
+        self._chunk.append(frame)
+        seen = [*self._ring, frame][-self._spec.frames :]
+        window = [seen[0]] * (self._spec.frames - len(seen)) + seen
         return {self._spec.input.name: np.stack(window, axis=2)}
 
     def step(self, frame: np.ndarray) -> Tensors:
@@ -158,6 +161,8 @@ class Stepper:
             self.seen -= 1
             del self._chunk[-1:]
             raise
+        if not self._stream:
+            self._ring.extend(self._chunk)
         self._chunk.clear()
         for memory in self._states:
             name = memory.spec.output
@@ -166,12 +171,8 @@ class Stepper:
         return outputs
 
     def write(self, name: str, value: np.ndarray) -> None:
-        """Set a state before the next step.
-
-        Raises UsageError for a state or a shape the model has not, and if its engine keeps the states and has
-        no ``write``.
-        """
-        if self._keeper and hasattr(self._keeper, "write"):
+        """Set a state before the next step. Raises UsageError for a state or a shape the model has not."""
+        if self._keeper:
             self._keeper.write(name, value)
             return
         states = {m.spec.name: m for m in self._states}

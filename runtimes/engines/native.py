@@ -14,7 +14,7 @@ import numpy as np
 from edgepv.base.engines import ENGINES
 from edgepv.base.optional import present
 from edgepv.base.vet import vet_code
-from edgepv.errors import EngineError, TargetUnavailableError, UsageError
+from edgepv.errors import EngineError, TargetUnavailableError, UsageError, unknown
 from edgepv.firmware.compiled import check_native, compiled_here
 from edgepv.firmware.compiler import VARIABLE, compiler, processor_here
 from edgepv.firmware.library import Library, Session, Status, StatusError
@@ -26,33 +26,78 @@ _loaded: dict[str, str] = {}
 """SHA-256 of the objects in memory, and where each lies."""
 
 
-class NativeInfer:
-    """``infer`` of a compiled model: see ``edgepv.stream.KeepsStates``."""
+class Called:
+    """A session in C, and what goes into it and comes out by name."""
 
     def __init__(self, variant: Variant, library: Library) -> None:
         self._name, self._answers = variant.name, variant.spec.answers
         self._input = variant.spec.input.name
-        self._expected = {self._input: expected_inputs(variant)[self._input]}
+        self._expected = expected_inputs(variant)
         self.session: Session = library.begin()
 
-    def __call__(self, inputs: Tensors) -> Tensors:
-        """Step once with the frame among the inputs; the answers by name, the caller's to keep.
+    def _checked(self, name: str, tensors: Tensors) -> np.ndarray:
+        """One of the tensors as C walks it. Raises UsageError if it is of another kind."""
+        given = {key: value for key, value in tensors.items() if key == name}
+        check_inputs(given, {name: self._expected[name]})
+        return np.ascontiguousarray(given[name])
 
-        Raises UsageError for a frame of another kind, CancelledError, and EngineError for what is not finite.
-        """
-        check_inputs({name: value for name, value in inputs.items() if name == self._input}, self._expected)
+    def _step(self, frame: np.ndarray) -> None:
+        """Raises CancelledError, and EngineError for what is not finite."""
         try:
-            self.session.step(np.ascontiguousarray(inputs[self._input]))
-            values = [self.session.output(i) for i in range(len(self._answers))]
+            self.session.step(frame)
         except StatusError as e:
             if e.status == Status.CANCELLED:
                 raise CancelledError from e
             raise EngineError(f"{self._name}: {e}. Run edgepv verify") from e
+
+    def _told(self) -> Tensors:
+        """The answers to the last step, the caller's to keep."""
+        values = [self.session.output(i) for i in range(len(self._answers))]
         return {one.name: value.reshape(one.shape).copy() for one, value in zip(self._answers, values)}
+
+
+class StepInfer(Called):
+    """``infer`` of a compiled model that steps: see ``edgepv.stream.KeepsStates``."""
+
+    def __init__(self, variant: Variant, library: Library) -> None:
+        super().__init__(variant, library)
+        self._states = [state.name for state in variant.stream.states] if variant.stream else []
+        self._taken = 0
+
+    def __call__(self, inputs: Tensors) -> Tensors:
+        """Step once with the frames among the inputs; the answers by name.
+
+        Raises UsageError for frames of another kind, CancelledError, and EngineError for what is not finite.
+        Then the frames of the chunk but the last one lie in C already: the next call begins with them.
+        """
+        for frame in self._checked(self._input, inputs)[self._taken :]:
+            self._step(frame)
+            self._taken += 1
+        self._taken = 0
+        return self._told()
+
+    def write(self, name: str, value: np.ndarray) -> None:
+        """Set a state before the next step. Raises UsageError for a state or a shape the model has not."""
+        if name not in self._states:
+            raise UsageError(unknown("state", name, self._states))
+        self.session.write(self._states.index(name), self._checked(name, {name: value}))
 
     def reset(self) -> None:
         """Forget every frame."""
+        self._taken = 0
         self.session.reset()
+
+
+class WindowInfer(Called):
+    """``infer`` of a compiled window: the host keeps the frames, and hands over all of them."""
+
+    def __call__(self, inputs: Tensors) -> Tensors:
+        """The answers to a clip (1, C, T, H, W), by name. Raises like ``StepInfer``."""
+        clip = self._checked(self._input, inputs)
+        frames = np.ascontiguousarray(clip[0].transpose(1, 0, 2, 3))
+        self.session.write(0, frames[:-1])
+        self._step(frames[-1])
+        return self._told()
 
 
 class NativeEngine:
@@ -60,7 +105,7 @@ class NativeEngine:
 
     def __init__(self, variant: Variant, library: Library) -> None:
         _check_same(variant, library)
-        self.infer = NativeInfer(variant, library)
+        self.infer = StepInfer(variant, library) if variant.stream else WindowInfer(variant, library)
 
     def cancel(self) -> None:
         """End the step that runs, at its next layer."""

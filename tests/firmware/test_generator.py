@@ -436,7 +436,7 @@ def test_an_operator_of_another_domain_is_refused() -> None:
 def test_only_steps_in_fp32_and_int8_are_taken() -> None:
     net = Net((1, 3, 4, 4))
     answer = net.add("Relu", "frame")
-    refused(net, answer, "v is a window", form="window", stream=None)
+    refused(net, answer, "v is no window over several frames", form="window", stream=None)
     refused(net, answer, "v is fp16; C is generated of fp32 and int8 files", precision="fp16")
 
 

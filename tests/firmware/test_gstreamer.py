@@ -141,6 +141,16 @@ def test_gst_launch_says_what_python_says(element: Element, kind: str, rate: str
         compare({**got, "valid": got["valid"] == "true", "restarted": got["restarted"] == "true"}, answer)
 
 
+def test_buffers_tell_scores_where_gstreamer_has_a_form_for_it(element: Element) -> None:
+    """Those with a valid answer, the fourth being the first; elsewhere the messages alone tell."""
+    known = ["pkg-config", "--exists", "gstreamer-analytics-1.0 >= 1.24"]
+    if subprocess.run(known, check=False).returncode:
+        pytest.skip("GStreamer's analytics library (1.24 and later) is not installed")
+    source = f"videotestsrc num-buffers=6 ! {caps()}"
+    said = element.launch(f"-v {source} ! edgepv library={element.library()} ! fakesink silent=false")
+    assert re.findall(r"meta: (\w+)", said) == ["none"] * 3 + ["GstAnalyticsRelationMeta"] * 3
+
+
 def compare(got: dict[str, Any], wanted: Answer) -> None:
     assert got["label"] == wanted.label and LABELS[int(got["label-index"])] == wanted.label
     assert float(got["score"]) == pytest.approx(wanted.score, abs=CLOSE)

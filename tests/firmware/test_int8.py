@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from building import ARM64, ARMV7, CORTEX_M7, Machine
-from generated import Generated, answers, any_compiler, compiled
+from generated import Generated, answers, compiled
 from step_graphs import Net
 
 from edgepv.base.optional import ort_options, ort_session
@@ -61,7 +61,7 @@ def net_of_codes() -> tuple[Variant, bytes]:
 
 
 def net_that_rounds_what_it_reads() -> tuple[Variant, bytes]:
-    """Q/DQ as TensorRT wants it: signed, on inputs alone, float biases; a ring that is rounded when it is read."""
+    """Q/DQ as TensorRT wants it: signed, on inputs alone, float biases; a ring is rounded when it is read."""
     net = Net((1, 3, 9, 11))
     x = net.coded_conv(net.coded("frame", 0.04, 0, np.int8), 0.04, 12, pads=[1, 1, 1, 1], float_bias=True)
     x = net.add("Relu", x)

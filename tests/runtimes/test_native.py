@@ -29,7 +29,7 @@ from edgepv.runtimes.engine import CancelledError
 from edgepv.runtimes.engines.native import NativeEngine
 from edgepv.runtimes.ladder import open_ladder
 from edgepv.stream import Stepper, Tensors
-from edgepv.types import Measurement, StateSpec, TensorSpec, Variant
+from edgepv.types import Measurement, Variant
 
 pytestmark = pytest.mark.slow
 NATIVE = "native-fp32"
@@ -43,7 +43,7 @@ def native_bundle(tiny_step: Tiny, tmp_path_factory: pytest.TempPathFactory) -> 
     return made_once(tmp_path_factory, "native", lambda out: export(tiny_step, out, NATIVE))
 
 
-def export(model: Tiny, out: Path, runs: str) -> None:
+def export(model: Tiny, out: Path, runs: str, *more: str) -> None:
     """Export in fp32 with a compiler at hand, as if the clock had said that this variant is the fastest."""
     from edgepv.cli.app import main
 
@@ -53,7 +53,8 @@ def export(model: Tiny, out: Path, runs: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv(compiler.VARIABLE, raising=False)
         patch.setattr(choice, "choose", choose)
-        assert main(["export", *model.arguments, "--precision", "fp32", "--out", str(out)]) == 0
+        asked = ["--precision", "fp32", "--out", str(out), *more]
+        assert main(["export", *model.arguments, *asked]) == 0
 
 
 @pytest.fixture
@@ -224,6 +225,21 @@ def test_objects_come_only_with_a_bundle_that_runs_the_c(
     assert not [name for name in opened.content.files if name.endswith(".so")]
 
 
+def test_a_clip_model_runs_in_c_by_its_flat_form(
+    tiny_clip: Tiny, a_clip: Path, tmp_path: Path, run: Run, compiling: None
+) -> None:
+    """As a bundle and, of it, as a firmware folder, whose self-test replays the golden frames one by one."""
+    name = f"{NATIVE}-r4"
+    export(tiny_clip, tmp_path / "b", name, "--stream", "window")
+    opened = bundle.read(tmp_path / "b")
+    mine = opened.variant()
+    assert (mine.name, mine.form, mine.path) == (name, "window", "models/model-r4.onnx")
+    assert run("verify", tmp_path / "b")[0] == 0
+    assert run("run", tmp_path / "b", "--source", a_clip)[0] == 0
+    assert run("firmware", tmp_path / "b", "--out", tmp_path / "fw")[0] == 0
+    assert "The self-test was run there" in (tmp_path / "fw" / "README.md").read_text()
+
+
 def test_the_table_of_engines_knows_the_objects_that_are_made() -> None:
     assert ENGINES.find("native").beside == tuple(p.suffix for p in PROCESSORS)
 
@@ -357,21 +373,9 @@ def test_it_is_compiled_once(
     assert made.stat().st_size > 1000
 
 
-def streaming(variant: Variant, **changed: object) -> Variant:
-    assert variant.stream
-    return replace(variant, stream=replace(variant.stream, **changed))  # type: ignore[arg-type]
-
-
 Change = Callable[[Variant], Variant]
-PARTICLES = StateSpec("life", "life_next", (1, 8))
 REFUSED: dict[str, Change] = {
-    "it is a window": lambda v: replace(v, form="window", stream=None),
     "it is int8": lambda v: replace(v, precision="int8"),
-    "a step takes 2 frames": lambda v: streaming(v, chunk=2),
-    "it has several answers": lambda v: replace(
-        v, spec=replace(v.spec, outputs=(*v.spec.answers, TensorSpec("more", (1, 3), "NC")))
-    ),
-    "the host writes its particles": lambda v: streaming(v, states=(PARTICLES,)),
 }
 
 

@@ -57,6 +57,43 @@ def test_probabilities_are_scores_as_they_are(
     assert answer.scores == pytest.approx(wanted, abs=0.005)
 
 
+class Sum:
+    """Adds frames up in its one state; answers NaN of a frame that is white all over."""
+
+    def infer(self, inputs: Tensors) -> Tensors:
+        level = float(inputs["frame"].mean())
+        total = inputs["pool"] + level
+        logits = np.array([[np.nan if level > 0.99 else total.flat[0], 0]], np.float32)
+        return {"logits": logits, "pool_next": total, "before_next": inputs["before"]}
+
+    def close(self) -> None:
+        pass
+
+
+class SumInPlace(Sum):
+    """The same, writing new states where it is told to."""
+
+    def infer_into(self, inputs: Tensors, slots: Tensors) -> Tensors:
+        outputs = self.infer(inputs)
+        for name, slot in slots.items():
+            slot[:] = outputs[name]
+        return outputs | slots
+
+
+@pytest.mark.parametrize("engine", [Sum, SumInPlace])
+def test_a_frame_without_a_finite_answer_was_never_there(variant: Variant, engine: type[Sum]) -> None:
+    """Its states, which may be as broken, are not taken over."""
+    told = replace(variant, spec=replace(variant.spec, mean=(0, 0, 0), std=(1, 1, 1)))
+    grey, white = (np.full((8, 8, 3), level, np.uint8) for level in (51, 255))
+    with Session(Ladder([Lane(engine(), told)])) as session, Session(Ladder([Lane(engine(), told)])) as whole:
+        for i, picture in enumerate([grey] * 6):
+            if i in (0, 3):
+                with pytest.raises(UsageError, match=f"not finite at frame {i}"):
+                    session.step(white)
+            got, wanted = session.step(picture), whole.step(picture)
+            assert (got.scores, got.index, got.valid) == (wanted.scores, wanted.index, wanted.valid)
+
+
 def test_a_bundle_that_says_nothing_of_scores_has_logits(variant: Variant) -> None:
     data = encode(variant.spec)
     del data["scores"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from typing import Literal
 
@@ -62,6 +63,22 @@ def test_a_window_holds_the_last_frames_in_order() -> None:
     for value in (1, 2, 3, 4):
         stepper.step(_frame(value))
     assert windows == [[1, 1, 1], [1, 1, 2], [1, 2, 3], [2, 3, 4]]
+
+
+def test_a_window_never_saw_a_frame_that_failed() -> None:
+    windows = []
+
+    def infer(inputs: Tensors) -> Tensors:
+        windows.append(inputs["clip"][0, 0, :, 0, 0].tolist())
+        if windows[-1][-1] == 9:
+            raise ValueError
+        return {"logits": np.zeros((1, 2), np.float32)}
+
+    stepper = Stepper(infer, CLIP, None)
+    for value in (9, 1, 2, 9, 3, 4):
+        with contextlib.suppress(ValueError):
+            stepper.step(_frame(value))
+    assert windows[2:] == [[1, 1, 2], [1, 2, 9], [1, 2, 3], [2, 3, 4]] and stepper.seen == 4
 
 
 def test_each_clip_starts_from_a_fresh_state() -> None:

@@ -88,6 +88,10 @@ edgepv_status edgepv_step(edgepv_session *session, const edgepv_frame *frame, ed
 edgepv_status edgepv_step_tensor(edgepv_session *session, const float *input, size_t values, uint32_t missed,
                                  edgepv_answer *answer);
 
+/* Set one state before the next step: values in the order and shape of the bundle's spec, counted as there. For a
+ * host that places particles by itself. A model whose states do not lie in its own memory refuses it. */
+edgepv_status edgepv_write(edgepv_session *session, uint32_t state, const float *data, size_t values);
+
 /* What the last step answered, in the order and shape of the bundle's spec; valid until the next step. */
 edgepv_status edgepv_output(const edgepv_session *session, uint32_t output, const float **data, size_t *values);
 

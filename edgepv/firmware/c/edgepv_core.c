@@ -318,10 +318,11 @@ static edgepv_status check_model(const edgepv_model *m)
     return EDGEPV_OK;
 }
 
-/* A tracker needs somebody who bears its particles, and a camera for corners: without, it follows nothing. */
+/* A tracker needs somebody who bears its particles, with a camera for corners, or by edgepv_write: without, it follows
+ * nothing. */
 static int is_blind(const edgepv_model *m, const edgepv_camera *camera)
 {
-    return is_tracker(m) && (m->particles == 0 || m->state == NULL || camera == NULL);
+    return is_tracker(m) && (camera == NULL ? m->write == NULL : m->particles == 0 || m->state == NULL);
 }
 
 static edgepv_status check_camera(const edgepv_model *m, const edgepv_camera *camera)
@@ -359,7 +360,7 @@ static void make_session(edgepv_session *s, const edgepv_model *m, const edgepv_
         make_resizer(&s->picture, camera, m->width, m->height, from);
     if (camera != NULL && m->channels == 1)
         s->grey = take(from, m->width);
-    if (is_tracker(m))
+    if (camera != NULL && is_tracker(m))
         make_births(&s->particles, m, camera, from);
     s->lost_count = look_back(m);
     s->lost = take(from, s->lost_count * sizeof *s->lost);
@@ -415,6 +416,16 @@ edgepv_status edgepv_begin(const edgepv_model *model, const edgepv_camera *camer
     return EDGEPV_OK;
 }
 
+edgepv_status edgepv_write(edgepv_session *session, uint32_t state, const float *data, size_t values)
+{
+    if (session == NULL || data == NULL)
+        return EDGEPV_INPUT;
+    const edgepv_model *m = session->model;
+    if (m->write == NULL || state >= m->state_count)
+        return EDGEPV_INPUT;
+    return m->write(m, session->state, state, data, values);
+}
+
 void edgepv_reset(edgepv_session *session)
 {
     if (session != NULL)
@@ -457,7 +468,7 @@ edgepv_status edgepv_scores(const edgepv_session *session, const float **data, s
 
 edgepv_status edgepv_ids(const edgepv_session *session, const int32_t **ids, size_t *count)
 {
-    if (session == NULL || ids == NULL || count == NULL || !session->answered || !is_tracker(session->model))
+    if (session == NULL || ids == NULL || count == NULL || !session->answered || session->particles.count == 0)
         return EDGEPV_INPUT;
     *ids = session->particles.ids;
     *count = session->particles.count;

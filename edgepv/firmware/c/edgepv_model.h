@@ -54,6 +54,9 @@ struct edgepv_model {
     /* Of the task "tracking", whose births the core decides: its places, and which states are "position" (places, 2)
      * and "life" (places, 1). Its first output is (places, 3 or more): x, y first, visibility last. */
     uint32_t particles, position, life;
+    /* Fill a state with values in the order of the spec; EDGEPV_INPUT if there are not that many. NULL: states cannot
+     * be written as a whole. */
+    edgepv_status (*write)(const edgepv_model *model, void *state, uint32_t index, const float *values, size_t count);
 };
 
 #endif

@@ -3,6 +3,8 @@
  * Each answer is an element message "edgepv" on the bus:
  *     model, label (string), label-index (int), score (double), valid, restarted (boolean), missed (uint),
  *     index, timestamp, stream-time, running-time (uint64)
+ * Built with GStreamer's analytics library (1.24 and later), it also attaches the scores of all labels to the buffer, as
+ * classification metadata, once the model has seen a full window.
  * The model sees the frames that are due at its own rate, as edgepv run picks them. It forgets what it saw at a
  * discontinuity, a flush and a change of caps. Buffers that come too late for the sink (QoS) are dropped before it.
  *
@@ -15,6 +17,9 @@
 #include <gst/gst.h>
 #include <gst/video/gstvideofilter.h>
 #include <gst/video/video.h>
+#ifdef EDGEPV_ANALYTICS
+#include <gst/analytics/analytics.h>
+#endif
 
 #ifndef PACKAGE
 #define PACKAGE "edgepv"
@@ -37,6 +42,7 @@ typedef struct {
     gpointer memory;
     edgepv_session *session; /* guarded by the object's lock where another thread cancels */
     gboolean seen;           /* whether the session has anything to forget */
+    GQuark *names;           /* of the labels, for metadata */
     Due due;
 } GstEdgepv;
 
@@ -126,6 +132,14 @@ static const edgepv_model *model_of(GstEdgepv *self)
     return entry();
 }
 
+/* The labels as GLib's numbers, which metadata has for them. */
+static void name_labels(GstEdgepv *self)
+{
+    self->names = g_new(GQuark, self->info.labels);
+    for (guint32 i = 0; i < self->info.labels; i++)
+        self->names[i] = g_quark_from_string(edgepv_label(self->model, i));
+}
+
 static gboolean gst_edgepv_start(GstBaseTransform *base)
 {
     GstEdgepv *self = (GstEdgepv *)base;
@@ -145,6 +159,7 @@ static gboolean gst_edgepv_start(GstBaseTransform *base)
                           ("%s is no classifier: there is no label to post", self->info.name), (NULL));
         return FALSE;
     }
+    name_labels(self);
     return TRUE;
 }
 
@@ -153,6 +168,7 @@ static gboolean gst_edgepv_stop(GstBaseTransform *base)
     GstEdgepv *self = (GstEdgepv *)base;
 
     drop_session(self);
+    g_clear_pointer(&self->names, g_free);
     g_clear_pointer(&self->module, g_module_close);
     return TRUE;
 }
@@ -229,6 +245,36 @@ static void post(GstEdgepv *self, const edgepv_answer *answer, GstClockTime pts)
     gst_element_post_message(GST_ELEMENT(self), gst_message_new_element(GST_OBJECT(self), told));
 }
 
+#ifdef EDGEPV_ANALYTICS
+/* Let the buffer tell the scores of all labels. */
+static void attach(GstEdgepv *self, GstBuffer *buffer)
+{
+    GstAnalyticsRelationMeta *meta = gst_buffer_get_analytics_relation_meta(buffer);
+    GstAnalyticsClsMtd told;
+    const float *scores;
+    size_t count;
+
+    if (edgepv_scores(self->session, &scores, &count) != EDGEPV_OK)
+        return;
+    if (meta == NULL)
+        meta = gst_buffer_add_analytics_relation_meta(buffer);
+    gst_analytics_relation_meta_add_cls_mtd(meta, count, (gfloat *)scores, self->names, &told); /* it copies them */
+}
+
+/* Metadata wants a buffer that is nobody else's; its picture stays shared, and is not copied. */
+static GstFlowReturn gst_edgepv_prepare_output_buffer(GstBaseTransform *base, GstBuffer *in, GstBuffer **out)
+{
+    (void)base;
+    *out = gst_buffer_is_writable(in) ? in : gst_buffer_copy(in);
+    return GST_FLOW_OK;
+}
+#else
+static void attach(GstEdgepv *self, GstBuffer *buffer)
+{
+    (void)self, (void)buffer;
+}
+#endif
+
 static void borrow(const GstVideoFrame *video, guint32 missed, edgepv_frame *frame)
 {
     memset(frame, 0, sizeof *frame);
@@ -259,6 +305,8 @@ static GstFlowReturn gst_edgepv_transform_frame_ip(GstVideoFilter *filter, GstVi
     case EDGEPV_OK:
         self->seen = TRUE;
         post(self, &answer, pts);
+        if (answer.valid)
+            attach(self, video->buffer);
         return GST_FLOW_OK;
     case EDGEPV_CANCELLED: /* the pipeline is stopped */
         return GST_FLOW_FLUSHING;
@@ -350,6 +398,9 @@ static void gst_edgepv_class_init(GstEdgepvClass *class)
     base->start = gst_edgepv_start;
     base->stop = gst_edgepv_stop;
     base->sink_event = gst_edgepv_sink_event;
+#ifdef EDGEPV_ANALYTICS
+    base->prepare_output_buffer = gst_edgepv_prepare_output_buffer;
+#endif
     filter->set_info = gst_edgepv_set_info;
     filter->transform_frame_ip = gst_edgepv_transform_frame_ip;
 }
