@@ -15,6 +15,7 @@ from edgepv.types.artifact import (
     Target,
     Variant,
 )
+from edgepv.types.bench import BenchResult, BenchRow, BenchSetup, CameraLoad, ColdStart, LoadGenCheck
 from edgepv.types.codec import Json, decode, encode
 from edgepv.types.measured import (
     Accuracy,
@@ -56,8 +57,13 @@ from edgepv.types.task import TaskSpec
 __all__ = [
     "Accuracy",
     "Audit",
+    "BenchResult",
+    "BenchRow",
+    "BenchSetup",
+    "CameraLoad",
     "Checkpoint",
     "ClassScore",
+    "ColdStart",
     "ConvPlan",
     "Counted",
     "DType",
@@ -70,6 +76,7 @@ __all__ = [
     "Latency",
     "LayerSensitivity",
     "Layout",
+    "LoadGenCheck",
     "MachineLoad",
     "Measurement",
     "Metric",
