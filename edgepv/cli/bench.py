@@ -24,7 +24,7 @@ MOST_FPS = 10_000.0
 
 def add_bench(commands: Any) -> None:
     """edgepv bench, edgepv choose"""
-    text = "measure artifacts side by side: bundles, model files, generated C, torch; here or on a board"
+    text = "measure bundles, model files, generated C and torch side by side, here or on a board"
     c = commands.add_parser("bench", help=text, description=text)
     c.add_argument(
         "artifacts",

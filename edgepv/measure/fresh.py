@@ -26,7 +26,7 @@ def cold_start(artifact: Artifact, threads: int) -> tuple[ColdStart, float | Non
     The files are in the system's cache, as after an update that has just checked them. Raises like
     ``Artifact.open``.
     """
-    given = {"opener": artifact.opener, "arguments": artifact.arguments, "threads": threads}
+    given: dict[str, Any] = {"opener": artifact.opener, "arguments": artifact.arguments, "threads": threads}
     told = [call(f"{__name__}:started", tool=artifact.name, **given) for _ in range(PROCESSES)]
 
     def middle(key: str) -> float | None:

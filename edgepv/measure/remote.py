@@ -20,8 +20,15 @@ from pathlib import Path, PurePosixPath
 from typing import NoReturn
 from urllib.parse import urlsplit
 
-from edgepv import errors
-from edgepv.errors import EdgepvError, InconclusiveError, TargetUnavailableError, UsageError
+from edgepv.errors import (
+    DeviceError,
+    EdgepvError,
+    EngineError,
+    InconclusiveError,
+    ModelError,
+    TargetUnavailableError,
+    UsageError,
+)
 from edgepv.measure.compare import parsed_result
 from edgepv.types import BenchResult
 
@@ -29,11 +36,19 @@ NO_EDGEPV, NO_FOLDER = 90, 91
 """Exit codes of the script there: no edgepv, no folder. No command of edgepv ends with them."""
 NO_CONNECTION = 255
 """How ssh ends when it is ssh that failed. Source: ssh(1), EXIT STATUS."""
+KINDS: tuple[type[EdgepvError], ...] = (
+    UsageError,
+    ModelError,
+    EngineError,
+    DeviceError,
+    TargetUnavailableError,
+)
+"""What edgepv bench may end with there, and is raised here."""
 HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._:%-]*")
 USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 SERIAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]*")
 SCRIPT = """
-below={path}
+below={path} found=
 for place in "$below/bin/edgepv" "$below/.venv/bin/edgepv" "$(command -v edgepv)"; do
     if [ -x "$place" ]; then found=$place; break; fi
 done
@@ -41,8 +56,8 @@ done
 folder=$(mktemp -d ${{below:+-p "$below"}}) || exit {no_folder}
 trap 'rm -rf "$folder"' EXIT
 trap 'exit 130' HUP INT TERM
-tar -x -C "$folder" && cd "$folder" || exit {no_folder}
-EDGEPV_CACHE="$folder/cache" "$found" bench {words} <&-
+tar -xf - -C "$folder" && cd "$folder" || exit {no_folder}
+EDGEPV_CACHE="$folder/cache" "$found" bench {words} </dev/null
 """
 
 
@@ -125,7 +140,7 @@ def measured_there(there: Board, files: Sequence[Path], words: Sequence[str]) ->
 
 def _pack(parcel: io.BufferedIOBase | object, files: Sequence[Path]) -> None:
     """Write the files and folders as one tar, under the names of ``sent_as``."""
-    with tarfile.open(fileobj=parcel, mode="w", format=tarfile.PAX_FORMAT) as archive:  # type: ignore[call-overload]
+    with tarfile.open(fileobj=parcel, mode="w", format=tarfile.GNU_FORMAT) as archive:  # type: ignore[call-overload]
         for place, path in enumerate(files):
             name = sent_as(place, path)
             archive.add(path.resolve(), name, filter=_nobodys)
@@ -160,10 +175,6 @@ def _failed(there: Board, code: int, said: str) -> EdgepvError:
             f"the folder of its environment: --remote ssh://HOST/FOLDER"
         )
     if code == NO_FOLDER:
-        return errors.DeviceError(f"{there.name}: no folder can be made there: {last}. Free disk space there")
-    kinds = {kind.exit_code: kind for kind in vars(errors).values() if _is_kind(kind)}
-    return kinds.get(code, errors.EngineError)(f"{there.name}: {last.removeprefix('edgepv: ')}")
-
-
-def _is_kind(value: object) -> bool:
-    return isinstance(value, type) and issubclass(value, EdgepvError)
+        return DeviceError(f"{there.name}: no folder can be made there: {last}. Free disk space there")
+    kinds = {kind.exit_code: kind for kind in KINDS}
+    return kinds.get(code, EngineError)(f"{there.name}: {last.removeprefix('edgepv: ')}")

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -77,7 +78,7 @@ class Asked:
     weights: str | None = None
 
 
-def engine_facts(engine: str, threads: int) -> dict[str, str]:
+def engine_facts(engine: str, threads: int) -> dict[str, Any]:
     """Name, build and thread policy of an engine of the table, as fields of an ``Artifact``."""
     spec = ENGINES.find(engine)
     build = resolve(spec.build)() if spec.build else proof(engine).engine
