@@ -45,6 +45,7 @@ ENGINES = Registry(
             stand_in="onnxruntime",
             here="edgepv.runtimes.engines.trt:here",
             kept="edgepv.runtimes.engines.trt:kept",
+            build="edgepv.runtimes.engines.trt:build",
             policy="one CUDA stream",
         ),
         "onnxruntime-tensorrt": EngineSpec(

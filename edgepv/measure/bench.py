@@ -63,7 +63,7 @@ class _Alone:
 
     camera: CameraLoad | None
     loadgen: LoadGenCheck | None
-    start: ColdStart
+    start: ColdStart | None
     rss_mib: float | None
     mallocs: int | None
     energy_mj: float | None

@@ -10,6 +10,7 @@ from typing import Any
 
 from edgepv.base.isolated import call
 from edgepv.base.registry import resolve
+from edgepv.errors import TargetUnavailableError
 from edgepv.measure.artifacts.artifact import Artifact
 from edgepv.measure.memory import peak_mib
 from edgepv.types import ColdStart
@@ -20,14 +21,17 @@ STEPS = 20
 """Steps before the peak memory is read: every buffer has been used by then."""
 
 
-def cold_start(artifact: Artifact, threads: int) -> tuple[ColdStart, float | None]:
+def cold_start(artifact: Artifact, threads: int) -> tuple[ColdStart | None, float | None]:
     """(how long a fresh process takes to its first answer, its peak resident memory in MiB).
 
-    The files are in the system's cache, as after an update that has just checked them. Raises like
-    ``Artifact.open``.
+    The files are in the system's cache, as after an update that has just checked them. None where a fresh
+    process does not have the engine that this one has. Raises like ``Artifact.open`` otherwise.
     """
     given: dict[str, Any] = {"opener": artifact.opener, "arguments": artifact.arguments, "threads": threads}
-    told = [call(f"{__name__}:started", tool=artifact.name, **given) for _ in range(PROCESSES)]
+    try:
+        told = [call(f"{__name__}:started", tool=artifact.name, **given) for _ in range(PROCESSES)]
+    except TargetUnavailableError:
+        return None, None
 
     def middle(key: str) -> float | None:
         known = [one[key] for one in told if one[key] is not None]

@@ -123,6 +123,7 @@ def measured_there(there: Board, files: Sequence[Path], words: Sequence[str]) ->
     )
     with tempfile.TemporaryFile() as parcel:
         _pack(parcel, files)
+        parcel.seek(0)
         done = subprocess.run(
             [*there.connect, f"sh -c {shlex.quote(script)}"], stdin=parcel, capture_output=True, check=False
         )

@@ -67,6 +67,11 @@ def here() -> bool:
     return bool(cuda.device_count()[0]) and present("tensorrt")
 
 
+def build() -> str:
+    """Which TensorRT is here; JetPack's brings no metadata of a Python package."""
+    return f"tensorrt {device.tensorrt().__version__}"
+
+
 def kept(digest: str) -> str | None:
     """The variant of a bundle that was kept on this device by ``edgepv build``; None elsewhere."""
     return store.kept(digest, device.find()) if here() else None

@@ -229,6 +229,27 @@ def test_a_tensorrt_engine_is_for_the_device_it_was_built_on(
         found(str(path), Asked(), 1, stack)
 
 
+def test_on_such_a_device_its_inputs_are_read_from_it(
+    tmp_path: Path, stack: contextlib.ExitStack, on_jetson: Any
+) -> None:
+    """A LABELLED FAKE of TensorRT, which runs the ONNX file behind its mark."""
+    fake = on_jetson()
+    onnx = written(tmp_path, net(SHAPE)).read_bytes()
+    path = tmp_path / "m.engine"
+    path.write_bytes(b'FAKE TENSORRT ENGINE\n{"kind": "Half", "rest": "Half"}\n' + onnx)
+    (one,) = found(str(path), Asked(), 1, stack)
+    assert (one.kind, one.engine, one.build) == ("tensorrt", "tensorrt", "tensorrt 10.3.0")
+    assert answers(one)["out"].shape == (1, 2)
+    stateful = write_bundle(tmp_path / "b", [StateSpec("a", "a_next", (2, 3), update="shift")])
+    path.write_bytes(b"FAKE TENSORRT ENGINE\n{}\n" + (stateful / "models" / "model.onnx").read_bytes())
+    with pytest.raises(UsageError, match="has 2 inputs, and an engine file does not say which are states"):
+        found(str(path), Asked(), 1, stack)
+    path.write_bytes(b"of another device")
+    with pytest.raises(UsageError, match="TensorRT does not take"):
+        found(str(path), Asked(), 1, stack)
+    assert fake
+
+
 @pytest.mark.parametrize(
     ("word", "why"),
     [

@@ -92,7 +92,7 @@ def opened(path: str, frame: list[Any], outputs: list[str], threads: int) -> Ope
         sha256="",
         precision="fp32",
         frame=(name, tuple(shape)),
-        answers={},
+        answers=dict.fromkeys(outputs, ()),
         states=(),
         inputs={name: name},
         outputs={one: one for one in outputs},
