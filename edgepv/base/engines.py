@@ -19,7 +19,7 @@ ENGINES = Registry(
             tensors="edgepv.export.parity:onnx_tensors",
             replays=(".onnx",),
             build="edgepv.runtimes.engines.ort:build",
-            policy="{threads} intra-op, spinning; 1 inter-op; sequential",
+            policy="intra-op {threads}, spinning; inter-op 1; sequential",
         ),
         "openvino": EngineSpec(
             opener="edgepv.runtimes.engines.ov:open",
@@ -28,7 +28,7 @@ ENGINES = Registry(
             tensors="edgepv.export.parity:onnx_tensors",
             beside=(".bin",),
             build="edgepv.runtimes.engines.ov:build",
-            policy="{threads} threads, 1 stream",
+            policy="threads {threads}, streams 1",
         ),
         "litert": EngineSpec(
             opener="edgepv.runtimes.engines.litert:open",
@@ -36,7 +36,7 @@ ENGINES = Registry(
             audit="edgepv.export.audit:of_litert",
             tensors="edgepv.export.parity:litert_tensors",
             own_names=True,
-            policy="{threads} threads of XNNPACK",
+            policy="threads {threads}, XNNPACK",
         ),
         "tensorrt": EngineSpec(
             opener="edgepv.runtimes.engines.trt:open",
@@ -55,7 +55,7 @@ ENGINES = Registry(
             stand_in="onnxruntime",
             replays=(".onnx",),
             build="edgepv.runtimes.engines.ort:build",
-            policy="{threads} intra-op, spinning; 1 inter-op; sequential",
+            policy="intra-op {threads}, spinning; inter-op 1; sequential",
         ),
         "native": EngineSpec(
             opener="edgepv.runtimes.engines.native:open",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,7 +134,8 @@ def _here(a: argparse.Namespace) -> BenchResult:
     from edgepv.base.console import Console
     from edgepv.measure.bench import measured
 
-    return measured(a.artifacts, _options(a), Console(quiet=a.json))
+    with contextlib.redirect_stdout(sys.stderr):  # what a builder or a model prints is no result
+        return measured(a.artifacts, _options(a), Console(quiet=a.json))
 
 
 def _options(a: argparse.Namespace) -> BenchOptions:

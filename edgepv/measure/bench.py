@@ -11,6 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from edgepv.base.console import Console
+from edgepv.base.optional import need
 from edgepv.bundle.manifest import Bundle
 from edgepv.data.clips import Clip, survey, unheld_told, unlabelled_told
 from edgepv.data.split import split_clips
@@ -75,8 +76,11 @@ def measured(words: Sequence[str], options: BenchOptions, console: Console) -> B
     As many calls as p99 needs, if that takes no longer than ``latency.SURE_BUDGET_S``.
     Raises UsageError for a word that is none, TargetUnavailableError if nothing of it runs here.
     """
+    if options.loadgen:
+        need("mlperf_loadgen", extra="loadgen")  # else it would be missed after minutes
     with contextlib.ExitStack() as stack:
         pairs = [(a, word) for word in words for a in found(word, options.asked, options.threads, stack)]
+        _refuse_unused(options.asked, {a.kind for a, _ in pairs})
         artifacts, left_out = distinct([a for a, _ in pairs], [word for _, word in pairs]), list[str]()
         with latency.alone():
             warm = celsius()
@@ -96,6 +100,17 @@ def measured(words: Sequence[str], options: BenchOptions, console: Console) -> B
             celsius=(warm, after) if warm is not None and after is not None else None,
             left_out=tuple(left_out),
         )
+
+
+def _refuse_unused(asked: Asked, kinds: set[str]) -> None:
+    """Raise UsageError for what the user says of artifacts of which none is there."""
+    for option, given, meant in (
+        ("--shape", asked.shapes, {"onnx", "tflite", "openvino", "tensorrt", "torch"}),
+        ("--spec", asked.spec, {"onnx", "torch"}),
+        ("--weights", asked.weights, {"torch"}),
+    ):
+        if given and not kinds & meant:
+            raise UsageError(f"{option} says something of {', '.join(sorted(meant))}, and none is given")
 
 
 def _opened(

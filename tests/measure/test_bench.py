@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from null_bundle import write_null_bundle
 from onnx_models import net, written
 from support import Run
 
+from edgepv.base import optional
+from edgepv.bundle import manifest
 from edgepv.errors import EngineError
 from edgepv.measure import fresh
 from edgepv.measure.artifacts.artifact import Artifact
@@ -66,6 +69,32 @@ def test_the_tables_say_what_is_not_measured(run: Run, tmp_path: Path) -> None:
     assert lines[0].split()[:3] == ["variant", "p50", "ms"] and any("cold start ms" in one for one in lines)
     *_, sizes = (one for one in lines if one.startswith("null "))
     assert sizes.count("not measured") >= 2, "neither mallocs nor states of a window"
+
+
+def test_a_variant_whose_engine_is_missing_is_left_out_and_named(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_bundle(tmp_path / "b")
+    bundle = manifest.read(folder)
+    (one,) = bundle.content.variants
+    other = replace(one, name="openvino-fp32", engine="openvino")
+    manifest.write(folder, replace(bundle.content, variants=(one, other)), bundle.measured)
+    there = optional.present
+    monkeypatch.setattr(optional, "present", lambda module: module != "openvino" and there(module))
+    found = measured(run, folder)
+    assert [row.name for row in found.rows] == ["onnxruntime-fp32"]
+    (told,) = found.left_out
+    assert told.startswith("openvino-fp32: openvino is not installed") and "pip install" in told
+    code, _, err = run("bench", f"{folder}:openvino-fp32")
+    assert code == 7 and "openvino is not installed" in err
+
+
+def test_what_is_said_of_nothing_is_refused(run: Run, tmp_path: Path) -> None:
+    folder = write_null_bundle(tmp_path / "b")
+    code, _, err = run("bench", folder, "--shape", "1,3,8,8")
+    assert code == 2 and "--shape says something of onnx, openvino" in err
+    code, _, err = run("bench", folder, "--weights", "w.safetensors")
+    assert code == 2 and "--weights says something of torch, and none is given" in err
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import numpy as np
 from edgepv.base.engines import ENGINES
 from edgepv.base.machine import proof
 from edgepv.base.registry import resolve
-from edgepv.errors import UsageError
+from edgepv.errors import TargetUnavailableError, UsageError
 from edgepv.runtimes.engine import Engine
 from edgepv.stream import Tensors
 from edgepv.types import Json
@@ -79,9 +79,15 @@ class Asked:
 
 
 def engine_facts(engine: str, threads: int) -> dict[str, Any]:
-    """Name, build and thread policy of an engine of the table, as fields of an ``Artifact``."""
+    """Name, build and thread policy of an engine of the table, as fields of an ``Artifact``.
+
+    An engine that is not here has no build; who opens it is told.
+    """
     spec = ENGINES.find(engine)
-    build = resolve(spec.build)() if spec.build else proof(engine).engine
+    try:
+        build = resolve(spec.build)() if spec.build else proof(engine).engine
+    except TargetUnavailableError:
+        build = "not here"
     return {"engine": engine, "build": build, "policy": spec.policy.format(threads=threads)}
 
 

@@ -35,7 +35,7 @@ def of_name(name: str, asked: Asked, threads: int) -> Artifact:
         "kind": "torch",
         "engine": "torch",
         "build": f"torch {torch.__version__}",
-        "policy": f"eager; {threads} intra-op threads",
+        "policy": f"eager, intra-op {threads}",
         "precision": "fp32",
     }
     if checkpoint is None:
