@@ -15,9 +15,10 @@ from support import Run
 
 from edgepv.base import optional
 from edgepv.bundle import manifest
-from edgepv.errors import EngineError
+from edgepv.errors import EngineError, UsageError
 from edgepv.measure import fresh
 from edgepv.measure.artifacts.artifact import Artifact
+from edgepv.measure.artifacts.compiled import of_object
 from edgepv.measure.compare import parsed_result
 from edgepv.measure.loadgen import loadgen_check
 from edgepv.measure.mallocs import mallocs
@@ -134,17 +135,20 @@ def test_a_system_without_proc_tells_no_start(tmp_path: Path) -> None:
     assert since is None or since > 0
 
 
-GREEDY = """
+STUB = """
 #include "edgepv.h"
 #include <stdlib.h>
 static int model;
+static float told;
 void *kept[1000];
 int count;
+uint32_t edgepv_abi(void) { return EDGEPV_ABI; }
+const char *edgepv_text(edgepv_status status) { return "no tensors"; }
 const edgepv_model *edgepv_compiled(void) { return (const edgepv_model *)&model; }
 edgepv_status edgepv_inform(const edgepv_model *m, edgepv_info *info)
-{ info->channels = 3; info->width = info->height = 2; return EDGEPV_OK; }
+{ info->channels = 3; info->width = info->height = 2; info->outputs = info->chunk = 1; return EDGEPV_OK; }
 edgepv_status edgepv_need(const edgepv_model *m, const edgepv_camera *c, size_t *bytes, size_t *align)
-{ *bytes = *align = 64; return EDGEPV_OK; }
+{ *bytes = *align = 64; return NEED; }
 edgepv_status edgepv_begin(const edgepv_model *m, const edgepv_camera *c, void *memory, size_t bytes,
                            edgepv_session **session)
 { *session = memory; return EDGEPV_OK; }
@@ -156,23 +160,40 @@ edgepv_status edgepv_step_tensor(edgepv_session *s, const float *input, size_t v
         kept[count++] = calloc(2, 8);
     return EDGEPV_OK;
 }
+edgepv_status edgepv_output(const edgepv_session *s, uint32_t output, const float **data, size_t *values)
+{ *data = &told; *values = 1; return EDGEPV_OK; }
+void edgepv_reset(edgepv_session *s) {}
+void edgepv_cancel(edgepv_session *s) {}
+void edgepv_end(edgepv_session *s) {}
 """
+
+
+def stub(path: Path, need: str) -> Path:
+    """An object that speaks edgepv.h and asks for memory in its steps. need: what edgepv_need answers."""
+    from edgepv.firmware.compiled import C
+    from edgepv.firmware.compiler import needed, shared_object
+
+    sources = {"stub.c": STUB.replace("NEED", need).encode(), "edgepv.h": (C / "edgepv.h").read_bytes()}
+    path.write_bytes(shared_object(needed(), sources, ()))
+    return path
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("compiling")
 def test_a_step_that_asks_for_memory_is_counted(tmp_path: Path) -> None:
     """One malloc each step, and one calloc in some: two are told, rounded up."""
-    from edgepv.firmware.compiled import C
-    from edgepv.firmware.compiler import needed, shared_object
+    one = of_object(stub(tmp_path / "greedy.so", "EDGEPV_OK"), 1)
+    assert mallocs(one) == 2
+    assert mallocs(replace(one, library=None)) is None, "it is no generated C"
 
-    sources = {"greedy.c": GREEDY.encode(), "edgepv.h": (C / "edgepv.h").read_bytes()}
-    (tmp_path / "greedy.so").write_bytes(shared_object(needed(), sources, ()))
-    path = str(tmp_path / "greedy.so")
-    library = "edgepv.measure.artifacts.compiled:library"
-    facts = {"kind": "", "engine": "", "build": "", "policy": "", "sha256": "", "opener": ""}
-    assert mallocs(Artifact(name="g", arguments={"path": path}, library=library, **facts)) == 2  # type: ignore[arg-type]
-    assert mallocs(Artifact(name="g", arguments={"path": path}, **facts)) is None, "it is no generated C"  # type: ignore[arg-type]
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("compiling")
+def test_what_takes_no_tensors_is_said_and_not_counted(tmp_path: Path) -> None:
+    one = of_object(stub(tmp_path / "tracker.so", "EDGEPV_INPUT"), 1)
+    with pytest.raises(UsageError, match=r"cannot be fed tensors \(no tensors\): a tracker takes pictures"):
+        one.open(1)
+    assert mallocs(one) is None
 
 
 def test_loadgen_counts_the_same_calls() -> None:

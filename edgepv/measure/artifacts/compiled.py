@@ -85,12 +85,20 @@ def _artifact(name: str, path: Path, threads: int, sha: str, state_bytes: int | 
 
 
 class CompiledEngine:
-    """One session of a shared object. A call is one run of the model: as many frames as it takes at once."""
+    """One session of a shared object. A call is one run of the model: as many frames as it takes at once.
+
+    Raises UsageError for a model that takes no tensors.
+    """
 
     def __init__(self, path: str) -> None:
         library = Library(path)
-        self._session, self._outputs = library.begin(), library.info.outputs
         info = library.info
+        try:
+            self._session, self._outputs = library.begin(), info.outputs
+        except StatusError as e:
+            raise UsageError(
+                f"{path} cannot be fed tensors ({e}): a tracker takes pictures. Give its bundle"
+            ) from e
         self.frames, self.shape = max(1, info.chunk), (info.channels, info.height, info.width)
 
     def infer(self, inputs: Tensors) -> Tensors:
