@@ -166,6 +166,8 @@ def _there(a: argparse.Namespace) -> BenchResult:
     words += ["--threads", str(a.threads), "--seconds", str(a.seconds)]
     words += ["--fps", str(a.fps)] if a.fps is not None else []
     words += ["--loadgen"] if a.loadgen else []
+    if not a.json:
+        tell(f"measuring on {there.name}", file=sys.stderr)
     return measured_there(there, files, words)
 
 

@@ -6,8 +6,6 @@ it, and removes the folder when it ends, whatever ended it.
 
 from __future__ import annotations
 
-import io
-import json
 import re
 import shlex
 import shutil
@@ -17,9 +15,10 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import NoReturn
+from typing import IO, NoReturn
 from urllib.parse import urlsplit
 
+from edgepv.base.files import parse_json
 from edgepv.errors import (
     DeviceError,
     EdgepvError,
@@ -113,7 +112,7 @@ def measured_there(there: Board, files: Sequence[Path], words: Sequence[str]) ->
     """Run ``edgepv bench`` there with these words, among them the files by the names of ``sent_as``.
 
     Raises TargetUnavailableError if the board cannot be reached or has no edgepv, what edgepv there ended
-    with, and UsageError for an answer that is no result.
+    with, and UsageError for an answer that is no result, as of another edgepv.
     """
     script = SCRIPT.format(
         path=shlex.quote(there.path),
@@ -127,21 +126,16 @@ def measured_there(there: Board, files: Sequence[Path], words: Sequence[str]) ->
         done = subprocess.run(
             [*there.connect, f"sh -c {shlex.quote(script)}"], stdin=parcel, capture_output=True, check=False
         )
-    out, said = (text.decode("utf-8", "replace") for text in (done.stdout, done.stderr))
+    said = done.stderr.decode("utf-8", "replace")
     if done.returncode not in (0, InconclusiveError.exit_code):
         raise _failed(there, done.returncode, said)
-    try:
-        data = json.loads(out)
-    except ValueError:
-        raise UsageError(
-            f"{there.name} answered no result: {out[:80]!r}. Install the edgepv of this machine there"
-        ) from None
-    return parsed_result(data, f"the result of {there.name}")
+    where = f"the answer of {there.name}"
+    return parsed_result(parse_json(done.stdout, Path(where)), where)
 
 
-def _pack(parcel: io.BufferedIOBase | object, files: Sequence[Path]) -> None:
+def _pack(parcel: IO[bytes], files: Sequence[Path]) -> None:
     """Write the files and folders as one tar, under the names of ``sent_as``."""
-    with tarfile.open(fileobj=parcel, mode="w", format=tarfile.GNU_FORMAT) as archive:  # type: ignore[call-overload]
+    with tarfile.open(fileobj=parcel, mode="w", format=tarfile.GNU_FORMAT) as archive:
         for place, path in enumerate(files):
             name = sent_as(place, path)
             archive.add(path.resolve(), name, filter=_nobodys)

@@ -145,7 +145,7 @@ def test_a_port_that_nobody_listens_on(run: Run, server: Server, tmp_path: Path)
         closed.bind(("127.0.0.1", 0))
         where = f"ssh://127.0.0.1:{closed.getsockname()[1]}"
         code, _, err = run("bench", bundle, "--remote", where, "--ssh-config", server.known)
-    assert code == 7 and "127.0.0.1 cannot be reached" in err and err.count("\n") == 1
+    assert code == 7 and "127.0.0.1 cannot be reached" in err and err.count("\n") == 2
 
 
 def test_adb_where_it_is_missing(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
