@@ -11,6 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from edgepv.base.console import Console
+from edgepv.base.machine import LoadWatch
 from edgepv.base.optional import need
 from edgepv.bundle.manifest import Bundle
 from edgepv.data.clips import Clip, survey, unheld_told, unlabelled_told
@@ -140,7 +141,12 @@ def _timed(
     """Calls in turns, and what they tell. Ratios are to the first artifact and to the bundles' float rows."""
     engines = {a.name: (opened[a.name].engine, [opened[a.name].feeds()]) for a in artifacts}
     floats = [a.name for a in artifacts if a.kind == "bundle" and a.precision == "fp32"]
-    clocks, load = latency.taken_in_turns(engines, calls=latency.SURE_CALLS, budget_s=latency.SURE_BUDGET_S)
+    clocks, load = latency.taken_in_turns(
+        engines,
+        calls=latency.SURE_CALLS,
+        budget_s=latency.SURE_BUDGET_S,
+        least_s=LoadWatch.LEAST_S,
+    )
     against = list(dict.fromkeys([artifacts[0].name, *floats]))
     return clocks, latency.summaries(clocks, load, threads=threads, floats=against)
 

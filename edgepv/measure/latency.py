@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -81,6 +82,7 @@ def taken_in_turns(
     calls: int = CALLS,
     budget_s: float | None = None,
     at_least: int | None = None,
+    least_s: float = 0.0,
 ) -> tuple[dict[str, Clock], MachineLoad]:
     """Calls of each engine in turns, so that all meet the same machine load; and that load.
 
@@ -88,7 +90,8 @@ def taken_in_turns(
     one that is not timed, during which the threads of the engine before may still spin for work and its
     data is still in the caches. On a busy machine, where an eager framework can take a hundred times longer
     on two threads, the turns end after ``budget_s`` seconds (default: ``BUDGET_S``) with fewer than
-    ``calls``, though not before ``at_least`` (default: ``MIN_CALLS``).
+    ``calls``, though not before ``at_least`` (default: ``MIN_CALLS``). least_s: go on for that long, with
+    more calls: of a shorter run the system cannot tell what else the machine did.
     """
     clocks = {name: Clock() for name in engines}
     for i in range(-WARMUP, 0, TURN):
@@ -96,8 +99,9 @@ def taken_in_turns(
     watch, begun = LoadWatch(), time.perf_counter()
     budget_s = BUDGET_S if budget_s is None else budget_s
     at_least = MIN_CALLS if at_least is None else at_least
-    for i in range(0, calls, TURN):
-        if i >= at_least and time.perf_counter() - begun > budget_s:
+    for i in itertools.count(0, TURN):
+        passed = time.perf_counter() - begun
+        if (i >= calls and passed >= least_s) or (i >= at_least and passed > budget_s):
             break
         _turn(engines, clocks, i)
         if i % LOOK == 0:

@@ -53,6 +53,7 @@ def test_a_bundle_and_a_file_are_timed_in_turns_and_against_the_first(run: Run, 
     assert second.latency.against(first.name) and first.latency.against(second.name) is None
     assert first.latency.n >= 662 and first.latency.p99_ms and first.p90_ms and first.latency.cpu_ms
     assert len(first.turns_ms) == len(second.turns_ms) == first.latency.n // 3
+    assert first.latency.load and (first.latency.load.steal is None) == (not Path("/proc/stat").is_file())
     assert first.camera and (first.camera.frames, first.camera.fps) == (20, 200.0)
     assert first.rate == 200.0 and first.cameras_per_core and first.state_bytes == 24
     start = first.cold_start
