@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from edgepv.base.engines import ENGINES
 from edgepv.base.machine import proof
 from edgepv.base.registry import resolve
 from edgepv.errors import TargetUnavailableError, UsageError
+from edgepv.measure.latency import rolled_noise
 from edgepv.runtimes.engine import Engine
-from edgepv.stream import Tensors
-from edgepv.types import Json
+from edgepv.stream import Stepper, Tensors
+from edgepv.types import Json, ModelSpec, StreamSpec
 
 FREE = -1
 """In a shape: an axis whose length the file does not say."""
@@ -34,6 +36,24 @@ class Opened:
     feeds: Callable[[], Tensors]
     step: Callable[[], object]
     chunk: int = 1
+
+
+def over_frames(engine: Engine, spec: ModelSpec, stream: StreamSpec | None) -> Opened:
+    """What takes one frame after the other, its states fed back, or the window that it looks back on."""
+    stepper = Stepper(engine.infer, spec, stream, into=getattr(engine, "infer_into", None))
+    _, channels, *_, height, width = spec.input.shape
+    frames = film((1, channels, height, width))
+    return Opened(
+        engine,
+        feeds=lambda: rolled_noise(engine.infer, spec, stream),
+        step=lambda: stepper.step(next(frames)),
+        chunk=stepper.chunk,
+    )
+
+
+def over_calls(engine: Engine, feeds: Tensors) -> Opened:
+    """What is called with the same inputs each time: nothing is fed back."""
+    return Opened(engine, lambda: feeds, lambda: engine.infer(feeds))
 
 
 @dataclass(frozen=True)
@@ -118,6 +138,15 @@ def noise(shape: Sequence[int], dtype: str) -> np.ndarray:
     if kind.itemsize == 1 and kind.kind in "iu":
         return rng.integers(np.iinfo(kind).min, np.iinfo(kind).max + 1, tuple(shape)).astype(kind)
     return np.zeros(tuple(shape), kind)
+
+
+def film(shape: Sequence[int]) -> Iterator[np.ndarray]:
+    """Noise of a shape without end; no two in a row are equal."""
+    return itertools.cycle(noise((FILM, *shape), "float32"))
+
+
+FILM = 4
+"""Frames of noise that are shown in turn."""
 
 
 def shape_of(text: str) -> tuple[str, tuple[int, ...]]:

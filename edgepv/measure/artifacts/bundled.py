@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,15 @@ from edgepv.bundle.manifest import check, read
 from edgepv.errors import UsageError, unknown
 from edgepv.firmware.compiled import compiled_here
 from edgepv.firmware.compiler import needed
-from edgepv.measure.artifacts.artifact import Artifact, Opened, engine_facts, noise
-from edgepv.measure.latency import noise_feeds
+from edgepv.measure.artifacts.artifact import (
+    Artifact,
+    Opened,
+    engine_facts,
+    noise,
+    over_calls,
+    over_frames,
+)
 from edgepv.runtimes.engine import expected_inputs, on_this_device, open_engine
-from edgepv.stream import Stepper
 from edgepv.types import Variant, decode, encode
 
 NATIVE = "native"
@@ -58,30 +62,14 @@ def of_variant(variant: Variant, folder: Path, kind: str, threads: int, *, steps
 def stepped(variant: dict[str, Any], folder: str, threads: int) -> Opened:
     """A variant that takes one frame after the other, with its states."""
     chosen = decode(Variant, variant)
-    engine = open_engine(chosen, Path(folder), threads=threads)
-    into = getattr(engine, "infer_into", None)
-    stepper = Stepper(engine.infer, chosen.spec, chosen.stream, into=into)
-    _, channels, *_, height, width = chosen.spec.input.shape
-    film = noise((FILM, 1, channels, height, width), "float32")
-    frames = itertools.cycle(film)
-    return Opened(
-        engine,
-        feeds=lambda: noise_feeds(engine.infer, chosen),
-        step=lambda: stepper.step(next(frames)),
-        chunk=stepper.chunk,
-    )
-
-
-FILM = 4
-"""Frames of noise that are shown in turn: no two in a row are equal."""
+    return over_frames(open_engine(chosen, Path(folder), threads=threads), chosen.spec, chosen.stream)
 
 
 def called(variant: dict[str, Any], folder: str, threads: int) -> Opened:
-    """A variant of which only the signature is known: each call has the same inputs, nothing is fed back."""
+    """A variant of which only the signature is known."""
     chosen = decode(Variant, variant)
-    engine = open_engine(chosen, Path(folder), threads=threads)
     feeds = {name: noise(shape, dtype) for name, (shape, dtype) in expected_inputs(chosen).items()}
-    return Opened(engine, lambda: feeds, lambda: engine.infer(feeds))
+    return over_calls(open_engine(chosen, Path(folder), threads=threads), feeds)
 
 
 def library(variant: dict[str, Any], folder: str) -> Path:

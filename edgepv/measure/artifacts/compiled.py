@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from pathlib import Path
-
-import numpy as np
 
 from edgepv.base import cache
 from edgepv.base.files import digest, read_json, sha256
@@ -14,14 +11,12 @@ from edgepv.errors import EngineError, UsageError
 from edgepv.firmware.compiled import HERE
 from edgepv.firmware.compiler import cpu_flags, needed, shared_object
 from edgepv.firmware.library import ENTRY_C, Library, StatusError
-from edgepv.measure.artifacts.artifact import Artifact, Opened, engine_facts, file_facts, noise
+from edgepv.measure.artifacts.artifact import Artifact, Opened, engine_facts, file_facts, film
 from edgepv.stream import Tensors
 
 HEADER, GOLDEN, SIZES = "model.h", ("golden.c", "golden.h"), "sizes.json"
 FRAME = "frame"
 SYMBOL = re.compile(r"extern const edgepv_model (\w+);")
-FILM = 4
-"""Frames of noise that are shown in turn."""
 
 
 def is_firmware(path: Path) -> bool:
@@ -118,9 +113,8 @@ class CompiledEngine:
 def opened(path: str, threads: int) -> Opened:
     """Load a shared object. threads: is not asked, generated C runs in the caller's."""
     engine = CompiledEngine(path)
-    film = noise((FILM, engine.frames, *engine.shape), "float32")
-    turns = itertools.cycle([{FRAME: np.ascontiguousarray(frames)} for frames in film])
-    return Opened(engine, lambda: next(turns), lambda: engine.infer(next(turns)))
+    frames = film((engine.frames, *engine.shape))
+    return Opened(engine, lambda: {FRAME: next(frames)}, lambda: engine.infer({FRAME: next(frames)}))
 
 
 def library(path: str) -> Path:

@@ -28,6 +28,7 @@ from edgepv.measure.artifacts.artifact import (
     engine_facts,
     file_facts,
     noise,
+    over_calls,
     static_shape,
 )
 from edgepv.measure.artifacts.bundled import of_variant
@@ -223,4 +224,4 @@ def unsigned_litert(path: str, inputs: dict[str, Any], threads: int) -> Opened:
         interpreter = _interpreter(Path(path), threads)
         engine = UnsignedLiteRt(interpreter, {name: shape for name, (shape, _) in inputs.items()})
     feeds = {name: noise(shape, dtype) for name, (shape, dtype) in inputs.items()}
-    return Opened(engine, lambda: feeds, lambda: engine.infer(feeds))
+    return over_calls(engine, feeds)

@@ -13,9 +13,10 @@ from edgepv.measure.artifacts.artifact import (
     engine_facts,
     file_facts,
     noise,
+    over_calls,
     static_shape,
 )
-from edgepv.runtimes.engines.trt import here
+from edgepv.runtimes.engines import trt
 from edgepv.runtimes.trt import device
 from edgepv.runtimes.trt.bundle import Model
 from edgepv.runtimes.trt.engine import TrtEngine
@@ -29,7 +30,7 @@ def of_plan(path: Path, asked: Asked, threads: int) -> Artifact:
 
     Which of several inputs is a state that an output feeds, no engine file tells.
     """
-    if not here():
+    if not trt.here():
         raise TargetUnavailableError(
             f"{path} is a TensorRT engine, which runs on the device it was built on; this machine has no GPU "
             "or no tensorrt. Run edgepv bench there, or give it --remote ssh://HOST"
@@ -59,12 +60,13 @@ def of_plan(path: Path, asked: Asked, threads: int) -> Artifact:
 
 def _ports(path: Path) -> tuple[dict[str, tuple[int, ...]], list[str]]:
     """Inputs with their shapes, and the names of the outputs."""
-    trt = device.tensorrt()
-    engine = trt.Runtime(trt.Logger(trt.Logger.ERROR)).deserialize_cuda_engine(path.read_bytes())
+    tensorrt = device.tensorrt()
+    runtime = tensorrt.Runtime(tensorrt.Logger(tensorrt.Logger.ERROR))
+    engine = runtime.deserialize_cuda_engine(path.read_bytes())
     if engine is None:
         raise UsageError(f"TensorRT does not take {path}: it is of another device or another TensorRT")
     names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-    fed = [n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
+    fed = [n for n in names if engine.get_tensor_mode(n) == tensorrt.TensorIOMode.INPUT]
     return {n: tuple(engine.get_tensor_shape(n)) for n in fed}, [n for n in names if n not in fed]
 
 
@@ -107,5 +109,4 @@ def opened(path: str, frame: list[Any], outputs: list[str], threads: int) -> Ope
         streamed=False,
     )
     engine = PlanEngine(TrtEngine(device.tensorrt(), Path(path).read_bytes(), model))
-    feeds = {name: noise(shape, "float32")}
-    return Opened(engine, lambda: feeds, lambda: engine.infer(feeds))
+    return over_calls(engine, {name: noise(shape, "float32")})

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from edgepv import zoo
 from edgepv.base.files import digest
 from edgepv.base.optional import need
 from edgepv.errors import UsageError
-from edgepv.measure.artifacts.artifact import Artifact, Asked, Opened, noise
+from edgepv.measure.artifacts.artifact import Artifact, Asked, Opened, noise, over_calls, over_frames
 from edgepv.runtimes.engines.eager import EagerEngine
-from edgepv.stream import Stepper, Tensors
-from edgepv.types import Checkpoint, ModelSpec, StreamSpec, decode, encode
-
-FILM = 4
-"""Frames of noise that are shown in turn."""
+from edgepv.stream import Tensors
+from edgepv.types import Checkpoint, StreamSpec, decode, encode
 
 
 def of_name(name: str, asked: Asked, threads: int) -> Artifact:
@@ -93,18 +87,7 @@ def stepped(checkpoint: dict[str, Any], threads: int) -> Opened:
     need("torch", extra="compress").set_num_threads(threads)
     known = decode(Checkpoint, checkpoint)
     module, stream = _built(known)
-    spec: ModelSpec = known.spec
-    engine = EagerEngine(module, spec, stream)
-    stepper = Stepper(engine.infer, spec, stream)
-    _, channels, *_, height, width = spec.input.shape
-    frames = itertools.cycle(noise((FILM, 1, channels, height, width), "float32"))
-
-    def feeds() -> Tensors:
-        from edgepv.measure.latency import rolled_noise
-
-        return rolled_noise(engine.infer, spec, stream)
-
-    return Opened(engine, feeds, lambda: stepper.step(next(frames)), stepper.chunk)
+    return over_frames(EagerEngine(module, known.spec, stream), known.spec, stream)
 
 
 class CalledModule:
@@ -133,6 +116,4 @@ def called(builder: str, shape: list[int], threads: int) -> Opened:
     module = call_builder(builder)
     if not isinstance(module, torch.nn.Module):
         raise UsageError(f"{builder} makes a {type(module).__name__}, no torch module")
-    engine = CalledModule(module.eval())
-    feeds = {"input": np.ascontiguousarray(noise(shape, "float32"))}
-    return Opened(engine, lambda: feeds, lambda: engine.infer(feeds))
+    return over_calls(CalledModule(module.eval()), {"input": noise(shape, "float32")})
