@@ -111,6 +111,9 @@ def _of_live(c: Any) -> None:
 
 def bench_command(a: argparse.Namespace) -> int:
     """edgepv bench"""
+    from edgepv.cli import show_bench
+    from edgepv.types import encode
+
     refuse_threads(a.threads)
     refuse_deadline(a.deadline_ms)
     if a.compare:
@@ -124,7 +127,10 @@ def bench_command(a: argparse.Namespace) -> int:
     if not 0 < a.seconds <= MOST_SECONDS:
         raise UsageError(f"--seconds {a.seconds:g}: give a time above 0, at most {MOST_SECONDS:g}")
     result = _there(a) if a.remote else _here(a)
-    _tell(result, a.json)
+    if a.json:
+        print(json.dumps(encode(result), indent=1))
+    else:
+        show_bench.result(result, lone=len(a.artifacts) == 1)
     if result.inconclusive:
         raise InconclusiveError(f"times are inconclusive: {result.inconclusive}. Measure on an idle machine")
     return 0
@@ -169,16 +175,6 @@ def _there(a: argparse.Namespace) -> BenchResult:
     if not a.json:
         tell(f"measuring on {there.name}", file=sys.stderr)
     return measured_there(there, files, words)
-
-
-def _tell(result: BenchResult, as_json: bool) -> None:
-    from edgepv.cli import show_bench
-    from edgepv.types import encode
-
-    if as_json:
-        print(json.dumps(encode(result), indent=1))
-    else:
-        show_bench.result(result)
 
 
 def _compare(a: argparse.Namespace) -> int:

@@ -15,9 +15,15 @@ if TYPE_CHECKING:
     from edgepv.types import BenchResult, BenchRow
 
 
-def result(found: BenchResult) -> None:
-    """Times in turns; what each does alone; what it takes; and of which machine all this is."""
-    show.latencies({row.name: row.latency for row in found.rows}, base=_base(found))
+def result(found: BenchResult, *, lone: bool) -> None:
+    """Times in turns; what each does alone; what it takes; and of which machine all this is.
+
+    lone: the user gave one artifact; shares are then of its fastest float variant, else of the first.
+    """
+    several = lone and any(row.latency.ratios for row in found.rows)
+    show.latencies(
+        {row.name: row.latency for row in found.rows}, base=None if several else found.rows[0].name
+    )
     tell()
     _rates(found.rows)
     if any(row.camera for row in found.rows):
@@ -30,12 +36,6 @@ def result(found: BenchResult) -> None:
         tell(line)
     for reason in found.left_out:
         tell(f"left out: {reason}")
-
-
-def _base(found: BenchResult) -> str | None:
-    """The row that shares are told of: the first; of one bundle alone, the fastest in float32."""
-    bundled = all(row.kind == "bundle" for row in found.rows)
-    return None if bundled and any(row.precision == "fp32" for row in found.rows) else found.rows[0].name
 
 
 def _rates(rows: Sequence[BenchRow]) -> None:

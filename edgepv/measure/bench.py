@@ -87,7 +87,7 @@ def measured(words: Sequence[str], options: BenchOptions, console: Console) -> B
             warm = celsius()
             opened = _opened(artifacts, options.threads, left_out, stack)
             present = [a for a in artifacts if a.name in opened]
-            clocks, times = _timed(present, opened, options.threads)
+            clocks, times = _timed(present, opened, options.threads, lone=len(words) == 1)
             alone = {
                 a.name: _alone(a, opened[a.name], times[a.name], options)
                 for a in console.track(present, "measuring each by itself")
@@ -136,9 +136,12 @@ def _opened(
 
 
 def _timed(
-    artifacts: Sequence[Artifact], opened: Mapping[str, Opened], threads: int
+    artifacts: Sequence[Artifact], opened: Mapping[str, Opened], threads: int, *, lone: bool
 ) -> tuple[dict[str, latency.Clock], dict[str, Latency]]:
-    """Calls in turns, and what they tell. Ratios are to the first artifact and to the bundles' float rows."""
+    """Calls in turns, and what they tell. Ratios are to the first artifact and to the bundles' float rows.
+
+    lone: the user gave one artifact; of a bundle, its float rows are what the others are told against.
+    """
     engines = {a.name: (opened[a.name].engine, [opened[a.name].feeds()]) for a in artifacts}
     floats = [a.name for a in artifacts if a.kind == "bundle" and a.precision == "fp32"]
     clocks, load = latency.taken_in_turns(
@@ -147,7 +150,8 @@ def _timed(
         budget_s=latency.SURE_BUDGET_S,
         least_s=LoadWatch.LEAST_S,
     )
-    against = list(dict.fromkeys([artifacts[0].name, *floats]))
+    first = [] if lone and floats else [artifacts[0].name]
+    against = list(dict.fromkeys([*first, *floats]))
     return clocks, latency.summaries(clocks, load, threads=threads, floats=against)
 
 

@@ -69,6 +69,7 @@ def test_the_tables_say_what_is_not_measured(run: Run, tmp_path: Path) -> None:
     assert code in QUIET, err
     lines = out.splitlines()
     assert lines[0].split()[:3] == ["variant", "p50", "ms"] and any("cold start ms" in one for one in lines)
+    assert "of null (95 %)" in lines[0] and lines[2].split()[5] == "1", "it is its own measure"
     *_, sizes = (one for one in lines if one.startswith("null "))
     assert sizes.count("not measured") >= 2, "neither mallocs nor states of a window"
 
