@@ -6,7 +6,8 @@ PACKAGES="strace mosquitto ffmpeg stress-ng postgresql python3-gi gir1.2-gstream
 gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good
 gstreamer1.0-tools libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev gcc libc6-dev clang cmake pkg-config valgrind
 gcc-aarch64-linux-gnu libc6-dev-arm64-cross gcc-arm-linux-gnueabihf libc6-dev-armhf-cross qemu-user
-gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm libsodium-dev libclang-rt-14-dev buildah chromium"
+gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm libsodium-dev libclang-rt-14-dev buildah chromium
+openssh-server openssh-client"
 
 absent() {
     for package in $PACKAGES; do

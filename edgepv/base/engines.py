@@ -18,6 +18,8 @@ ENGINES = Registry(
             audit="edgepv.export.audit:of_onnxruntime",
             tensors="edgepv.export.parity:onnx_tensors",
             replays=(".onnx",),
+            build="edgepv.runtimes.engines.ort:build",
+            policy="intra-op {threads}, spinning; inter-op 1; sequential",
         ),
         "openvino": EngineSpec(
             opener="edgepv.runtimes.engines.ov:open",
@@ -25,6 +27,8 @@ ENGINES = Registry(
             audit="edgepv.export.audit:of_openvino",
             tensors="edgepv.export.parity:onnx_tensors",
             beside=(".bin",),
+            build="edgepv.runtimes.engines.ov:build",
+            policy="threads {threads}, streams 1",
         ),
         "litert": EngineSpec(
             opener="edgepv.runtimes.engines.litert:open",
@@ -32,6 +36,7 @@ ENGINES = Registry(
             audit="edgepv.export.audit:of_litert",
             tensors="edgepv.export.parity:litert_tensors",
             own_names=True,
+            policy="threads {threads}, XNNPACK",
         ),
         "tensorrt": EngineSpec(
             opener="edgepv.runtimes.engines.trt:open",
@@ -40,6 +45,8 @@ ENGINES = Registry(
             stand_in="onnxruntime",
             here="edgepv.runtimes.engines.trt:here",
             kept="edgepv.runtimes.engines.trt:kept",
+            build="edgepv.runtimes.engines.trt:build",
+            policy="one CUDA stream",
         ),
         "onnxruntime-tensorrt": EngineSpec(
             opener="edgepv.runtimes.engines.ort_trt:open",
@@ -47,14 +54,17 @@ ENGINES = Registry(
             tensors="edgepv.export.parity:onnx_tensors",
             stand_in="onnxruntime",
             replays=(".onnx",),
+            build="edgepv.runtimes.engines.ort:build",
+            policy="intra-op {threads}, spinning; inter-op 1; sequential",
         ),
         "native": EngineSpec(
             opener="edgepv.runtimes.engines.native:open",
             version="edgepv.firmware.compiler:version",
             beside=(".x86-64-v3.so", ".arm64.so"),
             replays=(".onnx",),
+            policy="the caller's thread alone",
         ),
-        "null": EngineSpec(opener="edgepv.runtimes.engines.null:open"),
+        "null": EngineSpec(opener="edgepv.runtimes.engines.null:open", policy="waits in the caller's thread"),
     },
 )
 

@@ -18,7 +18,7 @@ from edgepv.base.engines import ENGINES
 from edgepv.base.files import check_part, digest, parse_json, sha256, write_json
 from edgepv.errors import UsageError, unknown
 from edgepv.model.spec import check_spec, check_stream
-from edgepv.types import ModelSpec, Proof, Rung, StepRecord, StreamSpec, Variant, decode, encode
+from edgepv.types import DeviceFacts, ModelSpec, Proof, Rung, StepRecord, StreamSpec, Variant, decode, encode
 
 SCHEMA = 1  # goes up when an older edgepv could not read what a newer one writes
 MANIFEST = "manifest.json"
@@ -60,6 +60,7 @@ class Measured:
     ladder: variants that may stand in for each other under a deadline, the largest first; empty: ``run``
     alone. proven: where the variants gave their golden answers; nothing in bundles of before it was noted.
     prefer: what ``run`` was chosen by, "speed", "size" or "memory"; None where it was not noted.
+    timed_on: the machine whose times chose ``run``; none where no times did, None where it was not noted.
     """
 
     run: str
@@ -70,6 +71,7 @@ class Measured:
     ladder: tuple[Rung, ...] = ()
     proven: dict[str, Proof] = field(default_factory=dict)
     prefer: str | None = None
+    timed_on: tuple[DeviceFacts, ...] | None = None
 
 
 @dataclass(frozen=True)

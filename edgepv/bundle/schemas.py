@@ -12,7 +12,7 @@ from pathlib import Path
 
 from edgepv.bundle.manifest import SCHEMA, Content, Measured
 from edgepv.runtimes.record import AnyRecord
-from edgepv.types import ModelSpec, Report
+from edgepv.types import BenchResult, ModelSpec, Report
 from edgepv.types.schema import Schema, json_schema
 
 
@@ -35,6 +35,7 @@ def published() -> dict[str, Schema]:
         "spec.json": json_schema(ModelSpec, "the spec of a model, edgepv export --spec"),
         "record.json": json_schema(AnyRecord, "one record of edgepv run"),
         "report.json": json_schema(Report, "measured.json of an edgepv bundle, edgepv report --json"),
+        "bench.json": json_schema(BenchResult, "a result of edgepv bench --json"),
     }
 
 

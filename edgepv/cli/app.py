@@ -56,8 +56,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "build": "on a Jetson: build a bundle's engines, prove them, time them in turns, keep the better",
     },
     "edgepv.cli.bench:add_bench": {
-        "bench": "measure a bundle here: latency of every variant, or --live, what a camera would get "
-        "from it",
+        "bench": "measure bundles, model files, generated C and torch side by side, here or on a board",
         "choose": "time what a bundle may run on this machine, and remember the fastest for edgepv run",
     },
     "edgepv.cli.fleet:add_ladder": {

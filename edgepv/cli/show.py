@@ -219,10 +219,10 @@ def _percentiles(run: dict[str, Any]) -> str:
     return f"{', '.join(known)} ms" if known else "times not measured"
 
 
-def latencies(rows: Mapping[str, Latency]) -> None:
-    """One line per variant: time of one call on this machine, as a share of the fastest in float32 too."""
+def latencies(rows: Mapping[str, Latency], base: str | None = None) -> None:
+    """One line per row: time of one call, and as a share of that of ``base``; None: of the fastest float."""
     floats = [to.to for row in rows.values() for to in row.ratios]
-    base = min(floats, key=lambda name: rows[name].p50_ms, default="")
+    base = base or min(floats, key=lambda name: rows[name].p50_ms, default="")
     share = f"of {base or 'float32'} (95 %)"
     header = ("variant", "p50 ms", "p95 ms", "p99 ms", "CPU ms", share, "calls", "threads")
     cells = []

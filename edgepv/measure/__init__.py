@@ -3,4 +3,19 @@
 A figure never travels without its machine.
 """
 
-__all__ = ["answers", "bench", "here", "latency", "memory", "replay"]
+__all__ = [
+    "answers",
+    "artifacts",
+    "bench",
+    "camera",
+    "compare",
+    "fresh",
+    "here",
+    "latency",
+    "loadgen",
+    "mallocs",
+    "memory",
+    "remote",
+    "replay",
+    "setup",
+]

@@ -23,7 +23,7 @@ from edgepv.measure import latency
 from edgepv.metrics.choice import choose
 from edgepv.metrics.gate import doubtful_loss, within_gate
 from edgepv.runtimes.engine import Engine, on_this_device, open_engine
-from edgepv.types import Measurement, Variant, decode, encode
+from edgepv.types import DeviceFacts, Measurement, Variant, decode, encode
 
 BUDGET_S = 3.0
 """Seconds of timed calls, all variants together: a camera that starts anew is not kept waiting longer."""
@@ -56,11 +56,22 @@ def fitting(bundle: Bundle, wanted: Sequence[Variant], *, fixed: bool, threads: 
 
 def _guessed(bundle: Bundle) -> bool:
     """Whether what runs was chosen by its speed on a CPU of another kind than this one."""
-    row = next((r for r in report_of(bundle).rows if r.variant == bundle.measured.run), None)
-    if row is None or row.device is None or not row.latency or bundle.measured.prefer not in (None, "speed"):
+    if bundle.measured.prefer not in (None, "speed"):
         return False
     here = device_facts()
-    return (row.device.cpu, row.device.arch, row.device.flags) != (here.cpu, here.arch, here.flags)
+    kind = (here.cpu, here.arch, here.flags)
+    return any((there.cpu, there.arch, there.flags) != kind for there in _timed_on(bundle))
+
+
+def _timed_on(bundle: Bundle) -> Sequence[DeviceFacts]:
+    """The machine whose times chose what runs, if times did.
+
+    A start reads no more than the manifest, but for bundles of before it was noted there.
+    """
+    if bundle.measured.timed_on is not None:
+        return bundle.measured.timed_on
+    row = next((r for r in report_of(bundle).rows if r.variant == bundle.measured.run), None)
+    return (row.device,) if row and row.device and row.latency else ()
 
 
 def chosen(bundle: Bundle, threads: int = 1, *, again: bool = False) -> Choice:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from edgepv.base.machine import LoadWatch
 from edgepv.metrics.times import busy_reason, calls_needed, paired_ratio, supported_ms
 from edgepv.runtimes.engine import Engine, open_engine
 from edgepv.stream import Infer, Stepper, Tensors, copied, roll
-from edgepv.types import Latency, PairedTime, Variant
+from edgepv.types import Latency, MachineLoad, ModelSpec, PairedTime, StreamSpec, Variant
 
 CALLS = 201
 """Timed calls of each variant: they support p95, and give ratios 67 pairs (benchmarks/pairs.md)."""
@@ -40,7 +41,7 @@ SURE_BUDGET_S = 300.0
 
 
 @dataclass
-class _Clock:
+class Clock:
     """Times of one engine's calls in seconds: wall of each call; wall and CPU of a call of each turn."""
 
     calls: list[float] = field(default_factory=list)
@@ -70,28 +71,51 @@ def interleaved(
     at_least: int | None = None,
     floats: Collection[str] = (),
 ) -> dict[str, Latency]:
-    """Time of one call of each engine, taking turns, so that all meet the same machine load.
+    """Time of one call of each engine, taking turns: see ``taken_in_turns`` and ``summaries``."""
+    clocks, load = taken_in_turns(engines, calls=calls, budget_s=budget_s, at_least=at_least)
+    return summaries(clocks, load, threads=threads, floats=floats)
+
+
+def taken_in_turns(
+    engines: Mapping[str, tuple[Engine | Any, Sequence[Tensors]]],
+    *,
+    calls: int = CALLS,
+    budget_s: float | None = None,
+    at_least: int | None = None,
+    least_s: float = 0.0,
+) -> tuple[dict[str, Clock], MachineLoad]:
+    """Calls of each engine in turns, so that all meet the same machine load; and that load.
 
     engines: name -> (engine, real inputs with rolled states, used in turn). A turn is ``TURN`` calls after
     one that is not timed, during which the threads of the engine before may still spin for work and its
     data is still in the caches. On a busy machine, where an eager framework can take a hundred times longer
     on two threads, the turns end after ``budget_s`` seconds (default: ``BUDGET_S``) with fewer than
-    ``calls``, though not before ``at_least`` (default: ``MIN_CALLS``); ``Latency.n`` says how many there
-    were. floats: names of the rows that every row's time is given as a share of.
+    ``calls``, though not before ``at_least`` (default: ``MIN_CALLS``). least_s: go on for that long, with
+    more calls: of a shorter run the system cannot tell what else the machine did.
     """
-    clocks = {name: _Clock() for name in engines}
+    clocks = {name: Clock() for name in engines}
     for i in range(-WARMUP, 0, TURN):
-        _turn(engines, {name: _Clock() for name in engines}, i)
+        _turn(engines, {name: Clock() for name in engines}, i)
     watch, begun = LoadWatch(), time.perf_counter()
     budget_s = BUDGET_S if budget_s is None else budget_s
     at_least = MIN_CALLS if at_least is None else at_least
-    for i in range(0, calls, TURN):
-        if i >= at_least and time.perf_counter() - begun > budget_s:
+    for i in itertools.count(0, TURN):
+        passed = time.perf_counter() - begun
+        if (i >= calls and passed >= least_s) or (i >= at_least and passed > budget_s):
             break
         _turn(engines, clocks, i)
         if i % LOOK == 0:
             watch.sample()
-    load = watch.load()
+    return clocks, watch.load()
+
+
+def summaries(
+    clocks: Mapping[str, Clock], load: MachineLoad, *, threads: int, floats: Collection[str] = ()
+) -> dict[str, Latency]:
+    """What the times of engines that took turns can tell.
+
+    floats: names of the rows that every row's time is given as a share of.
+    """
     busy = busy_reason(load, threads)
     return {
         name: Latency(
@@ -99,7 +123,7 @@ def interleaved(
             n=len(clock.calls),
             warmup=WARMUP,
             threads=threads,
-            interleaved_with=tuple(engines),
+            interleaved_with=tuple(clocks),
             cpu_ms=1e3 * statistics.median(clock.cpu),
             ratios=_ratios(clocks, name, floats),
             load=load,
@@ -109,13 +133,13 @@ def interleaved(
     }
 
 
-def _turn(engines: Mapping[str, tuple[Any, Sequence[Tensors]]], clocks: Mapping[str, _Clock], i: int) -> None:
+def _turn(engines: Mapping[str, tuple[Any, Sequence[Tensors]]], clocks: Mapping[str, Clock], i: int) -> None:
     """Every engine once: its calls ``i`` to ``i + TURN``, after the one before."""
     for name, (engine, feeds) in engines.items():
         clocks[name].turn(engine.infer, [feeds[n % len(feeds)] for n in range(i - 1, i + TURN)])
 
 
-def _ratios(clocks: Mapping[str, _Clock], name: str, floats: Collection[str]) -> tuple[PairedTime, ...]:
+def _ratios(clocks: Mapping[str, Clock], name: str, floats: Collection[str]) -> tuple[PairedTime, ...]:
     """The times of one row as a share of those of the rows named in ``floats``, itself left out."""
     mine = clocks[name]
     pairs = ((to, clocks[to]) for to in floats if to != name)
@@ -156,8 +180,13 @@ def open_all(openers: Mapping[str, Callable[[], Engine]]) -> dict[str, Engine]:
 
 def noise_feeds(infer: Infer, variant: Variant) -> Tensors:
     """Inputs of one call, with states as they are after a warm-up on noise."""
-    stepper = Stepper(infer, variant.spec, variant.stream)
-    _, channels, *_, height, width = variant.spec.input.shape
+    return rolled_noise(infer, variant.spec, variant.stream)
+
+
+def rolled_noise(infer: Infer, spec: ModelSpec, stream: StreamSpec | None) -> Tensors:
+    """Like ``noise_feeds``, for what is no variant."""
+    stepper = Stepper(infer, spec, stream)
+    _, channels, *_, height, width = spec.input.shape
     shape = (stepper.warmup + 2 * stepper.chunk, channels, height, width)
     noise = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
     return [copied(feeds) for feeds, _ in roll(stepper, noise) if feeds is not None][-1]

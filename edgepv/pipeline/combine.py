@@ -228,5 +228,6 @@ def _write(parts: Sequence[Part], rungs: tuple[Rung, ...], reasons: tuple[str, .
             for p in parts
             if p.chosen.name in p.source.measured.proven
         },
+        timed_on=(),  # a deadline chooses among the rungs, by times of its own
     )
     bundle.write(folder, content, measured)

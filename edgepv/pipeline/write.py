@@ -89,6 +89,7 @@ def write_bundle(
         files=bundle.digests(folder, ["measured.json", "report.md", "report.html"]),
         proven={v.name: proof(on_this_host(v).engine) for v in variants},
         prefer=prefer,
+        timed_on=(chosen.device,) if chosen.device and chosen.latency else (),
     )
     bundle.write(folder, content, measured)
 

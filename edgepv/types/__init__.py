@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         Target,
         Variant,
     )
+    from edgepv.types.bench import BenchResult, BenchRow, BenchSetup, CameraLoad, ColdStart, LoadGenCheck
     from edgepv.types.codec import Json, decode, encode
     from edgepv.types.measured import (
         Accuracy,
@@ -60,8 +61,13 @@ if TYPE_CHECKING:
 __all__ = [
     "Accuracy",
     "Audit",
+    "BenchResult",
+    "BenchRow",
+    "BenchSetup",
+    "CameraLoad",
     "Checkpoint",
     "ClassScore",
+    "ColdStart",
     "ConvPlan",
     "Counted",
     "DType",
@@ -74,6 +80,7 @@ __all__ = [
     "Latency",
     "LayerSensitivity",
     "Layout",
+    "LoadGenCheck",
     "MachineLoad",
     "Measurement",
     "Metric",
@@ -103,7 +110,7 @@ __all__ = [
     "encode",
 ]
 
-_FILES = ("codec", "spec", "task", "artifact", "measured")
+_FILES = ("codec", "spec", "task", "artifact", "measured", "bench")
 """What others of them import stands first."""
 
 

@@ -117,6 +117,8 @@ class EngineSpec:
     here: called without arguments, whether this machine runs its files itself and needs no stand-in.
     kept: called as (digest of a bundle), the names of its variants that this device was found fit to run, the
     best first; () if it was not asked.
+    build: called without arguments, says which build of it is here, its options among it; None: its version
+    is all that is known. policy: how it uses ``{threads}`` threads.
     """
 
     opener: str
@@ -130,6 +132,8 @@ class EngineSpec:
     version: str | None = None
     here: str | None = None
     kept: str | None = None
+    build: str | None = None
+    policy: str = "not known"
 
 
 @dataclass(frozen=True)

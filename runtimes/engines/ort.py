@@ -125,6 +125,12 @@ def session(
         raise EngineError(f"ONNX Runtime cannot load {name}: {first_line(e)}") from e
 
 
+def build() -> str:
+    """Which ONNX Runtime is here: its version, and what it says of its build."""
+    ort = need("onnxruntime", extra="cpu")
+    return f"onnxruntime {ort.__version__}, {ort.get_build_info().removeprefix('ORT Build Info: ')}"
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an engine's error that says something."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))

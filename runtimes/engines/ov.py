@@ -76,6 +76,11 @@ def open(variant: Variant, read: Read, threads: int) -> OvEngine:
     return OvEngine(variant, compiled)
 
 
+def build() -> str:
+    """Which OpenVINO is here."""
+    return f"openvino {need('openvino', extra='cpu').get_version()}"
+
+
 def _telling(error: RuntimeError) -> str:
     """The line of OpenVINO's error that says something: the first ones name places in its source."""
     lines = [line.strip() for line in str(error).splitlines()]

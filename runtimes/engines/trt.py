@@ -67,6 +67,11 @@ def here() -> bool:
     return bool(cuda.device_count()[0]) and present("tensorrt")
 
 
+def build() -> str:
+    """Which TensorRT is here; JetPack's brings no metadata of a Python package."""
+    return f"tensorrt {device.tensorrt().__version__}"
+
+
 def kept(digest: str) -> tuple[str, ...]:
     """The variants of a bundle that ``edgepv build`` found fit on this device, the kept one first."""
     return store.kept(digest, device.find()) if here() else ()

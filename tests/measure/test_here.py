@@ -34,7 +34,8 @@ def foreign(step_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     slow = "openvino-fp32"
     write_json(folder / proof.MEASURED, encode(replace(report, rows=rows, runs=(slow,))))
     files = manifest.digests(folder, list(opened.measured.files))
-    manifest.write(folder, opened.content, replace(opened.measured, run=slow, files=files))
+    measured = replace(opened.measured, run=slow, files=files, timed_on=(ELSEWHERE,))
+    manifest.write(folder, opened.content, measured)
     return folder
 
 
@@ -113,9 +114,36 @@ def test_the_command_shows_the_table_and_run_takes_what_it_chose(foreign: Path, 
     assert code == 0 and "answers of" in err
 
 
+@pytest.mark.filterwarnings("ignore:.*timed on this machine")
+def test_a_start_reads_the_manifest_and_not_the_report(
+    foreign: Path, step_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here and elsewhere: once a choice is remembered, nothing of measured.json is decoded."""
+    fastest(monkeypatch, "onnxruntime-fp32", [])
+    here.chosen(manifest.read(foreign))
+    decoded: list[object] = []
+    for module in (here, proof):
+        monkeypatch.setattr(module, "report_of", decoded.append)
+    for folder in (step_bundle, foreign):
+        edgepv.open(folder).close()
+    assert decoded == []
+
+
+def test_a_bundle_of_before_it_was_noted_is_asked_by_its_report(foreign: Path) -> None:
+    bundle = manifest.read(foreign)
+    assert here._guessed(bundle)
+    manifest.write(foreign, bundle.content, replace(bundle.measured, timed_on=None))
+    data = json.loads((foreign / "manifest.json").read_text())
+    del data["measured"]["timed_on"]
+    write_json(foreign / "manifest.json", data)
+    assert here._guessed(manifest.read(foreign))
+
+
 def test_a_report_without_times_leaves_the_choice(foreign: Path) -> None:
     bundle = manifest.read(foreign)
     write_json(foreign / proof.MEASURED, encode(Report("", (), "")))
     files = manifest.digests(foreign, list(bundle.measured.files))
-    manifest.write(foreign, bundle.content, replace(bundle.measured, files=files))
-    assert not here._guessed(manifest.read(foreign))
+    for timed_on in (None, ()):
+        measured = replace(bundle.measured, files=files, timed_on=timed_on)
+        manifest.write(foreign, bundle.content, measured)
+        assert not here._guessed(manifest.read(foreign))

@@ -73,6 +73,14 @@ def test_who_asks_for_p99_gets_enough_calls_for_it() -> None:
     assert found.p50_ms <= found.p95_ms <= found.p99_ms
 
 
+def test_who_must_know_the_load_goes_on_until_the_system_tells_it() -> None:
+    """Six calls are over in microseconds; of half a second Linux can tell who had the cores."""
+    engines = {"a": (Sleeper("a", 1, []), FEEDS)}
+    clocks, load = latency.taken_in_turns(engines, calls=6, budget_s=60.0, least_s=machine.LoadWatch.LEAST_S)
+    assert 6 < len(clocks["a"].calls) < 600
+    assert (load.others is None) == (not Path("/proc/stat").is_file())
+
+
 STAT = "cpu  9 9 9 9 9 9 9 9 9 9\ncpu0 100 20 30 800 40 5 6 7 0 0\ncpu1 1 2 3 4 5 6 7 8 0 0\nintr 1\n"
 
 

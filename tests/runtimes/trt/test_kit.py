@@ -382,7 +382,7 @@ def test_the_commands_do_as_the_kit_does(
     code, out, err = run("verify", str(jetson_bundle))  # in a process of its own, which has no fake
     assert code == 0 and "tensorrt-int8: golden answers reproduced" in out
     code, out, err = run("bench", str(jetson_bundle))
-    assert code == 0 and "tensorrt-int8" in out and "tensorrt-fp16" not in out, err
+    assert code in (0, 6) and "tensorrt-int8 " in out and "left out: tensorrt-fp16: " in out, err
     code, out, err = run("run", str(jetson_bundle), "--source", str(a_clip))
     assert code == 0 and '"engine": "tensorrt"' in out and '"variant": "tensorrt-int8"' in out, err
 

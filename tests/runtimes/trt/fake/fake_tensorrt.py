@@ -78,6 +78,10 @@ def make(version: str, driver: Any) -> types.ModuleType:  # noqa: C901  one clas
     if number < (10,):
         del DataType.INT64  # its parser makes INT32 of them
 
+    class TensorIOMode:
+        INPUT = "INPUT"
+        OUTPUT = "OUTPUT"
+
     class MemoryPoolType:
         WORKSPACE = "WORKSPACE"
 
@@ -232,6 +236,9 @@ def make(version: str, driver: Any) -> types.ModuleType:  # noqa: C901  one clas
         def get_tensor_name(self, index: int) -> str:
             return list(self._tensors)[index]
 
+        def get_tensor_mode(self, name: str) -> str:
+            return TensorIOMode.INPUT if self._tensors[name][0] else TensorIOMode.OUTPUT
+
         def get_tensor_shape(self, name: str) -> tuple[int, ...]:
             return self._tensors[name][1]
 
@@ -252,7 +259,7 @@ def make(version: str, driver: Any) -> types.ModuleType:  # noqa: C901  one clas
         def deserialize_cuda_engine(self, plan: bytes) -> Any:
             return CudaEngine(plan) if plan.startswith(MAGIC) else None
 
-    members: list[Any] = [DataType, NetworkDefinitionCreationFlag, BuilderFlag, MemoryPoolType]
+    members: list[Any] = [DataType, TensorIOMode, NetworkDefinitionCreationFlag, BuilderFlag, MemoryPoolType]
     members += [ProfilingVerbosity]
     members += [LayerInformationFormat, ILogger, Logger, Builder, OnnxParser, Runtime]
     members += [IProgressMonitor] if number >= (10,) else []
