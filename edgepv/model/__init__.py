@@ -4,6 +4,7 @@ What was done to it is recorded.
 """
 
 __all__ = [
+    "boxes",
     "builder",
     "checkpoint",
     "naming",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         Variant,
     )
     from edgepv.types.bench import BenchResult, BenchRow, BenchSetup, CameraLoad, ColdStart, LoadGenCheck
+    from edgepv.types.boxes import BoxSpec
     from edgepv.types.codec import Json, decode, encode
     from edgepv.types.measured import (
         Accuracy,
@@ -64,6 +65,7 @@ __all__ = [
     "BenchResult",
     "BenchRow",
     "BenchSetup",
+    "BoxSpec",
     "CameraLoad",
     "Checkpoint",
     "ClassScore",
@@ -110,7 +112,7 @@ __all__ = [
     "encode",
 ]
 
-_FILES = ("codec", "spec", "task", "artifact", "measured", "bench")
+_FILES = ("codec", "boxes", "spec", "task", "artifact", "measured", "bench")
 """What others of them import stands first."""
 
 

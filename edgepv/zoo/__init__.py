@@ -21,12 +21,14 @@ from edgepv.types import Checkpoint, ModelSpec, TensorSpec, decode
 
 __all__ = [
     "DEMO_CLIP",
+    "DETECTORS",
     "INDEX",
     "MODELS",
     "TASKS",
     "Entry",
     "checkpoint",
     "cross_validated",
+    "detector",
     "full_names",
     "names",
     "parse",
@@ -36,6 +38,7 @@ __all__ = [
 
 HERE = Path(__file__).resolve().parent
 INDEX = HERE / "weights" / "index.json"
+DETECTORS = HERE / "detectors"
 DEMO_CLIP = HERE / "clips" / "demo" / "fs_fi005.mp4"
 
 _STEPS = tuple(f"Step_{n}_{side}" for n in (4, 5, 6, 7) for side in ("Left", "Right"))
@@ -197,6 +200,15 @@ def parse(name: str) -> tuple[str, str]:
         return name, MODELS[name].default_task
     model, _, task = name.rpartition("-")
     return model, task
+
+
+ONNX: Mapping[str, str] = MappingProxyType({"person-detector": "person.onnx"})
+"""Detectors by others that ship as ONNX files in ``DETECTORS``, with NAME.toml beside each: its spec."""
+
+
+def detector(name: str) -> tuple[Path, Path] | None:
+    """(ONNX file, spec) of a detector that ships under this name; None for any other name."""
+    return (DETECTORS / ONNX[name], DETECTORS / f"{name}.toml") if name in ONNX else None
 
 
 def spec(model: str, task: str) -> ModelSpec:
