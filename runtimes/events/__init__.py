@@ -1,6 +1,6 @@
 """Answers become events: rules say when something starts and ends, in which zone.
 
-``watch`` follows them, ``rules`` reads them.
+``rules`` reads them, ``watch`` follows scores by them, ``tracks`` says which box is whose.
 """
 
-__all__ = ["rules", "watch"]
+__all__ = ["rules", "tracks", "watch"]
