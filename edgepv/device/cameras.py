@@ -188,7 +188,7 @@ class _Cameras:
 
     def _refuse_strangers(self) -> None:
         """Raise UsageError for a rule about a camera that is not here, and a device that is given twice."""
-        for rule in self._options.config.rules.rules:
+        for rule in self._options.config.rules.all:
             if rule.camera is not None and rule.camera not in self._options.sources:
                 raise UsageError(
                     f"rule for '{rule.label}': {unknown('camera', rule.camera, self._options.sources)}"
@@ -334,7 +334,7 @@ class _Cameras:
     def _sink(
         self, url: str, name: str, spec: ModelSpec, health: Health, opened: contextlib.ExitStack
     ) -> Sink:
-        labels = (ANOMALY if r.label == ANY else r.label for r in self._options.config.rules.rules)
+        labels = (ANOMALY if r.label == ANY else r.label for r in self._options.config.rules.all)
         sink = open_sink(
             url.replace(CAMERA, name),
             camera=name,

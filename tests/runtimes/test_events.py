@@ -388,9 +388,9 @@ ZONE = '[[zone]]\nname = "z"\npolygon = [{}]\n'
     ("text", "message"),
     [
         pytest.param(RULE, r"live\.toml: missing key 'camera'", id="no camera"),
-        pytest.param(HEAD, "missing key 'rule'", id="no rule"),
+        pytest.param(HEAD, "asks for nothing", id="no rule"),
         pytest.param(HEAD + RULE.replace("[[rule]]", "[rule]"), r"Write \[\[rule\]\]", id="one bracket"),
-        pytest.param("\ufeff" + HEAD, "missing key 'rule'", id="a mark by Windows before it"),
+        pytest.param("\ufeff" + HEAD, "asks for nothing", id="a mark by Windows before it"),
         pytest.param(HEAD + RULE + "treshold = 1\n", "unknown key 'treshold'.*'threshold'", id="typo"),
         pytest.param(HEAD + RULE + "[[zones]]\n", "unknown key 'zones'.*'zone'", id="section"),
         pytest.param(HEAD + "colour = 1\n" + RULE, r"live\.toml\.camera: unknown key 'colour'", id="camera"),
