@@ -64,6 +64,7 @@ class Continuity:
             missed=sum(islice(reversed(self._lost), stepper.warmup)),
             outputs=outputs,
             ids=lane.ids,
+            detections=lane.detections,
         )
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from edgepv.data.boxes import Detections, detections
 from edgepv.data.frames import preprocess
 from edgepv.errors import EdgepvError, EngineError
 from edgepv.runtimes.births import Births
@@ -25,10 +26,10 @@ class Answer:
     index: frames since the states were last forgotten. label, score: of a classifier, else None. scores: of
     all labels, the softmax of logits, which adds up to 1, or the probabilities that the model answers (see
     ``ModelSpec.scores``). outputs: everything the model answered, by name, without the batch axis. ids: of a
-    tracker, the number of the particle in each place.
+    tracker, the number of the particle in each place. detections: of a detector, what it found.
     valid: False until the model has seen a full window. restarted: the states were forgotten right
     before this frame. missed: frames that were lost within what this answer looks back on.
-    pre_ms, infer_ms: time spent on preprocessing and in the engine.
+    pre_ms, infer_ms: time spent on preprocessing, and in the engine with the reading of a detector's boxes.
     """
 
     index: int
@@ -42,6 +43,7 @@ class Answer:
     missed: int = 0
     outputs: Tensors = field(default_factory=dict, compare=False, repr=False)
     ids: tuple[int, ...] = ()
+    detections: Detections | None = field(default=None, compare=False)
 
     @property
     def numbers(self) -> tuple[int, ...]:
@@ -57,6 +59,7 @@ class Lane:
         into = getattr(engine, "infer_into", None)
         self.stepper = Stepper(engine.infer, variant.spec, variant.stream, into=into)
         self.ids: tuple[int, ...] = ()
+        self.detections: Detections | None = None
         self._births = _births(variant)
 
     def step(self, frame: np.ndarray) -> tuple[Tensors, float, float]:
@@ -76,13 +79,15 @@ class Lane:
             self.ids = tuple(self._births.ids.tolist())
             self._write(self._births.update(batched["tracks"], frame))
         outputs = {a.name: np.array(batched[a.name][0]) for a in self.variant.spec.answers}
-        done = time.perf_counter()
         for name, value in outputs.items():
             if not np.isfinite(value).all():
                 raise EngineError(
                     f"{self.variant.name} answered '{name}' with values that are not finite at frame "
                     f"{self.stepper.seen - 1}. The bundle or the engine is broken: run edgepv verify"
                 )
+        if self.variant.spec.boxes is not None:
+            self.detections = detections(self.variant.spec, outputs, frame.shape[:2])
+        done = time.perf_counter()
         return outputs, 1e3 * (ready - start), 1e3 * (done - ready)
 
     def _stepped(self, tensor: np.ndarray) -> Tensors:

@@ -18,6 +18,18 @@ Record: TypeAlias = dict[str, Any]
 """One of the records below; ``record["type"]`` says which."""
 
 
+class BoxRecord(TypedDict):
+    """What a detector found: label, score from 0 to 1, and the box as x1, y1, x2, y2, shares of the picture.
+
+    id: of the track that it belongs to; None where nothing is followed.
+    """
+
+    label: str
+    score: float
+    box: list[float]
+    id: int | None
+
+
 class AnswerRecord(TypedDict):
     """One for each frame that was due, see ``runtimes.records.record``."""
 
@@ -31,6 +43,7 @@ class AnswerRecord(TypedDict):
     score: NotRequired[float | None]
     particles: NotRequired[list[list[float]]]
     tracks: NotRequired[list[list[float]]]
+    boxes: NotRequired[list[BoxRecord]]
     valid: bool
     restarted: bool
     stale: bool

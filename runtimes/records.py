@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgepv.base.tasks import TASKS
+from edgepv.data.boxes import Detections
 from edgepv.data.frames import pictures
 from edgepv.runtimes.lane import Answer
 from edgepv.runtimes.record import Record
@@ -64,6 +65,8 @@ def _nothing(spec: ModelSpec) -> Record:
     fields: Record = {"label": None, "score": None} if spec.task == "classification" else {}
     if spec.task not in TASKS.own:
         fields = {spec.answer.name: None}
+    if spec.boxes is not None:
+        fields["boxes"] = []
     return fields | {name: [] for name in ("particles", "tracks") if name in names}
 
 
@@ -72,8 +75,8 @@ def answer_fields(answer: Answer, spec: ModelSpec) -> Record:
 
     "label" and "score" of a classifier; "particles", those it follows, as [x, y, vx, vy, ax, ay, visibility];
     "tracks" of a tracker as [id, x, y, visibility], without empty places. x and y are shares of the picture's
-    width and height, velocities such shares per frame, accelerations per frame squared. Of a task that a
-    package brought, the answer by its name, as it is.
+    width and height, velocities such shares per frame, accelerations per frame squared. "boxes" of a
+    detector, see ``runtimes.record.BoxRecord``. Of a task that a package brought, the answer as it is.
     """
     fields: Record = {}
     if answer.label is not None and answer.score is not None:
@@ -88,9 +91,25 @@ def answer_fields(answer: Answer, spec: ModelSpec) -> Record:
             for name, row in zip(answer.numbers, table)
             if name >= 0
         ]
+    if answer.detections is not None:
+        fields["boxes"] = _boxes(answer.detections, spec)
     if spec.task not in TASKS.own:
         fields[spec.answer.name] = answer.outputs[spec.answer.name].astype(float).round(4).tolist()
     return fields
+
+
+def _boxes(found: Detections, spec: ModelSpec) -> list[Record]:
+    """Every box of a picture, the surest first."""
+    columns = (found.boxes, found.scores, found.labels, found.ids)
+    return [
+        {
+            "label": spec.labels[label],
+            "score": round(float(score), 4),
+            "box": [round(float(v), 4) for v in box],
+            "id": int(name) if name >= 0 else None,
+        }
+        for box, score, label, name in zip(*columns, strict=True)
+    ]
 
 
 def _unit(spec: ModelSpec, pairs: int) -> np.ndarray:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from edgepv.base.optional import need
+from edgepv.data.boxes import placed
 from edgepv.data.degrade import SIGMA, noisy, rounded, smaller
 from edgepv.data.video import open_video, taken
 from edgepv.errors import UsageError
@@ -26,7 +27,7 @@ def preprocess(frame: np.ndarray, spec: ModelSpec) -> np.ndarray:
     """One camera frame as the model wants it.
 
     frame: (H, W, 3) uint8 BGR. Returns (1, C, h, w) float32: the whole frame resized with area
-    interpolation (aspect is not kept), colour order or grey (OpenCV's BGR2GRAY) and (x / 255 - mean) / std
+    interpolation, see ``at_model_size``, colour order or grey (OpenCV's BGR2GRAY) and (x / 255 - mean) / std
     from the spec.
     """
     frame = at_model_size(frame, spec)
@@ -40,14 +41,24 @@ def preprocess(frame: np.ndarray, spec: ModelSpec) -> np.ndarray:
 
 
 def at_model_size(frame: np.ndarray, spec: ModelSpec) -> np.ndarray:
-    """A camera frame (H, W, 3) uint8 resized to what the model takes, (h, w, 3) uint8."""
+    """A camera frame (H, W, 3) uint8 resized to what the model takes, (h, w, 3) uint8.
+
+    The aspect is not kept, but for a detector whose pictures are padded, see ``BoxSpec.fit``.
+    """
     cv2 = need("cv2", extra="cpu")
     height, width = spec.input.shape[-2:]
     check_frame(frame)
     if frame.shape[:2] == (height, width):
         return frame
-    resized: np.ndarray = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
-    return resized
+    left, top, wide, tall = placed(spec, frame.shape[:2])
+    resized: np.ndarray = frame
+    if frame.shape[:2] != (tall, wide):
+        resized = cv2.resize(frame, (wide, tall), interpolation=cv2.INTER_AREA)
+    if spec.boxes is None or (tall, wide) == (height, width):
+        return resized
+    padded = np.full((height, width, 3), spec.boxes.pad, np.uint8)
+    padded[top : top + tall, left : left + wide] = resized
+    return padded
 
 
 def in_grey(frame: np.ndarray) -> np.ndarray:
@@ -93,7 +104,9 @@ def clean_frames(
     before, small = -1, np.empty(0, np.uint8)
     with open_video(path) as video:
         for frame in taken(video, spec.fps):
-            if frame.index != before:
+            if frame.index != before and spec.boxes is not None:
+                small = at_model_size(frame.pixels, spec)
+            elif frame.index != before:
                 small = cv2.resize(frame.pixels, (width, height), interpolation=cv2.INTER_AREA)
             before = frame.index
             frames.append(small)

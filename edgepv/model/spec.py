@@ -12,6 +12,7 @@ from typing import Any
 from edgepv.base.files import MOST_LETTERS, check_part, read_toml
 from edgepv.base.tasks import TASKS, task_of
 from edgepv.errors import UsageError, unknown
+from edgepv.model.boxes import check_boxes
 from edgepv.types import ModelSpec, StreamSpec, decode, encode
 
 MAX_STATE_BYTES = 1 << 31  # of all states; a device has to hold them beside the model
@@ -39,11 +40,21 @@ def as_toml(spec: ModelSpec) -> str:
     lists = {k: v for k, v in data.items() if isinstance(v, list) and v and isinstance(v[0], dict)}
     lines = [_toml_line(k, v) for k, v in data.items() if k not in tables and k not in lists]
     for name, table in tables.items():
-        lines += ["", f"[{name}]", *(_toml_line(k, v) for k, v in table.items())]
+        lines += _toml_table(name, table)
     for name, rows in lists.items():
         for row in rows:
             lines += ["", f"[[{name}]]", *(_toml_line(k, v) for k, v in row.items())]
     return "\n".join(lines) + "\n"
+
+
+def _toml_table(name: str, table: dict[str, Any]) -> list[str]:
+    """A table, and the tables in it; what is None or empty is left out, which means the same."""
+    inner = {k: v for k, v in table.items() if isinstance(v, dict) and v}
+    plain = {k: v for k, v in table.items() if v is not None and v not in ([], {}) and k not in inner}
+    lines = ["", f"[{name}]", *(_toml_line(k, v) for k, v in plain.items())]
+    for key, value in inner.items():
+        lines += ["", f"[{name}.{key}]", *(_toml_line(json.dumps(k), v) for k, v in value.items())]
+    return lines
 
 
 def _toml_line(key: str, value: Any) -> str:
@@ -90,6 +101,11 @@ def check_spec(spec: ModelSpec, where: str, *, chunk: int = 1) -> None:
         raise UsageError(f"{where}: degrade is for restoration, the task is {spec.task}. Leave one out")
     if task.classifies and (len(spec.labels) < 2 or len(set(spec.labels)) != len(spec.labels)):
         raise UsageError(f"{where}: labels must be at least two different names")
+    if task.finds != (spec.boxes is not None):
+        missing = "is missing: it says how the answer is read" if task.finds else "is for detection"
+        raise UsageError(f"{where}: [boxes] {missing}; the task is {spec.task}. See docs/spec.md")
+    if task.finds and len(set(spec.labels)) != max(1, len(spec.labels)):
+        raise UsageError(f"{where}: labels must name what a box may hold: one name or more, all different")
     if spec.metric != task.metric:
         raise UsageError(f"{where}: {spec.task} is judged by {task.metric}, not by {spec.metric}")
     check_answers(spec, where)
@@ -161,7 +177,7 @@ def check_answers(spec: ModelSpec, where: str) -> None:
                 f"{where}: output '{out.name}' of shape {out.shape} is none that a model can give"
             )
     task = task_of(spec)
-    wanted = (task.answer, task.shape(spec))
+    wanted = (spec.answer.name if task.finds else task.answer, task.shape(spec))
     if (spec.answer.name, shape) != wanted or len(set(names)) != len(names):
         raise UsageError(
             f"{where}: a model for {spec.task} answers first with '{wanted[0]}' {wanted[1]}, the spec says "
@@ -169,6 +185,8 @@ def check_answers(spec: ModelSpec, where: str) -> None:
         )
     if task.per_frame and spec.input.layout != "NCHW":
         raise UsageError(f"{where}: only a per-frame model (NCHW) may be for {spec.task}")
+    if task.finds:
+        check_boxes(spec, where)
     _check_lag(spec, where)
     _check_degrade(spec, where)
 

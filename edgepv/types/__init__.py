@@ -15,6 +15,7 @@ from edgepv.types.artifact import (
     Target,
     Variant,
 )
+from edgepv.types.boxes import BoxSpec
 from edgepv.types.codec import Json, decode, encode
 from edgepv.types.measured import (
     Accuracy,
@@ -56,6 +57,7 @@ from edgepv.types.task import TaskSpec
 __all__ = [
     "Accuracy",
     "Audit",
+    "BoxSpec",
     "Checkpoint",
     "ClassScore",
     "ConvPlan",

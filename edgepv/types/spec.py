@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal, TypeAlias
 
+from edgepv.types.boxes import BoxSpec
+
 Layout = Literal["NCHW", "NHWC", "NCTHW", "NC", "NKC"]
 DType = Literal["float32", "float16", "int8", "uint8", "int32", "int64"]
 Task: TypeAlias = str
@@ -48,6 +50,7 @@ class ModelSpec:
     scores: what a classifier's "logits" are. Of logits the softmax is taken; probabilities, of a head that
     ends in a softmax or in a sigmoid, are scores as they are. Found by itself when a model is exported.
     lag: frames from the one that a restorer's picture shows to the newest of its clip; 2 for the middle of 5.
+    boxes: of a detector, how its answer is to be read; None for other tasks.
     """
 
     name: str
@@ -65,6 +68,7 @@ class ModelSpec:
     degrade: Literal["noise-25", "half", "downscale"] | None = None
     scores: Scores = "logits"
     lag: int = 0
+    boxes: BoxSpec | None = None
 
     @property
     def answers(self) -> tuple[TensorSpec, ...]:

@@ -29,6 +29,8 @@ class TaskSpec:
     classifies: whether the answer is a score for each label: such a model has two labels or more, and can be
     trained further, searched for, packed into a ladder and explained.
     shows: whether the answer is a picture: it may lag behind what came in, and be of what was made worse.
+    finds: whether the answer is boxes: it is read by ``ModelSpec.boxes``, may have any name, and the labels
+    say what is in a box.
     per_frame: whether only a model that takes one frame at a time may be for it.
     """
 
@@ -45,4 +47,5 @@ class TaskSpec:
     int8_floor_db: float
     classifies: bool = False
     shows: bool = False
+    finds: bool = False
     per_frame: bool = False
