@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,16 @@ import numpy as np
 from edgepv.base.files import whole_file
 from edgepv.base.optional import need
 from edgepv.data.video import Ticks, VideoFrame, VideoReader, at_rate, open_video
-from edgepv.errors import UsageError
+from edgepv.errors import UsageError, unknown
 from edgepv.runtimes.deadline import DeadlineRunner, Reply
 from edgepv.runtimes.engine import Read
+from edgepv.runtimes.events.rules import LiveConfig, Rules
 from edgepv.runtimes.ladder import open_ladder
 from edgepv.runtimes.lane import Answer
-from edgepv.runtimes.output import NO_RULES, Output, WallClock
+from edgepv.runtimes.output import NO_RULES, FilmClock, Output
 from edgepv.runtimes.picture.drawing import Painter
+from edgepv.runtimes.picture.privacy import Mask
+from edgepv.runtimes.places import check_rules, needs_search
 from edgepv.runtimes.record import Record
 from edgepv.runtimes.records import answer_fields, picture_of
 from edgepv.types import Deadline, ModelSpec, Variant
@@ -37,6 +41,7 @@ def run_file(
     video: Path | None = None,
     cuts: bool = True,
     camera: str = "cam1",
+    config: LiveConfig = NO_RULES,
     notes: Sequence[str] = (),
     emit: Callable[[Record], None] = lambda record: None,
 ) -> Record:
@@ -49,22 +54,24 @@ def run_file(
     files: what reads the bundle's files, see open_engine. deadline_ms: later answers are counted, none is
     stale. video: the file copied with the answers drawn in. A restorer that looks ahead answers late; there
     its pictures stand at the frames that they show: the first, before its warm-up, are the file's own, and
-    for the last ones the last frame is held. cuts: forget the states at a scene cut. notes: for the summary.
-    emit: hears every record: an answer per frame that was due, a status where the clock jumps and of what is
-    doubtful at the end, the summary. What it raises ends the run.
-    Raises UsageError for a file that was cut off or is damaged, a ``video`` that cannot be written, and a
-    model that cannot be run or whose answer is not finite.
+    for the last ones the last frame is held. cuts: forget the states at a scene cut. config: masks and rules;
+    the times of events are seconds since the film's beginning. notes: for the summary.
+    emit: hears every record: an answer per frame that was due, events, a status where the clock jumps and of
+    what is doubtful at the end, the summary. What it raises ends the run.
+    Raises UsageError for a file that was cut off or is damaged, a ``video`` that cannot be written, rules
+    that this model cannot go by, and a model that cannot be run or whose answer is not finite.
     """
     if video and video.exists() and source.exists() and video.samefile(source):
         raise UsageError(f"--video {video} is the source itself. Name another file")
+    _check(config.rules, variant, camera)
     receiver, spec = _Receiver(emit), variant.spec
     output = Output(
         camera,
         spec,
         [receiver],
-        NO_RULES,
+        config,
         None,
-        clock=WallClock(lambda: 0.0, lambda: 0.0),  # a film has no time of day
+        clock=FilmClock(),
         deadline_ms=deadline_ms,
         about={"variant": variant.name, "engine": variant.engine, "threads": threads, "notes": notes},
         whole=True,
@@ -77,7 +84,8 @@ def run_file(
         _writer(video, spec, film.fps) as write,
     ):
         draw = _InStep(write, late(variant, film.fps) if video else 0)
-        _Replayed(runner, output, receiver, draw).play(film, spec.fps)
+        mask = Mask(config.masks) if config.masks else None
+        _Replayed(runner, output, receiver, draw, mask).play(film, spec.fps)
         if film.doubt:
             output.status(*film.doubt)
     output.close()
@@ -85,17 +93,40 @@ def run_file(
     return output.summary()
 
 
+def _check(rules: Rules, variant: Variant, camera: str) -> None:
+    """Raise UsageError for rules that can say nothing of this file."""
+    check_rules(rules, variant)
+    if needs_search(rules.of(camera), variant):
+        raise UsageError(
+            f"where {variant.spec.name} sees a label is searched for beside a running camera. To replay the "
+            "file as one, add --live"
+        )
+    for rule in rules.all:
+        if rule.camera not in (None, camera):
+            raise UsageError(f"rule for '{rule.label}': {unknown('camera', str(rule.camera), [camera])}")
+
+
 class _Replayed:
     """A film shown to a runner that works in this thread, and what it replies told and drawn."""
 
-    def __init__(self, runner: DeadlineRunner, output: Output, receiver: _Receiver, draw: _InStep) -> None:
+    def __init__(
+        self,
+        runner: DeadlineRunner,
+        output: Output,
+        receiver: _Receiver,
+        draw: _InStep,
+        mask: Mask | None,
+    ) -> None:
         self._runner, self._output, self._receiver, self._draw = runner, output, receiver, draw
+        self._mask = mask
         self._restarted = False
         self._latest: Answer | None = None
 
     def play(self, film: VideoReader, fps: Fraction) -> None:
         """All frames, each as often as the model's clock at ``fps`` owes it an answer; then the late ones."""
         for frame, owed in at_rate(film, fps):
+            if self._mask:
+                frame = replace(frame, pixels=self._mask(frame.pixels))
             self._output.counts["frames_read"] = frame.index + 1
             if frame.jump_s is not None:
                 self._restarted = True
@@ -111,7 +142,7 @@ class _Replayed:
             self._show(last)
 
     def _answer(self, frame: VideoFrame) -> None:
-        self._output.reply(self._ask(frame), index=frame.index)
+        self._latest = self._output.reply(self._ask(frame), index=frame.index).answer
         self._receiver.check()
 
     def _ask(self, frame: VideoFrame) -> Reply:

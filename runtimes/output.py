@@ -6,13 +6,17 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from edgepv.base.tasks import task_of
+from edgepv.data.boxes import Detections
 from edgepv.metrics.times import supported_ms
 from edgepv.runtimes.deadline import Reply
 from edgepv.runtimes.events.rules import MOVING, LiveConfig, Rules
+from edgepv.runtimes.events.tracks import Tracker
 from edgepv.runtimes.events.watch import Events, Positions
 from edgepv.runtimes.faults import Faults
 from edgepv.runtimes.health.series import STAGES
@@ -51,6 +55,26 @@ class WallClock:
         ahead = wall - self._monotonic()
         moved, self._ahead = ahead - self._ahead, ahead
         return wall, moved if abs(moved) > SET_S else 0.0
+
+    def taken_s(self, now_s: float, reply: Reply) -> float:
+        """When the frame that is replied to now was there."""
+        return now_s - reply.latency_ms / 1e3
+
+
+class FilmClock(WallClock):
+    """Seconds since the beginning of a film, which has no time of day and is never set."""
+
+    def __init__(self) -> None:
+        self._at_s = 0.0
+
+    def now(self) -> tuple[float, float]:
+        """(the time of the frame that was replied to last, 0)."""
+        return self._at_s, 0.0
+
+    def taken_s(self, now_s: float, reply: Reply) -> float:
+        """The frame's own time."""
+        self._at_s = reply.time_s
+        return reply.time_s
 
 
 class Output:
@@ -93,6 +117,8 @@ class Output:
         for rule in config.rules.of(camera):
             self._lows[rule.label] = min(rule.low, self._lows.get(rule.label, 1.0))
         self._moving = MovingPoints(spec) if spec.task == "tracking" else None
+        self._tracker = Tracker() if task_of(spec).finds else None
+        self._numbered: tuple[Detections, Detections] | None = None
         self.wants_pixels = any(s.pixels for s in sinks)
         self._lock = threading.RLock()
         self._counted = self._sinks
@@ -100,20 +126,35 @@ class Output:
         self.counts: Counter[str] = Counter(events=0)
         self._latest: dict[str, deque[float]] = {n: deque(maxlen=LATEST) for n in (*TIMES, WORK)}
 
-    def reply(self, reply: Reply, frame: np.ndarray | None = None, *, index: int | None = None) -> None:
-        """Tell one reply.
+    def reply(self, reply: Reply, frame: np.ndarray | None = None, *, index: int | None = None) -> Reply:
+        """Tell one reply; returns it as it was told, a detector's boxes with the numbers of their tracks.
 
         frame: (H, W, 3) uint8 BGR, for sinks with pixels. index: of the frame in its source, from 0; None:
         the reply's own number. Raises UsageError for a rule whose label the model has not.
         """
         with self._lock:
-            wall_s = self._now_s() - reply.latency_ms / 1e3
+            reply = self._followed(reply)
+            wall_s = self._clock.taken_s(self._now_s(), reply)
             self._count(reply)
             if not (reply.stale and self._quiet_misses):
                 self._tell(self._answer(reply, index), reply, frame)
             if reply.restarted:
                 self._end_events(wall_s, "another scene")
             self._judge(reply, wall_s)
+            return reply
+
+    def _followed(self, reply: Reply) -> Reply:
+        """With the tracks of its boxes. A stale one says an old answer again, and moves no track."""
+        found = reply.answer.detections if reply.answer else None
+        if self._tracker is None or reply.answer is None or found is None:
+            return reply
+        if reply.restarted:
+            self._tracker.forget()
+        if not reply.stale:
+            self._numbered = (found, self._tracker.step(reply.time_s, found))
+        if self._numbered and self._numbered[0] is found:
+            found = self._numbered[1]
+        return replace(reply, answer=replace(reply.answer, detections=found))
 
     def _tell(self, told: Record, reply: Reply, frame: np.ndarray | None) -> None:
         restored = picture_of(reply.answer, self._spec) if reply.answer else None
@@ -132,6 +173,9 @@ class Output:
             if self._moving:
                 positions = self._moving(reply.time_s, answer.outputs["tracks"], answer.numbers)
                 scores = {MOVING: max((score for *_, score in positions[MOVING]), default=0.0)}
+            if answer.detections is not None:
+                positions = _standing(answer.detections, self._spec.labels)
+                scores = {name: max((s for *_, s in at), default=0.0) for name, at in positions.items()}
             if self._search:
                 within = self._search.within(scores, self._lows)
         events = self._events.step(
@@ -142,6 +186,7 @@ class Output:
             stale=reply.stale,
             positions=positions,
             within=within,
+            found=answer.detections if answer else None,
         )
         self._put(*events)
 
@@ -206,6 +251,8 @@ class Output:
                 _tell_health(self._health, what, why)
             self._put({"type": "status", "camera": self.camera, "what": what, "why": why, **more})
             if what == "camera_lost":
+                if self._tracker:
+                    self._tracker.forget()
                 self._end_events(now_s)
 
     def _now_s(self) -> float:
@@ -321,6 +368,14 @@ class Output:
         if sink is not None:
             name, why = name_of(sink), where
         self.faults.add(name, TimeoutError(f"{why}, after {seconds:g} s"))
+
+
+def _standing(found: Detections, labels: Sequence[str]) -> Positions:
+    """Where things of each label are, and how sure that is: the middle of a box's lower edge."""
+    at: dict[str, list[tuple[float, float, float]]] = {label: [] for label in labels}
+    for (left, _, right, bottom), score, label in zip(found.boxes, found.scores, found.labels):
+        at[labels[label]].append((float(left + right) / 2, float(bottom), float(score)))
+    return at
 
 
 def _tell_health(health: Health, what: str, why: str) -> None:

@@ -80,7 +80,9 @@ def add_run(commands: Any) -> None:
         "receivers (default: jsonl:-, which is stdout)",
     )
     c.add_argument(
-        "--rules", metavar="FILE", help="live: event rules, zones, masks (see examples/alarm.toml)"
+        "--rules",
+        metavar="FILE",
+        help="event rules, zones, privacy (see examples/alarm.toml and examples/person-zone.toml)",
     )
     c.add_argument(
         "--spool",
@@ -145,13 +147,18 @@ def _on_file(a: argparse.Namespace, name: str, source: str) -> int:
     from edgepv.cli import show
     from edgepv.measure.here import fitting
     from edgepv.runtimes import on_file
+    from edgepv.runtimes.events.rules import read_rules
+    from edgepv.runtimes.output import NO_RULES
 
     refuse_deadline(a.deadline_ms)
-    live_only = {"--emit": a.emit, "--rules": a.rules, "--metrics": a.metrics, "--realtime": a.realtime}
+    live_only = {"--emit": a.emit, "--metrics": a.metrics, "--realtime": a.realtime}
     for flag, value in live_only.items():
         if value:
             raise UsageError(f"{flag} is for cameras. To replay the file as one, add --live")
     lines = _lines(on=bool(a.video))
+    config = read_rules(Path(a.rules)) if a.rules else NO_RULES
+    if config.camera and _named(a.source[0]) is None:
+        name = config.camera
     with signing.opened(Path(a.bundle), Path(a.key) if a.key else None) as bundle:
         check(bundle)
         wanted = bundle.variant(a.variant, a.engine)
@@ -168,6 +175,7 @@ def _on_file(a: argparse.Namespace, name: str, source: str) -> int:
             video=Path(a.video) if a.video else None,
             cuts=a.on_cut == "reset",
             camera=name,
+            config=config,
             notes=fit.notes,
             emit=lines,
         )
