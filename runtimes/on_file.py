@@ -9,20 +9,23 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from edgepv.base.files import whole_file
 from edgepv.base.optional import need
+from edgepv.data.boxes import Detections
 from edgepv.data.video import Ticks, VideoFrame, VideoReader, at_rate, open_video
 from edgepv.errors import UsageError, unknown
 from edgepv.runtimes.deadline import DeadlineRunner, Reply
 from edgepv.runtimes.engine import Read
 from edgepv.runtimes.events.rules import LiveConfig, Rules
+from edgepv.runtimes.faults import Faults
 from edgepv.runtimes.ladder import open_ladder
 from edgepv.runtimes.lane import Answer
 from edgepv.runtimes.output import NO_RULES, FilmClock, Output
+from edgepv.runtimes.picture.cover import Cover
 from edgepv.runtimes.picture.drawing import Painter
 from edgepv.runtimes.picture.privacy import Mask
 from edgepv.runtimes.places import check_rules, needs_search
@@ -42,6 +45,8 @@ def run_file(
     cuts: bool = True,
     camera: str = "cam1",
     config: LiveConfig = NO_RULES,
+    cover: Cover | None = None,
+    faults: Faults | None = None,
     notes: Sequence[str] = (),
     emit: Callable[[Record], None] = lambda record: None,
 ) -> Record:
@@ -55,7 +60,8 @@ def run_file(
     stale. video: the file copied with the answers drawn in. A restorer that looks ahead answers late; there
     its pictures stand at the frames that they show: the first, before its warm-up, are the file's own, and
     for the last ones the last frame is held. cuts: forget the states at a scene cut. config: masks and rules;
-    the times of events are seconds since the film's beginning. notes: for the summary.
+    the times of events are seconds since the film's beginning. cover: hides whom ``config.cover`` names in
+    the video. faults: what went wrong there. notes: for the summary.
     emit: hears every record: an answer per frame that was due, events, a status where the clock jumps and of
     what is doubtful at the end, the summary. What it raises ends the run.
     Raises UsageError for a file that was cut off or is damaged, a ``video`` that cannot be written, rules
@@ -71,6 +77,8 @@ def run_file(
         [receiver],
         config,
         None,
+        cover=cover,
+        faults=faults,
         clock=FilmClock(),
         deadline_ms=deadline_ms,
         about={"variant": variant.name, "engine": variant.engine, "threads": threads, "notes": notes},
@@ -81,7 +89,7 @@ def run_file(
     with (
         contextlib.closing(runner),
         open_video(source) as film,
-        _writer(video, spec, film.fps) as write,
+        _writer(video, spec, film.fps, output.shown) as write,
     ):
         draw = _InStep(write, late(variant, film.fps) if video else 0)
         mask = Mask(config.masks) if config.masks else None
@@ -104,6 +112,9 @@ def _check(rules: Rules, variant: Variant, camera: str) -> None:
     for rule in rules.all:
         if rule.camera not in (None, camera):
             raise UsageError(f"rule for '{rule.label}': {unknown('camera', str(rule.camera), [camera])}")
+
+
+Shown: TypeAlias = Callable[[np.ndarray, Detections | None], np.ndarray]
 
 
 class _Replayed:
@@ -216,9 +227,12 @@ def _owed(index: int, source: Fraction, wanted: Fraction) -> int:
 
 @contextlib.contextmanager
 def _writer(
-    out: Path | None, spec: ModelSpec, fps: Fraction
+    out: Path | None, spec: ModelSpec, fps: Fraction, may_leave: Shown
 ) -> Iterator[Callable[[VideoFrame, Answer], None]]:
-    """A function that draws an answer on a frame and appends it to ``out``; nothing without ``out``."""
+    """A function that draws an answer on a frame and appends it to ``out``; nothing without ``out``.
+
+    may_leave: makes of a picture, and what was found in it, the one that may be seen.
+    """
     if out is None:
         yield lambda frame, answer: None
         return
@@ -234,7 +248,7 @@ def _writer(
                 size = (restored.shape[1], restored.shape[0])
                 shown = need("cv2", extra="cpu").resize(frame.pixels, size)
             said_now = {**answer_fields(answer, spec), "valid": answer.valid, "stale": False}
-            copy.put(painter.draw(shown, said_now), frame)
+            copy.put(painter.draw(may_leave(shown, answer.detections), said_now), frame)
 
         try:
             yield draw

@@ -15,13 +15,15 @@ from edgepv.base.tasks import task_of
 from edgepv.data.boxes import Detections
 from edgepv.metrics.times import supported_ms
 from edgepv.runtimes.deadline import Reply
-from edgepv.runtimes.events.rules import MOVING, LiveConfig, Rules
+from edgepv.runtimes.events.rules import MOVING, LiveConfig, Point, Rules
 from edgepv.runtimes.events.tracks import Tracker
 from edgepv.runtimes.events.watch import Events, Positions
 from edgepv.runtimes.faults import Faults
 from edgepv.runtimes.health.series import STAGES
 from edgepv.runtimes.health.state import Health
 from edgepv.runtimes.lane import Answer
+from edgepv.runtimes.picture.cover import Cover
+from edgepv.runtimes.picture.outlines import outlined
 from edgepv.runtimes.picture.privacy import mosaic
 from edgepv.runtimes.places import MovingPoints, Within, ZoneSearch
 from edgepv.runtimes.record import Record
@@ -36,6 +38,8 @@ LATEST = 20_000
 TIMES = (*STAGES, "age")
 WORK = "work"
 """What an answer took: preprocessing and engine."""
+COVER = "cover"
+"""What it took to find and cover who must not be seen in one picture."""
 SET_S = 0.5
 """The wall clock was set if it moved by more than this against the monotonic one between two records."""
 
@@ -80,15 +84,16 @@ class FilmClock(WallClock):
 class Output:
     """What one source tells the world: an answer per frame, events by the rules, and what happened to it.
 
-    The same for a camera and for a file. From any thread. Frames go only to sinks that want pixels, with the
-    regions of ``config.redact`` averaged away. An event ends when the camera is lost, and with the first
+    The same for a camera and for a file. From any thread. Frames go only to sinks that want pixels, and only
+    through ``shown``. An event ends when the camera is lost, and with the first
     answer about another scene. A sink that raises is counted in ``faults``; the others get the record all
     the same.
 
     health: hears what a probe may ask for; None: nobody will. search: finds zones for a classifier; needed if
-    a rule of this camera has one. deadline_ms: what a missed answer is judged by; None: there is no deadline.
-    about: what the summary says of the run besides. quiet_misses: stale replies are counted, and no receiver
-    is told. whole: the source is one clip, which has a label of its own.
+    a rule of this camera has one. cover: hides whom ``config.cover`` names. deadline_ms: what a missed answer
+    is judged by; None: there is no deadline. about: what the summary says of the run besides. quiet_misses:
+    stale replies are counted, and no receiver is told. whole: the source is one clip, which has a label of
+    its own.
     """
 
     def __init__(
@@ -100,6 +105,7 @@ class Output:
         health: Health | None,
         *,
         search: ZoneSearch | None = None,
+        cover: Cover | None = None,
         faults: Faults | None = None,
         clock: WallClock | None = None,
         deadline_ms: float | None = None,
@@ -112,7 +118,10 @@ class Output:
         self._deadline_ms, self._late = deadline_ms, 0
         self._verdict = _Verdict(spec.labels) if whole else None
         self._events = Events(config.rules, camera)
-        self._redact, self._search, self._quiet_misses = config.redact, search, quiet_misses
+        blind = Cover((), alone=True) if config.cover else None  # nobody looks: all is covered
+        self._redact, self._cover = config.redact, cover or blind
+        self._search, self._quiet_misses = search, quiet_misses
+        self._shapes = _shapes(config.rules, camera)
         self._lows: dict[str, float] = {}
         for rule in config.rules.of(camera):
             self._lows[rule.label] = min(rule.low, self._lows.get(rule.label, 1.0))
@@ -124,7 +133,7 @@ class Output:
         self._counted = self._sinks
         self._handing: Sink | None = None
         self.counts: Counter[str] = Counter(events=0)
-        self._latest: dict[str, deque[float]] = {n: deque(maxlen=LATEST) for n in (*TIMES, WORK)}
+        self._latest: dict[str, deque[float]] = {n: deque(maxlen=LATEST) for n in (*TIMES, WORK, COVER)}
 
     def reply(self, reply: Reply, frame: np.ndarray | None = None, *, index: int | None = None) -> Reply:
         """Tell one reply; returns it as it was told, a detector's boxes with the numbers of their tracks.
@@ -158,7 +167,8 @@ class Output:
 
     def _tell(self, told: Record, reply: Reply, frame: np.ndarray | None) -> None:
         restored = picture_of(reply.answer, self._spec) if reply.answer else None
-        shown = self._redacted(frame if restored is None else restored) if frame is not None else None
+        found = reply.answer.detections if reply.answer and not reply.stale else None
+        shown = self.shown(frame if restored is None else restored, found) if frame is not None else None
         for sink in self._sinks:
             self._hand(sink, told, shown if sink.pixels else None)
 
@@ -232,11 +242,33 @@ class Output:
             if reply.why == "dropped":
                 self._health.dropped()
 
-    def _redacted(self, frame: np.ndarray) -> np.ndarray:
-        if not self._redact:
-            return frame
-        height, width = frame.shape[:2]
-        return mosaic(frame, [[(x * width, y * height) for x, y in region] for region in self._redact])
+    def shown(self, picture: np.ndarray, found: Detections | None) -> np.ndarray:
+        """A picture as it may leave: regions averaged away, people covered, zones outlined.
+
+        picture: (H, W, 3) uint8 BGR. found: what the running model found in this very picture; None: it did
+        not answer to it.
+        """
+        with self._lock:
+            if self._cover:
+                start_s = time.perf_counter()
+                picture = self._cover(picture, self._to_cover(found, self._cover.label))
+                self._took(COVER, time.perf_counter() - start_s)
+            if self._redact:
+                height, width = picture.shape[:2]
+                regions = [[(x * width, y * height) for x, y in region] for region in self._redact]
+                picture = mosaic(picture, regions)
+            return outlined(picture, self._shapes) if self._shapes else picture
+
+    def _to_cover(self, found: Detections | None, label: str | None) -> np.ndarray | None:
+        """The boxes that the running model is asked for."""
+        if found is None or label not in self._spec.labels:
+            return None
+        return found.boxes[found.labels == self._spec.labels.index(label)]
+
+    def _took(self, stage: str, seconds: float) -> None:
+        self._latest[stage].append(seconds)
+        if self._health:
+            self._health.took(stage, 1e3 * seconds)
 
     def status(self, what: str, why: str, **more: Any) -> None:
         """Tell that something happened to the camera or the runner.
@@ -297,6 +329,7 @@ class Output:
         "faults": who raised, how often, and the first words.
         """
         with self._lock:
+            hidden = self._cover.counts if self._cover else {}
             times = {name: supported_ms(list(seen)) for name, seen in self._latest.items() if seen}
             work = times.pop(WORK, (None, None, None))
             p50, p95, p99 = (None if ms is None else round(ms, 3) for ms in work)
@@ -315,8 +348,8 @@ class Output:
                 "drops": stale.get("stale_dropped", 0),
                 "missed": missed,
                 **{"p50_ms": p50, "p95_ms": p95, "p99_ms": p99},
-                **(_label(self._verdict) if self._spec.labels else {}),
-                **dict(sorted(self.counts.items())),
+                **(_label(self._verdict) if task_of(self._spec).classifies else {}),
+                **dict(sorted({**self.counts, **hidden}.items())),
                 "lost": sum(self._lost(sink) for sink in self._counted),
                 "faults": self.faults.summary(),
                 "ms": {
@@ -353,6 +386,8 @@ class Output:
             sinks, self._sinks = self._sinks, ()
         if self._search:
             self._search.close()
+        if self._cover:
+            self._cover.close()
         if within_s is None:
             for sink in sinks:
                 Ending(sink, last, self.faults).run()
@@ -368,6 +403,15 @@ class Output:
         if sink is not None:
             name, why = name_of(sink), where
         self.faults.add(name, TimeoutError(f"{why}, after {seconds:g} s"))
+
+
+def _shapes(rules: Rules, camera: str) -> list[tuple[str, Sequence[Point]]]:
+    """Name and corners of each zone and line that a rule of this camera names."""
+    tracks = rules.tracks_of(camera)
+    zones = {name for r in rules.of(camera) for name in r.zones} | {name for t in tracks for name in t.zones}
+    lines = {name for track in tracks for name in track.lines}
+    shapes: list[tuple[str, Sequence[Point]]] = [(z.name, z.polygon) for z in rules.zones if z.name in zones]
+    return shapes + [(one.name, (one.start, one.end)) for one in rules.lines if one.name in lines]
 
 
 def _standing(found: Detections, labels: Sequence[str]) -> Positions:

@@ -145,9 +145,11 @@ def _on_file(a: argparse.Namespace, name: str, source: str) -> int:
     from edgepv.bundle import signing
     from edgepv.bundle.manifest import check
     from edgepv.cli import show
+    from edgepv.device.finders import open_cover
     from edgepv.measure.here import fitting
     from edgepv.runtimes import on_file
     from edgepv.runtimes.events.rules import read_rules
+    from edgepv.runtimes.faults import Faults
     from edgepv.runtimes.output import NO_RULES
 
     refuse_deadline(a.deadline_ms)
@@ -166,6 +168,13 @@ def _on_file(a: argparse.Namespace, name: str, source: str) -> int:
         fit = fitting(bundle, (wanted,), fixed=fixed, threads=a.threads)
         for note in fit.notes:
             tell(f"edgepv: {note}", file=sys.stderr)
+        faults = Faults(lambda who, why: tell(f"edgepv: {who} raised {why}", file=sys.stderr))
+        cover = open_cover(
+            config.cover if a.video else (),
+            fit.variants[0].spec,
+            lambda error: faults.add("cover", error),
+            threads=a.threads,
+        )
         summary = on_file.run_file(
             fit.variants[0],
             bundle.checked,
@@ -176,10 +185,14 @@ def _on_file(a: argparse.Namespace, name: str, source: str) -> int:
             cuts=a.on_cut == "reset",
             camera=name,
             config=config,
+            cover=cover,
+            faults=faults,
             notes=fit.notes,
             emit=lines,
         )
     show.summary(summary)
+    if raised := faults.error():
+        raise raised
     video = ["edgepv", "run", a.bundle, "--source", source, "--video", "out.mp4"]
     more = [] if a.video else [shlex.join(video)]
     say_next(*more, shlex.join(["edgepv", "inspect", a.bundle]))

@@ -18,6 +18,7 @@ from edgepv.bundle import signing
 from edgepv.bundle.manifest import Bundle
 from edgepv.bundle.proof import Proven
 from edgepv.device import slots
+from edgepv.device.finders import open_cover
 from edgepv.device.trial import Trial
 from edgepv.errors import EdgepvError, UsageError, unknown
 from edgepv.measure.here import fitting
@@ -266,6 +267,8 @@ class _Cameras:
         faults = Faults(on_fault)
         sinks = [self._sink(url, name, spec, health, opened) for url in options.emit]
         search = self._search(name, variant, profiles_ms[-1], faults, opened)
+        seen = options.config.cover if any(sink.pixels for sink in sinks) else ()
+        cover = open_cover(seen, spec, lambda error: faults.add("cover", error), threads=options.threads)
         about = {
             "variant": ladder.lanes[0].variant.name,
             "engine": ladder.lanes[0].variant.engine,
@@ -279,6 +282,7 @@ class _Cameras:
             options.config,
             health,
             search=search,
+            cover=cover,
             faults=faults,
             deadline_ms=deadline.limit_ms,
             about=about,

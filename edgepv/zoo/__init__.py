@@ -21,6 +21,7 @@ from edgepv.types import Checkpoint, ModelSpec, TensorSpec, decode
 
 __all__ = [
     "DEMO_CLIP",
+    "DETECTORS",
     "INDEX",
     "MODELS",
     "TASKS",
@@ -36,6 +37,7 @@ __all__ = [
 
 HERE = Path(__file__).resolve().parent
 INDEX = HERE / "weights" / "index.json"
+DETECTORS = HERE / "detectors"
 DEMO_CLIP = HERE / "clips" / "demo" / "fs_fi005.mp4"
 
 _STEPS = tuple(f"Step_{n}_{side}" for n in (4, 5, 6, 7) for side in ("Left", "Right"))

@@ -17,6 +17,7 @@ from edgepv.types import decode
 
 Point: TypeAlias = tuple[float, float]
 Polygon: TypeAlias = tuple[Point, ...]
+Covered: TypeAlias = Literal["face", "person"]
 ANY = "*"
 ANOMALY = "anomaly"
 MOVING = "moving"
@@ -162,12 +163,14 @@ class LiveConfig:
     """What a live file says.
 
     masks: polygons hidden from everyone, the model too. redact: polygons hidden from all but the model.
+    cover: what is hidden from all but the model, wherever it is: "face", "person".
     """
 
     camera: str
     rules: Rules
     masks: tuple[Polygon, ...] = ()
     redact: tuple[Polygon, ...] = ()
+    cover: tuple[Covered, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -183,6 +186,7 @@ class _Mask:
 @dataclass(frozen=True)
 class _Redact:
     regions: tuple[Polygon, ...] = ()
+    what: tuple[Covered, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -219,7 +223,11 @@ def read_rules(path: Path) -> LiveConfig:
     except UsageError as e:
         raise UsageError(f"{path.name}: {e}") from e
     return LiveConfig(
-        document.camera.name, rules, tuple(m.polygon for m in document.mask), document.redact.regions
+        document.camera.name,
+        rules,
+        tuple(m.polygon for m in document.mask),
+        document.redact.regions,
+        tuple(dict.fromkeys(document.redact.what)),
     )
 
 

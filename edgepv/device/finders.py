@@ -1,0 +1,86 @@
+"""Who is to be covered in pictures that leave is found here: faces by YuNet, persons by a small detector."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+
+import numpy as np
+
+from edgepv.base.files import sha256
+from edgepv.base.optional import present
+from edgepv.runtimes.picture.cover import Cover, Finder
+from edgepv.runtimes.picture.faces import Faces
+from edgepv.runtimes.session import open_session
+from edgepv.types import BoxSpec, ModelSpec, StreamSpec, TensorSpec, Variant
+from edgepv.zoo import DETECTORS
+
+FACE, PERSON = "face", "person"
+FACES = DETECTORS / "yunet_n_dynamic.onnx"
+PERSONS = DETECTORS / "person.onnx"
+SCORE = 0.2
+"""Of a person, lower than for events: a cover too many costs less than one too few."""
+PART = 0.65
+"""Persons are looked for in the whole picture and, for small ones, in four parts so wide and high."""
+
+
+def open_cover(
+    what: Sequence[str], spec: ModelSpec, fault: Callable[[Exception], None], *, threads: int = 1
+) -> Cover | None:
+    """What covers faces or persons in one camera's pictures; None if nothing is to be covered.
+
+    spec: of the running model; where that finds persons, its boxes are covered too, and without ONNX Runtime
+    they alone. fault: hears what goes wrong while it runs. threads: of the person detector.
+    Raises TargetUnavailableError if what finds them is not installed.
+    """
+    if not what:
+        return None
+    finders: list[Finder] = [Faces(FACES)] if FACE in what else []
+    own = PERSON in what and spec.boxes is not None and PERSON in spec.labels
+    alone = own and not present("onnxruntime")
+    if PERSON in what and not alone:
+        finders.append(Persons(threads))
+    return Cover(finders, label=PERSON if own else None, alone=alone, fault=fault)
+
+
+class Persons:
+    """Finds persons in pictures (H, W, 3) uint8 BGR: boxes (N, 4) in shares of the picture."""
+
+    def __init__(self, threads: int = 1) -> None:
+        self._session = open_session(_variant(), PERSONS.parent, threads=threads)
+
+    def __call__(self, picture: np.ndarray) -> np.ndarray:
+        """(N, 4) x1, y1, x2, y2; of one person there may be several."""
+        height, width = picture.shape[:2]
+        tall, wide = max(1, round(PART * height)), max(1, round(PART * width))
+        corners = [(x, y) for y in (0, height - tall) for x in (0, width - wide)]
+        found = [self._found(picture)]
+        for x, y in corners:
+            part = np.ascontiguousarray(picture[y : y + tall, x : x + wide])
+            place = np.array([x, y, x, y]) + self._found(part) * [wide, tall, wide, tall]
+            found.append(place / [width, height, width, height])
+        return np.concatenate(found)
+
+    def _found(self, picture: np.ndarray) -> np.ndarray:
+        found = self._session.step(picture).detections
+        assert found is not None, "its spec has [boxes]"
+        return found.boxes
+
+
+def _variant() -> Variant:
+    """The person detector as a variant of no bundle."""
+    spec = ModelSpec(
+        "person",
+        TensorSpec("images", (1, 3, 192, 192)),
+        (PERSON,),
+        fps=Fraction(10),
+        colour="bgr",
+        std=(1 / 255,) * 3,  # it takes 0 to 255
+        task="detection",
+        metric="ap50",
+        outputs=(TensorSpec("output", (1, 756, 6), "NKC"),),
+        boxes=BoxSpec("grid", strides=(8, 16, 32), score=SCORE),
+    )
+    names = {spec.input.name: spec.input.name}, {spec.answer.name: spec.answer.name}
+    stream = StreamSpec((), warmup=1)
+    return Variant(PERSON, "onnxruntime", "fp32", "step", PERSONS.name, sha256(PERSONS), spec, stream, *names)
