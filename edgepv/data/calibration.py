@@ -97,10 +97,12 @@ def rolled_feeds(
     (18 % error after 100 steps, measured on a streamed net). A clip that is too short to fill them is
     played to and fro until they are full. Their order is how far into the clips of its label each was met,
     so the last quarter of the feeds is the last quarter of every label: whole clips, where a label has
-    enough. Raises UsageError if the clips never move the model: then no range would mean anything.
+    enough. Pictures, clips of one frame, differ from each other. Raises UsageError if the clips never move
+    the model: then no range would mean anything.
     """
     shown = [np.stack(degraded(clean_frames(path, spec), spec)) for path in chosen.clips]
-    if not any((frames != frames[0]).any() for frames in shown):
+    pictures = all(len(frames) == 1 for frames in shown)
+    if not any((frames != (shown[0] if pictures else frames[0])).any() for frames in shown):
         raise UsageError("every calibration clip shows a still picture. Give clips that move")
     kept = [_kept(stepper, len(frames), every) for frames in shown]
     number, stride = itertools.count(), max(1, -(-sum(map(len, kept)) // limit))

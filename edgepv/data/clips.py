@@ -37,13 +37,15 @@ SHOWN_LABELS = 5
 class Clip:
     """One video file on disk. ``label`` is None where nobody labelled it.
 
-    group: clips of one group share footage, so they never stand on two sides of a split.
+    group: clips of one group share footage, so they never stand on two sides of a split. truth: the files
+    that say what boxes are in it, see ``edgepv.data.annotated``.
     """
 
     path: Path
     label: str | None
     group: str
     split: str | None = None
+    truth: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ def _from_manifest(manifest: Path, labels: tuple[str, ...]) -> Survey:
             continue
         path = _as_on_disk(manifest.parent, row["path"])
         clips.append(Clip(path, label, row["group"], split_named(row["split"], manifest)))
-    return Survey(tuple(clips), _told({"of a label that the model does not have": others}))
+    return Survey(tuple(clips), told_by_reason({"of a label that the model does not have": others}))
 
 
 def _as_on_disk(folder: Path, name: str) -> Path:
@@ -173,7 +175,7 @@ def spelling(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _told(reasons: dict[str, list[str]]) -> str:
+def told_by_reason(reasons: dict[str, list[str]]) -> str:
     """ "3 hidden (the first: fight/._a.mp4)", and so on for every reason that something has."""
     there = {what: names for what, names in reasons.items() if names}
     return "; ".join(f"{len(names)} {what} (the first: {min(names)})" for what, names in there.items())
@@ -203,7 +205,7 @@ def _from_tree(folder: Path, labels: tuple[str, ...]) -> Survey:
         inside = path.relative_to(folder)
         label, split = _meant(inside.parts[:-1], known)
         clips.append(Clip(path, label, str(inside), split))
-    return Survey(tuple(clips), _told(left_out))
+    return Survey(tuple(clips), told_by_reason(left_out))
 
 
 def _meant(folders: Sequence[str], known: Callable[[str], str | None]) -> tuple[str | None, str | None]:
@@ -214,10 +216,13 @@ def _meant(folders: Sequence[str], known: Callable[[str], str | None]) -> tuple[
     return (known(folders[places[-1]]) if places else None), split
 
 
-def videos_below(folder: Path) -> tuple[list[Path], dict[str, list[str]]]:
+def videos_below(
+    folder: Path, suffixes: Sequence[str] = SUFFIXES, beside: Sequence[str] = ()
+) -> tuple[list[Path], dict[str, list[str]]]:
     """(videos in a folder and all below it, what else lies there by reason).
 
-    Linked folders are entered, after all others, so that none is read twice.
+    suffixes: of what is taken. beside: of what goes with it, and is not told. Linked folders are entered,
+    after all others, so that none is read twice.
     """
     videos: list[Path] = []
     reasons: dict[str, list[str]] = {
@@ -248,9 +253,9 @@ def videos_below(folder: Path) -> tuple[list[Path], dict[str, list[str]]]:
                 hidden.append(name)
             elif path.is_dir():
                 (linked if path.is_symlink() else waiting).append(path)
-            elif path.suffix.lower() in SUFFIXES:
+            elif path.suffix.lower() in suffixes:
                 videos.append(path)
-            elif not _beside(path):
+            elif path.suffix.lower() not in beside and not _beside(path):
                 others.append(name)
     return videos, reasons
 
@@ -287,5 +292,5 @@ def clips_digest(clips: Sequence[Clip], *, ordered: bool = False) -> str:
 
     Order counts where something goes through the clips one after the other: training, ranges, answers.
     """
-    rows = [(sha256(clip.path), clip.label) for clip in clips]
-    return digest(rows if ordered else sorted((data, label or "") for data, label in rows))
+    rows = [(sha256(clip.path), clip.label, *map(sha256, clip.truth)) for clip in clips]
+    return digest(rows if ordered else sorted((data, label or "", *truth) for data, label, *truth in rows))

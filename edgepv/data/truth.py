@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import numpy as np
 
 from edgepv.base.registry import resolve
 from edgepv.base.tasks import TASKS
+from edgepv.data.annotated import TrueBoxes, true_boxes
 from edgepv.data.clips import Clip
 from edgepv.data.frames import clean_frames, degraded, preprocess
-from edgepv.data.video import at_rate, open_video
+from edgepv.data.video import at_rate, open_video, taken
 from edgepv.errors import UsageError
 from edgepv.stream import Tensors
 from edgepv.types import ModelSpec
@@ -29,16 +31,19 @@ class Points:
 class EvalClip:
     """A clip as the model sees it, and what is true of it.
 
-    frames: (T, C, h, w) float32. truth: index of its label, ``Points``, or clean pictures (T, H, W, 3) uint8
-    BGR, or a number; None where nobody knows. start: states that the clip begins with, such as the points to
-    follow. group: clips of one group share footage; None where nobody knows. doubt: why it may not be whole.
+    frames: (T, C, h, w) float32. truth: index of its label, ``Points``, true boxes of every frame, or clean
+    pictures (T, H, W, 3) uint8 BGR, or a number; None where nobody knows. start: states that the clip begins
+    with, such as the points to follow. group: clips of one group share footage; None where nobody knows.
+    doubt: why it may not be whole. size: (height, width) in px of the clip's own pictures, where boxes are to
+    be found in them.
     """
 
     frames: np.ndarray
-    truth: int | float | Points | np.ndarray | None
+    truth: int | float | Points | tuple[TrueBoxes, ...] | np.ndarray | None
     start: Tensors | None = None
     group: str | None = None
     doubt: str | None = None
+    size: tuple[int, int] = (0, 0)
 
 
 def eval_clip(clip: Clip, spec: ModelSpec, more: int = 0) -> EvalClip:
@@ -104,6 +109,24 @@ def tracked(clip: Clip, spec: ModelSpec, more: int) -> EvalClip:
     place = points[known] / [width, height] * [aspect(spec), 1.0]
     truth = Points(place[:, taken].transpose(1, 0, 2), ~occluded[known][:, taken].T)
     return EvalClip(frames, truth, born_at(place[:, 0], spec))
+
+
+def found(clip: Clip, spec: ModelSpec, more: int) -> EvalClip:
+    """A clip or picture of a detector, with the true boxes of every frame where its folder says them.
+
+    Raises UsageError like ``edgepv.data.annotated.true_boxes``.
+    """
+    most = TASKS.find(spec.task).most_frames
+    seen: list[np.ndarray] = []
+    taken_frames: list[int] = []
+    with open_video(clip.path) as video:
+        for frame in itertools.islice(taken(video, spec.fps), most):
+            size = frame.pixels.shape[:2]
+            seen.append(preprocess(frame.pixels, spec))
+            taken_frames.append(frame.index)
+    truth = true_boxes(clip, taken_frames, spec.labels)
+    doubt = video.doubt[1] if video.doubt else None
+    return EvalClip(np.concatenate(seen), truth, doubt=doubt, size=size)
 
 
 def _read_points(path: Path, frames: int) -> tuple[np.ndarray, np.ndarray]:

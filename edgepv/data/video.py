@@ -31,6 +31,8 @@ SUFFIXES = (
     ".qt", ".ts", ".vob", ".wmv", ".xvid", ".y4m", ".264", ".265", ".h264", ".h265", ".hevc",
 )  # fmt: skip
 """What is taken for a video; FFmpeg tells the formats apart by their bytes."""
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+"""What is taken for a picture, which is a video of one frame."""
 _NTSC = (24, 30, 48, 60, 120)
 UNSAID_FPS = Fraction(10)
 STEADY_S = Fraction(2, 1000)
@@ -81,9 +83,10 @@ def open_video(path: Path) -> Iterator[VideoReader]:
     """A video to be read frame by frame.
 
     Raises UsageError if the file is missing, has the suffix of no video, cannot be opened, or was cut off;
-    and at its end if no frame could be decoded or some in the middle could not (see ``VideoReader``).
+    and at its end if no frame could be decoded or some in the middle could not (see ``VideoReader``). A
+    picture is a video of one frame.
     """
-    reader = VideoReader(path)
+    reader = StillReader(path) if path.suffix.lower() in PICTURES else VideoReader(path)
     try:
         yield reader
     finally:
@@ -192,6 +195,37 @@ class VideoReader:
                 f"a raw stream has no time stamps; {float(self.fps):g} frames a second are assumed. Put it "
                 "into an .mp4 or .mkv that says its rate",
             )
+
+
+class StillReader(VideoReader):
+    """One picture as a video of one frame, upright as its EXIF says. Raises UsageError if it is none."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise UsageError(f"{path} does not exist or is not a file. Check the path of the picture")
+        cv2 = need("cv2", extra="cpu")
+        self.fps, self.read_count, self.doubt = UNSAID_FPS, 0, None
+        with hush_native():
+            self._pixels: np.ndarray | None = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        if self._pixels is None:
+            raise UsageError(f"{path} cannot be opened as a picture. {_what_else(path)}")
+
+    def read(self) -> VideoFrame | None:
+        """The picture, once."""
+        if self._pixels is None:
+            return None
+        pixels, self._pixels = self._pixels, None
+        self.read_count = 1
+        return VideoFrame(0, pixels, Fraction(0), Fraction(0))
+
+    @property
+    def step_s(self) -> Fraction:
+        """It is shown for one frame of a rate that nobody says."""
+        return 1 / self.fps
+
+    def close(self) -> None:
+        """Let the picture go."""
+        self._pixels = None
 
 
 def _refuse_cut(path: Path) -> Structure:

@@ -12,7 +12,7 @@ from edgepv.data.calibration import to_and_fro
 from edgepv.data.frames import hold_last
 from edgepv.metrics.tasks import clip_scores
 from edgepv.stream import Infer, Stepper, Tensors, roll
-from edgepv.types import Variant
+from edgepv.types import ModelSpec, Variant
 
 
 def clip_answers(
@@ -22,7 +22,8 @@ def clip_answers(
 
     clips: (T, C, H, W) float32 each, preprocessed; short ones go on, see ``filled``. starts: states that a
     clip begins with, one for each clip; none: all begin as the model says.
-    Returns one array per clip: (T, classes) of logits, (T, K, 3) of tracks, (T, 3, H, W) of pictures. A
+    Returns one array per clip: (T, classes) of logits, (T, K, 3) of tracks, (T, 3, H, W) of pictures, (T,
+    N, values) of boxes, or (T, values) where a detector answers them in several outputs, side by side. A
     classifier's window is not computed before it is full: those rows are the first valid one.
     """
     stepper, name = Stepper(infer, variant.spec, variant.stream), variant.spec.answer.name
@@ -33,8 +34,16 @@ def clip_answers(
         if windowed:
             answers.append(_windows(stepper, frames, name))
         else:
-            answers.append(np.concatenate([out[name] for _, out in roll(stepper, frames, start)]))
+            rows = [_together(out, variant.spec) for _, out in roll(stepper, frames, start)]
+            answers.append(np.concatenate(rows))
     return answers
+
+
+def _together(out: Tensors, spec: ModelSpec) -> np.ndarray:
+    """The answer that is judged; of a detector, all that its boxes are read from."""
+    if spec.boxes is None or len(spec.answers) == 1:
+        return out[spec.answer.name]
+    return np.concatenate([out[one.name].reshape(1, -1) for one in spec.answers], 1)
 
 
 def _windows(stepper: Stepper, frames: np.ndarray, name: str) -> np.ndarray:

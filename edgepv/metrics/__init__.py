@@ -5,6 +5,7 @@ Each task's metric, intervals, what a variant lost: numbers in, numbers out; not
 
 __all__ = [
     "choice",
+    "detection",
     "flips",
     "gate",
     "margins",

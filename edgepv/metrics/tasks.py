@@ -4,7 +4,7 @@ What is true of a clip, one figure for each clip, and what two models' figures o
 
 A classifier is judged by top-1. A tracker by delta-avg: the share of visible points within 1, 2, 4, 8 and 16
 px of the truth on a frame of 256 x 256, averaged over the five (Doersch et al. 2022, "TAP-Vid"). A restorer
-by the PSNR of its pictures, in dB.
+by the PSNR of its pictures, in dB. A detector by AP50, see ``edgepv.metrics.detection``.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from edgepv.base.tasks import task_of
 from edgepv.data.frames import pictures
 from edgepv.data.truth import EvalClip, Points, aspect
 from edgepv.errors import UsageError
+from edgepv.metrics.detection import rated
 from edgepv.metrics.margins import margin_drop, margins
 from edgepv.metrics.pictures import psnr_db
 from edgepv.metrics.stats import accuracy, mean_accuracy, mean_drop
@@ -64,8 +65,12 @@ def figures(
 ) -> np.ndarray:
     """One figure for each clip: a label's margin (above 0 is right), delta-avg in [0, 1], or PSNR in dB.
 
-    pictures: of a restorer, which are judged; None: all after its warm-up.
+    Of a detector, figures whose mean is AP50. pictures: of a restorer, which are judged; None: all after its
+    warm-up.
     """
+    if task_of(spec).finds:
+        found: np.ndarray = resolve(task_of(spec).figure)(spec, answers, clips)
+        return found
     figure, which = resolve(task_of(spec).figure), pictures or Pictures.of(warmup, spec.lag)
     both = zip(answers, clips, strict=True)
     return np.array([figure(spec, rows, clip.truth, warmup, which) for rows, clip in both])
@@ -144,6 +149,8 @@ def rate(
     if task_of(spec).classifies:
         table = np.stack([clip_scores(rows, warmup) for rows in answers])
         return accuracy([int(c.truth) for c in clips], table, spec.labels, groups)  # type: ignore[arg-type]
+    if task_of(spec).finds:
+        return rated(spec, answers, clips, groups)
     return mean_accuracy(figures(spec, answers, clips, warmup, pictures), spec.metric, groups)
 
 

@@ -3,4 +3,4 @@
 What was done to it is recorded.
 """
 
-__all__ = ["builder", "checkpoint", "naming", "provenance", "spec", "surgery", "training", "weights"]
+__all__ = ["boxes", "builder", "checkpoint", "naming", "provenance", "spec", "surgery", "training", "weights"]

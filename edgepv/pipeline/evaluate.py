@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from edgepv.base.engines import files_of
-from edgepv.base.tasks import TASKS
+from edgepv.base.tasks import TASKS, task_of
 from edgepv.data.frames import pictures
 from edgepv.data.truth import EvalClip
 from edgepv.export.audit import audit
 from edgepv.export.parity import compare_clips, first_divergence, saturation
 from edgepv.export.request import FLAT
 from edgepv.measure.answers import clip_answers
+from edgepv.metrics.detection import alike, found_on
 from edgepv.metrics.flips import flips_per_1000
 from edgepv.metrics.pictures import psnr_db
 from edgepv.metrics.stats import sqnr_db
@@ -36,6 +37,7 @@ from edgepv.types import Accuracy, Flips, Measurement, ModelSpec, PairedDrop, Pa
 
 SAME_NUMBERS_DB = 80.0  # at this SQNR the answers are equal to four digits: no clip can tell them apart
 SAME_DB = 0.005  # a PSNR that differs by less is printed as equal
+SAME_AP = 0.05  # points of AP that are printed as none
 SAME_PX = 0.01  # tracks of which 95 % are no further apart, px of 256, are the same to everyone who uses them
 PROBES = 8  # inputs used to look inside a graph; more show the same
 
@@ -109,6 +111,7 @@ class Evaluation:
         after = figures(self.spec, answers, self.shown, self.warmup, self.pictures[1])
         drop = task_drop(self.spec, self.before, after, self.max_drop, groups_of(self.shown))
         same = drop.lost == drop.won == 0 or (drop.unit == "dB" and abs(drop.points) < SAME_DB)
+        same = same or (task_of(self.spec).finds and abs(drop.points) < SAME_AP)
         if sqnr_db >= SAME_NUMBERS_DB and same:
             drop = replace(drop, low=0.0, high=0.0, verdict="pass", clips_needed=None, groups=None)
         return not_applied(drop) if self.unheld else drop
@@ -124,7 +127,7 @@ class Evaluation:
     def each_frame(self, answers: Sequence[np.ndarray]) -> PairedDrop | None:
         """What a classifier's answers after each frame lose; None where nobody knows what is true."""
         pairs = self.aligned(self.original, answers)
-        if not self.known or self.spec.task != "classification" or not any(len(rows) for rows, _ in pairs):
+        if not self.known or not task_of(self.spec).classifies or not any(len(rows) for rows, _ in pairs):
             return None
         drop = frame_drop(pairs, self.shown, self.max_drop)
         return not_applied(drop) if self.unheld else drop
@@ -222,7 +225,7 @@ def _parity(
         evaluation.names,
         min_sqnr_db=floor_db(spec, target, variant.precision),
         saturation=saturation(folder / variant.path, probes) if variant.precision == "int8" else None,
-        classes=spec.task == "classification",
+        classes=task_of(spec).classifies,
     )
     if spec.task == "tracking":
         apart = [
@@ -230,7 +233,10 @@ def _parity(
             for a, b, c in zip(answers, evaluation.model, evaluation.shown)
         ]
         parity = with_tracks(parity, np.concatenate([a.ravel() for a in apart]))
-    if spec.task == "restoration":
+    if task_of(spec).finds:
+        sides = (found_on(spec, rows, evaluation.shown, None) for rows in (evaluation.model, answers))
+        parity = replace(parity, boxes=alike(*sides))
+    if task_of(spec).shows:
         both = [(pictures(spec, a), pictures(spec, b)) for a, b in zip(evaluation.model, answers)]
         parity = replace(parity, psnr_db=float(np.mean([psnr_db(a, b) for a, b in both])))
     return parity

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from edgepv.base.optional import need
+from edgepv.base.tasks import task_of
 from edgepv.data.calibration import in_turns, to_and_fro
 from edgepv.data.clips import Clip, clips_digest, unheld
 from edgepv.data.frames import hold_last, model_frames
@@ -124,11 +125,11 @@ def _prepared(context: RunContext, source: Source, clips: Clips) -> PreparedMode
             f"{spec.name}: the original itself answers NaN or infinity on real clips, so nothing can be "
             "compared with it. Check the weights, and mean and std of the spec"
         )
-    if spec.task == "restoration":
+    if task_of(spec).shows:
         _refuse_lag(first.spec, answers, shown)
     watched = _watched(context, clips, spec)
     model_answers = evaluate.play_clips(model(1).infer, base, shown) if changed else answers
-    if spec.task == "classification":
+    if task_of(spec).classifies:
         all_labelled(clips.held_out, spec.labels)
     stepper = Stepper(model(1).infer, spec, base.stream)
     before = Stepper(original(1).infer, first.spec, first.stream)
@@ -154,7 +155,7 @@ def _prepared(context: RunContext, source: Source, clips: Clips) -> PreparedMode
         watched=watched,
         watched_original=tuple(evaluate.play_clips(original(1).infer, first, watched)),
     )
-    if spec.task == "classification" and evaluation.known and not evaluation.unheld:
+    if task_of(spec).classifies and evaluation.known and not evaluation.unheld:
         context.console.say(_told_by_clips(evaluation))
     return PreparedModel(
         ready=calibrated,
@@ -177,7 +178,7 @@ def _told_by_clips(evaluation: evaluate.Evaluation) -> str:
 
 def _watched(context: RunContext, clips: Clips, spec: ModelSpec) -> tuple[EvalClip, ...]:
     """Video without labels on which a classifier's changed answers are counted."""
-    if spec.task != "classification":
+    if not task_of(spec).classifies:
         return ()
     shown = context.console.track(clips.watched, "decoding footage")
     return tuple(EvalClip(model_frames(c.path, spec, WATCHED_FRAMES), None, group=c.group) for c in shown)

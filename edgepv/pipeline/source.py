@@ -13,6 +13,7 @@ from edgepv.base.cache import imported, sources
 from edgepv.base.files import digest, sha256
 from edgepv.base.optional import present
 from edgepv.base.tasks import TASKS, task_of
+from edgepv.data.annotated import survey_boxes
 from edgepv.data.clips import SHOWN_LABELS, Clip, find_clips, survey, unheld_told, unlabelled_told
 from edgepv.data.split import apart, split_clips, split_in_two
 from edgepv.errors import UsageError
@@ -214,7 +215,8 @@ def _with_labels(options: Options, spec: ModelSpec) -> Clips:
     numbers, not to set INT8 ranges or to judge accuracy.
     """
     if options.clips:
-        there, origin = survey(Path(options.clips), spec.labels), options.clips
+        origin, finds = options.clips, task_of(spec).finds
+        there = survey_boxes(Path(origin)) if finds else survey(Path(origin), spec.labels)
         calibration, held_out = split_clips(list(there.clips), calibration=CALIBRATION_CLIPS)
         train = tuple(c for c in there.clips if c.split == "train" and c.label)
         _refuse_shared((*calibration, *train), held_out)
@@ -222,9 +224,8 @@ def _with_labels(options: Options, spec: ModelSpec) -> Clips:
         notes = (*left_out, *_unjudged(there.clips, held_out, spec))
         return Clips(train, tuple(calibration), tuple(held_out), origin, notes=notes)
     shipped = _shipped(spec)
-    fits = spec.task in TASKS.own and (
-        spec.task != "classification" or {c.label for c in shipped} <= set(spec.labels)
-    )
+    known = {c.label for c in shipped} <= set(spec.labels)
+    fits = spec.task in TASKS.own and not task_of(spec).finds and (known or not task_of(spec).classifies)
     if not fits:
         shipped = [replace(c, label=None) for c in shipped]
     calibration, held_out = split_clips(shipped, calibration=CALIBRATION_CLIPS)
@@ -234,6 +235,10 @@ def _with_labels(options: Options, spec: ModelSpec) -> Clips:
 
 def _unjudged(clips: Sequence[Clip], held_out: Sequence[Clip], spec: ModelSpec) -> Iterator[str]:
     """What labels do not say of these clips: which have none, and which labels nobody can judge."""
+    if task_of(spec).finds:
+        if not any(c.truth for c in held_out):
+            yield "accuracy is not judged: no CSV and no COCO JSON in the folder says what boxes are there"
+        return
     if not spec.labels:
         return
     if bare := unlabelled_told(clips):
@@ -265,7 +270,7 @@ def _shipped(spec: ModelSpec) -> list[Clip]:
     import edgepv.zoo
 
     here = Path(edgepv.zoo.__file__).parent
-    if spec.task == "classification":
+    if task_of(spec).classifies:
         return find_clips(here / "clips", edgepv.zoo.TASKS["fight"])
     film = find_clips(here / "film", ())
     if spec.task != "tracking":

@@ -63,6 +63,9 @@ def agreement(parity: Parity) -> Cell:
         return Cell(f"{p50:.2f} px", p50, note=f"95 %: {p95:.2f}")
     if parity.psnr_db is not None:
         return number(parity.psnr_db, "dB")
+    if parity.boxes:
+        shared, moved = parity.boxes
+        return replace(share(shared), note=f"of boxes; scores {moved:.3f} apart")
     return share(parity.agreement)
 
 
@@ -214,7 +217,7 @@ def accuracy_table(report: Report) -> Table:
         "accuracy",
         "Accuracy",
         "Top-1 with its 95 % Wilson interval; delta-avg (share of points within 1, 2, 4, 8, 16 px of the "
-        "truth on 256 x 256, averaged) and PSNR with Student's; points lost (dB of "
+        "truth on 256 x 256, averaged) and PSNR with Student's, AP50 with the jackknife's; points lost (dB of "
         "PSNR) with the 95 % paired interval. Lost and won count the clips that only the original, or only "
         "this variant, got right or did better." + (f" {FLIPS}" if watched else ""),
         heads(
@@ -262,7 +265,8 @@ def parity_table(report: Report) -> Table:
         "that means zero does not count. Slope is the least and the largest of the "
         "outputs over the original's: below 1 where a range clips. Flicker is the share of frames at which "
         "the top-1 changes. Agreement is the share of frames with the same top-1, the median distance of "
-        "tracked points on 256 x 256, or the PSNR of the pictures.",
+        "tracked points on 256 x 256, the PSNR of the pictures, or the share of boxes that both have, with the "
+        "median change of their scores.",
         heads(
             "variant, max error, SQNR, saturation, slope, agreement, flicker, frames, "
             "verdict, first diverging node"

@@ -179,7 +179,9 @@ class Accuracy:
     top1, delta_avg: fractions of 1, with Wilson's interval and Student's over the clips. psnr: dB, with
     Student's over the clips. clips: SHA-256 of the clips' bytes and labels; None where nobody noted it.
     groups: how many groups of clips the interval is taken over; None where every clip counts for itself. One
-    group has no interval: low and high are the value itself.
+    group has no interval: low and high are the value itself. ap50: of a detector, a fraction of 1, with the
+    jackknife's interval over its clips; ap50_95: the mean over overlaps from 0.5 to 0.95. classes: of a
+    detector, at the scores that its spec sets and overlap 0.5.
     """
 
     value: float
@@ -193,6 +195,7 @@ class Accuracy:
     metric: Metric = "top1"
     clips: str | None = None
     groups: int | None = None
+    ap50_95: float | None = None
 
 
 @dataclass(frozen=True)
@@ -235,7 +238,8 @@ class Parity:
     next, as a share of frames: (original, artifact). worst: the clips it gets least right, worst first.
     track_px: of a tracker, median and 95th percentile of the distance between its points and the original's,
     in px of a frame of 256 x 256. psnr_db: of a restorer, its pictures against the original's. others: SQNR
-    in dB of every further answer, such as a classifier's particles, on inputs with equal states.
+    in dB of every further answer, such as a classifier's particles, on inputs with equal states. boxes: of a
+    detector, the share of boxes that both it and the original have, and the median change of their scores.
     """
 
     max_abs: float
@@ -252,6 +256,7 @@ class Parity:
     track_px: tuple[float, float] | None = None
     psnr_db: float | None = None
     others: dict[str, float] = field(default_factory=dict)
+    boxes: tuple[float, float] | None = None
 
     @property
     def least(self) -> tuple[str, float]:

@@ -18,7 +18,8 @@ class TaskSpec:
     truth: called as (clip, spec, more), gives the clip as the model sees it with what is true of it, see
     ``edgepv.data.truth``.
     metric, metric_name: what it is judged by, and how reports call that; larger is better.
-    figure: gives it for one clip, see ``edgepv.metrics.tasks.figures``.
+    figure: gives it for one clip; of what ``finds``, one for each clip, of which it is the mean. See
+    ``edgepv.metrics.tasks.figures``.
     unit: of a loss. Points are of a figure that is a fraction of 1: a point is 1 %.
     max_drop: what a variant may lose where the user does not say, in ``unit``; None: Options.max_drop.
     most_frames: how many frames of a clip are judged: pictures are large, and a score needs only so many.

@@ -1,4 +1,4 @@
-"""Answers drawn into the camera's picture: particles, velocities, forces, tracks, and bars of the score."""
+"""Answers drawn into the camera's picture: particles, velocities, forces, tracks, boxes, bars of the score."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class Painter:
     def draw(self, frame: np.ndarray, record: Record) -> np.ndarray:
         """The frame, enlarged to at least 360 lines, with what an "answer" record says.
 
-        Tracks with their tails, particles with velocity (green) and force (orange) arrows; below it, of a
+        Boxes with what is in them, tracks with their tails, particles with velocity (green) and force (orange) arrows; below it, of a
         classifier, a strip with label, score and the scores so far. Of a restorer ``frame`` is its answer,
         and nothing is drawn. frame: (H, W, 3) BGR, or (H, W) grey. A stale answer is orange and says its
         age. Sides come out even.
         """
-        if "label" not in record and "tracks" not in record:
+        if not {"label", "tracks", "boxes"} & set(record):
             return even(frame)
         picture = enlarged(frame)
         for x, y, vx, vy, ax, ay, visible in record.get("particles") or ():
@@ -54,6 +54,8 @@ class Painter:
                 _arrow(picture, at, ahead, GREEN)
                 _dot(picture, at, BLUE)
         self._tracks(picture, record.get("tracks") or ())
+        for one in record.get("boxes") or ():
+            _box(picture, one, ORANGE if record["stale"] else None)
         if "label" not in record:
             return picture
         return np.concatenate([picture, self._strip(picture.shape[1], record)])
@@ -90,6 +92,21 @@ class Painter:
         font = cv2.FONT_HERSHEY_SIMPLEX
         cv2.putText(strip, caption(record), (10, 23), font, 0.6, text_colour, 1, cv2.LINE_AA)
         return strip
+
+
+def _box(picture: np.ndarray, one: Record, hue: tuple[int, int, int] | None) -> None:
+    """A box, and over it what it holds and how sure that is; in the colour of its track, or of its label."""
+    cv2 = need("cv2", extra="cpu")
+    x1, y1, x2, y2 = one["box"]
+    start, end = _at(picture, x1, y1), _at(picture, x2, y2)
+    number = one["id"] if one["id"] is not None else sum(one["label"].encode())
+    hue = hue or colour(number)
+    cv2.rectangle(picture, start, end, hue, 2)
+    name = one["label"] + (f" {one['id']}" if one["id"] is not None else "")
+    at = (start[0] + 2, max(12, start[1] - 4))
+    font = cv2.FONT_HERSHEY_SIMPLEX
+    cv2.putText(picture, f"{name} {one['score']:.0%}", at, font, 0.45, DARK, 3, cv2.LINE_AA)
+    cv2.putText(picture, f"{name} {one['score']:.0%}", at, font, 0.45, hue, 1, cv2.LINE_AA)
 
 
 def caption(record: Record) -> str:

@@ -59,6 +59,17 @@ def test_past_scores_stand_behind_the_bar() -> None:
     assert before > newest
 
 
+def test_a_box_is_drawn_in_the_colour_of_its_track() -> None:
+    box = {"label": "person", "score": 0.9, "box": [0.2, 0.2, 0.6, 0.8], "id": 3}
+    picture = Painter().draw(grey(), answer(boxes=[box]))
+    assert picture.shape[:2] == (400, 600)
+    for x, y in ((120, 200), (360, 200), (240, 80), (240, 320)):
+        assert near(picture, x, y, colour(3))
+    assert (picture[150:250, 200:300] == 90).all()
+    stale = answer(boxes=[box | {"id": None}]) | {"stale": True}
+    assert near(Painter().draw(grey(), stale), 120, 200, ORANGE)
+
+
 def test_a_restored_picture_is_left_as_it_is() -> None:
     picture = np.random.default_rng(0).integers(0, 255, (90, 160, 3), np.uint8)
     np.testing.assert_array_equal(Painter().draw(picture, answer()), picture)
