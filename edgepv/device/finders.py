@@ -9,6 +9,7 @@ import numpy as np
 
 from edgepv.base.files import sha256
 from edgepv.base.optional import present
+from edgepv.data.boxes import Detections
 from edgepv.runtimes.picture.cover import Cover, Finder
 from edgepv.runtimes.picture.faces import Faces
 from edgepv.runtimes.session import open_session
@@ -54,17 +55,18 @@ class Persons:
         height, width = picture.shape[:2]
         tall, wide = max(1, round(PART * height)), max(1, round(PART * width))
         corners = [(x, y) for y in (0, height - tall) for x in (0, width - wide)]
-        found = [self._found(picture)]
+        found = [self.found(picture).boxes]
         for x, y in corners:
             part = np.ascontiguousarray(picture[y : y + tall, x : x + wide])
-            place = np.array([x, y, x, y]) + self._found(part) * [wide, tall, wide, tall]
+            place = np.array([x, y, x, y]) + self.found(part).boxes * [wide, tall, wide, tall]
             found.append(place / [width, height, width, height])
         return np.concatenate(found)
 
-    def _found(self, picture: np.ndarray) -> np.ndarray:
+    def found(self, picture: np.ndarray) -> Detections:
+        """Those in the whole picture, with their scores."""
         found = self._session.step(picture).detections
         assert found is not None, "its spec has [boxes]"
-        return found.boxes
+        return found
 
 
 def _variant() -> Variant:
