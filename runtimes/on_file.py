@@ -27,10 +27,12 @@ from edgepv.runtimes.lane import Answer
 from edgepv.runtimes.output import NO_RULES, FilmClock, Output
 from edgepv.runtimes.picture.cover import Cover
 from edgepv.runtimes.picture.drawing import Painter
+from edgepv.runtimes.picture.outlines import outlined
 from edgepv.runtimes.picture.privacy import Mask
 from edgepv.runtimes.places import check_rules, needs_search
 from edgepv.runtimes.record import Record
 from edgepv.runtimes.records import answer_fields, picture_of
+from edgepv.runtimes.sinks import Shape
 from edgepv.types import Deadline, ModelSpec, Variant
 
 
@@ -89,7 +91,7 @@ def run_file(
     with (
         contextlib.closing(runner),
         open_video(source) as film,
-        _writer(video, spec, film.fps, output.shown) as write,
+        _writer(video, spec, film.fps, output.shown, config.rules.shapes(camera)) as write,
     ):
         draw = _InStep(write, late(variant, film.fps) if video else 0)
         mask = Mask(config.masks) if config.masks else None
@@ -227,11 +229,15 @@ def _owed(index: int, source: Fraction, wanted: Fraction) -> int:
 
 @contextlib.contextmanager
 def _writer(
-    out: Path | None, spec: ModelSpec, fps: Fraction, may_leave: Shown
+    out: Path | None,
+    spec: ModelSpec,
+    fps: Fraction,
+    may_leave: Shown,
+    shapes: Sequence[Shape],
 ) -> Iterator[Callable[[VideoFrame, Answer], None]]:
     """A function that draws an answer on a frame and appends it to ``out``; nothing without ``out``.
 
-    may_leave: makes of a picture, and what was found in it, the one that may be seen.
+    may_leave: makes of a picture, and what was found in it, the one that may be seen. shapes: are outlined.
     """
     if out is None:
         yield lambda frame, answer: None
@@ -248,7 +254,8 @@ def _writer(
                 size = (restored.shape[1], restored.shape[0])
                 shown = need("cv2", extra="cpu").resize(frame.pixels, size)
             said_now = {**answer_fields(answer, spec), "valid": answer.valid, "stale": False}
-            copy.put(painter.draw(may_leave(shown, answer.detections), said_now), frame)
+            shown = outlined(may_leave(shown, answer.detections), shapes)
+            copy.put(painter.draw(shown, said_now), frame)
 
         try:
             yield draw

@@ -15,7 +15,7 @@ from edgepv.base.tasks import task_of
 from edgepv.data.boxes import Detections
 from edgepv.metrics.times import supported_ms
 from edgepv.runtimes.deadline import Reply
-from edgepv.runtimes.events.rules import MOVING, LiveConfig, Point, Rules
+from edgepv.runtimes.events.rules import MOVING, LiveConfig, Rules
 from edgepv.runtimes.events.tracks import Tracker
 from edgepv.runtimes.events.watch import Events, Positions
 from edgepv.runtimes.faults import Faults
@@ -23,12 +23,11 @@ from edgepv.runtimes.health.series import STAGES
 from edgepv.runtimes.health.state import Health
 from edgepv.runtimes.lane import Answer
 from edgepv.runtimes.picture.cover import Cover
-from edgepv.runtimes.picture.outlines import outlined
 from edgepv.runtimes.picture.privacy import mosaic
 from edgepv.runtimes.places import MovingPoints, Within, ZoneSearch
 from edgepv.runtimes.record import Record
 from edgepv.runtimes.records import RECORDS, picture_of, record
-from edgepv.runtimes.sinks import Sink
+from edgepv.runtimes.sinks import KeepsClips, Sink
 from edgepv.runtimes.sinks.ending import Ending, end_within, name_of
 from edgepv.types import ModelSpec
 
@@ -121,7 +120,6 @@ class Output:
         blind = Cover((), alone=True) if config.cover else None  # nobody looks: all is covered
         self._redact, self._cover = config.redact, cover or blind
         self._search, self._quiet_misses = search, quiet_misses
-        self._shapes = _shapes(config.rules, camera)
         self._lows: dict[str, float] = {}
         for rule in config.rules.of(camera):
             self._lows[rule.label] = min(rule.low, self._lows.get(rule.label, 1.0))
@@ -243,7 +241,7 @@ class Output:
                 self._health.dropped()
 
     def shown(self, picture: np.ndarray, found: Detections | None) -> np.ndarray:
-        """A picture as it may leave: regions averaged away, people covered, zones outlined.
+        """A picture as it may leave: people covered, regions averaged away.
 
         picture: (H, W, 3) uint8 BGR. found: what the running model found in this very picture; None: it did
         not answer to it.
@@ -257,7 +255,7 @@ class Output:
                 height, width = picture.shape[:2]
                 regions = [[(x * width, y * height) for x, y in region] for region in self._redact]
                 picture = mosaic(picture, regions)
-            return outlined(picture, self._shapes) if self._shapes else picture
+            return picture
 
     def _to_cover(self, found: Detections | None, label: str | None) -> np.ndarray | None:
         """The boxes that the running model is asked for."""
@@ -303,8 +301,17 @@ class Output:
     def _put(self, *records: Record) -> None:
         for one in records:
             self.counts["events"] += one["type"] == "new"
+            told = self._with_clip(one)
             for sink in self._sinks:
-                self._hand(sink, {**one, "version": RECORDS})
+                self._hand(sink, told)
+
+    def _with_clip(self, one: Record) -> Record:
+        """The record as it is told: of an event, with the name of the clip that it is in."""
+        told = {**one, "version": RECORDS}
+        for sink in self._sinks if "after" in one else ():
+            if isinstance(sink, KeepsClips) and (clip := sink.clip_of(told)):
+                told = {**told, "after": {**told["after"], "clip": clip}}
+        return told
 
     def _hand(self, sink: Sink, *what: Any) -> None:
         self._handing = sink
@@ -382,7 +389,7 @@ class Output:
             self._lock.release()
         with self._lock:
             records = (*self._events.close(self._now_s()), self.summary())
-            last = [{**one, "version": RECORDS} for one in records]
+            last = [self._with_clip(one) for one in records]
             sinks, self._sinks = self._sinks, ()
         if self._search:
             self._search.close()
@@ -403,15 +410,6 @@ class Output:
         if sink is not None:
             name, why = name_of(sink), where
         self.faults.add(name, TimeoutError(f"{why}, after {seconds:g} s"))
-
-
-def _shapes(rules: Rules, camera: str) -> list[tuple[str, Sequence[Point]]]:
-    """Name and corners of each zone and line that a rule of this camera names."""
-    tracks = rules.tracks_of(camera)
-    zones = {name for r in rules.of(camera) for name in r.zones} | {name for t in tracks for name in t.zones}
-    lines = {name for track in tracks for name in track.lines}
-    shapes: list[tuple[str, Sequence[Point]]] = [(z.name, z.polygon) for z in rules.zones if z.name in zones]
-    return shapes + [(one.name, (one.start, one.end)) for one in rules.lines if one.name in lines]
 
 
 def _standing(found: Detections, labels: Sequence[str]) -> Positions:

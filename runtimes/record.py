@@ -71,6 +71,7 @@ class EventState(TypedDict):
     line: NotRequired[str]
     direction: NotRequired[Literal["in", "out"]]
     count: NotRequired[int]
+    clip: NotRequired[str]
 
 
 class EventRecord(TypedDict):

@@ -170,7 +170,7 @@ class _Cameras:
             self._console.say(note)
         self._notes = fit.notes
         for url in self._options.emit if len(self._options.sources) > 1 else ():
-            if url.startswith(("mqtt", "video:")) and CAMERA not in url:
+            if url.startswith(("mqtt", "video:", "clips:")) and CAMERA not in url:
                 raise UsageError(
                     f"several cameras cannot share one {url.partition(':')[0]} address. "
                     f"Write {CAMERA} where the camera's name belongs"
@@ -346,6 +346,7 @@ class _Cameras:
             labels=tuple(dict.fromkeys(labels)),
             fps=float(spec.fps),
             say=self._console.say,
+            shapes=self._options.config.rules.shapes(name),
         )
         opened.callback(sink.close)
         health.watch(url.partition(":")[0], sink)

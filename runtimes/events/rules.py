@@ -35,7 +35,8 @@ class Rule:
     zones: where the label must be, in one of them; elsewhere, or while that is not known, it counts as 0.
     camera: the only one the rule is for; None: every one.
     Label "*" is the anomaly rule: its score is how unsure the model is, ``doubt`` says by which measure
-    ("entropy": of all scores, 1 where all are equal; "rest": 1 - the highest score).
+    ("entropy": of all scores, 1 where all are equal; "rest": 1 - the highest score; "margin": 1 - by how much
+    the highest is above the second).
     """
 
     label: str
@@ -47,7 +48,7 @@ class Rule:
     hold_s: float = 2.0
     zones: tuple[str, ...] = ()
     camera: str | None = None
-    doubt: Literal["entropy", "rest"] = "entropy"
+    doubt: Literal["entropy", "rest", "margin"] = "entropy"
 
     @property
     def low(self) -> float:
@@ -150,6 +151,17 @@ class Rules:
     def tracks_of(self, camera: str) -> tuple[TrackRule, ...]:
         """The rules about tracks that are for this camera."""
         return tuple(r for r in self.tracks if r.camera in (None, camera))
+
+    def shapes(self, camera: str) -> tuple[tuple[str, Sequence[Point]], ...]:
+        """Name and corners of each zone and line that a rule of this camera names."""
+        tracks = self.tracks_of(camera)
+        zones = {name for rule in self.of(camera) for name in rule.zones}
+        zones |= {name for rule in tracks for name in rule.zones}
+        lines = {name for rule in tracks for name in rule.lines}
+        return (
+            *((zone.name, zone.polygon) for zone in self.zones if zone.name in zones),
+            *((line.name, (line.start, line.end)) for line in self.lines if line.name in lines),
+        )
 
     def check_labels(self, labels: Sequence[str]) -> None:
         """Raise UsageError if a rule is for a label the model does not have: it would never fire."""

@@ -217,10 +217,13 @@ class _Watch:
         return [step_of("update", told, event)]
 
 
-def _doubt(scores: Sequence[float], how: Literal["entropy", "rest"]) -> float:
+def _doubt(scores: Sequence[float], how: Literal["entropy", "rest", "margin"]) -> float:
     """How unsure the model is, 0 (sure) to 1. scores: sum to 1."""
     if how == "rest":
         return 1.0 - max(scores)
     if len(scores) < 2:
         return 0.0
+    if how == "margin":
+        best, second = sorted(scores, reverse=True)[:2]
+        return 1.0 - (best - second)
     return -sum(s * math.log(s) for s in scores if s > 0) / math.log(len(scores))

@@ -8,21 +8,25 @@ import cv2
 import numpy as np
 import pytest
 from bright_detector import SPEC, bright_detector, film, picture
+from live_support import until
 from support import ROOT
 
 from edgepv.data.video import read_video
 from edgepv.device.finders import FACES, Persons, open_cover
 from edgepv.runtimes import open_session
 from edgepv.runtimes.deadline import Reply
-from edgepv.runtimes.events.rules import LiveConfig, Rules, read_rules
+from edgepv.runtimes.events.rules import LiveConfig, Rules, TrackRule, Zone, read_rules
 from edgepv.runtimes.health.state import Health
 from edgepv.runtimes.on_file import run_file
 from edgepv.runtimes.output import Output
 from edgepv.runtimes.picture.cover import GREY, Cover
 from edgepv.runtimes.picture.faces import Faces
 from edgepv.runtimes.record import Record
+from edgepv.runtimes.sinks import Setup
+from edgepv.runtimes.sinks.clips import ClipRules, Clips
 
 CLIPS = ROOT / "edgepv" / "zoo" / "clips"
+WHOLE = Zone("whole", ((0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0)))
 HIDDEN = LiveConfig("cam1", Rules(()), cover=("person",))
 
 
@@ -75,14 +79,16 @@ def test_both_are_covered_where_both_are_asked_for() -> None:
 
 
 class Eye:
-    """A receiver that keeps the pictures it gets."""
+    """A receiver that keeps the records and the pictures it gets."""
 
     pixels = True
 
     def __init__(self) -> None:
         self.seen: list[np.ndarray] = []
+        self.told: list[Record] = []
 
     def put(self, record: Record, frame: np.ndarray | None = None) -> None:
+        self.told.append(record)
         if frame is not None:
             self.seen.append(frame)
 
@@ -118,6 +124,27 @@ def test_without_a_finder_no_picture_leaves() -> None:
         Reply(0, 0.0, None, True, "dropped", None, 5.0, None, "bright"), picture((24, 24))
     )
     assert (eye.seen[0] == GREY).all()
+
+
+def test_a_clip_of_an_event_is_covered_and_named_in_its_record(tmp_path: Path) -> None:
+    """No box for the middle of the square is in the clip, and its name is in every record of the event."""
+    setup = Setup("cam1", tmp_path, ("person",), 10.0, print)
+    clips, eye = Clips(tmp_path / "clips", ClipRules(), setup), Eye()
+    rules = Rules((), (WHOLE,), (TrackRule("person", ("whole",)),))
+    config = LiveConfig("cam1", rules, cover=("person",))
+    cover = Cover([], label="person", alone=True)
+    output = Output("cam1", SPEC, [eye, clips], config, None, cover=cover)
+    with open_session(bright_detector(tmp_path), tmp_path) as session:
+        for k in range(12):
+            until(lambda: not clips.counts()["queued"])
+            frame = picture((32, 32))
+            output.reply(Reply(k, k / 10, session.step(frame), False, "", 5.0, 5.0, 1.0, "bright"), frame)
+    output.close()
+    named = {r["after"]["clip"] for r in eye.told if r["type"] in ("new", "end")}
+    (name,) = named
+    frames = read_video(tmp_path / "clips" / name).frames
+    assert len(frames) == 12
+    assert all(abs(frame[26:38, 26:38].astype(int) - GREY).mean() < 10 for frame in frames)
 
 
 def test_the_video_of_a_file_shows_nobody(tmp_path: Path) -> None:

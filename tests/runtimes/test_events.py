@@ -245,6 +245,8 @@ def test_entering_a_zone_is_an_update_and_is_remembered() -> None:
         ("entropy", (1.0, 0.0), False),  # 0, and no logarithm of 0
         ("rest", (0.25, 0.25, 0.25, 0.25), True),  # 1 - 0.25 = 0.75
         ("rest", (0.5, 0.5), False),  # 0.5
+        ("margin", (0.4, 0.2, 0.2, 0.2), True),  # 1 - 0.2 = 0.8
+        ("margin", (0.66, 0.34), False),  # 0.68
     ],
 )
 def test_the_anomaly_rule_fires_when_the_model_is_unsure(
