@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
-from edgepv.errors import EdgepvError
+from edgepv.errors import EdgepvError, UsageError
 from edgepv.export.request import EVEN, FLAT, BuildRequest, BuildResult
-from edgepv.export.to_tflite import to_tflite
+from edgepv.export.to_tflite import onnx_to_tflite, to_tflite
 from edgepv.types import Checkpoint, Variant
 
 VARIANTS = ("litert-fp32", "litert-int8-full", "litert-int8-conv")
@@ -19,14 +20,20 @@ TOOLS = ("torch", "litert-torch", "litert-converter", "ai-edge-litert")
 def build(request: BuildRequest) -> BuildResult:
     """Convert each form once, quantize it twice; the pipeline measures the results and keeps the fastest.
 
-    A model given as an ONNX file never comes here (``Target.torch_only``): litert-torch starts from torch.
+    A model given as an ONNX file has no checkpoint: its graph becomes torch again, see ``onnx_module``.
+    Raises UsageError for one that is quantized already.
     """
+    if request.base.precision == "int8":
+        raise UsageError(
+            "mobile quantizes for LiteRT itself, and the ONNX file is quantized already. Give the float "
+            "model, or leave mobile out of --target"
+        )
     variants: list[Variant] = []
     floats: list[Variant] = []
     notes: list[str] = []
     forms = ((request.checkpoint, request.base, ""), (request.flat_checkpoint, request.flat, FLAT))
     for source, plain, form in forms:
-        if source is not None:
+        if source is not None or (not form and request.checkpoint is None):
             with request.attempt(f"litert-fp32{form}"):
                 files, base, said = _of_form(request, source, plain, form)
                 variants += files
@@ -36,7 +43,7 @@ def build(request: BuildRequest) -> BuildResult:
 
 
 def _of_form(
-    request: BuildRequest, source: Checkpoint, plain: Variant | None, form: str
+    request: BuildRequest, source: Checkpoint | None, plain: Variant | None, form: str
 ) -> tuple[list[Variant], list[Variant], list[str]]:
     """(files wanted of one form of the model, its float file, notes), as far as they can be made.
 
@@ -52,7 +59,7 @@ def _of_form(
         {},
         request.base,
         TOOLS,
-        lambda folder: to_tflite(source, request.base, folder / f"model{form}.tflite"),
+        lambda folder: _in_float(request, source, folder / f"model{form}.tflite"),
     )
     base = replace(base, name=base.name + form)
     variants = [base] if in_float else []
@@ -64,6 +71,13 @@ def _of_form(
             quantized = request.compress(STEPS[f"litert-int8-{recipe}"], options, even, file)
             variants.append(replace(quantized, name=name))
     return variants, [base], notes
+
+
+def _in_float(request: BuildRequest, source: Checkpoint | None, out: Path) -> Variant:
+    """The float file, of the torch model or of the user's ONNX file."""
+    if source is None:
+        return onnx_to_tflite(request.folder / request.base.path, request.base, out)
+    return to_tflite(source, request.base, out)
 
 
 def _equalised(

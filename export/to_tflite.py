@@ -15,7 +15,7 @@ from edgepv.errors import EngineError
 from edgepv.export.plain import in_parts
 from edgepv.export.to_onnx import example_inputs, refusal, step_module, stream_spec, tensor_names
 from edgepv.model.checkpoint import build
-from edgepv.types import Checkpoint, Variant, decode, encode
+from edgepv.types import Checkpoint, Json, ModelSpec, StreamSpec, Variant, decode, encode
 
 
 def to_tflite(checkpoint: Checkpoint, base: Variant, out: Path) -> Variant:
@@ -23,8 +23,16 @@ def to_tflite(checkpoint: Checkpoint, base: Variant, out: Path) -> Variant:
 
     Raises UsageError with the converter's reason; a converter's crash is a reason too.
     """
-    work = "edgepv.export.to_tflite:convert"
-    names = call(work, tool="litert-torch", checkpoint=encode(checkpoint), out=str(out))
+    return _made("convert", base, out, checkpoint=encode(checkpoint))
+
+
+def onnx_to_tflite(path: Path, base: Variant, out: Path) -> Variant:
+    """The same of a user's ONNX file, ``base``, which lies at ``path``: its graph becomes torch again."""
+    return _made("convert_onnx", base, out, path=str(path.absolute()), base=encode(base))
+
+
+def _made(function: str, base: Variant, out: Path, **given: Json) -> Variant:
+    names = call(f"edgepv.export.to_tflite:{function}", tool="litert-torch", out=str(out), **given)
     return Variant(
         name="litert-fp32",
         engine="litert",
@@ -42,17 +50,32 @@ def to_tflite(checkpoint: Checkpoint, base: Variant, out: Path) -> Variant:
 
 def convert(checkpoint: dict[str, Any], out: str) -> dict[str, dict[str, str]]:
     """Subprocess side: write the file, run it once, return our name -> its name for both ends."""
-    import litert_torch
-
     source = decode(Checkpoint, checkpoint)
     module = build(source)
     stream = stream_spec(module, source.spec)
-    example = example_inputs(source.spec, stream)
-    target = step_module(module) if stream else module
+    return _converted(step_module(module) if stream else module, source.spec, stream, Path(out))
+
+
+def convert_onnx(path: str, base: dict[str, Any], out: str) -> dict[str, dict[str, str]]:
+    """Subprocess side, of an ONNX file: the same."""
+    from edgepv.export.onnx_module import OnnxModule
+
+    variant = decode(Variant, base)
+    inputs, outputs = tensor_names(variant.spec, variant.stream)
+    named = [variant.inputs[name] for name in inputs], [variant.outputs[name] for name in outputs]
+    return _converted(OnnxModule(Path(path), *named).eval(), variant.spec, variant.stream, Path(out))
+
+
+def _converted(
+    target: Any, spec: ModelSpec, stream: StreamSpec | None, out: Path
+) -> dict[str, dict[str, str]]:
+    """Write the file, run it once, and pair its names with ours."""
+    import litert_torch
     import torch
 
+    example = example_inputs(spec, stream)
     arguments = tuple(torch.from_numpy(v) for v in example.values())
-    with whole_file(Path(out)) as tmp, hush(), plain_attention():
+    with whole_file(out) as tmp, hush(), plain_attention():
         try:
             litert_torch.convert(target, arguments).export(str(tmp))
         except Exception as e:
@@ -60,14 +83,14 @@ def convert(checkpoint: dict[str, Any], out: str) -> dict[str, dict[str, str]]:
                 with in_parts():
                     litert_torch.convert(target, arguments).export(str(tmp))
             except Exception:
-                raise EngineError(f"litert-torch cannot convert {source.spec.name}: {refusal(e)}") from e
-        return _names(tmp, source, stream, example, target, arguments)
+                raise EngineError(f"litert-torch cannot convert {spec.name}: {refusal(e)}") from e
+        return _names(tmp, spec, stream, example, target, arguments)
 
 
 def _names(
     path: Path,
-    source: Checkpoint,
-    stream: Any,
+    spec: ModelSpec,
+    stream: StreamSpec | None,
     example: dict[str, np.ndarray],
     target: Any,
     arguments: tuple[Any, ...],
@@ -78,7 +101,7 @@ def _names(
     """
     import torch
 
-    inputs, outputs = tensor_names(source.spec, stream)
+    inputs, outputs = tensor_names(spec, stream)
     interpreter = litert_interpreter()(str(path), num_threads=1)
     interpreter.allocate_tensors()
     runner = interpreter.get_signature_runner()
@@ -91,7 +114,7 @@ def _names(
         error = float(np.abs(got[f"output_{i}"] - value).max())
         if error > 1e-3 * max(1.0, float(np.abs(value).max())):
             raise EngineError(
-                f"litert-torch converted {source.spec.name}, but '{name}' differs by {error:.2g}. "
+                f"litert-torch converted {spec.name}, but '{name}' differs by {error:.2g}. "
                 "Use another target, and report this model"
             )
     return {

@@ -205,11 +205,6 @@ def _refuse_unmakeable(options: Options, target: Target) -> None:
             f"{target.name} has no precision '{options.precision}'. It has auto, "
             f"{', '.join(target.precisions)}"
         )
-    if target.torch_only and options.model.lower().endswith(".onnx"):
-        raise UsageError(
-            f"{target.name} is converted from torch, and {options.model} is an ONNX file. Leave it out "
-            "of --target, or give the builder: file.py:builder --weights w.safetensors --spec spec.toml"
-        )
     if options.latency_ms is not None and target.status != Target.status:
         raise UsageError(f"--latency-ms: {target.name} is not timed on this host. Measure on the device")
     known = getattr(_builder_file(target), "VARIANTS", ())

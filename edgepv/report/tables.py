@@ -217,9 +217,9 @@ def accuracy_table(report: Report) -> Table:
         "accuracy",
         "Accuracy",
         "Top-1 with its 95 % Wilson interval; delta-avg (share of points within 1, 2, 4, 8, 16 px of the "
-        "truth on 256 x 256, averaged) and PSNR with Student's, AP50 with the jackknife's; points lost (dB of "
-        "PSNR) with the 95 % paired interval. Lost and won count the clips that only the original, or only "
-        "this variant, got right or did better." + (f" {FLIPS}" if watched else ""),
+        "truth on 256 x 256, averaged) and PSNR with Student's, AP50 with the jackknife's; points lost (dB "
+        "of PSNR) with the 95 % paired interval. Lost and won count the clips that only the original, or "
+        "only this variant, got right or did better." + (f" {FLIPS}" if watched else ""),
         heads(
             f"variant, {metric(report)}, macro F1, ROC-AUC, points lost, paired clips, lost, won, drop gate"
             + (", lost each frame" if framed else "")
@@ -265,8 +265,8 @@ def parity_table(report: Report) -> Table:
         "that means zero does not count. Slope is the least and the largest of the "
         "outputs over the original's: below 1 where a range clips. Flicker is the share of frames at which "
         "the top-1 changes. Agreement is the share of frames with the same top-1, the median distance of "
-        "tracked points on 256 x 256, the PSNR of the pictures, or the share of boxes that both have, with the "
-        "median change of their scores.",
+        "tracked points on 256 x 256, the PSNR of the pictures, or the share of boxes that both have, with "
+        "the median change of their scores.",
         heads(
             "variant, max error, SQNR, saturation, slope, agreement, flicker, frames, "
             "verdict, first diverging node"

@@ -11,5 +11,4 @@ TARGET = Target(
     min_sqnr_db={"fp32": 80.0, "int8": 10.0},
     needs_build=(("torch", "compress"), ("litert_torch", "compress"), ("ai_edge_quantizer", "compress")),
     needs_run=(("ai_edge_litert", "mobile"),),
-    torch_only=True,
 )

@@ -83,8 +83,7 @@ class Target:
 
     builder: "module:function", called by the pipeline to write this target's files. engines: those that run
     them (see ``EngineSpec``).
-    min_sqnr_db: the parity promise, per precision, against the torch original. torch_only: it is
-    made from torch, never from an ONNX file.
+    min_sqnr_db: the parity promise, per precision, against the torch original.
     """
 
     name: str
@@ -96,7 +95,6 @@ class Target:
     needs_build: tuple[tuple[str, str], ...] = ()
     needs_run: tuple[tuple[str, str], ...] = ()
     status: str = "measured on this host"
-    torch_only: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Answers drawn into the camera's picture: particles, velocities, forces, tracks, boxes, bars of the score."""
+"""Answers drawn into the camera's picture: particles, velocities, forces, tracks, boxes, scores as bars."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ class Painter:
     def draw(self, frame: np.ndarray, record: Record) -> np.ndarray:
         """The frame, enlarged to at least 360 lines, with what an "answer" record says.
 
-        Boxes with what is in them, tracks with their tails, particles with velocity (green) and force (orange) arrows; below it, of a
+        Boxes with what is in them, tracks with their tails, particles with velocity (green) and force
+        (orange) arrows; below it, of a
         classifier, a strip with label, score and the scores so far. Of a restorer ``frame`` is its answer,
         and nothing is drawn. frame: (H, W, 3) BGR, or (H, W) grey. A stale answer is orange and says its
         age. Sides come out even.

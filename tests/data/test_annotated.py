@@ -8,13 +8,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from detectors import grid_spec
 
 from edgepv.data.annotated import survey_boxes, true_boxes
 from edgepv.data.clips import clips_digest
 from edgepv.data.frames import model_frames
 from edgepv.data.truth import eval_clip
 from edgepv.errors import UsageError
-from tests.detectors import grid_spec
 
 LABELS = ("person", "dog")
 ROW = "a.png,0.5,0.5,0.2,0.4"

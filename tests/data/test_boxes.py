@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from detectors import SIDE, grid_answer, grid_spec
 
 from edgepv.data.boxes import Detections, detections, in_picture, placed, without_doubles
 from edgepv.data.frames import at_model_size, preprocess
 from edgepv.types import BoxSpec, ModelSpec, TensorSpec
-from tests.detectors import SIDE, grid_answer, grid_spec
 
 SQUARE = (SIDE, SIDE)
 

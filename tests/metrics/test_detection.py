@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from detectors import SIDE, grid_answer, grid_spec
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -18,7 +19,6 @@ from edgepv.data.truth import EvalClip
 from edgepv.metrics.detection import Matches, alike, jackknife, matches, mean_ap
 from edgepv.metrics.stats import mean_drop, mean_error
 from edgepv.metrics.tasks import figures, rate, task_drop
-from tests.detectors import SIDE, grid_answer, grid_spec
 
 SPEC = grid_spec()
 EMPTY = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
@@ -32,7 +32,7 @@ def drawn(rng: np.random.Generator, crowded: bool = False) -> tuple[Detections, 
     labels = rng.integers(0, 2, count)
     kept = rng.random(count) < 0.8
     found = (true + rng.normal(0, 0.02, true.shape))[kept]
-    false = rng.uniform(0, 0.5, (2, 4)) + [0, 0, 0.5, 0.5]
+    false = rng.uniform(0, 0.5, (2, 4)) + np.array([0, 0, 0.5, 0.5])
     scores = np.concatenate([rng.uniform(0.2, 1, len(found)), rng.uniform(0, 0.7, 2)])
     order = np.argsort(-scores)
     detections = Detections(

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from detectors import ROWS, grid_spec
 
 from edgepv.errors import UsageError
 from edgepv.model.spec import as_toml, check_spec, read_spec
 from edgepv.types import ModelSpec, TensorSpec
-from tests.detectors import ROWS, grid_spec
 
 TOML = """
 name = "yolox"

@@ -150,14 +150,6 @@ def test_a_file_that_onnx_runtime_has_optimised_is_not_called_int8(
     assert code == 2 and "Give the file as it was exported" in err
 
 
-def test_an_onnx_file_for_mobile_is_refused_before_any_work(run: Run, tmp_path: Path) -> None:
-    file, spec = written(tmp_path, net()), described(tmp_path)
-    arguments = ["export", file, "--spec", spec, "--out", tmp_path / "b", "--target", "cpu,mobile"]
-    code, _, err = run(*arguments)
-    assert code == 2 and len(err.splitlines()) == 1
-    assert f"mobile is converted from torch, and {file} is an ONNX file. Leave it out of --target" in err
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["classifier", "infrared clip"])
 def test_one_channel_is_grey_from_the_clip_to_the_answer(

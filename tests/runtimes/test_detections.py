@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from detectors import constant_net, grid_answer, grid_spec
 
 from edgepv.export.from_onnx import read_onnx
 from edgepv.runtimes import open_session
 from edgepv.runtimes.records import answer_fields, record
-from tests.detectors import constant_net, grid_answer, grid_spec
 
 FRAME = np.zeros((36, 64, 3), np.uint8)
 """Fills the upper 36 lines of the 64 that the model sees."""
