@@ -96,8 +96,9 @@ class Line:
 class TrackRule:
     """When what a detector's tracks do becomes an event: in which zones, over which lines.
 
-    A track is where the middle of its box's lower edge is. min_score, min_area, max_area: a box that does not
-    keep these counts as not seen; areas are shares of the picture. inertia: so many answers in a row say the
+    A track is where the middle of its box's lower edge is. min_score: it counts once one of its boxes was so
+    sure. min_area, max_area: a box that is smaller or larger counts as not seen; in shares of the picture.
+    inertia: so many answers in a row say the
     same before it counts. dwell_s: a stay of so many seconds is told once more; None: it is not. camera: the
     only one the rule is for; None: every one.
     """

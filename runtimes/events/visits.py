@@ -59,11 +59,12 @@ class Visits:
         self._stays: dict[tuple[int, str], _Stay] = {}
         self._passages: dict[tuple[int, str], _Passage] = {}
         self._crossed: Counter[tuple[str, str]] = Counter()
+        self._sure: dict[int, float] = {}
 
     def see(self, now: float, wall: float, found: Detections, labels: Sequence[str]) -> list[Record]:
         """What one answer changes. now: seconds on a clock that never runs backwards. labels: the model's."""
         records = self.blind(now, wall)
-        for seen in self._fitting(found, labels):
+        for seen in self._fitting(now, found, labels):
             for zone in self._zones:
                 records += self._stay(now, wall, seen, zone)
             for line in self._lines:
@@ -76,6 +77,7 @@ class Visits:
         gone = [key for key, stay in self._stays.items() if now - stay.seen_at > LOST_S]
         records = [record for key in gone for record in self._leave(key, wall, why)]
         self._passages = {k: p for k, p in self._passages.items() if now - p.seen_at <= LOST_S}
+        self._sure = {number: seen_at for number, seen_at in self._sure.items() if now - seen_at <= LOST_S}
         return records
 
     def end(self, now: float, wall: float, why: str) -> list[Record]:
@@ -92,13 +94,16 @@ class Visits:
         for passage in self._passages.values():
             passage.since += by_s
 
-    def _fitting(self, found: Detections, labels: Sequence[str]) -> Iterator[Seen]:
-        """The tracks that the rule is about."""
+    def _fitting(self, now: float, found: Detections, labels: Sequence[str]) -> Iterator[Seen]:
+        """The tracks that the rule is about; one that was once as sure as it wants stays so."""
         for box, score, label, number in zip(found.boxes, found.scores, found.labels, found.ids):
             left, top, right, bottom = (float(v) for v in box)
             area = (right - left) * (bottom - top)
-            fits = self.rule.min_area <= area <= self.rule.max_area and score >= self.rule.min_score
-            if number >= 0 and fits and labels[label] == self.rule.label:
+            if number < 0 or labels[label] != self.rule.label:
+                continue
+            if score >= self.rule.min_score or number in self._sure:
+                self._sure[int(number)] = now
+            if number in self._sure and self.rule.min_area <= area <= self.rule.max_area:
                 yield Seen(int(number), round(float(score), 4), ((left + right) / 2, bottom))
 
     def _stay(self, now: float, wall: float, seen: Seen, zone: Zone) -> list[Record]:

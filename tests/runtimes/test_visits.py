@@ -150,6 +150,14 @@ def test_what_a_rule_is_not_about_is_not_told(rule: TrackRule, seen: Detections)
     assert told(events(rule), [seen] * 5) == []
 
 
+def test_who_was_sure_once_is_still_there_when_half_hidden() -> None:
+    watched = events(TrackRule("person", ("left",), inertia=1, min_score=0.6))
+    weak, sure = found((1, 0.3, 0.8), score=0.2), found((1, 0.3, 0.8), score=0.7)
+    assert whats(told(watched, [weak] * 3)) == []
+    assert whats(told(watched, [sure] + [weak] * 30, since_s=0.3)) == ["enters"]
+    assert whats(told(watched, [found()] * 20 + [weak] * 3, since_s=3.4)) == ["leaves"]
+
+
 WALKS = {
     "up": ([(0.5, 0.8 - 0.02 * k) for k in range(30)], ["in"]),
     "down": ([(0.5, 0.2 + 0.02 * k) for k in range(30)], ["out"]),
