@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import cv2
@@ -9,13 +10,16 @@ import numpy as np
 import pytest
 from bright_detector import SPEC, bright_detector, film, picture
 from live_support import until
+from null_bundle import write_null_bundle
 from support import ROOT
 
+from edgepv.base.console import Console
 from edgepv.data.video import read_video
+from edgepv.device import cameras
 from edgepv.device.finders import FACES, Persons, open_cover
 from edgepv.runtimes import open_session
 from edgepv.runtimes.deadline import Reply
-from edgepv.runtimes.events.rules import LiveConfig, Rules, TrackRule, Zone, read_rules
+from edgepv.runtimes.events.rules import LiveConfig, Rule, Rules, TrackRule, Zone, read_rules
 from edgepv.runtimes.health.state import Health
 from edgepv.runtimes.on_file import run_file
 from edgepv.runtimes.output import Output
@@ -157,6 +161,27 @@ def test_the_video_of_a_file_shows_nobody(tmp_path: Path) -> None:
             :, : round(8 * scale)
         ]
         assert abs(there.astype(int) - GREY).mean() < 10, "the middle of the white square"
+
+
+@pytest.mark.slow
+def test_a_run_on_a_camera_covers_what_its_receivers_get(tmp_path: Path, a_clip: Path) -> None:
+    """A real run with both finders: every picture of the video went through them, and nothing was raised."""
+    summaries = cameras.run(
+        cameras.LiveOptions(
+            bundle=write_null_bundle(tmp_path / "b"),
+            sources={"gate": str(a_clip)},
+            emit=(f"video:{tmp_path / 'out.mp4'}", f"clips:{tmp_path / 'kept'}"),
+            config=LiveConfig("gate", Rules((Rule("fight", 0.5),)), cover=("face", "person")),
+            spool=tmp_path,
+        ),
+        Console(quiet=True),
+        threading.Event(),
+    )
+    (summary,) = summaries
+    assert summary["covered"] == summary["replies"] > 0 and summary["faults"] == {}
+    assert len(read_video(tmp_path / "out.mp4").frames) > 0
+    (kept,) = (tmp_path / "kept").glob("*.mp4")
+    assert kept.with_suffix(".json").exists()
 
 
 def test_redaction_alone_makes_a_rules_file(tmp_path: Path) -> None:
