@@ -23,7 +23,7 @@ from edgepv.runtimes.health.series import STAGES
 from edgepv.runtimes.health.state import Health
 from edgepv.runtimes.lane import Answer
 from edgepv.runtimes.picture.cover import Cover
-from edgepv.runtimes.picture.privacy import mosaic
+from edgepv.runtimes.picture.privacy import averaged
 from edgepv.runtimes.places import MovingPoints, Within, ZoneSearch
 from edgepv.runtimes.record import Record
 from edgepv.runtimes.records import RECORDS, picture_of, record
@@ -251,11 +251,7 @@ class Output:
                 start_s = time.perf_counter()
                 picture = self._cover(picture, self._to_cover(found, self._cover.label))
                 self._took(COVER, time.perf_counter() - start_s)
-            if self._redact:
-                height, width = picture.shape[:2]
-                regions = [[(x * width, y * height) for x, y in region] for region in self._redact]
-                picture = mosaic(picture, regions)
-            return picture
+            return averaged(picture, self._redact) if self._redact else picture
 
     def _to_cover(self, found: Detections | None, label: str | None) -> np.ndarray | None:
         """The boxes that the running model is asked for."""

@@ -26,18 +26,18 @@ PART = 0.65
 
 
 def open_cover(
-    what: Sequence[str], spec: ModelSpec, fault: Callable[[Exception], None], *, threads: int = 1
+    what: Sequence[str], spec: ModelSpec | None, fault: Callable[[Exception], None], *, threads: int = 1
 ) -> Cover | None:
     """What covers faces or persons in one camera's pictures; None if nothing is to be covered.
 
-    spec: of the running model; where that finds persons, its boxes are covered too, and without ONNX Runtime
+    spec: of the running model, None if its answers do not come with the pictures; where that finds persons, its boxes are covered too, and without ONNX Runtime
     they alone. fault: hears what goes wrong while it runs. threads: of the person detector.
     Raises TargetUnavailableError if what finds them is not installed.
     """
     if not what:
         return None
     finders: list[Finder] = [Faces(FACES)] if FACE in what else []
-    own = PERSON in what and spec.boxes is not None and PERSON in spec.labels
+    own = PERSON in what and spec is not None and spec.boxes is not None and PERSON in spec.labels
     alone = own and not present("onnxruntime")
     if PERSON in what and not alone:
         finders.append(Persons(threads))
