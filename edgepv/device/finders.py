@@ -30,8 +30,9 @@ def open_cover(
 ) -> Cover | None:
     """What covers faces or persons in one camera's pictures; None if nothing is to be covered.
 
-    spec: of the running model, None if its answers do not come with the pictures; where that finds persons, its boxes are covered too, and without ONNX Runtime
-    they alone. fault: hears what goes wrong while it runs. threads: of the person detector.
+    spec: of the running model, None if its answers do not come with the pictures; where that finds persons,
+    its boxes are covered too, and without ONNX Runtime they alone. fault: hears what goes wrong while it
+    runs. threads: of the person detector.
     Raises TargetUnavailableError if what finds them is not installed.
     """
     if not what:

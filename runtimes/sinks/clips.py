@@ -32,6 +32,7 @@ WAITING = 8
 RING_BYTES = 32 << 20
 """JPEGs that wait for an event, at most: 3 s of full HD at 30 a second. Older ones go first."""
 QUALITY = 85
+"""Of a JPEG: what is encoded again as video shows no more blocks with it than without."""
 CLOSE_S = 5.0
 """For what waits to be encoded, and for the file's end to be written."""
 
