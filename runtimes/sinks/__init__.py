@@ -21,6 +21,7 @@ __all__ = [
     "SINKS",
     "KeepsClips",
     "Setup",
+    "Shape",
     "Sink",
     "as_json",
     "open_sink",
