@@ -9,15 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 from bright_detector import SPEC, bright_detector, film, picture
+from support import ROOT
 
 from edgepv.errors import UsageError
+from edgepv.export.from_onnx import read_onnx
+from edgepv.model.spec import read_spec
 from edgepv.runtimes import open_session
 from edgepv.runtimes.deadline import Reply
-from edgepv.runtimes.events.rules import LiveConfig, Rule, Rules, TrackRule, Zone
+from edgepv.runtimes.events.rules import LiveConfig, Rule, Rules, TrackRule, Zone, read_rules
 from edgepv.runtimes.lane import Answer
 from edgepv.runtimes.on_file import run_file
 from edgepv.runtimes.output import Output
 from edgepv.runtimes.record import Record
+from edgepv.zoo import DETECTORS
 
 LEFT = Zone("left", ((0.0, 0.0), (0.45, 0.0), (0.45, 1.0), (0.0, 1.0)))
 WALK = [picture((8 + 2 * abs(24 - k), 32)) for k in range(49)]
@@ -113,3 +117,23 @@ def test_a_stale_reply_repeats_the_numbers_of_its_answer_and_moves_no_track(tmp_
         output.reply(reply(13, session.step(WALK[7])))
     ids = [record["boxes"][0]["id"] for record in ear.heard if record["type"] == "answer"]
     assert ids == [None, None, *[0] * 10, None, 1]
+
+
+@pytest.mark.slow
+def test_the_example_tells_what_two_persons_do_on_the_video_that_comes_with_it(tmp_path: Path) -> None:
+    """Each walks to the table, stays, and leaves over the line to the right."""
+    spec = read_spec(ROOT / "examples" / "person.toml")
+    variant, _ = read_onnx(DETECTORS / "person.onnx", spec, tmp_path / "person.onnx")
+    told: list[Record] = []
+    run_file(
+        variant, tmp_path, ROOT / "examples" / "video" / "persons.mp4", camera="shop",
+        config=read_rules(ROOT / "examples" / "person-zone.toml"), emit=told.append,
+    )  # fmt: skip
+    happened = [(r["what"], r["after"]["track"], r["after"]["count"]) for r in told if "what" in r]
+    first, second = dict.fromkeys(track for _, track, _ in happened)
+    whole_visit = [("enters", 1), ("dwells", 1), ("leaves", 0)]
+    for track, crossings in ((first, 1), (second, 2)):
+        mine = [(what, count) for what, number, count in happened if number == track]
+        assert sorted(mine) == sorted([*whole_visit, ("crosses", crossings)])
+    crossed = [r["after"]["direction"] for r in told if r.get("what") == "crosses"]
+    assert crossed == ["out", "out"]
