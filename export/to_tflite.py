@@ -28,7 +28,7 @@ def to_tflite(checkpoint: Checkpoint, base: Variant, out: Path) -> Variant:
 
 def onnx_to_tflite(path: Path, base: Variant, out: Path) -> Variant:
     """The same of a user's ONNX file, ``base``, which lies at ``path``: its graph becomes torch again."""
-    return _made("convert_onnx", base, out, path=str(path.absolute()), base=encode(base))
+    return _made("convert_onnx", base, out, path=str(path.absolute()), variant=encode(base))
 
 
 def _made(function: str, base: Variant, out: Path, **given: Json) -> Variant:
@@ -56,14 +56,14 @@ def convert(checkpoint: dict[str, Any], out: str) -> dict[str, dict[str, str]]:
     return _converted(step_module(module) if stream else module, source.spec, stream, Path(out))
 
 
-def convert_onnx(path: str, base: dict[str, Any], out: str) -> dict[str, dict[str, str]]:
+def convert_onnx(path: str, variant: dict[str, Any], out: str) -> dict[str, dict[str, str]]:
     """Subprocess side, of an ONNX file: the same."""
     from edgepv.export.onnx_module import OnnxModule
 
-    variant = decode(Variant, base)
-    inputs, outputs = tensor_names(variant.spec, variant.stream)
-    named = [variant.inputs[name] for name in inputs], [variant.outputs[name] for name in outputs]
-    return _converted(OnnxModule(Path(path), *named).eval(), variant.spec, variant.stream, Path(out))
+    base = decode(Variant, variant)
+    inputs, outputs = tensor_names(base.spec, base.stream)
+    named = [base.inputs[name] for name in inputs], [base.outputs[name] for name in outputs]
+    return _converted(OnnxModule(Path(path), *named).eval(), base.spec, base.stream, Path(out))
 
 
 def _converted(

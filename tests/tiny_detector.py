@@ -42,9 +42,10 @@ class TinyDetector(nn.Module):
         self.mix = nn.Conv2d(8, 8, 1)
         self.coarse = nn.Conv2d(8, 8, 2, 2)
         self.heads = nn.ModuleList(nn.Conv2d(8, 7, 1) for _ in range(2))
+        draw = torch.Generator().manual_seed(0)
         with torch.no_grad():
             for layer in (self.cell, self.mix, self.coarse, *self.heads):
-                layer.weight.zero_()  # type: ignore[union-attr]
+                layer.weight.copy_(1e-3 * torch.rand(layer.weight.shape, generator=draw))  # type: ignore
                 layer.bias.zero_()  # type: ignore[union-attr]
             for channel in range(3):
                 self.cell.weight[channel, channel] = 1 / 64

@@ -58,6 +58,11 @@ def detections(
     return Detections(boxes[there], scores[alone], labels[alone])
 
 
+def row_scores(spec: ModelSpec, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """(N,) the best score of every row of a detector's answer, which is without the batch axis."""
+    return _scored(spec, _how(spec), outputs)[1]
+
+
 def without_doubles(corners: np.ndarray, scores: np.ndarray, labels: np.ndarray, iou: float) -> np.ndarray:
     """Places of the boxes (N, 4), x1, y1, x2, y2, that stay, the surest first.
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from edgepv.base.optional import need
 from edgepv.data.annotated import TrueBoxes
-from edgepv.data.boxes import Detections, detections
+from edgepv.data.boxes import Detections, detections, row_scores
 from edgepv.data.truth import EvalClip
 from edgepv.metrics.stats import mean_accuracy
 from edgepv.types import Accuracy, ClassScore, ModelSpec
@@ -70,6 +70,20 @@ def by_name(spec: ModelSpec, rows: np.ndarray) -> list[dict[str, np.ndarray]]:
         {a.name: part.reshape(a.shape[1:]) for a, part in zip(spec.answers, parts, strict=True)}
         for parts in frames
     ]
+
+
+def telling_rows(spec: ModelSpec, answers: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """A detector's answers (T, ...), 0 in the rows that by ``like``, the original's, say nothing.
+
+    Thousands of cells where nothing is found hold sizes of nothing; what becomes of those changes no box.
+    Where a detector has several outputs all rows count.
+    """
+    if len(spec.answers) > 1:
+        return answers
+    said = np.stack([row_scores(spec, one) >= LEAST_SCORE for one in by_name(spec, like)])
+    by_rows = answers.shape[1:] == spec.answer.shape[1:] and said.shape[1] == answers.shape[1]
+    told: np.ndarray = answers * (said[:, :, None] if by_rows else said[:, None])
+    return told
 
 
 def ap_figures(spec: ModelSpec, answers: Sequence[np.ndarray], clips: Sequence[EvalClip]) -> np.ndarray:
@@ -177,6 +191,7 @@ def _judged(
             side.createIndex()
             sides.append(side)
         judged = judge(*sides, iouType="bbox")
+        judged.params.iouThrs = OVERLAPS
         judged.params.areaRng, judged.params.areaRngLbl = [[0, 1e10]], ["all"]
         judged.params.maxDets = [spec.boxes.most if spec.boxes else 100]
         judged.evaluate()

@@ -17,7 +17,7 @@ from edgepv.export.audit import audit
 from edgepv.export.parity import compare_clips, first_divergence, saturation
 from edgepv.export.request import FLAT
 from edgepv.measure.answers import clip_answers
-from edgepv.metrics.detection import alike, found_on
+from edgepv.metrics.detection import alike, found_on, telling_rows
 from edgepv.metrics.flips import flips_per_1000
 from edgepv.metrics.pictures import psnr_db
 from edgepv.metrics.stats import sqnr_db
@@ -299,8 +299,11 @@ def _rows(spec: ModelSpec, answers: Sequence[np.ndarray], evaluation: Evaluation
 
     Of tracks, how far the followed points moved from where the model began, else the places themselves would
     make any error look small; and only while the model sees them, since where a hidden point is taken to be
-    is a guess.
+    is a guess. Of boxes, the rows that say something.
     """
+    if task_of(spec).finds:
+        both = zip(answers, evaluation.model, strict=True)
+        return [telling_rows(spec, a, m).reshape(len(a), -1) for a, m in both]
     if spec.task != "tracking":
         return [a.reshape(len(a), -1) for a in answers]
     rows = []

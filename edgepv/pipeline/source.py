@@ -22,6 +22,7 @@ from edgepv.model.spec import at_size, read_spec, with_particles
 from edgepv.pipeline.options import Options
 from edgepv.types import Checkpoint, ModelSpec
 from edgepv.zoo import checkpoint as zoo_checkpoint
+from edgepv.zoo import detector
 
 CALIBRATION_CLIPS = 24
 
@@ -136,6 +137,9 @@ def _named(options: Options) -> Source:
             spec,
             from_files(name, Path(options.weights), spec, trust_pickle=options.trust_pickle),
         )
+    shipped = detector(name)
+    if shipped is not None and not (options.weights or options.spec):
+        return Source(read_spec(shipped[1]), None, shipped[0])
     try:
         checkpoint = zoo_checkpoint(name)
     except UsageError:

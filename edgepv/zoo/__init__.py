@@ -28,6 +28,7 @@ __all__ = [
     "Entry",
     "checkpoint",
     "cross_validated",
+    "detector",
     "full_names",
     "names",
     "parse",
@@ -199,6 +200,15 @@ def parse(name: str) -> tuple[str, str]:
         return name, MODELS[name].default_task
     model, _, task = name.rpartition("-")
     return model, task
+
+
+ONNX: Mapping[str, str] = MappingProxyType({"person-detector": "person.onnx"})
+"""Detectors by others that ship as ONNX files in ``DETECTORS``, with NAME.toml beside each: its spec."""
+
+
+def detector(name: str) -> tuple[Path, Path] | None:
+    """(ONNX file, spec) of a detector that ships under this name; None for any other name."""
+    return (DETECTORS / ONNX[name], DETECTORS / f"{name}.toml") if name in ONNX else None
 
 
 def spec(model: str, task: str) -> ModelSpec:

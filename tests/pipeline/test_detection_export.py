@@ -1,0 +1,64 @@
+"""A user's detector is exported as any model: judged by AP50, in INT8, from torch and from ONNX."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support import Run
+from tiny_detector import build, files, pictures
+
+import edgepv
+from edgepv.types import Measurement, Report, decode
+
+pytestmark = pytest.mark.slow
+
+
+def rows(folder: Path) -> dict[str, Measurement]:
+    return {r.variant: r for r in decode(Report, json.loads((folder / "measured.json").read_text())).rows}
+
+
+def check_found(folder: Path) -> None:
+    """A bundle finds the green square of ``picture``, to a tenth of its side."""
+    with edgepv.open(folder) as session:
+        said = session.step(picture()).detections
+    assert said is not None and said.labels.tolist() == [1]
+    np.testing.assert_allclose(said.boxes, [[5 / 8, 1 / 4, 6 / 8, 2 / 4]], atol=0.0125)
+
+
+def picture() -> np.ndarray:
+    """A green square in the second row of cells, the sixth column of 8."""
+    image = np.full((64, 128, 3), 20, np.uint8)
+    image[16:32, 80:96] = (30, 230, 30)
+    return image
+
+
+def test_a_torch_detector_for_cpu_in_int8(run: Run, tmp_path: Path) -> None:
+    builder, weights, spec = files(tmp_path)
+    clips, out = pictures(tmp_path / "p"), tmp_path / "b"
+    code, said, err = run("export", builder, "--weights", weights, "--spec", spec, "--clips", clips,
+                          "--variant", "onnxruntime-int8", "--max-drop", 1, "--out", out)  # fmt: skip
+    assert code == 0, err + said
+    row = rows(out)["onnxruntime-int8"]
+    assert row.accuracy and row.accuracy.value == 1.0 and row.accuracy.metric == "ap50"
+    assert row.drop and row.drop.verdict == "pass" and row.drop.unit == "points"
+    assert row.parity and row.parity.boxes and row.parity.boxes[0] == 1.0 and row.parity.boxes[1] < 0.02
+    assert row.audit and row.audit.int8 > 0
+    check_found(out)
+    assert "AP50" in (out / "report.md").read_text()
+
+
+def test_an_onnx_detector_for_mobile_in_int8(run: Run, tmp_path: Path) -> None:
+    _, _, spec = files(tmp_path)
+    file, out = tmp_path / "net.onnx", tmp_path / "b"
+    torch.onnx.export(build().eval(), (torch.rand(1, 3, 64, 64),), file, input_names=["picture"],
+                      output_names=["y"], dynamo=False, opset_version=13)  # fmt: skip
+    code, said, err = run("export", file, "--spec", spec, "--clips", pictures(tmp_path / "p"),
+                          "--target", "mobile", "--precision", "int8", "--out", out)  # fmt: skip
+    assert code == 0, err + said
+    row = rows(out)["litert-int8-conv"]
+    assert row.accuracy and row.accuracy.value == 1.0
+    check_found(out)
