@@ -8,8 +8,7 @@ mkdir -p "$out/clips/calibration" "$out/clips/evaluation"
 cp "$zoo"/clips/calibration/*/*.mp4 "$out/clips/calibration"
 cp "$zoo"/clips/evaluation/no_fight/fs_nofi00*.mp4 "$out/clips/evaluation"
 
-edgepv export "$zoo/detectors/person.onnx" --spec examples/person.toml --target cpu --precision int8 \
-    --clips "$out/clips" --out "$out/bundle" --force
+edgepv export person-detector --target cpu --precision int8 --clips "$out/clips" --out "$out/bundle" --force
 edgepv run "$out/bundle" --source examples/video/persons.mp4 --rules examples/person-zone.toml \
     --video "$out/persons.mp4" > "$out/records.jsonl"
 python benchmarks/demo_zones.py "$out"

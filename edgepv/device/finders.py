@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from fractions import Fraction
+from dataclasses import replace
 
 import numpy as np
 
 from edgepv.base.files import sha256
 from edgepv.base.optional import present
 from edgepv.data.boxes import Detections
+from edgepv.model.spec import read_spec
 from edgepv.runtimes.picture.cover import Cover, Finder
 from edgepv.runtimes.picture.faces import Faces
 from edgepv.runtimes.session import open_session
-from edgepv.types import BoxSpec, ModelSpec, StreamSpec, TensorSpec, Variant
-from edgepv.zoo import DETECTORS
+from edgepv.types import ModelSpec, StreamSpec, Variant
+from edgepv.zoo import DETECTORS, detector
 
 FACE, PERSON = "face", "person"
 FACES = DETECTORS / "yunet_n_dynamic.onnx"
-PERSONS = DETECTORS / "person.onnx"
 SCORE = 0.2
 """Of a person, lower than for events: a cover too many costs less than one too few."""
 PART = 0.65
@@ -49,7 +49,7 @@ class Persons:
     """Finds persons in pictures (H, W, 3) uint8 BGR: boxes (N, 4) in shares of the picture."""
 
     def __init__(self, threads: int = 1) -> None:
-        self._session = open_session(_variant(), PERSONS.parent, threads=threads)
+        self._session = open_session(_variant(), DETECTORS, threads=threads)
 
     def __call__(self, picture: np.ndarray) -> np.ndarray:
         """(N, 4) x1, y1, x2, y2; of one person there may be several."""
@@ -72,18 +72,11 @@ class Persons:
 
 def _variant() -> Variant:
     """The person detector as a variant of no bundle."""
-    spec = ModelSpec(
-        "person",
-        TensorSpec("images", (1, 3, 192, 192)),
-        (PERSON,),
-        fps=Fraction(10),
-        colour="bgr",
-        std=(1 / 255,) * 3,  # it takes 0 to 255
-        task="detection",
-        metric="ap50",
-        outputs=(TensorSpec("output", (1, 756, 6), "NKC"),),
-        boxes=BoxSpec("grid", strides=(8, 16, 32), score=SCORE),
-    )
+    shipped = detector("person-detector")
+    assert shipped is not None, "it is built in"
+    file, spec = shipped[0], read_spec(shipped[1])
+    assert spec.boxes is not None, "it is a detector"
+    spec = replace(spec, boxes=replace(spec.boxes, score=SCORE))
     names = {spec.input.name: spec.input.name}, {spec.answer.name: spec.answer.name}
     stream = StreamSpec((), warmup=1)
-    return Variant(PERSON, "onnxruntime", "fp32", "step", PERSONS.name, sha256(PERSONS), spec, stream, *names)
+    return Variant(PERSON, "onnxruntime", "fp32", "step", file.name, sha256(file), spec, stream, *names)

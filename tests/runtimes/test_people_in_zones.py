@@ -122,7 +122,7 @@ def test_a_stale_reply_repeats_the_numbers_of_its_answer_and_moves_no_track(tmp_
 @pytest.mark.slow
 def test_the_example_tells_what_two_persons_do_on_the_video_that_comes_with_it(tmp_path: Path) -> None:
     """Each walks to the table, stays, and leaves over the line to the right."""
-    spec = read_spec(ROOT / "examples" / "person.toml")
+    spec = read_spec(DETECTORS / "person-detector.toml")
     variant, _ = read_onnx(DETECTORS / "person.onnx", spec, tmp_path / "person.onnx")
     told: list[Record] = []
     run_file(
