@@ -11,7 +11,7 @@ PIP = $(BIN)/pip install --quiet --no-compile
 unexport PYTHONDONTWRITEBYTECODE
 OUT := demo
 
-.PHONY: demo demo-report check test lint types system unit whole rooms install clean
+.PHONY: demo demo-zones demo-report check test lint types system unit whole rooms install clean
 
 # torch goes first and pinned: the converters are made for this one, and another brings other libraries with it.
 $(VENV)/installed: pyproject.toml
@@ -36,6 +36,11 @@ demo: install $(VENV)/trt-check
 # The report that the README shows, made anew by this code on this machine.
 demo-report: demo
 	for kind in html json md svg; do cp $(OUT)/report.$$kind docs/demo-report.$$kind; done
+
+# Persons in a zone, on the video of examples/; the picture of docs/zones.md is made by it.
+demo-zones: install
+	@PATH="$(CURDIR)/$(BIN):$$PATH" sh benchmarks/demo_zones.sh $(OUT)
+	cp $(OUT)/zones/person-zone.jpg docs/person-zone.jpg
 
 # What to run after every edit: all of it but the tests marked slow. mypy takes one core, so it runs beside the tests.
 check: install

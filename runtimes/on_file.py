@@ -6,24 +6,33 @@ import contextlib
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from edgepv.base.files import whole_file
 from edgepv.base.optional import need
+from edgepv.data.boxes import Detections
 from edgepv.data.video import Ticks, VideoFrame, VideoReader, at_rate, open_video
-from edgepv.errors import UsageError
+from edgepv.errors import UsageError, unknown
 from edgepv.runtimes.deadline import DeadlineRunner, Reply
 from edgepv.runtimes.engine import Read
+from edgepv.runtimes.events.rules import LiveConfig, Rules
+from edgepv.runtimes.faults import Faults
 from edgepv.runtimes.ladder import open_ladder
 from edgepv.runtimes.lane import Answer
-from edgepv.runtimes.output import NO_RULES, Output, WallClock
+from edgepv.runtimes.output import NO_RULES, FilmClock, Output
+from edgepv.runtimes.picture.cover import Cover
 from edgepv.runtimes.picture.drawing import Painter
+from edgepv.runtimes.picture.outlines import outlined
+from edgepv.runtimes.picture.privacy import Mask
+from edgepv.runtimes.places import check_rules, needs_search
 from edgepv.runtimes.record import Record
 from edgepv.runtimes.records import answer_fields, picture_of
+from edgepv.runtimes.sinks import Shape
 from edgepv.types import Deadline, ModelSpec, Variant
 
 
@@ -37,6 +46,9 @@ def run_file(
     video: Path | None = None,
     cuts: bool = True,
     camera: str = "cam1",
+    config: LiveConfig = NO_RULES,
+    cover: Cover | None = None,
+    faults: Faults | None = None,
     notes: Sequence[str] = (),
     emit: Callable[[Record], None] = lambda record: None,
 ) -> Record:
@@ -49,22 +61,27 @@ def run_file(
     files: what reads the bundle's files, see open_engine. deadline_ms: later answers are counted, none is
     stale. video: the file copied with the answers drawn in. A restorer that looks ahead answers late; there
     its pictures stand at the frames that they show: the first, before its warm-up, are the file's own, and
-    for the last ones the last frame is held. cuts: forget the states at a scene cut. notes: for the summary.
-    emit: hears every record: an answer per frame that was due, a status where the clock jumps and of what is
-    doubtful at the end, the summary. What it raises ends the run.
-    Raises UsageError for a file that was cut off or is damaged, a ``video`` that cannot be written, and a
-    model that cannot be run or whose answer is not finite.
+    for the last ones the last frame is held. cuts: forget the states at a scene cut. config: masks and rules;
+    the times of events are seconds since the film's beginning. cover: hides whom ``config.cover`` names in
+    the video. faults: what went wrong there. notes: for the summary.
+    emit: hears every record: an answer per frame that was due, events, a status where the clock jumps and of
+    what is doubtful at the end, the summary. What it raises ends the run.
+    Raises UsageError for a file that was cut off or is damaged, a ``video`` that cannot be written, rules
+    that this model cannot go by, and a model that cannot be run or whose answer is not finite.
     """
     if video and video.exists() and source.exists() and video.samefile(source):
         raise UsageError(f"--video {video} is the source itself. Name another file")
+    _check(config.rules, variant, camera)
     receiver, spec = _Receiver(emit), variant.spec
     output = Output(
         camera,
         spec,
         [receiver],
-        NO_RULES,
+        config,
         None,
-        clock=WallClock(lambda: 0.0, lambda: 0.0),  # a film has no time of day
+        cover=cover,
+        faults=faults,
+        clock=FilmClock(),
         deadline_ms=deadline_ms,
         about={"variant": variant.name, "engine": variant.engine, "threads": threads, "notes": notes},
         whole=True,
@@ -74,10 +91,11 @@ def run_file(
     with (
         contextlib.closing(runner),
         open_video(source) as film,
-        _writer(video, spec, film.fps) as write,
+        _writer(video, spec, film.fps, output.shown, config.rules.shapes(camera)) as write,
     ):
         draw = _InStep(write, late(variant, film.fps) if video else 0)
-        _Replayed(runner, output, receiver, draw).play(film, spec.fps)
+        mask = Mask(config.masks) if config.masks else None
+        _Replayed(runner, output, receiver, draw, mask).play(film, spec.fps)
         if film.doubt:
             output.status(*film.doubt)
     output.close()
@@ -85,17 +103,43 @@ def run_file(
     return output.summary()
 
 
+def _check(rules: Rules, variant: Variant, camera: str) -> None:
+    """Raise UsageError for rules that can say nothing of this file."""
+    check_rules(rules, variant)
+    if needs_search(rules.of(camera), variant):
+        raise UsageError(
+            f"where {variant.spec.name} sees a label is searched for beside a running camera. To replay the "
+            "file as one, add --live"
+        )
+    for rule in rules.all:
+        if rule.camera not in (None, camera):
+            raise UsageError(f"rule for '{rule.label}': {unknown('camera', str(rule.camera), [camera])}")
+
+
+Shown: TypeAlias = Callable[[np.ndarray, Detections | None], np.ndarray]
+
+
 class _Replayed:
     """A film shown to a runner that works in this thread, and what it replies told and drawn."""
 
-    def __init__(self, runner: DeadlineRunner, output: Output, receiver: _Receiver, draw: _InStep) -> None:
+    def __init__(
+        self,
+        runner: DeadlineRunner,
+        output: Output,
+        receiver: _Receiver,
+        draw: _InStep,
+        mask: Mask | None,
+    ) -> None:
         self._runner, self._output, self._receiver, self._draw = runner, output, receiver, draw
+        self._mask = mask
         self._restarted = False
         self._latest: Answer | None = None
 
     def play(self, film: VideoReader, fps: Fraction) -> None:
         """All frames, each as often as the model's clock at ``fps`` owes it an answer; then the late ones."""
         for frame, owed in at_rate(film, fps):
+            if self._mask:
+                frame = replace(frame, pixels=self._mask(frame.pixels))
             self._output.counts["frames_read"] = frame.index + 1
             if frame.jump_s is not None:
                 self._restarted = True
@@ -111,7 +155,7 @@ class _Replayed:
             self._show(last)
 
     def _answer(self, frame: VideoFrame) -> None:
-        self._output.reply(self._ask(frame), index=frame.index)
+        self._latest = self._output.reply(self._ask(frame), index=frame.index).answer
         self._receiver.check()
 
     def _ask(self, frame: VideoFrame) -> Reply:
@@ -185,9 +229,16 @@ def _owed(index: int, source: Fraction, wanted: Fraction) -> int:
 
 @contextlib.contextmanager
 def _writer(
-    out: Path | None, spec: ModelSpec, fps: Fraction
+    out: Path | None,
+    spec: ModelSpec,
+    fps: Fraction,
+    may_leave: Shown,
+    shapes: Sequence[Shape],
 ) -> Iterator[Callable[[VideoFrame, Answer], None]]:
-    """A function that draws an answer on a frame and appends it to ``out``; nothing without ``out``."""
+    """A function that draws an answer on a frame and appends it to ``out``; nothing without ``out``.
+
+    may_leave: makes of a picture, and what was found in it, the one that may be seen. shapes: are outlined.
+    """
     if out is None:
         yield lambda frame, answer: None
         return
@@ -203,6 +254,7 @@ def _writer(
                 size = (restored.shape[1], restored.shape[0])
                 shown = need("cv2", extra="cpu").resize(frame.pixels, size)
             said_now = {**answer_fields(answer, spec), "valid": answer.valid, "stale": False}
+            shown = outlined(may_leave(shown, answer.detections), shapes)
             copy.put(painter.draw(shown, said_now), frame)
 
         try:

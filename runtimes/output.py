@@ -6,23 +6,28 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from edgepv.base.tasks import task_of
+from edgepv.data.boxes import Detections
 from edgepv.metrics.times import supported_ms
 from edgepv.runtimes.deadline import Reply
 from edgepv.runtimes.events.rules import MOVING, LiveConfig, Rules
+from edgepv.runtimes.events.tracks import Tracker
 from edgepv.runtimes.events.watch import Events, Positions
 from edgepv.runtimes.faults import Faults
 from edgepv.runtimes.health.series import STAGES
 from edgepv.runtimes.health.state import Health
 from edgepv.runtimes.lane import Answer
-from edgepv.runtimes.picture.privacy import mosaic
+from edgepv.runtimes.picture.cover import Cover
+from edgepv.runtimes.picture.privacy import averaged
 from edgepv.runtimes.places import MovingPoints, Within, ZoneSearch
 from edgepv.runtimes.record import Record
 from edgepv.runtimes.records import RECORDS, picture_of, record
-from edgepv.runtimes.sinks import Sink
+from edgepv.runtimes.sinks import KeepsClips, Sink
 from edgepv.runtimes.sinks.ending import Ending, end_within, name_of
 from edgepv.types import ModelSpec
 
@@ -32,6 +37,8 @@ LATEST = 20_000
 TIMES = (*STAGES, "age")
 WORK = "work"
 """What an answer took: preprocessing and engine."""
+COVER = "cover"
+"""What it took to find and cover who must not be seen in one picture."""
 SET_S = 0.5
 """The wall clock was set if it moved by more than this against the monotonic one between two records."""
 
@@ -52,19 +59,40 @@ class WallClock:
         moved, self._ahead = ahead - self._ahead, ahead
         return wall, moved if abs(moved) > SET_S else 0.0
 
+    def taken_s(self, now_s: float, reply: Reply) -> float:
+        """When the frame that is replied to now was there."""
+        return now_s - reply.latency_ms / 1e3
+
+
+class FilmClock(WallClock):
+    """Seconds since the beginning of a film, which has no time of day and is never set."""
+
+    def __init__(self) -> None:
+        self._at_s = 0.0
+
+    def now(self) -> tuple[float, float]:
+        """(the time of the frame that was replied to last, 0)."""
+        return self._at_s, 0.0
+
+    def taken_s(self, now_s: float, reply: Reply) -> float:
+        """The frame's own time."""
+        self._at_s = reply.time_s
+        return reply.time_s
+
 
 class Output:
     """What one source tells the world: an answer per frame, events by the rules, and what happened to it.
 
-    The same for a camera and for a file. From any thread. Frames go only to sinks that want pixels, with the
-    regions of ``config.redact`` averaged away. An event ends when the camera is lost, and with the first
+    The same for a camera and for a file. From any thread. Frames go only to sinks that want pixels, and only
+    through ``shown``. An event ends when the camera is lost, and with the first
     answer about another scene. A sink that raises is counted in ``faults``; the others get the record all
     the same.
 
     health: hears what a probe may ask for; None: nobody will. search: finds zones for a classifier; needed if
-    a rule of this camera has one. deadline_ms: what a missed answer is judged by; None: there is no deadline.
-    about: what the summary says of the run besides. quiet_misses: stale replies are counted, and no receiver
-    is told. whole: the source is one clip, which has a label of its own.
+    a rule of this camera has one. cover: hides whom ``config.cover`` names. deadline_ms: what a missed answer
+    is judged by; None: there is no deadline. about: what the summary says of the run besides. quiet_misses:
+    stale replies are counted, and no receiver is told. whole: the source is one clip, which has a label of
+    its own.
     """
 
     def __init__(
@@ -76,6 +104,7 @@ class Output:
         health: Health | None,
         *,
         search: ZoneSearch | None = None,
+        cover: Cover | None = None,
         faults: Faults | None = None,
         clock: WallClock | None = None,
         deadline_ms: float | None = None,
@@ -88,36 +117,56 @@ class Output:
         self._deadline_ms, self._late = deadline_ms, 0
         self._verdict = _Verdict(spec.labels) if whole else None
         self._events = Events(config.rules, camera)
-        self._redact, self._search, self._quiet_misses = config.redact, search, quiet_misses
+        blind = Cover((), alone=True) if config.cover else None  # nobody looks: all is covered
+        self._redact, self._cover = config.redact, cover or blind
+        self._search, self._quiet_misses = search, quiet_misses
         self._lows: dict[str, float] = {}
         for rule in config.rules.of(camera):
             self._lows[rule.label] = min(rule.low, self._lows.get(rule.label, 1.0))
         self._moving = MovingPoints(spec) if spec.task == "tracking" else None
+        self._tracker = Tracker() if task_of(spec).finds else None
+        self._numbered: tuple[Detections, Detections] | None = None
         self.wants_pixels = any(s.pixels for s in sinks)
         self._lock = threading.RLock()
         self._counted = self._sinks
         self._handing: Sink | None = None
         self.counts: Counter[str] = Counter(events=0)
-        self._latest: dict[str, deque[float]] = {n: deque(maxlen=LATEST) for n in (*TIMES, WORK)}
+        self._latest: dict[str, deque[float]] = {n: deque(maxlen=LATEST) for n in (*TIMES, WORK, COVER)}
 
-    def reply(self, reply: Reply, frame: np.ndarray | None = None, *, index: int | None = None) -> None:
-        """Tell one reply.
+    def reply(self, reply: Reply, frame: np.ndarray | None = None, *, index: int | None = None) -> Reply:
+        """Tell one reply; returns it as it was told, a detector's boxes with the numbers of their tracks.
 
         frame: (H, W, 3) uint8 BGR, for sinks with pixels. index: of the frame in its source, from 0; None:
         the reply's own number. Raises UsageError for a rule whose label the model has not.
         """
         with self._lock:
-            wall_s = self._now_s() - reply.latency_ms / 1e3
+            reply = self._followed(reply)
+            wall_s = self._clock.taken_s(self._now_s(), reply)
             self._count(reply)
             if not (reply.stale and self._quiet_misses):
                 self._tell(self._answer(reply, index), reply, frame)
             if reply.restarted:
                 self._end_events(wall_s, "another scene")
             self._judge(reply, wall_s)
+            return reply
+
+    def _followed(self, reply: Reply) -> Reply:
+        """With the tracks of its boxes. A stale one says an old answer again, and moves no track."""
+        found = reply.answer.detections if reply.answer else None
+        if self._tracker is None or reply.answer is None or found is None:
+            return reply
+        if reply.restarted:
+            self._tracker.forget()
+        if not reply.stale:
+            self._numbered = (found, self._tracker.step(reply.time_s, found))
+        if self._numbered and self._numbered[0] is found:
+            found = self._numbered[1]
+        return replace(reply, answer=replace(reply.answer, detections=found))
 
     def _tell(self, told: Record, reply: Reply, frame: np.ndarray | None) -> None:
         restored = picture_of(reply.answer, self._spec) if reply.answer else None
-        shown = self._redacted(frame if restored is None else restored) if frame is not None else None
+        found = reply.answer.detections if reply.answer and not reply.stale else None
+        shown = self.shown(frame if restored is None else restored, found) if frame is not None else None
         for sink in self._sinks:
             self._hand(sink, told, shown if sink.pixels else None)
 
@@ -132,6 +181,9 @@ class Output:
             if self._moving:
                 positions = self._moving(reply.time_s, answer.outputs["tracks"], answer.numbers)
                 scores = {MOVING: max((score for *_, score in positions[MOVING]), default=0.0)}
+            if answer.detections is not None:
+                positions = _standing(answer.detections, self._spec.labels)
+                scores = {name: max((s for *_, s in at), default=0.0) for name, at in positions.items()}
             if self._search:
                 within = self._search.within(scores, self._lows)
         events = self._events.step(
@@ -142,6 +194,7 @@ class Output:
             stale=reply.stale,
             positions=positions,
             within=within,
+            found=answer.detections if answer else None,
         )
         self._put(*events)
 
@@ -187,11 +240,29 @@ class Output:
             if reply.why == "dropped":
                 self._health.dropped()
 
-    def _redacted(self, frame: np.ndarray) -> np.ndarray:
-        if not self._redact:
-            return frame
-        height, width = frame.shape[:2]
-        return mosaic(frame, [[(x * width, y * height) for x, y in region] for region in self._redact])
+    def shown(self, picture: np.ndarray, found: Detections | None) -> np.ndarray:
+        """A picture as it may leave: people covered, regions averaged away.
+
+        picture: (H, W, 3) uint8 BGR. found: what the running model found in this very picture; None: it did
+        not answer to it.
+        """
+        with self._lock:
+            if self._cover:
+                start_s = time.perf_counter()
+                picture = self._cover(picture, self._to_cover(found, self._cover.label))
+                self._took(COVER, time.perf_counter() - start_s)
+            return averaged(picture, self._redact) if self._redact else picture
+
+    def _to_cover(self, found: Detections | None, label: str | None) -> np.ndarray | None:
+        """The boxes that the running model is asked for."""
+        if found is None or label not in self._spec.labels:
+            return None
+        return found.boxes[found.labels == self._spec.labels.index(label)]
+
+    def _took(self, stage: str, seconds: float) -> None:
+        self._latest[stage].append(seconds)
+        if self._health:
+            self._health.took(stage, 1e3 * seconds)
 
     def status(self, what: str, why: str, **more: Any) -> None:
         """Tell that something happened to the camera or the runner.
@@ -206,6 +277,8 @@ class Output:
                 _tell_health(self._health, what, why)
             self._put({"type": "status", "camera": self.camera, "what": what, "why": why, **more})
             if what == "camera_lost":
+                if self._tracker:
+                    self._tracker.forget()
                 self._end_events(now_s)
 
     def _now_s(self) -> float:
@@ -224,8 +297,17 @@ class Output:
     def _put(self, *records: Record) -> None:
         for one in records:
             self.counts["events"] += one["type"] == "new"
+            told = self._with_clip(one)
             for sink in self._sinks:
-                self._hand(sink, {**one, "version": RECORDS})
+                self._hand(sink, told)
+
+    def _with_clip(self, one: Record) -> Record:
+        """The record as it is told: of an event, with the name of the clip that it is in."""
+        told = {**one, "version": RECORDS}
+        for sink in self._sinks if "after" in one else ():
+            if isinstance(sink, KeepsClips) and (clip := sink.clip_of(told)):
+                told = {**told, "after": {**told["after"], "clip": clip}}
+        return told
 
     def _hand(self, sink: Sink, *what: Any) -> None:
         self._handing = sink
@@ -250,6 +332,7 @@ class Output:
         "faults": who raised, how often, and the first words.
         """
         with self._lock:
+            hidden = self._cover.counts if self._cover else {}
             times = {name: supported_ms(list(seen)) for name, seen in self._latest.items() if seen}
             work = times.pop(WORK, (None, None, None))
             p50, p95, p99 = (None if ms is None else round(ms, 3) for ms in work)
@@ -268,8 +351,8 @@ class Output:
                 "drops": stale.get("stale_dropped", 0),
                 "missed": missed,
                 **{"p50_ms": p50, "p95_ms": p95, "p99_ms": p99},
-                **(_label(self._verdict) if self._spec.labels else {}),
-                **dict(sorted(self.counts.items())),
+                **(_label(self._verdict) if task_of(self._spec).classifies else {}),
+                **dict(sorted({**self.counts, **hidden}.items())),
                 "lost": sum(self._lost(sink) for sink in self._counted),
                 "faults": self.faults.summary(),
                 "ms": {
@@ -302,10 +385,12 @@ class Output:
             self._lock.release()
         with self._lock:
             records = (*self._events.close(self._now_s()), self.summary())
-            last = [{**one, "version": RECORDS} for one in records]
+            last = [self._with_clip(one) for one in records]
             sinks, self._sinks = self._sinks, ()
         if self._search:
             self._search.close()
+        if self._cover:
+            self._cover.close()
         if within_s is None:
             for sink in sinks:
                 Ending(sink, last, self.faults).run()
@@ -321,6 +406,14 @@ class Output:
         if sink is not None:
             name, why = name_of(sink), where
         self.faults.add(name, TimeoutError(f"{why}, after {seconds:g} s"))
+
+
+def _standing(found: Detections, labels: Sequence[str]) -> Positions:
+    """Where things of each label are, and how sure that is: the middle of a box's lower edge."""
+    at: dict[str, list[tuple[float, float, float]]] = {label: [] for label in labels}
+    for (left, _, right, bottom), score, label in zip(found.boxes, found.scores, found.labels):
+        at[labels[label]].append((float(left + right) / 2, float(bottom), float(score)))
+    return at
 
 
 def _tell_health(health: Health, what: str, why: str) -> None:

@@ -34,6 +34,7 @@ BLUR = 1 / 8
 AGAIN_S = 1.0
 """Least time between two searches for one label."""
 NULL = "null"
+CLASSIFICATION, DETECTION = "classification", "detection"
 
 Within = Mapping[str, frozenset[str]]
 """label -> names of the zones that hold it."""
@@ -47,11 +48,17 @@ def labels_of(spec: ModelSpec) -> tuple[str, ...]:
 def check_rules(rules: Rules, variant: Variant) -> None:
     """Raise UsageError for a rule that could never fire with this model, or whose zones mean nothing."""
     spec = variant.spec
+    if rules.tracks and spec.task != DETECTION:
+        raise UsageError(
+            f"track rule for '{rules.tracks[0].label}': {spec.name} is for {spec.task} and finds no boxes. "
+            "Run a model for detection, such as person-detector"
+        )
     if rules.rules and not labels_of(spec):
         raise UsageError(f"{spec.name} is for {spec.task} and gives no label that a rule could be about")
     for rule in rules.rules:
-        if rule.label == ANY and len(spec.labels) < 2:
-            what = f"a model for {spec.task}" if not spec.labels else "a model with one label"
+        if rule.label == ANY and (len(spec.labels) < 2 or spec.task != CLASSIFICATION):
+            one = spec.task == CLASSIFICATION and spec.labels
+            what = "a model with one label" if one else f"a model for {spec.task}"
             raise UsageError(f"rule for '*': {what} like {spec.name} has no labels to be in doubt about")
         if rule.zones and variant.engine == NULL:
             raise UsageError(

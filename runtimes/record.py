@@ -66,14 +66,21 @@ class EventState(TypedDict):
     start_time: float
     end_time: float | None
     zones: list[str]
+    track: NotRequired[int]
+    zone: NotRequired[str]
+    line: NotRequired[str]
+    direction: NotRequired[Literal["in", "out"]]
+    count: NotRequired[int]
+    clip: NotRequired[str]
 
 
 class EventRecord(TypedDict):
-    """A step in the life of one event. before: None for new. why: of an end."""
+    """A step in the life of one event. before: None for new. why: of an end. what: of a rule about tracks."""
 
     type: Literal["new", "update", "end"]
     before: EventState | None
     after: EventState
+    what: NotRequired[Literal["enters", "dwells", "leaves", "crosses"]]
     why: NotRequired[str]
     version: Literal[1]
     uid: NotRequired[str]

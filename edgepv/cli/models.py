@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgepv.base.console import say_next, tell
 from edgepv.cli.arguments import Commands, own_model, seed
 from edgepv.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from edgepv.runtimes.faults import Faults
 
 
 def add_finetune(commands: Commands) -> None:
@@ -113,6 +120,9 @@ def add_explain(commands: Commands) -> None:
         default="explain.png",
         help="picture, .png or .svg; the same as .json beside it (default: explain.png)",
     )
+    c.add_argument(
+        "--rules", metavar="FILE", help="hide in the picture what [redact] of this file names (docs/live.md)"
+    )
     c.add_argument("--json", action="store_true", help="print JSON")
     c.set_defaults(run=explain_command)
 
@@ -122,8 +132,10 @@ def explain_command(a: argparse.Namespace) -> int:
     from edgepv import explain
     from edgepv.base.console import Console
     from edgepv.cli import show
+    from edgepv.runtimes.faults import Faults
     from edgepv.types import encode
 
+    faults = Faults()
     explanation = explain.explain_clip(
         Path(a.bundle),
         Path(a.source),
@@ -132,7 +144,10 @@ def explain_command(a: argparse.Namespace) -> int:
         label=a.label,
         grid=a.grid,
         variant=a.variant,
+        hide=_hider(Path(a.rules), faults) if a.rules else None,
     )
+    if raised := faults.error():
+        raise raised
     if a.json:
         print(json.dumps(encode(explanation), indent=1))
         return 0
@@ -146,3 +161,14 @@ def explain_command(a: argparse.Namespace) -> int:
         tell(verdict)
     tell(f"picture and figures: {a.out}, {Path(a.out).with_suffix('.json')}")
     return 0
+
+
+def _hider(rules: Path, faults: Faults) -> Callable[[np.ndarray], np.ndarray]:
+    """What a rules file hides in pictures that leave."""
+    from edgepv.device.finders import open_cover
+    from edgepv.runtimes.events.rules import read_rules
+    from edgepv.runtimes.picture.privacy import averaged
+
+    config = read_rules(rules)
+    cover = open_cover(config.cover, None, lambda error: faults.add("cover", error))
+    return lambda picture: averaged(cover(picture) if cover else picture, config.redact)

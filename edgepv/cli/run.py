@@ -80,7 +80,9 @@ def add_run(commands: Commands) -> None:
         "receivers (default: jsonl:-, which is stdout)",
     )
     c.add_argument(
-        "--rules", metavar="FILE", help="live: event rules, zones, masks (see examples/alarm.toml)"
+        "--rules",
+        metavar="FILE",
+        help="event rules, zones, privacy (see examples/alarm.toml and examples/person-zone.toml)",
     )
     c.add_argument(
         "--spool",
@@ -143,15 +145,22 @@ def _on_file(a: argparse.Namespace, name: str, source: str) -> int:
     from edgepv.bundle import signing
     from edgepv.bundle.manifest import check
     from edgepv.cli import show
+    from edgepv.device.finders import open_cover
     from edgepv.measure.here import fitting
     from edgepv.runtimes import on_file
+    from edgepv.runtimes.events.rules import read_rules
+    from edgepv.runtimes.faults import Faults
+    from edgepv.runtimes.output import NO_RULES
 
     refuse_deadline(a.deadline_ms)
-    live_only = {"--emit": a.emit, "--rules": a.rules, "--metrics": a.metrics, "--realtime": a.realtime}
+    live_only = {"--emit": a.emit, "--metrics": a.metrics, "--realtime": a.realtime}
     for flag, value in live_only.items():
         if value:
             raise UsageError(f"{flag} is for cameras. To replay the file as one, add --live")
     lines = _lines(on=bool(a.video))
+    config = read_rules(Path(a.rules)) if a.rules else NO_RULES
+    if config.camera and _named(a.source[0]) is None:
+        name = config.camera
     with signing.opened(Path(a.bundle), Path(a.key) if a.key else None) as bundle:
         check(bundle)
         wanted = bundle.variant(a.variant, a.engine)
@@ -159,6 +168,13 @@ def _on_file(a: argparse.Namespace, name: str, source: str) -> int:
         fit = fitting(bundle, (wanted,), fixed=fixed, threads=a.threads)
         for note in fit.notes:
             tell(f"edgepv: {note}", file=sys.stderr)
+        faults = Faults(lambda who, why: tell(f"edgepv: {who} raised {why}", file=sys.stderr))
+        cover = open_cover(
+            config.cover if a.video else (),
+            fit.variants[0].spec,
+            lambda error: faults.add("cover", error),
+            threads=a.threads,
+        )
         summary = on_file.run_file(
             fit.variants[0],
             bundle.checked,
@@ -168,10 +184,15 @@ def _on_file(a: argparse.Namespace, name: str, source: str) -> int:
             video=Path(a.video) if a.video else None,
             cuts=a.on_cut == "reset",
             camera=name,
+            config=config,
+            cover=cover,
+            faults=faults,
             notes=fit.notes,
             emit=lines,
         )
     show.summary(summary)
+    if raised := faults.error():
+        raise raised
     video = ["edgepv", "run", a.bundle, "--source", source, "--video", "out.mp4"]
     more = [] if a.video else [shlex.join(video)]
     say_next(*more, shlex.join(["edgepv", "inspect", a.bundle]))

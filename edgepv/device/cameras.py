@@ -18,6 +18,7 @@ from edgepv.bundle import signing
 from edgepv.bundle.manifest import Bundle
 from edgepv.bundle.proof import Proven
 from edgepv.device import slots
+from edgepv.device.finders import open_cover
 from edgepv.device.trial import Trial
 from edgepv.errors import EdgepvError, UsageError, unknown
 from edgepv.measure.here import fitting
@@ -169,7 +170,7 @@ class _Cameras:
             self._console.say(note)
         self._notes = fit.notes
         for url in self._options.emit if len(self._options.sources) > 1 else ():
-            if url.startswith(("mqtt", "video:")) and CAMERA not in url:
+            if url.startswith(("mqtt", "video:", "clips:")) and CAMERA not in url:
                 raise UsageError(
                     f"several cameras cannot share one {url.partition(':')[0]} address. "
                     f"Write {CAMERA} where the camera's name belongs"
@@ -188,7 +189,7 @@ class _Cameras:
 
     def _refuse_strangers(self) -> None:
         """Raise UsageError for a rule about a camera that is not here, and a device that is given twice."""
-        for rule in self._options.config.rules.rules:
+        for rule in self._options.config.rules.all:
             if rule.camera is not None and rule.camera not in self._options.sources:
                 raise UsageError(
                     f"rule for '{rule.label}': {unknown('camera', rule.camera, self._options.sources)}"
@@ -266,6 +267,8 @@ class _Cameras:
         faults = Faults(on_fault)
         sinks = [self._sink(url, name, spec, health, opened) for url in options.emit]
         search = self._search(name, variant, profiles_ms[-1], faults, opened)
+        seen = options.config.cover if any(sink.pixels for sink in sinks) else ()
+        cover = open_cover(seen, spec, lambda error: faults.add("cover", error), threads=options.threads)
         about = {
             "variant": ladder.lanes[0].variant.name,
             "engine": ladder.lanes[0].variant.engine,
@@ -279,6 +282,7 @@ class _Cameras:
             options.config,
             health,
             search=search,
+            cover=cover,
             faults=faults,
             deadline_ms=deadline.limit_ms,
             about=about,
@@ -334,7 +338,7 @@ class _Cameras:
     def _sink(
         self, url: str, name: str, spec: ModelSpec, health: Health, opened: contextlib.ExitStack
     ) -> Sink:
-        labels = (ANOMALY if r.label == ANY else r.label for r in self._options.config.rules.rules)
+        labels = (ANOMALY if r.label == ANY else r.label for r in self._options.config.rules.all)
         sink = open_sink(
             url.replace(CAMERA, name),
             camera=name,
@@ -342,6 +346,7 @@ class _Cameras:
             labels=tuple(dict.fromkeys(labels)),
             fps=float(spec.fps),
             say=self._console.say,
+            shapes=self._options.config.rules.shapes(name),
         )
         opened.callback(sink.close)
         health.watch(url.partition(":")[0], sink)

@@ -13,7 +13,7 @@ and the area under the label's probability is held against that of random orders
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -119,9 +119,11 @@ def explain_clip(
     label: str | None = None,
     grid: int = 8,
     variant: str | None = None,
+    hide: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Explanation:
     """Explain a bundle's answer to a video; writes the picture ``out`` and the same as JSON beside it.
 
+    hide: makes of each frame, (H, W, 3) uint8 BGR, in order, the one that may be drawn; the model sees all.
     Raises UsageError for a bundle whose model gives no label, and for a label it does not have.
     """
     if out.suffix not in (".png", ".svg"):
@@ -149,7 +151,7 @@ def explain_clip(
             places = followed(player, frames)
         finally:
             engine.close()
-    picture(explanation, pictures, places, out)
+    picture(explanation, [hide(one) for one in pictures] if hide else pictures, places, out)
     write_json(out.with_suffix(".json"), explanation)
     return explanation
 

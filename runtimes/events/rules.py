@@ -17,6 +17,7 @@ from edgepv.types import decode
 
 Point: TypeAlias = tuple[float, float]
 Polygon: TypeAlias = tuple[Point, ...]
+Covered: TypeAlias = Literal["face", "person"]
 ANY = "*"
 ANOMALY = "anomaly"
 MOVING = "moving"
@@ -34,7 +35,8 @@ class Rule:
     zones: where the label must be, in one of them; elsewhere, or while that is not known, it counts as 0.
     camera: the only one the rule is for; None: every one.
     Label "*" is the anomaly rule: its score is how unsure the model is, ``doubt`` says by which measure
-    ("entropy": of all scores, 1 where all are equal; "rest": 1 - the highest score).
+    ("entropy": of all scores, 1 where all are equal; "rest": 1 - the highest score; "margin": 1 - by how much
+    the highest is above the second).
     """
 
     label: str
@@ -46,7 +48,7 @@ class Rule:
     hold_s: float = 2.0
     zones: tuple[str, ...] = ()
     camera: str | None = None
-    doubt: Literal["entropy", "rest"] = "entropy"
+    doubt: Literal["entropy", "rest", "margin"] = "entropy"
 
     @property
     def low(self) -> float:
@@ -68,29 +70,103 @@ class Zone:
 
 
 @dataclass(frozen=True)
+class Line:
+    """A named line that tracks cross, from ``start`` to ``end``, relative to width and height, 0 to 1.
+
+    Who crosses it to the left of one who goes from start to end comes "in", as in supervision's LineZone:
+    drawn from left to right, a line is crossed "in" upwards.
+    """
+
+    name: str
+    start: Point
+    end: Point
+
+    def side(self, x: float, y: float) -> float:
+        """Below 0 to the left of the line, above 0 to its right, 0 on it."""
+        (x0, y0), (x1, y1) = self.start, self.end
+        return (x1 - x0) * (y - y0) - (y1 - y0) * (x - x0)
+
+    def between(self, one: Point, other: Point) -> bool:
+        """Whether the way from a point on one side to one on the other goes over the line, not round it."""
+        way = Line("", one, other)
+        return way.side(*self.start) * way.side(*self.end) <= 0
+
+
+@dataclass(frozen=True)
+class TrackRule:
+    """When what a detector's tracks do becomes an event: in which zones, over which lines.
+
+    A track is where the middle of its box's lower edge is. min_score: it counts once one of its boxes was so
+    sure. min_area, max_area: a box that is smaller or larger counts as not seen; in shares of the picture.
+    inertia: so many answers in a row say the
+    same before it counts. dwell_s: a stay of so many seconds is told once more; None: it is not. camera: the
+    only one the rule is for; None: every one.
+    """
+
+    label: str
+    zones: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()
+    dwell_s: float | None = None
+    min_score: float = 0.5
+    min_area: float = 0.0
+    max_area: float = 1.0
+    inertia: int = 3
+    camera: str | None = None
+
+
+@dataclass(frozen=True)
 class Rules:
-    """All rules and the zones they name. Raises UsageError if a number or a name makes no sense."""
+    """All rules, the zones and lines they name. Raises UsageError if a number or a name makes no sense."""
 
     rules: tuple[Rule, ...]
     zones: tuple[Zone, ...] = ()
+    tracks: tuple[TrackRule, ...] = ()
+    lines: tuple[Line, ...] = ()
 
     def __post_init__(self) -> None:
-        names = [z.name for z in self.zones]
-        if len(set(names)) != len(names):
-            raise UsageError(f"zone '{max(names, key=names.count)}' is there twice. Give each its own name")
+        zones, lines = [z.name for z in self.zones], [one.name for one in self.lines]
+        for what, names in (("zone", zones), ("line", lines)):
+            if len(set(names)) != len(names):
+                raise UsageError(
+                    f"{what} '{max(names, key=names.count)}' is there twice. Give each its own name"
+                )
         for zone in self.zones:
             _refuse_crossing(zone)
             check_polygon(zone.polygon, f"zone '{zone.name}'")
+        for line in self.lines:
+            _check_line(line)
         for rule in self.rules:
-            _check_rule(rule, names)
+            _check_rule(rule, zones)
+        for track in self.tracks:
+            _check_track(track, zones, lines)
+
+    @property
+    def all(self) -> tuple[Rule | TrackRule, ...]:
+        """Those about scores and those about tracks."""
+        return (*self.rules, *self.tracks)
 
     def of(self, camera: str) -> tuple[Rule, ...]:
-        """The rules that are for this camera."""
+        """The rules about scores that are for this camera."""
         return tuple(r for r in self.rules if r.camera in (None, camera))
+
+    def tracks_of(self, camera: str) -> tuple[TrackRule, ...]:
+        """The rules about tracks that are for this camera."""
+        return tuple(r for r in self.tracks if r.camera in (None, camera))
+
+    def shapes(self, camera: str) -> tuple[tuple[str, Sequence[Point]], ...]:
+        """Name and corners of each zone and line that a rule of this camera names."""
+        tracks = self.tracks_of(camera)
+        zones = {name for rule in self.of(camera) for name in rule.zones}
+        zones |= {name for rule in tracks for name in rule.zones}
+        lines = {name for rule in tracks for name in rule.lines}
+        return (
+            *((zone.name, zone.polygon) for zone in self.zones if zone.name in zones),
+            *((line.name, (line.start, line.end)) for line in self.lines if line.name in lines),
+        )
 
     def check_labels(self, labels: Sequence[str]) -> None:
         """Raise UsageError if a rule is for a label the model does not have: it would never fire."""
-        for rule in self.rules:
+        for rule in self.all:
             if rule.label != ANY and rule.label not in labels:
                 raise UsageError(f"rule: {unknown('label', rule.label, labels)}")
 
@@ -100,12 +176,14 @@ class LiveConfig:
     """What a live file says.
 
     masks: polygons hidden from everyone, the model too. redact: polygons hidden from all but the model.
+    cover: what is hidden from all but the model, wherever it is: "face", "person".
     """
 
     camera: str
     rules: Rules
     masks: tuple[Polygon, ...] = ()
     redact: tuple[Polygon, ...] = ()
+    cover: tuple[Covered, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -121,6 +199,7 @@ class _Mask:
 @dataclass(frozen=True)
 class _Redact:
     regions: tuple[Polygon, ...] = ()
+    what: tuple[Covered, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -128,8 +207,10 @@ class _Document:
     """The sections of the file, by their names in it."""
 
     camera: _Camera
-    rule: tuple[Rule, ...]
+    rule: tuple[Rule, ...] = ()
+    track: tuple[TrackRule, ...] = ()
     zone: tuple[Zone, ...] = ()
+    line: tuple[Line, ...] = ()
     mask: tuple[_Mask, ...] = ()
     redact: _Redact = field(default_factory=_Redact)
 
@@ -137,21 +218,29 @@ class _Document:
 def read_rules(path: Path) -> LiveConfig:
     """A live file (TOML). Raises UsageError naming the place of an unknown key or a wrong value."""
     data = read_toml(path, wanted="--rules wants a TOML file like examples/alarm.toml")
-    for key in ("rule", "zone", "mask"):
+    for key in ("rule", "track", "zone", "line", "mask"):
         if isinstance(data.get(key), dict):
             raise UsageError(f"{path.name}: there may be several of [{key}]. Write [[{key}]]")
     document = decode(_Document, data, where=path.name)
+    if not (document.rule or document.track or document.mask or document.redact != _Redact()):
+        raise UsageError(
+            f"{path.name} asks for nothing. Write a [[rule]], a [[track]], a [[mask]] or [redact]"
+        )
     try:
         check_part(document.camera.name, "camera.name")
         for n, mask in enumerate(document.mask):
             check_polygon(mask.polygon, f"mask[{n}]")
         for n, region in enumerate(document.redact.regions):
             check_polygon(region, f"redact.regions[{n}]")
-        rules = Rules(document.rule, document.zone)
+        rules = Rules(document.rule, document.zone, document.track, document.line)
     except UsageError as e:
         raise UsageError(f"{path.name}: {e}") from e
     return LiveConfig(
-        document.camera.name, rules, tuple(m.polygon for m in document.mask), document.redact.regions
+        document.camera.name,
+        rules,
+        tuple(m.polygon for m in document.mask),
+        document.redact.regions,
+        tuple(dict.fromkeys(document.redact.what)),
     )
 
 
@@ -159,15 +248,26 @@ def check_polygon(polygon: Polygon, what: str) -> None:
     """Raise UsageError unless there are 3 corners or more, within the picture, around some area."""
     if len(polygon) < 3:
         raise UsageError(f"{what}: a polygon has 3 corners or more, this one has {len(polygon)}")
-    for x, y in polygon:
+    _check_corners(polygon, what)
+    pairs = zip(polygon, (*polygon[1:], polygon[0]))
+    if abs(sum(x0 * y1 - x1 * y0 for (x0, y0), (x1, y1) in pairs)) < 1e-9:
+        raise UsageError(f"{what}: the corners are on one line and hold no area")
+
+
+def _check_corners(corners: Sequence[Point], what: str) -> None:
+    for x, y in corners:
         if not (0 <= x <= 1 and 0 <= y <= 1):  # NaN is outside too
             pixels = ": divide pixels by its width and height" if max(x, y) > 2 else ""
             raise UsageError(
                 f"{what}: corner ({x:g}, {y:g}) is outside the picture. Corners are 0 to 1{pixels}"
             )
-    pairs = zip(polygon, (*polygon[1:], polygon[0]))
-    if abs(sum(x0 * y1 - x1 * y0 for (x0, y0), (x1, y1) in pairs)) < 1e-9:
-        raise UsageError(f"{what}: the corners are on one line and hold no area")
+
+
+def _check_line(line: Line) -> None:
+    what = f"line '{line.name}'"
+    _check_corners((line.start, line.end), what)
+    if math.dist(line.start, line.end) < 1e-6:
+        raise UsageError(f"{what} begins where it ends. Give it two ends")
 
 
 def _refuse_crossing(zone: Zone) -> None:
@@ -203,3 +303,25 @@ def _check_rule(rule: Rule, zones: Sequence[str]) -> None:
             raise UsageError(f"{what}: {unknown('zone', zone, zones)}")
     if rule.label == ANY and rule.zones:
         raise UsageError(f"{what}: doubt is about the whole picture and has no place. Remove its zones")
+
+
+def _check_track(rule: TrackRule, zones: Sequence[str], lines: Sequence[str]) -> None:
+    what = f"track rule for '{rule.label}'"
+    if rule.label == ANY:
+        raise UsageError(f"{what}: write the label of what is followed, such as person")
+    if not rule.zones and not rule.lines:
+        raise UsageError(f"{what}: it has neither zones nor lines, so nothing would be told. Name some")
+    for kind, named, known in (("zone", rule.zones, zones), ("line", rule.lines, lines)):
+        for name in named:
+            if name not in known:
+                raise UsageError(f"{what}: {unknown(kind, name, known)}")
+    if rule.inertia < 1:
+        raise UsageError(f"{what}: inertia = {rule.inertia} is not a number of answers, 1 or more")
+    if not 0 <= rule.min_score <= 1:
+        raise UsageError(f"{what}: min_score {rule.min_score:g} is not 0 to 1")
+    if not 0 <= rule.min_area < rule.max_area <= 1:
+        raise UsageError(
+            f"{what}: areas from {rule.min_area:g} to {rule.max_area:g} are no shares of the picture, 0 to 1"
+        )
+    if rule.dwell_s is not None and not 0 < rule.dwell_s < math.inf:
+        raise UsageError(f"{what}: dwell_s = {rule.dwell_s:g} is not a number of seconds")

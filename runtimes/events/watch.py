@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-import secrets
-import string
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from dataclasses import replace
+from typing import Literal, TypeAlias
 
+from edgepv.data.boxes import Detections
 from edgepv.errors import UsageError, unknown
+from edgepv.runtimes.events.event import Event, random_suffix, step_of
 from edgepv.runtimes.events.rules import ANOMALY, ANY, Rule, Rules
+from edgepv.runtimes.events.visits import Visits
 from edgepv.runtimes.record import Record
 
 Position: TypeAlias = tuple[float, float, float]
@@ -28,7 +29,9 @@ class Events:
 
     def __init__(self, rules: Rules, camera: str, *, suffix: Callable[[], str] | None = None) -> None:
         self._zones = rules.zones
-        self._watches = [_Watch(rule, camera, suffix or _random) for rule in rules.of(camera)]
+        self._watches = [_Watch(rule, camera, suffix or random_suffix) for rule in rules.of(camera)]
+        self._visits = [Visits(r, rules, camera, suffix or random_suffix) for r in rules.tracks_of(camera)]
+        self._all: tuple[_Watch | Visits, ...] = (*self._watches, *self._visits)
         self._clock, self._time_s, self._wall = 0.0, math.nan, math.nan
 
     def step(
@@ -41,24 +44,27 @@ class Events:
         stale: bool,
         positions: Positions | None = None,
         within: Mapping[str, frozenset[str]] | None = None,
+        found: Detections | None = None,
     ) -> list[Record]:
         """Records of what changed with one answer.
 
         time_s: the frame's, on the source's clock. wall_time: seconds since 1970, for the records. scores:
         of every label, 0 to 1. positions: label -> (x, y, score) of where it was seen, relative to width and
         height. within: label -> the zones that hold it; for models that know no points. A label in neither is
-        nowhere. Answers that are stale, not valid or not finite start no event.
+        nowhere. found: the boxes with their tracks' numbers, their labels places among those of ``scores``.
+        Answers that are stale, not valid or not finite start no event.
         Raises UsageError for a rule whose label has no score.
         """
         self._advance(time_s, wall_time)
-        finite = all(math.isfinite(s) for s in scores.values())
+        if stale or not valid or not all(math.isfinite(s) for s in scores.values()):
+            return [record for one in self._all for record in one.blind(self._clock, wall_time)]
         records = []
         for watch in self._watches:
-            if stale or not valid or not finite:
-                records += watch.blind(self._clock, wall_time)
-                continue
             score, zones = self._seen(watch.rule, scores, positions or {}, within or {})
             records += watch.see(self._clock, wall_time, score, zones)
+        for visits in self._visits:
+            if found is not None:
+                records += visits.see(self._clock, wall_time, found, list(scores))
         return records
 
     def restart(self, wall_time: float, why: str = "the camera was gone") -> list[Record]:
@@ -70,7 +76,7 @@ class Events:
             self._clock += wall_time - self._wall
             self._wall = wall_time
         self._time_s = math.nan
-        return [r for watch in self._watches for r in watch.end(self._clock, wall_time, why)]
+        return [record for one in self._all for record in one.end(self._clock, wall_time, why)]
 
     def close(self, wall_time: float) -> list[Record]:
         """End what is running because the program ends."""
@@ -79,8 +85,8 @@ class Events:
     def shift(self, by_s: float) -> None:
         """The wall clock was set by so much: what is running began so much later. Durations stay."""
         self._wall += by_s
-        for watch in self._watches:
-            watch.shift(by_s)
+        for one in self._all:
+            one.shift(by_s)
 
     def _advance(self, time_s: float, wall_time: float) -> None:
         """Move the clock that never runs backwards, whatever the source's and the wall's do."""
@@ -120,40 +126,14 @@ class Events:
         )
 
 
-@dataclass(frozen=True)
-class _Event:
-    """One event as its records show it. Times are seconds since 1970."""
-
-    id: str
-    camera: str
-    label: str
-    score: float
-    top_score: float
-    start_time: float
-    end_time: float | None = None
-    zones: tuple[str, ...] = ()
-
-    def shown(self) -> Record:
-        return {
-            "id": self.id,
-            "camera": self.camera,
-            "label": self.label,
-            "score": self.score,
-            "top_score": self.top_score,
-            "start_time": self.start_time,
-            "end_time": self.end_time,
-            "zones": list(self.zones),
-        }
-
-
 class _Watch:
     """One rule on one camera: waiting, above the threshold since a while, or in an event."""
 
     def __init__(self, rule: Rule, camera: str, suffix: Callable[[], str]) -> None:
         self.rule, self._camera, self._suffix = rule, camera, suffix
         self._free_at = -math.inf
-        self._event: _Event | None = None
-        self._told: _Event | None = None
+        self._event: Event | None = None
+        self._told: Event | None = None
         self._told_at = -math.inf
         self._forget()
 
@@ -200,7 +180,7 @@ class _Watch:
         self._event = self._told = None
         self._free_at = now + self.rule.cooldown_s
         ended = replace(event, end_time=max(wall, event.start_time))
-        return [_record("end", told, ended) | {"why": why}]
+        return [step_of("end", told, ended, why=why)]
 
     def _outlived(self, now: float, wall: float) -> list[Record]:
         if now - self._seen_at <= self.rule.hold_s:
@@ -222,9 +202,9 @@ class _Watch:
             return []
         label = ANOMALY if self.rule.label == ANY else self.rule.label
         name = f"{start:.6f}-{self._suffix()}"
-        self._event = self._told = _Event(name, self._camera, label, score, score, start, zones=zones)
+        self._event = self._told = Event(name, self._camera, label, score, score, start, zones=zones)
         self._told_at = now
-        return [_record("new", None, self._event)]
+        return [step_of("new", None, self._event)]
 
     def _tell(self, now: float) -> list[Record]:
         """An update if the event got clearly stronger or entered a zone, at most one a second."""
@@ -234,21 +214,16 @@ class _Watch:
         if event.top_score - told.top_score < UPDATE_RISE - 1e-9 and event.zones == told.zones:
             return []
         self._told, self._told_at = event, now
-        return [_record("update", told, event)]
+        return [step_of("update", told, event)]
 
 
-def _record(kind: str, before: _Event | None, after: _Event) -> dict[str, Any]:
-    return {"type": kind, "before": before.shown() if before else None, "after": after.shown()}
-
-
-def _doubt(scores: Sequence[float], how: Literal["entropy", "rest"]) -> float:
+def _doubt(scores: Sequence[float], how: Literal["entropy", "rest", "margin"]) -> float:
     """How unsure the model is, 0 (sure) to 1. scores: sum to 1."""
     if how == "rest":
         return 1.0 - max(scores)
     if len(scores) < 2:
         return 0.0
+    if how == "margin":
+        best, second = sorted(scores, reverse=True)[:2]
+        return 1.0 - (best - second)
     return -sum(s * math.log(s) for s in scores if s > 0) / math.log(len(scores))
-
-
-def _random() -> str:
-    return "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(6))

@@ -88,7 +88,11 @@ class Metrics:
         if stale is not None:
             self.series.stale.labels(self.name, stale).inc()
         for stage, ms in stages_ms.items():
-            self.series.latency.labels(self.name, stage).observe(ms / 1e3)
+            self.took(stage, ms)
+
+    def took(self, stage: str, ms: float) -> None:
+        """One stage took so many ms."""
+        self.series.latency.labels(self.name, stage).observe(ms / 1e3)
 
     def running(self, variant: str) -> None:
         """Note which variant answers from now on; another one than before counts as a switch."""

@@ -43,6 +43,11 @@ class Health:
         if self._metrics:
             self._metrics.answered(stages_ms, stale)
 
+    def took(self, stage: str, ms: float) -> None:
+        """A stage of its own took so long, such as covering people in a picture."""
+        if self._metrics:
+            self._metrics.took(stage, ms)
+
     def dropped(self, frames: int = 1) -> None:
         """Frames were due and got no answer."""
         if self._metrics:

@@ -3,4 +3,4 @@
 Both come before any receiver sees a frame.
 """
 
-__all__ = ["drawing", "privacy"]
+__all__ = ["cover", "drawing", "faces", "outlines", "privacy"]

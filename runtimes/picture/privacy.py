@@ -75,6 +75,12 @@ def mosaic(frame: np.ndarray, regions: Sequence[Rectangle | Polygon], *, blocks:
     return shown
 
 
+def averaged(picture: np.ndarray, regions: Sequence[Polygon]) -> np.ndarray:
+    """The picture with these polygons, in shares of its width and height, averaged away; see ``mosaic``."""
+    height, width = picture.shape[:2]
+    return mosaic(picture, [[(x * width, y * height) for x, y in region] for region in regions])
+
+
 def _corners(name: str, region: Rectangle | Polygon) -> np.ndarray:
     """(points, 2) float of a rectangle or a polygon."""
     flat = np.asarray(region, float) if _is_regular(region) else np.zeros(0)

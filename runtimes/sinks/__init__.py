@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
@@ -17,7 +17,18 @@ from edgepv.base.registry import Registry
 from edgepv.errors import UsageError, unknown
 from edgepv.runtimes.record import Record
 
-__all__ = ["SINKS", "Setup", "Sink", "as_json", "open_sink", "own_name", "plain_name", "redacted"]
+__all__ = [
+    "SINKS",
+    "KeepsClips",
+    "Setup",
+    "Shape",
+    "Sink",
+    "as_json",
+    "open_sink",
+    "own_name",
+    "plain_name",
+    "redacted",
+]
 
 
 class Sink(Protocol):
@@ -38,12 +49,24 @@ class Sink(Protocol):
         """Deliver what can be delivered within a few seconds, keep on disk what cannot, and end."""
 
 
+@runtime_checkable
+class KeepsClips(Protocol):
+    """A receiver that keeps a piece of video for each event."""
+
+    def clip_of(self, record: Record) -> str | None:
+        """The name of the clip that this event is, or will be, in; asked for every event before ``put``."""
+
+
+Shape: TypeAlias = tuple[str, Sequence[tuple[float, float]]]
+"""Name and corners, as shares of width and height, of a zone, or of a line, which has two."""
+
+
 @dataclass(frozen=True)
 class Setup:
     """What a sink may need to know of the run.
 
     camera: its name. spool_folder: where undelivered records wait. labels: those that may raise an event.
-    fps: answers per second. say: takes one line of news.
+    fps: answers per second. say: takes one line of news. shapes: what is outlined in an annotated video.
     """
 
     camera: str
@@ -51,6 +74,7 @@ class Setup:
     labels: tuple[str, ...]
     fps: float
     say: Callable[[str], None]
+    shapes: tuple[Shape, ...] = ()
 
 
 Opener: TypeAlias = Callable[[str, Setup], Sink]
@@ -64,6 +88,7 @@ SINKS = Registry[Opener](
         "mqtts": "edgepv.runtimes.sinks.mqtt:open_mqtt",
         "http": "edgepv.runtimes.sinks.webhook:open_webhook",
         "https": "edgepv.runtimes.sinks.webhook:open_webhook",
+        "clips": "edgepv.runtimes.sinks.clips:open_clips",
         "video": "edgepv.runtimes.sinks.video:open_video_sink",
     },
 )
@@ -78,18 +103,19 @@ def open_sink(
     labels: Sequence[str],
     fps: float,
     say: Callable[[str], None] | None = None,
+    shapes: Sequence[Shape] = (),
 ) -> Sink:
     """Open the receiver that ``url`` names, for example ``mqtt://broker/cam1`` or ``jsonl:events.jsonl``.
 
     labels: those that may raise an event. fps: answers per second, the rate of an annotated video.
-    say: takes news, one line each; by default they go to stderr.
+    say: takes news, one line each; by default they go to stderr. shapes: zones and lines to be outlined.
     Raises UsageError for a wrong URL; a receiver that cannot be reached is no error, its records wait.
     Raises TargetUnavailableError if the library for it is not installed.
     """
     scheme, colon, _ = url.partition(":")
     if not colon:
         raise UsageError(unknown(SINKS.kind, redacted(url), SINKS.names()))
-    setup = Setup(camera, spool_folder, tuple(labels), fps, say or Console().say)
+    setup = Setup(camera, spool_folder, tuple(labels), fps, say or Console().say, tuple(shapes))
     return SINKS.find(scheme.lower())(url, setup)
 
 

@@ -16,6 +16,7 @@ from edgepv.base.files import whole_file
 from edgepv.base.optional import need
 from edgepv.errors import UsageError
 from edgepv.runtimes.picture.drawing import Painter
+from edgepv.runtimes.picture.outlines import outlined
 from edgepv.runtimes.record import Record
 from edgepv.runtimes.sinks import Setup
 
@@ -36,7 +37,7 @@ class VideoFile:
     pixels = True
 
     def __init__(self, path: Path, setup: Setup) -> None:
-        self._path, self._fps, self._say = path, setup.fps, setup.say
+        self._path, self._fps, self._say, self._shapes = path, setup.fps, setup.say, setup.shapes
         self._queue: queue.Queue[tuple[Record, np.ndarray] | None] = queue.Queue(WAITING)
         self._taken = self._sent = self._lost = 0
         self._full = False
@@ -92,7 +93,7 @@ class VideoFile:
         try:
             while (work := self._queue.get()) is not None:
                 try:
-                    picture = painter.draw(work[1], work[0])
+                    picture = painter.draw(outlined(work[1], self._shapes), work[0])
                 except Exception as e:  # a fault of ours: what was drawn is kept
                     self._fault = e
                     self._stop(f"ends after {self._sent} frames: {type(e).__name__}: {e}")

@@ -266,6 +266,23 @@ def test_bad_options_are_one_clear_line(fight_bundle: Path, a_clip: Path, tmp_pa
     refused("does not exist", folder=tmp_path / "none")
 
 
+def test_the_picture_shows_frames_as_they_may_be_seen(
+    fight_bundle: Path, a_clip: Path, tmp_path: Path
+) -> None:
+    """What hides paints everything magenta; the model sees the frames themselves."""
+    seen: list[np.ndarray] = []
+
+    def hide(frame: np.ndarray) -> np.ndarray:
+        seen.append(frame)
+        return np.full_like(frame, (255, 0, 255))
+
+    out = tmp_path / "x.png"
+    hidden = explain.explain_clip(fight_bundle, a_clip, out, QUIET, grid=2, hide=hide)
+    assert len(seen) == hidden.frames and seen[0].std() > 10
+    red, green, blue = np.moveaxis(cv2.imread(str(out)).astype(int), 2, 0)
+    assert ((red - green > 60) & (blue - green > 60)).mean() > 0.05
+
+
 def test_nothing_of_the_users_is_replaced(fight_bundle: Path, a_clip: Path, tmp_path: Path) -> None:
     mine = tmp_path / "mine.json"
     mine.write_text('{"notes": 1}')

@@ -245,6 +245,8 @@ def test_entering_a_zone_is_an_update_and_is_remembered() -> None:
         ("entropy", (1.0, 0.0), False),  # 0, and no logarithm of 0
         ("rest", (0.25, 0.25, 0.25, 0.25), True),  # 1 - 0.25 = 0.75
         ("rest", (0.5, 0.5), False),  # 0.5
+        ("margin", (0.4, 0.2, 0.2, 0.2), True),  # 1 - 0.2 = 0.8
+        ("margin", (0.66, 0.34), False),  # 0.68
     ],
 )
 def test_the_anomaly_rule_fires_when_the_model_is_unsure(
@@ -388,9 +390,9 @@ ZONE = '[[zone]]\nname = "z"\npolygon = [{}]\n'
     ("text", "message"),
     [
         pytest.param(RULE, r"live\.toml: missing key 'camera'", id="no camera"),
-        pytest.param(HEAD, "missing key 'rule'", id="no rule"),
+        pytest.param(HEAD, "asks for nothing", id="no rule"),
         pytest.param(HEAD + RULE.replace("[[rule]]", "[rule]"), r"Write \[\[rule\]\]", id="one bracket"),
-        pytest.param("\ufeff" + HEAD, "missing key 'rule'", id="a mark by Windows before it"),
+        pytest.param("\ufeff" + HEAD, "asks for nothing", id="a mark by Windows before it"),
         pytest.param(HEAD + RULE + "treshold = 1\n", "unknown key 'treshold'.*'threshold'", id="typo"),
         pytest.param(HEAD + RULE + "[[zones]]\n", "unknown key 'zones'.*'zone'", id="section"),
         pytest.param(HEAD + "colour = 1\n" + RULE, r"live\.toml\.camera: unknown key 'colour'", id="camera"),

@@ -160,7 +160,7 @@ def test_importing_the_table_of_sinks_imports_no_sink() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "[]\n"
-    assert SINKS.names() == ["http", "https", "jsonl", "mqtt", "mqtts", "video"]
+    assert SINKS.names() == ["clips", "http", "https", "jsonl", "mqtt", "mqtts", "video"]
 
 
 def test_what_may_be_secret_is_taken_out_of_a_url() -> None:
