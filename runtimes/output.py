@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import Counter, deque
@@ -24,6 +25,7 @@ from edgepv.runtimes.record import Record
 from edgepv.runtimes.records import RECORDS, picture_of, record
 from edgepv.runtimes.sinks import Sink
 from edgepv.runtimes.sinks.ending import Ending, end_within, name_of
+from edgepv.runtimes.trace import CameraTrace
 from edgepv.types import ModelSpec
 
 NO_RULES = LiveConfig("", Rules(()))
@@ -64,7 +66,7 @@ class Output:
     health: hears what a probe may ask for; None: nobody will. search: finds zones for a classifier; needed if
     a rule of this camera has one. deadline_ms: what a missed answer is judged by; None: there is no deadline.
     about: what the summary says of the run besides. quiet_misses: stale replies are counted, and no receiver
-    is told. whole: the source is one clip, which has a label of its own.
+    is told. whole: the source is one clip, which has a label of its own. trace: is told when what was done.
     """
 
     def __init__(
@@ -82,10 +84,12 @@ class Output:
         about: Mapping[str, Any] | None = None,
         quiet_misses: bool = False,
         whole: bool = False,
+        trace: CameraTrace | None = None,
     ) -> None:
         self.camera, self._spec, self._sinks, self._health = camera, spec, tuple(sinks), health
         self.faults, self._clock, self._about = faults or Faults(), clock or WallClock(), dict(about or {})
         self._deadline_ms, self._late = deadline_ms, 0
+        self._trace = trace
         self._verdict = _Verdict(spec.labels) if whole else None
         self._events = Events(config.rules, camera)
         self._redact, self._search, self._quiet_misses = config.redact, search, quiet_misses
@@ -109,11 +113,18 @@ class Output:
         with self._lock:
             wall_s = self._now_s() - reply.latency_ms / 1e3
             self._count(reply)
+            if self._trace:
+                self._trace.answered(reply)
             if not (reply.stale and self._quiet_misses):
                 self._tell(self._answer(reply, index), reply, frame)
             if reply.restarted:
                 self._end_events(wall_s, "another scene")
-            self._judge(reply, wall_s)
+            with self.traced("out", "rules"):
+                self._judge(reply, wall_s)
+
+    def traced(self, track: str, name: str) -> contextlib.AbstractContextManager[None]:
+        """What is done inside is an event of the trace, where one is taken; see ``trace.TRACKS``."""
+        return self._trace.span(track, name) if self._trace else contextlib.nullcontext()
 
     def _tell(self, told: Record, reply: Reply, frame: np.ndarray | None) -> None:
         restored = picture_of(reply.answer, self._spec) if reply.answer else None
@@ -229,7 +240,8 @@ class Output:
 
     def _hand(self, sink: Sink, *what: Any) -> None:
         self._handing = sink
-        self.faults.call(name_of(sink), sink.put, *what)
+        with self.traced("out", f"sink {name_of(sink)}"):
+            self.faults.call(name_of(sink), sink.put, *what)
         self._handing = None
 
     @property
