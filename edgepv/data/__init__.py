@@ -3,4 +3,15 @@
 Torch is not needed.
 """
 
-__all__ = ["boxes", "calibration", "clips", "container", "degrade", "frames", "split", "truth", "video"]
+__all__ = [
+    "boxes",
+    "calibration",
+    "clips",
+    "conditions",
+    "container",
+    "degrade",
+    "frames",
+    "split",
+    "truth",
+    "video",
+]

@@ -4,13 +4,16 @@ Each task's metric, intervals, what a variant lost: numbers in, numbers out; not
 """
 
 __all__ = [
+    "baselines",
     "choice",
+    "curves",
     "flips",
     "gate",
     "margins",
     "pareto",
     "pictures",
     "resolution",
+    "slices",
     "stats",
     "tasks",
     "times",
