@@ -35,7 +35,7 @@ def _grey(frames: np.ndarray, spec: ModelSpec) -> np.ndarray:
 def parts(values: Sequence[float], names: tuple[str, str, str]) -> list[str] | None:
     """The third of all clips that each value falls into, by its name and its ends; halves of few clips.
 
-    names: of the lowest, the middle and the highest third, such as "dark", "between", "light". None of so
+    names: of the lowest, the middle and the highest third, such as "dark", "middle", "bright". None of so
     few clips that not even halves have ``LEAST`` each, or where all values are equal.
     """
     count = min(3, len(values) // LEAST)

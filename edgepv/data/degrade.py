@@ -54,7 +54,8 @@ def dark(frame: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A frame (H, W, 3) uint8 as in low light: ``DARK`` of the light with ``READ_NOISE``, gamma 2.2."""
     linear = as_float(frame) ** 2.2 * DARK
     seen = linear + READ_NOISE * rng.standard_normal(frame.shape)
-    return np.rint(255 * np.clip(seen, 0, 1) ** (1 / 2.2)).astype(np.uint8)
+    spoilt: np.ndarray = np.rint(255 * np.clip(seen, 0, 1) ** (1 / 2.2)).astype(np.uint8)
+    return spoilt
 
 
 def blurred(frame: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -290,7 +290,7 @@ class _Cameras:
             deadline_ms=deadline.limit_ms,
             about=about,
             quiet_misses=options.on_miss == "drop",
-            trace=self._trace and self._trace.camera(name),
+            trace=self._trace.camera(name) if self._trace else None,
         )
         outputs.append(output)
         runner = DeadlineRunner(

@@ -67,8 +67,8 @@ def _too_few(
 ) -> Slice:
     """The figures alone."""
     classes = task_of(spec).classifies
-    mean = [float(np.mean(v[rows] > 0 if classes else v[rows])) for v in (before, after)]
-    return Slice(kind, name, len(rows), *mean)
+    was, is_now = (float(np.mean(v[rows] > 0 if classes else v[rows])) for v in (before, after))
+    return Slice(kind, name, len(rows), was, is_now)
 
 
 def estimate(drop: PairedDrop) -> Estimate:

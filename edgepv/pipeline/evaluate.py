@@ -56,8 +56,8 @@ SAME_NUMBERS_DB = 80.0  # at this SQNR the answers are equal to four digits: no 
 SAME_DB = 0.005  # a PSNR that differs by less is printed as equal
 SAME_PX = 0.01  # tracks of which 95 % are no further apart, px of 256, are the same to everyone who uses them
 CONDITIONS: Mapping[Kind, tuple[str, str, str]] = {
-    "light": ("dark", "between", "light"),
-    "motion": ("slow", "between", "fast"),
+    "light": ("dark", "middle", "bright"),
+    "motion": ("slow", "middle", "fast"),
 }
 """Kind of a condition -> what its lowest, middle and highest third are called."""
 PROBES = 8  # inputs used to look inside a graph; more show the same

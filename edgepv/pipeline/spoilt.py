@@ -71,8 +71,8 @@ class SpoiltClips:
     ) -> Robustness:
         e, clips = self.evaluation, self._versions[name]
         which = e.pictures[1]
-        both = [figures(e.spec, answers, clips, e.warmup, which) for answers in (before, after)]
-        drop = task_drop(e.spec, *both, e.max_drop, groups_of(clips))
+        was, is_now = (figures(e.spec, rows, clips, e.warmup, which) for rows in (before, after))
+        drop = task_drop(e.spec, was, is_now, e.max_drop, groups_of(clips))
         return Robustness(
             corruption=name,
             how="as they are" if name == CLEAN else CORRUPTIONS[name][0],

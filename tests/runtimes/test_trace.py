@@ -109,7 +109,7 @@ def test_a_trace_is_written_over_another_and_over_nothing_else(tmp_path: Path) -
 @pytest.mark.slow
 def test_a_run_of_two_cameras_leaves_a_trace_of_each_frame(tmp_path: Path) -> None:
     bundle = write_null_bundle(tmp_path / "bundle")
-    video = cv2.VideoWriter(str(tmp_path / "v.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (16, 16))
+    video = cv2.VideoWriter(str(tmp_path / "v.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (16, 16))
     for level in range(6):
         video.write(np.full((16, 16, 3), 20 * level, np.uint8))
     video.release()
