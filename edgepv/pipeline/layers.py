@@ -52,7 +52,7 @@ def sensitivity(
     return tuple(decode(LayerSensitivity, row) for row in rows)
 
 
-MOST_BYTES = 256 << 20
+MOST_MIB = 256
 """Of the files, one a layer, that an export writes for this; beyond, ``edgepv sensitivity`` tells."""
 
 
@@ -68,7 +68,7 @@ def of_export(context: RunContext, source: Source, clips: Clips) -> tuple[LayerS
     model = lowered(context, source, clips)
     file = model.base_folder / model.base.path
     layers = len(convolutions(file))
-    if not layers or model.base.precision == "int8" or layers * file.stat().st_size > MOST_BYTES:
+    if not layers or model.base.precision == "int8" or layers * file.stat().st_size > MOST_MIB << 20:
         return ()
     truth, key = _truth(source, clips), {"held out": clips_digest(clips.held_out, ordered=True)}
     rows = _int8_alone(context, source, clips, truth, key)

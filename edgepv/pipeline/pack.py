@@ -102,12 +102,16 @@ def _robustness(
 ) -> tuple[Robustness, ...]:
     """How the variant that runs, or the best that is not float, holds on spoilt clips; () if not asked for.
 
-    Where float runs, INT8 is still what a reader wonders about.
+    Where float runs, INT8 is still what a reader wonders about. No engine is stood in for.
     """
     if prepared.spoilt is None or not target.min_sqnr_db:
         return ()
-    quantized = [v for v in built.variants if v.precision != "fp32" and v.name not in built.evidence]
-    wanted = [v for v in built.variants if v.name == chosen.variant and v.precision != "fp32"]
+    quantized = [
+        v
+        for v in built.variants
+        if v.precision != "fp32" and v.name not in built.evidence and on_this_host(v).engine == v.engine
+    ]
+    wanted = [v for v in quantized if v.name == chosen.variant]
     for variant in (wanted or quantized)[:1]:
         context.console.say(f"{target.name}: {variant.name} on spoilt clips")
         return prepared.spoilt.compare(variant, models)

@@ -22,7 +22,7 @@ from edgepv.runtimes.engine import on_this_host, open_engine
 from edgepv.types import Accuracy, Estimate, ModelSpec, Robustness, Variant
 
 CLEAN = "none"
-ANSWERS = 8
+ANSWERS = 4
 """Answers of a clip, after the warm-up, that are looked at: neighbours of one video say nearly the same."""
 
 
