@@ -117,9 +117,9 @@ class Options:
         hint="give a time above 0",
     )
     robustness: int = option(
-        12,
+        8,
         "held-out clips on which the float model and the variant that runs are shown low light, blur, JPEG "
-        "and noise; 0: none (default: 12)",
+        "and noise; 0: none (default: 8)",
         metavar="CLIPS",
         check=lambda n: n >= 0,
         hint="give a number of clips, 0 for none",

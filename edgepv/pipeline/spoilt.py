@@ -25,6 +25,9 @@ CLEAN = "none"
 ANSWERS = 4
 """Answers of a clip, after the warm-up, that are looked at: neighbours of one video say nearly the same."""
 
+LEAST_FRAMES = 20
+"""Of a clip, for models that answer at once: a tracker loses its points later than that a picture was bad."""
+
 
 @dataclass(frozen=True)
 class SpoiltClips:
@@ -91,7 +94,7 @@ def spoilt_clips(
     """At most ``most`` of the held-out clips to spoil; None where nobody knows what is true of them."""
     if not evaluation.known or not most:
         return None
-    frames = evaluation.warmup + ANSWERS - 1
+    frames = max(LEAST_FRAMES, evaluation.warmup + ANSWERS - 1)
     few = (evaluation.shown[i] for i in in_turns(held_out)[:most])
     short = tuple(_begun(clip, evaluation, frames) for clip in few)
     return SpoiltClips(evaluation, short, base, folder)
