@@ -20,7 +20,7 @@ from pathlib import Path
 from edgepv import report
 
 folder = Path(sys.argv[1])
-(folder / "report.svg").write_text(report.picture_of_scatter(report.load([folder / "report.json"])))
+(folder / "report.svg").write_text(report.picture_of_scatter(report.load(folder / "report.json").report))
 DRAW
 
 echo

@@ -64,7 +64,8 @@ class Live:
         self._runner.start()
         try:
             while not self._stopped.is_set() and not self._runner.failed:
-                frame = self._source.read()
+                with self._output.traced("capture", "capture"):
+                    frame = self._source.read()
                 if frame is None:
                     break
                 self._take(frame)

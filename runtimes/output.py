@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import Counter, deque
@@ -29,6 +30,7 @@ from edgepv.runtimes.record import Record
 from edgepv.runtimes.records import RECORDS, picture_of, record
 from edgepv.runtimes.sinks import KeepsClips, Sink
 from edgepv.runtimes.sinks.ending import Ending, end_within, name_of
+from edgepv.runtimes.trace import CameraTrace
 from edgepv.types import ModelSpec
 
 NO_RULES = LiveConfig("", Rules(()))
@@ -92,7 +94,7 @@ class Output:
     a rule of this camera has one. cover: hides whom ``config.cover`` names. deadline_ms: what a missed answer
     is judged by; None: there is no deadline. about: what the summary says of the run besides. quiet_misses:
     stale replies are counted, and no receiver is told. whole: the source is one clip, which has a label of
-    its own.
+    its own. trace: is told when what was done.
     """
 
     def __init__(
@@ -111,10 +113,12 @@ class Output:
         about: Mapping[str, Any] | None = None,
         quiet_misses: bool = False,
         whole: bool = False,
+        trace: CameraTrace | None = None,
     ) -> None:
         self.camera, self._spec, self._sinks, self._health = camera, spec, tuple(sinks), health
         self.faults, self._clock, self._about = faults or Faults(), clock or WallClock(), dict(about or {})
         self._deadline_ms, self._late = deadline_ms, 0
+        self._trace = trace
         self._verdict = _Verdict(spec.labels) if whole else None
         self._events = Events(config.rules, camera)
         blind = Cover((), alone=True) if config.cover else None  # nobody looks: all is covered
@@ -143,12 +147,19 @@ class Output:
             reply = self._followed(reply)
             wall_s = self._clock.taken_s(self._now_s(), reply)
             self._count(reply)
+            if self._trace:
+                self._trace.answered(reply)
             if not (reply.stale and self._quiet_misses):
                 self._tell(self._answer(reply, index), reply, frame)
             if reply.restarted:
                 self._end_events(wall_s, "another scene")
-            self._judge(reply, wall_s)
+            with self.traced("out", "rules"):
+                self._judge(reply, wall_s)
             return reply
+
+    def traced(self, track: str, name: str) -> contextlib.AbstractContextManager[None]:
+        """What is done inside is an event of the trace, where one is taken; see ``trace.TRACKS``."""
+        return self._trace.span(track, name) if self._trace else contextlib.nullcontext()
 
     def _followed(self, reply: Reply) -> Reply:
         """With the tracks of its boxes. A stale one says an old answer again, and moves no track."""
@@ -311,7 +322,8 @@ class Output:
 
     def _hand(self, sink: Sink, *what: Any) -> None:
         self._handing = sink
-        self.faults.call(name_of(sink), sink.put, *what)
+        with self.traced("out", f"sink {name_of(sink)}"):
+            self.faults.call(name_of(sink), sink.put, *what)
         self._handing = None
 
     @property

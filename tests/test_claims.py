@@ -294,7 +294,7 @@ def test_a_table_that_a_script_writes_is_that_of_its_committed_result(
 def test_the_demo_report_the_readme_shows_is_what_this_code_makes_of_its_figures() -> None:
     """``make demo-report`` measures again and writes all four files."""
     place = ROOT / "docs" / "demo-report"
-    found = report.load([place.with_suffix(".json")])
+    found = report.load(place.with_suffix(".json")).report
     made = {
         ".md": report.to_markdown(found),
         ".html": report.to_html(found),
@@ -305,5 +305,5 @@ def test_the_demo_report_the_readme_shows_is_what_this_code_makes_of_its_figures
 
 
 def test_the_demo_report_is_that_of_the_shipped_weights() -> None:
-    found = report.load([ROOT / "docs" / "demo-report.json"])
+    found = report.load(ROOT / "docs" / "demo-report.json").report
     assert found.steps[0].inputs["weights"] == read_json(INDEX)["pv-c3d-valid-fight"]["sha256"]

@@ -22,6 +22,7 @@ SAFE_BITS = 7
 
 SILENT = {
     "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime since 1.29; it also writes a device id below ~/.cache
+    "MLFLOW_DISABLE_TELEMETRY": "true",  # mlflow since 3.2
     "HF_HUB_DISABLE_TELEMETRY": "1",  # huggingface_hub, which comes with litert-torch
 }
 

@@ -23,6 +23,19 @@ def add_report(commands: Commands) -> None:
     )
     c.add_argument("--md", metavar="FILE", help="Markdown (default: beside the page)")
     c.add_argument("--json", metavar="FILE", help="JSON (default: beside the page)")
+    c.add_argument(
+        "--live",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="misses over time of edgepv bench --live --json; several times for several files",
+    )
+    c.add_argument(
+        "--model-explorer",
+        metavar="DIR",
+        help="write what INT8 costs each layer as node data, to load into Model Explorer over the ONNX file",
+    )
+    c.add_argument("--mlflow", metavar="URI", help="log every variant as a run there, like file:mlruns")
     timeout(c, "all of it")
     c.set_defaults(run=report_command)
 
@@ -65,7 +78,7 @@ def report_command(a: argparse.Namespace) -> int:
         "--json": Path(a.json) if a.json else page.with_suffix(".json"),
     }
     with within(a.timeout, "the report"):
-        results = report.load([Path(r) for r in a.runs])
+        results = report.with_live(report.load(*a.runs).report, [Path(file) for file in a.live])
         texts = (report.to_html(results), report.to_markdown(results), report.to_json(results))
     written = dict(zip(places.values(), texts))
     if len(written) < 3:
@@ -77,6 +90,11 @@ def report_command(a: argparse.Namespace) -> int:
             raise UsageError(f"{path} exists and is no report of edgepv. Name another file with {option}")
     for path, text in written.items():
         write_text(path, text)
+    if a.model_explorer:
+        written |= dict.fromkeys(report.write_overlay(results, Path(a.model_explorer)), "")
+    if a.mlflow:
+        runs = report.log_to_mlflow(results, a.mlflow)
+        tell(f"{len(runs)} runs logged at {a.mlflow}", file=sys.stderr)
     tell(f"{len(results.rows)} variants: {', '.join(str(p) for p in written)}", file=sys.stderr)
     say_next(shlex.join(["xdg-open", str(page)]))
     return 0

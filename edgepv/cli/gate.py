@@ -47,8 +47,8 @@ def gate_command(a: argparse.Namespace) -> int:
 
     _check(a)
     with within(a.timeout, "the gate"):
-        results = report.load([Path(r) for r in a.runs])
-        older = report.load([Path(a.baseline)]) if a.baseline else None
+        results = report.load(*a.runs).report
+        older = report.load(a.baseline).report if a.baseline else None
     checks = judge.judge(results, judge.Limits(a.max_drop, a.p50_ms, a.p95_ms, a.p99_ms), older)
     for check in checks:
         tell(f"{check.outcome}  {check.variant}  {check.what}: {check.told}")

@@ -91,6 +91,11 @@ def add_run(commands: Commands) -> None:
     )
     c.add_argument("--metrics", metavar="[HOST:]PORT", help="live: serve /metrics (Prometheus) and /healthz")
     c.add_argument(
+        "--trace",
+        metavar="FILE",
+        help="live: write what each frame went through, for ui.perfetto.dev (.json)",
+    )
+    c.add_argument(
         "--realtime",
         action="store_true",
         help="live: SCHED_FIFO or nice, and memory locked; says what was granted",
@@ -153,7 +158,7 @@ def _on_file(a: argparse.Namespace, name: str, source: str) -> int:
     from edgepv.runtimes.output import NO_RULES
 
     refuse_deadline(a.deadline_ms)
-    live_only = {"--emit": a.emit, "--metrics": a.metrics, "--realtime": a.realtime}
+    live_only = {"--emit": a.emit, "--metrics": a.metrics, "--realtime": a.realtime, "--trace": a.trace}
     for flag, value in live_only.items():
         if value:
             raise UsageError(f"{flag} is for cameras. To replay the file as one, add --live")
@@ -243,6 +248,7 @@ def _on_cameras(a: argparse.Namespace, sources: dict[str, str]) -> int:
         realtime=a.realtime,
         cpus=_cpus(a.cpus),
         key=Path(a.key) if a.key else None,
+        trace=Path(a.trace) if a.trace else None,
     )
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

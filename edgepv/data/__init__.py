@@ -8,6 +8,7 @@ __all__ = [
     "boxes",
     "calibration",
     "clips",
+    "conditions",
     "container",
     "degrade",
     "frames",

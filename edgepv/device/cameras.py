@@ -39,6 +39,7 @@ from edgepv.runtimes.places import ZoneSearch, check_rules, needs_search
 from edgepv.runtimes.record import Record
 from edgepv.runtimes.sinks import Sink, open_sink
 from edgepv.runtimes.sources import device, is_live, open_source
+from edgepv.runtimes.trace import Trace, check_free
 from edgepv.types import Deadline, ModelSpec, Variant
 
 WATCH_S = 0.2
@@ -52,8 +53,8 @@ class LiveOptions:
 
     bundle: folder, zip, or the root of an update's slots. sources: address per camera name. deadline_ms:
     None: one frame period of the model. emit: receivers. variant: hold on to this one; None: the bundle's
-    ladder. key: the public key that must have signed the bundle. Raises UsageError for a camera's name that
-    cannot name its folder in ``spool``.
+    ladder. key: the public key that must have signed the bundle. trace: where to write one. Raises
+    UsageError for a camera's name that cannot name its folder in ``spool``.
     """
 
     bundle: Path
@@ -72,6 +73,7 @@ class LiveOptions:
     realtime: bool = False
     cpus: tuple[int, ...] = ()
     key: Path | None = None
+    trace: Path | None = None
 
     def __post_init__(self) -> None:
         for name in self.sources:
@@ -119,6 +121,7 @@ class _Cameras:
         self._errors: list[EdgepvError] = []
         self._health: Health | None = None
         self._notes: tuple[str, ...] = ()
+        self._trace = Trace() if options.trace else None
 
     def run(self, stop: threading.Event) -> list[Record]:
         with contextlib.ExitStack() as stack:
@@ -137,6 +140,8 @@ class _Cameras:
                     live.stop()
                 for thread in threads:
                     thread.join()
+                if self._trace and self._options.trace:
+                    self._trace.write(self._options.trace)
         if self._errors:
             raise self._errors[0]
         return list(self._summaries.values())
@@ -177,6 +182,8 @@ class _Cameras:
                 )
         self._refuse_strangers()
         self._refuse_overwriting()
+        if self._options.trace:
+            check_free(self._options.trace)
         ladders = {name: self._ladder(variants) for name in self._options.sources}
         profiles = {name: profile(ladder) for name, ladder in ladders.items()}
         top = self._admitted(variants, profiles)
@@ -287,6 +294,7 @@ class _Cameras:
             deadline_ms=deadline.limit_ms,
             about=about,
             quiet_misses=options.on_miss == "drop",
+            trace=self._trace.camera(name) if self._trace else None,
         )
         outputs.append(output)
         runner = DeadlineRunner(

@@ -17,7 +17,14 @@ import numpy as np
 
 from edgepv.base import cache
 from edgepv.base.machine import LoadWatch
-from edgepv.metrics.times import busy_reason, calls_needed, paired_ratio, supported_ms
+from edgepv.metrics.times import (
+    busy_reason,
+    calls_needed,
+    median_ends,
+    paired_ratio,
+    spread_ms,
+    supported_ms,
+)
 from edgepv.runtimes.engine import Engine, open_engine
 from edgepv.stream import Infer, Stepper, Tensors, copied, roll
 from edgepv.types import Latency, MachineLoad, ModelSpec, PairedTime, StreamSpec, Variant
@@ -128,6 +135,8 @@ def summaries(
             ratios=_ratios(clocks, name, floats),
             load=load,
             inconclusive=busy,
+            p50_ends_ms=median_ends([1e3 * s for s in clock.wall]),
+            spread_ms=spread_ms(clock.calls),
         )
         for name, clock in clocks.items()
     }

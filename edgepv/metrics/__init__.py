@@ -4,7 +4,9 @@ Each task's metric, intervals, what a variant lost: numbers in, numbers out; not
 """
 
 __all__ = [
+    "baselines",
     "choice",
+    "curves",
     "detection",
     "flips",
     "gate",
@@ -12,6 +14,7 @@ __all__ = [
     "pareto",
     "pictures",
     "resolution",
+    "slices",
     "stats",
     "tasks",
     "times",

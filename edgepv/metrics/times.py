@@ -80,6 +80,29 @@ def paired_ratio(times: Sequence[float] | np.ndarray, others: Sequence[float] | 
     return Ratio(math.exp(middle), math.exp(middle - half), math.exp(middle + half))
 
 
+def median_ends(times: Sequence[float]) -> tuple[float, float] | None:
+    """The 95 % interval of the median of ``times`` (n,), in their unit, in the order of measuring.
+
+    As in ``paired_ratio``, but of one row alone: what the machine does to all rows of a run is in it, so two
+    such intervals tell less of a difference than a ratio. None of fewer times than ``BATCHES``.
+    """
+    if len(times) < BATCHES or min(times) <= 0:
+        return None
+    medians = np.array([np.median(batch) for batch in np.array_split(np.log(times), BATCHES)])
+    half = student(BATCHES - 1) * float(medians.std(ddof=1)) / math.sqrt(BATCHES)
+    middle = float(medians.mean())
+    return math.exp(middle - half), math.exp(middle + half)
+
+
+SPREAD = tuple(range(0, 101, 5))
+"""Percentiles of ``Latency.spread_ms``: enough to draw a distribution by."""
+
+
+def spread_ms(seconds: Sequence[float]) -> tuple[float, ...]:
+    """The times, in ms, than which the shares ``SPREAD`` of the calls were no longer; to four digits."""
+    return tuple(float(f"{ms:.4g}") for ms in np.percentile(np.asarray(seconds) * 1e3, SPREAD))
+
+
 def busy_reason(load: MachineLoad, threads: int) -> str | None:
     """Why times of ``threads`` threads under this load are no ground for a choice; None if they may be one.
 

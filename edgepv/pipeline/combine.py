@@ -203,7 +203,7 @@ def _write_golden(parts: Sequence[Part], folder: Path) -> None:
 
 def _write(parts: Sequence[Part], rungs: tuple[Rung, ...], reasons: tuple[str, ...], folder: Path) -> None:
     largest = parts[0].source.content
-    measurements = report.load([p.source.folder for p in parts])
+    measurements = report.load(*(p.source.folder for p in parts)).report
     files = [GOLDEN, *(new for part in parts for _, new in _files(part))]
     content = replace(
         largest,

@@ -11,18 +11,23 @@ import numpy as np
 
 from edgepv.base.engines import files_of
 from edgepv.base.tasks import TASKS, task_of
+from edgepv.data.conditions import light_and_motion, parts
 from edgepv.data.frames import pictures
 from edgepv.data.truth import EvalClip
 from edgepv.export.audit import audit
 from edgepv.export.parity import compare_clips, first_divergence, saturation
 from edgepv.export.request import FLAT
 from edgepv.measure.answers import clip_answers
+from edgepv.metrics.baselines import baselines
+from edgepv.metrics.curves import curves
 from edgepv.metrics.detection import alike, found_on, telling_rows
 from edgepv.metrics.flips import flips_per_1000
 from edgepv.metrics.pictures import psnr_db
-from edgepv.metrics.stats import sqnr_db
+from edgepv.metrics.slices import Kind, Parts, slices
+from edgepv.metrics.stats import group_count, sqnr_db
 from edgepv.metrics.tasks import (
     Pictures,
+    clip_scores,
     distance_px,
     figures,
     frame_drop,
@@ -32,13 +37,31 @@ from edgepv.metrics.tasks import (
     task_drop,
 )
 from edgepv.runtimes.engine import on_this_host, open_engine
+from edgepv.runtimes.lane import scored
 from edgepv.stream import Infer, KeepsStates, Tensors, by_file_names, copied, in_units_of
-from edgepv.types import Accuracy, Flips, Measurement, ModelSpec, PairedDrop, Parity, Target, Variant
+from edgepv.types import (
+    Accuracy,
+    Baseline,
+    Curve,
+    Flips,
+    Measurement,
+    ModelSpec,
+    PairedDrop,
+    Parity,
+    Slice,
+    Target,
+    Variant,
+)
 
 SAME_NUMBERS_DB = 80.0  # at this SQNR the answers are equal to four digits: no clip can tell them apart
 SAME_DB = 0.005  # a PSNR that differs by less is printed as equal
 SAME_AP = 0.05  # points of AP that are printed as none
 SAME_PX = 0.01  # tracks of which 95 % are no further apart, px of 256, are the same to everyone who uses them
+CONDITIONS: Mapping[Kind, tuple[str, str, str]] = {
+    "light": ("dark", "middle", "bright"),
+    "motion": ("slow", "middle", "fast"),
+}
+"""Kind of a condition -> what its lowest, middle and highest third are called."""
 PROBES = 8  # inputs used to look inside a graph; more show the same
 
 
@@ -55,7 +78,8 @@ class Evaluation:
     model with states that grow for ever, a long video (T, C, H, W) and what it answers to it. original_lag:
     the original's ``ModelSpec.lag``; None for that of ``spec``. unheld: labels that none of the clips shows,
     so that the gate is not applied. watched: of a classifier, video without labels, on which changed answers
-    are counted; watched_original: what the original answers there.
+    are counted; watched_original: what the original answers there. alarm: (label, threshold, who says so)
+    of an alarm that is raised by the scores.
     """
 
     spec: ModelSpec
@@ -76,6 +100,7 @@ class Evaluation:
     unheld: tuple[str, ...] = ()
     watched: tuple[EvalClip, ...] = ()
     watched_original: tuple[np.ndarray, ...] = ()
+    alarm: tuple[str, float, str] | None = None
 
     @functools.cached_property
     def before(self) -> np.ndarray:
@@ -141,6 +166,41 @@ class Evaluation:
         original, variant = (np.concatenate(side) for side in zip(*pairs))
         return flips_per_1000(original, variant, groups)
 
+    @functools.cached_property
+    def _parts(self) -> Parts:
+        """What each clip has in common with others: label, camera where groups are known, light, motion."""
+        found: dict[Kind, list[str]] = {}
+        if self.spec.task == "classification":
+            found["label"] = [self.spec.labels[int(c.truth)] for c in self.shown]  # type: ignore[arg-type]
+        groups = groups_of(self.shown)
+        if group_count(groups) is not None and groups:
+            found["camera"] = groups
+        seen = [light_and_motion(c.frames, self.spec) for c in self.shown]
+        for kind, values, names in zip(CONDITIONS, zip(*seen, strict=True), CONDITIONS.values(), strict=True):
+            if told := parts(values, names):
+                found[kind] = told
+        return found
+
+    def slices(self, answers: Sequence[np.ndarray]) -> tuple[Slice, ...]:
+        """What is lost against the original on parts of the clips; () where nobody knows what is true."""
+        if not self.known:
+            return ()
+        after = figures(self.spec, answers, self.shown, self.warmup, self.pictures[1])
+        return slices(self.spec, self.before, after, self._parts, groups_of(self.shown))
+
+    def curves(self, answers: Sequence[np.ndarray]) -> tuple[Curve, ...]:
+        """How a classifier's scores of clips tell labels apart; () of other models, or without labels."""
+        if not self.known or self.spec.task != "classification":
+            return ()
+        warmup = self.original_warmup if answers is self.original else self.warmup
+        scores = np.stack([scored(self.spec, clip_scores(rows, warmup)) for rows in answers])
+        truth = [int(c.truth) for c in self.shown]  # type: ignore[arg-type]  # of a classifier: a label
+        return curves(self.spec.labels, truth, scores, self.alarm)
+
+    def baselines(self) -> tuple[Baseline, ...]:
+        """What is reached without a network; () where nobody knows what is true."""
+        return baselines(self.spec, self.shown, self.pictures[1]) if self.known else ()
+
     def drop_from(self, other: Evaluation) -> PairedDrop:
         """What the model that was converted loses against that of another evaluation on the same clips."""
         theirs, mine = (figures(e.spec, e.model, e.shown, e.warmup, e.pictures[1]) for e in (other, self))
@@ -204,6 +264,8 @@ def examine(variant: Variant, folder: Path, target: Target, evaluation: Evaluati
         blocked=outgrown,
         flips=evaluation.flips(watched),
         each_frame=evaluation.each_frame(answers),
+        slices=evaluation.slices(answers),
+        curves=evaluation.curves(answers),
     )
 
 

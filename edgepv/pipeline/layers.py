@@ -41,9 +41,7 @@ def sensitivity(
     if not clips.fits:
         raise UsageError(f"{source.spec.name} needs clips like those its camera will see: --clips DIR")
     held_out = clips.held_out
-    truth = None
-    if task_of(source.spec).classifies and all_labelled(held_out, source.spec.labels):
-        truth = [source.spec.labels.index(str(c.label)) for c in held_out]
+    truth = _truth(source, clips)
     key: dict[str, Any] = {"held out": clips_digest(held_out, ordered=True)}
     if cut is not None and not task_of(source.spec).classifies:
         raise UsageError(f"cuts are tried on classifiers; {source.spec.name} is for {source.spec.task}")
@@ -52,6 +50,37 @@ def sensitivity(
     else:
         rows = _cut_alone(context, source, clips, truth, key, cut)
     return tuple(decode(LayerSensitivity, row) for row in rows)
+
+
+MOST_MIB = 256
+"""Of the files, one a layer, that an export writes for this; beyond, ``edgepv sensitivity`` tells."""
+
+
+def of_export(context: RunContext, source: Source, clips: Clips) -> tuple[LayerSensitivity, ...]:
+    """What INT8 of each layer alone costs, for an export's report; () where it does not apply or costs much.
+
+    The same rows as ``sensitivity``, and the same place in the cache.
+    """
+    from edgepv.quantize.sensitivity import convolutions
+
+    if not clips.fits:
+        return ()
+    model = lowered(context, source, clips)
+    file = model.base_folder / model.base.path
+    layers = len(convolutions(file))
+    if not layers or model.base.precision == "int8" or layers * file.stat().st_size > MOST_MIB << 20:
+        return ()
+    truth, key = _truth(source, clips), {"held out": clips_digest(clips.held_out, ordered=True)}
+    rows = _int8_alone(context, source, clips, truth, key)
+    return tuple(decode(LayerSensitivity, row) for row in rows)
+
+
+def _truth(source: Source, clips: Clips) -> list[int] | None:
+    """The label numbers of the held-out clips; None where nobody knows them, or of what does not classify."""
+    labels = source.spec.labels
+    if not task_of(source.spec).classifies or not all_labelled(clips.held_out, labels):
+        return None
+    return [labels.index(str(c.label)) for c in clips.held_out]
 
 
 def sparsity(options: Options) -> tuple[LayerSparsity, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -111,6 +112,14 @@ class Options:
         metavar="MS",
         check=lambda ms: 0 < ms < math.inf,
         hint="give a time above 0",
+    )
+    robustness: int = option(
+        8,
+        "held-out clips on which the float model and the variant that runs are shown low light, blur, JPEG "
+        "and noise; 0: none (default: 8)",
+        metavar="CLIPS",
+        check=lambda n: n >= 0,
+        hint="give a number of clips, 0 for none",
     )
     prefer: str = option(
         "speed",
@@ -243,6 +252,21 @@ def _refuse_unheeded(options: Options, targets: Sequence[Target]) -> None:
                 f"{one.flag} is heeded by INT8 for {able} only, and --target is "
                 f"{','.join(options.targets)}. Leave it out, or add {able}"
             )
+
+
+def typed(options: Options) -> str:
+    """The command line that these options are from; those at their defaults are left out."""
+    words = ["edgepv", "export", options.model, "--target", ",".join(options.targets)]
+    plain = Options(model=options.model)
+    for name in ("weights", "spec"):
+        words += [f"--{name}", value] if (value := getattr(options, name)) else []
+    for one in options_of(Options):
+        value, given = getattr(options, one.field), one.field == "max_drop" and options.gate
+        words += one.words(value) if given or value != getattr(plain, one.field) else []
+    for key, value in options.steps.items():
+        words += option_named(key).words(value)
+    words += ["--seed", str(options.seed)] if options.seed else []
+    return shlex.join([*words, *(["--trust-pickle"] if options.trust_pickle else [])])
 
 
 def max_drop(options: Options, spec: ModelSpec) -> float:

@@ -21,11 +21,11 @@ from edgepv.metrics.stats import counted
 from edgepv.pipeline import evaluate
 from edgepv.pipeline.build import nothing_made, run_builder
 from edgepv.pipeline.context import RunContext
-from edgepv.pipeline.options import Options
+from edgepv.pipeline.options import Options, typed
 from edgepv.pipeline.prepare import PreparedModel
 from edgepv.pipeline.write import thumbnails, write_bundle
 from edgepv.runtimes.engine import on_this_host
-from edgepv.types import Measurement, Report, StepRecord, Target, Variant
+from edgepv.types import Measurement, Report, Robustness, StepRecord, Target, Variant
 
 KEPT_OUT = "kept out of the bundle"
 
@@ -79,12 +79,55 @@ def pack(context: RunContext, prepared: PreparedModel, target: Target, folder: P
         prepared.lowered.source.spec.frames,
         thumbnails(rows, prepared.held_out),
         (chosen.variant,),
+        sensitivity=prepared.sensitivity,
+        robustness=_robustness(context, prepared, target, built, chosen, models),
+        baselines=prepared.evaluation.baselines(),
+        commands=(typed(context.options),),
+        digests=_digests(prepared),
     )
     _sweep(models, kept, built.files)
     write_bundle(prepared, target, folder, kept, results, chosen, context.options.prefer)
     return ExportedBundle(
         target.name, folder, bundle.read(folder).digest, chosen, results, (*prepared.notes, *built.notes)
     )
+
+
+def _robustness(
+    context: RunContext,
+    prepared: PreparedModel,
+    target: Target,
+    built: BuildResult,
+    chosen: Measurement,
+    models: Path,
+) -> tuple[Robustness, ...]:
+    """How the variant that runs, or the best that is not float, holds on spoilt clips; () if not asked for.
+
+    Where float runs, INT8 is still what a reader wonders about. No engine is stood in for.
+    """
+    if prepared.spoilt is None or not target.min_sqnr_db:
+        return ()
+    quantized = [
+        v
+        for v in built.variants
+        if v.precision != "fp32" and v.name not in built.evidence and on_this_host(v).engine == v.engine
+    ]
+    wanted = [v for v in quantized if v.name == chosen.variant]
+    for variant in (wanted or quantized)[:1]:
+        context.console.say(f"{target.name}: {variant.name} on spoilt clips")
+        return prepared.spoilt.compare(variant, models)
+    return ()
+
+
+def _digests(prepared: PreparedModel) -> dict[str, str]:
+    """What the figures are of, each by its SHA-256: the model's weights or file, and the clips."""
+    source, calibration = prepared.lowered.source, prepared.ready.calibration
+    known = {
+        "model": source.sha256,
+        "float graph": prepared.lowered.base.sha256,
+        "calibration": calibration.digest if calibration else None,
+        "held-out clips": prepared.evaluation.clips,
+    }
+    return {name: value for name, value in known.items() if value}
 
 
 def _guess(row: Measurement, options: Options) -> tuple[str, ...]:

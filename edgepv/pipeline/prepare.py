@@ -26,13 +26,15 @@ from edgepv.pipeline.context import RunContext
 from edgepv.pipeline.line import Lowered, Ready, lowered, ready
 from edgepv.pipeline.options import max_drop
 from edgepv.pipeline.source import Clips, Source, all_labelled
+from edgepv.pipeline.spoilt import SpoiltClips, spoilt_clips
 from edgepv.quantize.step import checkpoint_steps
 from edgepv.report.compare import ORIGINALS
 from edgepv.runtimes.engine import Engine, open_engine
 from edgepv.runtimes.engines.eager import EagerEngine
 from edgepv.stream import Stepper, Tensors, copied
 from edgepv.stream.account import too_far
-from edgepv.types import Checkpoint, Measurement, ModelSpec, PairedDrop, Variant
+from edgepv.types import Checkpoint, LayerSensitivity, Measurement, ModelSpec, PairedDrop, Variant
+from edgepv.zoo import alarm
 
 ENDLESS = 1024
 """Frames of the video on which a model with states that grow for ever is compared."""
@@ -52,7 +54,8 @@ class PreparedModel:
 
     notes: what a person must know. original: opens the model before pruning, and inputs for it; model: opens
     what was converted. rows: of the original first, then of what torch made of it. beside: of a stream that
-    was judged too and is not converted.
+    was judged too and is not converted. spoilt: clips to see how answers hold on; None: not asked for.
+    sensitivity: what INT8 of each layer alone costs; () where it was not measured.
     """
 
     ready: Ready
@@ -64,6 +67,8 @@ class PreparedModel:
     golden_clip: Clip
     held_out: tuple[Clip, ...]
     beside: tuple[Measurement, ...] = ()
+    spoilt: SpoiltClips | None = None
+    sensitivity: tuple[LayerSensitivity, ...] = ()
 
     @property
     def lowered(self) -> Lowered:
@@ -154,6 +159,7 @@ def _prepared(context: RunContext, source: Source, clips: Clips) -> PreparedMode
         unheld=unheld(clips.held_out, spec.labels),
         watched=watched,
         watched_original=tuple(evaluate.play_clips(original(1).infer, first, watched)),
+        alarm=_alarm(spec),
     )
     if task_of(spec).classifies and evaluation.known and not evaluation.unheld:
         context.console.say(_told_by_clips(evaluation))
@@ -166,7 +172,14 @@ def _prepared(context: RunContext, source: Source, clips: Clips) -> PreparedMode
         rows=_original_rows(source, checkpoint, base, first, evaluation),
         golden_clip=clips.held_out[0],
         held_out=clips.held_out,
+        spoilt=spoilt_clips(evaluation, clips.held_out, base, folder, context.options.robustness),
     )
+
+
+def _alarm(spec: ModelSpec) -> tuple[str, float, str] | None:
+    """The threshold that the card of a built-in model says, with its label."""
+    point = alarm(spec.name)
+    return (*point, "the model's card") if point else None
 
 
 def _told_by_clips(evaluation: evaluate.Evaluation) -> str:
@@ -281,6 +294,7 @@ def _original_rows(
             base.form,
             "the user's ONNX file",
             accuracy=evaluation.accuracy(evaluation.original),
+            curves=evaluation.curves(evaluation.original),
         )
         return (row,)
     rows = [
@@ -323,6 +337,7 @@ def _torch_row(
         state_bytes=how.stream.state_bytes if how.stream else None,
         accuracy=evaluation.accuracy(answers),
         drop=evaluation.drop(answers, 0.0) if answers is not evaluation.original else None,
+        curves=evaluation.curves(answers),
     )
 
 

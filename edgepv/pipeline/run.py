@@ -19,14 +19,13 @@ from edgepv.errors import (
 )
 from edgepv.model.checkpoint import load_notes
 from edgepv.pipeline.context import RunContext
+from edgepv.pipeline.layers import of_export
 from edgepv.pipeline.options import Options, bundle_folder, check_options, zip_of
 from edgepv.pipeline.pack import ExportedBundle, pack
 from edgepv.pipeline.prepare import PreparedModel, prepare
-from edgepv.pipeline.source import gather, load
+from edgepv.pipeline.source import Clips, Source, gather, load
 from edgepv.targets import target as find_target
-from edgepv.types import (
-    Target,
-)
+from edgepv.types import LayerSensitivity, Target
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,8 @@ def export(options: Options, console: Console) -> ExportResult:
         console.say(note)
     context = RunContext(options, console)
     prepared = prepare(context, source, clips)
+    if any("int8" in _precisions(options, target) for target in targets):
+        prepared = replace(prepared, sensitivity=_sensitivity(context, source, clips))
     bundles: list[ExportedBundle] = []
     failed: dict[str, Exception] = {}
     try:
@@ -77,6 +78,19 @@ def export(options: Options, console: Console) -> ExportResult:
     if not bundles:
         _raise_all(failed)
     return ExportResult(tuple(bundles), tuple(NotMade(name, *told(e)) for name, e in failed.items()))
+
+
+def _precisions(options: Options, target: Target) -> tuple[str, ...]:
+    return target.precisions if options.precision == "auto" else (options.precision,)
+
+
+def _sensitivity(context: RunContext, source: Source, clips: Clips) -> tuple[LayerSensitivity, ...]:
+    """For the report alone: a model whose layers cannot be looked at one by one is exported all the same."""
+    try:
+        return of_export(context, source, clips)
+    except EdgepvError as e:
+        context.console.say(f"what INT8 of each layer costs is not measured: {e}")
+        return ()
 
 
 def _bundled(context: RunContext, prepared: PreparedModel, target: Target) -> ExportedBundle:

@@ -140,15 +140,15 @@ def _scatter(panel: _Panel, palette: dict[str, int]) -> Scatter | None:
     if not pairs:
         return None
     drawn = {row.variant for row, _ in pairs}
-    keys, top = _keys([row.engine for row, _ in pairs], palette)
+    keys, top = keys_of([row.engine for row, _ in pairs], palette)
     bottom = top + HEIGHT
     low, high = _log_range([latency.p50_ms for _, latency in pairs])
-    x_ticks = tuple(Tick(_log(v, low, high), f"{v:.3g}") for v in log_ticks(low, high))
+    x_ticks = tuple(Tick(_log(v, low, high), f"{v:.4g}") for v in log_ticks(low, high))
     accuracies = [row.accuracy for row, _ in pairs if row.accuracy]
     heights = [_heights(accuracy) for accuracy in accuracies]
     floor, ceiling, step = _percent_range(min(h[1] for h in heights), max(h[2] for h in heights))
     y_ticks = tuple(
-        Tick(_linear(v, floor, ceiling, bottom, top), f"{v:g}") for v in _steps(floor, ceiling, step)
+        Tick(_linear(v, floor, ceiling, bottom, top), f"{v:g}") for v in steps(floor, ceiling, step)
     )
     points, fronts = _points(pairs, (low, high), (floor, ceiling), (bottom, top), palette)
     left_out = tuple(row.variant for row in panel.rows if row.variant not in drawn)
@@ -195,7 +195,7 @@ def _points(
         y, y_low, y_high = (_linear(100 * v, *ys, *edges) for v in _heights(row.accuracy))
         places.append((_log(latency.p50_ms, *xs), y, y_low, y_high))
     members, fronts = _fronts(pairs, places)
-    labels = _labels([row.variant for row, _ in pairs], places, edges)
+    labels = labels_of([row.variant for row, _ in pairs], places, edges)
     points = tuple(
         Point(row.variant, *place, palette[row.engine], i in members, _tip(row, latency), labels[i])
         for i, ((row, latency), place) in enumerate(zip(pairs, places, strict=True))
@@ -249,7 +249,7 @@ def _fronts(
     return members, tuple(lines)
 
 
-def _labels(
+def labels_of(
     names: Sequence[str], places: Sequence[tuple[float, ...]], edges: tuple[float, float]
 ) -> list[tuple[float, float, str] | None]:
     """A free spot for each name beside its mark, or None where all spots are taken."""
@@ -287,7 +287,7 @@ def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def _keys(engines: Iterable[str], palette: dict[str, int]) -> tuple[tuple[Key, ...], int]:
+def keys_of(engines: Iterable[str], palette: dict[str, int]) -> tuple[tuple[Key, ...], int]:
     """Legend entries in rows from the left, and the height they take."""
     x, y, keys = float(LEFT), 14, []
     for name in sorted(set(engines), key=lambda name: palette[name]):
@@ -330,7 +330,8 @@ def round_step(rough: float) -> float:
     return next(s * power for s in (1, 2, 5, 10) if s * power >= rough * 0.999)
 
 
-def _steps(low: float, high: float, step: float) -> list[float]:
+def steps(low: float, high: float, step: float) -> list[float]:
+    """From ``low`` on, ``step`` apart, up to ``high``."""
     return [low + i * step for i in range(int((high - low) / step + 1e-6) + 1)]
 
 
@@ -346,7 +347,7 @@ def bars(report: Report) -> list[Bars]:
 
 def _bars(panel: _Panel, palette: dict[str, int]) -> Bars:
     rows = [row for row in panel.rows if row.latency]
-    keys, y = _keys([row.engine for row in rows], palette)
+    keys, y = keys_of([row.engine for row in rows], palette)
     longest = max(1e-9, *(ms for row in rows for latency in row.latency for ms in _known(latency).values()))
     step = round_step(longest / 4)
     end = 12 + (WIDTH - 12) * 0.66
@@ -365,5 +366,5 @@ def _bars(panel: _Panel, palette: dict[str, int]) -> Bars:
             drawn.append(Bar(top, *ends, words, tip, palette[row.engine]))
             top += 16
         top += 7
-    ticks = tuple(Tick(_linear(v, 0, longest, 12, end), f"{v:.3g}") for v in _steps(0, longest, step))
+    ticks = tuple(Tick(_linear(v, 0, longest, 12, end), f"{v:.4g}") for v in steps(0, longest, step))
     return Bars(panel.title, top, top + 38, ticks, tuple(drawn), tuple(names), keys)

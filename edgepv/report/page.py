@@ -14,11 +14,12 @@ from typing import Any
 from edgepv.base.files import canonical
 from edgepv.base.optional import need
 from edgepv.errors import UsageError
-from edgepv.report import charts, shipped, tables
+from edgepv.report import charts, parts, plots, shipped, tables
 from edgepv.report.cells import Cell, Table
 from edgepv.types import Accuracy, Report
 
 HEATMAP_LABELS = 25  # a larger confusion matrix has cells too small to read
+FOLDED = 24  # rows of a table that is folded away under its chart
 PICTURES = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg"}
 
 
@@ -52,6 +53,9 @@ def to_html(report: Report, *, picture: bytes | None = None) -> str:
         tables=_tables(report),
         scatters=charts.scatters(report),
         bars=charts.bars(report),
+        plots=plots.every(report),
+        worst=plots.worst_told(report),
+        folded=FOLDED,
         confusions=_confusions(report),
         picture=picture and _data_uri(picture),
     )
@@ -84,6 +88,7 @@ def _render(template: str, **values: Any) -> str:
 def _tables(report: Report) -> dict[str, Table]:
     """The tables under the overview, by key, in reading order; empty ones are left out."""
     every = (
+        *parts.tables(report),
         tables.latency_table(report),
         tables.stream_table(report),
         tables.accuracy_table(report),
@@ -93,6 +98,7 @@ def _tables(report: Report) -> dict[str, Table]:
         tables.cost_table(report),
         tables.device_table(report),
         tables.steps_table(report),
+        parts.reproduce(report),
     )
     return {table.key: table for table in every if table.rows}
 

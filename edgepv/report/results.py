@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from edgepv.base.files import parse_json
 from edgepv.bundle.archive import unpacked
@@ -20,6 +20,7 @@ from edgepv.types import Latency, Measurement, Report, decode
 MEASURED = "measured.json"
 MOST_REPORT = 64 << 20  # bytes; the largest of ours has 0.4 MiB
 
+T = TypeVar("T")
 Rename: TypeAlias = Callable[[str, str], str]
 OPENING = 1 << 20  # characters; the first table of a page comes long before
 OPENINGS = (r"# [^\n]*\n\n\d+ rows?, [^\n]* The original is [^\n]*\.\n\n", r'\{"baseline":"[^\n]*"rows":\[')
@@ -157,7 +158,34 @@ def join(reports: Sequence[tuple[str, Report]]) -> Report:
         frames=frames,
         thumbnails=dict(sorted(pair for _, report in unique for pair in report.thumbnails.items())),
         runs=tuple(dict.fromkeys(rename(label, row) for label, report in unique for row in report.runs)),
+        sensitivity=_alike([report.sensitivity for _, report in unique]),
+        robustness=tuple(
+            replace(one, variant=rename(label, one.variant)) for label, r in unique for one in r.robustness
+        ),
+        baselines=_alike([report.baselines for _, report in unique]),
+        live=tuple(run for _, report in unique for run in report.live),
+        commands=tuple(dict.fromkeys(command for _, report in unique for command in report.commands)),
+        digests=_digests(unique),
     )
+
+
+def _alike(values: Sequence[tuple[T, ...]]) -> tuple[T, ...]:
+    """What all reports that have it agree on; () where they are of different models."""
+    there = [value for value in values if value]
+    return there[0] if there and all(value == there[0] for value in there) else ()
+
+
+def _digests(reports: Sequence[tuple[str, Report]]) -> dict[str, str]:
+    """All digests; where two reports mean different things by one name, each by its report's name."""
+    named: dict[str, dict[str, str]] = {}
+    for label, report in reports:
+        for what, value in report.digests.items():
+            named.setdefault(what, {})[label] = value
+    found: dict[str, str] = {}
+    for what, values in named.items():
+        alike = len(set(values.values())) == 1
+        found |= {what if alike else f"{what} of {label}": value for label, value in values.items()}
+    return found
 
 
 def _title(titles: Sequence[str]) -> str:

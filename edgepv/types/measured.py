@@ -199,6 +199,112 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """A figure with its 95 % interval; low, high: None where one group of clips tells of no other."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Some of the held-out clips, and what a variant loses on them against the original.
+
+    kind: what they have in common: their label, their camera (the group that a manifest names), how light the
+    picture is, or how fast it changes. name: which ones. before, after: the metric of the original and of the
+    variant on these ``n`` clips. lost: in points, or dB, with the paired interval; None: too few clips.
+    """
+
+    kind: Literal["label", "camera", "light", "motion"]
+    name: str
+    n: int
+    before: float
+    after: float
+    lost: Estimate | None = None
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """What an alarm at ``threshold`` catches: shares of the clips with and without the label; precision.
+
+    source: who says so, such as the model's card.
+    """
+
+    threshold: float
+    recall: float
+    false_alarms: float
+    precision: float | None
+    source: str
+
+
+@dataclass(frozen=True)
+class Curve:
+    """How a classifier's score tells one label from all others, as its threshold falls.
+
+    positives: of ``n`` clips, those of the label. auc: area under the ROC curve. average_precision: area
+    under precision over recall, each step at its own precision. points: (threshold, share of the other clips
+    at or above it, share of the label's clips: recall, precision), a selection of all. at: the threshold that
+    is used, None where nobody says one.
+    """
+
+    label: str
+    n: int
+    positives: int
+    auc: float
+    average_precision: float
+    points: tuple[tuple[float, float, float, float], ...]
+    at: OperatingPoint | None = None
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What a method without a network reaches on the held-out clips. told: what it does."""
+
+    name: str
+    told: str
+    accuracy: Accuracy
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """Two variants on the same clips, spoilt in one way.
+
+    how: the corruption with its numbers. reference, variant: names of the rows: usually float and INT8.
+    before, after: the metric of each. lost: by the variant against the reference on clips spoilt alike, with
+    the paired interval.
+    """
+
+    corruption: str
+    how: str
+    reference: str
+    variant: str
+    n: int
+    before: Estimate
+    after: Estimate
+    lost: Estimate
+
+
+@dataclass(frozen=True)
+class LiveRun:
+    """Clips replayed as a camera shows them (``edgepv bench --live``): when answers were missed.
+
+    right: share of the ``instants`` at which the latest answer was right; None without such a moment.
+    stretches: of equal length, in order: (frames, those without a fresh answer in time, ms from a frame to
+    its reply: the median, and the largest).
+    """
+
+    name: str
+    limit_ms: float
+    period_ms: float
+    frames: int
+    missed: int
+    right: float | None
+    instants: int
+    stretches: tuple[tuple[int, int, float, float], ...]
+
+
+@dataclass(frozen=True)
 class LayerSensitivity:
     """One layer changed, all others as they were: SQNR of the answers, share of ``n`` answers that changed.
 
@@ -339,7 +445,8 @@ class Latency:
     p95_ms, p99_ms: None where ``n`` calls do not support that percentile (``metrics.times``). cpu_ms: p50
     over the turns of the CPU time of a call, all threads of the process. ratios: to the rows in float32 that
     were timed in the same turns. load: of the machine meanwhile. inconclusive: why these times are no ground
-    for a choice, None where nothing speaks against it.
+    for a choice, None where nothing speaks against it. p50_ends_ms: the 95 % interval of p50. spread_ms:
+    times than which 0, 5, 10 ... 100 % of the calls were no longer; () where they were not kept.
     """
 
     p50_ms: float
@@ -353,6 +460,8 @@ class Latency:
     ratios: tuple[PairedTime, ...] = ()
     load: MachineLoad | None = None
     inconclusive: str | None = None
+    p50_ends_ms: tuple[float, float] | None = None
+    spread_ms: tuple[float, ...] = ()
 
     def against(self, name: str) -> PairedTime | None:
         """The paired ratio to the row ``name``; None if it was not timed in the same turns."""
@@ -367,6 +476,8 @@ class Measurement:
     process that only runs this variant. blocked: why it may not be shipped, whatever its own figures say.
     flips: of a classifier, its answers on the footage that is watched. each_frame: of a classifier, the loss
     of its answers after each valid frame, where ``drop`` is that of clips; n, lost and won count frames.
+    slices: parts of the held-out clips, the one that loses most first. curves: of a classifier, of at most
+    ``metrics.curves.MOST_LABELS`` labels.
     """
 
     variant: str
@@ -390,6 +501,8 @@ class Measurement:
     blocked: str | None = None
     flips: Flips | None = None
     each_frame: PairedDrop | None = None
+    slices: tuple[Slice, ...] = ()
+    curves: tuple[Curve, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -399,6 +512,9 @@ class Report:
     runs: the row that runs of each target. stream: how the model was made to step, None for a window.
     frames: the window of the original.
     thumbnails: clip name -> base64 of a JPEG of its middle frame, for the clips in a row's ``Parity.worst``.
+    sensitivity: what INT8 of each layer alone costs, the most sensitive first. robustness: of the rows that
+    run. baselines: methods without a network. live: replays at camera rate. commands: that made the figures.
+    digests: what went in -> its SHA-256.
     """
 
     title: str
@@ -410,3 +526,9 @@ class Report:
     frames: int = 1
     thumbnails: dict[str, str] = field(default_factory=dict)
     runs: tuple[str, ...] = ()
+    sensitivity: tuple[LayerSensitivity, ...] = ()
+    robustness: tuple[Robustness, ...] = ()
+    baselines: tuple[Baseline, ...] = ()
+    live: tuple[LiveRun, ...] = ()
+    commands: tuple[str, ...] = ()
+    digests: dict[str, str] = field(default_factory=dict)

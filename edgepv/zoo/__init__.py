@@ -26,6 +26,7 @@ __all__ = [
     "MODELS",
     "TASKS",
     "Entry",
+    "alarm",
     "checkpoint",
     "cross_validated",
     "detector",
@@ -159,6 +160,16 @@ def tested_on(name: str) -> str:
     """What the held-out clips show that a model's figure was measured on."""
     model, task = parse(name)
     return TESTED_ON.get(task) or TESTED_ON[model.split("-")[1]]
+
+
+def alarm(name: str, folder: Path = HERE / "cards") -> tuple[str, float] | None:
+    """(label, threshold) of the alarm that training chose for a model; None where it chose none.
+
+    name: of any model's spec. folder: of the cards' figures.
+    """
+    path = folder / f"{name}.json"
+    point = read_json(path)["test"].get("alarm") if path.is_file() else None
+    return (point["label"], point["threshold"]) if point else None
 
 
 def cross_validated(name: str, folder: Path = HERE / "cards") -> dict[str, Any] | None:

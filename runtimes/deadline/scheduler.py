@@ -37,7 +37,8 @@ class Reply:
     frame came first), "overrun" (the model was not done), "failed" (the model's answer was no number).
     age_ms: from the arrival of the frame the answer rests on until now; None without an answer. latency_ms:
     from the arrival of this frame until now. wait_ms: what of it passed before work began, None if it never
-    began. variant: the name of the one that answered last.
+    began. variant: the name of the one that answered last. replied_s: when this
+    was said, by the runner's clock.
     """
 
     number: int
@@ -49,6 +50,7 @@ class Reply:
     latency_ms: float
     wait_ms: float | None
     variant: str
+    replied_s: float = 0.0
 
     @property
     def restarted(self) -> bool:
@@ -184,6 +186,7 @@ class FrameScheduler:
                 latency_ms=1e3 * (now - task.arrived_s),
                 wait_ms=1e3 * (self._began_s - task.arrived_s) if self._at_work(task) else None,
                 variant=self.variant,
+                replied_s=now,
             )
         )
 

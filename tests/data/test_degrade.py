@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from edgepv.data.degrade import as_float, noisy, rounded, smaller
+from edgepv.data.degrade import CORRUPTIONS, as_float, noisy, rounded, smaller
 from edgepv.errors import UsageError
 from edgepv.metrics.pictures import flicker, psnr, ssim
 
@@ -91,3 +91,17 @@ def test_flicker_is_0_for_a_constant_error_and_counts_one_that_comes_and_goes() 
     assert flicker(truth, truth + 0.1) == pytest.approx(0, abs=1e-6)
     blinking = truth + 0.1 * (np.arange(4) % 2)[:, None, None, None]
     assert flicker(truth, blinking) == pytest.approx(0.1, abs=1e-6)
+
+
+def test_each_corruption_spoils_a_frame_in_its_way_and_is_the_same_twice() -> None:
+    frame = np.rint(255 * picture()).astype(np.uint8)
+    spoilt = {}
+    for name, (how, spoil) in CORRUPTIONS.items():
+        once, again = (spoil(frame, np.random.default_rng(1)) for _ in range(2))
+        assert once.dtype == np.uint8 and once.shape == frame.shape and how
+        assert np.array_equal(once, again) and psnr(as_float(frame), as_float(once)) < 40, name
+        spoilt[name] = once.astype(float)
+    assert spoilt["low light"].mean() < 0.6 * frame.mean()  # 15 % of the light is 0.15 ** (1 / 2.2) = 0.42
+    rough = [float(np.abs(np.diff(f, axis=0)).mean()) for f in (spoilt["blur"], frame.astype(float))]
+    assert rough[0] < rough[1], "a blur is smoother"
+    assert 20 < (spoilt["noise"] - frame).std() < 26

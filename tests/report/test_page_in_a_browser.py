@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from every_part import every_part
 
 from edgepv.report.page import to_html
 from edgepv.types import Report, decode
@@ -54,10 +55,14 @@ def browse(page: Path, *options: str) -> tuple[str, str]:
     return done.stdout, done.stderr
 
 
+def shown() -> Report:
+    """The demo's report with something in every part."""
+    return every_part(decode(Report, json.loads(DEMO.read_text(encoding="utf-8"))))
+
+
 @pytest.fixture
 def page(tmp_path: Path) -> Path:
-    report = decode(Report, json.loads(DEMO.read_text(encoding="utf-8")))
-    whole = to_html(report).replace("</body>", f"{MEASURE}</body>")
+    whole = to_html(shown()).replace("</body>", f"{MEASURE}</body>")
     path = tmp_path / "report.html"
     path.write_text(whole, encoding="utf-8")
     return path
@@ -84,6 +89,14 @@ def test_the_page_shows_the_figures_of_the_json_without_an_error(page: Path) -> 
         assert f">{row['variant']}<" in dom
     for latency in (one for row in rows for one in row["latency"]):
         assert f'data-sort="{latency["p50_ms"]}"' in dom
+    report = shown()
+    told = [one.lost.value for row in report.rows for one in row.slices if one.lost]
+    told += [one.lost.value for one in report.robustness] + [one.sqnr_db for one in report.sensitivity]
+    told += [one.auc for row in report.rows for one in row.curves]
+    for value in told:
+        assert f'data-sort="{value}"' in dom
+    assert dom.count("<svg") == len(re.findall("</svg>", dom)) > 8
+    assert not re.search(r'="[^"]*NaN', dom), "a mark stands nowhere"
 
 
 def test_the_page_prints(page: Path, tmp_path: Path) -> None:

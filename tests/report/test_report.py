@@ -265,7 +265,7 @@ def test_markdown_holds_the_same_figures_and_its_tables_are_square() -> None:
     row = "| a\\|b (measured on this host) | cpu | openvino (int8, step) | 2.21 MB | 85.0 % "
     assert f"{row}(75.0 to 90.0, n = 40) |" in text
     tables = [part for part in text.split("\n\n") if part.startswith("|")]
-    assert len(tables) == 9
+    assert len(tables) == 10
     for table in tables:
         widths = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}
         assert len(widths) == 1, table

@@ -1,0 +1,124 @@
+"""How answers hold on spoilt clips: the float model against a variant, on the same few clips."""
+
+from __future__ import annotations
+
+import functools
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from edgepv.data.calibration import in_turns
+from edgepv.data.clips import Clip
+from edgepv.data.degrade import CORRUPTIONS
+from edgepv.data.frames import pictures, preprocess
+from edgepv.data.truth import EvalClip, Points
+from edgepv.metrics.slices import estimate
+from edgepv.metrics.tasks import figures, groups_of, rate, task_drop
+from edgepv.pipeline.evaluate import Evaluation, play_clips
+from edgepv.runtimes.engine import on_this_host, open_engine
+from edgepv.types import Accuracy, Estimate, ModelSpec, Robustness, Variant
+
+CLEAN = "none"
+ANSWERS = 4
+"""Answers of a clip, after the warm-up, that are looked at: neighbours of one video say nearly the same."""
+
+LEAST_FRAMES = 20
+"""Of a clip, for models that answer at once: a tracker loses its points later than that a picture was bad."""
+
+
+@dataclass(frozen=True)
+class SpoiltClips:
+    """A few of the held-out clips under each corruption, and the float model to hold variants against.
+
+    clips: the first of the held-out ones, labels and groups in turns. base: the float model in ``folder``.
+    """
+
+    evaluation: Evaluation
+    clips: tuple[EvalClip, ...]
+    base: Variant
+    folder: Path
+
+    @functools.cached_property
+    def _versions(self) -> Mapping[str, tuple[EvalClip, ...]]:
+        """Corruption -> the clips under it."""
+        spec = self.evaluation.spec
+        return {CLEAN: self.clips} | {
+            name: tuple(_spoilt(clip, spec, name) for clip in self.clips) for name in CORRUPTIONS
+        }
+
+    @functools.cached_property
+    def _float_answers(self) -> Mapping[str, list[np.ndarray]]:
+        return self._answers(self.base, self.folder)
+
+    def _answers(self, variant: Variant, folder: Path) -> dict[str, list[np.ndarray]]:
+        """Corruption -> what a variant answers to each clip."""
+        runnable = on_this_host(variant)
+        engine = open_engine(runnable, folder)
+        try:
+            return {name: play_clips(engine.infer, runnable, v) for name, v in self._versions.items()}
+        finally:
+            engine.close()
+
+    def compare(self, variant: Variant, folder: Path) -> tuple[Robustness, ...]:
+        """A variant against the float model, on clean clips first and then under each corruption."""
+        got = self._answers(variant, folder)
+        return tuple(
+            self._row(name, variant.name, self._float_answers[name], got[name]) for name in self._versions
+        )
+
+    def _row(
+        self, name: str, variant: str, before: Sequence[np.ndarray], after: Sequence[np.ndarray]
+    ) -> Robustness:
+        e, clips = self.evaluation, self._versions[name]
+        which = e.pictures[1]
+        was, is_now = (figures(e.spec, rows, clips, e.warmup, which) for rows in (before, after))
+        drop = task_drop(e.spec, was, is_now, e.max_drop, groups_of(clips))
+        return Robustness(
+            corruption=name,
+            how="as they are" if name == CLEAN else CORRUPTIONS[name][0],
+            reference="float",
+            variant=variant,
+            n=len(clips),
+            before=_value(rate(e.spec, before, clips, e.warmup, which)),
+            after=_value(rate(e.spec, after, clips, e.warmup, which)),
+            lost=estimate(drop),
+        )
+
+
+def spoilt_clips(
+    evaluation: Evaluation, held_out: Sequence[Clip], base: Variant, folder: Path, most: int
+) -> SpoiltClips | None:
+    """At most ``most`` of the held-out clips to spoil; None where nobody knows what is true of them."""
+    if not evaluation.known or not most:
+        return None
+    frames = max(LEAST_FRAMES, evaluation.warmup + ANSWERS - 1)
+    few = (evaluation.shown[i] for i in in_turns(held_out)[:most])
+    short = tuple(_begun(clip, evaluation, frames) for clip in few)
+    return SpoiltClips(evaluation, short, base, folder)
+
+
+def _begun(clip: EvalClip, evaluation: Evaluation, frames: int) -> EvalClip:
+    """The beginning of a clip, as far as it is looked at; of a restorer's clip that is all."""
+    truth = clip.truth
+    if isinstance(truth, Points):
+        truth = Points(truth.position[:frames], truth.visible[:frames])
+    elif isinstance(truth, np.ndarray):
+        return clip
+    return replace(clip, frames=clip.frames[:frames], truth=truth)
+
+
+def _spoilt(clip: EvalClip, spec: ModelSpec, name: str) -> EvalClip:
+    """The clip under a corruption, at the model's size; the same at every call."""
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    spoil = CORRUPTIONS[name][1]
+    frames = [preprocess(spoil(frame, rng), spec) for frame in pictures(spec, clip.frames)]
+    return replace(clip, frames=np.concatenate(frames))
+
+
+def _value(accuracy: Accuracy) -> Estimate:
+    if accuracy.groups == 1:
+        return Estimate(accuracy.value)
+    return Estimate(accuracy.value, accuracy.low, accuracy.high)
