@@ -3,4 +3,4 @@
 A figure never travels without its machine.
 """
 
-__all__ = ["answers", "bench", "here", "latency", "memory", "replay"]
+__all__ = ["answers", "bench", "here", "latency", "layers", "memory", "replay", "roofline"]

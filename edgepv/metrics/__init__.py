@@ -11,6 +11,7 @@ __all__ = [
     "pareto",
     "pictures",
     "resolution",
+    "roofline",
     "stats",
     "tasks",
     "times",

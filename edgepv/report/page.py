@@ -14,7 +14,7 @@ from typing import Any
 from edgepv.base.files import canonical
 from edgepv.base.optional import need
 from edgepv.errors import UsageError
-from edgepv.report import charts, shipped, tables
+from edgepv.report import charts, roofline, shipped, tables
 from edgepv.report.cells import Cell, Table
 from edgepv.types import Accuracy, Report
 
@@ -52,6 +52,8 @@ def to_html(report: Report, *, picture: bytes | None = None) -> str:
         tables=_tables(report),
         scatters=charts.scatters(report),
         bars=charts.bars(report),
+        rooflines=roofline.rooflines(report),
+        roofline_told=roofline.told_of(report),
         confusions=_confusions(report),
         picture=picture and _data_uri(picture),
     )
@@ -85,6 +87,7 @@ def _tables(report: Report) -> dict[str, Table]:
     """The tables under the overview, by key, in reading order; empty ones are left out."""
     every = (
         tables.latency_table(report),
+        roofline.roofline_table(report),
         tables.stream_table(report),
         tables.accuracy_table(report),
         tables.class_table(report),

@@ -273,6 +273,20 @@ class DeviceFacts:
 
 
 @dataclass(frozen=True)
+class Peaks:
+    """What one core can do at most, as measured: 10^9 operations a second, a multiply and an add being two.
+
+    int8_gops: None where not measured. bandwidth: (bytes read again and again, 10^9 bytes read in a second)
+    from few bytes to many. source: what measured it.
+    """
+
+    fp32_gops: float
+    int8_gops: float | None
+    bandwidth: tuple[tuple[int, float], ...]
+    source: str
+
+
+@dataclass(frozen=True)
 class Proof:
     """Where a variant gave its golden answers: all that may change an answer of the same file.
 
@@ -362,6 +376,7 @@ class Measurement:
     process that only runs this variant. blocked: why it may not be shipped, whatever its own figures say.
     flips: of a classifier, its answers on the footage that is watched. each_frame: of a classifier, the loss
     of its answers after each valid frame, where ``drop`` is that of clips; n, lost and won count frames.
+    peaks: of a core of its machine.
     """
 
     variant: str
@@ -385,6 +400,7 @@ class Measurement:
     blocked: str | None = None
     flips: Flips | None = None
     each_frame: PairedDrop | None = None
+    peaks: Peaks | None = None
 
 
 @dataclass(frozen=True)
