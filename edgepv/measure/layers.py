@@ -34,8 +34,8 @@ class Layer:
 def layers(path: Path) -> list[Layer]:
     """The operators of an ONNX file in the order that they run in, on one thread; inputs are zeros.
 
-    A convolution computes, for each value it gives, a product for each of its weights of that channel; channels
-    that the engine adds to fill its blocks of 8 or 16 count as what it computes.
+    A convolution computes, for each value it gives, a product for each of its weights of that channel;
+    channels that the engine adds to fill its blocks of 8 or 16 count as what it computes.
     """
     onnx = need("onnx", extra="compress")
     with tempfile.TemporaryDirectory() as folder:
