@@ -8,12 +8,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+WRITTEN = (":!benchmarks/*.json", ":!benchmarks/*.md", ":!docs")
+
 
 def now() -> dict[str, str]:
-    """The commit of this checkout, "+" where files differ from it, and the day, for a result file."""
-    asked = ("git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--exclude=*")
+    """The commit of this checkout, "+" where files differ from it, and the day, for a result file.
+
+    Results and pages may differ: they are what a run writes.
+    """
+    git = ("git", "-C", str(Path(__file__).parent.parent))
+    asked = (*git, "describe", "--always", "--exclude=*")
     commit = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
-    return {"commit": commit, "date": datetime.date.today().isoformat()}
+    differs = subprocess.run((*git, "diff", "--quiet", "HEAD", "--", ".", *WRITTEN), capture_output=True)
+    return {"commit": commit + "+" * differs.returncode, "date": datetime.date.today().isoformat()}
 
 
 def told(at: Mapping[str, str] | None) -> str:

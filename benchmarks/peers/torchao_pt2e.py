@@ -27,7 +27,6 @@ def make(case: Case, out: Path, tuned: bool) -> dict[str, Any]:
         for given in case.tensors():
             prepared(*given)
         converted = convert_pt2e(prepared)
-        torch.ao.quantization.move_exported_model_to_eval(converted)
         program = torch.export.export(converted, example)
         settings = {"freezing": True, "cpp.threads": 1}
         torch._inductor.aoti_compile_and_package(
