@@ -13,6 +13,7 @@ model, each in a process of its own, and calls them in turns. The peers' files a
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import pickle
 import select
@@ -152,6 +153,7 @@ def env() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "LITERT_TORCH_SHOW_PROGRESS": "n", **quiet}
 
 
+@functools.cache
 def versions(python: Path) -> list[str]:
     """What is installed beside it, as pip freeze tells."""
     told = subprocess.run([python, "-m", "pip", "freeze"], capture_output=True, text=True, check=True)

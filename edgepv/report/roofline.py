@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgepv.metrics.roofline import KINDS, Roofline, bandwidth_gbs, of_row, peak_gops, told
 from edgepv.metrics.stats import figure
-from edgepv.report.cells import UNKNOWN, Cell, Table, heads, number, percent
+from edgepv.report.cells import Cell, Table, heads, number, percent
 from edgepv.report.charts import HEIGHT, LEFT, RIGHT, TOP, WIDTH, Key, Tick, colours, log_ticks, panels
 from edgepv.report.compare import name
 from edgepv.types import Measurement, Peaks, Report
@@ -68,17 +68,14 @@ def roofline_table(report: Report) -> Table:
         (
             name(report, row),
             number(one.gops),
-            number(one.roof_gops),
+            replace(number(one.roof_gops), hint=row.peaks.source if row.peaks else ""),
             Cell(percent(one.share), one.share),
             Cell(one.limit, one.limit),
             number(one.intensity),
-            Cell(row.peaks.source, row.peaks.source) if row.peaks else UNKNOWN,
         )
         for row, one in rows_under_roof(report, report.rows)
     )
-    columns = (
-        "variant, GOP/s reached, GOP/s one core allows, share, held back by, operations a byte, peaks of"
-    )
+    columns = "variant, GOP/s reached, GOP/s one core allows, share, held back by, operations a byte"
     return Table("roofline", "Roofline: what holds it back", ABOUT, heads(columns), rows)
 
 
@@ -128,8 +125,9 @@ def _chart(title: str, known: list[tuple[Measurement, Roofline]], palette: dict[
     )
     roofs = []
     for precision, peak in tops.items():
-        corners = [(max(xs[0], ys[0] / bandwidth), max(ys[0], bandwidth * xs[0])), (peak / bandwidth, peak)]
-        line = [at(*corner) for corner in (*corners, (xs[1], peak))]
+        start = max(xs[0], ys[0] / bandwidth)
+        corners = [(start, min(peak, bandwidth * start)), (max(start, peak / bandwidth), peak), (xs[1], peak)]
+        line = [at(*corner) for corner in corners]
         label = (line[-1][0], line[-1][1] - 5)
         roofs.append((LABELS[precision], " ".join(f"{x:.1f},{y:.1f}" for x, y in line), label))
     names = list(dict.fromkeys(row.engine for row, _ in known))

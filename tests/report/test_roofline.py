@@ -45,6 +45,9 @@ def test_the_page_draws_each_row_below_its_roof_and_says_the_line() -> None:
     assert marks == ["a", "b"]
     (chart,) = rooflines(REPORT)
     assert all(chart.top <= mark.roof <= mark.y <= chart.bottom for mark in chart.marks)
+    for _, line, _ in chart.roofs:
+        places = [tuple(map(float, place.split(","))) for place in line.split()]
+        assert all(chart.left <= x <= chart.right and chart.top <= y <= chart.bottom for x, y in places)
     assert "| 80.0 | 100 | 80.0 % | compute |" in to_markdown(REPORT)
 
 
