@@ -44,7 +44,7 @@ from edgepv.metrics.tasks import figures, groups_of, task_drop
 from edgepv.metrics.times import busy_reason, paired_ratio
 from edgepv.pipeline.evaluate import play_clips
 from edgepv.stream import Tensors, by_file_names
-from edgepv.types import Variant, decode, encode
+from edgepv.types import TensorSpec, Variant, decode, encode
 
 HERE = Path(__file__).resolve().parent
 OUT, PAGE = HERE / "peers.json", HERE / "peers.md"
@@ -170,9 +170,10 @@ class Server:
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self.words, env=env())
 
-    def wait(self) -> None:
-        """Until it is open. Raises RuntimeError with the peer's words if it cannot be."""
-        self._answer(OPEN_S)
+    def wait(self) -> bool:
+        """Until it is open; whether it keeps its states itself. Raises RuntimeError if it cannot be opened."""
+        keeps: bool = self._answer(OPEN_S)
+        return keeps
 
     def ask(self, *command: Any) -> Any:
         """One command's answer. Raises RuntimeError with the peer's words if there is none."""
@@ -207,6 +208,30 @@ class Server:
         self.process.kill()
         self.process.wait()
         self.words.close()
+
+
+@dataclass
+class Infer:
+    """What a server answers, held against the shape that the model's answer has."""
+
+    server: Server
+    answer: TensorSpec
+
+    def __call__(self, feeds: Tensors) -> Tensors:
+        """Answers by name. Raises RuntimeError for one of another shape."""
+        found = self.server.infer(feeds)
+        shape, wanted = found[self.answer.name].shape, self.answer.shape
+        if shape != wanted:
+            raise RuntimeError(f"it answers {self.answer.name} of shape {shape} where the model has {wanted}")
+        return found
+
+
+class KeepingInfer(Infer):
+    """One that keeps its states itself."""
+
+    def reset(self) -> None:
+        """Forget every frame."""
+        self.server.ask("reset")
 
 
 def make(place: Path, data: Path, only: Sequence[str], tools: Sequence[str], again: bool) -> None:
@@ -285,8 +310,8 @@ def made(case: Case, truth: Truth, peer: Peer, kind: str, row: str, place: Path)
             command = [python, FOLDER / "serve.py", FOLDER / f"{peer.script}.py", case.folder, out]
             run([*command, "make", kind], MAKE_S)
         return examined(case, truth, peer, kind, out, python)
-    except (RuntimeError, EdgepvError, OSError, subprocess.SubprocessError) as e:
-        return {"failed": str(e)}
+    except Exception as e:  # whatever a tool's file does to what reads it, is its result
+        return {"failed": str(e) if isinstance(e, RuntimeError | EdgepvError) else f"{type(e).__name__}: {e}"}
 
 
 def examined(case: Case, truth: Truth, peer: Peer, kind: str, out: Path, python: Path) -> dict[str, Any]:
@@ -295,20 +320,13 @@ def examined(case: Case, truth: Truth, peer: Peer, kind: str, out: Path, python:
     variant, folder = case.base, out
     if peer is OURS:
         variant, folder = decode(Variant, told["variant"]), Path(told["folder"])
-    server, answer = Server(peer, python, case.folder, out, kind), case.base.spec.answer
-
-    def infer(feeds: Tensors) -> Tensors:
-        found = server.infer(feeds)
-        if found[answer.name].shape != answer.shape:
-            shape = found[answer.name].shape
-            raise RuntimeError(
-                f"it answers {answer.name} of shape {shape} where the model has {answer.shape}"
-            )
-        return found
+    server = Server(peer, python, case.folder, out, kind)
 
     try:
-        server.wait()
-        answers = play_clips(infer, variant, truth.shown)
+        kept, answer = server.wait(), case.base.spec.answer
+        answers = play_clips(
+            KeepingInfer(server, answer) if kept else Infer(server, answer), variant, truth.shown
+        )
     finally:
         server.close()
     return {

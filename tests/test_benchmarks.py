@@ -154,7 +154,7 @@ def case(tmp_path: Path) -> Path:
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)]
         for name, shape in (("x", (1, 3, 8, 8)), ("y", (1, 4, 8, 8)))
     ]
-    graph = helper.make_graph([node], "g", *ends, [weights])
+    graph = helper.make_graph([node], "g", ends[0], ends[1], [weights])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
     model.ir_version = 10
     onnx.save(model, tmp_path / "model.onnx")

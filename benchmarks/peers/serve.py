@@ -130,14 +130,18 @@ def turn(infer: Infer, feeds: list[Tensors], calls: int) -> tuple[list[float], f
 
 
 def serve(infer: Infer, commands: Any, answers: Any) -> None:
-    """Answer commands until there are no more: ("infer", feeds) and ("turn", feeds, calls)."""
+    """Answer commands until there are no more: ("infer", feeds), ("turn", feeds, calls), and ("reset",) of what
+    keeps its states itself."""
     while True:
         try:
             what, *given = pickle.load(commands)
         except EOFError:
             return
         try:
-            told: Any = infer(*given) if what == "infer" else turn(infer, *given)
+            if what == "reset":
+                told: Any = getattr(infer, "reset")() or True
+            else:
+                told = infer(*given) if what == "infer" else turn(infer, *given)
         except Exception as e:  # a library's own error is the peer's result
             told = f"{type(e).__name__}: {e}"
         pickle.dump(told, answers, protocol=pickle.HIGHEST_PROTOCOL)
@@ -158,7 +162,7 @@ def main() -> None:
         return
     made = json.loads(Path(out, "made.json").read_text())
     infer = module.open_model(Case(Path(case)), Path(out), made)
-    pickle.dump("ready", answers)
+    pickle.dump(hasattr(infer, "reset"), answers)  # it is open, and says whether it keeps its states
     answers.flush()
     serve(infer, sys.stdin.buffer, answers)
 

@@ -54,20 +54,15 @@ def compiled(found: compiler.Compiler) -> Peaks:
     kernels.read_all.restype = ctypes.c_double
     kernels.read_all.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_long)
     kind = kernels.int8_kind().decode()
-    rates = [
-        best_rate(lambda n, call=call: call(ctypes.c_long(n)), each)
-        for call, each in (
-            (kernels.fp32, kernels.fp32_operations()),
-            (kernels.int8, kernels.int8_operations()),
-        )
-    ]
+    kernels.fp32.argtypes = kernels.int8.argtypes = (ctypes.c_long,)
+    fp32 = best_rate(kernels.fp32, kernels.fp32_operations())
+    int8 = best_rate(kernels.int8, kernels.int8_operations()) if kind else None
     memory = np.ones(SIZES[-1] // 8)
     start = memory.ctypes.data
-    bandwidth = tuple(
-        (size, best_rate(lambda n, size=size: kernels.read_all(start, size, n), size)) for size in SIZES
-    )
+    reads = {size: functools.partial(kernels.read_all, start, size) for size in SIZES}
+    bandwidth = tuple((size, best_rate(read, size)) for size, read in reads.items())
     source = f"kernels in C by {found.version}, INT8 by {kind or 'nothing'}"
-    return Peaks(rates[0], rates[1] if kind else None, bandwidth, source)
+    return Peaks(fp32, int8, bandwidth, source)
 
 
 def by_numpy(why: str) -> Peaks:

@@ -30,7 +30,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)]
         for name, shape in (("x", (1, 3, 8, 8)), ("y", (1, 7)))
     ]
-    graph = helper.make_graph(nodes, "g", *ends, constants)
+    graph = helper.make_graph(nodes, "g", ends[0], ends[1], constants)
     path = tmp_path_factory.mktemp("layers") / "model.onnx"
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
     made.ir_version = 10
