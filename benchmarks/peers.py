@@ -171,7 +171,7 @@ class Server:
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self.words, env=env())
 
     def wait(self) -> bool:
-        """Until it is open; whether it keeps its states itself. Raises RuntimeError if it cannot be opened."""
+        """Until it is open; whether it keeps its states itself. Raises RuntimeError if it cannot be."""
         keeps: bool = self._answer(OPEN_S)
         return keeps
 

@@ -130,8 +130,10 @@ def turn(infer: Infer, feeds: list[Tensors], calls: int) -> tuple[list[float], f
 
 
 def serve(infer: Infer, commands: Any, answers: Any) -> None:
-    """Answer commands until there are no more: ("infer", feeds), ("turn", feeds, calls), and ("reset",) of what
-    keeps its states itself."""
+    """Answer commands until there are no more: ("infer", feeds), ("turn", feeds, calls), and ("reset",).
+
+    The last is for what keeps its states itself.
+    """
     while True:
         try:
             what, *given = pickle.load(commands)
@@ -139,7 +141,7 @@ def serve(infer: Infer, commands: Any, answers: Any) -> None:
             return
         try:
             if what == "reset":
-                told: Any = getattr(infer, "reset")() or True
+                told: Any = infer.reset() or True  # type: ignore[attr-defined]
             else:
                 told = infer(*given) if what == "infer" else turn(infer, *given)
         except Exception as e:  # a library's own error is the peer's result
