@@ -244,6 +244,15 @@ def says_track(found: Json) -> str:
     return "delta-avg on photographs: " + ", ".join(f"{name} {value:.3f}" for name, value in rows.items())
 
 
+def says_tract_pulse(found: Json) -> str:
+    """Nets that tract makes to step."""
+    simple, ours = (list(found[part].values()) for part in ("simple", "clipnets"))
+    return (
+        f"tract's pulse takes {simple.count(None)} of {len(simple)} simple stacks of convolutions and "
+        f"{ours.count(None)} of {len(ours)} clip nets"
+    )
+
+
 BENCHMARKS = (
     Benchmark("startup", script("startup"), says_startup, 1),
     Benchmark("roofline", script("roofline", "--again"), says_roofline, 5, "benchmarks/roofline.md"),
@@ -322,6 +331,7 @@ BENCHMARKS = (
         "docs/models.md",
         left="nets that are compared are trained for hours first, see restore.py",
     ),
+    Benchmark("tract_pulse", script("tract_pulse"), says_tract_pulse, None, "docs/stream.md"),
     Benchmark("clip_memory", script("clip_memory"), says_clip_memory),
     Benchmark("jetson_rules", script("jetson_rules"), says_jetson_rules, None, "benchmarks/jetson_rules.md"),
     Benchmark("fuzz", script("fuzz", "--n 7000"), says_fuzz),

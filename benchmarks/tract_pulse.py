@@ -8,6 +8,7 @@ tract_pulse.json: null for a net that it takes, else its words.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -61,7 +62,8 @@ def exported(net: nn.Module, frames: int, size: int, out: Path) -> str | None:
                 dynamic_shapes=({2: time},),
             )
     except Exception as e:  # torch raises anything
-        return f"torch does not export it with time left free: {str(e).strip().splitlines()[0][:200]}"
+        first = re.sub(r"\x1b\[\d+m", "", str(e).strip().splitlines()[0])  # without colours
+        return f"torch does not export it with time left free: {first[:200]}"
     return None
 
 
