@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 from measured_at import now
-from peers_cases import Case, Truth, folder_of, models, prepared
+from peers_cases import TESTED, Case, Truth, folder_of, models, prepared
 from peers_page import MAX_DROP, page
 
 from edgepv.base import cache
@@ -234,8 +234,8 @@ class KeepingInfer(Infer):
         self.server.ask("reset")
 
 
-def make(place: Path, data: Path, only: Sequence[str], tools: Sequence[str], again: bool) -> None:
-    """Fill peers.json with every row that is not there."""
+def make(place: Path, data: Path, clips: int, only: Sequence[str], tools: Sequence[str], again: bool) -> None:
+    """Fill peers.json with every row that is not there; those of other clips are answered anew."""
     found = read_json(OUT) if OUT.is_file() else {}
     for name, model in models(data).items():
         if only and not any(word in name for word in only):
@@ -245,11 +245,15 @@ def make(place: Path, data: Path, only: Sequence[str], tools: Sequence[str], aga
             result["why"] = model.why
             write_json(OUT, found)
             continue
-        case, truth = prepared(name, model, place)
+        case, truth = prepared(name, model, place, clips)
+        if result.get("clips") != len(truth.shown):
+            result["rows"] = {}
         result |= facts(case, truth)
         for row, peer, kind in planned(case, tools):
             if row in result["rows"] and not again:
                 continue
+            if again:
+                shutil.rmtree(out_of(case, row), ignore_errors=True)
             result["rows"][row] = made(case, truth, peer, kind, row, place) | {
                 "at": now(),
                 "device": encode(device_facts()),
@@ -290,10 +294,9 @@ def out_of(case: Case, row: str) -> Path:
 
 
 def made(case: Case, truth: Truth, peer: Peer, kind: str, row: str, place: Path) -> dict[str, Any]:
-    """A row: the peer's file, what it answers, and what failed."""
+    """A row: the peer's file, unless it is there, what it answers, and what failed."""
     out = out_of(case, row)
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir()
+    out.mkdir(exist_ok=True)
     try:
         python = environment(peer.environment, place)
         if peer is OURS:
@@ -306,7 +309,7 @@ def made(case: Case, truth: Truth, peer: Peer, kind: str, row: str, place: Path)
                 "engine": variant.engine,
             }
             write_json(out / "made.json", told)
-        else:
+        elif not (out / "made.json").is_file():
             command = [python, FOLDER / "serve.py", FOLDER / f"{peer.script}.py", case.folder, out]
             run([*command, "make", kind], MAKE_S)
         return examined(case, truth, peer, kind, out, python)
@@ -453,6 +456,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--tool", action="append", default=[], metavar="ENVIRONMENT", help="these only, or edgepv"
     )
+    parser.add_argument(
+        "--clips", type=int, default=TESTED, help="test clips of each model (default: %(default)s)"
+    )
     parser.add_argument("--again", action="store_true", help="make anew what is there")
     args = parser.parse_args(argv)
     place = cache.root() / "peers"
@@ -463,7 +469,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif args.data is None:
         parser.error("make needs --data: the folder with the labelled clips")
     else:
-        make(place, args.data.resolve(), args.only, args.tool, args.again)
+        make(place, args.data.resolve(), args.clips, args.only, args.tool, args.again)
     return 0
 
 

@@ -27,8 +27,8 @@ from edgepv.types import Variant, decode, encode
 HERE = Path(__file__).resolve().parent
 CALIBRATED = 48
 """Inputs that set ranges, about, edgepv's own too: some tools keep every activation of every input."""
-TESTED = 24
-"""Held-out clips that are answered, spread over labels and groups."""
+TESTED = 146
+"""Held-out clips that are answered at most, spread over labels and groups: all there are of hand-washing."""
 PROBES = 8
 """Inputs that look inside a graph, and that files are timed with."""
 TARGETS = ("cpu", "mobile")
@@ -110,14 +110,14 @@ def folder_of(name: str, place: Path) -> Path:
     return place / "cases" / digest([name])[:12]
 
 
-def prepared(name: str, model: Model, place: Path) -> tuple[Case, Truth]:
-    """Write a model's folder, with edgepv's own variants, and answer the test clips in float."""
+def prepared(name: str, model: Model, place: Path, tested: int) -> tuple[Case, Truth]:
+    """Write a model's folder, with edgepv's own variants, and answer ``tested`` clips in float."""
     case = Case(folder_of(name, place))
     context, source = RunContext(model.options, Console(quiet=True)), load(model.options)
     clips = gather(model.options, source.spec)
     given = calibrated(lowered(context, source, clips), clips)
     written(case, given)
-    held_out = [clips.held_out[i] for i in in_turns(clips.held_out)[:TESTED]]
+    held_out = [clips.held_out[i] for i in in_turns(clips.held_out)[:tested]]
     shown = tuple(one_window(eval_clip(clip, case.base.spec), case.base) for clip in held_out)
     engine = open_engine(case.base, case.folder)
     try:
