@@ -11,7 +11,7 @@ PIP = $(BIN)/pip install --quiet --no-compile
 unexport PYTHONDONTWRITEBYTECODE
 OUT := demo
 
-.PHONY: demo demo-zones demo-report check test lint types system unit whole rooms install clean
+.PHONY: demo demo-zones demo-report check test lint types system unit whole rooms benchmarks results install clean
 
 # torch goes first and pinned: the converters are made for this one, and another brings other libraries with it.
 $(VENV)/installed: pyproject.toml
@@ -41,6 +41,15 @@ demo-report: demo
 demo-zones: install
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh benchmarks/demo_zones.sh $(OUT)
 	cp $(OUT)/zones/person-zone.jpg docs/person-zone.jpg
+
+# Every committed result anew, those of this commit left: hours, on a quiet machine. DATA: the labelled clips;
+# NATURAL: the natural video. Can be stopped and called again.
+benchmarks: install
+	$(BIN)/python benchmarks/results.py $(if $(DATA),--data $(DATA)) $(if $(NATURAL),--natural $(NATURAL))
+
+# benchmarks/RESULTS.md from the committed results.
+results: install
+	$(BIN)/python benchmarks/results.py --page
 
 # What to run after every edit: all of it but the tests marked slow. mypy takes one core, so it runs beside the tests.
 check: install

@@ -44,6 +44,9 @@ DOCS = HERE.parent / "docs"
 TARGETS = ("cpu", "mobile", "jetson")
 PICTURED = ("pv-graph-nano-fight", "pv-track-nano", "pv-restore-nano-denoise")
 HEIGHT = 240
+KEPT = ("chosen", "original_latency", "reasons", "measured_at")
+"""What a result has for each target. original_latency: of torch in that target's turns; none for a Jetson,
+whose files are not timed on a host."""
 
 
 def measure(name: str, data: Path, targets: Sequence[str], console: Console) -> dict[str, Any]:
@@ -53,9 +56,11 @@ def measure(name: str, data: Path, targets: Sequence[str], console: Console) -> 
         out = str(Path(scratch) / "bundles")
         options = Options(name, targets=tuple(targets), out=out, clips=str(data) if classifier else None)
         made = pipeline.export(options, console).made
-        rows = {(row.target, row.variant): row for one in made for row in one.report.rows}
+        rows = {(row.target, row.variant): row for one in made[::-1] for row in one.report.rows}
+        originals = {one.target: next(r for r in one.report.rows if r.target == "host") for one in made}
         found = {
             "chosen": {one.target: one.chosen.variant for one in made},
+            "original_latency": {target: encode(row.latency) for target, row in originals.items()},
             "rows": [slim(row) for row in rows.values()],
             "reasons": {one.target: list(one.report.reasons) for one in made},
             "measured_at": {one.target: {**now(), "device": encode(device_facts())} for one in made},
@@ -67,12 +72,19 @@ def measure(name: str, data: Path, targets: Sequence[str], console: Console) -> 
 
 
 def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """A result with what was measured anew, of some targets, in the place of what was known of them."""
+    """A result with what was measured anew, of some targets, in the place of what was known of them.
+
+    The original is timed beside the files of a target: where none was, what was known of it stays.
+    """
     if not old:
         return new
+    anew = {(row["target"], row["variant"]): row for row in new["rows"]}
     kept = [row for row in old["rows"] if row["target"] not in (*new["chosen"], "host")]
-    both = {key: {**old[key], **new[key]} for key in ("chosen", "reasons", "measured_at")}
-    return {**both, "rows": [*new["rows"], *kept]}
+    was = {(row["target"], row["variant"]): row for row in old["rows"] if row["target"] == "host"}
+    for key in set(was) & set(anew):
+        anew[key] = {**anew[key], "latency": anew[key]["latency"] or was[key]["latency"]}
+    both = {key: {**old.get(key, {}), **new[key]} for key in KEPT}
+    return {**both, "rows": [*anew.values(), *kept]}
 
 
 def slim(row: Measurement) -> dict[str, Any]:

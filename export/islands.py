@@ -15,6 +15,7 @@ from edgepv.types import Island
 
 Runs: TypeAlias = Literal["int8", "float", "convert", "move"]
 CALLS = 10  # of the profiled session, whose times are averaged
+KERNEL = "_kernel_time"  # what ONNX Runtime's profile appends to the name of a node
 MOVES = {
     *(
         "Reshape",
@@ -107,17 +108,21 @@ def optimised(path: Path, folder: Path, *, timed: bool) -> tuple[Any, dict[str, 
 
 
 def _times(session: Any) -> dict[str, float]:
+    times: dict[str, float] = {}
+    for event in profiled(session):
+        name = event["name"].removesuffix(KERNEL)
+        times[name] = times.get(name, 0.0) + event["dur"] / CALLS
+    return times
+
+
+def profiled(session: Any) -> list[dict[str, Any]]:
+    """What a session that is profiled says of its kernels in ``CALLS`` calls on zeros; ends its profile."""
     inputs = {i.name: (i.shape, i.type.removeprefix("tensor(").rstrip(")")) for i in session.get_inputs()}
     feeds = {n: np.zeros(s, np.float32 if kind == "float" else kind) for n, (s, kind) in inputs.items()}
     for _ in range(CALLS):
         session.run(None, feeds)
-    times: dict[str, float] = {}
-    for event in json.loads(Path(session.end_profiling()).read_text()):
-        name = event.get("name", "")
-        if event.get("cat") == "Node" and name.endswith("_kernel_time"):
-            name = name.removesuffix("_kernel_time")
-            times[name] = times.get(name, 0.0) + event["dur"] / CALLS
-    return times
+    events = json.loads(Path(session.end_profiling()).read_text())
+    return [e for e in events if e.get("cat") == "Node" and e.get("name", "").endswith(KERNEL)]
 
 
 def of_onnxruntime(graph: Any, times: dict[str, float]) -> Float:

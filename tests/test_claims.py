@@ -259,6 +259,9 @@ WRITTEN: dict[str, tuple[str, Callable[[ModuleType], Callable[[Any], str]]]] = {
     "benchmarks/recipes.md": ("recipes", lambda module: module.page),
     "benchmarks/jetson_rules.md": ("jetson_rules", lambda module: module.page),
     "benchmarks/stream_tune.md": ("stream_tune", lambda module: module.page),
+    "benchmarks/roofline.md": ("roofline", lambda module: module.page),
+    "benchmarks/peers.md": ("peers", lambda module: module.page),
+    "benchmarks/RESULTS.md": ("results", lambda module: lambda took: module.page()),
 }
 
 
@@ -268,10 +271,11 @@ def test_every_page_of_benchmarks_is_written_by_a_script() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", WRITTEN)
+@pytest.mark.parametrize("page", [page for page in WRITTEN if (ROOT / page).exists()])
 def test_a_page_that_a_script_writes_is_that_of_its_committed_result(page: str) -> None:
     name, writer = WRITTEN[page]
-    text = writer(script(name))(read_json(ROOT / "benchmarks" / f"{name}.json"))
+    result = ROOT / "benchmarks" / f"{name}.json"
+    text = writer(script(name))(read_json(result) if result.exists() else {})
     assert (ROOT / page).read_text() == text
 
 

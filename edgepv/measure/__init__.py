@@ -3,19 +3,4 @@
 A figure never travels without its machine.
 """
 
-__all__ = [
-    "answers",
-    "artifacts",
-    "bench",
-    "camera",
-    "compare",
-    "fresh",
-    "here",
-    "latency",
-    "loadgen",
-    "mallocs",
-    "memory",
-    "remote",
-    "replay",
-    "setup",
-]
+__all__ = ["answers", "artifacts", "bench", "camera", "compare", "fresh", "here", "latency", "layers", "loadgen", "mallocs", "memory", "remote", "replay", "roofline", "setup"]

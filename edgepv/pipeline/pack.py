@@ -16,6 +16,7 @@ from edgepv.errors import AccuracyGateError, EdgepvError, UsageError
 from edgepv.export.request import FLAT, BuildResult, reason
 from edgepv.measure.latency import latencies
 from edgepv.measure.memory import peak_rss_mib
+from edgepv.measure.roofline import peaks
 from edgepv.metrics import choice, gate
 from edgepv.metrics.stats import counted
 from edgepv.pipeline import evaluate
@@ -257,7 +258,7 @@ def _timed(
     for variant, row in zip(built.variants, rows):
         row = replace(row, params=params, gflops_per_frame=cost, latency=times.get(row.variant, ()))
         if variant in here:
-            row = replace(row, device=facts, rss_mib=_peak_rss_mib(variant, models))
+            row = replace(row, device=facts, rss_mib=_peak_rss_mib(variant, models), peaks=peaks())
         timed.append(row)
     torch_rows = [
         replace(r, latency=times.get(r.variant, ()), device=facts if r.variant in times else None)

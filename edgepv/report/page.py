@@ -14,7 +14,7 @@ from typing import Any
 from edgepv.base.files import canonical
 from edgepv.base.optional import need
 from edgepv.errors import UsageError
-from edgepv.report import charts, parts, plots, shipped, tables
+from edgepv.report import charts, parts, plots, roofline, shipped, tables
 from edgepv.report.cells import Cell, Table
 from edgepv.types import Accuracy, Report
 
@@ -56,6 +56,8 @@ def to_html(report: Report, *, picture: bytes | None = None) -> str:
         plots=plots.every(report),
         worst=plots.worst_told(report),
         folded=FOLDED,
+        rooflines=roofline.rooflines(report),
+        roofline_told=roofline.told_of(report),
         confusions=_confusions(report),
         picture=picture and _data_uri(picture),
     )
@@ -90,6 +92,7 @@ def _tables(report: Report) -> dict[str, Table]:
     every = (
         *parts.tables(report),
         tables.latency_table(report),
+        roofline.roofline_table(report),
         tables.stream_table(report),
         tables.accuracy_table(report),
         tables.class_table(report),

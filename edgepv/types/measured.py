@@ -384,6 +384,20 @@ class DeviceFacts:
 
 
 @dataclass(frozen=True)
+class Peaks:
+    """What one core can do at most, as measured: 10^9 operations a second, a multiply and an add being two.
+
+    int8_gops: None where not measured. bandwidth: (bytes read again and again, 10^9 bytes read in a second)
+    from few bytes to many. source: what measured it.
+    """
+
+    fp32_gops: float
+    int8_gops: float | None
+    bandwidth: tuple[tuple[int, float], ...]
+    source: str
+
+
+@dataclass(frozen=True)
 class Proof:
     """Where a variant gave its golden answers: all that may change an answer of the same file.
 
@@ -478,6 +492,7 @@ class Measurement:
     of its answers after each valid frame, where ``drop`` is that of clips; n, lost and won count frames.
     slices: parts of the held-out clips, the one that loses most first. curves: of a classifier, of at most
     ``metrics.curves.MOST_LABELS`` labels.
+    peaks: of a core of its machine.
     """
 
     variant: str
@@ -503,6 +518,7 @@ class Measurement:
     each_frame: PairedDrop | None = None
     slices: tuple[Slice, ...] = ()
     curves: tuple[Curve, ...] = ()
+    peaks: Peaks | None = None
 
 
 @dataclass(frozen=True)

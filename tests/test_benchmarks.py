@@ -1,0 +1,244 @@
+"""What the benchmarks' own scripts do with results: none overwrites another, each is skipped or made anew."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from support import ROOT
+from test_claims import script
+
+COMMIT = subprocess.run(
+    ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+).stdout.strip()
+needs_git = pytest.mark.skipif(not COMMIT, reason="no git repository")
+
+
+def row(target: str, variant: str, ms: float | None) -> dict[str, Any]:
+    return {"target": target, "variant": variant, "latency": [{"p50_ms": ms}] if ms else []}
+
+
+def result(target: str, ms: float | None) -> dict[str, Any]:
+    keys = ("chosen", "original_latency", "reasons", "measured_at")
+    return {
+        "rows": [row("host", "torch-fp32", ms), row(target, "a", ms)],
+        **{key: {target: ms} for key in keys},
+    }
+
+
+def test_a_target_that_times_nothing_does_not_lose_the_time_of_the_original() -> None:
+    both = script("models").merged(result("cpu", 3.0), result("jetson", None))
+    assert both["rows"] == [row("host", "torch-fp32", 3.0), row("jetson", "a", None), row("cpu", "a", 3.0)]
+    assert both["original_latency"] == {"cpu": 3.0, "jetson": None}
+
+
+def test_a_target_measured_anew_replaces_its_own_rows_alone() -> None:
+    old = script("models").merged(result("cpu", 3.0), result("mobile", 5.0))
+    new = script("models").merged(old, result("cpu", 2.0))
+    assert [r["latency"][0]["p50_ms"] for r in new["rows"]] == [2.0, 2.0, 5.0]
+    assert new["original_latency"] == {"cpu": 2.0, "mobile": 5.0}
+
+
+@pytest.fixture
+def results(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+    """results.py with a folder of its own for what it writes."""
+    module = script("results")
+    folder = tmp_path / "benchmarks"
+    folder.mkdir()
+    for name, value in (
+        ("HERE", folder),
+        ("TOOK", folder / "results.json"),
+        ("same_code", lambda c: c == COMMIT),
+    ):
+        monkeypatch.setattr(module, name, value)
+    return module
+
+
+def made_by(results: ModuleType, code: str) -> Any:
+    """A benchmark whose one step runs Python code in the folder above its results."""
+    (results.HERE.parent / "make.py").write_text(code)
+    return results.Benchmark("some", ("{python} make.py",), lambda found: "")
+
+
+@needs_git
+def test_a_result_of_this_code_is_skipped_and_another_is_made_anew(results: ModuleType) -> None:
+    some = made_by(results, f"""open("benchmarks/some.json", "w").write('{{"commit": "{COMMIT}"}}')""")
+    (results.HERE / "some.json").write_text('{"commit": "0000000"}')
+    assert results.run(some, None, None).endswith("minutes")
+    assert json.loads((results.HERE / "some.json").read_text()) == {"commit": COMMIT}
+    assert results.run(some, None, None) == "is of this code"
+    assert list(json.loads(results.TOOK.read_text())) == ["some"]
+
+
+def test_what_a_failed_run_had_stays_for_a_look(results: ModuleType) -> None:
+    (results.HERE / "some.json").write_text('{"commit": "0000000"}')
+    told = results.run(made_by(results, "raise SystemExit(1)"), None, None)
+    assert told.startswith("failed: ") and told.endswith("What it had is some.json.before")
+    assert json.loads((results.HERE / "some.json.before").read_text()) == {"commit": "0000000"}
+    assert not results.TOOK.exists()
+
+
+def test_a_benchmark_without_its_clips_is_left_with_the_reason(results: ModuleType) -> None:
+    some = results.Benchmark("some", ("{python} x.py --data {data}",), lambda found: "")
+    assert results.run(some, None, None) == "left: its clips are not given (--data, --natural)"
+
+
+def test_a_result_with_changes_is_not_taken_for_one_of_its_commit(results: ModuleType) -> None:
+    for told in (f'{{"at": {{"commit": "{COMMIT}+"}}}}', "{}"):
+        (results.HERE / "some.json").write_text(told)
+        assert not results.is_current("some")
+
+
+def test_commits_machines_and_loads_are_found_wherever_a_result_keeps_them() -> None:
+    module = script("results")
+    device = {"cpu": "A", "flags": ["avx2", "avx512_vnni"], "load": 0.5}
+    found = {
+        "x": [{"at": {"commit": "b", "date": "2026-02-02"}, "device": device}],
+        "commit": "a",
+        "date": "2026-01-01",
+    }
+    assert module.commits(found) == ["a (2026-01-01)", "b (2026-02-02)"]
+    assert module.machines(found) == ["A, avx512_vnni"]
+    assert module.loads(found) == "0.5"
+    assert module.origin({}) == ("not recorded", "not recorded", "not recorded")
+
+
+def peer(points: float, ms: float, **more: Any) -> dict[str, Any]:
+    drop = {
+        "points": points,
+        "low": points,
+        "high": points,
+        "n": 9,
+        "lost": 0,
+        "won": 0,
+        "max_drop": 1.0,
+        "verdict": "pass",
+    }
+    given = {
+        "drop": drop | {"unit": "points"},
+        "time": {"p50_ms": ms, "cpu_ms": ms},
+        "bytes": 100,
+        "int8": [5, 5],
+    }
+    return given | {"sqnr_db": 20.0, "saturation": None, "engine": "e"} | more
+
+
+def test_a_faster_peer_is_named_unless_it_lost_more_than_it_may() -> None:
+    page = script("peers_page")
+    rows = {"edgepv, cpu/a": peer(0.5, 2.0, sqnr_db=30.0), "fast": peer(0.9, 1.0), "wrong": peer(1.1, 0.5)}
+    found = {"m": {"rows": {**rows, "broken": {"failed": "Error: no"}}}}
+    assert list(page.beaten(found)) == [
+        "m, time: fast has 1.000 ms, edgepv, cpu/a has 2.000 ms. It loses +0.90 where ours loses +0.50."
+    ]
+    assert "Nowhere." in page.not_first({"m": {"rows": {"edgepv, cpu/a": peer(0.5, 2.0)}}})
+    assert page.cells({"failed": "Error: a | b"})[-1] == "Error: a / b"
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Path:
+    """A convolution as peers are given a model."""
+    rng = np.random.default_rng(0)
+    weights = numpy_helper.from_array(rng.standard_normal((4, 3, 3, 3)).astype(np.float32), "w")
+    node = helper.make_node("Conv", ["x", "w"], ["y"], kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+    ends = [
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)]
+        for name, shape in (("x", (1, 3, 8, 8)), ("y", (1, 4, 8, 8)))
+    ]
+    graph = helper.make_graph([node], "g", ends[0], ends[1], [weights])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    model.ir_version = 10
+    onnx.save(model, tmp_path / "model.onnx")
+    (tmp_path / "names.json").write_text('{"inputs": ["x"], "outputs": ["y"]}')
+    np.savez(tmp_path / "calibration.npz", x=rng.standard_normal((12, 1, 3, 8, 8)).astype(np.float32))
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_a_peer_makes_its_file_answers_and_is_timed_in_a_process_of_its_own(case: Path) -> None:
+    peers = script("peers")
+    one, python, out = peers.Peer("ort_static", ""), Path(sys.executable), case / "out"
+    out.mkdir()
+    serve = [
+        python,
+        ROOT / "benchmarks" / "peers" / "serve.py",
+        ROOT / "benchmarks" / "peers" / "ort_static.py",
+    ]
+    peers.run([*serve, case, out, "make", "tuned"], 120)
+    server = peers.Server(one, python, case, out, "tuned")
+    try:
+        server.wait()
+        feed = {"x": np.ones((1, 3, 8, 8), np.float32)}
+        assert server.infer(feed)["y"].shape == (1, 4, 8, 8)
+        walls, cpu = server.ask("turn", [feed, feed], 3)
+        assert len(walls) == 3 and cpu >= 0
+        with pytest.raises(RuntimeError, match="Missing Input|Required inputs"):
+            server.infer({})
+    finally:
+        server.close()
+
+
+@pytest.mark.slow
+def test_a_peer_that_fails_says_why_in_a_line(case: Path) -> None:
+    peers = script("peers")
+    serve = [sys.executable, ROOT / "benchmarks" / "peers" / "serve.py", "no_such_peer.py", case, case]
+    with pytest.raises(RuntimeError, match="No module named 'no_such_peer'"):
+        peers.run([*serve, "make", "default"], 60)
+
+
+@pytest.mark.slow
+@needs_git
+def test_clips_are_cut_from_the_videos_of_a_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if shutil.which("ffmpeg") is None:
+        pytest.skip("no ffmpeg is here")
+    data, source = script("data"), tmp_path / "source"
+    film = np.zeros((20, 64, 96, 3), np.uint8)
+    film += np.arange(0, 200, 10, dtype=np.uint8)[:, None, None, None]
+    data.encode(film, "30", source / "a.mp4")
+    git = ["git", "-C", str(source), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "a"]):
+        subprocess.run([*git, *command], check=True)
+    first = next(iter(data.rows()))
+    row = {
+        "path": "clips/a.mp4",
+        "task": "t",
+        "sha256": "0",
+        "source_file": "own/a.mp4",
+        "frames": "5",
+        "fps": "15.0",
+    }
+    row |= {
+        "width": "48",
+        "height": "32",
+        "source_start_frame": "4",
+        "source_frame_count": "10",
+        "source_step": "2",
+    }
+    monkeypatch.setattr(data, "rows", lambda: [first | row])
+    monkeypatch.setattr(
+        data, "SOURCES", {"own": ("example.org/own", "HEAD"), "other": ("example.org/o", "abc")}
+    )
+    left = data.build(tmp_path / "made", {"own": source})
+    assert left == [
+        "other: not given. git clone https://example.org/o, check out abc, then --source other=CHECKOUT"
+    ]
+    assert data.check(tmp_path / "made") == {"t": {"same": 0, "other": 1, "missing": 0}}
+    (kept,) = csv.DictReader((tmp_path / "made" / "manifest.csv").open())
+    monkeypatch.setattr(data, "rows", lambda: [kept])
+    assert data.check(tmp_path / "made") == {"t": {"same": 1, "other": 0, "missing": 0}}
+    reader = data.cv2.VideoCapture(str(tmp_path / "made" / "clips" / "a.mp4"))
+    shown = [reader.read()[1] for _ in range(5)]
+    assert not reader.read()[0]
+    grey = [float(frame.mean()) for frame in shown]  # of frames 4, 6, 8, 10, 12; an encoder is not exact
+    assert grey == pytest.approx([40, 60, 80, 100, 120], abs=9)
