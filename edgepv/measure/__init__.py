@@ -3,4 +3,21 @@
 A figure never travels without its machine.
 """
 
-__all__ = ["answers", "artifacts", "bench", "camera", "compare", "fresh", "here", "latency", "layers", "loadgen", "mallocs", "memory", "remote", "replay", "roofline", "setup"]
+__all__ = [
+    "answers",
+    "artifacts",
+    "bench",
+    "camera",
+    "compare",
+    "fresh",
+    "here",
+    "latency",
+    "layers",
+    "loadgen",
+    "mallocs",
+    "memory",
+    "remote",
+    "replay",
+    "roofline",
+    "setup",
+]

@@ -3,4 +3,20 @@
 Each task's metric, intervals, what a variant lost: numbers in, numbers out; nothing is run here.
 """
 
-__all__ = ["baselines", "choice", "curves", "detection", "flips", "gate", "margins", "pareto", "pictures", "resolution", "roofline", "slices", "stats", "tasks", "times"]
+__all__ = [
+    "baselines",
+    "choice",
+    "curves",
+    "detection",
+    "flips",
+    "gate",
+    "margins",
+    "pareto",
+    "pictures",
+    "resolution",
+    "roofline",
+    "slices",
+    "stats",
+    "tasks",
+    "times",
+]

@@ -9,12 +9,62 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgepv.types.artifact import Checkpoint, Deadline, EngineSpec, QuantScheme, Rung, StepRecord, Target, Variant
+    from edgepv.types.artifact import (
+        Checkpoint,
+        Deadline,
+        EngineSpec,
+        QuantScheme,
+        Rung,
+        StepRecord,
+        Target,
+        Variant,
+    )
     from edgepv.types.bench import BenchResult, BenchRow, BenchSetup, CameraLoad, ColdStart, LoadGenCheck
     from edgepv.types.boxes import BoxSpec
     from edgepv.types.codec import Json, decode, encode
-    from edgepv.types.measured import Accuracy, Audit, Baseline, ClassScore, ConvPlan, Counted, Curve, DeviceFacts, Estimate, Flips, Island, Latency, LayerSensitivity, LiveRun, MachineLoad, Measurement, OperatingPoint, PairedDrop, PairedTime, Parity, Peaks, Proof, Ratio, Report, Robustness, Slice, Verdict, WorstClip
-    from edgepv.types.spec import DType, Layout, Metric, ModelSpec, Rewrite, Scores, StateSpec, StreamProof, StreamSpec, Task, TensorSpec
+    from edgepv.types.measured import (
+        Accuracy,
+        Audit,
+        Baseline,
+        ClassScore,
+        ConvPlan,
+        Counted,
+        Curve,
+        DeviceFacts,
+        Estimate,
+        Flips,
+        Island,
+        Latency,
+        LayerSensitivity,
+        LiveRun,
+        MachineLoad,
+        Measurement,
+        OperatingPoint,
+        PairedDrop,
+        PairedTime,
+        Parity,
+        Peaks,
+        Proof,
+        Ratio,
+        Report,
+        Robustness,
+        Slice,
+        Verdict,
+        WorstClip,
+    )
+    from edgepv.types.spec import (
+        DType,
+        Layout,
+        Metric,
+        ModelSpec,
+        Rewrite,
+        Scores,
+        StateSpec,
+        StreamProof,
+        StreamSpec,
+        Task,
+        TensorSpec,
+    )
     from edgepv.types.task import TaskSpec
 
 __all__ = [
