@@ -6,8 +6,7 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
-
+from edgepv.base.late import np
 from edgepv.base.optional import need
 from edgepv.types import BoxSpec, ModelSpec, TensorSpec
 
