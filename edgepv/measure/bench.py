@@ -61,8 +61,9 @@ class BenchOptions:
 
 @dataclass(frozen=True)
 class _Alone:
-    """What is measured of one artifact by itself, behind the turns that all take."""
+    """What is measured of one artifact by itself, behind the turns that all take. chunk: frames of a call."""
 
+    chunk: int
     camera: CameraLoad | None
     loadgen: LoadGenCheck | None
     start: ColdStart | None
@@ -167,6 +168,7 @@ def _alone(artifact: Artifact, opened: Opened, times: Latency, options: BenchOpt
         camera = at_camera_rate(opened.step, options.fps, options.seconds, threads=options.threads)
     start, rss_mib = cold_start(artifact, options.threads)
     return _Alone(
+        chunk=opened.chunk,
         camera=camera,
         loadgen=loadgen_check(call, times.n) if options.loadgen else None,
         start=start,
@@ -189,12 +191,12 @@ def _row(
         sha256=artifact.sha256,
         latency=times,
         p90_ms=supported(clock.calls, 90),
-        fps=len(clock.calls) / math.fsum(clock.calls),
+        fps=alone.chunk * len(clock.calls) / math.fsum(clock.calls),
         turns_ms=tuple(1e3 * s for s in clock.wall),
         turns_cpu_ms=tuple(1e3 * s for s in clock.cpu),
         precision=artifact.precision,
         rate=rate,
-        cameras_per_core=1e3 / (times.cpu_ms * rate) if times.cpu_ms and rate else None,
+        cameras_per_core=1e3 * alone.chunk / (times.cpu_ms * rate) if times.cpu_ms and rate else None,
         bytes=artifact.bytes,
         state_bytes=artifact.state_bytes,
         rss_mib=alone.rss_mib,

@@ -160,8 +160,8 @@ def sent_as(place: int, path: Path) -> str:
 def _failed(there: Board, code: int, said: str) -> EdgepvError:
     """What to tell of a run there that gave no result: the line that it said itself, by its exit code."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
-    last = lines[-1][:400] if lines else "no message"
-    if code == NO_CONNECTION:
+    last = lines[-1][:400] if lines else "the connection ended without a word"
+    if code == NO_CONNECTION or code < 0:  # below 0: a signal ended it
         tried = shlex.join(there.connect)
         return TargetUnavailableError(f"{there.name} cannot be reached: {last}. Try: {tried}")
     if code == NO_EDGEPV:

@@ -64,6 +64,15 @@ def test_a_bundle_and_a_file_are_timed_in_turns_and_against_the_first(run: Run, 
 
 
 @pytest.mark.slow
+def test_a_call_of_two_frames_serves_twice_the_cameras(run: Run, tmp_path: Path) -> None:
+    """One call each second frame: at 10 frames a second, a core has 200 ms for its CPU time."""
+    states = [StateSpec("a", "a_next", (4, 3), update="shift", fresh=2)]
+    (row,) = measured(run, write_bundle(tmp_path / "b", states, chunk=2)).rows
+    assert row.rate == 10.0 and row.latency.cpu_ms and row.cameras_per_core
+    assert row.cameras_per_core * row.latency.cpu_ms == pytest.approx(200.0)
+
+
+@pytest.mark.slow
 def test_the_tables_say_what_is_not_measured(run: Run, tmp_path: Path) -> None:
     code, out, err = run("bench", write_null_bundle(tmp_path / "b"))
     assert code in QUIET, err
@@ -74,6 +83,7 @@ def test_the_tables_say_what_is_not_measured(run: Run, tmp_path: Path) -> None:
     assert sizes.count("not measured") >= 2, "neither mallocs nor states of a window"
 
 
+@pytest.mark.slow
 def test_a_variant_whose_engine_is_missing_is_left_out_and_named(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,6 +126,7 @@ def test_a_benchmark_of_nothing_is_refused(run: Run, words: tuple[str, ...], lin
     assert code == 2 and line in err and err.count("\n") == 1 and not out
 
 
+@pytest.mark.slow
 def test_what_does_not_open_in_a_fresh_process_says_why(tmp_path: Path) -> None:
     gone = Artifact(
         name="gone",

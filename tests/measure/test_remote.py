@@ -7,11 +7,12 @@ import getpass
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import DEVNULL
@@ -124,7 +125,8 @@ def _wait(port: int, daemon: subprocess.Popen[bytes]) -> None:
 
 
 def left(server: Server) -> list[str]:
-    return sorted(str(p.relative_to(server.home)) for p in server.home.rglob("*"))
+    """What lies in the folder there."""
+    return sorted(path.name for path in server.home.iterdir())
 
 
 @pytest.mark.slow
@@ -138,7 +140,7 @@ def test_a_board_measures_what_it_is_sent_and_keeps_nothing(run: Run, server: Se
     found = parsed_result(json.loads(out), "stdout")
     assert [row.name for row in found.rows] == ["null", "m.onnx"]
     assert all(row.latency.n >= 662 and row.camera and row.camera.frames == 5 for row in found.rows)
-    assert left(server) == ["bin", "bin/edgepv"]
+    assert left(server) == ["bin"]
 
 
 @pytest.mark.slow
@@ -148,7 +150,28 @@ def test_what_goes_wrong_there_is_told_here_by_its_class(run: Run, server: Serve
         "bench", onnx, "--remote", f"{server.address}{server.home}", "--ssh-config", server.known
     )
     assert code == 2 and not out and "127.0.0.1: m.onnx: input 'x' is (1,3,?,?), of any size" in err
-    assert left(server) == ["bin", "bin/edgepv"]
+    assert left(server) == ["bin"]
+
+
+@pytest.mark.slow
+def test_a_run_whose_connection_is_lost_cleans_up_at_its_end(server: Server, tmp_path: Path) -> None:
+    bundle = write_null_bundle(tmp_path / "b")
+    words = ["bench", bundle, "--fps", "10", "--seconds", "2", "--ssh-config", server.known]
+    words += ["--remote", f"{server.address}{server.home}"]
+    command = [sys.executable, "-m", "edgepv", *map(str, words)]
+    with subprocess.Popen(command, start_new_session=True, stderr=DEVNULL) as here:
+        _until(lambda: len(left(server)) > 1)
+        os.killpg(here.pid, signal.SIGKILL)  # and its ssh: nobody says good-bye
+    _until(lambda: left(server) == ["bin"])
+
+
+def _until(seen: Callable[[], bool]) -> None:
+    """Wait for what another process does; a machine full of other work takes its time."""
+    for _ in range(1200):
+        if seen():
+            return
+        time.sleep(0.1)
+    pytest.fail("it did not happen within two minutes")
 
 
 def test_a_board_without_edgepv_is_told_how_to_get_it(run: Run, server: Server, tmp_path: Path) -> None:
@@ -162,7 +185,7 @@ def test_a_host_whose_key_is_not_known_is_sent_nothing(run: Run, server: Server,
     where = f"{server.address}{server.home}"
     code, _, err = run("bench", bundle, "--remote", where, "--ssh-config", server.strange)
     assert code == 7 and "cannot be reached: Host key verification failed" in err
-    assert left(server) == ["bin", "bin/edgepv"]
+    assert left(server) == ["bin"]
 
 
 def test_a_port_that_nobody_listens_on(run: Run, server: Server, tmp_path: Path) -> None:

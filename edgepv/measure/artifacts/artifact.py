@@ -29,7 +29,8 @@ class Opened:
     """An artifact in memory.
 
     feeds: makes the inputs of one call, states as they are after a warm-up. step: takes one more frame, its
-    states fed back where they are known. chunk: frames of which only the last is computed with.
+    states fed back where they are known. chunk: new frames of a call, with the last of
+    which a step computes.
     """
 
     engine: Engine

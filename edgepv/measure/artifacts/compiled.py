@@ -11,7 +11,7 @@ from edgepv.errors import EngineError, UsageError
 from edgepv.firmware.compiled import HERE
 from edgepv.firmware.compiler import cpu_flags, needed, shared_object
 from edgepv.firmware.library import ENTRY_C, Library, StatusError
-from edgepv.measure.artifacts.artifact import Artifact, Opened, engine_facts, file_facts, film
+from edgepv.measure.artifacts.artifact import Artifact, Opened, engine_facts, file_facts, film, noise
 from edgepv.stream import Tensors
 
 HEADER, GOLDEN, SIZES = "model.h", ("golden.c", "golden.h"), "sizes.json"
@@ -80,10 +80,7 @@ def _artifact(name: str, path: Path, threads: int, sha: str, state_bytes: int | 
 
 
 class CompiledEngine:
-    """One session of a shared object. A call is one run of the model: as many frames as it takes at once.
-
-    Raises UsageError for a model that takes no tensors.
-    """
+    """One session of a shared object. Raises UsageError for a model that takes no tensors."""
 
     def __init__(self, path: str) -> None:
         library = Library(path)
@@ -94,10 +91,10 @@ class CompiledEngine:
             raise UsageError(
                 f"{path} cannot be fed tensors ({e}): a tracker takes pictures. Give its bundle"
             ) from e
-        self.frames, self.shape = max(1, info.chunk), (info.channels, info.height, info.width)
+        self.chunk, self.shape = max(1, info.chunk), (info.channels, info.height, info.width)
 
     def infer(self, inputs: Tensors) -> Tensors:
-        """Step with the frames (chunk, C, H, W). Raises EngineError for an answer that is not finite."""
+        """Step with each of the frames (N, C, H, W). Raises EngineError for an answer that is not finite."""
         try:
             for frame in inputs[FRAME]:
                 self._session.step(frame)
@@ -113,8 +110,9 @@ class CompiledEngine:
 def opened(path: str, threads: int) -> Opened:
     """Load a shared object. threads: is not asked, generated C runs in the caller's."""
     engine = CompiledEngine(path)
-    frames = film((engine.frames, *engine.shape))
-    return Opened(engine, lambda: {FRAME: next(frames)}, lambda: engine.infer({FRAME: next(frames)}))
+    frames = film((1, *engine.shape))
+    call = {FRAME: noise((engine.chunk, *engine.shape), "float32")}
+    return Opened(engine, lambda: call, lambda: engine.infer({FRAME: next(frames)}), engine.chunk)
 
 
 def library(path: str) -> Path:
