@@ -79,13 +79,8 @@ class BenchRow:
     kind: what the artifact is, such as "bundle" or "onnx". engine, build, policy: what ran it, which build of
     that, and with which threads. sha256: of the model file; of a firmware folder, of all that is compiled.
     latency: of one call, interleaved with the other rows; its ratios are to the first row and to the float
-<<<<<<< HEAD
-    rows of bundles (of one bundle alone, to these only). p90_ms: of the same calls. fps: calls a second of
-    one stream, one after another.
-=======
     rows of bundles (of one bundle alone, to these only). p90_ms: of the same calls. fps: frames a
     second of one stream, one call after another; a call may take several frames.
->>>>>>> bench
     turns_ms, turns_cpu_ms: wall and CPU time of a call of each turn, in the order of measuring.
     rate: frames a second of the camera it is for. cameras_per_core: whose frames one core has CPU time for.
     rss_mib: peak memory of a process that does nothing else. mallocs: of one step, of generated C.
