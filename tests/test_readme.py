@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import functools
 import os
 import re
 import shutil
@@ -155,15 +157,20 @@ def test_links_to_files_lead_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+@functools.cache
+def helps() -> dict[str, str]:
+    """The help of every command."""
+    from edgepv.cli.app import parser
+
+    sub = next(a for a in parser()._actions if isinstance(a, argparse._SubParsersAction))
+    return {name: one.format_help() for name, one in sub.choices.items()}
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_docs_name_only_flags_that_exist(command: str) -> None:
     """Every --flag that a docs line, or the lines that continue it, give to a command is in its --help."""
-    from edgepv.cli.app import parser
-
     texts = [p.read_text() for p in (README, *ROOT.glob("docs/*.md"))]
-    sub = next(a for a in parser()._actions if hasattr(a, "choices") and a.choices)
-    assert sub.choices
-    known = sub.choices[command].format_help()  # type: ignore[index]
+    known = helps()[command]
     for text in texts:
         for line in re.findall(rf"^\s*edgepv {command}\b.*$", text.replace("\\\n", ""), re.MULTILINE):
             for flag in re.findall(r"(?<![\w-])(--[a-z-]+)", line):
