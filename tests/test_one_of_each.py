@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections import Counter
 from pathlib import Path
@@ -47,18 +48,23 @@ def names(tree: ast.AST) -> Counter[str]:
     return found
 
 
+@functools.cache
+def trees() -> dict[str, ast.Module]:
+    """The product, read."""
+    return {name: ast.parse(text) for name, text in PRODUCT.items()}
+
+
 @pytest.mark.slow
 def test_what_only_tests_use_is_not_in_the_product() -> None:
     """Public functions and classes; what a decorator puts into a table is used by whoever reads that."""
-    trees = {name: ast.parse(text) for name, text in PRODUCT.items()}
     outside = [path for folder in ("benchmarks", "examples") for path in (ROOT / folder).glob("*.py")]
-    used = sum((names(tree) for tree in trees.values()), Counter[str]())
+    used = sum((names(tree) for tree in trees().values()), Counter[str]())
     used += sum((names(ast.parse(path.read_text(encoding="utf-8"))) for path in outside), Counter[str]())
     for other in ("benchmarks/demo.sh", "edgepv/zoo/weights/index.json"):
         used.update(re.findall(r"\w+", (ROOT / other).read_text(encoding="utf-8")))
     unused = [
         f"{name}: {node.name}"
-        for name, tree in trees.items()
+        for name, tree in trees().items()
         for node in tree.body
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
         if not (isinstance(node, ast.FunctionDef) and node.decorator_list)
@@ -103,7 +109,7 @@ def untyped(tree: ast.Module) -> list[str]:
 
 @pytest.mark.slow
 def test_no_more_of_the_product_is_any() -> None:
-    found = [f"{name}: {f}" for name, text in PRODUCT.items() for f in untyped(ast.parse(text))]
+    found = [f"{name}: {f}" for name, tree in trees().items() for f in untyped(tree)]
     assert len(found) <= MOST_ANY, f"{len(found)} say Any, {MOST_ANY} may: give the new ones a type"
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
+import functools
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import warm
 from support import ROOT
 
 README = ROOT / "README.md"
@@ -82,30 +87,21 @@ def made(*arguments: str, **chosen: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([make, *arguments], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
 
 
-QUICK = """#!{python}
-import sys
-from edgepv.cli import main
-if sys.argv[1] in ("export", "stream", "sensitivity", "explain", "search"):
-    sys.path.append("{tests}")
-    from few import few, source
-    from edgepv.explain import deletion
-    from edgepv.measure import latency, memory
-    from edgepv.stream import verify
-    latency.BUDGET_S, latency.MIN_CALLS, verify.VIDEO, deletion.STAGES = 0.0, 3, 0, 4
-    memory.call = lambda function, **given: memory.rss_of(**given)
-    source._shipped = few
-sys.exit(main(sys.argv[1:] + ["--tune-epochs", "1"] * (sys.argv[1] == "search")))
-"""
-"""``edgepv`` as it is installed, but with few timed calls and clips, the shortest video that proves a stream,
-and one epoch of fine-tuning; memory is looked at without a process of its own. How fast, how large and how
-good the result is, is not what is looked at here."""
+@pytest.fixture(scope="module")
+def shim() -> Iterator[str]:
+    """``edgepv`` as it is installed, but each command a fork of one process, and quick: see tests/warm.py.
+
+    How fast, how large and how good a result is, is not what is looked at here.
+    """
+    with tempfile.TemporaryDirectory() as folder, warm.commands(Path(folder)) as text:
+        yield text
 
 
-def pasted(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def pasted(command: str, folder: Path, shim: str) -> subprocess.CompletedProcess[str]:
     """The command as a reader runs it, in ``folder``."""
     quick = folder / ".bin" / "edgepv"
     quick.parent.mkdir(exist_ok=True)
-    quick.write_text(QUICK.format(python=sys.executable, tests=ROOT / "tests"))
+    quick.write_text(shim)
     quick.chmod(0o755)
     env = {**os.environ, "PATH": f"{quick.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"}
     return subprocess.run(
@@ -120,17 +116,17 @@ def pasted(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_readme_commands_run_as_written(tmp_path: Path) -> None:
+def test_readme_commands_run_as_written(tmp_path: Path, shim: str) -> None:
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     for command in commands():
-        done = pasted(command, tmp_path)
+        done = pasted(command, tmp_path, shim)
         assert done.returncode == 0, f"{command}\n{done.stdout[-1500:]}\n{done.stderr[-1500:]}"
 
 
 @pytest.mark.slow
-def test_the_search_of_the_docs_runs_as_written(tmp_path: Path) -> None:
+def test_the_search_of_the_docs_runs_as_written(tmp_path: Path, shim: str) -> None:
     (command,) = commands(ROOT / "docs" / "compress.md")
-    done = pasted(command, tmp_path)
+    done = pasted(command, tmp_path, shim)
     (verdict,) = re.findall(r"^on the final clips it loses .*: ([a-z ]+)", done.stdout, re.MULTILINE)
     assert done.returncode == {"pass": 0, "inconclusive": 6}[verdict], f"{done.stdout}\n{done.stderr}"
     assert (tmp_path / "fight-search" / "pareto.svg").is_file() and "winner: " in done.stdout
@@ -161,15 +157,20 @@ def test_links_to_files_lead_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+@functools.cache
+def helps() -> dict[str, str]:
+    """The help of every command."""
+    from edgepv.cli.app import parser
+
+    sub = next(a for a in parser()._actions if isinstance(a, argparse._SubParsersAction))
+    return {name: one.format_help() for name, one in sub.choices.items()}
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_docs_name_only_flags_that_exist(command: str) -> None:
     """Every --flag that a docs line, or the lines that continue it, give to a command is in its --help."""
-    from edgepv.cli.app import parser
-
     texts = [p.read_text() for p in (README, *ROOT.glob("docs/*.md"))]
-    sub = next(a for a in parser()._actions if hasattr(a, "choices") and a.choices)
-    assert sub.choices
-    known = sub.choices[command].format_help()  # type: ignore[index]
+    known = helps()[command]
     for text in texts:
         for line in re.findall(rf"^\s*edgepv {command}\b.*$", text.replace("\\\n", ""), re.MULTILINE):
             for flag in re.findall(r"(?<![\w-])(--[a-z-]+)", line):

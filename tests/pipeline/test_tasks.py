@@ -167,7 +167,8 @@ def test_run_writes_the_restored_video(restored: Path, tmp_path: Path) -> None:
 def five(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("five")
     named, out = model(folder, "neighbours", FIVE), folder / "b"
-    assert main(["export", *named, "--clips", f"{clips}", "--target", "cpu", "--out", f"{out}"]) == 0
+    wanted = ["--clips", f"{clips}", "--target", "cpu", "--precision", "fp32", "--out", f"{out}"]
+    assert main(["export", *named, *wanted]) == 0
     return out
 
 
