@@ -242,7 +242,7 @@ def _normalised(node: _Node, x: Tensor, scale: Tensor, bias: Tensor, mean: Tenso
 def _gemm(node: _Node, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
     a = a.t() if node.get("transA", 0) else a
     b = b.t() if node.get("transB", 0) else b
-    out = node.get("alpha", 1.0) * (a @ b)
+    out: Tensor = node.get("alpha", 1.0) * (a @ b)
     return out if c is None else out + node.get("beta", 1.0) * c
 
 

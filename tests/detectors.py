@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,9 @@ def grid_spec(labels: tuple[str, ...] = ("person", "dog"), **more: Any) -> Model
     )
 
 
-def grid_answer(spec: ModelSpec, found: list[tuple[float, float, float, float, int, float]]) -> np.ndarray:
+def grid_answer(
+    spec: ModelSpec, found: Sequence[tuple[float, float, float, float, int, float]]
+) -> np.ndarray:
     """(rows, 5 + labels) that says boxes (cx, cy, w, h in px of the input, label, score); cells of 8 px."""
     rows = np.zeros((ROWS, 5 + len(spec.labels)), np.float32)
     for cx, cy, w, h, label, score in found:
@@ -52,7 +55,7 @@ def constant_net(path: Path, spec: ModelSpec, answer: np.ndarray) -> Path:
     ]
     stored = [
         numpy_helper.from_array(answer.reshape(shape), "answer"),
-        numpy_helper.from_array(np.float32(0), "zero"),
+        numpy_helper.from_array(np.zeros((), np.float32), "zero"),
     ]
     ends = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, sides)

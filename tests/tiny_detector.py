@@ -41,22 +41,23 @@ class TinyDetector(nn.Module):
         self.cell = nn.Conv2d(3, 8, 8, 8)
         self.mix = nn.Conv2d(8, 8, 1)
         self.coarse = nn.Conv2d(8, 8, 2, 2)
-        self.heads = nn.ModuleList(nn.Conv2d(8, 7, 1) for _ in range(2))
+        fine, rough = nn.Conv2d(8, 7, 1), nn.Conv2d(8, 7, 1)
+        self.heads = nn.ModuleList([fine, rough])
         draw = torch.Generator().manual_seed(0)
         with torch.no_grad():
-            for layer in (self.cell, self.mix, self.coarse, *self.heads):
-                layer.weight.copy_(1e-3 * torch.rand(layer.weight.shape, generator=draw))  # type: ignore
-                layer.bias.zero_()  # type: ignore[union-attr]
+            for layer in (self.cell, self.mix, self.coarse, fine, rough):
+                layer.weight.copy_(1e-3 * torch.rand(layer.weight.shape, generator=draw))
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
             for channel in range(3):
                 self.cell.weight[channel, channel] = 1 / 64
             for channel in range(8):
                 self.mix.weight[channel, channel] = 1.0
                 self.coarse.weight[channel, channel] = 0.25
-            fine = self.heads[0]
-            fine.bias[:] = torch.tensor([0.5, 0.5, 0.0, 0.0, -4.0, -4.0, -4.0])  # type: ignore[operator]
-            fine.weight[4, :3, 0, 0] = 8.0  # type: ignore[index]
-            fine.weight[5, 0, 0, 0] = fine.weight[6, 1, 0, 0] = 8.0  # type: ignore[index]
-            self.heads[1].bias[:] = torch.tensor([0.0, 0.0, -6.0, -6.0, -6.0, -6.0, -6.0])  # type: ignore
+            assert fine.bias is not None and rough.bias is not None
+            fine.bias.copy_(torch.tensor([0.5, 0.5, 0.0, 0.0, -4.0, -4.0, -4.0]))
+            fine.weight[4, :3, 0, 0] = 8.0
+            fine.weight[5, 0, 0, 0] = fine.weight[6, 1, 0, 0] = 8.0
+            rough.bias.copy_(torch.tensor([0.0, 0.0, -6.0, -6.0, -6.0, -6.0, -6.0]))
 
     def forward(self, picture: Tensor) -> Tensor:
         fine = torch.relu(self.mix(torch.relu(self.cell(picture))))

@@ -51,6 +51,7 @@ def models_command(a: argparse.Namespace) -> int:
         print(json.dumps(rows, indent=1))
         return 0
     show.models(rows)
+    tell(f"detectors by others, as they were published: {', '.join(zoo.ONNX)}")
     say_next("edgepv export pv-c3d-valid --target cpu")
     return 0
 

@@ -73,7 +73,7 @@ def survey_boxes(folder: Path) -> Survey:
             f"{folder} holds no picture and no clip. It wants files like .jpg, .png or .mp4"
             + (f". Left out: {told}" if told else "")
         )
-    notes = annotations(folder)
+    notes = annotation_files(folder)
     listed = _listed(notes)
     known = _finder(folder, paths)
     taken = paths if listed is None else sorted({known(name, notes[0]) for name in listed})
@@ -91,7 +91,7 @@ def _clip(path: Path, folder: Path, notes: tuple[Path, ...], row: _Row | None) -
     return Clip(path, None, group or str(inside), SPLITS[split.lower()] if split else by_folder, notes)
 
 
-def annotations(folder: Path) -> tuple[Path, ...]:
+def annotation_files(folder: Path) -> tuple[Path, ...]:
     """The CSV and JSON files of a folder itself. Raises UsageError for several JSON files, or both kinds."""
     tables = sorted(p for p in folder.iterdir() if p.suffix.lower() == ".csv" and not p.name.startswith("."))
     others = sorted(p for p in folder.iterdir() if p.suffix.lower() == ".json" and not p.name.startswith("."))

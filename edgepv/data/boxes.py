@@ -135,7 +135,7 @@ def _scored(
         labels = np.rint(said[2][:, 0]).astype(np.int64).clip(0, len(spec.labels) - 1)
         return values, _activated(said[1], how)[:, 0], labels
     scores = said[1] if len(said) == 2 else values[:, 4:]
-    surely = np.float32(1)
+    surely = np.ones((len(values), 1), np.float32)
     if scores.shape[1] > row_values(spec):
         objectness = scores[:, 0] if how.scores == "probabilities" else _sigmoid(scores[:, 0])
         surely, scores = objectness[:, None], scores[:, 1:]
@@ -164,8 +164,9 @@ def _activated(values: np.ndarray, how: BoxSpec) -> np.ndarray:
     if how.scores == "sigmoid":
         return _sigmoid(values)
     if how.scores == "softmax":
-        e: np.ndarray = np.exp(values - values.max(1, keepdims=True))
-        return e / e.sum(1, keepdims=True)
+        e = np.exp(values - values.max(1, keepdims=True))
+        shares: np.ndarray = e / e.sum(1, keepdims=True)
+        return shares
     return values
 
 

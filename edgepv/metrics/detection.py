@@ -91,7 +91,7 @@ def ap_figures(spec: ModelSpec, answers: Sequence[np.ndarray], clips: Sequence[E
 
     Those of a clip are AP50 and n - 1 times how far it falls without the clip, from the mean of that.
     """
-    table = matches(spec, found_on(spec, answers, clips), [clip.truth for clip in clips])
+    table = matches(spec, found_on(spec, answers, clips), _truth(clips))
     return jackknife(table, len(clips))
 
 
@@ -99,12 +99,17 @@ def rated(
     spec: ModelSpec, answers: Sequence[np.ndarray], clips: Sequence[EvalClip], groups: Sequence[str] | None
 ) -> Accuracy:
     """AP50 over the clips with its interval, AP50:95 beside it, and every label at the scores of the spec."""
-    truth = [clip.truth for clip in clips]
+    truth = _truth(clips)
     table = matches(spec, found_on(spec, answers, clips), truth)
     said = matches(spec, found_on(spec, answers, clips, None), truth)
     classes = tuple(_class_score(one) for one in said)
     whole = mean_accuracy(jackknife(table, len(clips)), spec.metric, groups)
     return replace(whole, ap50_95=float(mean_ap(table, np.ones(len(clips))).mean()), classes=classes)
+
+
+def _truth(clips: Sequence[EvalClip]) -> list[tuple[TrueBoxes, ...]]:
+    """True boxes of every frame of clips of which they are known."""
+    return [clip.truth for clip in clips if isinstance(clip.truth, tuple)]
 
 
 def jackknife(table: Sequence[Matches], count: int) -> np.ndarray:
@@ -176,7 +181,8 @@ def _judged(
     judge = need("pycocotools.cocoeval", extra="compress").COCOeval
     if not labels:
         return {}
-    true, said = [], []
+    true: list[dict[str, object]] = []
+    said: list[dict[str, object]] = []
     for number, (found, truth) in enumerate(pictures):
         for box, name, crowd in zip(truth.boxes, truth.labels, truth.crowd):
             true.append(_row(len(true) + 1, number, spec.labels.index(name), box) | {"iscrowd": int(crowd)})

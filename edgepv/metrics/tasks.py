@@ -27,6 +27,7 @@ from edgepv.metrics.stats import accuracy, mean_accuracy, mean_drop
 from edgepv.types import Accuracy, ModelSpec, PairedDrop
 
 SIDE = 256  # px; TAP-Vid measures on frames of 256 x 256
+TOLD = 1.0  # points that a detector's clip takes from AP, or gives it, beside the others, to be counted
 WITHIN_PX = (1, 2, 4, 8, 16)  # TAP-Vid's thresholds
 
 
@@ -166,7 +167,12 @@ def task_drop(
         return margin_drop(before, after, max_drop=max_drop, groups=groups)
     unit = task_of(spec).unit
     scale = 100.0 if unit == "points" else 1.0
-    return mean_drop(scale * before, scale * after, max_drop=max_drop, unit=unit, groups=groups)
+    drop = mean_drop(scale * before, scale * after, max_drop=max_drop, unit=unit, groups=groups)
+    if not task_of(spec).finds:
+        return drop
+    loss = scale * (before - after)  # of a clip whose boxes are as they were: what all clips share
+    lost, won = (int((sign * (loss - np.median(loss)) > TOLD).sum()) for sign in (1, -1))
+    return replace(drop, lost=lost, won=won)
 
 
 def frame_drop(

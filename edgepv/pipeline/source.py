@@ -137,20 +137,25 @@ def _named(options: Options) -> Source:
             spec,
             from_files(name, Path(options.weights), spec, trust_pickle=options.trust_pickle),
         )
-    shipped = detector(name)
-    if shipped is not None and not (options.weights or options.spec):
-        return Source(read_spec(shipped[1]), None, shipped[0])
+    shipped = _built_in(name)
+    if options.weights or options.spec:
+        raise UsageError(
+            f"'{name}' is a built-in model with weights of its own; --weights and --spec go with "
+            "file.py:builder or package.module:builder"
+        )
+    return shipped
+
+
+def _built_in(name: str) -> Source:
+    """A model that ships. Raises UsageError for a name of none."""
+    if files := detector(name):
+        return Source(read_spec(files[1]), None, files[0])
     try:
         checkpoint = zoo_checkpoint(name)
     except UsageError:
         if Path(name).exists():
             raise UsageError(f"{name} is {NO_MODEL}") from None
         raise
-    if options.weights or options.spec:
-        raise UsageError(
-            f"'{name}' is a built-in model with weights of its own; --weights and --spec go with "
-            "file.py:builder or package.module:builder"
-        )
     return Source(checkpoint.spec, checkpoint)
 
 

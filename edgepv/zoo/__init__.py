@@ -24,6 +24,7 @@ __all__ = [
     "DETECTORS",
     "INDEX",
     "MODELS",
+    "ONNX",
     "TASKS",
     "Entry",
     "checkpoint",
@@ -195,7 +196,7 @@ def full_names() -> tuple[str, ...]:
 def parse(name: str) -> tuple[str, str]:
     """(model, task) of a name. Raises UsageError for a name that is not in ``names``."""
     if name not in names():
-        raise UsageError(unknown("model", name, names()))
+        raise UsageError(unknown("model", name, (*names(), *ONNX)))
     if name in MODELS:
         return name, MODELS[name].default_task
     model, _, task = name.rpartition("-")

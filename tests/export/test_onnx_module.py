@@ -24,6 +24,10 @@ def drawn(*shape: int) -> np.ndarray:
     return RNG.uniform(0.1, 1, shape).astype(np.float32)
 
 
+def number(value: float) -> np.ndarray:
+    return np.array(value, np.float32)
+
+
 def whole(*numbers: int) -> np.ndarray:
     return np.array(numbers, np.int64)
 
@@ -56,14 +60,14 @@ CASES: list[tuple[str, list[np.ndarray | None], dict[str, Any]]] = [
     ("BatchNormalization", [drawn(4), drawn(4), drawn(4), drawn(4)], {"epsilon": 0.01}),
     ("MatMul", [drawn(8, 5)], {}),
     ("Mul", [drawn(1, 4, 1, 1)], {}),
-    ("Pow", [np.float32(2)], {}),
-    ("Pow", [np.float32(1.5)], {}),
+    ("Pow", [number(2)], {}),
+    ("Pow", [number(1.5)], {}),
     ("PRelu", [drawn(4, 1, 1)], {}),
     ("LeakyRelu", [], {"alpha": 0.2}),
     ("HardSwish", [], {}),
     ("HardSigmoid", [], {"alpha": 0.3}),
-    ("Clip", [np.float32(0.2), np.float32(0.6)], {}),
-    ("Clip", [None, np.float32(0.6)], {}),
+    ("Clip", [number(0.2), number(0.6)], {}),
+    ("Clip", [None, number(0.6)], {}),
     ("Softmax", [], {"axis": 1}),
     ("Slice", [whole(1), whole(2**31), whole(3), whole(2)], {}),
     ("Slice", [whole(-3), whole(-1), whole(2)], {}),
@@ -74,7 +78,7 @@ CASES: list[tuple[str, list[np.ndarray | None], dict[str, Any]]] = [
     ("Unsqueeze", [whole(1, -1)], {}),
     ("Gather", [np.array(2, np.int64)], {"axis": 1}),
     ("Gather", [whole(2, 0)], {"axis": 3}),
-    ("Pad", [whole(0, 0, 1, 2, 0, 0, 0, 1), np.float32(0.5)], {}),
+    ("Pad", [whole(0, 0, 1, 2, 0, 0, 0, 1), number(0.5)], {}),
     ("Tile", [whole(1, 2, 1, 1)], {}),
     ("Expand", [whole(2, 4, 6, 8)], {}),
     ("ReduceMean", [whole(2, 3)], {"keepdims": 0}),
