@@ -1,10 +1,11 @@
 """How well persons are followed and covered, into people.json: numbers that change, and who is not covered.
 
-    python benchmarks/people.py --videos DIR --pictures DIR [--others DIR]
+    python benchmarks/people.py --videos DIR --pictures DIR --face FILE [--others DIR]
 
 videos: holds vtest.avi with vtest_person_detections.csv (frame, x, y, w, h, score) and
 one-by-one-person-detection.mp4, in which 6 persons come one after the other. pictures: a folder "images" and
-persons.csv (image, cx, cy, w, h as shares). others: where supervision 0.25 and norfair 2.3 lie.
+persons.csv (image, cx, cy, w, h as shares). face: carphone_pristine.mp4, one face in every frame. others:
+where supervision 0.25 and norfair 2.3 lie.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ import measured_at
 import numpy as np
 
 from edgepv.data.boxes import Detections
-from edgepv.device.finders import Persons
+from edgepv.device.finders import FACES, Persons
 from edgepv.runtimes.events.tracks import LOST_S, SURE, Tracker, overlaps
 from edgepv.runtimes.picture.cover import GREY, covered
+from edgepv.runtimes.picture.faces import Faces
 
 FPS, SCENES, PEOPLE, FRAMES = 10, 6, 12, 300
 EVERY = 4
@@ -168,10 +170,18 @@ def photographs(folder: Path) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
         yield cv2.imread(str(folder / "images" / name)), boxes[name]
 
 
+def faces(video: Path) -> dict[str, Any]:
+    """Frames in which a face was found, of a film in which there is one all the time."""
+    finder = Faces(FACES)
+    found = [len(finder(picture)) > 0 for picture in pictures_of(video)]
+    return {"frames": len(found), "found": sum(found)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("videos", "pictures"):
         parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--face", type=Path, required=True)
     parser.add_argument("--others", type=Path)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     a = parser.parse_args()
@@ -181,6 +191,7 @@ def main() -> None:
         "measured_at": measured_at.now(),
         "tracks": tracks(a.videos),
         "cover": {"street": recall(street(a.videos)), "photographs": recall(photographs(a.pictures))},
+        "faces": faces(a.face),
     }
     a.out.write_text(json.dumps(found, indent=1) + "\n")
 

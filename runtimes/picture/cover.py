@@ -23,6 +23,8 @@ HELD = 8
 """Pictures in which a box stays covered, the first one included: detectors lose somebody for a few."""
 LATE_S = 1.0
 """Within this a finder has to answer: it is many times what one takes where it can be used at all."""
+CLOSE_S = 5.0
+"""For a search that still runs at the end, as receivers have: after that it is taken for one that hangs."""
 GREY = 64
 """What a cover is filled with, the same everywhere, so that nothing can be had back from it."""
 
@@ -71,9 +73,9 @@ class Cover:
         self._held.append(found)
         return covered(picture, np.concatenate(list(self._held)))
 
-    def close(self) -> None:
+    def close(self, within_s: float = CLOSE_S) -> None:
         """End the thread; one that hangs is left behind, and told as a fault."""
-        if self._search and not self._search.close(self._late_s):
+        if self._search and not self._search.close(within_s):
             self._fault(TimeoutError("a search for what is to be covered has not come back"))
 
     def _found(self, picture: np.ndarray, answered: np.ndarray | None) -> np.ndarray | None:

@@ -279,7 +279,9 @@ def test_the_picture_shows_frames_as_they_may_be_seen(
     out = tmp_path / "x.png"
     hidden = explain.explain_clip(fight_bundle, a_clip, out, QUIET, grid=2, hide=hide)
     assert len(seen) == hidden.frames and seen[0].std() > 10
-    red, green, blue = np.moveaxis(cv2.imread(str(out)).astype(int), 2, 0)
+    drawn = cv2.imread(str(out))
+    assert drawn is not None
+    red, green, blue = np.moveaxis(drawn.astype(int), 2, 0)
     assert ((red - green > 60) & (blue - green > 60)).mean() > 0.05
 
 

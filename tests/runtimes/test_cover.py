@@ -78,7 +78,7 @@ def test_a_finder_that_hangs_holds_up_one_picture_and_all_are_covered_until_it_i
     assert whole(cover(NOISE)) and entered.is_set()
     assert all(whole(cover(NOISE)) for _ in range(50))
     assert cover.counts["covered_late"] == 51 and not faults
-    cover.close()
+    cover.close(0.05)
     assert "has not come back" in str(faults[0])
     go.set()
 
