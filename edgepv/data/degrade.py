@@ -74,7 +74,8 @@ def squeezed(frame: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def grainy(frame: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A frame (H, W, 3) uint8 with the noise of ``SIGMA``."""
-    return np.rint(255 * rounded(noisy(frame, SIGMA, rng))).astype(np.uint8)
+    spoilt: np.ndarray = np.rint(255 * rounded(noisy(frame, SIGMA, rng))).astype(np.uint8)
+    return spoilt
 
 
 CORRUPTIONS: Mapping[str, tuple[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]]] = {

@@ -118,6 +118,9 @@ def test_a_tracker_is_judged_by_its_points(tracked: Path) -> None:
     assert same.parity and same.parity.agreement is None and same.parity.sqnr_db > 80
     assert same.parity.track_px and max(same.parity.track_px) < 0.01
     assert "delta-avg" in (tracked / "report.html").read_text()
+    still = report(tracked).baselines[0]
+    assert still.name == "standing still" and 0 < still.accuracy.value < 1
+    assert {one.n for one in report(tracked).robustness} == {5} and len(report(tracked).robustness) == 5
     assert main(["verify", str(tracked)]) == 0
 
 
@@ -151,6 +154,9 @@ def test_a_restorer_is_judged_by_the_clean_pictures(restored: Path) -> None:
     assert original and original.metric == "psnr" and 10 < original.value < 60
     assert same.drop and same.drop.unit == "dB" and abs(same.drop.points) < 0.001
     assert same.parity and same.parity.psnr_db and same.parity.psnr_db > 60
+    assert report(restored).baselines[0].accuracy.metric == "psnr"
+    spoilt = report(restored).robustness
+    assert spoilt[0].before.value > max(one.before.value for one in spoilt[1:] if one.corruption != "blur")
     assert (restored / "golden.safetensors").stat().st_size < 2_000_000
     assert main(["verify", str(restored)]) == 0
 
