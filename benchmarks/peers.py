@@ -143,8 +143,9 @@ def last_words(code: int, text: str) -> str:
     if code < 0:
         return f"crashed with signal {-code}"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    errors = [line for line in lines if "Error" in line or "error:" in line or "Exception" in line]
-    return (errors or lines or [f"exit code {code}"])[-1][:300]
+    errors = [i for i, line in enumerate(lines) if any(w in line for w in ("Error", "error:", "Exception"))]
+    told = " ".join(lines[errors[-1] :]) if errors else (lines or [f"exit code {code}"])[-1]
+    return told[:300]
 
 
 def env() -> dict[str, str]:
@@ -234,30 +235,29 @@ class KeepingInfer(Infer):
         self.server.ask("reset")
 
 
-def make(place: Path, data: Path, clips: int, only: Sequence[str], tools: Sequence[str], again: bool) -> None:
+def make(args: argparse.Namespace, place: Path) -> None:
     """Fill peers.json with every row that is not there; those of other clips are answered anew."""
     found = read_json(OUT) if OUT.is_file() else {}
-    for name, model in models(data).items():
-        if only and not any(word in name for word in only):
+    for name, model in models(args.data.resolve()).items():
+        if args.only and not any(word in name for word in args.only):
             continue
         result = found.setdefault(name, {"rows": {}})
         if model.why:
             result["why"] = model.why
             write_json(OUT, found)
             continue
-        case, truth = prepared(name, model, place, clips)
+        case, truth = prepared(name, model, place, args.clips)
         if result.get("clips") != len(truth.shown):
             result["rows"] = {}
         result |= facts(case, truth)
-        for row, peer, kind in planned(case, tools):
-            if row in result["rows"] and not again:
+        for row, peer, kind in planned(case, args.tool):
+            kept = result["rows"].get(row)
+            if kept and not args.again and not (args.retry and "failed" in kept):
                 continue
-            if again:
+            if args.again:
                 shutil.rmtree(out_of(case, row), ignore_errors=True)
-            result["rows"][row] = made(case, truth, peer, kind, row, place) | {
-                "at": now(),
-                "device": encode(device_facts()),
-            }
+            origin = {"at": now(), "device": encode(device_facts())}
+            result["rows"][row] = made(case, truth, peer, kind, row, place) | origin
             print(f"{name}: {row}: {brief(result['rows'][row])}", flush=True)
             write_json(OUT, found)
             write_text(PAGE, page(found))
@@ -460,6 +460,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--clips", type=int, default=TESTED, help="test clips of each model (default: %(default)s)"
     )
     parser.add_argument("--again", action="store_true", help="make anew what is there")
+    parser.add_argument("--retry", action="store_true", help="make anew what failed")
     args = parser.parse_args(argv)
     place = cache.root() / "peers"
     if args.stage == "page":
@@ -469,7 +470,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif args.data is None:
         parser.error("make needs --data: the folder with the labelled clips")
     else:
-        make(place, args.data.resolve(), args.clips, args.only, args.tool, args.again)
+        make(args, place)
     return 0
 
 

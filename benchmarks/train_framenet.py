@@ -15,6 +15,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from measured_at import now
 from safetensors.torch import save_file
@@ -134,11 +135,12 @@ def train(data: Path, cache: Path) -> dict[str, Any]:
     test = [s for s in everything if s.split == "test"]
     with torch.no_grad():
         answers = [clip_scores(net(torch.from_numpy(frames_of(s.path, spec()))).numpy(), 1) for s in test]
-    found = accuracy([s.label for s in test], torch.tensor(answers).numpy(), LABELS, [s.group for s in test])
+    found = accuracy([s.label for s in test], np.stack(answers), LABELS, [s.group for s in test])
     state = {k: (v.half() if v.ndim > 1 else v).contiguous() for k, v in net.state_dict().items()}
     with whole_file(WEIGHTS) as tmp:
         save_file(state, tmp)
-    result = {"test": encode(found), "weights": sha256(WEIGHTS), "plan": encode(PLAN), "log": log}
+    result = {"test": encode(found), "weights": sha256(WEIGHTS), "plan": encode(PLAN)}
+    result |= {"log": [{k: v for k, v in row.items() if k != "seconds"} for row in log]}
     result |= {"measured_at": now(), "device": encode(device_facts())}
     write_json(WEIGHTS.with_suffix(".json"), result)
     return result

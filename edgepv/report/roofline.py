@@ -69,7 +69,7 @@ def roofline_table(report: Report) -> Table:
             name(report, row),
             number(one.gops),
             replace(number(one.roof_gops), hint=row.peaks.source if row.peaks else ""),
-            Cell(percent(one.share), one.share),
+            Cell(percent(one.share), one.share, tone="inconclusive" if _busy(row) else ""),
             Cell(one.limit, one.limit),
             number(one.intensity),
         )
@@ -85,7 +85,15 @@ def told_of(report: Report) -> str | None:
     runs = [pair for pair in known if pair[0].variant in report.runs] or sorted(
         known, key=lambda pair: pair[0].latency[0].p50_ms
     )
-    return told(runs[0][0].variant, runs[0][1]) if runs else None
+    if not runs:
+        return None
+    row, one = runs[0]
+    return told(row.variant, one) + ("; inconclusive: the machine was busy" if _busy(row) else "")
+
+
+def _busy(row: Measurement) -> bool:
+    """Whether its times are no ground for anything."""
+    return any(clock.inconclusive for clock in row.latency if clock.threads == 1)
 
 
 def rooflines(report: Report) -> list[Chart]:

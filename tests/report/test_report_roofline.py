@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 from edgepv.report.page import to_html, to_json, to_markdown
 from edgepv.report.roofline import roofline_table, rooflines, told_of
@@ -29,6 +30,12 @@ REPORT = Report("a model", (row("a", 6.25), row("b", 12.5, "int8"), row("c", 3.0
 
 def test_the_line_is_of_what_runs() -> None:
     assert told_of(REPORT) == "b reaches 10 % of what one core allows: held back by overhead"
+
+
+def test_times_of_a_busy_machine_hold_nothing_back_for_sure() -> None:
+    clock = Latency(12.5, None, None, 30, 6, 1, inconclusive="machine was busy")
+    told = told_of(replace(REPORT, rows=(row("b", 12.5, "int8", latency=(clock,)),)))
+    assert told and told.endswith("held back by overhead; inconclusive: the machine was busy")
 
 
 def test_the_table_has_every_row_whose_peak_is_known() -> None:
