@@ -125,7 +125,8 @@ def _code_conv(graph: Graph, node: Node, values: Arrays) -> np.ndarray:
 
 
 def _held(whole: np.ndarray, code: Code, low: int, high: int) -> np.ndarray:
-    return np.clip(whole + code.zero, low, high).astype(np.uint8)
+    held: np.ndarray = np.clip(whole + code.zero, low, high).astype(np.uint8)
+    return held
 
 
 def _code_add(graph: Graph, node: Node, values: Arrays) -> np.ndarray:
@@ -149,7 +150,8 @@ def _code_mean(graph: Graph, node: Node, values: Arrays) -> np.ndarray:
     code, x = graph.codes[node.inputs[0]], values[node.inputs[0]]
     count = x.shape[2] * x.shape[3]
     sums = x.astype(np.int64).sum(axis=(2, 3)) - count * code.zero
-    return sums.astype(np.float32) * np.float32(code.scale / count)
+    means: np.ndarray = sums.astype(np.float32) * np.float32(code.scale / count)
+    return means
 
 
 def _table(graph: Graph, node: Node, values: Arrays) -> np.ndarray:
@@ -199,7 +201,7 @@ def _matrix(graph: Graph, node: Node, values: Arrays) -> np.ndarray:
     if node.attributes.get("transB", 0):
         b = b.T
     b = b * np.float32(node.attributes.get("alpha", 1.0)) if node.op == "Gemm" else b
-    bias = np.zeros(b.shape[-1], np.float32)
+    bias: np.ndarray = np.zeros(b.shape[-1], np.float32)
     if len(node.inputs) > 2 and node.inputs[2]:
         bias = bias + values[node.inputs[2]].reshape(-1) * np.float32(node.attributes.get("beta", 1.0))
     if b.ndim == 2 and a.size == len(b):
@@ -212,7 +214,8 @@ def _matrix(graph: Graph, node: Node, values: Arrays) -> np.ndarray:
 
 def _mean(graph: Graph, node: Node, values: Arrays) -> np.ndarray:
     x, axes = values[node.inputs[0]].astype(np.float64), axes_of(graph, node)
-    return (x.sum(axis=axes) / np.prod([x.shape[a] for a in axes])).astype(np.float32)
+    means: np.ndarray = (x.sum(axis=axes) / np.prod([x.shape[a] for a in axes])).astype(np.float32)
+    return means
 
 
 RULES: Mapping[str, Callable[[Graph, Node, Arrays], np.ndarray]] = MappingProxyType(

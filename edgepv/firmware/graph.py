@@ -49,7 +49,8 @@ class Code:
     def of(self, values: Any) -> np.ndarray:
         """Codes of floats, as ONNX's QuantizeLinear: x / scale in float32, halves to even, saturated."""
         whole = np.rint(np.asarray(values, np.float32) / np.float32(self.scale))
-        return np.clip(np.nan_to_num(whole, nan=-np.inf) + self.zero, 0, 255).astype(np.uint8)
+        held: np.ndarray = np.clip(np.nan_to_num(whole, nan=-np.inf) + self.zero, 0, 255).astype(np.uint8)
+        return held
 
     def means(self, codes: np.ndarray) -> np.ndarray:
         """Floats of codes, as ONNX's DequantizeLinear has it."""
@@ -200,7 +201,8 @@ def _quantize(node: Node, constants: dict[str, np.ndarray]) -> np.ndarray:
     zero = constants[node.inputs[2]] if len(node.inputs) > 2 and node.inputs[2] else np.zeros(1, np.uint8)
     limits = np.iinfo(zero.dtype)
     whole = np.rint(values / scale) + along(zero, axis, values.ndim)
-    return np.clip(whole, limits.min, limits.max).astype(zero.dtype)
+    held: np.ndarray = np.clip(whole, limits.min, limits.max).astype(zero.dtype)
+    return held
 
 
 def along(vector: np.ndarray, axis: int, rank: int) -> np.ndarray:

@@ -52,7 +52,7 @@ def to_integers(graph: Graph, states: Sequence[tuple[str, str]]) -> tuple[Graph,
         unseen = frozenset(output for name, output in states if name in candidates)
         made = _Rewriting(graph, candidates, unseen)
         made.run()
-        kept = {output: code for name, output in states if (code := made.kept(name, output)) is not None}
+        kept = {out: codes for name, out in states if (codes := made.kept(name, out)) is not None}
         lost = {name for name, output in states if name in candidates and output not in kept}
         if not lost:
             return made.graph(kept), kept

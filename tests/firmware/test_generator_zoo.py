@@ -18,7 +18,10 @@ from support import ROOT
 from edgepv.export import to_onnx
 from edgepv.firmware import Firmware, generate
 from edgepv.firmware.compiler import needed
+from edgepv.firmware.exact import ExactEngine
 from edgepv.model.checkpoint import build
+from edgepv.quantize import int8_onnx
+from edgepv.quantize.step import Calibration
 from edgepv.stream import Stepper, Tensors, convert
 from edgepv.types import Variant
 from edgepv.zoo import MODELS, checkpoint
@@ -27,6 +30,7 @@ pytestmark = pytest.mark.slow
 FRAMES = 40
 CLOSE = 1e-5  # of the largest answer: sums of float32 in another order
 TRACKERS_CLOSE = 5e-5  # with its rewrites ONNX Runtime is 6e-6 from itself: a softmax of large numbers
+CODES_CLOSE = 5e-3  # a sum in float may end on the other side of a half, which is another code
 LEAST_ARENA = 1.1  # times what lives at one time
 LARGE_FRAMES = 3  # of nets whose reference takes long for each
 LARGE = ("pv-restore-small", "pv-track-small")
@@ -167,6 +171,28 @@ def test_many_frames_change_nothing(
     assert (found["different"], found["different_after_reset"], found["mallocs"]) == (0, 0, 0)
     before, after = found["resident_kib"]
     assert before == after
+
+
+def test_the_int8_step_of_pv_conv_nano_is_exact_and_needs_a_third_of_a_mebibyte(
+    lowered: Lower, tmp_path: Path
+) -> None:
+    """States and arena; a session fed 1280 x 720 NV12 has tables of 12 kB beside them."""
+    variant, data = lowered("pv-conv-nano")
+    (tmp_path / variant.path).write_bytes(data)
+    stepper, feeds = reference(variant, data), []
+    for frame in frames_of(variant, 6):
+        feeds.append(stepper.feeds(frame[None]) or {})
+        stepper.run(feeds[-1])
+    quantized = int8_onnx.Step()(variant, tmp_path / "int8.onnx", Calibration(tmp_path, feeds[2:], "feeds"))
+    coded = (tmp_path / "int8.onnx").read_bytes()
+    made = generate(quantized, coded, "0")
+    assert (made.state_bytes, made.arena_bytes) == (185_408, 138_880)
+    assert made.state_bytes + made.arena_bytes + 12_000 <= 0.35 * 2**20
+    exact = Stepper(ExactEngine(quantized, coded).infer, variant.spec, variant.stream)
+    theirs = reference(quantized, coded)
+    for frame in frames_of(variant, 3):
+        got, expected = answers(variant, exact.step(frame[None])), answers(variant, theirs.step(frame[None]))
+        assert np.abs(got - expected).max() <= CODES_CLOSE * np.abs(expected).max()
 
 
 def test_the_same_graph_gives_the_same_bytes(lowered: Lower) -> None:

@@ -11,10 +11,12 @@ import numpy as np
 import onnx
 import pytest
 from building import ARM64, ARMV7, CORTEX_M7, Machine
-from generated import Generated, answers, compiled
+from generated import Generated, answers, any_compiler, compiled
 from step_graphs import Net
 
 from edgepv.base.optional import ort_options, ort_session
+from edgepv.cli.firmware import exact_golden
+from edgepv.errors import ParityError
 from edgepv.firmware import generate
 from edgepv.firmware.compiler import cpu_flags
 from edgepv.firmware.exact import ExactEngine
@@ -151,9 +153,24 @@ BUILDS = [
 """Compiler, what it is told, and what this CPU must have for that."""
 
 
+def test_a_ring_that_is_rounded_when_it_is_read_holds_codes() -> None:
+    made = generate(*net_that_rounds_what_it_reads(), "0")
+    place = 99 * 16 + 4
+    assert 3 * place <= made.state_bytes <= 3 * place + 5 * 64
+
+
+@pytest.mark.slow
+def test_the_c_of_what_is_rounded_when_it_is_read_gives_the_same_bits(tmp_path: Path) -> None:
+    variant, data = net_that_rounds_what_it_reads()
+    built = compiled(generate(variant, data, "0"), tmp_path, any_compiler(), ("-march=native", "-O1"))
+    net = Generated(built)
+    for frame, expected in zip(frames_of(variant), wanted(variant, data)):
+        assert same(net.step(frame), expected)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("compiler", "name", "options", "needs"), BUILDS, ids=lambda v: v if isinstance(v, str) else ""
+    ("compiler", "name", "options", "needs"), BUILDS, ids=[f"{row[0]}, {row[1]}" for row in BUILDS]
 )
 def test_the_c_gives_the_same_bits(
     compiler: str, name: str, options: Sequence[str], needs: Sequence[str], tmp_path: Path
@@ -213,3 +230,17 @@ def test_other_machines_give_the_same_bits(machine: Machine, tmp_path: Path) -> 
     program = machine.build(tmp_path / "run", sources, *sizes, "-ffp-contract=fast")
     told = np.array([int(word, 16) for word in machine.run(program, folder=tmp_path).split()], np.uint32)
     assert same(told.view(np.float32), np.concatenate(wanted(variant, data)))
+
+
+def test_a_file_that_means_something_else_than_was_recorded_is_refused() -> None:
+    variant, data = net_of_codes()
+    frames = np.random.default_rng(0).integers(0, 256, (2, 9, 11, 3), dtype=np.uint8)
+    recorded = {"frames": frames, variant.name: np.zeros((2, 3), np.float32)}
+    answers_, limit = exact_golden(variant, data, recorded, np.inf)
+    assert answers_.shape == (2, 3) and 0 < limit < 1e-5
+    assert (
+        exact_golden(variant, data, {**recorded, variant.name: answers_}, 0.0)[0].tolist()
+        == answers_.tolist()
+    )
+    with pytest.raises(ParityError, match="recorded with answers that are .* from what its file means"):
+        exact_golden(variant, data, recorded, 1e-3)
