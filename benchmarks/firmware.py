@@ -411,11 +411,11 @@ def stepped(name: str, folder: Path) -> tuple[Variant, bytes]:
 
 def soaked(frames: int) -> dict[str, Any]:
     """What pv-conv-nano as C does over that many frames."""
+    chosen, at = needed(), now()
+    told = {"model": SOAKED, "compiler": chosen.version, "device": encode(device_facts()), "measured_at": at}
     with tempfile.TemporaryDirectory() as scratch:
         variant, onnx = stepped(SOAKED, Path(scratch))
-        chosen = needed()
-        told = {"model": SOAKED, "compiler": chosen.version, "device": encode(device_facts())}
-        return soak(variant, onnx, frames, Path(scratch), chosen) | told | {"measured_at": now()}
+        return soak(variant, onnx, frames, Path(scratch), chosen) | told
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -36,4 +36,4 @@ def test_a_trackers_self_test_follows_what_a_session_follows(tmp_path: Path, com
     golden = Golden(frames, answers, variant.name, LIMIT)
     sizes = write_firmware(folder, variant, (tmp_path / "model.onnx").read_bytes(), "0" * 64, golden)
     assert sizes.selftest_rmse is not None and sizes.selftest_rmse < 1e-5
-    assert "tensors" not in sizes.ram.session_bytes
+    assert sizes.ram.session_bytes["tensors"] is not None  # a host may place particles by itself

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -13,6 +14,7 @@ import onnx.parser
 import pytest
 
 from edgepv.errors import EngineError, UsageError
+from edgepv.explain.clip import _opened
 from edgepv.firmware.library import StatusError
 from edgepv.pipeline.evaluate import other_answers
 from edgepv.runtimes import open_engine, open_session
@@ -217,6 +219,21 @@ def test_particles_are_born_and_die_as_elsewhere() -> None:
             seen |= set(got.ids)
             np.testing.assert_allclose(got.outputs["tracks"], wanted.outputs["tracks"], atol=CLOSE)
     assert len(seen) > 10  # more than there are places, so some died
+
+
+def test_particles_are_killed_where_the_host_keeps_their_states() -> None:
+    variant, data = tracker()
+    other = replace(variant, engine="onnxruntime")
+
+    def opened(*variants: Variant) -> Variant:
+        held = SimpleNamespace(folder="b", checked=lambda _: data, content=SimpleNamespace(variants=variants))
+        return _opened(held, variants[0])[1]  # type: ignore[arg-type]
+
+    assert opened(variant, other) == opened(other, variant) == other
+    with pytest.raises(
+        UsageError, match=r"v keeps its particles itself, and b has no other variant of m\.onnx"
+    ):
+        opened(variant)
 
 
 def test_a_window_is_handed_over_as_a_whole() -> None:
