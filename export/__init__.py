@@ -11,6 +11,7 @@ __all__ = [
     "from_onnx",
     "half",
     "islands",
+    "onnx_module",
     "parity",
     "plain",
     "probes",

@@ -23,16 +23,18 @@ def to_tflite(checkpoint: Checkpoint, base: Variant, out: Path) -> Variant:
 
     Raises UsageError with the converter's reason; a converter's crash is a reason too.
     """
-    return _made("convert", base, out, checkpoint=encode(checkpoint))
+    return _made("edgepv.export.to_tflite:convert", base, out, checkpoint=encode(checkpoint))
 
 
 def onnx_to_tflite(path: Path, base: Variant, out: Path) -> Variant:
     """The same of a user's ONNX file, ``base``, which lies at ``path``: its graph becomes torch again."""
-    return _made("convert_onnx", base, out, path=str(path.absolute()), variant=encode(base))
+    return _made(
+        "edgepv.export.to_tflite:convert_onnx", base, out, path=str(path.absolute()), variant=encode(base)
+    )
 
 
 def _made(function: str, base: Variant, out: Path, **given: Json) -> Variant:
-    names = call(f"edgepv.export.to_tflite:{function}", tool="litert-torch", out=str(out), **given)
+    names = call(function, tool="litert-torch", out=str(out), **given)
     return Variant(
         name="litert-fp32",
         engine="litert",

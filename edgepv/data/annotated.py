@@ -8,9 +8,7 @@ called like its label: persons.csv, person.csv. COCO JSON is that of the data se
 
 from __future__ import annotations
 
-import csv
 import functools
-import io
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from edgepv.data.clips import SPLITS, Clip, Survey, spelling, told_by_reason, videos_below
+from edgepv.data.clips import SPLITS, Clip, Survey, spelling, table_rows, told_by_reason, videos_below
 from edgepv.data.video import PICTURES, SUFFIXES
 from edgepv.errors import UsageError, unknown
 
@@ -189,28 +187,19 @@ def _listed(notes: tuple[Path, ...]) -> list[str] | None:
 
 
 def _csv_rows(path: Path) -> Iterator[_Row]:
-    table = csv.DictReader(io.StringIO(_text(path), newline=""), skipinitialspace=True)
-    table.fieldnames = [(name or "").strip().lower() for name in table.fieldnames or ()]
-    if missing := [c for c in COLUMNS if c not in table.fieldnames]:
-        raise UsageError(
-            f"{path}: column '{missing[0]}' is missing. Boxes need {', '.join(COLUMNS)}; found: "
-            f"{', '.join(table.fieldnames) or 'nothing'}"
-        )
-    for number, row in enumerate(table, 2):
+    for number, row in enumerate(table_rows(path, COLUMNS, ("label", "frame", "crowd", "group", "split")), 2):
         try:
             cx, cy, w, h = (float(row[name]) for name in COLUMNS[1:])
-            frame = int(row.get("frame") or 0)
-        except (TypeError, ValueError) as e:
+            frame = int(row["frame"] or 0)
+        except ValueError as e:
             raise UsageError(f"{path}, row {number}: {e}. Give cx, cy, w, h as numbers") from e
         if not (0 < w <= 2 and 0 < h <= 2 and -1 <= cx <= 2 and -1 <= cy <= 2 and frame >= 0):
             raise UsageError(
                 f"{path}, row {number}: the box {cx:g}, {cy:g}, {w:g}, {h:g} lies outside of the picture. "
                 "Give the centre and the sides as shares of its width and height, 0 to 1"
             )
-        label = (row.get("label") or path.stem).strip()
-        crowd = (row.get("crowd") or "0").strip() == "1"
-        rest = ((row.get(name) or "").strip() for name in ("group", "split"))
-        yield _Row(row["image"].strip(), label, (cx, cy, w, h), frame, crowd, *rest)
+        label, crowd = row["label"] or path.stem, row["crowd"] == "1"
+        yield _Row(row["image"], label, (cx, cy, w, h), frame, crowd, row["group"], row["split"])
 
 
 def _coco_rows(path: Path) -> Iterator[_Row]:

@@ -101,24 +101,6 @@ def in_picture(corners: np.ndarray, spec: ModelSpec, size: tuple[int, int]) -> n
     return np.clip(shares, 0, 1).astype(np.float32)
 
 
-def cells(spec: ModelSpec) -> int:
-    """Rows of an answer over cells: all of every stride, times its anchors; 0 without strides."""
-    how = _how(spec)
-    return len(_cells(how.strides, how.anchors, *spec.input.shape[-2:])[0]) if how.strides else 0
-
-
-def row_values(spec: ModelSpec) -> int:
-    """Scores in a row: one for each label, and one for the background where there is that."""
-    return len(spec.labels) + (_how(spec).background is not None)
-
-
-def as_rows(answer: TensorSpec, widths: tuple[int, ...]) -> bool | None:
-    """Whether an answer (1, N, values) has rows as rows; False: as columns; None: it has no such width."""
-    if len(answer.shape) != 3:
-        return None
-    return True if answer.shape[2] in widths else False if answer.shape[1] in widths else None
-
-
 def _how(spec: ModelSpec) -> BoxSpec:
     assert spec.boxes is not None, "check_spec refuses a detector without [boxes]"
     return spec.boxes
@@ -135,7 +117,7 @@ def _scored(
         return values, _activated(said[1], how)[:, 0], labels
     scores = said[1] if len(said) == 2 else values[:, 4:]
     surely = np.ones((len(values), 1), np.float32)
-    if scores.shape[1] > row_values(spec):
+    if scores.shape[1] > _how(spec).values(len(spec.labels)):
         objectness = scores[:, 0] if how.scores == "probabilities" else _sigmoid(scores[:, 0])
         surely, scores = objectness[:, None], scores[:, 1:]
     scores = _activated(scores, how)
@@ -150,12 +132,12 @@ def _rows(spec: ModelSpec, answer: TensorSpec, value: np.ndarray) -> np.ndarray:
     """One output, without the batch axis, as (N, values)."""
     if value.ndim == 1:
         return value[:, None]
-    count = row_values(spec)
+    count = _how(spec).values(len(spec.labels))
     if len(spec.answers) == 1:
         widths: tuple[int, ...] = (4 + count, 5 + count)
     else:
         widths = (4,) if answer is spec.answers[0] else (count,) if len(spec.answers) == 2 else (1,)
-    return value if as_rows(answer, widths) else value.T
+    return value if answer.in_rows(widths) else value.T
 
 
 def _activated(values: np.ndarray, how: BoxSpec) -> np.ndarray:

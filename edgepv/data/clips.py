@@ -108,20 +108,7 @@ def manifest_rows(manifest: Path, more: Sequence[str] = ()) -> list[dict[str, st
     more: further columns that are wanted. Raises UsageError for a file that is no UTF-8 CSV, a missing
     column, a row without a path, and a path that stands there twice: it could train and test at once.
     """
-    try:
-        text = manifest.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as e:
-        raise UsageError(f"{manifest} is not UTF-8 ({e.reason}). Save it as CSV in UTF-8") from None
-    table = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
-    named = [(name or "").strip().lower() for name in table.fieldnames or ()]
-    columns = (*COLUMNS, *more)
-    if missing := [c for c in columns if c not in named]:
-        raise UsageError(
-            f"{manifest}: column '{missing[0]}' is missing. It needs {', '.join(columns)}, with commas "
-            f"between; found: {', '.join(named) or 'nothing'}"
-        )
-    table.fieldnames = named
-    rows = [{c: (row[c] or "").strip() for c in columns} for row in table]
+    rows = table_rows(manifest, (*COLUMNS, *more))
     seen: set[str] = set()
     for number, row in enumerate(rows, 2):
         path = os.path.normpath(row["path"])
@@ -130,6 +117,26 @@ def manifest_rows(manifest: Path, more: Sequence[str] = ()) -> list[dict[str, st
             raise UsageError(f"{manifest}, row {number}: {what}. Give every clip one row")
         seen.add(path)
     return [row | {"group": row["group"] or row["path"]} for row in rows]
+
+
+def table_rows(path: Path, columns: Sequence[str], more: Sequence[str] = ()) -> list[dict[str, str]]:
+    """The rows of a CSV file, its columns without blanks around them; "" where one of ``more`` is not there.
+
+    Raises UsageError for a file that is no UTF-8, and for one of ``columns`` that is missing.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise UsageError(f"{path} is not UTF-8 ({e.reason}). Save it as CSV in UTF-8") from None
+    table = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
+    named = [(name or "").strip().lower() for name in table.fieldnames or ()]
+    if missing := [c for c in columns if c not in named]:
+        raise UsageError(
+            f"{path}: column '{missing[0]}' is missing. It needs {', '.join(columns)}, with commas "
+            f"between; found: {', '.join(named) or 'nothing'}"
+        )
+    table.fieldnames = named
+    return [{c: (row.get(c) or "").strip() for c in (*columns, *more)} for row in table]
 
 
 def _from_manifest(manifest: Path, labels: tuple[str, ...]) -> Survey:

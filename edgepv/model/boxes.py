@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from edgepv.data.boxes import as_rows, cells, row_values
 from edgepv.errors import UsageError, unknown
 from edgepv.types import BoxSpec, ModelSpec, TensorSpec
 
@@ -11,10 +10,14 @@ MOST_LEVELS = 16  # strides, and anchors of one; a bound on a hostile spec
 MOST_BOXES = 10_000  # said of one picture
 
 
+def _how(spec: ModelSpec) -> BoxSpec:
+    assert spec.boxes is not None, "a detector has [boxes]"
+    return spec.boxes
+
+
 def check_boxes(spec: ModelSpec, where: str) -> None:
     """Raise UsageError for a detector whose boxes could not be read from what it answers."""
-    how = spec.boxes
-    assert how is not None
+    how = _how(spec)
     _check_numbers(how, where)
     for label in how.score_of:
         if label not in spec.labels:
@@ -51,7 +54,7 @@ def _check_numbers(how: BoxSpec, where: str) -> None:
 
 def _check_outputs(spec: ModelSpec, where: str) -> None:
     """Raise UsageError unless the outputs have the rows and values that the coding reads."""
-    count, answers = row_values(spec), spec.answers
+    count, answers = _how(spec).values(len(spec.labels)), spec.answers
     widths: list[tuple[int, ...]] = [(4,), (count,) if len(answers) == 2 else (1,)]
     if len(answers) == 1:
         widths = [(4 + count, 5 + count)]
@@ -63,10 +66,10 @@ def _check_outputs(spec: ModelSpec, where: str) -> None:
             f"an objectness, or boxes (1, N, 4) and scores (1, N, {count}), or boxes, scores (1, N) and "
             f"labels (1, N); the spec says {shapes}. Correct outputs, labels or boxes.background"
         )
-    there, needed = rows.pop(), cells(spec)
+    there, needed = rows.pop(), _how(spec).cells(*spec.input.shape[-2:])
     if needed and there != needed:
         height, width = spec.input.shape[-2:]
-        strides = ", ".join(map(str, spec.boxes.strides)) if spec.boxes else ""
+        strides = ", ".join(map(str, _how(spec).strides))
         raise UsageError(
             f"{where}: {shapes} has {there} rows; strides {strides} of an input of {height} x {width} have "
             f"{needed}. Correct strides, anchors or shapes"
@@ -77,5 +80,5 @@ def _rows(answer: TensorSpec, widths: tuple[int, ...]) -> int | None:
     """How many rows an answer has; None where it has none of such a width."""
     if len(answer.shape) == 2:
         return answer.shape[1] if widths == (1,) else None
-    rows = as_rows(answer, widths)
+    rows = answer.in_rows(widths)
     return None if rows is None else answer.shape[1 if rows else 2]

@@ -48,3 +48,12 @@ class BoxSpec:
     score_of: dict[str, float] = field(default_factory=dict)
     nms: float = 0.5
     most: int = 100
+
+    def cells(self, height: int, width: int) -> int:
+        """Rows of an answer over cells, for an input of so many px: of all strides; 0 without any."""
+        counts = [len(one) for one in self.anchors] or [1] * len(self.strides)
+        return sum(n * -(-height // s) * -(-width // s) for n, s in zip(counts, self.strides))
+
+    def values(self, labels: int) -> int:
+        """Scores in a row: one for each label, and one for the background where there is that."""
+        return labels + (self.background is not None)

@@ -29,6 +29,12 @@ class TensorSpec:
     layout: Layout = "NCHW"
     dtype: DType = "float32"
 
+    def in_rows(self, widths: tuple[int, ...]) -> bool | None:
+        """Whether (1, N, values) has rows of one of these widths; False: in columns; None: neither."""
+        if len(self.shape) != 3:
+            return None
+        return True if self.shape[2] in widths else False if self.shape[1] in widths else None
+
 
 @dataclass(frozen=True)
 class ModelSpec:
