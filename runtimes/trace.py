@@ -17,6 +17,7 @@ from typing import Any
 from edgepv.base.files import write_text
 from edgepv.errors import UsageError
 from edgepv.runtimes.deadline import Reply
+from edgepv.types import Json
 
 MOST = 100_000
 """Events that are kept, the latest ones: about ten minutes of a camera of 30 frames a second, and 15 MB."""
@@ -41,7 +42,7 @@ class Trace:
         return CameraTrace(self, len(self._cameras))
 
     def add(
-        self, camera: int, track: str, name: str, start_s: float, end_s: float | None, **args: Any
+        self, camera: int, track: str, name: str, start_s: float, end_s: float | None, **args: Json
     ) -> None:
         """One event on a camera's track, from ``start_s`` to ``end_s`` by the clock; None: of one instant."""
         event: dict[str, Any] = {"name": name, "cat": track, "pid": camera, "tid": TRACKS[track]}

@@ -6,11 +6,18 @@ import argparse
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgepv.base.console import say_next, tell
 from edgepv.cli.arguments import Commands
 from edgepv.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+
+    from edgepv.types import Variant
 
 
 def add_firmware(commands: Commands) -> None:
@@ -79,7 +86,9 @@ EXACT = 1e-6
 code is far more."""
 
 
-def exact_golden(variant: Any, onnx: bytes, recorded: Any, limit: float) -> tuple[Any, float]:
+def exact_golden(
+    variant: Variant, onnx: bytes, recorded: Mapping[str, np.ndarray], limit: float
+) -> tuple[np.ndarray, float]:
     """(what an INT8 step means after each golden frame, how far its C may be from it): code for code.
 
     recorded: golden frames, and the answers of the engine that the file was made for. Raises ParityError if

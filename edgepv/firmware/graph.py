@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from edgepv.base.optional import need
 from edgepv.errors import UsageError
@@ -46,7 +47,7 @@ class Code:
     scale: float
     zero: int
 
-    def of(self, values: Any) -> np.ndarray:
+    def of(self, values: ArrayLike) -> np.ndarray:
         """Codes of floats, as ONNX's QuantizeLinear: x / scale in float32, halves to even, saturated."""
         whole = np.rint(np.asarray(values, np.float32) / np.float32(self.scale))
         held: np.ndarray = np.clip(np.nan_to_num(whole, nan=-np.inf) + self.zero, 0, 255).astype(np.uint8)

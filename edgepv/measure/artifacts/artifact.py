@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -99,7 +98,7 @@ class Asked:
     weights: str | None = None
 
 
-def engine_facts(engine: str, threads: int) -> dict[str, Any]:
+def engine_facts(engine: str, threads: int) -> dict[str, Json]:
     """Name, build and thread policy of an engine of the table, as fields of an ``Artifact``.
 
     An engine that is not here has no build; who opens it is told.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from edgepv.errors import TargetUnavailableError, UsageError
 from edgepv.measure.artifacts.artifact import (
@@ -21,6 +20,7 @@ from edgepv.runtimes.trt import device
 from edgepv.runtimes.trt.bundle import Model
 from edgepv.runtimes.trt.engine import TrtEngine
 from edgepv.stream import Tensors
+from edgepv.types import Json
 
 SUFFIXES = (".engine", ".plan", ".trt")
 
@@ -85,7 +85,7 @@ class PlanEngine:
         self._engine.close()
 
 
-def opened(path: str, frame: list[Any], outputs: list[str], threads: int) -> Opened:
+def opened(path: str, frame: list[Json], outputs: list[str], threads: int) -> Opened:
     """Load an engine file of one input. threads: is not asked, the GPU has its own."""
     name, shape = frame
     model = Model(
