@@ -235,7 +235,7 @@ def test_other_machines_give_the_same_bits(machine: Machine, tmp_path: Path) -> 
 def test_a_file_that_means_something_else_than_was_recorded_is_refused() -> None:
     variant, data = net_of_codes()
     frames = np.random.default_rng(0).integers(0, 256, (2, 9, 11, 3), dtype=np.uint8)
-    recorded = {"frames": frames, variant.name: np.zeros((2, 3), np.float32)}
+    recorded: dict[str, np.ndarray] = {"frames": frames, variant.name: np.zeros((2, 3), np.float32)}
     answers_, limit = exact_golden(variant, data, recorded, np.inf)
     assert answers_.shape == (2, 3) and 0 < limit < 1e-5
     assert (
