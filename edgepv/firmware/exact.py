@@ -7,7 +7,7 @@ library's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from edgepv.base.optional import need
 from edgepv.firmware.graph import Code, Graph, Node, read
-from edgepv.firmware.integers import Ends, to_integers
+from edgepv.firmware.integers import Ends, answer_names, coded_states, to_integers
 from edgepv.firmware.layout import window
 from edgepv.firmware.operators.reduction import axes_of
 from edgepv.stream import Tensors
@@ -27,11 +27,11 @@ PARTS = 4
 
 
 class Exact:
-    """A step graph on codes. states: (input, output) of each, by names in the file."""
+    """A step graph on codes, by names in the file; states, answers: as ``to_integers`` has them."""
 
-    def __init__(self, graph: Graph, states: Sequence[tuple[str, str]]) -> None:
+    def __init__(self, graph: Graph, states: Sequence[tuple[str, str]], answers: Collection[str]) -> None:
         self.given = graph.outputs
-        self.graph, self._kept = to_integers(graph, states)
+        self.graph, self._kept = to_integers(graph, states, answers)
         self._evaluators: dict[str, Any] = {}
 
     def codes(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
@@ -85,11 +85,8 @@ class ExactEngine:
     """
 
     def __init__(self, variant: Variant, onnx_bytes: bytes) -> None:
-        assert variant.stream is not None
-        named = {**variant.inputs, **variant.outputs}
         self._inputs, self._outputs = variant.inputs, variant.outputs
-        states = [(variant.inputs[s.name], named[s.output]) for s in variant.stream.states]
-        self.step = Exact(read(onnx_bytes), states)
+        self.step = Exact(read(onnx_bytes), coded_states(variant), answer_names(variant))
 
     def infer(self, inputs: Tensors) -> Tensors:
         """Run once; inputs and outputs by the names of the spec, as floats."""

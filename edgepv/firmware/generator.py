@@ -8,7 +8,7 @@ from pathlib import Path
 from edgepv.errors import UsageError
 from edgepv.firmware import emission, window
 from edgepv.firmware.graph import Graph, read
-from edgepv.firmware.integers import to_integers
+from edgepv.firmware.integers import answer_names, coded_states, to_integers
 from edgepv.firmware.lowering import Lowering
 from edgepv.firmware.planning import plan
 from edgepv.firmware.states import ring_of
@@ -57,7 +57,7 @@ def generate(variant: Variant, onnx_bytes: bytes, digest: str) -> Firmware:
     graph = read(onnx_bytes)
     _check_states(variant, graph)
     names = [(variant.inputs[state.name], _output(variant, state.output)) for state in stream.states]
-    graph, kept = to_integers(graph, names)
+    graph, kept = to_integers(graph, coded_states(variant), answer_names(variant))
     rings = [
         ring_of(graph, state, name, kept.get(output, output))
         for state, (name, output) in zip(stream.states, names)

@@ -16,12 +16,15 @@ import numpy as np
 from edgepv.firmware.graph import Code, Graph, Node, Quantized, needed_for
 from edgepv.firmware.operators.pointwise import clip_limits
 from edgepv.firmware.states import RESHAPES
+from edgepv.types import Variant
 
 MOVES = frozenset({*RESHAPES, "Transpose", "Concat", "Slice", "Split", "Gather", "Expand", "DepthToSpace"})
 """Operators that leave every value as it is."""
 MOST_SUM = 2**30
 """Sums must not come near the end of int32_t, nor of what can be rounded to one."""
 HIGHEST = 255
+WRITTEN = frozenset({"position", "life"})
+"""States of a tracker that the host writes between two steps, as floats."""
 
 
 @dataclass(frozen=True)
@@ -40,23 +43,38 @@ class Ends:
     high: int = HIGHEST
 
 
-def to_integers(graph: Graph, states: Sequence[tuple[str, str]]) -> tuple[Graph, dict[str, str]]:
+def to_integers(
+    graph: Graph, states: Sequence[tuple[str, str]], answers: Collection[str]
+) -> tuple[Graph, dict[str, str]]:
     """(the graph on codes, the names of those states' outputs that are kept as codes).
 
-    states: (input, output) of each. One is kept as codes where it is read as codes, all of one kind, and what
-    comes into it has that kind: then its codes are all that a step sees of it.
+    states: (input, output) of each that may be; answers: outputs that the host reads as floats. A state is
+    kept as codes where it is read as codes, all of one kind, and what comes into it can be made those: then
+    its codes are all that a step sees of it.
     """
-    unseen = frozenset(output for _, output in states)
+    unseen = frozenset(output for _, output in states) - set(answers)
     candidates = {name: code for name, _ in states if (code := read_as(graph, name, unseen)) is not None}
     while True:
-        unseen = frozenset(output for name, output in states if name in candidates)
+        unseen = frozenset(output for name, output in states if name in candidates) - set(answers)
         made = _Rewriting(graph, candidates, unseen)
         made.run()
         kept = {out: codes for name, out in states if (codes := made.kept(name, out)) is not None}
         lost = {name for name, output in states if name in candidates and output not in kept}
         if not lost:
-            return made.graph(kept), kept
+            return made.graph(kept, answers), kept
         candidates = {name: code for name, code in candidates.items() if name not in lost}
+
+
+def coded_states(variant: Variant) -> list[tuple[str, str]]:
+    """(input, output) in the file of the states that may be codes: not those that the host writes."""
+    states = variant.stream.states if variant.stream else ()
+    named = {**variant.inputs, **variant.outputs}
+    return [(named[s.name], named[s.output]) for s in states if s.name not in WRITTEN]
+
+
+def answer_names(variant: Variant) -> frozenset[str]:
+    """What the answers are called in the file."""
+    return frozenset(variant.outputs[answer.name] for answer in variant.spec.answers)
 
 
 def read_as(graph: Graph, name: str, unseen: Collection[str] = ()) -> Code | None:
@@ -129,12 +147,12 @@ class _Rewriting:
             return None
         return self.codes_for(output, code)
 
-    def graph(self, kept: Mapping[str, str]) -> Graph:
-        """The new graph. kept: outputs that are codes -> those."""
-        for name in self.given.outputs:
-            if name not in kept:
-                self.need(name)
-        outputs = tuple(kept.get(name, name) for name in self.given.outputs)
+    def graph(self, kept: Mapping[str, str], answers: Collection[str]) -> Graph:
+        """The new graph. kept: outputs that are codes -> those; answers: outputs that stay floats too."""
+        floats = [name for name in self.given.outputs if name in answers or name not in kept]
+        for name in floats:
+            self.need(name)
+        outputs = tuple(dict.fromkeys((*floats, *kept.values())))
         needed = needed_for(self.nodes, outputs)
         return replace(self.given, nodes=needed, shapes=self.shapes, outputs=outputs, codes=self.codes)
 

@@ -58,7 +58,7 @@ def net_of_codes() -> tuple[Variant, bytes]:
     last = net.coded_conv(kept, 0.1, 5, (1, 1), float_bias=True)
     mean = net.add("ReduceMean", net.coded(last, 0.01, 128), net.whole(2, 3), keepdims=0)
     hidden = net.add("Relu", net.add("MatMul", mean, net.constant(5, 11)))
-    variant, data = net.finish(net.add("Gemm", hidden, net.constant(11, 3), net.constant(3)), last)
+    variant, data = net.finish(net.add("Gemm", hidden, net.constant(11, 3), net.constant(3)), last, x)
     return replace(variant, precision="int8"), data
 
 
@@ -189,7 +189,7 @@ MAIN = """
 #include "edgepv_model.h"
 #include <stdio.h>
 extern const edgepv_model edgepv_model_small_net;
-static float state[STATE / 4 + 16], arena[ARENA / 4 + 16], outputs[64];
+static float state[STATE / 4 + 16], arena[ARENA / 4 + 16], outputs[1024];
 static void *aligned(float *memory) { return (char *)memory + (64 - (uintptr_t)memory % 64) % 64; }
 int main(void)
 {
