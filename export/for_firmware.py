@@ -25,8 +25,8 @@ def build(request: BuildRequest) -> BuildResult:
     needed()
     check_native(base)
     sources = sources_of(base, (request.folder / base.path).read_bytes())
-    for name, data in sources.items():
-        (request.folder / name).write_bytes(data)
+    for file, data in sources.items():
+        (request.folder / file).write_bytes(data)
     variant = replace(base, name=name, engine="native")
     note = "the C lies in models/; edgepv firmware BUNDLE adds a self-test, build files and sizes"
     return BuildResult((variant,), tuple(sorted(sources)), (note,))
