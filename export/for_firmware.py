@@ -27,8 +27,8 @@ def build(request: BuildRequest) -> BuildResult:
         return BuildResult(())
     first = variants[0]
     sources = sources_of(first, (request.folder / first.path).read_bytes())
-    for name, data in sources.items():
-        (request.folder / name).write_bytes(data)
+    for file, data in sources.items():
+        (request.folder / file).write_bytes(data)
     more = "edgepv firmware BUNDLE adds a self-test, build files and sizes"
     note = f"the C of {first.name} lies in models/; {more}"
     return BuildResult(tuple(variants), tuple(sorted(sources)), (note,))
