@@ -363,7 +363,10 @@ def inside(case: Case, variant: Variant, folder: Path, told: dict[str, Any]) -> 
         probes = [{told["inputs"][name]: value for name, value in feed.items()} for feed in probes]
     else:
         probes = by_file_names(variant, probes)
-    codes = saturation(folder / told["file"], probes)
+    try:
+        codes = saturation(folder / told["file"], probes)
+    except ValueError:  # its inputs are no floats
+        codes = None
     return {"int8": [found.int8, len(found.convolutions)], "saturation": codes}
 
 
