@@ -36,6 +36,7 @@ from edgepv.base import cache
 from edgepv.base.engines import ENGINES
 from edgepv.base.files import digest, read_json, write_json, write_text
 from edgepv.base.machine import LoadWatch, device_facts
+from edgepv.base.optional import litert_interpreter
 from edgepv.errors import EdgepvError
 from edgepv.export.audit import audit
 from edgepv.export.parity import saturation
@@ -363,8 +364,17 @@ def inside(case: Case, variant: Variant, folder: Path, told: dict[str, Any]) -> 
         probes = [{told["inputs"][name]: value for name, value in feed.items()} for feed in probes]
     else:
         probes = by_file_names(variant, probes)
-    codes = saturation(folder / told["file"], probes)
+    path = folder / told["file"]
+    codes = None if takes_codes(path) else saturation(path, probes)
     return {"int8": [found.int8, len(found.convolutions)], "saturation": codes}
+
+
+def takes_codes(path: Path) -> bool:
+    """Whether a LiteRT file has inputs in 8 bits: then floats cannot be shown to it as they are."""
+    if path.suffix != ".tflite":
+        return False
+    details = litert_interpreter()(model_path=str(path)).get_input_details()
+    return any(np.dtype(one["dtype"]).itemsize == 1 for one in details)
 
 
 def size_of(path: Path, engine: str) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from serve import Case, Infer, Tensors
 
 SIGNATURE = "serving_default"
@@ -54,14 +55,28 @@ def open_model(case: Case, out: Path, made: dict[str, Any]) -> Infer:
     interpreter = Interpreter(model_path=str(out / made["file"]), num_threads=1)
     interpreter.allocate_tensors()
     runner = interpreter.get_signature_runner()
-    kinds = {name: detail["dtype"] for name, detail in runner.get_input_details().items()}
+    inside, outside = runner.get_input_details(), runner.get_output_details()
     arguments = made["inputs"]
 
     def infer(feeds: Tensors) -> Tensors:
-        given = {
-            arguments[name]: value.astype(kinds[arguments[name]], copy=False) for name, value in feeds.items()
-        }
-        found = runner(**given)
-        return case.by_name([found[f"output_{i}"] for i in range(len(found))])
+        found = runner(**{(to := arguments[name]): coded(value, inside[to]) for name, value in feeds.items()})
+        return case.by_name(
+            [decoded(found[n], outside[n]) for n in (f"output_{i}" for i in range(len(found)))]
+        )
 
     return infer
+
+
+def coded(value: np.ndarray, detail: dict[str, Any]) -> np.ndarray:
+    """A value as the file takes it: in the codes of its 8 bits, where its inputs are quantized."""
+    scale, zero = detail["quantization"]
+    if not scale:
+        return value.astype(detail["dtype"], copy=False)
+    limits = np.iinfo(detail["dtype"])
+    return np.clip(np.rint(value / scale) + zero, limits.min, limits.max).astype(detail["dtype"])
+
+
+def decoded(value: np.ndarray, detail: dict[str, Any]) -> np.ndarray:
+    """What a file answers, as float32."""
+    scale, zero = detail["quantization"]
+    return ((value.astype(np.float32) - zero) * scale).astype(np.float32) if scale else value
