@@ -241,7 +241,7 @@ def float_scopes(path: str) -> list[str]:
 
 
 def uneven_scopes(path: str) -> list[str]:
-    """A pattern for the first convolution and for each by channel; see ``int8_onnx.uneven``."""
+    """A pattern for the first convolution and each by channel, see ``edgepv.model.boxes.uneven_layers``."""
     interpreter = litert_interpreter()(path, num_threads=1)
     names = {d["index"]: d["name"] for d in interpreter.get_tensor_details()}
     layers = [op for op in interpreter._get_ops_details() if op["op_name"] in PICTURE_CONVOLUTIONS]
