@@ -24,6 +24,7 @@ from edgepv.export.request import EVEN, BuildRequest, BuildResult
 from edgepv.export.tensorrt import form, fp16, kit, opset, parser, plan, rewrite, rules
 from edgepv.export.tensorrt.graph import name_nodes
 from edgepv.export.to_onnx import example_inputs
+from edgepv.model.boxes import uneven_layers
 from edgepv.stream import Tensors, by_file_names
 from edgepv.targets import jetson
 from edgepv.types import QuantScheme, StateSpec, Variant
@@ -178,20 +179,23 @@ def _quantized(request: BuildRequest) -> Variant:
     base = request.compress("equalise", {}, request.base, EVEN.format(""))
     pairs = _pairs(base, [s.name for s in base.stream.states if _real(s)] if base.stream else ())
     feeds = by_file_names(base, request.feeds)
+    kept = uneven_layers(request.folder / base.path) if base.spec.boxes is not None else ()
 
     def make(folder: Path) -> Variant:
         out = folder / "qdq.onnx"
-        form.quantize_for_tensorrt(request.folder / base.path, out, feeds, state_pairs=pairs)
+        source = request.folder / base.path
+        form.quantize_for_tensorrt(source, out, feeds, state_pairs=pairs, keep_float=kept)
         scheme = QuantScheme(
             "onnxruntime, TensorRT placement",
             "int8 symmetric per-tensor",
             "int8 symmetric per-channel",
             request.calibration_digest,
             len(feeds),
+            kept,
         )
         return replace(base, precision="int8", path=out.name, sha256=sha256(out), scheme=scheme)
 
-    return request.work("tensorrt int8", {}, base, TOOLS, make)
+    return request.work("tensorrt int8", {"kept": list(kept)} if kept else {}, base, TOOLS, make)
 
 
 def _checks(request: BuildRequest, variants: Sequence[Variant], device: jetson.Device) -> tuple[str, ...]:

@@ -84,6 +84,7 @@ class Step(VariantStep):
                 out=str(tmp),
                 states=[(given.inputs[s.name], ends[s.output]) for s in states if s.dtype == "float32"],
                 grown=[(given.inputs[s.name], ends[s.output]) for s in states if s.name in self.grown],
+                uneven=given.spec.boxes is not None,
             )
         scheme = QuantScheme(
             "ai-edge-quantizer",
@@ -110,11 +111,12 @@ def work(
     out: str,
     states: Sequence[tuple[str, str]],
     grown: Sequence[tuple[str, str]] = (),
+    uneven: bool = False,
 ) -> None:
     """Subprocess side: calibrate, quantize, write, and run once.
 
     states: (input, what it is fed from) of every state of real numbers, by the names of the file's signature;
-    grown: of those that grow for ever.
+    grown: of those that grow for ever. uneven: whether the first convolution and those by channel stay float.
     """
     from ai_edge_quantizer import quantizer
     from safetensors.numpy import load_file
@@ -125,7 +127,8 @@ def work(
         rows.setdefault(int(i), {})[name] = value
     runner = litert_interpreter()(source, num_threads=1).get_signature_runner()
     rows = {i: litert_feeds(runner, row) for i, row in rows.items()}
-    recipe_list = _recipe(recipe, [*float_scopes(source), *endless_scopes(source, grown)])
+    floats = [*float_scopes(source), *endless_scopes(source, grown)]
+    recipe_list = _recipe(recipe, [*floats, *(uneven_scopes(source) if uneven else ())])
     tool = quantizer.Quantizer(source, recipe_list)
     ranges = _ranges(source, recipe_list, [rows[i] for i in sorted(rows)], states)
     if not ranges:
@@ -236,6 +239,15 @@ def float_scopes(path: str) -> list[str]:
         if outputs and (vector or (not wanted and op["op_name"] in PRODUCTS)):
             patterns += [f"^{re.escape(d['name'])};" for d in outputs]
     return patterns
+
+
+def uneven_scopes(path: str) -> list[str]:
+    """A pattern for the first convolution and each by channel, see ``edgepv.model.boxes.uneven_layers``."""
+    interpreter = litert_interpreter()(path, num_threads=1)
+    names = {d["index"]: d["name"] for d in interpreter.get_tensor_details()}
+    layers = [op for op in interpreter._get_ops_details() if op["op_name"] in PICTURE_CONVOLUTIONS]
+    kept = [*layers[:1], *(op for op in layers if op["op_name"] == "DEPTHWISE_CONV_2D")]
+    return [f"^{re.escape(names[i])};" for op in kept for i in op["outputs"] if i in names]
 
 
 def endless_scopes(path: str, grown: Sequence[tuple[str, str]]) -> list[str]:
