@@ -108,7 +108,7 @@ def main() -> None:
         outputs=(replace(person.answer, shape=(1, 3549, 85)),),
     )
     results = {
-        "measured": now(),
+        "measured_at": now(),
         "yolox-nano": measured(data / "models" / "yolox_nano_416.onnx", yolox, data),
         "person-detector": measured(shipped[0], person, data),
     }

@@ -244,7 +244,7 @@ def make(args: argparse.Namespace, place: Path) -> None:
             continue
         result = found.setdefault(name, {"rows": {}})
         if model.why:
-            result["why"] = model.why
+            result |= {"why": model.why, "at": now()}
             write_json(OUT, found)
             continue
         case, truth = prepared(name, model, place, args.clips)

@@ -35,6 +35,9 @@ int run(void *state, void *arena, float *outputs, uint32_t cancelled) {
 }
 void commit(void *state) { SYMBOL.commit(&SYMBOL, state); }
 float *state_of(void *state, uint32_t index) { return SYMBOL.state(&SYMBOL, state, index); }
+int write_of(void *state, uint32_t index, const float *values, size_t count) {
+    return (int)SYMBOL.write(&SYMBOL, state, index, values, count);
+}
 const char *text_of(int what) { return what ? SYMBOL.name : SYMBOL.digest; }
 const edgepv_port *port_of(int which) { return &SYMBOL.outputs[which]; }
 """
@@ -121,8 +124,9 @@ class Generated:
 
     def write(self, index: int, value: np.ndarray) -> None:
         """Set a state before the next step."""
-        pointer = self._library.state_of(_at(self.state), index)
-        np.ctypeslib.as_array(pointer, (value.size,))[:] = value.reshape(-1)
+        values = np.ascontiguousarray(value, np.float32)
+        written = self._library.write_of(_at(self.state), index, _at(values), ctypes.c_size_t(values.size))
+        assert written == 0
 
     def writable(self, index: int) -> bool:
         """Whether a state lies as the host writes it."""

@@ -29,7 +29,7 @@ MOST_RANK = 4
 WRITE = """/* How each state lies: its rows, what is between two of them for the host, where one begins in its
  * place; the axes of a row, and what is between two entries of each for the host and here. */
 static const struct {
-    uint32_t rows, apart, offset, n[RANK], from[RANK], to[RANK];
+    uint32_t rows, apart, offset, n[RANK], from[RANK], to[RANK];FIELDS
 } layouts[] = {
 ROWS
 };
@@ -43,14 +43,15 @@ static edgepv_status write_state(const edgepv_model *model, void *state_memory, 
         return EDGEPV_INPUT;
     }
     for (uint32_t row = 0; row < layouts[index].rows; row++, values += layouts[index].apart) {
-        float *const y = place(words, state_memory, &rings[index], row) + layouts[index].offset;
+        void *const y = place(words, state_memory, &rings[index], row);
         for (size_t a = 0; a < n[0]; a++) {
             for (size_t b = 0; b < n[1]; b++) {
                 for (size_t c = 0; c < n[2]; c++) {
                     EDGEPV_ROLLED
                     for (size_t d = 0; d < n[3]; d++) {
                         const float value = values[a * f[0] + b * f[1] + c * f[2] + d * f[3]];
-                        y[a * t[0] + b * t[1] + c * t[2] + d * t[3]] = value;
+                        const size_t to = layouts[index].offset + a * t[0] + b * t[1] + c * t[2] + d * t[3];
+PUT
                     }
                 }
             }
@@ -58,6 +59,13 @@ static edgepv_status write_state(const edgepv_model *model, void *state_memory, 
     }
     return EDGEPV_OK;
 }"""
+PUT = "                        ((float *)y)[to] = value;"
+PUT_CODES = """                        if (layouts[index].scale > 0.0f) {
+                            const float steps = value / layouts[index].scale;
+                            ((uint8_t *)y)[to] = edgepv_nearest(steps, layouts[index].code);
+                        } else {
+                            ((float *)y)[to] = value;
+                        }"""
 
 
 @dataclass(frozen=True)
@@ -351,18 +359,27 @@ def _write(model: Model) -> str:
     """How the host fills any state: each row goes to its place, laid out as the layers read it."""
     if not model.rings:
         return ""
-    rows = []
+    rows, codes = [], model.lowering.graph.codes
     for ring in model.rings:
         view, host = ring.views[0], rows_of(ring.state.shape)
         apart = 0 if ring.axis is None else host[ring.axis]
         lead = (0,) * (MOST_RANK - len(host))
         axes = ([n or 1 for n in (*lead, *view.shape)], (*lead, *host), (*lead, *view.strides))
         told = ", ".join(f"{{{', '.join(map(str, axis))}}}" for axis in axes)
+        if codes:
+            code = codes.get(ring.name)
+            told += f", {literal(code.scale) if code else '0.0f'}, {{{code.zero if code else 0}, 0, 255}}"
         rows.append(f"    {{{ring.rows}u, {apart}u, {view.offset}u, {told}}}, /* {_comment(ring.name)} */")
-    told = WRITE
+    parts = {"ROWS": "\n".join(rows), "RANK": str(MOST_RANK), "PUT": PUT_CODES if codes else PUT}
+    parts["FIELDS"] = (
+        "\n    float scale; /* of a state of codes; 0: it is of floats */\n    edgepv_bounds code;"
+        if codes
+        else ""
+    )
+    told = re.sub(r"\b(ROWS|RANK|PUT|FIELDS)\b", lambda place: parts[place[0]], WRITE)
     if model.windowed:  # what is written counts, although nothing was seen
         told = told.replace("    (void)model;", "    (void)model;\n    words[rings[0].words + 1] = 0;")
-    return told.replace("ROWS", "\n".join(rows)).replace("RANK", str(MOST_RANK))
+    return told
 
 
 def _text(value: str) -> str:

@@ -160,6 +160,23 @@ def test_a_ring_that_is_rounded_when_it_is_read_holds_codes() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("net", NETS)
+def test_states_that_a_host_writes_become_the_codes_that_they_are(net: str, tmp_path: Path) -> None:
+    """Rings of codes and of floats, filled with the floats that they stand for, before each step."""
+    variant, data = NETS[net]()
+    made = Generated(compiled(generate(variant, data, "0"), tmp_path, any_compiler(), ("-O1",)))
+    stepper = Stepper(ExactEngine(variant, data).infer, variant.spec, variant.stream)
+    assert variant.stream is not None
+    for frame in frames_of(variant):
+        feeds = stepper.feeds(frame)
+        assert feeds is not None
+        made.reset()
+        for index, state in enumerate(variant.stream.states):
+            made.write(index, feeds[state.name])
+        assert same(made.step(frame), answers(variant, stepper.run(feeds)))
+
+
+@pytest.mark.slow
 def test_the_c_of_what_is_rounded_when_it_is_read_gives_the_same_bits(tmp_path: Path) -> None:
     variant, data = net_that_rounds_what_it_reads()
     built = compiled(generate(variant, data, "0"), tmp_path, any_compiler(), ("-march=native", "-O1"))
