@@ -404,7 +404,8 @@ def page() -> str:
     ]
     for one in BENCHMARKS:
         if one.name in found:
-            cells = (one.says(found[one.name]), *origin(found[one.name]), minutes(one, took), shown(one.page))
+            told = (one.says(found[one.name]), *origin(found[one.name]), minutes(one, took), shown(one.page))
+            cells = [cell or "not noted" for cell in told]
             lines.append(f"| [{one.name}]({one.name}.py) | {' | '.join(cells)} |")
     missing = [one.name for one in BENCHMARKS if one.name not in found]
     lines += ["", f"Not measured yet: {', '.join(missing) or 'nothing'}.", ""]
