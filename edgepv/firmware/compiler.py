@@ -150,8 +150,9 @@ def shared_object(chosen: Compiler, sources: Mapping[str, bytes], options: Seque
             (place / name).write_bytes(data)
         names = sorted(n for n in sources if n.endswith(".c"))
         objects = compile_objects(chosen, names, (*options, *MOVABLE), place)
-        link(chosen, [*SHARED, *objects, "-o", "model.so"], place)
-        return (place / "model.so").read_bytes()
+        made = place / "model.so"
+        link(chosen, [*SHARED, *objects, "-o", str(made)], place)
+        return made.read_bytes()
 
 
 def compile_objects(

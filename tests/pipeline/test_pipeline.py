@@ -223,7 +223,9 @@ def test_an_onnx_file_is_exported_too(step_bundle: Path, tiny_step: Tiny, tmp_pa
             str(tmp_path / "m"),
         ]
     )
-    assert code == 2 and not (tmp_path / "m").exists()
+    assert code == 0
+    floats = [row for row in _report(tmp_path / "m").rows if row.variant == "litert-fp32"]
+    assert floats and all(row.parity and row.parity.sqnr_db > 80 for row in floats)
 
 
 def test_the_null_target_walks_the_whole_line(tiny_step: Tiny, tmp_path: Path, a_clip: Path) -> None:

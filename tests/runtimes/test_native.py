@@ -375,7 +375,8 @@ def test_it_is_compiled_once(
 
 Change = Callable[[Variant], Variant]
 REFUSED: dict[str, Change] = {
-    "it is int8": lambda v: replace(v, precision="int8"),
+    "it is fp16": lambda v: replace(v, precision="fp16"),
+    "it is int8": lambda v: replace(v, precision="int8", form="window"),
 }
 
 
