@@ -137,7 +137,10 @@ def test_the_answer_of_its_task_is_in_the_records(
 
 def test_without_the_package_its_task_is_unknown(level_bundle: Path, run: Run) -> None:
     code, _, err = run("inspect", level_bundle)
-    assert code == 2 and "unknown task 'brightness'. Known: classification, detection, restoration, tracking" in err
+    assert (
+        code == 2
+        and "unknown task 'brightness'. Known: classification, detection, restoration, tracking" in err
+    )
 
 
 def test_without_the_package_its_bundle_names_the_engine_that_is_missing(

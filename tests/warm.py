@@ -112,8 +112,8 @@ def _answer(there: socket.socket) -> None:
 
 
 def quick(argv: list[str]) -> int:
-    """``edgepv`` with few timed calls and clips, the shortest video that proves a stream, and one epoch of
-    fine-tuning; memory is looked at without a process of its own."""
+    """``edgepv`` with few timed calls and clips, one way to spoil these, no look at single layers, the shortest
+    video that proves a stream, and one epoch of fine-tuning; memory is looked at in the same process."""
     from edgepv.cli import main
 
     if argv[:1] and argv[0] in ("export", "stream", "sensitivity", "explain", "search"):
@@ -121,12 +121,13 @@ def quick(argv: list[str]) -> int:
 
         from edgepv.explain import deletion
         from edgepv.measure import latency, memory
-        from edgepv.pipeline import source
+        from edgepv.pipeline import layers, source, spoilt
         from edgepv.stream import verify
 
         latency.BUDGET_S, latency.MIN_CALLS, verify.VIDEO, deletion.STAGES = 0.0, 3, 0, 4
         memory.call = lambda function, **given: memory.rss_of(**given)  # type: ignore[attr-defined]
-        source._shipped = few
+        source._shipped, layers.MOST_MIB = few, 1
+        spoilt.CORRUPTIONS = {"JPEG": spoilt.CORRUPTIONS["JPEG"]}
     return main(argv + ["--tune-epochs", "1"] * (argv[:1] == ["search"]))
 
 

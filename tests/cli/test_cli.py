@@ -268,7 +268,10 @@ def test_gates_end_with_their_own_exit_code(
 @pytest.mark.parametrize(
     ("options", "word"),
     [
-        (["--min-sqnr", "30", "--target", "jetson,mobile"], "--min-sqnr is heeded by INT8 for cpu and firmware only"),
+        (
+            ["--min-sqnr", "30", "--target", "jetson,mobile"],
+            "--min-sqnr is heeded by INT8 for cpu and firmware only",
+        ),
         (["--keep-float", "2", "--target", "jetson"], "--keep-float is heeded"),
         (["--ranges", "mse", "--target", "mobile"], "--ranges is heeded"),
         (["--min-sqnr", "inf"], "--min-sqnr inf"),
