@@ -112,8 +112,10 @@ def _answer(there: socket.socket) -> None:
 
 
 def quick(argv: list[str]) -> int:
-    """``edgepv`` with few timed calls and clips, one way to spoil these, no look at single layers, the shortest
-    video that proves a stream, and one epoch of fine-tuning; memory is looked at in the same process."""
+    """``edgepv`` with few timed calls and clips, one way to spoil these, and no look at single layers.
+
+    The shortest video proves a stream, fine-tuning takes one epoch, and memory is looked at in this process.
+    """
     from edgepv.cli import main
 
     if argv[:1] and argv[0] in ("export", "stream", "sensitivity", "explain", "search"):
