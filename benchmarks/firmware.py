@@ -75,7 +75,7 @@ TURN_S = 0.05
 """CPU time of one contender's turn in a round, about: many calls of a fast one, a few of a slow one."""
 CAMERAS = ((228, 128), (640, 480))
 """Width and height of pictures that are answered end to end: those of the demo's clips, and VGA."""
-COUNTED = 2000
+COUNTED = 200
 """Steps over which mallocs are counted."""
 OPENINGS = 200
 ALIGN = 64  # EDGEPV_ALIGN
