@@ -121,6 +121,7 @@ def quick(argv: list[str]) -> int:
     if argv[:1] and argv[0] in ("export", "stream", "sensitivity", "explain", "search"):
         from few import few
 
+        from edgepv.data.degrade import CORRUPTIONS
         from edgepv.explain import deletion
         from edgepv.measure import latency, memory
         from edgepv.pipeline import layers, source, spoilt
@@ -129,7 +130,7 @@ def quick(argv: list[str]) -> int:
         latency.BUDGET_S, latency.MIN_CALLS, verify.VIDEO, deletion.STAGES = 0.0, 3, 0, 4
         memory.call = lambda function, **given: memory.rss_of(**given)  # type: ignore[attr-defined]
         source._shipped, layers.MOST_MIB = few, 1
-        spoilt.CORRUPTIONS = {"JPEG": spoilt.CORRUPTIONS["JPEG"]}
+        spoilt.CORRUPTIONS = {"JPEG": CORRUPTIONS["JPEG"]}  # type: ignore[attr-defined]
     return main(argv + ["--tune-epochs", "1"] * (argv[:1] == ["search"]))
 
 
