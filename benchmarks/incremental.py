@@ -2,11 +2,12 @@
 
     python benchmarks/incremental.py
 
-An incremental window would compute again only those frames of each layer that differ from an earlier window's, because
-the padding at the clip's ends, or a pooling over all of time, reaches them. Each net answers a window and the windows
-one to eight frames later, and every frame of every convolution is compared with the same moment in an earlier window.
-What is equal to rounding could be kept; the rest, weighted by multiplications, is the least that a result for
-every frame would cost, copies not counted. Beside it what the stream saves (stream.json). Writes incremental.json.
+An incremental window would compute again only those frames of each layer that differ from an earlier
+window's, because the padding at the clip's ends, or a pooling over all of time, reaches them. Each net
+answers a window and the windows one to eight frames later, and every frame of every convolution is compared
+with the same moment in an earlier window. What is equal to rounding could be kept; the rest, weighted by
+multiplications, is the least that a result for every frame would cost, copies not counted. Beside it what
+the stream saves (stream.json). Writes incremental.json.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ from edgepv.base.files import read_json, write_json
 
 OUT = Path(__file__).resolve().with_suffix(".json")
 LONGEST_STRIDE = 8  # frames from one position to the next in the deepest layers of these nets
-EQUAL = 1e-5  # of the largest value of a layer: sums in another order differ by less, another frame by far more
+EQUAL = (
+    1e-5  # of the largest value of a layer: sums in another order differ by less, another frame by far more
+)
 BY_CONVOLUTION = ("c3d", "i3d", "r3d_18", "r2plus1d_18", "mc3_18", "x3d_s", "slowfast", "tsm")
 """The nets of clipnets.py that look ahead and whose work is convolutions."""
 CONVOLUTIONS = nn.Conv1d | nn.Conv2d | nn.Conv3d
@@ -87,7 +90,11 @@ def measured(net: Net) -> dict[str, Any]:
     windows = answers(module, video, net.frames)
     macs = {name: one[0] for name, one in windows[0].items()}
     again = sum(n * (1 - kept(windows, name, net.frames)) for name, n in macs.items())
-    return {"macs": sum(macs.values()), "again": again / sum(macs.values()), "saves": sum(macs.values()) / again}
+    return {
+        "macs": sum(macs.values()),
+        "again": again / sum(macs.values()),
+        "saves": sum(macs.values()) / again,
+    }
 
 
 def main() -> int:
@@ -99,7 +106,7 @@ def main() -> int:
         if gflops := streams.get(net.name, {}).get("gflops_frame"):
             row["stream_saves"] = streams[net.name]["gflops_clip"] / gflops
         print(f"{net.name:20} again {row['again']:.2f}, saves {row['saves']:.2f}", flush=True)
-    write_json(OUT, {"at": now(), "width": WIDTH, "nets": rows})
+    write_json(OUT, {"measured_at": now(), "width": WIDTH, "nets": rows})
     return 0
 
 
