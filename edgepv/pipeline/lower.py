@@ -34,6 +34,7 @@ def streamed(
     spec = checkpoint.spec
     key = checkpoint_key(checkpoint)
     flat = replace(checkpoint, rewrite=Rewrite("flat", spec.input))
+    rewrite = Rewrite("stream", spec.input, options.every)
 
     def make(folder: Path) -> Any:
         from edgepv.stream.verify import prove
@@ -43,6 +44,7 @@ def streamed(
         model = convert(module, spec, every=options.every)
         shown_clips = [_first_frames(c.path, spec) for c in clips.held_out[:2]]
         proof = prove(module, model, shown_clips)
+        context.keep(replace(checkpoint, spec=model.spec, rewrite=rewrite), model)
         return {"spec": encode(model.spec), "stream": encode(replace(model.stream, proof=proof))}
 
     if options.stream == "auto":
@@ -60,11 +62,7 @@ def streamed(
             {},
             ("torch",),
         )
-        step = replace(
-            checkpoint,
-            spec=decode(ModelSpec, rewritten["spec"]),
-            rewrite=Rewrite("stream", spec.input, options.every),
-        )
+        step = replace(checkpoint, spec=decode(ModelSpec, rewritten["spec"]), rewrite=rewrite)
         tuned = any(s.name == "stream_tune" for s in checkpoint.steps)
         warning = None if tuned else too_far(spec, stream)
         if warning:
@@ -103,7 +101,8 @@ def lower(context: RunContext, source: Source, checkpoint: Checkpoint | None) ->
 
     def make(folder: Path) -> Any:
         context.console.say("lowering to ONNX")
-        return encode(to_onnx.lower(build(checkpoint), checkpoint.spec, folder / "model.onnx"))
+        module = context.module(checkpoint) if checkpoint.rewrite else build(checkpoint)
+        return encode(to_onnx.lower(module, checkpoint.spec, folder / "model.onnx"))
 
     key = checkpoint_key(checkpoint)
     folder, result = context.step("lower", key, ("torch", "onnx", "onnxscript"), make)
