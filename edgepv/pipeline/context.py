@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgepv.base.cache import cached
 from edgepv.base.console import Console
@@ -15,6 +15,9 @@ from edgepv.model.checkpoint import build
 from edgepv.pipeline.options import Options
 from edgepv.types import Checkpoint
 
+if TYPE_CHECKING:
+    from torch import nn
+
 
 @dataclass(frozen=True)
 class RunContext:
@@ -22,9 +25,9 @@ class RunContext:
 
     options: Options
     console: Console
-    modules: dict[str, Any] = field(default_factory=dict, repr=False)
+    modules: dict[str, nn.Module] = field(default_factory=dict, repr=False)
 
-    def module(self, checkpoint: Checkpoint) -> Any:
+    def module(self, checkpoint: Checkpoint) -> nn.Module:
         """``build(checkpoint)``, once in a run, for those who run it; who changes or traces one builds it.
 
         A user's module may keep what its forward() computed, and a trace would leave it tensors without
@@ -35,7 +38,7 @@ class RunContext:
             self.modules[key] = build(checkpoint)
         return self.modules[key]
 
-    def keep(self, checkpoint: Checkpoint, module: Any) -> None:
+    def keep(self, checkpoint: Checkpoint, module: nn.Module) -> None:
         """``module`` is what ``build(checkpoint)`` would make."""
         self.modules[_identity(checkpoint)] = module
 
