@@ -146,8 +146,8 @@ def _clips_needed(lost: int, won: int, n: int, max_drop: float, share: float) ->
     while size < 1_000_000:
         size = math.ceil(size * 1.05) + 1
         scale = size / n
-        counts = (round(lost * scale), round(won * scale), size)
-        if abs(_tango(*(share * c for c in counts), max_drop / 100)) >= Z95:
+        counts = (share * round(lost * scale), share * round(won * scale), share * size)
+        if abs(_tango(*counts, max_drop / 100)) >= Z95:
             return size
     return None
 
