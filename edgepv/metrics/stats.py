@@ -132,11 +132,11 @@ def paired_drop(
     share = independent(change, groups) / n
     low, high = (100 * edge for edge in paired_interval(share * lost, share * won, share * n))
     verdict = side_of(low, high, max_drop)
-    needed = None if verdict != "inconclusive" else _clips_needed(lost, won, n, max_drop, share)
+    needed = None if verdict != "inconclusive" else clips_needed(lost, won, n, max_drop, share)
     return PairedDrop(points, low, high, n, lost, won, max_drop, verdict, needed, groups=count)
 
 
-def _clips_needed(lost: int, won: int, n: int, max_drop: float, share: float) -> int | None:
+def clips_needed(lost: int, won: int, n: int, max_drop: float, share: float) -> int | None:
     """Smallest clip count at which today's rates would be decided; None if never below 10^6.
 
     share: of the clips, how many count as independent. An interval lies on one side of ``max_drop`` where the
