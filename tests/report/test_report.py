@@ -409,6 +409,15 @@ def test_what_changes_on_footage_is_a_column_where_footage_was_watched() -> None
     assert table.rows[0][-1].text == "not measured" and len(before.rows[0]) == len(before.columns)
 
 
+def test_a_column_of_the_answers_after_each_frame_says_what_they_lose() -> None:
+    last = example().rows[-1]
+    seen = replace(example(), rows=(*example().rows[:-1], replace(last, each_frame=last.drop)))
+    table, before = tables.accuracy_table(seen), tables.accuracy_table(example())
+    assert table.columns == (*before.columns, "lost each frame")
+    assert "Lost each frame: points lost by the answers after each frame" in table.about
+    assert "each frame" not in before.about
+
+
 def test_a_report_without_any_figure_still_reads() -> None:
     bare = Report("bare", (Measurement("a", "cpu", "null", "fp32", "step", "made"),), "torch-fp32")
     page = to_html(bare)
