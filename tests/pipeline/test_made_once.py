@@ -38,8 +38,8 @@ def test_a_clip_model_is_converted_once_and_its_modules_are_shared(
     monkeypatch.setenv("EDGEPV_CACHE", str(tmp_path))
     monkeypatch.setattr(stream, "convert", noted(stream.convert, converted))
     monkeypatch.setattr(checkpoints, "new_module", noted(checkpoints.new_module, built))
-    files = {"weights": str(tiny_clip.weights), "spec": str(tiny_clip.spec)}
-    options = Options(tiny_clip.model, **files, precision="fp32")
+    weights, spec = str(tiny_clip.weights), str(tiny_clip.spec)
+    options = Options(tiny_clip.model, weights=weights, spec=spec, precision="fp32")
     context, source = RunContext(options, Console(quiet=True)), load(options)
     first = prepare(context, source, gather(options, source.spec))
     # loaded, probed, folded, converted, run; and once more to count the weights of what was converted

@@ -410,8 +410,9 @@ def test_what_changes_on_footage_is_a_column_where_footage_was_watched() -> None
 
 
 def test_a_column_of_the_answers_after_each_frame_says_what_they_lose() -> None:
-    last = example().rows[-1]
-    seen = replace(example(), rows=(*example().rows[:-1], replace(last, each_frame=last.drop)))
+    rows = example().rows
+    drop = next(row.drop for row in rows if row.drop)
+    seen = replace(example(), rows=(*rows[:-1], replace(rows[-1], each_frame=drop)))
     table, before = tables.accuracy_table(seen), tables.accuracy_table(example())
     assert table.columns == (*before.columns, "lost each frame")
     assert "Lost each frame: points lost by the answers after each frame" in table.about
