@@ -43,6 +43,10 @@ class UsageError(EdgepvError):
     exit_code = 2
 
 
+class AbsentError(UsageError):
+    """A bundle does not hold a file that was asked of it."""
+
+
 class ModelError(UsageError):
     """The model's own code or weights cannot be built, converted, pruned or streamed. Its author cures it."""
 

@@ -50,7 +50,7 @@ def _made(function: str, base: Variant, out: Path, **given: Json) -> Variant:
     )
 
 
-def convert(checkpoint: dict[str, Any], out: str) -> dict[str, dict[str, str]]:
+def convert(checkpoint: dict[str, object], out: str) -> dict[str, dict[str, str]]:
     """Subprocess side: write the file, run it once, return our name -> its name for both ends."""
     source = decode(Checkpoint, checkpoint)
     module = build(source)
@@ -58,7 +58,7 @@ def convert(checkpoint: dict[str, Any], out: str) -> dict[str, dict[str, str]]:
     return _converted(step_module(module) if stream else module, source.spec, stream, Path(out))
 
 
-def convert_onnx(path: str, variant: dict[str, Json], out: str) -> dict[str, dict[str, str]]:
+def convert_onnx(path: str, variant: dict[str, object], out: str) -> dict[str, dict[str, str]]:
     """Subprocess side, of an ONNX file: the same."""
     from edgepv.export.onnx_module import OnnxModule
 

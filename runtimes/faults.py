@@ -23,7 +23,7 @@ class Faults:
         self._counts: Counter[str] = Counter()
         self._first: dict[str, str] = {}
 
-    def call(self, name: str, function: Callable[..., Any], *arguments: Any) -> None:
+    def call(self, name: str, function: Callable[..., object], *arguments: object) -> None:
         """Call it; what it raises is counted under ``name``, and its result does not matter."""
         try:
             function(*arguments)

@@ -275,7 +275,7 @@ class Output:
         if self._health:
             self._health.took(stage, 1e3 * seconds)
 
-    def status(self, what: str, why: str, **more: Any) -> None:
+    def status(self, what: str, why: str, **more: object) -> None:
         """Tell that something happened to the camera or the runner.
 
         what: one word, counted in the summary; "camera_lost" ends what events there are. why: a sentence.

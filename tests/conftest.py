@@ -57,15 +57,12 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def short_timings() -> Iterator[None]:
-    """Latencies from a few calls: half of an export's time was this, and no test looks at a speed.
+def quick_exports() -> Iterator[None]:
+    """Latencies from a few calls, few clips; see ``quick``."""
+    from quick import quicken
 
-    What INT8 of each layer costs is measured of tiny models alone.
-    """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("edgepv.pipeline.layers.MOST_MIB", 1)
-        patch.setattr("edgepv.measure.latency.BUDGET_S", 0.0)
-        patch.setattr("edgepv.measure.latency.MIN_CALLS", 3)
+        quicken(patch)
         yield
 
 

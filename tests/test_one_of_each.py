@@ -73,16 +73,16 @@ def test_what_only_tests_use_is_not_in_the_product() -> None:
     assert not unused
 
 
-MOST_ANY = 192
-"""Public functions and methods of the product that say ``Any`` of an argument or their answer, as counted
-here: what torch's modules, engines and JSON files leave open. It may only fall."""
+MOST_ANY = 176
+"""Public functions and methods of the product that say ``Any`` of an argument or their answer, or its alias
+``Json``, as counted here: what torch's modules, engines and JSON files leave open. It may only fall."""
 
 
 def says_any(hint: ast.expr | None) -> bool:
-    """Whether an annotation has ``Any`` in it, written out or in quotes."""
+    """Whether an annotation has ``Any`` in it, or its alias ``Json``, written out or in quotes."""
     for part in ast.walk(hint) if hint else ():
         text = part.id if isinstance(part, ast.Name) else getattr(part, "value", None)
-        if isinstance(text, str) and re.search(r"\bAny\b", text):
+        if isinstance(text, str) and re.search(r"\b(Any|Json)\b", text):
             return True
     return False
 
@@ -120,6 +120,7 @@ def test_no_more_of_the_product_is_any() -> None:
         ("def f(x: Any): ...", ["f"]),
         ("def f(*, x: dict[str, Any]): ...", ["f"]),
         ("def f() -> 'list[Any]': ...", ["f"]),
+        ("def f(x: dict[str, Json]): ...", ["f"]),
         ("def _f(x: Any): ...", []),
         ("class C:\n def __init__(self, x: Any): ...\n def _f(self, x: Any): ...", ["C.__init__"]),
         ("class _C:\n def f(self, x: Any): ...", []),

@@ -22,6 +22,8 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 HEAVY = (
     "torch",
     "torch.export",
@@ -74,6 +76,10 @@ def serve(address: str) -> None:
     for name in HEAVY:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    with contextlib.suppress(ImportError):
+        import quick
+
+        quick.one_registry()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks
     with socket.socket(socket.AF_UNIX) as door:
         door.bind(address + ".new")
@@ -98,7 +104,7 @@ def _answer(there: socket.socket) -> None:
         os.chdir(asked["cwd"])
         os.environ.clear()
         os.environ.update(asked["env"])
-        code = quick(asked["argv"])
+        code = command(asked["argv"])
     except SystemExit as e:
         code = e.code if isinstance(e.code, int) else 1
     except BaseException:
@@ -111,26 +117,23 @@ def _answer(there: socket.socket) -> None:
         os._exit(code)
 
 
-def quick(argv: list[str]) -> int:
-    """``edgepv`` with few timed calls and clips, one way to spoil these, and no look at single layers.
+def command(argv: list[str]) -> int:
+    """``edgepv`` with quick exports, for which the shortest video proves a stream.
 
-    The shortest video proves a stream, fine-tuning takes one epoch, and memory is looked at in this process.
+    Fine-tuning takes one epoch, and memory is looked at in this process.
     """
     from edgepv.cli import main
 
     if argv[:1] and argv[0] in ("export", "stream", "sensitivity", "explain", "search"):
-        from few import few
+        from quick import quicken
 
-        from edgepv.data.degrade import CORRUPTIONS
         from edgepv.explain import deletion
-        from edgepv.measure import latency, memory
-        from edgepv.pipeline import layers, source, spoilt
+        from edgepv.measure import memory
         from edgepv.stream import verify
 
-        latency.BUDGET_S, latency.MIN_CALLS, verify.VIDEO, deletion.STAGES = 0.0, 3, 0, 4
+        quicken(pytest.MonkeyPatch())
+        verify.VIDEO, deletion.STAGES = 0, 4
         memory.call = lambda function, **given: memory.rss_of(**given)  # type: ignore[attr-defined]
-        source._shipped, layers.MOST_MIB = few, 1
-        spoilt.CORRUPTIONS = {"JPEG": CORRUPTIONS["JPEG"]}  # type: ignore[attr-defined]
     return main(argv + ["--tune-epochs", "1"] * (argv[:1] == ["search"]))
 
 

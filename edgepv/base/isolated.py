@@ -27,7 +27,7 @@ MOST_TIMEOUT_S = 1_000_000
 GRACE_S = 1.0  # the process that is waited for ends first
 
 
-def call(function: str, *, timeout_s: float = TIMEOUT_S, tool: str = "", **arguments: Json) -> Json:
+def call(function: str, *, timeout_s: float = TIMEOUT_S, tool: str = "", **arguments: object) -> Json:
     """Call "module:function" with JSON arguments in a subprocess; returns its JSON result.
 
     tool: the name that a person knows it by.

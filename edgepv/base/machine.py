@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from edgepv.base.engines import ENGINES
 from edgepv.base.registry import resolve
-from edgepv.types import Json
 
 if TYPE_CHECKING:
     from edgepv.types import DeviceFacts, MachineLoad, Proof
@@ -128,7 +127,7 @@ def proof(engine: str) -> Proof:
     return Proof(facts.arch, facts.flags, f"{engine} {version}".strip())
 
 
-def machine() -> dict[str, Json]:
+def machine() -> dict[str, object]:
     """What a measured time belongs to."""
     facts = device_facts()
     return {"cpu": facts.cpu, "cores": facts.cores, "arch": facts.arch, "flags": facts.flags}

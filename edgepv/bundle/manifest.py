@@ -16,7 +16,7 @@ from typing import Any
 
 from edgepv.base.engines import ENGINES
 from edgepv.base.files import check_part, digest, parse_json, sha256, write_json
-from edgepv.errors import UsageError, unknown
+from edgepv.errors import AbsentError, UsageError, unknown
 from edgepv.model.spec import check_spec, check_stream
 from edgepv.types import DeviceFacts, ModelSpec, Proof, Rung, StepRecord, StreamSpec, Variant, decode, encode
 
@@ -107,11 +107,12 @@ class Bundle:
     def checked(self, name: str) -> bytes:
         """The bytes of a file, read once and equal to their digest: what was checked is what is used.
 
-        Raises UsageError if it is not in the manifest, missing, no plain file, or was changed.
+        Raises AbsentError if it is not in the manifest, UsageError if it is missing, no plain file, or was
+        changed.
         """
         wanted = {**self.measured.files, **self.content.files}.get(name)
         if wanted is None:
-            raise UsageError(f"{self.folder}: {name} is not in the manifest. Export the bundle again")
+            raise AbsentError(f"{self.folder}: {name} is not in the manifest. Export the bundle again")
         data = read_plain(self.folder, name, MOST_BYTES)
         if hashlib.sha256(data).hexdigest() != wanted:
             raise _differs(self.folder, name, data, wanted)

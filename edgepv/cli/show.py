@@ -104,7 +104,7 @@ def _in_int8(audit: Audit) -> str:
     return f"{audit.int8}/{len(audit.convolutions)}{products}"
 
 
-def as_data(one: ExportedBundle) -> dict[str, Any]:
+def as_data(one: ExportedBundle) -> dict[str, object]:
     """One bundle as JSON data, for --json."""
     return {
         "target": one.target,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edgepv.base.isolated import call
 from edgepv.bundle.golden import broken_as_parity, load, of_variant, same
@@ -54,7 +53,7 @@ def self_test(opened: Bundle, test: SelfTest) -> str:
     )
 
 
-def self_tested(folder: str, digest: str, run: str, test: dict[str, Any]) -> str:
+def self_tested(folder: str, digest: str, run: str, test: dict[str, object]) -> str:
     """Subprocess side of ``self_test``."""
     with broken_as_parity():
         bundle = same(Path(folder), digest)

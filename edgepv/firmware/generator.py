@@ -20,8 +20,9 @@ CODE_KERNELS = ("edgepv_codes.h", "edgepv_code_lanes.h")
 """Headers that model.c includes, beside edgepv_model.h and edgepv.h; CODE_KERNELS: those of INT8 models."""
 PRECISIONS = ("fp32", "int8")
 """Of files that C is made of."""
-FLAGS = ("-std=gnu99", "-O3", "-ffp-contract=fast")
-"""What a compiler needs to be told: -std=c99 alone would keep products and sums apart."""
+FLAGS = ("-std=gnu99", "-O3", "-fno-unroll-loops", "-ffp-contract=fast")
+"""What a compiler needs to be told: -std=c99 alone would keep products and sums apart, and tiles are unrolled
+in the C already."""
 
 
 @dataclass(frozen=True)

@@ -101,14 +101,14 @@ class Library:
         self.info = _Info(size=ctypes.sizeof(_Info))
         self.call("edgepv_inform", self._model, byref(self.info))
 
-    def call(self, name: str, *arguments: Any) -> None:
+    def call(self, name: str, *arguments: object) -> None:
         """Call a function that returns a status. Raises StatusError for any but EDGEPV_OK."""
         status = getattr(self._object, name)(*arguments)
         if status != Status.OK:
             text = self._object.edgepv_text(status) or b"unknown status"
             raise StatusError(status, text.decode("ascii", "replace"))
 
-    def tell(self, name: str, *arguments: Any) -> None:
+    def tell(self, name: str, *arguments: object) -> None:
         """Call a function that returns nothing."""
         getattr(self._object, name)(*arguments)
 

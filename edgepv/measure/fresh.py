@@ -13,7 +13,7 @@ from edgepv.base.registry import resolve
 from edgepv.errors import TargetUnavailableError
 from edgepv.measure.artifacts.artifact import Artifact
 from edgepv.measure.memory import peak_mib
-from edgepv.types import ColdStart, Json
+from edgepv.types import ColdStart
 
 PROCESSES = 3
 """Starts whose median is told: one that was hit by something else does not decide."""
@@ -42,7 +42,7 @@ def cold_start(artifact: Artifact, threads: int) -> tuple[ColdStart | None, floa
     return start, max(peaks, default=None)
 
 
-def started(opener: str, arguments: dict[str, Json], threads: int) -> dict[str, float | None]:
+def started(opener: str, arguments: dict[str, object], threads: int) -> dict[str, float | None]:
     """Subprocess side of ``cold_start``."""
     begun = time.perf_counter()
     opened = resolve(opener)(threads=threads, **arguments)

@@ -70,7 +70,7 @@ class Clock:
 
 
 def interleaved(
-    engines: Mapping[str, tuple[Engine | Any, Sequence[Tensors]]],
+    engines: Mapping[str, tuple[Engine, Sequence[Tensors]]],
     *,
     threads: int,
     calls: int = CALLS,
@@ -84,7 +84,7 @@ def interleaved(
 
 
 def taken_in_turns(
-    engines: Mapping[str, tuple[Engine | Any, Sequence[Tensors]]],
+    engines: Mapping[str, tuple[Engine, Sequence[Tensors]]],
     *,
     calls: int = CALLS,
     budget_s: float | None = None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -22,7 +21,7 @@ def peak_rss_mib(variant: Variant, folder: Path) -> float | None:
     return mib
 
 
-def rss_of(variant: dict[str, Any], folder: str) -> float | None:
+def rss_of(variant: dict[str, object], folder: str) -> float | None:
     """Subprocess side of ``peak_rss_mib``."""
     chosen = decode(Variant, variant)
     engine = open_engine(chosen, Path(folder))

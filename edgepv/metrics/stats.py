@@ -41,26 +41,28 @@ def paired_interval(lost: float, won: float, n: float, z: float = Z95) -> tuple[
         raise ValueError("a paired interval needs at least one clip")
     point = (lost - won) / n
 
-    def score(delta: float) -> float:
-        a, b = 2.0 * n, -lost - won + (2 * n - lost + won) * delta
-        c = -won * delta * (1 - delta)
-        q = (math.sqrt(max(b * b - 4 * a * c, 0.0)) - b) / (2 * a)
-        variance = n * (2 * q + delta * (1 - delta))
-        if variance <= 0:
-            return 0.0 if lost - won == n * delta else math.copysign(math.inf, lost - won - n * delta)
-        return (lost - won - n * delta) / math.sqrt(variance)
-
     def edge(outside: float, sign: float) -> float:
         inside = point
         for _ in range(60):
             middle = (inside + outside) / 2
-            if sign * score(middle) < z:
+            if sign * _tango(lost, won, n, middle) < z:
                 inside = middle
             else:
                 outside = middle
         return inside
 
     return edge(-1.0, 1.0), edge(1.0, -1.0)
+
+
+def _tango(lost: float, won: float, n: float, delta: float) -> float:
+    """Tango's score of a true difference ``delta``: standard errors that the one seen is above it."""
+    a, b = 2.0 * n, -lost - won + (2 * n - lost + won) * delta
+    c = -won * delta * (1 - delta)
+    q = (math.sqrt(max(b * b - 4 * a * c, 0.0)) - b) / (2 * a)
+    variance = n * (2 * q + delta * (1 - delta))
+    if variance <= 0:
+        return 0.0 if lost - won == n * delta else math.copysign(math.inf, lost - won - n * delta)
+    return (lost - won - n * delta) / math.sqrt(variance)
 
 
 def group_count(groups: Sequence[str] | None) -> int | None:
@@ -130,22 +132,22 @@ def paired_drop(
     share = independent(change, groups) / n
     low, high = (100 * edge for edge in paired_interval(share * lost, share * won, share * n))
     verdict = side_of(low, high, max_drop)
-    needed = None if verdict != "inconclusive" else _clips_needed(lost, won, n, max_drop, share)
+    needed = None if verdict != "inconclusive" else clips_needed(lost, won, n, max_drop, share)
     return PairedDrop(points, low, high, n, lost, won, max_drop, verdict, needed, groups=count)
 
 
-def _clips_needed(lost: int, won: int, n: int, max_drop: float, share: float) -> int | None:
+def clips_needed(lost: int, won: int, n: int, max_drop: float, share: float) -> int | None:
     """Smallest clip count at which today's rates would be decided; None if never below 10^6.
 
-    share: of the clips, how many count as independent.
+    share: of the clips, how many count as independent. An interval lies on one side of ``max_drop`` where the
+    score there is beyond ``Z95``: its edges need not be found.
     """
     size = n
     while size < 1_000_000:
         size = math.ceil(size * 1.05) + 1
         scale = size / n
-        counts = (round(lost * scale), round(won * scale), size)
-        low, high = paired_interval(*(share * c for c in counts))
-        if 100 * high <= max_drop or 100 * low > max_drop:
+        counts = (share * round(lost * scale), share * round(won * scale), share * size)
+        if abs(_tango(*counts, max_drop / 100)) >= Z95:
             return size
     return None
 

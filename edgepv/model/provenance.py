@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from edgepv.base.machine import versions
-from edgepv.types import Json, StepRecord
+from edgepv.types import StepRecord
 
 
 def record(
     name: str,
-    options: dict[str, Json],
+    options: Mapping[str, object],
     inputs: dict[str, str],
     outputs: dict[str, str],
     tools: tuple[str, ...] = (),
 ) -> StepRecord:
     """A StepRecord with the versions of edgepv and of the named distributions."""
-    return StepRecord(name, options, inputs, outputs, versions(("edgepv", *tools)))
+    return StepRecord(name, dict(options), inputs, outputs, versions(("edgepv", *tools)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,12 +20,17 @@ from edgepv.quantize.step import Calibration, step_named
 from edgepv.types import Target, Variant, decode, encode
 
 
-def run_builder(
-    context: RunContext, model: Ready, target: Target, base: Variant, models: Path
-) -> BuildResult:
-    """Call the target's builder with the cache and the quantization room at hand."""
+@dataclass(frozen=True)
+class _Workshop:
+    """The cache and the quantization steps, as a target's builder uses them. models: where its files go."""
+
+    context: RunContext
+    model: Ready
+    target: Target
+    models: Path
 
     def work(
+        self,
         name: str,
         options: dict[str, Any],
         source: Variant,
@@ -33,28 +38,31 @@ def run_builder(
         make: Callable[[Path], Variant],
         version: int = 1,
     ) -> Variant:
-        checkpoint = model.lowered.checkpoint
+        """See ``edgepv.export.request.Work``."""
+        checkpoint, calibration = self.model.lowered.checkpoint, self.model.calibration
         key = {
-            "target": target.name,
+            "target": self.target.name,
             "options": options,
             "version": version,
             "source": digest(source),
             "weights": checkpoint.sha256 if checkpoint else None,
             "rewrite": digest(checkpoint.rewrite) if checkpoint and checkpoint.rewrite else None,
-            "feeds": model.calibration.digest if model.calibration else None,
+            "feeds": calibration.digest if calibration else None,
         }
-        folder, result = context.step(name, key, tools, lambda tmp: encode(make(tmp)))
+        folder, result = self.context.step(name, key, tools, lambda tmp: encode(make(tmp)))
         variant = decode(Variant, result)
         for path in folder.glob(f"{Path(variant.path).stem}.*"):
-            shutil.copyfile(path, models / path.name)
+            shutil.copyfile(path, self.models / path.name)
         step = record(name, options, {source.path: source.sha256}, {variant.path: variant.sha256}, tools)
         return replace(variant, steps=(*source.steps, replace(step, version=version)))
 
-    def compress(name: str, fixed: dict[str, Any], source: Variant, file: str) -> Variant:
-        step = step_named(name).of(context.options.steps, context.options.seed, **fixed)
-        assert model.calibration
-        aid = Calibration(models, model.feeds, model.calibration.digest, model.calibration.last)
-        return work(
+    def compress(self, name: str, fixed: dict[str, Any], source: Variant, file: str) -> Variant:
+        """The quantization step of that name, with what the target fixes of its options; see BuildRequest."""
+        options, calibration = self.context.options, self.model.calibration
+        step = step_named(name).of(options.steps, options.seed, **fixed)
+        assert calibration
+        aid = Calibration(self.models, self.model.feeds, calibration.digest, calibration.last)
+        return self.work(
             f"int8 {Path(file).stem}",
             {name: encode(value) for name, value in vars(step).items()},
             source,
@@ -63,7 +71,12 @@ def run_builder(
             step.version,
         )
 
-    wanted = context.options.precision
+
+def run_builder(
+    context: RunContext, model: Ready, target: Target, base: Variant, models: Path
+) -> BuildResult:
+    """Call the target's builder with the cache and the quantization room at hand."""
+    wanted, shop = context.options.precision, _Workshop(context, model, target, models)
     request = BuildRequest(
         base=base,
         flat=_flat_base(context, model, models),
@@ -73,8 +86,8 @@ def run_builder(
         feeds=model.feeds,
         calibration_digest=model.calibration.digest if model.calibration else "",
         precisions=target.precisions if wanted == "auto" else (wanted,),
-        work=work,
-        compress=compress,
+        work=shop.work,
+        compress=shop.compress,
         say=context.console.say,
         only=context.options.variant,
         grown=model.grown,

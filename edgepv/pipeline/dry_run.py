@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from edgepv.base.tasks import TASKS
 from edgepv.pipeline.compress import chain_of
 from edgepv.pipeline.options import Options, bundle_folder, check_options, max_drop, steps_of
@@ -13,7 +11,7 @@ from edgepv.targets import target as find_target
 from edgepv.types import ModelSpec
 
 
-def plan(options: Options) -> dict[str, Any]:
+def plan(options: Options) -> dict[str, object]:
     """What ``export`` would do, checked as far as that is possible without doing it."""
     targets = [find_target(name) for name in options.targets]
     check_options(options, targets)

@@ -13,7 +13,7 @@ from edgepv.data.frames import model_frames
 from edgepv.errors import UsageError
 from edgepv.model.checkpoint import load_notes
 from edgepv.pipeline.context import RunContext
-from edgepv.pipeline.line import lowered
+from edgepv.pipeline.line import Lowered, lowered
 from edgepv.pipeline.options import Options
 from edgepv.pipeline.prepare import probe_feeds, probed_clips
 from edgepv.pipeline.source import Clips, Source, all_labelled, gather, load, source_key
@@ -46,7 +46,7 @@ def sensitivity(
     if cut is not None and not task_of(source.spec).classifies:
         raise UsageError(f"cuts are tried on classifiers; {source.spec.name} is for {source.spec.task}")
     if cut is None:
-        rows = _int8_alone(context, source, clips, truth, key)
+        rows = _int8_alone(context, lowered(context, source, clips), clips, truth, key)
     else:
         rows = _cut_alone(context, source, clips, truth, key, cut)
     return tuple(decode(LayerSensitivity, row) for row in rows)
@@ -71,7 +71,7 @@ def of_export(context: RunContext, source: Source, clips: Clips) -> tuple[LayerS
     if not layers or model.base.precision == "int8" or layers * file.stat().st_size > MOST_MIB << 20:
         return ()
     truth, key = _truth(source, clips), {"held out": clips_digest(clips.held_out, ordered=True)}
-    rows = _int8_alone(context, source, clips, truth, key)
+    rows = _int8_alone(context, model, clips, truth, key)
     return tuple(decode(LayerSensitivity, row) for row in rows)
 
 
@@ -94,14 +94,15 @@ def sparsity(options: Options) -> tuple[LayerSparsity, ...]:
 
 
 def _int8_alone(
-    context: RunContext, source: Source, clips: Clips, truth: list[int] | None, key: dict[str, Any]
+    context: RunContext, model: Lowered, clips: Clips, truth: list[int] | None, key: dict[str, Any]
 ) -> list[Any]:
     from edgepv.quantize.sensitivity import per_layer
 
-    model = lowered(context, source, clips)
     base, folder = model.base, model.base_folder
     if base.precision == "int8":
-        raise UsageError(f"{source.onnx} is quantized already. Give the float model to see what INT8 costs")
+        raise UsageError(
+            f"{model.source.onnx} is quantized already. Give the float model to see what INT8 costs"
+        )
     chosen, probed = calibration_set(clips.calibration, base.spec), probed_clips(clips.held_out)
 
     def make(_: Path) -> Any:

@@ -25,52 +25,51 @@ def streamed(
     A clip model becomes a step where its operators allow it, proven on held-out video against the clip
     model. Otherwise it stays a window, and a note names the operator that forced it and what it costs.
     """
-    from edgepv.stream import NotStreamableError, convert
+    from edgepv.stream import NotStreamableError
     from edgepv.stream.account import too_far
 
     options = context.options
     if checkpoint is None or checkpoint.spec.input.layout != "NCTHW" or options.stream == "off":
         return checkpoint, None, ()
     spec = checkpoint.spec
-    key = checkpoint_key(checkpoint)
     flat = replace(checkpoint, rewrite=Rewrite("flat", spec.input))
+    if options.stream != "auto":
+        return checkpoint, flat, ()
+    try:
+        step, stream = _as_step(context, checkpoint, clips)
+    except NotStreamableError as e:
+        cost = f"a window: all {spec.frames} frames are computed again for every answer"
+        return checkpoint, flat, (f"{e}. It stays {cost}",)
+    done = record("stream", {"every": options.every, **_kind(stream)}, {}, {}, ("torch",))
+    tuned = any(s.name == "stream_tune" for s in checkpoint.steps)
+    warning = None if tuned else too_far(spec, stream)
+    if warning:
+        context.console.say(warning)
+    return replace(step, steps=(*checkpoint.steps, done)), None, (warning,) if warning else ()
+
+
+def _as_step(context: RunContext, checkpoint: Checkpoint, clips: Clips) -> tuple[Checkpoint, StreamSpec]:
+    """(the checkpoint made to step, how its states are carried and the proof). Raises NotStreamableError."""
+    from edgepv.stream import convert
+
+    spec, every, shown = checkpoint.spec, context.options.every, clips.held_out[:2]
+    rewrite = Rewrite("stream", spec.input, every)
 
     def make(folder: Path) -> Any:
         from edgepv.stream.verify import prove
 
         context.console.say("rewriting the clip model as a step")
         module = build(checkpoint)
-        model = convert(module, spec, every=options.every)
-        shown_clips = [_first_frames(c.path, spec) for c in clips.held_out[:2]]
-        proof = prove(module, model, shown_clips)
+        model = convert(module, spec, every=every)
+        proof = prove(module, model, [_first_frames(c.path, spec) for c in shown])
+        context.keep(replace(checkpoint, spec=model.spec, rewrite=rewrite), model)
         return {"spec": encode(model.spec), "stream": encode(replace(model.stream, proof=proof))}
 
-    if options.stream == "auto":
-        try:
-            shown = {"clips": [sha256(c.path) for c in clips.held_out[:2]], "proofs": 3}
-            _, rewritten = context.step("stream", {**key, "every": options.every, **shown}, ("torch",), make)
-        except NotStreamableError as e:
-            cost = f"a window: all {spec.frames} frames are computed again for every answer"
-            return checkpoint, flat, (f"{e}. It stays {cost}",)
-        stream = decode(StreamSpec, rewritten["stream"])
-        done = record(
-            "stream",
-            {"every": options.every, **_kind(stream)},
-            {},
-            {},
-            ("torch",),
-        )
-        step = replace(
-            checkpoint,
-            spec=decode(ModelSpec, rewritten["spec"]),
-            rewrite=Rewrite("stream", spec.input, options.every),
-        )
-        tuned = any(s.name == "stream_tune" for s in checkpoint.steps)
-        warning = None if tuned else too_far(spec, stream)
-        if warning:
-            context.console.say(warning)
-        return replace(step, steps=(*checkpoint.steps, done)), None, (warning,) if warning else ()
-    return checkpoint, flat, ()
+    files = {"clips": [sha256(c.path) for c in shown], "proofs": 3}
+    key = {**checkpoint_key(checkpoint), "every": every, **files}
+    _, found = context.step("stream", key, ("torch",), make)
+    step = replace(checkpoint, spec=decode(ModelSpec, found["spec"]), rewrite=rewrite)
+    return step, decode(StreamSpec, found["stream"])
 
 
 def _kind(stream: StreamSpec) -> dict[str, Any]:
@@ -103,7 +102,8 @@ def lower(context: RunContext, source: Source, checkpoint: Checkpoint | None) ->
 
     def make(folder: Path) -> Any:
         context.console.say("lowering to ONNX")
-        return encode(to_onnx.lower(build(checkpoint), checkpoint.spec, folder / "model.onnx"))
+        module = context.module(checkpoint) if checkpoint.rewrite else build(checkpoint)
+        return encode(to_onnx.lower(module, checkpoint.spec, folder / "model.onnx"))
 
     key = checkpoint_key(checkpoint)
     folder, result = context.step("lower", key, ("torch", "onnx", "onnxscript"), make)

@@ -19,7 +19,6 @@ from edgepv.measure.answers import clip_answers
 from edgepv.metrics.gate import within_limit
 from edgepv.metrics.resolution import resolution
 from edgepv.metrics.tasks import Pictures, clip_scores, groups_of, shows
-from edgepv.model.checkpoint import build
 from edgepv.model.surgery import parameters
 from edgepv.pipeline import evaluate
 from edgepv.pipeline.context import RunContext
@@ -119,8 +118,8 @@ def _prepared(context: RunContext, source: Source, clips: Clips) -> PreparedMode
     base, folder = lowered_model.base, lowered_model.base_folder
     spec = base.spec
     changed = checkpoint is not source.checkpoint
-    original, first = _opener(source.checkpoint, base, folder)
-    model, _ = _opener(checkpoint, base, folder)
+    original, first = _opener(context, source.checkpoint, base, folder)
+    model, _ = _opener(context, checkpoint, base, folder)
     more = _more_frames(base, first)
     shown = tuple(eval_clip(c, spec, more) for c in context.console.track(clips.held_out, "decoding"))
     context.console.say(f"running the original on {len(shown)} held-out clips")
@@ -169,7 +168,7 @@ def _prepared(context: RunContext, source: Source, clips: Clips) -> PreparedMode
         evaluation=evaluation,
         original=(original, tuple(probe_feeds(before, probed))),
         model=model,
-        rows=_original_rows(source, checkpoint, base, first, evaluation),
+        rows=_original_rows(context, source, checkpoint, base, first, evaluation),
         golden_clip=clips.held_out[0],
         held_out=clips.held_out,
         spoilt=spoilt_clips(evaluation, clips.held_out, base, folder, context.options.robustness),
@@ -237,7 +236,7 @@ def _doubtful(clips: Sequence[Clip], shown: Sequence[EvalClip]) -> list[str]:
 
 
 def _opener(
-    checkpoint: Checkpoint | None, base: Variant, folder: Path
+    context: RunContext, checkpoint: Checkpoint | None, base: Variant, folder: Path
 ) -> tuple[Callable[[int], Engine], Variant]:
     """Opens torch eager for a checkpoint, ONNX Runtime for a user's ONNX file; and how it is stepped.
 
@@ -247,7 +246,7 @@ def _opener(
 
     if checkpoint is None:
         return lambda threads: open_engine(base, folder, threads=threads), base
-    module, spec = build(checkpoint), checkpoint.spec
+    module, spec = context.module(checkpoint), checkpoint.spec
     stream = stream_spec(module, spec)
 
     def opened(threads: int) -> Engine:
@@ -278,6 +277,7 @@ def probe_feeds(stepper: Stepper, clips: Iterable[np.ndarray]) -> list[Tensors]:
 
 
 def _original_rows(
+    context: RunContext,
     source: Source,
     checkpoint: Checkpoint | None,
     base: Variant,
@@ -299,7 +299,13 @@ def _original_rows(
         return (row,)
     rows = [
         _torch_row(
-            ORIGINALS["torch"], "the original", source.checkpoint, first, evaluation, evaluation.original
+            context,
+            ORIGINALS["torch"],
+            "the original",
+            source.checkpoint,
+            first,
+            evaluation,
+            evaluation.original,
         )
     ]
     if checkpoint is not source.checkpoint:
@@ -309,11 +315,14 @@ def _original_rows(
         }
         names, says = zip(*(done[s.name] for s in checkpoint.steps if s.name in done))
         name = "-".join(("torch", *names))
-        rows.append(_torch_row(name, " and ".join(says), checkpoint, base, evaluation, evaluation.model))
+        rows.append(
+            _torch_row(context, name, " and ".join(says), checkpoint, base, evaluation, evaluation.model)
+        )
     return tuple(rows)
 
 
 def _torch_row(
+    context: RunContext,
     name: str,
     status: str,
     checkpoint: Checkpoint,
@@ -323,7 +332,7 @@ def _torch_row(
 ) -> Measurement:
     from edgepv.export.cost import gflops_per_frame
 
-    module = build(checkpoint)
+    module = context.module(checkpoint)
     return Measurement(
         variant=name,
         target="host",
@@ -332,7 +341,7 @@ def _torch_row(
         form=how.form,
         status=status,
         bytes=Path(checkpoint.weights).stat().st_size,
-        params=_weights_of(checkpoint),
+        params=_weights_of(context, checkpoint),
         gflops_per_frame=gflops_per_frame(module, checkpoint.spec),
         state_bytes=how.stream.state_bytes if how.stream else None,
         accuracy=evaluation.accuracy(answers),
@@ -341,9 +350,9 @@ def _torch_row(
     )
 
 
-def _weights_of(checkpoint: Checkpoint) -> int:
+def _weights_of(context: RunContext, checkpoint: Checkpoint) -> int:
     """Parameters of the module as trained, before any rewriting."""
-    return parameters(build(replace(checkpoint, rewrite=None)))
+    return parameters(context.module(replace(checkpoint, rewrite=None)))
 
 
 def clip_name(clip: Clip) -> str:

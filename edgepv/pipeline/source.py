@@ -7,7 +7,6 @@ import importlib.util
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from edgepv.base.cache import imported, sources
 from edgepv.base.files import digest, sha256
@@ -287,14 +286,14 @@ def _shipped(spec: ModelSpec) -> list[Clip]:
     return [c for c in film if c.split == "calibration"] + find_clips(here / "points", ())
 
 
-def source_key(source: Source) -> dict[str, Any]:
+def source_key(source: Source) -> dict[str, object]:
     """What a model given by a user depends on, for the cache."""
     if source.checkpoint is None:
         return {"onnx": source.sha256, "spec": digest(source.spec)}
     return checkpoint_key(source.checkpoint)
 
 
-def checkpoint_key(checkpoint: Checkpoint) -> dict[str, Any]:
+def checkpoint_key(checkpoint: Checkpoint) -> dict[str, object]:
     """What a module built from a checkpoint depends on, for the cache."""
     return {
         "weights": checkpoint.sha256,

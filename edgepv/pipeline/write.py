@@ -7,7 +7,6 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -98,7 +97,7 @@ def _postprocessing(spec: ModelSpec) -> str:
     return PROBABILITIES if spec.scores == "probabilities" else TASKS.find(spec.task).postprocessing
 
 
-def write_golden(prepared: PreparedModel, variants: Sequence[Variant], folder: Path) -> dict[str, Any]:
+def write_golden(prepared: PreparedModel, variants: Sequence[Variant], folder: Path) -> dict[str, object]:
     """Frames of one held-out clip, and what the converted torch model and each variant answer.
 
     The frames have the model's size: OpenCV rounds a few values to another grey level on Arm

@@ -219,7 +219,9 @@ def accuracy_table(report: Report) -> Table:
         "Top-1 with its 95 % Wilson interval; delta-avg (share of points within 1, 2, 4, 8, 16 px of the "
         "truth on 256 x 256, averaged) and PSNR with Student's, AP50 with the jackknife's; points lost (dB "
         "of PSNR) with the 95 % paired interval. Lost and won count the clips that only the original, or "
-        "only this variant, got right or did better." + (f" {FLIPS}" if watched else ""),
+        "only this variant, got right or did better."
+        + (f" {EACH_FRAME}" if framed else "")
+        + (f" {FLIPS}" if watched else ""),
         heads(
             f"variant, {metric(report)}, macro F1, ROC-AUC, points lost, paired clips, lost, won, drop gate"
             + (", lost each frame" if framed else "")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from edgepv.base.console import Console
 from edgepv.base.files import whole_folder, write_json, write_text
@@ -225,7 +224,7 @@ def picture(result: Result, out: Path) -> None:
     pyplot.close(figure)
 
 
-def as_data(result: Result, commands: tuple[str, ...], study: str) -> dict[str, Any]:
+def as_data(result: Result, commands: tuple[str, ...], study: str) -> dict[str, object]:
     """What --json prints."""
     from edgepv.types import encode
 

@@ -154,7 +154,7 @@ class Space:
             candidate = candidate.having(axis.key, picks)
         return candidate
 
-    def params(self, candidate: Candidate) -> dict[str, Any]:
+    def params(self, candidate: Candidate) -> dict[str, object]:
         """What an Optuna trial of this candidate would have suggested."""
         picks = {name: getattr(candidate, name) for name in ("variant", "form", "size")}
         for axis in self._axes_of(candidate.variant):

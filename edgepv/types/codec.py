@@ -48,7 +48,7 @@ def encode(value: object) -> Json:
     return value
 
 
-def decode(kind: type[T], data: Json, *, where: str = "") -> T:
+def decode(kind: type[T], data: object, *, where: str = "") -> T:
     """Build a ``kind`` from JSON data; the inverse of ``encode``.
 
     Raises UsageError naming the place (``where``) for an unknown or missing key or a wrong type. ``RETIRED``

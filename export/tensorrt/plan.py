@@ -193,7 +193,7 @@ def _command(build: Build, file: str, precision: str, kind: str, *, half: bool) 
     return shlex.join(["trtexec", f"--onnx={file}", f"--saveEngine={stem}.engine", *flags, *told])
 
 
-def precision_plan(model: ModelProto, *, fp16_flag: bool = True) -> list[dict[str, Any]]:
+def precision_plan(model: ModelProto, *, fp16_flag: bool = True) -> list[dict[str, str]]:
     """Per convolution and matrix product: ``node``, ``op``, ``precision`` as planned, and ``why``.
 
     fp16_flag: whether a float32 file will be built with --fp16, which lets its float layers run

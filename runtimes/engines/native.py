@@ -14,7 +14,7 @@ import numpy as np
 from edgepv.base.engines import ENGINES
 from edgepv.base.optional import present
 from edgepv.base.vet import vet_code
-from edgepv.errors import EngineError, TargetUnavailableError, UsageError, unknown
+from edgepv.errors import AbsentError, EngineError, TargetUnavailableError, UsageError, unknown
 from edgepv.firmware.compiled import check_native, compiled_here
 from edgepv.firmware.compiler import VARIABLE, compiler, processor_here
 from edgepv.firmware.library import Library, Session, Status, StatusError
@@ -136,30 +136,35 @@ def open(variant: Variant, read: Read, threads: int) -> NativeEngine:
     check_native(variant)
     chosen = compiler()
     if chosen is None:
-        why = f"no C compiler is here, or {VARIABLE} is none"
+        why, cure = f"no C compiler is here, or {VARIABLE} is none", "Install gcc or clang"
     elif not present("onnx"):
-        why = "the package onnx is not here: pip install 'edgepv[native]'"
+        why, cure = "the package onnx is not here", "pip install 'edgepv[native]'"
     else:
         onnx = read(variant.path)
         try:
             return NativeEngine(variant, Library(str(compiled_here(variant, onnx, chosen))))
         except OSError as e:
-            why = f"{e.filename or 'the cache'}: {e.strerror}"
-    return NativeEngine(variant, Library(_brought(variant, read, why)))
+            why, cure = f"{e.filename or 'the cache'}: {e.strerror}", "Name another folder in EDGEPV_CACHE"
+    return NativeEngine(variant, Library(_brought(variant, read, why, cure)))
 
 
-def _brought(variant: Variant, read: Read, why: str) -> str:
-    """The path of the bundle's object for this processor. why: it is not compiled here."""
+def _brought(variant: Variant, read: Read, why: str, cure: str) -> str:
+    """The path of the bundle's object for this processor. why: it is not compiled here; cure: of that."""
     processor = processor_here()
     known = ENGINES.find("native").beside
     if processor is None or processor.suffix not in known:
         raise TargetUnavailableError(
-            f"{variant.name} cannot be had: {why}, and no bundle brings it for this processor"
+            f"{variant.name} cannot be had: {why}, and no bundle brings it for this processor. {cure}"
         )
     name = variant.path.rpartition(".")[0] + processor.suffix
     try:
         data = read(name)
         vet_code(data, name)
+    except (AbsentError, FileNotFoundError) as e:
+        raise TargetUnavailableError(
+            f"{variant.name} cannot be had: {why}, and a bundle brings objects only of the variant that runs"
+            f". {cure}"
+        ) from e
     except (UsageError, OSError) as e:
         raise TargetUnavailableError(f"{variant.name} cannot be had: {why}; {e}") from e
     return _in_memory(data)

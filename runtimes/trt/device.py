@@ -68,7 +68,7 @@ class Device:
         stats = ", ".join(f"{key} {value}" for key, value in (self.stats or {}).items())
         yield f"jetson-stats: {stats or 'no answer'}"
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """All of it as plain JSON data."""
         return asdict(self)
 
@@ -193,7 +193,7 @@ def refuse_memory(device: Device, needed: int, what: str) -> None:
         )
 
 
-def refuse_stranger(device: Device, built: dict[str, Any], name: str) -> None:
+def refuse_stranger(device: Device, built: dict[str, object], name: str) -> None:
     """Raise UsageError for an engine that was built on another device or with other software than this."""
     other = [
         f"{key} {built.get(key)}, here {value}"

@@ -31,7 +31,7 @@ class Share:
             f", {self.untold} not told" if self.untold else ""
         )
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """All of it as plain JSON data."""
         return {"planned": self.planned, "met": self.met, "untold": self.untold, "others": list(self.others)}
 

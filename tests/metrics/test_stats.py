@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
 from edgepv.metrics.stats import (
     accuracy,
+    clips_needed,
     group_count,
     mean_accuracy,
     mean_drop,
@@ -19,6 +22,7 @@ from edgepv.metrics.stats import (
     percentiles_ms,
     roc_auc,
     share_interval,
+    side_of,
     wilson,
 )
 
@@ -73,6 +77,24 @@ def test_few_clips_cannot_tell_and_say_how_many_would() -> None:
     drop = paired_drop([True] * 24, [True] * 24, max_drop=1.0)
     assert drop.verdict == "inconclusive" and drop.points == 0.0
     assert drop.clips_needed is not None and 380 <= drop.clips_needed <= 410  # 3.84 / 0.01 - 3.84 = 380
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 30), st.integers(0, 30), st.integers(4, 300), st.floats(0.1, 1), st.floats(0, 20))
+def test_the_clips_needed_are_the_first_whose_interval_decides(
+    lost: int, won: int, same: int, share: float, limit: float
+) -> None:
+    n = lost + won + same
+    sizes = [math.ceil(n * 1.05) + 1]
+    while sizes[-1] < 1_000_000:
+        sizes.append(math.ceil(sizes[-1] * 1.05) + 1)
+
+    def decides(size: int) -> bool:
+        counts = (share * round(lost * size / n), share * round(won * size / n), share * size)
+        low, high = (100 * edge for edge in paired_interval(*counts))
+        return side_of(low, high, limit) != "inconclusive"
+
+    assert clips_needed(lost, won, n, limit, share) == next(filter(decides, sizes), None)
 
 
 def test_many_equal_answers_pass() -> None:

@@ -409,6 +409,16 @@ def test_what_changes_on_footage_is_a_column_where_footage_was_watched() -> None
     assert table.rows[0][-1].text == "not measured" and len(before.rows[0]) == len(before.columns)
 
 
+def test_a_column_of_the_answers_after_each_frame_says_what_they_lose() -> None:
+    rows = example().rows
+    drop = next(row.drop for row in rows if row.drop)
+    seen = replace(example(), rows=(*rows[:-1], replace(rows[-1], each_frame=drop)))
+    table, before = tables.accuracy_table(seen), tables.accuracy_table(example())
+    assert table.columns == (*before.columns, "lost each frame")
+    assert "Lost each frame: points lost by the answers after each frame" in table.about
+    assert "each frame" not in before.about
+
+
 def test_a_report_without_any_figure_still_reads() -> None:
     bare = Report("bare", (Measurement("a", "cpu", "null", "fp32", "step", "made"),), "torch-fp32")
     page = to_html(bare)

@@ -279,6 +279,14 @@ def test_an_unsigned_object_is_not_run(bare: Path) -> None:
     assert "runs in its place" in found.notes[-1]
 
 
+def test_what_does_not_run_by_itself_needs_a_compiler_and_no_new_export(bare: Path) -> None:
+    opened = bundle.read(bare)
+    other = replace(opened.variant(NATIVE), path="models/other.onnx")
+    wanted = f"{NATIVE} cannot be had: no C compiler is here.*only of the variant that runs. Install gcc or"
+    with pytest.raises(TargetUnavailableError, match=wanted):
+        open_engine(other, opened.checked)
+
+
 def same_answers(one: Stepper, other: Stepper, variant: Variant) -> bool:
     return all(
         np.allclose(one.step(f)["logits"], other.step(f)["logits"], atol=1e-5) for f in frames(variant, 6)

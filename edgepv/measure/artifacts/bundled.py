@@ -19,7 +19,7 @@ from edgepv.measure.artifacts.artifact import (
     over_frames,
 )
 from edgepv.runtimes.engine import expected_inputs, on_this_device, open_engine
-from edgepv.types import Json, Variant, decode, encode
+from edgepv.types import Variant, decode, encode
 
 NATIVE = "native"
 """The engine whose variants are generated C."""
@@ -58,20 +58,20 @@ def of_variant(variant: Variant, folder: Path, kind: str, threads: int, *, steps
     )
 
 
-def stepped(variant: dict[str, Json], folder: str, threads: int) -> Opened:
+def stepped(variant: dict[str, object], folder: str, threads: int) -> Opened:
     """A variant that takes one frame after the other, with its states."""
     chosen = decode(Variant, variant)
     return over_frames(open_engine(chosen, Path(folder), threads=threads), chosen.spec, chosen.stream)
 
 
-def called(variant: dict[str, Json], folder: str, threads: int) -> Opened:
+def called(variant: dict[str, object], folder: str, threads: int) -> Opened:
     """A variant of which only the signature is known."""
     chosen = decode(Variant, variant)
     feeds = {name: noise(shape, dtype) for name, (shape, dtype) in expected_inputs(chosen).items()}
     return over_calls(open_engine(chosen, Path(folder), threads=threads), feeds)
 
 
-def library(variant: dict[str, Json], folder: str) -> Path:
+def library(variant: dict[str, object], folder: str) -> Path:
     """The shared object of a variant of the native engine."""
     chosen = decode(Variant, variant)
     return compiled_here(chosen, (Path(folder) / chosen.path).read_bytes(), needed())

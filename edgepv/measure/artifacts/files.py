@@ -34,7 +34,7 @@ from edgepv.measure.artifacts.artifact import (
 from edgepv.measure.artifacts.bundled import of_variant
 from edgepv.runtimes.engines.ort import first_line
 from edgepv.stream import Tensors
-from edgepv.types import DType, Json, ModelSpec, StateSpec, StreamSpec, TensorSpec, Variant
+from edgepv.types import DType, ModelSpec, StateSpec, StreamSpec, TensorSpec, Variant
 
 ORT_TYPES = {"float": "float32", "double": "float64"}
 """ONNX Runtime's names of types where numpy's differ: "tensor(float)"."""
@@ -218,7 +218,7 @@ class UnsignedLiteRt:
         self._interpreter = None
 
 
-def unsigned_litert(path: str, inputs: dict[str, Json], threads: int) -> Opened:
+def unsigned_litert(path: str, inputs: dict[str, tuple[list[int], str]], threads: int) -> Opened:
     """Open a TFLite file that has no signature. inputs: name -> (shape, dtype)."""
     with hush_native():
         interpreter = _interpreter(Path(path), threads)

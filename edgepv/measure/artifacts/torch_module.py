@@ -12,7 +12,7 @@ from edgepv.errors import UsageError
 from edgepv.measure.artifacts.artifact import Artifact, Asked, Opened, noise, over_calls, over_frames
 from edgepv.runtimes.engines.eager import EagerEngine
 from edgepv.stream import Tensors
-from edgepv.types import Checkpoint, Json, StreamSpec, decode, encode
+from edgepv.types import Checkpoint, StreamSpec, decode, encode
 
 
 def of_name(name: str, asked: Asked, threads: int) -> Artifact:
@@ -82,7 +82,7 @@ def _built(checkpoint: Checkpoint) -> tuple[Any, StreamSpec | None]:
     return module, stream_spec(module, checkpoint.spec)
 
 
-def stepped(checkpoint: dict[str, Json], threads: int) -> Opened:
+def stepped(checkpoint: dict[str, object], threads: int) -> Opened:
     """A module that takes one frame after the other, or the window that it looks back on."""
     need("torch", extra="compress").set_num_threads(threads)
     known = decode(Checkpoint, checkpoint)

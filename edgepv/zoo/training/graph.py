@@ -201,7 +201,7 @@ def _closest(where: np.ndarray, speeds: np.ndarray) -> np.ndarray:
     return np.linalg.norm(d + when[..., None] * u, axis=-1)
 
 
-def collisions(touch: np.ndarray, touched: np.ndarray) -> dict[str, Any]:
+def collisions(touch: np.ndarray, touched: np.ndarray) -> dict[str, object]:
     """Precision, recall and F1 of foretold collisions, each pair once. touch: above 0 says yes."""
     i, j = np.triu_indices(touched.shape[1], 1)
     said, real = touch[:, i, j] > 0, touched[:, i, j]

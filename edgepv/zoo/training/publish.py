@@ -59,7 +59,7 @@ def publish(
     write_json(out / "cards" / f"{name}.json", result)
 
 
-def headline(values: Sequence[float], metric: Metric) -> dict[str, Any]:
+def headline(values: Sequence[float], metric: Metric) -> dict[str, object]:
     """What the index repeats of a test: the mean over the clips with its interval."""
     row = mean_accuracy(np.asarray(values, float), metric)
     return {"value": row.value, "low": row.low, "high": row.high, "n": row.n, "metric": metric}
@@ -71,7 +71,7 @@ def counted(row: dict[str, Any]) -> dict[str, Any]:
     return {k: row[k] for k in ("value", "low", "high", "n", "groups")} | {"hits": hits}
 
 
-def trained_on() -> dict[str, Any]:
+def trained_on() -> dict[str, object]:
     """What a training ran on, for its result."""
     kind = "cuda" if torch.cuda.is_available() else "cpu"
     return {"torch": torch.__version__, "device": kind, "threads": torch.get_num_threads()}

@@ -46,13 +46,13 @@ def scores(
     return np.stack(rows)
 
 
-def verdict(scores: np.ndarray, truth: Sequence[int]) -> dict[str, Any]:
+def verdict(scores: np.ndarray, truth: Sequence[int]) -> dict[str, object]:
     """Validation row of a training log: loss in nats, top-1 as a fraction, n clips."""
     top1 = float((scores.argmax(1) == np.asarray(truth)).mean())
     return {"loss": round(cross_entropy(scores, truth), 4), "top1": round(top1, 4), "n": len(truth)}
 
 
-def of_test(test: Sequence[Sample], table: np.ndarray, labels: Sequence[str]) -> dict[str, Any]:
+def of_test(test: Sequence[Sample], table: np.ndarray, labels: Sequence[str]) -> dict[str, object]:
     """What a result keeps of a test: accuracy, loss, and the scores of every clip to recompute them from."""
     truth = [s.label for s in test]
     return {

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import vermin
 from support import ROOT
 
 from edgepv.base.files import sha256
@@ -57,7 +58,6 @@ def test_it_holds_the_projects_own_files_and_needs_no_others(kit: Path) -> None:
 
 def test_its_code_needs_no_newer_python(kit: Path) -> None:
     """Calls of a newer standard library, which syntax does not tell."""
-    vermin = pytest.importorskip("vermin", reason="vermin is not installed; the oldest Python runs it below")
     config = vermin.Config()
     root = Path(bundle.__file__).parents[2]
     for path in [*Path(bundle.__file__).parent.glob("*.py"), root / "errors.py", root / "base/trt_layers.py"]:
