@@ -15,7 +15,9 @@ __all__ = [
     "physics",
     "publish",
     "restore",
+    "scenes",
     "score",
+    "segment",
     "steps",
     "track",
 ]
