@@ -84,7 +84,7 @@ def said(spec: ModelSpec, scores: np.ndarray) -> np.ndarray:
     if len(scores) > 1:
         return np.asarray(scores.argmax(0), np.uint8)
     least = how(spec).score
-    if spec.scores == "logits":
+    if how(spec).scores == "sigmoid":
         least = float(np.log(least / (1 - least))) if 0 < least < 1 else np.copysign(np.inf, least - 0.5)
     return np.asarray(scores[0] >= least, np.uint8)
 

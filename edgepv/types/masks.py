@@ -11,15 +11,16 @@ class MaskSpec:
     """How a picture becomes a segmenter's input, and what it answers becomes labels.
 
     The answer is (1, C, h, w): a score for each label at each place, of which the largest is said; of one
-    label alone (C = 1) its logit, or its probability where ``ModelSpec.scores`` says so. It covers the whole
-    input, at whatever size.
+    label alone (C = 1) its value as ``scores`` says. It covers the whole input, at whatever size.
 
     background: whether the first label is what is nothing in particular: it is judged, but neither told nor
-    drawn. score: of one label alone, the least probability at which it is said.
+    drawn. scores: what makes a score, 0 to 1, of the value of one label alone: the sigmoid,
+    or nothing. score: the least at which it is said.
     fit, place, pad: as in ``BoxSpec``; what lies in the padding is not part of the picture.
     """
 
     background: bool = False
+    scores: Literal["sigmoid", "probabilities"] = "sigmoid"
     score: float = 0.5
     fit: Literal["letterbox", "stretch"] = "stretch"
     place: Literal["corner", "centre"] = "corner"

@@ -112,7 +112,8 @@ class Segment(nn.Module):
     def forward(self, clip: Tensor) -> Tensor:
         """Clips (N, 3, T, H, W) as scores (N, classes, T, H, W), frame by frame; the memory starts empty."""
         n, _, t, h, w = clip.shape
-        fine, coarse = self.seen(clip.transpose(1, 2).reshape(n * t, 3, h, w))
+        frames = clip.transpose(1, 2).reshape(n * t, 3, h, w)
+        fine, coarse = self.seen(frames.contiguous(memory_format=torch.channels_last))
         shown = coarse.unflatten(0, (n, t))
         memory, differences = torch.zeros_like(shown[:, 0]), []
         for i in range(t):

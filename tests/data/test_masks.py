@@ -15,7 +15,7 @@ from segmenters import drawn, film, pictures, spec_of, write_png
 from edgepv.base.files import sha256
 from edgepv.data.frames import at_model_size
 from edgepv.data.masked import read_mask, survey_masks, true_masks
-from edgepv.data.masks import mask_of, said, sampled
+from edgepv.data.masks import how, mask_of, said, sampled
 from edgepv.data.truth import Masks, eval_clip
 from edgepv.data.video import open_video
 from edgepv.errors import UsageError
@@ -66,8 +66,8 @@ def test_one_label_is_said_from_its_probability_on(least: float, share: float) -
     logits = np.array([[[3.0, 1.0], [-1.0, -3.0]]], np.float32)
     spec = spec_of(("car",), score=least)
     assert mask_of(spec, {"scores": logits}, (4, 4)).areas() == {"car": share}
-    probabilities = 1 / (1 + np.exp(-logits))
-    said = mask_of(replace(spec, scores="probabilities"), {"scores": probabilities}, (4, 4))
+    plain = replace(spec, masks=replace(how(spec), scores="probabilities"))
+    said = mask_of(plain, {"scores": 1 / (1 + np.exp(-logits))}, (4, 4))
     assert said.areas() == {"car": share}
 
 

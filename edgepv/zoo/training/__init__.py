@@ -15,6 +15,7 @@ __all__ = [
     "physics",
     "publish",
     "restore",
+    "scene_clips",
     "scenes",
     "score",
     "segment",
