@@ -5,6 +5,9 @@ from __future__ import annotations
 from edgepv.base.registry import Registry
 from edgepv.types import ModelSpec, TaskSpec
 
+MOST_MASKED = 32
+"""Frames of a clip of a segmenter that are judged: masks are as large as pictures."""
+
 TASKS = Registry(
     "task",
     "edgepv.tasks",
@@ -63,7 +66,7 @@ TASKS = Registry(
             figure="edgepv.metrics.segmentation:iou_figures",
             unit="points",
             max_drop=None,
-            most_frames=32,
+            most_frames=MOST_MASKED,
             int8_floor_db=10.0,
             segments=True,
         ),

@@ -77,7 +77,7 @@ def load(options: Options) -> Source:
         raise UsageError("--size and --particles: an ONNX file is as it was exported")
     spec = source.spec
     if options.size is not None:
-        if task_of(spec).shows:
+        if task_of(spec).shows or task_of(spec).segments:
             raise UsageError(f"--size {options.size} is for square frames; give {spec.name} its own --spec")
         spec = at_size(spec, options.size)
     if options.particles is not None:

@@ -22,14 +22,13 @@ from edgepv.metrics.segmentation import mean_iou
 from edgepv.types import TensorSpec
 from edgepv.zoo import HERE, SCENES, pv_seg
 from edgepv.zoo.training import segment
-from edgepv.zoo.training.scenes import BACKGROUND, MOVING, SHADOW, Scene, render, woven
+from edgepv.zoo.training.scenes import BACKGROUND, MOVING, SHADOW, Drawn, Scene, render, woven
 from edgepv.zoo.training.segment import by_difference, by_mixture, ious, measured, penalty, spec
+from edgepv.zoo.training.steps import Schedule
 
 HEIGHT, WIDTH = 32, 48
-SHAPES = {
-    "input": TensorSpec("frame", (1, 3, HEIGHT, WIDTH)),
-    "outputs": (TensorSpec("scores", (1, 3, HEIGHT, WIDTH)),),
-}
+INPUT = TensorSpec("frame", (1, 3, HEIGHT, WIDTH))
+SCORES = TensorSpec("scores", (1, 3, HEIGHT, WIDTH))
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +70,7 @@ def test_the_memory_is_a_mean_of_what_frames_showed() -> None:
 
 def test_it_is_small_and_steps_in_four_axes(tmp_path: Path) -> None:
     assert sum(p.numel() for p in pv_seg.nano().parameters()) < 150_000
-    to_onnx.lower(net(), replace(spec("small"), **SHAPES), tmp_path / "net.onnx")
+    to_onnx.lower(net(), replace(spec("small"), input=INPUT, outputs=(SCORES,)), tmp_path / "net.onnx")
     assert_static_4_d(tmp_path / "net.onnx")
     with pytest.raises(UsageError, match="multiples of 16; got 36 x 192"):
         pv_seg.nano(height=36)
@@ -123,7 +122,7 @@ def test_methods_without_a_network_find_a_square_that_moves() -> None:
     for t in range(6, 20):  # the mixture takes what is there at first for background
         x = 2 * (t - 6)
         frames[t, 8:20, x : x + 12], masks[t, 8:20, x : x + 12] = 240, MOVING
-    clip = [("room", segment.Drawn(frames, masks))]
+    clip = [("room", Drawn(frames, masks))]
     assert measured(by_mixture(16, 0.005), clip)[0].labels["moving"] > 0.6
     difference = measured(by_difference(16), clip)[0]
     assert 0.05 < difference.labels["moving"] < 0.5  # its two edges alone
@@ -144,7 +143,7 @@ def test_shipped_scenes_judge_by_footage_that_did_not_train() -> None:
 def test_training_writes_weights_and_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segment, "CLIPS", 2)
     monkeypatch.setattr(segment, "FRAMES", 6)
-    tiny = segment.Recipe(segment.Schedule(2, 1e-3), ((1.0, 5, 1),))
+    tiny = segment.Recipe(Schedule(2, 1e-3), ((1.0, 5, 1),))
     monkeypatch.setattr(segment, "RECIPES", {"pv-seg-nano": tiny})
     arguments = ["pv-seg-nano", "--out", str(tmp_path), "--cache", str(tmp_path / "cache")]
     assert segment.main(arguments) == 0

@@ -258,7 +258,7 @@ def baselines(clips: Sequence[tuple[str, Drawn]]) -> dict[str, Score]:
     """Methods without a network on the same clips, with settings that are best on training scenes."""
     pictures, scene = read_pictures("calibration"), Scene(HEIGHT, WIDTH, 32)
     seen = [("", render(np.random.default_rng((2, i)), pictures, scene, "train")) for i in range(12)]
-    ways = {
+    ways: dict[str, list[tuple[Method, float, float | None]]] = {
         "mixture": [(by_mixture(t, r), t, r) for t in THRESHOLDS for r in RATES],
         "difference": [(by_difference(t), t, None) for t in THRESHOLDS],
     }
@@ -350,7 +350,8 @@ def learned(job: SegmenterRun, say: Say) -> tuple[Segment, list[Row], Recipe]:
         recipe = replace(recipe, schedule=replace(recipe.schedule, steps=job.steps))
     pictures = read_pictures("calibration")
     torch.manual_seed(job.seed)
-    net = pv_seg.nano(len(SCENES)).to(memory_format=torch.channels_last)  # a third faster on a CPU
+    net = pv_seg.nano(len(SCENES))
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster on a CPU
     what = [asdict(recipe), job.seed, [p.shape for p in pictures]]
     resume = job.cache / f"{job.name}-{digest(what)[:12]}.pt"
     net, log = fit(net, objective(recipe, pictures), recipe.schedule, seed=job.seed, resume=resume, tick=say)
