@@ -66,7 +66,7 @@ def card(name: str, folder: Path) -> str:
         f"{summary[0].upper()}{summary[1:]}. One answer per frame, states in the open.",
         "## Measured on held-out data",
         measured,
-        DOCS,
+        *([] if kind == "seg" else [DOCS]),
         "## Training",
         _training(result),
         "## Training footage, its source and terms",
@@ -177,7 +177,11 @@ def _seg(name: str, task: str, result: dict[str, Json]) -> tuple[str, str, tuple
     table = "\n".join([*head, *(text for _, text in rows)])
     strip = f"![frame, true mask, the net, MOG2]({name}.png)"
     legend = "From left to right: a frame, the true mask (moving green, shadow red), the net, MOG2."
-    parts = [told, table, _film(result["davis"]), strip, legend]
+    spread = (
+        f"The mean of {name} is {100 * test['miou']:.1f} %, {100 * test['low']:.1f} to {100 * test['high']:.1f} "
+        "(95 %, over cameras and films)."
+    )
+    parts = [told, table, spread, _film(result["davis"]), strip, legend]
     return "\n\n".join(parts), SCENES, LIMITS["seg"]
 
 

@@ -44,7 +44,7 @@ MEAN, STD = 0.45, 0.225
 EVERY = 8
 """Of the frames of a clip, every so many serves as a picture; those between are much alike."""
 HEIGHT, WIDTH = 128, 192
-SHOWN = 6
+SHOWN = 3
 """Held-out clips in the picture of the card."""
 CLIPS, FRAMES = 38, 32
 """Held-out clips, two over each camera or film, and frames of each."""
@@ -302,12 +302,14 @@ def train(job: SegmenterRun, say: Say) -> Mapping[str, object]:
     halve(net)
     clips = held_out(CLIPS, FRAMES)
     score, each = measured(by_net(net), clips)
+    row = mean_accuracy(each, "miou", [group for group, _ in clips])
     result: dict[str, Any] = {
         "name": job.name,
         "seed": job.seed,
         "recipe": asdict(recipe),
         "pictures": {split: len(read_pictures(split)) for split in ("calibration", "evaluation")},
-        "test": encode(score) | {"clips": CLIPS, "frames": FRAMES, "groups": len({g for g, _ in clips})},
+        "test": encode(score)
+        | {"low": row.low, "high": row.high, "clips": CLIPS, "frames": FRAMES, "groups": row.groups},
         "baselines": encode(baselines(clips)),
         "davis": encode(_on_davis(net, job.davis)),
         "seconds": round(sum(row["seconds"] for row in log)),
@@ -315,7 +317,6 @@ def train(job: SegmenterRun, say: Say) -> Mapping[str, object]:
         "log": log,
     }
     write_strip(job.out / "cards" / f"{job.name}.png", net, clips)
-    row = mean_accuracy(each, "miou", [group for group, _ in clips])
     metrics = {"test": {k: getattr(row, k) for k in ("value", "low", "high", "n", "groups", "metric")}}
     publish(job.out, job.name, net, "edgepv.zoo.pv_seg:nano", spec(job.name), metrics, result)
     return result
