@@ -65,6 +65,7 @@ class Continuity:
             outputs=outputs,
             ids=lane.ids,
             detections=lane.detections,
+            mask=lane.mask,
         )
 
 

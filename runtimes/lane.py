@@ -9,8 +9,10 @@ from typing import Literal
 
 import numpy as np
 
+from edgepv.base.tasks import task_of
 from edgepv.data.boxes import Detections, detections
 from edgepv.data.frames import preprocess
+from edgepv.data.masks import Mask, mask_of
 from edgepv.errors import EdgepvError, EngineError
 from edgepv.runtimes.births import Births
 from edgepv.runtimes.engine import CancelledError, Engine
@@ -27,10 +29,11 @@ class Answer:
     index: frames since the states were last forgotten. label, score: of a classifier, else None. scores: of
     all labels, the softmax of logits, which adds up to 1, or the probabilities that the model answers (see
     ``ModelSpec.scores``). outputs: everything the model answered, by name, without the batch axis. ids: of a
-    tracker, the number of the particle in each place. detections: of a detector, what it found.
+    tracker, the number of the particle in each place. detections: of a detector, what it found. mask: of a
+    segmenter, what stands where.
     valid: False until the model has seen a full window. restarted: the states were forgotten right
     before this frame. missed: frames that were lost within what this answer looks back on.
-    pre_ms, infer_ms: time spent on preprocessing, and in the engine with the reading of a detector's boxes.
+    pre_ms, infer_ms: time spent on preprocessing, and in the engine with the reading of boxes or masks.
     """
 
     index: int
@@ -45,6 +48,7 @@ class Answer:
     outputs: Tensors = field(default_factory=dict, compare=False, repr=False)
     ids: tuple[int, ...] = ()
     detections: Detections | None = field(default=None, compare=False)
+    mask: Mask | None = field(default=None, compare=False)
 
     @property
     def numbers(self) -> tuple[int, ...]:
@@ -63,6 +67,8 @@ class Lane:
         self.stepper = Stepper(infer, variant.spec, variant.stream, into=into and self._finite(into))
         self.ids: tuple[int, ...] = ()
         self.detections: Detections | None = None
+        self.mask: Mask | None = None
+        self._segments = task_of(variant.spec).segments
         self._births = _births(variant)
 
     def step(self, frame: np.ndarray) -> tuple[Tensors, float, float]:
@@ -86,6 +92,8 @@ class Lane:
         outputs = {a.name: np.array(batched[a.name][0]) for a in self.variant.spec.answers}
         if self.variant.spec.boxes is not None:
             self.detections = detections(self.variant.spec, outputs, frame.shape[:2])
+        if self._segments:
+            self.mask = mask_of(self.variant.spec, outputs, frame.shape[:2])
         done = time.perf_counter()
         return outputs, 1e3 * (ready - start), 1e3 * (done - ready)
 

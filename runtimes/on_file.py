@@ -26,7 +26,7 @@ from edgepv.runtimes.ladder import open_ladder
 from edgepv.runtimes.lane import Answer
 from edgepv.runtimes.output import NO_RULES, FilmClock, Output
 from edgepv.runtimes.picture.cover import Cover
-from edgepv.runtimes.picture.drawing import Painter
+from edgepv.runtimes.picture.drawing import Painter, tinted
 from edgepv.runtimes.picture.outlines import outlined
 from edgepv.runtimes.picture.privacy import Mask
 from edgepv.runtimes.places import check_rules, needs_search
@@ -254,7 +254,8 @@ def _writer(
                 size = (restored.shape[1], restored.shape[0])
                 shown = need("cv2", extra="cpu").resize(frame.pixels, size)
             said_now = {**answer_fields(answer, spec), "valid": answer.valid, "stale": False}
-            shown = outlined(may_leave(shown, answer.detections), shapes)
+            shown = may_leave(shown, answer.detections)
+            shown = outlined(shown if answer.mask is None else tinted(shown, answer.mask), shapes)
             copy.put(painter.draw(shown, said_now), frame)
 
         try:

@@ -18,17 +18,18 @@ from edgepv.metrics.times import supported_ms
 from edgepv.runtimes.deadline import Reply
 from edgepv.runtimes.events.rules import MOVING, LiveConfig, Rules
 from edgepv.runtimes.events.tracks import Tracker
-from edgepv.runtimes.events.watch import Events, Positions
+from edgepv.runtimes.events.watch import Areas, Events, Positions
 from edgepv.runtimes.faults import Faults
 from edgepv.runtimes.health.series import STAGES
 from edgepv.runtimes.health.state import Health
 from edgepv.runtimes.lane import Answer
 from edgepv.runtimes.picture.cover import Cover
+from edgepv.runtimes.picture.drawing import tinted
 from edgepv.runtimes.picture.privacy import averaged
 from edgepv.runtimes.places import MovingPoints, Within, ZoneSearch
 from edgepv.runtimes.record import Record
 from edgepv.runtimes.records import RECORDS, picture_of, record
-from edgepv.runtimes.sinks import KeepsClips, Sink
+from edgepv.runtimes.sinks import Draws, KeepsClips, Sink
 from edgepv.runtimes.sinks.ending import Ending, end_within, name_of
 from edgepv.runtimes.trace import CameraTrace
 from edgepv.types import ModelSpec
@@ -120,7 +121,7 @@ class Output:
         self._deadline_ms, self._late = deadline_ms, 0
         self._trace = trace
         self._verdict = _Verdict(spec.labels) if whole else None
-        self._events = Events(config.rules, camera)
+        self._events, self._zones = Events(config.rules, camera), config.rules.zones
         blind = Cover((), alone=True) if config.cover else None  # nobody looks: all is covered
         self._redact, self._cover = config.redact, cover or blind
         self._search, self._quiet_misses = search, quiet_misses
@@ -178,8 +179,12 @@ class Output:
         restored = picture_of(reply.answer, self._spec) if reply.answer else None
         found = reply.answer.detections if reply.answer and not reply.stale else None
         shown = self.shown(frame if restored is None else restored, found) if frame is not None else None
+        mask = reply.answer.mask if reply.answer else None
         for sink in self._sinks:
-            self._hand(sink, told, shown if sink.pixels else None)
+            picture = shown if sink.pixels else None
+            if picture is not None and mask is not None and isinstance(sink, Draws):
+                picture = tinted(picture, mask)
+            self._hand(sink, told, picture)
 
     def _judge(self, reply: Reply, wall_s: float) -> None:
         """Events that begin, change or end with this reply."""
@@ -188,6 +193,7 @@ class Output:
         valid = answer is not None and answer.valid
         positions: Positions = {}
         within: Within = {}
+        areas: Areas = {}
         if answer and valid and not reply.stale:
             if self._moving:
                 positions = self._moving(reply.time_s, answer.outputs["tracks"], answer.numbers)
@@ -195,6 +201,9 @@ class Output:
             if answer.detections is not None:
                 positions = _standing(answer.detections, self._spec.labels)
                 scores = {name: max((s for *_, s in at), default=0.0) for name, at in positions.items()}
+            if answer.mask is not None:
+                scores = answer.mask.areas()
+                areas = {zone.name: answer.mask.areas_within(zone.polygon) for zone in self._zones}
             if self._search:
                 within = self._search.within(scores, self._lows)
         events = self._events.step(
@@ -206,6 +215,7 @@ class Output:
             positions=positions,
             within=within,
             found=answer.detections if answer else None,
+            areas=areas,
         )
         self._put(*events)
 

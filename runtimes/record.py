@@ -31,7 +31,10 @@ class BoxRecord(TypedDict):
 
 
 class AnswerRecord(TypedDict):
-    """One for each frame that was due, see ``runtimes.records.record``."""
+    """One for each frame that was due, see ``runtimes.records.record``.
+
+    areas: of a segmenter, the share of the picture that each label takes; {} before there is an answer.
+    """
 
     type: Literal["answer"]
     version: Literal[1]
@@ -44,6 +47,7 @@ class AnswerRecord(TypedDict):
     particles: NotRequired[list[list[float]]]
     tracks: NotRequired[list[list[float]]]
     boxes: NotRequired[list[BoxRecord]]
+    areas: NotRequired[dict[str, float]]
     valid: bool
     restarted: bool
     stale: bool

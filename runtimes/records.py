@@ -67,6 +67,8 @@ def _nothing(spec: ModelSpec) -> Record:
         fields = {spec.answer.name: None}
     if spec.boxes is not None:
         fields["boxes"] = []
+    if TASKS.find(spec.task).segments:
+        fields["areas"] = {}
     return fields | {name: [] for name in ("particles", "tracks") if name in names}
 
 
@@ -76,7 +78,8 @@ def answer_fields(answer: Answer, spec: ModelSpec) -> Record:
     "label" and "score" of a classifier; "particles", those it follows, as [x, y, vx, vy, ax, ay, visibility];
     "tracks" of a tracker as [id, x, y, visibility], without empty places. x and y are shares of the picture's
     width and height, velocities such shares per frame, accelerations per frame squared. "boxes" of a
-    detector, see ``runtimes.record.BoxRecord``. Of a task that a package brought, the answer as it is.
+    detector, see ``runtimes.record.BoxRecord``. "areas" of a segmenter, the share of the picture that each
+    label takes but the background. Of a task that a package brought, the answer as it is.
     """
     fields: Record = {}
     if answer.label is not None and answer.score is not None:
@@ -93,6 +96,8 @@ def answer_fields(answer: Answer, spec: ModelSpec) -> Record:
         ]
     if answer.detections is not None:
         fields["boxes"] = _boxes(answer.detections, spec)
+    if answer.mask is not None:
+        fields["areas"] = {label: round(share, 4) for label, share in answer.mask.areas().items()}
     if spec.task not in TASKS.own:
         fields[spec.answer.name] = answer.outputs[spec.answer.name].astype(float).round(4).tolist()
     return fields

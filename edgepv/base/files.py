@@ -36,12 +36,14 @@ MOST_LETTERS = 200
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file's bytes."""
-    digest = hashlib.sha256()
+    """Hex digest of a file's bytes; of a folder's, which may be a video, those of its files in order."""
+    if path.is_dir():
+        return digest([(p.name, sha256(p)) for p in sorted(path.iterdir()) if p.is_file()])
+    whole = hashlib.sha256()
     with path.open("rb") as f:
         while block := f.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+            whole.update(block)
+    return whole.hexdigest()
 
 
 def canonical(value: object) -> str:

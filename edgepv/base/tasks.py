@@ -5,6 +5,9 @@ from __future__ import annotations
 from edgepv.base.registry import Registry
 from edgepv.types import ModelSpec, TaskSpec
 
+MOST_MASKED = 32
+"""Frames of a clip of a segmenter that are judged: masks are as large as pictures."""
+
 TASKS = Registry(
     "task",
     "edgepv.tasks",
@@ -52,6 +55,20 @@ TASKS = Registry(
             int8_floor_db=15.0,
             finds=True,
             per_frame=True,
+        ),
+        "segmentation": TaskSpec(
+            answer="scores",
+            shape=lambda spec: (1, max(1, len(spec.labels)), *spec.answer.shape[-2:]),
+            postprocessing="at each place the label of the largest score, as [masks] says; see docs/tasks.md",
+            truth="edgepv.data.truth:masked",
+            metric="miou",
+            metric_name="mIoU",
+            figure="edgepv.metrics.segmentation:iou_figures",
+            unit="points",
+            max_drop=None,
+            most_frames=MOST_MASKED,
+            int8_floor_db=10.0,
+            segments=True,
         ),
         "restoration": TaskSpec(
             answer="image",

@@ -12,6 +12,8 @@ __all__ = [
     "container",
     "degrade",
     "frames",
+    "masked",
+    "masks",
     "split",
     "truth",
     "video",

@@ -82,14 +82,14 @@ def without_doubles(corners: np.ndarray, scores: np.ndarray, labels: np.ndarray,
 def placed(spec: ModelSpec, size: tuple[int, int]) -> tuple[int, int, int, int]:
     """Where a picture of (height, width) px lies in the model's input: (left, top, width, height) in px.
 
-    The whole input, but for a detector that keeps the aspect.
+    The whole input, but for a detector or segmenter that keeps the aspect.
     """
     height, width = spec.input.shape[-2:]
-    if spec.boxes is None or spec.boxes.fit == "stretch":
+    if spec.fit is None or spec.fit.fit == "stretch":
         return 0, 0, width, height
     scale = min(height / size[0], width / size[1])
     tall, wide = (min(most, max(1, round(n * scale))) for n, most in zip(size, (height, width)))
-    if spec.boxes.place == "corner":
+    if spec.fit.place == "corner":
         return 0, 0, wide, tall
     return (width - wide) // 2, (height - tall) // 2, wide, tall
 

@@ -38,7 +38,7 @@ class Clip:
     """One video file on disk. ``label`` is None where nobody labelled it.
 
     group: clips of one group share footage, so they never stand on two sides of a split. truth: the files
-    that say what boxes are in it, see ``edgepv.data.annotated``.
+    that say what boxes are in it, see ``edgepv.data.annotated``, or its masks, see ``edgepv.data.masked``.
     """
 
     path: Path

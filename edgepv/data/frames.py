@@ -42,7 +42,7 @@ def preprocess(frame: np.ndarray, spec: ModelSpec) -> np.ndarray:
 def at_model_size(frame: np.ndarray, spec: ModelSpec) -> np.ndarray:
     """A camera frame (H, W, 3) uint8 resized to what the model takes, (h, w, 3) uint8.
 
-    The aspect is not kept, but for a detector whose pictures are padded, see ``BoxSpec.fit``.
+    The aspect is not kept, but where the spec says that pictures are padded, see ``ModelSpec.fit``.
     """
     cv2 = need("cv2", extra="cpu")
     height, width = spec.input.shape[-2:]
@@ -53,9 +53,9 @@ def at_model_size(frame: np.ndarray, spec: ModelSpec) -> np.ndarray:
     resized: np.ndarray = frame
     if frame.shape[:2] != (tall, wide):
         resized = cv2.resize(frame, (wide, tall), interpolation=cv2.INTER_AREA)
-    if spec.boxes is None or (tall, wide) == (height, width):
+    if spec.fit is None or (tall, wide) == (height, width):
         return resized
-    padded = np.full((height, width, 3), spec.boxes.pad, np.uint8)
+    padded = np.full((height, width, 3), spec.fit.pad, np.uint8)
     padded[top : top + tall, left : left + wide] = resized
     return padded
 
@@ -103,7 +103,7 @@ def clean_frames(
     before, small = -1, np.empty(0, np.uint8)
     with open_video(path) as video:
         for frame in taken(video, spec.fps):
-            if frame.index != before and spec.boxes is not None:
+            if frame.index != before and spec.fit is not None:
                 small = at_model_size(frame.pixels, spec)
             elif frame.index != before:
                 small = cv2.resize(frame.pixels, (width, height), interpolation=cv2.INTER_AREA)

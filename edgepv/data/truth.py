@@ -13,6 +13,8 @@ from edgepv.base.tasks import TASKS
 from edgepv.data.annotated import TrueBoxes, true_boxes
 from edgepv.data.clips import Clip
 from edgepv.data.frames import clean_frames, degraded, preprocess
+from edgepv.data.masked import true_masks
+from edgepv.data.masks import names_of
 from edgepv.data.video import at_rate, open_video, taken
 from edgepv.errors import UsageError
 from edgepv.stream import Tensors
@@ -28,18 +30,25 @@ class Points:
 
 
 @dataclass(frozen=True)
+class Masks:
+    """True masks of a clip's frames, (h, w) uint8 each; None for a frame of which nobody knows."""
+
+    of_frame: tuple[np.ndarray | None, ...]
+
+
+@dataclass(frozen=True)
 class EvalClip:
     """A clip as the model sees it, and what is true of it.
 
-    frames: (T, C, h, w) float32. truth: index of its label, ``Points``, true boxes of every frame, or clean
-    pictures (T, H, W, 3) uint8 BGR, or a number; None where nobody knows. start: states that the clip begins
-    with, such as the points to follow. group: clips of one group share footage; None where nobody knows.
-    doubt: why it may not be whole. size: (height, width) in px of the clip's own pictures, where boxes are to
-    be found in them.
+    frames: (T, C, h, w) float32. truth: index of its label, ``Points``, ``Masks``, true boxes of every frame,
+    or clean pictures (T, H, W, 3) uint8 BGR, or a number; None where nobody knows. start: states that the
+    clip begins with, such as the points to follow. group: clips of one group share footage; None where nobody
+    knows. doubt: why it may not be whole. size: (height, width) in px of the clip's own pictures, where boxes
+    or labels are to be found in them.
     """
 
     frames: np.ndarray
-    truth: int | float | Points | tuple[TrueBoxes, ...] | np.ndarray | None
+    truth: int | float | Points | Masks | tuple[TrueBoxes, ...] | np.ndarray | None
     start: Tensors | None = None
     group: str | None = None
     doubt: str | None = None
@@ -116,17 +125,33 @@ def found(clip: Clip, spec: ModelSpec, more: int) -> EvalClip:
 
     Raises UsageError like ``edgepv.data.annotated.true_boxes``.
     """
+    places, one = _placed(clip, spec)
+    return replace(one, truth=true_boxes(clip, places, spec.labels))
+
+
+def masked(clip: Clip, spec: ModelSpec, more: int) -> EvalClip:
+    """A clip or picture of a segmenter, with the true masks that lie beside it.
+
+    Raises UsageError like ``edgepv.data.masked.true_masks``.
+    """
+    places, one = _placed(clip, spec)
+    if not clip.truth:
+        return one
+    return replace(one, truth=Masks(true_masks(clip, places, one.size, len(names_of(spec)))))
+
+
+def _placed(clip: Clip, spec: ModelSpec) -> tuple[list[int], EvalClip]:
+    """(which frames of a clip's file the model takes, the clip of them, with the size of its pictures)."""
     most = TASKS.find(spec.task).most_frames
     seen: list[np.ndarray] = []
-    taken_frames: list[int] = []
+    places: list[int] = []
     with open_video(clip.path) as video:
         for frame in itertools.islice(taken(video, spec.fps), most):
             size = frame.pixels.shape[:2]
             seen.append(preprocess(frame.pixels, spec))
-            taken_frames.append(frame.index)
-    truth = true_boxes(clip, taken_frames, spec.labels)
+            places.append(frame.index)
     doubt = video.doubt[1] if video.doubt else None
-    return EvalClip(np.concatenate(seen), truth, doubt=doubt, size=size)
+    return places, EvalClip(np.concatenate(seen), None, doubt=doubt, size=size)
 
 
 def _read_points(path: Path, frames: int) -> tuple[np.ndarray, np.ndarray]:

@@ -83,13 +83,18 @@ def open_video(path: Path) -> Iterator[VideoReader]:
 
     Raises UsageError if the file is missing, has the suffix of no video, cannot be opened, or was cut off;
     and at its end if no frame could be decoded or some in the middle could not (see ``VideoReader``). A
-    picture is a video of one frame.
+    picture is a video of one frame, and a folder of numbered pictures one of all of them.
     """
-    reader = StillReader(path) if path.suffix.lower() in PICTURES else VideoReader(path)
+    reader = FilmReader(path) if path.is_dir() else _reader(path)
     try:
         yield reader
     finally:
         reader.close()
+
+
+def _reader(path: Path) -> VideoReader:
+    """What reads a file."""
+    return StillReader(path) if path.suffix.lower() in PICTURES else VideoReader(path)
 
 
 class VideoReader:
@@ -225,6 +230,34 @@ class StillReader(VideoReader):
     def close(self) -> None:
         """Let the picture go."""
         self._pixels = None
+
+
+def film_frames(folder: Path) -> list[Path]:
+    """The pictures of a folder of which all are numbered, 00000.jpg and so on, in order; [] of another."""
+    pictures = [p for p in folder.iterdir() if p.suffix.lower() in PICTURES and not p.name.startswith(".")]
+    return sorted(pictures, key=lambda p: int(p.stem)) if all(p.stem.isdecimal() for p in pictures) else []
+
+
+class FilmReader(StillReader):
+    """A folder of numbered pictures as a video of ``UNSAID_FPS``, since nothing says its rate."""
+
+    def __init__(self, folder: Path) -> None:
+        self._paths = film_frames(folder)
+        if not self._paths:
+            raise UsageError(f"{folder} holds no pictures called by numbers, 00000.jpg and so on, as frames")
+        super().__init__(self._paths[0])
+        told = f"a folder of pictures says no rate; {float(self.fps):g} frames a second are assumed"
+        self.doubt = ("no_time_stamps", told)
+
+    def read(self) -> VideoFrame | None:
+        """The next picture; None at the end."""
+        if self.read_count == len(self._paths):
+            return None
+        with open_video(self._paths[self.read_count]) as still:
+            pixels = next(iter(still)).pixels
+        time_s = self.read_count / self.fps
+        self.read_count += 1
+        return VideoFrame(self.read_count - 1, pixels, time_s, time_s)
 
 
 def _refuse_cut(path: Path) -> Structure:

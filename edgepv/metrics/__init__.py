@@ -15,6 +15,7 @@ __all__ = [
     "pictures",
     "resolution",
     "roofline",
+    "segmentation",
     "slices",
     "stats",
     "tasks",

@@ -9,8 +9,10 @@ import numpy as np
 from edgepv.base.optional import need
 from edgepv.base.tasks import task_of
 from edgepv.data.frames import pictures
+from edgepv.data.masks import names_of
 from edgepv.data.truth import EvalClip, Points
 from edgepv.metrics.pictures import psnr_db
+from edgepv.metrics.segmentation import confusions
 from edgepv.metrics.stats import mean_accuracy
 from edgepv.metrics.tasks import Pictures, groups_of, rate
 from edgepv.types import Baseline, ModelSpec
@@ -24,6 +26,8 @@ def baselines(spec: ModelSpec, clips: Sequence[EvalClip], which: Pictures) -> tu
     task = task_of(spec)
     if task.classifies:
         return (_most_frequent(spec, clips),)
+    if task.segments:
+        return (_one_label_everywhere(spec, clips, which),)
     if all(isinstance(c.truth, Points) for c in clips):
         return (_standing_still(spec, clips),)
     return (_interpolated(spec, clips, which),) if task.shows else ()
@@ -35,6 +39,19 @@ def _most_frequent(spec: ModelSpec, clips: Sequence[EvalClip]) -> Baseline:
     accuracy = rate(spec, [answer] * len(clips), clips, 1)
     told = f"always answers {spec.labels[int(counts.argmax())]}, as {counts.max()} of {len(clips)} clips are"
     return Baseline("most frequent label", told, accuracy)
+
+
+def _one_label_everywhere(spec: ModelSpec, clips: Sequence[EvalClip], which: Pictures) -> Baseline:
+    """The label that most px have; scores (C, 1, 1) of one place cover all of the picture."""
+    count = len(spec.labels)
+    blank = [np.zeros((len(c.frames), count, 1, 1), np.float32) for c in clips]
+    true = confusions(spec, blank, clips, first=which.first).sum((0, 2))
+    best = int(true.argmax())
+    scores = np.eye(count, dtype=np.float32)[best] if count > 1 else np.array([2.0 * best - 1], np.float32)
+    answers = [np.broadcast_to(scores[:, None, None], rows.shape) for rows in blank]
+    name = names_of(spec)[best] or "nothing"
+    told = f"{name} everywhere, as {100 * true[best] / true.sum():.1f} % of the px are"
+    return Baseline("most frequent label", told, rate(spec, answers, clips, 1, Pictures(0, which.first, 0)))
 
 
 def _standing_still(spec: ModelSpec, clips: Sequence[EvalClip]) -> Baseline:

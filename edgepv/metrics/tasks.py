@@ -4,7 +4,8 @@ What is true of a clip, one figure for each clip, and what two models' figures o
 
 A classifier is judged by top-1. A tracker by delta-avg: the share of visible points within 1, 2, 4, 8 and 16
 px of the truth on a frame of 256 x 256, averaged over the five (Doersch et al. 2022, "TAP-Vid"). A restorer
-by the PSNR of its pictures, in dB. A detector by AP50, see ``edgepv.metrics.detection``.
+by the PSNR of its pictures, in dB. A detector by AP50, see ``edgepv.metrics.detection``, a segmenter by mIoU,
+see ``edgepv.metrics.segmentation``.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from edgepv.base.tasks import task_of
 from edgepv.data.frames import pictures
 from edgepv.data.truth import EvalClip, Points, aspect
 from edgepv.errors import UsageError
+from edgepv.metrics import segmentation
 from edgepv.metrics.detection import rated
 from edgepv.metrics.margins import margin_drop, margins
 from edgepv.metrics.pictures import psnr_db
@@ -27,7 +29,7 @@ from edgepv.metrics.stats import accuracy, mean_accuracy, mean_drop
 from edgepv.types import Accuracy, ModelSpec, PairedDrop
 
 SIDE = 256  # px; TAP-Vid measures on frames of 256 x 256
-TOLD = 1.0  # points that a detector's clip takes from AP, or gives it, beside the others, to be counted
+TOLD = 1.0  # points that a clip takes from AP or mIoU, or gives it, beside the others, to be counted
 WITHIN_PX = (1, 2, 4, 8, 16)  # TAP-Vid's thresholds
 
 
@@ -66,13 +68,16 @@ def figures(
 ) -> np.ndarray:
     """One figure for each clip: a label's margin (above 0 is right), delta-avg in [0, 1], or PSNR in dB.
 
-    Of a detector, figures whose mean is AP50. pictures: of a restorer, which are judged; None: all after its
-    warm-up.
+    Of a detector, figures whose mean is AP50, of a segmenter mIoU. pictures: of a restorer, which are judged;
+    None: all after its warm-up.
     """
     if task_of(spec).finds:
         found: np.ndarray = resolve(task_of(spec).figure)(spec, answers, clips)
         return found
     figure, which = resolve(task_of(spec).figure), pictures or Pictures.of(warmup, spec.lag)
+    if task_of(spec).segments:
+        shares: np.ndarray = figure(spec, answers, clips, which.late, which.first)
+        return shares
     both = zip(answers, clips, strict=True)
     return np.array([figure(spec, rows, clip.truth, warmup, which) for rows, clip in both])
 
@@ -152,6 +157,9 @@ def rate(
         return accuracy([int(c.truth) for c in clips], table, spec.labels, groups)  # type: ignore[arg-type]
     if task_of(spec).finds:
         return rated(spec, answers, clips, groups)
+    if task_of(spec).segments:
+        which = pictures or Pictures.of(warmup, spec.lag)
+        return segmentation.rated(spec, answers, clips, which.late, which.first, groups)
     return mean_accuracy(figures(spec, answers, clips, warmup, pictures), spec.metric, groups)
 
 
@@ -168,9 +176,9 @@ def task_drop(
     unit = task_of(spec).unit
     scale = 100.0 if unit == "points" else 1.0
     drop = mean_drop(scale * before, scale * after, max_drop=max_drop, unit=unit, groups=groups)
-    if not task_of(spec).finds:
+    if not (task_of(spec).finds or task_of(spec).segments):
         return drop
-    loss = scale * (before - after)  # of a clip whose boxes are as they were: what all clips share
+    loss = scale * (before - after)  # of a clip whose answers are as they were: what all clips share
     lost, won = (int((sign * (loss - np.median(loss)) > TOLD).sum()) for sign in (1, -1))
     return replace(drop, lost=lost, won=won)
 

@@ -20,6 +20,7 @@ MOST_PARTICLES = 1024  # pairs of them, which a model compares, grow with the sq
 MOST_FRAMES = 4096  # of a clip or a step; over two minutes at 30 a second
 MOST_STATES = 4096  # of a step; a bound on a hostile spec
 MOST_SIDE = 8192  # px
+MOST_LABELS = 255  # a mask has a byte for each px, of which 255 means that it is not judged
 MOST_VALUES = 1 << 28  # of one input: 1 GiB as float32
 
 
@@ -104,11 +105,31 @@ def check_spec(spec: ModelSpec, where: str, *, chunk: int = 1) -> None:
     if task.finds != (spec.boxes is not None):
         missing = "is missing: it says how the answer is read" if task.finds else "is for detection"
         raise UsageError(f"{where}: [boxes] {missing}; the task is {spec.task}. See docs/spec.md")
-    if task.finds and len(set(spec.labels)) != max(1, len(spec.labels)):
-        raise UsageError(f"{where}: labels must name what a box may hold: one name or more, all different")
+    what = "a box may hold" if task.finds else "may stand at a place"
+    if (task.finds or task.segments) and len(set(spec.labels)) != max(1, len(spec.labels)):
+        raise UsageError(f"{where}: labels must name what {what}: one name or more, all different")
+    _check_masks(spec, where)
     if spec.metric != task.metric:
         raise UsageError(f"{where}: {spec.task} is judged by {task.metric}, not by {spec.metric}")
     check_answers(spec, where)
+
+
+def _check_masks(spec: ModelSpec, where: str) -> None:
+    """Raise UsageError for ``[masks]`` of another task, or that no answer can be read by."""
+    segments, masks = task_of(spec).segments, spec.masks
+    if segments and len(spec.labels) > MOST_LABELS:
+        raise UsageError(f"{where}: {len(spec.labels)} labels; a mask can hold {MOST_LABELS}")
+    if masks is None:
+        return
+    if not segments:
+        raise UsageError(f"{where}: [masks] is for segmentation, the task is {spec.task}. Leave one out")
+    for what, value, high in (("score", masks.score, 1), ("pad", masks.pad, 255)):
+        if not 0 <= value <= high:
+            raise UsageError(f"{where}: masks: {what} is {value:g}; give 0 to {high}")
+    if masks.background and len(spec.labels) < 2:
+        raise UsageError(
+            f"{where}: masks.background with one label: where it is not is background by itself. Leave it out"
+        )
 
 
 def _check_channels(spec: ModelSpec, where: str) -> None:

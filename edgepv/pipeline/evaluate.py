@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from edgepv.metrics.curves import curves
 from edgepv.metrics.detection import alike, found_on, telling_rows
 from edgepv.metrics.flips import flips_per_1000
 from edgepv.metrics.pictures import psnr_db
+from edgepv.metrics.segmentation import same_places
 from edgepv.metrics.slices import Kind, Parts, slices
 from edgepv.metrics.stats import group_count, sqnr_db
 from edgepv.metrics.tasks import (
@@ -55,7 +57,8 @@ from edgepv.types import (
 
 SAME_NUMBERS_DB = 80.0  # at this SQNR the answers are equal to four digits: no clip can tell them apart
 SAME_DB = 0.005  # a PSNR that differs by less is printed as equal
-SAME_AP = 0.05  # points of AP that are printed as none
+SAME_SHARE = 0.05  # points of AP and of mIoU that are printed as none
+PLACES = 1 << 16  # values of a mask's scores that parity looks at in one frame; all of them fill the memory
 SAME_PX = 0.01  # tracks of which 95 % are no further apart, px of 256, are the same to everyone who uses them
 CONDITIONS: Mapping[Kind, tuple[str, str, str]] = {
     "light": ("dark", "middle", "bright"),
@@ -136,7 +139,8 @@ class Evaluation:
         after = figures(self.spec, answers, self.shown, self.warmup, self.pictures[1])
         drop = task_drop(self.spec, self.before, after, self.max_drop, groups_of(self.shown))
         same = drop.lost == drop.won == 0 or (drop.unit == "dB" and abs(drop.points) < SAME_DB)
-        same = same or (task_of(self.spec).finds and abs(drop.points) < SAME_AP)
+        task = task_of(self.spec)
+        same = same or ((task.finds or task.segments) and abs(drop.points) < SAME_SHARE)
         if sqnr_db >= SAME_NUMBERS_DB and same:
             drop = replace(drop, low=0.0, high=0.0, verdict="pass", clips_needed=None, groups=None)
         return not_applied(drop) if self.unheld else drop
@@ -307,6 +311,8 @@ def _parity(
     if task_of(spec).finds:
         sides = (found_on(spec, rows, evaluation.shown, None) for rows in (evaluation.model, answers))
         parity = replace(parity, boxes=alike(*sides))
+    if task_of(spec).segments:
+        parity = replace(parity, agreement=same_places(spec, evaluation.model, answers))
     if task_of(spec).shows:
         both = [(pictures(spec, a), pictures(spec, b)) for a, b in zip(evaluation.model, answers)]
         parity = replace(parity, psnr_db=float(np.mean([psnr_db(a, b) for a, b in both])))
@@ -370,11 +376,14 @@ def _rows(spec: ModelSpec, answers: Sequence[np.ndarray], evaluation: Evaluation
 
     Of tracks, how far the followed points moved from where the model began, else the places themselves would
     make any error look small; and only while the model sees them, since where a hidden point is taken to be
-    is a guess. Of boxes, the rows that say something.
+    is a guess. Of boxes, the rows that say something. Of large masks, places spread over them.
     """
     if task_of(spec).finds:
         both = zip(answers, evaluation.model, strict=True)
         return [telling_rows(spec, a, m).reshape(len(a), -1) for a, m in both]
+    if task_of(spec).segments:
+        every = -(-prod(spec.answer.shape) // PLACES)
+        return [a.reshape(len(a), -1)[:, ::every] for a in answers]
     if spec.task != "tracking":
         return [a.reshape(len(a), -1) for a in answers]
     rows = []

@@ -13,7 +13,8 @@ from edgepv.base.files import digest, sha256
 from edgepv.base.optional import present
 from edgepv.base.tasks import TASKS, task_of
 from edgepv.data.annotated import survey_boxes
-from edgepv.data.clips import SHOWN_LABELS, Clip, find_clips, survey, unheld_told, unlabelled_told
+from edgepv.data.clips import SHOWN_LABELS, Clip, Survey, find_clips, survey, unheld_told, unlabelled_told
+from edgepv.data.masked import survey_masks
 from edgepv.data.split import apart, split_clips, split_in_two
 from edgepv.errors import UsageError
 from edgepv.model.checkpoint import from_files
@@ -75,7 +76,7 @@ def load(options: Options) -> Source:
         raise UsageError("--size and --particles: an ONNX file is as it was exported")
     spec = source.spec
     if options.size is not None:
-        if task_of(spec).shows:
+        if task_of(spec).shows or task_of(spec).segments:
             raise UsageError(f"--size {options.size} is for square frames; give {spec.name} its own --spec")
         spec = at_size(spec, options.size)
     if options.particles is not None:
@@ -223,8 +224,8 @@ def _with_labels(options: Options, spec: ModelSpec) -> Clips:
     numbers, not to set INT8 ranges or to judge accuracy.
     """
     if options.clips:
-        origin, finds = options.clips, task_of(spec).finds
-        there = survey_boxes(Path(origin)) if finds else survey(Path(origin), spec.labels)
+        origin = options.clips
+        there = _survey(Path(origin), spec)
         calibration, held_out = split_clips(list(there.clips), calibration=CALIBRATION_CLIPS)
         train = tuple(c for c in there.clips if c.split == "train" and c.label)
         _refuse_shared((*calibration, *train), held_out)
@@ -232,13 +233,29 @@ def _with_labels(options: Options, spec: ModelSpec) -> Clips:
         notes = (*left_out, *_unjudged(there.clips, held_out, spec))
         return Clips(train, tuple(calibration), tuple(held_out), origin, notes=notes)
     shipped = _shipped(spec)
-    known = {c.label for c in shipped} <= set(spec.labels)
-    fits = spec.task in TASKS.own and not task_of(spec).finds and (known or not task_of(spec).classifies)
+    fits = spec.task in TASKS.own and not task_of(spec).finds and _judges(shipped, spec)
     if not fits:
-        shipped = [replace(c, label=None) for c in shipped]
+        shipped = [replace(c, label=None, truth=()) for c in shipped]
     calibration, held_out = split_clips(shipped, calibration=CALIBRATION_CLIPS)
     origin = "shipped with edgepv" if fits else "shipped with edgepv, as plain video"
     return Clips((), tuple(calibration), tuple(held_out), origin, fits)
+
+
+def _survey(folder: Path, spec: ModelSpec) -> Survey:
+    """What a user's folder holds for the model's task."""
+    task = task_of(spec)
+    if task.finds:
+        return survey_boxes(folder)
+    return survey_masks(folder) if task.segments else survey(folder, spec.labels)
+
+
+def _judges(shipped: Sequence[Clip], spec: ModelSpec) -> bool:
+    """Whether what is true of the shipped clips is about the labels of the model."""
+    from edgepv.zoo import SCENES
+
+    if task_of(spec).segments:
+        return spec.labels == SCENES
+    return not task_of(spec).classifies or {c.label for c in shipped} <= set(spec.labels)
 
 
 def _unjudged(clips: Sequence[Clip], held_out: Sequence[Clip], spec: ModelSpec) -> Iterator[str]:
@@ -246,6 +263,10 @@ def _unjudged(clips: Sequence[Clip], held_out: Sequence[Clip], spec: ModelSpec) 
     if task_of(spec).finds:
         if not any(c.truth for c in held_out):
             yield "accuracy is not judged: no CSV and no COCO JSON in the folder says what boxes are there"
+        return
+    if task_of(spec).segments:
+        if not any(c.truth for c in held_out):
+            yield "accuracy is not judged: no folder masks/ beside images/ says what stands where"
         return
     if not spec.labels:
         return
@@ -273,13 +294,16 @@ def _refuse_shared(seen: Sequence[Clip], held_out: Sequence[Clip]) -> None:
 def _shipped(spec: ModelSpec) -> list[Clip]:
     """Clips that came with the package, for the model's task.
 
-    Of fights; film for a restorer; for a tracker film to calibrate on, and clips with true points.
+    Of fights; film for a restorer; for a tracker film to calibrate on, and clips with true points; for a
+    segmenter rendered scenes with masks.
     """
     import edgepv.zoo
 
     here = Path(edgepv.zoo.__file__).parent
     if task_of(spec).classifies:
         return find_clips(here / "clips", edgepv.zoo.TASKS["fight"])
+    if task_of(spec).segments:
+        return list(survey_masks(here / "scenes").clips)
     film = find_clips(here / "film", ())
     if spec.task != "tracking":
         return film

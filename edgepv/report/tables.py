@@ -266,9 +266,9 @@ def parity_table(report: Report) -> Table:
         "of 8-bit activation codes at an end of their range, where a value may have been clipped; an end "
         "that means zero does not count. Slope is the least and the largest of the "
         "outputs over the original's: below 1 where a range clips. Flicker is the share of frames at which "
-        "the top-1 changes. Agreement is the share of frames with the same top-1, the median distance of "
-        "tracked points on 256 x 256, the PSNR of the pictures, or the share of boxes that both have, with "
-        "the median change of their scores.",
+        "the top-1 changes. Agreement is the share of frames with the same top-1, or of places with the same "
+        "label, the median distance of tracked points on 256 x 256, the PSNR of the pictures, or the share "
+        "of boxes that both have, with the median change of their scores.",
         heads(
             "variant, max error, SQNR, saturation, slope, agreement, flicker, frames, "
             "verdict, first diverging node"

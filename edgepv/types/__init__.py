@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from edgepv.types.bench import BenchResult, BenchRow, BenchSetup, CameraLoad, ColdStart, LoadGenCheck
     from edgepv.types.boxes import BoxSpec
     from edgepv.types.codec import Json, decode, encode
+    from edgepv.types.masks import MaskSpec
     from edgepv.types.measured import (
         Accuracy,
         Audit,
@@ -96,6 +97,7 @@ __all__ = [
     "LiveRun",
     "LoadGenCheck",
     "MachineLoad",
+    "MaskSpec",
     "Measurement",
     "Metric",
     "ModelSpec",
@@ -128,7 +130,7 @@ __all__ = [
     "encode",
 ]
 
-_FILES = ("codec", "boxes", "spec", "task", "artifact", "measured", "bench")
+_FILES = ("codec", "boxes", "masks", "spec", "task", "artifact", "measured", "bench")
 """What others of them import stands first."""
 
 

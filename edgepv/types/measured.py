@@ -181,7 +181,8 @@ class Accuracy:
     groups: how many groups of clips the interval is taken over; None where every clip counts for itself. One
     group has no interval: low and high are the value itself. ap50: of a detector, a fraction of 1, with the
     jackknife's interval over its clips; ap50_95: the mean over overlaps from 0.5 to 0.95. classes: of a
-    detector, at the scores that its spec sets and overlap 0.5.
+    detector, at the scores that its spec sets and overlap 0.5. miou: of a segmenter, a fraction of 1, with
+    the jackknife's interval over its clips, and classes by px.
     """
 
     value: float
@@ -337,8 +338,8 @@ class Parity:
     is how far they moved.
     saturation: share of 8-bit activation codes at an end of their range, where a value may have been
     clipped; an end that means zero is not counted. None where no such codes can be read.
-    agreement: share of frames with the same top-1; None for other tasks. first_divergence: looked for on
-    "fail" only.
+    agreement: share of frames with the same top-1, of a segmenter of places; None for other tasks.
+    first_divergence: looked for on "fail" only.
     slope: least and largest over the outputs of the least-squares slope through their means, artifact over
     original; 1 when right, below it when a range clips. flicker: changes of the top-1 from one frame to the
     next, as a share of frames: (original, artifact). worst: the clips it gets least right, worst first.

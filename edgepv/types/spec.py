@@ -8,6 +8,7 @@ from fractions import Fraction
 from typing import Literal, TypeAlias
 
 from edgepv.types.boxes import BoxSpec
+from edgepv.types.masks import MaskSpec
 
 Layout = Literal["NCHW", "NHWC", "NCTHW", "NC", "NKC"]
 DType = Literal["float32", "float16", "int8", "uint8", "int32", "int64"]
@@ -57,6 +58,7 @@ class ModelSpec:
     ends in a softmax or in a sigmoid, are scores as they are. Found by itself when a model is exported.
     lag: frames from the one that a restorer's picture shows to the newest of its clip; 2 for the middle of 5.
     boxes: of a detector, how its answer is to be read; None for other tasks.
+    masks: of a segmenter, the same; None: as ``MaskSpec`` says by itself.
     """
 
     name: str
@@ -75,6 +77,7 @@ class ModelSpec:
     scores: Scores = "logits"
     lag: int = 0
     boxes: BoxSpec | None = None
+    masks: MaskSpec | None = None
 
     @property
     def answers(self) -> tuple[TensorSpec, ...]:
@@ -85,6 +88,11 @@ class ModelSpec:
     def answer(self) -> TensorSpec:
         """The answer that the model is judged by."""
         return self.answers[0]
+
+    @property
+    def fit(self) -> BoxSpec | MaskSpec | None:
+        """What says how a picture is fitted into the input; None: it is stretched to it."""
+        return self.boxes or self.masks
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,8 @@ class TaskSpec:
     shows: whether the answer is a picture: it may lag behind what came in, and be of what was made worse.
     finds: whether the answer is boxes: it is read by ``ModelSpec.boxes``, may have any name, and the labels
     say what is in a box.
+    segments: whether the answer is a label for each place of the picture, read by ``ModelSpec.masks``;
+    ``figure`` is then called as that of what finds, and with the pictures that are judged.
     per_frame: whether only a model that takes one frame at a time may be for it.
     """
 
@@ -51,4 +53,5 @@ class TaskSpec:
     classifies: bool = False
     shows: bool = False
     finds: bool = False
+    segments: bool = False
     per_frame: bool = False

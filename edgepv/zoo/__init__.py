@@ -25,6 +25,7 @@ __all__ = [
     "INDEX",
     "MODELS",
     "ONNX",
+    "SCENES",
     "TASKS",
     "Entry",
     "alarm",
@@ -53,6 +54,9 @@ TASKS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 """Labels of every task the zoo has weights for, in the order of the model's outputs."""
+
+SCENES = ("background", "moving", "shadow")
+"""What stands where in the rendered scenes of the folder of that name, which segmenters learn from."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +146,14 @@ MODELS: Mapping[str, Entry] = MappingProxyType(
             "denoise",
             trainer="edgepv.zoo.training.restore",
         ),
+        "pv-seg-nano": Entry(
+            "edgepv.zoo.pv_seg:nano",
+            "recurrent segmenter of what moves and of shadows, 0.11 M parameters, 192 x 128",
+            128,
+            (),
+            "",
+            trainer="edgepv.zoo.training.segment",
+        ),
     }
 )
 
@@ -152,6 +164,7 @@ TESTED_ON: Mapping[str, str] = MappingProxyType(
         "handwash": "other takes at the one sink that trained",
         "track": "renders; photographs are harder, see its card",
         "restore": "four films, one of them smooth",
+        "seg": "renders over other footage, of other shapes",
     }
 )
 """What the held-out clips of a task, or of a kind of model without tasks, show."""

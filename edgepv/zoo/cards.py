@@ -185,9 +185,10 @@ def _training(result: dict[str, Any]) -> str:
 
 def who_trained(result: dict[str, Any], of: str = "") -> str:
     """Seconds, device and version; ``of`` says what the seconds are of."""
-    on = result["trained_on"]
+    on, seconds = result["trained_on"], result["seconds"]
+    took = f"{seconds} s" if seconds is not None else "time not measured,"
     return (
-        f"{result['seconds']} s on {on['device']}{of}, torch {on['torch']}. The log of every epoch is in "
+        f"{took} on {on['device']}{of}, torch {on['torch']}. The log of every epoch is in "
         f"`{result['name']}.json`."
     )
 

@@ -16,6 +16,7 @@ from edgepv.runtimes.record import Record
 
 Position: TypeAlias = tuple[float, float, float]
 Positions: TypeAlias = Mapping[str, Sequence[Position]]
+Areas: TypeAlias = Mapping[str, Mapping[str, float]]
 
 UPDATE_RISE = 0.05
 UPDATE_S = 1.0
@@ -45,13 +46,15 @@ class Events:
         positions: Positions | None = None,
         within: Mapping[str, frozenset[str]] | None = None,
         found: Detections | None = None,
+        areas: Areas | None = None,
     ) -> list[Record]:
         """Records of what changed with one answer.
 
         time_s: the frame's, on the source's clock. wall_time: seconds since 1970, for the records. scores:
         of every label, 0 to 1. positions: label -> (x, y, score) of where it was seen, relative to width and
         height. within: label -> the zones that hold it; for models that know no points. A label in neither is
-        nowhere. found: the boxes with their tracks' numbers, their labels places among those of ``scores``.
+        nowhere. areas: zone -> label -> the share of the zone that it takes, which is its score there. found:
+        the boxes with their tracks' numbers, their labels places among those of ``scores``.
         Answers that are stale, not valid or not finite start no event.
         Raises UsageError for a rule whose label has no score.
         """
@@ -60,7 +63,7 @@ class Events:
             return [record for one in self._all for record in one.blind(self._clock, wall_time)]
         records = []
         for watch in self._watches:
-            score, zones = self._seen(watch.rule, scores, positions or {}, within or {})
+            score, zones = self._seen(watch.rule, scores, positions or {}, within or {}, areas or {})
             records += watch.see(self._clock, wall_time, score, zones)
         for visits in self._visits:
             if found is not None:
@@ -101,12 +104,17 @@ class Events:
         scores: Mapping[str, float],
         positions: Positions,
         within: Mapping[str, frozenset[str]],
+        areas: Areas,
     ) -> tuple[float, tuple[str, ...]]:
         """The score a rule goes by, and the zones its label is in."""
         if rule.label == ANY:
             return _doubt(list(scores.values()), rule.doubt), ()
         if rule.label not in scores:
             raise UsageError(f"rule: {unknown('label', rule.label, scores)}")
+        if areas:
+            zones = self._named(rule, {zone for zone, of in areas.items() if of[rule.label] >= rule.low})
+            best = max((areas[zone][rule.label] for zone in rule.zones), default=scores[rule.label])
+            return best, zones
         if rule.label not in positions:
             zones = self._named(rule, within.get(rule.label, frozenset()))
             return (scores[rule.label] if zones or not rule.zones else 0.0), zones

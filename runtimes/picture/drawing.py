@@ -1,4 +1,4 @@
-"""Answers drawn into the camera's picture: particles, velocities, forces, tracks, boxes, scores as bars."""
+"""Answers drawn into the picture: particles, velocities, forces, tracks, boxes, masks, scores as bars."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgepv.base.optional import need
+from edgepv.data.masks import Mask
 from edgepv.runtimes.record import Record
 
 STRIP = 44
@@ -19,6 +20,8 @@ FAINT = 0.05
 """Visibility below which a particle is not drawn."""
 ARROW = 6.0
 """How many frames ahead a velocity is drawn; a force is drawn as what it does to the velocity in as many."""
+TINT = 0.45
+"""Share of a label's colour where it stands; the rest is the picture."""
 WHITE, GREEN, ORANGE, BLUE, DARK = (
     (240, 240, 240),
     (80, 200, 120),
@@ -38,13 +41,13 @@ class Painter:
     def draw(self, frame: np.ndarray, record: Record) -> np.ndarray:
         """The frame, enlarged to at least 360 lines, with what an "answer" record says.
 
-        Boxes with what is in them, tracks with their tails, particles with velocity (green) and force
-        (orange) arrows; below it, of a
-        classifier, a strip with label, score and the scores so far. Of a restorer ``frame`` is its answer,
+        Boxes with what is in them, the shares of a mask's labels, tracks with their tails, particles with
+        velocity (green) and force (orange) arrows; below it, of a classifier, a strip with label, score and
+        the scores so far. Of a restorer ``frame`` is its answer,
         and nothing is drawn. frame: (H, W, 3) BGR, or (H, W) grey. A stale answer is orange and says its
         age. Sides come out even.
         """
-        if not {"label", "tracks", "boxes"} & set(record):
+        if not {"label", "tracks", "boxes", "areas"} & set(record):
             return even(frame)
         picture = enlarged(frame)
         for x, y, vx, vy, ax, ay, visible in record.get("particles") or ():
@@ -57,6 +60,9 @@ class Painter:
         self._tracks(picture, record.get("tracks") or ())
         for one in record.get("boxes") or ():
             _box(picture, one, ORANGE if record["stale"] else None)
+        for line, (label, share) in enumerate((record.get("areas") or {}).items(), 1):
+            hue = ORANGE if record["stale"] else colour_of(label)
+            _written(picture, f"{label} {share:.1%}", (8, 18 * line), hue)
         if "label" not in record:
             return picture
         return np.concatenate([picture, self._strip(picture.shape[1], record)])
@@ -100,14 +106,27 @@ def _box(picture: np.ndarray, one: Record, hue: tuple[int, int, int] | None) -> 
     cv2 = need("cv2", extra="cpu")
     x1, y1, x2, y2 = one["box"]
     start, end = _at(picture, x1, y1), _at(picture, x2, y2)
-    number = one["id"] if one["id"] is not None else sum(one["label"].encode())
-    hue = hue or colour(number)
+    hue = hue or (colour(one["id"]) if one["id"] is not None else colour_of(one["label"]))
     cv2.rectangle(picture, start, end, hue, 2)
     name = one["label"] + (f" {one['id']}" if one["id"] is not None else "")
-    at = (start[0] + 2, max(12, start[1] - 4))
+    _written(picture, f"{name} {one['score']:.0%}", (start[0] + 2, max(12, start[1] - 4)), hue)
+
+
+def _written(picture: np.ndarray, text: str, at: tuple[int, int], hue: tuple[int, int, int]) -> None:
+    """Small text with a dark edge."""
+    cv2 = need("cv2", extra="cpu")
     font = cv2.FONT_HERSHEY_SIMPLEX
-    cv2.putText(picture, f"{name} {one['score']:.0%}", at, font, 0.45, DARK, 3, cv2.LINE_AA)
-    cv2.putText(picture, f"{name} {one['score']:.0%}", at, font, 0.45, hue, 1, cv2.LINE_AA)
+    cv2.putText(picture, text, at, font, 0.45, DARK, 3, cv2.LINE_AA)
+    cv2.putText(picture, text, at, font, 0.45, hue, 1, cv2.LINE_AA)
+
+
+def tinted(picture: np.ndarray, mask: Mask) -> np.ndarray:
+    """A picture (H, W, 3) uint8 BGR, each label of its mask but the background in a colour of its own."""
+    hues = [colour_of(name) if told else (0, 0, 0) for name, told in zip(mask.names, mask.told, strict=True)]
+    laid = mask.on_picture((picture.shape[0], picture.shape[1]))
+    shares = (TINT * np.array(mask.told, np.float32))[laid][..., None]
+    mixed: np.ndarray = (picture * (1 - shares) + np.array(hues, np.float32)[laid] * shares).astype(np.uint8)
+    return mixed
 
 
 def caption(record: Record) -> str:
@@ -118,6 +137,11 @@ def caption(record: Record) -> str:
     if not record["stale"]:
         return text
     return f"{text}, stale" + (f" {record['age_ms']:.0f} ms" if record["age_ms"] is not None else "")
+
+
+def colour_of(label: str) -> tuple[int, int, int]:
+    """A label's colour, the same wherever it is drawn."""
+    return colour(sum(label.encode()))
 
 
 def colour(number: int) -> tuple[int, int, int]:

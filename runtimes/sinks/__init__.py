@@ -19,6 +19,7 @@ from edgepv.runtimes.record import Record
 
 __all__ = [
     "SINKS",
+    "Draws",
     "KeepsClips",
     "Setup",
     "Shape",
@@ -55,6 +56,13 @@ class KeepsClips(Protocol):
 
     def clip_of(self, record: Record) -> str | None:
         """The name of the clip that this event is, or will be, in; asked for every event before ``put``."""
+
+
+@runtime_checkable
+class Draws(Protocol):
+    """A receiver whose pictures are to be looked at: masks are laid over them before ``put``."""
+
+    draws: bool
 
 
 Shape: TypeAlias = tuple[str, Sequence[tuple[float, float]]]

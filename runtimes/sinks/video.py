@@ -35,6 +35,7 @@ class VideoFile:
     """
 
     pixels = True
+    draws = True
 
     def __init__(self, path: Path, setup: Setup) -> None:
         self._path, self._fps, self._say, self._shapes = path, setup.fps, setup.say, setup.shapes

@@ -112,7 +112,8 @@ def test_state_bytes_count_float32_of_every_state() -> None:
 
 
 def test_every_task_has_one_record_and_a_figure_that_is_there() -> None:
-    assert TASKS.names() == ["classification", "detection", "restoration", "tracking"]
+    names = ["classification", "detection", "restoration", "segmentation", "tracking"]
+    assert TASKS.names() == names
     for name in TASKS.names():
         task = TASKS.find(name)
         assert callable(resolve(task.figure)) and callable(resolve(task.truth)), name

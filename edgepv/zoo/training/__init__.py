@@ -15,7 +15,10 @@ __all__ = [
     "physics",
     "publish",
     "restore",
+    "scene_clips",
+    "scenes",
     "score",
+    "segment",
     "steps",
     "track",
 ]

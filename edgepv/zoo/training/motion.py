@@ -117,7 +117,7 @@ def render(rng: np.random.Generator, pictures: Sequence[np.ndarray], scene: Scen
     for _ in range(int(rng.integers(1, scene.occluders + 1))):
         own = float(np.exp(rng.uniform(*np.log(scene.speed))))
         layers.append(_occluder(rng, pictures, scene, own))
-    frames = _degrade(rng, compose(layers, scene.size), scene.harsh)
+    frames = as_filmed(rng, compose(layers, scene.size), scene.harsh)
     born = _births(rng, scene)
     points, occluded = np.zeros((scene.points, scene.frames, 2)), np.ones((scene.points, scene.frames), bool)
     for frame in np.unique(born):
@@ -308,7 +308,7 @@ def choose(rng: np.random.Generator, frame: np.ndarray, count: int) -> np.ndarra
     return rng.permutation(np.concatenate([chosen, anywhere])[:count])
 
 
-def _degrade(rng: np.random.Generator, frames: np.ndarray, harsh: float) -> np.ndarray:
+def as_filmed(rng: np.random.Generator, frames: np.ndarray, harsh: float) -> np.ndarray:
     """What light and a camera do to clean frames; ``harsh`` 0 gives them back."""
     cv2 = need("cv2", extra="cpu")
     if harsh == 0:
