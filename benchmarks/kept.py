@@ -43,6 +43,8 @@ from edgepv.zoo import TASKS
 RESULT = Path(__file__).parent / "kept.json"
 MODEL = "pv-conv-nano-fight"
 RULES = """
+camera = "field"
+
 [[rule]]
 label = "fight"
 threshold = 0.5
