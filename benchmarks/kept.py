@@ -43,7 +43,8 @@ from edgepv.zoo import TASKS
 RESULT = Path(__file__).parent / "kept.json"
 MODEL = "pv-conv-nano-fight"
 RULES = """
-camera = "field"
+[camera]
+name = "field"
 
 [[rule]]
 label = "fight"
