@@ -5,9 +5,9 @@
 pv-conv-nano, trained to see fights, watches clips of ten cameras that it never saw, as `edgepv run --live`
 does, with a receiver `clips:DIR`. It keeps what it takes for a fight and what it is in doubt about. Every
 kept clip is moved into the folder of its true label, known here. `edgepv finetune` learns them, beside the
-training clips of the zoo and alone; `edgepv export` makes the bundle. These bundles, and one that was
-fine-tuned as long without the kept clips, are judged on other clips of the same cameras and on clips of other
-cameras.
+training clips of the zoo and alone. What comes out, and what was fine-tuned as long without the kept clips,
+is judged on other clips of the same cameras and on clips of other cameras; `edgepv export` packs the first
+seed's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ import numpy as np
 from measured_at import now
 
 from edgepv import bundle as bundles
+from edgepv.base.console import Console
 from edgepv.base.files import write_json
 from edgepv.data.clips import Clip, as_manifest
 from edgepv.data.frames import model_frames
@@ -36,8 +37,12 @@ from edgepv.measure.answers import clip_answers
 from edgepv.metrics.margins import margin_drop, margins
 from edgepv.metrics.stats import accuracy
 from edgepv.metrics.tasks import clip_scores
+from edgepv.pipeline.context import RunContext
+from edgepv.pipeline.lower import lower
+from edgepv.pipeline.options import Options
+from edgepv.pipeline.source import load
 from edgepv.runtimes.engine import open_engine
-from edgepv.types import encode
+from edgepv.types import Variant, encode
 from edgepv.zoo import TASKS
 
 RESULT = Path(__file__).parent / "kept.json"
@@ -96,14 +101,12 @@ def watched(bundle: Path, clips: Sequence[Clip], kept: Path, rules: Path) -> Non
 
 
 def finetune(work: Path, name: str, seed: int, epochs: int, *more: object) -> Path:
-    """The bundle of one fine-tuning: the two commands of docs/adapt.md."""
+    """The folder of one fine-tuning."""
     out = work / f"{name}-{seed}"
     edgepv(
         "finetune", MODEL, *more, "--adapter", "--mirror", "--epochs", epochs, "--seed", seed, "--out", out
     )
-    made = finetuned.read(out)
-    files = ["--weights", out / "weights.safetensors", "--spec", out / "spec.toml", "--clips", work / "data"]
-    return export(out / "bundle", made.builder, *files)
+    return out
 
 
 def export(out: Path, model: str, *more: object) -> Path:
@@ -113,11 +116,26 @@ def export(out: Path, model: str, *more: object) -> Path:
     return out
 
 
-def scores(folder: Path, clips: Sequence[Clip]) -> np.ndarray:
-    """(clips, labels): the mean of what a bundle answers to each, as an export judges it."""
+def graph(tuned: Path) -> tuple[Variant, Path]:
+    """The float graph of a fine-tuned model: what its bundle in float has."""
+    files = {"weights": str(tuned / "weights.safetensors"), "spec": str(tuned / "spec.toml")}
+    options = Options(finetuned.read(tuned).builder, **files)
+    source = load(options)
+    return lower(RunContext(options, Console(quiet=True)), source, source.checkpoint)
+
+
+def bundled(folder: Path) -> tuple[Variant, Callable[[str], bytes]]:
+    """The one variant of a bundle."""
     opened = bundles.read(folder)
-    variant = opened.variant("onnxruntime-fp32", None)
-    engine = open_engine(variant, opened.checked)
+    return opened.variant("onnxruntime-fp32"), opened.checked
+
+
+def scores(
+    made: tuple[Variant, Path] | tuple[Variant, Callable[[str], bytes]], clips: Sequence[Clip]
+) -> np.ndarray:
+    """(clips, labels): the mean of what a model answers to each, as an export judges it."""
+    variant = made[0]
+    engine = open_engine(*made)
     shown = [model_frames(c.path, variant.spec) for c in clips]
     answers = clip_answers(engine.infer, variant, shown, [{}] * len(shown))
     engine.close()
@@ -155,19 +173,23 @@ def measured(data: Path, work: Path, epochs: int, seeds: Sequence[int]) -> dict[
         "alone": ["--from-kept", kept],
     }
     sides = {"same": same, "other": other, "both": [*same, *other]}
-    before = {side: scores(first, clips) for side, clips in sides.items()}
+    before = {side: scores(bundled(first), clips) for side, clips in sides.items()}
     rows, said = [], ""
     for seed in seeds:
         control: dict[str, np.ndarray] = {}
         for way, more in ways.items():
-            made = finetune(work, way, seed, epochs, *more)
-            said = finetuned.read(made.parent).kept or said
+            tuned = finetune(work, way, seed, epochs, *more)
+            said = finetuned.read(tuned).kept or said
+            made = graph(tuned)
             for side, clips in sides.items():
                 found = scores(made, clips)
                 than = {"deployed": before[side]} | ({"without": control[side]} if side in control else {})
                 rows.append({"way": way, "seed": seed, "side": side, **judged(found, clips, than)})
                 if way == "without":
                     control[side] = found
+    out = work / f"with-{seeds[0]}"
+    files = ["--weights", out / "weights.safetensors", "--spec", out / "spec.toml", "--clips", out]
+    again = export(out / "bundle", finetuned.read(out).builder, *files)
     return {
         "measured_at": now(),
         "model": MODEL,
@@ -177,6 +199,7 @@ def measured(data: Path, work: Path, epochs: int, seeds: Sequence[int]) -> dict[
         "kept": {"said": said, "labels": {n: len(list((kept / n).glob("*.mp4"))) for n in TASKS["fight"]}},
         "deployed": {side: judged(before[side], clips, {}) for side, clips in sides.items()},
         "runs": rows,
+        "bundle": judged(scores(bundled(again), sides["both"]), sides["both"], {"deployed": before["both"]}),
     }
 
 
