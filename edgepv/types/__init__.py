@@ -53,6 +53,7 @@ if TYPE_CHECKING:
         WorstClip,
     )
     from edgepv.types.spec import (
+        Before,
         DType,
         Layout,
         Metric,
@@ -71,6 +72,7 @@ __all__ = [
     "Accuracy",
     "Audit",
     "Baseline",
+    "Before",
     "BenchResult",
     "BenchRow",
     "BenchSetup",

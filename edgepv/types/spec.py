@@ -16,6 +16,8 @@ Task: TypeAlias = str
 Metric: TypeAlias = str
 """What a task is judged by, such as "top1"."""
 Scores = Literal["logits", "probabilities"]
+Before = Literal["clahe", "denoise"]
+"""What may be done to a picture before the model, see ``edgepv.data.before``."""
 _ITEM_BYTES = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1, "int32": 4, "int64": 8}
 """Bytes of one value."""
 
@@ -57,6 +59,7 @@ class ModelSpec:
     ends in a softmax or in a sigmoid, are scores as they are. Found by itself when a model is exported.
     lag: frames from the one that a restorer's picture shows to the newest of its clip; 2 for the middle of 5.
     boxes: of a detector, how its answer is to be read; None for other tasks.
+    before: what is done to a picture of the model's size before it is normalised, in this order.
     """
 
     name: str
@@ -75,6 +78,7 @@ class ModelSpec:
     scores: Scores = "logits"
     lag: int = 0
     boxes: BoxSpec | None = None
+    before: tuple[Before, ...] = ()
 
     @property
     def answers(self) -> tuple[TensorSpec, ...]:

@@ -1,0 +1,177 @@
+"""What a chain before the model gains, on clips as they are, dark and noisy. Writes before.json.
+
+    python benchmarks/before.py --data DATA      # a quarter of an hour on one core; see benchmarks/data.py
+
+The float graphs of two classifiers of the zoo answer the test clips of their tasks, spoilt at the model's
+size (edgepv.data.degrade) and then passed through each chain of `--before`, both, or the zoo's small
+denoiser. That is no chain of the product: what it gains says whether it should be. Points are expected
+ones, from margins of the same clips with the chain and without, over groups. `camera` spoils the whole
+picture before it is resized: what the resizing leaves of noise. Accuracy alone; what a chain takes is told
+by `edgepv export`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from measured_at import now
+
+from edgepv.base.console import Console
+from edgepv.base.files import write_json
+from edgepv.data.before import clahe, denoise
+from edgepv.data.clips import Clip, find_clips
+from edgepv.data.degrade import CORRUPTIONS
+from edgepv.data.frames import at_model_size, preprocess
+from edgepv.data.truth import EvalClip
+from edgepv.data.video import open_video, taken
+from edgepv.metrics.tasks import figures, groups_of, task_drop
+from edgepv.model.checkpoint import build
+from edgepv.pipeline.context import RunContext
+from edgepv.pipeline.evaluate import play_clips
+from edgepv.pipeline.lower import lower
+from edgepv.pipeline.options import Options
+from edgepv.pipeline.source import load
+from edgepv.runtimes.engine import open_engine
+from edgepv.stream import Stepper
+from edgepv.types import ModelSpec
+from edgepv.zoo import checkpoint
+
+RESULT = Path(__file__).parent / "before.json"
+MODELS = ("pv-conv-small-fight", "pv-conv-nano-handwash")
+RESTORER = "pv-restore-nano-denoise"
+Pictures = list[np.ndarray]
+Spoil = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+AS_IT_IS: Spoil = lambda frame, rng: frame  # noqa: E731
+CONDITIONS: dict[str, tuple[Spoil, bool]] = {
+    "as they are": (AS_IT_IS, False),
+    "low light": (CORRUPTIONS["low light"][1], False),
+    "noise": (CORRUPTIONS["noise"][1], False),
+    "low light, camera": (CORRUPTIONS["low light"][1], True),
+    "noise, camera": (CORRUPTIONS["noise"][1], True),
+}
+"""Name -> what is done to a frame, and whether before it is resized."""
+
+
+def seen(clip: Clip, spec: ModelSpec, name: str) -> Pictures:
+    """The frames (h, w, 3) uint8 BGR of a clip under a condition, of the model's size and rate."""
+    spoil, whole = CONDITIONS[name]
+    rng = np.random.default_rng(zlib.crc32(f"{name} {clip.path.name}".encode()))
+    with open_video(clip.path) as video:
+        frames = [f.pixels for f in taken(video, spec.fps)]
+    if whole:
+        return [at_model_size(spoil(frame, rng), spec) for frame in frames]
+    return [spoil(at_model_size(frame, spec), rng) for frame in frames]
+
+
+def restored(spec: ModelSpec) -> Callable[[Pictures], Pictures]:
+    """What the zoo's denoiser makes of a clip at the model's size, frame by frame with its memory."""
+    known = checkpoint(RESTORER)
+    shape = (1, 3, *spec.input.shape[-2:])
+    sized = replace(
+        known.spec,
+        input=replace(known.spec.input, shape=shape),
+        outputs=tuple(replace(o, shape=shape) for o in known.spec.outputs),
+    )
+    net: Any = build(replace(known, spec=sized))
+
+    def run(frames: Pictures) -> Pictures:
+        states, out = tuple(net.init_state().values()), []
+        with torch.no_grad():
+            for frame in frames:
+                image, *states = net.step(torch.from_numpy(preprocess(frame, sized)), *states)
+                shown = np.rint(255 * image[0].numpy().clip(0, 1)).astype(np.uint8).transpose(1, 2, 0)
+                out.append(np.ascontiguousarray(shown[..., ::-1]))
+        return out
+
+    return run
+
+
+def chains(spec: ModelSpec) -> dict[str, Callable[[Pictures], Pictures]]:
+    """Name -> what it makes of a clip."""
+    return {
+        "clahe": lambda frames: [clahe(f) for f in frames],
+        "denoise": lambda frames: [denoise(f) for f in frames],
+        "denoise,clahe": lambda frames: [clahe(denoise(f)) for f in frames],
+        RESTORER: restored(spec),
+    }
+
+
+def measured(name: str, clips: Sequence[Clip]) -> dict[str, Any]:
+    """One classifier under every condition, with each chain and without."""
+    source = load(Options(name))
+    base, folder = lower(RunContext(Options(name), Console()), source, source.checkpoint)
+    engine, spec = open_engine(base, folder), base.spec
+    warmup = Stepper(engine.infer, spec, base.stream).warmup
+
+    def margins(shown: Sequence[Pictures]) -> tuple[np.ndarray, list[EvalClip]]:
+        given = [
+            EvalClip(
+                np.concatenate([preprocess(f, spec) for f in frames]),
+                spec.labels.index(str(clip.label)),
+                group=clip.group,
+            )
+            for clip, frames in zip(clips, shown, strict=True)
+        ]
+        return figures(spec, play_clips(engine.infer, base, given), given, warmup), given
+
+    rows = []
+    for condition in CONDITIONS:
+        shown = [seen(clip, spec, condition) for clip in clips]
+        before, given = margins(shown)
+        gained = {}
+        for chain, work in chains(spec).items():
+            after, _ = margins([work(frames) for frames in shown])
+            drop = task_drop(spec, before, after, 0.0, groups_of(given))
+            gained[chain] = {
+                "points": -drop.points,
+                "low": -drop.high,
+                "high": -drop.low,
+                "why": drop.why,
+                "top1": float((after > 0).mean()),
+            }
+        rows.append({"condition": condition, "top1": float((before > 0).mean()), "gained": gained})
+        print(name, rows[-1], flush=True)
+    engine.close()
+    return {"model": name, "clips": len(clips), "groups": len({c.group for c in clips}), "rows": rows}
+
+
+def table(found: dict[str, Any]) -> str:
+    """The rows of docs/before.md."""
+    names = list(found["models"][0]["rows"][0]["gained"])
+    head = f"| model | clips | top-1 without | {' | '.join(names)} |"
+    lines = [head, f"|---|---|{'---|' * (len(names) + 1)}"]
+    for model in found["models"]:
+        for row in model["rows"]:
+            gains = [
+                f"{g['points']:+.1f} ({g['low']:+.1f} to {g['high']:+.1f})" for g in row["gained"].values()
+            ]
+            cells = [model["model"], row["condition"], f"{100 * row['top1']:.1f} %", *gains]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure every model and write the result."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder with manifest.csv")
+    parser.add_argument("--out", type=Path, default=RESULT)
+    a = parser.parse_args()
+    torch.set_num_threads(1)
+    found = []
+    for name in MODELS:
+        clips = [c for c in find_clips(a.data, load(Options(name)).spec.labels) if c.split == "test"]
+        found.append(measured(name, clips))
+    write_json(a.out, {"measured_at": now(), "models": found})
+
+
+if __name__ == "__main__":
+    main()
