@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ import torch
 from measured_at import now
 
 from edgepv.base.console import Console
-from edgepv.base.files import write_json
+from edgepv.base.files import read_json, write_json
 from edgepv.data.before import clahe, denoise
 from edgepv.data.clips import Clip, find_clips
 from edgepv.data.degrade import CORRUPTIONS
@@ -103,8 +103,8 @@ def chains(spec: ModelSpec) -> dict[str, Callable[[Pictures], Pictures]]:
     }
 
 
-def measured(name: str, clips: Sequence[Clip]) -> dict[str, Any]:
-    """One classifier under every condition, with each chain and without."""
+def measured(name: str, clips: Sequence[Clip], conditions: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """One classifier under each condition, with each chain and without."""
     source = load(Options(name))
     base, folder = lower(RunContext(Options(name), Console()), source, source.checkpoint)
     engine, spec = open_engine(base, folder), base.spec
@@ -121,8 +121,7 @@ def measured(name: str, clips: Sequence[Clip]) -> dict[str, Any]:
         ]
         return figures(spec, play_clips(engine.infer, base, given), given, warmup), given
 
-    rows = []
-    for condition in CONDITIONS:
+    for condition in conditions:
         shown = [seen(clip, spec, condition) for clip in clips]
         before, given = margins(shown)
         gained = {}
@@ -136,29 +135,31 @@ def measured(name: str, clips: Sequence[Clip]) -> dict[str, Any]:
                 "why": drop.why,
                 "top1": float((after > 0).mean()),
             }
-        rows.append({"condition": condition, "top1": float((before > 0).mean()), "gained": gained})
-        print(name, rows[-1], flush=True)
+        yield {
+            "model": name,
+            "condition": condition,
+            "clips": len(clips),
+            "groups": len({c.group for c in clips}),
+            "top1": float((before > 0).mean()),
+            "gained": gained,
+        }
     engine.close()
-    return {"model": name, "clips": len(clips), "groups": len({c.group for c in clips}), "rows": rows}
 
 
 def table(found: dict[str, Any]) -> str:
     """The rows of docs/before.md."""
-    names = list(found["models"][0]["rows"][0]["gained"])
+    names = list(found["rows"][0]["gained"])
     head = f"| model | clips | top-1 without | {' | '.join(names)} |"
     lines = [head, f"|---|---|{'---|' * (len(names) + 1)}"]
-    for model in found["models"]:
-        for row in model["rows"]:
-            gains = [
-                f"{g['points']:+.1f} ({g['low']:+.1f} to {g['high']:+.1f})" for g in row["gained"].values()
-            ]
-            cells = [model["model"], row["condition"], f"{100 * row['top1']:.1f} %", *gains]
-            lines.append(f"| {' | '.join(cells)} |")
+    for row in found["rows"]:
+        gains = [f"{g['points']:+.1f} ({g['low']:+.1f} to {g['high']:+.1f})" for g in row["gained"].values()]
+        cells = [row["model"], row["condition"], f"{100 * row['top1']:.1f} %", *gains]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    """Measure every model and write the result."""
+    """Measure what is not in the result yet, writing after each condition."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -166,11 +167,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT)
     a = parser.parse_args()
     torch.set_num_threads(1)
-    found = []
+    rows: list[dict[str, Any]] = read_json(a.out)["rows"] if a.out.is_file() else []
+    done = {(row["model"], row["condition"]) for row in rows}
     for name in MODELS:
         clips = [c for c in find_clips(a.data, load(Options(name)).spec.labels) if c.split == "test"]
-        found.append(measured(name, clips))
-    write_json(a.out, {"measured_at": now(), "models": found})
+        for row in measured(name, clips, [c for c in CONDITIONS if (name, c) not in done]):
+            rows.append(row)
+            write_json(a.out, {"measured_at": now(), "rows": rows})
 
 
 if __name__ == "__main__":

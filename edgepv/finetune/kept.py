@@ -1,7 +1,8 @@
 """Clips that a camera kept (``--emit clips:DIR``) as training clips, once a person said what is true.
 
-To correct a clip is to move it into a sub-folder called like its true label: ``DIR/no_fight/ID.mp4``. Its
-record ``ID.json`` may stay where it was. What was not moved is never used: the model's own word is no truth.
+To correct a clip is to move it into a sub-folder called like its true label: ``DIR/no_fight/ID.mp4``, or
+``DIR/CAMERA/no_fight/ID.mp4`` of several cameras. Its record ``ID.json`` may stay where it was. What was not
+moved is never used: the model's own word is no truth.
 """
 
 from __future__ import annotations
@@ -67,11 +68,15 @@ def _corrected(folder: Path, labels: Sequence[str]) -> tuple[dict[Path, str], in
     bare: list[str] = []
     astray: list[str] = []
     broken: list[str] = []
+    unclear: list[str] = []
     for path in paths:
         inside = path.relative_to(folder)
         found = [label for part in inside.parts[-2::-1] if (label := known(part)) is not None]
         if not found:
-            (astray if inside.parts[1:] else bare).append(str(inside))
+            where_it_was = path.parent == folder or path.with_suffix(".json").exists()
+            (bare if where_it_was else astray).append(str(inside))
+        elif (record := _record(folder, path)) and known(_times(record)[0]) is not None:
+            unclear.append(str(inside))
         elif _readable(path):
             good[path] = found[0]
         else:
@@ -79,6 +84,7 @@ def _corrected(folder: Path, labels: Sequence[str]) -> tuple[dict[Path, str], in
     reasons = {
         "not corrected": bare,
         f"in a folder that is no label ({', '.join(labels)})": astray,
+        "of a camera that is called like a label": unclear,
         "that cannot be read": broken,
         **others,
     }
@@ -109,8 +115,8 @@ def _readable(path: Path) -> bool:
 
 
 def _record(folder: Path, clip: Path) -> Record:
-    """What was written when a clip was kept: beside it, or where it was; {} without, or if it is damaged."""
-    for place in (clip.parent, folder):
+    """What was written when a clip was kept, beside it or above; {} without, or if it is damaged."""
+    for place in (above for above in clip.parents if above.is_relative_to(folder)):
         try:
             found = json.loads((place / f"{clip.stem}.json").read_text(encoding="utf-8"))
             numbers = (*_times(found)[1:], *(float(found.get(key, 0)) for key in ("from_s", "to_s")))

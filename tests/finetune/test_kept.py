@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,8 +12,11 @@ import numpy as np
 import pytest
 from support import Tiny
 
+from edgepv import bundle
 from edgepv.base.console import Console
-from edgepv.data.clips import Clip
+from edgepv.data.clips import Clip, find_clips
+from edgepv.device import cameras
+from edgepv.device.cameras import LiveOptions
 from edgepv.errors import UsageError
 from edgepv.finetune import run
 from edgepv.finetune.card import rows
@@ -20,6 +24,7 @@ from edgepv.finetune.data import shots
 from edgepv.finetune.kept import APART_S, kept_clips
 from edgepv.finetune.request import FinetuneRequest
 from edgepv.model.spec import read_spec
+from edgepv.runtimes.events.rules import LiveConfig, Rule, Rules
 
 QUIET = Console(quiet=True)
 LABELS = ("fight", "no_fight")
@@ -72,6 +77,16 @@ def test_only_what_a_person_moved_is_truth_and_the_rest_is_counted(tmp_path: Pat
         "(the first: c.mp4); 1 in a folder that is no label (fight, no_fight) (the first: unsure/e.mp4); "
         "1 that cannot be read (the first: fight/f.mp4)"
     )
+
+
+def test_cameras_may_have_folders_of_their_own_but_not_the_name_of_a_label(tmp_path: Path) -> None:
+    keep(tmp_path / "door", "a", moved="fight")
+    keep(tmp_path / "door", "b")
+    keep(tmp_path / "fight", "c", camera="fight")
+    kept = kept_clips(tmp_path, LABELS)
+    assert [(c.path.stem, c.label, c.group) for c in kept.clips] == [("a", "fight", "kept door 1000000000")]
+    assert "1 not corrected (the first: door/b.mp4)" in kept.told
+    assert "1 of a camera that is called like a label (the first: fight/c.mp4)" in kept.told
 
 
 def test_clips_of_one_camera_and_time_share_a_group(tmp_path: Path) -> None:
@@ -146,3 +161,41 @@ def test_corrected_clips_train_beside_the_labelled_ones_and_none_stands_on_two_s
     listed = (tmp_path / "o" / "manifest.csv").read_text()
     assert "kept door" in listed and "untouched" not in listed
     assert run.read(tmp_path / "o") == made
+
+
+@pytest.mark.slow
+def test_from_a_camera_to_a_model_that_learned_what_it_kept(
+    step_bundle: Path, tiny_step: Tiny, few_clips: Path, a_clip: Path, tmp_path: Path
+) -> None:
+    """The loop in small: a running bundle keeps clips, a person moves one, what is made is to be exported."""
+    kept = tmp_path / "kept"
+    options = LiveOptions(
+        bundle=step_bundle,
+        sources={"door": str(a_clip), "gate": str(a_clip)},
+        deadline_ms=60_000,
+        emit=(f"clips:{kept}/{{camera}}?pre_s=0.5&post_s=0.1&most_s=1",),
+        config=LiveConfig("", Rules((Rule("*", 0.001, doubt="margin"),))),
+        spool=tmp_path / "spool",
+    )
+    cameras.run(options, QUIET, threading.Event())
+    records = {p: json.loads(p.with_suffix(".json").read_text()) for p in kept.glob("*/*.mp4")}
+    assert sorted(r["camera"] for r in records.values()) == ["door", "gate"]
+    for record in records.values():
+        assert record["model"] == bundle.read(step_bundle).digest and record["from_s"] < record["to_s"]
+        assert record["said"] and 0 <= record["margin"] < 1 and not record["redacted"]
+    clip = min(records)
+    (clip.parent / "no_fight").mkdir()
+    clip.rename(clip.parent / "no_fight" / clip.name)
+    job = FinetuneRequest(
+        tiny_step.model, str(few_clips), str(tmp_path / "o"), weights=str(tiny_step.weights),
+        spec=str(tiny_step.spec), kept=str(kept), how="head", epochs=1,
+    )  # fmt: skip
+    made = run.finetune(job, QUIET)
+    assert made.kept.startswith("1 of 2 kept clips are corrected: 1 no_fight")
+    assert "left out: 1 not corrected" in made.kept
+    assert made.clips[0] + made.clips[1] == 8 + 1 and made.clips[2] == 8
+    listed = find_clips(tmp_path / "o", LABELS)
+    assert (made.clips[0], 8) == (
+        sum(c.split == "train" for c in listed),
+        sum(c.split == "test" for c in listed),
+    )
