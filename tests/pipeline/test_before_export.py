@@ -28,6 +28,7 @@ from edgepv.pipeline import before
 from edgepv.pipeline.context import RunContext
 from edgepv.pipeline.options import Options, refuse_chain
 from edgepv.pipeline.source import Clips, Source
+from edgepv.pipeline.spoilt import CLEAN
 from edgepv.targets import target
 from edgepv.types import ModelSpec, PairedDrop, TensorSpec
 
@@ -140,8 +141,8 @@ def drop(points: float, low: float, high: float) -> PairedDrop:
 )
 def test_a_gain_must_be_decided(one: PairedDrop, other: PairedDrop, kept: tuple[str, ...]) -> None:
     found = [
-        (replace(SPEC, before=(name,)), {before.CLEAN: gain}, 0.1)
-        for name, gain in (("clahe", one), ("denoise", other))
+        (replace(SPEC, before=("clahe",)), {CLEAN: one}, 0.1),
+        (replace(SPEC, before=("denoise",)), {CLEAN: other}, 0.1),
     ]
     made = before._kept(run(before="auto"), Source(SPEC, None), (), found)
     assert made.source.spec.before == kept and made.by_itself == bool(kept)
