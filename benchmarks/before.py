@@ -5,9 +5,8 @@
 The float graphs of two classifiers of the zoo answer the test clips of their tasks, spoilt at the model's
 size (edgepv.data.degrade) and then passed through each chain of `--before`, both, or the zoo's small
 denoiser. That is no chain of the product: what it gains says whether it should be. Points are expected
-ones, from margins of the same clips with the chain and without, over groups. `camera` spoils the whole
-picture before it is resized: what the resizing leaves of noise. Accuracy alone; what a chain takes is told
-by `edgepv export`.
+ones, from margins of the same clips with the chain and without, over groups. Accuracy alone; what a chain
+takes is told by `edgepv export`.
 """
 
 from __future__ import annotations
@@ -28,9 +27,8 @@ from edgepv.base.files import read_json, write_json
 from edgepv.data.before import clahe, denoise
 from edgepv.data.clips import Clip, find_clips
 from edgepv.data.degrade import CORRUPTIONS
-from edgepv.data.frames import at_model_size, preprocess
+from edgepv.data.frames import clean_frames, preprocess
 from edgepv.data.truth import EvalClip
-from edgepv.data.video import open_video, taken
 from edgepv.metrics.tasks import figures, groups_of, task_drop
 from edgepv.model.checkpoint import build
 from edgepv.pipeline.context import RunContext
@@ -48,26 +46,18 @@ MODELS = ("pv-conv-small-fight", "pv-conv-nano-handwash")
 RESTORER = "pv-restore-nano-denoise"
 Pictures = list[np.ndarray]
 Spoil = Callable[[np.ndarray, np.random.Generator], np.ndarray]
-AS_IT_IS: Spoil = lambda frame, rng: frame  # noqa: E731
-CONDITIONS: dict[str, tuple[Spoil, bool]] = {
-    "as they are": (AS_IT_IS, False),
-    "low light": (CORRUPTIONS["low light"][1], False),
-    "noise": (CORRUPTIONS["noise"][1], False),
-    "low light, camera": (CORRUPTIONS["low light"][1], True),
-    "noise, camera": (CORRUPTIONS["noise"][1], True),
+CONDITIONS: dict[str, Spoil] = {
+    "as they are": lambda frame, rng: frame,
+    "low light": CORRUPTIONS["low light"][1],
+    "noise": CORRUPTIONS["noise"][1],
 }
-"""Name -> what is done to a frame, and whether before it is resized."""
+"""Name -> what is done to a frame of the model's size."""
 
 
 def seen(clip: Clip, spec: ModelSpec, name: str) -> Pictures:
     """The frames (h, w, 3) uint8 BGR of a clip under a condition, of the model's size and rate."""
-    spoil, whole = CONDITIONS[name]
     rng = np.random.default_rng(zlib.crc32(f"{name} {clip.path.name}".encode()))
-    with open_video(clip.path) as video:
-        frames = [f.pixels for f in taken(video, spec.fps)]
-    if whole:
-        return [at_model_size(spoil(frame, rng), spec) for frame in frames]
-    return [spoil(at_model_size(frame, spec), rng) for frame in frames]
+    return [CONDITIONS[name](frame, rng) for frame in clean_frames(clip.path, spec)]
 
 
 def restored(spec: ModelSpec) -> Callable[[Pictures], Pictures]:
