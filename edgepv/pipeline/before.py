@@ -45,22 +45,55 @@ class Chained:
 
     def without(self) -> Chained:
         """The same model as it was, where no variant would answer in time with the chain."""
-        checkpoint, name = self.source.checkpoint, ",".join(self.source.spec.before)
-        spec = bare(self.source.spec)
-        plain = replace(self.source, spec=spec, checkpoint=checkpoint and replace(checkpoint, spec=spec))
-        return Chained(plain, (*self.notes, f"before {name}: taken off again, it would miss --latency-ms"))
+        name = ", ".join(self.source.spec.before)
+        note = f"before {name}: taken off again, no variant was surely within --latency-ms"
+        return Chained(_given(self.source, bare(self.source.spec)), (*self.notes, note))
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A model with a chain, and what came of it.
+
+    gains: condition -> what is lost with the chain against without, so that a gain is below 0; {} where the
+    truth is not known. p50_ms, p99_ms: what the chain takes of a picture here.
+    """
+
+    spec: ModelSpec
+    gains: Mapping[str, PairedDrop]
+    p50_ms: float
+    p99_ms: float
+
+    def pays(self, limit_ms: float | None) -> bool:
+        """Whether its gain on the clips as they are is decided, and it leaves the model some time."""
+        drop = self.gains.get(CLEAN)
+        sure = drop is not None and drop.verdict == "pass" and drop.points < 0
+        return sure and (limit_ms is None or self.p99_ms < limit_ms)
+
+    def told(self) -> str:
+        """What it gains and what it takes."""
+        takes = f"{self.p50_ms:.2f} ms a picture here, {self.p99_ms:.2f} ms at p99"
+        name = f"before {', '.join(self.spec.before)}"
+        if not self.gains:
+            return f"{name}: gain not measured, no held-out clips whose truth is known; {takes}"
+        parts = [f"{_gain(drop)} {CONDITIONS[condition]}" for condition, drop in self.gains.items()]
+        return f"{name}, {self.gains[CLEAN].n} clips: {', '.join(parts)}; {takes}"
+
+
+def _gain(drop: PairedDrop) -> str:
+    """ "+1.2 points (-0.3 to +2.7)" of a loss of -1.2."""
+    points, low, high = (0.0 - value for value in (drop.points, drop.high, drop.low))
+    return f"{points:+.1f} {drop.unit} ({low:+.1f} to {high:+.1f})"
 
 
 def with_chain(context: RunContext, source: Source, clips: Clips) -> Chained:
     """The model with the chain that ``--before`` asks for, or that its spec has.
 
-    ``auto`` keeps a chain alone whose gain on the held-out clips as they are is surely above 0, the largest.
-    Raises UsageError for a chain that this model cannot have, LatencyGateError for one that alone takes more
-    than ``--latency-ms``.
+    ``auto`` keeps the chain that gains most of those that pay, see ``Tried``. Raises UsageError for one that
+    this model cannot have, LatencyGateError for one that alone takes more than ``--latency-ms``.
     """
     asked = context.options.before
     if asked == "none":
-        return _in_time(context, Chained(source, p99_ms=_p99_ms(source.spec, clips)))
+        return _in_time(context, Chained(source, p99_ms=_cost(source.spec, clips)[1]))
     if source.spec.before:
         raise UsageError(
             f"the spec of {source.spec.name} has a chain of its own ({', '.join(source.spec.before)}). Leave "
@@ -72,11 +105,30 @@ def with_chain(context: RunContext, source: Source, clips: Clips) -> Chained:
     for spec in specs:
         check_spec(spec, f"--before {asked}")
     gains = _gains(context, source, specs, clips)
-    costs = [_p99_ms(spec, clips) for spec in specs]
-    if asked != "auto":
-        found = Chained(_given(source, specs[0]), (*said, _told(specs[0], gains[0], costs[0])), costs[0])
-        return _in_time(context, found)
-    return _kept(context, source, said, list(zip(specs, gains, costs, strict=True)))
+    tried = [Tried(spec, gain, *_cost(spec, clips)) for spec, gain in zip(specs, gains, strict=True)]
+    if asked == "auto":
+        return _in_time(context, chosen(source, said, tried, context.options.latency_ms))
+    only = tried[0]
+    return _in_time(context, Chained(_given(source, only.spec), (*said, only.told()), only.p99_ms))
+
+
+def chosen(source: Source, said: tuple[str, ...], tried: Sequence[Tried], limit_ms: float | None) -> Chained:
+    """What ``auto`` makes of the chains it tried: one of them, or none; said: notes of before."""
+    paying = [one for one in tried if one.pays(limit_ms)]
+    best = min(paying, key=lambda one: one.gains[CLEAN].points, default=None)
+
+    def verdict(one: Tried) -> str:
+        if one is best:
+            return "kept"
+        if one in paying:
+            return "not kept, another gains more"
+        late = limit_ms is not None and one.p99_ms >= limit_ms
+        return "not kept, it leaves no time for the model" if late else "not kept, no sure gain"
+
+    notes = (*said, *(f"{one.told()}: {verdict(one)}" for one in tried))
+    if best is None:
+        return Chained(source, notes)
+    return Chained(_given(source, best.spec), notes, best.p99_ms, by_itself=True)
 
 
 def _named(asked: str) -> tuple[Before, ...]:
@@ -90,7 +142,7 @@ def _given(source: Source, spec: ModelSpec) -> Source:
 
 
 def _in_time(context: RunContext, found: Chained) -> Chained:
-    """The same. Raises LatencyGateError if nothing is left of the time for the model."""
+    """The same, with its notes said. Raises LatencyGateError if nothing is left of the time for the model."""
     limit_ms = context.options.latency_ms
     if limit_ms is not None and found.p99_ms >= limit_ms:
         raise LatencyGateError(
@@ -102,54 +154,13 @@ def _in_time(context: RunContext, found: Chained) -> Chained:
     return found
 
 
-Found = tuple[ModelSpec, "Gains | None", float]
-Gains = Mapping[str, PairedDrop]
-"""Condition -> what is lost with the chain against without; a gain is below 0."""
-
-
-def _kept(context: RunContext, source: Source, said: tuple[str, ...], found: Sequence[Found]) -> Chained:
-    """What ``auto`` makes of the chains it tried."""
-    limit_ms = context.options.latency_ms
-    sure = [
-        one
-        for one in found
-        if one[1] and one[1][CLEAN].verdict == "pass" and one[1][CLEAN].points < 0
-        if limit_ms is None or one[2] < limit_ms
-    ]
-    best = min(sure, key=lambda one: one[1][CLEAN].points if one[1] else 0.0, default=None)
-    notes = list(said)
-    for one in found:
-        why = (
-            "kept"
-            if one is best
-            else "not kept, " + ("another gains more" if one in sure else "no sure gain")
-        )
-        notes.append(f"{_told(*one)}: {why}")
-    if best is None:
-        return _in_time(context, Chained(source, tuple(notes)))
-    return _in_time(context, Chained(_given(source, best[0]), tuple(notes), best[2], by_itself=True))
-
-
-def _told(spec: ModelSpec, gains: Gains | None, p99_ms: float) -> str:
-    """What a chain gains and what it costs."""
-    cost = f"{p99_ms:.2f} ms a picture here at p99"
-    name = f"before {', '.join(spec.before)}"
-    if not gains:
-        return f"{name}: gain not measured, there are no held-out clips of which the truth is known; {cost}"
-    parts = [
-        f"{-drop.points:+.1f} {drop.unit} ({-drop.high:+.1f} to {-drop.low:+.1f}) {CONDITIONS[condition]}"
-        for condition, drop in gains.items()
-    ]
-    return f"{name}, {next(iter(gains.values())).n} clips: {', '.join(parts)}; {cost}"
-
-
 def _gains(
     context: RunContext, source: Source, specs: Sequence[ModelSpec], clips: Clips
-) -> list[Gains | None]:
-    """Of each chain, its gains on the held-out clips, by the float model; None where no truth is known."""
+) -> list[dict[str, PairedDrop]]:
+    """Of each chain, what is lost by the float model on the held-out clips; {} where no truth is known."""
     shown = tuple(eval_clip(c, source.spec) for c in context.console.track(clips.held_out, "decoding"))
     if not all(clip.truth is not None for clip in shown):
-        return [None] * len(specs)
+        return [{} for _ in specs]
     base, folder = lower(context, source, source.checkpoint)
     engine = open_engine(base, folder)
     warmup = Stepper(engine.infer, base.spec, base.stream).warmup
@@ -172,10 +183,10 @@ def _gains(
         engine.close()
 
 
-def _p99_ms(spec: ModelSpec, clips: Clips) -> float:
-    """What the spec's chain takes of a picture here; 0 without one."""
+def _cost(spec: ModelSpec, clips: Clips) -> tuple[float, float]:
+    """(p50, p99) in ms of the spec's chain on a picture of the first held-out clip; 0 without a chain."""
     if not spec.before:
-        return 0.0
+        return 0.0, 0.0
     clip = eval_clip(clips.held_out[0], bare(spec))
     picture = pictures(spec, clip.frames[:1])[0]
     taken_s = []
@@ -183,4 +194,6 @@ def _p99_ms(spec: ModelSpec, clips: Clips) -> float:
         start = time.perf_counter()
         chained(picture, spec)
         taken_s.append(time.perf_counter() - start)
-    return supported_ms(taken_s)[2] or 1e3 * max(taken_s)
+    p50, _, p99 = supported_ms(taken_s)
+    most = 1e3 * max(taken_s)
+    return p50 or most, p99 or most

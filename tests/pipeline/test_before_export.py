@@ -25,8 +25,10 @@ from edgepv.data.video import open_video, taken
 from edgepv.errors import LatencyGateError, UsageError
 from edgepv.model.checkpoint import from_files
 from edgepv.pipeline import before
+from edgepv.pipeline import run as pipeline_run
 from edgepv.pipeline.context import RunContext
 from edgepv.pipeline.options import Options, refuse_chain
+from edgepv.pipeline.run import ExportResult
 from edgepv.pipeline.source import Clips, Source
 from edgepv.pipeline.spoilt import CLEAN
 from edgepv.targets import target
@@ -95,7 +97,7 @@ def test_auto_keeps_the_chain_that_surely_gains_and_says_what_was_tried(rough: t
     assert made.by_itself and made.source.spec.before == ("clahe",)
     assert made.source.checkpoint and made.source.checkpoint.spec == made.source.spec
     clahe_told, denoise_told = made.notes
-    assert clahe_told.startswith("before clahe, 60 clips: +") and clahe_told.endswith("at p99: kept")
+    assert clahe_told.startswith("before clahe, 60 clips: +") and clahe_told.endswith("ms at p99: kept")
     assert denoise_told.endswith("not kept, no sure gain") and "in low light" in denoise_told
     without = made.without()
     assert without.source.spec == SPEC and not without.p99_ms and "--latency-ms" in without.notes[-1]
@@ -140,12 +142,42 @@ def drop(points: float, low: float, high: float) -> PairedDrop:
     ids=["the larger gain", "the sure one", "none is sure", "none gains"],
 )
 def test_a_gain_must_be_decided(one: PairedDrop, other: PairedDrop, kept: tuple[str, ...]) -> None:
-    found = [
-        (replace(SPEC, before=("clahe",)), {CLEAN: one}, 0.1),
-        (replace(SPEC, before=("denoise",)), {CLEAN: other}, 0.1),
+    tried = [
+        before.Tried(replace(SPEC, before=("clahe",)), {CLEAN: one}, 0.1, 0.2),
+        before.Tried(replace(SPEC, before=("denoise",)), {CLEAN: other}, 0.1, 0.2),
     ]
-    made = before._kept(run(before="auto"), Source(SPEC, None), (), found)
+    made = before.chosen(Source(SPEC, None), (), tried, 10.0)
     assert made.source.spec.before == kept and made.by_itself == bool(kept)
+    assert sum(note.endswith(": kept") for note in made.notes) == len(kept)
+    late = before.chosen(Source(SPEC, None), (), tried, 0.2)
+    assert late.source.spec == SPEC and all("leaves no time for the model" in note for note in late.notes)
+
+
+@pytest.mark.parametrize("by_itself", [True, False])
+def test_what_auto_kept_gives_way_to_the_deadline_and_what_was_asked_for_does_not(
+    by_itself: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The export itself stands aside here: whether it is in time depends on the machine."""
+    chain = before.Chained(Source(replace(SPEC, before=("clahe",)), None), by_itself=by_itself)
+    asked: list[tuple[str, ...]] = []
+
+    def exported(context: RunContext, given: before.Chained, *_: object) -> ExportResult:
+        asked.append(given.source.spec.before)
+        if given.source.spec.before:
+            raise LatencyGateError("no artifact answers within 5 ms")
+        assert "taken off again" in given.notes[-1]
+        return ExportResult(())
+
+    monkeypatch.setattr(pipeline_run, "with_chain", lambda *_: chain)
+    monkeypatch.setattr(pipeline_run, "_exported", exported)
+    options = Options("pv-conv-nano", out=str(tmp_path / "b"), before="auto", latency_ms=5.0)
+    if by_itself:
+        assert pipeline_run.export(options, QUIET) == ExportResult(())
+        assert asked == [("clahe",), ()]
+    else:
+        with pytest.raises(LatencyGateError, match="within 5 ms"):
+            pipeline_run.export(options, QUIET)
+        assert asked == [("clahe",)]
 
 
 def test_targets_in_c_refuse_it_before_any_work() -> None:
