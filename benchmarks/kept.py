@@ -210,6 +210,23 @@ def measured(data: Path, work: Path, epochs: int, seeds: Sequence[int]) -> dict[
     }
 
 
+def table(found: dict[str, Any]) -> str:
+    """The rows of docs/adapt.md."""
+    counts = found["clips"]
+    head = f"| model | seed | same cameras, {counts['same']} clips | others, {counts['other']} clips | all |"
+    lines = [head, "|---|---|---|---|---|", _row("as it was deployed", "", found["deployed"])]
+    for seed in dict.fromkeys(run["seed"] for run in found["runs"]):
+        for way in ("without", "with"):
+            of = {r["side"]: r for r in found["runs"] if (r["seed"], r["way"]) == (seed, way)}
+            lines.append(_row(f"fine-tuned, {way} kept clips", str(seed), of))
+    return "\n".join(lines) + "\n"
+
+
+def _row(name: str, seed: str, of: dict[str, Any]) -> str:
+    shares = (f"{100 * of[side]['top1']['value']:.1f} %" for side in ("same", "other", "both"))
+    return f"| {name} | {seed} | {' | '.join(shares)} |"
+
+
 def main() -> None:
     """Run all and write the result."""
     parser = argparse.ArgumentParser(
