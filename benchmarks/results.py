@@ -77,6 +77,28 @@ def says_arm64(found: Json) -> str:
     )
 
 
+def says_before(found: Json) -> str:
+    """What the chains gain where they gain most, and how many gains are sure."""
+    rows = [(row, name, gain) for row in found["rows"] for name, gain in row["gained"].items()]
+    row, name, gain = max(rows, key=lambda one: one[2]["points"])
+    sure = sum(one["low"] > 0 for *_, one in rows)
+    worse = sum(one["high"] < 0 for *_, one in rows)
+    return (
+        f"of {len(rows)} gains of chains before a model {sure} are surely above 0 and {worse} below; most: "
+        f"{name} before {row['model']}, {row['condition']}, {gain['points']:+.1f} points"
+    )
+
+
+def says_kept(found: Json) -> str:
+    """What corrected clips of the field gain beside others."""
+    both = [run for run in found["runs"] if run["way"] == "with" and run["side"] == "both"]
+    gains = [run["gained"]["without"] for run in both]
+    sure = sum(one["low"] > 0 for one in gains)
+    points = ", ".join(f"{one['points']:+.1f}" for one in gains)
+    count = sum(found["kept"]["labels"].values())
+    return f"{count} kept clips gain {points} points by seed, {sure} surely above 0"
+
+
 def says_clip_memory(found: Json) -> str:
     """Peak memory of readers."""
     rise = {key: max(one["rise_mib"]["1080p 60 s"].values()) for key, one in found.items()}
@@ -335,6 +357,8 @@ BENCHMARKS = (
     ),
     Benchmark("pairs", script("pairs", "--simulate"), says_pairs, None, "benchmarks/pairs.md"),
     Benchmark("adapt", script("adapt", "--data {data}"), says_adapt, 30, "docs/adapt.md"),
+    Benchmark("kept", script("kept", "--data {data} --work {work}"), says_kept, None, "docs/adapt.md"),
+    Benchmark("before", script("before", "--data {data}"), says_before, None, "docs/before.md"),
     Benchmark("explain", script("explain", "--data {data}"), says_explain, 10, "docs/explain.md"),
     Benchmark("graph", script("graph", "--data {data}"), says_graph, None, "docs/models.md"),
     Benchmark("track", script("track", "--data {natural}"), says_track, None, "docs/models.md"),

@@ -11,6 +11,8 @@ VARIANTS = (NATIVE, NATIVE_INT8)
 """All there are; that of a flat clip model ends in FLAT."""
 STEPS = {NATIVE_INT8: "mixed"}
 """Variant -> the step that makes it."""
+CHAIN = False
+"""A camera's picture becomes the model's input in C, where no chain of ``ModelSpec.before`` is."""
 
 
 def build(request: BuildRequest) -> BuildResult:

@@ -44,6 +44,7 @@ class AnswerRecord(TypedDict):
     time_s: float
     label: NotRequired[str | None]
     score: NotRequired[float | None]
+    margin: NotRequired[float | None]
     particles: NotRequired[list[list[float]]]
     tracks: NotRequired[list[list[float]]]
     boxes: NotRequired[list[BoxRecord]]
@@ -88,6 +89,27 @@ class EventRecord(TypedDict):
     why: NotRequired[str]
     version: Literal[1]
     uid: NotRequired[str]
+
+
+class KeptRecord(TypedDict):
+    """What lies beside a clip that was kept, ``ID.json`` beside ``ID.mp4``; ``edgepv finetune`` reads it.
+
+    fps: of the clip. from_s, to_s: seconds of the clip from the beginning of its first event to the end of
+    its last. said: label -> how many fresh and valid answers in between said it. margin: the smallest in
+    between, the highest score less the second; None of a model without scores. model: digest of the bundle.
+    redacted: whether parts of the pictures were covered or averaged away.
+    """
+
+    events: list[EventState]
+    camera: str
+    model: str
+    fps: float
+    frames: int
+    from_s: float
+    to_s: float
+    said: dict[str, int]
+    margin: float | None
+    redacted: bool
 
 
 class StatusRecord(TypedDict):

@@ -62,7 +62,7 @@ def record(
 def _nothing(spec: ModelSpec) -> Record:
     """What is said before there is an answer."""
     names = {a.name for a in spec.answers}
-    fields: Record = {"label": None, "score": None} if spec.task == "classification" else {}
+    fields: Record = {"label": None, "score": None, "margin": None} if spec.task == "classification" else {}
     if spec.task not in TASKS.own:
         fields = {spec.answer.name: None}
     if spec.boxes is not None:
@@ -75,15 +75,18 @@ def _nothing(spec: ModelSpec) -> Record:
 def answer_fields(answer: Answer, spec: ModelSpec) -> Record:
     """The keys of a record that depend on the task.
 
-    "label" and "score" of a classifier; "particles", those it follows, as [x, y, vx, vy, ax, ay, visibility];
-    "tracks" of a tracker as [id, x, y, visibility], without empty places. x and y are shares of the picture's
-    width and height, velocities such shares per frame, accelerations per frame squared. "boxes" of a
-    detector, see ``runtimes.record.BoxRecord``. "areas" of a segmenter, the share of the picture that each
-    label takes but the background. Of a task that a package brought, the answer as it is.
+    "label", "score" and "margin" of a classifier, the last by how much the highest score is above the second;
+    "particles", those it follows, as [x, y, vx, vy, ax, ay, visibility]; "tracks" of a tracker as [id, x, y,
+    visibility], without empty places. x and y are shares of the picture's width and height, velocities such
+    shares per frame, accelerations per frame squared. "boxes" of a detector, see
+    ``runtimes.record.BoxRecord``. "areas" of a segmenter, the share of the picture that each label takes but
+    the background. Of a task that a package brought, the answer as it is.
     """
     fields: Record = {}
     if answer.label is not None and answer.score is not None:
-        fields = {"label": answer.label, "score": round(answer.score, 4)}
+        best = sorted(answer.scores, reverse=True)
+        margin = round(best[0] - best[1], 4) if best[1:] else None
+        fields = {"label": answer.label, "score": round(answer.score, 4), "margin": margin}
     if "particles" in answer.outputs:
         table = answer.outputs["particles"] / _unit(spec, 3)
         fields["particles"] = [[round(float(v), 4) for v in row] for row in table if row[-1] > 0]

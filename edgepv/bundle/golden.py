@@ -15,6 +15,7 @@ from edgepv.base.isolated import TIMEOUT_S, call
 from edgepv.base.machine import proof
 from edgepv.base.vet import vouch, vouched
 from edgepv.bundle.manifest import GOLDEN, Bundle, read
+from edgepv.data.before import bare
 from edgepv.data.frames import preprocess
 from edgepv.errors import EdgepvError, ParityError, TargetUnavailableError, UsageError
 from edgepv.model.spec import MOST_FRAMES, MOST_SIDE
@@ -44,13 +45,16 @@ class Replay:
 
 
 def golden_answers(engine: Engine, variant: Variant, frames: np.ndarray) -> np.ndarray:
-    """Answers (N, values) after each of N camera frames (N, H, W, 3) uint8; closes the engine.
+    """Answers (N, values) after each of N frames (N, H, W, 3) uint8, as ``write_golden`` has them.
+
+    They are of the model's size and have been through its chain. Closes the engine.
 
     Of a large answer, a picture, ``VALUES`` values spread over it.
     """
     stepper, name = Stepper(engine.infer, variant.spec, variant.stream), variant.spec.answer.name
     try:
-        rows = [stepper.step(preprocess(f, variant.spec))[name].reshape(1, -1) for f in frames]
+        spec = bare(variant.spec)
+        rows = [stepper.step(preprocess(f, spec))[name].reshape(1, -1) for f in frames]
         return np.concatenate([row[:, :: -(-row.shape[1] // VALUES)] for row in rows])
     finally:
         engine.close()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgepv.bundle.manifest import SCHEMA, Content, Measured
-from edgepv.runtimes.record import AnyRecord
+from edgepv.runtimes.record import AnyRecord, KeptRecord
 from edgepv.types import BenchResult, ModelSpec, Report
 from edgepv.types.schema import Schema, json_schema
 
@@ -34,6 +34,7 @@ def published() -> dict[str, Schema]:
         "manifest.json": manifest,
         "spec.json": json_schema(ModelSpec, "the spec of a model, edgepv export --spec"),
         "record.json": json_schema(AnyRecord, "one record of edgepv run"),
+        "kept.json": json_schema(KeptRecord, "what lies beside a clip that edgepv run kept"),
         "report.json": json_schema(Report, "measured.json of an edgepv bundle, edgepv report --json"),
         "bench.json": json_schema(BenchResult, "a result of edgepv bench --json"),
     }

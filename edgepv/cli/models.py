@@ -34,9 +34,17 @@ def add_finetune(commands: Commands) -> None:
         metavar="MODEL",
         help="built-in name (see: edgepv models), file.py:builder, or package.module:builder",
     )
-    c.add_argument("--data", metavar="DIR", required=True, help="labelled clips")
+    c.add_argument("--data", metavar="DIR", help="labelled clips")
     c.add_argument(
-        "--labels", metavar="A,B,...", help="use these labels of --data only (default: all it has, sorted)"
+        "--from-kept",
+        metavar="DIR",
+        help="folder of --emit clips:DIR: what was moved into a sub-folder called like its true label trains "
+        "too, the rest is never used",
+    )
+    c.add_argument(
+        "--labels",
+        metavar="A,B,...",
+        help="use these labels only (default: all of --data, sorted; without it the model's own)",
     )
     c.add_argument(
         "--adapter",
@@ -79,6 +87,7 @@ def finetune_command(a: argparse.Namespace) -> int:
         how="adapter" if a.adapter else "head" if a.head_only else "full",
         weights=a.weights,
         spec=a.spec,
+        kept=a.from_kept,
         labels=tuple(label.strip() for label in a.labels.split(",")) if a.labels else (),
         rank=a.rank,
         epochs=a.epochs,

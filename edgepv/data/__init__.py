@@ -5,6 +5,7 @@ Torch is not needed.
 
 __all__ = [
     "annotated",
+    "before",
     "boxes",
     "calibration",
     "clips",

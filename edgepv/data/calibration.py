@@ -16,7 +16,6 @@ from edgepv.errors import UsageError
 from edgepv.stream import Stepper, Tensors, copied, roll
 from edgepv.types import ModelSpec
 
-PREPROCESSING = "resize-area/normalise/1"
 ROLLING = "to and fro/1"
 MIN_CLIPS = 4
 GLANCE, GAZE = 96, 512
@@ -35,7 +34,6 @@ class CalibrationSet:
 
     clips: tuple[Path, ...]
     digest: str
-    preprocessing: str = PREPROCESSING
     labels: tuple[str | None, ...] = ()
 
     @property
@@ -68,8 +66,13 @@ def calibration_set(clips: Sequence[Clip], spec: ModelSpec) -> CalibrationSet:
             f"all {len(clips)} calibration clips show '{labels.pop()}'; ranges set on one label are wrong "
             "for the others. Give clips of every label"
         )
-    data = digest([PREPROCESSING, ROLLING, spec, [(sha256(c.path), c.label) for c in clips]])
+    data = digest([preprocessing(spec), ROLLING, spec, [(sha256(c.path), c.label) for c in clips]])
     return CalibrationSet(tuple(c.path for c in clips), data, labels=tuple(c.label for c in clips))
+
+
+def preprocessing(spec: ModelSpec) -> str:
+    """What is done to a camera's picture, step by step, and the version of that."""
+    return "/".join(("resize-area", *spec.before, "normalise", "1"))
 
 
 def in_turns(clips: Sequence[Clip]) -> list[int]:

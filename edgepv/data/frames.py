@@ -7,6 +7,7 @@ from pathlib import Path
 
 from edgepv.base.late import np
 from edgepv.base.optional import need
+from edgepv.data.before import chained
 from edgepv.data.boxes import placed
 from edgepv.data.degrade import SIGMA, noisy, rounded, smaller
 from edgepv.data.video import open_video, taken
@@ -26,10 +27,10 @@ def preprocess(frame: np.ndarray, spec: ModelSpec) -> np.ndarray:
     """One camera frame as the model wants it.
 
     frame: (H, W, 3) uint8 BGR. Returns (1, C, h, w) float32: the whole frame resized with area
-    interpolation, see ``at_model_size``, colour order or grey (OpenCV's BGR2GRAY) and (x / 255 - mean) / std
-    from the spec.
+    interpolation, see ``at_model_size``, the spec's chain, colour order or grey (OpenCV's BGR2GRAY) and
+    (x / 255 - mean) / std from the spec.
     """
-    frame = at_model_size(frame, spec)
+    frame = chained(at_model_size(frame, spec), spec)
     if spec.colour == "rgb":
         frame = frame[:, :, ::-1]
     elif spec.colour == "grey":

@@ -355,6 +355,8 @@ class _Cameras:
             fps=float(spec.fps),
             say=self._console.say,
             shapes=self._options.config.rules.shapes(name),
+            model=self._bundle.digest,
+            hides=bool(self._options.config.redact or self._options.config.cover),
         )
         opened.callback(sink.close)
         health.watch(url.partition(":")[0], sink)

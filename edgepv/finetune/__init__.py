@@ -3,4 +3,4 @@
 Clips go in; weights, a spec and a card for ``edgepv export`` come out.
 """
 
-__all__ = ["card", "data", "head", "lora", "request", "run", "train"]
+__all__ = ["card", "data", "head", "kept", "lora", "request", "run", "train"]

@@ -64,11 +64,17 @@ def rows(result: FinetuneResult) -> list[tuple[str, str]]:
         ("labels", ", ".join(result.spec.labels)),
         ("trained", f"{what}: {share}"),
         ("clips", "{} training, {} validation, {} test".format(*result.clips)),
+        *([("from the field", result.kept)] if result.kept else []),
         ("epoch kept", f"{result.best + 1} of {len(result.epochs)}"),
         ("validation top-1", accuracy_text(result.validation)),
         ("test top-1", accuracy_text(result.test)),
         ("training time", f"{result.seconds / 60:.1f} min"),
     ]
+
+
+def _origin(request: FinetuneRequest) -> str:
+    """The folders of clips, by their names."""
+    return " and ".join(f"`{Path(folder).name}`" for folder in (request.data, request.kept) if folder)
 
 
 def card(result: FinetuneResult, request: FinetuneRequest) -> str:
@@ -81,7 +87,7 @@ def card(result: FinetuneResult, request: FinetuneRequest) -> str:
     unjudged = "" if result.test else f"{UNJUDGED[0].upper()}{UNJUDGED[1:]}.\n\n"
     return (
         f"# {result.spec.name}\n\n"
-        f"Adapted from `{request.model}` (weights {result.base[:16]}) on `{Path(request.data).name}`.\n\n"
+        f"Adapted from `{request.model}` (weights {result.base[:16]}) on {_origin(request)}.\n\n"
         f"| | |\n|---|---|\n{table}\n\n"
         f"{note} Intervals are 95 % Wilson intervals, over groups of clips where a manifest names them.\n\n"
         f"{unjudged}```sh\n{export_command(result, request)}\n```\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -122,12 +122,33 @@ def listed(train: Sequence[Clip], test: Sequence[Clip]) -> str:
     return as_manifest([replace(c, split=s) for s, side in (("train", train), ("test", test)) for c in side])
 
 
-def shots(clips: Sequence[Clip], spec: ModelSpec, console: Console) -> list[Shot]:
-    """The clips decoded at the model's size and rate, as ``edgepv.data.frames.model_frames`` has them."""
+def shots(
+    clips: Sequence[Clip],
+    spec: ModelSpec,
+    console: Console,
+    parts_s: Mapping[Path, tuple[float, float]] = {},
+) -> list[Shot]:
+    """The clips decoded at the model's size and rate, as ``edgepv.data.frames.model_frames`` has them.
+
+    parts_s: from when to when a clip shows what its label is about, in seconds; others are taken whole.
+    """
     return [
-        Shot(np.stack(clean_frames(c.path, spec)), spec.labels.index(str(c.label)), c.group)
+        Shot(_part(clean_frames(c.path, spec), parts_s.get(c.path), spec), _place(c, spec), c.group)
         for c in console.track(clips, "decoding clips")
     ]
+
+
+def _place(clip: Clip, spec: ModelSpec) -> int:
+    return spec.labels.index(str(clip.label))
+
+
+def _part(frames: Sequence[np.ndarray], part_s: tuple[float, float] | None, spec: ModelSpec) -> np.ndarray:
+    """The frames (T, H, W, 3) of a part, with those before that its first answer looks back on."""
+    if part_s is None:
+        return np.stack(frames)
+    first, last = (round(second * float(spec.fps)) for second in part_s)
+    start = min(max(0, first - spec.frames + 1), len(frames) - 1)
+    return np.stack(frames[start : max(last, start + 1)])
 
 
 def tensor(frames: np.ndarray, spec: ModelSpec) -> Tensor:

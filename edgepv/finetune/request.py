@@ -15,17 +15,19 @@ LEARNING_RATE: dict[How, float] = {"adapter": 5e-3, "full": 2e-3, "head": 1e-2}
 class FinetuneRequest:
     """What ``edgepv finetune`` was asked for.
 
-    model, weights, spec: as in ``edgepv export``. data: folder of clips. labels: which of its labels, empty
-    for all. rank: of the adapters. learning_rate: None for what fits ``how``. mirror: whether labels stay
-    true in a mirror, so that half of the training views may be flipped.
+    model, weights, spec: as in ``edgepv export``. data: folder of clips. kept: folder that a camera kept
+    clips in, see ``edgepv.finetune.kept``; one of both is needed. labels: which labels; empty: all of
+    ``data``, without that the model's own. rank: of the adapters. learning_rate: None for what fits ``how``.
+    mirror: whether labels stay true in a mirror, so that half of the training views may be flipped.
     """
 
     model: str
-    data: str
+    data: str | None
     out: str = "adapted"
     how: How = "full"
     weights: str | None = None
     spec: str | None = None
+    kept: str | None = None
     labels: tuple[str, ...] = ()
     rank: int = 8
     epochs: int = 20
@@ -53,7 +55,8 @@ class FinetuneResult:
     """What came out. trained, total: numbers in the network. best: the epoch that was kept, from 0.
 
     clips: of training, validation and test. validation, test: None where there were no clips for it. base:
-    SHA-256 of the weights it began with. seconds: of training, without decoding.
+    SHA-256 of the weights it began with. seconds: of training, without decoding. kept: what was taken from a
+    camera's kept clips, and what not; "" where there were none.
     """
 
     builder: str
@@ -69,3 +72,4 @@ class FinetuneResult:
     seconds: float
     base: str
     epochs: tuple[Epoch, ...]
+    kept: str = ""

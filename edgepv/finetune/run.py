@@ -2,13 +2,13 @@
 
 The last layer of the network is made anew for the new labels. What trains besides: low-rank adapters and the
 norms (``how`` "adapter", see edgepv.finetune.lora), everything ("full"), or nothing ("head"). Adapters are
-merged,
-so what comes out is the same network with other weights.
+merged, so what comes out is the same network with other weights.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,13 @@ from typing import Any
 from edgepv.base.console import Console
 from edgepv.base.files import read_json, refuse_out, whole_folder, write_json, write_text
 from edgepv.base.tasks import task_of
-from edgepv.data.clips import (
-    survey,
-    unheld_told,
-    unlabelled_told,
-)
+from edgepv.data.clips import Clip, survey, unheld_told, unlabelled_told
 from edgepv.errors import UsageError
 from edgepv.export.probes import probe
 from edgepv.finetune.card import UNJUDGED, card, relabelled
 from edgepv.finetune.data import labels_of, listed, shots, sides
 from edgepv.finetune.head import new_head
+from edgepv.finetune.kept import Kept, kept_clips
 from edgepv.finetune.request import FinetuneRequest, FinetuneResult
 from edgepv.finetune.train import merged, rated, trained
 from edgepv.model.checkpoint import build, load_notes
@@ -33,7 +30,7 @@ from edgepv.model.spec import as_toml
 from edgepv.model.weights import save
 from edgepv.pipeline.options import Options
 from edgepv.pipeline.source import load
-from edgepv.types import Checkpoint, decode
+from edgepv.types import Checkpoint, ModelSpec, decode
 
 RESULT = "adapt.json"
 MANIFEST = "manifest.csv"
@@ -46,17 +43,16 @@ def finetune(request: FinetuneRequest, console: Console) -> FinetuneResult:
 
     Raises UsageError for a model that cannot be trained, for too few clips, and if the loss diverges.
     """
-    out, data = Path(request.out), Path(request.data)
+    out = Path(request.out)
     _refuse(request, out)
     base = _source(request)
-    labels = labels_of(data, request.labels)
-    there = survey(data, labels)
-    if there.left_out:
-        console.say(f"left out of {data}: {there.left_out}")
-    if bare := unlabelled_told(there.clips):
-        console.say(f"{bare}: they are left out")
-    parts = sides(there.clips, labels, seed=request.seed)
-    spec = relabelled(base.spec, labels, f"{base.spec.name}-{data.resolve().name}")
+    labels = _labels(request, base.spec)
+    kept = kept_clips(Path(request.kept), labels) if request.kept else Kept()
+    if kept.told:
+        console.say(kept.told)
+    parts = sides([*_clips(request, labels, console), *kept.clips], labels, seed=request.seed)
+    origin = Path(request.data or request.kept or "").resolve().name
+    spec = relabelled(base.spec, labels, f"{base.spec.name}-{origin}")
     train, validation, test = (len(part) for part in parts)
     tested = f", {test} test" if test else ""
     console.say(
@@ -71,7 +67,7 @@ def finetune(request: FinetuneRequest, console: Console) -> FinetuneResult:
         console.say(note)
     model = build(base)
     head = new_head(model, base.spec, labels, seed=request.seed)
-    learning, judging = shots(parts[0], spec, console), shots(parts[1], spec, console)
+    learning, judging = (shots(part, spec, console, kept.parts_s) for part in parts[:2])
     start = time.perf_counter()
     model, log, best = trained(model, head, learning, judging, spec, request, console)
     seconds = time.perf_counter() - start
@@ -90,13 +86,37 @@ def finetune(request: FinetuneRequest, console: Console) -> FinetuneResult:
         seconds=seconds,
         base=base.sha256,
         epochs=tuple(log),
+        kept=kept.told,
     )
     _write(result, model, whole, head, listed(parts[0], parts[2]), request, out)
     return result
 
 
+def _labels(request: FinetuneRequest, spec: ModelSpec) -> tuple[str, ...]:
+    """The labels to learn. Raises UsageError like ``labels_of``; clips that were kept may show new ones."""
+    if request.kept is None:
+        return labels_of(Path(request.data or ""), request.labels)
+    if request.labels:
+        return tuple(sorted(set(request.labels)))
+    return labels_of(Path(request.data)) if request.data else spec.labels
+
+
+def _clips(request: FinetuneRequest, labels: Sequence[str], console: Console) -> Sequence[Clip]:
+    """The clips of ``--data``, and what is to say of them; none without."""
+    if request.data is None:
+        return ()
+    there = survey(Path(request.data), tuple(labels))
+    if there.left_out:
+        console.say(f"left out of {request.data}: {there.left_out}")
+    if bare := unlabelled_told(there.clips):
+        console.say(f"{bare}: they are left out")
+    return there.clips
+
+
 def _refuse(request: FinetuneRequest, out: Path) -> None:
     """Raise UsageError for options that cannot be met, before anything is decoded."""
+    if request.data is None and request.kept is None:
+        raise UsageError("there is nothing to learn from: give --data DIR, --from-kept DIR, or both")
     if out.exists() and not request.force:
         raise UsageError(f"{out} already exists. Choose another --out, or replace it with --force")
     if out.exists() and not (out / RESULT).is_file():

@@ -17,7 +17,7 @@ from edgepv.base.files import write_json, write_text
 from edgepv.base.machine import versions
 from edgepv.base.optional import need
 from edgepv.base.vet import vet_onnx
-from edgepv.errors import EngineError, ParityError
+from edgepv.errors import EngineError, ParityError, UsageError
 from edgepv.firmware import Firmware, generate
 from edgepv.firmware.compiled import shared_sources
 from edgepv.firmware.compiler import PROCESSORS, Compiler, Processor, compile_objects, compiler_for, link
@@ -63,6 +63,11 @@ def write_firmware(folder: Path, variant: Variant, onnx: bytes, digest: str, gol
     digest: of its bundle. Where a compiler is here, the self-test is run. Raises UsageError for a file that
     is not safe to read or that C cannot be generated of, ParityError if the self-test finds other answers.
     """
+    if variant.spec.before:
+        raise UsageError(
+            f"{variant.spec.name} has {', '.join(variant.spec.before)} before it, which C has not. Export it "
+            "with --before none, or run its bundle with edgepv run"
+        )
     vet_onnx(onnx, variant.path)
     made = generate(variant, onnx, digest)
     for name, data in {**shared_sources(), **made.sources}.items():

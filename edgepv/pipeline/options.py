@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from edgepv.base.files import refuse_out
 from edgepv.base.optional import present
@@ -18,7 +18,7 @@ from edgepv.base.tasks import TASKS
 from edgepv.errors import TargetUnavailableError, UsageError, unknown
 from edgepv.quantize.step import option_named, step_named, step_options, variant_options
 from edgepv.targets import targets as all_targets
-from edgepv.types import ModelSpec, Target, decode
+from edgepv.types import Before, ModelSpec, Target, decode
 
 MOST_PIXELS = 4096
 """Largest height and width of frames that a model may be given."""
@@ -112,6 +112,15 @@ class Options:
         metavar="MS",
         check=lambda ms: 0 < ms < math.inf,
         hint="give a time above 0",
+    )
+    before: str = option(
+        "none",
+        "what is done to a picture before the model sees it: clahe (local contrast), denoise, both with a "
+        "comma; auto tries each and keeps one only if labelled clips are surely answered better (default: "
+        "none)",
+        metavar="CHAIN",
+        check=lambda text: text in ("none", "auto") or not set(text.split(",")) - set(get_args(Before)),
+        hint=f"give none, auto, or some of {', '.join(get_args(Before))}",
     )
     robustness: int = option(
         8,
@@ -219,12 +228,22 @@ def _refuse_unmakeable(options: Options, target: Target) -> None:
         )
     if options.latency_ms is not None and target.status != Target.status:
         raise UsageError(f"--latency-ms: {target.name} is not timed on this host. Measure on the device")
+    refuse_chain(() if options.before == "none" else (options.before,), target)
     known = getattr(_builder_file(target), "VARIANTS", ())
     if options.variant and known and options.variant.removesuffix(FLAT) not in known:
         raise UsageError(f"{target.name}: {unknown('variant', options.variant, known)}")
     if options.variant and known and options.precision not in ("auto", options.variant.split("-")[1]):
         raise UsageError(
             f"--variant {options.variant} is none of --precision {options.precision}. Leave one out"
+        )
+
+
+def refuse_chain(chain: Sequence[str], target: Target) -> None:
+    """Raise UsageError for a chain before the model on a target whose code has none."""
+    if chain and not getattr(_builder_file(target), "CHAIN", True):
+        raise UsageError(
+            f"before {', '.join(chain)}: on {target.name} nothing comes before the model. Leave it out, or "
+            "choose another target"
         )
 
 

@@ -188,8 +188,9 @@ def _choice(
     prepared: PreparedModel, rows: Sequence[Measurement], options: Options
 ) -> tuple[Measurement, str]:
     """``evaluate.choose``; a stream that lost its accuracy is told apart from what INT8 lost."""
+    limit_ms = options.latency_ms and options.latency_ms - prepared.chain_ms
     try:
-        return choice.choose(rows, latency_ms=options.latency_ms, prefer=options.prefer)
+        return choice.choose(rows, latency_ms=limit_ms, prefer=options.prefer)
     except AccuracyGateError as e:
         stream, frames = prepared.lowered.base.stream, prepared.lowered.source.spec.frames
         streamed = prepared.lowered.checkpoint is not None and prepared.lowered.checkpoint.rewrite is not None

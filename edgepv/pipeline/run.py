@@ -14,13 +14,15 @@ from edgepv.errors import (
     EdgepvError,
     IncompleteError,
     InconclusiveError,
+    LatencyGateError,
     retold,
     told,
 )
 from edgepv.model.checkpoint import load_notes
+from edgepv.pipeline.before import Chained, with_chain
 from edgepv.pipeline.context import RunContext
 from edgepv.pipeline.layers import of_export
-from edgepv.pipeline.options import Options, bundle_folder, check_options, zip_of
+from edgepv.pipeline.options import Options, bundle_folder, check_options, refuse_chain, zip_of
 from edgepv.pipeline.pack import ExportedBundle, pack
 from edgepv.pipeline.prepare import PreparedModel, prepare
 from edgepv.pipeline.source import Clips, Source, gather, load
@@ -60,7 +62,23 @@ def export(options: Options, console: Console) -> ExportResult:
     for note in (*load_notes(source.checkpoint), *clips.notes):
         console.say(note)
     context = RunContext(options, console)
+    for target in targets:
+        refuse_chain(source.spec.before, target)
+    chain = with_chain(context, source, clips)
+    try:
+        return _exported(context, chain, clips, targets)
+    except (LatencyGateError, InconclusiveError):
+        if not chain.by_itself:
+            raise
+        return _exported(context, chain.without(), clips, targets)
+
+
+def _exported(context: RunContext, chain: Chained, clips: Clips, targets: Sequence[Target]) -> ExportResult:
+    """The bundles of a model that has its chain before it; see ``export``."""
+    options, console, source = context.options, context.console, chain.source
     prepared = prepare(context, source, clips)
+    notes = (*chain.notes, *prepared.notes)
+    prepared = replace(prepared, notes=notes, chain_ms=chain.p99_ms)
     if any("int8" in _precisions(options, target) for target in targets):
         prepared = replace(prepared, sensitivity=_sensitivity(context, source, clips))
     bundles: list[ExportedBundle] = []

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from edgepv.data.before import bare
 from edgepv.data.calibration import in_turns
 from edgepv.data.clips import Clip
 from edgepv.data.degrade import CORRUPTIONS
 from edgepv.data.frames import pictures, preprocess
-from edgepv.data.truth import EvalClip, Points
+from edgepv.data.truth import EvalClip, Points, eval_clip
 from edgepv.metrics.slices import estimate
 from edgepv.metrics.tasks import figures, groups_of, rate, task_drop
 from edgepv.pipeline.evaluate import Evaluation, play_clips
@@ -33,7 +34,8 @@ LEAST_FRAMES = 20
 class SpoiltClips:
     """A few of the held-out clips under each corruption, and the float model to hold variants against.
 
-    clips: the first of the held-out ones, labels and groups in turns. base: the float model in ``folder``.
+    clips: the first of the held-out ones, labels and groups in turns, before the spec's chain. base: the
+    float model in ``folder``.
     """
 
     evaluation: Evaluation
@@ -45,8 +47,8 @@ class SpoiltClips:
     def _versions(self) -> Mapping[str, tuple[EvalClip, ...]]:
         """Corruption -> the clips under it."""
         spec = self.evaluation.spec
-        return {CLEAN: self.clips} | {
-            name: tuple(_spoilt(clip, spec, name) for clip in self.clips) for name in CORRUPTIONS
+        return {
+            name: tuple(spoilt(clip, spec, name) for clip in self.clips) for name in (CLEAN, *CORRUPTIONS)
         }
 
     @functools.cached_property
@@ -94,13 +96,21 @@ def spoilt_clips(
     """At most ``most`` of the held-out clips to spoil; None where nobody knows what is true of them."""
     if not evaluation.known or not most:
         return None
-    frames = max(LEAST_FRAMES, evaluation.warmup + ANSWERS - 1)
-    few = (evaluation.shown[i] for i in in_turns(held_out)[:most])
-    short = tuple(_begun(clip, evaluation, frames) for clip in few)
+    which = in_turns(held_out)[:most]
+    if evaluation.spec.before:
+        few = [eval_clip(held_out[i], bare(evaluation.spec)) for i in which]
+    else:
+        few = [evaluation.shown[i] for i in which]
+    short = tuple(begun(clip, looked_at(evaluation.warmup)) for clip in few)
     return SpoiltClips(evaluation, short, base, folder)
 
 
-def _begun(clip: EvalClip, evaluation: Evaluation, frames: int) -> EvalClip:
+def looked_at(warmup: int) -> int:
+    """Frames of a clip that are looked at."""
+    return max(LEAST_FRAMES, warmup + ANSWERS - 1)
+
+
+def begun(clip: EvalClip, frames: int) -> EvalClip:
     """The beginning of a clip, as far as it is looked at; of a restorer's clip that is all."""
     truth = clip.truth
     if isinstance(truth, Points):
@@ -110,11 +120,18 @@ def _begun(clip: EvalClip, evaluation: Evaluation, frames: int) -> EvalClip:
     return replace(clip, frames=clip.frames[:frames], truth=truth)
 
 
-def _spoilt(clip: EvalClip, spec: ModelSpec, name: str) -> EvalClip:
-    """The clip under a corruption, at the model's size; the same at every call."""
+def spoilt(clip: EvalClip, spec: ModelSpec, name: str) -> EvalClip:
+    """A clip that has no chain behind it, under a corruption at the model's size, and then under the chain.
+
+    The same at every call.
+    """
+    if name == CLEAN and not spec.before:
+        return clip
     rng = np.random.default_rng(zlib.crc32(name.encode()))
-    spoil = CORRUPTIONS[name][1]
-    frames = [preprocess(spoil(frame, rng), spec) for frame in pictures(spec, clip.frames)]
+    seen = pictures(spec, clip.frames)
+    if name != CLEAN:
+        seen = np.stack([CORRUPTIONS[name][1](frame, rng) for frame in seen])
+    frames = [preprocess(frame, spec) for frame in seen]
     return replace(clip, frames=np.concatenate(frames))
 
 

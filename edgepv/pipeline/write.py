@@ -16,7 +16,8 @@ from edgepv.base.machine import proof
 from edgepv.base.optional import need
 from edgepv.base.tasks import TASKS
 from edgepv.bundle.manifest import Content, Measured
-from edgepv.data.calibration import PREPROCESSING
+from edgepv.data.before import chained
+from edgepv.data.calibration import preprocessing
 from edgepv.data.clips import Clip
 from edgepv.data.frames import at_model_size, hold_last
 from edgepv.data.video import open_video, taken
@@ -69,7 +70,7 @@ def write_bundle(
         target=target.name,
         spec=prepared.lowered.base.spec,
         stream=prepared.lowered.base.stream,
-        preprocessing=PREPROCESSING,
+        preprocessing=preprocessing(prepared.lowered.base.spec),
         postprocessing=_postprocessing(prepared.lowered.base.spec),
         calibration_digest=prepared.ready.calibration.digest if prepared.ready.calibration else None,
         steps=results.steps,
@@ -100,8 +101,8 @@ def _postprocessing(spec: ModelSpec) -> str:
 def write_golden(prepared: PreparedModel, variants: Sequence[Variant], folder: Path) -> dict[str, object]:
     """Frames of one held-out clip, and what the converted torch model and each variant answer.
 
-    The frames have the model's size: OpenCV rounds a few values to another grey level on Arm
-    when it resizes, and golden answers are about engines.
+    The frames have the model's size and its chain behind them: OpenCV rounds a few values to another grey
+    level on Arm when it resizes, and golden answers are about engines.
     """
     from safetensors.numpy import save
 
@@ -110,7 +111,7 @@ def write_golden(prepared: PreparedModel, variants: Sequence[Variant], folder: P
     spec = prepared.lowered.base.spec
     with open_video(prepared.golden_clip.path) as video:
         first = itertools.islice(taken(video, spec.fps), prepared.evaluation.warmup + 4)
-        small = np.stack([at_model_size(frame.pixels, spec) for frame in first])
+        small = np.stack([chained(at_model_size(frame.pixels, spec), spec) for frame in first])
     frames = hold_last(small, prepared.evaluation.warmup + 2)
     tensors = {"frames": frames, "torch": golden_answers(prepared.model(1), prepared.lowered.base, frames)}
     for variant in variants:

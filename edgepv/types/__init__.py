@@ -54,6 +54,7 @@ if TYPE_CHECKING:
         WorstClip,
     )
     from edgepv.types.spec import (
+        Before,
         DType,
         Layout,
         Metric,
@@ -72,6 +73,7 @@ __all__ = [
     "Accuracy",
     "Audit",
     "Baseline",
+    "Before",
     "BenchResult",
     "BenchRow",
     "BenchSetup",

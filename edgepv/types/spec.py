@@ -17,6 +17,8 @@ Task: TypeAlias = str
 Metric: TypeAlias = str
 """What a task is judged by, such as "top1"."""
 Scores = Literal["logits", "probabilities"]
+Before = Literal["clahe", "denoise"]
+"""What may be done to a picture before the model, see ``edgepv.data.before``."""
 _ITEM_BYTES = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1, "int32": 4, "int64": 8}
 """Bytes of one value."""
 
@@ -59,6 +61,7 @@ class ModelSpec:
     lag: frames from the one that a restorer's picture shows to the newest of its clip; 2 for the middle of 5.
     boxes: of a detector, how its answer is to be read; None for other tasks.
     masks: of a segmenter, the same; None: as ``MaskSpec`` says by itself.
+    before: what is done to a picture of the model's size before it is normalised, in this order.
     """
 
     name: str
@@ -78,6 +81,7 @@ class ModelSpec:
     lag: int = 0
     boxes: BoxSpec | None = None
     masks: MaskSpec | None = None
+    before: tuple[Before, ...] = ()
 
     @property
     def answers(self) -> tuple[TensorSpec, ...]:

@@ -75,6 +75,7 @@ class Setup:
 
     camera: its name. spool_folder: where undelivered records wait. labels: those that may raise an event.
     fps: answers per second. say: takes one line of news. shapes: what is outlined in an annotated video.
+    model: digest of the bundle that runs. hides: whether frames come redacted.
     """
 
     camera: str
@@ -83,6 +84,8 @@ class Setup:
     fps: float
     say: Callable[[str], None]
     shapes: tuple[Shape, ...] = ()
+    model: str = ""
+    hides: bool = False
 
 
 Opener: TypeAlias = Callable[[str, Setup], Sink]
@@ -112,18 +115,22 @@ def open_sink(
     fps: float,
     say: Callable[[str], None] | None = None,
     shapes: Sequence[Shape] = (),
+    model: str = "",
+    hides: bool = False,
 ) -> Sink:
     """Open the receiver that ``url`` names, for example ``mqtt://broker/cam1`` or ``jsonl:events.jsonl``.
 
     labels: those that may raise an event. fps: answers per second, the rate of an annotated video.
     say: takes news, one line each; by default they go to stderr. shapes: zones and lines to be outlined.
+    model: digest of the bundle that runs. hides: whether frames come redacted.
     Raises UsageError for a wrong URL; a receiver that cannot be reached is no error, its records wait.
     Raises TargetUnavailableError if the library for it is not installed.
     """
     scheme, colon, _ = url.partition(":")
     if not colon:
         raise UsageError(unknown(SINKS.kind, redacted(url), SINKS.names()))
-    setup = Setup(camera, spool_folder, tuple(labels), fps, say or Console().say, tuple(shapes))
+    told = say or Console().say
+    setup = Setup(camera, spool_folder, tuple(labels), fps, told, tuple(shapes), model, hides)
     return SINKS.find(scheme.lower())(url, setup)
 
 

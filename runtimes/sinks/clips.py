@@ -1,7 +1,8 @@
 """A piece of video around each event, into a folder: ``clips:DIR?pre_s=3&post_s=5&most_s=60&quota_mb=1000``.
 
 What came before an event waits in memory as JPEGs. Events that overlap share a clip, which bears the id of
-the first; beside ``ID.mp4`` lies ``ID.json`` with the events in it. Pictures are as they may leave: redacted.
+the first; beside ``ID.mp4`` lies ``ID.json``, a ``KeptRecord``. Pictures are as they may leave: redacted.
+Only clips in the folder itself count for the quota: one that was moved into a sub-folder stays.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import math
 import queue
 import threading
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,10 @@ class ClipRules:
 
 @dataclass
 class _Recording:
-    """A clip being written. began_s: time of its first event. picture: the writer, once there is one."""
+    """A clip being written. began_s: time of its first event. writer: of its file, once there is one.
+
+    times_s: of its frames. said, margin: as in ``KeptRecord``.
+    """
 
     name: str
     began_s: float
@@ -68,7 +72,9 @@ class _Recording:
     file: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     writer: Any = None
     size: tuple[int, int] = (0, 0)
-    frames: int = 0
+    times_s: list[float] = field(default_factory=list)
+    said: Counter[str] = field(default_factory=Counter)
+    margin: float | None = None
     dropped: bool = False
 
     def over(self, time_s: float, rules: ClipRules) -> bool:
@@ -84,6 +90,21 @@ class _Recording:
             self.ended_s = time_s
         else:
             self.running.add(event["id"])
+
+    def listen(self, answer: Record) -> None:
+        """Note what the model said while an event runs."""
+        if not self.running or answer.get("label") is None or answer["stale"] or not answer["valid"]:
+            return
+        self.said[answer["label"]] += 1
+        seen = [m for m in (self.margin, answer["margin"]) if m is not None]
+        self.margin = min(seen, default=None)
+
+    def part_s(self, fps: float) -> tuple[float, float]:
+        """Seconds of the clip from the beginning of its first event to the end of its last."""
+        last_s = math.inf if self.running else self.ended_s
+        inside = [k for k, time_s in enumerate(self.times_s) if self.began_s <= time_s <= last_s]
+        first, last = (inside[0], inside[-1]) if inside else (0, len(self.times_s) - 1)
+        return first / fps, (last + 1) / fps
 
     def drop(self, error: Exception) -> None:
         """Leave nothing of it: it could not be written."""
@@ -101,7 +122,9 @@ class Clips:
 
     def __init__(self, folder: Path, rules: ClipRules, setup: Setup) -> None:
         self._folder, self._rules, self._fps, self._say = folder, rules, setup.fps, setup.say
+        self._about = {"camera": setup.camera, "model": setup.model, "redacted": setup.hides}
         self._time_s = 0.0
+        self._last: Record = {}
         self._now: _Recording | None = None
         self._ring: deque[tuple[float, bytes]] = deque()
         self._ring_bytes = 0
@@ -121,6 +144,8 @@ class Clips:
         if self._now is None:
             return None
         self._now.hear(event, kind, self._time_s)
+        if not self._now.said:
+            self._now.listen(self._last)
         return f"{self._now.name}.mp4"
 
     def put(self, record: Record, frame: np.ndarray | None = None) -> None:
@@ -130,6 +155,9 @@ class Clips:
         self._time_s = record["time_s"]
         if self._now and self._now.over(self._time_s, self._rules):
             self._finish()
+        if self._now:
+            self._now.listen(record)
+        self._last = record
         if frame is None:
             return
         with self._lock:
@@ -175,16 +203,17 @@ class Clips:
             self._remember(time_s, frame)
         elif not recording.dropped:
             self._pour(recording)
-            self._write(recording, frame)
+            self._write(recording, frame, time_s)
         self._count(sent=1)
 
     def _pour(self, recording: _Recording) -> None:
         """What was remembered comes first."""
         cv2 = need("cv2", extra="cpu")
         while self._ring:
-            jpeg = self._ring.popleft()[1]
+            time_s, jpeg = self._ring.popleft()
             self._ring_bytes -= len(jpeg)
-            self._write(recording, cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR))
+            picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+            self._write(recording, picture, time_s)
 
     def _remember(self, time_s: float, frame: np.ndarray) -> None:
         """Keep a picture for pre_s, as far as there is room; a clock that ran back begins anew."""
@@ -197,7 +226,7 @@ class Clips:
         ):
             self._ring_bytes -= len(self._ring.popleft()[1])
 
-    def _write(self, recording: _Recording, frame: np.ndarray) -> None:
+    def _write(self, recording: _Recording, frame: np.ndarray, time_s: float) -> None:
         cv2 = need("cv2", extra="cpu")
         picture = even(frame)
         if recording.writer is None:
@@ -208,7 +237,7 @@ class Clips:
             if not recording.writer.isOpened():
                 raise OSError("OpenCV has no MPEG-4 encoder here, or the folder cannot be written")
         recording.writer.write(letterbox(picture, recording.size))
-        recording.frames += 1
+        recording.times_s.append(time_s)
 
     def _complete(self, recording: _Recording) -> None:
         """Give the file its name, write what is in it beside it, and make room for the next."""
@@ -218,7 +247,17 @@ class Clips:
             return
         recording.writer.release()
         recording.file.close()
-        about = {"events": list(recording.events.values()), "fps": self._fps, "frames": recording.frames}
+        from_s, to_s = recording.part_s(self._fps)
+        about = {
+            "events": list(recording.events.values()),
+            **self._about,
+            "fps": self._fps,
+            "frames": len(recording.times_s),
+            "from_s": round(from_s, 3),
+            "to_s": round(to_s, 3),
+            "said": dict(recording.said),
+            "margin": recording.margin,
+        }
         with whole_file(self._folder / f"{recording.name}.json") as tmp:
             tmp.write_text(json.dumps(about, indent=1) + "\n")
         make_room(self._folder, int(self._rules.quota_mb * 1e6), but=recording.name)

@@ -386,6 +386,11 @@ def run(bundle: Bundle, source: str, size: str | None, say: Say, variant: str | 
         raise UsageError(
             f"{name} is no classifier, and the kit runs no other. Install edgepv, and: edgepv run BUNDLE"
         )
+    if chain := bundle.content["spec"].get("before"):
+        raise UsageError(
+            f"{name} has {', '.join(chain)} before it, which the kit has not. Install edgepv, and: edgepv "
+            "run BUNDLE"
+        )
     rate = bundle.content["spec"]["fps"]
     print(f"{name}: frames are taken as they come; the model is for {rate} a second", file=sys.stderr)
     engine, _ = open_model(model)

@@ -155,6 +155,7 @@ def test_what_is_no_json_is_one_line(text: bytes, replay: Replay, place: Path) -
         (spec(std=[1, 1]), "do not fit its channels"),
         (spec(mean=[float("nan")] * 3), "out of its range"),
         (spec(colour="cmyk"), "does not know"),
+        (spec(before=3), "before is no list or table"),
         (spec(labels=[]), "labels are not those of its answer"),
         (spec(labels=["a"] * 70_000), "more than any bundle"),
         (spec(labels=["a\x00b", "c", "d"]), "is no name"),
@@ -186,6 +187,14 @@ def test_what_a_manifest_cannot_mean_is_one_line(
     with pytest.raises(UsageError):
         bundle.read(place).checked(bundle.read(place).variant().path)
     refused(replay, place, ENGINE if says == "no variant" else INPUT, says)
+
+
+def test_a_chain_before_the_model_is_refused_by_c_and_taken_by_python(replay: Replay, place: Path) -> None:
+    """A frame that C prepared would be another one than the model was judged on."""
+    spoil(place, spec(before=["clahe"]))
+    assert bundle.read(place).variant().spec.before == ("clahe",)
+    refused(replay, place, INPUT, "before is a chain that the C engine has not; edgepv run has it")
+    assert replay.open(spoil(place, spec(before=[])), "-", library("onnxruntime")).returncode == OK
 
 
 @pytest.mark.parametrize(

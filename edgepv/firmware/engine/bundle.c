@@ -245,6 +245,8 @@ static void read_spec(reader *r, edgepv_json spec)
     if (read_channels(r, spec, "mean", -10.0, 10.0, 0.0, b->mean) != b->channels ||
         read_channels(r, spec, "std", 1e-4, 10.0, 1.0, b->std) != b->channels)
         fault(r, "of the input do not fit its channels", "mean and std");
+    if (get(r, spec, "before", 0, &input) && count_of(r, input, "before", EDGEPV_MOST_ANSWERS))
+        fault(r, "is a chain that the C engine has not; edgepv run has it", "before");
     b->task = "classification";
     if (get(r, spec, "task", 0, &input)) b->task = text_of(r, input, "task", EDGEPV_MOST_NAME);
     read_fps(r, spec);

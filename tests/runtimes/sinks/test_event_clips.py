@@ -68,6 +68,25 @@ def test_a_clip_holds_what_was_before_and_after_its_event_and_says_what_is_in_it
     assert sink.counts() == {"taken": 60, "sent": 60, "queued": 0, "lost": 0}
 
 
+def test_a_record_says_what_the_model_said_of_which_part_and_who_it_was(tmp_path: Path) -> None:
+    setup = Setup("cam", tmp_path, SETUP_LABELS, FPS, print, model="d1", hides=True)
+    sink = Clips(tmp_path, ClipRules(pre_s=1.0, post_s=0.5), setup)
+    for k in range(60):
+        written(sink)
+        label, margin = ("person", 0.6) if k % 4 else ("nobody", 0.2)
+        answer = {"label": label, "margin": margin - k / 1000, "valid": k != 31, "stale": k == 33}
+        sink.put({"type": "answer", "time_s": k / FPS, **answer}, shade(k))
+        if kind := {30: "new", 40: "end"}.get(k):
+            sink.clip_of({"type": kind, "after": {"id": "a", "label": "person"}})
+    sink.close()
+    about = json.loads((tmp_path / "a.json").read_text())
+    kept = numbers(tmp_path / "a.mp4")[round(about["from_s"] * FPS) : round(about["to_s"] * FPS)]
+    assert [abs(a - b) <= 1 for a, b in zip(kept, range(30, 41), strict=True)] == [True] * 11
+    assert about["said"] == {"person": 6, "nobody": 3}  # of 30 to 40, without the two that say nothing
+    assert about["margin"] == pytest.approx(0.2 - 0.04)
+    assert {"camera": "cam", "model": "d1", "redacted": True}.items() <= about.items()
+
+
 def test_events_that_overlap_share_a_clip_and_a_later_one_has_its_own(tmp_path: Path) -> None:
     sink = clips(tmp_path, pre_s=0.5, post_s=0.5)
     events = {

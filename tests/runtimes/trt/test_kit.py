@@ -368,6 +368,9 @@ def test_verify_and_bench_and_run(
     assert [row["frame"] for row in rows] == list(range(len(pictures)))
     assert [row["valid"] for row in rows[:5]] == [False, False, False, True, True]
     assert {row["label"] for row in rows} <= set(opened.models[0].labels)
+    opened.content["spec"]["before"] = ["clahe"]
+    with pytest.raises(UsageError, match="has clahe before it, which the kit has not. Install edgepv"):
+        kit.run(opened, str(tmp_path / "clip.npy"), None, lines.append)
 
 
 def test_the_commands_do_as_the_kit_does(
