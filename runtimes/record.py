@@ -44,6 +44,7 @@ class AnswerRecord(TypedDict):
     particles: NotRequired[list[list[float]]]
     tracks: NotRequired[list[list[float]]]
     boxes: NotRequired[list[BoxRecord]]
+    surprise: NotRequired[float | None]
     valid: bool
     restarted: bool
     stale: bool

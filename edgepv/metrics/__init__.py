@@ -17,6 +17,7 @@ __all__ = [
     "roofline",
     "slices",
     "stats",
+    "tails",
     "tasks",
     "times",
 ]

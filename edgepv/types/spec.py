@@ -86,6 +86,11 @@ class ModelSpec:
         """The answer that the model is judged by."""
         return self.answers[0]
 
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """Further answers that are one number each, (1, 1), such as a surprise."""
+        return tuple(a.name for a in self.answers[1:] if a.shape == (1, 1))
+
 
 @dataclass(frozen=True)
 class StateSpec:
