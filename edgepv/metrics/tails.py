@@ -91,7 +91,8 @@ def limit(stretches: Sequence[Stretch], per_hour: float, apart_s: float) -> Limi
     """The level that is exceeded ``per_hour`` times an hour by peaks ``apart_s`` seconds or more apart.
 
     The tail begins at the highest of ``QUANTILES`` above which there are ``LEAST_PEAKS`` peaks and twice
-    those that the rate asks for. Intervals are over blocks drawn again, as peaks of ten minutes are alike.
+    those that the rate asks for; never at the least value, which is that of a score at rest. Intervals are
+    over blocks drawn again, as peaks of ten minutes are alike.
     Raises InconclusiveError for a rate too low for these hours, or too few peaks.
     """
     hours = sum(s.hours for s in stretches)
@@ -106,7 +107,7 @@ def limit(stretches: Sequence[Stretch], per_hour: float, apart_s: float) -> Limi
     for start in np.quantile(every, QUANTILES[::-1]).tolist():
         blocks = _blocks(stretches, start, apart_s, hours)
         count = sum(len(b.excesses) for b in blocks)
-        if count >= wanted:
+        if count >= wanted and start > every.min():
             break
     else:
         raise InconclusiveError(

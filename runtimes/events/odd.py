@@ -75,10 +75,11 @@ class Background:
     Each pixel has a mixture of Gaussians that is learned as it goes. It looks at every pixel for itself:
     leaves, rain and a lamp that is switched on are as new as a person.
     Source: Zivkovic 2004, "Improved Adaptive Gaussian Mixture Model for Background Subtraction" (OpenCV's
-    MOG2).
+    MOG2). settled: frames until it is known.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, settled: int = SETTLED) -> None:
+        self._settled = settled
         self.forget()
 
     def forget(self) -> None:
@@ -88,14 +89,14 @@ class Background:
         self._seen = 0
 
     def __call__(self, frame: np.ndarray) -> float:
-        """The share of one more frame, (H, W, 3) uint8 BGR; 0 until ``SETTLED`` frames were seen."""
+        """The share of one more frame, (H, W, 3) uint8 BGR; 0 until it is known."""
         cv2 = need("cv2", extra="cpu")
         height, width = frame.shape[:2]
         size = (max(1, round(width * HEIGHT / height)), HEIGHT)
         small = cv2.resize(frame, size, interpolation=cv2.INTER_AREA) if height > HEIGHT else frame
         mask = self._model.apply(small)
         self._seen += 1
-        return float(np.count_nonzero(mask) / mask.size) if self._seen > SETTLED else 0.0
+        return float(np.count_nonzero(mask) / mask.size) if self._seen > self._settled else 0.0
 
 
 def doubt(scores: Sequence[float], how: str) -> float:
