@@ -43,6 +43,7 @@ from edgepv.data.clips import Clip, find_clips
 from edgepv.data.split import Sample
 from edgepv.data.video import open_video, taken
 from edgepv.device.normal import NormalRequest, Scored, events_of, rule_for
+from edgepv.errors import InconclusiveError
 from edgepv.export.to_onnx import lower
 from edgepv.metrics.stats import roc_auc
 from edgepv.metrics.tails import Limit
@@ -309,7 +310,8 @@ def _film(camera: Camera, nets: Nets) -> dict[str, Any]:
     say(f"{camera.name}: {len(camera.frames)} frames")
     learned, judged = (list(_hours(camera, nets)) for _ in range(2))
     calm = nets.scores(camera.shown(camera.frames), ("distance",))["logits"][15:]
-    rules = {name: _rule(name, learned) for name in learned[0]}
+    told = {name: _rule(name, learned) for name in learned[0]}
+    rules = {name: one for name, one in told.items() if not isinstance(one, str)}
     alarms = {
         name: {
             "threshold": round(found.level, 5),
@@ -325,7 +327,9 @@ def _film(camera: Camera, nets: Nets) -> dict[str, Any]:
     say(f"{camera.name}: {alarms}")
     limits = {name: rule.threshold for name, (rule, _) in rules.items()}
     planted = _planted(camera, nets, distance_from(calm), limits)
-    return {"seconds_of_film": len(camera.frames) / float(FPS), "alarms": alarms, "planted": planted}
+    refused = {name: one for name, one in told.items() if isinstance(one, str)}
+    seconds = len(camera.frames) / float(FPS)
+    return {"seconds_of_film": seconds, "alarms": alarms, "refused": refused, "planted": planted}
 
 
 def _hours(camera: Camera, nets: Nets) -> Iterator[dict[str, np.ndarray]]:
@@ -341,9 +345,13 @@ def _scored(name: str, passes: Sequence[dict[str, np.ndarray]]) -> list[Scored]:
     return [Scored(np.arange(len(rows[name])) / float(FPS), rows[name]) for rows in passes]
 
 
-def _rule(name: str, learned: Sequence[dict[str, np.ndarray]]) -> tuple[Rule, Limit]:
+def _rule(name: str, learned: Sequence[dict[str, np.ndarray]]) -> tuple[Rule, Limit] | str:
+    """The rule and where it comes from; why there is none for a score whose footage is too short."""
     request = NormalRequest(Path(), Path(), PER_HOUR, Path(), smooth_s=SMOOTH_S, cooldown_s=COOLDOWN_S)
-    return rule_for("score", _scored(name, learned), 1 / float(FPS), request)
+    try:
+        return rule_for("score", _scored(name, learned), 1 / float(FPS), request)
+    except InconclusiveError as e:
+        return str(e)
 
 
 def _planted(
@@ -371,6 +379,43 @@ def _peaks(camera: Camera, nets: Nets, distance: Distance, frames: Frames) -> di
     rows = nets.scores(camera.shown(frames), ("surprise", "distance"), settled=50)
     rows["distance"] = distance(rows.pop("logits"))
     return {n: float(smooth(row[15:])[BEGIN - 15 : BEGIN - 5 + LONG].max()) for n, row in rows.items()}
+
+
+SHOWN = ("surprise", "background", "distance", "entropy")
+
+
+def table(found: dict[str, Any]) -> str:
+    """The rows of docs/odd.md: AUC, of films one after the other, and alarms where some were asked for."""
+    parts = found["films"]
+    head = "| what is odd | surprise | background | frame-average distance | entropy |"
+    rows = [("a fight, 52 clips (95 %)", [_told(found["fights"]["scores"][name]) for name in SHOWN])]
+    rows += [
+        (kind, [" / ".join(f"{parts[f]['planted'][kind][name]['auc']:.2f}" for f in parts) for name in SHOWN])
+        for kind in EVENTS
+    ]
+    count = EXCERPTS * len(EVENTS)
+    hits = [[_hits(parts[f]["planted"], name) for f in parts] for name in SHOWN]
+    rows.append((f"found of these at the learned threshold, of {count}", [" / ".join(one) for one in hits]))
+    alarms = [[_alarms(parts[f]["alarms"].get(name)) for f in parts] for name in SHOWN]
+    asked = " / ".join(
+        f"{PER_HOUR * next(iter(part['alarms'].values()))['hours']:.1f}" for part in parts.values()
+    )
+    rows.append((f"alarms without anything odd, {asked} expected", [" / ".join(cells) for cells in alarms]))
+    lines = [f"| {what} | {' | '.join(cells)} |" for what, cells in rows]
+    return "\n".join([head, "|---|---|---|---|---|", *lines]) + "\n"
+
+
+def _told(one: dict[str, Any]) -> str:
+    return f"{one['auc']:.2f} ({one['low']:.2f} to {one['high']:.2f})"
+
+
+def _hits(planted: dict[str, Any], name: str) -> str:
+    found = [rows[name].get("found") for rows in planted.values()]
+    return "-" if None in found else str(sum(found))
+
+
+def _alarms(one: dict[str, Any] | None) -> str:
+    return "-" if one is None else str(one["alarms"])
 
 
 def say(text: str) -> None:

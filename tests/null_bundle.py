@@ -33,7 +33,7 @@ def write_null_bundle(
     write_text(folder / "models" / "delays.json", delays_ms)
     logits = np.tile(np.array(golden, np.float32), (2, 1))
     frames = np.zeros((2, 8, 8, 3), np.uint8)
-    tensors = {"frames": frames, "torch": logits, "null": logits}
+    tensors: dict[str, np.ndarray] = {"frames": frames, "torch": logits, "null": logits}
     names = ["logits"]
     spec = ModelSpec(name, TensorSpec("clip", (1, 3, 2, 8, 8), "NCTHW"), ("fight", "no_fight"), frames=2)
     if surprise is not None:

@@ -58,7 +58,7 @@ class Odd:
 
     def __call__(self, answer: Answer, frame: np.ndarray | None) -> dict[str, float]:
         """By name. frame: (H, W, 3) uint8 BGR, the one that was answered to; without it no background."""
-        found = {}
+        found: dict[str, float] = {}
         for name in self._names:
             if name in DOUBTS:
                 found[name] = doubt(answer.scores, name)

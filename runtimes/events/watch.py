@@ -63,10 +63,7 @@ class Events:
             return [record for one in self._all for record in one.blind(self._clock, wall_time)]
         records = []
         for watch in self._watches:
-            if watch.rule.label == ANY:
-                score, zones = _odd(watch.rule, scores, odd or {}), ()
-            else:
-                score, zones = self._seen(watch.rule, scores, positions or {}, within or {})
+            score, zones = self._seen(watch.rule, scores, odd or {}, positions or {}, within or {})
             records += watch.see(self._clock, wall_time, score, zones)
         for visits in self._visits:
             if found is not None:
@@ -105,10 +102,13 @@ class Events:
         self,
         rule: Rule,
         scores: Mapping[str, float],
+        odd: Mapping[str, float],
         positions: Positions,
         within: Mapping[str, frozenset[str]],
     ) -> tuple[float, tuple[str, ...]]:
-        """The score a rule about a label goes by, and the zones its label is in."""
+        """The score a rule goes by, and the zones its label is in."""
+        if rule.label == ANY:
+            return _odd(rule, scores, odd), ()
         if rule.label not in scores:
             raise UsageError(f"rule: {unknown('label', rule.label, scores)}")
         if rule.label not in positions:

@@ -18,6 +18,7 @@ from edgepv.device.normal import Normal, NormalRequest, Scored, events_of, learn
 from edgepv.errors import InconclusiveError, UsageError
 from edgepv.runtimes.events.rules import Rule, read_rules
 from edgepv.runtimes.on_file import run_file
+from edgepv.runtimes.record import Record
 
 FPS, SIDE = 10, 96
 REQUEST = NormalRequest(Path(), Path(), 60.0, Path(), smooth_s=0.1, cooldown_s=0.3)
@@ -65,7 +66,7 @@ def test_the_rule_that_is_written_raises_as_many_events_as_was_said(
     assert normal.limit.hours == pytest.approx(120 / 3600, rel=0.05)
     config = read_rules(out)
     assert config.rules.rules == (normal.rule,)
-    bundle, told = read(step_bundle), []
+    bundle, told = read(step_bundle), list[Record]()
     variant = bundle.variant(normal.variant)
     for n in range(3):
         run_file(variant, step_bundle, footage / f"{n}.mp4", config=config, camera="camera", emit=told.append)

@@ -55,7 +55,7 @@ def test_a_rate_below_once_in_four_times_the_hours_is_refused_with_the_hours_it_
 
 
 def test_too_few_peaks_are_refused() -> None:
-    with pytest.raises(InconclusiveError, match="hold no 30 peaks that are 300 s apart"):
+    with pytest.raises(InconclusiveError, match="hold fewer than 30 peaks that are 300 s apart"):
         limit([noise(1, 0)], 1.0, 300.0)
 
 

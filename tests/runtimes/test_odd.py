@@ -99,8 +99,8 @@ def test_a_number_called_like_a_key_of_the_record_leaves_that_key_alone() -> Non
 
 def scene(seed: int, square: bool) -> np.ndarray:
     """One still wall with a little noise, and a bright square in a sixteenth of it."""
-    wall = np.random.default_rng(0).integers(60, 120, (64, 64, 3))
-    wall = wall + np.random.default_rng(seed).normal(0, 2, wall.shape)
+    still = np.random.default_rng(0).integers(60, 120, (64, 64, 3))
+    wall = still + np.random.default_rng(seed).normal(0, 2, still.shape)
     if square:
         wall[16:32, 16:32] = 240
     return np.clip(wall, 0, 255).astype(np.uint8)
