@@ -21,7 +21,7 @@ QUANTILES = (0.9, 0.95, 0.975, 0.99, 0.995, 0.9975, 0.999)
 """Where a tail may begin, shares of the score's values below it."""
 SHAPES = (-0.5, 0.5)
 """Shapes that a fit may have: above, a tail so heavy has no variance; below, its end is in the data."""
-BLOCK_H = 1 / 6
+BLOCK_S = 600.0
 """Length of the blocks that are drawn again for an interval, 10 minutes: what is alike lies in one."""
 LEAST_BLOCKS = 20
 """Blocks are shorter where there would be fewer than this: of so few an interval is too narrow."""
@@ -147,7 +147,7 @@ def _beginning(
 
 def _blocks(stretches: Sequence[Stretch], start: float, apart_s: float, hours: float) -> list[_Block]:
     """Every piece of the recording, with the peaks that begin in it."""
-    long_s = 3600 * min(BLOCK_H, hours / LEAST_BLOCKS)
+    long_s = min(BLOCK_S, 3600 * hours / LEAST_BLOCKS)
     found = []
     for stretch in stretches:
         when, high = peaks(stretch, start, apart_s)
