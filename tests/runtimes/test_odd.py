@@ -119,6 +119,8 @@ def test_a_rule_about_the_background_sees_pictures_that_no_receiver_wants_and_fo
     assert told.wants_pixels
     for n in range(SETTLED + 10):
         told.reply(reply(n, answer(0.0)), scene(n, square=False))
+    told.reply(reply(89, answer(0.0)))  # its picture is gone
+    assert ear.events() == []
     told.reply(reply(90, answer(0.0)), scene(90, square=True))
     assert ear.events() == ["new"]
     told.reply(reply(91, answer(0.0, restarted=True)), scene(91, square=True))
