@@ -253,6 +253,12 @@ def says_stream_accuracy(found: Json) -> str:
     return f"{len(found['variants'])} variants answer {min(right)} to {max(right)} of {n} clips rightly"
 
 
+def says_odd(found: Json) -> str:
+    """Which score tells fights."""
+    rows = {name: row["auc"] for name, row in found["fights"]["scores"].items() if name != "labels"}
+    return "AUC of fights, unlearned: " + ", ".join(f"{name} {auc:.2f}" for name, auc in rows.items())
+
+
 def says_stream_host(found: Json) -> str:
     """What states cost a host."""
     times = (
@@ -361,6 +367,7 @@ BENCHMARKS = (
     Benchmark("before", script("before", "--data {data}"), says_before, None, "docs/before.md"),
     Benchmark("explain", script("explain", "--data {data}"), says_explain, 10, "docs/explain.md"),
     Benchmark("graph", script("graph", "--data {data}"), says_graph, None, "docs/models.md"),
+    Benchmark("odd", script("odd", "--data {data} --natural {natural}"), says_odd, None, "docs/odd.md"),
     Benchmark("track", script("track", "--data {natural}"), says_track, None, "docs/models.md"),
     Benchmark(
         "restore",
@@ -485,7 +492,20 @@ def not_first(found: dict[str, Json]) -> Iterator[str]:
         if row["runs"] == "ladder" and high < 0:
             lost = -row["against_best_fixed_points"]
             yield f"live, {row['load']}: the ladder loses {lost:.1f} points to the best fixed variant"
+    yield from unsurprised(found.get("odd", {}))
     yield from peers_page.beaten(found.get("peers", {}))
+
+
+def unsurprised(found: Json) -> Iterator[str]:
+    """Where a plainer score than pv-graph's surprise tells what is odd better."""
+    parts = {"fights": found["fights"]["scores"]} if found else {}
+    for film, one in found.get("films", {}).items():
+        parts |= {f"{film}, {kind}": rows for kind, rows in one["planted"].items()}
+    for part, rows in parts.items():
+        best = max((name for name in rows if name != "labels"), key=lambda name: rows[name]["auc"])
+        if not best.startswith("surprise"):
+            ours, theirs = rows["surprise"]["auc"], rows[best]["auc"]
+            yield f"odd, {part}: {best} has an AUC of {theirs:.2f}, surprise {ours:.2f}"
 
 
 def beaten_restorers(part: str, rows: Json) -> Iterator[str]:

@@ -155,7 +155,8 @@ class _Replayed:
             self._show(last)
 
     def _answer(self, frame: VideoFrame) -> None:
-        self._latest = self._output.reply(self._ask(frame), index=frame.index).answer
+        pixels = frame.pixels if self._output.wants_pixels else None
+        self._latest = self._output.reply(self._ask(frame), pixels, index=frame.index).answer
         self._receiver.check()
 
     def _ask(self, frame: VideoFrame) -> Reply:

@@ -16,6 +16,7 @@ from edgepv.base.tasks import task_of
 from edgepv.data.boxes import Detections
 from edgepv.metrics.times import supported_ms
 from edgepv.runtimes.deadline import Reply
+from edgepv.runtimes.events.odd import Odd
 from edgepv.runtimes.events.rules import MOVING, LiveConfig, Rules
 from edgepv.runtimes.events.tracks import Tracker
 from edgepv.runtimes.events.watch import Areas, Events, Positions
@@ -131,7 +132,9 @@ class Output:
         self._moving = MovingPoints(spec) if spec.task == "tracking" else None
         self._tracker = Tracker() if task_of(spec).finds else None
         self._numbered: tuple[Detections, Detections] | None = None
-        self.wants_pixels = any(s.pixels for s in sinks)
+        self._odd = Odd({rule.what for rule in config.rules.of(camera) if rule.what is not None})
+        self._shows = any(s.pixels for s in sinks)
+        self.wants_pixels = self._shows or self._odd.wants_pixels
         self._lock = threading.RLock()
         self._counted = self._sinks
         self._handing: Sink | None = None
@@ -141,7 +144,7 @@ class Output:
     def reply(self, reply: Reply, frame: np.ndarray | None = None, *, index: int | None = None) -> Reply:
         """Tell one reply; returns it as it was told, a detector's boxes with the numbers of their tracks.
 
-        frame: (H, W, 3) uint8 BGR, for sinks with pixels. index: of the frame in its source, from 0; None:
+        frame: (H, W, 3) uint8 BGR, where ``wants_pixels``. index: of the frame in its source, from 0; None:
         the reply's own number. Raises UsageError for a rule whose label the model has not.
         """
         with self._lock:
@@ -155,7 +158,7 @@ class Output:
             if reply.restarted:
                 self._end_events(wall_s, "another scene")
             with self.traced("out", "rules"):
-                self._judge(reply, wall_s)
+                self._judge(reply, wall_s, frame)
             return reply
 
     def traced(self, track: str, name: str) -> contextlib.AbstractContextManager[None]:
@@ -178,7 +181,9 @@ class Output:
     def _tell(self, told: Record, reply: Reply, frame: np.ndarray | None) -> None:
         restored = picture_of(reply.answer, self._spec) if reply.answer else None
         found = reply.answer.detections if reply.answer and not reply.stale else None
-        shown = self.shown(frame if restored is None else restored, found) if frame is not None else None
+        shown = None
+        if frame is not None and self._shows:
+            shown = self.shown(frame if restored is None else restored, found)
         mask = reply.answer.mask if reply.answer else None
         for sink in self._sinks:
             picture = shown if sink.pixels else None
@@ -186,9 +191,13 @@ class Output:
                 picture = tinted(picture, mask)
             self._hand(sink, told, picture)
 
-    def _judge(self, reply: Reply, wall_s: float) -> None:
+    def _judge(self, reply: Reply, wall_s: float, frame: np.ndarray | None) -> None:
         """Events that begin, change or end with this reply."""
         answer = reply.answer
+        if reply.restarted:
+            self._odd.forget()
+        odd = self._odd(answer, frame) if answer and not reply.stale else {}
+        unseen = self._odd.wants_pixels and frame is None  # a reply so late that its picture is gone
         scores = dict(zip(self._spec.labels, answer.scores)) if answer else {}
         valid = answer is not None and answer.valid
         positions: Positions = {}
@@ -210,12 +219,13 @@ class Output:
             reply.time_s,
             wall_s,
             scores,
-            valid=valid,
+            valid=valid and not unseen,
             stale=reply.stale,
             positions=positions,
             within=within,
             found=answer.detections if answer else None,
             areas=areas,
+            odd=odd,
         )
         self._put(*events)
 

@@ -17,9 +17,10 @@ import numpy as np
 
 from edgepv.base.optional import need
 from edgepv.data.frames import at_model_size, preprocess
-from edgepv.errors import UsageError
+from edgepv.errors import UsageError, unknown
 from edgepv.runtimes.deadline.realtime import yield_to_others
 from edgepv.runtimes.engine import Engine
+from edgepv.runtimes.events.odd import known
 from edgepv.runtimes.events.rules import ANY, MOVING, Polygon, Rule, Rules, Zone
 from edgepv.runtimes.events.watch import Positions
 from edgepv.runtimes.player import Player, above_mean
@@ -53,10 +54,13 @@ def check_rules(rules: Rules, variant: Variant) -> None:
             f"track rule for '{rules.tracks[0].label}': {spec.name} is for {spec.task} and finds no boxes. "
             "Run a model for detection, such as person-detector"
         )
-    if rules.rules and not labels_of(spec):
+    if any(rule.label != ANY for rule in rules.rules) and not labels_of(spec):
         raise UsageError(f"{spec.name} is for {spec.task} and gives no label that a rule could be about")
     for rule in rules.rules:
-        if rule.label == ANY and (len(spec.labels) < 2 or spec.task != CLASSIFICATION):
+        if rule.what is not None and rule.what not in known(spec):
+            raise UsageError(f"rule for '{ANY}': {unknown('score', rule.what, known(spec))}")
+        unsure = rule.label == ANY and rule.what is None
+        if unsure and (len(spec.labels) < 2 or spec.task != CLASSIFICATION):
             one = spec.task == CLASSIFICATION and spec.labels
             what = "a model with one label" if one else f"a model for {spec.task}"
             raise UsageError(f"rule for '*': {what} like {spec.name} has no labels to be in doubt about")

@@ -49,6 +49,7 @@ class AnswerRecord(TypedDict):
     tracks: NotRequired[list[list[float]]]
     boxes: NotRequired[list[BoxRecord]]
     areas: NotRequired[dict[str, float]]
+    surprise: NotRequired[float | None]
     valid: bool
     restarted: bool
     stale: bool

@@ -11,11 +11,13 @@ from edgepv.base.tasks import TASKS
 from edgepv.data.boxes import Detections
 from edgepv.data.frames import pictures
 from edgepv.runtimes.lane import Answer
-from edgepv.runtimes.record import Record
+from edgepv.runtimes.record import AnswerRecord, Record
 from edgepv.types import ModelSpec
 
 RECORDS = 1
 """Version of the records' shape, in each of them as "version"."""
+TAKEN = frozenset(AnswerRecord.__annotations__) - {"surprise"}
+"""Keys of an answer's record that have a meaning of their own."""
 
 
 def record(
@@ -65,6 +67,7 @@ def _nothing(spec: ModelSpec) -> Record:
     fields: Record = {"label": None, "score": None, "margin": None} if spec.task == "classification" else {}
     if spec.task not in TASKS.own:
         fields = {spec.answer.name: None}
+    fields |= dict.fromkeys(_numbers(spec))
     if spec.boxes is not None:
         fields["boxes"] = []
     if TASKS.find(spec.task).segments:
@@ -80,7 +83,8 @@ def answer_fields(answer: Answer, spec: ModelSpec) -> Record:
     visibility], without empty places. x and y are shares of the picture's width and height, velocities such
     shares per frame, accelerations per frame squared. "boxes" of a detector, see
     ``runtimes.record.BoxRecord``. "areas" of a segmenter, the share of the picture that each label takes but
-    the background. Of a task that a package brought, the answer as it is.
+    the background. Of a task that a package brought, the answer as it is. Further answers that are
+    one number, such as "surprise", by their names.
     """
     fields: Record = {}
     if answer.label is not None and answer.score is not None:
@@ -103,7 +107,12 @@ def answer_fields(answer: Answer, spec: ModelSpec) -> Record:
         fields["areas"] = {label: round(share, 4) for label, share in answer.mask.areas().items()}
     if spec.task not in TASKS.own:
         fields[spec.answer.name] = answer.outputs[spec.answer.name].astype(float).round(4).tolist()
-    return fields
+    return fields | {n: round(float(answer.outputs[n].reshape(())), 4) for n in _numbers(spec)}
+
+
+def _numbers(spec: ModelSpec) -> tuple[str, ...]:
+    """The model's further numbers that are told: one called like another key of the record is not."""
+    return tuple(name for name in spec.numbers if name not in TAKEN)
 
 
 def _boxes(found: Detections, spec: ModelSpec) -> list[Record]:

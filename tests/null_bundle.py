@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from edgepv import bundle
 from edgepv.base.files import sha256, write_text
+from edgepv.bundle.golden import place_of
 from edgepv.bundle.manifest import Content, Measured
 from edgepv.types import ModelSpec, TensorSpec, Variant
 
 
 def write_null_bundle(
-    folder: Path, *, name: str = "net", delays_ms: str = "[0.0]", golden: tuple[float, float] = (1.0, 0.0)
+    folder: Path,
+    *,
+    name: str = "net",
+    delays_ms: str = "[0.0]",
+    golden: tuple[float, float] = (1.0, 0.0),
+    surprise: float | None = None,
 ) -> Path:
     """A bundle whose engine answers "fight" after the given delays; another name is another digest.
 
     golden: the recorded logits. The null engine always answers (1, 0), so others fail the replay.
+    surprise: what was recorded of a model that answers one too; the engine's is 0.
     """
     from safetensors.numpy import save_file
 
@@ -25,8 +33,15 @@ def write_null_bundle(
     write_text(folder / "models" / "delays.json", delays_ms)
     logits = np.tile(np.array(golden, np.float32), (2, 1))
     frames = np.zeros((2, 8, 8, 3), np.uint8)
-    save_file({"frames": frames, "torch": logits, "null": logits}, folder / bundle.GOLDEN)
+    tensors: dict[str, np.ndarray] = {"frames": frames, "torch": logits, "null": logits}
+    names = ["logits"]
     spec = ModelSpec(name, TensorSpec("clip", (1, 3, 2, 8, 8), "NCTHW"), ("fight", "no_fight"), frames=2)
+    if surprise is not None:
+        names.append("surprise")
+        spec = replace(spec, outputs=(spec.answer, TensorSpec("surprise", (1, 1), "NC")))
+        said = np.full((2, 1), surprise, np.float32)
+        tensors |= {place_of(who, "surprise"): said for who in ("torch", "null")}
+    save_file(tensors, folder / bundle.GOLDEN)
     variant = Variant(
         name="null",
         engine="null",
@@ -37,7 +52,7 @@ def write_null_bundle(
         spec=spec,
         stream=None,
         inputs={"clip": "clip"},
-        outputs={"logits": "logits"},
+        outputs={name: name for name in names},
     )
     content = Content(
         name=name,

@@ -59,6 +59,10 @@ COMMANDS: dict[str, dict[str, str]] = {
         "bench": "measure bundles, model files, generated C and torch side by side, here or on a board",
         "choose": "time what a bundle may run on this machine, and remember the fastest for edgepv run",
     },
+    "edgepv.cli.normal:add_calibrate_normal": {
+        "calibrate-normal": "learn a camera's anomaly threshold from its normal footage, for a rate of false "
+        "alarms",
+    },
     "edgepv.cli.fleet:add_ladder": {
         "ladder": "pack several bundles of one task into one, from which edgepv run chooses frame by frame",
     },

@@ -3,4 +3,4 @@
 Power may fail at any line.
 """
 
-__all__ = ["cameras", "canary", "finders", "judge", "self_test", "slots", "trial"]
+__all__ = ["cameras", "canary", "finders", "judge", "normal", "self_test", "slots", "trial"]

@@ -18,6 +18,7 @@ __all__ = [
     "segmentation",
     "slices",
     "stats",
+    "tails",
     "tasks",
     "times",
 ]

@@ -106,16 +106,19 @@ def write_golden(prepared: PreparedModel, variants: Sequence[Variant], folder: P
     """
     from safetensors.numpy import save
 
-    from edgepv.bundle.golden import golden_answers
+    from edgepv.bundle.golden import all_golden_answers, place_of
 
     spec = prepared.lowered.base.spec
     with open_video(prepared.golden_clip.path) as video:
         first = itertools.islice(taken(video, spec.fps), prepared.evaluation.warmup + 4)
         small = np.stack([chained(at_model_size(frame.pixels, spec), spec) for frame in first])
     frames = hold_last(small, prepared.evaluation.warmup + 2)
-    tensors = {"frames": frames, "torch": golden_answers(prepared.model(1), prepared.lowered.base, frames)}
+    said = {"torch": all_golden_answers(prepared.model(1), prepared.lowered.base, frames)}
     for variant in variants:
         engine = open_engine(on_this_host(variant), folder)
-        tensors[variant.name] = golden_answers(engine, variant, frames)
+        said[variant.name] = all_golden_answers(engine, variant, frames)
+    tensors = {"frames": frames} | {who: answers[spec.answer.name] for who, answers in said.items()}
+    for number in spec.numbers:
+        tensors |= {place_of(who, number): answers[number] for who, answers in said.items()}
     (folder / bundle.GOLDEN).write_bytes(save(tensors))
     return {"file": bundle.GOLDEN, "frames": len(frames)}

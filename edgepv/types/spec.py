@@ -98,6 +98,11 @@ class ModelSpec:
         """What says how a picture is fitted into the input; None: it is stretched to it."""
         return self.boxes or self.masks
 
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """Further answers that are one number each, (1, 1), such as a surprise."""
+        return tuple(a.name for a in self.answers[1:] if a.shape == (1, 1))
+
 
 @dataclass(frozen=True)
 class StateSpec:

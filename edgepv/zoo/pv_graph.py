@@ -21,7 +21,16 @@ from torch.nn import functional as F
 
 from edgepv.zoo.particles.decompose import Norm, Region, lattice
 from edgepv.zoo.particles.describe import ColourHistogram, Fused, OrientationHistogram
-from edgepv.zoo.particles.interact import SOFT, Force, Messages, differences, distance, integrate, others
+from edgepv.zoo.particles.interact import (
+    SOFT,
+    TINY,
+    Force,
+    Messages,
+    differences,
+    distance,
+    integrate,
+    others,
+)
 
 WINDOW = 16
 """Frames an answer is averaged over."""
@@ -386,13 +395,15 @@ class PvGraph(nn.Module):
     ) -> tuple[Tensor, ...]:
         """One new frame (1, 3, H, W) and the states.
 
-        Returns (logits (1, classes), particles (1, K, 7), *new states).
+        Returns (logits (1, classes), particles (1, K, 7), surprise (1, 1), *new states). Surprise is how far
+        the living were from where they were expected, root mean square, in units of ``PACE``.
         """
         stem = self.tokens.stem(frame)
         crowd = Crowd(life, position, velocity, feature)
         seen, crowd = self.follow(F.avg_pool2d(frame, 2), self.tokens(stem, before), crowd)
         recent = torch.cat([pool, seen.pooled.unsqueeze(1)], 1)
-        return self.classify(recent.mean(1)), seen.particles, *crowd, stem, recent[:, 1:]
+        surprise = torch.sqrt(seen.surprise + TINY).reshape(1, 1) * (1 / PACE)
+        return self.classify(recent.mean(1)), seen.particles, surprise, *crowd, stem, recent[:, 1:]
 
 
 def nano(classes: int = 2, *, size: int = 96, particles: int = 16, interact: bool = True) -> PvGraph:

@@ -41,9 +41,8 @@ class NullEngine:
         if delay and self._wait(delay):
             raise CancelledError
         states = self._variant.stream.states if self._variant.stream else ()
-        scores = np.zeros(self._variant.spec.answer.shape, np.float32)
-        scores[0, 0] = 1.0
-        answers = dict.fromkeys(self._variant.outputs, scores)
+        answers = {a.name: np.zeros(a.shape, np.float32) for a in self._variant.spec.answers}
+        answers[self._variant.spec.answer.name][0, 0] = 1.0
         return answers | {s.output: inputs[s.name] for s in states}
 
     def cancel(self) -> None:

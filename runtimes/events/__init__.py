@@ -1,7 +1,7 @@
 """Answers become events: rules say when something starts and ends, in which zone.
 
-``rules`` reads them, ``watch`` follows scores by them; ``tracks`` says which box is whose, ``visits`` what
-those do.
+``rules`` reads them, ``watch`` follows scores by them; ``odd`` says how odd a picture is, ``tracks`` which
+box is whose, ``visits`` what those do.
 """
 
-__all__ = ["event", "rules", "tracks", "visits", "watch"]
+__all__ = ["event", "odd", "rules", "tracks", "visits", "watch"]

@@ -13,6 +13,7 @@ import numpy as np
 from edgepv.base.files import check_part, read_toml
 from edgepv.base.optional import need
 from edgepv.errors import UsageError, unknown
+from edgepv.runtimes.events.odd import DOUBTS, Doubt, bounded
 from edgepv.types import decode
 
 Point: TypeAlias = tuple[float, float]
@@ -36,7 +37,8 @@ class Rule:
     camera: the only one the rule is for; None: every one.
     Label "*" is the anomaly rule: its score is how unsure the model is, ``doubt`` says by which measure
     ("entropy": of all scores, 1 where all are equal; "rest": 1 - the highest score; "margin": 1 - by how much
-    the highest is above the second).
+    the highest is above the second). what: another score of the whole picture, by its name (``events.odd``):
+    an answer of the model that is one number, which may be above 1, such as "surprise", or "background".
     """
 
     label: str
@@ -48,7 +50,8 @@ class Rule:
     hold_s: float = 2.0
     zones: tuple[str, ...] = ()
     camera: str | None = None
-    doubt: Literal["entropy", "rest", "margin"] = "entropy"
+    doubt: Doubt = "entropy"
+    what: str | None = None
 
     @property
     def low(self) -> float:
@@ -289,8 +292,9 @@ def _refuse_crossing(zone: Zone) -> None:
 
 def _check_rule(rule: Rule, zones: Sequence[str]) -> None:
     what = f"rule for '{rule.label}'"
-    if not 0 < rule.threshold <= 1:
-        raise UsageError(f"{what}: threshold {rule.threshold:g} is not above 0 and up to 1")
+    most = 1.0 if rule.what is None or bounded(rule.what) else math.inf
+    if not (0 < rule.threshold <= most and rule.threshold < math.inf):
+        raise UsageError(f"{what}: threshold {rule.threshold:g} is not above 0 and up to {most:g}")
     if not 0 < rule.low <= rule.threshold:
         raise UsageError(f"{what}: release {rule.low:g} is not above 0 and up to the threshold")
     if not rule.hold_s > 0:
@@ -303,6 +307,10 @@ def _check_rule(rule: Rule, zones: Sequence[str]) -> None:
             raise UsageError(f"{what}: {unknown('zone', zone, zones)}")
     if rule.label == ANY and rule.zones:
         raise UsageError(f"{what}: doubt is about the whole picture and has no place. Remove its zones")
+    if rule.what is not None and rule.label != ANY:
+        raise UsageError(f"{what}: what = '{rule.what}' is about the whole picture. Write label = \"{ANY}\"")
+    if rule.what in DOUBTS:
+        raise UsageError(f'{what}: write doubt = "{rule.what}" in place of what')
 
 
 def _check_track(rule: TrackRule, zones: Sequence[str], lines: Sequence[str]) -> None:

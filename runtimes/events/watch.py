@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 from edgepv.data.boxes import Detections
 from edgepv.errors import UsageError, unknown
 from edgepv.runtimes.events.event import Event, random_suffix, step_of
+from edgepv.runtimes.events.odd import doubt
 from edgepv.runtimes.events.rules import ANOMALY, ANY, Rule, Rules
 from edgepv.runtimes.events.visits import Visits
 from edgepv.runtimes.record import Record
@@ -47,6 +48,7 @@ class Events:
         within: Mapping[str, frozenset[str]] | None = None,
         found: Detections | None = None,
         areas: Areas | None = None,
+        odd: Mapping[str, float] | None = None,
     ) -> list[Record]:
         """Records of what changed with one answer.
 
@@ -55,15 +57,17 @@ class Events:
         height. within: label -> the zones that hold it; for models that know no points. A label in neither is
         nowhere. areas: zone -> label -> the share of the zone that it takes, which is its score there. found:
         the boxes with their tracks' numbers, their labels places among those of ``scores``.
+        odd: how odd the picture is, by the names of scores that rules say in ``what``.
         Answers that are stale, not valid or not finite start no event.
-        Raises UsageError for a rule whose label has no score.
+        Raises UsageError for a rule whose label, or whose ``what``, has no score.
         """
         self._advance(time_s, wall_time)
         if stale or not valid or not all(math.isfinite(s) for s in scores.values()):
             return [record for one in self._all for record in one.blind(self._clock, wall_time)]
         records = []
         for watch in self._watches:
-            score, zones = self._seen(watch.rule, scores, positions or {}, within or {}, areas or {})
+            seen = positions or {}, within or {}, areas or {}
+            score, zones = self._seen(watch.rule, scores, odd or {}, *seen)
             records += watch.see(self._clock, wall_time, score, zones)
         for visits in self._visits:
             if found is not None:
@@ -102,13 +106,14 @@ class Events:
         self,
         rule: Rule,
         scores: Mapping[str, float],
+        odd: Mapping[str, float],
         positions: Positions,
         within: Mapping[str, frozenset[str]],
         areas: Areas,
     ) -> tuple[float, tuple[str, ...]]:
         """The score a rule goes by, and the zones its label is in."""
         if rule.label == ANY:
-            return _doubt(list(scores.values()), rule.doubt), ()
+            return _odd(rule, scores, odd), ()
         if rule.label not in scores:
             raise UsageError(f"rule: {unknown('label', rule.label, scores)}")
         if areas:
@@ -197,9 +202,7 @@ class _Watch:
 
     def _smoothed(self, now: float, raw: float) -> float:
         """Exponential smoothing over time: after smooth_s a step has come 63 % of its way."""
-        if self._score is None or self.rule.smooth_s == 0:
-            return raw
-        return self._score + (raw - self._score) * -math.expm1(-(now - self._seen_at) / self.rule.smooth_s)
+        return smoothed(self._score, raw, now - self._seen_at, self.rule.smooth_s)
 
     def _wait(self, now: float, wall: float, score: float, zones: tuple[str, ...]) -> list[Record]:
         if score < self.rule.threshold:
@@ -225,13 +228,17 @@ class _Watch:
         return [step_of("update", told, event)]
 
 
-def _doubt(scores: Sequence[float], how: Literal["entropy", "rest", "margin"]) -> float:
-    """How unsure the model is, 0 (sure) to 1. scores: sum to 1."""
-    if how == "rest":
-        return 1.0 - max(scores)
-    if len(scores) < 2:
-        return 0.0
-    if how == "margin":
-        best, second = sorted(scores, reverse=True)[:2]
-        return 1.0 - (best - second)
-    return -sum(s * math.log(s) for s in scores if s > 0) / math.log(len(scores))
+def smoothed(before: float | None, raw: float, gone_s: float, smooth_s: float) -> float:
+    """A score smoothed over time. before: the smoothed one ``gone_s`` seconds ago, None for none."""
+    if before is None or smooth_s == 0:
+        return raw
+    return before + (raw - before) * -math.expm1(-gone_s / smooth_s)
+
+
+def _odd(rule: Rule, scores: Mapping[str, float], odd: Mapping[str, float]) -> float:
+    """The score the anomaly rule goes by. Raises UsageError if nobody gives it."""
+    if rule.what is None:
+        return doubt(list(scores.values()), rule.doubt)
+    if rule.what not in odd:
+        raise UsageError(f"rule for '{ANY}': {unknown('score', rule.what, odd)}")
+    return odd[rule.what]

@@ -25,7 +25,7 @@ from edgepv.runtimes import open_engine
 from edgepv.runtimes.engines.eager import EagerEngine
 from edgepv.types import Checkpoint, ModelSpec, TensorSpec, Variant
 from edgepv.zoo import pv_graph
-from edgepv.zoo.pv_graph import WINDOW, Bodies, Contact, Core, Joints, PvGraph
+from edgepv.zoo.pv_graph import PACE, WINDOW, Bodies, Contact, Core, Joints, PvGraph
 from edgepv.zoo.training.graph import Physics, collisions, forecasts, physics, sequence
 from edgepv.zoo.training.physics import World, film
 from edgepv.zoo.training.steps import Schedule
@@ -80,7 +80,7 @@ def streamed(
     states = states or net.init_state()
     rows = []
     for t in range(x.shape[2]):
-        logits, particles, *after = net.step(x[:, :, t], *states.values())
+        logits, particles, _, *after = net.step(x[:, :, t], *states.values())
         states = dict(zip(states, after, strict=True))
         rows.append((logits, particles))
     logits, particles = (torch.cat(part) for part in zip(*rows, strict=True))
@@ -100,6 +100,21 @@ def test_steps_from_zero_states_answer_what_training_saw(make: Any, noise: float
     assert (particles - whole[0]).abs().max() <= 1e-5
     assert logits.std() > 1e-4 and particles[..., :2].std() > 1e-2
     assert all(state.abs().sum() > 0 for state in states.values())
+
+
+@torch.no_grad()
+def test_a_step_is_as_surprised_as_training_was() -> None:
+    torch.manual_seed(0)
+    net = lively(tiny())
+    x = video(net, 12)
+    states, surprise = net.init_state(), []
+    for t in range(x.shape[2]):
+        _, _, one, *after = net.step(x[:, :, t], *states.values())
+        states = dict(zip(states, after, strict=True))
+        surprise.append(float(one))
+    wanted = net.watch(x)[2][0].sqrt() / PACE
+    assert surprise == pytest.approx(wanted.tolist(), rel=1e-4, abs=1e-4)
+    assert min(surprise) > 0 and len(set(surprise)) == len(surprise)
 
 
 @pytest.mark.parametrize("make", [pv_graph.nano, pv_graph.small])
@@ -250,7 +265,11 @@ def lowered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, Varia
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("graph")
     save_file(lively(tiny()).state_dict(), folder / "w.safetensors")
-    answers = (TensorSpec("logits", (1, CLASSES), "NC"), TensorSpec("particles", (1, K, 7), "NKC"))
+    answers = (
+        TensorSpec("logits", (1, CLASSES), "NC"),
+        TensorSpec("particles", (1, K, 7), "NKC"),
+        TensorSpec("surprise", (1, 1), "NC"),
+    )
     spec = ModelSpec(
         name="graph",
         input=TensorSpec("frame", (1, 3, SIZE, SIZE), "NCHW"),

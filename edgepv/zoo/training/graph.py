@@ -324,7 +324,8 @@ def spec(size: str, task: str, *, particles: int = 16) -> ModelSpec:
     """What pv-graph ``size`` trained for ``task`` eats and answers: RGB frames at 10 fps, 16 per answer."""
     plain = zoo.spec(f"pv-graph-{size}", task)
     table = TensorSpec("particles", (1, particles, 7), "NKC")
-    return replace(plain, outputs=(plain.answer, table), particles=particles)
+    surprise = TensorSpec("surprise", (1, 1), "NC")
+    return replace(plain, outputs=(plain.answer, table, surprise), particles=particles)
 
 
 class Trunk(nn.Module):
