@@ -142,6 +142,14 @@ MODELS: Mapping[str, Entry] = MappingProxyType(
             "denoise",
             trainer="edgepv.zoo.training.restore",
         ),
+        "pv-particle-nano": Entry(
+            "edgepv.zoo.pv_particle:nano",
+            "a frame as 48 particles that move, and painted of them again, 128 x 96",
+            96,
+            (),
+            "",
+            trainer="edgepv.zoo.training.particle",
+        ),
     }
 )
 
@@ -152,6 +160,7 @@ TESTED_ON: Mapping[str, str] = MappingProxyType(
         "handwash": "other takes at the one sink that trained",
         "track": "renders; photographs are harder, see its card",
         "restore": "four films, one of them smooth",
+        "particle": "cameras and films that did not train",
     }
 )
 """What the held-out clips of a task, or of a kind of model without tasks, show."""

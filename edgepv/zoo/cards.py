@@ -186,8 +186,9 @@ def _training(result: dict[str, Any]) -> str:
 def who_trained(result: dict[str, Any], of: str = "") -> str:
     """Seconds, device and version; ``of`` says what the seconds are of."""
     on = result["trained_on"]
+    took = "time not measured," if result["seconds"] is None else f"{result['seconds']} s"
     return (
-        f"{result['seconds']} s on {on['device']}{of}, torch {on['torch']}. The log of every epoch is in "
+        f"{took} on {on['device']}{of}, torch {on['torch']}. The log of every epoch is in "
         f"`{result['name']}.json`."
     )
 
