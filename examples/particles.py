@@ -1,4 +1,4 @@
-"""A model of your own from all particle operators of ``edgepv.zoo.particles``, stepped frame by frame.
+"""A model of your own from the particle operators of ``edgepv.zoo.particles``, stepped frame by frame.
 
 Where particles are, how they look, what they do to each other, and what the next frame should show: the model
 says whether a frame is usual by how well it expected it. Leave out what you do not need.
@@ -9,17 +9,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from edgepv.zoo.particles.decompose import Frame, Patch, Pixel, Region, lattice
+from edgepv.zoo.particles.decompose import Grid, Region, lattice
 from edgepv.zoo.particles.describe import (
     ColourHistogram,
     Fused,
+    LocalMoments,
     OrientationHistogram,
     ShapeMoments,
     TextureEnergy,
-    WindowPool,
+    pool,
 )
-from edgepv.zoo.particles.interact import Attention, Force, Messages, integrate
-from edgepv.zoo.particles.reconstruct import FromFeatures, Generator
+from edgepv.zoo.particles.interact import Force, Messages, integrate
+from edgepv.zoo.particles.reconstruct import Generator, Splat
 
 SIZE, CELL, K, DIM = 32, 4, 5, 16
 """Height and width of the frame, pixels along a cell of the map, particles, and numbers in a feature."""
@@ -41,16 +42,16 @@ class Expecting(nn.Module):
         super().__init__()
         self.register_buffer("home", lattice(K).unsqueeze(0), persistent=False)
         self.register_buffer("alive", torch.tensor([[1.0] * (K - 1) + [0.0]]), persistent=False)
-        self.patch = Patch(3, 12, size=CELL, height=SIZE, width=SIZE)
+        self.patches = nn.Conv2d(3, 12, CELL, CELL)
         self.region = Region(12, DIM, height=SIDE, width=SIDE)
-        self.pixel, self.frame = Pixel(SIDE, SIDE), Frame(SIDE, SIDE)
+        self.quarters = Grid(SIDE, SIDE, 2, 2)
         hand_made = [ColourHistogram(4, stride=CELL), TextureEnergy(stride=CELL)]
         self.looks = nn.ModuleList([*hand_made, OrientationHistogram(4, stride=CELL)])
-        self.shape, self.window = ShapeMoments(SIDE, SIDE), WindowPool(SIDE, SIDE, sigmas=(0.1, 0.3))
-        self.fused = Fused((DIM, 12, 9, 5, ShapeMoments.SIZE, 24), DIM)
-        self.messages, self.attention, self.force = Messages(DIM, 24), Attention(DIM), Force(DIM)
-        self.paint = FromFeatures(DIM, 3, up=CELL, height=SIDE, width=SIDE)
-        self.generate = Generator(DIM, 3, widths=(8, 8), height=SIDE, width=SIDE)
+        self.shape, self.local = ShapeMoments(SIDE, SIDE), LocalMoments(SIDE, SIDE)
+        self.fused = Fused((DIM, 12, 9, 5, ShapeMoments.SIZE, 6 * 12), DIM)
+        self.messages, self.force = Messages(DIM, 24), Force(DIM)
+        self.splat = Splat(DIM, 8, height=SIDE, width=SIDE)
+        self.generate = Generator(8, 3, up=CELL, hidden=8)
         self.head = nn.Linear(DIM + 12 + 1, 2)
 
     def init_state(self) -> dict[str, Tensor]:
@@ -68,19 +69,18 @@ class Expecting(nn.Module):
     ) -> tuple[Tensor, ...]:
         """frame: (1, 3, 32, 32). Returns logits (1, 2) and the next states, in the order they came."""
         before = self.home + 0.1 * torch.tanh(offset)
-        x = self.patch(frame).feature.transpose(1, 2).reshape(1, 12, SIDE, SIDE)
+        x = self.patches(frame)
         seen, masks = self.region(x, before, feature, self.alive)
         looks = [look(frame, masks) for look in self.looks]
-        where = [self.shape(masks, seen.position), self.window(x, seen.position)]
+        where = [self.shape(masks, seen.position), self.local(x, masks, seen.position, seen.scale)]
         feature = self.fused(seen.feature, *looks, *where)
         feature = self.messages(seen.position, velocity, feature, self.alive)
-        feature = self.attention(seen.position, feature, self.alive)
         pull = 0.001 * self.force(seen.position, feature, self.alive)
         position, velocity = integrate(seen.position, 0.5 * velocity, pull)
         surprise = (frame - expected).abs().mean((1, 2, 3)).unsqueeze(1)
-        whole = self.frame(x)[0].feature[:, 0] + self.pixel(x).feature.mean(1)
-        answer = self.head(torch.cat([feature.mean(1), whole, surprise], 1))
-        made = torch.tanh(self.paint(masks, feature) + self.generate(masks, feature))
+        brightest = pool(self.quarters.masks, x).amax(1)
+        answer = self.head(torch.cat([feature.mean(1), brightest, surprise], 1))
+        made = torch.tanh(self.generate(self.splat(position, seen.scale, feature)))
         return answer, position - self.home, velocity, feature, made
 
 

@@ -42,6 +42,9 @@ COMMANDS: dict[str, dict[str, str]] = {
         "explain": "show which places and particles a bundle's answer to a clip rests on, and whether "
         "that is true",
     },
+    "edgepv.cli.particles:add_particles": {
+        "particles": "take a clip apart into particles, draw them, and paint the clip of them again",
+    },
     "edgepv.cli.search:add_search": {
         "search": "search engine, graph form, width, size and precision together for a latency and an "
         "accuracy",

@@ -224,9 +224,16 @@ def _check_degrade(spec: ModelSpec, where: str) -> None:
     (high, wide), (height, width) = spec.answer.shape[-2:], spec.input.shape[-2:]
     factor = high // height
     fits = (high, wide) == (factor * height, factor * width)
-    wanted = {"noise-25": factor == 1, "half": factor == 2, "downscale": factor > 1}[spec.degrade]
+    wanted = {"noise-25": factor == 1, "half": factor == 2, "downscale": factor > 1, "nothing": factor == 1}[
+        spec.degrade
+    ]
     if not (fits and wanted):
-        size = {"noise-25": "the size", "half": "twice the size", "downscale": "a whole multiple of the size"}
+        size = {
+            "noise-25": "the size",
+            "nothing": "the size",
+            "half": "twice the size",
+            "downscale": "a whole multiple of the size",
+        }
         raise UsageError(
             f"{where}: degrade = '{spec.degrade}' wants an image of {size[spec.degrade]} of the input; it "
             f"is {high} x {wide} of {height} x {width}. Correct the shapes, or leave degrade out: then the "

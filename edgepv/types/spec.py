@@ -54,8 +54,9 @@ class ModelSpec:
     "image" (1, C, H, W), normalised as its input.
     particles: how many particles it follows (K), for a builder with a parameter of that name.
     degrade: what was done to clean video for a restorer to undo: Gaussian noise of 25/255, half the size, or
-    "downscale": the size by the whole factor between its answer and its input. None: nobody says, so no clean
-    picture is known, and a restorer is compared with the original alone.
+    "downscale": the size by the whole factor between its answer and its input; "nothing", of a model that
+    shows the frame itself again. None: nobody says, so no clean picture is known, and a restorer is compared
+    with the original alone.
     scores: what a classifier's "logits" are. Of logits the softmax is taken; probabilities, of a head that
     ends in a softmax or in a sigmoid, are scores as they are. Found by itself when a model is exported.
     lag: frames from the one that a restorer's picture shows to the newest of its clip; 2 for the middle of 5.
@@ -76,7 +77,7 @@ class ModelSpec:
     metric: Metric = "top1"
     outputs: tuple[TensorSpec, ...] = ()
     particles: int | None = None
-    degrade: Literal["noise-25", "half", "downscale"] | None = None
+    degrade: Literal["noise-25", "half", "downscale", "nothing"] | None = None
     scores: Scores = "logits"
     lag: int = 0
     boxes: BoxSpec | None = None

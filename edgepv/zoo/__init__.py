@@ -154,6 +154,14 @@ MODELS: Mapping[str, Entry] = MappingProxyType(
             "",
             trainer="edgepv.zoo.training.segment",
         ),
+        "pv-particle-nano": Entry(
+            "edgepv.zoo.pv_particle:nano",
+            "a frame as 48 particles that move, and painted of them again, 128 x 96",
+            96,
+            (),
+            "",
+            trainer="edgepv.zoo.training.particle",
+        ),
     }
 )
 
@@ -165,6 +173,7 @@ TESTED_ON: Mapping[str, str] = MappingProxyType(
         "track": "renders; photographs are harder, see its card",
         "restore": "four films, one of them smooth",
         "seg": "renders over other footage, of other shapes",
+        "particle": "cameras and films that did not train",
     }
 )
 """What the held-out clips of a task, or of a kind of model without tasks, show."""

@@ -185,8 +185,8 @@ def _training(result: dict[str, Any]) -> str:
 
 def who_trained(result: dict[str, Any], of: str = "") -> str:
     """Seconds, device and version; ``of`` says what the seconds are of."""
-    on, seconds = result["trained_on"], result["seconds"]
-    took = f"{seconds} s" if seconds is not None else "time not measured,"
+    on = result["trained_on"]
+    took = "time not measured," if result["seconds"] is None else f"{result['seconds']} s"
     return (
         f"{took} on {on['device']}{of}, torch {on['torch']}. The log of every epoch is in "
         f"`{result['name']}.json`."

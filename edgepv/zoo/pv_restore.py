@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgepv.errors import UsageError
+from edgepv.zoo.particles.reconstruct import Residual
 
 CELL = 2
 """Height and width, in pixels of the input, of one place of the memory."""
@@ -37,19 +38,6 @@ MOST = 0.95
 hundreds of frames is not far from what it met in training. Without this limit frames 291 to 300 came out
 1.7 dB worse than when the net was started six frames before. Of 0.9, 0.95, 0.975 and 1 this had the best mean
 PSNR on frames of two training clips."""
-
-
-class Residual(nn.Module):
-    """Two 3 x 3 convolutions with a ReLU between them, added to their input. (N, C, h, w) throughout."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(channels, channels, 3, 1, 1)
-        self.second = nn.Conv2d(channels, channels, 3, 1, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The input plus what the block makes of it."""
-        return x + self.second(torch.relu(self.first(x)))
 
 
 def as_cells() -> Tensor:

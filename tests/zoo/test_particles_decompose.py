@@ -12,7 +12,7 @@ pytest.importorskip("torch")
 import torch
 
 from edgepv.errors import UsageError
-from edgepv.zoo.particles.decompose import Frame, Norm, Patch, Pixel, Region, grid, lattice, moments
+from edgepv.zoo.particles.decompose import Grid, Norm, Region, grid, lattice, moments
 
 H, W = 4, 6
 
@@ -86,42 +86,34 @@ def test_an_empty_mask_stays_at_its_anchor() -> None:
     assert spread[0, 0].tolist() == pytest.approx([1 / (12 * H * H)] * 2 + [0])
 
 
-def test_pixels_are_the_cells_of_the_map() -> None:
-    x = torch.randn(2, 3, H, W)
-    position, scale, feature = Pixel(H, W)(x)
-    assert torch.equal(position[1], grid(H, W))
-    assert torch.equal(feature[1, W + 2], x[1, :, 1, 2])
-    assert scale.shape == (2, H * W)
-    assert scale[0, 0].item() == pytest.approx(1 / (H * math.sqrt(6)))
+@pytest.mark.parametrize(("rows", "cols"), [(4, 6), (2, 3), (2, 2), (1, 1)])
+def test_blocks_share_out_the_map_evenly_and_lie_at_their_centres(rows: int, cols: int) -> None:
+    blocks = Grid(H, W, rows, cols)
+    assert torch.equal(blocks.masks.sum(1), torch.ones(1, H * W))
+    assert set(blocks.masks.sum(2).flatten().tolist()) == {H * W / (rows * cols)}
+    centre, _ = moments(blocks.masks, grid(H, W), torch.zeros_like(blocks.position), H)
+    assert torch.allclose(blocks.position, centre, atol=1e-5)
 
 
-def test_a_patch_is_a_linear_layer_on_its_pixels() -> None:
-    net = Patch(3, 5, size=2, height=4, width=6)
-    image = torch.randn(1, 3, 4, 6)
-    position, scale, feature = net(image)
-    assert net.project.bias is not None
-    pixels, weight, bias = numbers(image[0], net.project.weight, net.project.bias)
-    for i in range(2):
-        for j in range(3):
-            patch = pixels[:, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2]
-            wanted = [(patch * weight[d]).sum() + bias[d] for d in range(5)]
-            assert np.allclose(feature[0, 3 * i + j].detach().numpy(), wanted, atol=1e-5)
-            assert position[0, 3 * i + j].tolist() == pytest.approx([(j + 0.5) / 2, (i + 0.5) / 2])
-    assert scale[0, 0].item() == pytest.approx(1 / (2 * math.sqrt(6)))
+def test_a_block_is_its_cells_row_by_row() -> None:
+    masks = Grid(H, W, 2, 3).masks[0].reshape(6, H, W)
+    assert masks[4].nonzero().tolist() == [[2, 2], [2, 3], [3, 2], [3, 3]]
 
 
-def test_patches_that_do_not_fill_the_frame_are_refused() -> None:
-    with pytest.raises(UsageError, match="5 x 5 do not fill a frame of 20 x 32"):
-        Patch(3, 8, size=5, height=20, width=32)
+def test_blocks_that_do_not_fill_the_map_are_refused() -> None:
+    with pytest.raises(UsageError, match="5 x 4 blocks do not fill a map of 24 x 32"):
+        Grid(24, 32, 5, 4)
 
 
-def test_the_frame_is_one_particle_with_the_moments_of_all_of_it() -> None:
-    x = torch.randn(2, 3, H, W)
-    particle, mask = Frame(H, W)(x)
-    centre, spread = moments(mask, grid(H, W), torch.zeros(2, 1, 2), H)
-    assert torch.allclose(particle.position, centre, atol=1e-5)
-    assert torch.allclose(particle.scale, torch.sqrt(spread[..., 0] + spread[..., 1]), atol=1e-5)
-    assert torch.allclose(particle.feature[:, 0], x.mean((2, 3)))
+def test_a_relative_reach_shrinks_with_the_number_of_particles() -> None:
+    x = torch.randn(1, 3, H, W)
+    near, far = (Region(3, 8, height=H, width=W, relative=r) for r in (True, False))
+    far.load_state_dict(near.state_dict())
+    alone = (x, torch.full((1, 6, 2), 0.4), torch.randn(1, 6, 8), torch.ones(1, 6))
+    scaled = math.sqrt(W / H / 6)
+    far.log_reach.data += math.log(scaled)  # six places on 1 x 1.5 image heights are half a height apart
+    assert scaled == 0.5
+    assert torch.allclose(near(*alone)[1], far(*alone)[1], atol=1e-6)
 
 
 def slow_norm(x: np.ndarray, norm: Norm) -> np.ndarray:

@@ -14,14 +14,15 @@ import torch
 from edgepv.errors import UsageError
 from edgepv.zoo.particles.decompose import grid
 from edgepv.zoo.particles.describe import (
+    WIDEST,
     ColourHistogram,
     Fused,
+    LocalMoments,
     OrientationHistogram,
     ShapeMoments,
     TextureEnergy,
-    WindowPool,
+    local_terms,
     pool,
-    windows,
 )
 
 H, W, STRIDE = 8, 12, 2
@@ -207,25 +208,28 @@ def test_an_empty_mask_has_a_finite_shape() -> None:
     assert torch.isfinite(shape).all() and shape[0, 0, 0] == 0
 
 
-def test_a_window_is_a_gaussian_over_the_cells() -> None:
-    cells, sigma = grid(4, 6), 0.2
-    got = windows(torch.tensor([[[0.4, 0.6]]]), cells, sigma)[0, 0]
-    raw = [
-        math.exp(-(((j + 0.5) / 4 - 0.4) ** 2 + ((i + 0.5) / 4 - 0.6) ** 2) / (2 * sigma**2))
-        for i in range(4)
-        for j in range(6)
-    ]
-    assert close(got, np.array(raw) / sum(raw))
+def test_local_terms_are_a_polynomial_about_each_particle() -> None:
+    weights, cells = torch.rand(1, 2, 24), grid(4, 6)
+    position, scale = torch.tensor([[[0.3, 0.4], [1.2, 0.9]]]), torch.tensor([[0.2, 0.9]])
+    got = local_terms(weights, cells, position, scale).reshape(6, 2, 24)
+    for k in range(2):
+        for m in range(24):
+            u, v = ((cells[m] - position[0, k]) / scale[0, k]).clamp(-WIDEST, WIDEST).tolist()
+            wanted = np.array([1, u, v, u * u, u * v, v * v]) * float(weights[0, k, m])
+            assert np.allclose(got[:, k, m].numpy(), wanted, atol=1e-4)
 
 
-def test_features_are_taken_where_the_particle_is() -> None:
-    x = torch.randn(1, 5, 4, 6)
-    position = torch.tensor([[[2.5 / 4, 1.5 / 4], [99.0, -99.0]]])
-    got = WindowPool(4, 6, sigmas=(0.02, 50.0))(x, position)
-    assert got.shape == (1, 2, 10)
-    assert torch.allclose(got[0, 0, :5], x[0, :, 1, 2], atol=1e-5)
-    assert torch.allclose(got[0, 0, 5:], x[0].mean((1, 2)), atol=1e-3)
-    assert torch.allclose(got[0, 1, :5], x[0, :, 0, 5], atol=1e-5)  # far outside: the nearest corner
+def test_moments_tell_on_which_side_of_a_particle_something_is() -> None:
+    left = torch.zeros(1, 1, 4, 6)
+    left[..., :3] = 1
+    whole = torch.ones(1, 1, 24), torch.tensor([[[0.75, 0.5]]]), torch.tensor([[0.5]])
+    mean, across, down, *_ = LocalMoments(4, 6)(left, *whole)[0, 0].tolist()
+    assert mean == pytest.approx(0.5, abs=1e-5) and down == pytest.approx(0, abs=1e-5)
+    assert across == pytest.approx(
+        -0.375, abs=1e-5
+    )  # half the map, on average 0.375 heights to the left, in scales
+    other = LocalMoments(4, 6)(1 - left, *whole)[0, 0].tolist()
+    assert other[1] == pytest.approx(0.375, abs=1e-5)
 
 
 def test_pooling_is_a_weighted_mean() -> None:

@@ -30,17 +30,17 @@ from edgepv.runtimes import open_engine
 from edgepv.runtimes.engines.eager import EagerEngine
 from edgepv.stream import Stepper
 from edgepv.types import Checkpoint, ModelSpec, TensorSpec, Variant
-from edgepv.zoo.particles.decompose import Frame, Patch, Pixel, Region
+from edgepv.zoo.particles.decompose import Region
 from edgepv.zoo.particles.describe import (
     ColourHistogram,
     Fused,
+    LocalMoments,
     OrientationHistogram,
     ShapeMoments,
     TextureEnergy,
-    WindowPool,
 )
-from edgepv.zoo.particles.interact import Attention, Force, Messages, integrate
-from edgepv.zoo.particles.reconstruct import FromFeatures, Generator
+from edgepv.zoo.particles.interact import Force, Messages, integrate
+from edgepv.zoo.particles.reconstruct import Generator, Splat
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "particles.py"
 CHAIN = find_function(f"{EXAMPLE}:build")
@@ -139,22 +139,18 @@ IMAGE, MAP, MASKS = (1, 3, SIZE, SIZE), (1, 12, SIDE, SIDE), (1, K, SIDE * SIDE)
 PLACE, FEATURE, ALIVE = (1, K, 2), (1, K, DIM), (1, K)
 
 OPERATORS: dict[str, tuple[Callable[[], nn.Module], list[tuple[int, ...]]]] = {
-    "pixel": (lambda: Pixel(SIDE, SIDE), [MAP]),
-    "patch": (lambda: Patch(3, 12, size=CELL, height=SIZE, width=SIZE), [IMAGE]),
     "region": (lambda: Region(12, DIM, height=SIDE, width=SIDE), [MAP, PLACE, FEATURE, ALIVE]),
-    "frame": (lambda: Frame(SIDE, SIDE), [MAP]),
     "colour": (lambda: ColourHistogram(4, stride=CELL), [IMAGE, MASKS]),
     "texture": (lambda: TextureEnergy(stride=CELL), [IMAGE, MASKS]),
     "orientation": (lambda: OrientationHistogram(4, stride=CELL), [IMAGE, MASKS]),
     "shape": (lambda: ShapeMoments(SIDE, SIDE), [MASKS, PLACE]),
-    "window": (lambda: WindowPool(SIDE, SIDE, sigmas=(0.1, 0.3)), [MAP, PLACE]),
+    "local": (lambda: LocalMoments(SIDE, SIDE), [MAP, MASKS, PLACE, ALIVE]),
     "fused": (lambda: Fused((2, DIM), DIM), [PLACE, FEATURE]),
     "force": (lambda: Force(DIM), [PLACE, FEATURE, ALIVE]),
     "messages": (lambda: Messages(DIM, 24), [PLACE, PLACE, FEATURE, ALIVE]),
-    "attention": (lambda: Attention(DIM), [PLACE, FEATURE, ALIVE]),
     "integrate": (Moved, [PLACE, PLACE, PLACE]),
-    "features": (lambda: FromFeatures(DIM, 3, up=CELL, height=SIDE, width=SIDE), [MASKS, FEATURE]),
-    "generator": (lambda: Generator(DIM, 3, widths=(8,), height=SIDE, width=SIDE), [MASKS, FEATURE]),
+    "splat": (lambda: Splat(DIM, 3, height=SIDE, width=SIDE), [PLACE, ALIVE, FEATURE]),
+    "generator": (lambda: Generator(12, 3, up=CELL, hidden=8), [MAP]),
 }
 
 

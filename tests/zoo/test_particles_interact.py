@@ -13,9 +13,8 @@ pytest.importorskip("torch")
 import torch
 from torch import Tensor, nn
 
-from edgepv.errors import UsageError
 from edgepv.zoo.particles.decompose import lattice
-from edgepv.zoo.particles.interact import SOFT, Attention, Force, Messages, edges, integrate
+from edgepv.zoo.particles.interact import SOFT, Force, Messages, edges, integrate
 
 DIM = 8
 
@@ -45,13 +44,8 @@ def messages() -> tuple[nn.Module, Operator]:
     return net, net
 
 
-def attention() -> tuple[nn.Module, Operator]:
-    net = lively(Attention(DIM, heads=2))
-    return net, lambda position, velocity, feature, alive: net(position, feature, alive)
-
-
 Make = Callable[[], tuple[nn.Module, Operator]]
-EVERY = pytest.mark.parametrize("make", [force, messages, attention])
+EVERY = pytest.mark.parametrize("make", [force, messages])
 
 
 def particles(k: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -70,7 +64,7 @@ def linear(layer: nn.Module, x: np.ndarray) -> np.ndarray:
     return y if layer.bias is None else y + layer.bias.detach().numpy()
 
 
-def norm(net: Messages | Attention, x: np.ndarray) -> np.ndarray:
+def norm(net: Messages, x: np.ndarray) -> np.ndarray:
     weight, bias = numbers(net.norm.weight, net.norm.bias)
     x = x - x.mean()
     return np.asarray(x / np.sqrt((x * x).mean() + 1e-5) * weight + bias)
@@ -164,40 +158,6 @@ def test_an_edge_knows_the_way_and_the_distance() -> None:
     velocity = torch.tensor([[[0.0, 0.1], [0.3, 0.0]]])
     wanted = [0.3, 0.4, 0.3, -0.1, 0.5, 1 / 0.55]
     assert edges(position, velocity)[0, 0, 1].tolist() == pytest.approx(wanted, abs=1e-5)
-
-
-def test_attention_is_that_of_loops_over_heads() -> None:
-    net, _ = attention()
-    assert isinstance(net, Attention)
-    position, _, feature = particles(4)
-    alive = torch.tensor([[1.0, 0.0, 1.0, 1.0]])
-    x, h = (a[0] for a in numbers(position, feature))
-    slopes = np.log1p(np.exp(numbers(net.slope)[0].reshape(-1)))
-    known = [norm(net, row) for row in h]
-    query, key, value = ([linear(f, row) for row in known] for f in (net.query, net.key, net.value))
-    wanted = h.copy()
-    for i in (0, 2, 3):
-        heard = np.zeros(DIM)
-        for head, part in enumerate((slice(0, 4), slice(4, 8))):
-            weight = {}
-            for j in (0, 2, 3):
-                score = query[i][part] @ key[j][part] / math.sqrt(4)
-                weight[j] = math.exp(score - slopes[head] * math.hypot(*(x[j] - x[i])))
-            for j, w in weight.items():
-                heard[part] += w / sum(weight.values()) * value[j][part]
-        wanted[i] += linear(net.out, heard)
-    got = net(position, feature, alive)[0].detach().numpy()
-    assert np.allclose(got, wanted, rtol=1e-4, atol=1e-4)
-
-
-def test_heads_start_at_slopes_from_1_to_8() -> None:
-    slopes = nn.functional.softplus(Attention(DIM, heads=4).slope).flatten()
-    assert slopes.tolist() == pytest.approx([1, 2, 4, 8], rel=1e-5)
-
-
-def test_heads_that_do_not_divide_the_features_are_refused() -> None:
-    with pytest.raises(UsageError, match="3 heads do not divide 8"):
-        Attention(8, heads=3)
 
 
 @EVERY

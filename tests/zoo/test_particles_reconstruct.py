@@ -9,7 +9,9 @@ pytest.importorskip("torch")
 
 import torch
 
-from edgepv.zoo.particles.reconstruct import Discriminator, Double, FromFeatures, Generator, hinge, splat
+from edgepv.zoo.particles.decompose import grid
+from edgepv.zoo.particles.describe import WIDEST
+from edgepv.zoo.particles.reconstruct import Discriminator, Generator, Splat, hinge
 
 
 @pytest.fixture(autouse=True)
@@ -18,21 +20,22 @@ def one_thread() -> None:
     torch.manual_seed(0)
 
 
-def test_each_cell_gets_the_mean_of_its_owners() -> None:
-    masks, feature = torch.rand(2, 3, 20), torch.randn(2, 3, 5)
-    masks[:, :, 7] = 0
-    got = splat(masks, feature, 4, 5)
-    assert got.shape == (2, 5, 4, 5)
-    wanted = np.zeros((2, 5, 4, 5))
-    for n in range(2):
-        for m in range(20):
-            owned = float(masks[n, :, m].sum())
-            for d in range(5):
-                for k in range(3):
-                    if owned:
-                        wanted[n, d, m // 5, m % 5] += float(masks[n, k, m] * feature[n, k, d]) / owned
-    assert np.allclose(got.numpy(), wanted, atol=1e-4)
-    assert not got[:, :, 1, 2].any()
+def test_a_cell_belongs_to_near_particles_and_shows_their_polynomials() -> None:
+    net = Splat(5, 2, height=4, width=6)
+    position, scale, feature = torch.rand(1, 3, 2), 0.1 + torch.rand(1, 3), torch.randn(1, 3, 5)
+    got, cells = net(position, scale, feature)[0].detach().double().numpy(), grid(4, 6)
+    width = float(net.log_width.detach().exp())
+    for m in range(24):
+        near, painted = [], []
+        for k in range(3):
+            d = (cells[m] - position[0, k]).double().numpy()
+            s = float(scale[0, k])
+            near.append(np.exp(-(d @ d) / (2 * (width * s) ** 2)))
+            u, v = np.clip(d / s, -WIDEST, WIDEST)
+            coefficients = net.coefficients(feature[0, k]).detach().double().numpy().reshape(6, 2)
+            painted.append(np.array([1, u, v, u * u, u * v, v * v]) @ coefficients)
+        wanted = sum(n * p for n, p in zip(near, painted, strict=True)) / sum(near)
+        assert np.allclose(got[:, m // 6, m % 6], wanted, atol=1e-4)
 
 
 def slow_conv(x: np.ndarray, layer: torch.nn.Conv2d) -> np.ndarray:
@@ -49,55 +52,41 @@ def slow_conv(x: np.ndarray, layer: torch.nn.Conv2d) -> np.ndarray:
     return y
 
 
-def test_a_frame_from_features_is_two_convolutions_and_pixels_out_of_channels() -> None:
-    net = FromFeatures(5, 3, up=2, height=3, width=4, hidden=6)
-    masks, feature = torch.rand(1, 2, 12), torch.randn(1, 2, 5)
-    frame = net(masks, feature)[0].detach().numpy()
+def test_a_generator_is_convolutions_and_pixels_out_of_channels() -> None:
+    net = Generator(5, 3, up=2, hidden=6)
+    x = torch.randn(1, 5, 3, 4)
+    frame = net(x)[0].detach().numpy()
     assert frame.shape == (3, 6, 8)
-    x = splat(masks, feature, 3, 4)[0].numpy()
-    x = slow_conv(np.maximum(slow_conv(x, net.mix), 0), net.paint)
+    y = np.maximum(slow_conv(x[0].numpy(), net.mix), 0)
+    y = y + slow_conv(np.maximum(slow_conv(y, net.block.first), 0), net.block.second)
+    y = slow_conv(np.maximum(y, 0), net.paint)
     for c in range(3):
         for i in range(6):
             for j in range(8):
                 channel = 4 * c + 2 * (i % 2) + j % 2
-                assert frame[c, i, j] == pytest.approx(x[channel, i // 2, j // 2], abs=1e-5)
+                assert frame[c, i, j] == pytest.approx(y[channel, i // 2, j // 2], abs=1e-4)
 
 
-def test_a_doubling_repeats_pixels_and_convolves() -> None:
-    net = Double(2, 3)
-    x = torch.randn(1, 2, 3, 4)
-    wide = np.maximum(slow_conv(x[0].numpy().repeat(2, 1).repeat(2, 2), net.widen), 0)
-    wanted = wide + np.maximum(slow_conv(wide, net.refine), 0)
-    assert np.allclose(net(x)[0].detach().numpy(), wanted, atol=1e-5)
-
-
-def test_a_generator_doubles_once_per_width() -> None:
-    net = Generator(5, 3, widths=(8, 6, 4), height=3, width=4)
-    masks, feature = torch.rand(2, 2, 12), torch.randn(2, 2, 5)
-    assert net(masks, feature).shape == (2, 3, 24, 32)
-    by_hand = net.paint(net.grow[2](net.grow[1](net.grow[0](splat(masks, feature, 3, 4)))))
-    assert torch.equal(net(masks, feature), by_hand)
-
-
-def test_gradients_reach_features_and_masks_of_empty_cells() -> None:
-    masks, feature = torch.zeros(1, 2, 12, requires_grad=True), torch.randn(1, 2, 5, requires_grad=True)
-    for net in (FromFeatures(5, 3, up=2, height=3, width=4), Generator(5, 3, widths=(4,), height=3, width=4)):
-        net(masks, feature).square().sum().backward()
-    assert masks.grad is not None and torch.isfinite(masks.grad).all()
-    assert feature.grad is not None and torch.isfinite(feature.grad).all()
+def test_gradients_are_finite_where_particles_coincide_far_from_the_map() -> None:
+    net = Splat(5, 3, height=3, width=4)
+    position, scale = (
+        torch.full((1, 2, 2), 9.0, requires_grad=True),
+        torch.full((1, 2), 0.01, requires_grad=True),
+    )
+    feature = torch.randn(1, 2, 5, requires_grad=True)
+    net(position, scale, feature).square().sum().backward()
+    for value in (position, scale, feature):
+        assert value.grad is not None and torch.isfinite(value.grad).all()
 
 
 def test_two_particles_can_be_trained_to_paint_two_halves() -> None:
-    net = FromFeatures(4, 1, up=2, height=4, width=4, hidden=8)
-    left = torch.zeros(1, 1, 4, 4)
-    left[..., :2] = 1
-    masks = torch.cat([left, 1 - left], 1).flatten(2)
-    feature = torch.eye(4)[None, :2]
-    wanted = left.repeat_interleave(2, 2).repeat_interleave(2, 3)
-    adam = torch.optim.Adam(net.parameters(), 0.02)
+    net, wanted = Splat(2, 1, height=4, width=4), torch.zeros(1, 1, 4, 4)
+    wanted[..., :2] = 1
+    position, scale = torch.tensor([[[0.25, 0.5], [0.75, 0.5]]]), torch.full((1, 2), 0.3)
+    adam = torch.optim.Adam(net.parameters(), 0.03)
     for _ in range(150):
         adam.zero_grad()
-        loss = (net(masks, feature) - wanted).square().mean()
+        loss = (net(position, scale, torch.eye(2)[None]) - wanted).square().mean()
         loss.backward()
         adam.step()
     assert loss.item() < 0.01

@@ -1,7 +1,7 @@
 """Decompose: a frame into particles, at four granularities.
 
-``Pixel`` and ``Patch`` cut along a fixed grid; ``Region`` lets K slots compete for the cells of a map;
-``Frame`` is the one particle that is everything.
+``Grid`` cuts a map into equal blocks, which are its pixels, patches of them, or the whole frame; ``Region``
+lets K slots compete for the cells of a map.
 """
 
 from __future__ import annotations
@@ -90,48 +90,30 @@ def moments(masks: Tensor, cells: Tensor, anchor: Tensor, height: int) -> tuple[
     return anchor + torch.stack([mx, my], -1), torch.stack([xx, yy, xy], -1)
 
 
-class Pixel(nn.Module):
-    """Every cell of a map is a particle: K = M, nothing is learned.
+class Grid(nn.Module):
+    """The map cut into rows x cols equal blocks, one particle each; nothing is learned.
 
-    height, width: of the map.
+    The granularity is the size of the blocks: a cell is a pixel of the map, the whole map the frame, and what
+    lies between is a patch. height, width: of the map; UsageError if the blocks do not fill it.
+    Source of patches as units: Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words".
     """
 
-    cells: Tensor
+    masks: Tensor
+    position: Tensor
 
-    def __init__(self, height: int, width: int) -> None:
+    def __init__(self, height: int, width: int, rows: int, cols: int) -> None:
         super().__init__()
-        self.height = height
-        self.register_buffer("cells", grid(height, width), persistent=False)
-
-    def forward(self, x: Tensor) -> Particles:
-        """x: (N, C, height, width). Returns M particles with the C values as their features."""
-        feature = x.flatten(2).transpose(1, 2)
-        position = self.cells.expand(x.shape[0], -1, -1)
-        scale = x.new_full(position.shape[:2], 1 / (6**0.5 * self.height))
-        return Particles(position, scale, feature)
-
-
-class Patch(nn.Module):
-    """Every patch of ``size`` x ``size`` pixels is a particle with a learned feature.
-
-    A convolution as wide as its stride is a linear layer on each patch.
-    height, width: of the image; UsageError if the patches do not fill it.
-    Source: Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words".
-    """
-
-    def __init__(self, channels: int, dim: int, *, size: int, height: int, width: int) -> None:
-        super().__init__()
-        if height % size or width % size:
+        if height % rows or width % cols:
             raise UsageError(
-                f"patches of {size} x {size} do not fill a frame of {height} x {width}. "
-                "Choose a size that divides both"
+                f"{rows} x {cols} blocks do not fill a map of {height} x {width}. "
+                "Choose numbers that divide both"
             )
-        self.project = nn.Conv2d(channels, dim, size, size)
-        self.tokens = Pixel(height // size, width // size)
-
-    def forward(self, image: Tensor) -> Particles:
-        """image: (N, C, height, width). Returns one particle per patch, row by row."""
-        return self.tokens(self.project(image))
+        y = torch.arange(height).repeat_interleave(width) // (height // rows)
+        x = torch.arange(width).repeat(height) // (width // cols)
+        masks = (torch.arange(rows * cols).unsqueeze(1) == y * cols + x).float().unsqueeze(0)
+        self.register_buffer("masks", masks, persistent=False)
+        centres = grid(rows, cols) * torch.tensor([width * rows / (cols * height), 1.0])
+        self.register_buffer("position", centres.unsqueeze(0), persistent=False)
 
 
 class Region(nn.Module):
@@ -141,16 +123,17 @@ class Region(nn.Module):
     less a penalty of d^2 / (2 reach^2) at distance d from the expected position. Centre and scale are
     the moments of what a slot got, its feature is the mean over it.
 
-    tokens: channels of the map. dim: of the particles' features. height, width: of the map. ``reach``
-    (image heights) starts at 0.25 and is learned.
+    tokens: channels of the map. dim: of the particles' features. height, width: of the map. ``reach`` is
+    learned; it starts at 0.25 image heights or, if it is ``relative``, at a quarter of the distance at which
+    K particles fill the frame evenly, so that one reach serves any K.
     Source: Locatello et al. 2020, "Object-Centric Learning with Slot Attention"; the distance is ours.
     """
 
     cells: Tensor
 
-    def __init__(self, tokens: int, dim: int, *, height: int, width: int) -> None:
+    def __init__(self, tokens: int, dim: int, *, height: int, width: int, relative: bool = False) -> None:
         super().__init__()
-        self.height = height
+        self.height, self.relative, self.aspect = height, relative, width / height
         self.register_buffer("cells", grid(height, width), persistent=False)
         self.token_norm = Norm(tokens)
         self.slot_norm = Norm(dim)
@@ -169,37 +152,20 @@ class Region(nn.Module):
         """
         tokens = self.token_norm(x.flatten(2).transpose(1, 2))
         masks = self.share(tokens, position, feature, alive)
+        return self.read(tokens, masks, position), masks
+
+    def read(self, tokens: Tensor, masks: Tensor, position: Tensor) -> Particles:
+        """What masks (N, K, M) hold, each near its position (N, K, 2). tokens: (N, M, C), normed."""
         centre, spread = moments(masks, self.cells, position, self.height)
         seen = masks @ self.value(tokens) / (masks.sum(-1, keepdim=True) + EPS)
-        return Particles(centre, torch.sqrt(spread[..., 0] + spread[..., 1]), seen), masks
+        return Particles(centre, torch.sqrt(spread[..., 0] + spread[..., 1]), seen)
 
     def share(self, tokens: Tensor, position: Tensor, feature: Tensor, alive: Tensor) -> Tensor:
         """Masks (N, K, M): over the living slots they sum to 1 in each cell."""
         query = self.query(self.slot_norm(feature))
         fit = query @ self.key(tokens).transpose(1, 2) * query.shape[-1] ** -0.5
         dx, dy = offsets(self.cells, position)
-        near = (dx * dx + dy * dy) * (0.5 * torch.exp(-2 * self.log_reach))
+        unit = self.aspect / position.shape[1] if self.relative else 1.0
+        near = (dx * dx + dy * dy) * (0.5 / unit * torch.exp(-2 * self.log_reach))
         closed = FAR * (1 - alive.unsqueeze(-1))
         return torch.softmax(fit - near - closed, 1) * alive.unsqueeze(-1)
-
-
-class Frame(nn.Module):
-    """The whole frame as one particle: K = 1, at the centre, with the mean of the map as its feature.
-
-    height, width: of the map.
-    """
-
-    centre: Tensor
-
-    def __init__(self, height: int, width: int) -> None:
-        super().__init__()
-        aspect = width / height
-        self.scale = ((1 + aspect * aspect) / 12) ** 0.5
-        self.register_buffer("centre", torch.tensor([0.5 * aspect, 0.5]), persistent=False)
-
-    def forward(self, x: Tensor) -> tuple[Particles, Tensor]:
-        """x: (N, C, height, width). Returns the particle and its mask (N, 1, M), all ones."""
-        feature = x.mean((2, 3)).unsqueeze(1)
-        position = self.centre.expand(x.shape[0], 1, 2)
-        scale = x.new_full(position.shape[:2], self.scale)
-        return Particles(position, scale, feature), torch.ones_like(x[:, :1].flatten(2))

@@ -28,15 +28,6 @@ def pool(masks: Tensor, dense: Tensor) -> Tensor:
     return total / (masks.sum(-1, keepdim=True) + EPS)
 
 
-def windows(position: Tensor, cells: Tensor, sigma: float) -> Tensor:
-    """Gaussian windows around positions: (N, K, 2) and (M, 2) -> (N, K, M), each summing to 1.
-
-    sigma: image heights. Outside the frame a window falls on the nearest cells, never on nothing.
-    """
-    dx, dy = offsets(cells, position)
-    return torch.softmax((dx * dx + dy * dy) * (-0.5 / (sigma * sigma)), -1)
-
-
 def extend(x: Tensor, by: int) -> Tensor:
     """(N, C, H, W) with its borders repeated ``by`` times, so a filter sees no edge there.
 
@@ -181,24 +172,44 @@ class ShapeMoments(nn.Module):
         return torch.stack([masks.mean(-1), torch.sqrt(both), (xx - yy) / both, 2 * xy / both], -1)
 
 
-class WindowPool(nn.Module):
-    """Learned features at particles: means of a map in Gaussian windows of several widths.
+WIDEST = 3.0
+"""Scales from its centre up to which a particle tells places apart: squares of more would swamp it."""
 
-    A matrix product in place of GridSample, which on a phone becomes some sixty slow operators.
-    height, width: of the map. sigmas: widths of the windows, in image heights.
+TERMS = 6
+"""Of a polynomial of second degree in two variables."""
+
+
+def local_terms(weights: Tensor, cells: Tensor, position: Tensor, scale: Tensor) -> Tensor:
+    """Weights times the terms of a polynomial about each particle: (N, K, M) -> (N, 6 K, M), term by term.
+
+    The terms are 1, u, v, u^2, u v, v^2 of u = dx / scale and v = dy / scale, held within ``WIDEST``. With
+    them a map is read about the particles, and the other way round written from them. cells: (M, 2).
+    position: (N, K, 2). scale: (N, K).
+    """
+    dx, dy = offsets(cells, position)
+    u, v = ((d / scale.unsqueeze(-1)).clamp(-WIDEST, WIDEST) for d in (dx, dy))
+    wu, wv = weights * u, weights * v
+    return torch.cat([weights, wu, wv, wu * u, wu * v, wv * v], 1)
+
+
+class LocalMoments(nn.Module):
+    """Learned features at particles: how a map varies over each mask, as moments up to the second degree.
+
+    A mean alone cannot tell on which side of a particle something is. height, width: of the map.
     """
 
     cells: Tensor
 
-    def __init__(self, height: int, width: int, *, sigmas: tuple[float, ...]) -> None:
+    def __init__(self, height: int, width: int) -> None:
         super().__init__()
-        self.sigmas = sigmas
         self.register_buffer("cells", grid(height, width), persistent=False)
 
-    def forward(self, x: Tensor, position: Tensor) -> Tensor:
-        """x: (N, C, height, width); position: (N, K, 2). Returns (N, K, C * len(sigmas))."""
-        tokens = x.flatten(2).transpose(1, 2)
-        return torch.cat([windows(position, self.cells, sigma) @ tokens for sigma in self.sigmas], -1)
+    def forward(self, x: Tensor, masks: Tensor, position: Tensor, scale: Tensor) -> Tensor:
+        """x: (N, C, height, width); the rest as in ``local_terms``. Returns (N, K, 6 C)."""
+        n, k, _ = masks.shape
+        weights = masks / (masks.sum(-1, keepdim=True) + EPS)
+        read = local_terms(weights, self.cells, position, scale) @ x.flatten(2).transpose(1, 2)
+        return read.reshape(n, TERMS, k, -1).transpose(1, 2).reshape(n, k, -1)
 
 
 class Fused(nn.Module):

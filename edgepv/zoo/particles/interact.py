@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgepv.errors import UsageError
-from edgepv.zoo.particles.decompose import FAR, Norm
+from edgepv.zoo.particles.decompose import Norm
 
 SOFT = 0.05
 """Image heights added to a distance before it divides: closer than this, particles are as good as one."""
@@ -132,47 +131,3 @@ def edges(position: Tensor, velocity: Tensor) -> Tensor:
     dx, dy = differences(position)
     r = distance(dx, dy)
     return torch.stack([dx, dy, *differences(velocity), r, 1 / (r + SOFT)], -1)
-
-
-class Attention(nn.Module):
-    """Self-attention among particles, in which far ones count less.
-
-    The score of j for i is q_i . k_j / sqrt(d) - slope * r_ij with one learned slope >= 0 per head, which
-    starts between 1 and 8 per image height. A particle also hears itself.
-
-    dim: of the features; UsageError if ``heads`` does not divide it.
-    Source: Vaswani et al. 2017; the slopes as in Press et al. 2022, "Train Short, Test Long" (ALiBi), with
-    distance in the image for distance in the text.
-    """
-
-    def __init__(self, dim: int, *, heads: int = 4) -> None:
-        super().__init__()
-        if dim % heads:
-            raise UsageError(f"{heads} heads do not divide {dim} features. Choose a divisor of {dim}")
-        self.heads = heads
-        self.norm = Norm(dim)
-        self.query = nn.Linear(dim, dim)
-        self.key = nn.Linear(dim, dim)
-        self.value = nn.Linear(dim, dim)
-        self.out = nn.Linear(dim, dim)
-        slopes = torch.logspace(0, 3, heads, base=2.0)
-        self.slope = nn.Parameter(torch.log(torch.expm1(slopes)).reshape(heads, 1, 1))
-
-    def forward(self, position: Tensor, feature: Tensor, alive: Tensor) -> Tensor:
-        """position: (N, K, 2); feature: (N, K, dim); alive: (N, K).
-
-        Returns (N, K, dim); the feature of an empty place stays as it is.
-        """
-        known = self.norm(feature)
-        query, key, value = (self.split(layer(known)) for layer in (self.query, self.key, self.value))
-        score = query @ key.transpose(2, 3) * query.shape[-1] ** -0.5
-        far = distance(*differences(position)).unsqueeze(1) * F.softplus(self.slope)
-        closed = FAR * (1 - alive).unsqueeze(1).unsqueeze(1)
-        heard = torch.softmax(score - far - closed, -1) @ value
-        mixed = self.out(heard.transpose(1, 2).flatten(2))
-        return feature + mixed * alive.unsqueeze(-1)
-
-    def split(self, x: Tensor) -> Tensor:
-        """(N, K, dim) -> (N, heads, K, dim / heads)."""
-        n, k, dim = x.shape
-        return x.reshape(n, k, self.heads, dim // self.heads).transpose(1, 2)

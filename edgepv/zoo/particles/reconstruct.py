@@ -1,4 +1,4 @@
-"""Reconstruct: particles back into a frame, by their features or by a generator."""
+"""Reconstruct: a frame from the numbers of particles alone, by their features or by a generator."""
 
 from __future__ import annotations
 
@@ -6,79 +6,80 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgepv.zoo.particles.decompose import EPS
+from edgepv.zoo.particles.decompose import grid, offsets
+from edgepv.zoo.particles.describe import TERMS, local_terms
 
 
-def splat(masks: Tensor, feature: Tensor, height: int, width: int) -> Tensor:
-    """Features laid back on the map: (N, K, M) and (N, K, D) -> (N, D, height, width), height * width = M.
+class Splat(nn.Module):
+    """A map from the features of particles: each paints a polynomial about its centre.
 
-    Each cell gets the mean of the particles that own it, weighted by how much they own; a cell of nobody
-    gets zeros. A matrix product in place of a scatter.
-    """
-    total = feature.transpose(1, 2) @ masks
-    return (total / (masks.sum(1, keepdim=True) + EPS)).reshape(-1, feature.shape[2], height, width)
+    Near ones share a cell: it belongs to particle k by a softmax over the particles of -d^2 / (2 (width
+    scale_k)^2) at distance d; ``width`` starts at 0.7 and is learned. A particle's polynomial is of second
+    degree (``local_terms``), its coefficients a linear function of its feature. Nothing but position, scale
+    and feature is needed.
 
-
-class FromFeatures(nn.Module):
-    """A frame from the features of particles: on the map, two convolutions, pixels out of channels.
-
-    dim: of the features. channels: of the frame. height, width: of the map; the frame is ``up`` times as
-    high and wide. Source of the last step: Shi et al. 2016, "Real-Time Single Image and Video
-    Super-Resolution Using an Efficient Sub-Pixel Convolutional Neural Network".
+    dim: of the features. channels: of the map. height, width: of the map.
+    Source: gated local regressors as pictures, Verhack et al. 2016, "A Universal Image Coding Approach Using
+    Sparse Steered Mixture-of-Experts Regression".
     """
 
-    def __init__(
-        self, dim: int, channels: int, *, up: int, height: int, width: int, hidden: int = 32
-    ) -> None:
+    cells: Tensor
+
+    def __init__(self, dim: int, channels: int, *, height: int, width: int) -> None:
         super().__init__()
         self.height, self.width = height, width
-        self.mix = nn.Conv2d(dim, hidden, 3, 1, 1)
-        self.paint = nn.Conv2d(hidden, channels * up * up, 3, 1, 1)
-        self.shuffle = nn.PixelShuffle(up)
+        self.register_buffer("cells", grid(height, width), persistent=False)
+        self.coefficients = nn.Linear(dim, TERMS * channels)
+        self.log_width = nn.Parameter(torch.tensor(0.7).log())
 
-    def forward(self, masks: Tensor, feature: Tensor) -> Tensor:
-        """masks: (N, K, M); feature: (N, K, dim).
+    def forward(self, position: Tensor, scale: Tensor, feature: Tensor) -> Tensor:
+        """position: (N, K, 2); scale: (N, K); feature: (N, K, dim). Returns (N, channels, height, width)."""
+        n, k, _ = feature.shape
+        terms = local_terms(self.share(position, scale), self.cells, position, scale)
+        painted = (
+            self.coefficients(feature).reshape(n, k, TERMS, -1).transpose(1, 2).reshape(n, TERMS * k, -1)
+        )
+        return (painted.transpose(1, 2) @ terms).reshape(n, -1, self.height, self.width)
 
-        Returns (N, channels, height * up, width * up), in the unit it was trained on.
-        """
-        x = splat(masks, feature, self.height, self.width)
-        return self.shuffle(self.paint(torch.relu(self.mix(x))))
+    def share(self, position: Tensor, scale: Tensor) -> Tensor:
+        """How much of each cell belongs to each particle, (N, K, M): over the particles it sums to 1."""
+        dx, dy = offsets(self.cells, position)
+        sharp = 0.5 * torch.exp(-2 * self.log_width) / (scale * scale)
+        return torch.softmax(-(dx * dx + dy * dy) * sharp.unsqueeze(-1), 1)
 
 
-class Double(nn.Module):
-    """Twice the height and width: nearest neighbour, a convolution, a residual convolution.
+class Residual(nn.Module):
+    """Two 3 x 3 convolutions with a ReLU between them, added to their input. (N, C, h, w) throughout."""
 
-    A transposed convolution may leave a checkerboard, and some do not convert; this has neither fault.
-    Source: Odena, Dumoulin, Olah 2016, "Deconvolution and Checkerboard Artifacts".
-    """
-
-    def __init__(self, cin: int, cout: int) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.widen = nn.Conv2d(cin, cout, 3, 1, 1)
-        self.refine = nn.Conv2d(cout, cout, 3, 1, 1)
+        self.first = nn.Conv2d(channels, channels, 3, 1, 1)
+        self.second = nn.Conv2d(channels, channels, 3, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, cin, h, w) -> (N, cout, 2 h, 2 w)."""
-        x = torch.relu(self.widen(F.interpolate(x, scale_factor=2.0, mode="nearest")))
-        return x + torch.relu(self.refine(x))
+        """The input plus what the block makes of it."""
+        return x + self.second(torch.relu(self.first(x)))
 
 
 class Generator(nn.Module):
-    """A frame from the features of particles, grown in stages from the map; may be trained as a GAN.
+    """Pixels from a map that particles painted: convolutions, then pixels out of channels.
 
-    dim: of the features. widths: channels after each doubling, so the frame is 2^len(widths) times as high
-    and wide as the map. channels: of the frame. height, width: of the map.
+    cin: channels of the map. channels: of the frame, which is ``up`` times as high and wide as the map.
+    Source of the last step: Shi et al. 2016, "Real-Time Single Image and Video Super-Resolution Using an
+    Efficient Sub-Pixel Convolutional Neural Network".
     """
 
-    def __init__(self, dim: int, channels: int, *, widths: tuple[int, ...], height: int, width: int) -> None:
+    def __init__(self, cin: int, channels: int, *, up: int, hidden: int) -> None:
         super().__init__()
-        self.height, self.width = height, width
-        self.grow = nn.Sequential(*(Double(a, b) for a, b in zip((dim, *widths), widths)))
-        self.paint = nn.Conv2d((dim, *widths)[-1], channels, 3, 1, 1)
+        self.up = up
+        self.mix = nn.Conv2d(cin, hidden, 3, 1, 1)
+        self.block = Residual(hidden)
+        self.paint = nn.Conv2d(hidden, channels * up * up, 3, 1, 1)
 
-    def forward(self, masks: Tensor, feature: Tensor) -> Tensor:
-        """masks: (N, K, M); feature: (N, K, dim). Returns (N, channels, H, W), in the unit of training."""
-        return self.paint(self.grow(splat(masks, feature, self.height, self.width)))
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, cin, h, w) -> (N, channels, h * up, w * up), in the unit it was trained on."""
+        x = self.block(torch.relu(self.mix(x)))
+        return F.pixel_shuffle(self.paint(torch.relu(x)), self.up)
 
 
 class Discriminator(nn.Module):

@@ -12,6 +12,7 @@ __all__ = [
     "graph",
     "motion",
     "parallel",
+    "particle",
     "physics",
     "publish",
     "restore",
