@@ -17,7 +17,7 @@ from edgepv.data.annotated import NONE, TrueBoxes
 from edgepv.data.boxes import Detections
 from edgepv.data.truth import EvalClip
 from edgepv.metrics.detection import Matches, alike, changed_boxes, jackknife, matches, mean_ap
-from edgepv.metrics.stats import mean_drop
+from edgepv.metrics.stats import mean_drop, mean_interval
 from edgepv.metrics.tasks import figures, rate, task_drop
 
 SPEC = grid_spec()
@@ -99,6 +99,28 @@ def test_the_mean_of_the_figures_is_ap_and_their_error_that_of_repeated_draws() 
         ap.append(values.mean())
         errors.append(error_of(values))
     assert np.mean(errors) == pytest.approx(np.std(ap), rel=0.2)
+
+
+def test_views_of_a_picture_are_one_picture() -> None:
+    """Four views of each as a clip of four frames, or as four clips of one group: the same interval."""
+    draw = np.random.default_rng(4)
+    real, noise = draw.random((30, 2)) < 0.7, draw.normal(0, 0.1, (2, 30, 4, 2))
+    score = np.where(real, 0.7, 0.4)[:, None] + noise[0]
+    hit = (real[:, None] & (noise[1] > -0.1)).ravel()
+    every = np.tile(hit, (10, 1))
+
+    def clips(of_box: np.ndarray, count: int) -> Matches:
+        support = np.bincount(of_box, minlength=count).astype(float)
+        return Matches("x", score.ravel(), of_box, every, np.zeros_like(every), support)
+
+    frames = jackknife([clips(np.repeat(np.arange(30), 8), 30)], 30)
+    groups = np.repeat(np.arange(30), 4).astype(str).tolist()
+    grouped = jackknife([clips(np.repeat(np.arange(120), 2), 120)], 120, groups)
+    assert grouped.mean() == pytest.approx(frames.mean())
+    np.testing.assert_allclose(mean_interval(grouped, groups), mean_interval(frames))
+    assert error_of(grouped) < error_of(frames)  # as if there were four times as many pictures
+    alone = jackknife([clips(np.zeros(240, int), 1)], 1)
+    assert alone == pytest.approx(frames.mean())
 
 
 def test_a_paired_loss_is_told_where_each_alone_is_not() -> None:
