@@ -80,9 +80,9 @@ def files(folder: Path) -> tuple[str, Path, Path]:
     return f"{Path(__file__)}:build", folder / "w.safetensors", folder / "spec.toml"
 
 
-def pictures(folder: Path, count: int = 40) -> Path:
+def pictures(folder: Path, count: int = 40, seed: int = 0) -> Path:
     """Pictures of 128 x 64 px, squares of red and green in them, and boxes.csv that says where."""
-    rng, rows = np.random.default_rng(0), ["image,cx,cy,w,h,label"]
+    rng, rows = np.random.default_rng(seed), ["image,cx,cy,w,h,label"]
     (folder / "images").mkdir(parents=True)
     for number in range(count):
         picture = rng.integers(0, 40, (64, 128, 3)).astype(np.uint8)

@@ -74,10 +74,25 @@ def survey_boxes(folder: Path) -> Survey:
     notes = annotation_files(folder)
     listed = _listed(notes)
     known = _finder(folder, paths)
+    _refuse_absent(folder, paths, notes)
     taken = paths if listed is None else sorted({known(name, notes[0]) for name in listed})
     said: dict[Path, _Row] = {known(row.image, notes[0]): row for row in _rows(notes)}
     clips = [_clip(path, folder, notes, said.get(path)) for path in taken]
     return Survey(tuple(clips), told_by_reason(left_out))
+
+
+def _refuse_absent(folder: Path, paths: Sequence[Path], notes: tuple[Path, ...]) -> None:
+    """Raise UsageError if boxes are said of files that are not there, with how many such files there are."""
+    there = {path.name for path in paths}
+    named = {Path(row.image).name: row.image for row in _rows(notes)}
+    if absent := sorted(named.keys() - there):
+        others = (
+            f", nor are {len(absent) - 1} others of the {len(named)} that have boxes" if absent[1:] else ""
+        )
+        raise UsageError(
+            f"{notes[0]}: '{named[absent[0]]}' is not below its folder{others}. Give paths from {folder}, or "
+            "take out their rows"
+        )
 
 
 def _clip(path: Path, folder: Path, notes: tuple[Path, ...], row: _Row | None) -> Clip:
@@ -109,6 +124,12 @@ def true_boxes(clip: Clip, frames: Sequence[int], labels: Sequence[str]) -> tupl
         return None
     by_frame = _by_place(clip.truth, _stamp(clip.truth), tuple(labels)).get(_key(clip.path), {})
     return tuple(by_frame.get(frame, NONE) for frame in frames)
+
+
+def passed_over(notes: tuple[Path, ...], labels: Sequence[str]) -> tuple[str, ...]:
+    """Labels of true boxes that the model has not, by name: it is not judged by those boxes."""
+    wanted = {spelling(label): label for label in labels}
+    return tuple(sorted({row.label for row in _rows(notes) if _label(row.label, wanted) is None}))
 
 
 def _stamp(notes: tuple[Path, ...]) -> tuple[int, ...]:

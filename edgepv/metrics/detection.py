@@ -22,8 +22,8 @@ from edgepv.base.optional import need
 from edgepv.data.annotated import TrueBoxes
 from edgepv.data.boxes import Detections, detections, row_scores
 from edgepv.data.truth import EvalClip
-from edgepv.metrics.stats import mean_accuracy
-from edgepv.types import Accuracy, ClassScore, ModelSpec
+from edgepv.metrics.stats import group_count, mean_accuracy, mean_interval, share_interval
+from edgepv.types import Accuracy, ClassScore, Flips, ModelSpec
 
 OVERLAPS = np.linspace(0.5, 0.95, 10)  # COCO's: AP50 is that of the first, AP50:95 the mean over all
 RECALLS = np.linspace(0, 1, 101)  # COCO's
@@ -92,7 +92,7 @@ def ap_figures(spec: ModelSpec, answers: Sequence[np.ndarray], clips: Sequence[E
     Those of a clip are AP50 and n - 1 times how far it falls without the clip, from the mean of that.
     """
     table = matches(spec, found_on(spec, answers, clips), _truth(clips))
-    return jackknife(table, len(clips))
+    return jackknife(table, len(clips), [clip.group or f"clip {i}" for i, clip in enumerate(clips)])
 
 
 def rated(
@@ -103,7 +103,7 @@ def rated(
     table = matches(spec, found_on(spec, answers, clips), truth)
     said = matches(spec, found_on(spec, answers, clips, None), truth)
     classes = tuple(_class_score(one) for one in said)
-    whole = mean_accuracy(jackknife(table, len(clips)), spec.metric, groups)
+    whole = mean_accuracy(jackknife(table, len(clips), groups), spec.metric, groups)
     return replace(whole, ap50_95=float(mean_ap(table, np.ones(len(clips))).mean()), classes=classes)
 
 
@@ -112,12 +112,32 @@ def _truth(clips: Sequence[EvalClip]) -> list[tuple[TrueBoxes, ...]]:
     return [clip.truth for clip in clips if isinstance(clip.truth, tuple)]
 
 
-def jackknife(table: Sequence[Matches], count: int) -> np.ndarray:
-    """The figures of ``ap_figures`` from what was matched on ``count`` clips; zeros without a true box."""
+def jackknife(table: Sequence[Matches], count: int, groups: Sequence[str] | None = None) -> np.ndarray:
+    """The figures of ``ap_figures`` from what was matched on ``count`` clips; zeros without a true box.
+
+    groups: which clips belong together. The figures of a group's clips are moved so that their mean says how
+    far AP falls without all of them: that is less than the sum of what each of them does, where they are
+    views of one picture.
+    """
     whole = mean_ap(table, np.ones(count))[0]
-    without = np.array([mean_ap(table, np.arange(count) != i)[0] for i in range(count)])
-    figures: np.ndarray = whole + (count - 1) * (without.mean() - without)
-    return figures
+    figures = whole + _pulls(table, np.arange(count))
+    if groups is None or group_count(groups) in (None, 1):
+        return figures
+    which = np.unique(groups, return_inverse=True)[1]
+    mean = np.bincount(which, figures) / np.bincount(which)
+    moved: np.ndarray = figures + (whole + _pulls(table, which) - mean)[which]
+    return moved
+
+
+def _pulls(table: Sequence[Matches], which: np.ndarray) -> np.ndarray:
+    """(groups,) how far each group of clips, ``which`` (clips,), pulls AP50 to itself; 0 over all clips."""
+    sizes = np.bincount(which)
+    if len(sizes) == 1:
+        return np.zeros(1)
+    others = len(which) - sizes
+    without = np.array([mean_ap(table, which != group)[0] for group in range(len(sizes))])
+    pulls: np.ndarray = others / sizes * ((others * without).sum() / others.sum() - without)
+    return pulls
 
 
 def mean_ap(table: Sequence[Matches], weights: np.ndarray) -> np.ndarray:
@@ -223,23 +243,67 @@ def _class_score(one: Matches) -> ClassScore:
 
 
 def alike(one: Sequence[Sequence[Detections]], other: Sequence[Sequence[Detections]]) -> tuple[float, float]:
-    """(share of two models' boxes that both have, median difference of their scores).
+    """(share of two models' boxes that both have, see ``shared``, median difference of their scores).
 
-    A box is shared if the other model has one of its label with an overlap above ``SAME_BOX``, each taken
-    once, the surest first. Without any box: (1, 0).
+    Without any box: (1, 0).
     """
     total, apart = 0, []
     for mine, theirs in ((a, b) for x, y in zip(one, other, strict=True) for a, b in zip(x, y)):
         total += len(mine) + len(theirs)
-        left = list(range(len(theirs)))
-        for box, score, label in zip(mine.boxes, mine.scores, mine.labels):
-            same = [j for j in left if theirs.labels[j] == label]
-            near = [(_overlap(box, theirs.boxes[j]), j) for j in same]
-            overlap, j = max(near, default=(0.0, -1))
-            if overlap > SAME_BOX:
-                left.remove(j)
-                apart.append(abs(float(score) - float(theirs.scores[j])))
+        apart += [abs(float(mine.scores[i]) - float(theirs.scores[j])) for i, j in shared(mine, theirs)]
     return (2 * len(apart) / total if total else 1.0), float(np.median(apart)) if apart else 0.0
+
+
+def shared(mine: Detections, theirs: Detections) -> list[tuple[int, int]]:
+    """Places of the boxes of one picture that two models have.
+
+    Of one label, with an overlap above ``SAME_BOX``; each is taken once, the surest first.
+    """
+    both, left = [], list(range(len(theirs)))
+    for i, (box, label) in enumerate(zip(mine.boxes, mine.labels)):
+        same = [j for j in left if theirs.labels[j] == label]
+        overlap, j = max(((_overlap(box, theirs.boxes[j]), j) for j in same), default=(0.0, -1))
+        if overlap > SAME_BOX:
+            left.remove(j)
+            both.append((i, j))
+    return both
+
+
+def changed_boxes(
+    spec: ModelSpec, original: Sequence[np.ndarray], variant: Sequence[np.ndarray], clips: Sequence[EvalClip]
+) -> Flips | None:
+    """Of 1,000 boxes that either model says at the spec's scores, those that one of them alone says.
+
+    original, variant: answers of each clip. A box that both say counts once, see ``shared``; how much surer
+    the variant is of those is told too. Nothing is expected from near misses: what INT8 does to a box is no
+    small change (docs/tasks.md). Intervals over the clips' groups. None where neither says a box.
+    """
+    changed: list[bool] = []
+    surer: list[float] = []
+    of_box: list[str] = []
+    of_pair: list[str] = []
+    sides = (found_on(spec, rows, clips, None) for rows in (original, variant))
+    for k, (clip, one, other) in enumerate(zip(clips, *sides, strict=True)):
+        group = clip.group or f"clip {k}"
+        for mine, theirs in zip(one, other, strict=True):
+            both = shared(mine, theirs)
+            alone = len(mine) + len(theirs) - 2 * len(both)
+            changed += [False] * len(both) + [True] * alone
+            of_box += [group] * (len(both) + alone)
+            surer += [float(theirs.scores[j]) - float(mine.scores[i]) for i, j in both]
+            of_pair += [group] * len(both)
+    if not changed:
+        return None
+    count = 1000 * float(np.mean(changed))
+    low, high = (1000 * end for end in share_interval(np.array(changed), of_box))
+    drift = None
+    if surer:
+        ends = mean_interval(np.array(surer), of_pair)
+        drift = (float(np.mean(surer)), *ends) if np.isfinite(ends[0]) else None
+    figures = (count, low, high)
+    return Flips(
+        *figures, len(changed), sum(changed), figures, len(set(of_box)), "counted", of="boxes", surer=drift
+    )
 
 
 def _overlap(one: np.ndarray, other: np.ndarray) -> float:

@@ -21,7 +21,7 @@ from edgepv.export.request import FLAT
 from edgepv.measure.answers import clip_answers
 from edgepv.metrics.baselines import baselines
 from edgepv.metrics.curves import curves
-from edgepv.metrics.detection import alike, found_on, telling_rows
+from edgepv.metrics.detection import alike, changed_boxes, found_on, telling_rows
 from edgepv.metrics.flips import flips_per_1000
 from edgepv.metrics.pictures import psnr_db
 from edgepv.metrics.segmentation import same_places
@@ -80,9 +80,9 @@ class Evaluation:
     model. clips: ``clips_digest`` of the clips; None where it was not computed. endless: of a
     model with states that grow for ever, a long video (T, C, H, W) and what it answers to it. original_lag:
     the original's ``ModelSpec.lag``; None for that of ``spec``. unheld: labels that none of the clips shows,
-    so that the gate is not applied. watched: of a classifier, video without labels, on which changed answers
-    are counted; watched_original: what the original answers there. alarm: (label, threshold, who says so)
-    of an alarm that is raised by the scores.
+    so that the gate is not applied. watched: of a classifier or detector, video without labels, on which
+    changed answers are counted; watched_original: what the original answers there. alarm: (label, threshold,
+    who says so) of an alarm that is raised by the scores.
     """
 
     spec: ModelSpec
@@ -162,7 +162,9 @@ class Evaluation:
         return not_applied(drop) if self.unheld else drop
 
     def flips(self, answers: Sequence[np.ndarray]) -> Flips | None:
-        """How many answers to the watched footage change; None where nothing is watched."""
+        """How many answers to the watched footage change, or boxes; None where nothing is watched."""
+        if task_of(self.spec).finds:
+            return changed_boxes(self.spec, self.watched_original, answers, self.watched)
         pairs = self.aligned(self.watched_original, answers)
         groups = [str(clip.group) for clip, (rows, _) in zip(self.watched, pairs, strict=True) for _ in rows]
         if not groups:

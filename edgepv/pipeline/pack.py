@@ -143,9 +143,9 @@ def _on_footage(row: Measurement) -> tuple[str, ...]:
     """What a variant changes on video without labels, where some was watched."""
     if row.flips is None:
         return ()
-    flips, seen = row.flips, counted(row.flips.n, row.flips.groups, "answers")
-    how = flips.why or flips.by_count()
-    return (f"{row.variant} changes {flips.told()} of 1,000 answers on footage; {how}, {seen}",)
+    flips, seen = row.flips, counted(row.flips.n, row.flips.groups, row.flips.of)
+    how = ", ".join(told for told in (flips.why or flips.by_count(), seen, flips.drift()) if told)
+    return (f"{row.variant} changes {flips.told()} of 1,000 {flips.of} on footage; {how}",)
 
 
 def _examined(

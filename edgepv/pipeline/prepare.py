@@ -133,6 +133,7 @@ def _prepared(context: RunContext, source: Source, clips: Clips) -> PreparedMode
         )
     if task_of(spec).shows:
         _refuse_lag(first.spec, answers, shown)
+    unknown = _boxless(shown) if task_of(spec).finds else ()
     watched = _watched(context, clips, spec)
     model_answers = evaluate.play_clips(model(1).infer, base, shown) if changed else answers
     if task_of(spec).classifies:
@@ -145,7 +146,7 @@ def _prepared(context: RunContext, source: Source, clips: Clips) -> PreparedMode
         spec=spec,
         shown=shown,
         names=tuple(clip_name(c) for c in clips.held_out),
-        known=all(clip.truth is not None for clip in shown),
+        known=not unknown and all(clip.truth is not None for clip in shown),
         warmup=stepper.warmup,
         original=tuple(answers),
         model=tuple(model_answers),
@@ -166,7 +167,7 @@ def _prepared(context: RunContext, source: Source, clips: Clips) -> PreparedMode
         context.console.say(_told_by_clips(evaluation))
     return PreparedModel(
         ready=calibrated,
-        notes=(*clips.notes, *_doubtful(clips.held_out, shown), *lowered_model.notes),
+        notes=(*clips.notes, *unknown, *_doubtful(clips.held_out, shown), *lowered_model.notes),
         evaluation=evaluation,
         original=(original, tuple(probe_feeds(before, probed))),
         model=model,
@@ -190,11 +191,24 @@ def _told_by_clips(evaluation: evaluate.Evaluation) -> str:
     return resolution(scores, truth, groups_of(evaluation.shown), evaluation.max_drop).told()
 
 
+def _boxless(shown: Sequence[EvalClip]) -> tuple[str, ...]:
+    """That a detector cannot be judged by pictures of which the notes say that nothing is there."""
+    frames = [true for clip in shown if isinstance(clip.truth, tuple) for true in clip.truth]
+    if not frames or any((~true.crowd).any() for true in frames):
+        return ()
+    return (
+        f"accuracy is not judged: no true box of a label of the model in {len(frames)} held-out pictures",
+    )
+
+
 def _watched(context: RunContext, clips: Clips, spec: ModelSpec) -> tuple[EvalClip, ...]:
-    """Video without labels on which a classifier's changed answers are counted."""
-    if not task_of(spec).classifies:
+    """Video without labels on which changed answers are counted: a classifier's, or a detector's boxes."""
+    task = task_of(spec)
+    if not task.classifies and not task.finds:
         return ()
     shown = context.console.track(clips.watched, "decoding footage")
+    if task.finds:
+        return tuple(eval_clip(clip, spec) for clip in shown)
     return tuple(EvalClip(model_frames(c.path, spec, WATCHED_FRAMES), None, group=c.group) for c in shown)
 
 

@@ -12,7 +12,7 @@ from edgepv.base.cache import imported, sources
 from edgepv.base.files import digest, sha256
 from edgepv.base.optional import present
 from edgepv.base.tasks import TASKS, task_of
-from edgepv.data.annotated import survey_boxes
+from edgepv.data.annotated import passed_over, survey_boxes
 from edgepv.data.clips import SHOWN_LABELS, Clip, Survey, find_clips, survey, unheld_told, unlabelled_told
 from edgepv.data.masked import survey_masks
 from edgepv.data.split import apart, split_clips, split_in_two
@@ -185,7 +185,9 @@ def gather(options: Options, spec: ModelSpec) -> Clips:
     if not options.footage:
         _refuse_rangeless(options, spec, clips)
         return clips
-    learnt, watched = _two_sides([replace(c, label=None) for c in find_clips(Path(options.footage), ())])
+    folder = Path(options.footage)
+    film = survey_boxes(folder).clips if task_of(spec).finds else find_clips(folder, ())
+    learnt, watched = _two_sides([replace(c, label=None, truth=()) for c in film])
     if not clips.fits:
         held_out = tuple(watched) or clips.held_out
         clips = replace(
@@ -197,7 +199,7 @@ def gather(options: Options, spec: ModelSpec) -> Clips:
 
 def _refuse_rangeless(options: Options, spec: ModelSpec, clips: Clips) -> None:
     """Raise UsageError for INT8 without clips that could set its ranges."""
-    if not clips.fits and options.precision == "int8":
+    if not clips.fits and (options.precision == "int8" or "-int8" in (options.variant or "")):
         raise UsageError(
             f"INT8 for {spec.name} needs clips like those its camera will see: --clips DIR, or --footage DIR "
             "without labels. Ranges set on other video would silently cost accuracy"
@@ -263,6 +265,9 @@ def _unjudged(clips: Sequence[Clip], held_out: Sequence[Clip], spec: ModelSpec) 
     if task_of(spec).finds:
         if not any(c.truth for c in held_out):
             yield "accuracy is not judged: no CSV and no COCO JSON in the folder says what boxes are there"
+        elif others := passed_over(held_out[0].truth, spec.labels):
+            shown = ", ".join(others[:SHOWN_LABELS]) + (" ..." if others[SHOWN_LABELS:] else "")
+            yield f"not judged by the boxes of {shown}: {spec.name} has no such label"
         return
     if task_of(spec).segments:
         if not any(c.truth for c in held_out):

@@ -187,7 +187,8 @@ EACH_FRAME = (
 )
 FLIPS = (
     "Changed of 1000: answers to video without labels that differ from the original's, expected from how "
-    "near its two best scores are, over clips of it; counted ones beside it."
+    "near its two best scores are, over clips of it; counted ones beside it. Of a detector, the boxes that "
+    "one of the two alone says."
 )
 
 

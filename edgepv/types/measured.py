@@ -138,7 +138,9 @@ class Flips:
     per_1000, low, high: expected from how near the original's two best scores are, with the 95 % interval
     (``metrics.flips``); where that cannot tell, the counted ones, and ``why`` says so. counted: ``changed``
     of ``n``, in 1,000, with its interval. groups: how many clips or groups of clips the intervals are taken
-    over; one has no interval: low and high are the figure itself.
+    over; one has no interval: low and high are the figure itself. of: what is counted: of a detector, the
+    boxes that either says, and those change that one alone says. surer: by how much the variant's scores of
+    the boxes of both are higher, with the 95 % interval; None where nothing tells.
     """
 
     per_1000: float
@@ -149,6 +151,8 @@ class Flips:
     counted: tuple[float, float, float]
     groups: int
     why: str | None = None
+    of: Literal["answers", "boxes"] = "answers"
+    surer: tuple[float, float, float] | None = None
 
     def told(self) -> str:
         """ "4.2 (2.9 to 5.5)", or "4.2 (one group: no interval)"."""
@@ -159,6 +163,13 @@ class Flips:
         """ "counted 4.0 (1.1 to 14.3)"."""
         value, low, high = self.counted
         return f"counted {value:.1f}" + ("" if self.groups == 1 else f" ({low:.1f} to {high:.1f})")
+
+    def drift(self) -> str | None:
+        """ "scores of the others move by +0.012 (-0.003 to +0.027)", of a detector."""
+        if self.surer is None:
+            return None
+        mean, low, high = self.surer
+        return f"scores of the others move by {mean:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
 @dataclass(frozen=True)
@@ -489,7 +500,7 @@ class Measurement:
 
     bytes: of the model file. gflops_per_frame: 10^9 operations for one new frame. rss_mib: peak memory of a
     process that only runs this variant. blocked: why it may not be shipped, whatever its own figures say.
-    flips: of a classifier, its answers on the footage that is watched. each_frame: of a classifier, the loss
+    flips: of a classifier or detector, on the footage that is watched. each_frame: of a classifier, the loss
     of its answers after each valid frame, where ``drop`` is that of clips; n, lost and won count frames.
     slices: parts of the held-out clips, the one that loses most first. curves: of a classifier, of at most
     ``metrics.curves.MOST_LABELS`` labels.

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from detectors import grid_spec
 
-from edgepv.data.annotated import survey_boxes, true_boxes
+from edgepv.data.annotated import passed_over, survey_boxes, true_boxes
 from edgepv.data.clips import clips_digest
 from edgepv.data.frames import model_frames
 from edgepv.data.truth import eval_clip
@@ -85,7 +85,12 @@ def test_the_digest_of_clips_knows_their_boxes(folder: Path) -> None:
         ("persons.csv", "image,cx,cy,w\n", "column 'h' is missing"),
         ("persons.csv", "image,cx,cy,w,h\na.png,320,200,64,64\n", "row 2: the box 320, 200, 64, 64 lies"),
         ("persons.csv", "image,cx,cy,w,h\na.png,x,0,1,1\n", "row 2: could not convert"),
-        ("persons.csv", "image,cx,cy,w,h\nc.png,0,0,1,1\n", "'c.png' is not below its folder"),
+        ("persons.csv", "image,cx,cy,w,h\nc.png,0,0,1,1\n", "'c.png' is not below its folder. Give"),
+        (
+            "persons.csv",
+            f"image,cx,cy,w,h\n{ROW}\nd.png,0,0,1,1\nc.png,0,0,1,1\n",
+            "'c.png' is not below its folder, nor are 1 others of the 3 that have boxes",
+        ),
         ("persons.csv", "image,cx,cy,w,h,split\na.png,0,0,1,1,tset\n", "unknown split 'tset'"),
         ("cats.csv", f"image,cx,cy,w,h\n{ROW}\n", "boxes of cats; the model's labels are person, dog"),
         ("a.json", "[]", "a.json is no COCO JSON"),
@@ -100,6 +105,11 @@ def test_what_cannot_be_meant_is_named(folder: Path, name: str, text: str, messa
     (folder / name).write_text(text)
     with pytest.raises(UsageError, match=message):
         true_boxes(survey_boxes(folder).clips[0], [0], LABELS)
+
+
+def test_labels_that_the_model_has_not_are_told(folder: Path) -> None:
+    (folder / "boxes.csv").write_text(f"image,cx,cy,w,h,label\n{ROW},Dogs\n{ROW},persn\n{ROW},cat\n")
+    assert passed_over(survey_boxes(folder).clips[0].truth, LABELS) == ("cat", "persn")
 
 
 def test_csv_and_json_side_by_side_are_refused(folder: Path) -> None:

@@ -16,8 +16,8 @@ from pycocotools.cocoeval import COCOeval
 from edgepv.data.annotated import NONE, TrueBoxes
 from edgepv.data.boxes import Detections
 from edgepv.data.truth import EvalClip
-from edgepv.metrics.detection import Matches, alike, jackknife, matches, mean_ap
-from edgepv.metrics.stats import mean_drop
+from edgepv.metrics.detection import Matches, alike, changed_boxes, jackknife, matches, mean_ap
+from edgepv.metrics.stats import mean_drop, mean_interval
 from edgepv.metrics.tasks import figures, rate, task_drop
 
 SPEC = grid_spec()
@@ -101,6 +101,28 @@ def test_the_mean_of_the_figures_is_ap_and_their_error_that_of_repeated_draws() 
     assert np.mean(errors) == pytest.approx(np.std(ap), rel=0.2)
 
 
+def test_views_of_a_picture_are_one_picture() -> None:
+    """Four views of each as a clip of four frames, or as four clips of one group: the same interval."""
+    draw = np.random.default_rng(4)
+    real, noise = draw.random((30, 2)) < 0.7, draw.normal(0, 0.1, (2, 30, 4, 2))
+    score = np.where(real, 0.7, 0.4)[:, None] + noise[0]
+    hit = (real[:, None] & (noise[1] > -0.1)).ravel()
+    every = np.tile(hit, (10, 1))
+
+    def clips(of_box: np.ndarray, count: int) -> Matches:
+        support = np.bincount(of_box, minlength=count).astype(float)
+        return Matches("x", score.ravel(), of_box, every, np.zeros_like(every), support)
+
+    frames = jackknife([clips(np.repeat(np.arange(30), 8), 30)], 30)
+    groups = np.repeat(np.arange(30), 4).astype(str).tolist()
+    grouped = jackknife([clips(np.repeat(np.arange(120), 2), 120)], 120, groups)
+    assert grouped.mean() == pytest.approx(frames.mean())
+    np.testing.assert_allclose(mean_interval(grouped, groups), mean_interval(frames))
+    assert error_of(grouped) < error_of(frames)  # as if there were four times as many pictures
+    alone = jackknife([clips(np.zeros(240, int), 1)], 1)
+    assert alone == pytest.approx(frames.mean())
+
+
 def test_a_paired_loss_is_told_where_each_alone_is_not() -> None:
     """The same boxes but for one in five that was right: a loss that is known better than AP itself."""
     one = simulated(np.random.default_rng(2), 40, 0.7)
@@ -136,6 +158,27 @@ def test_a_model_is_rated_and_its_loss_is_in_points() -> None:
     )
     drop = task_drop(SPEC, before, after, 1.0)
     assert drop.points == pytest.approx(100 * (1 - 67 / 101)) and drop.unit == "points"
+
+
+def test_boxes_that_change_on_footage_are_counted_over_films() -> None:
+    """Four films; a box in each, and one of them loses it; the others' scores fall by 0.1 on average."""
+    clips = [EvalClip(np.zeros((1, 3, SIDE, SIDE), np.float32), None, group=str(i), size=(SIDE, SIDE))
+             for i in range(4)]  # fmt: skip
+
+    def said(*scores: float) -> list[np.ndarray]:
+        return [grid_answer(SPEC, [(20, 36, 16, 32, 1, s)])[None] for s in scores]
+
+    flips = changed_boxes(SPEC, said(0.9, 0.9, 0.9, 0.9), said(0.8, 0.85, 0.75, 0.1), clips)
+    assert flips and (flips.per_1000, flips.changed, flips.n, flips.groups) == (250, 1, 4, 4)
+    assert flips.low < 250 < flips.high and flips.surer and flips.surer[0] == pytest.approx(-0.1)
+    assert flips.surer[1] < -0.1 < flips.surer[2] and "scores of the others move by -0.100 (" in str(
+        flips.drift()
+    )
+    same = changed_boxes(SPEC, said(0.9, 0.9), said(0.9, 0.9), clips[:2])
+    assert (
+        same and same.changed == 0 and same.high > 0
+    )  # two films do not prove that the next one is the same
+    assert changed_boxes(SPEC, said(0.1), said(0.2), clips[:1]) is None  # nothing is said at the spec's 0.3
 
 
 def test_boxes_are_held_against_boxes() -> None:

@@ -39,14 +39,18 @@ def picture() -> np.ndarray:
 def test_a_torch_detector_for_cpu_in_int8(run: Run, tmp_path: Path) -> None:
     builder, weights, spec = files(tmp_path)
     clips, out = pictures(tmp_path / "p"), tmp_path / "b"
+    footage = pictures(tmp_path / "f", 12, seed=1)
     code, said, err = run("export", builder, "--weights", weights, "--spec", spec, "--clips", clips,
-                          "--variant", "onnxruntime-int8", "--max-drop", 1, "--out", out)  # fmt: skip
+                          "--footage", footage, "--variant", "onnxruntime-int8", "--max-drop", 1,
+                          "--out", out)  # fmt: skip
     assert code == 0, err + said
     row = rows(out)["onnxruntime-int8"]
     assert row.accuracy and row.accuracy.value == 1.0 and row.accuracy.metric == "ap50"
     assert row.drop and row.drop.verdict == "pass" and row.drop.unit == "points"
     assert row.parity and row.parity.boxes and row.parity.boxes[0] == 1.0 and row.parity.boxes[1] < 0.02
     assert row.audit and row.audit.int8 > 0
+    assert row.flips and row.flips.of == "boxes" and row.flips.n > 0 and row.flips.changed == 0
+    assert "changes 0.0 (0.0 to " in said and "of 1,000 boxes on footage" in said
     check_found(out)
     assert "AP50" in (out / "report.md").read_text()
 
@@ -62,3 +66,16 @@ def test_an_onnx_detector_for_mobile_in_int8(run: Run, tmp_path: Path) -> None:
     row = rows(out)["litert-int8-conv"]
     assert row.accuracy and row.accuracy.value == 1.0
     check_found(out)
+
+
+def test_pictures_without_a_box_judge_nothing(run: Run, tmp_path: Path) -> None:
+    """An AP of 0 % that loses 0 points is no figure: nobody said what could have been found."""
+    builder, weights, spec = files(tmp_path)
+    clips, out = pictures(tmp_path / "p", 24), tmp_path / "b"
+    (clips / "boxes.csv").write_text("image,cx,cy,w,h,label\n")
+    code, said, err = run("export", builder, "--weights", weights, "--spec", spec, "--clips", clips,
+                          "--variant", "onnxruntime-fp32", "--out", out)  # fmt: skip
+    assert code == 0, err + said
+    row = rows(out)["onnxruntime-fp32"]
+    assert row.accuracy is None and row.drop is None
+    assert "accuracy is not judged: no true box of a label of the model" in said
