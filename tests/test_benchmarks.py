@@ -141,7 +141,30 @@ def test_a_faster_peer_is_named_unless_it_lost_more_than_it_may() -> None:
         "m, time: fast has 1.000 ms, edgepv, cpu/a has 2.000 ms. It loses +0.90 where ours loses +0.50."
     ]
     assert "Nowhere." in page.not_first({"m": {"rows": {"edgepv, cpu/a": peer(0.5, 2.0)}}})
+    assert page.not_first(found)[-3:] == [
+        "It is first in: m (size, SQNR in INT8).",
+        "",
+        "Not timed, so not compared by time: m.",
+    ]
     assert page.cells({"failed": "Error: a | b"})[-1] == "Error: a / b"
+
+
+def test_what_is_as_good_beats_nobody_and_the_best_of_a_column_is_bold() -> None:
+    page = script("peers_page")
+    result = {"rows": {"a peer": peer(0.5, 2.0, bytes=2048), "edgepv, cpu/a": peer(0.5, 2.0, bytes=2048)}}
+    assert list(page.beaten({"m": result})) == []
+    assert page.firsts(result) == dict.fromkeys(page.COLUMNS, "edgepv, cpu/a")
+    cells = page.cells(result["rows"]["edgepv, cpu/a"], ["size"])
+    assert cells[1] == "20.0" and cells[5] == "**2**"
+
+
+def test_a_loss_says_whether_it_was_counted() -> None:
+    page, row = script("peers_page"), peer(0.5, 2.0)
+    assert page.cells(row)[0] == "+0.5 (0.5 to 0.5), pass"
+    row["drop"] |= {"counted": {"points": 0.0, "low": -1.0, "high": 1.0}}
+    assert page.cells(row)[0] == "+0.50 (0.50 to 0.50), pass"
+    row["drop"] |= {"counted": None, "why": "counted, because of too few clips"}
+    assert page.cells(row)[0] == "+0.5 (0.5 to 0.5), counted, pass"
 
 
 @pytest.fixture
