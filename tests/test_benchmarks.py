@@ -167,6 +167,18 @@ def test_a_loss_says_whether_it_was_counted() -> None:
     assert page.cells(row)[0] == "+0.5 (0.5 to 0.5), counted, pass"
 
 
+def test_a_choice_is_right_within_3_percent_and_one_of_a_busy_machine_is_not_counted() -> None:
+    choose = script("choose")
+    assert choose.summed([{"shares": [1.0, 1.02, None]}, {"shares": [1.0, 1.2]}, {"shares": [None]}]) == {
+        "choices": 4,
+        "inconclusive": 2,
+        "right": 0.75,
+        "right_bundles": [1, 2],
+        "interval": pytest.approx((0.0945, 0.9055), abs=1e-4),
+    }
+    assert choose.summed([])["right"] is None
+
+
 @pytest.fixture
 def case(tmp_path: Path) -> Path:
     """A convolution as peers are given a model."""
