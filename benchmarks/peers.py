@@ -83,13 +83,16 @@ ENVIRONMENTS: dict[str, tuple[tuple[str, ...], ...]] = {
 """What pip installs into an environment, group after group; the versions it chose are in the results."""
 
 
+KINDS = ("default", "tuned")
+
+
 @dataclass(frozen=True)
 class Peer:
     """A tool. script: its file in benchmarks/peers/. environment: of ENVIRONMENTS; "" for edgepv's own."""
 
     script: str
     environment: str
-    kinds: tuple[str, ...] = ("default", "tuned")
+    kinds: tuple[str, ...] = KINDS
 
 
 PEERS = {
@@ -251,7 +254,7 @@ def make(args: argparse.Namespace, place: Path) -> None:
         if result.get("clips") != len(truth.shown):
             result["rows"] = {}
         result |= facts(case, truth)
-        for row, peer, kind in planned(case, args.tool):
+        for row, peer, kind in planned(case, args.tool, args.kind):
             kept = result["rows"].get(row)
             if kept and not args.again and not (args.retry and "failed" in kept):
                 continue
@@ -278,14 +281,18 @@ def facts(case: Case, truth: Truth) -> dict[str, Any]:
     }
 
 
-def planned(case: Case, tools: Sequence[str]) -> Iterator[tuple[str, Peer, str]]:
-    """(row, peer, kind) of a model: edgepv's variants, then every peer as it is and tuned."""
+def planned(case: Case, tools: Sequence[str], kinds: Sequence[str] = ()) -> Iterator[tuple[str, Peer, str]]:
+    """(row, peer, kind) of a model: edgepv's variants, then every peer as it is and tuned.
+
+    tools, kinds: these only; none: all.
+    """
     if not tools or "edgepv" in tools:
         for variant in case.ours():
             yield f"edgepv, {variant}", OURS, variant
     for name, peer in PEERS.items():
         for kind in peer.kinds:
-            if not tools or peer.environment in tools or peer.script in tools:
+            asked = not tools or peer.environment in tools or peer.script in tools
+            if asked and (not kinds or kind in kinds):
                 yield f"{name}, {kind}", peer, kind
 
 
@@ -464,8 +471,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--only", action="append", default=[], metavar="MODEL", help="models with this in their name"
     )
     parser.add_argument(
-        "--tool", action="append", default=[], metavar="ENVIRONMENT", help="these only, or edgepv"
+        "--tool", action="append", default=[], metavar="ENVIRONMENT", help="these only, or a script, or edgepv"
     )
+    parser.add_argument("--kind", action="append", default=[], choices=KINDS, help="of the tools' rows")
     parser.add_argument(
         "--clips", type=int, default=TESTED, help="test clips of each model (default: %(default)s)"
     )
