@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 from measured_at import now
-from peers_cases import TESTED, Case, Truth, folder_of, models, prepared
+from peers_cases import TESTED, Case, Truth, folder_of, forget_ours, models, prepared
 from peers_page import MAX_DROP, page
 
 from edgepv.base import cache
@@ -250,6 +250,8 @@ def make(args: argparse.Namespace, place: Path) -> None:
             result |= {"why": model.why, "at": now()}
             write_json(OUT, found)
             continue
+        if args.again and (not args.tool or "edgepv" in args.tool):
+            forget_ours(folder_of(name, place))
         case, truth = prepared(name, model, place, args.clips)
         if result.get("clips") != len(truth.shown):
             result["rows"] = {}
@@ -471,7 +473,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--only", action="append", default=[], metavar="MODEL", help="models with this in their name"
     )
     parser.add_argument(
-        "--tool", action="append", default=[], metavar="ENVIRONMENT", help="these only, or a script, or edgepv"
+        "--tool", action="append", default=[], metavar="ENVIRONMENT", help="these, or scripts, or edgepv"
     )
     parser.add_argument("--kind", action="append", default=[], choices=KINDS, help="of the tools' rows")
     parser.add_argument(
