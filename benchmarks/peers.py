@@ -16,8 +16,10 @@ import argparse
 import functools
 import os
 import pickle
+import resource
 import select
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -50,8 +52,10 @@ from edgepv.types import TensorSpec, Variant, decode, encode
 HERE = Path(__file__).resolve().parent
 OUT, PAGE = HERE / "peers.json", HERE / "peers.md"
 FOLDER = HERE / "peers"
-INSTALL_S, MAKE_S, OPEN_S, ANSWER_S = 900, 1200, 300, 120
-"""Seconds for an environment, for a file, to open it, and for one answer, before it is given up."""
+INSTALL_S, OPEN_S, ANSWER_S = 900, 300, 120
+"""Seconds for an environment, to open a file, and for one answer, before it is given up."""
+MAKE_S, MAKE_CPU_S = 3600, 900
+"""Seconds for making a file, and CPU seconds: by the clock alone a busy machine would fail what is slow."""
 TURN, CALLS, BUDGET_S = 3, 201, 30.0
 """Timed calls of a turn, calls after which a model's turns end, and seconds: with opening its files a model
 takes about a minute and a half, six models less than ten."""
@@ -131,14 +135,19 @@ def environment(name: str, place: Path) -> Path:
     return python
 
 
-def run(command: Sequence[str | Path], limit_s: float) -> None:
-    """Raises RuntimeError with the last telling line if a command fails, crashes or takes too long."""
+def run(command: Sequence[str | Path], limit_s: float, cpu_s: int | None = None) -> None:
+    """Raises RuntimeError with the last telling line if a command fails, crashes or takes too long.
+
+    cpu_s: CPU seconds that it may take; None: no limit.
+    """
+    limits = None if cpu_s is None else lambda: resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 10))
+    asked: dict[str, Any] = {"capture_output": True, "text": True, "errors": "replace", "env": env()}
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=limit_s, env=env()
-        )
+        done = subprocess.run(command, timeout=limit_s, preexec_fn=limits, **asked)
     except subprocess.TimeoutExpired:
         raise RuntimeError(f"not finished within {limit_s:.0f} s") from None
+    if done.returncode == -signal.SIGXCPU:
+        raise RuntimeError(f"not finished within {cpu_s} s of CPU time")
     if done.returncode:
         raise RuntimeError(last_words(done.returncode, done.stderr or done.stdout))
 
@@ -322,7 +331,7 @@ def made(case: Case, truth: Truth, peer: Peer, kind: str, row: str, place: Path)
             write_json(out / "made.json", told)
         elif not (out / "made.json").is_file():
             command = [python, FOLDER / "serve.py", FOLDER / f"{peer.script}.py", case.folder, out]
-            run([*command, "make", kind], MAKE_S)
+            run([*command, "make", kind], MAKE_S, MAKE_CPU_S)
         return examined(case, truth, peer, kind, out, python)
     except Exception as e:  # whatever a tool's file does to what reads it, is its result
         return {"failed": str(e) if isinstance(e, RuntimeError | EdgepvError) else f"{type(e).__name__}: {e}"}

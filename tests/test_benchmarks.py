@@ -231,6 +231,12 @@ def test_a_peer_that_fails_says_why_in_a_line(case: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_peer_is_stopped_by_the_cpu_time_it_took() -> None:
+    with pytest.raises(RuntimeError, match="not finished within 1 s of CPU time"):
+        script("peers").run([sys.executable, "-c", "while True: pass"], 60, cpu_s=1)
+
+
+@pytest.mark.slow
 @needs_git
 def test_clips_are_cut_from_the_videos_of_a_repository(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
