@@ -242,7 +242,11 @@ class Infer:
 
 
 class KeepingInfer(Infer):
-    """One that keeps its states itself."""
+    """One that keeps its states itself: see ``edgepv.stream.KeepsStates``."""
+
+    def write(self, name: str, value: np.ndarray) -> None:
+        """Set a state before the next step."""
+        self.server.ask("write", name, value)
 
     def reset(self) -> None:
         """Forget every frame."""

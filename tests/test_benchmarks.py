@@ -18,6 +18,8 @@ from onnx import TensorProto, helper, numpy_helper
 from support import ROOT
 from test_claims import script
 
+from edgepv.stream import KeepsStates
+
 COMMIT = subprocess.run(
     ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
 ).stdout.strip()
@@ -220,6 +222,13 @@ def test_a_peer_makes_its_file_answers_and_is_timed_in_a_process_of_its_own(case
             server.infer({})
     finally:
         server.close()
+
+
+def test_what_keeps_its_states_is_known_as_such_through_a_server() -> None:
+    """Else it is asked for new states, which it does not give."""
+    peers = script("peers")
+    assert isinstance(peers.KeepingInfer(None, None), KeepsStates)
+    assert not isinstance(peers.Infer(None, None), KeepsStates)
 
 
 @pytest.mark.slow
