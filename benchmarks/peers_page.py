@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from measured_at import machine, told
@@ -42,8 +42,8 @@ def page(found: dict[str, Any]) -> str:
         "",
         *not_first(found),
     ]
-    for name, result in found.items():
-        lines += ["", f"## {name}", "", *_model(result)]
+    for name in sorted(found, key=lambda name: "why" in found[name]):
+        lines += ["", f"## {name}", "", *_model(found[name])]
     return "\n".join(lines) + "\n"
 
 
@@ -67,9 +67,14 @@ def _model(result: dict[str, Any]) -> Iterator[str]:
     yield f"| {' | '.join(HEAD)} |"
     yield "|" + "---|" * len(HEAD)
     best = firsts(result)
-    for name, row in result["rows"].items():
+    for name in in_order(result["rows"]):
         bold = [column for column, first in best.items() if first == name]
-        yield f"| {name} | {' | '.join(cells(row, bold))} |"
+        yield f"| {name} | {' | '.join(cells(result['rows'][name], bold))} |"
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """edgepv's rows as they were made, then the others by name: a tool's default beside its tuned one."""
+    return sorted(names, key=lambda name: (0, "") if name.startswith("edgepv") else (1, name.lower()))
 
 
 def cells(row: dict[str, Any], bold: Sequence[str] = ()) -> list[str]:

@@ -160,6 +160,12 @@ def test_what_is_as_good_beats_nobody_and_the_best_of_a_column_is_bold() -> None
     assert cells[1] == "20.0" and cells[5] == "**2**"
 
 
+def test_a_tools_rows_stand_together_behind_edgepvs() -> None:
+    names = ["b, tuned", "edgepv, z", "Tract, default", "edgepv, a", "b, default"]
+    wanted = ["edgepv, z", "edgepv, a", "b, default", "b, tuned", "Tract, default"]
+    assert script("peers_page").in_order(names) == wanted
+
+
 def test_a_loss_says_whether_it_was_counted() -> None:
     page, row = script("peers_page"), peer(0.5, 2.0)
     assert page.cells(row)[0] == "+0.5 (0.5 to 0.5), pass"
