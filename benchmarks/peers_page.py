@@ -145,13 +145,14 @@ def beaten(found: dict[str, Any]) -> Iterator[str]:
             if first.startswith("edgepv"):
                 continue
             shape, rows, order = COLUMNS[column][0], result["rows"], ranked(result, column)
-            mine = next(((value, row) for value, row in order if row.startswith("edgepv")), None)
+            ours = ((v, rows[row]["engine"] != rows[first]["engine"], row) for v, row in order)
+            mine = min((one for one in ours if one[2].startswith("edgepv")), default=None)
             best = shape.format(abs(order[0][0]))
             if mine is None:
                 yield f"{name}, {column}: {first} has {best}, no row of edgepv keeps the gate."
                 continue
-            why = reason(rows[first], rows[mine[1]])
-            yield f"{name}, {column}: {first} has {best}, {mine[1]} has {shape.format(abs(mine[0]))}. {why}"
+            why, value = reason(rows[first], rows[mine[2]]), shape.format(abs(mine[0]))
+            yield f"{name}, {column}: {first} has {best}, {mine[2]} has {value}. {why}"
 
 
 def reason(first: dict[str, Any], mine: dict[str, Any]) -> str:

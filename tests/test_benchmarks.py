@@ -155,6 +155,9 @@ def test_what_is_as_good_beats_nobody_and_the_best_of_a_column_is_bold() -> None
     page = script("peers_page")
     result = {"rows": {"a peer": peer(0.5, 2.0, bytes=2048), "edgepv, cpu/a": peer(0.5, 2.0, bytes=2048)}}
     assert list(page.beaten({"m": result})) == []
+    twins = {"edgepv, a": peer(0.5, 2.0, engine="other"), "edgepv, b": peer(0.5, 2.0)}
+    told = list(page.beaten({"m": {"rows": {**twins, "small": peer(0.5, 2.0, bytes=50)}}}))
+    assert told[0].startswith("m, size: small has 50 bytes, edgepv, b has 100 bytes. It loses"), "one engine"
     assert page.firsts(result) == dict.fromkeys(page.COLUMNS, "edgepv, cpu/a")
     cells = page.cells(result["rows"]["edgepv, cpu/a"], ["size"])
     assert cells[1] == "20.0" and cells[5] == "**2**"
