@@ -1,26 +1,32 @@
 """Whether ``edgepv choose`` picks the fastest variant: its few seconds against a long measurement, by bundle.
 
-``python benchmarks/choose.py [BUNDLE ...]`` chooses ``CHOICES`` times in each bundle, then times all of its
-candidates for long, in turns. Without a bundle, models of the zoo are exported for cpu first. choose.json
-holds a table for each kind of CPU; the run on one leaves the others' as they are. Run it on a quiet machine:
-a choice that was inconclusive is counted apart, and is none of those that were right.
+    python benchmarks/choose.py make      # exports models of the zoo for cpu; may run on a busy machine
+    python benchmarks/choose.py time      # ten minutes at most, on a quiet machine; BUNDLE ...: these only
+
+``make`` leaves bundles that are there as they are. ``time`` chooses ``CHOICES`` times in each bundle, then
+times all of its candidates for long, in turns. choose.json holds a table for each kind of CPU; the run on one
+leaves the others' as they are. A choice that was inconclusive is counted apart, and is none of those that
+were right.
 """
 
 from __future__ import annotations
 
 import argparse
-import tempfile
-from collections.abc import Iterator, Sequence
+import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from measured_at import now
 
+from edgepv.base import cache
 from edgepv.base.files import read_json, write_json
 from edgepv.base.machine import device_facts
 from edgepv.bundle import manifest
 from edgepv.cli.app import main as edgepv
 from edgepv.measure import here, latency
+from edgepv.metrics.stats import wilson
 from edgepv.metrics.times import calls_needed
 from edgepv.runtimes.engine import open_engine
 from edgepv.types import encode
@@ -38,65 +44,98 @@ MODELS = (
     "pv-track-nano",
     "pv-restore-nano",
 )
-CHOICES = 5
+CHOICES = 3
 """Choices in each bundle: what is asked is how often one is right."""
 NEAR = 1.03
 """Largest share of the fastest one's time that a choice may take and be right."""
-LONG_CALLS, LONG_S = 3 * calls_needed(99), 300.0
+LONG_CALLS, LONG_S = 3 * calls_needed(99), 36.0
+"""Calls of each candidate, and seconds after which a bundle's turns end: twelve times those of a choice."""
+WHOLE_S = 600.0
+"""Seconds after which no other bundle is begun."""
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("stage", choices=("make", "time"))
     parser.add_argument("bundles", nargs="*", type=Path)
-    given = parser.parse_args().bundles
-    device = device_facts()
+    args = parser.parse_args(argv)
+    place = cache.root() / "choose"
+    if args.stage == "make":
+        return max(made(name, place / name) for name in MODELS)
+    timed(args.bundles or sorted(path for path in place.glob("*") if path.is_dir()))
+    return 0
+
+
+def made(name: str, folder: Path) -> int:
+    """Export a model for cpu, unless its bundle is there; the exit code."""
+    if folder.is_dir():
+        return 0
+    return edgepv(["export", name, "--target", "cpu", "--out", str(folder)])
+
+
+def timed(folders: Sequence[Path]) -> None:
+    """Choose in each bundle and hold it against a long measurement; into choose.json."""
+    device, begun = device_facts(), time.monotonic()
     kind = ", ".join((device.cpu, device.arch, *device.flags))
     results = read_json(OUT) if OUT.is_file() else {}
-    with tempfile.TemporaryDirectory() as scratch:
-        rows = [judged(folder) for folder in given or exported(Path(scratch))]
-    counted = [share for row in rows for share in row["shares"] if share is not None]
-    results[kind] = {
-        "at": now(),
-        "device": encode(device),
-        "bundles": rows,
-        "choices": len(counted),
+    rows: list[dict[str, Any]] = []
+    for folder in folders:
+        if time.monotonic() - begun > WHOLE_S:
+            break
+        rows.append(judged(folder))
+        results[kind] = {"at": now(), "device": encode(device), **summed(rows), "bundles": rows}
+        write_json(OUT, results)
+        print(f"{rows[-1]['bundle']}: chose {', '.join(rows[-1]['chosen'])}; best {rows[-1]['best']}")
+    left = len(folders) - len(rows)
+    print(f"{kind}: {summed(rows)}" + (f"; {left} bundles left, the time is over" if left else ""))
+
+
+def summed(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The share of choices that were right, and of bundles in which all were, with its 95 % interval.
+
+    Choices that tell nothing, and bundles without another, are counted apart.
+    """
+    told = [[share <= NEAR for share in row["shares"] if share is not None] for row in rows]
+    choices = [right for one in told for right in one]
+    bundles = [all(one) for one in told if one]
+    return {
+        "choices": len(choices),
         "inconclusive": sum(row["shares"].count(None) for row in rows),
-        "right": sum(share <= NEAR for share in counted) / len(counted) if counted else None,
+        "right": sum(choices) / len(choices) if choices else None,
+        "right_bundles": [sum(bundles), len(bundles)],
+        "interval": wilson(sum(bundles), len(bundles)) if bundles else None,
     }
-    write_json(OUT, results)
-    print(f"{kind}: {results[kind]['right']} of {len(counted)} choices within {NEAR - 1:.0%} of the best")
-
-
-def exported(scratch: Path) -> Iterator[Path]:
-    """A cpu bundle of each model."""
-    for name in MODELS:
-        if edgepv(["export", name, "--target", "cpu", "--out", str(scratch / name)]) == 0:
-            yield scratch / name
 
 
 def judged(folder: Path) -> dict[str, Any]:
     """Each choice's time as a share of the fastest candidate's, by a long measurement; None: inconclusive."""
     bundle = manifest.read(folder)
-    made = [here.chosen(bundle, again=True) for _ in range(CHOICES)]
-    names = [row.variant for row in made[0].rows]
+    choices = [here.chosen(bundle, again=True) for _ in range(CHOICES)]
+    names = [row.variant for row in choices[0].rows]
     opened = {
         name: (open_engine(bundle.variant(name), bundle.checked), bundle.variant(name)) for name in names
     }
-    times = latency.on_noise(opened, threads=1, calls=LONG_CALLS, budget_s=LONG_S)
+    with latency.alone():
+        times = latency.on_noise(opened, threads=1, calls=LONG_CALLS, budget_s=LONG_S)
     best = min(names, key=lambda name: times[name].p50_ms)
-    busy = [any(row.latency[0].inconclusive for row in choice.rows) for choice in made]
+    busy = [any(row.latency[0].inconclusive for row in choice.rows) for choice in choices]
     return {
         "bundle": bundle.content.name,
-        "chosen": [choice.variant for choice in made],
+        "chosen": [choice.variant for choice in choices],
         "best": best,
-        "shares": _shares([c.variant for c in made], busy, times, best),
-        "p50_ms": {name: time.p50_ms for name, time in times.items()},
-        "cpu_ms": {name: time.cpu_ms for name, time in times.items()},
+        "shares": shares([c.variant for c in choices], busy, times, best),
+        "n": {name: times[name].n for name in names},
+        "p50_ms": {name: times[name].p50_ms for name in names},
+        "cpu_ms": {name: times[name].cpu_ms for name in names},
         "inconclusive": times[best].inconclusive,
     }
 
 
-def _shares(chosen: Sequence[str], busy: Sequence[bool], times: Any, best: str) -> list[float | None]:
+def shares(chosen: Sequence[str], busy: Sequence[bool], times: Any, best: str) -> list[float | None]:
+    """What each choice takes of the best one's time; None where either was measured on a busy machine."""
     sure = times[best].inconclusive is None
     return [
         times[name].p50_ms / times[best].p50_ms if sure and not was_busy else None
@@ -105,4 +144,4 @@ def _shares(chosen: Sequence[str], busy: Sequence[bool], times: Any, best: str) 
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,7 +1,7 @@
 """edgepv beside the tools that its users would otherwise take: same models, same calibration and test clips.
 
     python benchmarks/peers.py make --data DIR     # hours; may run while the machine is busy
-    python benchmarks/peers.py time                # at most six minutes, on a quiet machine
+    python benchmarks/peers.py time                # at most ten minutes, on a quiet machine
     python benchmarks/peers.py page                # peers.md from peers.json alone
 
 ``make`` gives each peer an environment of its own below the cache, has it quantize or convert each model by
@@ -16,8 +16,10 @@ import argparse
 import functools
 import os
 import pickle
+import resource
 import select
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -29,7 +31,7 @@ from typing import Any
 
 import numpy as np
 from measured_at import now
-from peers_cases import TESTED, Case, Truth, folder_of, models, prepared
+from peers_cases import TESTED, Case, Truth, folder_of, forget_ours, models, prepared
 from peers_page import MAX_DROP, page
 
 from edgepv.base import cache
@@ -50,10 +52,13 @@ from edgepv.types import TensorSpec, Variant, decode, encode
 HERE = Path(__file__).resolve().parent
 OUT, PAGE = HERE / "peers.json", HERE / "peers.md"
 FOLDER = HERE / "peers"
-INSTALL_S, MAKE_S, OPEN_S, ANSWER_S = 900, 1200, 300, 120
-"""Seconds for an environment, for a file, to open it, and for one answer, before it is given up."""
+INSTALL_S, OPEN_S, ANSWER_S = 900, 300, 120
+"""Seconds for an environment, to open a file, and for one answer, before it is given up."""
+MAKE_S, MAKE_CPU_S = 3600, 900
+"""Seconds for making a file, and CPU seconds: by the clock alone a busy machine would fail what is slow."""
 TURN, CALLS, BUDGET_S = 3, 201, 30.0
-"""Timed calls of a turn, calls after which a model's turns end, and seconds: six models in six minutes."""
+"""Timed calls of a turn, calls after which a model's turns end, and seconds: with opening its files a model
+takes about a minute and a half, six models less than ten."""
 TORCH = ("torch==2.13.0", "numpy<2.5")
 ENVIRONMENTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "onnxruntime": (("onnxruntime==1.31.1", "onnx==1.23.2", "sympy"),),
@@ -83,13 +88,16 @@ ENVIRONMENTS: dict[str, tuple[tuple[str, ...], ...]] = {
 """What pip installs into an environment, group after group; the versions it chose are in the results."""
 
 
+KINDS = ("default", "tuned")
+
+
 @dataclass(frozen=True)
 class Peer:
     """A tool. script: its file in benchmarks/peers/. environment: of ENVIRONMENTS; "" for edgepv's own."""
 
     script: str
     environment: str
-    kinds: tuple[str, ...] = ("default", "tuned")
+    kinds: tuple[str, ...] = KINDS
 
 
 PEERS = {
@@ -127,14 +135,19 @@ def environment(name: str, place: Path) -> Path:
     return python
 
 
-def run(command: Sequence[str | Path], limit_s: float) -> None:
-    """Raises RuntimeError with the last telling line if a command fails, crashes or takes too long."""
+def run(command: Sequence[str | Path], limit_s: float, cpu_s: int | None = None) -> None:
+    """Raises RuntimeError with the last telling line if a command fails, crashes or takes too long.
+
+    cpu_s: CPU seconds that it may take; None: no limit.
+    """
+    limits = None if cpu_s is None else lambda: resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 10))
+    asked: dict[str, Any] = {"capture_output": True, "text": True, "errors": "replace", "env": env()}
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=limit_s, env=env()
-        )
+        done = subprocess.run(command, timeout=limit_s, preexec_fn=limits, **asked)
     except subprocess.TimeoutExpired:
         raise RuntimeError(f"not finished within {limit_s:.0f} s") from None
+    if done.returncode == -signal.SIGXCPU:
+        raise RuntimeError(f"not finished within {cpu_s} s of CPU time")
     if done.returncode:
         raise RuntimeError(last_words(done.returncode, done.stderr or done.stdout))
 
@@ -229,7 +242,11 @@ class Infer:
 
 
 class KeepingInfer(Infer):
-    """One that keeps its states itself."""
+    """One that keeps its states itself: see ``edgepv.stream.KeepsStates``."""
+
+    def write(self, name: str, value: np.ndarray) -> None:
+        """Set a state before the next step."""
+        self.server.ask("write", name, value)
 
     def reset(self) -> None:
         """Forget every frame."""
@@ -247,11 +264,13 @@ def make(args: argparse.Namespace, place: Path) -> None:
             result |= {"why": model.why, "at": now()}
             write_json(OUT, found)
             continue
+        if args.again and (not args.tool or "edgepv" in args.tool):
+            forget_ours(folder_of(name, place))
         case, truth = prepared(name, model, place, args.clips)
         if result.get("clips") != len(truth.shown):
             result["rows"] = {}
         result |= facts(case, truth)
-        for row, peer, kind in planned(case, args.tool):
+        for row, peer, kind in planned(case, args.tool, args.kind):
             kept = result["rows"].get(row)
             if kept and not args.again and not (args.retry and "failed" in kept):
                 continue
@@ -278,14 +297,18 @@ def facts(case: Case, truth: Truth) -> dict[str, Any]:
     }
 
 
-def planned(case: Case, tools: Sequence[str]) -> Iterator[tuple[str, Peer, str]]:
-    """(row, peer, kind) of a model: edgepv's variants, then every peer as it is and tuned."""
+def planned(case: Case, tools: Sequence[str], kinds: Sequence[str] = ()) -> Iterator[tuple[str, Peer, str]]:
+    """(row, peer, kind) of a model: edgepv's variants, then every peer as it is and tuned.
+
+    tools, kinds: these only; none: all.
+    """
     if not tools or "edgepv" in tools:
         for variant in case.ours():
             yield f"edgepv, {variant}", OURS, variant
     for name, peer in PEERS.items():
         for kind in peer.kinds:
-            if not tools or peer.environment in tools or peer.script in tools:
+            asked = not tools or peer.environment in tools or peer.script in tools
+            if asked and (not kinds or kind in kinds):
                 yield f"{name}, {kind}", peer, kind
 
 
@@ -312,7 +335,7 @@ def made(case: Case, truth: Truth, peer: Peer, kind: str, row: str, place: Path)
             write_json(out / "made.json", told)
         elif not (out / "made.json").is_file():
             command = [python, FOLDER / "serve.py", FOLDER / f"{peer.script}.py", case.folder, out]
-            run([*command, "make", kind], MAKE_S)
+            run([*command, "make", kind], MAKE_S, MAKE_CPU_S)
         return examined(case, truth, peer, kind, out, python)
     except Exception as e:  # whatever a tool's file does to what reads it, is its result
         return {"failed": str(e) if isinstance(e, RuntimeError | EdgepvError) else f"{type(e).__name__}: {e}"}
@@ -390,23 +413,24 @@ def brief(row: dict[str, Any]) -> str:
     return f"{row['sqnr_db']} dB, {row['drop']['points']:+.2f} lost, INT8 {row['int8']}, {row['bytes']} bytes"
 
 
-def timed(place: Path, only: Sequence[str]) -> None:
+def timed(place: Path, args: argparse.Namespace) -> None:
     """p50, CPU time and ratio of every file of each model, all of a model in turns; into peers.json."""
     found = read_json(OUT)
+    tools = [*args.tool, "edgepv"] if args.tool else []  # times are told as shares of edgepv's fastest
     for name, result in found.items():
         case = Case(folder_of(name, place))
-        if not case.folder.is_dir() or (only and not any(word in name for word in only)):
+        if not case.folder.is_dir() or (args.only and not any(word in name for word in args.only)):
             continue
         servers: dict[str, Server] = {}
+        feeds = case.probes[: 1 + TURN]
         try:
-            for row, peer, kind in planned(case, ()):
+            for row, peer, kind in planned(case, tools, args.kind):
                 kept = result["rows"].get(row)
                 if kept and "failed" not in kept and (out_of(case, row) / "made.json").is_file():
                     python = environment(peer.environment, place)
                     servers[row] = Server(peer, python, case.folder, out_of(case, row), kind)
-            for server in servers.values():
-                server.wait()
-            times = in_turns_of(servers, case.probes[: 1 + TURN])
+            leave_closed(name, servers, feeds)
+            times = in_turns_of(servers, feeds)
         finally:
             for server in servers.values():
                 server.close()
@@ -417,6 +441,17 @@ def timed(place: Path, only: Sequence[str]) -> None:
         write_text(PAGE, page(found))
 
 
+def leave_closed(name: str, servers: dict[str, Server], feeds: list[Tensors]) -> None:
+    """Wait until all are open and have answered once; those that do not are named and left out."""
+    for row, server in list(servers.items()):
+        try:
+            server.wait()
+            server.ask("turn", feeds, 1)
+        except RuntimeError as e:
+            servers.pop(row).close()
+            print(f"{name}: {row}: not timed, {e}", flush=True)
+
+
 def in_turns_of(servers: dict[str, Server], feeds: list[Tensors]) -> dict[str, Any]:
     """Times of each, and under "load" what the machine did meanwhile.
 
@@ -425,8 +460,6 @@ def in_turns_of(servers: dict[str, Server], feeds: list[Tensors]) -> dict[str, A
     walls: dict[str, list[float]] = {row: [] for row in servers}
     medians: dict[str, list[float]] = {row: [] for row in servers}
     cpus: dict[str, list[float]] = {row: [] for row in servers}
-    for server in servers.values():
-        server.ask("turn", feeds, 1)
     watch, begun = LoadWatch(), time.perf_counter()
     for _ in range(CALLS // TURN):
         if time.perf_counter() - begun > BUDGET_S and all(len(w) >= TURN * 3 for w in walls.values()):
@@ -464,8 +497,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--only", action="append", default=[], metavar="MODEL", help="models with this in their name"
     )
     parser.add_argument(
-        "--tool", action="append", default=[], metavar="ENVIRONMENT", help="these only, or edgepv"
+        "--tool", action="append", default=[], metavar="ENVIRONMENT", help="these, or scripts, or edgepv"
     )
+    parser.add_argument("--kind", action="append", default=[], choices=KINDS, help="of the tools' rows")
     parser.add_argument(
         "--clips", type=int, default=TESTED, help="test clips of each model (default: %(default)s)"
     )
@@ -476,7 +510,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.stage == "page":
         write_text(PAGE, page(read_json(OUT)))
     elif args.stage == "time":
-        timed(place, args.only)
+        timed(place, args)
     elif args.data is None:
         parser.error("make needs --data: the folder with the labelled clips")
     else:

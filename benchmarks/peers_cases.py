@@ -133,6 +133,12 @@ def prepared(name: str, model: Model, place: Path, tested: int) -> tuple[Case, T
     return case, truth
 
 
+def forget_ours(folder: Path) -> None:
+    """Let edgepv's own variants in a model's folder be made anew."""
+    for name in TARGETS:
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
 def calibrated(model: Lowered, clips: Clips) -> Ready:
     """A model with inputs that set its ranges, states rolled."""
     base = model.base

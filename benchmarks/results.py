@@ -41,7 +41,8 @@ class Benchmark:
 
     steps: commands that make it; {python}, {edgepv}, {data}, {natural} and {work} (an empty folder) are
     filled in. minutes: about, on two cores, as its own text says; None: nobody noted it. says: the result in
-    a sentence. page: where it is shown. left: why ``make benchmarks`` does not run it.
+    a sentence. page: where it is shown. left: why ``make benchmarks`` does not run it. by: the script, where
+    it goes by another name than the result.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Benchmark:
     minutes: int | None = None
     page: str = ""
     left: str = ""
+    by: str = ""
 
 
 def script(name: str, more: str = "") -> tuple[str, ...]:
@@ -99,6 +101,17 @@ def says_kept(found: Json) -> str:
     return f"{count} kept clips gain {points} points by seed, {sure} surely above 0"
 
 
+def says_choose(found: Json) -> str:
+    """How often a choice is right, on each kind of CPU."""
+    told = [
+        f"{percent(one['right'])} of {one['choices']}, in {one['right_bundles'][0]} of "
+        f"{one['right_bundles'][1]} bundles all ({kind.partition(',')[0]})"
+        for kind, one in found.items()
+        if one["choices"]
+    ]
+    return f"choices within 3 % of the fastest: {', '.join(told) or 'none was conclusive'}"
+
+
 def says_clip_memory(found: Json) -> str:
     """Peak memory of readers."""
     rise = {key: max(one["rise_mib"]["1080p 60 s"].values()) for key, one in found.items()}
@@ -114,6 +127,15 @@ def says_compress(found: Json) -> str:
     )
 
 
+def says_detection(found: Json) -> str:
+    """What of a detector's AP50 each way to INT8 keeps."""
+    rows = ((n, one["float"]["value"], one["int8"]) for n, one in found.items() if "int8" in one)
+    return "AP50 of persons in float and by the best way to INT8: " + ", ".join(
+        f"{name} {value:.3f} and {max(row['ap50'] for row in ways.values()):.3f}"
+        for name, value, ways in rows
+    )
+
+
 def says_explain(found: Json) -> str:
     """Rankings against random orders."""
     cells, particles = found["cells"]["all"], found["particles"]["all"]
@@ -124,9 +146,9 @@ def says_explain(found: Json) -> str:
 
 
 def generated(found: Json) -> Iterator[tuple[str, str, float]]:
-    """(model, fastest engine, share of its CPU time that generated C takes)."""
+    """(model, fastest engine of others, share of its CPU time that generated C takes)."""
     for name, one in found.items():
-        engines = [c for c in one["contenders"] if not c["name"].startswith("generated")]
+        engines = [c for c in one["contenders"] if not c["name"].startswith(("generated", "native"))]
         best = max(engines, key=lambda c: c["generated_takes"])
         yield name, best["name"], best["generated_takes"]
 
@@ -194,6 +216,14 @@ def says_peers(found: Json) -> str:
         f"{len(rows)} rows of other tools, {failed} of them failed; edgepv is not first in "
         f"{len(list(peers_page.beaten(found)))} columns, named below"
     )
+
+
+def says_people(found: Json) -> str:
+    """Numbers that persons lose, and how many are covered."""
+    tracks, cover = found["tracks"], found["cover"]
+    switches = ", ".join(f"{tracks[n]['switches']} ({n})" for n in ("ours", "supervision", "norfair"))
+    covered = ", ".join(f"{percent(one['recall'])} ({name})" for name, one in cover.items())
+    return f"persons change their number {switches} times; found to be covered: {covered}"
 
 
 def says_recipes(found: Json) -> str:
@@ -297,8 +327,26 @@ def says_tract_pulse(found: Json) -> str:
 
 BENCHMARKS = (
     Benchmark("startup", script("startup"), says_startup, 1),
-    Benchmark("roofline", script("roofline", "--again"), says_roofline, 5, "benchmarks/roofline.md"),
+    Benchmark(
+        "roofline",
+        (*script("roofline", "make"), *script("roofline", "time")),
+        says_roofline,
+        15,
+        "benchmarks/roofline.md",
+    ),
+    Benchmark("choose", (*script("choose", "make"), *script("choose", "time")), says_choose, 20),
     Benchmark("firmware", script("firmware"), says_firmware, None, "docs/firmware.md"),
+    Benchmark(
+        "firmware_soak",
+        script("firmware", "--soak 1000000"),
+        lambda found: (
+            f"{found['frames']:,} frames through generated C: {found['different']} answers differ, "
+            f"{found['mallocs']} mallocs"
+        ),
+        None,
+        "docs/firmware.md",
+        by="firmware",
+    ),
     Benchmark("models", script("models", "--data {data}"), says_models, None, "docs/models.md"),
     Benchmark("compress", script("compress", "--data {data}"), says_compress, 60, "benchmarks/compress.md"),
     Benchmark(
@@ -322,6 +370,15 @@ BENCHMARKS = (
         35,
         "benchmarks/live.md",
     ),
+    Benchmark(
+        "detection",
+        (),
+        says_detection,
+        None,
+        "",
+        "its pictures do not ship and no script makes them, see detection.py",
+    ),
+    Benchmark("people", (), says_people, None, "", "its videos and pictures do not ship, see people.py"),
     Benchmark("stream", script("stream"), says_stream, None, "benchmarks/stream.md"),
     Benchmark("incremental", script("incremental"), says_incremental, None, "docs/stream.md"),
     Benchmark(
@@ -435,7 +492,7 @@ def page() -> str:
         "Made by `make results` from the result files of benchmarks/; `make benchmarks DATA=DIR` makes those "
         "anew, on a quiet machine. Commit, date, CPU (with its instructions that add up INT8) and load are "
         "what each result says of itself. Minutes: as taken by `make benchmarks`, else about what its script "
-        "says.",
+        "says; not noted where neither is known, which the next run of it ends.",
         "",
         "| benchmark | what it says | commit | CPU | load | minutes | page |",
         "|---|---|---|---|---|---|---|",
@@ -444,7 +501,7 @@ def page() -> str:
         if one.name in found:
             told = (one.says(found[one.name]), *origin(found[one.name]), minutes(one, took), shown(one.page))
             cells = [cell or "not noted" for cell in told]
-            lines.append(f"| [{one.name}]({one.name}.py) | {' | '.join(cells)} |")
+            lines.append(f"| [{one.name}]({one.by or one.name}.py) | {' | '.join(cells)} |")
     missing = [one.name for one in BENCHMARKS if one.name not in found]
     lines += ["", f"Not measured yet: {', '.join(missing) or 'nothing'}.", ""]
     lines += [f"* Left out of `make benchmarks`: {one.name}, {one.left}." for one in BENCHMARKS if one.left]
@@ -513,9 +570,11 @@ def beaten_restorers(part: str, rows: Json) -> Iterator[str]:
     for clip in next(iter(rows.values()))["psnr_of_clips"] if rows else ():
         by = {name: row["psnr_of_clips"][clip] for name, row in rows.items() if clip in row["psnr_of_clips"]}
         best = max(by, key=lambda name: by[name])
-        mine = max(value for name, value in by.items() if name.startswith("pv-"))
+        first = max((name for name in by if name.startswith("pv-")), key=lambda name: by[name])
         if not best.startswith("pv-"):
-            yield f"restore, {part}, {clip}: {best} has {by[best]:.2f} dB, the best of ours {mine:.2f} dB"
+            over = (f"{rows[name]['psnr']['mean']:.1f} dB" for name in (best, first))
+            told = f"{best} has {by[best]:.2f} dB, {first} {by[first]:.2f} dB. It is one clip; over all "
+            yield f"restore, {part}, {clip}: {told}{' against '.join(over)}."
 
 
 def is_current(name: str) -> bool:

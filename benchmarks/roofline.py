@@ -1,56 +1,79 @@
 """How near the built-in models come to what one core can do, and where the rest of the time goes.
 
-``python benchmarks/roofline.py`` measures the peaks of one core, exports each model for cpu and mobile, takes
-each file's time of a step (all of a model in turns, one thread) as a share of its roof, and has ONNX Runtime
-tell the times of its operators. About five minutes on a quiet machine; writes roofline.json and roofline.md.
-What is there is left as it is; --again measures anew. ``--page`` only writes the page.
+    python benchmarks/roofline.py make    # exports the models for cpu and mobile; may run on a busy machine
+    python benchmarks/roofline.py time    # five minutes at most, on a quiet machine
+    python benchmarks/roofline.py page    # roofline.md from roofline.json alone
+
+``make`` leaves bundles that are there as they are. ``time`` measures the peaks of one core, takes each file's
+time of a step (all of a model in turns, one thread) as a share of its roof, and has ONNX Runtime tell the
+times of its operators; it writes roofline.json and roofline.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from measured_at import machine, now, told
 
 from edgepv import bundle, pipeline
+from edgepv.base import cache
 from edgepv.base.console import Console
 from edgepv.base.files import read_json, write_json, write_text
 from edgepv.base.machine import device_facts
+from edgepv.bundle.proof import report_of
+from edgepv.measure import latency
 from edgepv.measure.layers import Layer, layers
 from edgepv.measure.roofline import peaks
 from edgepv.metrics.roofline import bandwidth_gbs, of_row, under_roof
 from edgepv.pipeline.options import Options
-from edgepv.types import Measurement, Peaks, decode, encode
+from edgepv.runtimes.engine import Engine, open_engine
+from edgepv.types import Measurement, Peaks, Variant, decode, encode
 
 HERE = Path(__file__).resolve().parent
 OUT, PAGE = HERE / "roofline.json", HERE / "roofline.md"
 MODELS = ("pv-c3d-handwash", "pv-conv-small-handwash")
+TARGETS = ("cpu", "mobile")
+BUDGET_S = 60.0
+"""Seconds of timed calls, all files of a model together."""
 SLOWEST = 15
 """Operators shown one by one; the others are told by kind."""
 
 
-def measure(name: str) -> dict[str, Any]:
-    """Rows of every variant and the operators of those that ONNX Runtime runs."""
-    rows, inside, chunk = [], {}, 1
-    with tempfile.TemporaryDirectory() as scratch:
-        for target in ("cpu", "mobile"):
-            out = Path(scratch) / target
-            made = pipeline.export(Options(name, targets=(target,), out=str(out)), Console(quiet=True)).made[
-                0
-            ]
-            rows += [encode(row) for row in made.report.rows if row.target == target and row.latency]
-            for variant in bundle.read(out).content.variants:
-                chunk = variant.stream.chunk if variant.stream else 1
-                if variant.engine == "onnxruntime":
-                    inside[variant.name] = [encode(layer) for layer in layers(out / variant.path)]
+def make(name: str, place: Path) -> None:
+    """Export a model for each target, unless its bundle is there."""
+    for target in TARGETS:
+        if not (place / name / target).is_dir():
+            asked = Options(name, targets=(target,), out=str(place / name / target))
+            pipeline.export(asked, Console(quiet=True))
+
+
+def measure(name: str, place: Path) -> dict[str, Any]:
+    """Rows of every variant that is timed here, and the operators of those that ONNX Runtime runs."""
+    rows: dict[str, Measurement] = {}
+    opened: dict[str, tuple[Engine, Variant]] = {}
+    inside, chunk = {}, 1
+    for target in TARGETS:
+        made = bundle.read(place / name / target)
+        for row in report_of(made).rows:
+            if row.target != target or not row.latency:
+                continue
+            variant = made.variant(row.variant)
+            rows[row.variant], opened[row.variant] = row, (open_engine(variant, made.checked), variant)
+            chunk = variant.stream.chunk if variant.stream else 1
+            if variant.engine == "onnxruntime":
+                inside[row.variant] = [encode(layer) for layer in layers(made.folder / variant.path)]
+    with latency.alone():
+        times = latency.on_noise(opened, threads=1, budget_s=BUDGET_S)
+    here, one = device_facts(), peaks()
+    timed = [encode(replace(rows[n], latency=(t,), device=here, peaks=one)) for n, t in times.items()]
     keep = ("variant", "engine", "precision", "form", "status", "target", "bytes", "state_bytes", "latency")
-    slim = [{k: row[k] for k in (*keep, "gflops_per_frame", "peaks", "device")} for row in rows]
-    return {"rows": slim, "layers": inside, "chunk": chunk, "peaks": encode(peaks())}
+    slim = [{k: row[k] for k in (*keep, "gflops_per_frame", "peaks", "device")} for row in timed]
+    return {"rows": slim, "layers": inside, "chunk": chunk, "peaks": encode(one)}
 
 
 def page(found: dict[str, Any]) -> str:
@@ -140,17 +163,21 @@ def least_us(one: Layer, peak: Peaks) -> float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("stage", choices=("make", "time", "page"))
     parser.add_argument("--only", action="append", default=[], metavar="NAME")
-    parser.add_argument("--again", action="store_true", help="measure anew what is there")
-    parser.add_argument("--page", action="store_true", help="only write the page")
     args = parser.parse_args(argv)
-    found = read_json(OUT) if OUT.is_file() else {}
-    for name in () if args.page else args.only or MODELS:
-        if name not in found or args.again:
-            found[name] = measure(name) | {"measured_at": now(), "device": encode(device_facts())}
+    found, place = read_json(OUT) if OUT.is_file() else {}, cache.root() / "roofline"
+    for name in args.only or MODELS:
+        if args.stage == "make":
+            make(name, place)
+        elif args.stage == "time":
+            found[name] = measure(name, place) | {"measured_at": now(), "device": encode(device_facts())}
             write_json(OUT, found)
-    write_text(PAGE, page(found))
+    if found:
+        write_text(PAGE, page(found))
     return 0
 
 

@@ -26,6 +26,9 @@ OPENING = '{"displayTimeUnit":"ms","otherData":{"program":"edgepv"'
 TRACKS = {"capture": 1, "queue": 2, "work": 3, "out": 4}
 """Track -> its number below a camera. A frame goes through them in this order, each in a thread of its own
 (the queue is where it waits)."""
+APART = 10
+"""Threads of a camera: the track's number and so many times the camera's. Perfetto calls a thread whose id is
+that of its process the main thread."""
 
 
 class Trace:
@@ -45,7 +48,7 @@ class Trace:
         self, camera: int, track: str, name: str, start_s: float, end_s: float | None, **args: Json
     ) -> None:
         """One event on a camera's track, from ``start_s`` to ``end_s`` by the clock; None: of one instant."""
-        event: dict[str, Any] = {"name": name, "cat": track, "pid": camera, "tid": TRACKS[track]}
+        event: dict[str, Any] = {"name": name, "cat": track, "pid": camera, "tid": _thread(camera, track)}
         event["ts"] = self._us(start_s)
         if end_s is None:
             event |= {"ph": "i", "s": "t"}
@@ -68,12 +71,16 @@ class Trace:
     def _names(self) -> Iterator[dict[str, Any]]:
         for number, name in enumerate(self._cameras, 1):
             yield _named("process_name", number, 0, f"camera {name}")
-            for track, place in TRACKS.items():
-                yield _named("thread_name", number, place, track)
+            for track in TRACKS:
+                yield _named("thread_name", number, _thread(number, track), track)
 
 
-def _named(what: str, camera: int, track: int, name: str) -> dict[str, Any]:
-    return {"name": what, "ph": "M", "ts": 0, "pid": camera, "tid": track, "args": {"name": name}}
+def _thread(camera: int, track: str) -> int:
+    return APART * camera + TRACKS[track]
+
+
+def _named(what: str, camera: int, thread: int, name: str) -> dict[str, Any]:
+    return {"name": what, "ph": "M", "ts": 0, "pid": camera, "tid": thread, "args": {"name": name}}
 
 
 class CameraTrace:

@@ -18,6 +18,8 @@ from onnx import TensorProto, helper, numpy_helper
 from support import ROOT
 from test_claims import script
 
+from edgepv.stream import KeepsStates
+
 COMMIT = subprocess.run(
     ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
 ).stdout.strip()
@@ -141,7 +143,51 @@ def test_a_faster_peer_is_named_unless_it_lost_more_than_it_may() -> None:
         "m, time: fast has 1.000 ms, edgepv, cpu/a has 2.000 ms. It loses +0.90 where ours loses +0.50."
     ]
     assert "Nowhere." in page.not_first({"m": {"rows": {"edgepv, cpu/a": peer(0.5, 2.0)}}})
+    assert page.not_first(found)[-3:] == [
+        "It is first in: m (size, SQNR in INT8).",
+        "",
+        "Not timed, so not compared by time: m.",
+    ]
     assert page.cells({"failed": "Error: a | b"})[-1] == "Error: a / b"
+
+
+def test_what_is_as_good_beats_nobody_and_the_best_of_a_column_is_bold() -> None:
+    page = script("peers_page")
+    result = {"rows": {"a peer": peer(0.5, 2.0, bytes=2048), "edgepv, cpu/a": peer(0.5, 2.0, bytes=2048)}}
+    assert list(page.beaten({"m": result})) == []
+    twins = {"edgepv, a": peer(0.5, 2.0, engine="other"), "edgepv, b": peer(0.5, 2.0)}
+    told = list(page.beaten({"m": {"rows": {**twins, "small": peer(0.5, 2.0, bytes=50)}}}))
+    assert told[0].startswith("m, size: small has 50 bytes, edgepv, b has 100 bytes. It loses"), "one engine"
+    assert page.firsts(result) == dict.fromkeys(page.COLUMNS, "edgepv, cpu/a")
+    cells = page.cells(result["rows"]["edgepv, cpu/a"], ["size"])
+    assert cells[1] == "20.0" and cells[5] == "**2**"
+
+
+def test_a_tools_rows_stand_together_behind_edgepvs() -> None:
+    names = ["b, tuned", "edgepv, z", "Tract, default", "edgepv, a", "b, default"]
+    wanted = ["edgepv, z", "edgepv, a", "b, default", "b, tuned", "Tract, default"]
+    assert script("peers_page").in_order(names) == wanted
+
+
+def test_a_loss_says_whether_it_was_counted() -> None:
+    page, row = script("peers_page"), peer(0.5, 2.0)
+    assert page.cells(row)[0] == "+0.5 (0.5 to 0.5), pass"
+    row["drop"] |= {"counted": {"points": 0.0, "low": -1.0, "high": 1.0}}
+    assert page.cells(row)[0] == "+0.50 (0.50 to 0.50), pass"
+    row["drop"] |= {"counted": None, "why": "counted, because of too few clips"}
+    assert page.cells(row)[0] == "+0.5 (0.5 to 0.5), counted, pass"
+
+
+def test_a_choice_is_right_within_3_percent_and_one_of_a_busy_machine_is_not_counted() -> None:
+    choose = script("choose")
+    assert choose.summed([{"shares": [1.0, 1.02, None]}, {"shares": [1.0, 1.2]}, {"shares": [None]}]) == {
+        "choices": 4,
+        "inconclusive": 2,
+        "right": 0.75,
+        "right_bundles": [1, 2],
+        "interval": pytest.approx((0.0945, 0.9055), abs=1e-4),
+    }
+    assert choose.summed([])["right"] is None
 
 
 @pytest.fixture
@@ -187,12 +233,25 @@ def test_a_peer_makes_its_file_answers_and_is_timed_in_a_process_of_its_own(case
         server.close()
 
 
+def test_what_keeps_its_states_is_known_as_such_through_a_server() -> None:
+    """Else it is asked for new states, which it does not give."""
+    peers = script("peers")
+    assert isinstance(peers.KeepingInfer(None, None), KeepsStates)
+    assert not isinstance(peers.Infer(None, None), KeepsStates)
+
+
 @pytest.mark.slow
 def test_a_peer_that_fails_says_why_in_a_line(case: Path) -> None:
     peers = script("peers")
     serve = [sys.executable, ROOT / "benchmarks" / "peers" / "serve.py", "no_such_peer.py", case, case]
     with pytest.raises(RuntimeError, match="No module named 'no_such_peer'"):
         peers.run([*serve, "make", "default"], 60)
+
+
+@pytest.mark.slow
+def test_a_peer_is_stopped_by_the_cpu_time_it_took() -> None:
+    with pytest.raises(RuntimeError, match="not finished within 1 s of CPU time"):
+        script("peers").run([sys.executable, "-c", "while True: pass"], 60, cpu_s=1)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """emx-onnx-cgen: C generated of an ONNX file, compiled by gcc for this CPU.
 
-default: of the float file, gcc -O3. tuned: gcc -Ofast with the processor's own vectors in full width.
+default: of the float file, gcc -O3. tuned: gcc -Ofast with the processor's own vectors in full width. Weights
+are told to stay in the C: above 100 KB it writes them to a file that the caller has to load, else they are 0.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ def make(case: Case, out: Path, tuned: bool) -> dict[str, Any]:
     """Write model.so."""
     tool = Path(sys.executable).parent / "emx-onnx-cgen"
     source = out / "model.c"
-    subprocess.run([tool, "compile", "--model-name", "peer", case.model, source], check=True)
+    inside = ["--large-weight-threshold", "0"]
+    subprocess.run([tool, "compile", "--model-name", "peer", *inside, case.model, source], check=True)
     speed = ["-Ofast", "-mprefer-vector-width=512"] if tuned else ["-O3"]
     subprocess.run(
         ["gcc", *speed, "-march=native", "-w", "-fPIC", "-shared", source, "-o", out / "model.so", "-lm"],

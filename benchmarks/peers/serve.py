@@ -131,9 +131,9 @@ def turn(infer: Infer, feeds: list[Tensors], calls: int) -> tuple[list[float], f
 
 
 def serve(infer: Infer, commands: Any, answers: Any) -> None:
-    """Answer commands until there are no more: ("infer", feeds), ("turn", feeds, calls), and ("reset",).
+    """Answer commands until there are no more: ("infer", feeds) and ("turn", feeds, calls).
 
-    The last is for what keeps its states itself.
+    What keeps its states itself is also asked ("reset",) and ("write", state, value).
     """
     while True:
         try:
@@ -141,8 +141,8 @@ def serve(infer: Infer, commands: Any, answers: Any) -> None:
         except EOFError:
             return
         try:
-            if what == "reset":
-                told: Any = infer.reset() or True  # type: ignore[attr-defined]
+            if what in ("reset", "write"):
+                told: Any = getattr(infer, what)(*given) or True
             else:
                 told = infer(*given) if what == "infer" else turn(infer, *given)
         except Exception as e:  # a library's own error is the peer's result

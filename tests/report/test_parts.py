@@ -182,6 +182,10 @@ def test_an_overlay_names_nodes_and_goes_from_red_to_green(tmp_path: Path) -> No
     assert [g["stop"] for g in sqnr["gradient"]] == [0, 0.5, 1] == [g["stop"] for g in changed["gradient"]]
     assert sqnr["gradient"][0]["bgColor"] == changed["gradient"][2]["bgColor"], "the worst is red in both"
     assert all(re.fullmatch("#[0-9a-f]{6}", g["bgColor"]) for g in sqnr["gradient"])
+    whole = every_part(timed())
+    alike = replace(whole, sensitivity=tuple(replace(s, changed=0.0) for s in whole.sensitivity))
+    flat = json.loads(write_overlay(alike, tmp_path / "alike")[1].read_text())["results"]
+    assert {r["bgColor"] for r in flat.values()} == {"#1a9850"}, "a gradient between equal ends draws nothing"
     with pytest.raises(UsageError, match="no sensitivity of layers"):
         write_overlay(timed(), tmp_path / "none")
     assert not (tmp_path / "none").exists()

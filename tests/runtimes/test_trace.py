@@ -40,6 +40,7 @@ def check_format(data: dict[str, Any]) -> None:
         assert isinstance(event["name"], str) and event["ph"] in ("X", "i", "M")
         assert isinstance(event["pid"], int) and isinstance(event["tid"], int)
         assert isinstance(event["ts"], int | float) and (event["pid"], event["tid"]) in named
+    assert all(tid != pid for pid, tid in named), "Perfetto takes such a thread for the main one"
     assert all(event["dur"] >= 0 for event in events_of(data))
     assert all(event["s"] in ("t", "p", "g") for event in events_of(data, "i"))
     assert all(isinstance(event["args"]["name"], str) for event in events_of(data, "M"))
@@ -127,9 +128,10 @@ def test_a_run_of_two_cameras_leaves_a_trace_of_each_frame(tmp_path: Path) -> No
     check_nested(events_of(data))
     cameras_seen = {e["args"]["name"] for e in events_of(data, "M") if e["name"] == "process_name"}
     assert cameras_seen == {"camera gate", "camera yard"}
+    named = {(e["pid"], e["tid"]): e["args"]["name"] for e in events_of(data, "M")}
     for camera in (1, 2):
         mine = [e for e in events_of(data) if e["pid"] == camera]
-        assert {e["tid"] for e in mine} == set(TRACKS.values())
+        assert {named[e["pid"], e["tid"]] for e in mine} == set(TRACKS)
         answered = sorted(e["args"]["frame"] for e in mine if e["name"] == "infer")
         assert answered and answered == sorted(set(answered))
         assert sum(e["name"] == "rules" for e in mine) >= len(answered)
