@@ -20,6 +20,7 @@ import numpy as np
 from edgepv.base.blame import running_at
 from edgepv.base.optional import need, plain_attention
 from edgepv.base.quiet import hush
+from edgepv.base.tasks import task_of
 from edgepv.errors import ModelError, UsageError
 from edgepv.export.to_onnx import answers_of, check_answers, example_inputs, step_module, stream_spec
 from edgepv.stream import Infer
@@ -70,7 +71,7 @@ def probe(module: nn.Module, spec: ModelSpec) -> ProbeResult:
     with torch.no_grad(), hush(), plain_attention():
         first = _seeded(0, lambda: _asked(watch.over(call), spec, stream, 0))
         again = _seeded(1, lambda: _asked(call, spec, stream, 0))
-        count = VIDEOS if spec.task == "classification" else 2
+        count = VIDEOS if task_of(spec).classifies else 2
         others = [_asked(call, spec, stream, seed) for seed in range(1, count)]
         last = _seeded(0, lambda: _asked(call, spec, stream, 0))
     if watch.written:
@@ -106,7 +107,7 @@ def _found(spec: ModelSpec, rows: Sequence[np.ndarray], end: str, at: str) -> Pr
 
     Raises UsageError if the spec says that they are, and one of them cannot be.
     """
-    if spec.task != "classification":
+    if not task_of(spec).classifies:
         return ProbeResult()
     low, high = (pick([edge(r) for r in rows]) for pick, edge in ((min, np.min), (max, np.max)))
     if not (low >= -WHOLE and high <= 1 + WHOLE):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from edgepv.base.files import sha256, whole_file
 from edgepv.base.late import np
 from edgepv.base.optional import ort_session
+from edgepv.base.tasks import task_of
 from edgepv.errors import ParityError, UsageError
 from edgepv.quantize.int8_onnx import float_nodes, preprocess
 from edgepv.quantize.step import Calibration, VariantStep
@@ -100,7 +101,7 @@ def _linked_states(base: Variant) -> list[tuple[str, str]]:
 
     None of a tracker: its host writes and reads states. None that starts with a value of its own.
     """
-    if base.stream is None or base.spec.task == "tracking":
+    if base.stream is None or task_of(base.spec).follows:
         return []
     ends = {**base.inputs, **base.outputs}
     return [

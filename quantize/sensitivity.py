@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgepv.base.late import np
 from edgepv.base.optional import need, ort_session
+from edgepv.base.tasks import task_of
 from edgepv.data.calibration import filling
 from edgepv.data.frames import hold_last, model_frames
 from edgepv.errors import ModelError, UsageError
@@ -68,7 +69,7 @@ def per_layer(
         overrides = state_overrides(clean, base, feeds, ranges)
         theirs = by_file_names(base, probes)
         wanted = answers_of(clean, base, theirs)
-        classes = base.spec.task == "classification"
+        classes = task_of(base.spec).classifies
         rows = []
         for name in track([*names], "quantizing one layer at a time"):
             alone = Path(scratch) / "alone.onnx"

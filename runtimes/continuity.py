@@ -7,6 +7,7 @@ from itertools import islice
 
 import numpy as np
 
+from edgepv.base.tasks import task_of
 from edgepv.errors import UsageError
 from edgepv.runtimes.lane import Answer, Gap, Lane, scored
 from edgepv.runtimes.scene_cuts import SceneCuts
@@ -50,7 +51,7 @@ class Continuity:
         """The answer that a lane's outputs give; only the first one after a restart says so."""
         restarted, self._restarted = self._restarted, False
         stepper, spec = lane.stepper, lane.variant.spec
-        scores = scored(spec, outputs["logits"]) if spec.task == "classification" else None
+        scores = scored(spec, outputs[spec.answer.name]) if task_of(spec).classifies else None
         best = int(scores.argmax()) if scores is not None else 0
         return Answer(
             index=stepper.seen - 1,
@@ -72,7 +73,7 @@ class Continuity:
 def check_alike(one: Variant, other: Variant) -> None:
     """Raise UsageError unless ``other`` may answer in the place of ``one``."""
     mine, theirs = ((v.spec.fps, v.spec.labels, v.spec.task) for v in (one, other))
-    if mine != theirs or one.spec.task != "classification":
+    if mine != theirs or not task_of(one.spec).classifies:
         raise UsageError(
             f"{other.name} has another frame rate or other labels than {one.name}, or is no classifier: "
             "they cannot stand in for each other"

@@ -160,7 +160,7 @@ def _births(variant: Variant) -> Births | None:
     """Who bears and kills the particles of a tracker; None for a model that does not leave it to the host."""
     spec, stream = variant.spec, variant.stream
     names = {state.name for state in stream.states} if stream else set()
-    if spec.task != "tracking" or not spec.particles or not {"position", "life"} <= names:
+    if not task_of(spec).follows or not spec.particles or not {"position", "life"} <= names:
         return None
     height, width = spec.input.shape[-2:]
     return Births(spec.particles, aspect=width / height)

@@ -15,6 +15,7 @@ import numpy as np
 
 from edgepv.base.files import whole_file
 from edgepv.base.optional import need
+from edgepv.base.tasks import task_of
 from edgepv.data.boxes import Detections
 from edgepv.data.video import Ticks, VideoFrame, VideoReader, at_rate, open_video
 from edgepv.errors import UsageError, unknown
@@ -204,7 +205,7 @@ class _Receiver:
 
 def late(variant: Variant, fps: Fraction) -> int:
     """Frames of a video between the one that a restorer's picture shows and the one it is answered to."""
-    if variant.spec.task != "restoration":
+    if not task_of(variant.spec).shows:
         return 0
     behind = variant.spec.lag + (variant.stream.delay if variant.stream else 0)
     return int(-(-behind * fps // variant.spec.fps))

@@ -129,7 +129,7 @@ class Output:
         self._lows: dict[str, float] = {}
         for rule in config.rules.of(camera):
             self._lows[rule.label] = min(rule.low, self._lows.get(rule.label, 1.0))
-        self._moving = MovingPoints(spec) if spec.task == "tracking" else None
+        self._moving = MovingPoints(spec) if task_of(spec).follows else None
         self._tracker = Tracker() if task_of(spec).finds else None
         self._numbered: tuple[Detections, Detections] | None = None
         self._odd = Odd({rule.what for rule in config.rules.of(camera) if rule.what is not None})

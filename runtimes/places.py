@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgepv.base.optional import need
+from edgepv.base.tasks import task_of
 from edgepv.data.frames import at_model_size, preprocess
 from edgepv.errors import UsageError, unknown
 from edgepv.runtimes.deadline.realtime import yield_to_others
@@ -35,7 +36,6 @@ BLUR = 1 / 8
 AGAIN_S = 1.0
 """Least time between two searches for one label."""
 NULL = "null"
-CLASSIFICATION, DETECTION = "classification", "detection"
 
 Within = Mapping[str, frozenset[str]]
 """label -> names of the zones that hold it."""
@@ -43,13 +43,13 @@ Within = Mapping[str, frozenset[str]]
 
 def labels_of(spec: ModelSpec) -> tuple[str, ...]:
     """What a rule may be about: a classifier's labels, or "moving" of a tracker."""
-    return (MOVING,) if spec.task == "tracking" else spec.labels
+    return (MOVING,) if task_of(spec).follows else spec.labels
 
 
 def check_rules(rules: Rules, variant: Variant) -> None:
     """Raise UsageError for a rule that could never fire with this model, or whose zones mean nothing."""
     spec = variant.spec
-    if rules.tracks and spec.task != DETECTION:
+    if rules.tracks and not task_of(spec).finds:
         raise UsageError(
             f"track rule for '{rules.tracks[0].label}': {spec.name} is for {spec.task} and finds no boxes. "
             "Run a model for detection, such as person-detector"
@@ -60,8 +60,8 @@ def check_rules(rules: Rules, variant: Variant) -> None:
         if rule.what is not None and rule.what not in known(spec):
             raise UsageError(f"rule for '{ANY}': {unknown('score', rule.what, known(spec))}")
         unsure = rule.label == ANY and rule.what is None
-        if unsure and (len(spec.labels) < 2 or spec.task != CLASSIFICATION):
-            one = spec.task == CLASSIFICATION and spec.labels
+        if unsure and (len(spec.labels) < 2 or not task_of(spec).classifies):
+            one = task_of(spec).classifies and spec.labels
             what = "a model with one label" if one else f"a model for {spec.task}"
             raise UsageError(f"rule for '*': {what} like {spec.name} has no labels to be in doubt about")
         if rule.zones and variant.engine == NULL:
@@ -256,4 +256,4 @@ class ZoneSearch:
 
 def needs_search(rules: Sequence[Rule], variant: Variant) -> bool:
     """Whether where a label is must be searched for."""
-    return variant.spec.task == "classification" and any(rule.zones for rule in rules)
+    return task_of(variant.spec).classifies and any(rule.zones for rule in rules)

@@ -42,7 +42,8 @@ class Player:
         return np.log(mean.clip(LEAST)) if self.variant.spec.scores == "probabilities" else mean
 
     def _steps(self, frames: np.ndarray, dead: Sequence[int]) -> list[np.ndarray]:
-        return [out["logits"][0] for out in self.steps(frames, dead) if self._stepper.valid]
+        answer = self.variant.spec.answer.name
+        return [out[answer][0] for out in self.steps(frames, dead) if self._stepper.valid]
 
     def steps(self, frames: np.ndarray, dead: Sequence[int] = ()) -> Iterable[dict[str, np.ndarray]]:
         """All outputs after every frame, by name with the batch axis, from a fresh state.
@@ -62,7 +63,8 @@ class Player:
         spec = self.variant.spec
         starts = sorted({round(s) for s in np.linspace(0, len(frames) - spec.frames, WINDOWS)})
         clips = (frames[s : s + spec.frames].transpose(1, 0, 2, 3)[None] for s in starts)
-        return [self._engine.infer({spec.input.name: np.ascontiguousarray(c)})["logits"][0] for c in clips]
+        feeds = ({spec.input.name: np.ascontiguousarray(c)} for c in clips)
+        return [self._engine.infer(one)[spec.answer.name][0] for one in feeds]
 
 
 def above_mean(logits: np.ndarray, label: int) -> float:

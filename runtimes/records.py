@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgepv.base.tasks import TASKS
+from edgepv.base.tasks import TASKS, task_of
 from edgepv.data.boxes import Detections
 from edgepv.data.frames import pictures
 from edgepv.runtimes.lane import Answer
@@ -64,7 +64,7 @@ def record(
 def _nothing(spec: ModelSpec) -> Record:
     """What is said before there is an answer."""
     names = {a.name for a in spec.answers}
-    fields: Record = {"label": None, "score": None, "margin": None} if spec.task == "classification" else {}
+    fields: Record = {"label": None, "score": None, "margin": None} if task_of(spec).classifies else {}
     if spec.task not in TASKS.own:
         fields = {spec.answer.name: None}
     fields |= dict.fromkeys(_numbers(spec))
@@ -137,6 +137,6 @@ def _unit(spec: ModelSpec, pairs: int) -> np.ndarray:
 
 def picture_of(answer: Answer, spec: ModelSpec) -> np.ndarray | None:
     """The picture a restorer answers, (H, W, 3) uint8 BGR; None for other tasks."""
-    if spec.task != "restoration":
+    if not task_of(spec).shows:
         return None
     return pictures(spec, answer.outputs["image"][None])[0]

@@ -35,6 +35,12 @@ def test_it_is_done_in_one_place(what: str, words: str, place: str) -> None:
     assert [name for name, text in PRODUCT.items() if words in text] == [place], what
 
 
+def test_no_room_asks_for_a_tasks_name() -> None:
+    """What a task is, it says itself: ``TaskSpec``. In zoo/training a task is a set of labelled clips."""
+    asked = re.compile(r"spec\.task (==|!=) ")
+    assert [name for name, text in PRODUCT.items() if asked.search(text)] == []
+
+
 def names(tree: ast.AST) -> Counter[str]:
     """How often each name is used: in code, or as the end of a string such as "module:builder"."""
     found: Counter[str] = Counter()

@@ -39,6 +39,7 @@ TASKS = Registry(
             max_drop=None,
             most_frames=200,
             int8_floor_db=17.0,
+            follows=True,
             per_frame=True,
         ),
         "detection": TaskSpec(

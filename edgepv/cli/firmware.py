@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgepv.base.console import say_next, tell
+from edgepv.base.tasks import task_of
 from edgepv.cli.arguments import Commands
 from edgepv.errors import UsageError
 
@@ -54,10 +55,10 @@ def firmware_command(a: argparse.Namespace) -> int:
         check(bundle)
         recorded = golden.of_variant(golden.load(bundle), variant.name)
         answers, original = recorded[variant.name], recorded["torch"]
-        if variant.spec.task == "tracking":
+        if task_of(variant.spec).follows:
             answers = original = followed(variant, bundle.checked, recorded["frames"])
         limit = golden.tolerance(variant.precision, answers, original)
-        if variant.precision == "int8" and variant.spec.task != "tracking":
+        if variant.precision == "int8" and not task_of(variant.spec).follows:
             answers, limit = exact_golden(variant, bundle.checked(variant.path), recorded, limit)
         replayed = Golden(recorded["frames"], answers, variant.name, limit)
         with whole_folder(out) as folder:

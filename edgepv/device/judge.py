@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from edgepv.base.tasks import task_of
 from edgepv.bundle.manifest import Bundle
 from edgepv.data.clips import survey
 from edgepv.data.split import split_clips
@@ -32,7 +33,7 @@ class Judge:
     def __init__(self, bundle: Bundle, clips: Path, max_drop: float) -> None:
         self._bundle, self._max_drop = bundle, max_drop
         spec = bundle.content.spec
-        if spec.task != "classification":
+        if not task_of(spec).classifies:
             raise UsageError(f"{bundle.folder} is for {spec.task}; on a device only classifiers are judged")
         labelled = [clip for clip in survey(clips, spec.labels).clips if clip.label]
         if not labelled:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgepv.base.tasks import task_of
 from edgepv.firmware.loops import nest
 from edgepv.firmware.lowering import Lowering
 from edgepv.firmware.numbers import literal
@@ -422,7 +423,7 @@ def _record(model: Model) -> str:
         "write": "write_state" if model.rings else "NULL",
     }  # fmt: skip
     names = [state.name for state in stream.states]
-    if spec.task == "tracking" and spec.particles and {"position", "life"} <= set(names):
+    if task_of(spec).follows and spec.particles and {"position", "life"} <= set(names):
         borne = {"position": names.index("position"), "life": names.index("life")}
         fields |= {"particles": spec.particles, **borne}
     body = "\n".join(f"    .{key} = {value}," for key, value in fields.items())

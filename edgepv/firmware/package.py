@@ -16,6 +16,7 @@ import numpy as np
 from edgepv.base.files import write_json, write_text
 from edgepv.base.machine import versions
 from edgepv.base.optional import need
+from edgepv.base.tasks import task_of
 from edgepv.base.vet import vet_onnx
 from edgepv.errors import EngineError, ParityError, UsageError
 from edgepv.firmware import Firmware, generate
@@ -161,7 +162,7 @@ def _golden(variant: Variant, made: Firmware, golden: Golden) -> dict[str, Any]:
     answers = sum(int(np.prod(one.shape)) for one in variant.spec.answers)
     warmup = variant.stream.warmup if variant.stream else 1
     beside = 4 * (2 * answers + len(variant.spec.labels) + warmup)
-    beside += BIRTHS if variant.spec.task == "tracking" else 0
+    beside += BIRTHS if task_of(variant.spec).follows else 0
     whole = int(np.prod(variant.spec.answer.shape))
     return {
         "frames": count,

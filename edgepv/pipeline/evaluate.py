@@ -176,7 +176,7 @@ class Evaluation:
     def _parts(self) -> Parts:
         """What each clip has in common with others: label, camera where groups are known, light, motion."""
         found: dict[Kind, list[str]] = {}
-        if self.spec.task == "classification":
+        if task_of(self.spec).classifies:
             found["label"] = [self.spec.labels[int(c.truth)] for c in self.shown]  # type: ignore[arg-type]
         groups = groups_of(self.shown)
         if group_count(groups) is not None and groups:
@@ -196,7 +196,7 @@ class Evaluation:
 
     def curves(self, answers: Sequence[np.ndarray]) -> tuple[Curve, ...]:
         """How a classifier's scores of clips tell labels apart; () of other models, or without labels."""
-        if not self.known or self.spec.task != "classification":
+        if not self.known or not task_of(self.spec).classifies:
             return ()
         warmup = self.original_warmup if answers is self.original else self.warmup
         scores = np.stack([scored(self.spec, clip_scores(rows, warmup)) for rows in answers])
@@ -304,7 +304,7 @@ def _parity(
         saturation=saturation(folder / variant.path, probes) if variant.precision == "int8" else None,
         classes=task_of(spec).classifies,
     )
-    if spec.task == "tracking":
+    if task_of(spec).follows:
         apart = [
             distance_px(spec, a, b)[:, _followed(c)]
             for a, b, c in zip(answers, evaluation.model, evaluation.shown)
@@ -386,7 +386,7 @@ def _rows(spec: ModelSpec, answers: Sequence[np.ndarray], evaluation: Evaluation
     if task_of(spec).segments:
         every = -(-prod(spec.answer.shape) // PLACES)
         return [a.reshape(len(a), -1)[:, ::every] for a in answers]
-    if spec.task != "tracking":
+    if not task_of(spec).follows:
         return [a.reshape(len(a), -1) for a in answers]
     rows = []
     for a, m, clip in zip(answers, evaluation.model, evaluation.shown, strict=True):

@@ -310,7 +310,7 @@ def _shipped(spec: ModelSpec) -> list[Clip]:
     if task_of(spec).segments:
         return list(survey_masks(here / "scenes").clips)
     film = find_clips(here / "film", ())
-    if spec.task != "tracking":
+    if not task_of(spec).follows:
         return film
     return [c for c in film if c.split == "calibration"] + find_clips(here / "points", ())
 

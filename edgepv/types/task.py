@@ -32,6 +32,7 @@ class TaskSpec:
     classifies: whether the answer is a score for each label: such a model has two labels or more, and can be
     trained further, searched for, packed into a ladder and explained.
     shows: whether the answer is a picture: it may lag behind what came in, and be of what was made worse.
+    follows: whether the answer is points that are followed, which the host lets begin and end.
     finds: whether the answer is boxes: it is read by ``ModelSpec.boxes``, may have any name, and the labels
     say what is in a box.
     segments: whether the answer is a label for each place of the picture, read by ``ModelSpec.masks``;
@@ -52,6 +53,7 @@ class TaskSpec:
     int8_floor_db: float
     classifies: bool = False
     shows: bool = False
+    follows: bool = False
     finds: bool = False
     segments: bool = False
     per_frame: bool = False

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 
 from edgepv.base.optional import need
+from edgepv.base.tasks import task_of
 from edgepv.runtimes.lane import Answer
 from edgepv.types import ModelSpec
 
@@ -30,7 +31,7 @@ SETTLED = 50
 
 def known(spec: ModelSpec) -> tuple[str, ...]:
     """Names of the scores that a model's camera has."""
-    unsure = DOUBTS if spec.task == "classification" and len(spec.labels) > 1 else ()
+    unsure = DOUBTS if task_of(spec).classifies and len(spec.labels) > 1 else ()
     return (*unsure, *spec.numbers, BACKGROUND)
 
 
