@@ -178,8 +178,8 @@ def _seg(name: str, task: str, result: dict[str, Json]) -> tuple[str, str, tuple
     strip = f"![frame, true mask, the net, MOG2]({name}.png)"
     legend = "From left to right: a frame, the true mask (moving green, shadow red), the net, MOG2."
     spread = (
-        f"The mean of {name} is {100 * test['miou']:.1f} %, {100 * test['low']:.1f} to {100 * test['high']:.1f} "
-        "(95 %, over cameras and films)."
+        f"The mean of {name} is {100 * test['miou']:.1f} %, {100 * test['low']:.1f} to "
+        f"{100 * test['high']:.1f} (95 %, over cameras and films)."
     )
     parts = [told, table, spread, _film(result["davis"]), strip, legend]
     return "\n\n".join(parts), SCENES, LIMITS["seg"]
