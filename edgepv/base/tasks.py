@@ -68,7 +68,7 @@ TASKS = Registry(
             unit="points",
             max_drop=None,
             most_frames=MOST_MASKED,
-            int8_floor_db=10.0,
+            int8_floor_db=15.0,
             segments=True,
         ),
         "restoration": TaskSpec(
