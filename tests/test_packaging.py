@@ -121,7 +121,7 @@ def test_shipped_data_stays_small() -> None:
     weights = [p.read_bytes() for p in zoo.glob("weights/*.safetensors")]
     assert sum(len(zlib.compress(w)) for w in weights) < 19e6  # in a wheel; each pv-c3d is 7 MB of it
     assert sum(map(len, weights)) < 21e6
-    assert sum(p.stat().st_size for p in zoo.rglob("*.mp4")) < 4e6
+    assert sum(p.stat().st_size for p in zoo.rglob("*.mp4")) < 4.5e6
 
 
 def test_no_file_speaks_of_this_machine() -> None:

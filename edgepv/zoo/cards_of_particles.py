@@ -175,10 +175,10 @@ def _both(row: dict[str, Any], when: str) -> str:
 def _seg(name: str, task: str, result: dict[str, Json]) -> tuple[str, str, tuple[str, ...]]:
     test, others = result["test"], result["baselines"]
     told = (
-        f"{test['clips']} rendered clips of {test['frames']} frames over {test['groups']} cameras and films "
-        "that did not train, with things of shapes (persons, cars) that did not train either. Intersection "
-        "over union of each label and their mean (mIoU), in %. Simple methods have the settings that are "
-        "best on training scenes."
+        f"{len(test['clips'])} rendered clips of {test['frames']} frames over {test['groups']} cameras and "
+        "films that did not train, with things of shapes (persons, cars) that did not train either. "
+        "Intersection over union of each label and their mean (mIoU), in %. Simple methods have the settings "
+        "that are best on training scenes."
     )
     rows = [
         _ious(f"**{name}**", test),

@@ -30,12 +30,11 @@ from edgepv.data.truth import EvalClip, Masks
 from edgepv.data.video import open_video
 from edgepv.errors import EdgepvError
 from edgepv.metrics.segmentation import confusions, jackknife, mean_iou
-from edgepv.metrics.stats import mean_accuracy
 from edgepv.types import MaskSpec, ModelSpec, TensorSpec, encode
 from edgepv.zoo import HERE, SCENES, pv_seg
 from edgepv.zoo.pv_seg import Segment
 from edgepv.zoo.training.classifiers import default_cache
-from edgepv.zoo.training.publish import halve, publish, trained_on
+from edgepv.zoo.training.publish import halve, headline, publish, trained_on
 from edgepv.zoo.training.scenes import MOVING, SHADOW, Drawn, Scene, render
 from edgepv.zoo.training.steps import Schedule, fit
 
@@ -302,14 +301,16 @@ def train(job: SegmenterRun, say: Say) -> Mapping[str, object]:
     halve(net)
     clips = held_out(CLIPS, FRAMES)
     score, each = measured(by_net(net), clips)
-    row = mean_accuracy(each, "miou", [group for group, _ in clips])
+    groups = [group for group, _ in clips]
+    row = headline(each.tolist(), "miou", groups)
     result: dict[str, Any] = {
         "name": job.name,
         "seed": job.seed,
         "recipe": asdict(recipe),
         "pictures": {split: len(read_pictures(split)) for split in ("calibration", "evaluation")},
         "test": encode(score)
-        | {"low": row.low, "high": row.high, "clips": CLIPS, "frames": FRAMES, "groups": row.groups},
+        | {"low": row["low"], "high": row["high"], "frames": FRAMES, "groups": row["groups"]}
+        | {"clips": [{"group": g, "figure": v} for g, v in zip(groups, each.tolist(), strict=True)]},
         "baselines": encode(baselines(clips)),
         "davis": encode(_on_davis(net, job.davis)),
         "seconds": round(sum(row["seconds"] for row in log)),
@@ -317,7 +318,7 @@ def train(job: SegmenterRun, say: Say) -> Mapping[str, object]:
         "log": log,
     }
     write_strip(job.out / "cards" / f"{job.name}.png", net, clips)
-    metrics = {"test": {k: getattr(row, k) for k in ("value", "low", "high", "n", "groups", "metric")}}
+    metrics = {"test": row}
     publish(job.out, job.name, net, "edgepv.zoo.pv_seg:nano", spec(job.name), metrics, result)
     return result
 
