@@ -30,8 +30,8 @@ FLOAT_TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2, "fp16": 1e-2, "int8": 5e-2}
 roundings of float32 add up; fp16 keeps 11 bits, bf16 8 and INT8 8, and other kernels round elsewhere."""
 
 NUMBER_SLACK = 4.0
-"""Of a further number in INT8, against an answer: one value of one frame moves more than several over a window.
-Twice what quantization changed."""
+"""Of a further number in INT8, against an answer: one value of one frame moves more than several over a
+window. Then it may move by twice what quantization changed."""
 
 
 @dataclass(frozen=True)
