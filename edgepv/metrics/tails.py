@@ -147,7 +147,8 @@ def _beginning(
 
 def _blocks(stretches: Sequence[Stretch], start: float, apart_s: float, hours: float) -> list[_Block]:
     """Every piece of the recording, with the peaks that begin in it."""
-    long_s = min(BLOCK_S, 3600 * hours / LEAST_BLOCKS)
+    enough = len(stretches) >= LEAST_BLOCKS  # then a film that is shorter than a block is not cut
+    long_s = BLOCK_S if enough else min(BLOCK_S, 3600 * hours / LEAST_BLOCKS)
     found = []
     for stretch in stretches:
         when, high = peaks(stretch, start, apart_s)
