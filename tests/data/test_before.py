@@ -19,7 +19,8 @@ from edgepv.data.video import read_video
 from edgepv.errors import UsageError
 from edgepv.finetune.data import shots, tensor
 from edgepv.model.spec import as_toml, check_spec, read_spec
-from edgepv.pipeline.spoilt import CLEAN, spoilt
+from edgepv.pipeline.evaluate import Evaluation
+from edgepv.pipeline.spoilt import CLEAN, spoilt, spoilt_clips
 from edgepv.runtimes.engine import Engine
 from edgepv.runtimes.lane import Lane
 from edgepv.stream import Stepper, Tensors
@@ -123,3 +124,18 @@ def test_a_restorer_has_none() -> None:
     spec = replace(PLAIN, labels=(), task="restoration", metric="psnr", outputs=(image,), before=("clahe",))
     with pytest.raises(UsageError, match="none to a restorer"):
         check_spec(spec, "x")
+
+
+def test_clips_that_are_spoilt_for_the_report_are_decoded_without_the_chain(
+    write_video: Callable[..., Path],
+) -> None:
+    held_out = [Clip(write_video("a.mp4", list(range(30, 230, 8)), fps=10), "a", "g")]
+    shown = (eval_clip(held_out[0], SPEC),)
+    evaluation = Evaluation(SPEC, shown, ("a",), known=True, warmup=1, original=(), model=(), feeds=(),
+                            max_drop=1.0, original_warmup=1)  # fmt: skip
+    base = Variant("v", "onnxruntime", "fp32", "step", "v.onnx", "", SPEC, STREAM, {}, {})
+    found = spoilt_clips(evaluation, held_out, base, Path(), 1)
+    assert found is not None
+    first = len(found.clips[0].frames)
+    np.testing.assert_array_equal(found.clips[0].frames, model_frames(held_out[0].path, PLAIN)[:first])
+    np.testing.assert_array_equal(found._versions[CLEAN][0].frames, shown[0].frames[:first])
