@@ -17,7 +17,7 @@ import argparse
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,7 @@ def measured(file: Path, spec: Path, data: Path) -> dict[str, Any]:
             got = answers(variant, folder, shown)
             if name == "float":
                 original, before = got, figures(variant.spec, got, shown, 1)
-                seen = in_views(variant, folder, shown)
+                seen = ap_of(variant.spec, in_views(variant, folder, shown))
                 whole = encode(rated(variant.spec, got, shown, None))
                 continue
             table[name] = compared(variant.spec, original, got, before, shown)
@@ -170,25 +170,17 @@ def in_views(variant: Variant, folder: Path, clips: list[EvalClip]) -> Found:
     return found, truth  # type: ignore[return-value]
 
 
-def ap_of(spec: ModelSpec, one: Found, which: Sequence[int], views: int = VIEWS) -> np.ndarray:
-    """Figures whose mean is AP50 of these pictures, in points; see ``ap_figures``."""
-    found, truth = ([side[i][:views] for i in which] for side in one)
-    return 100 * jackknife(matches(spec, found, truth), len(which))
+def ap_of(spec: ModelSpec, one: Found) -> np.ndarray:
+    """Figures of the pictures, whose mean is AP50 over their views in points; see ``ap_figures``."""
+    return 100 * jackknife(matches(spec, *one), len(one[1]))
 
 
-def judged_in_views(spec: ModelSpec, original: Found, got: Found) -> dict[str, Any]:
-    """The loss over all views; and foretold of one half of the pictures, counted on the other as they are."""
-    every = range(len(got[0]))
-    before, after = (ap_of(spec, one, every) for one in (original, got))
-    halves = []
-    for ours, theirs in ((every[::2], every[1::2]), (every[1::2], every[::2])):
-        told = float((ap_of(spec, original, ours) - ap_of(spec, got, ours)).mean())
-        sides = (ap_of(spec, one, theirs, 1) for one in (original, got))
-        halves.append((told, encode(mean_drop(*sides, max_drop=MAX_DROP, unit="points"))))
+def judged_in_views(spec: ModelSpec, before: np.ndarray, got: Found) -> dict[str, Any]:
+    """The loss over all views; before: the original's figures."""
+    after = ap_of(spec, got)
     return {
         "ap50": float(after.mean()) / 100,
         "drop": encode(mean_drop(before, after, max_drop=MAX_DROP, unit="points")),
-        "halves": halves,
     }
 
 

@@ -120,7 +120,7 @@ def jackknife(table: Sequence[Matches], count: int, groups: Sequence[str] | None
     views of one picture.
     """
     whole = mean_ap(table, np.ones(count))[0]
-    figures = whole + _pulls(table, np.arange(count))
+    figures: np.ndarray = whole + _pulls(table, np.arange(count))
     if groups is None or group_count(groups) in (None, 1):
         return figures
     which = np.unique(groups, return_inverse=True)[1]
