@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from detection import IN_VIEWS
 from gate import both
 from measured_at import now
 
@@ -91,13 +92,13 @@ def committed() -> Iterator[Row]:
                 "target": name.split()[0],
                 "variant": name.split()[-1],
                 "metric": "ap50",
-                "value": file["views"]["ap50"],
-                "drop": file["views"]["drop"],
+                "value": file.get("views", file)["ap50"],
+                "drop": file.get("views", file)["drop"],
                 "p50_ms": None,
                 "measured_at": detection["measured_at"],
             }
             for name, file in detection[model]["files"].items()
-            if "views" in file
+            if name in IN_VIEWS
         ]
         yield from least_lost("detection", model, rows)
 

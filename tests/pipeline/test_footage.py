@@ -71,6 +71,8 @@ def test_a_video_that_is_judged_by_is_not_learnt_from(film: Path) -> None:
 def test_footage_sets_ranges_where_no_labelled_clips_fit(film: Path) -> None:
     with pytest.raises(UsageError, match="--footage DIR without labels"):
         gather(Options(precision="int8"), OTHER)
+    with pytest.raises(UsageError, match="--footage DIR without labels"):
+        gather(Options(variant="onnxruntime-int8"), OTHER)
     clips = gather(Options(precision="int8", footage=str(film)), OTHER)
     assert clips.fits and clips.calibration == clips.footage and clips.held_out == clips.watched
 
