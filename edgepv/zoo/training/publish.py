@@ -59,10 +59,13 @@ def publish(
     write_json(out / "cards" / f"{name}.json", result)
 
 
-def headline(values: Sequence[float], metric: Metric, groups: Sequence[str] | None = None) -> dict[str, object]:
+def headline(
+    values: Sequence[float], metric: Metric, groups: Sequence[str] | None = None
+) -> dict[str, object]:
     """What the index repeats of a test: the mean over the clips with its interval, over groups if given."""
     row = mean_accuracy(np.asarray(values, float), metric, groups)
-    told: dict[str, object] = {"value": row.value, "low": row.low, "high": row.high, "n": row.n, "metric": metric}
+    told: dict[str, object] = {"value": row.value, "low": row.low, "high": row.high, "n": row.n}
+    told["metric"] = metric
     return told if groups is None else told | {"groups": row.groups}
 
 
