@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 
 from edgepv.data.clips import Clip
-from edgepv.data.degrade import CORRUPTIONS
 from edgepv.export import to_onnx
 from edgepv.measure import latency, roofline
-from edgepv.pipeline import layers, source, spoilt
+from edgepv.pipeline import layers, source
 from edgepv.types import ModelSpec
 
 FEW = 4
@@ -22,7 +21,7 @@ every, export = source._shipped, to_onnx._export
 
 
 def quicken(patch: pytest.MonkeyPatch) -> None:
-    """Few timed calls, few of the shipped clips and one way to spoil these, small looks at a core's peaks.
+    """Few timed calls, few of the shipped clips, small looks at a core's peaks.
 
     What INT8 of each layer costs is measured of tiny models alone.
     """
@@ -32,7 +31,6 @@ def quicken(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(roofline, "TURN_S", 1e-4)
     patch.setattr(roofline, "SIZES", (16 << 10, 1 << 20))
     patch.setattr(source, "_shipped", few)
-    patch.setattr(spoilt, "CORRUPTIONS", {"JPEG": CORRUPTIONS["JPEG"]})
     patch.setattr(to_onnx, "_export", export_with_one_registry)
 
 

@@ -118,7 +118,7 @@ def _answer(there: socket.socket) -> None:
 
 
 def command(argv: list[str]) -> int:
-    """``edgepv`` with quick exports, for which the shortest video proves a stream.
+    """``edgepv`` with quick exports: clips are spoilt in one way, and the shortest video proves a stream.
 
     Fine-tuning takes one epoch, and memory is looked at in this process.
     """
@@ -127,12 +127,15 @@ def command(argv: list[str]) -> int:
     if argv[:1] and argv[0] in ("export", "stream", "sensitivity", "explain", "search"):
         from quick import quicken
 
+        from edgepv.data.degrade import CORRUPTIONS
         from edgepv.explain import deletion
         from edgepv.measure import memory
+        from edgepv.pipeline import spoilt
         from edgepv.stream import verify
 
         quicken(pytest.MonkeyPatch())
         verify.VIDEO, deletion.STAGES = 0, 4
+        spoilt.CORRUPTIONS = {"JPEG": CORRUPTIONS["JPEG"]}  # type: ignore[attr-defined]
         memory.call = lambda function, **given: memory.rss_of(**given)  # type: ignore[attr-defined]
     return main(argv + ["--tune-epochs", "1"] * (argv[:1] == ["search"]))
 
