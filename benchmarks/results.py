@@ -252,6 +252,16 @@ def says_track(found: Json) -> str:
     return "delta-avg on photographs: " + ", ".join(f"{name} {value:.3f}" for name, value in rows.items())
 
 
+def says_particles(found: Json) -> str:
+    """PSNR of pictures painted of particles, and of others with as many numbers."""
+    rows = {count: row["methods"] for count, row in found["pictures"].items() if "bicubic" in row["methods"]}
+    return "PSNR of particles, autoencoder, bicubic from as many numbers: " + "; ".join(
+        f"{count} particles "
+        + ", ".join(f"{row[name]['psnr']['mean']:.1f}" for name in ("particles", "autoencoder", "bicubic"))
+        for count, row in rows.items()
+    )
+
+
 def says_tract_pulse(found: Json) -> str:
     """Nets that tract makes to step."""
     simple, ours = (list(found[part].values()) for part in ("simple", "clipnets"))
@@ -338,6 +348,16 @@ BENCHMARKS = (
         None,
         "docs/models.md",
         left="nets that are compared are trained for hours first, see restore.py",
+    ),
+    Benchmark(
+        "particles",
+        (
+            "{python} -m edgepv.zoo.training.particle --data {natural} --compare --out {work}/compare",
+            *script("particles", "--data {natural} --compare {work}/compare"),
+        ),
+        says_particles,
+        None,
+        "docs/particles.md",
     ),
     Benchmark("tract_pulse", script("tract_pulse"), says_tract_pulse, None, "docs/stream.md"),
     Benchmark("clip_memory", script("clip_memory"), says_clip_memory),
@@ -454,6 +474,7 @@ def not_first(found: dict[str, Json]) -> Iterator[str]:
         if row["runs"] == "ladder" and high < 0:
             lost = -row["against_best_fixed_points"]
             yield f"live, {row['load']}: the ladder loses {lost:.1f} points to the best fixed variant"
+    yield from beaten_particles(found.get("particles", {}))
     yield from peers_page.beaten(found.get("peers", {}))
 
 
@@ -465,6 +486,19 @@ def beaten_restorers(part: str, rows: Json) -> Iterator[str]:
         mine = max(value for name, value in by.items() if name.startswith("pv-"))
         if not best.startswith("pv-"):
             yield f"restore, {part}, {clip}: {best} has {by[best]:.2f} dB, the best of ours {mine:.2f} dB"
+
+
+def beaten_particles(found: Json) -> Iterator[str]:
+    """Where others keep more of the picture in as many numbers, or foresee the next frame better."""
+    for count, row in found.get("pictures", {}).items():
+        psnr = {name: one["psnr"]["mean"] for name, one in row["methods"].items()}
+        best = max(psnr, key=lambda name: psnr[name])
+        if best in ("autoencoder", "bicubic"):
+            told = f"{best} has {psnr[best]:.2f} dB, {count} particles {psnr['particles']:.2f} dB"
+            yield f"particles, {row['numbers']} numbers: {told}"
+    for other, row in found.get("next", {}).get("messages_over", {}).items():
+        if row["psnr"]["mean"] < 0:
+            yield f"particles, the next frame: {other} is {-row['psnr']['mean']:.2f} dB nearer"
 
 
 def is_current(name: str) -> bool:
