@@ -316,6 +316,15 @@ def says_track(found: Json) -> str:
     return "delta-avg on photographs: " + ", ".join(f"{name} {value:.3f}" for name, value in rows.items())
 
 
+def says_particles(found: Json) -> str:
+    """PSNR of pictures painted of particles, and of bicubic ones with as many numbers."""
+    rows = {count: row["methods"] for count, row in found["pictures"].items() if "bicubic" in row["methods"]}
+    return "PSNR of particles and of bicubic from as many numbers: " + "; ".join(
+        f"{count} particles {row['particles']['psnr']['mean']:.1f}, {row['bicubic']['psnr']['mean']:.1f}"
+        for count, row in rows.items()
+    )
+
+
 def says_tract_pulse(found: Json) -> str:
     """Nets that tract makes to step."""
     simple, ours = (list(found[part].values()) for part in ("simple", "clipnets"))
@@ -434,6 +443,16 @@ BENCHMARKS = (
         "docs/models.md",
         left="nets that are compared are trained for hours first, see restore.py",
     ),
+    Benchmark(
+        "particles",
+        (
+            "{python} -m edgepv.zoo.training.particle --data {natural} --compare --out {work}/compare",
+            *script("particles", "--data {natural} --compare {work}/compare"),
+        ),
+        says_particles,
+        None,
+        "docs/particles.md",
+    ),
     Benchmark("tract_pulse", script("tract_pulse"), says_tract_pulse, None, "docs/stream.md"),
     Benchmark("clip_memory", script("clip_memory"), says_clip_memory),
     Benchmark("jetson_rules", script("jetson_rules"), says_jetson_rules, None, "benchmarks/jetson_rules.md"),
@@ -550,6 +569,7 @@ def not_first(found: dict[str, Json]) -> Iterator[str]:
             lost = -row["against_best_fixed_points"]
             yield f"live, {row['load']}: the ladder loses {lost:.1f} points to the best fixed variant"
     yield from unsurprised(found.get("odd", {}))
+    yield from beaten_particles(found.get("particles", {}))
     yield from peers_page.beaten(found.get("peers", {}))
 
 
@@ -575,6 +595,19 @@ def beaten_restorers(part: str, rows: Json) -> Iterator[str]:
             over = (f"{rows[name]['psnr']['mean']:.1f} dB" for name in (best, first))
             told = f"{best} has {by[best]:.2f} dB, {first} {by[first]:.2f} dB. It is one clip; over all "
             yield f"restore, {part}, {clip}: {told}{' against '.join(over)}."
+
+
+def beaten_particles(found: Json) -> Iterator[str]:
+    """Where others keep more of the picture in as many numbers, or foresee the next frame better."""
+    for count, row in found.get("pictures", {}).items():
+        psnr = {name: one["psnr"]["mean"] for name, one in row["methods"].items()}
+        best = max(psnr, key=lambda name: psnr[name])
+        if best in ("autoencoder", "bicubic"):
+            told = f"{best} has {psnr[best]:.2f} dB, {count} particles {psnr['particles']:.2f} dB"
+            yield f"particles, {row['numbers']} numbers: {told}"
+    for other, row in found.get("next", {}).get("messages_over", {}).items():
+        if row["psnr"]["mean"] < 0:
+            yield f"particles, the next frame: {other} is {-row['psnr']['mean']:.2f} dB nearer"
 
 
 def is_current(name: str) -> bool:

@@ -28,8 +28,8 @@ class TaskSpec:
     (above it, 0.4 at most). A restorer's file at 30 dB is 36 dB of PSNR or more from the original's pictures,
     so it adds less error than restoring leaves.
     Of a detector, over the rows that say something: YOLOX-nano's files at 7.6 dB and below lost 29 points of
-    AP50 and more, those at 17 dB and above less than 1. Of a segmenter: random errors of 15 dB in
-    pv-seg-nano's scores cost 1.2 points of mIoU, of 10 dB 3.7.
+    AP50 and more, those at 17 dB and above less than 1. Of a segmenter that of a
+    classifier, since its answer too is the largest of a few scores, at each place.
     classifies: whether the answer is a score for each label: such a model has two labels or more, and can be
     trained further, searched for, packed into a ladder and explained.
     shows: whether the answer is a picture: it may lag behind what came in, and be of what was made worse.

@@ -230,13 +230,19 @@ def _particle(name: str, task: str, result: dict[str, Any]) -> tuple[str, str, t
     return "\n".join([*head, *rows, mean, "", *_held_against(result)]), OWN, LIMITS["particle"]
 
 
+_OTHERS = {
+    "autoencoder": "an autoencoder that was stopped early and was still learning, so no fair rival",
+    "bicubic": "the frame made smaller by area and larger again bicubically",
+}
+
+
 def _held_against(result: dict[str, Any]) -> list[str]:
     """What the benchmark found of other ways to keep as many numbers, and of the forecast; whoever wins."""
     found = result.get("compared")
     if found is None:
         return ["How other ways with as many numbers compare was not measured."]
     lines = [
-        f"* PSNR over that of {row['other']}, {row['numbers']} numbers: {_ahead(row)}."
+        f"* PSNR over that of {_OTHERS[row['other']]}, {row['numbers']} numbers: {_ahead(row)}."
         for row in found["pictures"]
     ]
     lines += [

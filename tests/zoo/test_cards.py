@@ -60,6 +60,19 @@ def test_a_trackers_card_says_what_it_reaches_on_photographs(name: str) -> None:
     assert f"**{100 * kept['delta_avg']:.1f} %**" in cards.text_of(name)
 
 
+def test_the_card_of_particles_says_what_the_benchmark_found_whoever_wins() -> None:
+    found = read_json(ROOT / "benchmarks" / "particles.json")
+    kept = read_json(cards.FOLDER / "pv-particle-nano.json")["compared"]
+    text = cards.text_of("pv-particle-nano")
+    for row in kept["pictures"]:
+        over = found["pictures"][str(row["count"])]["particles_over"][row["other"]]
+        assert (row["mean"], row["films_ahead"]) == (over["psnr"]["mean"], over["films_ahead"])
+        assert f"{row['mean']:+.2f} dB" in text
+    for row in kept["next"]:
+        assert row["mean"] == found["next"]["messages_over"][row["other"]]["psnr"]["mean"]
+    assert {row["other"] for row in kept["pictures"]} == {"autoencoder", "bicubic"}
+
+
 def test_no_results_no_cards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cards.main(["--out", str(tmp_path)]) == 2
     assert "holds no result" in capsys.readouterr().err
