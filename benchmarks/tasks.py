@@ -2,7 +2,8 @@
 
 ``python benchmarks/tasks.py [BUNDLE ...]`` takes the models of ``SHOWN`` from models.json, gate.json and
 detection.json, and of every bundle that is named what its own report says; of each target the INT8 file that
-loses least. Writes tasks.json, where a row stays until its model is named again, and docs/tasks.md's table.
+loses least. Writes tasks.json, where a row says when it was measured and stays until its model is named
+again, and docs/tasks.md's table.
 """
 
 from __future__ import annotations
@@ -135,7 +136,7 @@ def main() -> None:
     named = [row for folder in parser.parse_args().bundles for row in of_bundle(folder)]
     before = read_json(OUT)["rows"] if OUT.is_file() else []
     rows = {(row["model"], row["target"]): row for row in (*before, *committed(), *named)}
-    found = {"rows": list(rows.values())}
+    found = {"measured_at": now(), "rows": list(rows.values())}
     write_json(OUT, found)
     place = r"(<!-- table: benchmarks/tasks\.py -->\n\n)(?:\|.*\n)+"
     write_text(PAGE, re.sub(place, lambda m: m[1] + table(found), PAGE.read_text()))

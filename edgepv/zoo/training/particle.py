@@ -87,9 +87,9 @@ class Recipe:
 
 
 RECIPE = Recipe(
-    Schedule(1000, lr=3e-3, weight_decay=1e-4),
-    Schedule(200, lr=5e-3, weight_decay=1e-4, log_every=25),
-    Schedule(300, lr=3e-3, weight_decay=1e-4),
+    Schedule(3000, lr=3e-3, weight_decay=1e-4),
+    Schedule(600, lr=5e-3, weight_decay=1e-4),
+    Schedule(3000, lr=3e-3, weight_decay=1e-4),
 )
 
 

@@ -64,7 +64,7 @@ class Recipe:
     bf16: bool = False
 
 
-RECIPES = {"pv-seg-nano": Recipe(Schedule(900, 3e-3), ((0.6, 10, 4), (1.0, 20, 2)))}
+RECIPES = {"pv-seg-nano": Recipe(Schedule(2400, 3e-3), ((0.6, 10, 4), (1.0, 20, 2)))}
 
 
 def read_pictures(split: str) -> list[np.ndarray]:
