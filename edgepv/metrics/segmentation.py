@@ -52,25 +52,22 @@ def confusions(
     """(clips, L, L) px of each clip by their true label (row) and what the answer says (column).
 
     L: how many numbers a mask may hold. A clip that is over before ``first``, as a picture is, is judged by
-    the last answer to it.
+    the last answer to it, which is about its last frame.
     """
     count = len(names_of(spec))
     tables = np.zeros((len(clips), count, count), np.int64)
     for table, rows, clip in zip(tables, answers, clips, strict=True):
         assert isinstance(clip.truth, Masks), "only clips with masks are judged"
         masks = clip.truth.of_frame
-        known = [i for i, mask in enumerate(masks) if mask is not None]
-        valid = [i for i in known if i >= first and i + late < len(rows)]
-        for i, row in [(i, i + late) for i in valid] or [(i, len(rows) - 1) for i in known[-1:]]:
-            table += confusion(spec, rows[row], masks[i], clip.size)
+        judged = range(first, min(len(masks), len(rows) - late))
+        for i, row in [(i, i + late) for i in judged] or [(len(masks) - 1, len(rows) - 1)]:
+            if (mask := masks[i]) is not None:
+                table += confusion(spec, rows[row], mask, clip.size)
     return tables
 
 
-def confusion(
-    spec: ModelSpec, scores: np.ndarray, mask: np.ndarray | None, size: tuple[int, int]
-) -> np.ndarray:
+def confusion(spec: ModelSpec, scores: np.ndarray, mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """(L, L) px of one picture of (height, width) ``size``, from scores (C, h, w) and its true mask."""
-    assert mask is not None, "a frame without a mask is not judged"
     count = len(names_of(spec))
     answered = sampled(spec, said(spec, scores), size, (mask.shape[0], mask.shape[1]))
     judged = mask != UNJUDGED

@@ -110,6 +110,13 @@ def test_a_picture_that_is_held_for_a_warm_up_is_judged_by_the_last_answer() -> 
     assert confusions(SPEC, [rows], [clip(mask)], first=2)[0][1, 1] == 16
 
 
+def test_a_mask_from_before_the_warm_up_is_not_held_against_a_later_answer() -> None:
+    mask = np.ones((4, 4), np.uint8)
+    film = EvalClip(np.zeros((4, 3, 32, 32), np.float32), Masks((mask, None, None, None)), size=(4, 4))
+    rows = np.concatenate([answer(mask)] * 4)
+    assert not confusions(SPEC, [rows], [film], first=2).any()  # frame 0 is seen too early, 3 has no mask
+
+
 def test_of_one_label_the_rest_is_nothing_and_the_label_alone_is_judged() -> None:
     spec = replace(spec_of(("car",)), masks=None)
     mask = np.array([[1, 1], [0, 0]], np.uint8)
