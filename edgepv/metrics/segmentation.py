@@ -91,6 +91,11 @@ def mean_iou(spec: ModelSpec, table: np.ndarray) -> float:
     return float(np.mean([hits[k] / (true[k] + answered[k] - hits[k]) for k in there])) if there else 0.0
 
 
+def shows_labels(spec: ModelSpec, tables: np.ndarray) -> bool:
+    """Whether any px that is judged truly has one of the spec's labels: without, there is no mIoU."""
+    return bool(tables.sum((0, 2))[_labels(spec)].any())
+
+
 def _labels(spec: ModelSpec) -> range:
     """The numbers of a mask that mean one of the spec's labels."""
     return range(len(names_of(spec)) - len(spec.labels), len(names_of(spec)))

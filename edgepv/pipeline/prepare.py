@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from edgepv.base.optional import need
-from edgepv.base.tasks import task_of
+from edgepv.base.tasks import MOST_MASKED, task_of
 from edgepv.data.calibration import in_turns, to_and_fro
 from edgepv.data.clips import Clip, clips_digest, unheld
 from edgepv.data.frames import hold_last, model_frames
@@ -18,6 +18,7 @@ from edgepv.errors import ModelError, UsageError
 from edgepv.measure.answers import clip_answers
 from edgepv.metrics.gate import within_limit
 from edgepv.metrics.resolution import resolution
+from edgepv.metrics.segmentation import confusions, shows_labels
 from edgepv.metrics.tasks import Pictures, clip_scores, groups_of, shows
 from edgepv.model.surgery import parameters
 from edgepv.pipeline import evaluate
@@ -163,6 +164,8 @@ def _prepared(context: RunContext, source: Source, clips: Clips) -> PreparedMode
         watched_original=tuple(evaluate.play_clips(original(1).infer, first, watched)),
         alarm=_alarm(spec),
     )
+    if task_of(spec).segments and evaluation.known and (unknown := _maskless(evaluation)):
+        evaluation = replace(evaluation, known=False)
     if task_of(spec).classifies and evaluation.known and not evaluation.unheld:
         context.console.say(_told_by_clips(evaluation))
     return PreparedModel(
@@ -199,6 +202,19 @@ def _boxless(shown: Sequence[EvalClip]) -> tuple[str, ...]:
     return (
         f"accuracy is not judged: no true box of a label of the model in {len(frames)} held-out pictures",
     )
+
+
+def _maskless(evaluation: evaluate.Evaluation) -> tuple[str, ...]:
+    """That a segmenter cannot be judged by masks of frames that nobody looks at, or that show no label."""
+    spec, (which, _) = evaluation.spec, evaluation.pictures
+    if shows_labels(spec, confusions(spec, evaluation.original, evaluation.shown, which.late, which.first)):
+        return ()
+    where = (
+        f"frames {which.first} to {MOST_MASKED - 1} of the held-out clips"
+        if which.first
+        else (f"the first {MOST_MASKED} frames of the held-out clips")
+    )
+    return (f"accuracy is not judged: no mask of {where} shows a label of the model",)
 
 
 def _watched(context: RunContext, clips: Clips, spec: ModelSpec) -> tuple[EvalClip, ...]:

@@ -89,6 +89,23 @@ def test_a_clip_model_becomes_a_stream(run: Run, tmp_path: Path) -> None:
     check_labels(out)
 
 
+def test_masks_of_frames_that_nobody_looks_at_judge_nothing(run: Run, tmp_path: Path) -> None:
+    """An mIoU of 0 % that loses 0 points is no figure."""
+    builder, weights, spec = files(tmp_path)
+    rng, clips, out = np.random.default_rng(0), tmp_path / "p", tmp_path / "b"
+    for number in range(6):
+        picture, mask = drawn(rng)
+        film(clips / "images" / f"{number}.avi", [picture] * 34)
+        (clips / "masks" / f"{number}").mkdir(parents=True)
+        cv2.imwrite(str(clips / "masks" / f"{number}" / "00033.png"), mask)
+    code, said, err = run("export", builder, "--weights", weights, "--spec", spec, "--clips", clips,
+                          "--precision", "fp32", "--variant", "onnxruntime-fp32", "--out", out)  # fmt: skip
+    assert code == 0, err + said
+    row = rows(out)["onnxruntime-fp32"]
+    assert row.accuracy is None and row.drop is None
+    assert "accuracy is not judged: no mask of the first 32 frames" in said
+
+
 SMALL = (32, 48)
 
 
