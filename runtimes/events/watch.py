@@ -62,7 +62,8 @@ class Events:
         Raises UsageError for a rule whose label, or whose ``what``, has no score.
         """
         self._advance(time_s, wall_time)
-        if stale or not valid or not all(math.isfinite(s) for s in scores.values()):
+        told = (*scores.values(), *(odd or {}).values())
+        if stale or not valid or not all(map(math.isfinite, told)):
             return [record for one in self._all for record in one.blind(self._clock, wall_time)]
         records = []
         for watch in self._watches:

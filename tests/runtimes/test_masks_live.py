@@ -101,3 +101,10 @@ def test_rules_about_tracks_and_doubt_are_refused(tmp_path: Path) -> None:
         check_rules(Rules((), (LEFT,), (TrackRule("red", ("left",)),)), variant)
     with pytest.raises(UsageError, match="no labels to be in doubt about"):
         check_rules(Rules((Rule("*", 0.5),)), variant)
+
+
+def test_a_rule_about_the_background_is_refused_before_the_first_frame(tmp_path: Path) -> None:
+    variant = colours(tmp_path)
+    with pytest.raises(UsageError, match="unknown label 'floor'. Known: green, red"):
+        check_rules(Rules((Rule("floor", 0.5),)), variant)
+    check_rules(Rules((Rule("red", 0.5),)), variant)

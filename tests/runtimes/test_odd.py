@@ -83,6 +83,16 @@ def test_a_models_number_is_in_its_records_and_starts_and_ends_an_event() -> Non
     )
 
 
+def test_a_number_that_is_nan_starts_nothing_and_spoils_no_later_one() -> None:
+    told, ear = output(Rule("*", 1.5, release=1.2, smooth_s=1.0, what="surprise"))
+    for n, surprise in enumerate((0.5, float("nan"), 0.5)):
+        told.reply(reply(n, answer(surprise)))
+    assert ear.events() == []
+    for n in range(3, 60):
+        told.reply(reply(n, answer(2.0)))
+    assert ear.events() == ["new"]
+
+
 def test_before_an_answer_the_number_is_not_known() -> None:
     ear = Ear()
     Output("cam1", SPEC, [ear], NO_RULES, None).reply(reply(0, None))
