@@ -117,6 +117,8 @@ def _refuse(request: FinetuneRequest, out: Path) -> None:
     """Raise UsageError for options that cannot be met, before anything is decoded."""
     if request.data is None and request.kept is None:
         raise UsageError("there is nothing to learn from: give --data DIR, --from-kept DIR, or both")
+    if request.data is not None and request.kept is not None:
+        _refuse_twice(Path(request.data), Path(request.kept))
     if out.exists() and not request.force:
         raise UsageError(f"{out} already exists. Choose another --out, or replace it with --force")
     if out.exists() and not (out / RESULT).is_file():
@@ -132,6 +134,16 @@ def _refuse(request: FinetuneRequest, out: Path) -> None:
         raise UsageError("--epochs, --batch and --rank must be at least 1")
     if request.learning_rate is not None and not request.learning_rate > 0:
         raise UsageError(f"--learning-rate {request.learning_rate}: must be above 0")
+
+
+def _refuse_twice(data: Path, kept: Path) -> None:
+    """Raise UsageError for a folder inside the other: a clip would train and choose the epoch, or judge."""
+    one, other = data.resolve(), kept.resolve()
+    if one.is_relative_to(other) or other.is_relative_to(one):
+        raise UsageError(
+            f"--data {data} and --from-kept {kept} hold the same clips, which would stand on two sides. Give "
+            "folders apart from each other"
+        )
 
 
 def _source(request: FinetuneRequest) -> Checkpoint:

@@ -126,6 +126,17 @@ def test_a_folder_without_corrections_says_how_to_correct(tmp_path: Path) -> Non
         kept_clips(tmp_path / "none", LABELS)
 
 
+@pytest.mark.parametrize("kept", ["data", "data/kept", "."])
+def test_kept_clips_do_not_lie_among_the_labelled_ones(tmp_path: Path, kept: str) -> None:
+    """As data a clip has a group of its own, as a kept one that of its camera: no split would see it."""
+    keep(tmp_path / "data", "a", moved="fight")
+    job = FinetuneRequest(
+        "pv-conv-nano", str(tmp_path / "data"), str(tmp_path / "o"), kept=str(tmp_path / kept)
+    )
+    with pytest.raises(UsageError, match="same clips, which would stand on two sides"):
+        run.finetune(job, QUIET)
+
+
 def test_there_must_be_something_to_learn_from(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="give --data DIR, --from-kept DIR, or both"):
         run.finetune(FinetuneRequest("pv-conv-nano", None, str(tmp_path / "o")), QUIET)
