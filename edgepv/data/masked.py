@@ -2,8 +2,9 @@
 
 A picture ``images/NAME.jpg`` has its mask in ``masks/NAME.png``; a video, a file ``images/NAME.mp4`` or a
 folder of numbered pictures ``images/NAME/00000.jpg``, has those of its frames in ``masks/NAME/00000.png``,
-not of all if need be. A mask is a PNG with one number for each px, a palette or not: which label stands
-there, ``UNJUDGED`` where none is right or wrong. Pascal VOC's and DAVIS' own names of the folders are known.
+not of all if need be; a folder that is called like a split holds single pictures. A mask is a PNG with one
+number for each px, a palette or not: which label stands there, ``UNJUDGED`` where none is right or wrong.
+Pascal VOC's and DAVIS' own names of the folders are known.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ def survey_masks(folder: Path) -> Survey:
         raise UsageError(f"{folder} is not a folder. --clips wants a folder of pictures or video clips")
     paths, left_out = videos_below(folder, (*SUFFIXES, *PICTURES), beside=(".csv",))
     images = [p for p in paths if not _parts(p, folder) & set(MASKS)]
-    films = {p for p in {image.parent for image in images} if p.name not in IMAGES and film_frames(p)}
+    flat = {*(name.lower() for name in IMAGES), *SPLITS}  # folders of pictures, each a clip of its own
+    films = {p for p in {image.parent for image in images} if p.name.lower() not in flat and film_frames(p)}
     clips = sorted({p.parent if p.parent in films else p for p in images})
     if not clips:
         raise UsageError(

@@ -128,6 +128,24 @@ def test_a_video_has_the_masks_of_some_frames(tmp_path: Path, images: str, masks
         np.testing.assert_array_equal(truth.of_frame[3], frames[3][1])
 
 
+def test_numbered_pictures_in_a_folder_of_a_split_are_no_video(tmp_path: Path) -> None:
+    """As COCO has them: frames of one film would share a memory, and only the first of them would be judged."""
+    for split in ("train", "val"):
+        for name in ("images", "masks"):
+            (tmp_path / name / split).mkdir(parents=True)
+        picture, mask = drawn(np.random.default_rng(0))
+        for number in (9, 25):
+            cv2.imwrite(str(tmp_path / "images" / split / f"{number:012}.jpg"), picture)
+            cv2.imwrite(str(tmp_path / "masks" / split / f"{number:012}.png"), mask)
+    clips = survey_masks(tmp_path).clips
+    assert [(c.path.name, c.split, len(c.truth)) for c in clips] == [
+        ("000000000009.jpg", "train", 1),
+        ("000000000025.jpg", "train", 1),
+        ("000000000009.jpg", "validation", 1),
+        ("000000000025.jpg", "validation", 1),
+    ]
+
+
 def test_a_folder_of_numbered_pictures_is_a_video(tmp_path: Path) -> None:
     for k in (10, 9):  # in the order of numbers, not of letters
         cv2.imwrite(str(tmp_path / f"{k}.png"), np.full((4, 6, 3), k, np.uint8))
