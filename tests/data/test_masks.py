@@ -129,7 +129,7 @@ def test_a_video_has_the_masks_of_some_frames(tmp_path: Path, images: str, masks
 
 
 def test_numbered_pictures_in_a_folder_of_a_split_are_no_video(tmp_path: Path) -> None:
-    """As COCO has them: frames of one film would share a memory, and only the first of them would be judged."""
+    """As COCO has them: one film of all of them would be judged by its first frames alone."""
     for split in ("train", "val"):
         for name in ("images", "masks"):
             (tmp_path / name / split).mkdir(parents=True)
