@@ -22,7 +22,7 @@ from edgepv.base.optional import need
 from edgepv.data.annotated import TrueBoxes
 from edgepv.data.boxes import Detections, detections, row_scores
 from edgepv.data.truth import EvalClip
-from edgepv.metrics.stats import group_count, mean_accuracy, mean_interval, share_interval
+from edgepv.metrics.stats import jackknifed, mean_accuracy, mean_interval, share_interval
 from edgepv.types import Accuracy, ClassScore, Flips, ModelSpec
 
 OVERLAPS = np.linspace(0.5, 0.95, 10)  # COCO's: AP50 is that of the first, AP50:95 the mean over all
@@ -115,29 +115,9 @@ def _truth(clips: Sequence[EvalClip]) -> list[tuple[TrueBoxes, ...]]:
 def jackknife(table: Sequence[Matches], count: int, groups: Sequence[str] | None = None) -> np.ndarray:
     """The figures of ``ap_figures`` from what was matched on ``count`` clips; zeros without a true box.
 
-    groups: which clips belong together. The figures of a group's clips are moved so that their mean says how
-    far AP falls without all of them: that is less than the sum of what each of them does, where they are
-    views of one picture.
+    groups: which clips belong together.
     """
-    whole = mean_ap(table, np.ones(count))[0]
-    figures: np.ndarray = whole + _pulls(table, np.arange(count))
-    if groups is None or group_count(groups) in (None, 1):
-        return figures
-    which = np.unique(groups, return_inverse=True)[1]
-    mean = np.bincount(which, figures) / np.bincount(which)
-    moved: np.ndarray = figures + (whole + _pulls(table, which) - mean)[which]
-    return moved
-
-
-def _pulls(table: Sequence[Matches], which: np.ndarray) -> np.ndarray:
-    """(groups,) how far each group of clips, ``which`` (clips,), pulls AP50 to itself; 0 over all clips."""
-    sizes = np.bincount(which)
-    if len(sizes) == 1:
-        return np.zeros(1)
-    others = len(which) - sizes
-    without = np.array([mean_ap(table, which != group)[0] for group in range(len(sizes))])
-    pulls: np.ndarray = others / sizes * ((others * without).sum() / others.sum() - without)
-    return pulls
+    return jackknifed(lambda kept: float(mean_ap(table, kept)[0]), count, groups)
 
 
 def mean_ap(table: Sequence[Matches], weights: np.ndarray) -> np.ndarray:

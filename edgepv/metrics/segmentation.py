@@ -17,7 +17,7 @@ import numpy as np
 
 from edgepv.data.masks import UNJUDGED, names_of, said, sampled
 from edgepv.data.truth import EvalClip, Masks
-from edgepv.metrics.stats import mean_accuracy
+from edgepv.metrics.stats import jackknifed, mean_accuracy
 from edgepv.types import Accuracy, ClassScore, ModelSpec
 
 
@@ -29,7 +29,8 @@ def iou_figures(
     answers: (T, C, h, w) of each clip. late: frames from the one that an answer is about to the one that it
     comes after. first: of the frames that are judged.
     """
-    return jackknife(spec, confusions(spec, answers, clips, late, first))
+    groups = [clip.group or f"clip {i}" for i, clip in enumerate(clips)]
+    return jackknife(spec, confusions(spec, answers, clips, late, first), groups)
 
 
 def rated(
@@ -42,7 +43,7 @@ def rated(
 ) -> Accuracy:
     """mIoU over the clips with its interval, and precision, recall and F1 of the px of every label."""
     tables = confusions(spec, answers, clips, late, first)
-    whole = mean_accuracy(jackknife(spec, tables), spec.metric, groups)
+    whole = mean_accuracy(jackknife(spec, tables, groups), spec.metric, groups)
     return replace(whole, classes=_classes(spec, tables))
 
 
@@ -75,13 +76,9 @@ def confusion(spec: ModelSpec, scores: np.ndarray, mask: np.ndarray, size: tuple
     return np.bincount(pairs, minlength=count * count).reshape(count, count)
 
 
-def jackknife(spec: ModelSpec, tables: np.ndarray) -> np.ndarray:
-    """The figures of ``iou_figures`` from the clips' confusions."""
-    total, count = tables.sum(0), len(tables)
-    whole = mean_iou(spec, total)
-    without = np.array([mean_iou(spec, total - table) for table in tables])
-    figures: np.ndarray = whole + (count - 1) * (without.mean() - without)
-    return figures
+def jackknife(spec: ModelSpec, tables: np.ndarray, groups: Sequence[str] | None = None) -> np.ndarray:
+    """The figures of ``iou_figures`` from the clips' confusions. groups: which clips belong together."""
+    return jackknifed(lambda kept: mean_iou(spec, tables[kept].sum(0)), len(tables), groups)
 
 
 def mean_iou(spec: ModelSpec, table: np.ndarray) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from edgepv.base.late import np
@@ -100,6 +100,37 @@ def independent(values: np.ndarray, groups: Sequence[str] | None) -> float:
         return float(n)
     variance, freedom = _over_groups(values, groups)
     return n / max(1.0, variance / plain) * (Z95 / student(freedom)) ** 2
+
+
+def jackknifed(
+    value: Callable[[np.ndarray], float], count: int, groups: Sequence[str] | None = None
+) -> np.ndarray:
+    """(count,) figures whose mean is ``value`` of all clips, and whose spread is the jackknife's.
+
+    value: of the clips that are kept, (count,) bool; a smooth function of sums over clips, no mean over them.
+    groups: which clips belong together. The figures of a group's clips are moved so that their mean says how
+    far the value falls without all of them: that is less than the sum of what each of them does, where they
+    are views of one picture. Source: Miller 1974, "The jackknife: a review".
+    """
+    whole = value(np.ones(count, bool))
+    figures: np.ndarray = whole + _pulls(value, np.arange(count))
+    if groups is None or group_count(groups) in (None, 1):
+        return figures
+    which = np.unique(groups, return_inverse=True)[1]
+    mean = np.bincount(which, figures) / np.bincount(which)
+    moved: np.ndarray = figures + (whole + _pulls(value, which) - mean)[which]
+    return moved
+
+
+def _pulls(value: Callable[[np.ndarray], float], which: np.ndarray) -> np.ndarray:
+    """(groups,) how far each group of clips, ``which`` (clips,), pulls a value to itself; their mean is 0."""
+    sizes = np.bincount(which)
+    if len(sizes) == 1:
+        return np.zeros(1)
+    others = len(which) - sizes
+    without = np.array([value(which != group) for group in range(len(sizes))])
+    pulls: np.ndarray = others / sizes * ((others * without).sum() / others.sum() - without)
+    return pulls
 
 
 def side_of(low: float, high: float, limit: float) -> Literal["pass", "fail", "inconclusive"]:

@@ -81,6 +81,13 @@ def test_leaving_a_clip_out_is_what_it_adds() -> None:
     assert apart[0] - apart[1] == pytest.approx(whole[2] - whole[1])  # (n - 1) of 2 clips is 1
 
 
+def test_views_of_a_picture_tell_no_more_than_the_picture() -> None:
+    answers, clips = drawn(np.random.default_rng(3), 8, 0.3)
+    tables = confusions(SPEC, answers, clips)
+    twice = jackknife(SPEC, tables.repeat(2, 0), [f"picture {i // 2}" for i in range(16)])
+    np.testing.assert_allclose(twice.reshape(8, 2).mean(1), jackknife(SPEC, tables), atol=1e-12)
+
+
 def test_a_paired_loss_is_known_better_than_its_parts() -> None:
     rng = np.random.default_rng(2)
     before, clips = drawn(rng, 30, 0.3)
