@@ -80,10 +80,11 @@ def test_few_clips_cannot_tell_and_say_how_many_would() -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.integers(0, 30), st.integers(0, 30), st.integers(4, 300), st.floats(0.1, 1), st.floats(0, 20))
+@given(st.integers(0, 30), st.integers(0, 30), st.integers(4, 300), st.floats(0.1, 1), st.integers(0, 2000))
 def test_the_clips_needed_are_the_first_whose_interval_decides(
-    lost: int, won: int, same: int, share: float, limit: float
+    lost: int, won: int, same: int, share: float, hundredths: int
 ) -> None:
+    limit = hundredths / 100  # far below, at 1e-313 points, a variance is lost in the rounding
     n = lost + won + same
     sizes = [math.ceil(n * 1.05) + 1]
     while sizes[-1] < 1_000_000:
