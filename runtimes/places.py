@@ -42,8 +42,10 @@ Within = Mapping[str, frozenset[str]]
 
 
 def labels_of(spec: ModelSpec) -> tuple[str, ...]:
-    """What a rule may be about: a classifier's labels, or "moving" of a tracker."""
-    return (MOVING,) if task_of(spec).follows else spec.labels
+    """What a rule may be about: the labels that are told, or "moving" of a tracker."""
+    if task_of(spec).follows:
+        return (MOVING,)
+    return spec.labels[1:] if spec.masks and spec.masks.background else spec.labels
 
 
 def check_rules(rules: Rules, variant: Variant) -> None:

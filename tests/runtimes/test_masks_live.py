@@ -101,3 +101,11 @@ def test_rules_about_tracks_and_doubt_are_refused(tmp_path: Path) -> None:
         check_rules(Rules((), (LEFT,), (TrackRule("red", ("left",)),)), variant)
     with pytest.raises(UsageError, match="no labels to be in doubt about"):
         check_rules(Rules((Rule("*", 0.5),)), variant)
+
+
+def test_a_rule_about_the_background_is_refused_before_the_first_frame(tmp_path: Path) -> None:
+    variant = colours(tmp_path)
+    assert SPEC.masks and SPEC.masks.background
+    with pytest.raises(UsageError, match=f"unknown label '{SPEC.labels[0]}'"):
+        check_rules(Rules((Rule(SPEC.labels[0], 0.5),)), variant)
+    check_rules(Rules((Rule(SPEC.labels[1], 0.5),)), variant)
