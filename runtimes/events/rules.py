@@ -209,7 +209,7 @@ class _Redact:
 class _Document:
     """The sections of the file, by their names in it."""
 
-    camera: _Camera
+    camera: _Camera | None = None
     rule: tuple[Rule, ...] = ()
     track: tuple[TrackRule, ...] = ()
     zone: tuple[Zone, ...] = ()
@@ -225,6 +225,8 @@ def read_rules(path: Path) -> LiveConfig:
         if isinstance(data.get(key), dict):
             raise UsageError(f"{path.name}: there may be several of [{key}]. Write [[{key}]]")
     document = decode(_Document, data, where=path.name)
+    if document.camera is None:
+        raise UsageError(f'{path.name}: the camera has no name. Add [camera] with name = "..."')
     if not (document.rule or document.track or document.mask or document.redact != _Redact()):
         raise UsageError(
             f"{path.name} asks for nothing. Write a [[rule]], a [[track]], a [[mask]] or [redact]"

@@ -389,7 +389,7 @@ ZONE = '[[zone]]\nname = "z"\npolygon = [{}]\n'
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        pytest.param(RULE, r"live\.toml: missing key 'camera'", id="no camera"),
+        pytest.param(RULE, r"Add \[camera\] with name", id="no camera"),
         pytest.param(HEAD, "asks for nothing", id="no rule"),
         pytest.param(HEAD + RULE.replace("[[rule]]", "[rule]"), r"Write \[\[rule\]\]", id="one bracket"),
         pytest.param("\ufeff" + HEAD, "asks for nothing", id="a mark by Windows before it"),

@@ -89,7 +89,7 @@ class Recipe:
 RECIPE = Recipe(
     Schedule(3000, lr=3e-3, weight_decay=1e-4),
     Schedule(600, lr=5e-3, weight_decay=1e-4),
-    Schedule(3000, lr=3e-3, weight_decay=1e-4),
+    Schedule(1500, lr=3e-3, weight_decay=1e-4),
 )
 
 
