@@ -259,8 +259,8 @@ def told(normal: Normal) -> list[str]:
         f"{normal.score}: threshold {figure(at.level)} (95 %: {figure(at.low)} to {figure(at.high)}) for "
         f"{at.per_hour:g} false alarms an hour (95 %: {figure(at.rate_low)} to {figure(at.rate_high)})",
         f"learned on {normal.clips} clip{'s' * (normal.clips != 1)}, {figure(at.hours)} hours, by {at.peaks} "
-        f"peaks above {figure(at.release)}, where an alarm ends; smoothed over {rule.smooth_s:g} s, alarms at least "
-        f"{rule.cooldown_s:g} s apart",
+        f"peaks above {figure(at.release)}, where an alarm ends; smoothed over {rule.smooth_s:g} s, alarms "
+        f"at least {rule.cooldown_s:g} s apart",
         f"on this footage itself the rule raises {normal.events} alarms",
     ]
     if at.beyond:
