@@ -124,6 +124,14 @@ def test_the_background_is_the_share_of_the_picture_that_is_new() -> None:
     assert background(scene(999, square=True)) == pytest.approx(1 / 16, abs=0.01)
 
 
+def test_a_picture_that_is_gone_blinds_the_rule_about_the_background_alone() -> None:
+    ear = Ear()
+    rules = Rules((Rule("*", 0.2, what="background"), Rule("fight", 0.4)))
+    told = Output("cam1", SPEC, [ear], LiveConfig("cam1", rules), None)
+    told.reply(reply(0, answer(0.0)))
+    assert [r["after"]["label"] for r in ear.heard if r["type"] == "new"] == ["fight"]
+
+
 def test_a_rule_about_the_background_sees_pictures_that_no_receiver_wants_and_forgets_them_at_a_cut() -> None:
     told, ear = output(Rule("*", 0.03, what="background"))
     assert told.wants_pixels
