@@ -58,7 +58,7 @@ class Odd:
             self._background.forget()
 
     def __call__(self, answer: Answer, frame: np.ndarray | None) -> dict[str, float]:
-        """By name; NaN where it is not known.
+        """By name; NaN where it is not known, as of a rung that does not answer it.
 
         frame: (H, W, 3) uint8 BGR, the one that was answered to; without it the background is not known.
         """
@@ -67,7 +67,7 @@ class Odd:
             if name in DOUBTS:
                 found[name] = doubt(answer.scores, name)
             elif name != BACKGROUND:
-                found[name] = float(answer.outputs[name].reshape(()))
+                found[name] = float(answer.outputs.get(name, np.array(math.nan)).reshape(()))
             elif self._background:
                 found[name] = self._background(frame) if frame is not None else math.nan
         return found
