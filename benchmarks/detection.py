@@ -65,7 +65,7 @@ IN_VIEWS = (
     "mobile litert-int8-conv",
     "jetson tensorrt-int8-fp16",
 )
-"""Files that are judged in views: of each engine the best, as the pictures alone have it."""
+"""Files that are judged in views: of these engines the best of YOLOX-nano, as the pictures alone have it."""
 TARGETS = ("cpu", "mobile", "jetson")
 Made = tuple[str, Variant, Path]
 """How a file is called in the results, the file, and the folder it lies in."""
