@@ -148,6 +148,13 @@ def test_the_baseline_says_one_label_everywhere() -> None:
     assert row.accuracy.value == pytest.approx(24 / 32 / 3) and row.told.startswith("floor everywhere")
 
 
+@pytest.mark.parametrize("score", [0.5, 0.9])
+def test_the_baseline_of_one_label_says_it_whatever_score_it_wants(score: float) -> None:
+    spec, mask = spec_of(("car",), score=score), np.ones((4, 4), np.uint8)
+    (row,) = baselines(spec, [clip(mask), clip(mask)], Pictures(0, 0, 0))
+    assert row.told.startswith("car everywhere") and row.accuracy.value == 1.0
+
+
 def test_parity_counts_places_that_say_the_same() -> None:
     one, other = (np.array([[0, 1], [2, 0]], np.uint8), np.array([[0, 1], [1, 0]], np.uint8))
     assert same_places(SPEC, [answer(one)], [answer(other)]) == 0.75
