@@ -41,7 +41,7 @@ from edgepv.metrics.detection import (
     mean_ap,
     rated,
 )
-from edgepv.metrics.stats import mean_drop
+from edgepv.metrics.stats import jackknifed, mean_drop
 from edgepv.metrics.tasks import figures, groups_of, task_drop
 from edgepv.pipeline.build import run_builder
 from edgepv.pipeline.context import RunContext
@@ -65,7 +65,7 @@ IN_VIEWS = (
     "mobile litert-int8-conv",
     "jetson tensorrt-int8-fp16",
 )
-"""Files that are judged in views: of each engine the best, as the pictures alone have it."""
+"""Files that are judged in views: of these engines the best of YOLOX-nano, as the pictures alone have it."""
 TARGETS = ("cpu", "mobile", "jetson")
 Made = tuple[str, Variant, Path]
 """How a file is called in the results, the file, and the folder it lies in."""
@@ -295,11 +295,7 @@ def by_overlaps(side: Matches, at: np.ndarray) -> np.ndarray:
         return jackknife([side], PICTURES)
     weight = np.exp(-0.5 * ((at - 0.5) / WIDTH) ** 2)
     weight /= weight.sum()
-    every = np.arange(PICTURES)
-    whole = mean_ap([side], np.ones(PICTURES)) @ weight
-    without = np.array([mean_ap([side], every != i) @ weight for i in every])
-    figures: np.ndarray = whole + (PICTURES - 1) * (without.mean() - without)
-    return figures
+    return jackknifed(lambda kept: float(mean_ap([side], kept) @ weight), PICTURES)
 
 
 def table(found: dict[str, Any]) -> str:

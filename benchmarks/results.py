@@ -128,12 +128,13 @@ def says_compress(found: Json) -> str:
 
 
 def says_detection(found: Json) -> str:
-    """What of a detector's AP50 each way to INT8 keeps."""
-    rows = ((n, one["float"]["value"], one["int8"]) for n, one in found.items() if "int8" in one)
-    return "AP50 of persons in float and by the best way to INT8: " + ", ".join(
-        f"{name} {value:.3f} and {max(row['ap50'] for row in ways.values()):.3f}"
-        for name, value, ways in rows
-    )
+    """What of a detector's AP50 the targets' INT8 files keep."""
+    told = []
+    for name, one in found.items():
+        if isinstance(one, dict) and "files" in one:
+            kept = [row["ap50"] for file, row in one["files"].items() if " " in file and "int8" in file]
+            told.append(f"{name} {one['float']['value']:.3f}, in INT8 {min(kept):.3f} to {max(kept):.3f}")
+    return f"AP50 of persons in float, and over the targets' INT8 files: {'; '.join(told)}"
 
 
 def says_explain(found: Json) -> str:

@@ -343,6 +343,12 @@ def _check_fresh(fresh: tuple[Any, ...], states: tuple[StateSpec, ...], spec: Mo
     """Raise ModelError if what ``step`` returns behind its answers is not its states, each as it came in."""
     wanted = [f"{s.dtype} {s.shape}" for s in states]
     got = [f"{str(v.dtype).removeprefix('torch.')} {tuple(v.shape)}" for v in fresh]
+    more = len(got) - len(wanted)
+    if states and more > 0 and got[more:] == wanted:
+        raise ModelError(
+            f"{spec.name}: step returns {', '.join(got[:more])} before its states, and the spec has no such "
+            f"output. It has {_told(spec)}: add the rest as [[outputs]]"
+        )
     if got != wanted and states:
         raise ModelError(
             f"{spec.name}: step returns the states {', '.join(got) or 'none'}; "

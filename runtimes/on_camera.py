@@ -12,7 +12,7 @@ import numpy as np
 from edgepv.runtimes.deadline import DeadlineRunner, Reply
 from edgepv.runtimes.events.rules import LiveConfig
 from edgepv.runtimes.output import Output
-from edgepv.runtimes.picture.privacy import Mask
+from edgepv.runtimes.picture.privacy import PrivacyMask
 from edgepv.runtimes.places import ZoneSearch
 from edgepv.runtimes.record import Record
 from edgepv.runtimes.sinks.ending import END_S
@@ -45,7 +45,7 @@ class Live:
         on_reply: Callable[[Reply], None] = lambda reply: None,
     ) -> None:
         self._source, self._runner, self._output = source, runner, output
-        self._mask = Mask(config.masks) if config.masks else None
+        self._mask = PrivacyMask(config.masks) if config.masks else None
         self._due = Due(fps, source.fps)
         self._fps, self._search, self._on_reply = fps, search, on_reply
         self._stopped = threading.Event()

@@ -29,7 +29,7 @@ from edgepv.runtimes.output import NO_RULES, FilmClock, Output
 from edgepv.runtimes.picture.cover import Cover
 from edgepv.runtimes.picture.drawing import Painter, tinted
 from edgepv.runtimes.picture.outlines import outlined
-from edgepv.runtimes.picture.privacy import Mask
+from edgepv.runtimes.picture.privacy import PrivacyMask
 from edgepv.runtimes.places import check_rules, needs_search
 from edgepv.runtimes.record import Record
 from edgepv.runtimes.records import answer_fields, picture_of
@@ -95,7 +95,7 @@ def run_file(
         _writer(video, spec, film.fps, output.shown, config.rules.shapes(camera)) as write,
     ):
         draw = _InStep(write, late(variant, film.fps) if video else 0)
-        mask = Mask(config.masks) if config.masks else None
+        mask = PrivacyMask(config.masks) if config.masks else None
         _Replayed(runner, output, receiver, draw, mask).play(film, spec.fps)
         if film.doubt:
             output.status(*film.doubt)
@@ -129,7 +129,7 @@ class _Replayed:
         output: Output,
         receiver: _Receiver,
         draw: _InStep,
-        mask: Mask | None,
+        mask: PrivacyMask | None,
     ) -> None:
         self._runner, self._output, self._receiver, self._draw = runner, output, receiver, draw
         self._mask = mask

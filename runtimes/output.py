@@ -197,7 +197,6 @@ class Output:
         if reply.restarted:
             self._odd.forget()
         odd = self._odd(answer, frame) if answer and not reply.stale else {}
-        unseen = self._odd.wants_pixels and frame is None  # a reply so late that its picture is gone
         scores = dict(zip(self._spec.labels, answer.scores)) if answer else {}
         valid = answer is not None and answer.valid
         positions: Positions = {}
@@ -219,7 +218,7 @@ class Output:
             reply.time_s,
             wall_s,
             scores,
-            valid=valid and not unseen,
+            valid=valid,
             stale=reply.stale,
             positions=positions,
             within=within,

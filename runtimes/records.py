@@ -107,7 +107,8 @@ def answer_fields(answer: Answer, spec: ModelSpec) -> Record:
         fields["areas"] = {label: round(share, 4) for label, share in answer.mask.areas().items()}
     if spec.task not in TASKS.own:
         fields[spec.answer.name] = answer.outputs[spec.answer.name].astype(float).round(4).tolist()
-    return fields | {n: round(float(answer.outputs[n].reshape(())), 4) for n in _numbers(spec)}
+    said = {name: answer.outputs.get(name) for name in _numbers(spec)}  # a smaller rung may have none
+    return fields | {n: None if v is None else round(float(v.reshape(())), 4) for n, v in said.items()}
 
 
 def _numbers(spec: ModelSpec) -> tuple[str, ...]:

@@ -301,3 +301,11 @@ def test_clips_are_cut_from_the_videos_of_a_repository(
     assert not reader.read()[0]
     grey = [float(frame.mean()) for frame in shown]  # of frames 4, 6, 8, 10, 12; an encoder is not exact
     assert grey == pytest.approx([40, 60, 80, 100, 120], abs=9)
+
+
+@pytest.mark.parametrize("name", sorted(script("results").kept()))
+def test_every_committed_result_says_something(name: str) -> None:
+    results = script("results")
+    (one,) = (one for one in results.BENCHMARKS if one.name == name)
+    said = one.says(results.kept()[name]).strip()
+    assert said and said[-1] not in ":,;", said

@@ -24,7 +24,7 @@ from edgepv.runtimes.events.odd import DOUBTS, Doubt, Odd, bounded, known
 from edgepv.runtimes.events.rules import ANY, LiveConfig, Rule, Rules, read_rules
 from edgepv.runtimes.events.watch import Events, smoothed
 from edgepv.runtimes.output import NO_RULES
-from edgepv.runtimes.picture.privacy import Mask
+from edgepv.runtimes.picture.privacy import PrivacyMask
 from edgepv.runtimes.session import Session, open_session
 from edgepv.types import ModelSpec
 
@@ -155,7 +155,7 @@ def play(
     config: its masks hide from the model. Raises UsageError like ``open_video``.
     """
     console = console or Console(quiet=True)
-    mask = Mask(config.masks) if config.masks else None
+    mask = PrivacyMask(config.masks) if config.masks else None
     odd, rows, told_s = Odd((score,)), list[tuple[float, float]](), time.monotonic()
     session.reset()
     with open_video(path) as film:
@@ -176,7 +176,7 @@ def play(
 def _answered(
     session: Session,
     frame: VideoFrame,
-    mask: Mask | None,
+    mask: PrivacyMask | None,
     odd: Odd,
     score: str,
     rows: list[tuple[float, float]],

@@ -47,7 +47,8 @@ def _one_label_everywhere(spec: ModelSpec, clips: Sequence[EvalClip], which: Pic
     blank = [np.zeros((len(c.frames), count, 1, 1), np.float32) for c in clips]
     true = confusions(spec, blank, clips, first=which.first).sum((0, 2))
     best = int(true.argmax())
-    scores = np.eye(count, dtype=np.float32)[best] if count > 1 else np.array([2.0 * best - 1], np.float32)
+    sure = np.array([np.inf if best else -np.inf], np.float32)  # of one label, beyond whatever score it wants
+    scores = np.eye(count, dtype=np.float32)[best] if count > 1 else sure
     answers = [np.broadcast_to(scores[:, None, None], rows.shape) for rows in blank]
     name = names_of(spec)[best] or "nothing"
     told = f"{name} everywhere, as {100 * true[best] / true.sum():.1f} % of the px are"

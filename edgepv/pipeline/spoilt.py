@@ -15,7 +15,7 @@ from edgepv.data.calibration import in_turns
 from edgepv.data.clips import Clip
 from edgepv.data.degrade import CORRUPTIONS
 from edgepv.data.frames import pictures, preprocess
-from edgepv.data.truth import EvalClip, Points, eval_clip
+from edgepv.data.truth import EvalClip, Masks, Points, eval_clip
 from edgepv.metrics.slices import estimate
 from edgepv.metrics.tasks import figures, groups_of, rate, task_drop
 from edgepv.pipeline.evaluate import Evaluation, play_clips
@@ -111,11 +111,14 @@ def looked_at(warmup: int) -> int:
 
 
 def begun(clip: EvalClip, frames: int) -> EvalClip:
-    """The beginning of a clip, as far as it is looked at; of a restorer's clip that is all."""
+    """The beginning of a clip, as far as it is looked at; of a restorer's or segmenter's clip that is all.
+
+    Masks are few, and may all lie further back.
+    """
     truth = clip.truth
     if isinstance(truth, Points):
         truth = Points(truth.position[:frames], truth.visible[:frames])
-    elif isinstance(truth, np.ndarray):
+    elif isinstance(truth, np.ndarray | Masks):
         return clip
     return replace(clip, frames=clip.frames[:frames], truth=truth)
 

@@ -58,15 +58,18 @@ class Odd:
             self._background.forget()
 
     def __call__(self, answer: Answer, frame: np.ndarray | None) -> dict[str, float]:
-        """By name. frame: (H, W, 3) uint8 BGR, the one that was answered to; without it no background."""
+        """By name; NaN where it is not known, as of a rung that does not answer it.
+
+        frame: (H, W, 3) uint8 BGR, the one that was answered to; without it the background is not known.
+        """
         found: dict[str, float] = {}
         for name in self._names:
             if name in DOUBTS:
                 found[name] = doubt(answer.scores, name)
             elif name != BACKGROUND:
-                found[name] = float(answer.outputs[name].reshape(()))
-            elif self._background and frame is not None:
-                found[name] = self._background(frame)
+                found[name] = float(answer.outputs.get(name, np.array(math.nan)).reshape(()))
+            elif self._background:
+                found[name] = self._background(frame) if frame is not None else math.nan
         return found
 
 

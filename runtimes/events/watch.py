@@ -57,19 +57,22 @@ class Events:
         height. within: label -> the zones that hold it; for models that know no points. A label in neither is
         nowhere. areas: zone -> label -> the share of the zone that it takes, which is its score there. found:
         the boxes with their tracks' numbers, their labels places among those of ``scores``.
-        odd: how odd the picture is, by the names of scores that rules say in ``what``.
+        odd: how odd the picture is, by the names of scores that rules say in ``what``; NaN where that is not
+        known, which starts no event of such a rule.
         Answers that are stale, not valid or not finite start no event.
         Raises UsageError for a rule whose label, or whose ``what``, has no score.
         """
         self._advance(time_s, wall_time)
-        told = (*scores.values(), *(odd or {}).values())
-        if stale or not valid or not all(map(math.isfinite, told)):
+        if stale or not valid or not all(math.isfinite(s) for s in scores.values()):
             return [record for one in self._all for record in one.blind(self._clock, wall_time)]
         records = []
         for watch in self._watches:
             seen = positions or {}, within or {}, areas or {}
             score, zones = self._seen(watch.rule, scores, odd or {}, *seen)
-            records += watch.see(self._clock, wall_time, score, zones)
+            if math.isfinite(score):
+                records += watch.see(self._clock, wall_time, score, zones)
+            else:
+                records += watch.blind(self._clock, wall_time)
         for visits in self._visits:
             if found is not None:
                 records += visits.see(self._clock, wall_time, found, list(scores))

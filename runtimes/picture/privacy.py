@@ -1,6 +1,6 @@
 """What a camera must not see, and what a picture must not show.
 
-``Mask`` blackens parts of the view before the model looks; ``mosaic`` makes regions of a picture
+``PrivacyMask`` blackens parts of the view before the model looks; ``mosaic`` makes regions of a picture
 unrecognisable before it goes to any receiver that takes pixels. Events carry no pixels.
 """
 
@@ -22,7 +22,7 @@ SMALLEST_BLOCK = 8  # pixels
 FAR = 30_000  # pixels; OpenCV's fixed-point coordinates end a little further out
 
 
-class Mask:
+class PrivacyMask:
     """Blackens polygons of every frame.
 
     polygons: points (x, y) from the left and the top, from 0 to 1 of the frame; with ``size`` (width, height)

@@ -196,6 +196,19 @@ def test_states_that_a_step_does_not_return_are_asked_for(tmp_path: Path) -> Non
     assert "step returns the states none; init_state has float32 (1,). Return each" in said
 
 
+class TellsMore(Counts):
+    """A step with an answer that its spec does not name, as pv-graph's surprise in a spec of before it."""
+
+    def step(self, frame: torch.Tensor, *states: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (frame.mean((2, 3)), frame.mean().reshape(1, 1), *states)
+
+
+def test_an_answer_that_the_spec_does_not_name_is_told_from_a_state(tmp_path: Path) -> None:
+    said = _refusal(lower, TellsMore({"h": torch.zeros(1)}), FRAME, tmp_path / "m.onnx")
+    assert "returns float32 (1, 1) before its states, and the spec has no such output" in said
+    assert "add the rest as [[outputs]]" in said
+
+
 def test_a_model_that_answers_nan_is_named_as_such(tmp_path: Path) -> None:
     module = Counts({"h": torch.zeros(1)}, 2, factor=float("nan"))
     said = _refusal(lower, module, FRAME, tmp_path / "m.onnx")

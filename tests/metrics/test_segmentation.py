@@ -13,6 +13,7 @@ from edgepv.metrics.baselines import baselines
 from edgepv.metrics.segmentation import confusions, iou_figures, jackknife, mean_iou, same_places
 from edgepv.metrics.stats import mean_drop
 from edgepv.metrics.tasks import Pictures, figures, rate, task_drop
+from edgepv.pipeline.spoilt import begun
 
 SPEC = spec_of()
 
@@ -124,6 +125,13 @@ def test_a_mask_from_before_the_warm_up_is_not_held_against_a_later_answer() -> 
     assert not confusions(SPEC, [rows], [film], first=2).any()  # frame 0 is seen too early, 3 has no mask
 
 
+def test_clips_that_are_spoilt_keep_the_frames_that_have_masks() -> None:
+    mask = np.zeros((4, 4), np.uint8)
+    film = EvalClip(np.zeros((32, 3, 32, 32), np.float32), Masks((*[None] * 31, mask)), size=(4, 4))
+    short = begun(film, 20)
+    assert confusions(SPEC, [np.concatenate([answer(mask)] * len(short.frames))], [short])[0, 0, 0] == 16
+
+
 def test_of_one_label_the_rest_is_nothing_and_the_label_alone_is_judged() -> None:
     spec = replace(spec_of(("car",)), masks=None)
     mask = np.array([[1, 1], [0, 0]], np.uint8)
@@ -138,6 +146,13 @@ def test_the_baseline_says_one_label_everywhere() -> None:
     clips = [clip(mask), clip(np.zeros((4, 4), np.uint8))]
     (row,) = baselines(SPEC, clips, Pictures(0, 0, 0))
     assert row.accuracy.value == pytest.approx(24 / 32 / 3) and row.told.startswith("floor everywhere")
+
+
+@pytest.mark.parametrize("score", [0.5, 0.9])
+def test_the_baseline_of_one_label_says_it_whatever_score_it_wants(score: float) -> None:
+    spec, mask = spec_of(("car",), score=score), np.ones((4, 4), np.uint8)
+    (row,) = baselines(spec, [clip(mask), clip(mask)], Pictures(0, 0, 0))
+    assert row.told.startswith("car everywhere") and row.accuracy.value == 1.0
 
 
 def test_parity_counts_places_that_say_the_same() -> None:

@@ -124,6 +124,23 @@ def test_the_background_is_the_share_of_the_picture_that_is_new() -> None:
     assert background(scene(999, square=True)) == pytest.approx(1 / 16, abs=0.01)
 
 
+def test_a_rung_that_has_not_the_number_tells_none_and_starts_nothing() -> None:
+    told, ear = output(Rule("*", 1.5, release=1.2, what="surprise"))
+    smaller = Answer(0, "fight", 0.5, (0.5, 0.5), True, 1.0, 2.0, outputs={"logits": np.zeros(2, np.float32)})
+    told.reply(reply(0, smaller))
+    assert ear.heard[0]["surprise"] is None and ear.events() == []
+    told.reply(reply(1, answer(1.6)))
+    assert ear.events() == ["new"]
+
+
+def test_a_picture_that_is_gone_blinds_the_rule_about_the_background_alone() -> None:
+    ear = Ear()
+    rules = Rules((Rule("*", 0.2, what="background"), Rule("fight", 0.4)))
+    told = Output("cam1", SPEC, [ear], LiveConfig("cam1", rules), None)
+    told.reply(reply(0, answer(0.0)))
+    assert [r["after"]["label"] for r in ear.heard if r["type"] == "new"] == ["fight"]
+
+
 def test_a_rule_about_the_background_sees_pictures_that_no_receiver_wants_and_forgets_them_at_a_cut() -> None:
     told, ear = output(Rule("*", 0.03, what="background"))
     assert told.wants_pixels

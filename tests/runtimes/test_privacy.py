@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edgepv.errors import UsageError
-from edgepv.runtimes.picture.privacy import Mask, Polygon, mosaic
+from edgepv.runtimes.picture.privacy import Polygon, PrivacyMask, mosaic
 
 WHITE = np.full((40, 60, 3), 255, np.uint8)
 NOISE = np.random.default_rng(0).integers(1, 256, (120, 160, 3), dtype=np.uint8)
@@ -15,24 +15,24 @@ LEFT_THIRD = [(0, 0), (1 / 3, 0), (1 / 3, 1), (0, 1)]
 
 def test_a_polygon_is_black_in_a_new_frame_and_the_rest_is_untouched() -> None:
     before = WHITE.copy()
-    masked = Mask([LEFT_THIRD])(before)
+    masked = PrivacyMask([LEFT_THIRD])(before)
     assert (masked[:, :21] == 0).all() and (masked[:, 21:] == 255).all()  # its edge, column 20, is hidden too
     assert (before == WHITE).all()
 
 
 def test_a_mask_in_pixels_is_the_same_mask_and_fits_every_size_of_frame() -> None:
-    pixels = Mask([[(0, 0), (20, 0), (20, 40), (0, 40)]], size=(60, 40))
+    pixels = PrivacyMask([[(0, 0), (20, 0), (20, 40), (0, 40)]], size=(60, 40))
     for frame in (WHITE, np.full((80, 120, 3), 255, np.uint8), WHITE):
-        assert (pixels(frame) == Mask([LEFT_THIRD])(frame)).all()
+        assert (pixels(frame) == PrivacyMask([LEFT_THIRD])(frame)).all()
         assert (pixels(frame)[:, : frame.shape[1] // 3] == 0).all()
 
 
 def test_two_polygons_that_overlap_and_one_that_crosses_itself_have_no_hole() -> None:
-    twice = Mask([LEFT_THIRD, LEFT_THIRD])(WHITE)
-    assert (twice == Mask([LEFT_THIRD])(WHITE)).all()
+    twice = PrivacyMask([LEFT_THIRD, LEFT_THIRD])(WHITE)
+    assert (twice == PrivacyMask([LEFT_THIRD])(WHITE)).all()
     corners = np.deg2rad(np.arange(5) * 144)
     star = [(float(x), float(y)) for x, y in zip(0.5 + 0.5 * np.sin(corners), 0.5 - 0.5 * np.cos(corners))]
-    assert (Mask([star])(WHITE)[20, 30] == 0).all()  # its middle
+    assert (PrivacyMask([star])(WHITE)[20, 30] == 0).all()  # its middle
 
 
 @pytest.mark.parametrize(
@@ -47,12 +47,12 @@ def test_two_polygons_that_overlap_and_one_that_crosses_itself_have_no_hole() ->
 )
 def test_a_polygon_that_cannot_be_right_is_named(polygon: Polygon, says: str) -> None:
     with pytest.raises(UsageError, match=says):
-        Mask([LEFT_THIRD, polygon])
+        PrivacyMask([LEFT_THIRD, polygon])
 
 
 def test_pixels_need_the_size_of_their_frame() -> None:
     with pytest.raises(UsageError, match=r"the point \(61, 0\) is outside 0..60, 0..40"):
-        Mask([[(0, 0), (61, 0), (9, 9)]], size=(60, 40))
+        PrivacyMask([[(0, 0), (61, 0), (9, 9)]], size=(60, 40))
 
 
 def test_a_region_becomes_its_block_means_and_nothing_else_changes() -> None:
