@@ -271,7 +271,7 @@ def _unjudged(clips: Sequence[Clip], held_out: Sequence[Clip], spec: ModelSpec) 
         return
     if task_of(spec).segments:
         if not any(c.truth for c in held_out):
-            yield "accuracy is not judged: no folder masks/ beside images/ says what stands where"
+            yield "accuracy is not judged: no PNG in a folder masks/ beside images/ says what stands where"
         return
     if not spec.labels:
         return
