@@ -157,3 +157,19 @@ def _shown_ticks(data: bytes) -> int:
     row = struct.Struct(">QqI" if data[:1] == b"\1" else ">IiI")
     rows = data[8 : 8 + (len(data) - 8) // row.size * row.size]
     return sum(ticks for ticks, place, _ in row.iter_unpack(rows) if place >= 0) if len(data) > 8 else 0
+
+
+def picture_ends(data: bytes) -> bool:
+    """Whether a JPEG or PNG has its end: decoders paint grey what was cut off. Of other files True.
+
+    What may follow, such as the film of a phone's motion photo, is not looked at. Of a JPEG the end is
+    searched behind the header of its first scan (ITU-T T.81, annex B), so that of a thumbnail is none.
+    """
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        return b"IEND" in data
+    if data[:3] != b"\xff\xd8\xff":
+        return True
+    at = 2
+    while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] != b"\xda":
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big") if data[at + 1 : at + 2] != b"\xff" else 1
+    return data.find(b"\xff\xd9", at) >= 0

@@ -19,6 +19,7 @@ import numpy as np
 
 from edgepv.base.optional import need
 from edgepv.data.clips import SPLITS, Clip, Survey, manifest_rows, split_named, told_by_reason, videos_below
+from edgepv.data.container import picture_ends
 from edgepv.data.masks import UNJUDGED
 from edgepv.data.video import PICTURES, SUFFIXES, film_frames
 from edgepv.errors import UsageError
@@ -155,6 +156,8 @@ def read_mask(path: Path) -> np.ndarray:
         raise UsageError(
             f"{path} is no mask: a PNG of one channel, with the number of a label at each px. Save it as such"
         )
+    if not picture_ends(data):
+        raise UsageError(f"{path} is truncated: the picture has no end. Copy the file again")
     depth = head[8]
     grey = cv2.imdecode(np.frombuffer(_as_grey(data), np.uint8), cv2.IMREAD_UNCHANGED)
     if grey is None or grey.ndim != 2:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from edgepv.base.files import sha256
 from edgepv.data.clips import Clip
 from edgepv.errors import UsageError
 
@@ -42,6 +43,18 @@ def apart(**sides: Sequence[Clip | Sample]) -> None:
             raise UsageError(
                 f"group '{min(shared)}' is in both the {one} and the {other} clips; accuracy would be "
                 "flattered. Put each group on one side"
+            )
+
+
+def refuse_shared(seen: Sequence[Clip], held_out: Sequence[Clip]) -> None:
+    """Raise UsageError if a clip that calibrates or trains judges too, under whatever name."""
+    known = {sha256(c.path): c.path for c in seen} if held_out else {}
+    for clip in held_out:
+        twin = known.get(sha256(clip.path))
+        if twin:
+            raise UsageError(
+                f"{clip.path} is the same video as {twin}, which calibrates or trains, so its "
+                "score would flatter. Take one of them out"
             )
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from edgepv.base.late import np
 from edgepv.base.optional import need
 from edgepv.base.quiet import hush_native
-from edgepv.data.container import Structure, structure
+from edgepv.data.container import Structure, picture_ends, structure
 from edgepv.errors import UsageError
 
 SUFFIXES = (
@@ -207,6 +207,8 @@ class StillReader(VideoReader):
     def __init__(self, path: Path) -> None:
         if not path.is_file():
             raise UsageError(f"{path} does not exist or is not a file. Check the path of the picture")
+        if not picture_ends(path.read_bytes()):
+            raise UsageError(f"{path} is truncated: the picture has no end. Copy the file again")
         cv2 = need("cv2", extra="cpu")
         self.fps, self.read_count, self.doubt = UNSAID_FPS, 0, None
         with hush_native():

@@ -19,7 +19,7 @@ from edgepv.data.video import VideoFrame, at_rate, open_video
 from edgepv.errors import InconclusiveError, UsageError, unknown
 from edgepv.measure.here import fitting
 from edgepv.metrics.stats import figure
-from edgepv.metrics.tails import Limit, Stretch, limit
+from edgepv.metrics.tails import PEAKS_AN_ALARM, Limit, Stretch, limit
 from edgepv.runtimes.events.odd import DOUBTS, Doubt, Odd, bounded, known
 from edgepv.runtimes.events.rules import ANY, LiveConfig, Rule, Rules, read_rules
 from edgepv.runtimes.events.watch import Events, smoothed
@@ -88,8 +88,7 @@ def learn_normal(request: NormalRequest, console: Console) -> Normal:
     Raises UsageError for what cannot be played or a score that this model has not, InconclusiveError where
     the footage cannot support the rate.
     """
-    if not 0 < request.per_hour < 3600:
-        raise UsageError(f"--per-hour {request.per_hour:g}: give alarms an hour, above 0")
+    _check(request)
     config = read_rules(request.rules) if request.rules else NO_RULES
     clips, repeated = _apart(find_clips(request.footage, ()), console)
     with signing.opened(request.bundle, None) as bundle:
@@ -119,6 +118,18 @@ def learn_normal(request: NormalRequest, console: Console) -> Normal:
     )
     write_text(request.out, rules_text(normal, request.rules))
     return normal
+
+
+def _check(request: NormalRequest) -> None:
+    """Raise UsageError for a folder that is none, and a rate that no footage could give a threshold for."""
+    if not request.footage.is_dir():
+        raise UsageError(f"{request.footage} is not a folder. --footage wants a folder of video")
+    most = 3600 / request.cooldown_s / PEAKS_AN_ALARM
+    if not 0 < request.per_hour <= most:
+        raise UsageError(
+            f"--per-hour {request.per_hour:g}: give above 0, and with alarms {request.cooldown_s:g} s apart "
+            f"at most {most:g}"
+        )
 
 
 def _apart(clips: Sequence[Clip], console: Console) -> tuple[list[Clip], int]:

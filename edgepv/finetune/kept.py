@@ -45,6 +45,8 @@ def kept_clips(folder: Path, labels: Sequence[str]) -> Kept:
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder. --from-kept wants the DIR of --emit clips:DIR")
     good, there, left_out = _corrected(folder, labels)
+    if not there:
+        raise UsageError(f"{folder} holds no clip. --from-kept wants the DIR of --emit clips:DIR")
     if not good:
         more = f"; left out: {left_out}" if left_out else ""
         raise UsageError(

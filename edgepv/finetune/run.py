@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from edgepv.base.console import Console
-from edgepv.base.files import read_json, refuse_out, whole_folder, write_json, write_text
+from edgepv.base.files import read_json, refuse_out, sha256, whole_folder, write_json, write_text
 from edgepv.base.tasks import task_of
 from edgepv.data.clips import Clip, survey, unheld_told, unlabelled_told
+from edgepv.data.split import refuse_shared
 from edgepv.errors import UsageError
 from edgepv.export.probes import probe
 from edgepv.finetune.card import UNJUDGED, card, relabelled
@@ -50,7 +51,10 @@ def finetune(request: FinetuneRequest, console: Console) -> FinetuneResult:
     kept = kept_clips(Path(request.kept), labels) if request.kept else Kept()
     if kept.told:
         console.say(kept.told)
-    parts = sides([*_clips(request, labels, console), *kept.clips], labels, seed=request.seed)
+    clips = _clips(request, labels, console)
+    _refuse_twins(clips, kept.clips)
+    parts = sides([*clips, *kept.clips], labels, seed=request.seed)
+    refuse_shared(parts[0], (*parts[1], *parts[2]))
     origin = Path(request.data or request.kept or "").resolve().name
     spec = relabelled(base.spec, labels, f"{base.spec.name}-{origin}")
     train, validation, test = (len(part) for part in parts)
@@ -111,6 +115,16 @@ def _clips(request: FinetuneRequest, labels: Sequence[str], console: Console) ->
     if bare := unlabelled_told(there.clips):
         console.say(f"{bare}: they are left out")
     return there.clips
+
+
+def _refuse_twins(clips: Sequence[Clip], kept: Sequence[Clip]) -> None:
+    """Raise UsageError if a clip of ``--data`` is one that a camera kept: it would count twice."""
+    known = {sha256(c.path): c.path for c in clips} if kept else {}
+    for clip in kept:
+        if twin := known.get(sha256(clip.path)):
+            raise UsageError(
+                f"{clip.path} of --from-kept is the same video as {twin} of --data. Take one of them out"
+            )
 
 
 def _refuse(request: FinetuneRequest, out: Path) -> None:

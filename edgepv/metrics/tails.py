@@ -15,6 +15,8 @@ from edgepv.errors import InconclusiveError
 
 LEAST_PEAKS = 30
 """Fewer separate peaks than this fix no tail: the error of its shape is about 1 / sqrt(n), 0.18 here."""
+PEAKS_AN_ALARM = 2
+"""A tail begins where peaks are so many times as frequent as alarms shall be."""
 REACH = 4.0
 """A level is told for at most so many times the recorded hours: beyond, its interval says nothing."""
 QUANTILES = (0.9, 0.95, 0.975, 0.99, 0.995, 0.9975, 0.999)
@@ -104,7 +106,7 @@ def limit(stretches: Sequence[Stretch], per_hour: float, apart_s: float) -> Limi
             f"{hours:.3g} hours cannot say what happens {per_hour:g} times an hour: that wants "
             f"{1 / per_hour / REACH:.3g} hours or more. Give more footage, or a higher --per-hour"
         )
-    wanted = max(LEAST_PEAKS, 2 * per_hour * hours)
+    wanted = max(LEAST_PEAKS, PEAKS_AN_ALARM * per_hour * hours)
     start, blocks = _beginning(stretches, wanted, apart_s, hours)
     if not blocks:
         raise InconclusiveError(

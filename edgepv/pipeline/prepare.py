@@ -13,7 +13,8 @@ from edgepv.base.tasks import MOST_MASKED, task_of
 from edgepv.data.calibration import in_turns, to_and_fro
 from edgepv.data.clips import Clip, clips_digest, unheld
 from edgepv.data.frames import hold_last, model_frames
-from edgepv.data.truth import EvalClip, eval_clip
+from edgepv.data.masks import shows_label
+from edgepv.data.truth import EvalClip, Masks, eval_clip
 from edgepv.errors import ModelError, UsageError
 from edgepv.measure.answers import clip_answers
 from edgepv.metrics.gate import within_limit
@@ -134,7 +135,7 @@ def _prepared(context: RunContext, source: Source, clips: Clips) -> PreparedMode
         )
     if task_of(spec).shows:
         _refuse_lag(first.spec, answers, shown)
-    unknown = _boxless(shown) if task_of(spec).finds else ()
+    unknown = _nothing_true(spec, shown)
     watched = _watched(context, clips, spec)
     model_answers = evaluate.play_clips(model(1).infer, base, shown) if changed else answers
     if task_of(spec).classifies:
@@ -194,8 +195,17 @@ def _told_by_clips(evaluation: evaluate.Evaluation) -> str:
     return resolution(scores, truth, groups_of(evaluation.shown), evaluation.max_drop).told()
 
 
-def _boxless(shown: Sequence[EvalClip]) -> tuple[str, ...]:
-    """That a detector cannot be judged by pictures of which the notes say that nothing is there."""
+def _nothing_true(spec: ModelSpec, shown: Sequence[EvalClip]) -> tuple[str, ...]:
+    """That a model cannot be judged by pictures whose truth says that nothing of its labels is there."""
+    if task_of(spec).segments:
+        masks = [
+            m for clip in shown if isinstance(clip.truth, Masks) for m in clip.truth.of_frame if m is not None
+        ]
+        if not masks or any(shows_label(spec, mask) for mask in masks):
+            return ()
+        return (f"accuracy is not judged: no true px of a label of the model in {len(masks)} held-out masks",)
+    if not task_of(spec).finds:
+        return ()
     frames = [true for clip in shown if isinstance(clip.truth, tuple) for true in clip.truth]
     if not frames or any((~true.crowd).any() for true in frames):
         return ()

@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgepv.base.cache import imported, sources
-from edgepv.base.files import digest, sha256
+from edgepv.base.files import digest
 from edgepv.base.optional import present
 from edgepv.base.tasks import TASKS, task_of
 from edgepv.data.annotated import passed_over, survey_boxes
 from edgepv.data.clips import SHOWN_LABELS, Clip, Survey, find_clips, survey, unheld_told, unlabelled_told
 from edgepv.data.masked import survey_masks
-from edgepv.data.split import apart, split_clips, split_in_two
+from edgepv.data.split import apart, refuse_shared, split_clips, split_in_two
 from edgepv.errors import UsageError
 from edgepv.model.checkpoint import from_files
 from edgepv.model.spec import at_size, read_spec, with_particles
@@ -193,7 +193,7 @@ def gather(options: Options, spec: ModelSpec) -> Clips:
         clips = replace(
             clips, calibration=tuple(learnt), held_out=held_out, origin=options.footage, fits=True
         )
-    _refuse_shared((*learnt, *clips.calibration, *clips.train), (*clips.held_out, *watched))
+    refuse_shared((*learnt, *clips.calibration, *clips.train), (*clips.held_out, *watched))
     return replace(clips, footage=tuple(learnt), watched=tuple(watched))
 
 
@@ -230,7 +230,7 @@ def _with_labels(options: Options, spec: ModelSpec) -> Clips:
         there = _survey(Path(origin), spec)
         calibration, held_out = split_clips(list(there.clips), calibration=CALIBRATION_CLIPS)
         train = tuple(c for c in there.clips if c.split == "train" and c.label)
-        _refuse_shared((*calibration, *train), held_out)
+        refuse_shared((*calibration, *train), held_out)
         left_out = [f"left out of {origin}: {there.left_out}"] if there.left_out else []
         notes = (*left_out, *_unjudged(there.clips, held_out, spec))
         return Clips(train, tuple(calibration), tuple(held_out), origin, notes=notes)
@@ -271,7 +271,7 @@ def _unjudged(clips: Sequence[Clip], held_out: Sequence[Clip], spec: ModelSpec) 
         return
     if task_of(spec).segments:
         if not any(c.truth for c in held_out):
-            yield "accuracy is not judged: no folder masks/ beside images/ says what stands where"
+            yield "accuracy is not judged: no PNG in a folder masks/ beside images/ says what stands where"
         return
     if not spec.labels:
         return
@@ -282,18 +282,6 @@ def _unjudged(clips: Sequence[Clip], held_out: Sequence[Clip], spec: ModelSpec) 
         yield f"accuracy is not judged: no held-out clip lies in a folder called like a label ({shown})"
     if told := unheld_told(held_out, spec.labels):
         yield f"the accuracy gate is not applied: {told}. Add clips of each to an evaluation/ folder"
-
-
-def _refuse_shared(seen: Sequence[Clip], held_out: Sequence[Clip]) -> None:
-    """Raise UsageError if a clip that calibrates or trains judges too, under whatever name."""
-    known = {sha256(c.path): c.path for c in seen}
-    for clip in held_out:
-        twin = known.get(sha256(clip.path))
-        if twin:
-            raise UsageError(
-                f"{clip.path} is the same video as {twin}, which calibrates or trains, so its "
-                "score would flatter. Take one of them out"
-            )
 
 
 def _shipped(spec: ModelSpec) -> list[Clip]:

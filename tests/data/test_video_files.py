@@ -10,12 +10,13 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from support import CLIPS
 
 from edgepv import bundle
-from edgepv.data.container import structure
+from edgepv.data.container import picture_ends, structure
 from edgepv.data.video import FrameTimes, Ticks, VideoFrame, open_video, read_video, taken
 from edgepv.errors import UsageError
 from edgepv.runtimes.on_file import run_file
@@ -295,3 +296,23 @@ def test_bytes_of_any_kind_have_a_structure(write_video: Make, tmp_path: Path, n
             data[place] = rng.integers(256)
         (tmp_path / name).write_bytes(data)
         assert structure(tmp_path / name).missing >= 0
+
+
+@pytest.mark.parametrize("kind", [".jpg", ".png"])
+def test_a_picture_that_was_cut_off_is_refused_and_not_painted_grey(tmp_path: Path, kind: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
+    data = cv2.imencode(kind, noise)[1].tobytes()
+    path = tmp_path / f"a{kind}"
+    path.write_bytes(data + b"\xff\xda what a phone writes behind")
+    with open_video(path) as video:
+        assert video.read() is not None
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(UsageError, match="is truncated"), open_video(path):
+        pass
+
+
+def test_the_end_of_a_thumbnail_is_not_that_of_its_picture() -> None:
+    small, large = (cv2.imencode(".jpg", np.full((n, n, 3), 90, np.uint8))[1].tobytes() for n in (16, 64))
+    exif = b"\xff\xe1" + (len(small) + 2).to_bytes(2, "big") + small
+    whole = large[:2] + exif + large[2:]
+    assert picture_ends(whole) and not picture_ends(whole[:-2])

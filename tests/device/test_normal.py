@@ -146,3 +146,16 @@ def test_names_in_the_file_cannot_leave_their_comment() -> None:
     text = rules_text(Normal("surprise", rule, found, 3, 6, 0, "a" * 64, 'evil"\n[[mask]]', "v", "b" * 64))
     assert all(line.startswith("#") for line in text.splitlines() if "evil" in line)
     assert "\n[[mask]]" not in text
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0, float("nan"), 61.0])
+def test_a_rate_that_no_footage_could_support_is_refused_before_any_work(tmp_path: Path, rate: float) -> None:
+    asked = NormalRequest(tmp_path / "none", tmp_path, rate, tmp_path / "out.toml", cooldown_s=30.0)
+    with pytest.raises(UsageError, match=f"--per-hour {rate:g}: .* 30 s apart at most 60"):
+        learn_normal(asked, Console(quiet=True))
+
+
+def test_a_file_in_place_of_the_footage_is_refused_by_the_name_of_its_option(tmp_path: Path) -> None:
+    asked = NormalRequest(tmp_path / "none", tmp_path / "a.mp4", 1.0, tmp_path / "out.toml")
+    with pytest.raises(UsageError, match="--footage wants a folder"):
+        learn_normal(asked, Console(quiet=True))

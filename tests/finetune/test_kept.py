@@ -124,6 +124,23 @@ def test_a_folder_without_corrections_says_how_to_correct(tmp_path: Path) -> Non
         kept_clips(tmp_path, LABELS)
     with pytest.raises(UsageError, match="is not a folder"):
         kept_clips(tmp_path / "none", LABELS)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="holds no clip"):
+        kept_clips(tmp_path / "empty", LABELS)
+
+
+def test_a_kept_clip_that_is_among_the_labelled_ones_too_is_refused(tmp_path: Path) -> None:
+    kept = keep(tmp_path / "kept", "a", moved="fight")
+    for label in LABELS:
+        write_clip(tmp_path / "data" / label / "b.mp4", [90, 95])
+    copy = tmp_path / "data" / "fight" / "c.mp4"
+    copy.write_bytes(kept.read_bytes())
+    job = FinetuneRequest(
+        "pv-conv-nano", str(tmp_path / "data"), str(tmp_path / "o"), kept=str(tmp_path / "kept")
+    )
+    with pytest.raises(UsageError, match=f"same video as {copy} of --data"):
+        run.finetune(job, QUIET)
+    assert not (tmp_path / "o").exists()
 
 
 @pytest.mark.parametrize("kept", ["data", "data/kept", "."])
@@ -157,7 +174,7 @@ def test_corrected_clips_train_beside_the_labelled_ones_and_none_stands_on_two_s
                 f"{label}{k}",
                 moved=label,
                 at_s=at_s,
-                greys=[60 * row + i for i in range(9)],
+                greys=[60 * row + 5 * k + i for i in range(9)],
             )
     keep(tmp_path / "kept", "untouched")
     job = FinetuneRequest(
