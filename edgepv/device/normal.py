@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -163,6 +164,8 @@ def play(
 ) -> Iterator[Scored]:
     """The score after every valid answer to a film, a run for each scene; as ``edgepv run`` shows it.
 
+    While it is not known, as the background of a new scene, there is none, and no time goes by.
+
     config: its masks hide from the model. Raises UsageError like ``open_video``.
     """
     console = console or Console(quiet=True)
@@ -199,7 +202,7 @@ def _answered(
         odd.forget()
         rows, over = [], rows
     value = odd(answer, pixels)[score]
-    if answer.valid:
+    if answer.valid and math.isfinite(value):
         rows.append((float(frame.time_s), value))
     return rows, over
 

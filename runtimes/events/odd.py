@@ -60,7 +60,8 @@ class Odd:
     def __call__(self, answer: Answer, frame: np.ndarray | None) -> dict[str, float]:
         """By name; NaN where it is not known, as of a rung that does not answer it.
 
-        frame: (H, W, 3) uint8 BGR, the one that was answered to; without it the background is not known.
+        frame: (H, W, 3) uint8 BGR, the one that was answered to; without it, and in the first frames of a
+        scene, the background is not known.
         """
         found: dict[str, float] = {}
         for name in self._names:
@@ -69,7 +70,8 @@ class Odd:
             elif name != BACKGROUND:
                 found[name] = float(answer.outputs.get(name, np.array(math.nan)).reshape(()))
             elif self._background:
-                found[name] = self._background(frame) if frame is not None else math.nan
+                share = self._background(frame) if frame is not None else math.nan
+                found[name] = share if self._background.known else math.nan
         return found
 
 
@@ -92,6 +94,11 @@ class Background:
         self._model: Any = cv2.createBackgroundSubtractorMOG2(history=HISTORY, detectShadows=False)
         self._seen = 0
 
+    @property
+    def known(self) -> bool:
+        """Whether it has seen enough."""
+        return self._seen > self._settled
+
     def __call__(self, frame: np.ndarray) -> float:
         """The share of one more frame, (H, W, 3) uint8 BGR; 0 until it is known."""
         cv2 = need("cv2", extra="cpu")
@@ -100,7 +107,7 @@ class Background:
         small = cv2.resize(frame, size, interpolation=cv2.INTER_AREA) if height > HEIGHT else frame
         mask = self._model.apply(small)
         self._seen += 1
-        return float(np.count_nonzero(mask) / mask.size) if self._seen > self._settled else 0.0
+        return float(np.count_nonzero(mask) / mask.size) if self.known else 0.0
 
 
 def doubt(scores: Sequence[float], how: str) -> float:
