@@ -166,10 +166,12 @@ def whole_file(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path``, renamed onto it on success and removed on failure.
 
     What a kill leaves is removed by the next such write into the same folder.
-    Raises UsageError if ``path`` is there and is no plain file.
+    Raises UsageError if ``path`` is there and is no plain file, or is "-", which would mean stdout.
     """
     if path.is_dir() or not path.name:
         raise UsageError(f"{path} is a folder. Give the name of a file")
+    if str(path) == "-":
+        raise UsageError("- is no file: this is not written to stdout. Give the name of a file")
     if path.exists() and not path.is_file():
         raise UsageError(f"{path} is a pipe or a device. Give the name of a file")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from edgepv.base.console import PLAIN_EVERY_S, Console
-from edgepv.base.files import sha256, write_text
+from edgepv.base.files import refuse_out, sha256, write_text
 from edgepv.bundle import signing
 from edgepv.bundle.manifest import check
 from edgepv.data.clips import Clip, clips_digest, find_clips
@@ -122,7 +122,10 @@ def learn_normal(request: NormalRequest, console: Console) -> Normal:
 
 
 def _check(request: NormalRequest) -> None:
-    """Raise UsageError for a folder that is none, and a rate that no footage could give a threshold for."""
+    """Raise UsageError for a rate that no footage supports and for paths that cannot be, before any work."""
+    if request.out.is_dir():
+        raise UsageError(f"--out {request.out} is a folder. Give the name of a file")
+    refuse_out(request.out)
     if not request.footage.is_dir():
         raise UsageError(f"{request.footage} is not a folder. --footage wants a folder of video")
     most = 3600 / request.cooldown_s / PEAKS_AN_ALARM

@@ -164,8 +164,10 @@ def _source(request: FinetuneRequest) -> Checkpoint:
     source = load(
         Options(request.model, weights=request.weights, spec=request.spec, trust_pickle=request.trust_pickle)
     ).checkpoint
-    if source is None or not task_of(source.spec).classifies:
-        raise UsageError(f"{request.model} gives no labels; finetune is for classifiers")
+    if source is None:
+        raise UsageError(f"{request.model} cannot be trained; finetune is for classifiers")
+    if not task_of(source.spec).classifies:
+        raise UsageError(f"{request.model} is for {source.spec.task}; finetune is for classifiers")
     probed = probe(build(source), source.spec)
     return replace(source, spec=replace(source.spec, scores=probed.scores))
 

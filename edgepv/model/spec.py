@@ -101,10 +101,12 @@ def check_spec(spec: ModelSpec, where: str, *, chunk: int = 1) -> None:
     if spec.degrade is not None and not task.shows:
         raise UsageError(f"{where}: degrade is for restoration, the task is {spec.task}. Leave one out")
     if spec.before and (task.shows or len(set(spec.before)) != len(spec.before)):
-        raise UsageError(
-            f"{where}: before = {list(spec.before)}: give each once, and none to a restorer, whose "
-            "pictures are compared with the clean ones"
+        wanted = (
+            "give none to a restorer, whose pictures are compared with the clean ones"
+            if task.shows
+            else "give each once"
         )
+        raise UsageError(f"{where}: before = {list(spec.before)}: {wanted}")
     if task.classifies and (len(spec.labels) < 2 or len(set(spec.labels)) != len(spec.labels)):
         raise UsageError(f"{where}: labels must be at least two different names")
     if task.finds != (spec.boxes is not None):

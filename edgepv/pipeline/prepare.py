@@ -135,7 +135,7 @@ def _prepared(context: RunContext, source: Source, clips: Clips) -> PreparedMode
         )
     if task_of(spec).shows:
         _refuse_lag(first.spec, answers, shown)
-    unknown = _nothing_true(spec, shown)
+    unknown = nothing_true(spec, shown)
     watched = _watched(context, clips, spec)
     model_answers = evaluate.play_clips(model(1).infer, base, shown) if changed else answers
     if task_of(spec).classifies:
@@ -195,15 +195,17 @@ def _told_by_clips(evaluation: evaluate.Evaluation) -> str:
     return resolution(scores, truth, groups_of(evaluation.shown), evaluation.max_drop).told()
 
 
-def _nothing_true(spec: ModelSpec, shown: Sequence[EvalClip]) -> tuple[str, ...]:
+def nothing_true(spec: ModelSpec, shown: Sequence[EvalClip]) -> tuple[str, ...]:
     """That a model cannot be judged by pictures whose truth says that nothing of its labels is there."""
     if task_of(spec).segments:
-        masks = [
-            m for clip in shown if isinstance(clip.truth, Masks) for m in clip.truth.of_frame if m is not None
-        ]
-        if not masks or any(shows_label(spec, mask) for mask in masks):
+        held = [clip.truth.of_frame for clip in shown if isinstance(clip.truth, Masks)]
+        masks = [mask for frames in held for mask in frames if mask is not None]
+        if not held or any(shows_label(spec, mask) for mask in masks):
             return ()
-        return (f"accuracy is not judged: no true px of a label of the model in {len(masks)} held-out masks",)
+        return (
+            f"accuracy is not judged: no true px of a label of the model in the {len(masks)} held-out masks "
+            "of frames that are looked at",
+        )
     if not task_of(spec).finds:
         return ()
     frames = [true for clip in shown if isinstance(clip.truth, tuple) for true in clip.truth]

@@ -260,3 +260,10 @@ def test_a_stop_between_the_renames_brings_the_old_folder_back(
     with pytest.raises(KeyboardInterrupt), whole_folder(out, replace=True) as tmp:
         (tmp / "new").write_text("new")
     assert [p.name for p in out.iterdir()] == ["old"] and list(tmp_path.iterdir()) == [out]
+
+
+def test_a_dash_makes_no_file_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="not written to stdout"), whole_file(Path("-")):
+        pass
+    assert not list(tmp_path.iterdir())

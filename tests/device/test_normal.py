@@ -156,6 +156,12 @@ def test_a_rate_that_no_footage_could_support_is_refused_before_any_work(tmp_pat
         learn_normal(asked, Console(quiet=True))
 
 
+def test_a_folder_in_place_of_the_file_is_refused_before_hours_are_played(tmp_path: Path) -> None:
+    asked = NormalRequest(tmp_path / "none", tmp_path, 1.0, tmp_path)
+    with pytest.raises(UsageError, match="is a folder. Give the name of a file"):
+        learn_normal(asked, Console(quiet=True))
+
+
 def test_a_file_in_place_of_the_footage_is_refused_by_the_name_of_its_option(tmp_path: Path) -> None:
     asked = NormalRequest(tmp_path / "none", tmp_path / "a.mp4", 1.0, tmp_path / "out.toml")
     with pytest.raises(UsageError, match="--footage wants a folder"):

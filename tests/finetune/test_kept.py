@@ -159,6 +159,11 @@ def test_there_must_be_something_to_learn_from(tmp_path: Path) -> None:
         run.finetune(FinetuneRequest("pv-conv-nano", None, str(tmp_path / "o")), QUIET)
 
 
+def test_a_segmenter_is_refused_by_its_task(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="pv-seg-nano is for segmentation; finetune is for classifiers"):
+        run.finetune(FinetuneRequest("pv-seg-nano", str(tmp_path), str(tmp_path / "o")), QUIET)
+
+
 @pytest.mark.slow
 def test_corrected_clips_train_beside_the_labelled_ones_and_none_stands_on_two_sides(
     tmp_path: Path, tiny_clip: Tiny
