@@ -34,9 +34,9 @@ import torch
 from measured_at import now
 
 from edgepv.base.files import read_json, whole_file, write_json
-from edgepv.cli.particles import Step, drawn
 from edgepv.metrics import pictures
 from edgepv.model.weights import read_weights
+from edgepv.runtimes.picture.drawing import decomposed
 from edgepv.zoo import HERE as ZOO
 from edgepv.zoo.pv_particle import PvParticle, nano
 from edgepv.zoo.training.particle import (
@@ -301,9 +301,8 @@ def strip(figure: Any, films: Films, net: PvParticle, compare: Path) -> None:
         crowd = net.follow(to_clip(reel))[-1]
         shares = torch.tensor([HEIGHT / WIDTH, 1.0])
         parts = crowd.position * shares, crowd.velocity * shares, crowd.scale.unsqueeze(-1)
-        seen = drawn(
-            reel[-1][..., ::-1], Step(torch.cat(parts, -1)[0].numpy(), reel[-1][..., ::-1].copy(), 0.0)
-        )
+        frame = reel[-1][..., ::-1]
+        seen = decomposed(frame, torch.cat(parts, -1)[0].numpy(), frame.copy())
         row[0].imshow(seen[:, : seen.shape[1] // 2, ::-1])
         for axis, method in zip(row[1:], methods.values(), strict=True):
             axis.imshow(np.clip(method(reel)[-1], 0, 1))

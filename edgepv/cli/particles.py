@@ -7,7 +7,6 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,8 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from edgepv.data.video import VideoFrame
+    from edgepv.zoo.decomposed import Decomposition, Step
 
-MODEL = "pv-particle-nano"
 KINDS = ("pixel", "patch", "region", "frame")
 COUNTED = ("patch", "region")
 """Kinds of which there may be more or fewer; the others are as many as they are."""
@@ -57,7 +56,7 @@ def particles_command(a: argparse.Namespace) -> int:
     """edgepv particles"""
     video, jsonl = (Path(name) if name else None for name in (a.video, a.jsonl))
     count = _checked(a, video, jsonl)
-    line = open_line(a.kind, count)
+    line = _opened(a.kind, count)
     frames, squared = 0, 0.0
     with _video(video, line.fps) as show, _lines(jsonl) as write:
         for frame in _frames(Path(a.clip), line, a.most):
@@ -94,82 +93,17 @@ def _checked(a: argparse.Namespace, video: Path | None, jsonl: Path | None) -> i
     return count
 
 
-@dataclass(frozen=True)
-class Step:
-    """One frame's particles and what is painted of them.
-
-    particles: (K, 5 + D) of x, y, vx, vy in shares of width and height, size in heights, features. painted:
-    (h, w, 3) uint8 BGR. squared_error: mean of it against the frame at that size, of [0, 1].
-    """
-
-    particles: np.ndarray
-    painted: np.ndarray
-    squared_error: float
-
-    def record(self) -> dict[str, object]:
-        """The JSON of a line."""
-        rows = [[round(float(v), 4) for v in row] for row in self.particles]
-        return {"psnr_db": round(decibel(self.squared_error), 2), "particles": rows}
-
-
-class ParticleLine:
-    """The trained net, decomposing frames one after the other into particles of one kind."""
-
-    def __init__(self, kind: str, count: int) -> None:
-        from edgepv.model.checkpoint import build
-        from edgepv.zoo import checkpoint
-
-        found = checkpoint(MODEL)
-        self._net, self._spec, self._kind = build(found), found.spec, kind
-        self._net.use(kind, count)
-        self._expected = self._net.start(1)
-        self.fps = found.spec.fps
-
-    def step(self, pixels: np.ndarray) -> Step:
-        """The next frame, (H, W, 3) uint8 BGR."""
-        import numpy as np
-        import torch
-
-        from edgepv.data.frames import pictures, preprocess
-
-        given = preprocess(pixels, self._spec)
-        with torch.no_grad():
-            frame = torch.from_numpy(given)
-            crowd = self._net.decompose(frame, self._net.look(frame), self._expected)
-            self._expected = self._net.expect(crowd)
-            image = self._net.paint(crowd.position, crowd.scale, crowd.feature)[1].numpy()
-        height, width = given.shape[-2:]
-        shares = torch.tensor([height / width, 1.0])
-        parts = crowd.position * shares, crowd.velocity * shares, crowd.scale.unsqueeze(-1), crowd.feature
-        error = float(np.mean(np.square(np.clip(image, 0, 1) - given)))
-        return Step(torch.cat(parts, -1)[0].numpy(), pictures(self._spec, image)[0], error)
-
-    def summary(self, frames: int, squared_error: float) -> str:
-        """What was done, in one line."""
-        count, dim = self._expected.feature.shape[1:]
-        height, width = self._spec.input.shape[-2:]
-        return (
-            f"{frames} frames, each {count * (5 + dim)} numbers: {count} particles ({self._kind}); painted "
-            f"of them, frames of {width} x {height} have {decibel(squared_error):.1f} dB"
-        )
-
-
-def open_line(kind: str, count: int) -> ParticleLine:
-    """The trained net for a kind and number of particles. Raises UsageError for patches that do not fit."""
+def _opened(kind: str, count: int) -> Decomposition:
+    """The trained net for a kind and number of particles."""
     from edgepv.base.optional import need
 
     need("torch", extra="compress").set_num_threads(1)
-    return ParticleLine(kind, count)
+    from edgepv.zoo.decomposed import Decomposition
+
+    return Decomposition(kind, count)
 
 
-def decibel(squared_error: float) -> float:
-    """PSNR in dB of a mean squared error of [0, 1]; at most 100, see ``edgepv.metrics.pictures.psnr_db``."""
-    import math
-
-    return min(100.0, -10 * math.log10(max(squared_error, 1e-10)))
-
-
-def _frames(clip: Path, line: ParticleLine, most: int | None) -> Iterator[VideoFrame]:
+def _frames(clip: Path, line: Decomposition, most: int | None) -> Iterator[VideoFrame]:
     """The frames of a clip that the net takes, at its rate."""
     import itertools
 
@@ -199,6 +133,7 @@ def _video(path: Path | None, fps: Fraction) -> Iterator[Callable[[np.ndarray, S
         return
     from edgepv.base.files import whole_file
     from edgepv.base.optional import need
+    from edgepv.runtimes.picture.drawing import decomposed
     from edgepv.runtimes.sinks.video import letterbox
 
     cv2 = need("cv2", extra="cpu")
@@ -207,7 +142,7 @@ def _video(path: Path | None, fps: Fraction) -> Iterator[Callable[[np.ndarray, S
 
         def show(pixels: np.ndarray, step: Step) -> None:
             nonlocal size
-            picture = drawn(pixels, step)
+            picture = decomposed(pixels, step.particles, step.painted)
             if not writer.isOpened():
                 size = (picture.shape[1], picture.shape[0])
                 if not writer.open(str(tmp), cv2.VideoWriter.fourcc(*"mp4v"), float(fps), size):
@@ -218,27 +153,3 @@ def _video(path: Path | None, fps: Fraction) -> Iterator[Callable[[np.ndarray, S
             yield show
         finally:
             writer.release()
-
-
-def drawn(pixels: np.ndarray, step: Step) -> np.ndarray:
-    """The frame with its particles left, what is painted of them right; (H, 2 W, 3) uint8 BGR, even sides.
-
-    A circle is as large as its particle, an arrow goes where it is ``ARROW`` frames on.
-    """
-    import numpy as np
-
-    from edgepv.base.optional import need
-    from edgepv.runtimes.picture.drawing import ARROW, GREEN, colour, enlarged
-
-    cv2 = need("cv2", extra="cpu")
-    left = enlarged(pixels)
-    height, width = left.shape[:2]
-    right = cv2.resize(step.painted, (width, height), interpolation=cv2.INTER_CUBIC)
-    for i, (x, y, vx, vy, size, *_) in enumerate(step.particles):
-        at, ahead = (
-            (round(p * width), round(q * height)) for p, q in ((x, y), (x + ARROW * vx, y + ARROW * vy))
-        )
-        cv2.circle(left, at, max(1, round(float(size) * height)), colour(i), 1, cv2.LINE_AA)
-        if at != ahead:
-            cv2.arrowedLine(left, at, ahead, GREEN, 1, cv2.LINE_AA, tipLength=0.3)
-    return np.concatenate([left, right], 1)

@@ -15,6 +15,11 @@ def psnr(truth: np.ndarray, got: np.ndarray) -> float:
     return float(-10 * np.log10(mean)) if mean else float("inf")
 
 
+def decibel(squared_error: float) -> float:
+    """PSNR in dB of a mean squared error of [0, 1], at most 100 as that of ``psnr_db``."""
+    return min(100.0, float(-10 * np.log10(max(squared_error, 1e-10))))
+
+
 def psnr_db(truth: np.ndarray, got: np.ndarray) -> float:
     """``psnr``, at most 100: 16 bits would have that, and JSON has no infinity."""
     return min(100.0, psnr(truth, got))

@@ -186,3 +186,24 @@ def _arrow(
     cv2 = need("cv2", extra="cpu")
     if start != end:
         cv2.arrowedLine(picture, start, end, colour, 1, cv2.LINE_AA, tipLength=0.3)
+
+
+def decomposed(pixels: np.ndarray, particles: np.ndarray, painted: np.ndarray) -> np.ndarray:
+    """The frame with its particles left, what is painted of them right; (H, 2 W, 3) uint8 BGR, even sides.
+
+    A circle is as large as its particle, an arrow goes where it is ``ARROW`` frames on. pixels: (h, w, 3).
+    particles: (K, 5 or more) of x, y, vx, vy in shares of width and height, size in heights. painted: as
+    pixels, of any size.
+    """
+    cv2 = need("cv2", extra="cpu")
+    left = enlarged(pixels)
+    height, width = left.shape[:2]
+    right = cv2.resize(painted, (width, height), interpolation=cv2.INTER_CUBIC)
+    for i, (x, y, vx, vy, size, *_) in enumerate(particles):
+        at, ahead = (
+            (round(p * width), round(q * height)) for p, q in ((x, y), (x + ARROW * vx, y + ARROW * vy))
+        )
+        cv2.circle(left, at, max(1, round(float(size) * height)), colour(i), 1, cv2.LINE_AA)
+        if at != ahead:
+            cv2.arrowedLine(left, at, ahead, GREEN, 1, cv2.LINE_AA, tipLength=0.3)
+    return np.concatenate([left, right], 1)
