@@ -1,4 +1,4 @@
-"""Held-out truth in which nothing of the model's labels stands judges nobody: no figure, not a figure of 0."""
+"""Held-out truth in which no label of the model stands judges nobody: no figure, not a figure of 0."""
 
 from __future__ import annotations
 
