@@ -64,7 +64,8 @@ class Decomposition:
         """What was done, in one line."""
         count, dim = self._expected.feature.shape[1:]
         height, width = self._spec.input.shape[-2:]
+        what = f"{count} particle{'s' * (count != 1)} ({self._kind})"
         return (
-            f"{frames} frames, each {count * (5 + dim)} numbers: {count} particle{"s" * (count != 1)} ({self._kind}); painted "
-            f"of them, frames of {width} x {height} have {decibel(squared_error):.1f} dB"
+            f"{frames} frames, each {count * (5 + dim)} numbers: {what}; painted of them, frames of {width} x "
+            f"{height} have {decibel(squared_error):.1f} dB"
         )
