@@ -66,6 +66,6 @@ class Decomposition:
         height, width = self._spec.input.shape[-2:]
         what = f"{count} particle{'s' * (count != 1)} ({self._kind})"
         return (
-            f"{frames} frames, each {count * (5 + dim)} numbers: {what}; painted of them, frames of {width} x "
-            f"{height} have {decibel(squared_error):.1f} dB"
+            f"{frames} frames, each {count * (5 + dim)} numbers: {what}; painted of them, frames of "
+            f"{width} x {height} have {decibel(squared_error):.1f} dB"
         )

@@ -45,7 +45,7 @@ def test_a_line_for_each_frame_says_where_its_particles_are(
     run: Run, clip: Path, tmp_path: Path, options: list[str], count: int
 ) -> None:
     code, _, err = run("particles", clip, "--jsonl", tmp_path / "p.jsonl", *options)
-    assert code == 0 and f"{FRAMES} frames, each {17 * count} numbers: {count} particles" in err
+    assert code == 0 and f"{FRAMES} frames, each {17 * count} numbers: {count} particle" in err
     rows = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
     assert [row["frame"] for row in rows] == list(range(FRAMES))
     table = np.array([row["particles"] for row in rows])
