@@ -8,15 +8,15 @@ Films: the evaluation clips that come with edgepv, one film each camera, and tho
 whole frames of 128 x 96 at 10 fps, at most 8 of each clip. Figures are means over the films, with a 95 %
 bootstrap interval over films; differences are paired by film.
 
-``pictures``: PSNR and SSIM of frames painted of K particles, as numbers K * 17 (position 2, velocity 2, scale
-1, feature 12). Beside them: what the features paint without the generator; patches; an autoencoder of the
-same layers with as many values between its halves, trained for that number alone (in 300 steps, after which
-it was still learning: it paints no colours yet, so its figures say nothing against autoencoders); and the
-frame made smaller by area until it has at least as many values, and larger again bicubically. No number is
-quantized. ``next``: PSNR of all pixels of a film's frames 2 to 7 of each clip, each foreseen from the one
-before: copied; by particles, with and without messages; and the picture of the expected particles alone.
-``long``: PSNR of frames 250 to 299 of car-detection, and of the same ones started at frame 240. Writes
-particles.json and docs/particles.png, from minutes to an hour.
+``pictures``: PSNR and SSIM of frames painted of K particles, as numbers K * 17 (position 2, velocity 2,
+scale 1, feature 12). Beside them: what the features paint without the generator; patches; an autoencoder of
+the same layers with as many values between its halves, trained for that number alone, in half as many steps
+as the particles were for all numbers and kinds; and the frame made smaller by area until it has at least as
+many values, and larger again bicubically. No number is quantized. ``next``: PSNR of all pixels of a film's
+frames 2 to 7 of each clip, each foreseen from the one before: copied; by particles, with and without
+messages; and the picture of the expected particles alone. ``long``: PSNR of frames 250 to 299 of car-
+detection, and of the same ones started at frame 240. Writes particles.json and docs/particles.png, from
+minutes to an hour.
 """
 
 from __future__ import annotations
@@ -275,8 +275,7 @@ def draw(found: dict[str, Any], films: Films, net: PvParticle, compare: Path) ->
         rows = [found["pictures"][str(c)] for c in COUNTS if name in found["pictures"][str(c)]["methods"]]
         figures = [row["methods"][name]["psnr"] for row in rows]
         numbers = [row["numbers"] for row in rows]
-        label = "autoencoder, still learning" if name == "autoencoder" else name
-        axes.plot(numbers, [f["mean"] for f in figures], "o-", label=label)
+        axes.plot(numbers, [f["mean"] for f in figures], "o-", label=name)
         axes.fill_between(numbers, [f["low"] for f in figures], [f["high"] for f in figures], alpha=0.1)
     axes.set(xscale="log", xlabel="numbers of a frame", ylabel="PSNR, dB (mean and 95 % over films)")
     axes.set_xticks([c * NUMBERS for c in COUNTS], [f"{c * NUMBERS}\n{c} particles" for c in COUNTS])

@@ -231,7 +231,7 @@ def _particle(name: str, task: str, result: dict[str, Any]) -> tuple[str, str, t
 
 
 _OTHERS = {
-    "autoencoder": "an autoencoder that was stopped early and was still learning, so no fair rival",
+    "autoencoder": "an autoencoder of the same layers, trained for that number alone",
     "bicubic": "the frame made smaller by area and larger again bicubically",
 }
 
