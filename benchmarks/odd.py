@@ -67,7 +67,7 @@ FPS = Fraction(10)
 HEIGHT = 120
 SMOOTH_S, COOLDOWN_S = 1.0, 5.0
 PER_HOUR = 12.0
-HOURS = 1.0
+HOURS = 0.25
 """Simulated hours of each film that a threshold is learned on, and as many that it is judged on."""
 EXCERPTS = 8
 """Excerpts of each film for each kind of event."""
