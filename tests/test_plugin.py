@@ -139,7 +139,8 @@ def test_without_the_package_its_task_is_unknown(level_bundle: Path, run: Run) -
     code, _, err = run("inspect", level_bundle)
     assert (
         code == 2
-        and "unknown task 'brightness'. Known: classification, detection, restoration, tracking" in err
+        and "unknown task 'brightness'. Known: classification, detection, restoration, segmentation, tracking"
+        in err
     )
 
 

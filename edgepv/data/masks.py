@@ -79,12 +79,6 @@ def names_of(spec: ModelSpec) -> tuple[str, ...]:
     return ("", *spec.labels) if len(spec.labels) == 1 else spec.labels
 
 
-def shows_label(spec: ModelSpec, mask: np.ndarray) -> bool:
-    """Whether a true mask gives a label of the spec any px."""
-    first = len(names_of(spec)) - len(spec.labels)
-    return bool(((mask >= first) & (mask != UNJUDGED)).any())
-
-
 def said(spec: ModelSpec, scores: np.ndarray) -> np.ndarray:
     """(h, w) uint8: of scores (C, h, w) the number of the largest; of one label, whether it is there."""
     if len(scores) > 1:

@@ -13,8 +13,7 @@ from edgepv.base.tasks import MOST_MASKED, task_of
 from edgepv.data.calibration import in_turns, to_and_fro
 from edgepv.data.clips import Clip, clips_digest, unheld
 from edgepv.data.frames import hold_last, model_frames
-from edgepv.data.masks import shows_label
-from edgepv.data.truth import EvalClip, Masks, eval_clip
+from edgepv.data.truth import EvalClip, eval_clip
 from edgepv.errors import ModelError, UsageError
 from edgepv.measure.answers import clip_answers
 from edgepv.metrics.gate import within_limit
@@ -196,16 +195,7 @@ def _told_by_clips(evaluation: evaluate.Evaluation) -> str:
 
 
 def nothing_true(spec: ModelSpec, shown: Sequence[EvalClip]) -> tuple[str, ...]:
-    """That a model cannot be judged by pictures whose truth says that nothing of its labels is there."""
-    if task_of(spec).segments:
-        held = [clip.truth.of_frame for clip in shown if isinstance(clip.truth, Masks)]
-        masks = [mask for frames in held for mask in frames if mask is not None]
-        if not held or any(shows_label(spec, mask) for mask in masks):
-            return ()
-        return (
-            f"accuracy is not judged: no true px of a label of the model in the {len(masks)} held-out masks "
-            "of frames that are looked at",
-        )
+    """That a detector cannot be judged by pictures without a true box of its labels."""
     if not task_of(spec).finds:
         return ()
     frames = [true for clip in shown if isinstance(clip.truth, tuple) for true in clip.truth]

@@ -15,7 +15,7 @@ from segmenters import drawn, film, pictures, spec_of, write_png
 from edgepv.base.files import sha256
 from edgepv.data.frames import at_model_size
 from edgepv.data.masked import read_mask, survey_masks, true_masks
-from edgepv.data.masks import how, mask_of, said, sampled, shows_label
+from edgepv.data.masks import how, mask_of, said, sampled
 from edgepv.data.truth import Masks, eval_clip
 from edgepv.data.video import open_video
 from edgepv.errors import UsageError
@@ -187,14 +187,3 @@ def test_a_mask_that_does_not_fit_is_named(tmp_path: Path) -> None:
 def test_a_folder_without_pictures_says_what_it_wants(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"images/NAME.jpg with masks/NAME.png"):
         survey_masks(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("labels", "number", "shown"),
-    [(("a",), 0, False), (("a",), 1, True), (("a", "b"), 0, True), (("a", "b"), 255, False)],
-)
-def test_a_mask_shows_a_label_where_a_judged_px_has_its_number(
-    labels: tuple[str, ...], number: int, shown: bool
-) -> None:
-    spec = replace(spec_of(), labels=labels)
-    assert shows_label(spec, np.full((4, 4), number, np.uint8)) is shown

@@ -113,7 +113,7 @@ def test_the_command_says_what_it_learned_and_refuses_what_it_cannot(
         ([], 2, "exists. Name another file"),
         (["--force", "--per-hour", "0.1"], 6, "that wants 2.5 hours or more"),
         (["--force", "--score", "surprise"], 2, "unknown score 'surprise'. Known: "),
-        (["--force", "--per-hour", "0"], 2, "give alarms an hour, above 0"),
+        (["--force", "--per-hour", "0"], 2, "give above 0, and with alarms"),
     ):
         code, _, news = run(*quick, *more)
         *copies, line = news.splitlines()
