@@ -423,6 +423,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", action="append", default=[], metavar="NAME")
     parser.add_argument("--int8", action="store_true", help="time INT8 too, native-int8 where there is one")
+    parser.add_argument("--again", action="store_true", help="measure anew what is there")
     parser.add_argument("--soak", type=int, metavar="N", help=f"{SOAKED} over N frames, and no times")
     args = parser.parse_args(argv)
     if args.soak:
@@ -431,7 +432,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = read_json(OUT) if OUT.is_file() else {}
     for name in args.only or MODELS:
         key = f"{name} with int8" if args.int8 else name
-        if key not in found:
+        if args.again or key not in found:
             found[key] = measure(name, args.int8) | {"measured_at": now()}
             write_json(OUT, found)
     return 0
