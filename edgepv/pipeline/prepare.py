@@ -134,7 +134,6 @@ def _prepared(context: RunContext, source: Source, clips: Clips) -> PreparedMode
         )
     if task_of(spec).shows:
         _refuse_lag(first.spec, answers, shown)
-    unknown = nothing_true(spec, shown)
     watched = _watched(context, clips, spec)
     model_answers = evaluate.play_clips(model(1).infer, base, shown) if changed else answers
     if task_of(spec).classifies:
@@ -147,7 +146,7 @@ def _prepared(context: RunContext, source: Source, clips: Clips) -> PreparedMode
         spec=spec,
         shown=shown,
         names=tuple(clip_name(c) for c in clips.held_out),
-        known=not unknown and all(clip.truth is not None for clip in shown),
+        known=all(clip.truth is not None for clip in shown),
         warmup=stepper.warmup,
         original=tuple(answers),
         model=tuple(model_answers),
@@ -164,13 +163,14 @@ def _prepared(context: RunContext, source: Source, clips: Clips) -> PreparedMode
         watched_original=tuple(evaluate.play_clips(original(1).infer, first, watched)),
         alarm=_alarm(spec),
     )
-    if task_of(spec).segments and evaluation.known and (unknown := _maskless(evaluation)):
+    nothing_true = _nothing_true(evaluation)
+    if nothing_true:
         evaluation = replace(evaluation, known=False)
     if task_of(spec).classifies and evaluation.known and not evaluation.unheld:
         context.console.say(_told_by_clips(evaluation))
     return PreparedModel(
         ready=calibrated,
-        notes=(*clips.notes, *unknown, *_doubtful(clips.held_out, shown), *lowered_model.notes),
+        notes=(*clips.notes, *nothing_true, *_doubtful(clips.held_out, shown), *lowered_model.notes),
         evaluation=evaluation,
         original=(original, tuple(probe_feeds(before, probed))),
         model=model,
@@ -194,29 +194,30 @@ def _told_by_clips(evaluation: evaluate.Evaluation) -> str:
     return resolution(scores, truth, groups_of(evaluation.shown), evaluation.max_drop).told()
 
 
-def nothing_true(spec: ModelSpec, shown: Sequence[EvalClip]) -> tuple[str, ...]:
-    """That a detector cannot be judged by pictures without a true box of its labels."""
-    if not task_of(spec).finds:
-        return ()
+def _nothing_true(evaluation: evaluate.Evaluation) -> tuple[str, ...]:
+    """That the truth shows none of the model's labels, so that a figure of 0 would judge nobody.
+
+    Of a detector no true box; of a segmenter no true px in the frames that are looked at.
+    """
+    spec, shown = evaluation.spec, evaluation.shown
     frames = [true for clip in shown if isinstance(clip.truth, tuple) for true in clip.truth]
-    if not frames or any((~true.crowd).any() for true in frames):
+    if task_of(spec).finds and frames and not any((~true.crowd).any() for true in frames):
+        what = f"no true box of a label of the model in {len(frames)} held-out pictures"
+    elif task_of(spec).segments and evaluation.known and not _shown(evaluation):
+        first = evaluation.pictures[0].first
+        of = f"frames {first} to {MOST_MASKED - 1}" if first else f"the first {MOST_MASKED} frames"
+        what = f"no mask of {of} of the held-out clips shows a label of the model"
+    else:
         return ()
-    return (
-        f"accuracy is not judged: no true box of a label of the model in {len(frames)} held-out pictures",
-    )
+    return (f"accuracy is not judged: {what}",)
 
 
-def _maskless(evaluation: evaluate.Evaluation) -> tuple[str, ...]:
-    """That a segmenter cannot be judged by masks of frames that nobody looks at, or that show no label."""
-    spec, (which, _) = evaluation.spec, evaluation.pictures
-    if shows_labels(spec, confusions(spec, evaluation.original, evaluation.shown, which.late, which.first)):
-        return ()
-    where = (
-        f"frames {which.first} to {MOST_MASKED - 1} of the held-out clips"
-        if which.first
-        else (f"the first {MOST_MASKED} frames of the held-out clips")
+def _shown(evaluation: evaluate.Evaluation) -> bool:
+    """Whether the masks that a segmenter is judged by show one of its labels."""
+    spec, which = evaluation.spec, evaluation.pictures[0]
+    return shows_labels(
+        spec, confusions(spec, evaluation.original, evaluation.shown, which.late, which.first)
     )
-    return (f"accuracy is not judged: no mask of {where} shows a label of the model",)
 
 
 def _watched(context: RunContext, clips: Clips, spec: ModelSpec) -> tuple[EvalClip, ...]:

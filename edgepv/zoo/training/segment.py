@@ -353,7 +353,7 @@ def learned(job: SegmenterRun, say: Say) -> tuple[Segment, list[Row], Recipe]:
     pictures = read_pictures("calibration")
     torch.manual_seed(job.seed)
     net = pv_seg.nano(len(SCENES))
-    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster on a CPU
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as a CPU's kernels want it
     what = [asdict(recipe), job.seed, [p.shape for p in pictures]]
     resume = job.cache / f"{job.name}-{digest(what)[:12]}.pt"
     net, log = fit(net, objective(recipe, pictures), recipe.schedule, seed=job.seed, resume=resume, tick=say)
