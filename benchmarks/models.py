@@ -3,13 +3,14 @@
 ``python benchmarks/models.py --data DIR`` exports each model to cpu, mobile and jetson with all gates and
 keeps what was measured in models.json, model by model: those that are there are left as they are, --again
 NAME measures one anew, with --target T for that target alone. Without --data it only writes docs/models.md
-from the committed results. Classifiers are judged on the test clips of DIR, trackers and restorers on the
-clips that come with the package.
+from the committed results. Classifiers are judged on the test clips of DIR, the others on the clips that
+come with the package. The bundles stay in the cache, for choose.py and roofline.py.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ import numpy as np
 from measured_at import machine, now
 
 from edgepv import bundle, pipeline
+from edgepv.base import cache
 from edgepv.base.console import Console
 from edgepv.base.files import read_json, whole_file, write_json, write_text
 from edgepv.base.machine import device_facts
@@ -51,24 +53,29 @@ whose files are not timed on a host."""
 
 def measure(name: str, data: Path, targets: Sequence[str], console: Console) -> dict[str, Any]:
     """Export ``name`` to the targets; what their reports say, one row for each variant."""
-    classifier = bool(read_json(INDEX)[name]["spec"]["labels"])
-    with tempfile.TemporaryDirectory() as scratch:
-        out = str(Path(scratch) / "bundles")
-        options = Options(name, targets=tuple(targets), out=out, clips=str(data) if classifier else None)
-        made = pipeline.export(options, console).made
-        rows = {(row.target, row.variant): row for one in made[::-1] for row in one.report.rows}
-        originals = {one.target: next(r for r in one.report.rows if r.target == "host") for one in made}
-        found = {
-            "chosen": {one.target: one.chosen.variant for one in made},
-            "original_latency": {target: encode(row.latency) for target, row in originals.items()},
-            "rows": [slim(row) for row in rows.values()],
-            "reasons": {one.target: list(one.report.reasons) for one in made},
-            "measured_at": {one.target: {**now(), "device": encode(device_facts())} for one in made},
-        }
-        if name in PICTURED and "cpu" in targets:
-            cpu = next(one for one in made if one.target == "cpu")
-            draw(name, cpu.folder, Path(scratch) / "seen.mp4")
-    return found
+    classifier = read_json(INDEX)[name]["spec"]["task"] == "classification"
+    for target in targets:
+        shutil.rmtree(place_of(name, target), ignore_errors=True)
+    out = place_of(name, targets[0]) if len(targets) == 1 else place_of(name, targets[0]).parent
+    options = Options(name, targets=tuple(targets), out=str(out), clips=str(data) if classifier else None)
+    made = pipeline.export(options, console).made
+    rows = {(row.target, row.variant): row for one in made[::-1] for row in one.report.rows}
+    originals = {one.target: next(r for r in one.report.rows if r.target == "host") for one in made}
+    if name in PICTURED and "cpu" in targets:
+        with tempfile.TemporaryDirectory() as scratch:
+            draw(name, place_of(name, "cpu"), Path(scratch) / "seen.mp4")
+    return {
+        "chosen": {one.target: one.chosen.variant for one in made},
+        "original_latency": {target: encode(row.latency) for target, row in originals.items()},
+        "rows": [slim(row) for row in rows.values()],
+        "reasons": {one.target: list(one.report.reasons) for one in made},
+        "measured_at": {one.target: {**now(), "device": encode(device_facts())} for one in made},
+    }
+
+
+def place_of(name: str, target: str) -> Path:
+    """Where the bundle of a model for a target stays, once measured."""
+    return cache.root() / "models" / name / target
 
 
 def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
