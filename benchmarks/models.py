@@ -183,6 +183,9 @@ def variants(name: str, result: dict[str, Any]) -> Iterator[str]:
     """Per target the fastest float and the fastest INT8 file, and which one runs."""
     rows = [decode(Measurement, row) for row in result["rows"]]
     for target in TARGETS:
+        if target not in result["measured_at"]:
+            yield f"| {name} | {target} | {show.UNKNOWN} | | | | | |"
+            continue
         host = machine(result["measured_at"][target]["device"])
         mine = [row for row in rows if row.target == target]
         chosen = result["chosen"].get(target)
