@@ -3,7 +3,7 @@
     python benchmarks/choose.py make      # exports models of the zoo for cpu; may run on a busy machine
     python benchmarks/choose.py time      # ten minutes at most, on a quiet machine; BUNDLE ...: these only
 
-``make`` leaves bundles that are there as they are. ``time`` chooses ``CHOICES`` times in each bundle, then
+``make`` leaves bundles that are there, of it or of models.py, as they are. ``time`` chooses ``CHOICES`` times in each bundle, then
 times all of its candidates for long, in turns. choose.json holds a table for each kind of CPU; the run on one
 leaves the others' as they are. A choice that was inconclusive is counted apart, and is none of those that
 were right.
@@ -33,16 +33,16 @@ from edgepv.types import encode
 
 OUT = Path(__file__).with_suffix(".json")
 MODELS = (
-    "pv-conv-nano",
-    "pv-conv-small",
+    "pv-conv-nano-fight",
+    "pv-conv-small-fight",
     "pv-conv-nano-handwash",
-    "pv-conv-small-interact",
-    "pv-c3d",
-    "pv-c3d-valid",
-    "pv-graph-nano",
-    "pv-graph-small",
+    "pv-conv-small-handwash",
+    "pv-c3d-handwash",
+    "pv-c3d-valid-fight",
+    "pv-graph-nano-fight",
+    "pv-graph-small-fight",
     "pv-track-nano",
-    "pv-restore-nano",
+    "pv-restore-nano-denoise",
 )
 CHOICES = 3
 """Choices in each bundle: what is asked is how often one is right."""
@@ -62,10 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("stage", choices=("make", "time"))
     parser.add_argument("bundles", nargs="*", type=Path)
     args = parser.parse_args(argv)
-    place = cache.root() / "choose"
+    places = {name: cache.root() / "models" / name / "cpu" for name in MODELS}
     if args.stage == "make":
-        return max(made(name, place / name) for name in MODELS)
-    timed(args.bundles or sorted(path for path in place.glob("*") if path.is_dir()))
+        return max(made(name, place) for name, place in places.items())
+    timed(args.bundles or [place for place in places.values() if place.is_dir()])
     return 0
 
 

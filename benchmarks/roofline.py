@@ -4,7 +4,7 @@
     python benchmarks/roofline.py time    # five minutes at most, on a quiet machine
     python benchmarks/roofline.py page    # roofline.md from roofline.json alone
 
-``make`` leaves bundles that are there as they are. ``time`` measures the peaks of one core, takes each file's
+``make`` leaves bundles that are there, of it or of models.py, as they are. ``time`` measures the peaks of one core, takes each file's
 time of a step (all of a model in turns, one thread) as a share of its roof, and has ONNX Runtime tell the
 times of its operators; it writes roofline.json and roofline.md.
 """
@@ -169,7 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("stage", choices=("make", "time", "page"))
     parser.add_argument("--only", action="append", default=[], metavar="NAME")
     args = parser.parse_args(argv)
-    found, place = read_json(OUT) if OUT.is_file() else {}, cache.root() / "roofline"
+    found, place = read_json(OUT) if OUT.is_file() else {}, cache.root() / "models"
     for name in args.only or MODELS:
         if args.stage == "make":
             make(name, place)
