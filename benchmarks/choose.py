@@ -3,10 +3,10 @@
     python benchmarks/choose.py make      # exports models of the zoo for cpu; may run on a busy machine
     python benchmarks/choose.py time      # ten minutes at most, on a quiet machine; BUNDLE ...: these only
 
-``make`` leaves bundles that are there, of it or of models.py, as they are. ``time`` chooses ``CHOICES`` times in each bundle, then
-times all of its candidates for long, in turns. choose.json holds a table for each kind of CPU; the run on one
-leaves the others' as they are. A choice that was inconclusive is counted apart, and is none of those that
-were right.
+``make`` leaves bundles that are there, of it or of models.py, as they are. ``time`` chooses ``CHOICES`` times
+in each bundle, then times all of its candidates for long, in turns. choose.json holds a table for each kind
+of CPU; the run on one leaves the others' as they are. A choice that was inconclusive is counted apart, and is
+none of those that were right.
 """
 
 from __future__ import annotations
