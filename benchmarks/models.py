@@ -98,7 +98,8 @@ def slim(row: Measurement) -> dict[str, Any]:
     """A row without what the table does not show."""
     accuracy = replace(row.accuracy, classes=(), confusion=()) if row.accuracy else None
     parity = replace(row.parity, worst=()) if row.parity else None
-    return dict(encode(replace(row, accuracy=accuracy, parity=parity, audit=None)))
+    slimmer = replace(row, accuracy=accuracy, parity=parity, audit=None, each_frame=None)
+    return dict(encode(replace(slimmer, curves=(), slices=(), peaks=None)))
 
 
 def draw(name: str, folder: Path, video: Path) -> None:
