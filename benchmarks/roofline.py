@@ -36,7 +36,7 @@ from edgepv.types import Measurement, Peaks, Variant, decode, encode
 
 HERE = Path(__file__).resolve().parent
 OUT, PAGE = HERE / "roofline.json", HERE / "roofline.md"
-MODELS = ("pv-c3d-handwash", "pv-conv-small-handwash")
+MODELS = ("pv-c3d-valid-fight", "pv-conv-small-fight")
 TARGETS = ("cpu", "mobile")
 BUDGET_S = 60.0
 """Seconds of timed calls, all files of a model together."""
