@@ -141,6 +141,13 @@ class VideoReader:
         return None
 
     @property
+    def most_s(self) -> Fraction | None:
+        """How long the picture lasts at most, by a header that was written at the end; None without one."""
+        header = self._structure
+        lasts_s = self._promised_s if header.media_s is None else header.media_s
+        return lasts_s or None if header.indexed else None
+
+    @property
     def step_s(self) -> Fraction:
         """Between the last two frames that no jump parts."""
         return self._times.step_s
@@ -203,6 +210,8 @@ class VideoReader:
 
 class StillReader(VideoReader):
     """One picture as a video of one frame, upright as its EXIF says. Raises UsageError if it is none."""
+
+    _structure = Structure()
 
     def __init__(self, path: Path) -> None:
         if not path.is_file():
