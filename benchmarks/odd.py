@@ -67,7 +67,7 @@ FPS = Fraction(10)
 HEIGHT = 120
 SMOOTH_S, COOLDOWN_S = 1.0, 5.0
 PER_HOUR = 12.0
-HOURS = 1.0
+HOURS = 0.25
 """Simulated hours of each film that a threshold is learned on, and as many that it is judged on."""
 EXCERPTS = 8
 """Excerpts of each film for each kind of event."""
@@ -300,7 +300,7 @@ def films(args: argparse.Namespace, nets: Nets) -> dict[str, Any]:
     """Planted events and false alarms, film by film; those that are done with as many hours are left."""
     found: dict[str, Any] = read_json(OUT).get("films", {}) if OUT.is_file() and not args.again else {}
     for seed, name in enumerate(FILMS):
-        if found.get(name, {}).get("asked_hours") != args.hours:
+        if name not in found or found[name].get("asked_hours", HOURS) != args.hours:
             found[name] = _film(Camera(args.natural / "stream" / name, seed), nets, args.hours)
             _keep("films", found)
     return found
@@ -447,7 +447,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--part", choices=list(PARTS), action="append", help="default: all")
     parser.add_argument("--again", action="store_true", help="films that are done, anew")
     parser.add_argument(
-        "--hours", type=float, default=HOURS, help="of each film to learn on, and to judge (default: 1)"
+        "--hours", type=float, default=HOURS, help="of each film to learn on, and to judge (default: 0.25)"
     )
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as scratch:

@@ -157,9 +157,9 @@ def test_footage_that_is_too_short_is_refused_before_it_is_played(
 ) -> None:
     monkeypatch.setattr(normal_of, "play", lambda *_: 1 / 0)
     asked = replace(request(step_bundle, footage, tmp_path / "normal.toml"), score="margin")
-    with pytest.raises(InconclusiveError, match=r"0\.0333 hours cannot .* 0\.1 times .* wants 2\.5 hours"):
+    with pytest.raises(InconclusiveError, match=r"0\.035 hours cannot .* 0\.1 times .* wants 2\.5 hours"):
         learn_normal(replace(asked, per_hour=0.1), Console(quiet=True))
-    room = "0.0333 hours have room for 27 peaks that are 5 s apart, a threshold wants 30"
+    room = "0.035 hours have room for 27 peaks that are 5 s apart, a threshold wants 30"
     with pytest.raises(InconclusiveError, match=room):  # 9 in each of 3 films of 40 s
         learn_normal(replace(asked, cooldown_s=5.0), Console(quiet=True))
     monkeypatch.setattr(VideoReader, "most_s", None)
