@@ -46,7 +46,7 @@ from edgepv.types import Variant, encode
 from edgepv.zoo import TASKS
 from edgepv.zoo.pv_graph import Bodies, PvGraph
 from edgepv.zoo.training import graph
-from edgepv.zoo.training.classifiers import default_cache
+from edgepv.zoo.training.command import default_cache
 from edgepv.zoo.training.data import read_manifest
 from edgepv.zoo.training.physics import Film, film
 

@@ -297,18 +297,18 @@ EVENTS: dict[str, Callable[[Camera, int], Frames]] = {
 
 
 def films(args: argparse.Namespace, nets: Nets) -> dict[str, Any]:
-    """Planted events and false alarms, film by film; those that are done are left."""
+    """Planted events and false alarms, film by film; those that are done with as many hours are left."""
     found: dict[str, Any] = read_json(OUT).get("films", {}) if OUT.is_file() and not args.again else {}
     for seed, name in enumerate(FILMS):
-        if name not in found:
-            found[name] = _film(Camera(args.natural / "stream" / name, seed), nets)
+        if name not in found or found[name].get("asked_hours", HOURS) != args.hours:
+            found[name] = _film(Camera(args.natural / "stream" / name, seed), nets, args.hours)
             _keep("films", found)
     return found
 
 
-def _film(camera: Camera, nets: Nets) -> dict[str, Any]:
+def _film(camera: Camera, nets: Nets, hours: float) -> dict[str, Any]:
     say(f"{camera.name}: {len(camera.frames)} frames")
-    learned, judged = (list(_hours(camera, nets)) for _ in range(2))
+    learned, judged = (list(_shown_for(hours, camera, nets)) for _ in range(2))
     calm = nets.scores(camera.shown(camera.frames), ("distance",))["logits"][15:]
     told = {name: _rule(name, learned) for name in learned[0]}
     rules = {name: one for name, one in told.items() if not isinstance(one, str)}
@@ -329,12 +329,18 @@ def _film(camera: Camera, nets: Nets) -> dict[str, Any]:
     planted = _planted(camera, nets, distance_from(calm), limits)
     refused = {name: one for name, one in told.items() if isinstance(one, str)}
     seconds = len(camera.frames) / float(FPS)
-    return {"seconds_of_film": seconds, "alarms": alarms, "refused": refused, "planted": planted}
+    return {
+        "seconds_of_film": seconds,
+        "asked_hours": hours,
+        "alarms": alarms,
+        "refused": refused,
+        "planted": planted,
+    }
 
 
-def _hours(camera: Camera, nets: Nets) -> Iterator[dict[str, np.ndarray]]:
-    """``HOURS`` of the film, a pass after the other: the scores once they are valid."""
-    left = HOURS * 3600 * float(FPS)
+def _shown_for(hours: float, camera: Camera, nets: Nets) -> Iterator[dict[str, np.ndarray]]:
+    """So many hours of the film, a pass after the other: the scores once they are valid."""
+    left = hours * 3600 * float(FPS)
     while left > 0:
         rows = nets.scores(camera.shown(camera.frames), ("surprise",), settled=50)
         left -= len(camera.frames)
@@ -440,6 +446,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--natural", type=Path, required=True, help="folder of natural video")
     parser.add_argument("--part", choices=list(PARTS), action="append", help="default: all")
     parser.add_argument("--again", action="store_true", help="films that are done, anew")
+    parser.add_argument(
+        "--hours", type=float, default=HOURS, help="of each film to learn on, and to judge (default: 0.25)"
+    )
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as scratch:
         nets = Nets(Path(scratch))

@@ -2,12 +2,16 @@
 
     python benchmarks/people.py --videos DIR --pictures DIR --face FILE [--others DIR]
     python benchmarks/people.py --alarms
+    python benchmarks/people.py --time
 
 videos: holds vtest.avi with vtest_person_detections.csv (frame, x, y, w, h, score) and
 one-by-one-person-detection.mp4, in which 6 persons come one after the other. pictures: a folder "images" and
 persons.csv (image, cx, cy, w, h as shares). face: carphone_pristine.mp4, one face in every frame. others:
 where supervision 0.25 and norfair 2.3 lie. alarms: only how many persons enter where there are only cars, of
-the film that comes with edgepv: six clips, forth and back, each time in another light and noise.
+the film that comes with edgepv: six clips, forth and back, each time in another light and noise. time: only
+what covering costs, on a quiet machine: ms of a frame through the person detector that runs, and of its
+picture as it may leave, with nothing, persons or faces covered, in turns, on the film of the second demo at
+its size and at full HD. Decoding and encoding are not in it.
 """
 
 from __future__ import annotations
@@ -28,13 +32,18 @@ import measured_at
 import numpy as np
 
 from edgepv.data.boxes import Detections
-from edgepv.device.finders import FACES, SCORE, Persons
-from edgepv.runtimes.events.rules import Zone, read_rules
+from edgepv.device.finders import FACES, SCORE, Persons, open_cover
+from edgepv.measure.latency import SURE_BUDGET_S, SURE_CALLS, interleaved
+from edgepv.model.spec import read_spec
+from edgepv.runtimes.events.rules import Covered, LiveConfig, Rules, Zone, read_rules
 from edgepv.runtimes.events.tracks import LOST_S, SURE, Tracker, overlaps
 from edgepv.runtimes.events.watch import Events
+from edgepv.runtimes.output import Output
 from edgepv.runtimes.picture.cover import GREY, covered
 from edgepv.runtimes.picture.faces import Faces
-from edgepv.zoo import HERE
+from edgepv.stream import Tensors
+from edgepv.types import encode
+from edgepv.zoo import HERE, detector
 
 FPS, SCENES, PEOPLE, FRAMES = 10, 6, 12, 300
 EVERY = 4
@@ -42,6 +51,8 @@ EVERY = 4
 MINUTES = 10
 """Of film without a person."""
 ROOT = Path(__file__).resolve().parents[1]
+FULL_HD = (1920, 1080)
+WAYS: dict[str, tuple[Covered, ...]] = {"none": (), "person": ("person",), "face": ("face",)}
 HIDDEN = 0.8
 """A person is covered if so much of the box is."""
 Follow = Callable[[list[Detections]], list[np.ndarray]]
@@ -217,21 +228,64 @@ def spoilt(clip: list[np.ndarray], draw: np.random.Generator) -> Iterator[np.nda
         yield (gain * picture + sigma * noise).clip(0, 255).astype(np.uint8)
 
 
+class Way:
+    """What is done to a frame, by what is covered in it, as what ``latency`` times."""
+
+    def __init__(self, what: tuple[Covered, ...]) -> None:
+        shipped = detector("person-detector")
+        assert shipped is not None, "it is built in"
+        spec, config = read_spec(shipped[1]), LiveConfig("shop", Rules(()), cover=what)
+        self._running, self._cover = Persons(), open_cover(what, spec, raised)
+        self._output = Output("shop", spec, (), config, None, cover=self._cover)
+
+    def infer(self, inputs: Tensors) -> Tensors:
+        picture = inputs["frame"]
+        self._output.shown(picture, self._running.found(picture))
+        return {}
+
+    def close(self) -> None:
+        if self._cover:
+            assert self._cover.counts.keys() == {"covered"}, "a picture that is grey all over costs less"
+            self._cover.close()
+
+
+def raised(error: Exception) -> None:
+    raise error
+
+
+def cost() -> dict[str, Any]:
+    """Times of a frame by its size and by what is covered."""
+    film = list(pictures_of(ROOT / "examples" / "video" / "persons.mp4"))[::EVERY]
+    height, width = film[0].shape[:2]
+    told: dict[str, Any] = {"frames": len(film), "opencv_threads": cv2.getNumThreads()}
+    for size in ((width, height), FULL_HD):
+        feeds = [{"frame": cv2.resize(picture, size, interpolation=cv2.INTER_LINEAR)} for picture in film]
+        ways = {name: Way(what) for name, what in WAYS.items()}
+        turns: dict[str, tuple[Way, list[Tensors]]] = {name: (way, feeds) for name, way in ways.items()}
+        times = interleaved(turns, threads=1, calls=SURE_CALLS, budget_s=SURE_BUDGET_S, floats=["none"])
+        for way in ways.values():
+            way.close()
+        told["x".join(map(str, size))] = {name: encode(latency) for name, latency in times.items()}
+    return told
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("videos", "pictures"):
         parser.add_argument(f"--{name}", type=Path)
     parser.add_argument("--face", type=Path)
     parser.add_argument("--alarms", action="store_true")
+    parser.add_argument("--time", action="store_true")
     parser.add_argument("--others", type=Path)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     a = parser.parse_args()
-    if a.alarms:
-        found = json.loads(a.out.read_text()) | {"alarms": alarms() | {"measured_at": measured_at.now()}}
+    if a.alarms or a.time:
+        part = ("alarms", alarms) if a.alarms else ("time", cost)
+        found = json.loads(a.out.read_text()) | {part[0]: part[1]() | {"measured_at": measured_at.now()}}
         a.out.write_text(json.dumps(found, indent=1) + "\n")
         return
     if not (a.videos and a.pictures and a.face):
-        parser.error("--videos, --pictures and --face, or --alarms")
+        parser.error("--videos, --pictures and --face, or --alarms, or --time")
     if a.others:
         sys.path.append(str(a.others))
     found = {
@@ -240,6 +294,7 @@ def main() -> None:
         "cover": {"street": recall(street(a.videos)), "photographs": recall(photographs(a.pictures))},
         "faces": faces(a.face),
         "alarms": alarms(),
+        "time": cost(),
     }
     a.out.write_text(json.dumps(found, indent=1) + "\n")
 

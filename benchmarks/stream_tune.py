@@ -38,7 +38,7 @@ from edgepv.quantize.step import Training
 from edgepv.stream.rolled import Rolled
 from edgepv.types import Checkpoint, decode, encode
 from edgepv.types import PairedDrop as Drop
-from edgepv.zoo.training.classifiers import default_cache
+from edgepv.zoo.training.command import default_cache
 from edgepv.zoo.training.data import read_manifest
 from edgepv.zoo.training.score import frames_of
 

@@ -23,7 +23,8 @@ from edgepv.base.files import sha256, whole_file, write_json
 from edgepv.metrics.stats import accuracy
 from edgepv.types import ModelSpec, TensorSpec, encode
 from edgepv.zoo import TASKS
-from edgepv.zoo.training.classifiers import default_cache, line
+from edgepv.zoo.training.classifiers import line
+from edgepv.zoo.training.command import default_cache
 from edgepv.zoo.training.data import load, read_manifest
 from edgepv.zoo.training.epochs import Plan, fit
 from edgepv.zoo.training.publish import halve

@@ -114,7 +114,7 @@ def _check(rules: Rules, variant: Variant, camera: str) -> None:
         )
     for rule in rules.all:
         if rule.camera not in (None, camera):
-            raise UsageError(f"rule for '{rule.label}': {unknown('camera', str(rule.camera), [camera])}")
+            raise rules.wrong(f"rule for '{rule.label}': {unknown('camera', str(rule.camera), [camera])}")
 
 
 Shown: TypeAlias = Callable[[np.ndarray, Detections | None], np.ndarray]

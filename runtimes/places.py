@@ -18,7 +18,7 @@ import numpy as np
 from edgepv.base.optional import need
 from edgepv.base.tasks import task_of
 from edgepv.data.frames import at_model_size, preprocess
-from edgepv.errors import UsageError, unknown
+from edgepv.errors import unknown
 from edgepv.runtimes.deadline.realtime import yield_to_others
 from edgepv.runtimes.engine import Engine
 from edgepv.runtimes.events.odd import known
@@ -52,22 +52,22 @@ def check_rules(rules: Rules, variant: Variant) -> None:
     """Raise UsageError for a rule that could never fire with this model, or whose zones mean nothing."""
     spec = variant.spec
     if rules.tracks and not task_of(spec).finds:
-        raise UsageError(
+        raise rules.wrong(
             f"track rule for '{rules.tracks[0].label}': {spec.name} is for {spec.task} and finds no boxes. "
             "Run a model for detection, such as person-detector"
         )
     if any(rule.label != ANY for rule in rules.rules) and not labels_of(spec):
-        raise UsageError(f"{spec.name} is for {spec.task} and gives no label that a rule could be about")
+        raise rules.wrong(f"{spec.name} is for {spec.task} and gives no label that a rule could be about")
     for rule in rules.rules:
         if rule.what is not None and rule.what not in known(spec):
-            raise UsageError(f"rule for '{ANY}': {unknown('score', rule.what, known(spec))}")
+            raise rules.wrong(f"rule for '{ANY}': {unknown('score', rule.what, known(spec))}")
         unsure = rule.label == ANY and rule.what is None
         if unsure and (len(spec.labels) < 2 or not task_of(spec).classifies):
             one = task_of(spec).classifies and spec.labels
             what = "a model with one label" if one else f"a model for {spec.task}"
-            raise UsageError(f"rule for '*': {what} like {spec.name} has no labels to be in doubt about")
+            raise rules.wrong(f"rule for '*': {what} like {spec.name} has no labels to be in doubt about")
         if rule.zones and variant.engine == NULL:
-            raise UsageError(
+            raise rules.wrong(
                 f"rule for '{rule.label}': it has a zone, and {spec.name} cannot say where: its engine "
                 "answers without looking. Remove the rule's zones"
             )

@@ -110,13 +110,18 @@ def drawn(rng: np.random.Generator, size: tuple[int, int] = (32, 64)) -> tuple[n
     return picture, mask
 
 
-def write_png(path: Path, mask: np.ndarray, palette: Sequence[tuple[int, int, int]]) -> None:
-    """An index PNG of eight bits with a palette, as DAVIS and Pascal VOC have them."""
-    rows = b"".join(b"\0" + row.tobytes() for row in mask)
-    header = struct.pack(">IIBBBBB", mask.shape[1], mask.shape[0], 8, 3, 0, 0, 0)
+def write_png(
+    path: Path, mask: np.ndarray, palette: Sequence[tuple[int, int, int]] = (), bits: int = 8
+) -> None:
+    """An index PNG with a palette, as DAVIS and Pascal VOC have them, or a grey one; of so many bits a px."""
+    planes = mask[..., None] >> np.arange(bits)[::-1] & 1
+    packed = np.packbits(planes.reshape(len(mask), -1).astype(np.uint8), axis=1)
+    rows = b"".join(b"\0" + row.tobytes() for row in packed)
+    header = struct.pack(">IIBBBBB", mask.shape[1], mask.shape[0], bits, 3 if palette else 0, 0, 0, 0)
+    colours = bytes(v for colour in palette for v in colour)
     parts = (
         (b"IHDR", header),
-        (b"PLTE", bytes(v for colour in palette for v in colour)),
+        *([(b"PLTE", colours)] if palette else []),
         (b"IDAT", zlib.compress(rows)),
         (b"IEND", b""),
     )

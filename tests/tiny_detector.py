@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import cv2
@@ -94,4 +95,15 @@ def pictures(folder: Path, count: int = 40, seed: int = 0) -> Path:
             rows.append(f"{number:02}.png,{place},{('red', 'green')[label]}")
         cv2.imwrite(str(folder / "images" / f"{number:02}.png"), picture)
     (folder / "boxes.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def as_yolo(folder: Path, names: tuple[str, ...]) -> Path:
+    """The same data set with its boxes as YOLO has them: labels/NAME.txt, and classes.txt."""
+    (folder / "labels").mkdir()
+    for row in csv.DictReader((folder / "boxes.csv").read_text().splitlines()):
+        with (folder / "labels" / row["image"]).with_suffix(".txt").open("a") as file:
+            file.write(f"{names.index(row['label'])} {row['cx']} {row['cy']} {row['w']} {row['h']}\n")
+    (folder / "boxes.csv").unlink()
+    (folder / "classes.txt").write_text("\n".join(names) + "\n")
     return folder

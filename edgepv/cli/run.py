@@ -171,7 +171,8 @@ def _on_file(a: argparse.Namespace, name: str, source: str) -> int:
         wanted = bundle.variant(a.variant, a.engine)
         fixed = bool(a.variant or a.engine)
         fit = fitting(bundle, (wanted,), fixed=fixed, threads=a.threads)
-        for note in fit.notes:
+        notes = (*fit.notes, *config.rules.learned_elsewhere(bundle.digest, (name,)))
+        for note in notes:
             tell(f"edgepv: {note}", file=sys.stderr)
         faults = Faults(lambda who, why: tell(f"edgepv: {who} raised {why}", file=sys.stderr))
         cover = open_cover(
@@ -192,7 +193,7 @@ def _on_file(a: argparse.Namespace, name: str, source: str) -> int:
             config=config,
             cover=cover,
             faults=faults,
-            notes=fit.notes,
+            notes=notes,
             emit=lines,
         )
     show.summary(summary)

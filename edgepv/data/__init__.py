@@ -18,4 +18,5 @@ __all__ = [
     "split",
     "truth",
     "video",
+    "yolo",
 ]

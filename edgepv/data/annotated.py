@@ -3,7 +3,8 @@
 A CSV has a row for each box: ``image`` (a file below the folder, by its path or its name alone), ``cx, cy, w,
 h`` as shares of the picture, and, where they are needed, ``label``, ``frame`` (of a video, from 0), ``crowd``
 (1: boxes there are neither right nor wrong), ``group`` and ``split``. Without a column ``label`` the file is
-called like its label: persons.csv, person.csv. COCO JSON is that of the data set (Lin et al. 2014).
+called like its label: persons.csv, person.csv. COCO JSON is that of the data set (Lin et al. 2014); labels of
+YOLO are read by ``yolo``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from edgepv.data import yolo
 from edgepv.data.clips import SPLITS, Clip, Survey, spelling, table_rows, told_by_reason, videos_below
 from edgepv.data.video import PICTURES, SUFFIXES
 from edgepv.errors import UsageError, unknown
@@ -57,28 +59,61 @@ class _Row:
 def survey_boxes(folder: Path) -> Survey:
     """Every picture and video below a folder, sorted by path, with the files that annotate them.
 
-    Annotations are the CSV and JSON files in the folder itself; of a COCO JSON only the pictures that it
-    lists are taken. A picture that a CSV does not name shows nothing. The group is the file itself where no
+    Annotations are the CSV and JSON files in the folder itself, or the folders ``labels`` of a YOLO data set
+    (``edgepv.data.yolo``); of a COCO JSON only the pictures that it lists are taken, of a YOLO data set those
+    below ``images``. A picture that a CSV does not name shows nothing. The group is the file itself where no
     row says another. Raises UsageError for a folder without a picture or video, and for annotations that
     cannot be read or name a file that is not there.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder. --clips wants a folder of pictures or video clips")
-    paths, left_out = videos_below(folder, (*SUFFIXES, *PICTURES), beside=(".csv", ".json"))
+    paths, left_out = videos_below(folder, (*SUFFIXES, *PICTURES), beside=(".csv", ".json", *yolo.BESIDE))
     if not paths:
         told = told_by_reason(left_out)
         raise UsageError(
             f"{folder} holds no picture and no clip. It wants files like .jpg, .png or .mp4"
             + (f". Left out: {told}" if told else "")
         )
+    if labels := yolo.label_files(folder, paths):
+        pictures = _of_yolo(folder, paths, labels, left_out)
+        return Survey(pictures, told_by_reason(left_out))
     notes = annotation_files(folder)
     listed = _listed(notes)
     known = _finder(folder, paths)
     _refuse_absent(folder, paths, notes)
     taken = paths if listed is None else sorted({known(name, notes[0]) for name in listed})
     said: dict[Path, _Row] = {known(row.image, notes[0]): row for row in _rows(notes)}
-    clips = [_clip(path, folder, notes, said.get(path)) for path in taken]
-    return Survey(tuple(clips), told_by_reason(left_out))
+    clips = tuple(_clip(path, folder, notes, said.get(path)) for path in taken)
+    return Survey(clips, told_by_reason(left_out))
+
+
+def _of_yolo(
+    folder: Path, paths: Sequence[Path], labels: Sequence[Path], left_out: dict[str, list[str]]
+) -> tuple[Clip, ...]:
+    """The pictures of a YOLO data set, each with the file that names classes and, if it has one, its own."""
+    tables = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in (".csv", ".json"))
+    if others := [name for name in tables if name != yolo.NOTES]:
+        raise UsageError(f"{folder} has {others[0]} and labels/ as YOLO has them. Leave one of them")
+    names = yolo.names_file(folder)
+    of = {path: yolo.label_file(path, folder) for path in paths}
+    if absent := sorted(set(labels) - set(of.values())):
+        more = f", nor have {len(absent) - 1} others of the {len(labels)} label files" if absent[1:] else ""
+        raise UsageError(
+            f"{absent[0]} has no picture of its name in {yolo.IMAGES}/{more}. Add the picture, or remove the "
+            "file"
+        )
+    clips, bare, films = list[Clip](), list[str](), list[str]()
+    for path, label in sorted(of.items()):
+        if label is None:
+            bare.append(str(path.relative_to(folder)))
+        elif path.suffix.lower() not in PICTURES:
+            films.append(str(path.relative_to(folder)))
+        else:
+            clips.append(_clip(path, folder, (names, label) if label.is_file() else (names,), None))
+    left_out |= {"in no folder images": bare, "of video, for which YOLO has no labels": films}
+    for clip in clips:
+        list(_rows(clip.truth))  # what is wrong with one is said before any work
+    return tuple(clips)
 
 
 def _refuse_absent(folder: Path, paths: Sequence[Path], notes: tuple[Path, ...]) -> None:
@@ -122,14 +157,17 @@ def true_boxes(clip: Clip, frames: Sequence[int], labels: Sequence[str]) -> tupl
     """
     if not clip.truth:
         return None
+    if _is_yolo(clip.truth):
+        return tuple(_of_picture(clip.truth, tuple(labels)) for _ in frames)
     by_frame = _by_place(clip.truth, _stamp(clip.truth), tuple(labels)).get(_key(clip.path), {})
     return tuple(by_frame.get(frame, NONE) for frame in frames)
 
 
-def passed_over(notes: tuple[Path, ...], labels: Sequence[str]) -> tuple[str, ...]:
-    """Labels of true boxes that the model has not, by name: it is not judged by those boxes."""
+def passed_over(clips: Sequence[Clip], labels: Sequence[str]) -> tuple[str, ...]:
+    """Labels of the clips' true boxes that the model has not, by name: it is not judged by those boxes."""
     wanted = {spelling(label): label for label in labels}
-    return tuple(sorted({row.label for row in _rows(notes) if _label(row.label, wanted) is None}))
+    rows = (row for notes in {clip.truth for clip in clips} for row in _rows(notes))
+    return tuple(sorted({row.label for row in rows if _label(row.label, wanted) is None}))
 
 
 def _stamp(notes: tuple[Path, ...]) -> tuple[int, ...]:
@@ -159,6 +197,14 @@ def _by_place(
             f"{', '.join(labels[:5])}. Give a column label, or call the file like its label: {labels[0]}.csv"
         )
     return {path: {f: _together(rows) for f, rows in frames.items()} for path, frames in table.items()}
+
+
+def _of_picture(truth: tuple[Path, ...], labels: tuple[str, ...]) -> TrueBoxes:
+    """What the label file of a YOLO data set says of its picture."""
+    wanted = {spelling(label): label for label in labels}
+    named = [(row, _label(row.label, wanted)) for row in _rows(truth)]
+    rows = [replace(row, label=label) for row, label in named if label is not None]
+    return _together(rows) if rows else NONE
 
 
 def _key(path: Path) -> Path:
@@ -195,7 +241,15 @@ def _finder(folder: Path, paths: Sequence[Path]) -> Any:
     return known
 
 
+def _is_yolo(notes: Sequence[Path]) -> bool:
+    """Whether these are the names of classes and the label file of a picture."""
+    return bool(notes) and notes[0].suffix.lower() in yolo.BESIDE
+
+
 def _rows(notes: tuple[Path, ...]) -> Iterator[_Row]:
+    if _is_yolo(notes):
+        yield from _yolo_rows(notes[0], notes[1:])
+        return
     for path in notes:
         yield from _coco_rows(path) if path.suffix.lower() == ".json" else _csv_rows(path)
 
@@ -214,13 +268,29 @@ def _csv_rows(path: Path) -> Iterator[_Row]:
             frame = int(row["frame"] or 0)
         except ValueError as e:
             raise UsageError(f"{path}, row {number}: {e}. Give cx, cy, w, h as numbers") from e
-        if not (0 < w <= 2 and 0 < h <= 2 and -1 <= cx <= 2 and -1 <= cy <= 2 and frame >= 0):
-            raise UsageError(
-                f"{path}, row {number}: the box {cx:g}, {cy:g}, {w:g}, {h:g} lies outside of the picture. "
-                "Give the centre and the sides as shares of its width and height, 0 to 1"
-            )
+        _refuse_outside((cx, cy, w, h), f"{path}, row {number}")
+        if frame < 0:
+            raise UsageError(f"{path}, row {number}: frame {frame}. Give frames from 0 on")
         label, crowd = row["label"] or path.stem, row["crowd"] == "1"
         yield _Row(row["image"], label, (cx, cy, w, h), frame, crowd, row["group"], row["split"])
+
+
+def _yolo_rows(names: Path, labels: Sequence[Path]) -> Iterator[_Row]:
+    called = yolo.names_of(names) if labels else ()
+    for path in labels:
+        for where, label, box in yolo.boxes(path, called):
+            _refuse_outside(box, where)
+            yield _Row("", label, box)
+
+
+def _refuse_outside(box: yolo.Box, where: str) -> None:
+    """Raise UsageError for a box that has no size or lies far from the picture."""
+    cx, cy, w, h = box
+    if not (0 < w <= 2 and 0 < h <= 2 and -1 <= cx <= 2 and -1 <= cy <= 2):
+        raise UsageError(
+            f"{where}: the box {cx:g}, {cy:g}, {w:g}, {h:g} lies outside of the picture. "
+            "Give the centre and the sides as shares of its width and height, 0 to 1"
+        )
 
 
 def _coco_rows(path: Path) -> Iterator[_Row]:

@@ -25,13 +25,16 @@ class Structure:
 
     missing: bytes that it promises beyond the end of the file. counted: whether the header counts the frames
     of the picture itself, not the seconds of its longest track. shown_s: seconds of the picture that an edit
-    list shows; None where it shows all of it. stamped: whether there are time stamps at all; a raw stream of
-    pictures has none.
+    list shows; None where it shows all of it. media_s: of an MP4, seconds that the picture's own
+    track has. indexed: whether the header was written when it was known how long all of the file is. stamped:
+    whether there are time stamps at all; a raw stream of pictures has none.
     """
 
     missing: int = 0
     counted: bool = False
     shown_s: Fraction | None = None
+    media_s: Fraction | None = None
+    indexed: bool = False
     stamped: bool = True
 
 
@@ -44,9 +47,11 @@ def structure(path: Path) -> Structure:
             return _mp4(file, size)
         if head[:4] == b"RIFF" and head[8:] == b"AVI ":
             length = struct.unpack("<I", head[4:8])[0]
-            return Structure(0 if length in _UNKNOWN_RIFF else max(0, length + 8 - size), counted=True)
+            known = length not in _UNKNOWN_RIFF
+            return Structure(max(0, length + 8 - size) if known else 0, counted=True, indexed=known)
         if head[:4] == b"\x1a\x45\xdf\xa3":
-            return Structure(_matroska(file, size))
+            missing = _matroska(file, size)
+            return Structure(missing or 0, indexed=missing is not None)
     return Structure(stamped=not _raw(head))
 
 
@@ -56,17 +61,17 @@ def _raw(head: bytes) -> bool:
     return start_code or head[:3] == b"\xff\xd8\xff"
 
 
-def _matroska(file: BinaryIO, size: int) -> int:
-    """Bytes that the segment has beyond the end; 0 for one whose length was not known when it was written."""
+def _matroska(file: BinaryIO, size: int) -> int | None:
+    """Bytes that the segment has beyond the end; None where nobody knew its length when it was written."""
     file.seek(4)
     head = _vint(file)
     if head is None:
-        return 0
+        return None
     file.seek(file.tell() + head)
     if file.read(4) != _SEGMENT:
-        return 0
+        return None
     length = _vint(file)
-    return 0 if length is None else max(0, file.tell() + length - size)
+    return None if length is None else max(0, file.tell() + length - size)
 
 
 def _vint(file: BinaryIO) -> int | None:
@@ -82,14 +87,14 @@ def _vint(file: BinaryIO) -> int | None:
 
 
 def _mp4(file: BinaryIO, size: int) -> Structure:
-    missing, fragments, shown = 0, False, None
+    missing, fragments, media, shown = 0, False, None, None
     for kind, start, end in _boxes(file, 0, size):
         fragments = fragments or kind == b"moof"
         if kind in (b"mdat", b"moov", b"moof"):
             missing = max(missing, end - size)
         if kind == b"moov" and end <= size:
-            shown = _shown_s(file, start, end)
-    return Structure(missing, not fragments, shown)
+            media, shown = _picture_s(file, start, end)
+    return Structure(missing, not fragments, shown, media, indexed=not fragments and media is not None)
 
 
 def _boxes(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
@@ -122,8 +127,8 @@ def _inside(file: BinaryIO, start: int, end: int, *names: bytes) -> tuple[int, i
     return start, end
 
 
-def _shown_s(file: BinaryIO, start: int, end: int) -> Fraction | None:
-    """Seconds that the edit list of the first video track shows, if that is less than the track has."""
+def _picture_s(file: BinaryIO, start: int, end: int) -> tuple[Fraction | None, Fraction | None]:
+    """Seconds that the first video track has, and that its edit list shows, if that is less."""
     scale = _ticks(file, _inside(file, start, end, b"mvhd"))
     for kind, a, b in list(_boxes(file, start, end)):
         handler = _inside(file, a, b, b"mdia", b"hdlr") if kind == b"trak" else None
@@ -131,11 +136,14 @@ def _shown_s(file: BinaryIO, start: int, end: int) -> Fraction | None:
             continue
         media = _ticks(file, _inside(file, a, b, b"mdia", b"mdhd"))
         edits = _inside(file, a, b, b"edts", b"elst")
-        if scale is None or media is None or edits is None:
-            return None
+        if media is None:
+            return None, None
+        lasts = Fraction(media[1], media[0])
+        if scale is None or edits is None:
+            return lasts, None
         shown = Fraction(_shown_ticks(_read(file, edits[0], edits[1] - edits[0])), scale[0])
-        return shown if shown < Fraction(media[1], media[0]) else None
-    return None
+        return lasts, shown if shown < lasts else None
+    return None, None
 
 
 def _read(file: BinaryIO, start: int, count: int) -> bytes:

@@ -9,9 +9,8 @@ Pascal VOC's and DAVIS' own names of the folders are known.
 
 from __future__ import annotations
 
+import io
 import itertools
-import struct
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -26,12 +25,13 @@ from edgepv.errors import UsageError
 
 IMAGES = ("images", "JPEGImages")
 MASKS = ("masks", "Annotations", "SegmentationClass")
+LAYOUT = "images/NAME.jpg with masks/NAME.png, or images/NAME.mp4 with masks/NAME/00000.png"
 PEEKED = 20
 """Masks that are looked at for a kind that would silently judge nothing."""
 LONGEST = 1024
 """Side of a mask, px, above which it is judged at fewer places: those of a 4K film would fill the memory."""
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_GREY, _PALETTE = 0, 3
+DEPTH = 24
+"""Where a PNG says its bits, in its first chunk (PNG specification, 11.2.1)."""
 
 
 def survey_masks(folder: Path) -> Survey:
@@ -39,20 +39,19 @@ def survey_masks(folder: Path) -> Survey:
 
     Those without a mask that may judge are left out where others have one. The group is the file itself, and
     the split what a folder on its path is called, unless ``manifest.csv`` says them. Raises UsageError for a
-    folder without pictures, and for masks that hold 0 and 255 alone.
+    folder without pictures, for pictures whose masks lie beside a folder of another name, and for masks that
+    hold 0 and 255 alone.
     """
     if not folder.is_dir():
-        raise UsageError(f"{folder} is not a folder. --clips wants a folder of pictures or video clips")
+        raise UsageError(f"{folder} is not a folder. --clips wants a folder with {LAYOUT}")
     paths, left_out = videos_below(folder, (*SUFFIXES, *PICTURES), beside=(".csv",))
     images = [p for p in paths if not _parts(p, folder) & set(MASKS)]
+    _refuse_misplaced(images, folder)
     flat = {*(name.lower() for name in IMAGES), *SPLITS}  # folders of pictures, each a clip of its own
     films = {p for p in {image.parent for image in images} if p.name.lower() not in flat and film_frames(p)}
     clips = sorted({p.parent if p.parent in films else p for p in images})
     if not clips:
-        raise UsageError(
-            f"{folder} holds no picture and no clip. It wants images/NAME.jpg with masks/NAME.png, or "
-            "images/NAME.mp4 with masks/NAME/00000.png"
-        )
+        raise UsageError(f"{folder} holds no picture and no clip. It wants {LAYOUT}")
     listed = _listed(folder)
     found = [_clip(path, folder, listed) for path in clips]
     if any(clip.truth for clip in found):
@@ -66,6 +65,26 @@ def survey_masks(folder: Path) -> Survey:
 def _parts(path: Path, folder: Path) -> set[str]:
     """The names of the folders between a folder and a file in it."""
     return set(path.relative_to(folder).parts[:-1])
+
+
+def _refuse_misplaced(pictures: Sequence[Path], folder: Path) -> None:
+    """Raise UsageError where masks lie beside pictures, and none of them in a folder called ``images``.
+
+    Nothing would be judged by those masks, and numbered pictures would be taken for one film.
+    """
+    if any(_parts(path, folder) & set(IMAGES) for path in pictures):
+        return
+    for path in pictures:
+        inside = path.relative_to(folder).parts
+        for place, name in itertools.product(range(len(inside)), MASKS):
+            above, own = folder.joinpath(*inside[:place]), inside[place : place + 1]
+            beside = above.joinpath(name, *(inside[place + 1 :] or own))
+            if beside.with_suffix(".png").is_file() or beside.with_suffix("").is_dir():
+                holder = above.joinpath(*own) if inside[place + 1 :] else above
+                raise UsageError(
+                    f"{above / name} has masks for the pictures in {holder}, and masks are looked for beside "
+                    f"a folder called images. Put the pictures into {above / IMAGES[0]}"
+                )
 
 
 def _listed(folder: Path) -> Mapping[str, Mapping[str, str]]:
@@ -146,35 +165,21 @@ def _checked(path: Path, size: tuple[int, int], labels: int) -> np.ndarray:
 def read_mask(path: Path) -> np.ndarray:
     """(H, W) uint8: the number at each px of a PNG of one channel, or of its palette.
 
-    OpenCV makes colours of a palette, so such a file is given to it as the grey picture of its numbers.
-    Raises UsageError for another file.
+    By Pillow: OpenCV makes colours of a palette. Raises UsageError for another file, or one that is cut off.
     """
-    cv2 = need("cv2", extra="cpu")
-    data = path.read_bytes()
-    head = data[16:29]
-    if data[:8] != _SIGNATURE or len(head) < 13 or head[9] not in (_GREY, _PALETTE) or head[8] > 8:
+    image, data = need("PIL.Image", extra="compress"), path.read_bytes()
+    if not picture_ends(data):
+        raise UsageError(f"{path} is truncated: the picture has no end. Copy the file again")
+    try:
+        with image.open(io.BytesIO(data), formats=("PNG",)) as png:
+            kind, mask = png.mode, np.asarray(png)
+    except image.UnidentifiedImageError:
+        kind = "no PNG"
+    except (OSError, SyntaxError, ValueError, image.DecompressionBombError) as e:
+        raise UsageError(f"{path} cannot be decoded ({e}). It may be truncated: copy it again") from e
+    if kind not in ("1", "L", "P"):
         raise UsageError(
             f"{path} is no mask: a PNG of one channel, with the number of a label at each px. Save it as such"
         )
-    if not picture_ends(data):
-        raise UsageError(f"{path} is truncated: the picture has no end. Copy the file again")
-    depth = head[8]
-    grey = cv2.imdecode(np.frombuffer(_as_grey(data), np.uint8), cv2.IMREAD_UNCHANGED)
-    if grey is None or grey.ndim != 2:
-        raise UsageError(f"{path} cannot be decoded. It may be truncated: copy it again")
-    spread = 255 // (2**depth - 1)  # fewer bits are spread over 0 to 255
-    return np.asarray(grey // spread, np.uint8)
-
-
-def _as_grey(data: bytes) -> bytes:
-    """A PNG without its palette, its numbers taken for grey: header, pixels and end alone."""
-    at, kept = len(_SIGNATURE), [_SIGNATURE]
-    while at + 12 <= len(data):
-        (length,) = struct.unpack(">I", data[at : at + 4])
-        kind, body = data[at + 4 : at + 8], data[at + 8 : at + 8 + length]
-        if kind == b"IHDR":
-            body = body[:9] + bytes([_GREY]) + body[10:]
-        if kind in (b"IHDR", b"IDAT", b"IEND"):
-            kept += [struct.pack(">I", length), kind, body, struct.pack(">I", zlib.crc32(kind + body))]
-        at += 12 + length
-    return b"".join(kept)
+    spread = 255 // (2 ** data[DEPTH] - 1) if kind == "L" else 1  # grey of fewer bits is spread over 0 to 255
+    return np.asarray(mask // spread, np.uint8)

@@ -41,6 +41,9 @@ ROUNDED_S = Fraction(1, 1000)
 DISORDER_S = Fraction(1, 2)
 """Stamps that go back by less are out of order; by more, the clock began again."""
 JUMP_S = Fraction(10)
+SPARE_S = Fraction(2)
+"""How much longer a picture may last than its header says: B-frames come out later than they are decoded, and
+the time of the last frame is not in every sum."""
 PEEKED = 10
 """Frames whose stamps a header's rate is held against."""
 TRIES = 64
@@ -141,6 +144,13 @@ class VideoReader:
         return None
 
     @property
+    def most_s(self) -> Fraction | None:
+        """How long the picture lasts at most, by a header that was written at the end; None without one."""
+        header = self._structure
+        lasts_s = self._promised_s if header.media_s is None else header.media_s
+        return lasts_s + SPARE_S if header.indexed and lasts_s else None
+
+    @property
     def step_s(self) -> Fraction:
         """Between the last two frames that no jump parts."""
         return self._times.step_s
@@ -203,6 +213,8 @@ class VideoReader:
 
 class StillReader(VideoReader):
     """One picture as a video of one frame, upright as its EXIF says. Raises UsageError if it is none."""
+
+    _structure = Structure()
 
     def __init__(self, path: Path) -> None:
         if not path.is_file():

@@ -171,9 +171,10 @@ class _Cameras:
         """Everything that can be refused is refused before the first camera runs."""
         fit = self._proven()
         variants = fit.variants
-        for note in fit.notes:
+        rules = self._options.config.rules
+        self._notes = (*fit.notes, *rules.learned_elsewhere(self._bundle.digest, self._options.sources))
+        for note in self._notes:
             self._console.say(note)
-        self._notes = fit.notes
         for url in self._options.emit if len(self._options.sources) > 1 else ():
             if url.startswith(("mqtt", "video:", "clips:")) and CAMERA not in url:
                 raise UsageError(
@@ -196,9 +197,10 @@ class _Cameras:
 
     def _refuse_strangers(self) -> None:
         """Raise UsageError for a rule about a camera that is not here, and a device that is given twice."""
-        for rule in self._options.config.rules.all:
+        rules = self._options.config.rules
+        for rule in rules.all:
             if rule.camera is not None and rule.camera not in self._options.sources:
-                raise UsageError(
+                raise rules.wrong(
                     f"rule for '{rule.label}': {unknown('camera', rule.camera, self._options.sources)}"
                 )
         seen: dict[str, str] = {}

@@ -20,7 +20,7 @@ from edgepv.data.video import VideoFrame, at_rate, open_video
 from edgepv.errors import InconclusiveError, UsageError, unknown
 from edgepv.measure.here import fitting
 from edgepv.metrics.stats import figure
-from edgepv.metrics.tails import PEAKS_AN_ALARM, Limit, Stretch, limit
+from edgepv.metrics.tails import PEAKS_AN_ALARM, Limit, Stretch, limit, refuse_short
 from edgepv.runtimes.events.odd import DOUBTS, Doubt, Odd, bounded, known
 from edgepv.runtimes.events.rules import ANY, LiveConfig, Rule, Rules, read_rules
 from edgepv.runtimes.events.watch import Events, smoothed
@@ -101,10 +101,12 @@ def learn_normal(request: NormalRequest, console: Console) -> Normal:
         variant = fit.variants[0]
         score = _named(request.score, variant.spec)
         _refuse_second(score, config)
+        _refuse_short(clips, request)
         with open_session(variant, bundle.checked, threads=request.threads, cuts=True) as session:
             runs = [run for clip in clips for run in play(session, clip.path, score, config, console)]
         digest = bundle.digest
     rule, found = rule_for(score, runs, float(1 / variant.spec.fps), request)
+    rule = replace(rule, learned_on=digest)
     normal = Normal(
         score,
         rule,
@@ -143,6 +145,20 @@ def _apart(clips: Sequence[Clip], console: Console) -> tuple[list[Clip], int]:
     if repeated:
         console.say(f"{repeated} of {len(clips)} files are copies of others: left out")
     return sorted(unique.values(), key=lambda clip: str(clip.path)), repeated
+
+
+def _refuse_short(clips: Sequence[Clip], request: NormalRequest) -> None:
+    """Raise InconclusiveError for footage that is too short whatever is in it, before hours of it are played.
+
+    A file that does not say for certain how long it lasts has to be played.
+    """
+    lengths_s = []
+    for clip in clips:
+        with open_video(clip.path) as film:
+            lengths_s.append(film.most_s)
+    known_s = [float(length_s) for length_s in lengths_s if length_s is not None]
+    if len(known_s) == len(clips):
+        refuse_short([length_s / 3600 for length_s in known_s], request.per_hour, request.cooldown_s)
 
 
 def _named(score: str | None, spec: ModelSpec) -> str:
@@ -294,7 +310,7 @@ def rules_text(normal: Normal, joined: Path | None = None) -> str:
         f"edgepv calibrate-normal, model {json.dumps(normal.model)}, variant {json.dumps(normal.variant)}, "
         f"bundle {normal.bundle[:16]}, footage {normal.footage[:16]}",
         *told(normal),
-        "other seconds below, another model or another camera: calibrate again",
+        "other seconds below, another bundle or another camera: calibrate again",
     ]
     rule = normal.rule
     which = f'doubt = "{rule.doubt}"' if rule.what is None else f"what = {json.dumps(rule.what)}"
@@ -307,6 +323,7 @@ def rules_text(normal: Normal, joined: Path | None = None) -> str:
         f"release = {rule.low!r}",
         f"smooth_s = {rule.smooth_s!r}",
         f"cooldown_s = {rule.cooldown_s!r}",
+        *([f"learned_on = {json.dumps(rule.learned_on)}"] if rule.learned_on else []),
     ]
     before = joined.read_text(encoding="utf-8") if joined else f'[camera]\nname = "{CAMERA}"\n'
     return before.rstrip("\n") + "\n\n" + "\n".join(lines) + "\n"

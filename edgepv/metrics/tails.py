@@ -100,12 +100,8 @@ def limit(stretches: Sequence[Stretch], per_hour: float, apart_s: float) -> Limi
     over blocks drawn again, as peaks of ten minutes are alike.
     Raises InconclusiveError for a rate too low for these hours, or too few peaks.
     """
+    refuse_short([s.hours for s in stretches], per_hour, apart_s)
     hours = sum(s.hours for s in stretches)
-    if not hours or per_hour * hours * REACH < 1:
-        raise InconclusiveError(
-            f"{hours:.3g} hours cannot say what happens {per_hour:g} times an hour: that wants "
-            f"{1 / per_hour / REACH:.3g} hours or more. Give more footage, or a higher --per-hour"
-        )
     wanted = max(LEAST_PEAKS, PEAKS_AN_ALARM * per_hour * hours)
     start, blocks = _beginning(stretches, wanted, apart_s, hours)
     if not blocks:
@@ -125,6 +121,25 @@ def limit(stretches: Sequence[Stretch], per_hour: float, apart_s: float) -> Limi
     rare, often = np.quantile([fit.per_hour(level) for fit in fits], [0.025, 0.975]).tolist()
     count = sum(len(block.excesses) for block in blocks)
     return Limit(per_hour, level, low, high, rare, often, start, hours, count, beyond=per_hour * hours < 1)
+
+
+def refuse_short(lengths: Sequence[float], per_hour: float, apart_s: float) -> None:
+    """Raise InconclusiveError for recordings that cannot support a rate, whatever is in them.
+
+    lengths: of each, in hours.
+    """
+    hours = sum(lengths)
+    if not hours or per_hour * hours * REACH < 1:
+        raise InconclusiveError(
+            f"{hours:.3g} hours cannot say what happens {per_hour:g} times an hour: that wants "
+            f"{1 / per_hour / REACH:.3g} hours or more. Give more footage, or a higher --per-hour"
+        )
+    room = sum(int(3600 * length / apart_s) + 1 for length in lengths)
+    if room < LEAST_PEAKS:
+        raise InconclusiveError(
+            f"{hours:.3g} hours have room for {room} peaks that are {apart_s:g} s apart, a threshold wants "
+            f"{LEAST_PEAKS}. Give more footage, or a shorter --cooldown-s"
+        )
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,11 @@ MOST_VALUES = 1 << 28  # of one input: 1 GiB as float32
 def read_spec(path: Path) -> ModelSpec:
     """ModelSpec from a TOML file. Raises UsageError for bad TOML or a key nobody knows."""
     data = read_toml(path, wanted="--spec wants the TOML file that describes the model")
+    for table, task in (("boxes", "detection"), ("masks", "segmentation")):
+        if table in data and "task" not in data:
+            raise UsageError(
+                f'{path.name} has [{table}] and no task. Write task = "{task}" above its first table'
+            )
     if "metric" not in data and data.get("task") in TASKS.names():
         data["metric"] = TASKS.find(data["task"]).metric
     spec = decode(ModelSpec, _grey_defaults(data), where=path.name)

@@ -43,10 +43,11 @@ class Chained:
     p99_ms: float = 0.0
     by_itself: bool = False
 
-    def without(self) -> Chained:
-        """The same model as it was, where no variant would answer in time with the chain."""
+    def without(self, targets: Sequence[str]) -> Chained:
+        """The same model as it was, for targets of which no variant would answer in time with the chain."""
         name = ", ".join(self.source.spec.before)
-        note = f"before {name}: taken off again, no variant was surely within --latency-ms"
+        whose = ", ".join(targets)
+        note = f"before {name}: taken off again for {whose}, no variant was surely within --latency-ms"
         return Chained(_given(self.source, bare(self.source.spec)), (*self.notes, note))
 
 

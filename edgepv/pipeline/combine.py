@@ -138,11 +138,11 @@ def _other_rungs(parts: Sequence[Part]) -> tuple[str, ...]:
 
 
 def _times(parts: Sequence[Part], folder: Path) -> dict[str, Latency]:
-    """Time of one call of each, one thread, interleaved."""
+    """Time of one call of each with what comes before its model, one thread, interleaved."""
     variants = {p.variant.name: p.variant for p in parts}
     openers = {name: functools.partial(open_engine, v, folder) for name, v in variants.items()}
     opened = {name: (engine, variants[name]) for name, engine in latency.open_all(openers).items()}
-    return latency.on_noise(opened, threads=1)
+    return latency.on_noise(opened, threads=1, chain=True)
 
 
 def _rungs(parts: Sequence[Part], times: dict[str, Latency]) -> tuple[tuple[Rung, ...], tuple[str, ...]]:

@@ -197,10 +197,17 @@ def check_options(options: Options, targets: Sequence[Target]) -> None:
         raise UsageError(
             f"--stream-tune is for a stream, --stream {options.stream} makes none. Leave one out"
         )
-    if options.clips and not Path(options.clips).is_dir():
-        raise UsageError(f"{options.clips} is not a folder. --clips wants a folder of video clips")
-    if options.footage and not Path(options.footage).is_dir():
-        raise UsageError(f"{options.footage} is not a folder. --footage wants a folder of video")
+    labelled = "labelled video, or pictures with boxes or masks (docs/tasks.md)"
+    _refuse_no_folder("--clips", options.clips, labelled)
+    _refuse_no_folder("--footage", options.footage, "video, or pictures for a detector, without labels")
+
+
+def _refuse_no_folder(flag: str, given: str | None, wanted: str) -> None:
+    """Raise UsageError for an option that names no folder, or nothing, as a variable that is not set does."""
+    if given == "":
+        raise UsageError(f"{flag} is empty. Give it a folder of {wanted}, or leave it out")
+    if given is not None and not Path(given).is_dir():
+        raise UsageError(f"{given} is not a folder. {flag} wants a folder of {wanted}")
 
 
 def _refuse_taken(options: Options, target: Target) -> None:

@@ -29,6 +29,9 @@ from edgepv.pipeline.source import Clips, Source, gather, load
 from edgepv.targets import target as find_target
 from edgepv.types import LayerSensitivity, Target
 
+LATE = (LatencyGateError, InconclusiveError)
+"""What a target ends with that is not, or not surely, within ``--latency-ms``."""
+
 
 @dataclass(frozen=True)
 class NotMade:
@@ -51,8 +54,8 @@ def export(options: Options, console: Console) -> ExportResult:
     """Make one bundle per target below ``options.out``.
 
     Each is built under a temporary name and renamed into place as soon as it is complete; a target that
-    cannot be made leaves the others. Raises what went wrong with the first, of its kind, if none can be made;
-    then nothing new is left behind.
+    cannot be made leaves the others, and one that is late with the chain that ``auto`` kept is made without.
+    Raises what went wrong with the first, of its kind, if none can be made; then nothing new is left behind.
     """
     targets = [find_target(name) for name in options.targets]
     check_options(options, targets)
@@ -65,37 +68,47 @@ def export(options: Options, console: Console) -> ExportResult:
     for target in targets:
         refuse_chain(source.spec.before, target)
     chain = with_chain(context, source, clips)
+    made: dict[str, ExportedBundle] = {}
+    failed: dict[str, Exception] = {}
     try:
-        return _exported(context, chain, clips, targets)
-    except (LatencyGateError, InconclusiveError):
-        if not chain.by_itself:
-            raise
-        return _exported(context, chain.without(), clips, targets)
+        _pack_each(context, chain, clips, targets, made, failed)
+        late = [t for t in targets if chain.by_itself and isinstance(failed.get(t.name), LATE)]
+        if late:
+            _pack_each(context, chain.without([t.name for t in late]), clips, late, made, failed)
+    except KeyboardInterrupt as e:
+        raise KeyboardInterrupt(_left(options, list(made.values()))) from e
+    if not made:
+        _raise_all(failed)
+    bundles = tuple(made[t.name] for t in targets if t.name in made)
+    return ExportResult(bundles, tuple(NotMade(name, *told(e)) for name, e in failed.items()))
 
 
-def _exported(context: RunContext, chain: Chained, clips: Clips, targets: Sequence[Target]) -> ExportResult:
-    """The bundles of a model that has its chain before it; see ``export``."""
+def _pack_each(
+    context: RunContext,
+    chain: Chained,
+    clips: Clips,
+    targets: Sequence[Target],
+    made: dict[str, ExportedBundle],
+    failed: dict[str, Exception],
+) -> None:
+    """Bundles of a model that has its chain before it go to ``made``, those that cannot be to ``failed``."""
     options, console, source = context.options, context.console, chain.source
     prepared = prepare(context, source, clips)
     notes = (*chain.notes, *prepared.notes)
     prepared = replace(prepared, notes=notes, chain_ms=chain.p99_ms)
     if any("int8" in _precisions(options, target) for target in targets):
         prepared = replace(prepared, sensitivity=_sensitivity(context, source, clips))
-    bundles: list[ExportedBundle] = []
-    failed: dict[str, Exception] = {}
-    try:
-        for target in targets:
-            try:
-                bundles.append(_bundled(context, prepared, target))
-            except Exception as e:
-                failed[target.name] = e
-                if len(targets) > 1:
-                    console.say(f"{target.name}: not made: {told(e)[0]}")
-    except KeyboardInterrupt as e:
-        raise KeyboardInterrupt(_left(options, bundles)) from e
-    if not bundles:
-        _raise_all(failed)
-    return ExportResult(tuple(bundles), tuple(NotMade(name, *told(e)) for name, e in failed.items()))
+    context.modules.clear()  # what the targets still run, ``prepared`` holds itself
+    for target in targets:
+        try:
+            made[target.name] = _bundled(context, prepared, target)
+            failed.pop(target.name, None)
+        except Exception as e:
+            failed[target.name] = e
+            if chain.by_itself and isinstance(e, LATE):
+                console.say(f"{target.name}: made without {', '.join(source.spec.before)}: {told(e)[0]}")
+            elif len(options.targets) > 1:
+                console.say(f"{target.name}: not made: {told(e)[0]}")
 
 
 def _precisions(options: Options, target: Target) -> tuple[str, ...]:

@@ -264,8 +264,9 @@ def _unjudged(clips: Sequence[Clip], held_out: Sequence[Clip], spec: ModelSpec) 
     """What labels do not say of these clips: which have none, and which labels nobody can judge."""
     if task_of(spec).finds:
         if not any(c.truth for c in held_out):
-            yield "accuracy is not judged: no CSV and no COCO JSON in the folder says what boxes are there"
-        elif others := passed_over(held_out[0].truth, spec.labels):
+            where = "no CSV, no COCO JSON and no labels/ beside images/"
+            yield f"accuracy is not judged: {where} says what boxes are there"
+        elif others := passed_over(held_out, spec.labels):
             shown = ", ".join(others[:SHOWN_LABELS]) + (" ..." if others[SHOWN_LABELS:] else "")
             yield f"not judged by the boxes of {shown}: {spec.name} has no such label"
         return

@@ -152,7 +152,7 @@ def markdown(result: Result, commands: tuple[str, ...]) -> str:
         "",
         "![accuracy against latency](pareto.svg)",
         "",
-        f"Finalists, timed in turns on one thread, n = {result.reference.n}; reference p50 "
+        f"Finalists, timed in turns on one thread{_chain(result)}, n = {result.reference.n}; reference p50 "
         f"{result.reference.p50_ms:.2f} ms; points lost on the {result.search_clips} search clips:",
         "",
         "| " + " | ".join(HEADER) + " |",
@@ -180,6 +180,11 @@ def markdown(result: Result, commands: tuple[str, ...]) -> str:
         *(f"| {name} | {why} | | |" for name, why in result.failures),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _chain(result: Result) -> str:
+    """That times are with what comes before the model, where something does."""
+    return f" with {' and '.join(result.before)} before the model" if result.before else ""
 
 
 def _measure(result: Result) -> str:

@@ -19,7 +19,7 @@ from edgepv.metrics.choice import answers_within
 from edgepv.metrics.gate import within_limit
 from edgepv.search.space import methods_of
 from edgepv.search.study import Study
-from edgepv.search.trial import RUNNERS, TrialResult, TrialRunner, at_percentile, in_turns
+from edgepv.search.trial import RUNNERS, TrialResult, TrialRunner, at_percentile, in_turns, timed_as
 from edgepv.types import Latency, PairedDrop, decode, encode
 
 FINALISTS = 4
@@ -66,7 +66,8 @@ class Result:
     study, the machine at its least busy; by it ratios are told in ms and held against the limit. final_drop:
     on the clips nobody looked at before; looks: how many winners of this model have been shown them, this one
     included. final_top1: of the original and the winner there. failures: (candidate's name, why it was not
-    measured). native: the size the model was trained at.
+    measured). native: the size the model was trained at. before: what comes before the model, and is in every
+    time.
     """
 
     model: str
@@ -85,6 +86,7 @@ class Result:
     looks: int
     search_clips: int
     seconds: float
+    before: tuple[str, ...] = ()
 
 
 def finish(study: Study, console: Console) -> Result:
@@ -142,6 +144,7 @@ def finish(study: Study, console: Console) -> Result:
         looks=looks,
         search_clips=len(trials.search),
         seconds=round(float(study.study.user_attrs.get("spent_s", 0.0)) + time.monotonic() - begun, 1),
+        before=trials.source.spec.before,
     )
 
 
@@ -165,7 +168,7 @@ def _side_by_side(trials: TrialRunner, whole: Sequence[TrialResult]) -> tuple[di
     key = {
         "step": "search finals",
         "calls": SURE_CALLS,
-        "variants": [[name, v.sha256, v.engine, v.precision] for name, (v, _) in named.items()],
+        "variants": [[name, *timed_as(v)] for name, (v, _) in named.items()],
         "machine": machine(),
         "tools": versions(RUNNERS),
     }

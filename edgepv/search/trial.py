@@ -256,8 +256,8 @@ class TrialRunner:
         base, base_folder = self.reference()
         key = {
             "step": "search time",
-            "variant": [variant.sha256, variant.engine, variant.precision],
-            "reference": [base.sha256, base.engine, base.precision],
+            "variant": timed_as(variant),
+            "reference": timed_as(base),
             "machine": machine(),
             "tools": versions(RUNNERS),
         }
@@ -301,24 +301,26 @@ class TrialRunner:
         checkpoint = self.source.checkpoint
         if checkpoint is None:
             return None
-        chain = asked({**self.question.options.steps, **candidate.given})
-        chain = tuple(s for s in chain if not (s.learns or s.watches))
+        made_by = asked({**self.question.options.steps, **candidate.given})
+        made_by = tuple(s for s in made_by if not (s.learns or s.watches))
+        before = checkpoint.spec.before
         key = {
             "step": "search layers",
             "model": source_key(self.source),
-            "steps": [[step.name, step.version, encode(step)] for step in chain],
+            "steps": [[step.name, step.version, encode(step)] for step in made_by],
             "size": candidate.size,
             "tools": versions(TOOLS),
         }
 
         def count(folder: Path) -> Any:
             sized = replace(checkpoint, spec=at_size(checkpoint.spec, candidate.size))
-            for step in chain:
+            for step in made_by:
                 sized = step(sized, folder / f"{step.name}.safetensors")
             layers = costs.layers_of(build(sized), clip_example(sized.spec))
             for file in folder.glob("*.safetensors"):
                 file.unlink()
-            return costs.features(layers)
+            chain = (candidate.size**2 * len(before) / 1e6,) if before else ()  # what its time grows with
+            return (*costs.features(layers), *chain)
 
         return tuple(cache.cached(key, count)[1])
 
@@ -376,13 +378,21 @@ def without_paths(options: Options) -> Options:
     )
 
 
+def timed_as(variant: Variant) -> list[object]:
+    """What the time of a variant depends on, for the cache."""
+    return [variant.sha256, variant.engine, variant.precision, list(variant.spec.before)]
+
+
 def in_turns(
     named: Mapping[str, tuple[Variant, Path]], *, calls: int, budget_s: float | None = None
 ) -> dict[str, Latency]:
-    """Latency of variants, each in its folder, on noise and one thread, while no other worker measures."""
+    """Latency of variants, each in its folder, on noise and one thread, while no other worker measures.
+
+    What comes before the model is in it.
+    """
     with alone():
         opened = {name: (open_engine(v, folder, threads=1), v) for name, (v, folder) in named.items()}
-        return on_noise(opened, threads=1, calls=calls, budget_s=budget_s)
+        return on_noise(opened, threads=1, calls=calls, budget_s=budget_s, chain=True)
 
 
 def at_percentile(latency: Latency, percentile: int) -> float:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -23,6 +24,8 @@ ANY = "*"
 ANOMALY = "anomaly"
 MOVING = "moving"
 """What a rule about a tracker is about: the visibility of the points that move."""
+SHOWN = 16
+"""Digits of a digest that a message shows."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Rule:
     ("entropy": of all scores, 1 where all are equal; "rest": 1 - the highest score; "margin": 1 - by how much
     the highest is above the second). what: another score of the whole picture, by its name (``events.odd``):
     an answer of the model that is one number, which may be above 1, such as "surprise", or "background".
+    learned_on: digest of the bundle with which the threshold was learned; None: of none, or nobody says.
     """
 
     label: str
@@ -52,6 +56,7 @@ class Rule:
     camera: str | None = None
     doubt: Doubt = "entropy"
     what: str | None = None
+    learned_on: str | None = None
 
     @property
     def low(self) -> float:
@@ -119,12 +124,16 @@ class TrackRule:
 
 @dataclass(frozen=True)
 class Rules:
-    """All rules, the zones and lines they name. Raises UsageError if a number or a name makes no sense."""
+    """All rules, the zones and lines they name. Raises UsageError if a number or a name makes no sense.
+
+    file: that they were read from, for messages; "" for none.
+    """
 
     rules: tuple[Rule, ...]
     zones: tuple[Zone, ...] = ()
     tracks: tuple[TrackRule, ...] = ()
     lines: tuple[Line, ...] = ()
+    file: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         zones, lines = [z.name for z in self.zones], [one.name for one in self.lines]
@@ -167,11 +176,29 @@ class Rules:
             *((line.name, (line.start, line.end)) for line in self.lines if line.name in lines),
         )
 
+    def wrong(self, what: str) -> UsageError:
+        """What is wrong with them, and the file that says it."""
+        return UsageError(f"{self.file}: {what}" if self.file else what)
+
+    def learned_elsewhere(self, bundle: str, cameras: Collection[str]) -> tuple[str, ...]:
+        """A line for each rule of these cameras whose threshold was learned with another bundle.
+
+        bundle: digest of the one that runs.
+        """
+        where = f"{self.file}: " if self.file else ""
+        return tuple(
+            f"{where}the threshold {rule.threshold:g} for {rule.what or rule.doubt} was learned with bundle "
+            f"{str(rule.learned_on)[:SHOWN]}, this is {bundle[:SHOWN]}: there may be many more alarms than "
+            "were asked for, or none. Learn it again: edgepv calibrate-normal"
+            for rule in self.rules
+            if rule.learned_on not in (None, bundle) and (rule.camera is None or rule.camera in cameras)
+        )
+
     def check_labels(self, labels: Sequence[str]) -> None:
         """Raise UsageError if a rule is for a label the model does not have: it would never fire."""
         for rule in self.all:
             if rule.label != ANY and rule.label not in labels:
-                raise UsageError(f"rule: {unknown('label', rule.label, labels)}")
+                raise self.wrong(f"rule for '{rule.label}': {unknown('label', rule.label, labels)}")
 
 
 @dataclass(frozen=True)
@@ -237,7 +264,7 @@ def read_rules(path: Path) -> LiveConfig:
             check_polygon(mask.polygon, f"mask[{n}]")
         for n, region in enumerate(document.redact.regions):
             check_polygon(region, f"redact.regions[{n}]")
-        rules = Rules(document.rule, document.zone, document.track, document.line)
+        rules = Rules(document.rule, document.zone, document.track, document.line, path.name)
     except UsageError as e:
         raise UsageError(f"{path.name}: {e}") from e
     return LiveConfig(
@@ -313,6 +340,11 @@ def _check_rule(rule: Rule, zones: Sequence[str]) -> None:
         raise UsageError(f"{what}: what = '{rule.what}' is about the whole picture. Write label = \"{ANY}\"")
     if rule.what in DOUBTS:
         raise UsageError(f'{what}: write doubt = "{rule.what}" in place of what')
+    if rule.learned_on is not None and not re.fullmatch(r"[0-9a-f]{64}", rule.learned_on):
+        raise UsageError(
+            f"{what}: learned_on is no digest of a bundle. Leave it as edgepv calibrate-normal wrote it, or "
+            "out"
+        )
 
 
 def _check_track(rule: TrackRule, zones: Sequence[str], lines: Sequence[str]) -> None:

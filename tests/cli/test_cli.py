@@ -64,6 +64,9 @@ def test_missing_files_are_named(run: Run, tmp_path: Path, tiny_step: Tiny) -> N
     refused(run("export", f"{TINY}:stepper", "--weights", tiny_step.weights, "--spec", none), 2, "--spec")
     refused(run("export", f"{TINY}:stepper"), 2, "needs its weights")
     refused(run("export", "--clips", none), 2, "not a folder")
+    refused(run("export", "person-detector", "--clips", none), 2, "--clips wants a folder of", "pictures")
+    refused(run("export", "--clips", ""), 2, "--clips is empty. Give it a folder of")
+    refused(run("export", "--footage", ""), 2, "--footage is empty. Give it a folder of")
     refused(run("export", "--config", none), 2, "--config")
     refused(run("export", f"{none}.onnx", "--spec", tiny_step.spec), 2, "does not exist")
 

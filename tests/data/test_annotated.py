@@ -85,6 +85,7 @@ def test_the_digest_of_clips_knows_their_boxes(folder: Path) -> None:
         ("persons.csv", "image,cx,cy,w\n", "column 'h' is missing"),
         ("persons.csv", "image,cx,cy,w,h\na.png,320,200,64,64\n", "row 2: the box 320, 200, 64, 64 lies"),
         ("persons.csv", "image,cx,cy,w,h\na.png,x,0,1,1\n", "row 2: could not convert"),
+        ("persons.csv", "image,cx,cy,w,h,frame\na.png,0,0,1,1,-1\n", "row 2: frame -1. Give frames from 0"),
         ("persons.csv", "image,cx,cy,w,h\nc.png,0,0,1,1\n", "'c.png' is not below its folder. Give"),
         (
             "persons.csv",
@@ -109,7 +110,7 @@ def test_what_cannot_be_meant_is_named(folder: Path, name: str, text: str, messa
 
 def test_labels_that_the_model_has_not_are_told(folder: Path) -> None:
     (folder / "boxes.csv").write_text(f"image,cx,cy,w,h,label\n{ROW},Dogs\n{ROW},persn\n{ROW},cat\n")
-    assert passed_over(survey_boxes(folder).clips[0].truth, LABELS) == ("cat", "persn")
+    assert passed_over(survey_boxes(folder).clips, LABELS) == ("cat", "persn")
 
 
 def test_csv_and_json_side_by_side_are_refused(folder: Path) -> None:

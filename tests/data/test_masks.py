@@ -81,10 +81,33 @@ def test_a_palette_is_read_as_its_numbers(tmp_path: Path) -> None:
     assert read_mask(tmp_path / "c.png").tolist() == [[1, 1, 1], [1, 1, 1]]
 
 
-def test_pictures_in_colour_are_no_masks(tmp_path: Path) -> None:
-    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((4, 4, 3), np.uint8))
-    with pytest.raises(UsageError, match="no mask: a PNG of one channel"):
-        read_mask(tmp_path / "a.png")
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("palette", [(), [(9, 9, 9)] * 256], ids=["grey", "palette"])
+def test_fewer_bits_a_px_are_numbers_too(
+    tmp_path: Path, bits: int, palette: list[tuple[int, int, int]]
+) -> None:
+    mask = (np.arange(2 * 11).reshape(2, 11) % 2**bits).astype(np.uint8)
+    write_png(tmp_path / "a.png", mask, palette[: 2**bits], bits)
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), mask)
+
+
+def test_what_is_no_mask_is_refused_in_one_line(tmp_path: Path) -> None:
+    file, colour = tmp_path / "a.png", np.zeros((40, 40, 3), np.uint8)
+    cv2.imwrite(str(file), colour)
+    with pytest.raises(UsageError, match="a.png is no mask: a PNG of one channel"):
+        read_mask(file)
+    cv2.imwrite(str(tmp_path / "b.jpg"), colour[..., 0])
+    file.write_bytes((tmp_path / "b.jpg").read_bytes())
+    with pytest.raises(UsageError, match="a.png is no mask: a PNG of one channel"):
+        read_mask(file)
+    cv2.imwrite(str(file), np.random.default_rng(0).integers(0, 9, (40, 40)).astype(np.uint8))
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-12])
+    with pytest.raises(UsageError, match="a.png is truncated: the picture has no end"):
+        read_mask(file)
+    file.write_bytes(whole[:200] + whole[-12:])
+    with pytest.raises(UsageError, match="a.png cannot be decoded \\(.*copy it again"):
+        read_mask(file)
 
 
 def test_a_picture_has_its_mask_beside_it(tmp_path: Path) -> None:
@@ -187,3 +210,37 @@ def test_a_mask_that_does_not_fit_is_named(tmp_path: Path) -> None:
 def test_a_folder_without_pictures_says_what_it_wants(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"images/NAME.jpg with masks/NAME.png"):
         survey_masks(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "holder"),
+    [
+        ("frames/{}.png", "masks/{}.png", "frames"),
+        ("frames/room/{}.png", "masks/room/{}.png", "frames"),
+        ("day/pictures/{}.png", "day/Annotations/{}.png", "day/pictures"),
+        ("{}.png", "masks/{}.png", ""),
+    ],
+)
+def test_masks_beside_a_folder_of_another_name_are_told_and_not_passed_over(
+    tmp_path: Path, images: str, masks: str, holder: str
+) -> None:
+    """Numbered pictures there were one film, which nothing judged."""
+    for number in range(3):
+        picture, mask = drawn(np.random.default_rng(number))
+        for name, pixels in ((images, picture), (masks, mask)):
+            place = tmp_path / name.format(f"{number:05}")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(place), pixels)
+    with pytest.raises(UsageError) as e:
+        survey_masks(tmp_path)
+    right = (tmp_path / masks).parents[1 + ("room" in masks)] / "images"
+    assert f"has masks for the pictures in {tmp_path / holder}, and masks are" in str(e.value)
+    assert str(e.value).endswith(f"beside a folder called images. Put the pictures into {right}")
+
+
+def test_numbered_pictures_without_masks_are_still_a_film(tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / "frames").mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / "frames" / f"{number:05}.png"), drawn(np.random.default_rng(number))[0])
+    (clip,) = survey_masks(tmp_path).clips
+    assert clip.path == tmp_path / "frames" and not clip.truth

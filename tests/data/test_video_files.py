@@ -316,3 +316,41 @@ def test_the_end_of_a_thumbnail_is_not_that_of_its_picture() -> None:
     exif = b"\xff\xe1" + (len(small) + 2).to_bytes(2, "big") + small
     whole = large[:2] + exif + large[2:]
     assert picture_ends(whole) and not picture_ends(whole[:-2])
+
+
+VARIABLE = ("-vf", DARK, "-fps_mode", "vfr", *H264)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("constant.mp4", H264),
+        ("variable.mp4", VARIABLE),
+        ("variable.mkv", VARIABLE),
+        ("constant.avi", ("-c:v", "mpeg4")),
+    ],
+)
+def test_an_index_says_how_long_the_picture_is_at_most(
+    make: Make, name: str, options: tuple[str, ...]
+) -> None:
+    with open_video(make(name, *options, seconds=6)) as video:
+        most_s = video.most_s
+        last = list(video)[-1]
+        end_s = last.time_s + video.step_s
+    assert most_s is not None and end_s - Fraction(1, 100) <= most_s <= end_s + Fraction(5, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("stream.ts", H264),
+        ("raw.h264", H264),
+        ("fragments.mp4", (*H264, "-movflags", "frag_keyframe+empty_moov")),
+        ("live.mkv", (*H264, "-live", "1")),
+    ],
+)
+def test_without_an_index_nobody_knows_how_long_the_picture_is(
+    make: Make, name: str, options: tuple[str, ...]
+) -> None:
+    with open_video(make(name, *options)) as video:
+        assert video.most_s is None

@@ -391,3 +391,22 @@ def test_systemd_is_told_when_it_is_ready_and_when_it_stops(
 def test_a_camera_whose_name_leads_out_of_the_spool_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="a camera's name is"):
         LiveOptions(bundle=tmp_path, sources={name: "clip.mp4"}, spool=tmp_path / "spool")
+
+
+def test_a_threshold_of_another_bundle_is_told_where_it_runs(
+    tmp_path: Path, a_clip: Path, start: Start
+) -> None:
+    folder = write_null_bundle(tmp_path / "odd", surprise=0.0)
+    rules = tmp_path / "odd.toml"
+    rules.write_text(
+        '[camera]\nname = "gate"\n[[rule]]\nlabel = "*"\nwhat = "surprise"\nthreshold = 0.5\n'
+        f'learned_on = "{"0" * 64}"\n'
+    )
+    told = f"odd.toml: the threshold 0.5 for surprise was learned with bundle {'0' * 16}, this is "
+    told += signing.read(folder, None).digest[:16]
+    for how in ((), ("--live",)):
+        run = start(folder, "--source", str(a_clip), "--rules", str(rules), *how)
+        assert run.process.wait(30) == 0, run.err
+        assert told in run.err
+        said = [note for record in run.records for note in record.get("notes") or ()]
+        assert any(told in note for note in said), said

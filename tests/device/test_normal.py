@@ -14,6 +14,8 @@ from support import Run
 
 from edgepv.base.console import Console
 from edgepv.bundle import read
+from edgepv.data.video import VideoReader
+from edgepv.device import normal as normal_of
 from edgepv.device.normal import Normal, NormalRequest, Scored, events_of, learn_normal, rule_for, rules_text
 from edgepv.errors import InconclusiveError, UsageError
 from edgepv.runtimes.events.odd import SETTLED
@@ -68,6 +70,7 @@ def test_the_rule_that_is_written_raises_as_many_events_as_was_said(
     config = read_rules(out)
     assert config.rules.rules == (normal.rule,)
     bundle, told = read(step_bundle), list[Record]()
+    assert normal.rule.learned_on == bundle.digest
     variant = bundle.variant(normal.variant)
     for n in range(3):
         run_file(variant, step_bundle, footage / f"{n}.mp4", config=config, camera="camera", emit=told.append)
@@ -147,6 +150,21 @@ def test_names_in_the_file_cannot_leave_their_comment() -> None:
     text = rules_text(Normal("surprise", rule, found, 3, 6, 0, "a" * 64, 'evil"\n[[mask]]', "v", "b" * 64))
     assert all(line.startswith("#") for line in text.splitlines() if "evil" in line)
     assert "\n[[mask]]" not in text
+
+
+def test_footage_that_is_too_short_is_refused_before_it_is_played(
+    step_bundle: Path, footage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(normal_of, "play", lambda *_: 1 / 0)
+    asked = replace(request(step_bundle, footage, tmp_path / "normal.toml"), score="margin")
+    with pytest.raises(InconclusiveError, match=r"0\.035 hours cannot .* 0\.1 times .* wants 2\.5 hours"):
+        learn_normal(replace(asked, per_hour=0.1), Console(quiet=True))
+    room = "0.035 hours have room for 27 peaks that are 5 s apart, a threshold wants 30"
+    with pytest.raises(InconclusiveError, match=room):  # 9 in each of 3 films of 40 s
+        learn_normal(replace(asked, cooldown_s=5.0), Console(quiet=True))
+    monkeypatch.setattr(VideoReader, "most_s", None)
+    with pytest.raises(ZeroDivisionError):  # it is played: nobody knows how long it is
+        learn_normal(replace(asked, per_hour=0.1), Console(quiet=True))
 
 
 @pytest.mark.parametrize("rate", [0.0, -1.0, float("nan"), 61.0])

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -13,10 +15,12 @@ from null_bundle import write_null_bundle
 
 from edgepv import bundle
 from edgepv.base import machine
+from edgepv.data import before
 from edgepv.errors import TargetUnavailableError
 from edgepv.measure import latency, memory
 from edgepv.runtimes.engine import Engine
 from edgepv.stream import Tensors
+from edgepv.types import StreamSpec, Variant
 
 
 class Sleeper:
@@ -187,3 +191,31 @@ def test_a_call_that_fails_leaves_no_engine_open(tmp_path: Path, monkeypatch: py
     with pytest.raises(RuntimeError, match="out of memory"):
         latency.latencies([found.variant()], found.folder, FEEDS, original=original)
     assert [engine.closed for engine in made] == [1, 1]
+
+
+@pytest.mark.parametrize("chain", [False, True])
+def test_a_call_is_timed_with_what_comes_before_the_model_where_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chain: bool
+) -> None:
+    """A chain of 3 ms before a window that is new by one picture, and before a step of two."""
+    seen: list[tuple[int, ...]] = []
+
+    def slowly(picture: np.ndarray) -> np.ndarray:
+        seen.append(picture.shape)
+        time.sleep(0.003)
+        return picture
+
+    monkeypatch.setitem(cast(dict[str, Any], before.CHAIN), "clahe", slowly)
+    plain = bundle.read(write_null_bundle(tmp_path / "b")).variant()
+    window = replace(plain, spec=replace(plain.spec, before=("clahe",)))
+    step = replace(window, stream=StreamSpec((), warmup=1, chunk=2))
+    variants = {"plain": plain, "window": window, "step": step}
+    opened: dict[str, tuple[Engine, Variant]] = {
+        name: (Sleeper(name, 0, []), v) for name, v in variants.items()
+    }
+    monkeypatch.setattr(latency, "noise_feeds", lambda *_: FEEDS[0])
+    found = latency.on_noise(opened, threads=1, calls=9, budget_s=60.0, chain=chain)
+    calls = (9 + latency.WARMUP) // latency.TURN * (latency.TURN + 1)
+    assert seen == [(8, 8, 3)] * (1 + 2) * calls * chain
+    if chain:
+        assert found["window"].p50_ms > 3 and found["step"].p50_ms > 6

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edgepv.errors import InconclusiveError
-from edgepv.metrics.tails import LEAST_BLOCKS, Pareto, Stretch, limit, peaks
+from edgepv.metrics.tails import LEAST_BLOCKS, Pareto, Stretch, limit, peaks, refuse_short
 
 APART_S = 30.0
 
@@ -55,8 +55,17 @@ def test_a_rate_below_once_in_four_times_the_hours_is_refused_with_the_hours_it_
 
 
 def test_too_few_peaks_are_refused() -> None:
-    with pytest.raises(InconclusiveError, match="hold fewer than 30 peaks that are 300 s apart"):
+    with pytest.raises(InconclusiveError, match="hold fewer than 30 peaks that are 100 s apart"):
+        limit([noise(1, 0)], 1.0, 100.0)
+
+
+def test_hours_without_room_for_the_peaks_are_refused_whatever_is_in_them() -> None:
+    """An hour has 12 stretches of 300 s, so 13 peaks at most; two of half an hour have 7 each."""
+    with pytest.raises(InconclusiveError, match="1 hours have room for 13 peaks that are 300 s apart, .* 30"):
         limit([noise(1, 0)], 1.0, 300.0)
+    with pytest.raises(InconclusiveError, match="room for 14 peaks"):
+        refuse_short([0.5, 0.5], 1.0, 300.0)
+    refuse_short([2.5], 1.0, 300.0)
 
 
 def test_a_score_that_never_moves_has_no_tail() -> None:

@@ -79,3 +79,10 @@ def test_a_spec_that_cannot_be_read_is_refused(spec: ModelSpec, message: str) ->
 @pytest.mark.parametrize("shapes", [((1, 7, ROWS),), ((1, ROWS, 6),), ((1, ROWS, 4), (1, 2, ROWS))])
 def test_rows_may_be_columns_and_objectness_may_be_missing(shapes: tuple[tuple[int, ...], ...]) -> None:
     check_spec(shaped(*shapes), "spec.toml")
+
+
+def test_boxes_without_a_task_are_told_which_line_is_missing(tmp_path: Path) -> None:
+    file = tmp_path / "spec.toml"
+    file.write_text(TOML.replace('task = "detection"\n', ""))
+    with pytest.raises(UsageError, match=r'\[boxes\] and no task. Write task = "detection" above'):
+        read_spec(file)

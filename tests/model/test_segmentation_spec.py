@@ -53,3 +53,12 @@ def test_masks_may_be_left_out_and_a_clip_may_come_in(tmp_path: Path) -> None:
 def test_what_no_mask_could_come_of_is_refused(spec: ModelSpec, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         check_spec(spec, "spec")
+
+
+def test_masks_without_a_task_are_told_which_line_is_missing(tmp_path: Path) -> None:
+    file = tmp_path / "spec.toml"
+    file.write_text(TOML.replace('task = "segmentation"\n', ""))
+    with pytest.raises(UsageError) as e:
+        read_spec(file)
+    said = 'spec.toml has [masks] and no task. Write task = "segmentation" above its first table'
+    assert str(e.value) == said

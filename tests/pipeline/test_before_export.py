@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -28,11 +29,10 @@ from edgepv.pipeline import before
 from edgepv.pipeline import run as pipeline_run
 from edgepv.pipeline.context import RunContext
 from edgepv.pipeline.options import Options, refuse_chain
-from edgepv.pipeline.run import ExportResult
 from edgepv.pipeline.source import Clips, Source
 from edgepv.pipeline.spoilt import CLEAN
 from edgepv.targets import target
-from edgepv.types import ModelSpec, PairedDrop, TensorSpec
+from edgepv.types import ModelSpec, PairedDrop, Target, TensorSpec
 
 QUIET = Console(quiet=True)
 NET = """
@@ -68,6 +68,16 @@ def build():
 SPEC = ModelSpec("rough", TensorSpec("frame", (1, 3, 48, 48)), ("fight", "no_fight"))
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What the packing is told of a prepared model."""
+
+    before: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    chain_ms: float = 0.0
+    sensitivity: tuple[()] = ()
+
+
 @pytest.fixture
 def rough(tmp_path: Path) -> tuple[Source, Clips]:
     """A net that looks for texture, and dim pictures: those of one label have too little for it."""
@@ -99,7 +109,7 @@ def test_auto_keeps_the_chain_that_surely_gains_and_says_what_was_tried(rough: t
     clahe_told, denoise_told = made.notes
     assert clahe_told.startswith("before clahe, 60 clips: +") and clahe_told.endswith("ms at p99: kept")
     assert denoise_told.endswith("not kept, no sure gain") and "in low light" in denoise_told
-    without = made.without()
+    without = made.without(["cpu"])
     assert without.source.spec == SPEC and not without.p99_ms and "--latency-ms" in without.notes[-1]
 
 
@@ -154,30 +164,39 @@ def test_a_gain_must_be_decided(one: PairedDrop, other: PairedDrop, kept: tuple[
 
 
 @pytest.mark.parametrize("by_itself", [True, False])
-def test_what_auto_kept_gives_way_to_the_deadline_and_what_was_asked_for_does_not(
+def test_a_target_that_is_late_with_what_auto_kept_is_made_without_it(
     by_itself: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The export itself stands aside here: whether it is in time depends on the machine."""
+    """The packing itself stands aside here: whether it is in time depends on the machine."""
     chain = before.Chained(Source(replace(SPEC, before=("clahe",)), None), by_itself=by_itself)
-    asked: list[tuple[str, ...]] = []
+    asked: list[tuple[str, tuple[str, ...]]] = []
 
-    def exported(context: RunContext, given: before.Chained, *_: object) -> ExportResult:
-        asked.append(given.source.spec.before)
-        if given.source.spec.before:
+    def prepared(context: RunContext, source: Source, clips: Clips) -> Prepared:
+        return Prepared(source.spec.before)
+
+    def bundled(context: RunContext, given: Prepared, wanted: Target) -> SimpleNamespace:
+        asked.append((wanted.name, given.before))
+        assert ("taken off again for mobile," in " ".join(given.notes)) == (not given.before)
+        if wanted.name == "mobile" and given.before:
             raise LatencyGateError("no artifact answers within 5 ms")
-        assert "taken off again" in given.notes[-1]
-        return ExportResult(())
+        return SimpleNamespace(target=wanted.name, before=given.before)
 
     monkeypatch.setattr(pipeline_run, "with_chain", lambda *_: chain)
-    monkeypatch.setattr(pipeline_run, "_exported", exported)
-    options = Options("pv-conv-nano", out=str(tmp_path / "b"), before="auto", latency_ms=5.0)
+    monkeypatch.setattr(pipeline_run, "prepare", prepared)
+    monkeypatch.setattr(pipeline_run, "_sensitivity", lambda *_: ())
+    monkeypatch.setattr(pipeline_run, "_bundled", bundled)
+    targets = ("mobile", "cpu")
+    options = Options("pv-conv-nano", targets, out=str(tmp_path / "b"), before="auto", latency_ms=5.0)
+    found = pipeline_run.export(options, QUIET)
+    kept = ("cpu", ("clahe",))
+    made: list[Any] = list(found.made)
     if by_itself:
-        assert pipeline_run.export(options, QUIET) == ExportResult(())
-        assert asked == [("clahe",), ()]
+        assert asked == [("mobile", ("clahe",)), kept, ("mobile", ())] and not found.not_made
+        assert [(one.target, one.before) for one in made] == [("mobile", ()), kept]
     else:
-        with pytest.raises(LatencyGateError, match="within 5 ms"):
-            pipeline_run.export(options, QUIET)
-        assert asked == [("clahe",)]
+        assert asked == [("mobile", ("clahe",)), kept]
+        assert [(one.target, one.before) for one in made] == [kept]
+        assert [(one.target, one.exit_code) for one in found.not_made] == [("mobile", 4)]
 
 
 def test_targets_in_c_refuse_it_before_any_work() -> None:

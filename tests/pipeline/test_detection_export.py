@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from support import Run
-from tiny_detector import build, files, pictures
+from tiny_detector import as_yolo, build, files, pictures
 
 import edgepv
 from edgepv.types import Measurement, Report, decode
@@ -79,3 +79,19 @@ def test_pictures_without_a_box_judge_nothing(run: Run, tmp_path: Path) -> None:
     row = rows(out)["onnxruntime-fp32"]
     assert row.accuracy is None and row.drop is None
     assert "accuracy is not judged: no true box of a label of the model" in said
+
+
+def test_labels_of_yolo_judge_as_a_csv_does(run: Run, tmp_path: Path) -> None:
+    builder, weights, spec = files(tmp_path)
+    found = []
+    for name in ("csv", "yolo"):
+        clips, out = pictures(tmp_path / name, 24), tmp_path / f"bundle-{name}"
+        if name == "yolo":
+            as_yolo(clips, ("green", "red"))
+        code, said, err = run("export", builder, "--weights", weights, "--spec", spec, "--clips", clips,
+                              "--variant", "onnxruntime-fp32", "--out", out)  # fmt: skip
+        assert code == 0, err + said
+        accuracy = rows(out)["onnxruntime-fp32"].accuracy
+        assert accuracy
+        found.append((accuracy.value, accuracy.n))
+    assert found[0] == found[1] and found[0][1] > 5

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
+import numpy as np
 import pytest
 from null_bundle import write_null_bundle
 from support import Tiny
@@ -15,6 +18,7 @@ from edgepv import bundle
 from edgepv.base.console import Console
 from edgepv.base.files import write_json
 from edgepv.cli.app import main
+from edgepv.data import before
 from edgepv.data.clips import Clip, clips_digest
 from edgepv.data.video import read_video
 from edgepv.device import slots
@@ -270,3 +274,21 @@ def test_a_name_inside_a_bundle_writes_no_file_outside_the_ladder(tmp_path: Path
         combine.combine([large, evil], tmp_path / "out", QUIET)
     assert not list((tmp_path / "stolen").iterdir())
     assert not (tmp_path / "out").exists()
+
+
+def test_rungs_are_timed_with_what_comes_before_their_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deadline counts it too: the two are alike but for a chain of 3 ms."""
+
+    def slowly(picture: np.ndarray) -> np.ndarray:
+        time.sleep(0.003)
+        return picture
+
+    monkeypatch.setitem(cast(dict[str, Any], before.CHAIN), "clahe", slowly)
+    source = bundle.read(write_null_bundle(tmp_path / "b"))
+    plain = source.variant()
+    chained = replace(plain, name="chained", spec=replace(plain.spec, before=("clahe",)))
+    parts = [combine.Part(source, plain, one, None) for one in (plain, chained)]
+    times = combine._times(parts, source.folder)
+    assert times["null"].p50_ms < 3 < times["chained"].p50_ms

@@ -437,6 +437,13 @@ def test_a_missing_file_and_an_anomaly_rule_with_a_place_are_refused(tmp_path: P
         Rules((Rule("*", 0.5, zones=("left",)),), (LEFT,))
 
 
+def test_what_a_model_does_not_have_is_named_with_the_file_that_asks_for_it(tmp_path: Path) -> None:
+    path = tmp_path / "gate.toml"
+    path.write_text('[camera]\nname = "gate"\n[[rule]]\nlabel = "figth"\nthreshold = 0.5\n')
+    with pytest.raises(UsageError, match="^gate.toml: rule for 'figth': unknown label 'figth'. Known: "):
+        read_rules(path).rules.check_labels(("fight", "no_fight"))
+
+
 def test_a_label_the_model_does_not_have_is_named() -> None:
     rules = Rules((Rule("figth", 0.5), Rule("*", 0.5)))
     with pytest.raises(UsageError, match="unknown label 'figth'.*Did you mean 'fight'"):

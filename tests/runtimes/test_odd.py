@@ -177,6 +177,7 @@ def test_a_score_that_the_model_has_not_is_refused_by_name() -> None:
         ({"what": "background", "threshold": 1.5}, "up to 1"),
         ({"what": "surprise", "threshold": float("inf")}, "is not above 0"),
         ({"what": "surprise", "zones": ("yard",)}, "zone"),
+        ({"what": "surprise", "learned_on": "c4e4"}, "learned_on is no digest of a bundle. Leave it as"),
     ],
 )
 def test_rules_that_make_no_sense_are_refused(given: dict[str, Any], why: str) -> None:
@@ -188,3 +189,17 @@ def test_a_file_may_ask_for_a_surprise_above_one(tmp_path: Path) -> None:
     path = tmp_path / "odd.toml"
     path.write_text('[camera]\nname = "gate"\n[[rule]]\nlabel = "*"\nwhat = "surprise"\nthreshold = 2.5\n')
     assert read_rules(path).rules.rules == (Rule("*", 2.5, what="surprise"),)
+
+
+def test_a_threshold_of_another_bundle_is_told(tmp_path: Path) -> None:
+    path, here, there = tmp_path / "odd.toml", "a" * 64, "b" * 64
+    rule = f'[[rule]]\nlabel = "*"\nwhat = "surprise"\nthreshold = 2.5\nlearned_on = "{there}"\n'
+    path.write_text(f'[camera]\nname = "gate"\n{rule}{rule}camera = "yard"\n')
+    rules = read_rules(path).rules
+    (line,) = rules.learned_elsewhere(here, ("gate",))
+    assert line.startswith(
+        "odd.toml: the threshold 2.5 for surprise was learned with bundle bbbbbbbbbbbbbbbb"
+    )
+    assert ", this is aaaaaaaaaaaaaaaa: " in line and line.endswith("Learn it again: edgepv calibrate-normal")
+    assert len(rules.learned_elsewhere(here, ("gate", "yard"))) == 2
+    assert not rules.learned_elsewhere(there, ("gate", "yard"))

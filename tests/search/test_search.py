@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from support import CLIPS, Tiny
 from edgepv import bundle
 from edgepv.base.console import Console
 from edgepv.cli.app import main
+from edgepv.data import before
 from edgepv.data.clips import Clip
 from edgepv.pipeline.options import Options
 from edgepv.search.trial import SearchRequest, TrialRunner
@@ -134,3 +138,31 @@ def test_bad_questions_are_named(
 def test_a_worker_without_a_search_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["search", "--worker", "--storage", f"sqlite:///{tmp_path / 's.db'}"]) == 2
     assert "holds 0 studies to join (none)" in capsys.readouterr().err
+
+
+def test_what_comes_before_the_model_is_in_every_time(
+    tiny_clip: Tiny,
+    clips: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A chain of 5 ms before a model of less than one."""
+
+    def slowly(picture: np.ndarray) -> np.ndarray:
+        time.sleep(0.005)
+        return picture
+
+    monkeypatch.setitem(cast(dict[str, Any], before.CHAIN), "clahe", slowly)
+    spec, out = tmp_path / "spec.toml", tmp_path / "s"
+    spec.write_text(f'before = ["clahe"]\n{tiny_clip.spec.read_text()}')
+    chained = Tiny(tiny_clip.model, tiny_clip.weights, spec)
+    asked_of = ("--max-drop", "100", "--trials", "2")
+    assert main(asked(chained, clips, out, "--latency-ms", "4", *asked_of)) == 4
+    near = re.search(r"the nearest of those tried is .* with ([\d.]+) ms", capsys.readouterr().err)
+    assert near and float(near[1]) > 5
+    assert main(asked(chained, clips, out, "--latency-ms", "100", *asked_of)) == 0
+    answer = json.loads((out / "search.json").read_text())
+    assert answer["before"] == ["clahe"] and answer["reference"]["p50_ms"] > 5
+    assert all(row["ms"] > 5 for row in answer["trials"]) and answer["winner"]["latency"]["p50_ms"] > 5
+    assert "in turns on one thread with clahe before the model, n = " in (out / "search.md").read_text()

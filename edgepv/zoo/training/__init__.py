@@ -6,6 +6,7 @@ Nothing of it is needed to run or export one.
 __all__ = [
     "baselines",
     "classifiers",
+    "command",
     "crossval",
     "data",
     "epochs",

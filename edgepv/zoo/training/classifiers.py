@@ -13,8 +13,6 @@ then reused instead of mapped anew, which made an epoch 1.5 to 2 times faster he
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,16 +22,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgepv.base.console import tell
 from edgepv.base.files import digest
 from edgepv.data.clips import find_clips
 from edgepv.data.split import Sample, carve, named
-from edgepv.errors import EdgepvError, UsageError
+from edgepv.errors import UsageError
 from edgepv.model.builder import find_function
 from edgepv.types import encode
 from edgepv.zoo import HERE, MODELS, TASKS, spec
 from edgepv.zoo.pv_conv import PvConv
 from edgepv.zoo.training import parallel
+from edgepv.zoo.training.command import ended, script
 from edgepv.zoo.training.data import Footage, balanced, load, read_manifest
 from edgepv.zoo.training.epochs import Columns, Judge, Plan, fit
 from edgepv.zoo.training.publish import counted, halve, publish, trained_on
@@ -337,12 +335,6 @@ def shipped(job: ClassifierRun, net: PvConv) -> dict[str, int] | None:
     return {"hits": int((table.argmax(1) == truth).sum()), "n": len(clips)}
 
 
-def default_cache() -> Path:
-    """Where unfinished trainings are kept: XDG_CACHE_HOME or ~/.cache, under edgepv/zoo."""
-    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(root) / "edgepv" / "zoo"
-
-
 def line(row: dict[str, Any]) -> str:
     """One row of the training log as a line of text."""
     validation = f"  validation loss {row['loss']:.3f} top-1 {row['top1']:.3f}" if "loss" in row else ""
@@ -369,33 +361,25 @@ def run_with_progress(job: ClassifierRun, total: int) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of the training script; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m edgepv.zoo.training.classifiers", description=__doc__)
+    parser = script("classifiers", __doc__)
     parser.add_argument("model", choices=sorted(PRETRAIN), metavar="MODEL", help=", ".join(PRETRAIN))
     parser.add_argument("--task", choices=list(TASKS), default="fight", help="default: fight")
     parser.add_argument("--data", type=Path, required=True, help="folder with manifest.csv and clips")
-    parser.add_argument("--out", type=Path, default=HERE, help="gets weights/ and cards/")
-    parser.add_argument("--cache", type=Path, default=default_cache(), help="unfinished trainings")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args(argv)
-    torch.set_num_threads(args.threads)
     job = ClassifierRun(args.model, args.task, args.data, args.out, args.cache, args.seed)
     recipe = recipe_of(args.model, args.task)
     plans = [recipe.pretrain, recipe.adapt, recipe.finetune, recipe.finetune]
-    try:
+
+    def work() -> str:
         result = run_with_progress(job, sum(p.epochs for p in plans if p))
-    except EdgepvError as e:
-        tell(f"edgepv: {e}", file=sys.stderr)
-        return e.exit_code
-    finally:
-        parallel.stop()
-    row = result["test"]["accuracy"]
-    print(
-        f"{result['name']}: test top-1 {100 * row['value']:.1f} % "
-        f"({100 * row['low']:.1f} to {100 * row['high']:.1f}), n = {row['n']}, "
-        f"{result['seconds']} s"
-    )
-    return 0
+        row = result["test"]["accuracy"]
+        return (
+            f"{result['name']}: test top-1 {100 * row['value']:.1f} % "
+            f"({100 * row['low']:.1f} to {100 * row['high']:.1f}), n = {row['n']}, "
+            f"{result['seconds']} s"
+        )
+
+    return ended(args, work)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ from edgepv.errors import EdgepvError
 from edgepv.metrics.stats import accuracy
 from edgepv.types import encode
 from edgepv.zoo import HERE, TASKS, spec
-from edgepv.zoo.training.classifiers import PRETRAIN, Recipe, default_cache, finetune, line, pretrain
+from edgepv.zoo.training.classifiers import PRETRAIN, Recipe, finetune, line, pretrain
+from edgepv.zoo.training.command import default_cache
 from edgepv.zoo.training.data import load, read_manifest
 from edgepv.zoo.training.epochs import Plan
 from edgepv.zoo.training.score import frames_of, scores

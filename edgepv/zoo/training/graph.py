@@ -31,16 +31,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgepv import zoo
-from edgepv.base.console import tell
 from edgepv.base.files import digest
 from edgepv.data.split import Sample, named
-from edgepv.errors import EdgepvError, UsageError
+from edgepv.errors import UsageError
 from edgepv.metrics.stats import roc_auc
 from edgepv.types import ModelSpec, TensorSpec, encode
-from edgepv.zoo import HERE, TASKS
+from edgepv.zoo import TASKS
 from edgepv.zoo.pv_graph import PACE, WINDOW, Bodies, Joints, PvGraph, Tokens, nano, small
-from edgepv.zoo.training import parallel
-from edgepv.zoo.training.classifiers import columns, default_cache
+from edgepv.zoo.training.classifiers import columns
+from edgepv.zoo.training.command import ended, script
 from edgepv.zoo.training.data import MIRRORED, Footage, augmented, load, read_manifest
 from edgepv.zoo.training.epochs import to_input
 from edgepv.zoo.training.physics import Film, World, film
@@ -602,25 +601,18 @@ def line(row: dict[str, Any]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of the training script; returns the exit code."""
     names = ("physics-nano", "physics-small", "points", "pv-graph-nano", "pv-graph-small")
-    parser = argparse.ArgumentParser(prog="python -m edgepv.zoo.training.graph", description=__doc__)
+    parser = script("graph", __doc__)
     parser.add_argument("name", choices=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--data", type=Path, help="folder with manifest.csv, clips and points")
-    parser.add_argument("--out", type=Path, default=HERE, help="gets weights/ and cards/")
-    parser.add_argument("--cache", type=Path, default=default_cache(), help="unfinished trainings")
     parser.add_argument("--alone", action="store_true", help="without interaction; writes only the cache")
     parser.add_argument("--steps", type=int, help="at most so many steps in each part, to try it out")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args(argv)
-    torch.set_num_threads(args.threads)
-    try:
+
+    def work() -> str:
         run(args, lambda row: print(line(row), flush=True))
-    except EdgepvError as e:
-        tell(f"edgepv: {e}", file=sys.stderr)
-        return e.exit_code
-    finally:
-        parallel.stop()
-    return 0
+        return ""
+
+    return ended(args, work)
 
 
 def run(args: argparse.Namespace, tick: Tick) -> None:

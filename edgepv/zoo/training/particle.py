@@ -17,7 +17,6 @@ command: it goes on after the last save.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -30,21 +29,19 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from edgepv.base.console import tell
 from edgepv.base.files import digest, whole_file, write_json
 from edgepv.base.optional import need
 from edgepv.data.clips import find_clips
 from edgepv.data.degrade import as_float
 from edgepv.data.video import open_video, taken
-from edgepv.errors import EdgepvError, UsageError
+from edgepv.errors import UsageError
 from edgepv.metrics import pictures
 from edgepv.model.weights import read_weights
 from edgepv.types import ModelSpec, TensorSpec
 from edgepv.zoo import HERE, TASKS
 from edgepv.zoo.particles.reconstruct import Generator, Residual
 from edgepv.zoo.pv_particle import CELL, Crowd, PvParticle, nano
-from edgepv.zoo.training import parallel
-from edgepv.zoo.training.classifiers import default_cache
+from edgepv.zoo.training.command import ended, script
 from edgepv.zoo.training.publish import halve, headline, publish, trained_on
 from edgepv.zoo.training.steps import Loss, Net, Schedule, fit
 
@@ -421,30 +418,22 @@ def keep(out: Path, name: str, net: nn.Module, log: Log) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of the training script; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m edgepv.zoo.training.particle", description=__doc__)
+    parser = script("particle", __doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with natural video")
-    parser.add_argument("--out", type=Path, default=HERE, help="gets weights/ and cards/")
-    parser.add_argument("--cache", type=Path, default=default_cache(), help="unfinished trainings")
     parser.add_argument("--compare", action="store_true", help="train what it is compared with; wants --out")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args(argv)
-    torch.set_num_threads(args.threads)
-    try:
+
+    def work() -> str:
         if args.compare and args.out == HERE:
             raise UsageError("--compare wants a folder of its own: --out DIR")
         job = ParticleRun(Footage(training_reels(args.data)), args.out, args.cache, args.seed)
         if args.compare:
             compare(job)
-        else:
-            test = train(job, args.data)
-            print(f"{NAME}: test {test.psnr_restored} dB, SSIM {test.ssim_restored}")
-    except EdgepvError as e:
-        tell(f"edgepv: {e}", file=sys.stderr)
-        return e.exit_code
-    finally:
-        parallel.stop()
-    return 0
+            return ""
+        test = train(job, args.data)
+        return f"{NAME}: test {test.psnr_restored} dB, SSIM {test.ssim_restored}"
+
+    return ended(args, work)
 
 
 if __name__ == "__main__":

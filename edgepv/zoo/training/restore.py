@@ -32,12 +32,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgepv.base.console import tell
 from edgepv.base.files import digest, read_json, sha256
 from edgepv.base.optional import need
 from edgepv.data import degrade
 from edgepv.data.video import open_video
-from edgepv.errors import EdgepvError, UsageError
+from edgepv.errors import UsageError
 from edgepv.metrics import pictures
 from edgepv.model.builder import find_function
 from edgepv.model.weights import read_weights
@@ -45,8 +44,7 @@ from edgepv.types import ModelSpec, TensorSpec
 from edgepv.zoo import HERE
 from edgepv.zoo.particles.reconstruct import Discriminator, hinge
 from edgepv.zoo.pv_restore import Restore
-from edgepv.zoo.training import parallel
-from edgepv.zoo.training.classifiers import default_cache
+from edgepv.zoo.training.command import ended, script
 from edgepv.zoo.training.publish import halve, headline, publish, trained_on
 from edgepv.zoo.training.steps import Schedule, fit
 
@@ -470,33 +468,25 @@ def recipe_for(args: argparse.Namespace) -> tuple[str, Recipe]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of the training script; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m edgepv.zoo.training.restore", description=__doc__)
+    parser = script("restore", __doc__)
     parser.add_argument("name", choices=sorted(RECIPES), metavar="NAME", help=", ".join(RECIPES))
     parser.add_argument("--data", type=Path, required=True, help="folder with natural video and stills")
-    parser.add_argument("--out", type=Path, default=HERE, help="gets weights/ and cards/")
-    parser.add_argument("--cache", type=Path, default=default_cache(), help="unfinished trainings")
     parser.add_argument("--single", action="store_true", help="the same layers without a memory: NAME-single")
     parser.add_argument("--gan", type=float, default=0.0, metavar="W", help="weight of a discriminator")
     parser.add_argument(
         "--more", type=int, metavar="STEPS", help="go on from the weights there are; use another --seed"
     )
     parser.add_argument("--steps", type=int, help="of the optimizer, instead of the recipe's")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args(argv)
-    torch.set_num_threads(args.threads)
     name, recipe = recipe_for(args)
     job = RestorerRun(name, recipe, args.data, args.out, args.cache, args.seed)
-    try:
+
+    def work() -> str:
         result = train(job, lambda row: print(line(row), flush=True))
-    except EdgepvError as e:
-        tell(f"edgepv: {e}", file=sys.stderr)
-        return e.exit_code
-    finally:
-        parallel.stop()
-    test = result["test"]
-    print(f"{name}: test {test['psnr_given']} -> {test['psnr_restored']} dB, {result['seconds']} s")
-    return 0
+        test = result["test"]
+        return f"{name}: test {test['psnr_given']} -> {test['psnr_restored']} dB, {result['seconds']} s"
+
+    return ended(args, work)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ command: it goes on.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -22,18 +21,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgepv.base.console import tell
 from edgepv.base.files import digest, whole_file
 from edgepv.base.optional import need
 from edgepv.data.clips import manifest_rows
 from edgepv.data.truth import EvalClip, Masks
 from edgepv.data.video import open_video
-from edgepv.errors import EdgepvError
 from edgepv.metrics.segmentation import confusions, jackknife, mean_iou
 from edgepv.types import MaskSpec, ModelSpec, TensorSpec, encode
 from edgepv.zoo import HERE, SCENES, pv_seg
 from edgepv.zoo.pv_seg import Segment
-from edgepv.zoo.training.classifiers import default_cache
+from edgepv.zoo.training.command import ended, script
 from edgepv.zoo.training.publish import halve, headline, publish, trained_on
 from edgepv.zoo.training.scenes import MOVING, SHADOW, Drawn, Scene, render
 from edgepv.zoo.training.steps import Schedule, fit
@@ -370,24 +367,18 @@ def line(row: Row) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of the training script; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m edgepv.zoo.training.segment", description=__doc__)
+    parser = script("segment", __doc__)
     parser.add_argument("name", choices=sorted(RECIPES), metavar="NAME", help=", ".join(RECIPES))
-    parser.add_argument("--out", type=Path, default=HERE, help="gets weights/ and cards/")
-    parser.add_argument("--cache", type=Path, default=default_cache(), help="unfinished trainings")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="fewer steps than the recipe has")
     parser.add_argument("--davis", type=Path, help="film with JPEGImages and Annotations, measured too")
-    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args(argv)
-    torch.set_num_threads(args.threads)
     job = SegmenterRun(args.name, args.out, args.cache, args.seed, args.steps, args.davis)
-    try:
+
+    def work() -> str:
         result = train(job, lambda row: print(line(row), flush=True))
-    except EdgepvError as e:
-        tell(f"edgepv: {e}", file=sys.stderr)
-        return e.exit_code
-    print(f"{job.name}: {result['test']}, {result['seconds']} s")
-    return 0
+        return f"{job.name}: {result['test']}, {result['seconds']} s"
+
+    return ended(args, work)
 
 
 if __name__ == "__main__":

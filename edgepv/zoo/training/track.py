@@ -7,7 +7,6 @@ rendered from pictures it has not seen. Kill it anywhere and run the same comman
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,13 +19,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgepv.base.console import tell
 from edgepv.base.files import digest
-from edgepv.errors import EdgepvError
 from edgepv.types import ModelSpec, TensorSpec, encode
-from edgepv.zoo import HERE, pv_track
+from edgepv.zoo import pv_track
 from edgepv.zoo.pv_track import PvTrack
-from edgepv.zoo.training.classifiers import default_cache
+from edgepv.zoo.training.command import ended, script
 from edgepv.zoo.training.motion import Rendered, Scene, batch, read_pictures, render
 from edgepv.zoo.training.publish import halve, headline, publish, trained_on
 from edgepv.zoo.training.steps import Schedule, fit
@@ -318,24 +315,18 @@ def line(row: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of the training script; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m edgepv.zoo.training.track", description=__doc__)
+    parser = script("track", __doc__)
     parser.add_argument("name", choices=sorted(RECIPES), metavar="NAME", help=", ".join(RECIPES))
     parser.add_argument("--data", type=Path, required=True, help="folder of natural video")
-    parser.add_argument("--out", type=Path, default=HERE, help="gets weights/ and cards/")
-    parser.add_argument("--cache", type=Path, default=default_cache(), help="unfinished trainings")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="fewer steps than the recipe has")
-    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args(argv)
-    torch.set_num_threads(args.threads)
     job = TrackerRun(args.name, args.data, args.out, args.cache, args.seed, args.steps)
-    try:
+
+    def work() -> str:
         result = train(job, lambda row: print(line(row), flush=True))
-    except EdgepvError as e:
-        tell(f"edgepv: {e}", file=sys.stderr)
-        return e.exit_code
-    print(f"{job.name}: {result['test']}, {result['seconds']} s")
-    return 0
+        return f"{job.name}: {result['test']}, {result['seconds']} s"
+
+    return ended(args, work)
 
 
 if __name__ == "__main__":
