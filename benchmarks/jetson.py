@@ -86,11 +86,12 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=measure.CALLS, metavar="N")
     parser.add_argument("--table", action="store_true")
     a = parser.parse_args()
-    before: list[dict[str, Any]] = read_json(OUT) if OUT.is_file() else []
+    before: list[dict[str, Any]] = read_json(OUT)["rows"] if OUT.is_file() else []
     if a.table:
         tell(table(before) if before else "no Jetson was measured yet")
         return
-    write_json(OUT, [*before, *(measured(folder, a.clips, a.calls) for folder in a.bundles)])
+    rows = [*before, *(measured(folder, a.clips, a.calls) for folder in a.bundles)]
+    write_json(OUT, {"measured_at": now(), "rows": rows})
 
 
 if __name__ == "__main__":

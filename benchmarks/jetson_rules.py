@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from measured_at import now, stamp
+from measured_at import now, stamps
 
 from edgepv import zoo
 from edgepv.base.console import Console
@@ -104,7 +104,7 @@ def page(results: Mapping[str, Any]) -> str:
         "Made by `python benchmarks/jetson_rules.py` from benchmarks/jetson_rules.json. Every built-in "
         "model, packed by `--target jetson`, with a few calibration clips: more change no operator, but may "
         "show more that float16 does not hold. "
-        f"{stamp(results['measured_at'])}",
+        f"{stamps(results['measured_at'])}",
         "",
         f"{PROVES[0].upper()}{PROVES[1:]}. Rules: docs/jetson.md.",
         "",
@@ -135,11 +135,13 @@ def _yes(answer: bool | None) -> str:
 
 def main(names: list[str]) -> None:
     """Check what is missing, and write both files."""
-    results = read_json(OUT) if OUT.exists() else {"models": {}}
-    results |= {"measured_at": now(), "planted": planted()}
-    for name in names or sorted(read_json(zoo.INDEX)):
+    results = read_json(OUT) if OUT.exists() else {"models": {}, "measured_at": {}}
+    results["planted"] = planted()
+    results["measured_at"]["planted violations"] = now()
+    for name in names or sorted([*read_json(zoo.INDEX), *zoo.ONNX]):
         if name not in results["models"]:
             results["models"][name] = checked(name)
+            results["measured_at"][name] = now()
             write_json(OUT, results)
             print(name, flush=True)
     write_json(OUT, results)

@@ -187,6 +187,16 @@ def says_jetson_rules(found: Json) -> str:
     return f"NVIDIA's parser takes {sum(f['parser']['accepted'] for f in files)} of {len(files)} files"
 
 
+def says_jetson(found: Json) -> str:
+    """What was kept of each bundle on each board, or why nothing was."""
+    told = []
+    for row in found["rows"]:
+        one = row.get("found")
+        where = one["device"]["board"] or "no Jetson" if one else ""
+        told.append(f"{row['bundle']} {where}: {one['variant']}" if one else f"{row['bundle']}: refused")
+    return "kept: " + "; ".join(told)
+
+
 def says_live(found: Json) -> str:
     """Misses of the ladder and of the best fixed variant."""
     ladder = [r for r in found["rows"] if r["runs"].startswith("ladder")]
@@ -311,6 +321,13 @@ def says_sums(found: Json) -> str:
     return "least SQNR with 8 bits: " + ", ".join(f"{way} sums {db:.1f} dB" for way, db in least.items())
 
 
+def says_tasks(found: Json) -> str:
+    """How many INT8 files, the best of each model and target, keep their accuracy."""
+    verdicts = [row["drop"]["verdict"] for row in found["rows"]]
+    told = ", ".join(f"{verdicts.count(v)} {v}" for v in ("pass", "inconclusive", "fail"))
+    return f"of {len(verdicts)} INT8 files, the best of each model and target: {told}"
+
+
 def says_track(found: Json) -> str:
     """delta-avg of trackers on photographs."""
     rows = {n: r["delta_avg"]["value"] for n, r in found["photographs"].items() if isinstance(r, dict)}
@@ -388,6 +405,16 @@ BENCHMARKS = (
         "",
         "its pictures do not ship and no script makes them, see detection.py",
     ),
+    Benchmark(
+        "tasks",
+        (
+            "{edgepv} export pv-seg-nano --target cpu,mobile,jetson --out {work}/seg",
+            "{python} benchmarks/tasks.py {work}/seg/cpu {work}/seg/mobile {work}/seg/jetson",
+        ),
+        says_tasks,
+        None,
+        "docs/tasks.md",
+    ),
     Benchmark("people", (), says_people, None, "", "its videos and pictures do not ship, see people.py"),
     Benchmark("stream", script("stream"), says_stream, None, "benchmarks/stream.md"),
     Benchmark("incremental", script("incremental"), says_incremental, None, "docs/stream.md"),
@@ -457,7 +484,19 @@ BENCHMARKS = (
     Benchmark("tract_pulse", script("tract_pulse"), says_tract_pulse, None, "docs/stream.md"),
     Benchmark("clip_memory", script("clip_memory"), says_clip_memory),
     Benchmark("jetson_rules", script("jetson_rules"), says_jetson_rules, None, "benchmarks/jetson_rules.md"),
-    Benchmark("fuzz", script("fuzz", "--n 7000"), says_fuzz),
+    Benchmark(
+        "jetson",
+        (),
+        says_jetson,
+        None,
+        "docs/jetson-kit.md",
+        "it needs a Jetson and bundles made for it, see jetson.py",
+    ),
+    Benchmark(
+        "fuzz",
+        tuple(f"{{python}} benchmarks/fuzz.py --seed {seed} --n 7000" for seed in (0, 3, 4)),
+        says_fuzz,
+    ),
     Benchmark(
         "fuzz_reader",
         script("fuzz_reader", "--runs 10000000"),

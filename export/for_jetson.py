@@ -211,15 +211,22 @@ def _checks(request: BuildRequest, variants: Sequence[Variant], device: jetson.D
             "parser": parser.encoded(verdict),
         }
         rows.append(row)
-        errors = [f for f in findings if f.severity == "error"]
-        notes.append(
-            f"{variant.path}: our rules found {len(errors)} errors, "
-            f"{sum(f.severity == 'warning' for f in findings)} warnings; NVIDIA's parser {verdict.told()}"
-        )
+        notes.append(f"{variant.path}: {summary(findings)}; NVIDIA's parser {verdict.told()}")
     write_json(request.folder / "checks.json", rows)
     if len(device.boards) == 1:
         notes += [f"{device.boards[0]}: {note}" for note in jetson.table().boards[device.boards[0]].notes]
     return (*notes, "built, self-tested and benchmarked: only on the device; no Jetson figure is measured")
+
+
+def summary(findings: Sequence[rules.Finding]) -> str:
+    """How many errors and warnings there are, and of the first error where it is and what to do."""
+    errors = [f for f in findings if f.severity == "error"]
+    warnings = sum(f.severity == "warning" for f in findings)
+    first = ""
+    if errors:
+        place = errors[0].node or "the file"
+        first = f" (at '{place}': {errors[0].message}; {errors[0].cure})"
+    return f"our rules found {len(errors)} errors{first}, {warnings} warnings"
 
 
 def _settle(

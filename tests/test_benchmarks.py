@@ -309,3 +309,8 @@ def test_every_committed_result_says_something(name: str) -> None:
     (one,) = (one for one in results.BENCHMARKS if one.name == name)
     said = one.says(results.kept()[name]).strip()
     assert said and said[-1] not in ":,;", said
+
+
+def test_every_committed_result_has_its_line_among_the_results() -> None:
+    listed = {one.name for one in script("results").BENCHMARKS}
+    assert {p.stem for p in ROOT.glob("benchmarks/*.json")} <= listed | {"results"}

@@ -256,6 +256,24 @@ def scratch() -> Iterator[None]:
                 os.environ["TMPDIR"] = chosen
 
 
+@contextlib.contextmanager
+def turn(path: Path) -> Iterator[None]:
+    """Wait for one's turn with a lock file, and hold it for as long as the block lasts.
+
+    Only its owner may open it: who can open a file can hold its lock for ever.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        if os.fstat(fd).st_nlink == 1:  # an older edgepv let everyone open it
+            with contextlib.suppress(OSError):
+                os.fchmod(fd, 0o600)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
 def sweep(folder: Path) -> None:
     """Remove what killed processes of edgepv left in a folder, and nothing that lives or is not ours.
 

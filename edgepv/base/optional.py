@@ -130,6 +130,7 @@ def ort_session(
         options or ort_options(),
         providers=list(providers),
         disabled_optimizers=list(without),
+        enable_fallback=0,  # else it says so on stdout and goes on with other providers, in a run too
     )
     session._model_bytes = None  # kept for a change of providers, which none makes: memory of a whole model
     return session

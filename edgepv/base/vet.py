@@ -2,7 +2,8 @@
 
 An ONNX file may name other files, or an address in memory, as the place of its weights. An OpenVINO .xml
 names places in its .bin. A TFLite file is a flatbuffer, full of offsets that LiteRT follows unchecked.
-Machine code cannot be examined: it is refused unless a signature vouches for its bytes.
+Machine code cannot be examined: it is refused unless a signature vouches for its bytes. Python 3.8 reads this
+file too: a device looks at a model with it before TensorRT does.
 """
 
 from __future__ import annotations
@@ -113,8 +114,9 @@ def _varint(data: bytes, at: int, end: int, name: str) -> tuple[int, int]:
     return value, at + i + 1
 
 
-BITS = {"boolean": 8, "f16": 16, "f32": 32, "f64": 64, "bf16": 16} | {
-    f"{sign}{bits}": bits for sign in "iu" for bits in (1, 2, 3, 4, 6, 8, 16, 32, 64)
+BITS = {
+    **{"boolean": 8, "f16": 16, "f32": 32, "f64": 64, "bf16": 16},
+    **{f"{sign}{bits}": bits for sign in "iu" for bits in (1, 2, 3, 4, 6, 8, 16, 32, 64)},
 }
 """Bits of one element of an OpenVINO type. Narrow floats are not written by edgepv."""
 

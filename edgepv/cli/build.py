@@ -59,8 +59,11 @@ def build_command(a: argparse.Namespace) -> int:
     with signing.opened(Path(a.bundle), Path(a.key) if a.key else None) as opened:
         check(opened)
         judge = Judge(opened, Path(a.clips), a.max_drop) if a.clips else None
+        bundle = Bundle(opened.folder)
+        if (bundle.digest, bundle.measured["files"]) != (opened.digest, dict(opened.measured.files)):
+            raise UsageError(f"{opened.folder} was changed while it was checked. Copy the bundle again")
         found = kit.build(
-            Bundle(opened.folder),
+            bundle,
             lambda line: tell(line, file=stream),
             only=a.variant,
             calls=calls,

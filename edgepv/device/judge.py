@@ -53,21 +53,25 @@ class Judge:
             shown.append(replace(read, frames=np.empty(0)))  # from here on only its truth counts
         warmup = content.stream.warmup if content.stream else content.spec.frames
         first = next(iter(engines))
+        alone = self._bundle.variant(first).precision == "int8"
         rows = {name: figures(content.spec, own, shown, warmup) for name, own in answers.items()}
         found = {}
         for name, own in answers.items():
             accuracy = rate(content.spec, own, shown, warmup)
             drop = task_drop(content.spec, rows[first], rows[name], self._max_drop, groups_of(shown))
-            found[name] = _judgement(accuracy, None if name == first else drop, first)
+            found[name] = _judgement(accuracy, None if name == first else drop, first, alone=alone)
         return found
 
 
-def _judgement(accuracy: Accuracy, drop: PairedDrop | None, first: str) -> Judgement:
-    """One engine's. drop: against the engine of ``first``; None for that one itself."""
+def _judgement(accuracy: Accuracy, drop: PairedDrop | None, first: str, *, alone: bool) -> Judgement:
+    """One engine's. drop: against the engine of ``first``; None for that one itself.
+
+    alone: whether that one is in INT8, as none in float was built.
+    """
     told = f"top-1 {accuracy.value:.1%} of {accuracy.n} clips ({accuracy.low:.1%} to {accuracy.high:.1%})"
     facts: dict[str, Any] = {"accuracy": encode(accuracy), "drop": encode(drop)}
     if drop is None:
-        return Judgement(told, "", facts)
+        return Judgement(told + (", with no engine in float to hold it against" if alone else ""), "", facts)
     loss, low, high = drop.figures("+")
     told += f", loses {loss} points ({low} to {high}) against {first}: {drop.verdict}"
     why = f"it loses {loss} points against {first} here, more than {drop.max_drop:g}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import itertools
 import statistics
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from edgepv.base import cache
+from edgepv.base.files import turn
 from edgepv.base.machine import LoadWatch
 from edgepv.data.before import chained
 from edgepv.metrics.times import (
@@ -267,8 +267,5 @@ def latencies(
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
     """Only one worker of a machine measures time at a time."""
-    place = cache.root() / "timing.lock"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with place.open("w") as f:
-        fcntl.flock(f, fcntl.LOCK_EX)
+    with turn(cache.root() / "timing.lock"):
         yield

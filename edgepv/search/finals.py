@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 
 from edgepv.base import cache
 from edgepv.base.console import Console
-from edgepv.base.files import read_json, sha256, write_json
+from edgepv.base.files import read_json, sha256, turn, write_json
 from edgepv.base.machine import machine, versions
 from edgepv.errors import AccuracyGateError, InconclusiveError, LatencyGateError, UsageError
 from edgepv.measure.latency import SURE_BUDGET_S, SURE_CALLS
@@ -226,8 +225,7 @@ def _last_look(trials: TrialRunner, winner: TrialResult) -> tuple[PairedDrop, tu
 def _note(model: str, winner: str, clips: Sequence[str]) -> int:
     """Write into this machine's book that a winner is shown these clips; how many they were shown to."""
     book = cache.root() / "final-looks.json"
-    with book.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with turn(book.with_suffix(".lock")):
         try:
             known = read_json(book) if book.is_file() else {}
         except UsageError:  # a damaged book must not cost a finished search

@@ -93,11 +93,21 @@ class View:
     sparse: bool
 
     @cached_property
+    def graphs(self) -> tuple[Any, ...]:
+        """The graph, and those inside its nodes: branches of an If, bodies of a Loop."""
+        return tuple(_graphs(self.model.graph))
+
+    @cached_property
+    def every(self) -> tuple[NodeProto, ...]:
+        """The nodes of all graphs."""
+        return tuple(node for graph in self.graphs for node in graph.node)
+
+    @cached_property
     def constants(self) -> dict[str, np.ndarray]:
         """Name -> value of every tensor written in the file."""
         from onnx import numpy_helper
 
-        values = {i.name: numpy_helper.to_array(i) for i in self.model.graph.initializer}
+        values = {i.name: numpy_helper.to_array(i) for graph in self.graphs for i in graph.initializer}
         for node in self.nodes("Constant"):
             if (value := attribute(node, "value", None)) is not None:
                 values[node.output[0]] = numpy_helper.to_array(value)
@@ -106,11 +116,11 @@ class View:
     @cached_property
     def makers(self) -> dict[str, NodeProto]:
         """Tensor name -> the node that computes it."""
-        return {out: node for node in self.model.graph.node for out in node.output}
+        return {out: node for node in self.every for out in node.output}
 
     def nodes(self, *kinds: str) -> Iterator[NodeProto]:
         """The nodes of these operators, in running order."""
-        return (node for node in self.model.graph.node if node.op_type in kinds)
+        return (node for node in self.every if node.op_type in kinds)
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -134,6 +144,15 @@ class View:
     def quantized_conv(self, node: NodeProto) -> bool:
         """Whether the input and the weights of a convolution both come out of a DQ."""
         return all(self.maker(name, "DequantizeLinear") is not None for name in node.input[:2])
+
+
+def _graphs(graph: Any) -> Iterator[Any]:
+    """A graph, then those inside it."""
+    yield graph
+    for node in graph.node:
+        for item in node.attribute:
+            for inside in (*([item.g] if item.HasField("g") else []), *item.graphs):
+                yield from _graphs(inside)
 
 
 def newer_opset(view: View) -> Iterator[tuple[str, str]]:
@@ -297,7 +316,7 @@ def concat_scales(view: View) -> Iterator[tuple[str, str]]:
 def operator(view: View) -> Iterator[tuple[str, str]]:
     """An operator that the oldest TensorRT of the device does not know."""
     have = ".".join(map(str, view.tensorrt))
-    for node in view.model.graph.node:
+    for node in view.every:
         if node.domain:
             yield node.name, f"{node.domain}.{node.op_type} is no ONNX operator"
         elif node.op_type in NEVER:
@@ -312,15 +331,15 @@ def operator(view: View) -> Iterator[tuple[str, str]]:
 
 def double(view: View) -> Iterator[tuple[str, str]]:
     """Weights as float64."""
-    wide = [i.name for i in view.model.graph.initializer if i.data_type == DOUBLE]
-    for node in view.model.graph.node:
+    wide = [i.name for graph in view.graphs for i in graph.initializer if i.data_type == DOUBLE]
+    for node in view.every:
         if name := next((n for n in node.input if n in wide), None):
             yield node.name, f"it reads '{name}', which is float64"
 
 
 def rank(view: View) -> Iterator[tuple[str, str]]:
     """Tensors with too many dimensions."""
-    for node in view.model.graph.node:
+    for node in view.every:
         rank = max((len(view.shapes.get(name, ())) for name in (*node.input, *node.output)), default=0)
         if rank > LARGEST_RANK:
             yield node.name, f"a tensor of {rank} dimensions"
@@ -393,11 +412,11 @@ def fp16_range(view: View) -> Iterator[tuple[str, str]]:
 def dla_operator(view: View) -> Iterator[tuple[str, str]]:
     """Operators that no DLA takes, for a board that has one."""
     if view.dla:
-        others = Counter(n.op_type for n in view.model.graph.node if n.op_type not in DLA_TAKES)
+        others = Counter(n.op_type for n in view.every if n.op_type not in DLA_TAKES)
         if others:
             yield (
                 "",
-                f"of {len(view.model.graph.node)} operators {sum(others.values())} are {_listed(others)}",
+                f"of {len(view.every)} operators {sum(others.values())} are {_listed(others)}",
             )
 
 

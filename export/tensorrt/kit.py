@@ -9,7 +9,7 @@ from pathlib import Path
 from edgepv.base.files import whole_file
 
 KIT = "kit.pyz"
-MODULES = ("errors.py", "base/trt_layers.py", "targets/jetson.json", "runtimes/trt")
+MODULES = ("errors.py", "base/trt_layers.py", "base/vet.py", "targets/jetson.json", "runtimes/trt")
 """Files of edgepv, and folders of files, that the kit holds. All of them are Python 3.8."""
 MAIN = "import sys\n\nfrom edgepv.runtimes.trt.kit import main\n\nsys.exit(main())\n"
 FIXED = (1980, 1, 1, 0, 0, 0)  # the first date that a zip can hold: equal code gives equal bytes

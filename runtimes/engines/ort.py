@@ -110,15 +110,24 @@ def open(variant: Variant, read: Read, threads: int) -> OrtEngine:
 
 
 def session(
-    model: bytes, name: str, threads: int, providers: Sequence[Any], *, exact_sums: bool = True
+    model: bytes,
+    name: str,
+    threads: int,
+    providers: Sequence[Any],
+    *,
+    exact_sums: bool = True,
+    alone: bool = False,
 ) -> Any:
     """An InferenceSession that keeps to ``threads`` threads and stays quiet on warnings.
 
     name: the file's. providers: names, or (name, options). exact_sums: see
-    ``edgepv.base.optional.ort_options``.
+    ``edgepv.base.optional.ort_options``. alone: whether it is an error if an operator is left to the CPU, as
+    ONNX Runtime else does in silence with those that no provider takes (from its 1.16 on).
     """
     vet_onnx(model, name)
     options = ort_options(threads, exact_sums=exact_sums)
+    if alone:
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
         return ort_session(model, options, providers=providers, without=BROKEN_OPTIMIZERS)
     except Exception as e:  # onnxruntime raises a dozen types of its own

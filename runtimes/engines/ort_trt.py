@@ -22,7 +22,7 @@ def open(variant: Variant, read: Read, threads: int) -> OrtEngine:
     """Build the engine on this device, or take it from the cache, and load it.
 
     Raises TargetUnavailableError if ONNX Runtime has no TensorRT here, EngineError if it would have run the
-    file on something else.
+    file, or a part of it, on something else.
     """
     ort = need("onnxruntime", extra="jetson")
     if PROVIDER not in ort.get_available_providers():
@@ -30,8 +30,11 @@ def open(variant: Variant, read: Read, threads: int) -> OrtEngine:
             "no TensorRT on this machine: its ONNX Runtime has no TensorRT provider. Run the bundle on "
             "the Jetson, or replay its Q/DQ file here with --engine onnxruntime"
         )
-    wanted = ((PROVIDER, options(variant)), "CPUExecutionProvider")
-    opened = session(read(variant.path), variant.path, threads, wanted)
+    wanted = ((PROVIDER, options(variant)),)
+    try:
+        opened = session(read(variant.path), variant.path, threads, wanted, alone=True)
+    except EngineError as e:
+        raise EngineError(f"{e}. Use the engine tensorrt: edgepv build BUNDLE") from e
     refuse_fall_back(opened.get_providers(), variant.path)
     return OrtEngine(variant, opened)
 

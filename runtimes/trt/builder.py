@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
 
+from edgepv.base.vet import vet_onnx
 from edgepv.errors import EngineError
 from edgepv.runtimes.trt.bundle import Model
 from edgepv.runtimes.trt.device import Device, refuse_memory
@@ -67,8 +68,10 @@ def build(
     """The engine of an ONNX file and the attempt that made it. kind: one of ``kinds``.
 
     tactics: file of TensorRT's timing cache, read and written. say: hears of attempts and progress.
-    Raises DeviceError for too little memory, EngineError if TensorRT refuses the file or every attempt.
+    Raises DeviceError for too little memory, EngineError if TensorRT refuses the file or every attempt, and
+    UsageError for a file that keeps weights elsewhere: it could name any.
     """
+    vet_onnx(onnx, model.path)
     refuse_memory(device, COPIES * len(onnx) + LEAST_WORKSPACE, f"the build of {model.name}")
     said: list[str] = []
     for attempt in attempts(device.free):

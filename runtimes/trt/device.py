@@ -162,9 +162,10 @@ def refuse_version(version: str, *, jetson: bool) -> None:
 
 
 def refuse_target(device: Device, target: str) -> None:
-    """Raise TargetUnavailableError for a bundle that is for another board or JetPack than this device.
+    """Raise TargetUnavailableError for a bundle of another compute capability or JetPack than this device's.
 
-    A bundle for ``jetson`` is for every board, and may be tried on any GPU.
+    A bundle for ``jetson`` is for every board, and may be tried on any GPU. Boards of one compute capability
+    take each other's: an engine is built anew on each.
     """
     board, _, jetpack = target.partition("@")
     boards = table()["boards"]

@@ -12,13 +12,20 @@ import json
 import shutil
 import sys
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, Sequence
 
 import numpy as np
 
-from edgepv.errors import EdgepvError, ParityError, TargetUnavailableError, UsageError, told
+from edgepv.errors import (
+    AccuracyGateError,
+    EdgepvError,
+    ParityError,
+    TargetUnavailableError,
+    UsageError,
+    told,
+)
 from edgepv.runtimes.trt import builder, device, layers, measure, store
 from edgepv.runtimes.trt.bundle import Bundle, Model, limit, preprocess, rmse, sampled
 from edgepv.runtimes.trt.device import Device
@@ -245,8 +252,13 @@ def _kept(
     calls: int,
     judge: Judge | None = None,
 ) -> dict[str, Any]:
-    """Judge what is proven, time it in turns, note both, and keep the fastest that is not refused."""
-    times, judged = _measured(proven, here, calls, judge)
+    """Judge what is proven, time it in turns, note both, and keep the fastest that is not refused.
+
+    What clips said of an engine on this device stands until clips are given again. Raises AccuracyGateError
+    if they refused all that is proven.
+    """
+    before = store.noted(bundle.digest, here).get("judged", {})
+    times, judged = _measured(proven, here, calls, judge or _as_before(before))
     for candidate in proven:
         name = candidate.model.name
         row = {**times[name], "accuracy": judged[name].facts or NOT_JUDGED}
@@ -257,13 +269,27 @@ def _kept(
     fit = [name for name in times if not judged[name].refused]
     for name in set(times) - set(fit):
         say(f"{name}: not kept: {judged[name].refused}")
+    if not fit:
+        raise AccuracyGateError(
+            f"no engine is kept: {next(iter(judged.values())).refused}. Leave --variant out, or have it "
+            "judged anew: edgepv build BUNDLE --clips DIR"
+        )
     fit.sort(key=lambda name: times[name]["p50_ms"])
     best = fit[0]
     accuracy = {name: one.facts or NOT_JUDGED for name, one in judged.items()}
     facts = {"variant": best, "fit": fit, "why": _why(fit), "times": times, "accuracy": accuracy}
-    store.keep(bundle.digest, here, facts)
+    said = {name: asdict(one) for name, one in judged.items()} if judge else {}
+    store.keep(bundle.digest, here, {**facts, "judged": {**before, **said}})
     say(f"kept: {best}, {facts['why']}")
     return {"bundle": bundle.digest, "device": here.as_json(), **facts}
+
+
+def _as_before(before: dict[str, Any]) -> Judge:
+    """What was said of engines when clips were last given; of others that there were none."""
+    unseen = Judgement(NOT_JUDGED, "", {})
+    said = {name: Judgement(**one) for name, one in before.items()}
+    old = {name: replace(one, told=f"{one.told}, as judged before") for name, one in said.items()}
+    return lambda engines: {name: old.get(name, unseen) for name in engines}
 
 
 def _ms(value: float | None) -> str:
@@ -277,14 +303,14 @@ def _why(fit: Sequence[str]) -> str:
 
 
 def _measured(
-    proven: Sequence[Candidate], here: Device, calls: int, judge: Judge | None
+    proven: Sequence[Candidate], here: Device, calls: int, judge: Judge
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Judgement]]:
     """Times by variant, with clocks and power mode before and after, and judgements."""
     opened: dict[str, TrtEngine] = {}
     try:
         for candidate in proven:
             opened[candidate.model.name] = _opened(candidate, here)
-        judged = judge(opened) if judge else {name: Judgement(NOT_JUDGED, "", {}) for name in opened}
+        judged = judge(opened)
         times = measure.interleaved(opened, calls)
     finally:
         for engine in opened.values():

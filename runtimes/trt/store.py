@@ -100,12 +100,20 @@ def keep(bundle_digest: str, device: Device, facts: dict[str, Any]) -> None:
     write(_kept(bundle_digest), json.dumps({"device": device.key, **facts}, indent=1).encode())
 
 
+def noted(bundle_digest: str, device: Device) -> dict[str, Any]:
+    """What ``keep`` noted of a bundle on this device; nothing where it did not, or the file is damaged."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        data: dict[str, Any] = json.loads(_kept(bundle_digest).read_text(encoding="utf-8"))
+        if data["device"] == device.key:
+            return data
+    return {}
+
+
 def kept(bundle_digest: str, device: Device) -> tuple[str, ...]:
     """The variants of a bundle that this device may run, the kept one first; () if nothing was kept."""
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        data = json.loads(_kept(bundle_digest).read_text(encoding="utf-8"))
-        if data["device"] == device.key:
-            return (str(data["variant"]), *(str(n) for n in data.get("fit", ()) if n != data["variant"]))
+    with contextlib.suppress(KeyError):
+        data = noted(bundle_digest, device)
+        return (str(data["variant"]), *(str(n) for n in data.get("fit", ()) if n != data["variant"]))
     return ()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -267,3 +268,32 @@ def test_a_dash_makes_no_file_of_that_name(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(UsageError, match="not written to stdout"), whole_file(Path("-")):
         pass
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_a_turn_is_one_at_a_time_and_nobody_else_can_hold_it(older: bool, tmp_path: Path) -> None:
+    """Who can open a lock file can hold its lock for ever, and a run that chooses anew would wait for it."""
+    path = tmp_path / "new" / "timing.lock"
+    if older:
+        path.parent.mkdir()
+        path.touch(mode=0o644)
+    before = os.umask(0)
+    try:
+        with files.turn(path):
+            assert path.stat().st_mode & 0o777 == 0o600
+            with path.open() as other, pytest.raises(BlockingIOError):
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with path.open() as other:
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.umask(before)
+
+
+def test_a_turn_follows_no_link(tmp_path: Path) -> None:
+    (tmp_path / "other").touch(mode=0o644)
+    (tmp_path / "lock").symlink_to(tmp_path / "other")
+    with pytest.raises(OSError, match="symbolic links"), files.turn(tmp_path / "lock"):
+        pass
+    os.link(tmp_path / "other", tmp_path / "hard")
+    with files.turn(tmp_path / "hard"):
+        assert (tmp_path / "other").stat().st_mode & 0o777 == 0o644

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,8 +14,8 @@ from onnx import numpy_helper
 
 from edgepv.bundle import manifest
 from edgepv.device.judge import Judge
-from edgepv.errors import UsageError
-from edgepv.runtimes.trt import bundle, kit, measure
+from edgepv.errors import AccuracyGateError, UsageError
+from edgepv.runtimes.trt import bundle, device, kit, measure, store
 from edgepv.runtimes.trt.engine import TrtEngine
 
 pytestmark = pytest.mark.slow
@@ -38,6 +39,9 @@ def test_both_engines_are_judged_on_the_clips_and_it_is_noted(
     assert float_["drop"] is None and int8["drop"]["max_drop"] == 1.0
     told = [line for line in lines if "accuracy on this device: top-1" in line]
     assert len(told) == 2 and "against tensorrt-fp32: " in told[1]
+    del lines[:]
+    kit.build(bundle.Bundle(jetson_bundle), lines.append, calls=2, judge=judge, only="tensorrt-int8")
+    assert any(line.endswith(", with no engine in float to hold it against") for line in lines)
 
 
 def one_label(folder: Path, label: str, few_clips: Path) -> Path:
@@ -90,6 +94,32 @@ def test_a_refused_engine_is_not_kept_however_fast(
     found = kit.build(bundle.Bundle(jetson_bundle), lines.append, calls=2, judge=judge)
     assert found["variant"] == "tensorrt-fp32"
     assert "tensorrt-int8: not kept: it loses" in lines
+
+
+def test_what_clips_refused_is_not_kept_by_a_later_run_without_clips(
+    jetson_bundle: Path, on_jetson: Callable[..., ModuleType]
+) -> None:
+    on_jetson()
+    opened, lines = bundle.Bundle(jetson_bundle), list[str]()
+
+    def judge(engines: dict[str, TrtEngine]) -> dict[str, kit.Judgement]:
+        return {n: kit.Judgement("top-1", "it loses" if "fp32" in n else "", {"n": 1}) for n in engines}
+
+    kit.build(opened, lines.append, calls=2, judge=judge)
+    runs: list[Callable[..., dict[str, Any]]] = [kit.bench, kit.build]
+    for again in runs:
+        del lines[:]
+        assert again(opened, lines.append, calls=2)["fit"] == ["tensorrt-int8"]
+        assert "tensorrt-fp32: not kept: it loses" in lines
+        assert "tensorrt-fp32: accuracy on this device: top-1, as judged before" in lines
+    with pytest.raises(AccuracyGateError, match="no engine is kept: it loses.*--clips DIR"):
+        kit.build(opened, lines.append, calls=2, only="tensorrt-fp32")
+    assert store.kept(opened.digest, device.find()) == ("tensorrt-int8",), "what was kept stays"
+    kit.build(opened, lines.append, calls=2, only="tensorrt-int8")
+    assert kit.bench(opened, lines.append, calls=2)["fit"] == ["tensorrt-int8"]
+    seen = {n: kit.Judgement("top-1", "", {"n": 1}) for n in ("tensorrt-fp32", "tensorrt-int8")}
+    assert len(kit.build(opened, lines.append, calls=2, judge=lambda engines: seen)["fit"]) == 2
+    assert len(kit.bench(opened, lines.append, calls=2)["fit"]) == 2
 
 
 def test_clips_without_labels_judge_nothing(jetson_bundle: Path, tmp_path: Path) -> None:

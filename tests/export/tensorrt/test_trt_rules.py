@@ -15,6 +15,7 @@ from onnx import helper  # noqa: E402
 from planted_rules import CLEAN, PLANTED, found  # noqa: E402
 
 from edgepv.base.optional import present  # noqa: E402
+from edgepv.export.for_jetson import summary  # noqa: E402
 from edgepv.export.tensorrt import opset, rewrite  # noqa: E402
 from edgepv.export.tensorrt.parser import parse_with_nvidia  # noqa: E402
 from edgepv.export.tensorrt.rules import RULES, check  # noqa: E402
@@ -72,6 +73,28 @@ def test_a_finding_names_the_node_and_says_what_to_do() -> None:
     assert (one.node, one.severity) == ("conv", "warning")
     assert one.message.startswith("an INT8 convolution with 2 groups. INT8 kernels work on 4")
     assert one.cure == "leave it in float (edgepv does)"
+
+
+def test_what_stands_in_a_branch_is_checked_too() -> None:
+    """Detectors of torchvision have them."""
+    inside = PLANTED["TopK"].build().graph
+    branch = helper.make_graph(inside.node, "branch", [], inside.output, inside.initializer)
+    which = helper.make_tensor("which", onnx.TensorProto.BOOL, [], [True])
+    node = helper.make_node("If", ["which"], ["y", "i"], "choose", then_branch=branch, else_branch=branch)
+    graph = helper.make_graph([node], "g", inside.input, inside.output, [which])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    onnx.checker.check_model(model, full_check=True)
+    assert [f.rule for f in check(model, opset_limit=21)] == ["topk", "topk"]
+
+
+def test_an_export_says_where_the_first_error_is_and_what_to_do() -> None:
+    assert summary(found(PLANTED["TopK"])) == (
+        "our rules found 1 errors (at 'TopK_y': TopK with K = 3841. It parses and the build fails: at most "
+        "K = 3840; take fewer), 0 warnings"
+    )
+    told = summary(found(PLANTED["dynamic"]))
+    assert told.startswith("our rules found 1 errors (at 'the file': the shape of input 'x' is not static")
+    assert summary(found(PLANTED["two groups"])) == "our rules found 0 errors, 1 warnings"
 
 
 def test_every_rule_of_the_table_is_broken_by_a_model_and_has_a_cure_and_a_source() -> None:

@@ -7,16 +7,21 @@ import importlib.util
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import onnx
 import pytest
 from support import ROOT
+from test_claims import script as benchmark
+from test_results import missing
 
 from edgepv.base import cache
 from edgepv.bundle import golden, manifest
 from edgepv.bundle.proof import proven
+from edgepv.cli.app import main
 from edgepv.data import frames as data_frames
 from edgepv.errors import DeviceError, EngineError, ParityError, TargetUnavailableError, UsageError
 from edgepv.pipeline import combine
@@ -153,6 +158,25 @@ def test_what_the_parser_refuses_is_said_in_its_words(opened: bundle.Bundle, on_
         built(opened)
 
 
+def test_a_file_with_weights_elsewhere_reaches_no_parser(
+    opened: bundle.Bundle, on_jetson: OnJetson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = on_jetson()
+    model = onnx.load_from_string(opened.checked(opened.model("tensorrt-fp32").path))
+    weight = model.graph.initializer[0]
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value="/etc/passwd")
+    real = bundle.Bundle.checked
+    monkeypatch.setattr(
+        bundle.Bundle,
+        "checked",
+        lambda self, name: model.SerializeToString() if name.endswith(".onnx") else real(self, name),
+    )
+    with pytest.raises(UsageError, match="op17.onnx keeps its weights in another file"):
+        built(opened)
+    assert ("network", 1) not in fake.calls
+
+
 def test_an_int8_engine_that_is_float_inside_is_not_kept(opened: bundle.Bundle, on_jetson: OnJetson) -> None:
     fake = on_jetson()
     fake.script.kind = "Half"
@@ -174,6 +198,20 @@ def test_an_engine_that_answers_in_float_does_not_pass_for_int8(
         built(opened, only="tensorrt-int8")
     with pytest.raises(UsageError, match="no engine of this bundle is built and self-tested"):
         kit.bench(opened, lambda line: None, calls=2)
+
+
+def test_an_engine_that_tells_no_precision_is_proven_by_its_answers_alone(
+    opened: bundle.Bundle, on_jetson: OnJetson
+) -> None:
+    fake = on_jetson()
+    fake.script.kind = fake.script.rest = "N/A due to dynamic shapes"
+    lines = built(opened, only="tensorrt-int8")
+    assert "tensorrt-int8: layers: 0 of 3 as planned, 3 not told" in lines
+    assert lines[-1].startswith("kept: tensorrt-int8")
+    shutil.rmtree(store.root())
+    fake.script.onnx = opened.checked(opened.model("tensorrt-fp32").path)
+    with pytest.raises(ParityError, match="tensorrt-int8 answers otherwise here"):
+        built(opened, only="tensorrt-int8")
 
 
 def test_a_proof_that_fails_later_takes_the_words_back(opened: bundle.Bundle, on_jetson: OnJetson) -> None:
@@ -410,6 +448,27 @@ def test_bundles_that_are_none_are_one_line(
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_a_bundle_that_is_swapped_after_its_check_is_not_built(
+    jetson_bundle: Path,
+    on_jetson: OnJetson,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What was signed is what is built: the kit reads the manifest again."""
+    fake, folder, honest = on_jetson(), shutil.copytree(jetson_bundle, tmp_path / "b"), manifest.check
+
+    def swapped(opened: manifest.Bundle) -> int:
+        count = honest(opened)
+        manifest.write(folder, replace(opened.content, name="other"), opened.measured)
+        return count
+
+    monkeypatch.setattr(manifest, "check", swapped)
+    assert main(["build", str(folder), "--calls", "2"]) == 2
+    assert "was changed while it was checked" in capsys.readouterr().err
+    assert fake.calls == []
+
+
 def test_the_kits_arithmetic_is_the_products(jetson_bundle: Path) -> None:
     """What Python 3.8 cannot import is written anew in it: both must say the same."""
     whole = manifest.read(jetson_bundle)
@@ -466,8 +525,28 @@ def test_the_benchmark_for_a_board_notes_what_came_out_and_what_was_refused(
         on_jetson(**machine)
         monkeypatch.setattr("sys.argv", ["jetson.py", str(jetson_bundle), "--calls", "2"])
         script.main()
-    rows = json.loads((tmp_path / "jetson.json").read_text())
+    result = json.loads((tmp_path / "jetson.json").read_text())
+    assert missing(result) == set(), "it can be committed as it is"
+    rows = result["rows"]
     assert rows[0]["found"]["variant"] in rows[0]["said"][-1] and "no GPU for TensorRT" in rows[1]["refused"]
     lines = script.table(rows).splitlines()
     assert len(lines) == 5 and sum(line.endswith("| yes | kept |") for line in lines) == 1
     assert "not known, not known, 10.3.0, not known | tensorrt-int8 |" in lines[3]
+    assert benchmark("results").says_jetson(result).endswith(f"; {jetson_bundle.name}: refused")
+
+
+def test_the_tests_that_wait_for_a_gpu_pass_on_the_fakes(
+    jetson_bundle: Path, on_jetson: OnJetson, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They run nowhere else until a GPU is at hand, and a slip in them would be found only there."""
+    on_jetson()
+    path = ROOT / "tests" / "hardware" / "test_gpu.py"
+    spec = importlib.util.spec_from_file_location("waiting_for_a_gpu", path)
+    assert spec and spec.loader
+    waiting = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(waiting)
+    try:
+        waiting.test_the_driver_records_copies_and_replays_them()
+        waiting.test_a_bundle_is_built_proven_and_run(jetson_bundle, tmp_path, monkeypatch)
+    except pytest.skip.Exception as e:
+        pytest.fail(f"it would be skipped on the device: {e}")
