@@ -99,7 +99,8 @@ def fuzz(runs: int, seconds: int, seed: int) -> dict[str, Any]:
         build(program)
         write_seeds(seeds, Path(tmp) / "words")
         options = {
-            "runs": runs,
+            "runs": runs or -1,
+            "max_total_time": seconds,
             "seed": seed,
             "max_len": LONGEST,
             "timeout": HANG_S,
@@ -123,11 +124,13 @@ def fuzz(runs: int, seconds: int, seed: int) -> dict[str, Any]:
 def main() -> None:
     """Fuzz, and write what came of it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=1_000_000, help="inputs")
+    parser.add_argument("--runs", type=int, default=1_000_000, help="inputs; 0: no limit")
     parser.add_argument("--seconds", type=int, default=0, help="end after so many seconds; 0: no limit")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
+    if not options.runs and not options.seconds:
+        parser.error("--runs 0 and --seconds 0 would never end: give one of them")
     about = {"measured_at": now(), "device": encode(device_facts()), "seed": options.seed}
     write_json(options.out, {**about, **fuzz(options.runs, options.seconds, options.seed)})
 

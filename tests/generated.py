@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 
 from edgepv.base.optional import ort_options, ort_session
+from edgepv.export import to_onnx
 from edgepv.firmware import FLAGS, Firmware
-from edgepv.stream import Stepper, Tensors
+from edgepv.model.checkpoint import build
+from edgepv.stream import Stepper, Tensors, convert
 from edgepv.types import Variant
+from edgepv.zoo import checkpoint
 
 C = Path(__file__).resolve().parents[1] / "edgepv" / "firmware" / "c"
 WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wconversion")
@@ -142,8 +145,8 @@ def _at(memory: np.ndarray) -> ctypes.c_void_p:
     return ctypes.c_void_p(memory.ctypes.data)
 
 
-def reference(variant: Variant, onnx_bytes: bytes) -> Stepper:
-    """The same model in ONNX Runtime, with the graph as it stands."""
+def as_it_stands(variant: Variant, onnx_bytes: bytes) -> Callable[[Tensors], Tensors]:
+    """One step in ONNX Runtime with the graph as it stands, by the names of the spec."""
     session = ort_session(onnx_bytes, ort_options(rewrites="none"))
     names = list(variant.outputs)
     files = [variant.outputs[name] for name in names]
@@ -152,9 +155,25 @@ def reference(variant: Variant, onnx_bytes: bytes) -> Stepper:
         outputs = session.run(files, {variant.inputs[name]: value for name, value in feeds.items()})
         return dict(zip(names, outputs))
 
-    return Stepper(infer, variant.spec, variant.stream)
+    return infer
+
+
+def reference(variant: Variant, onnx_bytes: bytes) -> Stepper:
+    """The same model in ONNX Runtime, its states carried."""
+    return Stepper(as_it_stands(variant, onnx_bytes), variant.spec, variant.stream)
 
 
 def answers(variant: Variant, outputs: Tensors) -> np.ndarray:
     """All answers of a step, one behind the other."""
     return np.concatenate([outputs[a.name].reshape(-1) for a in variant.spec.answers])
+
+
+def lowered_net(name: str, folder: Path) -> tuple[Variant, bytes]:
+    """(variant, file) of a net of the zoo as it steps; the file is ``model.onnx`` in the folder."""
+    saved = checkpoint(name)
+    module, spec = build(saved), saved.spec
+    if spec.input.layout == "NCTHW":
+        module = convert(module, spec)
+        spec = module.spec
+    path = folder / "model.onnx"
+    return to_onnx.lower(module, spec, path), path.read_bytes()

@@ -88,14 +88,25 @@ def float_row(report: Report, row: Measurement) -> Measurement | None:
 
 
 def _smaller(report: Report, row: Measurement) -> Fact:
-    """How much smaller the file is than the float one of its target."""
-    beside = float_row(report, row)
-    here = size(row.bytes) if row.bytes else NOT_MEASURED
-    if row.precision == "fp32" or beside is None or not beside.bytes or not row.bytes:
-        return Fact(here, "model file")
-    return Fact(
-        f"{beside.bytes / row.bytes:.1f}x", "smaller file", f"{here}; in float32 {size(beside.bytes)}"
-    )
+    """How much smaller the file is than the original's, or where that is not known than in float32."""
+    if not row.bytes:
+        return Fact(NOT_MEASURED, "model file")
+    rows = {one.variant: one for one in report.rows}
+    base = rows.get(original(report, row, rows) or "")
+    beside = float_row(report, row) if row.precision != "fp32" else None
+    sizes = [size(row.bytes)]
+    if base and base.bytes:
+        sizes.append(f"the original {size(base.bytes)}")
+    if beside and beside.bytes:
+        sizes.append(f"in float32 {size(beside.bytes)}")
+    note = "; ".join(sizes)
+    if base and base.bytes:
+        times = base.bytes / row.bytes
+        more = f"{times:.1f}x" if times >= 1 else f"{1 / times:.1f}x"
+        return Fact(more, f"{'smaller' if times >= 1 else 'larger'} than the original", note)
+    if beside and beside.bytes:
+        return Fact(f"{beside.bytes / row.bytes:.1f}x", "smaller than in float32", note)
+    return Fact(size(row.bytes), "model file")
 
 
 def _faster(report: Report, row: Measurement, latency: Latency | None) -> Fact:

@@ -87,6 +87,8 @@ class Replay:
 
 REPLAYS = {
     "area": Replay(Toy(9, 7), 40, 24, "nv12"),
+    "area of three bytes": Replay(Toy(13, 7), 40, 24, "rgb"),
+    "area as wide as before": Replay(Toy(11, 7), 11, 24, "bgr"),
     "linear": Replay(Toy(20, 17, "bgr", chunk=2), 12, 31, "bgr"),
     "whole": Replay(Toy(8, 6, "grey", warmup=0), 16, 12, "grey"),
     "births": Replay(Tracker(24, 18, 12), 60, 48, "grey"),

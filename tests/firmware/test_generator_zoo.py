@@ -12,19 +12,17 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from generated import Generated, answers, any_compiler, compiled, reference
+from generated import Generated, answers, any_compiler, compiled, lowered_net, reference
 from support import ROOT
 
-from edgepv.export import to_onnx
 from edgepv.firmware import Firmware, generate
 from edgepv.firmware.compiler import needed
 from edgepv.firmware.exact import ExactEngine
-from edgepv.model.checkpoint import build
 from edgepv.quantize import int8_onnx
 from edgepv.quantize.step import Calibration
-from edgepv.stream import Stepper, Tensors, convert
+from edgepv.stream import Stepper, Tensors
 from edgepv.types import Variant
-from edgepv.zoo import MODELS, checkpoint
+from edgepv.zoo import MODELS
 
 pytestmark = pytest.mark.slow
 FRAMES = 40
@@ -49,13 +47,7 @@ def lowered(tmp_path_factory: pytest.TempPathFactory) -> Lower:
 
     def lower(name: str) -> tuple[Variant, bytes]:
         if name not in known:
-            saved = checkpoint(name)
-            module, spec = build(saved), saved.spec
-            if spec.input.layout == "NCTHW":
-                module = convert(module, spec)
-                spec = module.spec
-            path = tmp_path_factory.mktemp("zoo") / "model.onnx"
-            known[name] = to_onnx.lower(module, spec, path), path.read_bytes()
+            known[name] = lowered_net(name, tmp_path_factory.mktemp("zoo"))
         return known[name]
 
     return lower

@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,10 @@ from live_support import SYSTEM_PYTHON
 from support import ROOT
 from toy_core import LABELS, Toy, picture, python_session
 
+from edgepv import bundle
+from edgepv.bundle import golden
+from edgepv.firmware.compiled import compiled_here
+from edgepv.firmware.compiler import needed
 from edgepv.runtimes.lane import Answer
 from edgepv.runtimes.sources.pace import Due
 
@@ -139,6 +143,29 @@ def test_gst_launch_says_what_python_says(element: Element, kind: str, rate: str
             float(number / camera) * 1e9, abs=len(pictures)
         )  # it adds whole ns
         compare({**got, "valid": got["valid"] == "true", "restarted": got["restarted"] == "true"}, answer)
+
+
+def test_a_golden_clip_gives_the_golden_answers(
+    element: Element, step_bundle: Path, tmp_path: Path, compiling: None
+) -> None:
+    """The frames that a bundle recorded, through the C of its model: what an engine answered to them."""
+    opened = bundle.read(step_bundle)
+    variant = opened.variant("onnxruntime-fp32")
+    own = replace(variant, name="native-fp32", engine="native")
+    library = compiled_here(own, opened.checked(variant.path), needed())
+    recorded = golden.of_variant(golden.load(opened), variant.name)
+    count, height, width, _ = recorded["frames"].shape
+    rows = np.pad(recorded["frames"].reshape(count, height, -1), ((0, 0), (0, 0), (0, -3 * width % 4)))
+    (tmp_path / "golden.raw").write_bytes(rows.tobytes())
+    fps = Fraction(variant.spec.fps)
+    source = f"filesrc location={tmp_path / 'golden.raw'} ! rawvideoparse format=bgr width={width}"
+    size = f"height={height} framerate={fps.numerator}/{fps.denominator}"
+    said = told(element.launch(f"{source} {size} ! edgepv library={library} ! fakesink"))
+    powers = np.exp(recorded[variant.name] - recorded[variant.name].max(1, keepdims=True))
+    scores = powers / powers.sum(1, keepdims=True)
+    assert len(said) == count >= 8
+    assert [one["label"] for one in said] == [variant.spec.labels[i] for i in scores.argmax(1)]
+    np.testing.assert_allclose([float(one["score"]) for one in said], scores.max(1), atol=1e-4)
 
 
 def test_buffers_tell_scores_where_gstreamer_has_a_form_for_it(element: Element) -> None:

@@ -22,11 +22,13 @@ addEventListener("load", () => {
   const wide = document.scrollingElement.scrollWidth, view = innerWidth;
   const small = [...document.querySelectorAll("td, th, p, dd, dt, li, small, h1, h2, h3")]
     .filter(e => e.textContent.trim() && parseFloat(getComputedStyle(e).fontSize) < 11).length;
-  parent.postMessage(JSON.stringify({wide, view, small}), "*");
+  const cut = [...document.querySelectorAll(".scroll")].filter(e => e.scrollWidth > e.clientWidth + 1)
+    .map(e => e.getAttribute("aria-label") || e.closest("section").id);
+  parent.postMessage(JSON.stringify({wide, view, small, cut}), "*");
 });
 </script>
 """
-"""What the page measures of itself: its width beside the window's, and words set below 11 px."""
+"""What the page measures of itself: its width and the window's, words below 11 px, what must be scrolled."""
 FRAME = """<!doctype html><iframe width="{width}" height="900" style="border: 0" src="{page}"></iframe>
 <script>onmessage = said => {{ document.title = said.data; }};</script>"""
 """A window in a window: the browser's own is never narrower than 500 px."""

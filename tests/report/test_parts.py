@@ -23,6 +23,7 @@ from edgepv.report.replays import STRETCHES, live_run, read_live
 from edgepv.report.results import join
 from edgepv.types import Accuracy, Latency, Measurement, PairedDrop, Report, decode, encode
 
+DEMO = Path(__file__).parents[2] / "docs" / "demo-report.json"
 RUN = ("torch-fp32", "fast", "worse", "slow")
 MOST_PAGE = 1_000_000  # bytes of a page of some twenty rows
 
@@ -136,6 +137,15 @@ def test_a_report_without_the_parts_is_drawn_without_them() -> None:
         assert f'id="{part}"' in full, part
     assert "edgepv sensitivity pv-c3d-valid" in full and "4f" * 32 in full
     assert "+25.00 (+3.00 to +47.00)" in to_markdown(every_part(timed()))
+
+
+def test_every_table_of_the_markdown_is_on_the_page() -> None:
+    """Those of the demo, whose model was made to step; what ships is the page's cards."""
+    shown = every_part(decode(Report, json.loads(DEMO.read_text(encoding="utf-8"))))
+    titles = re.findall(r"^## (.+)$", to_markdown(shown), re.MULTILINE)
+    page = to_html(shown)
+    assert len(titles) > 15 and "From clip to stream" in titles
+    assert [title for title in titles if f"<h2>{title}</h2>" not in page] == ["What ships"]
 
 
 def test_the_page_and_the_json_of_twenty_rows_stay_small() -> None:

@@ -520,10 +520,24 @@ def test_the_first_screen_says_what_ships_and_what_it_costs() -> None:
     assert 'class="card"' not in to_html(example()), "a report that does not say what runs has no cards"
 
 
-def test_a_smaller_file_is_held_against_the_float_file_of_its_target() -> None:
-    sized = (replace(row, bytes=8_840_000) if row.variant == "ov-fp32" else row for row in example().rows)
-    (card,) = shipped.cards(replace(example(), rows=tuple(sized), runs=("ov-int8",)))
-    assert card.facts[0] == shipped.Fact("4.0x", "smaller file", "2.21 MB; in float32 8.84 MB")
+def test_a_smaller_file_is_held_against_the_original_and_told_in_float_too() -> None:
+    sizes = {"ov-fp32": 8_840_000, "torch-fp32": 4_420_000}
+
+    def size_told(*known: str) -> shipped.Fact:
+        rows = (
+            replace(row, bytes=sizes[row.variant] if row.variant in known else row.bytes)
+            for row in example().rows
+        )
+        (card,) = shipped.cards(replace(example(), rows=tuple(rows), runs=("ov-int8",)))
+        return card.facts[0]
+
+    both = "2.21 MB; the original 4.42 MB; in float32 8.84 MB"
+    assert size_told("ov-fp32", "torch-fp32") == shipped.Fact("2.0x", "smaller than the original", both)
+    assert size_told("ov-fp32") == shipped.Fact(
+        "4.0x", "smaller than in float32", "2.21 MB; in float32 8.84 MB"
+    )
+    sizes["torch-fp32"] = 1_105_000
+    assert size_told("torch-fp32").value == "2.0x" and "larger" in size_told("torch-fp32").what
 
 
 def test_a_device_that_is_not_here_has_a_card_without_a_speed() -> None:

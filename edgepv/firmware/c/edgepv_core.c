@@ -65,9 +65,18 @@ static void normalise_colour(const edgepv_session *s, const uint8_t *row, float 
     const resizer *r = &s->picture;
     const size_t step = colour_step(r), as_is = (r->camera.format == EDGEPV_RGB24) == (m->rgb != 0);
     const uint8_t *first = row + (as_is ? 0 : 2 * step), *middle = row + step, *last = row + (as_is ? 2 * step : 0);
+    uint32_t x = 0, at = 0;
 
+#if COLOURS_TOGETHER /* but of the last pixel: a float more than three is written */
+    const colours scale = {m->scale[0], m->scale[1], m->scale[2]}, shift = {m->shift[0], m->shift[1], m->shift[2]};
+    for (; step > 0 && x + 1 < m->width; x++, at += r->channels, to += 3) {
+        colours v = colours_of(row + at);
+        v = (as_is ? v : BACKWARDS(v)) * scale - shift;
+        memcpy(to, &v, sizeof v);
+    }
+#endif
     UNROLLED
-    for (uint32_t x = 0, at = 0; x < m->width; x++, at += r->channels, to += 3) {
+    for (; x < m->width; x++, at += r->channels, to += 3) {
         to[0] = (float)first[at] * m->scale[0] - m->shift[0];
         to[1] = (float)middle[at] * m->scale[1] - m->shift[1];
         to[2] = (float)last[at] * m->scale[2] - m->shift[2];

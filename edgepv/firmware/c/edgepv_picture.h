@@ -13,6 +13,22 @@
 #define MOST_SIDE 16384u /* pixels: keeps every sum and index below 32 bits */
 #define LINEAR_ONE 2048  /* OpenCV's unit of weights when it enlarges bytes */
 
+#if (__GNUC__ > 8 || defined(__clang__)) && (defined(__SSE2__) || defined(__ARM_NEON)) && !defined(__ARM_BIG_ENDIAN)
+#define COLOURS_TOGETHER 1 /* vectors of GCC and clang; elsewhere the same in plain C99 */
+typedef float colours __attribute__((vector_size(16)));
+typedef int32_t four_numbers __attribute__((vector_size(16)));
+typedef int16_t eight_numbers __attribute__((vector_size(16)));
+typedef int8_t sixteen_numbers __attribute__((vector_size(16)));
+#if defined(__clang__)
+#define MIXED(kind, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define MIXED(kind, a, b, ...) __builtin_shuffle(a, b, (kind){__VA_ARGS__})
+#endif
+#define BACKWARDS(v) MIXED(four_numbers, v, v, 2, 1, 0, 3)
+#else
+#define COLOURS_TOGETHER 0
+#endif
+
 typedef struct { /* memory that is handed out part by part; without a base it is only counted */
     uint8_t *base;
     size_t used;
@@ -30,13 +46,13 @@ typedef struct {
     edgepv_camera camera;
     scaling how;
     uint32_t width, height;       /* of the result */
-    uint32_t channels, planes;    /* of a row: pixels of 3 in 1, of NV12 1 in 3 behind each other, grey 1 in 1 */
+    uint32_t channels;            /* bytes of a pixel in a row: NV12 is 4 once it is blue, green, red and nothing */
     uint32_t factor_x, factor_y;  /* of WHOLE_FACTORS */
     tap *columns, *rows;
-    uint8_t *converted;           /* one source row of NV12, in blue, green and red */
+    uint32_t *converted;          /* one source row of NV12, as pixels */
     uint8_t *small;               /* one row of the result */
     void *sums[2];                /* two rows of the result before they are rounded: float, uint32_t or int32_t */
-    uint32_t held[2];             /* LINEAR: the source row, counted from 1, that each of them has; 0 for none */
+    uint32_t held[2];             /* AREA, LINEAR: the source row, counted from 1, whose sums are there; 0 for none */
 } resizer;
 
 static void *take(store *from, size_t bytes)
@@ -167,28 +183,33 @@ static uint8_t whole_byte(int32_t value)
     return clamped(value < 0 ? 0 : value >> 20);
 }
 
-/* A row of NV12 as three rows, blue, green and red: ITU-R BT.601, limited range, in OpenCV's fixed point. */
+/* A pixel as it lies in memory: blue, green, red and 0. */
+static uint32_t pixel_of(uint32_t blue, uint32_t green, uint32_t red)
+{
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    return blue << 24 | green << 16 | red << 8;
+#else
+    return blue | green << 8 | red << 16;
+#endif
+}
+
+/* A row of NV12 as pixels: ITU-R BT.601, limited range, in OpenCV's fixed point. */
 static void convert_nv12(const uint8_t *restrict luma, const uint8_t *restrict chroma, uint32_t width,
-                         uint8_t *restrict bgr)
+                         uint32_t *restrict pixels)
 {
     const int32_t half = 1 << 19, luma_unit = 1220542;
-    uint8_t *restrict blues = bgr, *restrict greens = bgr + width, *restrict reds = bgr + 2 * (size_t)width;
 
-    for (size_t x = 0, pairs = width / 2; pairs > 0; pairs--, x += 2) {
+    for (size_t x = 0; x < width; x += 2) {
         int32_t u = chroma[x] - 128, v = chroma[x + 1] - 128;
         int32_t blue = half + 2116026 * u, green = half - 409993 * u - 852492 * v, red = half + 1673527 * v;
         int32_t left = luma[x] < 16 ? 0 : (luma[x] - 16) * luma_unit;
         int32_t right = luma[x + 1] < 16 ? 0 : (luma[x + 1] - 16) * luma_unit;
-        blues[x] = whole_byte(left + blue);
-        blues[x + 1] = whole_byte(right + blue);
-        greens[x] = whole_byte(left + green);
-        greens[x + 1] = whole_byte(right + green);
-        reds[x] = whole_byte(left + red);
-        reds[x + 1] = whole_byte(right + red);
+        pixels[x] = pixel_of(whole_byte(left + blue), whole_byte(left + green), whole_byte(left + red));
+        pixels[x + 1] = pixel_of(whole_byte(right + blue), whole_byte(right + green), whole_byte(right + red));
     }
 }
 
-/* Row y of the picture: `planes` rows, one behind the other. */
+/* Row y of the picture. */
 static const uint8_t *source_row(const resizer *r, const edgepv_frame *frame, uint32_t y)
 {
     const uint8_t *row = frame->plane[0] + (size_t)y * frame->stride[0];
@@ -196,15 +217,29 @@ static const uint8_t *source_row(const resizer *r, const edgepv_frame *frame, ui
     if (r->camera.format != EDGEPV_NV12)
         return row;
     convert_nv12(row, frame->plane[1] + (size_t)(y / 2) * frame->stride[1], r->camera.width, r->converted);
-    return r->converted;
+    return (const uint8_t *)r->converted;
 }
 
-static void add_whole(const uint8_t *row, uint32_t width, uint32_t channels, uint32_t factor, uint32_t *sums)
+static void add_whole(const uint8_t *row, uint32_t width, uint32_t factor, uint32_t *sums)
 {
-    for (uint32_t x = 0; x < width; x++, sums += channels)
-        for (uint32_t k = 0; k < factor; k++, row += channels)
-            for (uint32_t c = 0; c < channels; c++)
-                sums[c] += row[c];
+    for (uint32_t x = 0; x < width; x++, row += factor)
+        for (uint32_t k = 0; k < factor; k++)
+            sums[x] += row[k];
+}
+
+static void add_whole_colour(const uint8_t *row, uint32_t width, uint32_t channels, uint32_t factor, uint32_t *sums)
+{
+    for (uint32_t x = 0; x < width; x++, sums += channels) {
+        uint32_t a = 0, b = 0, c = 0;
+        for (uint32_t k = 0; k < factor; k++, row += channels) {
+            a += row[0];
+            b += row[1];
+            c += row[2];
+        }
+        sums[0] += a;
+        sums[1] += b;
+        sums[2] += c;
+    }
 }
 
 static void shrink_row(const uint8_t *row, const tap *taps, uint32_t width, float *sums)
@@ -221,15 +256,51 @@ static void shrink_row(const uint8_t *row, const tap *taps, uint32_t width, floa
     }
 }
 
-static void shrink_row_colour(const uint8_t *row, const tap *taps, uint32_t width, float *sums)
+#if COLOURS_TOGETHER
+/* The colours of a pixel; a byte more than three is read. */
+static colours colours_of(const uint8_t *pixel)
 {
-    for (uint32_t x = 0; x < width; x++, sums += 3) {
+    const sixteen_numbers none = {0};
+    int32_t all;
+
+    memcpy(&all, pixel, sizeof all);
+    const sixteen_numbers bytes = (sixteen_numbers)(four_numbers){all};
+    const eight_numbers words = (eight_numbers)MIXED(sixteen_numbers, bytes, none, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21,
+                                                     6, 22, 7, 23);
+    const eight_numbers wide = MIXED(eight_numbers, words, (eight_numbers)none, 0, 8, 1, 9, 2, 10, 3, 11);
+    return __builtin_convertvector((four_numbers)wide, colours);
+}
+
+/* One value of all colours of a row; a float more than three is written. */
+static void shrink_colours(const uint8_t *row, const tap *t, uint32_t channels, float *sums)
+{
+    const uint8_t *p = row + (size_t)channels * t->first;
+    colours sum = colours_of(p) * t->head;
+
+    for (uint32_t k = 1; k < t->count; k++) {
+        p += channels;
+        sum += colours_of(p) * (k + 1 < t->count ? t->body : t->tail);
+    }
+    memcpy(sums, &sum, sizeof sum);
+}
+#endif
+
+static void shrink_row_colour(const uint8_t *row, const tap *taps, uint32_t width, uint32_t channels, float *sums)
+{
+    uint32_t x = 0;
+
+#if COLOURS_TOGETHER /* the last pixel of three bytes has nothing behind it, in the picture as in the sums */
+    const uint32_t together = channels < 4 ? width - 1 : width;
+    for (; x < together; x++, sums += channels)
+        shrink_colours(row, &taps[x], channels, sums);
+#endif
+    for (; x < width; x++, sums += channels) {
         const tap *t = &taps[x];
-        const uint8_t *p = row + (size_t)3 * t->first;
+        const uint8_t *p = row + (size_t)channels * t->first;
         float a = (float)p[0] * t->head, b = (float)p[1] * t->head, c = (float)p[2] * t->head;
         for (uint32_t k = 1; k < t->count; k++) {
             float weight = k + 1 < t->count ? t->body : t->tail;
-            p += 3;
+            p += channels;
             a += (float)p[0] * weight;
             b += (float)p[1] * weight;
             c += (float)p[2] * weight;
@@ -237,6 +308,8 @@ static void shrink_row_colour(const uint8_t *row, const tap *taps, uint32_t widt
         sums[0] = a;
         sums[1] = b;
         sums[2] = c;
+        if (channels > 3)
+            sums[3] = 0.0f;
     }
 }
 
@@ -254,19 +327,21 @@ static void enlarge_row(const uint8_t *row, const tap *taps, uint32_t width, uin
 
 static uint32_t row_values(const resizer *r)
 {
-    return r->width * r->channels * r->planes;
+    return r->width * r->channels;
 }
 
 static void whole_row(resizer *r, const edgepv_frame *frame, uint32_t y)
 {
-    uint32_t values = row_values(r), width = r->width, *sums = r->sums[0];
+    uint32_t values = row_values(r), *sums = r->sums[0];
     float share = 1.0f / (float)(r->factor_x * r->factor_y);
 
     memset(sums, 0, values * sizeof *sums);
     for (uint32_t k = 0; k < r->factor_y; k++) {
         const uint8_t *row = source_row(r, frame, y * r->factor_y + k);
-        for (uint32_t p = 0; p < r->planes; p++)
-            add_whole(row + p * r->camera.width, width, r->channels, r->factor_x, sums + p * width);
+        if (r->channels == 1)
+            add_whole(row, r->width, r->factor_x, sums);
+        else
+            add_whole_colour(row, r->width, r->channels, r->factor_x, sums);
     }
     if (r->factor_x == 2 && r->factor_y == 2) /* OpenCV rounds halves up here, and to even elsewhere */
         for (uint32_t i = 0; i < values; i++)
@@ -276,20 +351,31 @@ static void whole_row(resizer *r, const edgepv_frame *frame, uint32_t y)
             r->small[i] = byte_of((float)sums[i] * share);
 }
 
+/* The sums of source row y along it, made unless they are there: two rows of the result share one at their edge. */
+static const float *shrunk(resizer *r, const edgepv_frame *frame, uint32_t y)
+{
+    float *line = r->sums[0];
+
+    if (r->held[0] == y + 1)
+        return line;
+    r->held[0] = y + 1;
+    const uint8_t *row = source_row(r, frame, y);
+    if (r->channels == 1)
+        shrink_row(row, r->columns, r->width, line);
+    else
+        shrink_row_colour(row, r->columns, r->width, r->channels, line);
+    return line;
+}
+
 static void area_row(resizer *r, const edgepv_frame *frame, uint32_t y)
 {
     const tap *t = &r->rows[y];
-    uint32_t values = row_values(r), width = r->width;
-    float *line = r->sums[0], *sums = r->sums[1];
+    const uint32_t values = row_values(r);
+    float *sums = r->sums[1];
 
     for (uint32_t k = 0; k < t->count; k++) {
-        float weight = k == 0 ? t->head : k + 1 < t->count ? t->body : t->tail;
-        const uint8_t *row = source_row(r, frame, t->first + k);
-        if (r->channels == 3)
-            shrink_row_colour(row, r->columns, width, line);
-        else
-            for (uint32_t p = 0; p < r->planes; p++)
-                shrink_row(row + p * r->camera.width, r->columns, width, line + p * width);
+        const float weight = k == 0 ? t->head : k + 1 < t->count ? t->body : t->tail;
+        const float *line = shrunk(r, frame, t->first + k);
         if (k == 0)
             for (uint32_t i = 0; i < values; i++)
                 sums[i] = line[i] * weight;
@@ -304,15 +390,12 @@ static void area_row(resizer *r, const edgepv_frame *frame, uint32_t y)
 /* The sums of source row y, made unless they are there: neighbours have places of their own. */
 static const int32_t *enlarged(resizer *r, const edgepv_frame *frame, uint32_t y)
 {
-    uint32_t width = r->width;
     int32_t *sums = r->sums[y & 1];
 
     if (r->held[y & 1] == y + 1)
         return sums;
     r->held[y & 1] = y + 1;
-    const uint8_t *row = source_row(r, frame, y);
-    for (uint32_t p = 0; p < r->planes; p++)
-        enlarge_row(row + p * r->camera.width, r->columns, width, r->channels, sums + p * width);
+    enlarge_row(source_row(r, frame, y), r->columns, r->width, r->channels, sums);
     return sums;
 }
 
@@ -349,20 +432,20 @@ static const uint8_t *resized_row(resizer *r, const edgepv_frame *frame, uint32_
 /* How far it is in a row from one colour of a pixel to its next; 0 for grey. */
 static size_t colour_step(const resizer *r)
 {
-    return r->planes == 3 ? r->width : r->channels == 3 ? 1 : 0;
+    return r->channels > 1;
 }
 
 /* A row without its colours, in OpenCV's 15-bit fixed point. */
 static void grey_row(const resizer *r, const uint8_t *row, uint8_t *grey)
 {
-    const size_t step = colour_step(r), blue = r->camera.format == EDGEPV_RGB24 ? 2 * step : 0, red = 2 * step - blue;
+    const size_t blue = r->camera.format == EDGEPV_RGB24 ? 2 : 0, red = 2 - blue;
 
-    if (step == 0) {
+    if (r->channels == 1) {
         memcpy(grey, row, r->width);
         return;
     }
     for (uint32_t x = 0; x < r->width; x++, row += r->channels) {
-        uint32_t sum = row[blue] * 3735u + row[step] * 19235u + row[red] * 9798u;
+        uint32_t sum = row[blue] * 3735u + row[1] * 19235u + row[red] * 9798u;
         grey[x] = (uint8_t)((sum + (1u << 14)) >> 15);
     }
 }
@@ -375,12 +458,11 @@ static void make_resizer(resizer *r, const edgepv_camera *camera, uint32_t width
     r->how = scaling_of(camera, width, height);
     r->width = width;
     r->height = height;
-    r->channels = bytes_per_pixel(camera->format);
-    r->planes = camera->format == EDGEPV_NV12 ? 3 : 1;
+    r->channels = camera->format == EDGEPV_NV12 ? 4 : bytes_per_pixel(camera->format);
     r->factor_x = camera->width / width;
     r->factor_y = camera->height / height;
     if (camera->format == EDGEPV_NV12)
-        r->converted = take(from, (size_t)3 * camera->width);
+        r->converted = take(from, camera->width * sizeof *r->converted);
     if (r->how == SAME_SIZE)
         return;
     r->small = take(from, row_values(r));

@@ -69,6 +69,17 @@ static void *aligned(size_t bytes, size_t align)
 #endif
 }
 
+/* A copy that ends where its memory does, so that sanitizers and valgrind see what reads on. */
+static const uint8_t *exactly(const uint8_t *from, size_t bytes)
+{
+#if defined(__arm__) && !defined(__linux__)
+    return bytes > 0 ? from : NULL;
+#else
+    uint8_t *copy = malloc(bytes);
+    return copy == NULL ? NULL : memcpy(copy, from, bytes);
+#endif
+}
+
 static size_t put(size_t at, const void *data, size_t bytes)
 {
     if (at + bytes > MOST_OUT)
@@ -128,10 +139,10 @@ int main(void)
 {
     FILE *file = fopen("in.bin", "rb");
     header h;
-    size_t bytes, align, written;
+    size_t bytes, align, written, read;
     edgepv_session *session;
 
-    if (file == NULL || fread(in, 1, MOST_IN, file) < sizeof h)
+    if (file == NULL || (read = fread(in, 1, MOST_IN, file)) <= sizeof h)
         return 2;
     fclose(file);
     memcpy(&h, in, sizeof h);
@@ -140,11 +151,12 @@ int main(void)
     toy_tracker_make(&tracker, h.options.width, h.options.height, h.particles);
     if (edgepv_need(model, &h.camera, &bytes, &align) != EDGEPV_OK)
         return 4;
+    const uint8_t *frames = exactly(in + sizeof h, read - sizeof h);
     void *memory = aligned(bytes, align);
     unsigned before = allocations;
     if (edgepv_begin(model, &h.camera, memory, bytes, &session) != EDGEPV_OK)
         return 5;
-    written = replay(session, &h, in + sizeof h);
+    written = replay(session, &h, frames);
     edgepv_end(session);
     unsigned after = allocations;
     file = fopen("out.bin", "wb");
@@ -153,6 +165,7 @@ int main(void)
     printf("allocations %u of %u\n", after - before, after);
 #if !defined(__arm__) || defined(__linux__)
     free(memory);
+    free((void *)(uintptr_t)frames);
 #endif
     return 0;
 }
