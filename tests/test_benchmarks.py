@@ -19,6 +19,7 @@ from support import ROOT
 from test_claims import script
 
 from edgepv.stream import KeepsStates
+from edgepv.types import Latency, PairedTime, Ratio, encode
 
 COMMIT = subprocess.run(
     ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
@@ -309,3 +310,26 @@ def test_every_committed_result_says_something(name: str) -> None:
     (one,) = (one for one in results.BENCHMARKS if one.name == name)
     said = one.says(results.kept()[name]).strip()
     assert said and said[-1] not in ":,;", said
+
+
+def test_what_a_stream_and_its_window_cost_is_told_as_far_as_it_is_known() -> None:
+    module = script("stream_tune")
+    rows: dict[str, Any] = {"window": {}, "stream": {}}
+    assert module.cost(rows) == "What a result for every frame costs: not measured."
+    rows = {"window": {"gflops_frame": 5.6}, "stream": {"gflops_frame": 0.7}}
+    assert module.cost(rows) == (
+        "A result for every frame takes 5.60 GFLOPs by window, 0.700 by stream (x8.0). CPU time: not measured."
+    )
+
+    def time(cpu_ms: float, share: float, load: str | None = None) -> dict[str, Any]:
+        ratio = Ratio(share, share, share)
+        to = (PairedTime("litert flat", ratio, ratio),)
+        return encode(Latency(9.0, None, None, 30, 6, 1, cpu_ms=cpu_ms, ratios=to, inconclusive=load))
+
+    stamp = {"timed_at": {"commit": "1234567", "date": "2026-12-01", "cpu": None}}
+    rows["window"] |= stamp | {"latency": {"litert flat": time(40.0, 1.0), "openvino clip": time(90.0, 2.0)}}
+    rows["stream"] |= stamp | {"latency": {"litert stream": time(8.0, 0.2, "a busy machine")}}
+    assert (
+        "CPU time on one thread: 40.00 ms by window (litert flat), 8.00 ms by stream (litert stream), "
+        "0.200 (0.200 to 0.200) of it. Inconclusive: a busy machine. Measured at commit 1234567"
+    ) in module.cost(rows)
