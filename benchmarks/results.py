@@ -437,7 +437,11 @@ BENCHMARKS = (
     ),
     Benchmark(
         "stream_tune",
-        script("stream_tune", "r2plus1d_18 --data {data}"),
+        (
+            *script("stream_tune", "r2plus1d_18 --data {data}"),
+            *script("stream_tune", "r3d_18 --data {data}"),
+            *script("stream_tune", "x3d_s --data {data}"),
+        ),
         says_stream_tune,
         None,
         "benchmarks/stream_tune.md",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import shutil
@@ -19,6 +20,7 @@ from support import ROOT
 from test_claims import script
 
 from edgepv.stream import KeepsStates
+from edgepv.types import Latency, PairedTime, Ratio, encode
 
 COMMIT = subprocess.run(
     ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
@@ -314,3 +316,52 @@ def test_every_committed_result_says_something(name: str) -> None:
 def test_every_committed_result_has_its_line_among_the_results() -> None:
     listed = {one.name for one in script("results").BENCHMARKS}
     assert {p.stem for p in ROOT.glob("benchmarks/*.json")} <= listed | {"results"}
+
+
+def test_what_a_stream_and_its_window_cost_is_told_as_far_as_it_is_known() -> None:
+    module = script("stream_tune")
+    rows: dict[str, Any] = {"window": {}, "stream": {}}
+    assert module.cost(rows) == "What a result for every frame costs: not measured."
+    rows = {"window": {"gflops_frame": 5.6}, "stream": {"gflops_frame": 0.7}}
+    takes = "A result for every frame takes 5.60 GFLOPs by window, 0.700 by stream (x8.0)."
+    assert module.cost(rows) == f"{takes} CPU time: not measured."
+
+    def time(cpu_ms: float, share: float, load: str | None = None) -> dict[str, Any]:
+        ratio = Ratio(share, share, share)
+        to = (PairedTime("litert flat", ratio, ratio),)
+        return encode(Latency(9.0, None, None, 30, 6, 1, cpu_ms=cpu_ms, ratios=to, inconclusive=load))
+
+    stamp = {"timed_at": {"commit": "1234567", "date": "2026-12-01", "cpu": None}}
+    rows["window"] |= stamp | {"latency": {"litert flat": time(40.0, 1.0), "openvino clip": time(90.0, 2.0)}}
+    rows["stream"] |= stamp | {"latency": {"litert stream": time(8.0, 0.2, "a busy machine")}}
+    assert (
+        "CPU time on one thread: 40.00 ms by window (litert flat), 8.00 ms by stream (litert stream), "
+        "0.200 (0.200 to 0.200) of it. Inconclusive: a busy machine. Measured at commit 1234567"
+    ) in module.cost(rows)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "groups", "bias"),
+    [
+        ((3, 3, 3), 2, 6, False),
+        ((3, 3, 3), 1, 1, True),
+        ((5, 1, 1), 1, 6, False),
+        ((1, 3, 3), 2, 1, False),
+        ((1, 1, 1), 1, 1, True),
+    ],
+)
+def test_a_convolution_by_pictures_is_the_one_over_clips(
+    kernel: tuple[int, ...], stride: int, groups: int, bias: bool
+) -> None:
+    """The gradients too, which is what it is for."""
+    torch = pytest.importorskip("torch")
+    padding = tuple(k // 2 for k in kernel)
+    torch.manual_seed(0)
+    over_clips = torch.nn.Conv3d(6, 6, kernel, (1, stride, stride), padding, groups=groups, bias=bias)
+    pictures = script("train_clipnets").by_pictures(copy.deepcopy(over_clips))
+    clip = torch.randn(2, 6, 7, 8, 8)
+    for one in (wanted := over_clips(clip), got := pictures(clip)):
+        one.square().sum().backward()
+    assert type(pictures) is not type(over_clips)
+    assert torch.allclose(got, wanted, atol=1e-5)
+    assert torch.allclose(pictures.weight.grad, over_clips.weight.grad, rtol=1e-3, atol=1e-3)
