@@ -55,7 +55,9 @@ results: install
 check: install
 	@$(MAKE) --no-print-directory -j 2 lint types unit
 
-test: install
+# pip takes one core, and waits for its downloads: what Debian has is installed beside it.
+test:
+	@$(MAKE) --no-print-directory -j 2 install system
 	@$(MAKE) --no-print-directory -j 2 lint types whole
 
 lint:
@@ -69,7 +71,7 @@ types:
 system:
 	@sh tests/system.sh
 
-whole: system $(VENV)/trt-check
+whole: $(VENV)/trt-check
 
 # Workers take whole files (module fixtures are made once), in the order that tests/conftest.py puts them in.
 unit whole: lint

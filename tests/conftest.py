@@ -14,7 +14,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import CLIPS, ROOT, SPEC, TINY, Run, Tiny, in_this_process, made_once, skip_lines
+from support import (
+    CLIPS,
+    ROOT,
+    SPEC,
+    TINY,
+    Run,
+    Tiny,
+    in_this_process,
+    linked_clips,
+    made_once,
+    skip_lines,
+)
 
 from edgepv.base import isolated
 
@@ -158,12 +169,7 @@ def few_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four of the shipped clips of each label to train or calibrate on, and four to judge."""
 
     def link(folder: Path) -> None:
-        for split, source in (("train", "calibration"), ("test", "evaluation")):
-            for label in ("fight", "no_fight"):
-                place = folder / split / label
-                place.mkdir(parents=True)
-                for path in sorted((CLIPS / source / label).glob("*.mp4"))[:4]:
-                    (place / path.name).symlink_to(path)
+        linked_clips(folder, 4)
 
     return made_once(tmp_path_factory, "few", link)
 

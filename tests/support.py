@@ -63,6 +63,17 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
     return folder
 
 
+def linked_clips(folder: Path, count: int) -> Path:
+    """So many of the shipped clips of each label to train or calibrate on, and so many to judge."""
+    for split, source in (("train", "calibration"), ("test", "evaluation")):
+        for label in ("fight", "no_fight"):
+            place = folder / split / label
+            place.mkdir(parents=True)
+            for path in sorted((CLIPS / source / label).glob("*.mp4"))[:count]:
+                (place / path.name).symlink_to(path)
+    return folder
+
+
 def skip_lines(reports: Sequence[pytest.TestReport]) -> list[str]:
     """Of skipped tests: how many there are of each reason, the most first."""
     reasons: Counter[str] = Counter()

@@ -15,6 +15,10 @@ absent() {
     done
 }
 
+add() {
+    apt-get install -qq -y --no-install-recommends -o DPkg::Lock::Timeout=60 "$@" >/dev/null 2>&1
+}
+
 if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
     echo "no apt-get here: tests that need a program this machine lacks will be skipped"
     exit 0
@@ -23,9 +27,7 @@ missing=$(absent)
 if [ -n "$missing" ] && [ "$(id -u)" = 0 ]; then
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq >/dev/null 2>&1
-    for package in $missing; do
-        apt-get install -qq -y --no-install-recommends -o DPkg::Lock::Timeout=60 "$package" >/dev/null 2>&1
-    done
+    add $missing || for one in $missing; do add "$one"; done  # a name that is unknown stops none of the others
     missing=$(absent)
 fi
 [ -z "$missing" ] || echo "not installed: ${missing% }; tests that need them will be skipped"

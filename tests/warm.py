@@ -10,6 +10,7 @@ ends with the command's exit code.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import json
 import os
@@ -20,6 +21,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,8 @@ with socket.socket(socket.AF_UNIX) as there:
     sys.exit((there.recv(1) or b"\\1")[0])
 """
 MOST_BYTES = 1 << 20  # of one request: arguments and environment
+FRAMES = 32  # of a film that calibrates, and of one whose points are followed
+LAYERS = 8  # of a model, of which each is quantized alone
 
 
 @contextlib.contextmanager
@@ -118,26 +122,49 @@ def _answer(there: socket.socket) -> None:
 
 
 def command(argv: list[str]) -> int:
-    """``edgepv`` with quick exports: clips are spoilt in one way, and the shortest video proves a stream.
+    """``edgepv`` with quick exports: of four clips of a split, spoilt in one way, and short proofs.
 
-    Fine-tuning takes one epoch, and memory is looked at in this process.
+    Fine-tuning takes one epoch, clips that are replayed live run four times as fast, and memory is looked at
+    in this process.
     """
     from edgepv.cli import main
 
     if argv[:1] and argv[0] in ("export", "stream", "sensitivity", "explain", "search"):
-        from quick import quicken
+        quickest(argv[0])
+    more = {"search": ["--tune-epochs", "1"], "bench": ["--rate", "4"] * ("--live" in argv)}
+    return main(argv + [word for name in argv[:1] for word in more.get(name, [])])
 
-        from edgepv.data.degrade import CORRUPTIONS
-        from edgepv.explain import deletion
-        from edgepv.measure import memory
-        from edgepv.pipeline import spoilt
-        from edgepv.stream import verify
 
-        quicken(pytest.MonkeyPatch())
-        verify.VIDEO, deletion.STAGES = 0, 4
-        spoilt.CORRUPTIONS = {"JPEG": CORRUPTIONS["JPEG"]}  # type: ignore[attr-defined]
-        memory.call = lambda function, **given: memory.rss_of(**given)  # type: ignore[attr-defined]
-    return main(argv + ["--tune-epochs", "1"] * (argv[:1] == ["search"]))
+def quickest(command: str) -> None:
+    """Quick exports, and what else a command can do with less of."""
+    from quick import fewest, quicken
+
+    from edgepv.base.tasks import TASKS
+    from edgepv.data import calibration, frames
+    from edgepv.data.degrade import CORRUPTIONS
+    from edgepv.explain import clip, deletion
+    from edgepv.measure import memory
+    from edgepv.pipeline import source, spoilt
+    from edgepv.quantize import sensitivity
+    from edgepv.search import finals
+    from edgepv.stream import verify
+
+    patch = pytest.MonkeyPatch()  # for as long as this process lives
+    quicken(patch)
+    if command != "search":  # which halves its clips
+        patch.setattr(source, "_shipped", fewest)
+    if command == "sensitivity":
+        layers = sensitivity.convolutions
+        patch.setattr(sensitivity, "convolutions", lambda file: layers(file)[:LAYERS])
+    followed = replace(TASKS.find("tracking"), most_frames=FRAMES)
+    patch.setitem(TASKS.own, "tracking", followed)
+    patch.setattr(calibration, "clean_frames", functools.partial(frames.clean_frames, most=FRAMES))
+    patch.setattr(verify, "VIDEO", 0)
+    patch.setattr(finals, "SURE_BUDGET_S", 0.0)
+    patch.setattr(deletion, "STAGES", 4)
+    patch.setattr(clip, "deletion", functools.partial(deletion.deletion, orders=2))
+    patch.setattr(spoilt, "CORRUPTIONS", {"JPEG": CORRUPTIONS["JPEG"]})
+    patch.setattr(memory, "call", lambda function, **given: memory.rss_of(**given))
 
 
 if __name__ == "__main__":

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from own_models import as_onnx, for_mobile_in_int8, rows
 from support import Run
-from tiny_detector import as_yolo, build, files, pictures
+from tiny_detector import SIDE, as_yolo, build, files, pictures
 
 import edgepv
-from edgepv.types import Measurement, Report, decode
 
 pytestmark = pytest.mark.slow
-
-
-def rows(folder: Path) -> dict[str, Measurement]:
-    return {r.variant: r for r in decode(Report, json.loads((folder / "measured.json").read_text())).rows}
 
 
 def check_found(folder: Path) -> None:
@@ -57,15 +51,8 @@ def test_a_torch_detector_for_cpu_in_int8(run: Run, tmp_path: Path) -> None:
 
 def test_an_onnx_detector_for_mobile_in_int8(run: Run, tmp_path: Path) -> None:
     _, _, spec = files(tmp_path)
-    file, out = tmp_path / "net.onnx", tmp_path / "b"
-    torch.onnx.export(build().eval(), (torch.rand(1, 3, 64, 64),), file, input_names=["picture"],
-                      output_names=["y"], dynamo=False, opset_version=13)  # fmt: skip
-    code, said, err = run("export", file, "--spec", spec, "--clips", pictures(tmp_path / "p"),
-                          "--target", "mobile", "--precision", "int8", "--out", out)  # fmt: skip
-    assert code == 0, err + said
-    row = rows(out)["litert-int8-conv"]
-    assert row.accuracy and row.accuracy.value == 1.0
-    check_found(out)
+    file, clips = as_onnx(build(), SIDE, tmp_path / "net.onnx"), pictures(tmp_path / "p")
+    check_found(for_mobile_in_int8(run, file, spec, clips, tmp_path / "b"))
 
 
 def test_pictures_without_a_box_judge_nothing(run: Run, tmp_path: Path) -> None:

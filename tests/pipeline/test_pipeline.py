@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from support import CLIPS, ROOT, TINY, Tiny
+from support import CLIPS, ROOT, TINY, Tiny, linked_clips
 
 import edgepv
 from edgepv import bundle, pipeline, report
@@ -22,10 +22,10 @@ from edgepv.cli.app import main
 from edgepv.data.truth import EvalClip
 from edgepv.data.video import read_video
 from edgepv.errors import AccuracyGateError, LatencyGateError, ParityError
-from edgepv.measure.latency import TURN
+from edgepv.measure.latency import TURN, latencies
 from edgepv.metrics import choice, gate
 from edgepv.metrics.times import BATCHES
-from edgepv.pipeline import evaluate
+from edgepv.pipeline import evaluate, pack
 from edgepv.pipeline.context import RunContext
 from edgepv.pipeline.options import Options
 from edgepv.pipeline.prepare import prepare
@@ -51,12 +51,14 @@ SHARED = ROOT.parent / "shared" / "data" / "actions"
 
 
 @pytest.fixture(scope="module")
-def exported(few_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The built-in nano model for all three targets, judged on a few clips."""
-    out = tmp_path_factory.mktemp("exported") / "b"
-    model = ["export", "pv-conv-nano", "--clips", str(few_clips)]
-    assert main([*model, "--target", "cpu,mobile,jetson", "--out", str(out)]) == 0
-    return out
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built-in nano model for all three targets, judged on four clips, timed on one thread and on two."""
+    folder = tmp_path_factory.mktemp("exported")
+    model = ["export", "pv-conv-nano", "--clips", str(linked_clips(folder / "clips", 2))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pack, "latencies", latencies)
+        assert main([*model, "--target", "cpu,mobile,jetson", "--out", str(folder / "b")]) == 0
+    return folder / "b"
 
 
 @pytest.mark.parametrize("target", ["cpu", "mobile", "jetson"])
@@ -211,19 +213,7 @@ def test_an_onnx_file_is_exported_too(step_bundle: Path, tiny_step: Tiny, tmp_pa
     timed = [(row, la) for row in joined.rows for la in row.latency]
     assert {row.variant for row, _ in timed} > {"a/torch-fp32", "b/onnxruntime-original"}
     assert all(speedups(joined, row, latency)[0] for row, latency in timed)
-    code = main(
-        [
-            "export",
-            str(source),
-            "--spec",
-            str(tiny_step.spec),
-            "--target",
-            "mobile",
-            "--out",
-            str(tmp_path / "m"),
-        ]
-    )
-    assert code == 0
+    assert main([*model, "--target", "mobile", "--precision", "fp32", "--out", str(tmp_path / "m")]) == 0
     floats = [row for row in _report(tmp_path / "m").rows if row.variant == "litert-fp32"]
     assert floats and all(row.parity and row.parity.sqnr_db > 80 for row in floats)
 

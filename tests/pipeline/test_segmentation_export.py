@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,23 +9,20 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from own_models import as_onnx, for_mobile_in_int8, rows
 from safetensors.torch import save_file
-from segmenters import TOML, build, drawn, files, film, pictures
+from segmenters import SIDE, TOML, build, drawn, files, film, pictures
 from support import Run
 
 import edgepv
 from edgepv.data.frames import preprocess
 from edgepv.model.spec import as_toml
-from edgepv.types import Measurement, Report, TensorSpec, decode
+from edgepv.types import TensorSpec
 from edgepv.zoo.pv_seg import Segment
 from edgepv.zoo.training.scenes import Scene, render, woven
 from edgepv.zoo.training.segment import spec as zoo_spec
 
 pytestmark = pytest.mark.slow
-
-
-def rows(folder: Path) -> dict[str, Measurement]:
-    return {r.variant: r for r in decode(Report, json.loads((folder / "measured.json").read_text())).rows}
 
 
 def check_labels(folder: Path) -> None:
@@ -57,15 +53,8 @@ def test_a_torch_segmenter_for_cpu_in_int8(run: Run, tmp_path: Path) -> None:
 
 def test_an_onnx_segmenter_for_mobile_in_int8(run: Run, tmp_path: Path) -> None:
     _, _, spec = files(tmp_path)
-    file, out = tmp_path / "net.onnx", tmp_path / "b"
-    torch.onnx.export(build().eval(), (torch.rand(1, 3, 32, 32),), file, input_names=["picture"],
-                      output_names=["y"], dynamo=False, opset_version=13)  # fmt: skip
-    code, said, err = run("export", file, "--spec", spec, "--clips", pictures(tmp_path / "p"),
-                          "--target", "mobile", "--precision", "int8", "--out", out)  # fmt: skip
-    assert code == 0, err + said
-    row = rows(out)["litert-int8-conv"]
-    assert row.accuracy and row.accuracy.value == 1.0
-    check_labels(out)
+    file, clips = as_onnx(build(), SIDE, tmp_path / "net.onnx"), pictures(tmp_path / "p")
+    check_labels(for_mobile_in_int8(run, file, spec, clips, tmp_path / "b"))
 
 
 def test_a_clip_model_becomes_a_stream(run: Run, tmp_path: Path) -> None:

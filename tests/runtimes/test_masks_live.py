@@ -7,8 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
-from segmenters import build, drawn, film, spec_of
+from own_models import as_onnx
+from segmenters import SIDE, build, drawn, film, spec_of
 
 from edgepv.errors import UsageError
 from edgepv.export.from_onnx import read_onnx
@@ -28,9 +28,7 @@ RIGHT = Zone("right", ((0.5, 0.0), (1.0, 0.0), (1.0, 1.0), (0.5, 1.0)))
 
 def colours(folder: Path) -> Variant:
     """The segmenter of colours as an ONNX file."""
-    file = folder / "net.onnx"
-    torch.onnx.export(build().eval(), (torch.rand(1, 3, 32, 32),), file, input_names=["picture"],
-                      output_names=["scores"], dynamo=False, opset_version=13)  # fmt: skip
+    file = as_onnx(build(), SIDE, folder / "net.onnx")
     return read_onnx(file, SPEC, folder / "float.onnx")[0]
 
 
