@@ -98,8 +98,9 @@ def slim(row: Measurement) -> dict[str, Any]:
     """A row without what the table does not show."""
     accuracy = replace(row.accuracy, classes=(), confusion=()) if row.accuracy else None
     parity = replace(row.parity, worst=()) if row.parity else None
-    slimmer = replace(row, accuracy=accuracy, parity=parity, audit=None, each_frame=None)
-    return dict(encode(replace(slimmer, curves=(), slices=(), peaks=None)))
+    latency = tuple(replace(one, interleaved_with=(), spread_ms=()) for one in row.latency[:1])
+    slimmer = replace(row, accuracy=accuracy, parity=parity, latency=latency, audit=None, device=None)
+    return dict(encode(replace(slimmer, curves=(), slices=(), peaks=None, each_frame=None)))
 
 
 def draw(name: str, folder: Path, video: Path) -> None:

@@ -4,9 +4,9 @@
     python benchmarks/roofline.py time    # five minutes at most, on a quiet machine
     python benchmarks/roofline.py page    # roofline.md from roofline.json alone
 
-``make`` leaves bundles that are there, of it or of models.py, as they are. ``time`` measures the peaks of one core, takes each file's
-time of a step (all of a model in turns, one thread) as a share of its roof, and has ONNX Runtime tell the
-times of its operators; it writes roofline.json and roofline.md.
+``make`` leaves bundles that are there, of it or of models.py, as they are. ``time`` measures the peaks of one
+core, takes each file's time of a step (all of a model in turns, one thread) as a share of its roof, and has
+ONNX Runtime tell the times of its operators; it writes roofline.json and roofline.md.
 """
 
 from __future__ import annotations
