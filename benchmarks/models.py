@@ -151,8 +151,11 @@ def page(found: dict[str, Any]) -> str:
         "the benchmarks named below). Metrics are of the files that are shipped: the torch original, and "
         "what each target runs after all gates; intervals are 95 %, over groups of clips (a camera, a take, "
         "a film) where a row says in how many they come, else over clips. p50 is for one new frame on one "
-        "thread, all variants of a target in turns; a Jetson's files are checked on this host and not timed. "
+        "thread, all variants of a target and torch in turns; a Jetson's files are checked on this host "
+        "and not timed. "
         f"CPU: with its instructions that add up INT8. Measured at {commits(found)}.",
+        "",
+        decided(found),
         "",
         *(f"![{name}](models/{name}.jpg)" for name in PICTURED if picture(name).is_file()),
         "",
@@ -167,12 +170,30 @@ def page(found: dict[str, Any]) -> str:
             f"| {name} | {summary} | {first.params or 0:,} | {first.gflops_per_frame or 0:.3f} | "
             f"{score(first.accuracy)} | {judged_on(name)} | {folds(name)} |"
         )
-    lines += ["", "| model | target | variant | metric | lost against torch | p50 ms | KB | CPU |"]
-    lines += ["|---|---|---|---|---|---|---|---|"]
+    lines += [
+        "",
+        "| model | target | variant | metric | lost against torch | p50 ms | torch / this | KB | CPU |",
+    ]
+    lines += ["|---|---|---|---|---|---|---|---|---|"]
     for name, result in sorted(found.items()):
         lines += list(variants(name, result))
     lines += ["", "Not measured: " + (", ".join(missing(found)) or "nothing") + ".", ""]
     return "\n".join([*lines, *baselines()]) + "\n"
+
+
+def decided(found: dict[str, Any]) -> str:
+    """How many INT8 files the gate can tell of, over all models and targets."""
+    drops = [
+        row["drop"]["verdict"]
+        for result in found.values()
+        for row in result["rows"]
+        if row["precision"] == "int8" and row["drop"]
+    ]
+    passed, failed = drops.count("pass"), drops.count("fail")
+    return (
+        f"Of {len(drops)} files in INT8 whose loss was measured {passed} pass and {failed} fail a gate of "
+        "1 point (a restorer's 0.3 dB); of the others the clips are too few to tell."
+    )
 
 
 def commits(found: dict[str, Any]) -> str:
@@ -186,25 +207,33 @@ def variants(name: str, result: dict[str, Any]) -> Iterator[str]:
     rows = [decode(Measurement, row) for row in result["rows"]]
     for target in TARGETS:
         if target not in result["measured_at"]:
-            yield f"| {name} | {target} | {show.UNKNOWN} | | | | | |"
+            yield f"| {name} | {target} | {show.UNKNOWN} | | | | | | |"
             continue
         host = machine(result["measured_at"][target]["device"])
         mine = [row for row in rows if row.target == target]
         chosen = result["chosen"].get(target)
+        torch = result.get("original_latency", {}).get(target)
         for kind in (False, True):
             these = [row for row in mine if (row.precision == "int8") == kind]
             runs = next((r for r in these if r.variant == chosen), None)
             best = runs or min(these, key=speed, default=None)
             if best is None:
-                yield f"| {name} | {target} | {'int8' if kind else 'float'} | {show.UNKNOWN} | | | | |"
+                yield f"| {name} | {target} | {'int8' if kind else 'float'} | {show.UNKNOWN} | | | | | |"
                 continue
             p50 = f"{best.latency[0].p50_ms:.2f}" if best.latency else show.UNKNOWN
             star = " (runs)" if best.variant == chosen else ""
             size = f"{(best.bytes or 0) / 1024:.0f}" if best.bytes else show.UNKNOWN
             yield (
                 f"| {name} | {target} | {best.variant}{star} | {score(best.accuracy)} | {loss(best.drop)} "
-                f"| {p50} | {size} | {host} |"
+                f"| {p50} | {of_torch(best, torch)} | {size} | {host} |"
             )
+
+
+def of_torch(row: Measurement, original: Sequence[dict[str, Any]] | None) -> str:
+    """ "0.23": the share of torch's time in the same turns; UNKNOWN where either is not timed."""
+    if not (row.latency and original):
+        return show.UNKNOWN
+    return f"{row.latency[0].p50_ms / original[0]['p50_ms']:.2g}"
 
 
 def judged_on(name: str) -> str:
