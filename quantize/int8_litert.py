@@ -3,7 +3,9 @@
 Two recipes, because neither is best everywhere (measured on video nets):
 "full" runs every operator in INT8 that has a fast integer kernel; the few that fall out of XNNPACK or
 crash in integers (FRAGILE) stay float;
-"conv" quantizes convolutions and linear layers only.
+"conv" quantizes convolutions and linear layers only. Of a detector their outputs stay float, and the range of
+what they read is that of each picture, which LiteRT looks up as it runs: what SiLU reads reaches far below
+where it is 0, and one scale for all of it leaves little to the rest.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ PICTURE_CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
 PRODUCTS = ("FULLY_CONNECTED", "BATCH_MATMUL")
 ENDS = ("INPUT", "OUTPUT")
 MOVES = ("RESHAPE", "TRANSPOSE", "PAD", "PADV2", "MAX_POOL_2D", "SLICE", "STRIDED_SLICE", "SPLIT")
+DYNAMIC = "dynamic"
+"""The recipe of convolutions whose ranges are not fixed."""
 FRAGILE = (
     "HARD_SWISH",
     "DIV",
@@ -51,6 +55,7 @@ class Step(VariantStep):
     """
 
     name = "int8-litert"
+    version = 2
     tools = ("ai-edge-quantizer", "ai-edge-litert")
 
     recipe: Literal["conv", "full"] = "full"
@@ -68,7 +73,7 @@ class Step(VariantStep):
         from safetensors.numpy import save_file
 
         need("ai_edge_quantizer", extra="compress")
-        theirs = by_file_names(given, aid.feeds)
+        theirs, uneven = by_file_names(given, aid.feeds), given.spec.boxes is not None
         states, ends = given.stream.states if given.stream else (), {**given.inputs, **given.outputs}
         with whole_file(out) as tmp, tempfile.TemporaryDirectory() as scratch:
             orders = Path(scratch) / "feeds.safetensors"
@@ -80,15 +85,15 @@ class Step(VariantStep):
                 tool="ai-edge-quantizer",
                 source=str(aid.folder / given.path),
                 feeds=str(orders),
-                recipe=self.recipe,
+                recipe=DYNAMIC if uneven and self.recipe == "conv" else self.recipe,
                 out=str(tmp),
                 states=[(given.inputs[s.name], ends[s.output]) for s in states if s.dtype == "float32"],
                 grown=[(given.inputs[s.name], ends[s.output]) for s in states if s.name in self.grown],
-                uneven=given.spec.boxes is not None,
+                uneven=uneven,
             )
         scheme = QuantScheme(
             "ai-edge-quantizer",
-            "int8 per-tensor",
+            "int8 per-tensor, of each picture" if uneven and self.recipe == "conv" else "int8 per-tensor",
             "int8 per-channel",
             aid.digest,
             len(aid.feeds),
@@ -127,12 +132,14 @@ def work(
         rows.setdefault(int(i), {})[name] = value
     runner = litert_interpreter()(source, num_threads=1).get_signature_runner()
     rows = {i: litert_feeds(runner, row) for i, row in rows.items()}
-    floats = [*float_scopes(source), *endless_scopes(source, grown)]
+    floats = [*float_scopes(source, uneven), *endless_scopes(source, grown)]
     recipe_list = _recipe(recipe, [*floats, *(uneven_scopes(source) if uneven else ())])
     tool = quantizer.Quantizer(source, recipe_list)
-    ranges = _ranges(source, recipe_list, [rows[i] for i in sorted(rows)], states)
-    if not ranges:
-        raise ModelError("ai-edge-quantizer found no layer of a kind that it quantizes")
+    ranges: Any = None
+    if recipe != DYNAMIC:
+        ranges = _ranges(source, recipe_list, [rows[i] for i in sorted(rows)], states)
+        if not ranges:
+            raise ModelError("ai-edge-quantizer found no layer of a kind that it quantizes")
     result = tool.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
     result.export_model(out, overwrite=True)
     interpreter = litert_interpreter()(out, num_threads=1)
@@ -196,9 +203,11 @@ def _recipe(name: str, floats: Sequence[str]) -> Any:
 
     operators = qtyping.TFLOperationName
     manager = recipe_manager.RecipeManager()
-    chosen = CONVOLUTIONS if name == "conv" else ("ALL_SUPPORTED",)
-    kept = () if name == "conv" else (*ENDS, *FRAGILE)
-    for op in chosen:
+    chosen = ("ALL_SUPPORTED",) if name == "full" else CONVOLUTIONS
+    kept = (*ENDS, *FRAGILE) if name == "full" else ()
+    for op in chosen if name == DYNAMIC else ():
+        manager.add_dynamic_config(regex=".*", operation_name=getattr(operators, op), num_bits=8)
+    for op in () if name == DYNAMIC else chosen:
         manager.add_static_config(
             regex=".*",
             operation_name=getattr(operators, op),
@@ -219,11 +228,12 @@ def _recipe(name: str, floats: Sequence[str]) -> Any:
     return manager.get_quantization_recipe()
 
 
-def float_scopes(path: str) -> list[str]:
+def float_scopes(path: str, behind: bool = False) -> list[str]:
     """A pattern for each operator that holds one value per channel; see ``int8_onnx.float_nodes``.
 
     Also for each matrix product that no convolution needs any more: a soft-argmax is one, and in eight bits
-    it cost pv-track-nano a third of its delta-avg. LiteRT keeps channels last: (1, H, W, C).
+    it cost pv-track-nano a third of its delta-avg. behind: for every operator there, as of a detector, whose
+    boxes and scores have no scale in common. LiteRT keeps channels last: (1, H, W, C).
     """
     interpreter = litert_interpreter()(path, num_threads=1)
     details = {d["index"]: d for d in interpreter.get_tensor_details()}
@@ -236,7 +246,7 @@ def float_scopes(path: str) -> list[str]:
         if wanted:
             needed |= set(map(int, op["inputs"]))
         vector = all(len(s) < 4 or s[1:3] == (1, 1) for s in shapes)
-        if outputs and (vector or (not wanted and op["op_name"] in PRODUCTS)):
+        if outputs and (vector or (not wanted and (behind or op["op_name"] in PRODUCTS))):
             patterns += [f"^{re.escape(d['name'])};" for d in outputs]
     return patterns
 
