@@ -144,14 +144,13 @@ def fixed_ranges(given: Variant, here: Path, feeds: list[Tensors]) -> Variant:
 
 
 def made(
-    file: Path, spec: Path, data: Path, folder: Path, only: str | None
+    file: Path, spec: Path, data: Path, folder: Path, wanted: Sequence[str]
 ) -> tuple[list[EvalClip], Iterator[Made]]:
     """(the held-out pictures, every file of a detector): the float one that was given comes first.
 
-    only: the one file that is made besides; None: all.
+    wanted: names of the files that are made besides; none: all.
     """
-    target, _, variant = (only or "").partition(" ")
-    options = Options(str(file), spec=str(spec), clips=str(data), variant=variant or None)
+    options = Options(str(file), spec=str(spec), clips=str(data))
     context, source = RunContext(options, Console(quiet=True)), load(options)
     clips = gather(options, source.spec)
     model = ready(context, lowered(context, source, clips), clips)
@@ -160,18 +159,22 @@ def made(
     def every() -> Iterator[Made]:
         base, given = model.lowered.base, model.lowered.base_folder / model.lowered.base.path
         yield "float", base, given.parent
-        for name in (target,) if only else TARGETS:
-            here = folder / name
+        for name in wanted or TARGETS:
+            target, _, only = name.partition(" ")
+            if target not in TARGETS:
+                continue
+            here = folder / name.replace(" ", "-")
             here.mkdir()
             shutil.copy(given, here / given.name)
-            built = run_builder(context, model, find_target(name), base, here)
-            for variant in built.variants:
-                yield f"{name} {variant.name}", on_this_host(variant), here
+            mine = RunContext(replace(options, variant=only or None), Console(quiet=True))
+            for variant in run_builder(mine, model, find_target(target), base, here).variants:
+                yield f"{target} {variant.name}", on_this_host(variant), here
                 if variant.name == "litert-fp32":
                     yield "litert fixed ranges", fixed_ranges(variant, here, model.feeds), here
         aid = Calibration(given.parent, list(model.feeds), "")
-        for name, make in ({} if only else ways()).items():
-            yield name, make(base, folder / f"{name}.onnx", aid), folder
+        for name, make in ways().items():
+            if not wanted or name in wanted:
+                yield name, make(base, folder / f"{name}.onnx", aid), folder
 
     return held_out, every()
 
@@ -185,24 +188,23 @@ def answers(variant: Variant, folder: Path, clips: list[EvalClip]) -> list[np.nd
         opened.close()
 
 
-def measured(file: Path, spec: Path, data: Path, only: str | None) -> dict[str, Any]:
-    """Every file of one detector, or the float one and one besides."""
+def measured(file: Path, spec: Path, data: Path, wanted: Sequence[str]) -> dict[str, Any]:
+    """Every file of one detector, or the float one and those that are wanted."""
     table: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        shown, every = made(file, spec, data, Path(scratch), only)
+        shown, every = made(file, spec, data, Path(scratch), wanted)
+        _, base, given = next(every)
+        original = answers(base, given, shown)
+        before, seen = figures(base.spec, original, shown, 1), None
         for name, variant, folder in every:
             got = answers(variant, folder, shown)
-            if name == "float":
-                original, before = got, figures(variant.spec, got, shown, 1)
-                seen = ap_of(variant.spec, in_views(variant, folder, shown))
-                whole = encode(rated(variant.spec, got, shown, None))
-                continue
             table[name] = compared(variant.spec, original, got, before, shown)
             if name in IN_VIEWS:
+                seen = seen or ap_of(base.spec, in_views(base, given, shown))
                 here = in_views(variant, folder, shown)
                 table[name]["views"] = judged_in_views(variant.spec, seen, here)
             print(file.stem, name, table[name], flush=True)
-    return {"float": whole, "files": table}
+    return {"float": encode(rated(base.spec, original, shown, None)), "files": table}
 
 
 def viewed(clip: EvalClip, spec: ModelSpec, draw: np.random.Generator) -> EvalClip:
@@ -303,10 +305,10 @@ HALF = np.array([0.5])
 NEAR, WIDTH = np.linspace(0.3, 0.7, 9), 0.1
 """Overlaps over which AP is smoothed, and the width of the Gaussian kernel: no gate takes that yet."""
 WAYS = (
-    ("counted", 1, HALF, 300),
-    ("counted", VIEWS, HALF, 300),
-    ("smoothed", 1, NEAR, 300),
-    ("smoothed", VIEWS, NEAR, 300),
+    ("counted", 1, HALF, 200),
+    ("counted", VIEWS, HALF, 100),
+    ("smoothed", 1, NEAR, 60),
+    ("smoothed", VIEWS, NEAR, 60),
 )
 """What is made of a draw, views, overlaps, and draws."""
 
@@ -410,8 +412,9 @@ def page(found: dict[str, Any]) -> str:
     ]
     for name in DETECTORS:
         lines += ["", f"## {name}", "", HEAD, "|---|---|---|---|---|"]
-        for key, what in TRIED.items():
-            file = found[name]["files"][key]
+        known = found[name]["files"]
+        for key in [key for key in TRIED if "sqnr_db" in known.get(key, {})]:
+            what, file = TRIED[key], known[key]
             lines.append(
                 f"| {what} | {file['sqnr_db']:.1f} dB | {100 * file['ap50']:.1f} % "
                 f"| {told(decode(PairedDrop, file['drop']))} | {told_in_views(file)} |"
@@ -434,7 +437,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--data", type=Path, help="with images/, models/, persons.csv")
     arguments.add_argument("--only", choices=DETECTORS, help="measure this one, leave the other as it is")
-    arguments.add_argument("--file", choices=IN_VIEWS, help="and of it this file, leave the others")
+    arguments.add_argument("--file", action="append", default=[], help="and of it this file, as it is called")
     arguments.add_argument("--simulate", action="store_true")
     given = arguments.parse_args()
     if given.simulate:
@@ -444,7 +447,7 @@ def main() -> None:
         measure(given.data, given.only, given.file)
 
 
-def measure(data: Path, only: str | None, one: str | None) -> None:
+def measure(data: Path, only: str | None, wanted: Sequence[str]) -> None:
     """Every file of both detectors, into detection.json."""
     shipped = detector("person-detector")
     assert shipped is not None
@@ -453,11 +456,11 @@ def measure(data: Path, only: str | None, one: str | None) -> None:
         files = (data / "models" / "yolox_nano_416.onnx", yolox), shipped
         for name, (file, spec) in zip(DETECTORS, files, strict=True):
             if only in (None, name):
-                row, known = measured(file, spec, data, one), read_json(OUT)
-                if one:
-                    here = {one: row["files"][one] | {"measured_at": now()}}
-                    row["files"] = known[name]["files"] | here
-                write_json(OUT, known | ({} if one else {"measured_at": now()}) | {name: row})
+                row, known = measured(file, spec, data, wanted), read_json(OUT)
+                if wanted:
+                    own = {key: one | {"measured_at": now()} for key, one in row["files"].items()}
+                    row["files"] = known[name]["files"] | own
+                write_json(OUT, known | ({} if wanted else {"measured_at": now()}) | {name: row})
     write_text(PAGE, page(read_json(OUT)))
 
 

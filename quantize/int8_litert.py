@@ -132,7 +132,7 @@ def work(
         rows.setdefault(int(i), {})[name] = value
     runner = litert_interpreter()(source, num_threads=1).get_signature_runner()
     rows = {i: litert_feeds(runner, row) for i, row in rows.items()}
-    floats = [*float_scopes(source, uneven), *endless_scopes(source, grown)]
+    floats = [*float_scopes(source), *endless_scopes(source, grown)]
     recipe_list = _recipe(recipe, [*floats, *(uneven_scopes(source) if uneven else ())])
     tool = quantizer.Quantizer(source, recipe_list)
     ranges: Any = None
@@ -228,12 +228,11 @@ def _recipe(name: str, floats: Sequence[str]) -> Any:
     return manager.get_quantization_recipe()
 
 
-def float_scopes(path: str, behind: bool = False) -> list[str]:
+def float_scopes(path: str) -> list[str]:
     """A pattern for each operator that holds one value per channel; see ``int8_onnx.float_nodes``.
 
     Also for each matrix product that no convolution needs any more: a soft-argmax is one, and in eight bits
-    it cost pv-track-nano a third of its delta-avg. behind: for every operator there, as of a detector, whose
-    boxes and scores have no scale in common. LiteRT keeps channels last: (1, H, W, C).
+    it cost pv-track-nano a third of its delta-avg. LiteRT keeps channels last: (1, H, W, C).
     """
     interpreter = litert_interpreter()(path, num_threads=1)
     details = {d["index"]: d for d in interpreter.get_tensor_details()}
@@ -246,7 +245,7 @@ def float_scopes(path: str, behind: bool = False) -> list[str]:
         if wanted:
             needed |= set(map(int, op["inputs"]))
         vector = all(len(s) < 4 or s[1:3] == (1, 1) for s in shapes)
-        if outputs and (vector or (not wanted and (behind or op["op_name"] in PRODUCTS))):
+        if outputs and (vector or (not wanted and op["op_name"] in PRODUCTS)):
             patterns += [f"^{re.escape(d['name'])};" for d in outputs]
     return patterns
 

@@ -36,7 +36,7 @@ def iou_figures(
 def clip_change(before: np.ndarray, after: np.ndarray) -> float:
     """By how much one changed clip moves its figure, from those (clips,) of two models.
 
-    As much as the clip that moved most, beside what all share; where none moved it may be all that a clip has,
+    As much as the clip that moved most, beside what all share; where none moved, it may be all that one has,
     as nothing tells. See ``edgepv.metrics.stats.interval_of_changes``.
     """
     loss = before - after
