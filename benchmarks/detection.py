@@ -26,7 +26,6 @@ import cv2
 import numpy as np
 import onnx
 from measured_at import now
-from safetensors.numpy import save_file
 
 from edgepv.base.console import Console
 from edgepv.base.files import read_json, sha256, write_json, write_text
@@ -53,12 +52,12 @@ from edgepv.pipeline.context import RunContext
 from edgepv.pipeline.line import lowered, ready
 from edgepv.pipeline.options import Options
 from edgepv.pipeline.source import gather, load
-from edgepv.quantize import int8_litert, int8_onnx
+from edgepv.quantize import int8_onnx
 from edgepv.quantize.bias import correct_biases
 from edgepv.quantize.spread import spread
 from edgepv.quantize.step import Calibration
 from edgepv.runtimes.engine import on_this_host, open_engine
-from edgepv.stream import Tensors, by_file_names
+from edgepv.stream import by_file_names
 from edgepv.targets import target as find_target
 from edgepv.types import ModelSpec, PairedDrop, Variant, decode, encode
 from edgepv.zoo import detector
@@ -84,9 +83,8 @@ TRIED = {
     "tensorrt corrected": "TensorRT, biases corrected (`quantize/bias.py`)",
     "jetson tensorrt-int8": "TensorRT, both: the target's file for weakly typed builds",
     "jetson tensorrt-int8-fp16": "TensorRT, both and float16: the target's file for strongly typed builds",
-    "litert fixed ranges": "LiteRT, convolutions whose inputs and outputs have fixed ranges",
-    "mobile litert-int8-full": "LiteRT, all of it up to the last convolutions: the target's file",
-    "mobile litert-int8-conv": "LiteRT, convolutions, inputs in the range of each picture: the target's file",
+    "mobile litert-int8-full": "LiteRT, all of it: the target's file",
+    "mobile litert-int8-conv": "LiteRT, convolutions: the target's file",
     "cpu openvino-int8-nncf": "OpenVINO by NNCF, the depthwise convolutions too: the target's file",
 }
 """What was tried, and what the page says of it."""
@@ -133,16 +131,6 @@ def for_tensorrt(*, spreads: bool, corrects: bool) -> Callable[[Variant, Path, C
     return make
 
 
-def fixed_ranges(given: Variant, here: Path, feeds: list[Tensors]) -> Variant:
-    """LiteRT's convolutions with ranges set beforehand, as other models have them: of the float file."""
-    out, theirs = here / "fixed.tflite", by_file_names(given, feeds)
-    with tempfile.TemporaryDirectory() as scratch:
-        orders = Path(scratch) / "feeds.safetensors"
-        save_file({f"{i}|{name}": v for i, feed in enumerate(theirs) for name, v in feed.items()}, orders)
-        int8_litert.work(str(here / given.path), str(orders), "conv", str(out), [], uneven=True)
-    return replace(given, precision="int8", path=out.name, sha256=sha256(out))
-
-
 def made(
     file: Path, spec: Path, data: Path, folder: Path, wanted: Sequence[str]
 ) -> tuple[list[EvalClip], Iterator[Made]]:
@@ -169,8 +157,6 @@ def made(
             mine = RunContext(replace(options, variant=only or None), Console(quiet=True))
             for variant in run_builder(mine, model, find_target(target), base, here).variants:
                 yield f"{target} {variant.name}", on_this_host(variant), here
-                if variant.name == "litert-fp32":
-                    yield "litert fixed ranges", fixed_ranges(variant, here, model.feeds), here
         aid = Calibration(given.parent, list(model.feeds), "")
         for name, make in ways().items():
             if not wanted or name in wanted:

@@ -123,10 +123,7 @@ def _kind_of(layer: str) -> str | None:
 
 
 def of_litert(variant: Variant, path: Path) -> Audit:
-    """Reads operators and tensor types of the .tflite; XNNPACK runs an int8 convolution in int8.
-
-    Also one that reads float and has int8 weights: it is then XNNPACK that rounds what it reads.
-    """
+    """Reads operators and tensor types of the .tflite; XNNPACK runs an int8 convolution in int8."""
     need("ai_edge_litert", extra="mobile")
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
@@ -139,10 +136,8 @@ def of_litert(variant: Variant, path: Path) -> Audit:
     for i, op in enumerate(interpreter._get_ops_details()):
         kind = _kind_of(op["op_name"])
         if kind:
-            read, weights = (
-                types[op["inputs"][i]] for i in ((2, 1) if op["op_name"] == "TRANSPOSE_CONV" else (0, 1))
-            )
-            runs = "int8" if "int8" in (read, weights) else "float"
+            stored = types[op["inputs"][2 if op["op_name"] == "TRANSPOSE_CONV" else 0]]
+            runs = "int8" if stored == "int8" else "float"
             plan = wanted if kind == "convolutions" else runs
             rows[kind] += (ConvPlan(f"{op['op_name']}_{i}", plan, runs),)
     inside = islands.of_litert(interpreter) if variant.precision == "int8" else None

@@ -33,12 +33,6 @@ MOVES = {
     *("Constant", "Const", "Input", "Output", "Parameter", "Result", "Reorder"),
 }
 CONVERSIONS = {"QuantizeLinear", "DequantizeLinear", "QUANTIZE", "DEQUANTIZE", "Convert", "FakeQuantize"}
-CONVOLVED = (
-    "CONV_2D",
-    "DEPTHWISE_CONV_2D",
-    "TRANSPOSE_CONV",
-    "FULLY_CONNECTED",
-)  # LiteRT's, with weights second
 FUSED = ("QuantizeLinear", "/fq_")  # in the name of an OpenVINO subgraph that only converts
 
 
@@ -178,8 +172,7 @@ def of_litert(interpreter: Any) -> Float:
     for i, op in enumerate(interpreter._get_ops_details()):
         kind = op["op_name"]
         data = [int(t) for t in op["inputs"] if int(t) >= 0]
-        weighted = kind in CONVOLVED and types.get(data[1]) == "int8"  # what it reads is rounded as it runs
-        integer = bool(data) and (types.get(data[0]) != "float32" or weighted)
+        integer = bool(data) and types.get(data[0]) != "float32"
         sources, results = (tuple(str(int(t)) for t in op[side]) for side in ("inputs", "outputs"))
         title = kind.title().replace("_", "")
         runs = _runs(kind if kind in CONVERSIONS else title, integer)

@@ -3,9 +3,7 @@
 Two recipes, because neither is best everywhere (measured on video nets):
 "full" runs every operator in INT8 that has a fast integer kernel; the few that fall out of XNNPACK or
 crash in integers (FRAGILE) stay float;
-"conv" quantizes convolutions and linear layers only. Of a detector their outputs stay float, and the range of
-what they read is that of each picture, which LiteRT looks up as it runs: what SiLU reads reaches far below
-where it is 0, and one scale for all of it leaves little to the rest.
+"conv" quantizes convolutions and linear layers only.
 """
 
 from __future__ import annotations
@@ -33,8 +31,6 @@ PICTURE_CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
 PRODUCTS = ("FULLY_CONNECTED", "BATCH_MATMUL")
 ENDS = ("INPUT", "OUTPUT")
 MOVES = ("RESHAPE", "TRANSPOSE", "PAD", "PADV2", "MAX_POOL_2D", "SLICE", "STRIDED_SLICE", "SPLIT")
-DYNAMIC = "dynamic"
-"""The recipe of convolutions whose ranges are not fixed."""
 FRAGILE = (
     "HARD_SWISH",
     "DIV",
@@ -55,7 +51,6 @@ class Step(VariantStep):
     """
 
     name = "int8-litert"
-    version = 2
     tools = ("ai-edge-quantizer", "ai-edge-litert")
 
     recipe: Literal["conv", "full"] = "full"
@@ -73,7 +68,7 @@ class Step(VariantStep):
         from safetensors.numpy import save_file
 
         need("ai_edge_quantizer", extra="compress")
-        theirs, uneven = by_file_names(given, aid.feeds), given.spec.boxes is not None
+        theirs = by_file_names(given, aid.feeds)
         states, ends = given.stream.states if given.stream else (), {**given.inputs, **given.outputs}
         with whole_file(out) as tmp, tempfile.TemporaryDirectory() as scratch:
             orders = Path(scratch) / "feeds.safetensors"
@@ -85,15 +80,15 @@ class Step(VariantStep):
                 tool="ai-edge-quantizer",
                 source=str(aid.folder / given.path),
                 feeds=str(orders),
-                recipe=DYNAMIC if uneven and self.recipe == "conv" else self.recipe,
+                recipe=self.recipe,
                 out=str(tmp),
                 states=[(given.inputs[s.name], ends[s.output]) for s in states if s.dtype == "float32"],
                 grown=[(given.inputs[s.name], ends[s.output]) for s in states if s.name in self.grown],
-                uneven=uneven,
+                uneven=given.spec.boxes is not None,
             )
         scheme = QuantScheme(
             "ai-edge-quantizer",
-            "int8 per-tensor, of each picture" if uneven and self.recipe == "conv" else "int8 per-tensor",
+            "int8 per-tensor",
             "int8 per-channel",
             aid.digest,
             len(aid.feeds),
@@ -135,11 +130,9 @@ def work(
     floats = [*float_scopes(source), *endless_scopes(source, grown)]
     recipe_list = _recipe(recipe, [*floats, *(uneven_scopes(source) if uneven else ())])
     tool = quantizer.Quantizer(source, recipe_list)
-    ranges: Any = None
-    if recipe != DYNAMIC:
-        ranges = _ranges(source, recipe_list, [rows[i] for i in sorted(rows)], states)
-        if not ranges:
-            raise ModelError("ai-edge-quantizer found no layer of a kind that it quantizes")
+    ranges = _ranges(source, recipe_list, [rows[i] for i in sorted(rows)], states)
+    if not ranges:
+        raise ModelError("ai-edge-quantizer found no layer of a kind that it quantizes")
     result = tool.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
     result.export_model(out, overwrite=True)
     interpreter = litert_interpreter()(out, num_threads=1)
@@ -203,11 +196,9 @@ def _recipe(name: str, floats: Sequence[str]) -> Any:
 
     operators = qtyping.TFLOperationName
     manager = recipe_manager.RecipeManager()
-    chosen = ("ALL_SUPPORTED",) if name == "full" else CONVOLUTIONS
-    kept = (*ENDS, *FRAGILE) if name == "full" else ()
-    for op in chosen if name == DYNAMIC else ():
-        manager.add_dynamic_config(regex=".*", operation_name=getattr(operators, op), num_bits=8)
-    for op in () if name == DYNAMIC else chosen:
+    chosen = CONVOLUTIONS if name == "conv" else ("ALL_SUPPORTED",)
+    kept = () if name == "conv" else (*ENDS, *FRAGILE)
+    for op in chosen:
         manager.add_static_config(
             regex=".*",
             operation_name=getattr(operators, op),
