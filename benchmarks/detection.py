@@ -8,7 +8,7 @@ Which box just overlaps enough, and which just comes before another, is chance, 
 picture is mirrored, moved or shrunk. So every picture is shown in ``VIEWS`` views too, in all of which it is
 known where the persons are. Views are no new pictures: the units of every error stay the pictures, as
 ``edgepv.metrics.detection.jackknife`` leaves out one with all of its views. ``--simulate`` holds that against
-pictures of known law. Writes detection.json.
+pictures of known law. Writes detection.json and, of what was tried, detection.md.
 """
 
 from __future__ import annotations
@@ -17,45 +17,54 @@ import argparse
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import onnx
 from measured_at import now
 
 from edgepv.base.console import Console
-from edgepv.base.files import read_json, write_json, write_text
+from edgepv.base.files import read_json, sha256, write_json, write_text
 from edgepv.data.annotated import TrueBoxes
 from edgepv.data.boxes import Detections, placed
 from edgepv.data.truth import EvalClip, eval_clip
+from edgepv.export.tensorrt import form
 from edgepv.measure.answers import clip_answers
 from edgepv.metrics.detection import (
     Matches,
     alike,
+    box_change,
     found_on,
-    jackknife,
     matches,
     mean_ap,
     rated,
+    telling_rows,
 )
-from edgepv.metrics.stats import jackknifed, mean_drop
-from edgepv.metrics.tasks import figures, groups_of, task_drop
+from edgepv.metrics.stats import jackknifed, mean_drop, sqnr_db
+from edgepv.metrics.tasks import change_of, figures, groups_of, task_drop
+from edgepv.model.boxes import uneven_layers
 from edgepv.pipeline.build import run_builder
 from edgepv.pipeline.context import RunContext
 from edgepv.pipeline.line import lowered, ready
 from edgepv.pipeline.options import Options
 from edgepv.pipeline.source import gather, load
 from edgepv.quantize import int8_onnx
+from edgepv.quantize.bias import correct_biases
+from edgepv.quantize.spread import spread
 from edgepv.quantize.step import Calibration
 from edgepv.runtimes.engine import on_this_host, open_engine
+from edgepv.stream import by_file_names
 from edgepv.targets import target as find_target
 from edgepv.types import ModelSpec, PairedDrop, Variant, decode, encode
 from edgepv.zoo import detector
 
-OUT = Path(__file__).resolve().parent / "detection.json"
+HERE = Path(__file__).resolve().parent
+OUT, PAGE = HERE / "detection.json", HERE / "detection.md"
+DETECTORS = ("yolox-nano", "person-detector")
 MAX_DROP = 1.0  # points, as edgepv export has it
 VIEWS = 6  # of each picture; the first is the picture as it is
 SMALLEST = 0.85  # of a picture's side, in a view
@@ -66,6 +75,20 @@ IN_VIEWS = (
     "jetson tensorrt-int8-fp16",
 )
 """Files that are judged in views: of these engines the best of YOLOX-nano, as the pictures alone have it."""
+TRIED = {
+    "throughout": "ONNX Runtime, all layers in INT8",
+    "percentile": "ONNX Runtime, all but one in ten thousand values in range",
+    "tensorrt plain": "TensorRT, ranges around 0",
+    "tensorrt spread": "TensorRT, channels spread (`quantize/spread.py`)",
+    "tensorrt corrected": "TensorRT, biases corrected (`quantize/bias.py`)",
+    "jetson tensorrt-int8": "TensorRT, both: the target's file for weakly typed builds",
+    "jetson tensorrt-int8-fp16": "TensorRT, both and float16: the target's file for strongly typed builds",
+    "mobile litert-int8-full": "LiteRT, all of it: the target's file",
+    "mobile litert-int8-conv": "LiteRT, convolutions: the target's file",
+    "cpu openvino-int8-nncf": "OpenVINO by NNCF, the depthwise convolutions too: the target's file",
+}
+"""What was tried, and what the page says of it."""
+HEAD = "| way | SQNR | AP50 | lost, pictures as they are | lost, in views of each |"
 TARGETS = ("cpu", "mobile", "jetson")
 Made = tuple[str, Variant, Path]
 """How a file is called in the results, the file, and the folder it lies in."""
@@ -78,11 +101,43 @@ def ways() -> dict[str, Callable[[Variant, Path, Calibration], Variant]]:
         plain = replace(given, spec=replace(given.spec, boxes=None))
         return replace(int8_onnx.Step()(plain, out, aid), spec=given.spec)
 
-    return {"throughout": throughout, "percentile": int8_onnx.Step((), "percentile")}
+    return {
+        "throughout": throughout,
+        "percentile": int8_onnx.Step((), "percentile"),
+        "tensorrt plain": for_tensorrt(spreads=False, corrects=False),
+        "tensorrt spread": for_tensorrt(spreads=True, corrects=False),
+        "tensorrt corrected": for_tensorrt(spreads=False, corrects=True),
+    }
 
 
-def made(file: Path, spec: Path, data: Path, folder: Path) -> tuple[list[EvalClip], Iterator[Made]]:
-    """(the held-out pictures, every file of a detector): the float one that was given comes first."""
+def for_tensorrt(*, spreads: bool, corrects: bool) -> Callable[[Variant, Path, Calibration], Variant]:
+    """Q/DQ pairs where TensorRT has them, run by ONNX Runtime; the target spreads and corrects."""
+
+    def make(given: Variant, out: Path, aid: Calibration) -> Variant:
+        source, feeds = aid.folder / given.path, by_file_names(given, aid.feeds)
+        kept, model = uneven_layers(source), form.prepare(source)
+        if spreads:
+            chosen = [n.name for n in model.graph.node if n.op_type == "Conv" and n.name not in kept]
+            model = spread(model, feeds, chosen)
+        source = out.with_suffix(".float.onnx")
+        onnx.save(model, source)
+        form.quantize_for_tensorrt(source, out, feeds, state_pairs=(), keep_float=kept)
+        if corrects:
+            quantized = onnx.load(out)
+            correct_biases(quantized, form.prepare(source), feeds)
+            onnx.save(quantized, out)
+        return replace(given, precision="int8", path=out.name, sha256=sha256(out))
+
+    return make
+
+
+def made(
+    file: Path, spec: Path, data: Path, folder: Path, wanted: Sequence[str]
+) -> tuple[list[EvalClip], Iterator[Made]]:
+    """(the held-out pictures, every file of a detector): the float one that was given comes first.
+
+    wanted: names of the files that are made besides; none: all.
+    """
     options = Options(str(file), spec=str(spec), clips=str(data))
     context, source = RunContext(options, Console(quiet=True)), load(options)
     clips = gather(options, source.spec)
@@ -92,16 +147,20 @@ def made(file: Path, spec: Path, data: Path, folder: Path) -> tuple[list[EvalCli
     def every() -> Iterator[Made]:
         base, given = model.lowered.base, model.lowered.base_folder / model.lowered.base.path
         yield "float", base, given.parent
-        for name in TARGETS:
-            here = folder / name
+        for name in wanted or TARGETS:
+            target, _, only = name.partition(" ")
+            if target not in TARGETS:
+                continue
+            here = folder / name.replace(" ", "-")
             here.mkdir()
             shutil.copy(given, here / given.name)
-            built = run_builder(context, model, find_target(name), base, here)
-            for variant in built.variants:
-                yield f"{name} {variant.name}", on_this_host(variant), here
+            mine = RunContext(replace(options, variant=only or None), Console(quiet=True))
+            for variant in run_builder(mine, model, find_target(target), base, here).variants:
+                yield f"{target} {variant.name}", on_this_host(variant), here
         aid = Calibration(given.parent, list(model.feeds), "")
         for name, make in ways().items():
-            yield name, make(base, folder / f"{name}.onnx", aid), folder
+            if not wanted or name in wanted:
+                yield name, make(base, folder / f"{name}.onnx", aid), folder
 
     return held_out, every()
 
@@ -115,24 +174,23 @@ def answers(variant: Variant, folder: Path, clips: list[EvalClip]) -> list[np.nd
         opened.close()
 
 
-def measured(file: Path, spec: Path, data: Path) -> dict[str, Any]:
-    """Every file of one detector."""
+def measured(file: Path, spec: Path, data: Path, wanted: Sequence[str]) -> dict[str, Any]:
+    """Every file of one detector, or the float one and those that are wanted."""
     table: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        shown, every = made(file, spec, data, Path(scratch))
+        shown, every = made(file, spec, data, Path(scratch), wanted)
+        _, base, given = next(every)
+        original = answers(base, given, shown)
+        before, seen = figures(base.spec, original, shown, 1), None
         for name, variant, folder in every:
             got = answers(variant, folder, shown)
-            if name == "float":
-                original, before = got, figures(variant.spec, got, shown, 1)
-                seen = ap_of(variant.spec, in_views(variant, folder, shown))
-                whole = encode(rated(variant.spec, got, shown, None))
-                continue
             table[name] = compared(variant.spec, original, got, before, shown)
             if name in IN_VIEWS:
+                seen = seen or ap_of(base.spec, in_views(base, given, shown))
                 here = in_views(variant, folder, shown)
                 table[name]["views"] = judged_in_views(variant.spec, seen, here)
             print(file.stem, name, table[name], flush=True)
-    return {"float": whole, "files": table}
+    return {"float": encode(rated(base.spec, original, shown, None)), "files": table}
 
 
 def viewed(clip: EvalClip, spec: ModelSpec, draw: np.random.Generator) -> EvalClip:
@@ -170,17 +228,24 @@ def in_views(variant: Variant, folder: Path, clips: list[EvalClip]) -> Found:
     return found, truth  # type: ignore[return-value]
 
 
-def ap_of(spec: ModelSpec, one: Found) -> np.ndarray:
-    """Figures of the pictures, whose mean is AP50 over their views in points; see ``ap_figures``."""
-    return 100 * jackknife(matches(spec, *one), len(one[1]))
+def ap_of(spec: ModelSpec, one: Found) -> tuple[np.ndarray, np.ndarray]:
+    """Figures of the pictures, whose mean is AP over their views in points: AP50, and smoothed.
+
+    See ``edgepv.metrics.detection.ap_figures``.
+    """
+    rows = (by_overlaps(matches(spec, *one, at), at, len(one[1])) for at in (HALF, NEAR))
+    plain, smooth = (100 * row for row in rows)
+    return plain, smooth
 
 
-def judged_in_views(spec: ModelSpec, before: np.ndarray, got: Found) -> dict[str, Any]:
-    """The loss over all views; before: the original's figures."""
-    after = ap_of(spec, got)
+def judged_in_views(spec: ModelSpec, seen: tuple[np.ndarray, np.ndarray], got: Found) -> dict[str, Any]:
+    """The loss over all views, counted and smoothed; seen: the original's figures."""
+    (before, smooth), (after, smoothed) = seen, ap_of(spec, got)
+    change = 100 * box_change(got[1])
     return {
         "ap50": float(after.mean()) / 100,
-        "drop": encode(mean_drop(before, after, max_drop=MAX_DROP, unit="points")),
+        "drop": encode(mean_drop(before, after, max_drop=MAX_DROP, unit="points", change=change)),
+        "smoothed": encode(mean_drop(smooth, smoothed, max_drop=MAX_DROP, unit="points")),
     }
 
 
@@ -192,9 +257,12 @@ def compared(
     shown: list[EvalClip],
 ) -> dict[str, Any]:
     """One file's boxes against those of the original, and both against the true ones."""
-    drop = task_drop(spec, before, figures(spec, got, shown, 1), MAX_DROP, groups_of(shown))
+    after, change = figures(spec, got, shown, 1), change_of(spec, shown)
+    rows = [(telling_rows(spec, a, a), telling_rows(spec, b, a)) for a, b in zip(original, got, strict=True)]
+    drop = task_drop(spec, before, after, MAX_DROP, groups_of(shown), change)
     return {
         "ap50": rated(spec, got, shown, None).value,
+        "sqnr_db": sqnr_db(*(np.concatenate(side) for side in zip(*rows, strict=True))),
         "drop": encode(drop),
         "boxes": alike(*(found_on(spec, x, shown, None) for x in (original, got))),
     }
@@ -222,7 +290,12 @@ PICTURES, MANY = 82, 20_000
 HALF = np.array([0.5])
 NEAR, WIDTH = np.linspace(0.3, 0.7, 9), 0.1
 """Overlaps over which AP is smoothed, and the width of the Gaussian kernel: no gate takes that yet."""
-WAYS = (("counted", 1, HALF, 150), ("counted", VIEWS, HALF, 150), ("smoothed", 1, NEAR, 60))
+WAYS = (
+    ("counted", 1, HALF, 200),
+    ("counted", VIEWS, HALF, 100),
+    ("smoothed", 1, NEAR, 60),
+    ("smoothed", VIEWS, NEAR, 60),
+)
 """What is made of a draw, views, overlaps, and draws."""
 
 
@@ -269,14 +342,7 @@ def simulated() -> Iterator[dict[str, Any]]:
         truth = 100 * float(np.subtract(*(mean_ap([side], np.ones(MANY))[0] for side in many)))
         for way, views, at, repeats in WAYS:
             draw = np.random.default_rng(1)
-            drops = [
-                mean_drop(
-                    *(100 * by_overlaps(side, at) for side in drawn(draw, PICTURES, views, size, falls, at)),
-                    max_drop=truth,
-                    unit="points",
-                )
-                for _ in range(repeats)
-            ]
+            drops = [judged(drawn(draw, PICTURES, views, size, falls, at), at, truth) for _ in range(repeats)]
             yield {
                 "law": law,
                 "way": way,
@@ -289,13 +355,18 @@ def simulated() -> Iterator[dict[str, Any]]:
             }
 
 
-def by_overlaps(side: Matches, at: np.ndarray) -> np.ndarray:
-    """The jackknife's figures of AP50, or of the mean of AP over overlaps near a half."""
-    if len(at) == 1:
-        return jackknife([side], PICTURES)
+def judged(sides: tuple[Matches, Matches], at: np.ndarray, max_drop: float) -> PairedDrop:
+    """The loss of a draw. AP smoothed over overlaps moves by any amount."""
+    change = 100 * PICTURES / sides[0].support.sum() if len(at) == 1 else None
+    rows = (100 * by_overlaps([side], at, PICTURES) for side in sides)
+    return mean_drop(*rows, max_drop=max_drop, unit="points", change=change)
+
+
+def by_overlaps(table: Sequence[Matches], at: np.ndarray, count: int) -> np.ndarray:
+    """The jackknife's figures of ``count`` pictures of AP50, or of AP averaged over overlaps near a half."""
     weight = np.exp(-0.5 * ((at - 0.5) / WIDTH) ** 2)
     weight /= weight.sum()
-    return jackknifed(lambda kept: float(mean_ap([side], kept) @ weight), PICTURES)
+    return jackknifed(lambda kept: float(mean_ap(table, kept, len(at)) @ weight), count)
 
 
 def table(found: dict[str, Any]) -> str:
@@ -304,16 +375,42 @@ def table(found: dict[str, Any]) -> str:
         "| detector | file | AP50 | lost, pictures as they are | lost, in views of each | verdict |",
         "|---|---|---|---|---|---|",
     ]
-    for detector_name in ("yolox-nano", "person-detector"):
+    for detector_name in DETECTORS:
         for name in IN_VIEWS:
             file = found[detector_name]["files"][name]
             plain = decode(PairedDrop, file["drop"])
-            seen = decode(PairedDrop, file["views"]["drop"]) if "views" in file else None
+            verdict = file.get("views", file)["drop"]["verdict"]
             lines.append(
                 f"| {detector_name} | {name} | {100 * file['ap50']:.1f} % | {told(plain)} "
-                f"| {told(seen) if seen else 'not measured'} | {(seen or plain).verdict} |"
+                f"| {told_in_views(file)} | {verdict} |"
             )
     return "\n".join(lines) + "\n"
+
+
+def page(found: dict[str, Any]) -> str:
+    """detection.md: what was tried."""
+    lines = [
+        "# INT8 of detectors, what was tried",
+        "",
+        "Made by `python benchmarks/detection.py` from detection.json. SQNR against the float model,",
+        "of the rows that say something; AP50 of persons and what is lost of it, on pictures as they are",
+        f"and over {VIEWS} views of each, with 95 % intervals.",
+    ]
+    for name in DETECTORS:
+        lines += ["", f"## {name}", "", HEAD, "|---|---|---|---|---|"]
+        known = found[name]["files"]
+        for key in [key for key in TRIED if "sqnr_db" in known.get(key, {})]:
+            what, file = TRIED[key], known[key]
+            lines.append(
+                f"| {what} | {file['sqnr_db']:.1f} dB | {100 * file['ap50']:.1f} % "
+                f"| {told(decode(PairedDrop, file['drop']))} | {told_in_views(file)} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def told_in_views(file: dict[str, Any]) -> str:
+    """What a file loses over all views, where that was measured."""
+    return told(decode(PairedDrop, file["views"]["drop"])) if "views" in file else "not measured"
 
 
 def told(drop: PairedDrop) -> str:
@@ -325,27 +422,32 @@ def main() -> None:
     """Simulate or measure, and write."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--data", type=Path, help="with images/, models/, persons.csv")
+    arguments.add_argument("--only", choices=DETECTORS, help="measure this one, leave the other as it is")
+    arguments.add_argument("--file", action="append", default=[], help="and of it this file, as it is called")
     arguments.add_argument("--simulate", action="store_true")
     given = arguments.parse_args()
     if given.simulate:
         rows = list(simulated())
         write_json(OUT, read_json(OUT) | {"simulated": rows})
     if given.data:
-        measure(given.data)
+        measure(given.data, given.only, given.file)
 
 
-def measure(data: Path) -> None:
+def measure(data: Path, only: str | None, wanted: Sequence[str]) -> None:
     """Every file of both detectors, into detection.json."""
     shipped = detector("person-detector")
     assert shipped is not None
     with tempfile.TemporaryDirectory() as scratch:
         yolox = yolox_spec(shipped[1], Path(scratch) / "yolox.toml")
-        results = {
-            "measured_at": now(),
-            "yolox-nano": measured(data / "models" / "yolox_nano_416.onnx", yolox, data),
-            "person-detector": measured(*shipped, data),
-        }
-    write_json(OUT, read_json(OUT) | results)
+        files = (data / "models" / "yolox_nano_416.onnx", yolox), shipped
+        for name, (file, spec) in zip(DETECTORS, files, strict=True):
+            if only in (None, name):
+                row, known = measured(file, spec, data, wanted), read_json(OUT)
+                if wanted:
+                    own = {key: one | {"measured_at": now()} for key, one in row["files"].items()}
+                    row["files"] = known[name]["files"] | own
+                write_json(OUT, known | ({} if wanted else {"measured_at": now()}) | {name: row})
+    write_text(PAGE, page(read_json(OUT)))
 
 
 if __name__ == "__main__":

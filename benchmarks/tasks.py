@@ -96,7 +96,7 @@ def committed() -> Iterator[Row]:
                 "value": file.get("views", file)["ap50"],
                 "drop": file.get("views", file)["drop"],
                 "p50_ms": None,
-                "measured_at": detection["measured_at"],
+                "measured_at": file.get("measured_at", detection["measured_at"]),
             }
             for name, file in detection[model]["files"].items()
             if name in IN_VIEWS

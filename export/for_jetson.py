@@ -179,12 +179,13 @@ def _quantized(request: BuildRequest) -> Variant:
     base = request.compress("equalise", {}, request.base, EVEN.format(""))
     pairs = _pairs(base, [s.name for s in base.stream.states if _real(s)] if base.stream else ())
     feeds = by_file_names(base, request.feeds)
-    kept = uneven_layers(request.folder / base.path) if base.spec.boxes is not None else ()
+    detects = base.spec.boxes is not None
+    kept = uneven_layers(request.folder / base.path) if detects else ()
 
     def make(folder: Path) -> Variant:
         out = folder / "qdq.onnx"
         source = request.folder / base.path
-        form.quantize_for_tensorrt(source, out, feeds, state_pairs=pairs, keep_float=kept)
+        form.quantize_for_tensorrt(source, out, feeds, state_pairs=pairs, keep_float=kept, uneven=detects)
         scheme = QuantScheme(
             "onnxruntime, TensorRT placement",
             "int8 symmetric per-tensor",
@@ -195,7 +196,8 @@ def _quantized(request: BuildRequest) -> Variant:
         )
         return replace(base, precision="int8", path=out.name, sha256=sha256(out), scheme=scheme)
 
-    return request.work("tensorrt int8", {"kept": list(kept)} if kept else {}, base, TOOLS, make)
+    options = {"kept": list(kept), "uneven": 1} if detects else {}
+    return request.work("tensorrt int8", options, base, TOOLS, make)
 
 
 def _checks(request: BuildRequest, variants: Sequence[Variant], device: jetson.Device) -> tuple[str, ...]:

@@ -234,7 +234,7 @@ def _factors(channels: Channels, feeds: Sequence[Tensors], kept: Collection[str]
     for node in rounded:
         weights = np.abs(channels.constants[node.input[1]])
         if weights.shape[1] > 1:  # a depthwise kernel has a step for each channel anyway
-            rows = _grouped(weights, _groups(node)).max(axis=(1, *range(3, weights.ndim + 1))).reshape(-1)
+            rows = grouped(weights, groups_of(node)).max(axis=(1, *range(3, weights.ndim + 1))).reshape(-1)
             np.maximum.at(heavy, channels.of(node.input[0]), rows)
     factors = np.ones(channels.count(), np.float32)
     spread = (loud > 0) & (np.arange(channels.count()) != FIXED)
@@ -244,11 +244,12 @@ def _factors(channels: Channels, feeds: Sequence[Tensors], kept: Collection[str]
     return factors
 
 
-def _groups(node: Any) -> int:
+def groups_of(node: Any) -> int:
+    """Of a convolution."""
     return next((int(a.i) for a in node.attribute if a.name == "group"), 1)
 
 
-def _grouped(weights: np.ndarray, groups: int) -> np.ndarray:
+def grouped(weights: np.ndarray, groups: int) -> np.ndarray:
     """(O, I, ...) as (groups, O / groups, I, ...)."""
     return weights.reshape(groups, -1, *weights.shape[1:])
 
@@ -281,9 +282,9 @@ def _scale(channels: Channels, factors: np.ndarray) -> None:
     places = {i.name: i for i in channels.model.graph.initializer}
     for node in channels.convolutions:
         written, read = (factors[channels.of(end)] for end in (node.output[0], node.input[0]))
-        weights, groups = channels.constants[node.input[1]], _groups(node)
+        weights, groups = channels.constants[node.input[1]], groups_of(node)
         tail = (1,) * (weights.ndim - 2)
-        by_reader = _grouped(weights, groups) / read.reshape(groups, 1, -1, *tail)
+        by_reader = grouped(weights, groups) / read.reshape(groups, 1, -1, *tail)
         changed = [by_reader.reshape(weights.shape) * written.reshape(-1, 1, *tail)]
         changed += [channels.constants[name] * written for name in node.input[2:] if name]
         for name, value in zip(filter(None, node.input[1:]), changed, strict=True):

@@ -252,6 +252,7 @@ WRITTEN: dict[str, tuple[str, Callable[[ModuleType], Callable[[Any], str]]]] = {
     "benchmarks/compress.md": ("compress", lambda module: module.table),
     "benchmarks/live.md": ("live", lambda module: module.markdown),
     "benchmarks/stream.md": ("stream", lambda module: module.table),
+    "benchmarks/detection.md": ("detection", lambda module: module.page),
     "benchmarks/sums.md": ("sums", lambda module: module.page),
     "benchmarks/gate.md": ("gate", lambda module: module.page),
     "benchmarks/pairs.md": ("pairs", lambda module: module.page),

@@ -6,13 +6,15 @@ are the jackknife's: ``ap_figures`` gives each picture a figure whose mean is AP
 of the difference of two models' figures, is the jackknife's. Intervals over clips and groups, of one model
 and paired, are then those of any other task. AP is a smooth function of sums over pictures, which is all the
 jackknife needs (Miller 1974, "The jackknife: a review"); a bootstrap would cost a thousand evaluations and
-give an interval that differs from run to run.
+give an interval that differs from run to run. Neither knows of changes that few pictures show, so a loss has
+an interval that counts with them, of one box each (``edgepv.metrics.stats.interval_of_changes``).
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -35,9 +37,9 @@ SAME_BOX = 0.5  # intersection over union above which two models' boxes are one
 class Matches:
     """Boxes of one label that were found on all clips, D, and which of them are right.
 
-    label: its name. scores: (D,). clip: (D,) which clip each is on. hit, ignored: (10, D) whether it is the
-    box of something true at each of ``OVERLAPS``, and whether it does not count. support: (clips,) how many
-    are true.
+    label: its name. scores: (D,). clip: (D,) which clip each is on. hit, ignored: (overlaps, D) whether it is
+    the box of something true at each of ``OVERLAPS``, or of others, and whether it does not count. support:
+    (clips,) how many are true.
     """
 
     label: str
@@ -91,15 +93,32 @@ def ap_figures(spec: ModelSpec, answers: Sequence[np.ndarray], clips: Sequence[E
 
     Those of a clip are AP50 and n - 1 times how far it falls without the clip, from the mean of that.
     """
-    table = matches(spec, found_on(spec, answers, clips), _truth(clips))
+    table = matches(spec, found_on(spec, answers, clips), truth_of(clips))
     return jackknife(table, len(clips), [clip.group or f"clip {i}" for i, clip in enumerate(clips)])
+
+
+def box_change(truth: Sequence[Sequence[TrueBoxes]]) -> float:
+    """By how much one true box, found or lost, moves the figure of its clip (``ap_figures``).
+
+    truth: of every frame of every clip. A box is worth its share of its label's boxes, and a label its share
+    of AP. Of several labels it is the mean over boxes, each counted as often as it is worth: rare ones are a
+    large part of what may be lost. 0 without a true box.
+    """
+    boxes = Counter(
+        label
+        for frames in truth
+        for one in frames
+        for label, crowd in zip(one.labels, one.crowd, strict=True)
+        if not crowd
+    )
+    return len(truth) * sum(1 / count for count in boxes.values()) / max(len(boxes), 1) ** 2
 
 
 def rated(
     spec: ModelSpec, answers: Sequence[np.ndarray], clips: Sequence[EvalClip], groups: Sequence[str] | None
 ) -> Accuracy:
     """AP50 over the clips with its interval, AP50:95 beside it, and every label at the scores of the spec."""
-    truth = _truth(clips)
+    truth = truth_of(clips)
     table = matches(spec, found_on(spec, answers, clips), truth)
     said = matches(spec, found_on(spec, answers, clips, None), truth)
     classes = tuple(_class_score(one) for one in said)
@@ -107,7 +126,7 @@ def rated(
     return replace(whole, ap50_95=float(mean_ap(table, np.ones(len(clips))).mean()), classes=classes)
 
 
-def _truth(clips: Sequence[EvalClip]) -> list[tuple[TrueBoxes, ...]]:
+def truth_of(clips: Sequence[EvalClip]) -> list[tuple[TrueBoxes, ...]]:
     """True boxes of every frame of clips of which they are known."""
     return [clip.truth for clip in clips if isinstance(clip.truth, tuple)]
 
@@ -120,17 +139,17 @@ def jackknife(table: Sequence[Matches], count: int, groups: Sequence[str] | None
     return jackknifed(lambda kept: float(mean_ap(table, kept)[0]), count, groups)
 
 
-def mean_ap(table: Sequence[Matches], weights: np.ndarray) -> np.ndarray:
-    """(10,) AP at each of ``OVERLAPS``, the mean over labels with a true box; 0 where there is none.
+def mean_ap(table: Sequence[Matches], weights: np.ndarray, overlaps: int = len(OVERLAPS)) -> np.ndarray:
+    """(overlaps,) AP at each of those matched at, the mean over labels with a true box; 0 where none is.
 
     weights: (clips,) how often each clip counts.
     """
     rows = [average_precision(one, weights) for one in table if (one.support * weights).sum() > 0]
-    return np.mean(rows, 0) if rows else np.zeros(len(OVERLAPS))
+    return np.mean(rows, 0) if rows else np.zeros(overlaps)
 
 
 def average_precision(one: Matches, weights: np.ndarray) -> np.ndarray:
-    """(10,) of one label; equal to pycocotools' where every weight is 1."""
+    """(overlaps,) of one label; equal to pycocotools' where every weight is 1."""
     order = np.argsort(-one.scores, kind="stable")
     times = weights[one.clip[order]] * ~one.ignored[:, order]
     hits = np.cumsum(times * one.hit[:, order], 1)
@@ -144,25 +163,28 @@ def average_precision(one: Matches, weights: np.ndarray) -> np.ndarray:
 
 
 def matches(
-    spec: ModelSpec, found: Sequence[Sequence[Detections]], truth: Sequence[Sequence[TrueBoxes]]
+    spec: ModelSpec,
+    found: Sequence[Sequence[Detections]],
+    truth: Sequence[Sequence[TrueBoxes]],
+    overlaps: np.ndarray = OVERLAPS,
 ) -> list[Matches]:
-    """Which boxes are right, of every label that has a true box."""
+    """Which boxes are right at each of ``overlaps``, of every label that has a true box."""
     pictures = [(i, f, t) for i, both in enumerate(zip(found, truth, strict=True)) for f, t in zip(*both)]
     labels = sorted({spec.labels.index(name) for _, _, t in pictures for name in t.labels})
-    judged = _judged(spec, [(f, t) for _, f, t in pictures], labels)
+    judged = _judged(spec, [(f, t) for _, f, t in pictures], labels, overlaps)
     clip = np.array([i for i, _, _ in pictures])
-    return [_of_label(spec.labels[label], judged[label], clip, len(truth)) for label in labels]
+    return [_of_label(spec.labels[label], judged[label], clip, len(truth), len(overlaps)) for label in labels]
 
 
 def _of_label(
-    label: str, judged: Sequence[dict[str, np.ndarray] | None], clip: np.ndarray, count: int
+    label: str, judged: Sequence[dict[str, np.ndarray] | None], clip: np.ndarray, count: int, overlaps: int
 ) -> Matches:
     """From what pycocotools says of one label on every picture; None: nothing is there or found."""
     some = [(i, one) for i, one in zip(clip, judged, strict=True) if one is not None]
     support = np.zeros(count)
     for i, one in some:
         support[i] += int((np.asarray(one["gtIgnore"]) == 0).sum())
-    none = np.zeros((len(OVERLAPS), 0), bool)
+    none = np.zeros((overlaps, 0), bool)
     return Matches(
         label=label,
         scores=np.concatenate([np.zeros(0), *(one["dtScores"] for _, one in some)]),
@@ -174,7 +196,10 @@ def _of_label(
 
 
 def _judged(
-    spec: ModelSpec, pictures: Sequence[tuple[Detections, TrueBoxes]], labels: Sequence[int]
+    spec: ModelSpec,
+    pictures: Sequence[tuple[Detections, TrueBoxes]],
+    labels: Sequence[int],
+    overlaps: np.ndarray,
 ) -> dict[int, list[dict[str, np.ndarray] | None]]:
     """Label -> pycocotools' word on every picture. Boxes are shares of it, which changes no overlap."""
     coco = need("pycocotools.coco", extra="compress").COCO
@@ -197,7 +222,7 @@ def _judged(
             side.createIndex()
             sides.append(side)
         judged = judge(*sides, iouType="bbox")
-        judged.params.iouThrs = OVERLAPS
+        judged.params.iouThrs = overlaps
         judged.params.areaRng, judged.params.areaRngLbl = [[0, 1e10]], ["all"]
         judged.params.maxDets = [spec.boxes.most if spec.boxes else 100]
         judged.evaluate()

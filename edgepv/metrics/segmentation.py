@@ -4,8 +4,8 @@ mIoU is Pascal VOC's (Everingham et al. 2010): of each label the px that both ma
 one of them does, both summed over all clips; the mean over labels that have a true px. Masks are compared at
 the true ones' resolution, the nearest answer at each px, without the px that are not judged.
 
-It is no mean over clips, so its intervals are the jackknife's, as those of AP: ``edgepv.metrics.detection``
-says why that is enough.
+It is no mean over clips, so its intervals are the jackknife's, as AP's (``edgepv.metrics.detection``), and
+no narrower than a few large changes would make them, of a size as those seen.
 """
 
 from __future__ import annotations
@@ -31,6 +31,16 @@ def iou_figures(
     """
     groups = [clip.group or f"clip {i}" for i, clip in enumerate(clips)]
     return jackknife(spec, confusions(spec, answers, clips, late, first), groups)
+
+
+def clip_change(before: np.ndarray, after: np.ndarray) -> float:
+    """By how much one changed clip moves its figure, from those (clips,) of two models.
+
+    As much as the clip that moved most, beside what all share; where none moved, it may be all that one has,
+    as nothing tells. See ``edgepv.metrics.stats.interval_of_changes``.
+    """
+    loss = before - after
+    return float(np.abs(loss - np.median(loss)).max()) or 1.0
 
 
 def rated(

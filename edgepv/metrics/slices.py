@@ -25,12 +25,13 @@ def slices(
     after: np.ndarray,
     parts: Parts,
     groups: Sequence[str] | None,
+    change: float | None = None,
 ) -> tuple[Slice, ...]:
     """What ``after`` loses against ``before`` on each part of the clips, the one that loses most first.
 
-    before, after: (n,) from ``metrics.tasks.figures`` on the same clips. groups: as in ``task_drop``. Parts
-    of fewer than ``LEAST`` clips have no loss, and stand together as one. The intervals are of one part each:
-    of twenty, one misses its true loss by chance, and the one that loses most is the likeliest to be it.
+    before, after: (n,) from ``metrics.tasks.figures`` on the same clips. groups, change: as in ``task_drop``.
+    Parts of fewer than ``LEAST`` clips have no loss, and stand together as one. The intervals are of one part
+    each: of twenty, one misses its true loss by chance, and what loses most is the likeliest to be it.
     """
     found = []
     for kind, names in parts.items():
@@ -38,7 +39,7 @@ def slices(
         members = {name: np.flatnonzero(which == name) for name in dict.fromkeys(names)}
         enough = {name: rows for name, rows in members.items() if len(rows) >= LEAST}
         largest = sorted(enough, key=lambda name: -len(enough[name]))[:MOST_PARTS]
-        found += [_slice(spec, kind, name, enough[name], before, after, groups) for name in largest]
+        found += [_slice(spec, kind, name, enough[name], before, after, groups, change) for name in largest]
         rest = [rows for name, rows in members.items() if name not in largest]
         if rest:
             few = f"{len(rest)} other" if largest else f"{len(rest)}"
@@ -55,9 +56,10 @@ def _slice(
     before: np.ndarray,
     after: np.ndarray,
     groups: Sequence[str] | None,
+    change: float | None,
 ) -> Slice:
     beside = [groups[i] for i in rows] if groups is not None else None
-    drop = task_drop(spec, before[rows], after[rows], 0.0, beside)
+    drop = task_drop(spec, before[rows], after[rows], 0.0, beside, change)
     told = _too_few(spec, kind, name, rows, before, after)
     return Slice(kind, name, told.n, told.before, told.after, estimate(drop))
 

@@ -22,7 +22,7 @@ from edgepv.data.frames import pictures
 from edgepv.data.truth import EvalClip, Points, aspect
 from edgepv.errors import UsageError
 from edgepv.metrics import segmentation
-from edgepv.metrics.detection import rated
+from edgepv.metrics.detection import box_change, rated, truth_of
 from edgepv.metrics.margins import margin_drop, margins
 from edgepv.metrics.pictures import psnr_db
 from edgepv.metrics.stats import accuracy, mean_accuracy, mean_drop
@@ -163,19 +163,37 @@ def rate(
     return mean_accuracy(figures(spec, answers, clips, warmup, pictures), spec.metric, groups)
 
 
+def change_of(spec: ModelSpec, clips: Sequence[EvalClip]) -> float | None:
+    """By how much one changed answer moves the figure of its clip at least; None: by any amount.
+
+    Of a detector what a box is worth, see ``edgepv.metrics.stats.interval_of_changes``; of a segmenter
+    ``task_drop`` looks itself.
+    """
+    return box_change(truth_of(clips)) if task_of(spec).finds else None
+
+
 def task_drop(
     spec: ModelSpec,
     before: np.ndarray,
     after: np.ndarray,
     max_drop: float,
     groups: Sequence[str] | None = None,
+    change: float | None = None,
 ) -> PairedDrop:
-    """What ``after`` loses against ``before``, both from ``figures`` on the same clips of these groups."""
+    """What ``after`` loses against ``before``, both from ``figures`` on the same clips of these groups.
+
+    change: of those clips, see ``change_of``.
+    """
     if task_of(spec).classifies:
         return margin_drop(before, after, max_drop=max_drop, groups=groups)
     unit = task_of(spec).unit
     scale = 100.0 if unit == "points" else 1.0
-    drop = mean_drop(scale * before, scale * after, max_drop=max_drop, unit=unit, groups=groups)
+    if task_of(spec).segments:
+        change = segmentation.clip_change(before, after)
+    change = None if change is None else scale * change
+    drop = mean_drop(
+        scale * before, scale * after, max_drop=max_drop, unit=unit, groups=groups, change=change
+    )
     if not (task_of(spec).finds or task_of(spec).segments):
         return drop
     loss = scale * (before - after)  # of a clip whose answers are as they were: what all clips share

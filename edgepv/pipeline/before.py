@@ -12,7 +12,7 @@ from edgepv.data.before import CHAIN, bare, chained
 from edgepv.data.frames import pictures
 from edgepv.data.truth import eval_clip
 from edgepv.errors import LatencyGateError, UsageError
-from edgepv.metrics.tasks import figures, groups_of, task_drop
+from edgepv.metrics.tasks import change_of, figures, groups_of, task_drop
 from edgepv.metrics.times import supported_ms
 from edgepv.model.spec import check_spec
 from edgepv.pipeline.context import RunContext
@@ -175,7 +175,14 @@ def _gains(
         before = {condition: asked(source.spec, condition) for condition in CONDITIONS}
         return [
             {
-                condition: task_drop(spec, before[condition], asked(spec, condition), 0.0, groups_of(shown))
+                condition: task_drop(
+                    spec,
+                    before[condition],
+                    asked(spec, condition),
+                    0.0,
+                    groups_of(shown),
+                    change_of(spec, shown),
+                )
                 for condition in CONDITIONS
             }
             for spec in context.console.track(specs, "trying what comes before the model")

@@ -137,7 +137,7 @@ class Evaluation:
         if not self.known:
             return None
         after = figures(self.spec, answers, self.shown, self.warmup, self.pictures[1])
-        drop = task_drop(self.spec, self.before, after, self.max_drop, groups_of(self.shown))
+        drop = task_drop(self.spec, self.before, after, self.max_drop, groups_of(self.shown), self.change)
         same = drop.lost == drop.won == 0 or (drop.unit == "dB" and abs(drop.points) < SAME_DB)
         task = task_of(self.spec)
         same = same or ((task.finds or task.segments) and abs(drop.points) < SAME_SHARE)
@@ -192,7 +192,7 @@ class Evaluation:
         if not self.known:
             return ()
         after = figures(self.spec, answers, self.shown, self.warmup, self.pictures[1])
-        return slices(self.spec, self.before, after, self._parts, groups_of(self.shown))
+        return slices(self.spec, self.before, after, self._parts, groups_of(self.shown), self.change)
 
     def curves(self, answers: Sequence[np.ndarray]) -> tuple[Curve, ...]:
         """How a classifier's scores of clips tell labels apart; () of other models, or without labels."""
@@ -210,7 +210,7 @@ class Evaluation:
     def drop_from(self, other: Evaluation) -> PairedDrop:
         """What the model that was converted loses against that of another evaluation on the same clips."""
         theirs, mine = (figures(e.spec, e.model, e.shown, e.warmup, e.pictures[1]) for e in (other, self))
-        return task_drop(self.spec, theirs, mine, self.max_drop, groups_of(self.shown))
+        return task_drop(self.spec, theirs, mine, self.max_drop, groups_of(self.shown), self.change)
 
 
 def play_clips(infer: Infer, variant: Variant, clips: Sequence[EvalClip]) -> list[np.ndarray]:

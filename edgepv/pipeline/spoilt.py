@@ -17,7 +17,7 @@ from edgepv.data.degrade import CORRUPTIONS
 from edgepv.data.frames import pictures, preprocess
 from edgepv.data.truth import EvalClip, Masks, Points, eval_clip
 from edgepv.metrics.slices import estimate
-from edgepv.metrics.tasks import figures, groups_of, rate, task_drop
+from edgepv.metrics.tasks import change_of, figures, groups_of, rate, task_drop
 from edgepv.pipeline.evaluate import Evaluation, play_clips
 from edgepv.runtimes.engine import on_this_host, open_engine
 from edgepv.types import Accuracy, Estimate, ModelSpec, Robustness, Variant
@@ -77,7 +77,7 @@ class SpoiltClips:
         e, clips = self.evaluation, self._versions[name]
         which = e.pictures[1]
         was, is_now = (figures(e.spec, rows, clips, e.warmup, which) for rows in (before, after))
-        drop = task_drop(e.spec, was, is_now, e.max_drop, groups_of(clips))
+        drop = task_drop(e.spec, was, is_now, e.max_drop, groups_of(clips), change_of(e.spec, clips))
         return Robustness(
             corruption=name,
             how="as they are" if name == CLEAN else CORRUPTIONS[name][0],

@@ -41,6 +41,8 @@ from edgepv.export.tensorrt.graph import (
     weighted_nodes,
     without_advice,
 )
+from edgepv.quantize.bias import correct_biases
+from edgepv.quantize.spread import spread
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -85,13 +87,16 @@ def quantize_for_tensorrt(
     *,
     state_pairs: Sequence[tuple[str, str]],
     keep_float: Sequence[str] = (),
+    uneven: bool = False,
 ) -> None:
     """Write ``float_onnx`` with explicit INT8 Q/DQ pairs for TensorRT, at its own opset.
 
     feeds: one per calibration step, graph input name -> float32 array with batch 1. States must be
     rolled ones, collected by running real clips: their ranges decide the scales.
     state_pairs: (graph input, graph output or the video input itself) of each state; both get one scale.
-    keep_float: names of nodes to leave in float, as ``weighted_nodes`` lists them.
+    keep_float: names of nodes to leave in float, as ``weighted_nodes`` lists them. uneven: whether channels
+    are spread before (``quantize.spread``) and biases corrected after (``quantize.bias``), for nets whose
+    channels ``quantize.equalise`` leaves as they are.
     Raises UsageError for a wrong feed, an unknown name, or when nothing is left to quantize.
     """
     onnx = need("onnx", extra="compress")
@@ -99,7 +104,10 @@ def quantize_for_tensorrt(
     _check_feeds(model, feeds)
     _check_states(model, state_pairs)
     chosen = _chosen(model, keep_float)
+    model = spread(model, feeds, chosen) if uneven else model
     quantized = _quantized(model, feeds, chosen + _paired_adds(model, chosen))
+    if uneven:
+        correct_biases(quantized, model, feeds)
     drop_unused_domains(quantized)
     name_nodes(quantized)
     _free_outputs(quantized)

@@ -102,6 +102,26 @@ def test_a_paired_loss_is_known_better_than_its_parts() -> None:
     assert (same.points, same.lost, same.won) == (0.0, 0, 0)
 
 
+def test_masks_that_are_all_the_same_do_not_prove_that_the_next_is() -> None:
+    before, clips = drawn(np.random.default_rng(2), 12, 0.3)
+    figure = figures(SPEC, before, clips, 1)
+    drop = task_drop(SPEC, figure, figure, 1.0)
+    assert (drop.points, drop.verdict) == (0.0, "inconclusive") and drop.high > 20  # 12 clips: t^2 / 12
+
+
+def test_what_loses_just_what_is_allowed_seldom_passes_where_few_clips_lose_most() -> None:
+    """Losses of clips spread over two orders of size; the interval holds the truth, Student's does not."""
+    draw, found = np.random.default_rng(3), []
+    for _ in range(500):
+        loss = 0.01 * np.exp(1.3 * draw.normal(size=40) - 1.3**2 / 2)
+        after, before = np.zeros(40), loss
+        drop = task_drop(SPEC, before, after, 1.0)
+        plain = mean_drop(100 * before, 100 * after, max_drop=1.0, unit="points")
+        found.append([drop.low <= 1 <= drop.high, drop.verdict == "pass", plain.verdict == "pass"])
+    held, ours, students = np.mean(found, 0)
+    assert held >= 0.93 and ours <= 0.03 < 0.08 < students
+
+
 def test_frames_before_the_warm_up_and_without_a_mask_are_not_judged() -> None:
     right, wrong = np.zeros((4, 4), np.uint8), np.ones((4, 4), np.uint8)
     truth = Masks((right, None, right, right))

@@ -14,6 +14,7 @@ from edgepv.metrics.stats import (
     accuracy,
     clips_needed,
     group_count,
+    interval_of_changes,
     mean_accuracy,
     mean_drop,
     mean_interval,
@@ -23,6 +24,7 @@ from edgepv.metrics.stats import (
     roc_auc,
     share_interval,
     side_of,
+    student,
     wilson,
 )
 
@@ -212,3 +214,44 @@ def test_the_interval_of_a_mean_holds_the_truth_where_groups_are_few_or_of_unequ
         drop = mean_drop(np.zeros(len(which)), -loss, max_drop=1.0, unit="dB", groups=films)
         held += drop.low <= 0.3 <= drop.high
     assert held / runs >= 0.915  # 0.71 and 0.84 where unequal groups count as equal ones
+
+
+def test_clips_without_a_change_do_not_prove_that_the_next_is_without() -> None:
+    """Of 120 boxes on 40 clips none changed: up to t^2 / 120, 3.4 %, may be lost all the same."""
+    low, high = interval_of_changes(np.zeros(40), change=40 / 120)
+    assert (low, high) == pytest.approx((-(student(39) ** 2) / 120, student(39) ** 2 / 120))
+    drop = mean_drop(np.ones(12), np.ones(12), max_drop=0.01, unit="points", change=1 / 3)
+    assert drop.verdict == "inconclusive" and drop.points == 0 and drop.high > 0.1
+
+
+def test_many_changes_are_told_by_their_spread() -> None:
+    """Every clip moves, by much or little: the interval is Student's, over clips and over groups."""
+    draw = np.random.default_rng(0)
+    loss = draw.normal(0.02, 1, 80)
+    takes = [f"take {i // 4}" for i in range(80)]
+    for groups in (None, takes):
+        assert interval_of_changes(loss, 0.01, groups) == pytest.approx(mean_interval(loss, groups))
+
+
+def test_a_change_the_other_way_does_not_make_a_loss_unlikely() -> None:
+    """One box of 130 won, none lost: as far as Tango's interval, where Student's knows nothing of losses."""
+    loss = np.zeros(130)
+    loss[0] = -1.0
+    _, high = interval_of_changes(loss, change=1.0)
+    assert high == pytest.approx(paired_interval(0, 1, 130)[1], rel=0.1)
+    assert mean_interval(loss)[1] < high / 2
+
+
+@pytest.mark.parametrize("views", [1, 6])
+def test_what_loses_just_what_is_allowed_seldom_passes_where_few_boxes_change(views: int) -> None:
+    """130 boxes on 82 clips, in so many views; of each 1.5 % are lost and 0.5 % won."""
+    draw, passed, held, runs = np.random.default_rng(1), [], 0, 600
+    for _ in range(runs):
+        lost, won = (draw.binomial(views, p, 130) for p in (0.015, 0.005))
+        loss = 82 / 130 / views * np.bincount(np.arange(130) % 82, lost - won, 82)
+        edges = interval_of_changes(loss, 82 / 130 / views), mean_interval(loss)
+        passed.append([high <= 0.01 for _, high in edges])
+        held += edges[0][0] <= 0.01 <= edges[0][1]
+    ours, students = np.mean(passed, 0)
+    assert ours <= 0.03 and held / runs >= 0.93
+    assert views > 1 or students > 0.04

@@ -35,12 +35,13 @@ def test_a_torch_detector_for_cpu_in_int8(run: Run, tmp_path: Path) -> None:
     clips, out = pictures(tmp_path / "p"), tmp_path / "b"
     footage = pictures(tmp_path / "f", 12, seed=1)
     code, said, err = run("export", builder, "--weights", weights, "--spec", spec, "--clips", clips,
-                          "--footage", footage, "--variant", "onnxruntime-int8", "--max-drop", 1,
+                          "--footage", footage, "--variant", "onnxruntime-int8", "--max-drop", 40,
                           "--out", out)  # fmt: skip
     assert code == 0, err + said
     row = rows(out)["onnxruntime-int8"]
     assert row.accuracy and row.accuracy.value == 1.0 and row.accuracy.metric == "ap50"
     assert row.drop and row.drop.verdict == "pass" and row.drop.unit == "points"
+    assert row.drop.points == 0 and row.drop.high > 1  # so few pictures do not prove it of the next
     assert row.parity and row.parity.boxes and row.parity.boxes[0] == 1.0 and row.parity.boxes[1] < 0.02
     assert row.audit and row.audit.int8 > 0
     assert row.flips and row.flips.of == "boxes" and row.flips.n > 0 and row.flips.changed == 0
