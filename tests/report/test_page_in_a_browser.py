@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from every_part import every_part
@@ -32,6 +33,7 @@ addEventListener("load", () => {
 FRAME = """<!doctype html><iframe width="{width}" height="900" style="border: 0" src="{page}"></iframe>
 <script>onmessage = said => {{ document.title = said.data; }};</script>"""
 """A window in a window: the browser's own is never narrower than 500 px."""
+PAPER = 718  # px: 19 cm
 
 pytestmark = [
     pytest.mark.slow,
@@ -57,6 +59,17 @@ def browse(page: Path, *options: str) -> tuple[str, str]:
     return done.stdout, done.stderr
 
 
+def looked_at(page: Path, width: int) -> dict[str, Any]:
+    """What the page measures of itself in a window of that width, in px."""
+    frame = page.with_name("frame.html")
+    frame.write_text(FRAME.format(width=width, page=page.name), encoding="utf-8")
+    dom, _ = browse(frame, "--window-size=1600,1200", "--dump-dom")
+    title = re.search(r"<title>(.*?)</title>", dom)
+    assert title
+    found: dict[str, Any] = json.loads(title[1])
+    return found
+
+
 def shown() -> Report:
     """The demo's report with something in every part."""
     return every_part(decode(Report, json.loads(DEMO.read_text(encoding="utf-8"))))
@@ -72,15 +85,18 @@ def page(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("width", [390, 1400])
 def test_the_page_fits_a_phone_and_a_desk(page: Path, width: int) -> None:
-    frame = page.with_name("frame.html")
-    frame.write_text(FRAME.format(width=width, page=page.name), encoding="utf-8")
-    dom, _ = browse(frame, "--window-size=1600,1200", "--dump-dom")
-    title = re.search(r"<title>(.*?)</title>", dom)
-    assert title
-    seen = json.loads(title[1])
+    seen = looked_at(page, width)
     assert seen["view"] == width
     assert seen["wide"] <= width, "something is cut off or scrolls the whole page"
     assert seen["small"] == 0
+    assert width < 1400 or not seen["cut"], "a column stands outside of its table's place"
+
+
+def test_no_column_is_cut_off_on_paper(page: Path) -> None:
+    """The rules of print at the width of A4 between margins of a centimetre."""
+    page.write_text(page.read_text(encoding="utf-8").replace("@media print", "@media all"), encoding="utf-8")
+    seen = looked_at(page, PAPER)
+    assert seen["view"] == PAPER and not seen["cut"]
 
 
 def test_the_page_shows_the_figures_of_the_json_without_an_error(page: Path) -> None:
@@ -104,4 +120,4 @@ def test_the_page_shows_the_figures_of_the_json_without_an_error(page: Path) -> 
 def test_the_page_prints(page: Path, tmp_path: Path) -> None:
     browse(page, f"--print-to-pdf={tmp_path / 'report.pdf'}")
     printed = (tmp_path / "report.pdf").read_bytes()
-    assert printed.startswith(b"%PDF") and 2 <= len(re.findall(rb"/Type\s*/Page\b", printed)) <= 30
+    assert printed.startswith(b"%PDF") and 2 <= len(re.findall(rb"/Type\s*/Page\b", printed)) <= 36
