@@ -16,7 +16,7 @@ from edgepv.data.split import split_clips
 from edgepv.data.truth import eval_clip
 from edgepv.errors import UsageError
 from edgepv.measure.answers import clip_answers
-from edgepv.metrics.tasks import figures, groups_of, rate, task_drop
+from edgepv.metrics.tasks import change_of, figures, groups_of, rate, task_drop
 from edgepv.runtimes.engines.trt import TrtInfer
 from edgepv.runtimes.trt.engine import TrtEngine
 from edgepv.runtimes.trt.kit import Judgement
@@ -58,7 +58,14 @@ class Judge:
         found = {}
         for name, own in answers.items():
             accuracy = rate(content.spec, own, shown, warmup)
-            drop = task_drop(content.spec, rows[first], rows[name], self._max_drop, groups_of(shown))
+            drop = task_drop(
+                content.spec,
+                rows[first],
+                rows[name],
+                self._max_drop,
+                groups_of(shown),
+                change_of(content.spec, shown),
+            )
             found[name] = _judgement(accuracy, None if name == first else drop, first, alone=alone)
         return found
 

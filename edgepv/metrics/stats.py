@@ -305,8 +305,8 @@ def interval_of_changes(
     if ends[0] == -math.inf:
         return ends
     squared, piece = student(_of_mean(loss, groups)[1]) ** 2, change / len(loss)
-    grouped = groups is not None and group_count(groups) is not None
-    which = np.unique(groups, return_inverse=True)[1] if grouped else np.arange(len(loss))
+    alone = groups is None or group_count(groups) is None
+    which = np.arange(len(loss)) if alone else np.unique(np.asarray(groups), return_inverse=True)[1]
     moved = np.bincount(which, loss - np.median(loss)) / len(loss)
     far = []
     for sign, end in zip((-1, 1), ends):

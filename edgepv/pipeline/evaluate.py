@@ -29,6 +29,7 @@ from edgepv.metrics.slices import Kind, Parts, slices
 from edgepv.metrics.stats import group_count, sqnr_db
 from edgepv.metrics.tasks import (
     Pictures,
+    change_of,
     clip_scores,
     distance_px,
     figures,
@@ -109,6 +110,11 @@ class Evaluation:
     def before(self) -> np.ndarray:
         """The original's figure for each clip, which every artifact is held against."""
         return figures(self.spec, self.original, self.shown, self.original_warmup, self.pictures[0])
+
+    @functools.cached_property
+    def change(self) -> float | None:
+        """By how much one changed answer moves the figure of its clip (``change_of``)."""
+        return change_of(self.spec, self.shown) if self.known else None
 
     @property
     def pictures(self) -> tuple[Pictures, Pictures]:
