@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measured_at import now
+from measured_at import machine, now
 from peers_cases import TESTED, Case, Truth, folder_of, forget_ours, models, prepared
 from peers_page import MAX_DROP, page
 
@@ -69,7 +69,15 @@ ENVIRONMENTS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "modelopt": (
         TORCH,
-        ("nvidia-modelopt", "onnx", "onnxruntime", "onnxscript", "lief", "onnxconverter-common", "onnxslim"),
+        (
+            "nvidia-modelopt==0.47.0",
+            "onnx",
+            "onnxruntime",
+            "onnxscript",
+            "lief",
+            "onnxconverter-common",
+            "onnxslim",
+        ),
         ("polygraphy", "onnx-graphsurgeon"),
     ),
     "torchao": (TORCH, (*TORCH, "torchao==0.18.0", "safetensors")),
@@ -434,9 +442,11 @@ def timed(place: Path, args: argparse.Namespace) -> None:
         finally:
             for server in servers.values():
                 server.close()
-        found[name] |= {"timed_at": now(), "device": encode(device_facts()), "load": times.pop("load")}
+        facts = {"at": now(), "device": encode(device_facts()), "load": times.pop("load")}
+        on = machine(facts["device"])
+        result.setdefault("timed", {})[on] = facts
         for row, latency_of in times.items():
-            found[name]["rows"][row]["time"] = latency_of
+            result["rows"][row]["time"] = latency_of | {"on": on}
         write_json(OUT, found)
         write_text(PAGE, page(found))
 
