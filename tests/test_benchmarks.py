@@ -297,6 +297,24 @@ def test_a_peer_that_fails_says_why_in_a_line(case: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_peer_that_gets_no_cpu_is_waited_for_and_one_that_uses_it_up_is_not() -> None:
+    peers = script("peers")
+
+    def asked(code: str, limit_s: float) -> Any:
+        server = peers.Server.__new__(peers.Server)
+        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as server.process:
+            try:
+                return server._answer(limit_s)
+            finally:
+                server.process.kill()
+
+    late = "import pickle, sys, time; time.sleep(1); pickle.dump(5, sys.stdout.buffer)"
+    assert asked(late, 0.5) == 5
+    with pytest.raises(RuntimeError, match="no answer within"):
+        asked("while True: pass", 0.2)
+
+
+@pytest.mark.slow
 def test_a_peer_is_stopped_by_the_cpu_time_it_took() -> None:
     with pytest.raises(RuntimeError, match="not finished within 1 s of CPU time"):
         script("peers").run([sys.executable, "-c", "while True: pass"], 60, cpu_s=1)
