@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measured_at import now
+from measured_at import machine, now
 from peers_cases import TESTED, Case, Truth, folder_of, forget_ours, models, prepared
 from peers_page import MAX_DROP, page
 
@@ -53,7 +53,9 @@ HERE = Path(__file__).resolve().parent
 OUT, PAGE = HERE / "peers.json", HERE / "peers.md"
 FOLDER = HERE / "peers"
 INSTALL_S, OPEN_S, ANSWER_S = 900, 300, 120
-"""Seconds for an environment, to open a file, and for one answer, before it is given up."""
+"""Seconds for an environment; to open a file, and for one answer, before it is given up."""
+PATIENCE = 10
+"""Times as long as that it is waited for what a busy machine gave less than half of it."""
 MAKE_S, MAKE_CPU_S = 3600, 900
 """Seconds for making a file, and CPU seconds: by the clock alone a busy machine would fail what is slow."""
 TURN, CALLS, BUDGET_S = 3, 201, 30.0
@@ -69,7 +71,15 @@ ENVIRONMENTS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "modelopt": (
         TORCH,
-        ("nvidia-modelopt", "onnx", "onnxruntime", "onnxscript", "lief", "onnxconverter-common", "onnxslim"),
+        (
+            "nvidia-modelopt==0.47.0",
+            "onnx",
+            "onnxruntime",
+            "onnxscript",
+            "lief",
+            "onnxconverter-common",
+            "onnxslim",
+        ),
         ("polygraphy", "onnx-graphsurgeon"),
     ),
     "torchao": (TORCH, (*TORCH, "torchao==0.18.0", "safetensors")),
@@ -152,6 +162,15 @@ def run(command: Sequence[str | Path], limit_s: float, cpu_s: int | None = None)
         raise RuntimeError(last_words(done.returncode, done.stderr or done.stdout))
 
 
+def cpu_seconds(pid: int) -> float:
+    """What a process has used; 0 where that cannot be read, as of one that is gone."""
+    try:
+        used = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    except OSError:
+        return 0.0
+    return sum(map(int, used)) / os.sysconf("SC_CLK_TCK")
+
+
 def last_words(code: int, text: str) -> str:
     """What a failed process said last: an error's line where there is one."""
     if code < 0:
@@ -210,8 +229,11 @@ class Server:
 
     def _answer(self, limit_s: float) -> Any:
         assert self.process.stdout
-        if not select.select([self.process.stdout], [], [], limit_s)[0]:
-            raise RuntimeError(f"no answer within {limit_s:.0f} s")
+        begun, before = time.perf_counter(), cpu_seconds(self.process.pid)
+        while not select.select([self.process.stdout], [], [], limit_s)[0]:
+            waited = time.perf_counter() - begun
+            if waited >= PATIENCE * limit_s or cpu_seconds(self.process.pid) - before >= limit_s / 2:
+                raise RuntimeError(f"no answer within {waited:.0f} s")
         try:
             return pickle.load(self.process.stdout)
         except EOFError:
@@ -434,9 +456,11 @@ def timed(place: Path, args: argparse.Namespace) -> None:
         finally:
             for server in servers.values():
                 server.close()
-        found[name] |= {"timed_at": now(), "device": encode(device_facts()), "load": times.pop("load")}
+        origin = {"at": now(), "device": encode(device_facts()), "load": times.pop("load")}
+        on = machine(origin["device"])
+        result.setdefault("timed", {})[on] = origin
         for row, latency_of in times.items():
-            found[name]["rows"][row]["time"] = latency_of
+            result["rows"][row]["time"] = latency_of | {"on": on}
         write_json(OUT, found)
         write_text(PAGE, page(found))
 

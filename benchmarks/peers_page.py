@@ -38,7 +38,8 @@ def page(found: dict[str, Any]) -> str:
         "is in the JSON). Saturated: share of 8-bit codes at an end of their range, where a file tells. "
         "Times: one thread, every file of a model in a process of its own, called in turns. INT8 "
         "convolutions: what the engine says it runs, not what the file asks for. Bold: the best of a column, "
-        "among rows that lost no more than the gate by the figure itself.",
+        "among rows that lost no more than the gate by the figure itself. Where a model's rows are of two "
+        "CPUs, the last column says which, and times are ranked among those of edgepv's CPU alone.",
         "",
         *not_first(found),
     ]
@@ -51,25 +52,41 @@ def _model(result: dict[str, Any]) -> Iterator[str]:
     if "why" in result:
         yield f"Not measured: {result['why']}."
         return
+    rows = result["rows"]
+    used = {timed_on(row) for row in rows.values()}
+    runs = {on: facts for on, facts in result.get("timed", {}).items() if on in used}
     yield (
         f"{result['clips']} test clips in {result['groups']} groups, {result['calibration']} calibration "
         "inputs; "
         f"{result['metric']} in float {result['float']:.3f}. "
-        + (
-            f"Timed on {machine(result['device'])}. {told(result['timed_at'])}"
-            if "timed_at" in result
-            else "Not timed."
-        )
+        + (" ".join(f"Timed on {on}. {told(facts['at'])}" for on, facts in runs.items()) or "Not timed.")
     )
-    if result.get("load", {}).get("inconclusive"):
-        yield f"\nThe times decide nothing: {result['load']['inconclusive']}."
+    for on, facts in runs.items():
+        if facts["load"]["inconclusive"]:
+            yield f"\nThe times on {on} decide nothing: {facts['load']['inconclusive']}."
     yield ""
-    yield f"| {' | '.join(HEAD)} |"
-    yield "|" + "---|" * len(HEAD)
+    several = len({where(row) for row in rows.values()}) > 1
+    head = [*HEAD, "CPU"] if several else [*HEAD]
+    yield f"| {' | '.join(head)} |"
+    yield "|" + "---|" * len(head)
     best = firsts(result)
-    for name in in_order(result["rows"]):
+    for name in in_order(rows):
         bold = [column for column, first in best.items() if first == name]
-        yield f"| {name} | {' | '.join(cells(result['rows'][name], bold))} |"
+        told_of = [name, *cells(rows[name], bold), *([where(rows[name])] if several else [])]
+        yield f"| {' | '.join(told_of)} |"
+
+
+def timed_on(row: dict[str, Any]) -> str | None:
+    """The CPU of a row's times."""
+    clock = row.get("time") or {}
+    on: str | None = clock.get("on")
+    return on
+
+
+def where(row: dict[str, Any]) -> str:
+    """The CPU that a row's file answered on, and that of its times where it is another."""
+    answered, on = machine(row.get("device")), timed_on(row)
+    return answered if on in (None, answered) else f"{answered}; timed on {on}"
 
 
 def in_order(names: Iterable[str]) -> list[str]:
@@ -113,10 +130,18 @@ COLUMNS: dict[str, tuple[str, Callable[[dict[str, Any]], float | None]]] = {
 
 def ranked(result: dict[str, Any], column: str) -> list[tuple[float, str]]:
     """(value, row) of those that keep the gate, the best first; edgepv's before others of the same value."""
-    value = COLUMNS[column][1]
-    known = ((value(row), name) for name, row in result["rows"].items() if keeps(row))
+    value, rows = COLUMNS[column][1], side_by_side(result) if column == "time" else result["rows"]
+    known = ((value(row), name) for name, row in rows.items() if keeps(row))
     found = ((figure, name) for figure, name in known if figure is not None)
     return sorted(found, key=lambda pair: (pair[0], not pair[1].startswith("edgepv"), pair[1]))
+
+
+def side_by_side(result: dict[str, Any]) -> dict[str, Any]:
+    """Rows that were timed where most of edgepv's were: times of two CPUs are no comparison of two tools."""
+    timed = {name: row for name, row in result["rows"].items() if row.get("time")}
+    ours = [timed_on(row) for name, row in timed.items() if name.startswith("edgepv")]
+    here = max(ours, key=ours.count, default=None)
+    return {name: row for name, row in timed.items() if timed_on(row) == here}
 
 
 def firsts(result: dict[str, Any]) -> dict[str, str]:
@@ -133,9 +158,19 @@ def not_first(found: dict[str, Any]) -> list[str]:
     for name, result in found.items():
         columns = [column for column, row in firsts(result).items() if row.startswith("edgepv")]
         won += [f"{name} ({', '.join(columns)})"] if columns else []
-    untimed = [name for name, result in found.items() if result["rows"] and "timed_at" not in result]
     lines += ["", f"It is first in: {'; '.join(won) or 'nothing'}."]
-    return [*lines, "", f"Not timed, so not compared by time: {'; '.join(untimed)}."] if untimed else lines
+    left = {
+        name: (count, len(result["rows"]))
+        for name, result in found.items()
+        if (count := not_compared(result))
+    }
+    rows = "; ".join(f"{name} ({count} of {every} rows)" for name, (count, every) in left.items())
+    return [*lines, "", f"Not timed, or on another CPU, so not compared by time: {rows}."] if left else lines
+
+
+def not_compared(result: dict[str, Any]) -> int:
+    """Rows that answered and whose times stand beside none of edgepv's."""
+    return sum("failed" not in row for row in result["rows"].values()) - len(side_by_side(result))
 
 
 def beaten(found: dict[str, Any]) -> Iterator[str]:

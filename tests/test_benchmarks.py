@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import csv
+import importlib
 import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -140,15 +141,16 @@ def peer(points: float, ms: float, **more: Any) -> dict[str, Any]:
 def test_a_faster_peer_is_named_unless_it_lost_more_than_it_may() -> None:
     page = script("peers_page")
     rows = {"edgepv, cpu/a": peer(0.5, 2.0, sqnr_db=30.0), "fast": peer(0.9, 1.0), "wrong": peer(1.1, 0.5)}
-    found = {"m": {"rows": {**rows, "broken": {"failed": "Error: no"}}}}
+    untimed = {"edgepv, cpu/a": peer(0.5, 2.0, time=None)}
+    found = {"m": {"rows": {**rows, "broken": {"failed": "Error: no"}}}, "n": {"rows": untimed}}
     assert list(page.beaten(found)) == [
         "m, time: fast has 1.000 ms, edgepv, cpu/a has 2.000 ms. It loses +0.90 where ours loses +0.50."
     ]
     assert "Nowhere." in page.not_first({"m": {"rows": {"edgepv, cpu/a": peer(0.5, 2.0)}}})
     assert page.not_first(found)[-3:] == [
-        "It is first in: m (size, SQNR in INT8).",
+        "It is first in: m (size, SQNR in INT8); n (size, SQNR in INT8).",
         "",
-        "Not timed, so not compared by time: m.",
+        "Not timed, or on another CPU, so not compared by time: n (1 of 1 rows).",
     ]
     assert page.cells({"failed": "Error: a | b"})[-1] == "Error: a / b"
 
@@ -163,6 +165,36 @@ def test_what_is_as_good_beats_nobody_and_the_best_of_a_column_is_bold() -> None
     assert page.firsts(result) == dict.fromkeys(page.COLUMNS, "edgepv, cpu/a")
     cells = page.cells(result["rows"]["edgepv, cpu/a"], ["size"])
     assert cells[1] == "20.0" and cells[5] == "**2**"
+
+
+def test_times_of_two_cpus_are_not_compared_and_each_row_says_its_own() -> None:
+    page = script("peers_page")
+
+    def on(cpu: str, ms: float) -> dict[str, Any]:
+        device = {"cpu": cpu, "flags": ["avx512_vnni"]}
+        clock = {"p50_ms": ms, "cpu_ms": ms, "on": f"{cpu}, avx512_vnni"}
+        return peer(0.5, 2.0, time=clock, device=device)
+
+    rows = {"edgepv, a": on("New", 2.0), "beside": on("New", 3.0), "elsewhere": on("Old", 1.0)}
+    load = {"inconclusive": None}
+    facts = {"at": {"commit": "abc", "date": "2026-12-01"}, "load": load}
+    timed = {f"{cpu}, avx512_vnni": facts for cpu in ("New", "Old", "Gone")}
+    known = {"clips": 9, "groups": 3, "calibration": 4, "metric": "top1", "float": 0.5}
+    found = {"m": {"rows": rows, "timed": timed} | known}
+    assert page.firsts(found["m"])["time"] == "edgepv, a"
+    assert page.not_first(found)[-1].endswith("so not compared by time: m (1 of 3 rows).")
+    told = page.page(found)
+    assert [line.split("|")[-2].strip() for line in told.splitlines() if line.startswith("| ")] == [
+        "CPU",
+        "New, avx512_vnni",
+        "New, avx512_vnni",
+        "Old, avx512_vnni",
+    ]
+    assert "Timed on New, avx512_vnni. Measured" in told and "Timed on Old" in told and "Gone" not in told
+    rows["beside"]["time"]["on"] = "Old, avx512_vnni"
+    assert page.where(rows["beside"]) == "New, avx512_vnni; timed on Old, avx512_vnni"
+    del rows["elsewhere"], rows["beside"]
+    assert "| CPU |" not in page.page(found), "one CPU needs no column"
 
 
 def test_a_tools_rows_stand_together_behind_edgepvs() -> None:
@@ -242,12 +274,46 @@ def test_what_keeps_its_states_is_known_as_such_through_a_server() -> None:
     assert not isinstance(peers.Infer(None, None), KeepsStates)
 
 
+def test_a_convolution_of_xnnpack_is_int8_from_codes_to_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is written with a float answer runs in float, whatever its weights are."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks" / "peers")
+    peer = importlib.import_module("executorch_xnnpack")
+    kinds = {0: "xnn_datatype_qint8", 1: "xnn_datatype_qint8", 2: "xnn_datatype_fp32"}
+    tensors = [SimpleNamespace(id_out=i, datatype=SimpleNamespace(name=kind)) for i, kind in kinds.items()]
+    values = [SimpleNamespace(tensor_value=tensors[0]), SimpleNamespace(tensor_value=tensors[1]), tensors[2]]
+
+    def node(given: int, answered: int, **more: int) -> SimpleNamespace:
+        return SimpleNamespace(xnode_union=SimpleNamespace(input1_id=given, output_id=answered, **more))
+
+    nodes = [node(0, 1, group_input_channels=3), node(0, 2, group_input_channels=3), node(0, 1)]
+    found = [SimpleNamespace(xvalue_union=value) for value in values]
+    assert peer.in_int8(SimpleNamespace(xnodes=nodes, xvalues=found)) == 1
+
+
 @pytest.mark.slow
 def test_a_peer_that_fails_says_why_in_a_line(case: Path) -> None:
     peers = script("peers")
     serve = [sys.executable, ROOT / "benchmarks" / "peers" / "serve.py", "no_such_peer.py", case, case]
     with pytest.raises(RuntimeError, match="No module named 'no_such_peer'"):
         peers.run([*serve, "make", "default"], 60)
+
+
+@pytest.mark.slow
+def test_a_peer_that_gets_no_cpu_is_waited_for_and_one_that_uses_it_up_is_not() -> None:
+    peers = script("peers")
+
+    def asked(code: str, limit_s: float) -> Any:
+        server = peers.Server.__new__(peers.Server)
+        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as server.process:
+            try:
+                return server._answer(limit_s)
+            finally:
+                server.process.kill()
+
+    late = "import pickle, sys, time; time.sleep(1); pickle.dump(5, sys.stdout.buffer)"
+    assert asked(late, 0.5) == 5
+    with pytest.raises(RuntimeError, match="no answer within"):
+        asked("while True: pass", 0.2)
 
 
 @pytest.mark.slow

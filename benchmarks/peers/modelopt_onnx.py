@@ -1,6 +1,8 @@
 """nvidia-modelopt's quantization of an ONNX model, run by ONNX Runtime; calibrated without a graphics card.
 
-default: entropy ranges. tuned: ranges from minimum to maximum, and what stays float stays float32.
+default: entropy ranges, and what stays float becomes float16. tuned: ranges from minimum to maximum, and what
+stays float stays float32. It places INT8 for TensorRT, which its documentation has its files run with: what
+ONNX Runtime takes for them on a CPU is not what it is made for.
 """
 
 from __future__ import annotations

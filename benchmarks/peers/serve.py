@@ -91,6 +91,11 @@ class Case:
         return dict(zip(self.names["outputs"], (np.asarray(o) for o in outputs), strict=True))
 
 
+def convolutions(program: Any) -> int:
+    """Convolutions in a graph that torch exported, as its user wrote them."""
+    return sum(str(node.target).startswith("aten.conv") for node in program.graph.nodes)
+
+
 def onnxruntime_session(path: Path) -> Infer:
     """ONNX Runtime as its users open it, on one thread."""
     import onnxruntime as ort
