@@ -39,12 +39,13 @@ def test_a_torch_segmenter_for_cpu_in_int8(run: Run, tmp_path: Path) -> None:
     builder, weights, spec = files(tmp_path)
     clips, out = pictures(tmp_path / "p"), tmp_path / "b"
     code, said, err = run("export", builder, "--weights", weights, "--spec", spec, "--clips", clips,
-                          "--variant", "onnxruntime-int8", "--max-drop", 1, "--out", out)  # fmt: skip
+                          "--variant", "onnxruntime-int8", "--max-drop", 40, "--out", out)  # fmt: skip
     assert code == 0, err + said
     row = rows(out)["onnxruntime-int8"]
     assert row.accuracy and row.accuracy.value == 1.0 and row.accuracy.metric == "miou"
     assert [c.label for c in row.accuracy.classes] == ["floor", "red", "green"]
     assert row.drop and row.drop.verdict == "pass" and row.drop.unit == "points"
+    assert row.drop.points == 0 and row.drop.high > 1  # so few clips do not prove it of the next
     assert row.parity and row.parity.agreement == 1.0
     assert row.audit and row.audit.int8 > 0
     check_labels(out)
