@@ -11,9 +11,6 @@ from typing import Any
 
 from serve import Case, Infer, Tensors, convolutions
 
-PRODUCTS = ("linear_relu", "linear", "conv", "conv_transpose", "conv_relu", "conv_transpose_relu")
-"""What of its quantizer's operators is tuned to INT8."""
-
 
 def make(case: Case, out: Path, tuned: bool) -> dict[str, Any]:
     """Write int8.pte."""
@@ -28,9 +25,14 @@ def make(case: Case, out: Path, tuned: bool) -> dict[str, Any]:
 
     graphs = graphs_written()
     module, example = case.module()
-    quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
+    quantizer, scales = XNNPACKQuantizer(), get_symmetric_quantization_config(is_per_channel=True)
     if tuned:
-        quantizer.STATIC_OPS = list(PRODUCTS)
+        aten = torch.ops.aten
+        convs = (aten.conv1d.default, aten.conv2d.default)
+        for operator in (*convs, aten.conv_transpose2d.input, aten.linear.default):
+            quantizer.set_operator_type(operator, scales)
+    else:
+        quantizer.set_global(scales)
     with torch.no_grad():
         exported = torch.export.export(module, example)
         prepared = prepare_pt2e(exported.module(), quantizer)
