@@ -33,6 +33,8 @@ from edgepv.data.annotated import TrueBoxes
 from edgepv.data.boxes import Detections, placed
 from edgepv.data.truth import EvalClip, eval_clip
 from edgepv.export.tensorrt import form
+from edgepv.export.tensorrt.bias import correct_biases
+from edgepv.export.tensorrt.spread import spread
 from edgepv.measure.answers import clip_answers
 from edgepv.metrics.detection import (
     Matches,
@@ -53,8 +55,6 @@ from edgepv.pipeline.line import lowered, ready
 from edgepv.pipeline.options import Options
 from edgepv.pipeline.source import gather, load
 from edgepv.quantize import int8_onnx
-from edgepv.quantize.bias import correct_biases
-from edgepv.quantize.spread import spread
 from edgepv.quantize.step import Calibration
 from edgepv.runtimes.engine import on_this_host, open_engine
 from edgepv.stream import by_file_names
@@ -79,8 +79,8 @@ TRIED = {
     "throughout": "ONNX Runtime, all layers in INT8",
     "percentile": "ONNX Runtime, all but one in ten thousand values in range",
     "tensorrt plain": "TensorRT, ranges around 0",
-    "tensorrt spread": "TensorRT, channels spread (`quantize/spread.py`)",
-    "tensorrt corrected": "TensorRT, biases corrected (`quantize/bias.py`)",
+    "tensorrt spread": "TensorRT, channels spread (`export/tensorrt/spread.py`)",
+    "tensorrt corrected": "TensorRT, biases corrected (`export/tensorrt/bias.py`)",
     "jetson tensorrt-int8": "TensorRT, both: the target's file for weakly typed builds",
     "jetson tensorrt-int8-fp16": "TensorRT, both and float16: the target's file for strongly typed builds",
     "mobile litert-int8-full": "LiteRT, all of it: the target's file",

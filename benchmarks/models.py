@@ -68,7 +68,7 @@ def measure(name: str, data: Path, targets: Sequence[str], console: Console) -> 
         "chosen": {one.target: one.chosen.variant for one in made},
         "original_latency": {target: encode(row.latency) for target, row in originals.items()},
         "rows": [slim(row) for row in rows.values()],
-        "reasons": {one.target: list(one.report.reasons) for one in made},
+        "reasons": {one.target: [r.replace(str(data), "DIR") for r in one.report.reasons] for one in made},
         "measured_at": {one.target: {**now(), "device": encode(device_facts())} for one in made},
     }
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgepv.base.channels import EXACT_DB, MOST, PROOFS, STRENGTH, grouped, groups_of
 from edgepv.base.files import sha256, whole_file
 from edgepv.base.late import np
 from edgepv.base.optional import ort_session
@@ -26,18 +27,10 @@ from edgepv.stream import Tensors, by_file_names
 from edgepv.types import Variant
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from onnx import ModelProto, NodeProto
 
-STRENGTH = 0.75
-"""How much of a channel's loudness its readers' weights take over: more leaves those less equal. Of 0.5 and
-0.75 the second was better on more nets (benchmarks/recipes.md)."""
-MOST = 16.0
-"""A channel that is so much quieter than the loudest is taken to be that loud: one that hardly moved on
-calibration clips may move later, and must not clip then."""
 FEEDS = 32
 """Calibration inputs that tell how loud a channel gets."""
-PROOFS, EXACT_DB = 4, 80.0
-"""Of these, so many show that the answers are as before: float rounding leaves 110 dB and more."""
 PASSING = (
     *(
         "Identity",
@@ -168,7 +161,7 @@ class Channels:
             ids = self.of(name)
             self._tie(ids, np.full_like(ids, FIXED))
 
-    def _data(self, node: Any) -> list[str]:
+    def _data(self, node: NodeProto) -> list[str]:
         return [name for name in node.input if name and name not in self.constants]
 
     def _alike(self, *tensors: str) -> bool:
@@ -179,11 +172,11 @@ class Channels:
             self._tie(self.of(tensors[0]), self.of(other))
         return True
 
-    def _own_weights(self, node: Any, uses: Mapping[str, int]) -> bool:
+    def _own_weights(self, node: NodeProto, uses: Mapping[str, int]) -> bool:
         """Whether a convolution's weights are constants that nobody else reads."""
         return all(name in self.constants and uses[name] == 1 for name in node.input[1:] if name)
 
-    def _passed(self, node: Any) -> bool:
+    def _passed(self, node: NodeProto) -> bool:
         """Whether a node passes factors of channels on; then its tensors are tied."""
         data, out, kind = self._data(node), node.output[0], node.op_type
         if kind == "Concat" and len(data) == len(node.input):
@@ -198,7 +191,7 @@ class Channels:
             return self._alike(*data, out)
         return kind in PASSING and len(data) == 1 and self._apart(node) and self._alike(*data, out)
 
-    def _apart(self, node: Any) -> bool:
+    def _apart(self, node: NodeProto) -> bool:
         """Whether an operator of ``PASSING`` leaves axis 1 alone and adds nothing but zeros."""
         axes = {"Slice": 3, "ReduceMean": 1, "ReduceMax": 1, "ReduceSum": 1}.get(node.op_type)
         given = list(node.input)
@@ -210,7 +203,7 @@ class Channels:
             return bool((self.constants.get(given[2], np.ones(1)) == 0).all())
         return True
 
-    def _joined(self, node: Any) -> bool:
+    def _joined(self, node: NodeProto) -> bool:
         axis = next(a.i for a in node.attribute if a.name == "axis")
         if axis == 1 and all(len(self.shapes.get(name, ())) > 1 for name in (*node.input, *node.output)):
             self._tie(np.concatenate([self.of(name) for name in node.input]), self.of(node.output[0]))
@@ -244,17 +237,7 @@ def _factors(channels: Channels, feeds: Sequence[Tensors], kept: Collection[str]
     return factors
 
 
-def groups_of(node: Any) -> int:
-    """Of a convolution."""
-    return next((int(a.i) for a in node.attribute if a.name == "group"), 1)
-
-
-def grouped(weights: np.ndarray, groups: int) -> np.ndarray:
-    """(O, I, ...) as (groups, O / groups, I, ...)."""
-    return weights.reshape(groups, -1, *weights.shape[1:])
-
-
-def _loudest(model: Any, feeds: Sequence[Tensors], tensors: Collection[str]) -> dict[str, np.ndarray]:
+def _loudest(model: ModelProto, feeds: Sequence[Tensors], tensors: Collection[str]) -> dict[str, np.ndarray]:
     """Largest magnitude of every channel of some tensors over the feeds."""
     import onnx
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from edgepv.base.channels import EXACT_DB, PROOFS
 from edgepv.base.files import sha256, whole_file
 from edgepv.base.late import np
 from edgepv.base.optional import litert_feeds, litert_interpreter, need
 from edgepv.errors import ParityError, UsageError
-from edgepv.quantize.equalise import EXACT_DB, PROOFS
 from edgepv.quantize.int8_onnx import preprocess
 from edgepv.quantize.step import Calibration, VariantStep
 from edgepv.stream import Tensors, by_file_names

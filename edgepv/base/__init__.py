@@ -6,6 +6,7 @@ Nothing here imports another room but ``types`` and ``errors``.
 __all__ = [
     "blame",
     "cache",
+    "channels",
     "console",
     "engines",
     "files",

@@ -3,4 +3,18 @@
 Each is for the TensorRT of one device; nothing here needs a GPU.
 """
 
-__all__ = ["finders", "form", "fp16", "graph", "kit", "layers", "opset", "parser", "plan", "rewrite", "rules"]
+__all__ = [
+    "bias",
+    "finders",
+    "form",
+    "fp16",
+    "graph",
+    "kit",
+    "layers",
+    "opset",
+    "parser",
+    "plan",
+    "rewrite",
+    "rules",
+    "spread",
+]

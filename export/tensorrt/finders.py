@@ -15,7 +15,7 @@ from edgepv.export.tensorrt.graph import WEIGHTED, attribute, residual_adds, sha
 from edgepv.export.tensorrt.opset import opset_of
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
+    from onnx import GraphProto, ModelProto, NodeProto
 
 LARGEST_TOPK = 3840
 """The largest K that TensorRT's TopK layer takes."""
@@ -93,7 +93,7 @@ class View:
     sparse: bool
 
     @cached_property
-    def graphs(self) -> tuple[Any, ...]:
+    def graphs(self) -> tuple[GraphProto, ...]:
         """The graph, and those inside its nodes: branches of an If, bodies of a Loop."""
         return tuple(_graphs(self.model.graph))
 
@@ -146,7 +146,7 @@ class View:
         return all(self.maker(name, "DequantizeLinear") is not None for name in node.input[:2])
 
 
-def _graphs(graph: Any) -> Iterator[Any]:
+def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
     """A graph, then those inside it."""
     yield graph
     for node in graph.node:

@@ -27,6 +27,7 @@ import numpy as np
 from edgepv.base.files import whole_file
 from edgepv.base.optional import need, ort_options, ort_session
 from edgepv.errors import EngineError, UsageError, unknown
+from edgepv.export.tensorrt.bias import correct_biases
 from edgepv.export.tensorrt.graph import (
     COPIES,
     WEIGHTED,
@@ -41,8 +42,7 @@ from edgepv.export.tensorrt.graph import (
     weighted_nodes,
     without_advice,
 )
-from edgepv.quantize.bias import correct_biases
-from edgepv.quantize.spread import spread
+from edgepv.export.tensorrt.spread import spread
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -95,7 +95,7 @@ def quantize_for_tensorrt(
     rolled ones, collected by running real clips: their ranges decide the scales.
     state_pairs: (graph input, graph output or the video input itself) of each state; both get one scale.
     keep_float: names of nodes to leave in float, as ``weighted_nodes`` lists them. uneven: whether channels
-    are spread before (``quantize.spread``) and biases corrected after (``quantize.bias``), for nets whose
+    are spread before (``spread``) and biases corrected after (``bias``), for nets whose
     channels ``quantize.equalise`` leaves as they are.
     Raises UsageError for a wrong feed, an unknown name, or when nothing is left to quantize.
     """

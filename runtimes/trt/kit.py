@@ -257,7 +257,7 @@ def _kept(
     What clips said of an engine on this device stands until clips are given again. Raises AccuracyGateError
     if they refused all that is proven.
     """
-    before = store.noted(bundle.digest, here).get("judged", {})
+    before = store.judged(bundle.digest, here)
     times, judged = _measured(proven, here, calls, judge or _as_before(before))
     for candidate in proven:
         name = candidate.model.name

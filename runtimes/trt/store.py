@@ -100,7 +100,12 @@ def keep(bundle_digest: str, device: Device, facts: dict[str, Any]) -> None:
     write(_kept(bundle_digest), json.dumps({"device": device.key, **facts}, indent=1).encode())
 
 
-def noted(bundle_digest: str, device: Device) -> dict[str, Any]:
+def judged(bundle_digest: str, device: Device) -> dict[str, dict[str, object]]:
+    """What clips said of each engine of a bundle on this device when they were last given; {} if never."""
+    return dict(_noted(bundle_digest, device).get("judged", {}))
+
+
+def _noted(bundle_digest: str, device: Device) -> dict[str, Any]:
     """What ``keep`` noted of a bundle on this device; nothing where it did not, or the file is damaged."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         data: dict[str, Any] = json.loads(_kept(bundle_digest).read_text(encoding="utf-8"))
@@ -112,7 +117,7 @@ def noted(bundle_digest: str, device: Device) -> dict[str, Any]:
 def kept(bundle_digest: str, device: Device) -> tuple[str, ...]:
     """The variants of a bundle that this device may run, the kept one first; () if nothing was kept."""
     with contextlib.suppress(KeyError):
-        data = noted(bundle_digest, device)
+        data = _noted(bundle_digest, device)
         return (str(data["variant"]), *(str(n) for n in data.get("fit", ()) if n != data["variant"]))
     return ()
 

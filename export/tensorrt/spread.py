@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from edgepv.base.channels import EXACT_DB, MOST, PROOFS, STRENGTH, grouped, groups_of
 from edgepv.base.late import np
 from edgepv.base.optional import ort_session
 from edgepv.errors import ParityError
-from edgepv.quantize.equalise import EXACT_DB, MOST, PROOFS, STRENGTH, grouped, groups_of
 from edgepv.stream import Tensors
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def _write(
 
 
 def _factor(half: np.ndarray, weights: Sequence[np.ndarray], groups: Sequence[int]) -> np.ndarray:
-    """(channels,) by which they are multiplied; the loudest then reaches 1. See ``equalise.STRENGTH``."""
+    """(channels,) by which they are multiplied; the loudest then reaches 1 (``base.channels.STRENGTH``)."""
     heavy = np.zeros(len(half))
     for one, count in zip(weights, groups):
         parts = grouped(one, count)
@@ -153,7 +153,7 @@ def add_to_bias(model: ModelProto, node: NodeProto, more: np.ndarray) -> None:
     model.graph.initializer.append(numpy_helper.from_array(value.astype(np.float32), name))
 
 
-def _refuse_unlike(before: Any, after: Any, feeds: Sequence[Tensors]) -> None:
+def _refuse_unlike(before: ModelProto, after: ModelProto, feeds: Sequence[Tensors]) -> None:
     """Raise ParityError unless two models answer alike."""
     from edgepv.metrics.stats import sqnr_db
 

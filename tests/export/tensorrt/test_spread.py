@@ -12,11 +12,11 @@ from onnx import numpy_helper, parser
 
 from edgepv.base.optional import ort_session
 from edgepv.errors import ParityError
+from edgepv.export.tensorrt import spread as room
+from edgepv.export.tensorrt.bias import correct_biases
 from edgepv.export.tensorrt.form import quantize_for_tensorrt
+from edgepv.export.tensorrt.spread import spread
 from edgepv.metrics.stats import sqnr_db
-from edgepv.quantize import spread as room
-from edgepv.quantize.bias import correct_biases
-from edgepv.quantize.spread import spread
 from edgepv.stream import Tensors
 
 HEAD = '<ir_version: 10, opset_import: ["" : 18]> net '

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from edgepv.base.channels import grouped, groups_of
 from edgepv.base.late import np
 from edgepv.base.optional import ort_session
-from edgepv.quantize.equalise import grouped, groups_of
-from edgepv.quantize.spread import add_to_bias
+from edgepv.export.tensorrt.spread import add_to_bias
 from edgepv.stream import Tensors
 
 if TYPE_CHECKING:
@@ -96,12 +96,12 @@ def _means(
     plain: ModelProto, feeds: Sequence[Tensors], reads: dict[str, Rounded]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Tensor -> the mean of each of its channels over the feeds, as it is and rounded."""
-    sums: dict[str, list[Any]] = {name: [0.0, 0.0] for name in reads}
+    rows: dict[str, list[np.ndarray]] = {name: [] for name in reads}
     for name, value in _values(plain, feeds, reads):
         axes = tuple(d for d in range(value.ndim) if d != 1)
-        for place, one in enumerate((value, reads[name](value))):
-            sums[name][place] += one.mean(axes, dtype=np.float64) / len(feeds)
-    return {name: (both[0], both[1]) for name, both in sums.items()}
+        both = (value, reads[name](value))
+        rows[name].append(np.stack([one.mean(axes, dtype=np.float64) for one in both]))
+    return {name: (both[0], both[1]) for name, both in ((n, np.mean(r, 0)) for n, r in rows.items())}
 
 
 def _values(
