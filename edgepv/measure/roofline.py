@@ -43,7 +43,8 @@ def peaks() -> Peaks:
 def compiled(found: compiler.Compiler) -> Peaks:
     """By kernels in C. Raises EngineError if the compiler refuses them."""
     options = NATIVE.get(platform.machine(), ())
-    data = compiler.shared_object(found, {"roofline.c": KERNELS.read_bytes()}, options)
+    # As the layers of a model, of which a product and a sum are one instruction: no other file is built so.
+    data = compiler.shared_object(found, {compiler.MODEL: KERNELS.read_bytes()}, options)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "roofline.so"
         path.write_bytes(data)
