@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import platform
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from edgepv.base.machine import device_facts
+from edgepv.firmware import compiler
 from edgepv.firmware.compiler import VARIABLE, needed
 from edgepv.measure import roofline
 
@@ -32,6 +34,27 @@ def test_the_kernels_are_those_of_this_processor() -> None:
     elif platform.machine() == "x86_64" and "avx2" in flags:
         assert found.source.rpartition(" by ")[2] in ("AVX2 maddubs and madd", "AVX VNNI")
     assert (found.int8_gops is None) == found.source.endswith("nothing")
+
+
+@pytest.mark.usefixtures("compiling")
+@pytest.mark.skipif(not shutil.which("objdump"), reason="no objdump")
+def test_a_product_and_a_sum_are_one_instruction(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Two would show half of what a core can do."""
+    if platform.machine() == "x86_64" and "avx2" not in device_facts().flags:
+        pytest.skip("a processor without such an instruction")
+    made: list[bytes] = []
+
+    def noted(*given: object) -> bytes:
+        made.append(shared_object(*given))
+        return made[-1]
+
+    shared_object = compiler.shared_object
+    monkeypatch.setattr(compiler, "shared_object", noted)
+    roofline.peaks()
+    (tmp_path / "kernels.so").write_bytes(made[0])
+    words = ["objdump", "-d", str(tmp_path / "kernels.so")]
+    said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert "vfmadd" in said or "fmla" in said
 
 
 def test_without_a_compiler_numpy_stands_in_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
