@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -44,8 +45,8 @@ def test_a_product_and_a_sum_are_one_instruction(monkeypatch: pytest.MonkeyPatch
         pytest.skip("a processor without such an instruction")
     made: list[bytes] = []
 
-    def noted(*given: object) -> bytes:
-        made.append(shared_object(*given))
+    def noted(chosen: compiler.Compiler, sources: Mapping[str, bytes], options: Sequence[str]) -> bytes:
+        made.append(shared_object(chosen, sources, options))
         return made[-1]
 
     shared_object = compiler.shared_object
