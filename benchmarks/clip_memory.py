@@ -1,8 +1,8 @@
-"""Memory that reading long clips takes: ``python benchmarks/clip_memory.py [--key before]``.
+"""Memory that reading long clips takes: ``python benchmarks/clip_memory.py``.
 
 Writes two synthetic videos, 30 s of 720p and 1 min of 1080p at 30 fps, and lets each reader of the package
 read each, in a process of its own. Peak resident memory above that of the same process just before it reads
-goes into clip_memory.json under the key; other keys stay.
+goes into clip_memory.json.
 """
 
 from __future__ import annotations
@@ -128,7 +128,6 @@ def child(reader: str, path: Path) -> dict[str, float]:
 def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--key", default="now", help="where in the result these figures go (default: now)")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
@@ -147,8 +146,7 @@ def main() -> int:
                 rows[name][reader] = json.loads(ended.stdout)["rise_mib"]
                 print(f"{name}: {reader}: {rows[name][reader]} MiB", flush=True)
             path.unlink()
-    known = json.loads(OUT.read_text()) if OUT.is_file() else {}
-    write_json(OUT, known | {args.key: {"measured_at": measured_at.now(), "rise_mib": rows}})
+    write_json(OUT, {"measured_at": measured_at.now(), "rise_mib": rows})
     return 0
 
 

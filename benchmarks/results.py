@@ -114,10 +114,8 @@ def says_choose(found: Json) -> str:
 
 def says_clip_memory(found: Json) -> str:
     """Peak memory of readers."""
-    rise = {key: max(one["rise_mib"]["1080p 60 s"].values()) for key, one in found.items()}
-    return "most memory that reading a minute of 1080p takes: " + ", ".join(
-        f"{key} {mib:.0f} MiB" for key, mib in rise.items()
-    )
+    most = max(found["rise_mib"]["1080p 60 s"].values())
+    return f"most memory that reading a minute of 1080p takes: {most:.0f} MiB"
 
 
 def says_compress(found: Json) -> str:
@@ -287,25 +285,10 @@ def says_stream(found: Json) -> str:
     return f"{len(kinds)} clip nets made to step: {told}"
 
 
-def says_stream_accuracy(found: Json) -> str:
-    """Clips right by variant."""
-    right = {row["right"] for row in found["variants"].values()}
-    n = next(iter(found["variants"].values()))["n"]
-    return f"{len(found['variants'])} variants answer {min(right)} to {max(right)} of {n} clips rightly"
-
-
 def says_odd(found: Json) -> str:
     """Which score tells fights."""
     rows = {name: row["auc"] for name, row in found["fights"]["scores"].items() if name != "labels"}
     return "AUC of fights, unlearned: " + ", ".join(f"{name} {auc:.2f}" for name, auc in rows.items())
-
-
-def says_stream_host(found: Json) -> str:
-    """What states cost a host."""
-    times = (
-        (n, v["ms"]["engine alone"][1], v["ms"]["states in place"][1]) for n, v in found["variants"].items()
-    )
-    return "; ".join(f"{n}: {a:.2f} ms alone, {b:.2f} ms with states in place" for n, a, b in times)
 
 
 def says_stream_tune(found: Json) -> str:
@@ -418,23 +401,6 @@ BENCHMARKS = (
     Benchmark("people", (), says_people, None, "", "its videos and pictures do not ship, see people.py"),
     Benchmark("stream", script("stream"), says_stream, None, "benchmarks/stream.md"),
     Benchmark("incremental", script("incremental"), says_incremental, None, "docs/stream.md"),
-    Benchmark(
-        "stream_host",
-        (
-            "{edgepv} export pv-c3d-handwash --clips {data} --out {work}/bundle",
-            "{python} benchmarks/stream_host.py {work}/bundle",
-        ),
-        says_stream_host,
-    ),
-    Benchmark(
-        "stream_accuracy",
-        (
-            "{edgepv} export pv-c3d-handwash --target cpu,mobile --clips {data} --out {work}/runs",
-            "{python} benchmarks/stream_accuracy.py pv-c3d-handwash --data {data} {work}/runs/cpu "
-            "{work}/runs/mobile",
-        ),
-        says_stream_accuracy,
-    ),
     Benchmark(
         "stream_tune",
         (

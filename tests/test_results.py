@@ -17,7 +17,6 @@ from edgepv.base.files import read_json
 
 NOT_NOTED = {
     "adapt": {"commit"},
-    "clip_memory": {"cpu"},
     "explain": {"commit"},
     "fuzz": {"cpu"},
     "gate": {"cpu"},
@@ -25,8 +24,6 @@ NOT_NOTED = {
     "jetson_rules": {"cpu"},
     "restore": {"commit", "cpu"},
     "stream": {"commit"},
-    "stream_accuracy": {"commit", "cpu"},
-    "stream_host": {"commit"},
     "stream_tune": {"cpu"},
     "track": {"commit", "cpu"},
 }
