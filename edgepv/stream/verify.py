@@ -126,10 +126,11 @@ class Long(Stream):
 def steps(model: StreamModel) -> Infer:
     """The torch step function as an engine."""
     names = [model.spec.input.name, *(s.name for s in model.stream.states)]
+    step = model.recorded()
 
     def infer(feeds: Tensors) -> Tensors:
         with torch.no_grad():
-            outputs = model.step(*(torch.from_numpy(np.array(feeds[n])) for n in names))
+            outputs = step(*(torch.from_numpy(np.array(feeds[n])) for n in names))
         return _named(model, outputs)
 
     return infer
@@ -162,9 +163,15 @@ def against_clip(module: nn.Module, model: StreamModel, clips: Sequence[np.ndarr
 
 def _answer(model: StreamModel) -> TimedTensor:
     """The answer as it comes out of the graph, of a step on nothing."""
+    return _walked(model)[1]
+
+
+def _walked(model: StreamModel) -> tuple[GraphInterpreter, TimedTensor]:
+    """A step on nothing: what was computed, and the answer."""
     frames = torch.zeros(model.spec.input.shape)
+    walk = model.walk(Stream(model.stream.chunk, model.origin, input=frames))
     with torch.no_grad():
-        return model.walk(Stream(model.stream.chunk, model.origin, input=frames)).run(frames)
+        return walk, walk.run(frames)
 
 
 def _rows(original: Tensor, like: TimedTensor) -> Tensor:
@@ -183,7 +190,7 @@ def _masked(model: StreamModel, clip: np.ndarray, keep: list[Any] | None = None)
 
     Before the clip all states were filled with noise.
     """
-    answer, chunk = _answer(model), model.stream.chunk
+    (walk, answer), chunk = _walked(model), model.stream.chunk
     grid = int(np.lcm(chunk, model.explanation.stride))
     begin = model.origin % grid + -(-model.stream.warmup // grid) * grid
     due = [begin + model.due + answer.clock.period * i for i in range(answer.n)]
@@ -192,8 +199,12 @@ def _masked(model: StreamModel, clip: np.ndarray, keep: list[Any] | None = None)
     frames = frames.astype(np.float32)
     frames[begin : begin + clip.shape[1]] = clip.transpose(1, 0, 2, 3)
 
+    ready = [v.clock.ready for v in walk.values.values() if isinstance(v, TimedTensor)]
+    first, before = min(0, *ready), steps(model)  # padding is ready before the clip's first frame
+
     def infer(feeds: Tensors) -> Tensors:
-        return _masked_step(model, feeds, stepper.seen - chunk - begin, keep)
+        now = stepper.seen - chunk - begin
+        return before(feeds) if now + chunk <= first else _masked_step(model, feeds, now, keep)
 
     stepper = Stepper(infer, model.spec, model.stream)
     answers = [stepper.step(frame[None])[model.spec.answer.name] for frame in frames]

@@ -16,7 +16,8 @@ class EagerEngine:
 
     def __init__(self, module: Any, spec: ModelSpec, stream: StreamSpec | None) -> None:
         self._torch = need("torch", extra="compress")
-        self._call = module.step if stream and hasattr(module, "step") else module
+        step = getattr(module, "step", module) if stream else module
+        self._call = module.recorded() if stream and hasattr(module, "recorded") else step
         states = stream.states if stream else ()
         self._names = [spec.input.name, *(s.name for s in states)]
         fresh = dict.fromkeys(s.output for s in states if s.output != spec.input.name)

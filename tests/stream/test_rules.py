@@ -809,22 +809,9 @@ def worst(case: Case, got: Tensor, wanted: Tensor) -> dict[str, float]:
     return {row.name: float(e) for row, e in zip(case.rows, error) if e > CLOSE}
 
 
-class Step(nn.Module):
-    """What is exported: the step of a stream."""
-
-    def __init__(self, model: StreamModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, frames: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
-        return self.model.step(frames, *states)
-
-
 def step_graph(model: StreamModel) -> list[fx.Node]:
-    """The operators of the step as engines are given it."""
-    states = [torch.randn_like(s) for s in model.init_state().values()]
-    frames = torch.randn(model.spec.input.shape)
-    graph = torch.export.export(Step(model), (frames, *states), strict=False).graph
+    """The operators of the step, and the constants they read."""
+    graph = model.recorded().graph
     graph.eliminate_dead_code()
     return [n for n in graph.nodes if n.users and isinstance(n.meta.get("val"), Tensor)]
 
