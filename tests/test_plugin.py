@@ -7,11 +7,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import warm
 from support import ROOT, TINY, Run, Tiny, drifts
 
 from edgepv.data.video import read_video
@@ -29,21 +31,26 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
-def edgepv(tmp_path_factory: pytest.TempPathFactory) -> Command:
-    """The command line in a process that finds the package of tests/plugin, installed in a folder by pip."""
+def edgepv(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
+    """Commands as tests/warm.py runs them, which find the package of tests/plugin, installed by pip."""
     source, place = tmp_path_factory.mktemp("source") / "plugin", tmp_path_factory.mktemp("site")
     shutil.copytree(ROOT / "tests" / "plugin", source)
     offline = ["--no-index", "--no-deps", "--no-build-isolation", "--disable-pip-version-check"]
     install = [sys.executable, "-m", "pip", "install", "-q", *offline, "--target", str(place), str(source)]
     done = subprocess.run(install, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join((str(place), str(TINY.parent)))}
+    shim = place.parent / "edgepv"
 
     def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "edgepv", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, env=env, cwd=place.parent, check=False)
+        command = [str(shim), *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, cwd=place.parent, check=False)
 
-    return run
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join((str(place), str(TINY.parent))))
+        with warm.commands(Path(folder)) as text:
+            shim.write_text(text)
+            shim.chmod(0o755)
+            yield run
 
 
 @pytest.fixture(scope="module")

@@ -28,11 +28,13 @@ import pytest
 
 HEAVY = (
     "torch",
+    "torch._dynamo",
     "torch.export",
     "torch.onnx",
     "torch_pruning",
     "onnx",
     "onnxruntime",
+    "onnxruntime.quantization",
     "openvino",
     "nncf",
     "cv2",
@@ -124,14 +126,17 @@ def _answer(there: socket.socket) -> None:
 def command(argv: list[str]) -> int:
     """``edgepv`` with quick exports: of four clips of a split, spoilt in one way, and short proofs.
 
-    Fine-tuning takes one epoch, clips that are replayed live run four times as fast, and memory is looked at
-    in this process.
+    Of a built-in model the float variants alone are made, of one with weights of its own all of them.
+    Fine-tuning takes one epoch, clips that are replayed live run four times as fast, memory is looked at in
+    this process, and firmware is compiled as it is.
     """
     from edgepv.cli import main
 
-    if argv[:1] and argv[0] in ("export", "stream", "sensitivity", "explain", "search"):
+    if argv[:1] and argv[0] in ("export", "stream", "sensitivity", "explain", "search", "firmware"):
         quickest(argv[0])
     more = {"search": ["--tune-epochs", "1"], "bench": ["--rate", "4"] * ("--live" in argv)}
+    if "--weights" not in argv:
+        more["export"] = ["--precision", "fp32"]
     return main(argv + [word for name in argv[:1] for word in more.get(name, [])])
 
 
@@ -143,6 +148,7 @@ def quickest(command: str) -> None:
     from edgepv.data import calibration, frames
     from edgepv.data.degrade import CORRUPTIONS
     from edgepv.explain import clip, deletion
+    from edgepv.firmware import compiler
     from edgepv.measure import memory
     from edgepv.pipeline import source, spoilt
     from edgepv.quantize import sensitivity
@@ -164,6 +170,7 @@ def quickest(command: str) -> None:
     patch.setattr(deletion, "STAGES", 4)
     patch.setattr(clip, "deletion", functools.partial(deletion.deletion, orders=2))
     patch.setattr(spoilt, "CORRUPTIONS", {"JPEG": CORRUPTIONS["JPEG"]})
+    patch.setattr(compiler, "COMPILED", tuple(word for word in compiler.COMPILED if word != "-O3"))
     patch.setattr(memory, "call", lambda function, **given: memory.rss_of(**given))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import platform
 import time
@@ -135,12 +136,15 @@ def machine() -> dict[str, object]:
 
 def versions(distributions: tuple[str, ...]) -> dict[str, str]:
     """Installed version of each distribution; those that are absent are left out."""
+    return {name: found for name in distributions if (found := _version(name))}
+
+
+@functools.cache
+def _version(distribution: str) -> str | None:
+    """Read once: Python looks through all that is installed, and a search asks hundreds of times."""
     from importlib.metadata import PackageNotFoundError, version
 
-    installed = {}
-    for name in distributions:
-        try:
-            installed[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return installed
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None

@@ -7,6 +7,7 @@ pickle. Layers are resized to the weights, so one builder serves every pruned wi
 from __future__ import annotations
 
 import hashlib
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -190,9 +191,11 @@ def _unwrapped(module: Any) -> Any:
     """``module`` and its parts without what torch.compile and nn.DataParallel put around them."""
     import torch
 
+    compiler = sys.modules.get("torch._dynamo")  # takes seconds to import; who compiles has imported it
+
     def core(part: Any) -> Any:
         while True:
-            if isinstance(part, torch._dynamo.OptimizedModule):
+            if compiler is not None and isinstance(part, compiler.OptimizedModule):
                 part = part._orig_mod
             elif isinstance(part, torch.nn.DataParallel | torch.nn.parallel.DistributedDataParallel):
                 part = part.module

@@ -353,7 +353,7 @@ def doubled():
     net = Net()
     parametrize.register_parametrization(net.conv, "weight", Twice())
     return net
-def compiled(): return torch.compile(Net())
+def compiled(): return torch.compile(Net(), backend="eager")
 def compiled_inside():
     net = Net()
     net.conv = torch.compile(net.conv)

@@ -486,7 +486,7 @@ def test_the_whole_test_split_is_judged_where_it_is_present(tmp_path: Path) -> N
     out = tmp_path / "b"
     # without folding, for which 248 clips more would be decoded
     model = ["export", "pv-conv-nano", "--clips", str(SHARED), "--fold", "0"]
-    code = main([*model, "--target", "cpu", "--precision", "int8", "--out", str(out)])
+    code = main([*model, "--target", "cpu", "--variant", "onnxruntime-int8", "--out", str(out)])
     assert code == 0
     rows = [r for r in _report(out).rows if r.precision == "int8"]
     assert rows and all(r.accuracy and r.accuracy.n == 52 for r in rows)

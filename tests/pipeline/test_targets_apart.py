@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from support import TINY, Run, Tiny, drifts
 
+from edgepv.base import isolated
 from edgepv.bundle.manifest import check, read
 from edgepv.errors import AccuracyGateError
 from edgepv.export import for_cpu
@@ -36,11 +37,24 @@ def build():
     return Killed()
 """
 """A model whose conversion to LiteRT, in a process of its own, sends a signal: to that or to its parent."""
+CONVERTER = "def convert(module, arguments):\n    module(*arguments)\n"
+"""What such a conversion imports as litert_torch, whose own import takes longer than all else here."""
 
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return drifts(tmp_path_factory.mktemp("drifts"), ("fight", "no_fight"))
+
+
+@pytest.fixture
+def converting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """Conversions in a process of their own, as users have it, import ``CONVERTER`` from this folder."""
+    folder = tmp_path / "converter"
+    folder.mkdir()
+    (folder / "litert_torch.py").write_text(CONVERTER)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setattr("edgepv.export.to_tflite.call", isolated.call)
+    return str(folder)
 
 
 def killed(tiny: Tiny, folder: Path, clips: Path, who: str, name: str) -> list[str]:
@@ -51,7 +65,7 @@ def killed(tiny: Tiny, folder: Path, clips: Path, who: str, name: str) -> list[s
     return ["export", f"{file}:build", *tiny.arguments[1:], *wanted]
 
 
-@pytest.mark.usefixtures("apart")
+@pytest.mark.usefixtures("converting")
 def test_a_killed_converter_costs_its_own_target_only(
     run: Run, tiny_step: Tiny, clips: Path, tmp_path: Path
 ) -> None:
@@ -69,10 +83,12 @@ def test_a_killed_converter_costs_its_own_target_only(
     assert not (tmp_path / "alone").exists()
 
 
-def test_what_is_whole_stays_when_the_rest_is_stopped(tiny_step: Tiny, clips: Path, tmp_path: Path) -> None:
+def test_what_is_whole_stays_when_the_rest_is_stopped(
+    tiny_step: Tiny, clips: Path, tmp_path: Path, converting: str
+) -> None:
     arguments = killed(tiny_step, tmp_path, clips, "os.getppid()", "SIGINT")
     command = [sys.executable, "-m", "edgepv", *arguments, "--target", "jetson,mobile"]
-    path = {**os.environ, "PYTHONPATH": str(TINY.parent)}
+    path = {**os.environ, "PYTHONPATH": os.pathsep.join((converting, str(TINY.parent)))}
     done = subprocess.run(command, capture_output=True, text=True, env=path, check=False, timeout=300)
     assert done.returncode == 130, done.stderr
     last = done.stderr.splitlines()[-1]

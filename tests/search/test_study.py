@@ -91,16 +91,16 @@ def test_the_same_seed_tries_the_same_and_finds_the_same(tmp_path: Path) -> None
     runs = []
     for name in ("a", "b"):
         done = study(Fake(), f"sqlite:///{tmp_path / name}.db")
-        done.run(seconds=120, trials=24)
+        done.run(seconds=120, trials=15)
         runs.append((names(done), best(done)))
     assert runs[0] == runs[1]
 
 
 def test_a_study_that_was_stopped_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
     whole = study(Fake(), f"sqlite:///{tmp_path / 'whole'}.db")
-    whole.run(seconds=120, trials=24)
+    whole.run(seconds=120, trials=15)
     url = f"sqlite:///{tmp_path / 'parts'}.db"
-    for upto in (5, 17, 24):
+    for upto in (5, 12, 15):
         parts = study(Fake(), url)
         parts.run(seconds=120, trials=upto)
     assert names(parts) == names(whole)
@@ -194,7 +194,7 @@ def test_a_trial_stopped_by_the_user_is_tried_again(storage: str) -> None:
 
 
 def test_two_workers_share_one_study(shared: str) -> None:
-    command = [sys.executable, str(ROOT / "tests" / "fake_trials.py"), shared, "0.05", "16"]
+    command = [sys.executable, str(ROOT / "tests" / "fake_trials.py"), shared, "0.05", "8"]
     study(Fake(), shared)
     workers = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(2)]
     assert [w.wait(timeout=120) for w in workers] == [0, 0]

@@ -22,6 +22,7 @@ from edgepv.model.spec import check_spec
 from edgepv.runtimes import open_engine
 from edgepv.runtimes.engines.eager import EagerEngine
 from edgepv.stream import Stepper
+from edgepv.types import Variant
 from edgepv.zoo.particles.decompose import Grid
 from edgepv.zoo.particles.reconstruct import Splat
 from edgepv.zoo.pv_particle import FASTEST, KINDS, Crowd, Forecast, PvParticle
@@ -197,19 +198,26 @@ def test_what_is_true_of_a_painted_frame_is_the_frame_itself(tmp_path: Path) -> 
         check_spec(larger, "spec")
 
 
+@pytest.fixture(scope="module")
+def lowered(tmp_path_factory: pytest.TempPathFactory) -> tuple[PvParticle, Variant, Path]:
+    """The untrained net, and its float ONNX file in a folder."""
+    torch.manual_seed(0)
+    net, folder = lively(PvParticle()), tmp_path_factory.mktemp("particle")
+    return net, lower(net, spec_of(net), folder / "m.onnx"), folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
-def test_the_untrained_net_steps_like_torch(engine: str, tmp_path: Path) -> None:
+def test_the_untrained_net_steps_like_torch(engine: str, lowered: tuple[PvParticle, Variant, Path]) -> None:
     pytest.importorskip(engine)
-    net = lively(PvParticle())
-    variant = lower(net, spec_of(net), tmp_path / "m.onnx")
-    assert_static_4_d(tmp_path / variant.path)
+    net, variant, folder = lowered
+    assert_static_4_d(folder / variant.path)
     assert variant.stream
     mine, theirs = (
         Stepper(one.infer, variant.spec, variant.stream)
         for one in (
             EagerEngine(net, variant.spec, variant.stream),
-            open_engine(replace(variant, engine=engine), tmp_path),
+            open_engine(replace(variant, engine=engine), folder),
         )
     )
     rng = np.random.default_rng(0)

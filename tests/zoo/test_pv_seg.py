@@ -143,6 +143,8 @@ def test_shipped_scenes_judge_by_footage_that_did_not_train() -> None:
 def test_training_writes_weights_and_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segment, "CLIPS", 2)
     monkeypatch.setattr(segment, "FRAMES", 6)
+    monkeypatch.setattr(segment, "THRESHOLDS", segment.THRESHOLDS[:2])
+    monkeypatch.setattr(segment, "RATES", segment.RATES[:1])
     tiny = segment.Recipe(Schedule(2, 1e-3), ((1.0, 5, 1),))
     monkeypatch.setattr(segment, "RECIPES", {"pv-seg-nano": tiny})
     arguments = ["pv-seg-nano", "--out", str(tmp_path), "--cache", str(tmp_path / "cache")]
