@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sysconfig
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from building import CLANG, CORE, GCC, OWN, SANITIZED, Machine
-from support import ROOT
+from support import ROOT, made_once
 
 from edgepv import bundle
 from edgepv.data.frames import preprocess
@@ -24,10 +25,9 @@ ENGINE = ROOT / "edgepv" / "firmware" / "engine"
 SOURCES = [CORE / "edgepv_core.c", *sorted(ENGINE.glob("*.c"))]
 COUNTED = ("malloc", "calloc", "realloc")
 BUILDS: dict[str, tuple[Machine, tuple[str, ...]]] = {
-    "gcc": (GCC, ()),
+    "gcc": (GCC, ("-g",)),
     "clang": (CLANG, ()),
     "sanitized": (SANITIZED, ()),
-    "traced": (GCC, ("-g",)),
     "counted": (GCC, ("-DCOUNTED", *(f"-Wl,--wrap={name}" for name in COUNTED))),
 }
 LONGEST_S = 120.0
@@ -74,22 +74,45 @@ class Replay:
         broken: then a frame that is not finite comes before each, and its step has to fail.
         """
         count, height, width, _ = frames.shape
-        fed, read = self.program.parent / "frames", self.program.parent / "answers"
-        fed.write_bytes(frames.tobytes())
-        rest = (fed, width, height, count, read, *(("broken",) if broken else ()))
-        done = self.open(folder, variant.name, library(variant.engine), "-", *rest)
-        assert done.returncode == 0, done.stderr
-        return np.fromfile(read, np.float32).reshape(2, count, -1)
+        with tempfile.TemporaryDirectory() as scratch:
+            fed, read = Path(scratch) / "frames", Path(scratch) / "answers"
+            fed.write_bytes(frames.tobytes())
+            rest = (fed, width, height, count, read, *(("broken",) if broken else ()))
+            done = self.open(folder, variant.name, library(variant.engine), "-", *rest)
+            assert done.returncode == 0, done.stderr
+            return np.fromfile(read, np.float32).reshape(2, count, -1)
 
 
-def build(name: str, folder: Path, extra: Sequence[Path] = (), *, program: str = "engine_replay.c") -> Replay:
-    """A program, built as BUILDS says. Skips the test if a compiler or libsodium is not installed."""
+def build(
+    name: str,
+    factory: pytest.TempPathFactory,
+    extra: Sequence[Path] = (),
+    *,
+    program: str = "engine_replay.c",
+) -> Replay:
+    """A program, built as BUILDS says, the engine and each program once in a run.
+
+    Skips the test if a compiler or libsodium is not installed.
+    """
     machine, options = BUILDS[name]
     if not shutil.which("pkg-config") or subprocess.run(["pkg-config", "libsodium"], check=False).returncode:
         pytest.skip("libsodium-dev is not installed")
-    own = [OWN / program, *([OWN / "malloc_count.c"] if name == "counted" else [])]
+    machine.need()
+    own = [OWN / program, *([OWN / "malloc_count.c"] if name == "counted" else []), *extra]
     linked = replace(machine, extra=("-lsodium", "-ldl", "-lpthread"))
-    return Replay(linked.build(folder / f"{Path(program).stem}-{name}", [*SOURCES, *own, *extra], *options))
+
+    def compile_engine(folder: Path) -> None:
+        folder.mkdir()
+        for source in SOURCES:
+            machine.build(folder / f"{source.stem}.o", [source], "-c", *options)
+
+    def link(folder: Path) -> None:
+        folder.mkdir()
+        objects = sorted(made_once(factory, f"engine-{name}", compile_engine).glob("*.o"))
+        linked.build(folder / "program", [*own, *objects], *options)
+
+    called = "-".join((name, *(source.stem for source in own)))
+    return Replay(made_once(factory, called, link) / "program")
 
 
 def library(engine: str) -> Path:

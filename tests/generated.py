@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import pickle
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support import made_once
 
 from edgepv.base.optional import ort_options, ort_session
 from edgepv.export import to_onnx
@@ -168,12 +170,17 @@ def answers(variant: Variant, outputs: Tensors) -> np.ndarray:
     return np.concatenate([outputs[a.name].reshape(-1) for a in variant.spec.answers])
 
 
-def lowered_net(name: str, folder: Path) -> tuple[Variant, bytes]:
-    """(variant, file) of a net of the zoo as it steps; the file is ``model.onnx`` in the folder."""
-    saved = checkpoint(name)
-    module, spec = build(saved), saved.spec
-    if spec.input.layout == "NCTHW":
-        module = convert(module, spec)
-        spec = module.spec
-    path = folder / "model.onnx"
-    return to_onnx.lower(module, spec, path), path.read_bytes()
+def lowered_net(name: str, factory: pytest.TempPathFactory) -> tuple[Variant, Path]:
+    """(variant, folder of its file) of a net of the zoo as it steps, lowered once in a run."""
+
+    def lower(folder: Path) -> None:
+        folder.mkdir()
+        saved = checkpoint(name)
+        module, spec = build(saved), saved.spec
+        if spec.input.layout == "NCTHW":
+            module = convert(module, spec)
+            spec = module.spec
+        (folder / "variant").write_bytes(pickle.dumps(to_onnx.lower(module, spec, folder / "model.onnx")))
+
+    folder = made_once(factory, f"lowered-{name}", lower)
+    return pickle.loads((folder / "variant").read_bytes()), folder

@@ -23,16 +23,17 @@ def tile(height: int, width: int, most: int) -> tuple[int, int]:
 
 
 def _cost(height: int, width: int, rows: int, columns: int) -> float:
-    pieces = [(r, c) for r in _cut(height, rows) for c in _cut(width, columns)]
-    time = sum(max(r * c, LEAST_PIXELS) + OVERHEAD for r, c in pieces)
-    return time * (1 + ANOTHER_KIND * (len(set(pieces)) - 1))
+    kinds = [(r * c, down * across) for r, down in _cut(height, rows) for c, across in _cut(width, columns)]
+    time = sum((max(pixels, LEAST_PIXELS) + OVERHEAD) * count for pixels, count in kinds)
+    return time * (1 + ANOTHER_KIND * (len(kinds) - 1))
 
 
-def _cut(length: int, size: int) -> Iterator[int]:
-    """Lengths of the pieces that ``length`` is cut into: of ``size``, and what is left."""
-    yield from [size] * (length // size)
+def _cut(length: int, size: int) -> Iterator[tuple[int, int]]:
+    """(length, count) of each kind of piece that ``length`` is cut into: of ``size``, and what is left."""
+    if length >= size:
+        yield size, length // size
     if length % size:
-        yield length % size
+        yield length % size, 1
 
 
 def picks(

@@ -26,19 +26,14 @@ FRAMES = np.random.default_rng(0).integers(0, 256, (17, 9, 11, 3), np.uint8)
 """Camera frames, larger than a tiny net takes, and more than any of its rings has places."""
 
 
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("engine")
-
-
 @pytest.fixture(scope="session", params=["gcc", "clang", "sanitized", "counted"])
-def any_build(request: pytest.FixtureRequest, folder: Path) -> Replay:
-    return build(request.param, folder)
+def any_build(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Replay:
+    return build(request.param, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
-def sanitized(folder: Path) -> Replay:
-    return build("sanitized", folder)
+def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Replay:
+    return build("sanitized", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
@@ -159,9 +154,9 @@ def test_a_tracker_bears_its_particles_as_in_python(sanitized: Replay, tmp_path:
 
 @pytest.mark.parametrize("engine", ["litert", "onnxruntime"])
 def test_sessions_of_one_model_do_not_disturb_each_other(
-    engine: str, folder: Path, step_bundle: Path, mobile_bundle: Path
+    engine: str, tmp_path_factory: pytest.TempPathFactory, step_bundle: Path, mobile_bundle: Path
 ) -> None:
-    threads = build("sanitized", folder, program="engine_threads.c")
+    threads = build("sanitized", tmp_path_factory, program="engine_threads.c")
     done = threads.call({"litert": mobile_bundle, "onnxruntime": step_bundle}[engine], library(engine))
     assert done.returncode == 0, done.stderr
 
@@ -179,14 +174,16 @@ def test_what_the_manifest_says_is_told(sanitized: Replay, tmp_path: Path) -> No
     ]
 
 
-def test_numbers_have_a_point_whatever_the_users_locale_has(tmp_path: Path) -> None:
+def test_numbers_have_a_point_whatever_the_users_locale_has(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """A mean of 0.485 read with a decimal comma would be 0."""
     source = tmp_path / "locale.c"
     source.write_text(
         "#include <locale.h>\n__attribute__((constructor)) static void set(void)"
         ' { setlocale(LC_ALL, ""); setlocale(LC_NUMERIC, "de_DE.UTF-8"); }\n'
     )
-    replay = build("gcc", tmp_path, [source])
+    replay = build("gcc", tmp_path_factory, [source])
     check_equal(replay, write_bundle(tmp_path / "b"))
 
 
@@ -209,12 +206,16 @@ def test_a_fault_of_ours_is_told_from_one_of_an_engine() -> None:
 
 @pytest.mark.parametrize("engine", ["litert", "onnxruntime"])
 def test_valgrind_finds_no_error_and_no_loss_of_ours(
-    engine: str, step_bundle: Path, mobile_bundle: Path, tmp_path: Path
+    engine: str,
+    step_bundle: Path,
+    mobile_bundle: Path,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     if not shutil.which("valgrind"):
         pytest.skip("valgrind is not installed")
     log = tmp_path / "log"
-    program = build("traced", tmp_path).program
+    program = build("gcc", tmp_path_factory).program
     replay = Replay(program, ("valgrind", "--leak-check=full", f"--log-file={log}"))
     place = mobile_bundle if engine == "litert" else step_bundle
     found = bundle.read(place)
@@ -246,10 +247,10 @@ def test_the_program_of_the_page_compiles(tmp_path: Path) -> None:
     GCC.build(tmp_path / "page.o", [tmp_path / "page.c"], "-c", "-D_POSIX_C_SOURCE=200809L")
 
 
-def test_cmake_builds_installs_and_is_found(tmp_path: Path, folder: Path) -> None:
+def test_cmake_builds_installs_and_is_found(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     if not shutil.which("cmake") or not shutil.which("pkg-config"):
         pytest.skip("cmake or pkg-config is not installed")
-    build("gcc", folder)  # skips where libsodium is not installed
+    build("gcc", tmp_path_factory)  # skips where libsodium is not installed
     made, place, user = tmp_path / "made", tmp_path / "place", tmp_path / "user"
     user.mkdir()
     (user / "main.c").write_text(

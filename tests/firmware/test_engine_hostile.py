@@ -33,7 +33,7 @@ Change = Callable[[Any], object]
 @pytest.fixture(scope="session")
 def replay(tmp_path_factory: pytest.TempPathFactory) -> Replay:
     """With AddressSanitizer and UndefinedBehaviorSanitizer: what they find ends it with another code."""
-    return build("sanitized", tmp_path_factory.mktemp("hostile"))
+    return build("sanitized", tmp_path_factory)
 
 
 @pytest.fixture

@@ -259,7 +259,7 @@ def nets(draw: st.DrawFn) -> tuple[Variant, bytes]:
 
 
 @pytest.mark.slow
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(net=nets())
 def test_small_nets_of_any_operators_agree(net: tuple[Variant, bytes], tmp_path_factory: Any) -> None:
     agree(*net, tmp_path_factory.mktemp("net"), frames=4)
