@@ -17,11 +17,9 @@ from edgepv.base.files import read_json
 
 NOT_NOTED = {
     "adapt": {"commit"},
-    "explain": {"commit"},
     "fuzz": {"cpu"},
     "gate": {"cpu"},
     "graph": {"commit", "cpu"},
-    "jetson_rules": {"cpu"},
     "restore": {"commit", "cpu"},
     "stream": {"commit"},
     "stream_tune": {"cpu"},
