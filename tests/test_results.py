@@ -17,7 +17,6 @@ from edgepv.base.files import read_json
 
 NOT_NOTED = {
     "adapt": {"commit"},
-    "fuzz": {"cpu"},
     "graph": {"commit", "cpu"},
     "restore": {"commit", "cpu"},
     "stream": {"commit"},
