@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import io
 import json
 import os
@@ -135,7 +136,7 @@ def mutate_data(data: Any, rng: random.Random) -> None:
         holder = holder[key]
     how = rng.random()
     if how < 0.7:
-        holder[last] = rng.choice(VALUES)
+        holder[last] = copy.deepcopy(rng.choice(VALUES))  # the next mutation may change it
     elif how < 0.8 and isinstance(holder, dict):
         holder[rng.choice(["x", "../x", "\0", "schema", "é", "a" * 300])] = holder.pop(last)
     elif how < 0.9 and isinstance(holder, list):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import random
 from collections import Counter
 from pathlib import Path
 
@@ -26,3 +27,16 @@ def test_no_mutation_ends_in_an_internal_error_or_is_taken_for_the_honest_bundle
     kinds = Counter((kind, what) for _, kind, what in came)
     assert {kind for kind, _ in kinds} == set(fuzz.KINDS)
     assert kinds["manifest", "refused"] > 20 and kinds["file", "accepted"] > 0
+
+
+def test_a_case_is_the_same_whatever_came_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A value that went into one manifest is not what the next mutation of that manifest changes."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    fuzz = importlib.import_module("fuzz")
+    known, rng = repr(fuzz.VALUES), random.Random(0)
+    for _ in range(50):
+        data: dict[str, list[int]] = {"a": [1, 2]}
+        for _ in range(6):
+            if len(fuzz.places(data)) > 1:
+                fuzz.mutate_data(data, rng)
+    assert repr(fuzz.VALUES) == known
