@@ -125,11 +125,7 @@ class StreamModel(Rewritten):
         return self.answer(self.walk(time).run(frames)), *time.fresh
 
     def recorded(self) -> torch.fx.GraphModule:
-        """``step`` for many calls: its operators as they were met once, without the walk that finds them.
-
-        The walk takes about ten times as long as the operators of a small net. Weights are those of the
-        model, also if they are changed in place later.
-        """
+        """``step`` for many calls: its operators as they were met once, without the walk that finds them."""
         from torch.fx.experimental.proxy_tensor import make_fx
 
         with torch.no_grad():

@@ -146,7 +146,8 @@ def against_clip(module: nn.Module, model: StreamModel, clips: Sequence[np.ndarr
     As a share of the largest answer (at least 1). For an approximate stream it says how approximate. Raises
     ModelError if ``module`` itself answers what is not finite.
     """
-    errors = []
+    errors: list[float] = []
+    before = steps(model)
     for clip in clips:
         with torch.no_grad():
             wanted = module(torch.from_numpy(clip)[None])
@@ -157,7 +158,9 @@ def against_clip(module: nn.Module, model: StreamModel, clips: Sequence[np.ndarr
             )
         rows = _rows(wanted, _answer(model))
         scale = float(wanted.abs().max().clamp(min=1))
-        errors += [float((got - rows[at].flatten()).abs().max()) / scale for at, got in _masked(model, clip)]
+        errors += [
+            float((got - rows[at].flatten()).abs().max()) / scale for at, got in _masked(model, clip, before)
+        ]
     return _worst(errors)
 
 
@@ -185,10 +188,12 @@ def _worst(errors: Sequence[float]) -> float:
     return float(np.max(errors, initial=0.0))
 
 
-def _masked(model: StreamModel, clip: np.ndarray, keep: list[Any] | None = None) -> list[tuple[int, Tensor]]:
+def _masked(
+    model: StreamModel, clip: np.ndarray, before: Infer, keep: list[Any] | None = None
+) -> list[tuple[int, Tensor]]:
     """(position, answer) to one clip with its padding shown; position 0 alone for one answer per clip.
 
-    Before the clip all states were filled with noise.
+    Before the clip all states were filled with noise, by the step ``before``.
     """
     (walk, answer), chunk = _walked(model), model.stream.chunk
     grid = int(np.lcm(chunk, model.explanation.stride))
@@ -200,7 +205,7 @@ def _masked(model: StreamModel, clip: np.ndarray, keep: list[Any] | None = None)
     frames[begin : begin + clip.shape[1]] = clip.transpose(1, 0, 2, 3)
 
     ready = [v.clock.ready for v in walk.values.values() if isinstance(v, TimedTensor)]
-    first, before = min(0, *ready), steps(model)  # padding is ready before the clip's first frame
+    first = min(0, *ready)  # padding is ready before the clip's first frame
 
     def infer(feeds: Tensors) -> Tensors:
         now = stepper.seen - chunk - begin
@@ -262,7 +267,7 @@ def first_divergence(
     """
     graph = capture(module, torch.from_numpy(clip)[None])
     kept: list[Any] = []
-    _masked(model, clip, kept)
+    _masked(model, clip, steps(model), kept)
     wanted = _originals(graph, torch.from_numpy(clip)[None])
     for node in graph.nodes:
         original = wanted.get(node.name)

@@ -16,8 +16,10 @@ class EagerEngine:
 
     def __init__(self, module: Any, spec: ModelSpec, stream: StreamSpec | None) -> None:
         self._torch = need("torch", extra="compress")
+        from edgepv.stream import StreamModel
+
         step = getattr(module, "step", module) if stream else module
-        self._call = module.recorded() if stream and hasattr(module, "recorded") else step
+        self._call = module.recorded() if isinstance(module, StreamModel) else step
         states = stream.states if stream else ()
         self._names = [spec.input.name, *(s.name for s in states)]
         fresh = dict.fromkeys(s.output for s in states if s.output != spec.input.name)

@@ -157,6 +157,14 @@ def test_over_300_frames_it_is_one_long_step(run: Run) -> None:
     assert float(np.ptp(run.answers[run.model.stream.warmup :], 0).min()) > 1e-3, "it answers always the same"
 
 
+def test_what_is_recorded_is_the_step(run: Run) -> None:
+    shapes = [run.model.spec.input.shape, *(s.shape for s in run.model.stream.states)]
+    given = [torch.randn(shape) for shape in shapes]
+    recorded, walked = run.model.recorded()(*given), run.model.step(*given)
+    assert len(recorded) == len(walked)
+    assert max(float((a - b).abs().max()) for a, b in zip(recorded, walked)) <= 1e-6
+
+
 def test_it_declares_what_a_pencil_says(run: Run) -> None:
     (oldest, newest), frames, stream = run.paper.reads, run.paper.frames, run.model.stream
     assert stream.delay == newest - (frames - 1)
